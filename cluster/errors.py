@@ -1,0 +1,64 @@
+"""Every error onepass raises on purpose, in one tree.
+
+::
+
+    OnepassError
+    ├── InputError            exit 2: what was asked for cannot be done as written
+    │   ├── SourceError       the images or the manifest
+    │   ├── ModelError        the model spec, its weights, its labels
+    │   ├── RunError          a run folder: missing, unfinished, or of another command
+    │   ├── SnapshotError     an index folder, a metric, a factory, a query against it
+    │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
+    └── WorkError             exit 1: the request was right, the work failed
+        ├── StalledError      no progress for the stated time
+        └── VerifyError       stored files disagree with their manifest
+
+A message is one line: the value, where it stood, what is allowed, what to do next. The
+command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class OnepassError(Exception):
+    """Base of all deliberate errors; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(OnepassError):
+    """The request cannot be carried out as written; nothing was changed on disk."""
+
+    exit_code = 2
+
+
+class SourceError(InputError):
+    """The source of images is missing, empty or malformed."""
+
+
+class ModelError(InputError):
+    """The model, its checkpoint, its labels or its preprocessing does not fit."""
+
+
+class RunError(InputError):
+    """A run folder is missing, unfinished, or belongs to another command."""
+
+
+class SnapshotError(InputError):
+    """An index folder, metric, factory string or query does not fit."""
+
+
+class ClusterError(InputError):
+    """The Ray cluster cannot be reached or is too small."""
+
+
+class WorkError(OnepassError):
+    """The request was right but carrying it out failed."""
+
+
+class StalledError(WorkError):
+    """No progress was made for the stated time."""
+
+
+class VerifyError(WorkError):
+    """Stored files disagree with what their manifest says of them."""

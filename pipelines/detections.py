@@ -1,0 +1,258 @@
+"""Contract 1: the detections table.
+
+A *detection* is a region of an image, or the whole image when it has no box. It is the
+row of everything: the plan, the run, the index and the tracks all speak of detections.
+
+Only ``image`` is required of a user. ``complete`` fills in the rest without opening a
+single image, so that planning a million rows takes seconds:
+
+==============  ================  =====================================================
+column          type              when it is not given
+==============  ================  =====================================================
+image           string            required; relative names are relative to the source
+x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rotation)
+detection_id    string            hash of image and box; exact repeats get ``-2``, ``-3``
+sequence        string            the folder the image stands in
+timestamp       timestamp[us]     fourteen digits in the file name; else EXIF, at decode
+frame           int64             the image's place in its sequence (time, then name)
+row_id          int64             position in the plan
+==============  ================  =====================================================
+
+Unknown columns pass through untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.errors import SourceError
+
+BOX = ("x1", "y1", "x2", "y2")
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.int64()),
+        ("detection_id", pa.string()),
+        ("image", pa.string()),
+        *((name, pa.float32()) for name in BOX),
+        ("sequence", pa.string()),
+        ("timestamp", pa.timestamp("us")),
+        ("frame", pa.int64()),
+    ]
+)
+
+TOPK_TYPE = pa.list_(
+    pa.struct([("label", pa.string()), ("label_index", pa.int32()), ("score", pa.float32())])
+)
+
+
+def result_fields(feature_dim: int, num_classes: int | None) -> list[pa.Field]:
+    """Fields that extraction adds to the plan's, in the order they are written.
+
+    ``num_classes`` adds the ``logits`` column; None leaves it out.
+    """
+    fields = [
+        pa.field("label", pa.string()),
+        pa.field("label_index", pa.int32()),
+        pa.field("score", pa.float32()),
+        pa.field("topk", TOPK_TYPE),
+        pa.field("embedding", pa.list_(pa.float32(), feature_dim)),
+    ]
+    if num_classes is not None:
+        fields.append(pa.field("logits", pa.list_(pa.float32(), num_classes)))
+    fields.append(pa.field("error", pa.string()))
+    return fields
+
+
+RESULT_COLUMNS = ("label", "label_index", "score", "topk", "embedding", "logits", "error")
+
+_FOURTEEN_DIGITS = re.compile(r"(?<!\d)((?:19|20)\d{12})(?!\d)")
+
+
+def complete(table: pa.Table, *, where: str) -> pa.Table:
+    """Fill in every contract column a user left out; rows of one image become adjacent.
+
+    ``where`` names the source in error messages.
+
+    Raises:
+        SourceError: no ``image`` column, a contract column of the wrong type, a given
+            ``detection_id`` that is missing or stands twice, or a column name that
+            extraction itself writes.
+    """
+    if "image" not in table.column_names:
+        raise SourceError(
+            f"{where} has no column 'image' (it has {', '.join(table.column_names) or 'none'}); "
+            "name the column with the image paths 'image'"
+        )
+    clash = [name for name in table.column_names if name in RESULT_COLUMNS]
+    if clash:
+        raise SourceError(
+            f"{where} has a column {clash[0]!r}, which extraction writes itself; rename it"
+        )
+    if table.num_rows == 0:
+        raise SourceError(f"{where} has no rows; there is nothing to extract")
+    table = _cast_given(table.drop_columns([c for c in ("row_id",) if c in table.column_names]), where)
+    missing_image = pc.sum(pc.is_null(table["image"])).as_py()
+    if missing_image:
+        raise SourceError(f"{where}: {missing_image} rows have no image path; fill in or drop them")
+    table = _group_by_image(table)
+
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {
+        "row_id": pa.array(np.arange(table.num_rows, dtype=np.int64)),
+        "image": table["image"],
+    }
+    for name in BOX:
+        columns[name] = (
+            table[name]
+            if name in table.column_names
+            else pa.nulls(table.num_rows, pa.float32())
+        )
+    columns["detection_id"] = _detection_ids(table, columns, where)
+    columns["sequence"] = _sequences(table)
+    columns["timestamp"] = _timestamps(table)
+    columns["frame"] = _frames(table, columns["sequence"], columns["timestamp"])
+    ordered = {field.name: columns[field.name] for field in PLAN_SCHEMA}
+    passed = {name: table[name] for name in table.column_names if name not in ordered}
+    return pa.table({**ordered, **passed}).combine_chunks()
+
+
+def _cast_given(table: pa.Table, where: str) -> pa.Table:
+    for field in PLAN_SCHEMA:
+        if field.name not in table.column_names:
+            continue
+        given = table[field.name]
+        try:
+            cast = _to_timestamp(given) if field.name == "timestamp" else given.cast(field.type)
+        except pa.ArrowException as error:
+            raise SourceError(
+                f"{where}: column {field.name!r} is {given.type} and cannot be read as "
+                f"{field.type} ({str(error).splitlines()[0]})"
+            ) from None
+        table = table.set_column(table.column_names.index(field.name), field.name, cast)
+    return table
+
+
+def _to_timestamp(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        column = column.cast(pa.timestamp("us", tz="UTC"))
+    return column.cast(pa.timestamp("us"), safe=False)
+
+
+def _group_by_image(table: pa.Table) -> pa.Table:
+    """Bring rows of one image together, in order of first appearance."""
+    codes = table["image"].combine_chunks().dictionary_encode().indices.to_numpy()
+    if np.all(codes[1:] >= codes[:-1]):
+        return table
+    return table.take(pa.array(np.argsort(codes, kind="stable")))
+
+
+def make_detection_id(image: str, box: tuple[float, ...] | None) -> str:
+    """Stable id of a region: 128 bits of a hash over the image name and the box."""
+    where = "" if box is None else ",".join(f"{np.float32(value):.3f}" for value in box)
+    return hashlib.blake2b(f"{image}|{where}".encode(), digest_size=16).hexdigest()
+
+
+def _detection_ids(
+    table: pa.Table, columns: dict[str, pa.ChunkedArray | pa.Array], where: str
+) -> pa.Array:
+    if "detection_id" in table.column_names:
+        given = table["detection_id"].combine_chunks()
+        if given.null_count:
+            raise SourceError(f"{where}: {given.null_count} rows have no detection_id; fill them in")
+        counts = pc.value_counts(given)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+        if len(repeated):
+            first = repeated[0].as_py()
+            raise SourceError(
+                f"{where}: detection_id {first['values']!r} stands {first['counts']} times; "
+                "ids must be unique (leave the column out to have them made)"
+            )
+        return given
+    boxes = zip(*(columns[name].to_pylist() for name in BOX), strict=True)
+    seen: dict[str, int] = {}
+    ids: list[str] = []
+    for image, box in zip(columns["image"].to_pylist(), boxes, strict=True):
+        whole = all(value is None for value in box)
+        made = make_detection_id(
+            image, None if whole else tuple(np.nan if v is None else v for v in box)
+        )
+        seen[made] = times = seen.get(made, 0) + 1
+        ids.append(made if times == 1 else f"{made}-{times}")
+    return pa.array(ids)
+
+
+def _fill(given: pa.ChunkedArray | None, made: pa.Array) -> pa.ChunkedArray | pa.Array:
+    return made if given is None else pc.coalesce(given, made)
+
+
+def _given(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+    column = table[name] if name in table.column_names else None
+    return None if column is None or column.null_count == len(column) else column
+
+
+def _per_image(table: pa.Table, function: object, kind: pa.DataType) -> pa.Array:
+    """Apply ``function`` once to each distinct image name and spread over the rows."""
+    assert callable(function)
+    encoded = table["image"].combine_chunks().dictionary_encode()
+    values = pa.array([function(name) for name in encoded.dictionary.to_pylist()], kind)
+    return values.take(encoded.indices)
+
+
+def _sequences(table: pa.Table) -> pa.ChunkedArray | pa.Array:
+    def folder(image: str) -> str:
+        return PurePosixPath(image.split("#", 1)[0]).parent.as_posix()
+
+    return _fill(_given(table, "sequence"), _per_image(table, folder, pa.string()))
+
+
+def timestamp_in_name(image: str) -> datetime | None:
+    """Read ``YYYYMMDDHHMMSS`` out of a file name; None where there is none."""
+    found = _FOURTEEN_DIGITS.search(PurePosixPath(image).name)
+    if found is None:
+        return None
+    try:
+        return datetime.strptime(found.group(1), "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+
+
+def _timestamps(table: pa.Table) -> pa.ChunkedArray | pa.Array:
+    made = _per_image(table, timestamp_in_name, pa.timestamp("us"))
+    return _fill(_given(table, "timestamp"), made)
+
+
+def _frames(
+    table: pa.Table,
+    sequence: pa.ChunkedArray | pa.Array,
+    timestamp: pa.ChunkedArray | pa.Array,
+) -> pa.ChunkedArray | pa.Array:
+    """Number the images of each sequence from 0, by time and then by name."""
+    keys = pa.table({"sequence": sequence, "timestamp": timestamp, "image": table["image"]})
+    images = keys.group_by(["sequence", "image"]).aggregate([("timestamp", "min")])
+    images = images.sort_by(
+        [("sequence", "ascending"), ("timestamp_min", "ascending"), ("image", "ascending")]
+    )
+    codes = images["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.r_[starts, len(codes)]))
+    lookup = {
+        (s, i): int(n)
+        for s, i, n in zip(
+            images["sequence"].to_pylist(), images["image"].to_pylist(), place, strict=True
+        )
+    }
+    made = pa.array(
+        [
+            lookup[key]
+            for key in zip(keys["sequence"].to_pylist(), keys["image"].to_pylist(), strict=True)
+        ],
+        pa.int64(),
+    )
+    return _fill(_given(table, "frame"), made)

@@ -1,0 +1,242 @@
+"""Contract 2: the run folder.
+
+::
+
+    RUN/
+      request.json         what was asked, written first: decides whether a rerun may go on
+      plan/*.parquet       the rows that must come out
+      checkpoint/          Ray Data's committed row ids; gone once the run is finished
+      detections/*.parquet the record: plan columns, class, embedding, error
+      hdf5/*.h5            one shard per Parquet file      (with --hdf5)
+      features.h5          one virtual dataset over them   (with --hdf5)
+      tracks/*.parquet     written later by ``onepass link``
+      manifest.json        written last; without it the run is unfinished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.errors import RunError, VerifyError
+
+FORMAT = 1
+
+T = TypeVar("T", bound="Record")
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocess(Record):
+    """How an image becomes network input; sizes in pixels, mean and std on a 0..1 scale."""
+
+    input_size: tuple[int, int]  # height, width
+    resize: Literal["squash", "crop", "pad"] = "crop"
+    crop_pct: float = 1.0  # "crop" only: the input is this share of the resized short side
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ModelRequest(Record):
+    """Everything a user can say about the model; enough to build it again elsewhere."""
+
+    spec: str
+    checkpoint: str | None = None
+    labels: str | None = None
+    pretrained: bool = False
+    input_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    resize: Literal["squash", "crop", "pad"] | None = None
+
+
+class ModelFacts(Record):
+    """What a built model turned out to be."""
+
+    request: ModelRequest
+    weights: str  # where they came from, for people
+    weights_sha256: str
+    labels_sha256: str | None
+    num_classes: int
+    feature_dim: int
+    feature_kind: Literal["pooled"] = "pooled"
+    preprocess: Preprocess
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what decides an embedding's value; runs that differ never share an index.
+
+        Precision and engine are left out: they move a value by rounding only, and the run's
+        audit says by how much. Labels are left out: they name classes.
+        """
+        decisive = self.model_dump(include={"weights_sha256", "feature_kind", "preprocess"})
+        return sha256_json(decisive | {"spec": self.request.spec})
+
+
+class PrecisionAudit(Record):
+    """The first batch computed twice: in the run's precision and in float32."""
+
+    rows: int
+    cosine_mean: float
+    cosine_min: float
+    top1_agreement: float
+
+
+class RowCounts(Record):
+    """``planned == written`` in every finished run; ``failed`` rows are written, with an error."""
+
+    planned: int
+    written: int
+    failed: int
+
+
+class RunManifest(Record):
+    """Contents of ``manifest.json``."""
+
+    format: int = FORMAT
+    source: str
+    root: str  # relative image names start here
+    model: ModelFacts
+    fingerprint: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    engine: Literal["eager"] = "eager"
+    precision_audit: PrecisionAudit | None
+    rows: RowCounts
+    errors: dict[str, int]  # error kind to rows
+    versions: dict[str, str]
+    seconds: float  # wall time of the session that finished the run
+    files: dict[str, str] = Field(repr=False)  # relative name to sha256
+
+
+class Run:
+    """A finished run, opened for reading."""
+
+    def __init__(self, path: Path, manifest: RunManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a finished run.
+
+        Raises:
+            RunError: no such folder, no manifest (unfinished), or one of another format.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise RunError(f"{folder}: no such run folder; make one with 'onepass extract'")
+        file = folder / "manifest.json"
+        if not file.is_file():
+            hint = (
+                "the run is unfinished; give the same 'onepass extract' command again"
+                if (folder / "request.json").is_file()
+                else "this folder is not a run"
+            )
+            raise RunError(f"{folder} has no manifest.json: {hint}")
+        return cls(folder, read_record(file, RunManifest))
+
+    @property
+    def root(self) -> Path:
+        """Folder that relative image names start from."""
+        return Path(self.manifest.root)
+
+    def files(self) -> list[Path]:
+        """Parquet files of the record, in name order."""
+        return [
+            self.path / name
+            for name in sorted(self.manifest.files)
+            if name.startswith("detections/")
+        ]
+
+    def batches(
+        self, columns: Sequence[str], *, batch_rows: int = 4096
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream ``columns`` file by file; memory is bounded by one batch."""
+        for file in self.files():
+            with pq.ParquetFile(file) as parquet:
+                yield from parquet.iter_batches(batch_rows, columns=list(columns))
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """Read ``columns`` of all rows at once, ordered by row_id."""
+        wanted = list(dict.fromkeys([*columns, "row_id"]))
+        table = pa.concat_tables([pq.read_table(file, columns=wanted) for file in self.files()])
+        return table.sort_by("row_id").select(list(columns))
+
+    def image_path(self, image: str) -> Path:
+        """Where a row's image stands on this machine."""
+        return self.root / image  # an absolute image name replaces the root
+
+    def verify(self) -> int:
+        """Check every file's sha256 and that each planned row stands exactly once.
+
+        Returns:
+            The number of rows checked.
+
+        Raises:
+            VerifyError: naming the first file or count that disagrees.
+        """
+        for name, expected in self.manifest.files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise VerifyError(f"{file} is named in the manifest but missing")
+            if sha256_file(file) != expected:
+                raise VerifyError(f"{file} does not match its sha256 in the manifest")
+        planned = self.manifest.rows.planned
+        seen = self.table(["row_id"])["row_id"].to_numpy()
+        if len(seen) != planned or not (seen == range(planned)).all():
+            raise VerifyError(
+                f"{self.path}: {planned} rows planned, {len(seen)} stored, "
+                f"{len(set(seen.tolist()))} distinct"
+            )
+        return planned
+
+
+def read_record(file: Path, kind: type[T]) -> T:
+    """Read one JSON record.
+
+    Raises:
+        RunError: the file is not what this version writes.
+    """
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise RunError(
+            f"{file} cannot be read: {at}: {first['msg']}; it was written by another version or damaged"
+        ) from None
+
+
+def write_atomic(file: Path, data: bytes) -> None:
+    """Write ``file`` so that a reader sees all of it or none of it."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    with draft.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+
+
+def sha256_file(file: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
