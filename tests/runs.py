@@ -1,0 +1,92 @@
+"""Small finished runs made without Ray or a network, for tests of what reads runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.detections import complete, result_fields
+from pipelines.run import (
+    ModelFacts,
+    ModelRequest,
+    Preprocess,
+    RowCounts,
+    Run,
+    RunManifest,
+    sha256_file,
+    write_atomic,
+)
+
+TINY_FACTS = ModelFacts(
+    request=ModelRequest(spec="tiny"),
+    weights="made for a test",
+    weights_sha256="0" * 64,
+    labels_sha256=None,
+    num_classes=10,
+    feature_dim=32,
+    preprocess=Preprocess(input_size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)
+
+
+def write_run(
+    path: Path,
+    plan: dict[str, list[Any]],
+    embeddings: np.ndarray,
+    *,
+    errors: dict[int, str] | None = None,
+    root: Path | None = None,
+    facts: ModelFacts | None = None,
+    files: int = 2,
+) -> Run:
+    """Write a finished run: ``plan`` needs ``image``; row i gets ``embeddings[i]``.
+
+    ``errors`` maps a row to its error; such rows have no embedding, label or score.
+    """
+    table = complete(pa.table(plan), where="test plan")
+    dim = embeddings.shape[1]
+    facts = (facts or TINY_FACTS).model_copy(update={"feature_dim": dim})
+    failed = errors or {}
+    rows = table.num_rows
+    good = [row not in failed for row in range(rows)]
+    values: dict[str, list[Any]] = {
+        "label": [f"class {row % 3}" if good[row] else None for row in range(rows)],
+        "label_index": [row % 3 if good[row] else None for row in range(rows)],
+        "score": [0.5 + 0.4 * (row % 2) if good[row] else None for row in range(rows)],
+        "topk": [
+            [{"label": f"class {row % 3}", "label_index": row % 3, "score": 0.5}]
+            if good[row]
+            else None
+            for row in range(rows)
+        ],
+        "embedding": [
+            embeddings[row].astype(np.float32) if good[row] else None for row in range(rows)
+        ],
+        "error": [failed.get(row) for row in range(rows)],
+    }
+    for field in result_fields(dim, None):
+        table = table.append_column(field, pa.array(values[field.name], field.type))
+    (path / "detections").mkdir(parents=True)
+    stored: dict[str, str] = {}
+    for number, part in enumerate(np.array_split(np.arange(rows), files)):
+        name = f"detections/part-{number}.parquet"
+        pq.write_table(table.take(pa.array(part)), path / name)
+        stored[name] = sha256_file(path / name)
+    manifest = RunManifest(
+        source="test",
+        root=str(root or path),
+        model=facts,
+        fingerprint=facts.fingerprint,
+        precision="fp32",
+        precision_audit=None,
+        rows=RowCounts(planned=rows, written=rows, failed=len(failed)),
+        errors={},
+        versions={},
+        seconds=0.0,
+        files=stored,
+    )
+    write_atomic(path / "manifest.json", manifest.model_dump_json(indent=2).encode())
+    return Run.open(path)
