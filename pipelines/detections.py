@@ -24,6 +24,7 @@ Unknown columns pass through untouched.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -76,10 +77,11 @@ RESULT_COLUMNS = ("label", "label_index", "score", "topk", "embedding", "logits"
 _FOURTEEN_DIGITS = re.compile(r"(?<!\d)((?:19|20)\d{12})(?!\d)")
 
 
-def complete(table: pa.Table, *, where: str) -> pa.Table:
+def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
     """Fill in every contract column a user left out; rows of one image become adjacent.
 
-    ``where`` names the source in error messages.
+    ``where`` names the source in error messages; ``folder`` is the sequence of images that
+    stand in no folder of their own.
 
     Raises:
         SourceError: no ``image`` column, a contract column of the wrong type, a given
@@ -115,7 +117,7 @@ def complete(table: pa.Table, *, where: str) -> pa.Table:
             else pa.nulls(table.num_rows, pa.float32())
         )
     columns["detection_id"] = _detection_ids(table, columns, where)
-    columns["sequence"] = _sequences(table)
+    columns["sequence"] = _sequences(table, folder)
     columns["timestamp"] = _timestamps(table)
     columns["frame"] = _frames(table, columns["sequence"], columns["timestamp"])
     ordered = {field.name: columns[field.name] for field in PLAN_SCHEMA}
@@ -205,11 +207,22 @@ def _per_image(table: pa.Table, function: object, kind: pa.DataType) -> pa.Array
     return values.take(encoded.indices)
 
 
-def _sequences(table: pa.Table) -> pa.ChunkedArray | pa.Array:
-    def folder(image: str) -> str:
-        return PurePosixPath(image.split("#", 1)[0]).parent.as_posix()
+def _sequences(table: pa.Table, folder: str) -> pa.ChunkedArray | pa.Array:
+    """Name a sequence after its folder; of absolute names only what tells them apart.
 
-    return _fill(_given(table, "sequence"), _per_image(table, folder, pa.string()))
+    The name goes into track ids and API answers, where a disk's layout has no place.
+    """
+    names = pc.unique(table["image"]).to_pylist()
+    absolute = [str(PurePosixPath(name).parent) for name in names if name.startswith("/")]
+    base = PurePosixPath(os.path.commonpath(absolute)).parent if absolute else None
+
+    def sequence(image: str) -> str:
+        parent = PurePosixPath(image.split("#", 1)[0]).parent
+        if base is not None and parent.is_absolute():
+            parent = parent.relative_to(base)
+        return folder if parent == PurePosixPath() else parent.as_posix()
+
+    return _fill(_given(table, "sequence"), _per_image(table, sequence, pa.string()))
 
 
 def timestamp_in_name(image: str) -> datetime | None:

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster.errors import RunError, VerifyError
 
 FORMAT = 1
+Precision = Literal["fp32", "bf16", "fp16"]
 
 T = TypeVar("T", bound="Record")
 
@@ -45,7 +46,7 @@ class Preprocess(Record):
     input_size: tuple[int, int]  # height, width
     resize: Literal["squash", "crop", "pad"] = "crop"
     crop_pct: float = 1.0  # "crop" only: the input is this share of the resized short side
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -60,7 +61,7 @@ class ModelRequest(Record):
     input_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     resize: Literal["squash", "crop", "pad"] | None = None
 
 
@@ -112,7 +113,7 @@ class RunManifest(Record):
     root: str  # relative image names start here
     model: ModelFacts
     fingerprint: str
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Precision
     engine: Literal["eager"] = "eager"
     precision_audit: PrecisionAudit | None
     rows: RowCounts

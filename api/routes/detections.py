@@ -1,0 +1,94 @@
+"""One detection: its row, its neighbours, its pixels.
+
+Ids are whatever the user gave, so they may hold slashes: the id takes all of the path up to
+the last word. Everything that means something in a URL (``?``, ``#``, ``%``) must be
+percent-encoded; a slash may be. The one thing a path cannot say is an id that itself ends in
+``/neighbours`` or ``/image``; ``POST /v1/search`` takes it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi import Path as InPath
+
+from api.errors import ApiError, error_responses
+from api.routes.common import Held, detection_fields, search_answer
+from api.schemas import DEFAULT_K, MAX_K, Detection, SearchAnswer
+from api.state import Holdings
+
+JPEG_QUALITY = 90
+
+router = APIRouter(prefix="/v1/detections", tags=["detections"])
+
+DetectionId = Annotated[
+    str,
+    InPath(description="May hold slashes; percent-encode ?, # and %.", examples=["trap-4/57-2"]),
+]
+
+
+@router.get(
+    "/{detection_id:path}/neighbours",
+    summary="Nearest detections to a detection",
+    responses=error_responses(404, 422, 503),
+)
+def neighbours(
+    held: Held,
+    detection_id: DetectionId,
+    k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
+) -> SearchAnswer:
+    """The detection itself is left out."""
+    hits = held.neighbours(held.row_of(detection_id), k, exact=False)
+    return search_answer(held, hits, k, include_features=False)
+
+
+@router.get(
+    "/{detection_id:path}/image",
+    summary="The detection's pixels as JPEG",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/jpeg": {}}, "description": "The crop; the whole image if no box."},
+        **error_responses(404, 422, 503),
+    },
+)
+def image(held: Held, detection_id: DetectionId) -> Response:
+    """Cut out exactly as the network saw it before resizing."""
+    row = held.row_of(detection_id)
+    return Response(_crop(held, row), media_type="image/jpeg")
+
+
+@router.get(
+    "/{detection_id:path}",
+    summary="One detection",
+    responses=error_responses(404, 422, 503),
+)
+def detection(held: Held, detection_id: DetectionId) -> Detection:
+    """What the index knows of it."""
+    row = held.row_of(detection_id)
+    return Detection(**detection_fields(held.detection(row)))
+
+
+def _crop(held: Holdings, row: int) -> bytes:
+    # torch takes seconds to import, and a server that is only searched never needs it
+    from PIL import Image
+
+    from pipelines.images import ImageError, cut, decode, read
+
+    fields = held.detection(row)
+    name = detection_fields(fields)["image"]
+    try:
+        pixels = decode(read(held.snapshot.image_path(row))).pixels
+        part = cut(pixels, tuple(fields[corner] for corner in ("x1", "y1", "x2", "y2")))
+    except ImageError as error:
+        if error.kind == "missing file":
+            raise ApiError(
+                404,
+                "image_missing",
+                f"{name} is no longer where its run read it; put it back to see it",
+            ) from None
+        raise ApiError(404, "image_unreadable", f"{name}: {error}") from None
+    jpeg = io.BytesIO()
+    Image.fromarray(part.permute(1, 2, 0).numpy()).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    return jpeg.getvalue()

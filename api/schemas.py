@@ -1,0 +1,301 @@
+"""What goes over the wire: requests, answers and their examples.
+
+No field holds a path of the server's disk: an image is given by its file name alone, and
+its pixels by a route of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.run import Preprocess
+
+MAX_K = 1000
+DEFAULT_K = 10
+
+K = Annotated[int, Field(ge=1, le=MAX_K, description="How many hits are wanted.")]
+Box = tuple[float, float, float, float]
+
+_DETECTION: dict[str, Any] = {
+    "detection_id": "20220620002959-2",
+    "label": "Noctua pronuba",
+    "label_score": 0.93,
+    "image": "20220620002959.jpg",
+    "box": [831.0, 402.5, 1012.0, 588.0],
+    "sequence": "trap-4/2022-06-19",
+    "frame": 57,
+    "timestamp": "2022-06-20T00:29:59",
+}
+_HIT: dict[str, Any] = {"rank": 1, "score": 0.9871} | _DETECTION
+_STEP: dict[str, Any] = {
+    "position": 1,
+    "detection_id": _DETECTION["detection_id"],
+    "frame": _DETECTION["frame"],
+    "previous_detection_id": "20220620002949-1",
+    "cost": 0.146,
+    "cost_feature": 0.021,
+    "cost_iou": 0.083,
+    "cost_area": 0.034,
+    "cost_distance": 0.008,
+    "detection": _DETECTION,
+}
+_TRACK: dict[str, Any] = {
+    "run": 0,
+    "track_id": "trap-4/2022-06-19:00012",
+    "sequence": "trap-4/2022-06-19",
+    "length": 9,
+    "first_frame": 56,
+    "last_frame": 64,
+}
+
+
+def _example(*values: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(values)})
+
+
+class ErrorBody(BaseModel):
+    """Why there is no answer."""
+
+    code: str = Field(description="Stable; switch on it.")
+    message: str = Field(description="One line for people: what was wrong and what to do.")
+
+
+class ErrorAnswer(BaseModel):
+    """Every error of this service."""
+
+    model_config = _example(
+        {"error": {"code": "detection_not_found", "message": "no detection 'x' in this snapshot"}}
+    )
+
+    error: ErrorBody
+
+
+class SearchRequest(BaseModel):
+    """A query: exactly one of `detection_id` and `vector`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"detection_id": "20220620002959-2", "k": 5},
+                {"vector": [0.12, 0.0, 1.74], "k": 5, "exact": True},
+                {"vector": "j8L1PQAAAACkcN8/", "include_features": True},
+            ]
+        },
+    )
+
+    detection_id: str | None = Field(
+        None, description="A detection of this index; it is left out of its own hits."
+    )
+    vector: list[float] | str | None = Field(
+        None,
+        description="A raw embedding of the index's model: a list of numbers, or the base64 of "
+        "little-endian float32.",
+    )
+    k: K = DEFAULT_K
+    include_features: bool = Field(False, description="Return each hit's vector as well.")
+    exact: bool = Field(
+        False, description="Compare with every vector instead of asking the approximate index."
+    )
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        given = [name for name in ("detection_id", "vector") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of detection_id and vector, not {' and '.join(given) or 'none'}"
+            )
+        return self
+
+
+def read_vector(vector: list[float] | str) -> np.ndarray:
+    """A query vector as float32.
+
+    Raises:
+        ValueError: not base64, or not a whole number of float32.
+    """
+    if isinstance(vector, list):
+        with np.errstate(over="ignore"):  # becomes inf, which is refused with a message
+            return np.array(vector, dtype=np.float64).astype(np.float32)
+    try:
+        data = base64.b64decode(vector, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the vector is text but not base64") from None
+    if len(data) % 4:
+        raise ValueError(f"the vector's base64 holds {len(data)} bytes, not a multiple of 4")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+class Detection(BaseModel):
+    """A region of an image, or the whole image when `box` is null."""
+
+    model_config = _example(_DETECTION)
+
+    detection_id: str
+    label: str | None = Field(description="The class the model gave it.")
+    label_score: float | None = Field(description="The model's probability for that class.")
+    image: str = Field(description="File name only; the pixels: /v1/detections/{id}/image.")
+    box: Box | None = Field(
+        description="x1, y1, x2, y2 in pixels of the upright image; null: all of it."
+    )
+    sequence: str | None = Field(description="Images of one camera and session, in order.")
+    frame: int | None = Field(description="The image's place in its sequence.")
+    timestamp: datetime | None = Field(description="When it was taken, in the camera's time.")
+
+
+class Hit(Detection):
+    """A detection near the query."""
+
+    model_config = _example(_HIT)
+
+    rank: int = Field(description="1 is the nearest.")
+    score: float = Field(description="cosine: higher is nearer. l1: a distance, lower is nearer.")
+    features: list[float] | None = Field(
+        None,
+        description="The hit's vector as the index holds it: of length 1 in L2 for cosine, in L1 for l1.",
+    )
+
+
+class SearchAnswer(BaseModel):
+    """The nearest detections, nearest first; fewer than `k` if the index holds fewer."""
+
+    model_config = _example(
+        {"snapshot": "v0001", "metric": "cosine", "k": 1, "hits": [_HIT | {"features": None}]}
+    )
+
+    snapshot: str = Field(description="The version of the index that answered.")
+    metric: str
+    k: int
+    hits: list[Hit]
+
+
+class ClassScore(BaseModel):
+    """One class and its probability."""
+
+    label: str | None
+    label_index: int
+    score: float
+
+
+class UploadedQuery(BaseModel):
+    """What the model says of the uploaded image; from the same pass as its vector."""
+
+    label: str | None
+    score: float
+    topk: list[ClassScore]
+
+
+class ImageSearchAnswer(SearchAnswer):
+    """The uploaded image's class and the detections nearest to it."""
+
+    model_config = _example(
+        {
+            "query": {
+                "label": "Noctua pronuba",
+                "score": 0.93,
+                "topk": [{"label": "Noctua pronuba", "label_index": 17, "score": 0.93}],
+            },
+            "snapshot": "v0001",
+            "metric": "cosine",
+            "k": 1,
+            "hits": [_HIT | {"features": None}],
+        }
+    )
+
+    query: UploadedQuery
+
+
+class Track(BaseModel):
+    """One individual through its sequence."""
+
+    model_config = _example(_TRACK)
+
+    run: int = Field(description="Its run's place in /v1/index's `runs`.")
+    track_id: str = Field(description="Unique within its run.")
+    sequence: str | None
+    length: int = Field(description="Number of detections.")
+    first_frame: int
+    last_frame: int
+
+
+class TrackList(BaseModel):
+    """A page of tracks, ordered by run, sequence, first frame and id."""
+
+    model_config = _example({"total": 1, "limit": 100, "offset": 0, "tracks": [_TRACK]})
+
+    total: int = Field(description="How many there are in all pages.")
+    limit: int
+    offset: int
+    tracks: list[Track]
+
+
+class TrackStep(BaseModel):
+    """A detection of a track, and what the link to the one before it cost (null on the first)."""
+
+    model_config = _example(_STEP)
+
+    position: int = Field(description="0 is the track's first.")
+    detection_id: str
+    frame: int
+    previous_detection_id: str | None
+    cost: float | None = Field(description="The weighted sum of the four terms.")
+    cost_feature: float | None = Field(description="1 - cosine of the embeddings.")
+    cost_iou: float | None = Field(description="1 - intersection over union of the boxes.")
+    cost_area: float | None = Field(description="1 - smaller area / larger area.")
+    cost_distance: float | None = Field(description="Distance of centres / image diagonal.")
+    detection: Detection | None = Field(description="null: not in the snapshot being served.")
+
+
+class TrackDetail(Track):
+    """A track and its detections in order."""
+
+    model_config = _example(_TRACK | {"length": 1, "detections": [_STEP]})
+
+    detections: list[TrackStep]
+
+
+class Recall(BaseModel):
+    """How often the approximate index finds the true neighbours, measured when it was built."""
+
+    k: int
+    target: float
+    measured: float | None = Field(description="null: too few rows to measure it.")
+
+
+class ModelSummary(BaseModel):
+    """The model whose embeddings the index holds."""
+
+    spec: str
+    weights_sha256: str
+    num_classes: int
+    feature_dim: int
+    feature_kind: str
+    preprocess: Preprocess
+
+
+class IndexSummary(BaseModel):
+    """The snapshot being served."""
+
+    version: str
+    metric: str
+    factory: str = Field(description="FAISS factory string.")
+    rows: int
+    dim: int
+    recall: Recall
+    fingerprint: str = Field(description="Hash of all that decides an embedding's value.")
+    runs: list[str] = Field(description="Names of the run folders it was built from.")
+    model: ModelSummary
+
+
+class Health(BaseModel):
+    """Alive or ready."""
+
+    model_config = _example({"status": "ok"})
+
+    status: str

@@ -1,0 +1,109 @@
+"""One Ray session, with CPU slots laid out so that nothing can starve.
+
+Ray schedules by logical CPUs. An extraction keeps its forward actors for its whole life,
+and on a resume Ray's checkpoint filter needs one whole CPU beside them; where the actors
+hold every CPU the job waits for ever in silence. ``Slots`` therefore never gives the
+actors everything: it leaves one CPU for the filter and a share for reading and writing.
+How many cores really work is decided by torch's threads, not by these numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cluster.errors import ClusterError
+
+MIN_CPUS = 2
+_FILTER_CPUS = 1.0
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many forward actors, and what each actor and each task asks Ray for."""
+
+    actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+    cpus_per_task: float
+
+
+def lay_out(cpus: float, gpus: float, *, cores: int | None = None) -> Slots:
+    """Share a cluster's logical CPUs and GPUs.
+
+    One actor a GPU, or one single-threaded actor a core where there is none. ``cores`` is
+    given where it is known to be fewer than the logical CPUs.
+
+    Raises:
+        ClusterError: fewer than ``MIN_CPUS`` logical CPUs.
+    """
+    if cpus < MIN_CPUS:
+        raise ClusterError(
+            f"the cluster has {cpus:g} logical CPUs, extraction needs {MIN_CPUS}; "
+            "start Ray with --num-cpus=2 or more (slots, not cores)"
+        )
+    actors = int(gpus) if gpus >= 1 else min(int(cpus), cores or int(cpus))
+    tasks = max(0.5, cpus / 8)  # for reading, decoding and writing
+    share = (cpus - _FILTER_CPUS - tasks) / actors
+    return Slots(
+        actors=actors,
+        cpus_per_actor=min(1.0, int(share * 100) / 100),
+        gpus_per_actor=1.0 if gpus >= 1 else 0.0,
+        cpus_per_task=min(1.0, tasks / 2),
+    )
+
+
+def local_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[Slots]:
+    """Join the cluster at ``address`` or ``RAY_ADDRESS``, or start a local one.
+
+    A session that this call started is ended by it; one that was already there is left.
+
+    Raises:
+        ClusterError: the address does not answer, the token is wrong, or it is too small.
+    """
+    import ray
+
+    joined_already = ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not joined_already:
+        _start(address)
+    try:
+        total = ray.cluster_resources()
+        ours = not joined_already and not address
+        yield lay_out(
+            total.get("CPU", 0), total.get("GPU", 0), cores=local_cores() if ours else None
+        )
+    finally:
+        if not joined_already:
+            ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    # A worker's stack trace is for --debug; what a user needs is raised and shown in one line.
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    assert in_main_thread, "ray.init installs signal handlers"
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            # Two slots more than cores, for the filter and for tasks that mostly wait.
+            ray.init(num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"Ray at {address}" if address else "a local Ray"
+        raise ClusterError(
+            f"{where} could not be reached: {str(error).splitlines()[0]}; "
+            "check the address, that 'ray start' runs there, and RAY_AUTH_MODE and its token"
+        ) from None

@@ -1,0 +1,45 @@
+"""Bring raw embeddings to the one form the index stores and searches.
+
+Embeddings are kept raw in a run; normalisation belongs to whoever reads them. The index and
+every query against it go through the one function here, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.errors import SnapshotError
+
+_NAMED = 5  # ids spelled out in a refusal; the rest are counted
+
+
+def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[str]) -> NDArray[np.float32]:
+    """Divide each row by the sum of its absolute values.
+
+    Args:
+        vectors: [N, D], any float type.
+        ids: N names, used only in the refusal.
+
+    Returns:
+        [N, D] float32, each row's absolute values summing to 1.
+
+    Raises:
+        SnapshotError: rows that are all zero, or hold NaN or infinity: they have no direction,
+            so no neighbour of theirs would mean anything.
+    """
+    # float64: a float32 sum over a thousand values loses the last digits cosine is compared in.
+    total = np.abs(vectors).sum(axis=1, dtype=np.float64, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(total[:, 0]) & (total[:, 0] > 0)))
+    if len(bad):
+        named = ", ".join(repr(str(ids[row])) for row in bad[:_NAMED])
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise SnapshotError(
+            f"{len(bad)} of {len(vectors)} vectors are zero or not finite: {named}{more}; "
+            "such a vector has no neighbours: check these images and extract them again, "
+            "or leave them out"
+        )
+    normal: NDArray[np.float32] = (vectors / total).astype(np.float32)
+    return normal

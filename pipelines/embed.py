@@ -1,0 +1,76 @@
+"""One image at a time, in this process: for queries and uploads.
+
+The same decode, the same resize and the same engine as an extraction; only Ray is missing.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.engine import Engine, top_classes
+from pipelines.images import cut, decode, fit
+from pipelines.run import ModelFacts
+
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Class and embedding of one image; ``embedding`` is raw float32 ``[D]``."""
+
+    embedding: np.ndarray
+    label: str | None
+    label_index: int
+    score: float
+    topk: list[dict[str, Any]]
+
+
+class Embedder:
+    """A model held in memory to embed single images; safe to share between threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()  # one forward at a time: torch uses all cores itself
+
+    @classmethod
+    def load(cls, facts: ModelFacts) -> Embedder:
+        """Load the model that ``facts`` describes, in float32.
+
+        Raises:
+            ModelError: it cannot be built here, or its weights are not the same.
+        """
+        return cls(Engine(facts, "fp32"))
+
+    def embed_bytes(
+        self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)
+    ) -> Embedded:
+        """Embed an encoded image, or ``box`` (x1, y1, x2, y2 in pixels) of it.
+
+        Raises:
+            ImageError: it cannot be decoded, or the box has no pixels in it.
+        """
+        pixels = fit(cut(decode(data).pixels, box), self._engine.facts.preprocess)
+        batch = pixels.permute(1, 2, 0).contiguous().numpy()[None]
+        with self._lock:
+            pooled, logits = self._engine(batch)
+        indices, scores = top_classes(logits, TOP_K)
+        names = self._engine.labels
+        topk = [
+            {
+                "label": names[index] if names else None,
+                "label_index": int(index),
+                "score": float(score),
+            }
+            for index, score in zip(indices[0], scores[0], strict=True)
+        ]
+        return Embedded(
+            embedding=pooled[0],
+            label=topk[0]["label"],
+            label_index=topk[0]["label_index"],
+            score=topk[0]["score"],
+            topk=topk,
+        )

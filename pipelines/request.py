@@ -1,0 +1,133 @@
+"""What was asked of a run: written first, compared before anything is continued.
+
+``Command`` is what the user said, with the hashes of the files it names; ``Request`` adds
+what was resolved from it. A rerun with an equal command continues or finds itself
+finished; any other is refused, and told what differs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+
+from cluster.errors import RunError
+from pipelines.run import ModelFacts, ModelRequest, Precision, Record, read_record, sha256_file
+
+
+class Command(Record):
+    """What the user asked for; two equal commands give the same rows."""
+
+    source: str
+    model: ModelRequest
+    inputs: dict[str, str]  # sha256 of the plan and of each file the model request names
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    top_k: int
+    logits: bool
+    hdf5: bool
+
+
+class Request(Record):
+    """Contents of ``request.json``."""
+
+    command: Command
+    facts: ModelFacts
+    precision: Precision
+
+
+@contextmanager
+def claim(out: Path, command: Command) -> Iterator[Request | None]:
+    """Take ``out`` for this command alone; yields the unfinished request that stands there.
+
+    A new folder is made only when the block first writes; if the block fails before that,
+    the folder is removed again.
+
+    Raises:
+        RunError: ``out`` is a file, holds something else, belongs to another command, or
+            another process is at work on it.
+    """
+    existed = out.exists()
+    if existed and not out.is_dir():
+        raise RunError(f"--out {out} is a file; give a folder")
+    request_file = out / "request.json"
+    earlier = read_record(request_file, Request) if request_file.is_file() else None
+    if earlier is None and existed and any(_foreign(out)):
+        raise RunError(f"--out {out} is not empty and not a run; give a new folder")
+    if earlier is not None and earlier.command != command:
+        differs = "; ".join(differences(earlier.command, command))
+        raise RunError(f"--out {out} is a run of another command ({differs}); give a new --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise RunError(f"--out {out} cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"--out {out}: another extract is at work on it; wait for it or give another --out"
+            ) from None
+        yield earlier
+    finally:
+        if not request_file.is_file() and not any((out / "detections").glob("*")):
+            _remove_empty(out, keep=existed)
+        os.close(lock)
+
+
+def _foreign(out: Path) -> Iterator[Path]:
+    # A session that died while planning leaves these; they hold no answer yet.
+    return (entry for entry in out.iterdir() if entry.name not in (".lock", "plan"))
+
+
+def _remove_empty(out: Path, *, keep: bool) -> None:
+    (out / ".lock").unlink(missing_ok=True)
+    for file in (out / "plan").glob("*.parquet"):
+        file.unlink()
+    if (out / "plan").is_dir():
+        (out / "plan").rmdir()
+    if not keep:
+        out.rmdir()
+
+
+def differences(then: Command, now: Command) -> list[str]:
+    """Fields that differ, each as ``name: then 'a', now 'b'``."""
+    found: list[str] = []
+
+    def compare(name: str, a: Any, b: Any) -> None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in a.keys() | b.keys():
+                compare(f"{name}.{key}" if name else key, a.get(key), b.get(key))
+        elif a != b:
+            found.append(f"{name}: then {a!r}, now {b!r}")
+
+    compare("", then.model_dump(), now.model_dump())
+    return sorted(found)
+
+
+def fingerprint_inputs(plan: pa.Table, model: ModelRequest) -> dict[str, str]:
+    """Hash the planned rows and each file the model request names; short, for people."""
+    inputs = {"plan": _table_digest(plan)}
+    for name in ("checkpoint", "labels"):
+        file = getattr(model, name)
+        if file and Path(file).is_file():  # a missing file is reported by the model's loader
+            inputs[name] = sha256_file(Path(file))[:16]
+    return inputs
+
+
+def _table_digest(table: pa.Table) -> str:
+    """Hash of the rows as CSV: the same for equal values, whatever their Arrow buffers."""
+    plain = table.drop_columns([f.name for f in table.schema if pa.types.is_nested(f.type)])
+    digest = hashlib.sha256(",".join(table.column_names).encode())
+    for batch in plain.to_batches(max_chunksize=65536):
+        sink = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(batch, sink, pyarrow.csv.WriteOptions(include_header=False))
+        digest.update(sink.getvalue())
+    return digest.hexdigest()[:16]

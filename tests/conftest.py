@@ -1,0 +1,86 @@
+"""Tiers, enforced.
+
+``tests/unit`` may not start Ray or sleep. ``tests/integration`` may. ``tests/data`` needs
+real images in the folder ``ONEPASS_DATA``: in CI a missing folder fails, elsewhere those
+tests are deselected and one line says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def data_folder() -> Path | None:
+    given = os.environ.get("ONEPASS_DATA")
+    return Path(given).resolve() if given and Path(given).is_dir() else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen_long = "long" in (config.getoption("-m") or "")
+    dropped = []
+    for item in items:
+        tier = item.path.relative_to(config.rootpath).parts[1]
+        if tier == "data":
+            item.add_marker("data")
+            if data_folder() is None and not os.environ.get("CI"):
+                dropped.append(item)
+        if item.get_closest_marker("long") and not chosen_long:
+            dropped.append(item)
+        if item.get_closest_marker("gpu") and not _has_gpu():
+            dropped.append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_report_header() -> str | None:
+    if data_folder() is None and not os.environ.get("CI"):
+        return "real-image tests are deselected: set ONEPASS_DATA to the data folder to run them"
+    return None
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    folder = data_folder()
+    assert folder is not None, "ONEPASS_DATA must name the data folder in CI"
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_stay_unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.path.relative_to(request.config.rootpath).parts[1] != "unit":
+        return
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("unit tests neither start Ray nor sleep; move this to integration")
+
+    monkeypatch.setattr(time, "sleep", refuse)
+    import ray
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that extract in this process; ended with the session."""
+    import logging
+
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

@@ -1,0 +1,247 @@
+"""From a finished run to its tracks on disk, and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cluster.errors import InputError, RunError, VerifyError, WorkError
+from index import tracks as tracks_module
+from index.linking import PRESETS, LinkOptions
+from index.tracks import SCHEMA, TracksManifest, link_run, read_tracks
+from pipelines.run import read_record, sha256_file
+from tests.runs import write_run
+
+CAMERAS = ("north", "south")
+FRAMES, OBJECTS = 6, 3
+
+
+def scene(*, timestamps: bool = True) -> tuple[dict[str, list[Any]], np.ndarray]:
+    """Two cameras with the same three still objects, so that only the sequence parts them."""
+    plan: dict[str, list[Any]] = {
+        name: [] for name in ("image", "x1", "y1", "x2", "y2", "sequence", "frame", "timestamp")
+    }
+    looks = []
+    random = np.random.default_rng(0)
+    base = random.normal(size=(OBJECTS, 8))
+    for frame in range(FRAMES):
+        for camera in CAMERAS:
+            for thing in range(OBJECTS):
+                plan["image"].append(f"{camera}/{frame}.jpg")
+                corner = 100.0 * thing
+                for side, value in zip(
+                    ("x1", "y1", "x2", "y2"),
+                    (corner, corner, corner + 40, corner + 40),
+                    strict=True,
+                ):
+                    plan[side].append(value)
+                plan["sequence"].append(camera)
+                plan["frame"].append(frame)
+                plan["timestamp"].append(
+                    datetime(2024, 6, 1) + timedelta(minutes=frame) if timestamps else None
+                )
+                looks.append(base[thing] + random.normal(scale=0.05, size=8))
+    return plan, np.array(looks)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    plan, looks = scene()
+    return write_run(tmp_path / "run", plan, looks, files=5).path
+
+
+def test_every_object_is_one_track_of_one_camera(run: Path) -> None:
+    summary = link_run(run)
+    assert asdict(summary) == {
+        "sequences": 2,
+        "detections": 36,
+        "linked": 30,
+        "tracks": 6,
+        "left_out": 0,
+    }
+    table = read_tracks(run)
+    assert table.schema.equals(SCHEMA)
+    rows = table.to_pylist()
+    assert [(row["sequence"], row["frame"]) for row in rows] == sorted(
+        (row["sequence"], row["frame"]) for row in rows
+    )
+    assert {row["track_id"] for row in rows} == {
+        f"{camera}:{number:05d}" for camera in CAMERAS for number in range(OBJECTS)
+    }
+    by_id = {row["detection_id"]: row for row in rows}
+    assert len(by_id) == 36
+    for row in rows:
+        start = row["previous_detection_id"] is None
+        costs = [row[name] for name in SCHEMA.names if name.startswith("cost")]
+        assert [cost is None for cost in costs] == [start] * 5
+        assert start == (row["position"] == 0)
+        if not start:
+            before = by_id[row["previous_detection_id"]]
+            assert (before["track_id"], before["position"] + 1) == (
+                row["track_id"],
+                row["position"],
+            )
+            weights = PRESETS["default"].weights
+            assert costs[0] == pytest.approx(np.dot(costs[1:], weights), abs=1e-6)
+
+
+@pytest.mark.parametrize("group_mib", [0, 256])
+def test_groups_and_files_do_not_change_a_byte(tmp_path: Path, group_mib: int) -> None:
+    plan, looks = scene()
+    hashes = set()
+    for files in (1, 7):
+        run = write_run(tmp_path / f"{files}", plan, looks, files=files).path
+        link_run(run, out=tmp_path / f"tracks-{files}", group_mib=group_mib)
+        hashes.add(sha256_file(tmp_path / f"tracks-{files}" / "part-00000.parquet"))
+    link_run(run)
+    hashes.add(sha256_file(run / "tracks" / "part-00000.parquet"))
+    assert len(hashes) == 1
+
+
+def test_linking_again_replaces_and_is_the_same(run: Path) -> None:
+    link_run(run)
+    first = sha256_file(run / "tracks" / "part-00000.parquet")
+    link_run(run, options=LinkOptions(max_cost=1e-9))
+    assert len(read_tracks(run)["track_id"].unique()) == 36
+    link_run(run)
+    assert sha256_file(run / "tracks" / "part-00000.parquet") == first
+    assert {entry.name for entry in run.iterdir()} == {"detections", "manifest.json", "tracks"}
+
+
+def test_manifest_says_how(run: Path) -> None:
+    options = LinkOptions(max_gap_frames=2, max_gap_seconds=90.0)
+    summary = link_run(run, options=options)
+    manifest = read_record(run / "tracks" / "manifest.json", TracksManifest)
+    assert (manifest.options, manifest.counts) == (options, summary)
+    assert manifest.files == {
+        "part-00000.parquet": sha256_file(run / "tracks" / "part-00000.parquet")
+    }
+
+
+def test_failed_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    plan, looks = scene()
+    # Object 0 of camera "north" fails in frames 2 and 3: a gap, not an end.
+    failed = {2 * 6: "truncated", 3 * 6: "truncated"}
+    run = write_run(tmp_path / "run", plan, looks, errors=failed, files=5).path
+    summary = link_run(run)
+    assert (summary.detections, summary.left_out, summary.tracks) == (34, 2, 6)
+    assert read_tracks(run).num_rows == 34
+    assert link_run(run, options=LinkOptions(max_gap_frames=1)).tracks == 7
+
+
+def test_all_rows_failed(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "run", {"image": ["a.jpg"]}, np.ones((1, 8)), errors={0: "missing"}, files=1
+    ).path
+    summary = link_run(run)
+    assert (summary.sequences, summary.detections, summary.left_out) == (0, 0, 1)
+    assert read_tracks(run).num_rows == 0
+
+
+def test_whole_images_are_linked_by_their_looks(tmp_path: Path) -> None:
+    for name, size in (("a", (40, 30)), ("b", (40, 30)), ("c", (40, 30))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    looks = np.array([[1.0, 0, 0, 0], [1.0, 0.1, 0, 0], [-1.0, 0, 0, 0]])
+    run = write_run(
+        tmp_path / "run", {"image": ["a.png", "b.png", "c.png"]}, looks, root=tmp_path, files=1
+    ).path
+    link_run(run, options=LinkOptions(max_cost=0.5))
+    rows = read_tracks(run).to_pylist()
+    assert [row["track_id"] for row in rows] == [".:00000", ".:00000", ".:00001"]
+    assert [rows[1][f"cost_{term}"] for term in ("iou", "area", "distance")] == [0, 0, 0]
+
+
+def test_distance_is_measured_in_diagonals_of_the_upright_image(tmp_path: Path) -> None:
+    plan: dict[str, list[Any]] = {
+        "image": ["a.jpg", "b.jpg"],
+        "x1": [0.0, 30.0],
+        "y1": [0.0, 40.0],
+        "x2": [10.0, 40.0],
+        "y2": [10.0, 50.0],
+    }
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in plan["image"]:
+        Image.new("RGB", (400, 300)).save(tmp_path / name, exif=exif)
+    assert tracks_module._image_size(tmp_path / "a.jpg") == (300, 400)
+    options = LinkOptions(max_cost=10.0)
+    run = write_run(tmp_path / "run", plan, np.ones((2, 4)), root=tmp_path, files=1).path
+    link_run(run, options=options)
+    assert read_tracks(run)["cost_distance"][1].as_py() == pytest.approx(50 / 500)
+    # Without the files the extent of the boxes stands in: 40 by 50 pixels.
+    for name in plan["image"]:
+        (tmp_path / name).unlink()
+    link_run(run, options=options)
+    assert read_tracks(run)["cost_distance"][1].as_py() == pytest.approx(50 / np.hypot(40, 50))
+
+
+def test_progress_ends_at_the_total(run: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    link_run(run, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(18, 36), (36, 36)]
+
+
+def test_seconds_need_timestamps(tmp_path: Path) -> None:
+    plan, looks = scene(timestamps=False)
+    run = write_run(tmp_path / "run", plan, looks).path
+    with pytest.raises(InputError, match="18 of 18 detections have no timestamp"):
+        link_run(run, options=LinkOptions(max_gap_seconds=10.0))
+    assert not (run / "tracks").exists()
+
+
+def test_a_failure_leaves_the_old_tracks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link_run(run)
+    before = sha256_file(run / "tracks" / "part-00000.parquet")
+    monkeypatch.setattr(tracks_module, "_check_once", _fail)
+    with pytest.raises(VerifyError, match="on purpose"):
+        link_run(run, options=LinkOptions(max_cost=1e-9))
+    assert sha256_file(run / "tracks" / "part-00000.parquet") == before
+    assert {entry.name for entry in run.iterdir()} == {"detections", "manifest.json", "tracks"}
+
+
+def _fail(*_: object) -> None:
+    raise VerifyError("on purpose")
+
+
+def test_what_is_not_tracks_is_not_replaced(run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="holds no tracks of onepass"):
+        link_run(run, out=mine)
+    assert (mine / "thesis.txt").is_file()
+
+
+def test_broken_embeddings_are_named(tmp_path: Path) -> None:
+    plan, looks = scene()
+    looks[7] = np.nan
+    run = write_run(tmp_path / "run", plan, looks).path
+    with pytest.raises(WorkError, match="is not finite"):
+        link_run(run)
+
+
+def test_reading_what_is_not_there(run: Path) -> None:
+    with pytest.raises(RunError, match=f"onepass link {run}"):
+        read_tracks(run)
+
+
+def test_reading_what_was_changed(run: Path) -> None:
+    link_run(run)
+    file = run / "tracks" / "part-00000.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(VerifyError, match="is not the file"):
+        read_tracks(run)
+
+
+def test_a_run_that_kept_no_embeddings(run: Path) -> None:
+    for file in (run / "detections").iterdir():
+        pq.write_table(pq.read_table(file).drop_columns(["embedding"]), file)
+    with pytest.raises(RunError, match="keeps no embeddings"):
+        link_run(run)

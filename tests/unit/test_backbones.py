@@ -1,0 +1,156 @@
+"""Contract 3: every family in one conformance suite, and golden values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.errors import ModelError
+from pipelines.backbones import examine, load_backbone, read_labels
+from pipelines.embed import Embedder
+from pipelines.engine import Engine
+from pipelines.precision import choose
+from pipelines.run import ModelRequest
+from tests.pictures import drawn, encoded
+
+GOLDEN = Path(__file__).parent / "golden_lite0.json"
+
+SPECS = [
+    ("tiny", 32, 10),
+    ("lite0", 1280, 1000),
+    ("timm:resnet50", 2048, 1000),
+    ("timm:tf_efficientnet_lite0", 1280, 1000),
+    ("timm:convnext_tiny", 768, 1000),
+    ("timm:vit_tiny_patch16_224", 192, 1000),
+]
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize(("spec", "dim", "classes"), SPECS)
+def test_one_pass_is_the_models_own_answer(spec: str, dim: int, classes: int) -> None:
+    loaded = load_backbone(ModelRequest(spec=spec))
+    x = torch.randn(2, 3, *loaded.preprocess.input_size, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        pooled, logits = loaded.backbone.one_pass(x)
+        assert pooled.shape == (2, dim)
+        assert logits.shape == (2, classes)
+        assert relative(logits, loaded.backbone.model(x)) <= 1e-5
+        if spec.startswith("timm:"):
+            model = loaded.backbone.model
+            own = model.forward_head(model.forward_features(x), pre_logits=True)  # type: ignore[operator]
+            assert relative(pooled, own) <= 1e-5
+        assert pooled.std() > 0
+
+
+def test_lite0_golden() -> None:
+    """One image drawn by code, against committed values; tolerance 1e-3 of the largest."""
+    golden = json.loads(GOLDEN.read_text())
+    facts = examine(ModelRequest(spec="lite0"))
+    answer = Embedder.load(facts).embed_bytes(encoded(drawn(11), "PNG"))
+    embedding = np.array(golden["embedding"], dtype=np.float32)
+    assert answer.label == golden["label"]
+    assert answer.score == pytest.approx(golden["score"], abs=1e-3)
+    assert np.abs(answer.embedding - embedding).max() <= 1e-3 * np.abs(embedding).max()
+
+
+def test_weights_are_the_same_each_time() -> None:
+    for spec in ("tiny", "timm:resnet18"):
+        one, two = (examine(ModelRequest(spec=spec)) for _ in range(2))
+        assert one.weights_sha256 == two.weights_sha256
+
+
+def test_tiny_is_the_same_everywhere() -> None:
+    found = examine(ModelRequest(spec="tiny")).weights_sha256
+    assert found == "6867d5949facd5fa2896824326fb6ec74d6ebbc04e54e6c6b9c883c808e64eda"
+
+
+def test_engine_refuses_other_weights() -> None:
+    facts = examine(ModelRequest(spec="tiny")).model_copy(update={"weights_sha256": "f" * 64})
+    with pytest.raises(ModelError, match="weights here hash to"):
+        Engine(facts, "fp32")
+
+
+def test_half_precision_is_audited() -> None:
+    facts = examine(ModelRequest(spec="lite0"))
+    batch = np.stack([np.asarray(drawn(n, width=224, height=224)) for n in range(8)])
+    audit = Engine(facts, "bf16").audit(batch)
+    assert audit.rows == 8
+    assert 0.97 < audit.cosine_min <= audit.cosine_mean < 1.0
+    assert 0.5 <= audit.top1_agreement <= 1.0
+
+
+def test_precision_follows_the_hardware() -> None:
+    assert choose("fp32") == "fp32"
+    can = torch.cpu.get_capabilities()
+    fast = bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+    if not torch.cuda.is_available():
+        assert choose("auto") == ("bf16" if fast else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"spec": "resnet50"}, "unknown model; known are lite0, tiny, timm:NAME"),
+        ({"spec": "timm:resnet5O"}, "timm has no such model; did you mean"),
+        ({"spec": "tiny", "checkpoint": "w.pth"}, "--checkpoint does not go with --model tiny"),
+        ({"spec": "timm:resnet18", "checkpoint": "/no/w.pth"}, "no such file"),
+        ({"spec": "tiny", "labels": "/no/names.txt"}, "no such file"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(request_: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        examine(ModelRequest(**request_))
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    torch.save({"conv.weight": torch.zeros(3, 3)}, file)
+    with pytest.raises(ModelError, match="is not a checkpoint of timm:resnet18"):
+        examine(ModelRequest(spec="timm:resnet18", checkpoint=str(file)))
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model_state_dict", "module"])
+def test_checkpoint_layouts(tmp_path: Path, wrap: str) -> None:
+    import timm
+
+    torch.manual_seed(3)
+    state = timm.create_model("resnet18", num_classes=7).state_dict()
+    expected = state["fc.weight"].clone()
+    data = {f"module.{k}": v for k, v in state.items()} if wrap == "module" else state
+    torch.save(data if wrap in ("plain", "module") else {wrap: data}, tmp_path / "w.pth")
+    request = ModelRequest(spec="timm:resnet18", checkpoint=str(tmp_path / "w.pth"))
+    assert examine(request).num_classes == 7
+    assert torch.equal(load_backbone(request).backbone.model.state_dict()["fc.weight"], expected)
+
+
+def test_labels_must_be_one_a_class(tmp_path: Path) -> None:
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    with pytest.raises(ModelError, match="has 3 names, tiny has 10 classes"):
+        examine(ModelRequest(spec="tiny", labels=str(tmp_path / "three.txt")))
+    (tmp_path / "map.json").write_text(json.dumps({"moth": 1, "fly": 0}))
+    assert read_labels(str(tmp_path / "map.json")) == ("fly", "moth")
+    (tmp_path / "gap.json").write_text(json.dumps({"moth": 2, "fly": 0}))
+    with pytest.raises(ModelError, match="without a gap"):
+        read_labels(str(tmp_path / "gap.json"))
+
+
+def test_overrides_reach_the_facts() -> None:
+    request = ModelRequest(spec="tiny", input_size=48, resize="pad", mean=(0, 0, 0), std=(1, 1, 1))
+    how = examine(request).preprocess
+    assert how.input_size == (48, 48)
+    assert (how.resize, how.mean, how.std) == ("pad", (0, 0, 0), (1, 1, 1))
+
+
+def test_fingerprint_follows_what_decides_an_embedding() -> None:
+    plain = examine(ModelRequest(spec="tiny"))
+    bigger = examine(ModelRequest(spec="tiny", input_size=48))
+    assert plain.fingerprint != bigger.fingerprint
+    assert plain.fingerprint == plain.model_copy(update={"labels_sha256": "x"}).fingerprint
