@@ -31,6 +31,16 @@ class Slots:
     gpus_per_actor: float
     cpus_per_task: float
 
+    @property
+    def cpus_to_decode(self) -> float:
+        """What a decode task asks for.
+
+        The same as an actor where there is no GPU: Ray then runs both in the actor's
+        process. The cores are shared either way, pixels need not be copied between
+        processes, and no process is started only to import torch and decode.
+        """
+        return self.cpus_per_task if self.gpus_per_actor else self.cpus_per_actor
+
 
 def lay_out(cpus: float, gpus: float, *, cores: int | None = None) -> Slots:
     """Share a cluster's logical CPUs and GPUs.

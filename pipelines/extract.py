@@ -41,7 +41,7 @@ from pipelines.run import (
 from pipelines.source import Plan, read_source
 
 if TYPE_CHECKING:
-    from pipelines.stages import Tally
+    from pipelines.board import Tally
 
 BLOCK_BYTES = 64 * 2**20  # pixels of one block in the object store
 BLOCK_ROWS = 512
@@ -219,7 +219,7 @@ class _Work:
         """Run the Ray Data pipeline to its end, watching that it moves."""
         import ray
 
-        from pipelines.stages import Board, Tally
+        from pipelines.board import Board, Tally
 
         board = ray.remote(num_cpus=0)(Board).remote()
         failure: list[BaseException] = []
@@ -268,7 +268,8 @@ class _Work:
         from ray.data import ActorPoolStrategy, DataContext
         from ray.data.checkpoint import CheckpointConfig
 
-        from pipelines.stages import DecodeBlock, ForwardActor, ForwardOptions
+        from pipelines.decode import DecodeBlock
+        from pipelines.forward import ForwardActor, ForwardOptions
 
         context = DataContext.get_current()
         context.enable_progress_bars = False
@@ -289,14 +290,14 @@ class _Work:
         rows = ray.data.read_parquet(
             plan_files,
             override_num_blocks=len(plan_files),
-            num_cpus=slots.cpus_per_task,
+            num_cpus=slots.cpus_to_decode,
         )
         decoded = rows.map_batches(
             DecodeBlock(str(self._plan.root), request.facts.preprocess, board),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            num_cpus=slots.cpus_per_task,
+            num_cpus=slots.cpus_to_decode,
         )
         answered = decoded.map_batches(
             ForwardActor,

@@ -1,0 +1,50 @@
+"""The board: where the stages of a running extraction report what they did.
+
+A Ray actor of its own, so that reporting never blocks a stage, and a module of its own, so
+that its process need not import torch.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from pipelines.run import PrecisionAudit
+
+
+class Tally(NamedTuple):
+    """What the board knows: rows through each stage, and when the first answer came."""
+
+    decoded: int = 0
+    answered: int = 0
+    first_answer: float | None = None
+    audit: PrecisionAudit | None = None
+
+
+class Board:
+    """Where stages report. A Ray actor of its own, so that reporting never blocks them."""
+
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._audit_given = False
+
+    def claim_audit(self) -> bool:
+        """True for the first actor that asks: one audit a session is enough."""
+        first = not self._audit_given
+        self._audit_given = True
+        return first
+
+    def decoded(self, rows: int) -> None:
+        self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
+
+    def answered(self, rows: int) -> None:
+        self._tally = self._tally._replace(
+            answered=self._tally.answered + rows,
+            first_answer=self._tally.first_answer or time.time(),
+        )
+
+    def audited(self, audit: PrecisionAudit) -> None:
+        self._tally = self._tally._replace(audit=audit)
+
+    def tally(self) -> Tally:
+        return self._tally
