@@ -74,7 +74,9 @@ def extract(
         Literal["auto", "fp32", "bf16", "fp16"],
         typer.Option(help="auto: half precision only where the hardware is faster in it."),
     ] = "auto",
-    input_size: Annotated[int | None, typer.Option(help="Pixels a side, if not the model's.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Pixels a side, if not the model's.")
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="Three numbers 0..1, as 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="Three numbers 0..1, as 0.5,0.5,0.5.")] = None,
     interpolation: Annotated[Literal["bilinear", "bicubic"] | None, typer.Option()] = None,
@@ -208,8 +210,10 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
     _say(f"  model        {model.request.spec}, weights {model.weights}")
     _say(f"  fingerprint  {manifest.fingerprint[:16]}")
     _say(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")
-    _say(f"  input        {model.preprocess.input_size[0]}x{model.preprocess.input_size[1]} "
-         f"{model.preprocess.resize}, {model.preprocess.interpolation}")
+    _say(
+        f"  input        {model.preprocess.input_size[0]}x{model.preprocess.input_size[1]} "
+        f"{model.preprocess.resize}, {model.preprocess.interpolation}"
+    )
     _say(f"  precision    {manifest.precision}, {manifest.engine}")
     for kind, count in manifest.errors.items():
         _say(f"  error        {count} x {kind}")
@@ -296,8 +300,10 @@ def query(
     for hit in found:
         box = "" if hit["box"] is None else " [" + " ".join(f"{v:.0f}" for v in hit["box"]) + "]"
         label = hit["label"] or ""
-        _say(f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['detection_id']}  {label}  "
-             f"{hit['image']}{box}")
+        _say(
+            f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['detection_id']}  {label}  "
+            f"{hit['image']}{box}"
+        )
 
 
 def _embed_file(snapshot: Snapshot, file: Path) -> Any:

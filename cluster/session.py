@@ -101,6 +101,9 @@ def session(address: str | None = None) -> Iterator[Slots]:
 def _start(address: str | None) -> None:
     import ray
 
+    # Ray's core warns on stderr about its own actors; its log files keep everything else.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A worker's stack trace is for --debug; what a user needs is raised and shown in one line.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from cluster.errors import ClusterError
@@ -67,7 +68,7 @@ def _runtime_env() -> dict[str, object]:
 
 
 def _refuse_relative_paths(arguments: Sequence[str]) -> None:
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in pairwise(arguments):
         if option in ("--out", "--checkpoint", "--labels") and not (
             Path(value).is_absolute() or "://" in value
         ):

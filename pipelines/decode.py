@@ -56,9 +56,7 @@ class DecodeBlock:
             self._board.decoded.remote(rows.num_rows)
         stamps = rows["timestamp"].combine_chunks()
         stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
-        column = pa.Array.from_buffers(
-            pa.binary(size), rows.num_rows, [None, pa.py_buffer(buffer)]
-        )
+        column = pa.Array.from_buffers(pa.binary(size), rows.num_rows, [None, pa.py_buffer(buffer)])
         at = rows.column_names.index("timestamp")
         return (
             rows.set_column(at, "timestamp", stamps)

@@ -100,7 +100,9 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
         )
     if table.num_rows == 0:
         raise SourceError(f"{where} has no rows; there is nothing to extract")
-    table = _cast_given(table.drop_columns([c for c in ("row_id",) if c in table.column_names]), where)
+    table = _cast_given(
+        table.drop_columns([c for c in ("row_id",) if c in table.column_names]), where
+    )
     missing_image = pc.sum(pc.is_null(table["image"])).as_py()
     if missing_image:
         raise SourceError(f"{where}: {missing_image} rows have no image path; fill in or drop them")
@@ -112,9 +114,7 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
     }
     for name in BOX:
         columns[name] = (
-            table[name]
-            if name in table.column_names
-            else pa.nulls(table.num_rows, pa.float32())
+            table[name] if name in table.column_names else pa.nulls(table.num_rows, pa.float32())
         )
     columns["detection_id"] = _detection_ids(table, columns, where)
     columns["sequence"] = _sequences(table, folder)
@@ -167,7 +167,9 @@ def _detection_ids(
     if "detection_id" in table.column_names:
         given = table["detection_id"].combine_chunks()
         if given.null_count:
-            raise SourceError(f"{where}: {given.null_count} rows have no detection_id; fill them in")
+            raise SourceError(
+                f"{where}: {given.null_count} rows have no detection_id; fill them in"
+            )
         counts = pc.value_counts(given)
         repeated = counts.filter(pc.greater(counts.field("counts"), 1))
         if len(repeated):

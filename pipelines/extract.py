@@ -7,6 +7,7 @@ lost or written twice; the manifest last, so that a run either is finished or sa
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import threading
@@ -29,7 +30,6 @@ from cluster.session import Slots, session
 from pipelines.hdf5 import write_hdf5
 from pipelines.request import Command, Request, claim, fingerprint_inputs
 from pipelines.run import (
-    ModelFacts,
     ModelRequest,
     PrecisionAudit,
     RowCounts,
@@ -115,9 +115,10 @@ def extract(
             return Outcome(Run.open(out), already_finished=True, skipped_files=plan.skipped)
         report(Progress("starting", 0, plan.table.num_rows))
         # Loading the model takes a core for seconds and starting Ray mostly waits: do both.
-        with _Background(lambda: _resolve(command, earlier)) as resolving, session(
-            options.address
-        ) as slots:
+        with (
+            _Background(lambda: _resolve(command, earlier)) as resolving,
+            session(options.address) as slots,
+        ):
             request = resolving.result()
             if earlier is None:
                 _write_plan(out, plan.table, request, slots)
@@ -272,6 +273,7 @@ class _Work:
         from pipelines.forward import ForwardActor, ForwardOptions
 
         context = DataContext.get_current()
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context.enable_progress_bars = False
         context.target_max_block_size = 2 * BLOCK_BYTES
         # The newer reader packs small files into one block: one busy actor, the others idle.

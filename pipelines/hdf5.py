@@ -53,7 +53,9 @@ def write_hdf5(run: Path, facts: ModelFacts, *, cpus_per_task: float) -> None:
             stale.unlink()
     width = max(_longest_id(file) for file in files)
     task = ray.remote(num_cpus=cpus_per_task)(write_shard)
-    shards = ray.get([task.remote(file, folder / file.with_suffix(".h5").name, width) for file in files])
+    shards = ray.get(
+        [task.remote(file, folder / file.with_suffix(".h5").name, width) for file in files]
+    )
     join(run, sorted(shards, key=lambda shard: shard.first_row_id), facts)
 
 
@@ -87,8 +89,8 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
     values = np.full((len(array), array.type.list_size), np.nan, dtype=np.float32)
     # flatten() leaves out null rows, values do not
-    values[np.asarray(array.is_valid())] = array.flatten().to_numpy().reshape(
-        -1, array.type.list_size
+    values[np.asarray(array.is_valid())] = (
+        array.flatten().to_numpy().reshape(-1, array.type.list_size)
     )
     return values
 

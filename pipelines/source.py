@@ -45,7 +45,9 @@ def read_source(source: str) -> Plan:
     if path.is_dir():
         return _read_folder(path)
     if not path.exists():
-        raise SourceError(f"{source}: no such folder or file; give a folder of images or a manifest")
+        raise SourceError(
+            f"{source}: no such folder or file; give a folder of images or a manifest"
+        )
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         raise SourceError(
             f"{source}: a source is a folder of images or a manifest that ends in "

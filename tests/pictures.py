@@ -16,7 +16,9 @@ def drawn(seed: int, *, width: int = 320, height: int = 240) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     waves = stream.uniform(2, 12, (3, 2))
     phase = stream.uniform(0, 6, 3)
-    channels = [np.sin(a * x + b * y + p) * 90 + 128 for (a, b), p in zip(waves, phase, strict=True)]
+    channels = [
+        np.sin(a * x + b * y + p) * 90 + 128 for (a, b), p in zip(waves, phase, strict=True)
+    ]
     picture = np.stack(channels, axis=-1)
     for _ in range(4):
         cx, cy, radius = stream.uniform(0, 1), stream.uniform(0, 0.75), stream.uniform(0.04, 0.2)

@@ -45,9 +45,7 @@ class TimmBackbone(Backbone):
         return logits
 
 
-def load(
-    name: str, *, checkpoint: str | None, pretrained: bool, num_classes: int | None
-) -> Loaded:
+def load(name: str, *, checkpoint: str | None, pretrained: bool, num_classes: int | None) -> Loaded:
     """Build ``name`` with the checkpoint's weights, the hub's, or random ones (seed 0).
 
     ``num_classes`` is that of the labels, where there are any; a checkpoint's own count wins.

@@ -21,7 +21,9 @@ def test_only_image_is_required() -> None:
 
 
 def test_rows_of_one_image_become_adjacent_and_keep_their_order() -> None:
-    table = complete(pa.table({"image": ["a", "b", "a", "c", "b"], "n": [0, 1, 2, 3, 4]}), where="t")
+    table = complete(
+        pa.table({"image": ["a", "b", "a", "c", "b"], "n": [0, 1, 2, 3, 4]}), where="t"
+    )
     assert table["image"].to_pylist() == ["a", "a", "b", "b", "c"]
     assert table["n"].to_pylist() == [0, 2, 1, 4, 3]
 

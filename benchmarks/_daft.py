@@ -1,0 +1,64 @@
+"""The same job in Daft: ``_daft.py FOLDER MODEL OUT``; its native runner, processes, bf16."""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import daft
+import numpy as np
+from daft import DataType, Series
+
+
+@daft.cls(max_concurrency=2, use_process=True)
+class Forward:
+    def __init__(self, name: str, stamp: str):
+        import timm
+        import torch
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = timm.create_model(name).eval()
+        self.model = model.to(torch.bfloat16, memory_format=torch.channels_last)
+        self.stamp = Path(stamp)
+
+    @daft.method.batch(
+        return_dtype=DataType.struct(
+            {
+                "label_index": DataType.int64(),
+                "embedding": DataType.fixed_size_list(DataType.float32(), 2048),
+            }
+        ),
+        batch_size=32,
+    )
+    def answer(self, images: Series) -> list[dict[str, object]]:
+        import torch
+
+        pixels = np.stack([np.asarray(image) for image in images.to_pylist()])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            x = ((x.float() - 127.5) / 127.5).to(torch.bfloat16)
+            pooled = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+            best = self.model.get_classifier()(pooled).argmax(1).tolist()
+            rows = pooled.float().numpy()
+        if not self.stamp.exists():
+            self.stamp.write_text(str(time.time()))
+        return [{"label_index": b, "embedding": row} for b, row in zip(best, rows, strict=True)]
+
+
+def main() -> None:
+    daft.set_runner_native()
+    stamp = tempfile.mktemp()
+    paths = sorted(str(f) for f in Path(sys.argv[1]).iterdir())
+    frame = daft.from_pydict({"image": paths})
+    images = frame["image"].download().decode_image(mode="RGB").resize(224, 224)
+    frame = frame.with_column("pixels", images)
+    frame = frame.with_column("out", Forward(sys.argv[2], stamp).answer(frame["pixels"]))
+    frame = frame.exclude("pixels").write_parquet(sys.argv[3])
+    frame.collect()
+    print(json.dumps({"first": float(Path(stamp).read_text())}))
+
+
+if __name__ == "__main__":
+    main()
