@@ -108,10 +108,12 @@ def run_demo(
         say(f"frames and boxes: {count} frames, {boxes} boxes in {manifest}")
     chosen = steps or partial(run_steps, extraction=extraction)
     report = _finish(out, chosen(manifest, out / "run", out / "index", say), started)
+    recall = "not measured" if report.recall is None else f"{report.recall:.3f}"
     say(
-        f"{report.tracks} tracks in {report.seconds:.0f} s; look at "
-        f"{' and '.join(str(picture) for picture in report.pictures)}"
+        f"demo: {report.rows} rows, {report.images_per_second:.0f} images/s, recall@10 {recall}, "
+        f"{report.tracks} tracks, in {report.seconds:.0f} s"
     )
+    say(f"look at {' and '.join(str(picture) for picture in report.pictures)}")
     return report
 
 
@@ -127,13 +129,18 @@ def run_steps(
     from index.build import build_index
     from index.snapshot import Snapshot, current_version
     from index.tracks import link_run
-    from pipelines.extract import extract
+    from pipelines.extract import Options, extract
     from pipelines.run import ModelRequest
 
     say(f"extract: {manifest} with lite0 into {run}")
-    outcome = extract(str(manifest), ModelRequest(spec="lite0"), run, report=extraction)
-    rows = outcome.run.manifest.rows
-    say(f"extract: {rows.written} rows, {rows.failed} failed")
+    outcome = extract(
+        str(manifest), ModelRequest(spec="lite0"), run, Options(hdf5=True), report=extraction
+    )
+    rows, seconds = outcome.run.manifest.rows, outcome.run.manifest.seconds
+    say(
+        f"extract: {rows.written} rows, {rows.failed} failed, {rows.written / seconds:.0f} images/s "
+        "with start-up; Parquet and features.h5"
+    )
     standing = current_version(index) is not None
     snapshot = Snapshot.open(index) if standing else build_index([run], index)
     facts = snapshot.manifest

@@ -49,7 +49,7 @@ class Forward:
 
 def main() -> None:
     daft.set_runner_native()
-    stamp = tempfile.mktemp()
+    stamp = str(Path(tempfile.mkdtemp()) / "first")
     paths = sorted(str(f) for f in Path(sys.argv[1]).iterdir())
     frame = daft.from_pydict({"image": paths})
     images = frame["image"].download().decode_image(mode="RGB").resize(224, 224)

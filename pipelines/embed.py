@@ -59,18 +59,14 @@ class Embedder:
             pooled, logits = self._engine(batch)
         indices, scores = top_classes(logits, TOP_K)
         names = self._engine.labels
-        topk = [
-            {
-                "label": names[index] if names else None,
-                "label_index": int(index),
-                "score": float(score),
-            }
-            for index, score in zip(indices[0], scores[0], strict=True)
-        ]
+        labels = [names[index] if names else None for index in indices[0]]
         return Embedded(
             embedding=pooled[0],
-            label=topk[0]["label"],
-            label_index=topk[0]["label_index"],
-            score=topk[0]["score"],
-            topk=topk,
+            label=labels[0],
+            label_index=int(indices[0, 0]),
+            score=float(scores[0, 0]),
+            topk=[
+                {"label": label, "label_index": int(index), "score": float(score)}
+                for label, index, score in zip(labels, indices[0], scores[0], strict=True)
+            ],
         )
