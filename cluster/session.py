@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,17 +105,29 @@ def _start(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A worker's stack trace is for --debug; what a user needs is raised and shown in one line.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    assert in_main_thread, "ray.init installs signal handlers"
     try:
         if address:
             ray.init(address=address, **quiet)
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
-            ray.init(num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
+            with _hushed():
+                ray.init(num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"Ray at {address}" if address else "a local Ray"
         raise ClusterError(
             f"{where} could not be reached: {str(error).splitlines()[0]}; "
             "check the address, that 'ray start' runs there, and RAY_AUTH_MODE and its token"
         ) from None
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep file descriptor 2 quiet: Ray's core announces its own log level there."""
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
