@@ -459,7 +459,7 @@ class _Bar:
         )
         self._tasks: dict[str, Any] = {}
         self._began: dict[str, tuple[float, int]] = {}
-        self._logged = 0.0
+        self._logged = time.monotonic()  # what ends, or fails, at once needs no progress
 
     def __enter__(self) -> _Bar:
         self._progress.start()

@@ -3,7 +3,8 @@
 Ray schedules by logical CPUs. An extraction keeps its forward actors for its whole life,
 and on a resume Ray's checkpoint filter needs one whole CPU beside them; where the actors
 hold every CPU the job waits for ever in silence. ``Slots`` therefore never gives the
-actors everything: it leaves one CPU for the filter and a share for reading and writing.
+actors everything: it leaves one CPU for the filter and a share for reading and writing,
+and leaves them in one piece: what is free is of no use where it lies in crumbs on many nodes.
 How many cores really work is decided by torch's threads, not by these numbers.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from cluster.errors import ClusterError
 
 MIN_CPUS = 2
 _FILTER_CPUS = 1.0
+_KNOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,16 @@ class Slots:
         return self.cpus_per_task if self.gpus_per_actor else self.cpus_per_actor
 
 
-def lay_out(cpus: float, gpus: float, *, cores: int | None = None) -> Slots:
+def lay_out(cpus: float, gpus: float, *, cores: int | None = None, nodes: int = 1) -> Slots:
     """Share a cluster's logical CPUs and GPUs.
 
     One actor a GPU, or one single-threaded actor a core where there is none. ``cores`` is
-    given where it is known to be fewer than the logical CPUs.
+    given where it is known to be fewer than the logical CPUs. Ray chooses the node of each
+    actor, so the shares hold for any choice: of ``nodes`` that each had less than x free,
+    all together would have less than ``nodes * x``.
 
     Raises:
-        ClusterError: fewer than ``MIN_CPUS`` logical CPUs.
+        ClusterError: fewer than ``MIN_CPUS`` logical CPUs, or nodes too small.
     """
     if cpus < MIN_CPUS:
         raise ClusterError(
@@ -56,13 +61,24 @@ def lay_out(cpus: float, gpus: float, *, cores: int | None = None) -> Slots:
             "start Ray with --num-cpus=2 or more (slots, not cores)"
         )
     actors = int(gpus) if gpus >= 1 else min(int(cpus), cores or int(cpus))
-    tasks = max(0.5, cpus / 8)  # for reading, decoding and writing
-    share = (cpus - _FILTER_CPUS - tasks) / actors
+    task = min(1.0, max(0.25, cpus / 16))  # for reading, decoding and writing
+    fits = [
+        (cpus - nodes * _FILTER_CPUS) / actors,  # the filter beside the actors
+        (cpus - _FILTER_CPUS - task - nodes * task) / actors,  # two tasks beside both
+    ]
+    if gpus < 1:  # ``cpus_to_decode``: a reading task is as large as an actor
+        fits.append((cpus - _FILTER_CPUS - task) / (actors + nodes))
+    share = min(1.0, int(min(fits) * 100) / 100)
+    if share <= 0:
+        raise ClusterError(
+            f"the cluster has {cpus:g} logical CPUs on {nodes} nodes, too few on each; "
+            "start every node with --num-cpus=2 or more (slots, not cores)"
+        )
     return Slots(
         actors=actors,
-        cpus_per_actor=min(1.0, int(share * 100) / 100),
+        cpus_per_actor=share,
         gpus_per_actor=1.0 if gpus >= 1 else 0.0,
-        cpus_per_task=min(1.0, tasks / 2),
+        cpus_per_task=task,
     )
 
 
@@ -90,7 +106,10 @@ def session(address: str | None = None) -> Iterator[Slots]:
         total = ray.cluster_resources()
         ours = not joined_already and not address
         yield lay_out(
-            total.get("CPU", 0), total.get("GPU", 0), cores=local_cores() if ours else None
+            total.get("CPU", 0),
+            total.get("GPU", 0),
+            cores=local_cores() if ours else None,
+            nodes=sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()),
         )
     finally:
         if not joined_already:
@@ -99,6 +118,7 @@ def session(address: str | None = None) -> Iterator[Slots]:
 
 def _start(address: str | None) -> None:
     import ray
+    from ray.exceptions import RayError
 
     # Ray's core warns on stderr about its own actors; its log files keep everything else.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -107,15 +127,17 @@ def _start(address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **quiet)
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
             with _hushed():
                 ray.init(num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (RayError, OSError, RuntimeError, ValueError) as error:
         where = f"Ray at {address}" if address else "a local Ray"
+        text = str(getattr(error, "message", error)).splitlines() or [type(error).__name__]
         raise ClusterError(
-            f"{where} could not be reached: {str(error).splitlines()[0]}; "
+            f"{where} could not be reached: {text[0]}; "
             "check the address, that 'ray start' runs there, and RAY_AUTH_MODE and its token"
         ) from None
 
@@ -131,3 +153,10 @@ def _hushed() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(sink)
+
+
+def _knock(address: str) -> None:
+    """Fail in seconds where nothing listens; Ray itself takes minutes to say so."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()

@@ -57,7 +57,9 @@ TOPK_TYPE = pa.list_(
 def result_fields(feature_dim: int, num_classes: int | None) -> list[pa.Field]:
     """Fields that extraction adds to the plan's, in the order they are written.
 
-    ``num_classes`` adds the ``logits`` column; None leaves it out.
+    ``num_classes`` adds the ``logits`` column; None leaves it out. A row with an ``error`` has
+    no class and NaN for embedding and logits: Arrow before 26 cannot read back a null list of
+    fixed size.
     """
     fields = [
         pa.field("label", pa.string()),

@@ -6,7 +6,7 @@ by image, an upload to the API. That is why their embeddings agree.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,10 +51,12 @@ class Engine:
         self._backbone = loaded.backbone
         self._backbone.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         how = facts.preprocess
-        # Pixels are 0..255 here, so mean and std are scaled instead of the pixels.
-        shape: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
-        self._mean = torch.tensor(how.mean, **shape).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(how.std, **shape).view(1, 3, 1, 1) * 255
+        # One value a number of the flattened image, because broadcasting three channels over
+        # interleaved pixels is three times slower. Pixels are 0..255, so these are scaled.
+        pixels = how.input_size[0] * how.input_size[1]
+        mean, std = (torch.tensor(v, dtype=torch.float32) * 255 for v in (how.mean, how.std))
+        self._mean = mean.repeat(pixels).to(self.device)
+        self._scale = (1 / std).repeat(pixels).to(self.device)
         # Weights stay float32 until the first batch, which an audit computes in both.
         self._converted = False
 
@@ -77,9 +79,10 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self, pixels: np.ndarray, dtype: torch.dtype) -> Answers:
+        raw = torch.from_numpy(pixels).to(self.device, non_blocking=True)
+        flat = raw.flatten(1).to(torch.float32).sub_(self._mean).mul_(self._scale).to(dtype)
         # [B, H, W, 3] seen as [B, 3, H, W] is channels_last already: no copy.
-        raw = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device, non_blocking=True)
-        x = ((raw.to(torch.float32) - self._mean) / self._std).to(dtype)
+        x = flat.view(raw.shape).permute(0, 3, 1, 2)
         pooled, logits = self._backbone.one_pass(x)
         return Answers(pooled.float().cpu().numpy(), logits.float().cpu().numpy())
 
@@ -94,5 +97,9 @@ def top_classes(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices and softmax scores of the ``k`` best classes, best first; ``[B, k]`` each."""
     scores = softmax(logits)
     k = min(k, scores.shape[1])
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    if not len(scores):
+        return np.empty((0, k), np.int32), np.empty((0, k), np.float32)
+    few = np.argpartition(-scores, k - 1, axis=1)[:, :k]  # a full sort costs ten times as much
+    order = np.argsort(-np.take_along_axis(scores, few, axis=1), axis=1, kind="stable")
+    best = np.take_along_axis(few, order, axis=1)
     return best.astype(np.int32), np.take_along_axis(scores, best, axis=1)

@@ -203,7 +203,10 @@ class _Work:
         tally = self._pass(before) if before < self._planned else None
         if self._options.hdf5:
             self._report(Progress("hdf5", 0, self._planned))
-            write_hdf5(self._out, self._request.facts, cpus_per_task=self._slots.cpus_per_task)
+            try:
+                write_hdf5(self._out, self._request.facts, cpus_per_task=self._slots.cpus_per_task)
+            except Exception as error:
+                raise _as_work_error(error) from error
         self._report(Progress("checking", self._planned, self._planned))
         manifest = self._manifest(tally, time.time() - started)
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())

@@ -76,7 +76,7 @@ class ForwardActor:
             self._board.audited.remote(self._engine.audit(pixels))
 
     def _columns(self, answers: Answers, good: np.ndarray) -> dict[str, Any]:
-        """Arrow columns of ``len(good)`` rows; row i is null where ``good[i]`` is False."""
+        """Arrow columns of ``len(good)`` rows; row i has no answer where ``good[i]`` is False."""
         index, score = top_classes(answers.logits, self._options.top_k)
         count, width = index.shape
         names = self._engine.labels
@@ -97,11 +97,19 @@ class ForwardActor:
             "label_index": pa.array(index[:, 0]),
             "score": pa.array(score[:, 0]),
             "topk": pa.ListArray.from_arrays(offsets, entries).cast(TOPK_TYPE),
-            "embedding": _fixed(answers.pooled),
-            "logits": _fixed(answers.logits),
         }
-        return {name: values.take(place) for name, values in columns.items()}
+        return {name: values.take(place) for name, values in columns.items()} | {
+            "embedding": _fixed(answers.pooled, good),
+            "logits": _fixed(answers.logits, good),
+        }
 
 
-def _fixed(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+def _fixed(values: np.ndarray, good: np.ndarray) -> pa.Array:
+    """``len(good)`` fixed-size lists, NaN where ``good`` is False.
+
+    Not null: Arrow writes null fixed-size lists to Parquet but cannot read them back
+    (apache/arrow#35692).
+    """
+    full = np.full((len(good), values.shape[1]), np.nan, dtype=np.float32)
+    full[good] = values
+    return pa.FixedSizeListArray.from_arrays(pa.array(full.reshape(-1)), full.shape[1])

@@ -85,13 +85,9 @@ def write_shard(source: Path, target: Path, id_bytes: int) -> Shard:
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """FixedSizeList ``[N, D]`` as float32; null rows are NaN."""
+    """FixedSizeList ``[N, D]`` as float32; rows with an error hold NaN already."""
     array = column.combine_chunks()
-    values = np.full((len(array), array.type.list_size), np.nan, dtype=np.float32)
-    # flatten() leaves out null rows, values do not
-    values[np.asarray(array.is_valid())] = (
-        array.flatten().to_numpy().reshape(-1, array.type.list_size)
-    )
+    values: np.ndarray = array.flatten().to_numpy().reshape(len(array), array.type.list_size)
     return values
 
 

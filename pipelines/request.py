@@ -54,32 +54,43 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
             another process is at work on it.
     """
     existed = out.exists()
-    if existed and not out.is_dir():
-        raise RunError(f"--out {out} is a file; give a folder")
-    request_file = out / "request.json"
-    earlier = read_record(request_file, Request) if request_file.is_file() else None
-    if earlier is None and existed and any(_foreign(out)):
-        raise RunError(f"--out {out} is not empty and not a run; give a new folder")
-    if earlier is not None and earlier.command != command:
-        differs = "; ".join(differences(earlier.command, command))
-        raise RunError(f"--out {out} is a run of another command ({differs}); give a new --out")
+    _earlier(out, command)  # before anything is touched
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise RunError(f"--out {out} cannot be written: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"--out {out}: another extract is at work on it; wait for it or give another --out"
-            ) from None
-        yield earlier
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # Nothing is cleaned up here: all of it belongs to the other process.
+        os.close(lock)
+        raise RunError(
+            f"--out {out}: another extract is at work on it; wait for it or give another --out"
+        ) from None
+    try:
+        yield _earlier(out, command)  # again: another process may have ended meanwhile
     finally:
-        if not request_file.is_file() and not any((out / "detections").glob("*")):
+        if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
             _remove_empty(out, keep=existed)
         os.close(lock)
+
+
+def _earlier(out: Path, command: Command) -> Request | None:
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise RunError(f"--out {out} is a file; give a folder")
+    request_file = out / "request.json"
+    if not request_file.is_file():
+        if any(_foreign(out)):
+            raise RunError(f"--out {out} is not empty and not a run; give a new folder")
+        return None
+    earlier = read_record(request_file, Request)
+    if earlier.command != command:
+        differs = "; ".join(differences(earlier.command, command))
+        raise RunError(f"--out {out} is a run of another command ({differs}); give a new --out")
+    return earlier
 
 
 def _foreign(out: Path) -> Iterator[Path]:

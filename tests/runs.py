@@ -63,7 +63,8 @@ def write_run(
             for row in range(rows)
         ],
         "embedding": [
-            embeddings[row].astype(np.float32) if good[row] else None for row in range(rows)
+            embeddings[row].astype(np.float32) if good[row] else np.full(dim, np.nan, np.float32)
+            for row in range(rows)
         ],
         "error": [failed.get(row) for row in range(rows)],
     }

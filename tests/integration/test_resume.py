@@ -1,0 +1,87 @@
+"""Killed in the middle, continued with the same command: every row once, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kill_and_resume import (
+    check,
+    events_before_kill,
+    extract_command,
+    finish,
+    group,
+    kill_once,
+    make_source,
+)
+from onepass import main
+from pipelines.extract import committed_rows
+
+pytestmark = pytest.mark.ray
+
+ROWS = 2000
+
+
+@pytest.mark.timeout(300)
+def test_three_kills_lose_and_repeat_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out, log = make_source(tmp_path / "images", ROWS), tmp_path / "run", tmp_path / "log"
+    command = extract_command(source, out)
+    dice = random.Random(7)  # noqa: S311
+    committed = 0
+    for _ in range(3):
+        kill = kill_once(command, out, events_before_kill(dice, 3), log)
+        assert not (out / "manifest.json").exists()
+        assert committed <= kill.rows <= ROWS
+        committed = kill.rows
+    assert committed > 0, "no kill came after a commit: nothing was resumed"
+    finish(command, log)
+    assert f"{committed} of them from before" in log.read_text()
+    check(out, ROWS)
+    monkeypatch.setattr(sys, "argv", ["onepass", "inspect", str(out), "--verify"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 0
+    assert "each row exactly once" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(300)
+def test_a_cluster_of_two_slots_does_not_starve_on_resume(tmp_path: Path) -> None:
+    source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
+    command = extract_command(source, out)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Ray's sockets need a short path, which pytest's folders are not.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        head = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}"),
+            *("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"),
+        ]
+        env = {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        with group(head, tmp_path / "head.log"):
+            _wait_for(port, seconds=60)
+            kill_once(command, out, 4, log, env=env)
+            before = committed_rows(out)
+            assert 0 < before < 600
+            assert finish(command, log, env=env, seconds=150) < 150
+    check(out, 600)
+    assert f"{before} of them from before" in log.read_text()
+
+
+def _wait_for(port: int, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"Ray did not listen on {port} in {seconds:g} s")
