@@ -74,8 +74,8 @@ class Holdings:
 
     def detections(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The columns of ``rows``, in their order."""
-        found: list[dict[str, Any]] = self.snapshot.rows.take(pa.array(rows)).to_pylist()
-        return found
+        # Not rows.take: on a large index it joins whole columns first.
+        return [self.detection(row) for row in rows.tolist()]
 
     def search(self, vector: np.ndarray, k: int, *, exact: bool) -> Hits:
         """The ``k`` rows nearest to one vector.

@@ -132,7 +132,8 @@ def _start(address: str | None) -> None:
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
             with _hushed():
-                ray.init(num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
+                # "local": Ray would else join any cluster it finds running on this machine.
+                ray.init("local", num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
     except (RayError, OSError, RuntimeError, ValueError) as error:
         where = f"Ray at {address}" if address else "a local Ray"
         text = str(getattr(error, "message", error)).splitlines() or [type(error).__name__]

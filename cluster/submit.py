@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -26,7 +27,7 @@ _QUIET_SECONDS = 30.0  # without a line of log: ask whether the cluster is still
 _LOST_SECONDS = 60.0  # without any answer: give the cluster up
 
 
-class LeftRunning(WorkError):
+class LeftRunningError(WorkError):
     """The user stopped following; the job goes on."""
 
     exit_code = 130
@@ -48,7 +49,7 @@ def run_job(address: str, arguments: Sequence[str], *, log: Callable[[str], obje
         ClusterError: no command, a relative path, no answer at ``address``, or a token that
             the cluster refuses. Nothing was submitted.
         WorkError: the cluster stopped answering while the job ran.
-        LeftRunning: Ctrl-C; the job goes on.
+        LeftRunningError: Ctrl-C; the job goes on.
     """
     if not arguments:
         raise ClusterError("nothing to submit; give a command after --, as: -- extract SOURCE …")
@@ -62,8 +63,8 @@ def run_job(address: str, arguments: Sequence[str], *, log: Callable[[str], obje
     try:
         details = follower.to_the_end()
     except KeyboardInterrupt:
-        raise LeftRunning(f"job {job_id} goes on without you; {by_hand}") from None
-    except _Lost as lost:
+        raise LeftRunningError(f"job {job_id} goes on without you; {by_hand}") from None
+    except _LostError as lost:
         raise WorkError(
             f"--address {address} stopped answering while job {job_id} ran ({lost}); {by_hand}"
         ) from None
@@ -113,6 +114,8 @@ def _connect(address: str) -> Any:
     # Ray lets RAY_ADDRESS win over its argument, and this variable over both: what was asked
     # for on the command line must be what is used.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
+    for handler in logging.getLogger("ray").handlers:  # each file it packs, each connection
+        handler.setLevel(logging.ERROR)
     return Bounded(address)
 
 
@@ -125,7 +128,7 @@ def _runtime_env() -> dict[str, object]:
     return {"working_dir": str(_CHECKOUT), "excludes": excludes}
 
 
-class _Lost(Exception):  # noqa: N818 - never leaves this module
+class _LostError(Exception):
     """The cluster has not answered for ``_LOST_SECONDS``."""
 
 
@@ -158,7 +161,7 @@ class _Follower:
                 raise
             except (ClientError, RayError, OSError, RuntimeError) as error:
                 if time.monotonic() - self._heard > _LOST_SECONDS:
-                    raise _Lost(_one_line(str(error)) or type(error).__name__) from None
+                    raise _LostError(_one_line(str(error)) or type(error).__name__) from None
             time.sleep(1)
 
     def _ask(self) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.csv
 
-from cluster.errors import RunError
+from cluster.errors import ModelError, RunError
 from pipelines.run import ModelFacts, ModelRequest, Precision, Record, read_record, sha256_file
 
 
@@ -53,7 +54,7 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
         RunError: ``out`` is a file, holds something else, belongs to another command, or
             another process is at work on it.
     """
-    existed = out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     _earlier(out, command)  # before anything is touched
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
         yield _earlier(out, command)  # again: another process may have ended meanwhile
     finally:
         if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
-            _remove_empty(out, keep=existed)
+            _remove_empty(out, new)
         os.close(lock)
 
 
@@ -98,14 +99,12 @@ def _foreign(out: Path) -> Iterator[Path]:
     return (entry for entry in out.iterdir() if entry.name not in (".lock", "plan"))
 
 
-def _remove_empty(out: Path, *, keep: bool) -> None:
+def _remove_empty(out: Path, new: list[Path]) -> None:
+    """Take back what this call made: its files, and the ``new`` folders, innermost first."""
     (out / ".lock").unlink(missing_ok=True)
-    for file in (out / "plan").glob("*.parquet"):
-        file.unlink()
-    if (out / "plan").is_dir():
-        (out / "plan").rmdir()
-    if not keep:
-        out.rmdir()
+    shutil.rmtree(out / "plan", ignore_errors=True)
+    for folder in new:
+        folder.rmdir()
 
 
 def differences(then: Command, now: Command) -> list[str]:
@@ -124,11 +123,17 @@ def differences(then: Command, now: Command) -> list[str]:
 
 
 def fingerprint_inputs(plan: pa.Table, model: ModelRequest) -> dict[str, str]:
-    """Hash the planned rows and each file the model request names; short, for people."""
+    """Hash the planned rows and each file the model request names; short, for people.
+
+    Raises:
+        ModelError: a named file does not exist.
+    """
     inputs = {"plan": _table_digest(plan)}
     for name in ("checkpoint", "labels"):
         file = getattr(model, name)
-        if file and Path(file).is_file():  # a missing file is reported by the model's loader
+        if file and not Path(file).is_file():
+            raise ModelError(f"--{name} {file}: no such file")
+        if file:
             inputs[name] = sha256_file(Path(file))[:16]
     return inputs
 

@@ -1,0 +1,272 @@
+"""``onepass submit`` on a real cluster: two node processes that ask for a token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pictures import photo_folder
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CODE = ("onepass.py", "pyproject.toml", "api", "cluster", "index", "pipelines")
+MARK = "ONEPASS_TEST_CLUSTER"
+RAY = str(Path(sys.executable).parent / "ray")
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+# Appended to a package in the copy that is submitted: each process says what it imported.
+TRACER = """
+import os as _os
+import pathlib as _pathlib
+import sys as _sys
+(_pathlib.Path({folder!r}) / str(_os.getpid())).write_text(_sys.prefix + " " + __file__)
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head and a worker, and a checkout of its own to submit from."""
+
+    folder: Path
+    url: str
+    env: dict[str, str]
+
+    @property
+    def checkout(self) -> Path:
+        return self.folder / "checkout"
+
+    @property
+    def traces(self) -> Path:
+        return self.folder / "traces"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "onepass", *arguments]
+
+    def submit(self, *arguments: str, seconds: float = 120, **env: str) -> Any:
+        return subprocess.run(
+            self.command("submit", "--address", self.url, "--", *arguments),
+            cwd=self.checkout,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="op-"))  # short: Ray puts sockets below it
+    (folder / "token").write_text(secrets.token_hex(32))
+    (folder / "wrong").write_text(secrets.token_hex(32))
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(folder),  # nobody's own token
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        MARK: str(folder),
+    }
+    port, dashboard, client, *agents = _free_ports(5)
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *options: str) -> str:
+        # A temp folder for each node: two that share one unpack the job's code over each other.
+        options = (*options, "--num-cpus=2", "--block", f"--temp-dir={folder / name}")
+        for _ in range(2):  # a busy machine misses the 30 s that Ray gives a node to appear
+            log = folder / f"{name}.log"
+            with log.open("wb") as sink:
+                nodes.append(
+                    subprocess.Popen(
+                        [RAY, "start", *options],
+                        env=env,
+                        stdout=sink,
+                        stderr=sink,
+                        start_new_session=True,
+                    )
+                )
+            end = time.monotonic() + 90
+            while nodes[-1].poll() is None and time.monotonic() < end:
+                if "To terminate the Ray runtime" in (text := log.read_text()):
+                    return text
+                time.sleep(0.2)
+        raise AssertionError(f"node {name} did not start:\n{log.read_text()}")
+
+    try:
+        text = start(
+            "h",
+            "--head",
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agents[0]}",
+            f"--ray-client-server-port={client}",
+        )
+        address = text.split("--address='", 1)[1].split("'", 1)[0]
+        start("w", f"--address={address}", f"--dashboard-agent-listen-port={agents[1]}")
+        made = Cluster(folder, f"http://127.0.0.1:{dashboard}", env)
+        _copy_checkout(made)
+        yield made
+    finally:
+        _end(nodes, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_checkout(cluster: Cluster) -> None:
+    for name in CODE:
+        source, target = CHECKOUT / name, cluster.checkout / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(source, target)
+    cluster.traces.mkdir()
+    with (cluster.checkout / "pipelines" / "__init__.py").open("a") as file:
+        file.write(TRACER.format(folder=str(cluster.traces)))
+    for name in ("photos", ".venv", ".git", "runs"):  # what lies about in a checkout
+        (cluster.checkout / name).mkdir()
+        (cluster.checkout / name / "large").write_bytes(secrets.token_bytes(2**20))
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+def _marked(folder: Path) -> list[int]:
+    """Every process of the cluster, whatever group or parent it has by now."""
+    sign, found = f"{MARK}={folder}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if sign in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def _end(nodes: list[subprocess.Popen[bytes]], folder: Path) -> None:
+    for node in nodes:
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait(15)
+    end = time.monotonic() + 20
+    while left := _marked(folder):
+        assert time.monotonic() < end, f"still alive: {left}"
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+
+
+def test_extract_on_two_nodes_with_the_code_of_this_checkout(cluster: Cluster) -> None:
+    photos, out = photo_folder(cluster.folder / "data", 64), cluster.folder / "run"
+    # RAY_ADDRESS, as one has it set for 'extract', must not win over --address.
+    arguments = ("extract", str(photos), "--model", "tiny", "--out", str(out))
+    done = cluster.submit(*arguments, seconds=180, RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "python -m onepass extract" in done.stdout
+    assert f"{out}: 64 rows, 0 with errors" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(": SUCCEEDED")
+    assert done.stderr == ""
+
+    checked = subprocess.run(
+        [sys.executable, "-m", "onepass", "inspect", str(out), "--verify"],
+        cwd=CHECKOUT,
+        env=cluster.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "each row exactly once" in checked.stdout
+
+    traces = [file.read_text().split(" ", 1) for file in cluster.traces.iterdir()]
+    assert {prefix for prefix, _ in traces} == {sys.prefix}
+    sent = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*"
+    for node in ("h", "w"):
+        (code,) = (found for found in (cluster.folder / node).glob(sent) if found.is_dir())
+        assert any(Path(file).is_relative_to(code) for _, file in traces), f"no work on {node}"
+        assert {f.name for f in code.iterdir()} - {"__pycache__"} == set(CODE) - {"pyproject.toml"}
+        assert sum(file.stat().st_size for file in code.rglob("*.*") if file.is_file()) < 2**22
+    assert all("working_dir_files" in file for _, file in traces)
+
+
+def test_a_job_that_fails_is_exit_1_with_its_error_in_the_log(cluster: Cluster) -> None:
+    out = cluster.folder / "none"
+    done = cluster.submit("extract", str(cluster.folder), "--model", "nonsense", "--out", str(out))
+    assert done.returncode == 1, done.stdout + done.stderr
+    *_, error, status = done.stdout.splitlines()
+    assert error.startswith("error: ")
+    assert status.endswith(": FAILED (Job entrypoint command failed with exit code 2)")
+
+
+def test_ctrl_c_leaves_the_job_running(cluster: Cluster) -> None:
+    photos = photo_folder(cluster.folder / "more", 4)
+    arguments = ["extract", str(photos), "--model", "tiny", "--out", str(cluster.folder / "left")]
+    process = subprocess.Popen(
+        cluster.command("submit", "--address", cluster.url, "--", *arguments),
+        cwd=cluster.checkout,
+        env={**cluster.env, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Running entrypoint"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    (said,) = error.splitlines()
+    assert said.startswith("error: job raysubmit_")
+    stop = said.split("stop it: ", 1)[1].split()
+    assert stop[:2] == ["ray", "job"]
+    stopped = subprocess.run(
+        [RAY, *stop[1:]], env=cluster.env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "was stopped" in stopped.stdout + stopped.stderr  # so it was running
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": ""}, "Missing authentication token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "cannot be opened or is empty: /nowhere/token"),
+        ({"RAY_AUTH_TOKEN_PATH": ""}, "couldn't find an authentication token"),
+        ({"RAY_AUTH_TOKEN_PATH": "{folder}/wrong"}, "Invalid authentication token"),
+    ],
+    ids=["no token", "no file", "no default file", "wrong token"],
+)
+def test_a_token_that_does_not_fit_is_one_line_and_exit_2(
+    cluster: Cluster, env: dict[str, str], said: str
+) -> None:
+    env = {key: value.format(folder=cluster.folder) for key, value in env.items()}
+    done = cluster.submit("link", "/runs/a", seconds=30, **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: --address {cluster.url}: ")
+    assert said in line
+    assert "RAY_AUTH_TOKEN_PATH" in line

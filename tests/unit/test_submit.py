@@ -1,0 +1,177 @@
+"""Submitting a job, as far as it goes without a cluster."""
+
+from __future__ import annotations
+
+import socket
+import time
+import tomllib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.job_submission import JobStatus
+
+import cluster.submit
+from cluster.errors import ClusterError, WorkError
+from cluster.session import lay_out, session
+from cluster.submit import Ended, LeftRunningError, run_job
+
+URL = "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["extract", "/data", "--out", "runs/a"], "--out runs/a"),
+        (["extract", "/data", "--out=runs/a"], "--out runs/a"),
+        (["extract", "/data", "--checkpoint", "w.pth", "--out", "/runs/a"], "--checkpoint w.pth"),
+        (["extract", "photos", "--out", "/runs/a"], "the path photos"),
+        (["link", "runs/a"], "the path runs/a"),
+        (["index", "build", "runs/a", "--out", "/index"], "the path runs/a"),
+    ],
+)
+def test_relative_paths_are_refused_before_anything_is_sent(
+    arguments: list[str], named: str
+) -> None:
+    with pytest.raises(ClusterError, match=f"^{named}: .* give an absolute path"):
+        run_job(URL, arguments, log=print)
+
+
+def test_absolute_paths_and_uris_pass() -> None:
+    cluster.submit._refuse_relative_paths(
+        ["extract", "s3://bucket/images", "--model", "timm:a/b", "--out", "/runs/a"]
+    )
+    cluster.submit._refuse_relative_paths(["index", "build", "/runs/a", "--out=/index"])
+
+
+def test_a_command_and_a_scheme_are_needed() -> None:
+    with pytest.raises(ClusterError, match="nothing to submit"):
+        run_job(URL, [], log=print)
+    with pytest.raises(ClusterError, match="as http://HOST:8265"):
+        run_job("127.0.0.1:8265", ["link", "/runs/a"], log=print)
+
+
+def test_the_code_that_is_sent_is_the_code_that_is_packaged() -> None:
+    settings = tomllib.loads((cluster.submit._CHECKOUT / "pyproject.toml").read_text())
+    packaged = settings["tool"]["setuptools"]
+    tops = {name.split(".")[0] for name in packaged["packages"]}
+    assert {*tops, *(f"{name}.py" for name in packaged["py-modules"])} == set(cluster.submit._CODE)
+
+
+def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # restored afterwards
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # Ray would prefer it to ours
+    with pytest.raises(ClusterError, match=r"^--address http://127.0.0.1:1: .*dashboard answers"):
+        run_job(URL, ["link", "/runs/a"], log=print)
+    with (
+        pytest.raises(ClusterError, match=r"127.0.0.1:1 could not be reached"),
+        session("127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_a_silent_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    monkeypatch.setattr(cluster.submit, "_HELLO_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=r"(?i)timed out"):
+            run_job(url, ["link", "/runs/a"], log=print)
+
+
+@dataclass
+class Job:
+    """Ray's client for one job, whose log comes in the given connections' pieces."""
+
+    connections: list[list[str | BaseException]]
+    status: JobStatus = JobStatus.SUCCEEDED
+    message: str | None = None
+    gone: bool = False
+    opened: int = field(default=0, init=False)
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        pieces = self.connections[min(self.opened, len(self.connections) - 1)]
+        self.opened += 1
+        for piece in pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    def get_job_info(self, job_id: str) -> Any:
+        if self.gone:
+            raise ConnectionError("refused")
+        ended = self.opened >= len(self.connections)
+        return _Details(self.status if ended else JobStatus.RUNNING, self.message)
+
+
+@dataclass
+class _Details:
+    status: JobStatus
+    message: str | None
+
+
+def follow(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[Ended, str]:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(cluster.submit, "_submit", lambda *_: (job, "job_1"))
+    log: list[str] = []
+    ended = run_job(URL, ["link", "/runs/a"], log=log.append)
+    return ended, "".join(log)
+
+
+def test_a_broken_stream_is_opened_again_and_nothing_is_said_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Job([["one\n", RuntimeError("closed")], ["one\ntw"], ["one\ntwo\n", "three\n"]])
+    ended, log = follow(job, monkeypatch)
+    assert log == "one\ntwo\nthree\n"
+    assert ended == Ended("job_1", "SUCCEEDED", "")
+
+
+def test_the_reason_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Job entrypoint command failed with exit code 2, last available logs (tr…):\nmany\n"
+    ended, _ = follow(Job([["many\n"]], JobStatus.FAILED, said), monkeypatch)
+    assert ended.message == "Job entrypoint command failed with exit code 2"
+    ended, _ = follow(Job([[]], JobStatus.FAILED, "no environment:\n disk full"), monkeypatch)
+    assert ended.message == "no environment: disk full"
+
+
+def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.submit, "_LOST_SECONDS", -1.0)
+    with pytest.raises(WorkError, match=r"stopped answering while job job_1 ran \(refused\)"):
+        follow(Job([["one\n"]], gone=True), monkeypatch)
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(LeftRunningError, match=f"ray job stop --address {URL} job_1") as caught:
+        follow(Job([["one\n", KeyboardInterrupt()]]), monkeypatch)
+    assert caught.value.exit_code == 130
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 8])
+@pytest.mark.parametrize("cpus_a_node", [2, 3, 4, 16, 64])
+@pytest.mark.parametrize("gpus_a_node", [0, 1])
+def test_slots_are_free_in_one_piece_however_ray_places_the_actors(
+    nodes: int, cpus_a_node: int, gpus_a_node: int
+) -> None:
+    slots = lay_out(nodes * cpus_a_node, nodes * gpus_a_node, nodes=nodes)
+    free = nodes * cpus_a_node - slots.actors * slots.cpus_per_actor
+    assert free >= nodes  # so one node has a whole CPU for the checkpoint filter
+    free -= 1
+    largest = max(slots.cpus_to_decode, slots.cpus_per_task)
+    assert free >= nodes * largest  # beside it, one node has room to read
+    assert free - largest >= nodes * slots.cpus_per_task - 1e-9 or (
+        free >= nodes * largest + slots.cpus_per_task - 1e-9  # and one to write meanwhile
+    )
+
+
+def test_nodes_of_one_cpu_are_refused() -> None:
+    with pytest.raises(ClusterError, match="4 logical CPUs on 4 nodes, too few on each"):
+        lay_out(4, 0, nodes=4)
+
+
+def test_the_checkout_is_this_one() -> None:
+    assert Path(__file__).is_relative_to(cluster.submit._CHECKOUT)
