@@ -11,6 +11,7 @@
     │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
+        ├── LeftRunningError  exit 130: the user stopped following; the job goes on
         └── VerifyError       stored files disagree with their manifest
 
 A message is one line: the value, where it stood, what is allowed, what to do next. The
@@ -58,6 +59,12 @@ class WorkError(OnepassError):
 
 class StalledError(WorkError):
     """No progress was made for the stated time."""
+
+
+class LeftRunningError(WorkError):
+    """The user stopped following a job; the job goes on."""
+
+    exit_code = 130
 
 
 class VerifyError(WorkError):

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, WorkError
+from cluster.errors import ClusterError, LeftRunningError, WorkError
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 # All that a job needs of a checkout. Naming it keeps out whatever else lies there: pictures,
@@ -25,12 +25,6 @@ _HELLO_SECONDS = 10.0  # for the first answer: is there a job server at all
 _REQUEST_SECONDS = 60.0  # for any later one; the upload is a few hundred kilobytes
 _QUIET_SECONDS = 30.0  # without a line of log: ask whether the cluster is still there
 _LOST_SECONDS = 60.0  # without any answer: give the cluster up
-
-
-class LeftRunningError(WorkError):
-    """The user stopped following; the job goes on."""
-
-    exit_code = 130
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -37,7 +36,7 @@ class DecodeBlock:
         torch.set_num_threads(1)
         height, width = self._preprocess.input_size
         size = height * width * 3
-        buffer = np.zeros((rows.num_rows, size), dtype=np.uint8)
+        buffer = torch.zeros((rows.num_rows, height, width, 3), dtype=torch.uint8)
         errors: list[str | None] = []
         taken: list[Any] = []
         for number, (image, result) in enumerate(self._images(rows)):
@@ -50,13 +49,15 @@ class DecodeBlock:
             except ImageError as error:
                 errors.append(f"{error} [{image}]")
                 continue
-            buffer[number] = pixels.permute(1, 2, 0).reshape(-1).numpy()
+            buffer[number] = pixels.permute(1, 2, 0)
             errors.append(None)
         if self._board is not None:
             self._board.decoded.remote(rows.num_rows)
         stamps = rows["timestamp"].combine_chunks()
         stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
-        column = pa.Array.from_buffers(pa.binary(size), rows.num_rows, [None, pa.py_buffer(buffer)])
+        column = pa.Array.from_buffers(
+            pa.binary(size), rows.num_rows, [None, pa.py_buffer(buffer.numpy())]
+        )
         at = rows.column_names.index("timestamp")
         return (
             rows.set_column(at, "timestamp", stamps)

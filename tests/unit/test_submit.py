@@ -14,9 +14,9 @@ import pytest
 from ray.job_submission import JobStatus
 
 import cluster.submit
-from cluster.errors import ClusterError, WorkError
+from cluster.errors import ClusterError, LeftRunningError, WorkError
 from cluster.session import lay_out, session
-from cluster.submit import Ended, LeftRunningError, run_job
+from cluster.submit import Ended, run_job
 
 URL = "http://127.0.0.1:1"
 
