@@ -7,6 +7,7 @@ and FAISS are imported by the command that needs them.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cluster.errors import InputError, OnepassError
+from cluster.errors import InputError, OnepassError, StalledError
 
 if TYPE_CHECKING:
     from index.snapshot import Snapshot
@@ -523,10 +524,25 @@ def main() -> None:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code, at_once=isinstance(error, StalledError))
+    except OSError as error:  # a full disk, a folder without permission
+        if debug:
+            raise
+        at = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {at}{error.strerror or error}; what is written is kept", err=True)
+        _leave(1, at_once=True)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command continues where it was", err=True)
-        sys.exit(130)
+        _leave(130, at_once=True)
+
+
+def _leave(code: int, *, at_once: bool) -> None:
+    """Exit; ``at_once`` where a thread inside Ray would wake up and start Ray again."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if at_once:
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,13 @@
-"""Build one snapshot from finished runs: check everything, measure recall, publish atomically.
+"""Build one snapshot from finished runs: check everything, measure recall, then publish.
 
 The vectors are read twice. The first pass only looks (duplicates, zero vectors, a factory that
-does not work), so that a refusal leaves the disk as it was. The second fills the index. A build
-that dies at any point leaves a hidden folder behind, never half a version: the folder is renamed
-when it is complete, and CURRENT switches after that.
+does not work), so that a refusal leaves the disk as it was. The second fills the index.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cluster.errors import SnapshotError, WorkError
+from cluster.errors import SnapshotError
 from index.factory import (
     METRICS,
     Metric,
@@ -38,9 +31,9 @@ from index.factory import (
     train,
     training_rows,
 )
+from index.publish import locked, publish
 from index.recall import ExactKnn, tune
 from index.snapshot import (
-    CURRENT,
     MANIFEST,
     ROWS,
     ROWS_SCHEMA,
@@ -60,9 +53,6 @@ RECALL_K = 10
 HELD_OUT = 200  # queries kept aside: recall@10 over 2,000 neighbours, good to about 0.01
 PROBED = 1024  # rows a factory is tried on before it is believed
 SEED = 20_240_501  # the same rows give the same snapshot
-
-_NUMBERED = re.compile(r"v(\d{4,})")
-_BUILDING = re.compile(r"\.building-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -115,26 +105,12 @@ def build_index(
     out = Path(out)
     _check_folder(out, opened[0], metric)
     plan = _look(opened, metric, factory)
-    with _locked(out):
+    with locked(out):
         _check_folder(out, opened[0], metric)  # another build may have ended meanwhile
-        _remove_leftovers(out)
-        version = _next_version(out)
-        draft = out / f".building-{os.getpid()}"
-        draft.mkdir()
-        try:
-            _write(draft, plan, version, metric, recall, progress, began)
-            _sync(draft)
-            draft.rename(out / version)
-            _sync(out)
-        except OSError as error:
-            raise WorkError(
-                f"writing {draft} failed: {error.strerror or error}; "
-                f"{out} serves what it served before"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        write_atomic(out / CURRENT, f"{version}\n".encode())
-        _sync(out)
+        version = publish(
+            out,
+            lambda draft, version: _write(draft, plan, version, metric, recall, progress, began),
+        )
     return Snapshot.open(out, version)
 
 
@@ -351,57 +327,3 @@ def _described(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
     given = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in ROWS_SCHEMA.names[1:]]
     number = pa.array(np.full(batch.num_rows, run, np.int16))
     return pa.RecordBatch.from_arrays([number, *given], schema=ROWS_SCHEMA)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the one build of ``out``; the lock goes with the process, however it dies."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("a")
-    except OSError as error:
-        raise SnapshotError(
-            f"{out} cannot be written ({error.strerror}); give another folder with --out"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnapshotError(
-                f"another build of {out} is running; wait for it, or give another --out"
-            ) from None
-        yield
-
-
-def _next_version(out: Path) -> str:
-    """One more than any that stands, complete or not: a name never means two things."""
-    numbers = [int(found[1]) for e in out.iterdir() if (found := _NUMBERED.fullmatch(e.name))]
-    return f"v{max(numbers, default=0) + 1:04d}"
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove drafts of builds that died; under the lock our own process has none."""
-    for entry in out.iterdir():
-        found = _BUILDING.fullmatch(entry.name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it lives, as somebody else
-    return True
-
-
-def _sync(folder: Path) -> None:
-    """Bring a folder and the files in it to the disk, so that a rename never precedes them."""
-    for entry in [*(e for e in folder.iterdir() if e.is_file()), folder]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

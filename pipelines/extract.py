@@ -240,7 +240,7 @@ class _Work:
         tally, moved_at, last = Tally(), time.monotonic(), (0, 0, 0)
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-            tally = ray.get(board.tally.remote(), timeout=60)
+            tally = _look(board, tally)
             now = (tally.decoded, tally.answered, len(_data_files(self._out)))
             if now != last:
                 last, moved_at = now, time.monotonic()
@@ -249,10 +249,9 @@ class _Work:
                 raise StalledError(self._stall_message(tally))
         if failure:
             raise _as_work_error(failure[0])
-        tally = ray.get(board.tally.remote(), timeout=60)
+        tally = _look(board, tally)
         if tally.audit is not None:
             write_atomic(self._out / "audit.json", tally.audit.model_dump_json().encode())
-        assert isinstance(tally, Tally)
         return tally
 
     def _stall_message(self, tally: Tally) -> str:
@@ -327,6 +326,7 @@ class _Work:
             ray_remote_args={"num_cpus": slots.cpus_per_task},
             compression="zstd",
         )
+        context.checkpoint_config = None  # the context is the process's, the checkpoint ours
 
     def _manifest(self, tally: Tally | None, seconds: float) -> RunManifest:
         """Check that every planned row stands once, then describe the run."""
@@ -363,6 +363,21 @@ class _Work:
             seconds=seconds,
             files=dict(zip(names, hashes, strict=True)),
         )
+
+
+def _look(board: Any, last: Tally) -> Tally:
+    """The board's tally; the last one where the board is lost or too busy to answer.
+
+    Losing it costs the progress display only: files and checkpoints do not depend on it.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    try:
+        seen: Tally = ray.get(board.tally.remote(), timeout=60)
+    except (GetTimeoutError, RayActorError):
+        return last
+    return seen
 
 
 def _data_files(out: Path) -> list[Path]:
