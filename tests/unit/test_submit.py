@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.job_submission import JobStatus
 
 import cluster.submit
@@ -65,6 +66,7 @@ def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # Ray would prefer it to ours
     with pytest.raises(ClusterError, match=r"^--address http://127.0.0.1:1: .*dashboard answers"):
         run_job(URL, ["link", "/runs/a"], log=print)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests may hold a session
     with (
         pytest.raises(ClusterError, match=r"127.0.0.1:1 could not be reached"),
         session("127.0.0.1:1"),
