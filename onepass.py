@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cluster.errors import InputError, OnepassError, StalledError
+from cluster.errors import InputError, OnepassError, StalledError, StoppedError
 
 if TYPE_CHECKING:
     from index.snapshot import Snapshot
@@ -466,8 +466,10 @@ class _Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
+        if kind is KeyboardInterrupt:  # said here, because Typer would only print "Aborted"
+            raise StoppedError("stopped; the same command continues where it was") from None
 
     def extraction(self, progress: Progress) -> None:
         self.update(progress.stage, progress.done, progress.planned)
@@ -524,16 +526,13 @@ def main() -> None:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
-        _leave(error.exit_code, at_once=isinstance(error, StalledError))
+        _leave(error.exit_code, at_once=isinstance(error, StalledError | StoppedError))
     except OSError as error:  # a full disk, a folder without permission
         if debug:
             raise
         at = f"{error.filename}: " if error.filename else ""
         typer.echo(f"error: {at}{error.strerror or error}; what is written is kept", err=True)
         _leave(1, at_once=True)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues where it was", err=True)
-        _leave(130, at_once=True)
 
 
 def _leave(code: int, *, at_once: bool) -> None:

@@ -11,6 +11,7 @@
     │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
+        ├── StoppedError      exit 130: Ctrl-C; what is written is kept
         ├── LeftRunningError  exit 130: the user stopped following; the job goes on
         └── VerifyError       stored files disagree with their manifest
 
@@ -59,6 +60,12 @@ class WorkError(OnepassError):
 
 class StalledError(WorkError):
     """No progress was made for the stated time."""
+
+
+class StoppedError(WorkError):
+    """The user stopped the work; what is written is kept."""
+
+    exit_code = 130
 
 
 class LeftRunningError(WorkError):

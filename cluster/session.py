@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StalledError
 
 MIN_CPUS = 2
 _FILTER_CPUS = 1.0
@@ -96,6 +96,8 @@ def session(address: str | None = None) -> Iterator[Slots]:
     Raises:
         ClusterError: the address does not answer, the token is wrong, or it is too small.
     """
+    # A thread that is left in a Ray call when the session ends must not start another Ray.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
 
     joined_already = ray.is_initialized()
@@ -111,6 +113,11 @@ def session(address: str | None = None) -> Iterator[Slots]:
             cores=local_cores() if ours else None,
             nodes=sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()),
         )
+    except (KeyboardInterrupt, StalledError):
+        # A thread still works inside Ray, and ending Ray under it can end this process
+        # without a word. Ray's processes watch ours and end when it does.
+        joined_already = True
+        raise
     finally:
         if not joined_already:
             ray.shutdown()

@@ -275,7 +275,8 @@ class _Work:
         from pipelines.forward import ForwardActor, ForwardOptions
 
         context = DataContext.get_current()
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context.enable_progress_bars = False
         context.target_max_block_size = 2 * BLOCK_BYTES
         # The newer reader packs small files into one block: one busy actor, the others idle.
@@ -400,7 +401,9 @@ def _as_work_error(error: BaseException) -> BaseException:
     inner = error
     while (cause := getattr(inner, "cause", None) or inner.__cause__) is not None:
         inner = cause
-    text = str(inner).strip().splitlines()
+    # Ray appends advice to a message, in an OSError even as its file name.
+    said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
+    text = said.strip().splitlines()
     wrapped = WorkError(
         f"extraction failed: {type(inner).__name__}: {text[0] if text else 'no message'}; "
         "what is written is kept, the same command continues (--debug shows where)"
