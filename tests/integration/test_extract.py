@@ -269,7 +269,7 @@ def bad(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> SimpleNa
     with pytest.MonkeyPatch.context() as patch:
         arguments = ["extract", str(folder / "rows.csv"), "--model", "tiny", "--out", str(out)]
         patch.setattr(sys, "argv", ["onepass", *arguments, "--hdf5"])
-        patch.setattr("onepass._say", words.append)
+        patch.setattr("pipelines.cli.say", words.append)
         with pytest.raises(SystemExit) as exited:
             main()
     run = Run.open(out)

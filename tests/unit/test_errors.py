@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-import onepass
+from cluster.console import Bar
 from cluster.errors import StoppedError, WorkError
 from pipelines.extract import _as_work_error
 
@@ -24,6 +24,6 @@ def test_the_innermost_cause_is_told_in_one_line() -> None:
 
 
 def test_ctrl_c_says_how_to_go_on() -> None:
-    with pytest.raises(StoppedError, match="the same command continues") as caught, onepass._Bar():
+    with pytest.raises(StoppedError, match="the same command continues") as caught, Bar():
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130

@@ -1,0 +1,47 @@
+"""The commands of this room: ``serve`` and ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.console import Bar, Json, print_json, say
+from pipelines.cli import shown_on
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Serve search, neighbours, crops and tracks over HTTP; documentation at /docs.
+
+    Example: onepass serve photos.index --port 8000
+    """
+    from api.server import serve as run_server
+
+    run_server(index, host=host, port=port)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path(
+        "demo-out"
+    ),
+    cache: Annotated[Path, typer.Option(help="Folder for the downloaded clip.")] = Path(".cache"),
+    as_json: Json = False,
+) -> None:
+    """A real clip of eight fish: boxes, one pass, index, tracks, pictures."""
+    from dataclasses import asdict
+
+    from api.demo import run_demo
+
+    with Bar() as bar:
+        report = run_demo(out, cache, say=say, extraction=shown_on(bar))
+    if as_json:
+        print_json(asdict(report))

@@ -1,0 +1,86 @@
+"""What every command shares: progress, words, and the ``--json`` option.
+
+It is imported before the command is known, so rich waits until there is progress to show.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from cluster.errors import StoppedError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+
+def say(text: str) -> None:
+    typer.echo(text)
+
+
+def warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+class Bar:
+    """Progress on stderr: a bar for people, a line now and then for logs."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        self._live = console.is_terminal
+        self._progress = Progress(
+            TextColumn("{task.description:<11}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._began: dict[str, tuple[float, int]] = {}
+        self._logged = time.monotonic()  # what ends, or fails, at once needs no progress
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._progress.stop()
+        if kind is KeyboardInterrupt:  # said here, because Typer would only print "Aborted"
+            raise StoppedError("stopped; the same command continues where it was") from None
+
+    def counted(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.update(name, done, total)
+
+    def update(self, name: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if name not in self._tasks:
+            for task in self._tasks.values():
+                self._progress.update(task, visible=False)
+            self._tasks[name] = self._progress.add_task(name, total=total, rate="")
+        if done and name not in self._began:
+            self._began[name] = (now, done)
+        since, first = self._began.get(name, (now, done))
+        rate = f"{(done - first) / (now - since):.0f}/s" if now - since > 1 else ""
+        self._progress.update(self._tasks[name], completed=done, total=total, rate=rate)
+        if not self._live and now - self._logged > 10:
+            self._logged = now
+            typer.echo(f"{name}: {done} of {total} {rate}".rstrip(), err=True)

@@ -1,0 +1,226 @@
+"""The commands of this room: ``inspect``, ``index build``, ``query`` and ``link``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cluster.console import Bar, Json, print_json, say, warn
+from cluster.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from index.snapshot import Snapshot
+    from pipelines.run import Run
+
+app = typer.Typer()
+index_app = typer.Typer(no_args_is_help=True, help="Build a vector index from runs.")
+app.add_typer(index_app, name="index")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A run or an index.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every file's sha256 and every row.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What a run or an index is made of, and whether it is intact."""
+    if (path / "CURRENT").is_file():
+        from index.snapshot import Snapshot
+
+        snapshot = Snapshot.open(path)
+        if verify:
+            snapshot.verify()
+        _show_index(snapshot, verified=verify, as_json=as_json)
+        return
+    from pipelines.run import Run
+
+    run = Run.open(path)
+    if verify:
+        run.verify()
+    _show_run(run, verified=verify, as_json=as_json)
+
+
+def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
+    manifest = run.manifest
+    if as_json:
+        print_json({"verified": verified, **manifest.model_dump(mode="json")})
+        return
+    model = manifest.model
+    say(f"run {run.path}: {manifest.rows.written} rows, {manifest.rows.failed} with errors")
+    say(f"  source       {manifest.source}")
+    say(f"  model        {model.request.spec}, weights {model.weights}")
+    say(f"  fingerprint  {manifest.fingerprint[:16]}")
+    say(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")
+    say(
+        f"  input        {model.preprocess.input_size[0]}x{model.preprocess.input_size[1]} "
+        f"{model.preprocess.resize}, {model.preprocess.interpolation}"
+    )
+    say(f"  precision    {manifest.precision}, {manifest.engine}")
+    for kind, count in manifest.errors.items():
+        say(f"  error        {count} x {kind}")
+    if verified:
+        say(f"verified: {len(manifest.files)} files, each row exactly once")
+
+
+def _show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
+    manifest = snapshot.manifest
+    if as_json:
+        print_json({"verified": verified, **manifest.model_dump(mode="json")})
+        return
+    recall = manifest.recall
+    measured = "not measured" if recall.measured is None else f"{recall.measured:.3f}"
+    say(f"index {snapshot.path}: {manifest.rows} vectors of {manifest.dim}, {manifest.metric}")
+    say(f"  factory      {manifest.factory} {manifest.search_params or ''}")
+    say(f"  recall@{recall.k}    {measured} on {recall.queries} held-out queries")
+    say(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model.request.spec})")
+    if verified:
+        say(f"verified: {len(manifest.files)} files")
+
+
+@index_app.command("build")
+def build(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.")],
+    out: Annotated[Path, typer.Option(help="The index folder; a new version is added to it.")],
+    metric: Annotated[
+        Literal["cosine", "l1"],
+        typer.Option(help="cosine: similarity; l1: distance of L1-normalised embeddings."),
+    ] = "cosine",
+    factory: Annotated[
+        str, typer.Option(help="auto, Flat, HNSW32, or any FAISS factory string.")
+    ] = "auto",
+    recall: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="recall@10 that search is tuned to.")
+    ] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Build a searchable snapshot and measure its recall on held-out queries.
+
+    Example: onepass index build runs/first --out photos.index
+    """
+    from index.build import build_index
+
+    with Bar() as bar:
+        snapshot = build_index(
+            runs, out, metric=metric, factory=factory, recall=recall, progress=bar.counted("index")
+        )
+    if snapshot.manifest.warning:
+        warn(snapshot.manifest.warning)
+    _show_index(snapshot, verified=False, as_json=as_json)
+    if not as_json:
+        say(f"next: onepass query {out} --id DETECTION_ID   or: onepass serve {out}")
+
+
+@app.command()
+def query(
+    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    detection_id: Annotated[str | None, typer.Option("--id", help="A detection in it.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file, embedded now.")] = None,
+    vector: Annotated[Path | None, typer.Option(help="An .npy file, [D].")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    exact: Annotated[bool, typer.Option("--exact", help="Brute force, for comparison.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The nearest detections to one of the index, an image, or a vector.
+
+    Example: onepass query photos.index --image moth.jpg -k 5
+    """
+    from index.snapshot import Snapshot
+
+    if sum(given is not None for given in (detection_id, image, vector)) != 1:
+        raise InputError("give exactly one of --id, --image, --vector")
+    snapshot = Snapshot.open(index)
+    if detection_id is not None:
+        hits = snapshot.neighbours(detection_id, k, exact=exact)
+    else:
+        raw = _embed_file(snapshot, image) if image is not None else _load_vector(vector)
+        hits = snapshot.search(raw, k, exact=exact)
+    found = snapshot.describe(hits)
+    if as_json:
+        print_json({"metric": snapshot.manifest.metric, "hits": found})
+        return
+    for hit in found:
+        box = "" if hit["box"] is None else " [" + " ".join(f"{v:.0f}" for v in hit["box"]) + "]"
+        label = hit["label"] or ""
+        say(
+            f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['detection_id']}  {label}  "
+            f"{hit['image']}{box}"
+        )
+
+
+def _embed_file(snapshot: Snapshot, file: Path) -> NDArray[np.floating]:
+    from pipelines.embed import Embedder
+    from pipelines.images import ImageError, read
+
+    try:
+        data = read(file)
+        return Embedder.load(snapshot.manifest.model).embed_bytes(data).embedding[None]
+    except ImageError as error:
+        raise InputError(f"--image {file}: {error}") from None
+
+
+def _load_vector(file: Path | None) -> NDArray[np.floating]:
+    import numpy as np
+
+    assert file is not None
+    try:
+        values: NDArray[Any] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--vector {file} cannot be read as .npy: {error}") from None
+    if values.ndim == 2 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"--vector {file} is {values.dtype} {values.shape}; give one vector of numbers, [D]"
+        )
+    return values.astype(np.float32)[None]
+
+
+@app.command()
+def link(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    preset: Annotated[
+        str, typer.Option(help="default, or ami: the old greedy rule, for comparison.")
+    ] = "default",
+    max_cost: Annotated[float | None, typer.Option(help="Dearest link allowed.")] = None,
+    max_gap_frames: Annotated[
+        int | None, typer.Option(min=0, help="Frames a track may be lost for.")
+    ] = None,
+    max_gap_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Seconds a track may be lost for.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Link detections into tracks, one individual each, sequence by sequence.
+
+    Example: onepass link runs/first
+    """
+    from dataclasses import asdict, replace
+
+    from index.linking import PRESETS
+    from index.tracks import link_run
+
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
+    changes: dict[str, Any] = {
+        "max_cost": max_cost,
+        "max_gap_frames": max_gap_frames,
+        "max_gap_seconds": max_gap_seconds,
+    }
+    chosen = replace(PRESETS[preset], **{k: v for k, v in changes.items() if v is not None})
+    with Bar() as bar:
+        summary = link_run(run, options=chosen, progress=bar.counted("link"))
+    if as_json:
+        print_json(asdict(summary))
+        return
+    say(
+        f"{run}/tracks: {summary.tracks} tracks of {summary.detections} detections in "
+        f"{summary.sequences} sequences, {summary.linked} links"
+        + (f", {summary.left_out} left out (errors)" if summary.left_out else "")
+    )
