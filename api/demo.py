@@ -29,7 +29,7 @@ import numpy.typing as npt
 from cluster.errors import InputError, WorkError
 from index.linking import LinkOptions
 from pipelines.detections import BOX
-from pipelines.run import write_atomic
+from pipelines.records import write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,7 +130,7 @@ def run_steps(
     from index.snapshot import Snapshot, current_version
     from index.tracks import link_run
     from pipelines.extract import Options, extract
-    from pipelines.run import ModelRequest
+    from pipelines.facts import ModelRequest
 
     say(f"extract: {manifest} with lite0 into {run}")
     outcome = extract(

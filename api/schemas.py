@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.run import Preprocess
+from pipelines.facts import Preprocess
 
 MAX_K = 1000
 DEFAULT_K = 10

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from pipelines.extract import Progress, extract
-from pipelines.run import ModelRequest
+from pipelines.facts import ModelRequest
 
 
 def main() -> None:

@@ -47,7 +47,8 @@ from index.snapshot import (
     read_manifest,
 )
 from index.vectors import l1_normalise
-from pipelines.run import Run, sha256_file, write_atomic
+from pipelines.records import sha256_file, write_atomic
+from pipelines.run import Run
 
 RECALL_K = 10
 HELD_OUT = 200  # queries kept aside: recall@10 over 2,000 neighbours, good to about 0.01

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.errors import SnapshotError, WorkError
 from index.snapshot import CURRENT
-from pipelines.run import write_atomic
+from pipelines.records import write_atomic
 
 _NUMBERED = re.compile(r"v(\d{4,})")
 _BUILDING = re.compile(r"\.building-(\d+)")

@@ -34,7 +34,8 @@ from index.factory import Metric, is_exact, knob_of, reason_of, search_parameter
 from index.recall import ExactKnn, Hits
 from index.vectors import l1_normalise
 from pipelines.detections import BOX
-from pipelines.run import ModelFacts, Record, read_record, sha256_file
+from pipelines.facts import ModelFacts
+from pipelines.records import Record, read_record, sha256_file
 
 __all__ = ["Hits", "Snapshot", "SnapshotManifest", "current_version", "list_versions"]
 

@@ -35,7 +35,8 @@ from PIL import Image
 from cluster.errors import RunError, VerifyError, WorkError
 from index.linking import TERMS, LinkOptions, link
 from pipelines.detections import BOX
-from pipelines.run import Record, Run, read_record, sha256_file, write_atomic
+from pipelines.records import Record, read_record, sha256_file, write_atomic
+from pipelines.run import Run
 
 FORMAT = 1
 PART = "part-00000.parquet"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from pipelines.run import PrecisionAudit
+from pipelines.facts import PrecisionAudit
 
 
 class Tally(NamedTuple):

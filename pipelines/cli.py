@@ -71,7 +71,7 @@ def extract(
     """
     from pipelines.extract import Options
     from pipelines.extract import extract as run_extract
-    from pipelines.run import ModelRequest
+    from pipelines.facts import ModelRequest
 
     request = ModelRequest(
         spec=model,

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import torch
 
 from pipelines.detections import BOX
+from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, decode, fit, read
-from pipelines.run import Preprocess
 
 PIXELS = "pixels"
 

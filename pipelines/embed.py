@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.engine import Engine, top_classes
+from pipelines.facts import ModelFacts
 from pipelines.images import cut, decode, fit
-from pipelines.run import ModelFacts
 
 TOP_K = 5
 

@@ -14,8 +14,8 @@ import torch
 from cluster.errors import ModelError
 from pipelines.backbones import load_backbone
 from pipelines.backbones.base import weights_sha256
+from pipelines.facts import ModelFacts, Precision, PrecisionAudit
 from pipelines.precision import AUDIT_ROWS, DTYPES, compare
-from pipelines.run import ModelFacts, Precision, PrecisionAudit
 
 
 class Answers(NamedTuple):

@@ -27,17 +27,11 @@ import pyarrow.parquet as pq
 
 from cluster.errors import StalledError, VerifyError, WorkError
 from cluster.session import Slots, session
+from pipelines.facts import ModelRequest, PrecisionAudit
 from pipelines.hdf5 import write_hdf5
+from pipelines.records import sha256_file, write_atomic
 from pipelines.request import Command, Request, claim, fingerprint_inputs
-from pipelines.run import (
-    ModelRequest,
-    PrecisionAudit,
-    RowCounts,
-    Run,
-    RunManifest,
-    sha256_file,
-    write_atomic,
-)
+from pipelines.run import RowCounts, Run, RunManifest
 from pipelines.source import Plan, read_source
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from pipelines.decode import PIXELS
 from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engine import Answers, Engine, top_classes
-from pipelines.run import ModelFacts, Precision, Record
+from pipelines.facts import ModelFacts, Precision
+from pipelines.records import Record
 
 
 class ForwardOptions(Record):

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.run import ModelFacts
+from pipelines.facts import ModelFacts
 
 
 class Shard(NamedTuple):

@@ -21,7 +21,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize as torch_resize
 
-from pipelines.run import Preprocess
+from pipelines.facts import Preprocess
 
 MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
 _EXIF_TAKEN = 0x9003  # DateTimeOriginal

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cluster.errors import InputError
-from pipelines.run import Precision, PrecisionAudit
+from pipelines.facts import Precision, PrecisionAudit
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from cluster.errors import ModelError, RunError
-from pipelines.run import ModelFacts, ModelRequest, Precision, Record, read_record, sha256_file
+from pipelines.facts import ModelFacts, ModelRequest, Precision
+from pipelines.records import Record, read_record, sha256_file
 
 
 class Command(Record):

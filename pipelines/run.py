@@ -15,86 +15,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from cluster.errors import RunError, VerifyError
+from pipelines.facts import ModelFacts, Precision, PrecisionAudit
+from pipelines.records import Record, read_record, sha256_file
 
 FORMAT = 1
-Precision = Literal["fp32", "bf16", "fp16"]
-
-T = TypeVar("T", bound="Record")
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Preprocess(Record):
-    """How an image becomes network input; sizes in pixels, mean and std on a 0..1 scale."""
-
-    input_size: tuple[int, int]  # height, width
-    resize: Literal["squash", "crop", "pad"] = "crop"
-    crop_pct: float = 1.0  # "crop" only: the input is this share of the resized short side
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-class ModelRequest(Record):
-    """Everything a user can say about the model; enough to build it again elsewhere."""
-
-    spec: str
-    checkpoint: str | None = None
-    labels: str | None = None
-    pretrained: bool = False
-    input_size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    resize: Literal["squash", "crop", "pad"] | None = None
-
-
-class ModelFacts(Record):
-    """What a built model turned out to be."""
-
-    request: ModelRequest
-    weights: str  # where they came from, for people
-    weights_sha256: str
-    labels_sha256: str | None
-    num_classes: int
-    feature_dim: int
-    feature_kind: Literal["pooled"] = "pooled"
-    preprocess: Preprocess
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of what decides an embedding's value; runs that differ never share an index.
-
-        Precision and engine are left out: they move a value by rounding only, and the run's
-        audit says by how much. Labels are left out: they name classes.
-        """
-        decisive = self.model_dump(include={"weights_sha256", "feature_kind", "preprocess"})
-        return sha256_json(decisive | {"spec": self.request.spec})
-
-
-class PrecisionAudit(Record):
-    """The first batch computed twice: in the run's precision and in float32."""
-
-    rows: int
-    cosine_mean: float
-    cosine_min: float
-    top1_agreement: float
 
 
 class RowCounts(Record):
@@ -204,40 +137,3 @@ class Run:
                 f"{len(set(seen.tolist()))} distinct"
             )
         return planned
-
-
-def read_record(file: Path, kind: type[T]) -> T:
-    """Read one JSON record.
-
-    Raises:
-        RunError: the file is not what this version writes.
-    """
-    try:
-        return kind.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise RunError(
-            f"{file} cannot be read: {at}: {first['msg']}; it was written by another version or damaged"
-        ) from None
-
-
-def write_atomic(file: Path, data: bytes) -> None:
-    """Write ``file`` so that a reader sees all of it or none of it."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
-
-
-def sha256_file(file: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sha256_json(value: Any) -> str:
-    """Hex sha256 of a JSON value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

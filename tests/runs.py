@@ -10,16 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.detections import complete, result_fields
-from pipelines.run import (
-    ModelFacts,
-    ModelRequest,
-    Preprocess,
-    RowCounts,
-    Run,
-    RunManifest,
-    sha256_file,
-    write_atomic,
-)
+from pipelines.facts import ModelFacts, ModelRequest, Preprocess
+from pipelines.records import sha256_file, write_atomic
+from pipelines.run import RowCounts, Run, RunManifest
 
 TINY_FACTS = ModelFacts(
     request=ModelRequest(spec="tiny"),

@@ -14,20 +14,30 @@ from typing import Any
 
 from cluster.errors import ModelError
 from pipelines.backbones import lite0, timm_family, tiny
-from pipelines.backbones.base import Loaded, check_one_pass, weights_sha256
-from pipelines.run import ModelFacts, ModelRequest, Preprocess
+from pipelines.backbones.base import Loaded, Pass, check_one_pass, weights_sha256
+from pipelines.facts import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
 
 SPECS = "lite0, tiny, timm:NAME"
 
 
-def examine(request: ModelRequest) -> ModelFacts:
+def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelFacts:
     """Build what ``request`` describes and say what it is.
 
     Raises:
-        ModelError: unknown spec, weights or labels that do not fit, bad preprocessing.
+        ModelError: unknown spec, weights or labels that do not fit, bad preprocessing, or
+            ``outputs`` that the network does not have.
     """
-    loaded = load_backbone(request)
-    feature_dim, num_classes = check_one_pass(loaded.backbone, loaded.preprocess, request.spec)
+    return describe(load_backbone(request), request, outputs or Outputs())
+
+
+def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFacts:
+    """Say what a model that is loaded already is.
+
+    Raises:
+        ModelError: labels that do not fit, bad preprocessing, unknown outputs.
+    """
+    found = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
+    num_classes = found.logits.shape[1]
     labels = loaded.labels
     if labels is not None and len(labels) != num_classes:
         raise ModelError(
@@ -40,9 +50,30 @@ def examine(request: ModelRequest) -> ModelFacts:
         weights_sha256=weights_sha256(loaded.backbone.model),
         labels_sha256=_labels_sha256(labels),
         num_classes=num_classes,
-        feature_dim=feature_dim,
+        feature_dim=found.embedding.shape[1],
+        feature_kind="pooled" if request.feature_point == "penultimate" else "map_mean",
         preprocess=loaded.preprocess,
+        maps=_map_facts(loaded, found, outputs),
     )
+
+
+def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapFacts, ...]:
+    maps = []
+    if outputs.map:
+        shape = tuple(found.feature_map.shape[1:])
+        # The last grid's cells; tokens and channels-last maps are no [C, H, W].
+        reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
+        maps.append(MapFacts(name="feature_map", shape=shape, reduction=reduction))
+    for index, level in zip(outputs.pyramid, found.pyramid, strict=True):
+        known = loaded.backbone.levels[index]
+        maps.append(
+            MapFacts(
+                name="pyramid/" + known.name.replace(".", "_"),
+                shape=tuple(level.shape[1:]),
+                reduction=known.reduction,
+            )
+        )
+    return tuple(maps)
 
 
 def load_backbone(request: ModelRequest) -> Loaded:

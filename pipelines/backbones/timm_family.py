@@ -15,7 +15,7 @@ from torch import nn
 
 from cluster.errors import ModelError
 from pipelines.backbones.base import Backbone, Loaded, load_state, read_checkpoint
-from pipelines.run import Preprocess
+from pipelines.facts import Preprocess
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
 

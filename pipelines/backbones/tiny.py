@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipelines.backbones.base import Backbone, Loaded
-from pipelines.run import Preprocess
+from pipelines.facts import Preprocess
 
 FEATURES = 32
 CLASSES = 10

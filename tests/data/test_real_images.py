@@ -11,7 +11,7 @@ import pytest
 
 from index.tracks import link_run, read_tracks
 from pipelines.extract import extract
-from pipelines.run import ModelRequest
+from pipelines.facts import ModelRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

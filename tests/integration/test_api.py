@@ -41,7 +41,7 @@ from index.linking import LinkOptions
 from index.tracks import link_run
 from pipelines.backbones import examine
 from pipelines.embed import Embedder
-from pipelines.run import ModelFacts, ModelRequest
+from pipelines.facts import ModelFacts, ModelRequest
 from tests.runs import write_run
 
 GOLDEN = Path(__file__).with_name("openapi.json")

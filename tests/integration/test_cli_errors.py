@@ -14,8 +14,9 @@ import pytest
 from index.build import build_index
 from onepass import main
 from pipelines.backbones import examine
+from pipelines.facts import ModelRequest
+from pipelines.records import write_atomic
 from pipelines.request import Command, Request, fingerprint_inputs
-from pipelines.run import ModelRequest, write_atomic
 from pipelines.source import read_source
 from tests.pictures import photo_folder
 from tests.runs import write_run

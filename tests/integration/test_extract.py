@@ -23,9 +23,10 @@ from pipelines.detections import BOX, complete
 from pipelines.embed import Embedder
 from pipelines.engine import softmax
 from pipelines.extract import Options, Outcome, Progress, extract
+from pipelines.facts import ModelRequest, Preprocess
 from pipelines.images import decode, read
 from pipelines.request import Command, claim, fingerprint_inputs
-from pipelines.run import ModelRequest, Preprocess, Run
+from pipelines.run import Run
 from pipelines.source import read_source
 from tests.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 

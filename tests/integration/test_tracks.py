@@ -16,7 +16,7 @@ from cluster.errors import InputError, RunError, VerifyError, WorkError
 from index import tracks as tracks_module
 from index.linking import PRESETS, LinkOptions
 from index.tracks import SCHEMA, TracksManifest, link_run, read_tracks
-from pipelines.run import read_record, sha256_file
+from pipelines.records import read_record, sha256_file
 from tests.runs import write_run
 
 CAMERAS = ("north", "south")

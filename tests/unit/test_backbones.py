@@ -13,8 +13,8 @@ from cluster.errors import ModelError
 from pipelines.backbones import examine, load_backbone, read_labels
 from pipelines.embed import Embedder
 from pipelines.engine import Engine
+from pipelines.facts import ModelRequest
 from pipelines.precision import choose
-from pipelines.run import ModelRequest
 from tests.pictures import drawn, encoded
 
 GOLDEN = Path(__file__).parent / "golden_lite0.json"

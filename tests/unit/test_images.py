@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
+from pipelines.facts import Preprocess
 from pipelines.images import ImageError, cut, decode, fit, read
-from pipelines.run import Preprocess
 from tests.pictures import drawn, encoded
 
 HALF = (0.5, 0.5, 0.5)

@@ -1,0 +1,58 @@
+"""What is stored as JSON, and how a file is written and hashed: the floor of the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.errors import RunError
+
+T = TypeVar("T", bound="Record")
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_record(file: Path, kind: type[T]) -> T:
+    """Read one JSON record.
+
+    Raises:
+        RunError: the file is not what this version writes.
+    """
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise RunError(
+            f"{file} cannot be read: {at}: {first['msg']}; it was written by another version or damaged"
+        ) from None
+
+
+def write_atomic(file: Path, data: bytes) -> None:
+    """Write ``file`` so that a reader sees all of it or none of it."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    with draft.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+
+
+def sha256_file(file: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
