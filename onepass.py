@@ -19,7 +19,7 @@ import index.cli
 import pipelines.cli
 from cluster.errors import OnepassError, StalledError, StoppedError
 
-ORDER = ("extract", "inspect", "query", "link", "serve", "submit", "demo", "index")
+ORDER = ("extract", "inspect", "query", "link", "serve", "submit", "demo", "models", "index")
 
 
 class _InOrder(TyperGroup):

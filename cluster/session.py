@@ -34,6 +34,11 @@ class Slots:
     cpus_per_task: float
 
     @property
+    def calls_in_flight(self) -> int:
+        """Calls an actor works on at a time: on a GPU one copies while the other computes."""
+        return 2 if self.gpus_per_actor else 1
+
+    @property
     def cpus_to_decode(self) -> float:
         """What a decode task asks for.
 
@@ -44,11 +49,18 @@ class Slots:
         return self.cpus_per_task if self.gpus_per_actor else self.cpus_per_actor
 
 
-def lay_out(cpus: float, gpus: float, *, cores: int | None = None, nodes: int = 1) -> Slots:
+def lay_out(
+    cpus: float,
+    gpus: float,
+    *,
+    cores: int | None = None,
+    nodes: int = 1,
+    gpus_per_actor: float = 1.0,
+) -> Slots:
     """Share a cluster's logical CPUs and GPUs.
 
-    One actor a GPU, or one single-threaded actor a core where there is none. ``cores`` is
-    given where it is known to be fewer than the logical CPUs. Ray chooses the node of each
+    One actor a GPU (more where an actor asks for a part of one), or one single-threaded
+    actor a core where there is none. ``cores`` is given where it is known to be fewer than the logical CPUs. Ray chooses the node of each
     actor, so the shares hold for any choice: of ``nodes`` that each had less than x free,
     all together would have less than ``nodes * x``.
 
@@ -60,7 +72,9 @@ def lay_out(cpus: float, gpus: float, *, cores: int | None = None, nodes: int = 
             f"the cluster has {cpus:g} logical CPUs, extraction needs {MIN_CPUS}; "
             "start Ray with --num-cpus=2 or more (slots, not cores)"
         )
-    actors = int(gpus) if gpus >= 1 else min(int(cpus), cores or int(cpus))
+    # A fraction never spans two GPUs, so each GPU holds a whole number of actors.
+    per_gpu = int(1 / gpus_per_actor + 1e-9)
+    actors = int(gpus) * per_gpu if gpus >= 1 else min(int(cpus), cores or int(cpus))
     task = min(1.0, max(0.25, cpus / 16))  # for reading, decoding and writing
     fits = [
         (cpus - nodes * _FILTER_CPUS) / actors,  # the filter beside the actors
@@ -77,7 +91,7 @@ def lay_out(cpus: float, gpus: float, *, cores: int | None = None, nodes: int = 
     return Slots(
         actors=actors,
         cpus_per_actor=share,
-        gpus_per_actor=1.0 if gpus >= 1 else 0.0,
+        gpus_per_actor=gpus_per_actor if gpus >= 1 else 0.0,
         cpus_per_task=task,
     )
 
@@ -88,7 +102,7 @@ def local_cores() -> int:
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[Slots]:
+def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Iterator[Slots]:
     """Join the cluster at ``address`` or ``RAY_ADDRESS``, or start a local one.
 
     A session that this call started is ended by it; one that was already there is left.
@@ -111,6 +125,7 @@ def session(address: str | None = None) -> Iterator[Slots]:
             total.get("CPU", 0),
             total.get("GPU", 0),
             cores=local_cores() if ours else None,
+            gpus_per_actor=gpus_per_actor,
             nodes=sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()),
         )
     except (KeyboardInterrupt, StalledError):

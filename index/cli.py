@@ -60,13 +60,31 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
     say(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")
     say(
         f"  input        {model.preprocess.input_size[0]}x{model.preprocess.input_size[1]} "
-        f"{model.preprocess.resize}, {model.preprocess.interpolation}"
+        f"{model.preprocess.resize}, {model.preprocess.interpolation}, "
+        f"mean {_numbers(model.preprocess.mean)}, std {_numbers(model.preprocess.std)}"
     )
+    if manifest.classifier is not None:
+        say(f"  classes by   {manifest.classifier.request.spec}")
+    if manifest.gate is not None:
+        gate = manifest.gate
+        say(
+            f"  gate         {gate.model.spec} passes {gate.label} from {gate.threshold:g} on: "
+            f"{manifest.rows.refused} rows did not pass"
+        )
+    for known in (manifest.classifier or model).maps:
+        shape = " x ".join(map(str, known.shape))
+        say(f"  kept         {known.name}: {shape}, one cell for {known.reduction or '?'} pixels")
     say(f"  precision    {manifest.precision}, {manifest.engine}")
+    for note in manifest.notes:
+        say(f"               {note}")
     for kind, count in manifest.errors.items():
         say(f"  error        {count} x {kind}")
     if verified:
         say(f"verified: {len(manifest.files)} files, each row exactly once")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
 
 
 def _show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:

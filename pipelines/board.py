@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from pipelines.facts import PrecisionAudit
-
 
 class Tally(NamedTuple):
     """What the board knows: rows through each stage, and when the first answer came."""
@@ -18,7 +16,6 @@ class Tally(NamedTuple):
     decoded: int = 0
     answered: int = 0
     first_answer: float | None = None
-    audit: PrecisionAudit | None = None
 
 
 class Board:
@@ -26,13 +23,6 @@ class Board:
 
     def __init__(self) -> None:
         self._tally = Tally()
-        self._audit_given = False
-
-    def claim_audit(self) -> bool:
-        """True for the first actor that asks: one audit a session is enough."""
-        first = not self._audit_given
-        self._audit_given = True
-        return first
 
     def decoded(self, rows: int) -> None:
         self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
@@ -42,9 +32,6 @@ class Board:
             answered=self._tally.answered + rows,
             first_answer=self._tally.first_answer or time.time(),
         )
-
-    def audited(self, audit: PrecisionAudit) -> None:
-        self._tally = self._tally._replace(audit=audit)
 
     def tally(self) -> Tally:
         return self._tally

@@ -10,10 +10,14 @@ import typer
 
 from cluster.console import Bar, Json, print_json, say, warn
 from cluster.errors import InputError
+from pipelines import models_cli
 
 if TYPE_CHECKING:
     from pipelines.extract import Outcome, Progress
+    from pipelines.facts import GateRequest, Outputs
+
 app = typer.Typer()
+app.add_typer(models_cli.app, name="models")
 
 
 @app.command()
@@ -28,23 +32,59 @@ def extract(
     model: Annotated[
         str,
         typer.Option(
-            help="lite0 (EfficientNet-Lite0, ImageNet classes, no download), timm:NAME, or "
-            "tiny (for trying things out)."
+            help="lite0 (EfficientNet-Lite0, ImageNet classes, no download), timm:NAME, "
+            "torchvision:NAME, ami:NAME, or tiny (for trying things out); see onepass models."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder; the same command continues it.")],
     checkpoint: Annotated[
-        str | None, typer.Option(help="Weights for timm:NAME (a state dict).")
+        str | None, typer.Option(help="Your weights for the model (a state dict).")
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Class names: one a line, or JSON {name: index}.")
     ] = None,
-    pretrained: Annotated[bool, typer.Option(help="Fetch timm:NAME's weights.")] = False,
+    pretrained: Annotated[bool, typer.Option(help="Fetch the model's own weights.")] = False,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What to keep of the pass: pooled (always), map (unpooled), pyramid (levels)."
+        ),
+    ] = "pooled",
+    feature_indices: Annotated[
+        str | None,
+        typer.Option(help="Levels of the pyramid, as 2,4; see onepass models describe."),
+    ] = None,
+    feature_point: Annotated[
+        Literal["penultimate", "map_mean"],
+        typer.Option(help="Where the embedding is taken; map_mean: the average of the map."),
+    ] = "penultimate",
+    output_stride: Annotated[
+        int | None, typer.Option(help="Input pixels a cell of the last map, where it can be set.")
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="A model that decides first which rows get a class.")
+    ] = None,
+    gate_label: Annotated[str | None, typer.Option(help="The gate's class that passes.")] = None,
+    gate_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="The least score that passes.")
+    ] = 0.5,
+    gate_checkpoint: Annotated[str | None, typer.Option(help="The gate's weights.")] = None,
+    gate_labels: Annotated[str | None, typer.Option(help="The gate's class names.")] = None,
+    embed_with: Annotated[
+        Literal["model", "gate"],
+        typer.Option(
+            help="Whose embedding every row gets. gate: the model runs only on rows that pass."
+        ),
+    ] = "model",
     hdf5: Annotated[bool, typer.Option("--hdf5", help="Also write features.h5.")] = False,
     logits: Annotated[bool, typer.Option("--logits", help="Also keep all logits.")] = False,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
-        typer.Option(help="auto: half precision only where the hardware is faster in it."),
+        typer.Option(help="auto: half where the hardware is faster in it and classes survive it."),
+    ] = "auto",
+    engine: Annotated[
+        Literal["auto", "eager", "compile", "openvino"],
+        typer.Option(help="auto: another than eager where the rows repay building it."),
     ] = "auto",
     input_size: Annotated[
         int | None, typer.Option(help="Pixels a side, if not the model's.")
@@ -56,7 +96,12 @@ def extract(
         Literal["squash", "crop", "pad"] | None,
         typer.Option(help="squash ignores the aspect ratio, crop keeps the centre, pad fits in."),
     ] = None,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 32,
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Images a forward pass, if not what suits the device.")
+    ] = None,
+    gpus_per_actor: Annotated[
+        float, typer.Option(min=0.05, max=1, help="0.5 puts two actors on a GPU.")
+    ] = 1.0,
     stall_seconds: Annotated[
         float, typer.Option(min=1, help="Give up, loudly, when no row moves for this long.")
     ] = 300,
@@ -75,18 +120,23 @@ def extract(
 
     request = ModelRequest(
         spec=model,
-        checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
-        labels=str(Path(labels).resolve()) if labels else None,
+        checkpoint=_absolute(checkpoint),
+        labels=_absolute(labels),
         pretrained=pretrained,
         input_size=input_size,
         mean=_three(mean, "--mean"),
         std=_three(std, "--std"),
         interpolation=interpolation,
         resize=resize,
+        feature_point=feature_point,
+        output_stride=output_stride,
     )
     chosen = Options(
         precision=precision,
-        logits=logits,
+        engine=engine,
+        outputs=_outputs(features, feature_indices, logits=logits),
+        gate=_gate(gate, gate_label, gate_threshold, gate_checkpoint, gate_labels, embed_with),
+        gpus_per_actor=gpus_per_actor,
         hdf5=hdf5,
         batch_rows=batch_rows,
         stall_seconds=stall_seconds,
@@ -137,10 +187,16 @@ def _say_extracted(outcome: Outcome) -> None:
         f"images/s with start-up)"
     )
     say(
-        f"  {model.request.spec}, {manifest.precision}: {model.num_classes} classes, "
+        f"  {model.request.spec}, {manifest.engine} {manifest.precision}: {model.num_classes} classes, "
         f"{model.feature_dim}-d embeddings"
         + (f", cosine to fp32 {audit.cosine_mean:.4f}" if audit else "")
     )
+    for known in (manifest.classifier or model).maps:
+        say(f"  {known.name}: {' x '.join(map(str, known.shape))} a row")
+    if manifest.gate is not None:
+        say(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
+    for note in manifest.notes:
+        say(f"  {note}")
     for kind, count in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         say(f"  {count} x {kind}")
     say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
@@ -149,6 +205,56 @@ def _say_extracted(outcome: Outcome) -> None:
 def shown_on(bar: Bar) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``."""
     return lambda progress: bar.update(progress.stage, progress.done, progress.planned)
+
+
+def _absolute(file: str | None) -> str | None:
+    return str(Path(file).resolve()) if file else None
+
+
+def _outputs(features: str, indices: str | None, *, logits: bool) -> Outputs:
+    from pipelines.facts import Outputs
+
+    kinds = {kind.strip() for kind in features.split(",")}
+    unknown = kinds - {"pooled", "map", "pyramid"}
+    if unknown:
+        raise InputError(
+            f"--features {features}: {sorted(unknown)[0]!r} is unknown; choose from pooled, map, "
+            "pyramid, with commas"
+        )
+    if ("pyramid" in kinds) != (indices is not None):
+        raise InputError(
+            "--features pyramid and --feature-indices 2,4 go together; the levels are listed by "
+            "onepass models describe"
+        )
+    try:
+        levels = tuple(int(part) for part in indices.split(",")) if indices else ()
+    except ValueError:
+        raise InputError(f"--feature-indices {indices}: give whole numbers, as 2,4") from None
+    if len(set(levels)) != len(levels):
+        raise InputError(f"--feature-indices {indices}: each level once")
+    return Outputs(logits=logits, map="map" in kinds, pyramid=levels)
+
+
+def _gate(
+    spec: str | None,
+    label: str | None,
+    threshold: float,
+    checkpoint: str | None,
+    labels: str | None,
+    embed: Literal["model", "gate"],
+) -> GateRequest | None:
+    from pipelines.facts import GateRequest, ModelRequest
+
+    if spec is None:
+        if label or checkpoint or labels or embed == "gate":
+            raise InputError(
+                "--gate-label, --gate-checkpoint, --gate-labels and --embed-with gate need --gate SPEC"
+            )
+        return None
+    if label is None:
+        raise InputError(f"--gate {spec}: say which of its classes passes, with --gate-label")
+    model = ModelRequest(spec=spec, checkpoint=_absolute(checkpoint), labels=_absolute(labels))
+    return GateRequest(model=model, label=label, threshold=threshold, embed=embed)
 
 
 def _three(text: str | None, option: str) -> tuple[float, float, float] | None:

@@ -1,6 +1,7 @@
 """The decode stage: plan rows in, uint8 pixels out, trouble as text.
 
-Pixels travel in one fixed-size binary column, which Arrow and NumPy share without a copy.
+Pixels travel in fixed-size binary columns, which Arrow and NumPy share without a copy: one
+for the model, and one for a gate that wants its input otherwise.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -18,6 +20,7 @@ from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, decode, fit, read
 
 PIXELS = "pixels"
+GATE_PIXELS = "gate_pixels"
 
 
 class DecodeBlock:
@@ -25,18 +28,24 @@ class DecodeBlock:
 
     Rows of one image stand together in the plan, so remembering the last image is enough.
     Whatever is wrong with an image or a box becomes the row's ``error``.
+
+    Args:
+        root: folder that relative image names start from.
+        inputs: each pixel column's name, and how its network wants its input.
+        board: where decoded rows are reported; None: nowhere.
     """
 
-    def __init__(self, root: str, preprocess: Preprocess, board: Any) -> None:
+    def __init__(self, root: str, inputs: dict[str, Preprocess], board: Any) -> None:
         self._root = Path(root)
-        self._preprocess = preprocess
+        self._inputs = inputs
         self._board = board
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
-        height, width = self._preprocess.input_size
-        size = height * width * 3
-        buffer = torch.zeros((rows.num_rows, height, width, 3), dtype=torch.uint8)
+        buffers = {
+            name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
+            for name, how in self._inputs.items()
+        }
         errors: list[str | None] = []
         taken: list[Any] = []
         for number, (image, result) in enumerate(self._images(rows)):
@@ -45,25 +54,23 @@ class DecodeBlock:
             try:
                 if isinstance(decoded, ImageError):
                     raise decoded
-                pixels = fit(cut(decoded.pixels, box), self._preprocess)
+                region = cut(decoded.pixels, box)
+                for name, how in self._inputs.items():
+                    buffers[name][number] = fit(region, how).permute(1, 2, 0)
             except ImageError as error:
                 errors.append(f"{error} [{image}]")
                 continue
-            buffer[number] = pixels.permute(1, 2, 0)
             errors.append(None)
         if self._board is not None:
             self._board.decoded.remote(rows.num_rows)
         stamps = rows["timestamp"].combine_chunks()
         stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
-        column = pa.Array.from_buffers(
-            pa.binary(size), rows.num_rows, [None, pa.py_buffer(buffer.numpy())]
-        )
         at = rows.column_names.index("timestamp")
-        return (
-            rows.set_column(at, "timestamp", stamps)
-            .append_column("error", pa.array(errors, pa.string()))
-            .append_column(PIXELS, column)
-        )
+        rows = rows.set_column(at, "timestamp", stamps)
+        rows = rows.append_column("error", pa.array(errors, pa.string()))
+        for name, buffer in buffers.items():
+            rows = rows.append_column(name, _pack(buffer))
+        return rows
 
     def _images(
         self, rows: pa.Table
@@ -79,3 +86,20 @@ class DecodeBlock:
                     decoded = error
                 last = image
             yield image, (decoded, box)
+
+
+def _pack(pixels: torch.Tensor) -> pa.Array:
+    """uint8 ``[N, H, W, 3]`` as one fixed-size binary value a row, without a copy."""
+    size = pixels[0].numel() if len(pixels) else 1
+    return pa.Array.from_buffers(pa.binary(size), len(pixels), [None, pa.py_buffer(pixels.numpy())])
+
+
+def unpack(rows: pa.Table, name: str, how: Preprocess) -> np.ndarray:
+    """The pixels of column ``name``, uint8 ``[N, H, W, 3]``, without a copy."""
+    packed = rows[name].combine_chunks()
+    shape = (len(packed), *how.input_size, 3)
+    if not len(packed):
+        return np.empty(shape, np.uint8)
+    size = shape[1] * shape[2] * 3
+    raw = np.frombuffer(packed.buffers()[1], dtype=np.uint8)
+    return raw[packed.offset * size : (packed.offset + len(packed)) * size].reshape(shape)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -54,12 +55,18 @@ TOPK_TYPE = pa.list_(
 )
 
 
-def result_fields(feature_dim: int, num_classes: int | None) -> list[pa.Field]:
+def result_fields(
+    feature_dim: int,
+    *,
+    num_classes: int | None = None,
+    maps: Mapping[str, int] | None = None,
+    gate: bool = False,
+) -> list[pa.Field]:
     """Fields that extraction adds to the plan's, in the order they are written.
 
-    ``num_classes`` adds the ``logits`` column; None leaves it out. A row with an ``error`` has
-    no class and NaN for embedding and logits: Arrow before 26 cannot read back a null list of
-    fixed size.
+    ``num_classes`` adds the ``logits`` column, ``maps`` one column of flattened numbers a
+    name and size, ``gate`` what a gate said. A row with an ``error`` has no class and NaN for
+    all numbers of fixed size: Arrow before 26 cannot read back a null list of fixed size.
     """
     fields = [
         pa.field("label", pa.string()),
@@ -70,11 +77,19 @@ def result_fields(feature_dim: int, num_classes: int | None) -> list[pa.Field]:
     ]
     if num_classes is not None:
         fields.append(pa.field("logits", pa.list_(pa.float32(), num_classes)))
+    for name, size in (maps or {}).items():
+        fields.append(pa.field(name, pa.list_(pa.float32(), size)))
+    if gate:
+        fields.append(pa.field("gate_label", pa.string()))
+        fields.append(pa.field("gate_score", pa.float32()))
     fields.append(pa.field("error", pa.string()))
     return fields
 
 
-RESULT_COLUMNS = ("label", "label_index", "score", "topk", "embedding", "logits", "error")
+RESULT_COLUMNS = (
+    *("label", "label_index", "score", "topk", "embedding", "logits", "feature_map"),
+    *("gate_label", "gate_score", "error"),
+)
 
 _FOURTEEN_DIGITS = re.compile(r"(?<!\d)((?:19|20)\d{12})(?!\d)")
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipelines.engine import Engine, top_classes
+from pipelines.backbones import load_verified
+from pipelines.engines.engine import Engine
 from pipelines.facts import ModelFacts
 from pipelines.images import cut, decode, fit
+from pipelines.network import Network
+from pipelines.scores import top_classes
 
 TOP_K = 5
 
@@ -32,8 +36,9 @@ class Embedded:
 class Embedder:
     """A model held in memory to embed single images; safe to share between threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, labels: tuple[str, ...] | None) -> None:
         self._engine = engine
+        self._labels = labels
         self._lock = threading.Lock()  # one forward at a time: torch uses all cores itself
 
     @classmethod
@@ -43,7 +48,10 @@ class Embedder:
         Raises:
             ModelError: it cannot be built here, or its weights are not the same.
         """
-        return cls(Engine(facts, "fp32"))
+        loaded = load_verified(facts)
+        alone = facts.model_copy(update={"maps": ()})
+        make = partial(Network, loaded.backbone, alone, "fp32")
+        return cls(Engine(alone, "fp32", make=make), loaded.labels)
 
     def embed_bytes(
         self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)
@@ -56,12 +64,12 @@ class Embedder:
         pixels = fit(cut(decode(data).pixels, box), self._engine.facts.preprocess)
         batch = pixels.permute(1, 2, 0).contiguous().numpy()[None]
         with self._lock:
-            pooled, logits = self._engine(batch)
-        indices, scores = top_classes(logits, TOP_K)
-        names = self._engine.labels
+            found = self._engine(batch)
+        indices, scores = top_classes(found.logits, TOP_K)
+        names = self._labels
         labels = [names[index] if names else None for index in indices[0]]
         return Embedded(
-            embedding=pooled[0],
+            embedding=found.embedding[0],
             label=labels[0],
             label_index=int(indices[0, 0]),
             score=float(scores[0, 0]),

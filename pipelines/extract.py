@@ -7,39 +7,35 @@ lost or written twice; the manifest last, so that a run either is finished or sa
 
 from __future__ import annotations
 
-import logging
-import platform
+import os
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.errors import StalledError, VerifyError, WorkError
-from cluster.session import Slots, session
-from pipelines.facts import ModelRequest, PrecisionAudit
+from cluster.errors import StalledError, WorkError
+from cluster.session import Slots, local_cores, session
+from pipelines.facts import GateRequest, ModelRequest, Outputs
+from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
-from pipelines.records import sha256_file, write_atomic
+from pipelines.records import write_atomic
 from pipelines.request import Command, Request, claim, fingerprint_inputs
-from pipelines.run import RowCounts, Run, RunManifest
+from pipelines.run import Run
 from pipelines.source import Plan, read_source
+from pipelines.stages import run_stages, write_plan
 
 if TYPE_CHECKING:
     from pipelines.board import Tally
 
-BLOCK_BYTES = 64 * 2**20  # pixels of one block in the object store
-BLOCK_ROWS = 512
 POLL_SECONDS = 0.25
+SAMPLE_ROWS = 64  # of the run's own images, to judge formats and engines by
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,13 @@ class Options:
     """How to run; none of it changes what a row's answer is, except by rounding."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    engine: Literal["auto", "eager", "compile", "openvino"] = "auto"
+    outputs: Outputs = field(default_factory=Outputs)
+    gate: GateRequest | None = None
     top_k: int = 5
-    logits: bool = False
     hdf5: bool = False
-    batch_rows: int = 32
+    batch_rows: int | None = None  # images a forward pass; None: what suits the device
+    gpus_per_actor: float = 1.0
     stall_seconds: float = 300.0
     address: str | None = None
 
@@ -98,78 +97,103 @@ def extract(
     command = Command(
         source=str(Path(source).resolve()),
         model=model,
-        inputs=fingerprint_inputs(plan.table, model),
+        gate=options.gate,
+        inputs=fingerprint_inputs(plan.table, model, options.gate.model if options.gate else None),
         precision=options.precision,
+        engine=options.engine,
         top_k=options.top_k,
-        logits=options.logits,
+        outputs=options.outputs,
         hdf5=options.hdf5,
     )
     with claim(out, command) as earlier:
         if (out / "manifest.json").is_file():
             return Outcome(Run.open(out), already_finished=True, skipped_files=plan.skipped)
         report(Progress("starting", 0, plan.table.num_rows))
-        # Loading the model takes a core for seconds and starting Ray mostly waits: do both.
-        with (
-            _Background(lambda: _resolve(command, earlier)) as resolving,
-            session(options.address) as slots,
-        ):
-            request = resolving.result()
+        settling = _Settling(command, plan, earlier, options)
+        with settling, session(options.address, gpus_per_actor=options.gpus_per_actor) as slots:
+            request = settling.result(slots)
             if earlier is None:
-                _write_plan(out, plan.table, request, slots)
+                write_plan(out / "plan", plan.table, request, slots)
+                # Last: a plan without a request is of a session that died while planning.
+                write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
             work = _Work(out, plan, request, options, slots, report)
             return work.run(started)
 
 
-def _resolve(command: Command, earlier: Request | None) -> Request:
-    """Load the model once and settle what the command left open."""
-    from pipelines.backbones import examine
-    from pipelines.precision import choose
+class _Settling:
+    """``settle``, where the forward actors will run.
 
-    facts = examine(command.model)
-    if earlier is None:
-        return Request(command=command, facts=facts, precision=choose(command.precision))
-    if facts != earlier.facts:
-        raise WorkError(
-            f"the model is not what this run was started with: weights {facts.weights_sha256[:12]} "
-            f"now, {earlier.facts.weights_sha256[:12]} then; restore the package versions or "
-            "start a new run"
-        )
-    return earlier
+    With a Ray of our own that is this machine: loading the model takes a core for seconds and
+    starting Ray mostly waits, so both are done at once. On a cluster it is a worker, because
+    the driver's machine may have no GPU or another processor.
+    """
 
-
-class _Background:
-    """One call on another thread, its error raised where the result is asked for."""
-
-    def __init__(self, call: Callable[[], Request]) -> None:
+    def __init__(
+        self, command: Command, plan: Plan, earlier: Request | None, options: Options
+    ) -> None:
+        self._arguments = (command, _sample(plan.table), str(plan.root))
+        self._rows = plan.table.num_rows
+        self._earlier = earlier
+        self._options = options
+        self._remote = bool(options.address or os.environ.get("RAY_ADDRESS"))
         self._pool = ThreadPoolExecutor(1)
-        self.result = self._pool.submit(call).result
 
-    def __enter__(self) -> _Background:
+    def __enter__(self) -> _Settling:
+        if not self._remote:
+            self._here = self._pool.submit(self._settle)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _settle(self) -> Request:
+        from pipelines.engines.engine import this_device
+        from pipelines.settle import settle
 
-def _write_plan(out: Path, table: pa.Table, request: Request, slots: Slots) -> None:
-    """Write the plan in files of one block each, cut only between images."""
-    height, width = request.facts.preprocess.input_size
-    rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // (height * width * 3)))
-    # A small plan is cut finer: every actor must find work, and soon.
-    rows = min(rows, max(16, -(-table.num_rows // (4 * slots.actors))))
-    folder = out / "plan"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    codes = table["image"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    begin, number = 0, 0
-    while begin < table.num_rows:
-        later = starts[starts >= min(begin + rows, table.num_rows)]
-        end = int(later[0]) if len(later) else table.num_rows
-        pq.write_table(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
-        begin, number = end, number + 1
-    # Last: a plan without a request is of a session that died while planning.
-    write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
+        on_gpu = this_device().type == "cuda"
+        lanes = 1 if on_gpu else local_cores()
+        return settle(*self._arguments, rows=self._rows, lanes=lanes, earlier=self._earlier)
+
+    def result(self, slots: Slots) -> Request:
+        """The settled request; its error, if it has one, is raised here.
+
+        Raises:
+            InputError, WorkError: as ``settle`` raises them.
+            StalledError: a worker did not answer for ``options.stall_seconds``.
+        """
+        if not self._remote:
+            return self._here.result()
+        import ray
+        from ray.exceptions import GetTimeoutError, RayTaskError
+
+        from pipelines.settle import settle_on_worker
+
+        task = ray.remote(
+            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=0
+        )(settle_on_worker)
+        asked = task.remote(
+            *self._arguments, rows=self._rows, lanes=slots.actors, earlier=self._earlier
+        )
+        try:
+            request: Request = ray.get(asked, timeout=self._options.stall_seconds)
+        except RayTaskError as error:
+            raise error.cause from None
+        except GetTimeoutError:
+            raise StalledError(
+                f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
+                "cluster busy? give the same command again, or a longer --stall-seconds"
+            ) from None
+        return request
+
+
+def _sample(plan: pa.Table) -> pa.Table:
+    """A few rows from four places of the plan; neighbours share their image's decoding."""
+    each = SAMPLE_ROWS // 4
+    starts = sorted({plan.num_rows * part // 4 for part in range(4)})
+    ends = [*starts[1:], plan.num_rows]
+    return pa.concat_tables(
+        [plan.slice(a, min(each, b - a)) for a, b in zip(starts, ends, strict=True)]
+    )
 
 
 class _Work:
@@ -198,11 +222,17 @@ class _Work:
         if self._options.hdf5:
             self._report(Progress("hdf5", 0, self._planned))
             try:
-                write_hdf5(self._out, self._request.facts, cpus_per_task=self._slots.cpus_per_task)
+                write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise _as_work_error(error) from error
         self._report(Progress("checking", self._planned, self._planned))
-        manifest = self._manifest(tally, time.time() - started)
+        manifest = describe_run(
+            self._out,
+            self._plan.root,
+            self._request,
+            planned=self._planned,
+            seconds=time.time() - started,
+        )
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         first = tally.first_answer if tally else None
@@ -218,24 +248,31 @@ class _Work:
         import ray
 
         from pipelines.board import Board, Tally
+        from pipelines.forward import ForwardOptions
 
+        forward = ForwardOptions(
+            request=self._request,
+            batch_rows=self._options.batch_rows,
+            gpu_share=self._slots.gpus_per_actor,
+            calls_in_flight=self._slots.calls_in_flight,
+        )
         board = ray.remote(num_cpus=0)(Board).remote()
         failure: list[BaseException] = []
 
         def work() -> None:
             try:
-                self._pipeline(board)
+                run_stages(self._out, self._plan.root, forward, self._slots, board)
             except BaseException as error:
                 failure.append(error)
 
         # Ray's own call cannot be interrupted, so it gets a thread and this one watches.
         thread = threading.Thread(target=work, daemon=True, name="extract")
         thread.start()
-        tally, moved_at, last = Tally(), time.monotonic(), (0, 0, 0)
+        tally, moved_at, last = Tally(), time.monotonic(), (0, 0)
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             tally = _look(board, tally)
-            now = (tally.decoded, tally.answered, len(_data_files(self._out)))
+            now = (tally.decoded, tally.answered)
             if now != last:
                 last, moved_at = now, time.monotonic()
                 self._report(Progress("extracting", before + tally.answered, self._planned))
@@ -243,10 +280,7 @@ class _Work:
                 raise StalledError(self._stall_message(tally))
         if failure:
             raise _as_work_error(failure[0])
-        tally = _look(board, tally)
-        if tally.audit is not None:
-            write_atomic(self._out / "audit.json", tally.audit.model_dump_json().encode())
-        return tally
+        return _look(board, tally)
 
     def _stall_message(self, tally: Tally) -> str:
         import ray
@@ -258,105 +292,6 @@ class _Work:
             f"{tally.answered} answered of {self._planned}; {free:g} of {total:g} CPU slots free "
             f"({self._slots.actors} actors want {self._slots.cpus_per_actor:g} each); what is "
             "written is kept, give the same command again on a larger cluster"
-        )
-
-    def _pipeline(self, board: Any) -> None:
-        import ray
-        from ray.data import ActorPoolStrategy, DataContext
-        from ray.data.checkpoint import CheckpointConfig
-
-        from pipelines.decode import DecodeBlock
-        from pipelines.forward import ForwardActor, ForwardOptions
-
-        context = DataContext.get_current()
-        # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        context.enable_progress_bars = False
-        context.target_max_block_size = 2 * BLOCK_BYTES
-        # The newer reader packs small files into one block: one busy actor, the others idle.
-        context.use_datasource_v2 = False
-        context.issue_detectors_config.detectors = []
-        checkpoint = CheckpointConfig(
-            id_column="row_id",
-            checkpoint_path=str(self._out / "checkpoint"),
-            # Deleted by us, and only after the manifest: until then it is the only record.
-            delete_checkpoint_on_success=False,
-        )
-        checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
-        context.checkpoint_config = checkpoint
-        slots, request = self._slots, self._request
-        plan_files = sorted(str(file) for file in (self._out / "plan").glob("*.parquet"))
-        rows = ray.data.read_parquet(
-            plan_files,
-            override_num_blocks=len(plan_files),
-            num_cpus=slots.cpus_to_decode,
-        )
-        decoded = rows.map_batches(
-            DecodeBlock(str(self._plan.root), request.facts.preprocess, board),
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=slots.cpus_to_decode,
-        )
-        answered = decoded.map_batches(
-            ForwardActor,
-            fn_constructor_args=(
-                ForwardOptions(
-                    facts=request.facts,
-                    precision=request.precision,
-                    top_k=request.command.top_k,
-                    logits=request.command.logits,
-                ),
-                board,
-            ),
-            batch_size=self._options.batch_rows,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=min(slots.actors, len(plan_files))),
-            num_cpus=slots.cpus_per_actor,
-            num_gpus=slots.gpus_per_actor or None,
-        )
-        answered.write_parquet(
-            str(self._out / "detections"),
-            ray_remote_args={"num_cpus": slots.cpus_per_task},
-            compression="zstd",
-        )
-        context.checkpoint_config = None  # the context is the process's, the checkpoint ours
-
-    def _manifest(self, tally: Tally | None, seconds: float) -> RunManifest:
-        """Check that every planned row stands once, then describe the run."""
-        request, errors = self._request, Counter[str]()
-        seen = np.zeros(self._planned, dtype=np.int64)
-        for file in _data_files(self._out):
-            table = pq.read_table(file, columns=["row_id", "error"])
-            np.add.at(seen, table["row_id"].to_numpy(), 1)
-            for text in pc.drop_null(table["error"]).to_pylist():
-                errors[text.split(":", 1)[0]] += 1
-        if not (seen == 1).all():
-            raise VerifyError(
-                f"{self._out}: {int((seen == 0).sum())} planned rows are missing and "
-                f"{int((seen > 1).sum())} stand twice; keep the folder and report this"
-            )
-        stored = [*_data_files(self._out), *sorted((self._out / "plan").glob("*.parquet"))]
-        if self._options.hdf5:
-            stored += [*sorted((self._out / "hdf5").glob("*.h5")), self._out / "features.h5"]
-        with ThreadPoolExecutor(4) as pool:
-            hashes = list(pool.map(sha256_file, stored))
-        names = [file.relative_to(self._out).as_posix() for file in stored]
-        return RunManifest(
-            source=request.command.source,
-            root=str(self._plan.root),
-            model=request.facts,
-            fingerprint=request.facts.fingerprint,
-            precision=request.precision,
-            precision_audit=_read_audit(self._out),
-            rows=RowCounts(
-                planned=self._planned, written=int(seen.sum()), failed=sum(errors.values())
-            ),
-            errors=dict(errors),
-            versions=_versions(),
-            seconds=seconds,
-            files=dict(zip(names, hashes, strict=True)),
         )
 
 
@@ -375,19 +310,10 @@ def _look(board: Any, last: Tally) -> Tally:
     return seen
 
 
-def _data_files(out: Path) -> list[Path]:
-    return sorted((out / "detections").glob("*.parquet"))
-
-
 def committed_rows(out: Path) -> int:
     """Rows that earlier sessions committed; pending checkpoints are not counted."""
     files = [f for f in (out / "checkpoint").glob("*.parquet") if ".pending." not in f.name]
     return sum(pq.ParquetFile(file).metadata.num_rows for file in files)
-
-
-def _read_audit(out: Path) -> PrecisionAudit | None:
-    file = out / "audit.json"
-    return PrecisionAudit.model_validate_json(file.read_bytes()) if file.is_file() else None
 
 
 def _as_work_error(error: BaseException) -> BaseException:
@@ -404,8 +330,3 @@ def _as_work_error(error: BaseException) -> BaseException:
     )
     wrapped.__cause__ = error
     return wrapped
-
-
-def _versions() -> dict[str, str]:
-    names = ("onepass", "ray", "torch", "torchvision", "timm", "pyarrow", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}

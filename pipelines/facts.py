@@ -39,6 +39,19 @@ class ModelRequest(Record):
     output_stride: int | None = None  # input pixels a cell of the last map
 
 
+class GateRequest(Record):
+    """A model that decides, before the species model, which rows get a class.
+
+    Every row gets an embedding: the model's own, for which it runs on every row; or the
+    gate's, and then the model runs only where the gate lets it.
+    """
+
+    model: ModelRequest
+    label: str  # rows of this class pass
+    threshold: float  # with at least this score
+    embed: Literal["model", "gate"]
+
+
 class Outputs(Record):
     """What a run keeps of each pass beside class and embedding."""
 
@@ -51,6 +64,7 @@ class MapFacts(Record):
     """One kept feature map: a Parquet column and an HDF5 dataset, float32 ``[N, *shape]``."""
 
     name: str  # "feature_map", or "pyramid/" and the level's name
+    level: int | None  # index into the pyramid; None for the unpooled map
     shape: tuple[int, ...]  # of one image: (C, H, W), or as the network has it
     reduction: int | None  # input pixels a cell; None where the map is no grid
 
@@ -80,9 +94,14 @@ class ModelFacts(Record):
             decisive["output_stride"] = self.request.output_stride
         return sha256_json(decisive | {"spec": self.request.spec})
 
+    @property
+    def answers_sha256(self) -> str:
+        """Hash of all that decides what the network computes, the kept maps included."""
+        return sha256_json({"fingerprint": self.fingerprint, "maps": self.model_dump()["maps"]})
+
 
 class PrecisionAudit(Record):
-    """The first batch computed twice: in the run's precision and in float32."""
+    """Some rows of the run, computed in the run's engine and precision and in exact float32."""
 
     rows: int
     cosine_mean: float

@@ -13,7 +13,12 @@ label_index   int32 [N]           -1 where ``valid`` is False
 score         float32 [N]         NaN where ``valid`` is False
 valid         bool [N]            False: the row has an error instead
 logits        float32 [N, C]      only in runs that keep logits
+feature_map   float32 [N, …]      only in runs that keep it, as the network shapes it
+pyramid/NAME  float32 [N, C,H,W]  only in runs that keep it, one a level
 ============  ==================  =========================================
+
+``valid`` is False where the row has an error; ``label_index`` is -1 and ``score`` NaN also
+where a gate let the row have no class.
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.facts import ModelFacts
+from pipelines.facts import MapFacts
+from pipelines.request import Request
 
 
 class Shard(NamedTuple):
@@ -40,7 +46,7 @@ class Shard(NamedTuple):
     first_row_id: int
 
 
-def write_hdf5(run: Path, facts: ModelFacts, *, cpus_per_task: float) -> None:
+def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
     """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``."""
     import ray
 
@@ -54,9 +60,12 @@ def write_hdf5(run: Path, facts: ModelFacts, *, cpus_per_task: float) -> None:
     width = max(_longest_id(file) for file in files)
     task = ray.remote(num_cpus=cpus_per_task)(write_shard)
     shards = ray.get(
-        [task.remote(file, folder / file.with_suffix(".h5").name, width) for file in files]
+        [
+            task.remote(file, folder / file.with_suffix(".h5").name, width, request.facts.maps)
+            for file in files
+        ]
     )
-    join(run, sorted(shards, key=lambda shard: shard.first_row_id), facts)
+    join(run, sorted(shards, key=lambda shard: shard.first_row_id), request)
 
 
 def _longest_id(file: Path) -> int:
@@ -64,7 +73,9 @@ def _longest_id(file: Path) -> int:
     return int(pc.max(lengths).as_py())
 
 
-def write_shard(source: Path, target: Path, id_bytes: int) -> Shard:
+def write_shard(
+    source: Path, target: Path, id_bytes: int, maps: tuple[MapFacts, ...] = ()
+) -> Shard:
     """Write one Parquet file as HDF5; appears under its name only when complete."""
     table = pq.read_table(source).combine_chunks()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -76,6 +87,8 @@ def write_shard(source: Path, target: Path, id_bytes: int) -> Shard:
         file["features"] = _matrix(table["embedding"])
         if "logits" in table.column_names:
             file["logits"] = _matrix(table["logits"])
+        for known in maps:
+            file[known.name] = _matrix(table[known.name]).reshape(-1, *known.shape)
         file["label_index"] = pc.fill_null(table["label_index"], -1).to_numpy()
         file["score"] = pc.fill_null(table["score"], np.nan).to_numpy()
         file["valid"] = valid
@@ -91,13 +104,20 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     return values
 
 
-def join(run: Path, shards: list[Shard], facts: ModelFacts) -> None:
+def join(run: Path, shards: list[Shard], request: Request) -> None:
     """Write ``features.h5``: every dataset of the shards, end to end, as one."""
     total = sum(shard.rows for shard in shards)
     draft = run / f".features.h5.{os.getpid()}"
     with h5py.File(draft, "w") as joined:
         with h5py.File(run / shards[0].name) as first:
-            shapes = {name: (data.shape[1:], data.dtype) for name, data in first.items()}
+            shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+            first.visititems(
+                lambda name, found: (
+                    shapes.__setitem__(name, (found.shape[1:], found.dtype))
+                    if isinstance(found, h5py.Dataset)
+                    else None
+                )
+            )
         for name, (inner, dtype) in shapes.items():
             layout = h5py.VirtualLayout((total, *inner), dtype)
             at = 0
@@ -106,6 +126,10 @@ def join(run: Path, shards: list[Shard], facts: ModelFacts) -> None:
                 layout[at : at + shard.rows] = source
                 at += shard.rows
             joined.create_virtual_dataset(name, layout)
+        for known in request.facts.maps:
+            if known.reduction is not None:
+                joined[known.name].attrs["reduction"] = known.reduction
+        facts = request.embeds
         joined.attrs.update(
             {
                 "rows": total,

@@ -20,7 +20,15 @@ import pyarrow as pa
 import pyarrow.csv
 
 from cluster.errors import ModelError, RunError
-from pipelines.facts import ModelFacts, ModelRequest, Precision
+from pipelines.facts import (
+    EngineName,
+    GateRequest,
+    ModelFacts,
+    ModelRequest,
+    Outputs,
+    Precision,
+    PrecisionAudit,
+)
 from pipelines.records import Record, read_record, sha256_file
 
 
@@ -29,11 +37,22 @@ class Command(Record):
 
     source: str
     model: ModelRequest
-    inputs: dict[str, str]  # sha256 of the plan and of each file the model request names
+    gate: GateRequest | None
+    inputs: dict[str, str]  # sha256 of the plan and of each file the model requests name
     precision: Literal["auto", "fp32", "bf16", "fp16"]
+    engine: Literal["auto", "eager", "compile", "openvino"]
     top_k: int
-    logits: bool
+    outputs: Outputs
     hdf5: bool
+
+
+class GateFacts(Record):
+    """What a gate turned out to be."""
+
+    asked: GateRequest
+    facts: ModelFacts
+    labels: tuple[str, ...]
+    label_index: int  # of the class that passes
 
 
 class Request(Record):
@@ -41,7 +60,19 @@ class Request(Record):
 
     command: Command
     facts: ModelFacts
+    labels: tuple[str, ...] | None
+    gate: GateFacts | None
     precision: Precision
+    engine: EngineName
+    audit: PrecisionAudit | None  # of precision and engine; None where both are exact
+    notes: tuple[str, ...]  # why what was left open was settled so; for people
+
+    @property
+    def embeds(self) -> ModelFacts:
+        """The model whose embeddings the rows hold."""
+        if self.gate is not None and self.gate.asked.embed == "gate":
+            return self.gate.facts
+        return self.facts
 
 
 @contextmanager
@@ -123,19 +154,22 @@ def differences(then: Command, now: Command) -> list[str]:
     return sorted(found)
 
 
-def fingerprint_inputs(plan: pa.Table, model: ModelRequest) -> dict[str, str]:
-    """Hash the planned rows and each file the model request names; short, for people.
+def fingerprint_inputs(
+    plan: pa.Table, model: ModelRequest, gate: ModelRequest | None
+) -> dict[str, str]:
+    """Hash the planned rows and each file the model requests name; short, for people.
 
     Raises:
         ModelError: a named file does not exist.
     """
     inputs = {"plan": _table_digest(plan)}
-    for name in ("checkpoint", "labels"):
-        file = getattr(model, name)
-        if file and not Path(file).is_file():
-            raise ModelError(f"--{name} {file}: no such file")
-        if file:
-            inputs[name] = sha256_file(Path(file))[:16]
+    for prefix, request in (("", model), ("gate-", gate)):
+        for name in ("checkpoint", "labels"):
+            file = getattr(request, name, None)
+            if file and not Path(file).is_file():
+                raise ModelError(f"--{prefix}{name} {file}: no such file")
+            if file:
+                inputs[prefix + name] = sha256_file(Path(file))[:16]
     return inputs
 
 

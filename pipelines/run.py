@@ -17,25 +17,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from cluster.errors import RunError, VerifyError
-from pipelines.facts import ModelFacts, Precision, PrecisionAudit
+from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
 from pipelines.records import Record, read_record, sha256_file
 
 FORMAT = 1
 
 
 class RowCounts(Record):
-    """``planned == written`` in every finished run; ``failed`` rows are written, with an error."""
+    """``planned == written`` in every finished run.
+
+    ``failed`` rows are written with an error, ``refused`` ones without a class: a gate did not
+    let them pass.
+    """
 
     planned: int
     written: int
     failed: int
+    refused: int = 0
 
 
 class RunManifest(Record):
@@ -44,11 +48,14 @@ class RunManifest(Record):
     format: int = FORMAT
     source: str
     root: str  # relative image names start here
-    model: ModelFacts
+    model: ModelFacts  # whose embeddings these are
+    classifier: ModelFacts | None = None  # whose classes, where it is another
+    gate: GateRequest | None = None
     fingerprint: str
     precision: Precision
-    engine: Literal["eager"] = "eager"
+    engine: EngineName = "eager"
     precision_audit: PrecisionAudit | None
+    notes: tuple[str, ...] = ()  # why precision and engine were settled so
     rows: RowCounts
     errors: dict[str, int]  # error kind to rows
     versions: dict[str, str]

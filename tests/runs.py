@@ -61,7 +61,7 @@ def write_run(
         ],
         "error": [failed.get(row) for row in range(rows)],
     }
-    for field in result_fields(dim, None):
+    for field in result_fields(dim):
         table = table.append_column(field, pa.array(values[field.name], field.type))
     (path / "detections").mkdir(parents=True)
     stored: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Models by spec: ``lite0``, ``tiny``, ``timm:NAME``. One file a family, one contract.
+"""Models by spec: a preset or ``FAMILY:NAME``. One file a family, one contract.
 
 ``examine`` builds a model once, checks the one-pass identity and returns the facts that go
 into the manifest; ``load_backbone`` builds it again wherever it runs.
@@ -9,15 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from cluster.errors import ModelError
-from pipelines.backbones import lite0, timm_family, tiny
+from pipelines.backbones import ami, lite0, timm_family, tiny, torchvision_family
 from pipelines.backbones.base import Loaded, Pass, check_one_pass, weights_sha256
 from pipelines.facts import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
 
-SPECS = "lite0, tiny, timm:NAME"
+SPECS = "lite0, tiny, timm:NAME, torchvision:NAME, ami:NAME"
+_PRESETS = ("lite0", "tiny")
+_FAMILIES = ("torchvision", "ami")
 
 
 def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelFacts:
@@ -63,12 +68,13 @@ def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapFacts,
         shape = tuple(found.feature_map.shape[1:])
         # The last grid's cells; tokens and channels-last maps are no [C, H, W].
         reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
-        maps.append(MapFacts(name="feature_map", shape=shape, reduction=reduction))
+        maps.append(MapFacts(name="feature_map", level=None, shape=shape, reduction=reduction))
     for index, level in zip(outputs.pyramid, found.pyramid, strict=True):
         known = loaded.backbone.levels[index]
         maps.append(
             MapFacts(
                 name="pyramid/" + known.name.replace(".", "_"),
+                level=index,
                 shape=tuple(level.shape[1:]),
                 reduction=known.reduction,
             )
@@ -91,28 +97,78 @@ def load_backbone(request: ModelRequest) -> Loaded:
     )
 
 
+def load_verified(facts: ModelFacts) -> Loaded:
+    """Build the model of a run.
+
+    Raises:
+        ModelError: the weights here are not those the run was planned with.
+    """
+    loaded = load_backbone(facts.request)
+    found = weights_sha256(loaded.backbone.model)
+    if found != facts.weights_sha256:
+        raise ModelError(
+            f"{facts.request.spec}: weights here hash to {found[:12]}, the run was made with "
+            f"{facts.weights_sha256[:12]}; use the same files and package versions everywhere"
+        )
+    return loaded
+
+
 def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
-    family, _, name = request.spec.partition(":")
+    spec = request.spec
+    family, _, name = spec.partition(":")
+    # With weights from elsewhere their class count decides, and labels are held against it.
+    count = None if request.checkpoint or request.pretrained else label_count
     if family == "timm" and name:
-        # With a checkpoint its own class count decides, and labels are held against it.
         return timm_family.load(
             name,
             checkpoint=request.checkpoint,
             pretrained=request.pretrained,
-            num_classes=None if request.checkpoint or request.pretrained else label_count,
+            num_classes=count,
+            output_stride=request.output_stride,
         )
-    if request.spec in ("lite0", "tiny"):
+    if request.output_stride is not None and (spec in _PRESETS or family in _FAMILIES):
+        raise ModelError(
+            f"--output-stride: {spec} has a fixed stride; leave it out, or use timm:NAME"
+        )
+    if family == "torchvision" and name:
+        return torchvision_family.load(
+            name,
+            checkpoint=request.checkpoint,
+            pretrained=request.pretrained,
+            num_classes=count,
+        )
+    if family == "ami" and name:
+        if request.pretrained:
+            raise ModelError(
+                f"--pretrained: {spec} has no public weights to fetch; give --checkpoint FILE"
+            )
+        return ami.load(name, checkpoint=request.checkpoint, num_classes=count)
+    if spec in _PRESETS:
         for option, value in (
             ("--checkpoint", request.checkpoint),
             ("--pretrained", request.pretrained),
         ):
             if value:
                 raise ModelError(
-                    f"{option} does not go with --model {request.spec}, which brings its own "
+                    f"{option} does not go with --model {spec}, which brings its own "
                     "weights; use timm:NAME"
                 )
-        return lite0.load() if request.spec == "lite0" else tiny.load()
-    raise ModelError(f"--model {request.spec}: unknown model; known are {SPECS}")
+        return lite0.load() if spec == "lite0" else tiny.load()
+    raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
+
+
+def _near(spec: str) -> str:
+    """Models that are called so in a family, or nearly so."""
+    known = [
+        *(f"timm:{name}" for name in timm.list_models()),
+        *(f"torchvision:{name}" for name in torchvision_family.names()),
+        *(f"ami:{name}" for name in ami.KINDS),
+        *_PRESETS,
+    ]
+    name = spec.rpartition(":")[2]
+    called = [full for full in known if name and full.rpartition(":")[2] == name]
+    near = called or get_close_matches(spec, known, n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _override(own: Preprocess, request: ModelRequest) -> Preprocess:

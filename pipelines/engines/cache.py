@@ -1,0 +1,47 @@
+"""Built engines, kept between runs: one file or folder a key, built once a machine.
+
+Two actors that want the same engine at once take turns: the first builds, the second finds
+it built. What stands under its name is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Where built engines are kept; ``XDG_CACHE_HOME`` moves it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "onepass" / "engines"
+
+
+def digest(*parts: object) -> str:
+    """A short name for everything that decides what a built engine is."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def cached(name: str, build: Callable[[Path], None]) -> Path:
+    """``name`` in the cache, made by ``build(draft)`` where it is not there yet."""
+    target = folder() / name
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            # The end of the name stays: compilers look at it.
+            draft = target.with_name(f".{os.getpid()}-{target.name}")
+            try:
+                build(draft)
+                draft.replace(target)
+            finally:
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+    return target

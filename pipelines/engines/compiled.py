@@ -1,0 +1,84 @@
+"""Compiled ahead of time by PyTorch's Inductor: the kernels fused, the weights frozen in.
+
+``torch.compile`` compiles again in every process, which costs each actor most of a minute
+even with its cache. The same compiler run ahead of time leaves one file that loads in a
+second, so a second actor or a second run does not pay again.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from cluster.errors import ModelError
+from pipelines.engines.base import Executor, NetworkMaker
+from pipelines.engines.cache import cached, digest, folder
+from pipelines.facts import ModelFacts, Precision
+
+_EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a constant
+_MOST_ROWS = 4096
+
+
+def cache_name(facts: ModelFacts, precision: Precision, device: torch.device) -> str:
+    """What decides the compiled file: the network, the compiler and the processor."""
+    processor = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else sorted(torch.cpu.get_capabilities().items())
+    )
+    key = digest(facts.answers_sha256, precision, torch.__version__, device.type, processor)
+    return f"{key}.pt2"
+
+
+def is_cached(facts: ModelFacts, precision: Precision, device: torch.device) -> bool:
+    """Whether this machine has compiled the network before."""
+    return (folder() / cache_name(facts, precision, device)).exists()
+
+
+def load(
+    make: NetworkMaker, *, facts: ModelFacts, precision: Precision, device: torch.device
+) -> Executor:
+    """Load the compiled network, compiling it where this machine has not yet.
+
+    Raises:
+        ModelError: the network cannot be compiled.
+    """
+    size = facts.preprocess.input_size
+    file = cached(
+        cache_name(facts, precision, device),
+        lambda draft: _compile(make, size, device, draft),
+    )
+    package = torch._inductor.aoti_load_package(str(file))
+    # The package gives a list, or one tensor bare; the contract is a tuple.
+    return lambda pixels: tuple(package(pixels))
+
+
+def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, target: Path) -> None:
+    network = make().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8, device=device)
+    rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
+    quiet = logging.getLogger("torch.utils.cpp_extension")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)  # it announces on every machine that it found no GPU
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler, about its own internals
+            program = torch.export.export(
+                network, (example,), dynamic_shapes=({0: rows},), strict=False
+            )
+            torch._inductor.aoti_compile_and_package(
+                program,
+                package_path=str(target),
+                inductor_configs={"freezing": device.type == "cpu"},
+            )
+    except Exception as error:
+        said = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ModelError(
+            f"--engine compile: this network cannot be compiled ({type(error).__name__}: {said}); "
+            "use --engine eager"
+        ) from error
+    finally:
+        quiet.setLevel(level)

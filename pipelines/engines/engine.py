@@ -1,0 +1,145 @@
+"""A loaded model that answers batches of any size: on its device, in its precision.
+
+Everything that runs a model goes through ``Engine``: the actors of an extraction, a query
+by image, an upload to the API. That is why their embeddings agree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipelines.backbones import load_verified
+from pipelines.engines import compiled, eager, openvino
+from pipelines.engines.base import Executor, NetworkMaker
+from pipelines.engines.batching import (
+    DEFAULT_ROWS,
+    CudaMemory,
+    find_rows,
+    in_batches,
+)
+from pipelines.facts import EngineName, ModelFacts, Precision
+from pipelines.network import Network
+
+
+class Answers(NamedTuple):
+    """Float32 results: embeddings ``[B, D]``, logits ``[B, C]``, and each of ``facts.maps``."""
+
+    embedding: np.ndarray
+    logits: np.ndarray
+    maps: tuple[np.ndarray, ...] = ()
+
+
+class Engine:
+    """A model on this process's device.
+
+    Args:
+        facts: what the run's model is; weights that turn out otherwise are refused.
+        precision: what the network's body computes in.
+        engine: how it is executed.
+        batch_rows: images that go to the device at once; None: found by trial on a GPU.
+        memory_share: share of the GPU's memory that one call may use.
+        make: the network, where the caller has it already.
+
+    Raises:
+        ModelError: the weights here are not those the run was planned with, or the engine
+            cannot execute the network.
+    """
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        precision: Precision,
+        engine: EngineName = "eager",
+        *,
+        batch_rows: int | None = None,
+        memory_share: float = 1.0,
+        make: NetworkMaker | None = None,
+    ) -> None:
+        self.facts = facts
+        self.device = torch.device("cpu") if engine == "openvino" else this_device()
+        # OpenVINO converts exact weights and is told the precision when it compiles.
+        body: Precision = "fp32" if engine == "openvino" else precision
+        make = make or (lambda: Network(load_verified(facts).backbone, facts, body))
+        self._execute = _executor(engine, make, facts, precision, self.device)
+        self._streams = threading.local()
+        self._rows = batch_rows or self._trial(memory_share)
+
+    def __call__(
+        self, pixels: np.ndarray, *, done: Callable[[int], None] = lambda rows: None
+    ) -> Answers:
+        """Answer upright RGB images, uint8 ``[B, H, W, 3]``; any ``B``, also 0.
+
+        ``done(rows)`` is told of each batch that is answered. May be called from two threads
+        at a time: one copies while the other computes.
+        """
+        if not len(pixels):
+            return self._nothing()
+
+        def answer(start: int, stop: int) -> list[np.ndarray]:
+            found = self._run(pixels[start:stop])
+            done(stop - start)
+            return found
+
+        parts, self._rows = in_batches(answer, len(pixels), self._rows)
+        columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return Answers(columns[0], columns[1], tuple(columns[2:]))
+
+    @torch.inference_mode()
+    def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        with self._stream():
+            # Page-locked memory is what the copy engine reads without the CPU's help.
+            raw = torch.from_numpy(pixels)
+            if self.device.type == "cuda":
+                raw = raw.pin_memory().to(self.device, non_blocking=True)
+            found = self._execute(raw)
+            # Only this thread waits for its stream; the other one goes on feeding its own.
+            return [tensor.cpu().numpy() for tensor in found]
+
+    def _stream(self) -> AbstractContextManager[object]:
+        """A CUDA stream of this thread's own, so that two calls overlap; nothing on a CPU."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._streams, "own"):
+            self._streams.own = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._streams.own)
+
+    def _trial(self, memory_share: float) -> int:
+        if self.device.type != "cuda":
+            return DEFAULT_ROWS
+        height, width = self.facts.preprocess.input_size
+        blank = np.zeros((1, height, width, 3), np.uint8)
+        memory = CudaMemory(memory_share)
+        return find_rows(lambda rows: self._run(blank.repeat(rows, 0)), memory)
+
+    def _nothing(self) -> Answers:
+        facts = self.facts
+        return Answers(
+            np.empty((0, facts.feature_dim), np.float32),
+            np.empty((0, facts.num_classes), np.float32),
+            tuple(np.empty((0, *known.shape), np.float32) for known in facts.maps),
+        )
+
+
+def this_device() -> torch.device:
+    """The device that this process computes on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _executor(
+    engine: EngineName,
+    make: NetworkMaker,
+    facts: ModelFacts,
+    precision: Precision,
+    device: torch.device,
+) -> Executor:
+    if engine == "compile":
+        return compiled.load(make, facts=facts, precision=precision, device=device)
+    if engine == "openvino":
+        return openvino.load(make, facts=facts, precision=precision)
+    return eager.load(make, device=device)

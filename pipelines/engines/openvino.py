@@ -1,0 +1,102 @@
+"""OpenVINO on CPUs: folds, fuses and reorders the network for the processor it finds.
+
+An extra (``pip install 'onepass[openvino]'``). Converting costs seconds and is cached; the
+converted network holds float32 weights and serves every precision.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.errors import ModelError
+from pipelines.engines.base import Executor, NetworkMaker
+from pipelines.engines.cache import cached, digest, folder
+from pipelines.facts import ModelFacts, Precision
+
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_EXAMPLE_ROWS = 2  # any number but 1, which a converter could take for a constant
+
+
+def is_installed() -> bool:
+    return find_spec("openvino") is not None
+
+
+def cache_name(facts: ModelFacts) -> str:
+    """What decides the converted network: the network and the converter."""
+    return digest(facts.answers_sha256, version("openvino"))
+
+
+def is_cached(facts: ModelFacts) -> bool:
+    """Whether this machine has converted the network before."""
+    return (folder() / cache_name(facts)).exists()
+
+
+def load(make: NetworkMaker, *, facts: ModelFacts, precision: Precision) -> Executor:
+    """Load the converted network, converting it where this machine has not yet.
+
+    Raises:
+        ModelError: OpenVINO is not installed, or cannot convert the network.
+    """
+    if not is_installed():
+        raise ModelError(
+            "--engine openvino is not installed; run: pip install 'onepass[openvino]', "
+            "or use --engine eager"
+        )
+    import openvino
+
+    size = facts.preprocess.input_size
+    converted = cached(cache_name(facts), lambda draft: _convert(make, size, draft))
+    compiled = openvino.Core().compile_model(
+        converted / "network.xml",
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+            # Processes that pin their threads all pin them to the same first cores.
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
+    return _Requests(compiled)
+
+
+class _Requests:
+    """One inference request a thread; a request's buffers are reused by its next call."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._of_thread = threading.local()
+
+    def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        found = self._of_thread.request.infer([pixels.numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(np.array(found[port])) for port in self._compiled.outputs)
+
+
+def _convert(make: NetworkMaker, size: tuple[int, int], draft: Path) -> None:
+    import openvino
+
+    example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converter uses what PyTorch deprecates
+            model = openvino.convert_model(
+                make(), example_input=example, input=[openvino.PartialShape([-1, *size, 3])]
+            )
+    except Exception as error:
+        said = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ModelError(
+            f"--engine openvino: this network cannot be converted ({type(error).__name__}: "
+            f"{said}); use --engine eager"
+        ) from error
+    draft.mkdir()
+    openvino.save_model(model, draft / "network.xml", compress_to_fp16=False)

@@ -1,0 +1,239 @@
+"""What the command left open, settled once: what the model is, its precision, its engine.
+
+Settled where the forward actors will run, with a few images of the run: a format is proved
+on them before ``auto`` takes it, and an engine is built only where the rows repay it. The
+outcome is stored with the run, so that a session that continues it does the same.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cluster.errors import ModelError, WorkError
+from pipelines.backbones import describe, load_backbone
+from pipelines.backbones.base import Loaded
+from pipelines.decode import DecodeBlock, unpack
+from pipelines.engines import compiled, openvino
+from pipelines.engines.batching import DEFAULT_ROWS
+from pipelines.engines.engine import Answers, Engine, this_device
+from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, Precision, PrecisionAudit
+from pipelines.network import Network
+from pipelines.precision import check_format, compare, fast_format, is_harmless
+from pipelines.request import Command, GateFacts, Request
+
+_TIMED_ROWS = 8
+
+
+class _Offer(NamedTuple):
+    """What an engine promised on the networks measured in ``benchmarks/engines.py``."""
+
+    gain: float  # at least so many times eager
+    build_seconds: float
+
+
+_OFFERS: dict[str, dict[EngineName, _Offer]] = {
+    "cpu": {"openvino": _Offer(1.5, 8.0), "compile": _Offer(1.4, 60.0)},
+    "cuda": {"compile": _Offer(1.4, 90.0)},
+}
+_LOAD_SECONDS = 1.0  # of an engine that is built already
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One network of the run, with the sample's pixels and its exact answers to them."""
+
+    loaded: Loaded
+    facts: ModelFacts
+    pixels: np.ndarray
+    exact: Answers
+
+    def engine(self, precision: Precision, engine: EngineName) -> Engine:
+        body: Precision = "fp32" if engine == "openvino" else precision
+        return Engine(
+            self.facts,
+            precision,
+            engine,
+            batch_rows=DEFAULT_ROWS,
+            make=lambda: Network(self.loaded.backbone, self.facts, body),
+        )
+
+    def audit(self, precision: Precision, engine: EngineName) -> PrecisionAudit | None:
+        """How far the answers are from exact; None where they are, or there is no image."""
+        if not len(self.pixels) or (precision, engine) == ("fp32", "eager"):
+            return None
+        found = self.engine(precision, engine)(self.pixels)
+        return compare(found.embedding, found.logits, self.exact.embedding, self.exact.logits)
+
+    def accepts(self, audit: PrecisionAudit) -> bool:
+        random = self.loaded.weights.startswith("random")
+        return is_harmless(audit, classes_matter=not random)
+
+
+def settle(
+    command: Command, sample: pa.Table, root: str, *, rows: int, lanes: int, earlier: Request | None
+) -> Request:
+    """Settle ``command`` for ``rows`` rows on ``lanes`` actors like this process.
+
+    ``sample`` holds some rows of the plan; images that cannot be read are passed over.
+
+    Raises:
+        InputError: model, labels, precision or engine do not fit.
+        WorkError: an unfinished run was started with another model.
+    """
+    device = this_device()
+    if command.precision != "auto":
+        check_format(command.precision, device)
+    model = _load(command.model, command.outputs, sample, root, skip=earlier is not None)
+    gate = (
+        _load(command.gate.model, Outputs(), sample, root, skip=earlier is not None)
+        if command.gate
+        else None
+    )
+    if earlier is not None:
+        return _same(earlier, model, gate)
+    models = [model] if gate is None else [model, gate]
+    precision = fast_format(device) if command.precision == "auto" else command.precision
+    engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
+    audits = [each.audit(precision, engine) for each in models]
+    if command.precision == "auto" and precision != "fp32":
+        for each, audit in zip(models, audits, strict=True):
+            if audit is not None and not each.accepts(audit):
+                said = (
+                    f"precision fp32: {precision} moves the embeddings of "
+                    f"{each.facts.request.spec} to cosine {audit.cosine_mean:.4f} of exact, "
+                    f"enough to change classes; --precision {precision} trades that for speed"
+                )
+                precision = "fp32"
+                engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
+                audits = [each.audit(precision, engine) for each in models]
+                notes.append(said)
+                break
+    return Request(
+        command=command,
+        facts=model.facts,
+        labels=model.loaded.labels,
+        gate=None if gate is None else _gate_facts(command, gate),
+        precision=precision,
+        engine=engine,
+        audit=audits[0],
+        notes=tuple(notes),
+    )
+
+
+def settle_on_worker(
+    command: Command, sample: pa.Table, root: str, *, rows: int, lanes: int, earlier: Request | None
+) -> Request:
+    """``settle`` on the cores that an actor has."""
+    torch.set_num_threads(1)
+    return settle(command, sample, root, rows=rows, lanes=lanes, earlier=earlier)
+
+
+def _load(
+    request: ModelRequest, outputs: Outputs, sample: pa.Table, root: str, *, skip: bool
+) -> _Model:
+    loaded = load_backbone(request)
+    facts = describe(loaded, request, outputs)
+    rows = DecodeBlock(root, {"pixels": facts.preprocess}, None)(
+        sample.slice(0, 0 if skip else None)
+    )
+    pixels = unpack(rows, "pixels", facts.preprocess)[np.asarray(rows["error"].is_null())]
+    exact = Engine(
+        facts,
+        "fp32",
+        batch_rows=DEFAULT_ROWS,
+        make=lambda: Network(loaded.backbone, facts, "fp32"),
+    )
+    return _Model(loaded, facts, pixels, exact(pixels))
+
+
+def _same(earlier: Request, model: _Model, gate: _Model | None) -> Request:
+    """The earlier request, if the models are still those it was started with."""
+    then = [earlier.facts] + ([earlier.gate.facts] if earlier.gate else [])
+    for old, now in zip(then, [model, gate] if gate else [model], strict=True):
+        assert now is not None
+        if old != now.facts:
+            raise WorkError(
+                f"the model is not what this run was started with: {old.request.spec} has weights "
+                f"{now.facts.weights_sha256[:12]} now, {old.weights_sha256[:12]} then; restore "
+                "the package versions or start a new run"
+            )
+    return earlier
+
+
+def _settle_engine(
+    asked: EngineName | Literal["auto"],
+    models: list[_Model],
+    precision: Precision,
+    rows: int,
+    lanes: int,
+) -> tuple[EngineName, list[str]]:
+    """The engine, built so that actors find it built, and why it was chosen."""
+    if asked != "auto":
+        for model in models:
+            model.engine(precision, asked)
+        return asked, []
+    if not len(models[0].pixels):
+        return "eager", []
+    device = this_device()
+    seconds = sum(_seconds_a_row(model, precision) for model in models)
+    if device.type == "cpu":
+        seconds *= torch.get_num_threads()  # an actor has one thread
+    work = rows * seconds / lanes
+    worth = {
+        name: work * (1 - 1 / offer.gain) - _build_seconds(name, offer, models, precision)
+        for name, offer in _OFFERS[device.type].items()
+        if name != "openvino" or openvino.is_installed()
+    }
+    notes: list[str] = []
+    for name in sorted(worth, key=worth.__getitem__, reverse=True):
+        if worth[name] <= 0:
+            break
+        try:
+            for model in models:
+                model.engine(precision, name)
+        except ModelError as error:
+            notes.append(f"engine {name} passed over: {error}")
+            continue
+        return name, [*notes, f"engine {name}: {work:.0f} s of eager work repay building it"]
+    return "eager", [*notes, f"engine eager: {work:.0f} s of work do not repay building another"]
+
+
+def _seconds_a_row(model: _Model, precision: Precision) -> float:
+    eager = model.engine(precision, "eager")
+    few = model.pixels[:_TIMED_ROWS]
+    eager(few[:1])
+    began = time.perf_counter()
+    eager(few)
+    return (time.perf_counter() - began) / len(few)
+
+
+def _build_seconds(
+    name: EngineName, offer: _Offer, models: list[_Model], precision: Precision
+) -> float:
+    def is_cached(facts: ModelFacts) -> bool:
+        if name == "openvino":
+            return openvino.is_cached(facts)
+        return compiled.is_cached(facts, precision, this_device())
+
+    return sum(_LOAD_SECONDS if is_cached(m.facts) else offer.build_seconds for m in models)
+
+
+def _gate_facts(command: Command, gate: _Model) -> GateFacts:
+    assert command.gate is not None
+    names = gate.loaded.labels
+    label = command.gate.label
+    if names is None or label not in names:
+        known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "no labels"
+        raise ModelError(
+            f"--gate-label {label}: {command.gate.model.spec} has {known}; give one of its "
+            "labels, or its names with --gate-labels"
+        )
+    return GateFacts(
+        asked=command.gate, facts=gate.facts, labels=names, label_index=names.index(label)
+    )

@@ -1,0 +1,103 @@
+"""The stages on Ray Data: read the plan, decode, forward, write Parquet with a checkpoint.
+
+A plan file is one block, cut between images, so that an image is decoded once and every
+actor finds work soon.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.session import Slots
+from pipelines.request import Request
+
+if TYPE_CHECKING:
+    from pipelines.forward import ForwardOptions
+
+BLOCK_BYTES = 64 * 2**20  # of what a block holds most of: pixels, or kept maps
+BLOCK_ROWS = 512
+
+
+def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
+    """Write the plan in files of one block each, cut only between images."""
+    height, width = request.facts.preprocess.input_size
+    kept = sum(4 * int(np.prod(known.shape)) for known in request.facts.maps)
+    rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
+    # A small plan is cut finer: every actor must find work, and soon.
+    rows = min(rows, max(16, -(-table.num_rows // (4 * slots.actors))))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    codes = table["image"].combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    begin, number = 0, 0
+    while begin < table.num_rows:
+        later = starts[starts >= min(begin + rows, table.num_rows)]
+        end = int(later[0]) if len(later) else table.num_rows
+        pq.write_table(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
+        begin, number = end, number + 1
+
+
+def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, board: Any) -> None:
+    """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    from pipelines.decode import DecodeBlock
+    from pipelines.forward import ForwardActor, pixel_columns
+
+    context = DataContext.get_current()
+    # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context.enable_progress_bars = False
+    context.target_max_block_size = 2 * BLOCK_BYTES
+    # The newer reader packs small files into one block: one busy actor, the others idle.
+    context.use_datasource_v2 = False
+    context.issue_detectors_config.detectors = []
+    checkpoint = CheckpointConfig(
+        id_column="row_id",
+        checkpoint_path=str(out / "checkpoint"),
+        # Deleted by us, and only after the manifest: until then it is the only record.
+        delete_checkpoint_on_success=False,
+    )
+    checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
+    context.checkpoint_config = checkpoint
+    plan_files = sorted(str(file) for file in (out / "plan").glob("*.parquet"))
+    rows = ray.data.read_parquet(
+        plan_files,
+        override_num_blocks=len(plan_files),
+        num_cpus=slots.cpus_to_decode,
+    )
+    decoded = rows.map_batches(
+        DecodeBlock(str(root), pixel_columns(options.request), board),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=slots.cpus_to_decode,
+    )
+    answered = decoded.map_batches(
+        ForwardActor,
+        fn_constructor_args=(options, board),
+        batch_size=None,  # a whole block: the engine knows how many fit on its device
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            size=min(slots.actors, len(plan_files)),
+            max_concurrent_calls_per_actor=slots.calls_in_flight,
+        ),
+        num_cpus=slots.cpus_per_actor,
+        num_gpus=slots.gpus_per_actor or None,
+    )
+    answered.write_parquet(
+        str(out / "detections"),
+        ray_remote_args={"num_cpus": slots.cpus_per_task},
+        compression="zstd",
+    )
+    context.checkpoint_config = None  # the context is the process's, the checkpoint ours
