@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from pipelines.backbones.base import Loaded
 
-AMI = ("resnet50", "resnet50-turing", "resnet50-lowres", "resnet50-timm", "efficientnet")
-AMI_NAMES = (*AMI, "convnext-order")
-
 
 class Family(NamedTuple):
     """One way to write ``--model``."""
@@ -31,8 +28,8 @@ FAMILIES = (
     Family("lite0", "EfficientNet-Lite0 with ImageNet classes, weights from a Python package"),
     Family("tiny", "a small fixed network, for trying things out; its classes mean nothing"),
     Family("timm:NAME", "any classifier of timm, with --checkpoint FILE or --pretrained"),
-    Family("torchvision:NAME", "any classifier of torchvision, with --checkpoint FILE"),
-    Family("ami:NAME", "the insect classifiers of AMI, with their checkpoint and labels"),
+    Family("torchvision:NAME", "any classifier of torchvision, the same way"),
+    Family("ami:NAME", "the six AMI insect classifiers, with --checkpoint FILE --labels FILE"),
 )
 
 
@@ -92,13 +89,13 @@ def matching(pattern: str) -> tuple[str, ...]:
 
 def _all_specs() -> Iterator[str]:
     import timm
-    import torchvision.models
 
-    yield from ("lite0", "tiny")
+    from pipelines.backbones import ami, torchvision_family
+
+    yield from (family.spec for family in FAMILIES if ":" not in family.spec)
     yield from (f"timm:{name}" for name in timm.list_models())
-    for name in torchvision.models.list_models(module=torchvision.models):
-        yield f"torchvision:{name}"
-    yield from (f"ami:{name}" for name in AMI_NAMES)
+    yield from (f"torchvision:{name}" for name in torchvision_family.names())
+    yield from (f"ami:{name}" for name in ami.KINDS)
 
 
 def describe_model(request: ModelRequest, *, depth: int = 2) -> Description:

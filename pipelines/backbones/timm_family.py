@@ -122,7 +122,8 @@ class TimmBackbone(Backbone):
     def _unpacked(self, feature_map: torch.Tensor) -> Any:
         if not self._shapes:
             return feature_map
-        parts = feature_map.split([math.prod(shape) for shape in self._shapes], dim=1)  # type: ignore[no-untyped-call]
+        sizes = [math.prod(shape) for shape in self._shapes]
+        parts = feature_map.split(sizes, dim=1)  # type: ignore[no-untyped-call]
         return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
@@ -152,9 +153,16 @@ def _levels(model: nn.Module) -> tuple[Level, ...]:
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "forward_intermediates"):
         return ()
+    levels = list(getattr(info, "info", info))
+    modules = [level["module"] for level in levels]
     return tuple(
-        Level(name=level["module"], channels=level["num_chs"], reduction=level["reduction"])
-        for level in getattr(info, "info", info)
+        # Names become columns: where timm has none or one for several levels, say which.
+        Level(
+            module if module and modules.count(module) == 1 else f"{module}.{index}".strip("."),
+            level["num_chs"],
+            level["reduction"],
+        )
+        for index, (module, level) in enumerate(zip(modules, levels, strict=True))
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from index.build import build_index
 from onepass import main
 from pipelines.backbones import examine
-from pipelines.facts import ModelRequest
+from pipelines.facts import ModelRequest, Outputs
 from pipelines.records import write_atomic
 from pipelines.request import Command, Request, fingerprint_inputs
 from pipelines.source import read_source
@@ -212,13 +212,24 @@ def test_out_of_another_command(photos: Path, tmp_path: Path) -> None:
     command = Command(
         source=str(photos),
         model=TINY,
-        inputs=fingerprint_inputs(plan.table, TINY),
+        inputs=fingerprint_inputs(plan.table, TINY, None),
+        gate=None,
         precision="fp32",
+        engine="auto",
         top_k=5,
-        logits=False,
+        outputs=Outputs(),
         hdf5=False,
     )
-    request = Request(command=command, facts=examine(TINY), precision="fp32")
+    request = Request(
+        command=command,
+        facts=examine(TINY),
+        labels=None,
+        gate=None,
+        precision="fp32",
+        engine="eager",
+        audit=None,
+        notes=(),
+    )
     write_atomic(out / "request.json", request.model_dump_json().encode())
     before = [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)]
     line = refused("extract", photos, "--model", "lite0", "--out", out, "--precision", "fp32")

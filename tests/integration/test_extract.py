@@ -21,19 +21,19 @@ from onepass import main
 from pipelines.decode import DecodeBlock
 from pipelines.detections import BOX, complete
 from pipelines.embed import Embedder
-from pipelines.engine import softmax
 from pipelines.extract import Options, Outcome, Progress, extract
-from pipelines.facts import ModelRequest, Preprocess
+from pipelines.facts import ModelRequest, Outputs, Preprocess
 from pipelines.images import decode, read
 from pipelines.request import Command, claim, fingerprint_inputs
 from pipelines.run import Run
+from pipelines.scores import softmax
 from pipelines.source import read_source
 from tests.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 
 TINY = ModelRequest(spec="tiny")
 PHOTOS = 60
 BOXES = ((None,) * 4, (10, 20, 110, 120), (200.5, 30.25, 300.75, 200))
-EXACT = Options(precision="fp32", logits=True, hdf5=True)
+EXACT = Options(precision="fp32", engine="eager", outputs=Outputs(logits=True), hdf5=True)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,9 @@ def test_another_command_is_refused_and_told_what_differs(
     before = state(exact.out)
     other = ModelRequest(spec="tiny", input_size=64)
     with pytest.raises(RunError) as caught:
-        extract(str(manifest), other, exact.out, Options(precision="bf16", logits=True))
+        extract(
+            str(manifest), other, exact.out, Options(precision="bf16", outputs=Outputs(logits=True))
+        )
     message = str(caught.value)
     for part in (
         "hdf5: then True, now False",
@@ -325,7 +327,7 @@ def test_a_precision_below_float32_is_audited(bad: SimpleNamespace, exact: Simpl
     if bad.run.manifest.precision == "fp32":
         assert audit is None
     else:
-        assert 1 <= audit.rows <= 8
+        assert 1 <= audit.rows <= 64
         assert 0.99 < audit.cosine_min <= audit.cosine_mean <= 1 + 1e-9
         assert 0 <= audit.top1_agreement <= 1
 
@@ -359,7 +361,7 @@ def test_an_image_with_several_boxes_is_decoded_once(
 
     monkeypatch.setattr(pipelines.decode, "decode", counted)
     how = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
-    pixels = DecodeBlock(str(plan.root), how, None)(table)
+    pixels = DecodeBlock(str(plan.root), {"pixels": how}, None)(table)
     assert pixels.num_rows == 3 * PHOTOS
     assert pixels["error"].null_count == 3 * PHOTOS
     assert len(calls) == PHOTOS
@@ -371,10 +373,12 @@ def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_pa
     command = Command(
         source=str(manifest.resolve()),
         model=TINY,
-        inputs=fingerprint_inputs(plan.table, TINY),
+        inputs=fingerprint_inputs(plan.table, TINY, None),
+        gate=None,
         precision="fp32",
+        engine="eager",
         top_k=5,
-        logits=True,
+        outputs=Outputs(logits=True),
         hdf5=True,
     )
     with claim(out, command) as earlier:

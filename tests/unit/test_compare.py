@@ -118,6 +118,19 @@ def test_a_norm_after_pooling_makes_it_map_mean(
     assert "--feature-point map_mean" in kept.says
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"), [("mobilenet_v3_small", 576, 1024), ("convnext_tiny", 768, 768)]
+)
+def test_torchvision_networks_with_layers_after_pooling(
+    photos: str, name: str, old: int, new: int
+) -> None:
+    found = compare(ModelRequest(spec=f"torchvision:{name}", input_size=64), photos)
+    assert found.verdict == "other_point"
+    assert (found.old_dim, found.new.dim) == (old, new)
+    assert found.other is not None
+    assert (found.other.point, found.other.dim, found.other.equal) == ("map_mean", old, True)
+
+
 def test_differences_are_those_computed_by_hand(
     photos: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +198,13 @@ def test_children_that_do_not_compose(photos: str) -> None:
     assert "\n" not in found.old_error
     assert (found.rows, found.old_dim, found.sum_share_min) == (0, None, None)
     assert found.new.dim == 128
+
+
+def test_torchvision_vit_does_not_compose(photos: str) -> None:
+    found = compare(ModelRequest(spec="torchvision:vit_b_32"), photos, limit=1)
+    assert found.verdict == "not_runnable"
+    assert found.old_error is not None
+    assert found.old_error.startswith("AssertionError: Expected (batch_size, seq_length, hidden")
 
 
 @pytest.mark.parametrize(

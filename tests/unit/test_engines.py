@@ -1,0 +1,273 @@
+"""Engines: the same answers whichever way, any number of rows, memory that runs out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.errors import InputError, ModelError
+from pipelines.backbones import examine, load_backbone
+from pipelines.engines import compiled, openvino
+from pipelines.engines.batching import find_rows, in_batches, is_out_of_memory
+from pipelines.engines.cache import cached, folder
+from pipelines.engines.engine import Engine
+from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.network import Network
+from pipelines.precision import check_format, compare, fast_format, is_harmless
+
+TINY = ModelRequest(spec="tiny")
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def facts() -> ModelFacts:
+    return examine(TINY, Outputs(map=True))
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
+
+
+def by_hand(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and logits of ``tiny`` from its own module, normalised in NumPy."""
+    loaded = load_backbone(TINY)
+    how = loaded.preprocess
+    x = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
+    tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
+    with torch.inference_mode():
+        model = loaded.backbone.model
+        return model.body(tensor).mean((2, 3)).numpy(), model(tensor).numpy()
+
+
+@pytest.mark.parametrize("engine", ["eager", "openvino", "compile"])
+def test_every_engine_gives_the_models_own_answers(
+    own_cache: Path, facts: ModelFacts, pixels: np.ndarray, engine: EngineName
+) -> None:
+    embedding, logits = by_hand(pixels)
+    run = Engine(facts, "fp32", engine, batch_rows=32)
+    for rows in (1, 3, 70):  # fewer than a batch, and two batches and a rest
+        found = run(pixels[:rows])
+        assert np.abs(found.embedding - embedding[:rows]).max() <= 1e-5 * np.abs(embedding).max()
+        assert np.abs(found.logits - logits[:rows]).max() <= 1e-5 * np.abs(logits).max()
+        # The kept map is the one that was pooled.
+        assert np.allclose(found.maps[0].mean((2, 3)), found.embedding, atol=1e-5)
+    half = Engine(facts, "bf16", engine)(pixels)
+    assert compare(half.embedding, half.logits, embedding, logits).cosine_min > 0.999
+
+
+@pytest.mark.parametrize("engine", ["openvino", "compile"])
+def test_what_is_built_is_not_built_again(
+    own_cache: Path, facts: ModelFacts, pixels: np.ndarray, engine: EngineName
+) -> None:
+    first = Engine(facts, "fp32", engine)(pixels[:2])
+
+    def never() -> Network:
+        raise AssertionError("a built engine needs no network")
+
+    again = Engine(facts, "fp32", engine, make=never)(pixels[:2])
+    assert np.array_equal(first.logits, again.logits)
+    is_cached: dict[EngineName, Callable[[ModelFacts], bool]] = {
+        "openvino": openvino.is_cached,
+        "compile": lambda of: compiled.is_cached(of, "fp32", torch.device("cpu")),
+    }
+    assert is_cached[engine](facts)
+    assert not is_cached[engine](facts.model_copy(update={"weights_sha256": "0" * 64}))
+
+
+def test_engine_refuses_other_weights(facts: ModelFacts) -> None:
+    with pytest.raises(ModelError, match="weights here hash to"):
+        Engine(facts.model_copy(update={"weights_sha256": "f" * 64}), "fp32")
+
+
+def test_openvino_that_is_not_installed_is_one_line(
+    facts: ModelFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"not installed; run: pip install 'onepass\[openvino\]'"):
+        Engine(facts, "fp32", "openvino")
+
+
+def test_no_rows_have_no_answers(facts: ModelFacts) -> None:
+    found = Engine(facts, "fp32")(np.empty((0, 32, 32, 3), np.uint8))
+    assert (found.embedding.shape, found.logits.shape) == ((0, 32), (0, 10))
+    assert found.maps[0].shape == (0, 32, 4, 4)
+
+
+def test_two_threads_get_their_own_answers(
+    own_cache: Path, facts: ModelFacts, pixels: np.ndarray
+) -> None:
+    run = Engine(facts, "fp32", "openvino", batch_rows=4)
+    expected = run(pixels).logits
+    found: dict[int, np.ndarray] = {}
+
+    def answer(number: int) -> None:
+        mine = pixels[number::2]
+        found[number] = np.stack([run(mine).logits for _ in range(5)])
+
+    threads = [threading.Thread(target=answer, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for number in (0, 1):
+        assert np.allclose(found[number], expected[number::2], atol=1e-5)
+
+
+class Small(Network):
+    """A device with room for five images."""
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(pixels) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(pixels)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(facts: ModelFacts, pixels: np.ndarray) -> None:
+    make = partial(Small, load_backbone(TINY).backbone, facts, "fp32")
+    run = Engine(facts, "fp32", batch_rows=32, make=make)
+    told: list[int] = []
+    found = run(pixels, done=told.append)
+    assert np.allclose(found.logits, by_hand(pixels)[1], atol=1e-5)
+    assert sum(told) == 70
+    assert max(told) == 4  # 32, 16 and 8 did not fit
+    told.clear()
+    run(pixels, done=told.append)
+    assert told[0] == 4  # what did not fit once is not tried again
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error() -> None:
+    def call(start: int, stop: int) -> None:
+        raise torch.OutOfMemoryError("not even one")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(call, 8, 8)
+
+
+def test_other_errors_are_not_memory() -> None:
+    calls: list[int] = []
+
+    def call(start: int, stop: int) -> None:
+        calls.append(stop - start)
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        in_batches(call, 8, 8)
+    assert calls == [8]
+    assert is_out_of_memory(
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+    )
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+class Card:
+    """A GPU of ``room`` bytes on which an image takes ``image`` bytes."""
+
+    def __init__(self, room: int, image: int, *, fastest: int = 10**9) -> None:
+        self.room, self.image, self.fastest = room, image, fastest
+        self.tried: list[int] = []
+        self.now = 0.0
+
+    def run(self, rows: int) -> None:
+        if rows * self.image > self.room:
+            raise torch.OutOfMemoryError("full")
+        self.tried.append(rows)
+        self.now += max(1.0, rows / self.fastest)  # a batch takes a second up to its fastest
+
+    def free(self) -> int:
+        return self.room
+
+    def peak_of(self, call: Callable[[], object]) -> int:
+        call()
+        return self.tried[-1] * self.image
+
+
+@pytest.mark.parametrize(
+    ("card", "rows"),
+    [
+        (Card(10**6, 1), 1024),  # room for everything: as many as are allowed
+        (Card(1000, 2), 256),  # takes 512 of the 800 bytes allowed; twice that does not fit
+        (Card(1000, 60), 16),  # not even the first 32 fit
+        (Card(10**6, 1, fastest=64), 64),  # more is not faster
+    ],
+)
+def test_batch_is_found_by_trial(card: Card, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.engines.batching.time.perf_counter", lambda: card.now)
+    assert find_rows(card.run, card) == rows
+
+
+def test_a_build_that_fails_leaves_nothing(own_cache: Path) -> None:
+    def fail(draft: Path) -> None:
+        draft.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        cached("broken.pt2", fail)
+    assert not [file for file in folder().iterdir() if "broken.pt2" in file.name]
+
+
+def test_two_that_want_one_engine_build_it_once(own_cache: Path) -> None:
+    built: list[int] = []
+    together = threading.Barrier(2)
+
+    def build(draft: Path) -> None:
+        built.append(1)
+        draft.write_text("done")
+
+    def want() -> None:
+        together.wait(10)
+        assert cached("shared.pt2", build).read_text() == "done"
+
+    threads = [threading.Thread(target=want) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert built == [1]
+
+
+def test_formats_that_the_hardware_has() -> None:
+    cpu = torch.device("cpu")
+    can = torch.cpu.get_capabilities()
+    assert fast_format(cpu) == ("bf16" if can.get("amx_bf16") or can.get("avx512_bf16") else "fp32")
+    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+        check_format("fp16", cpu)
+
+
+def test_audit_measures_what_rounding_did() -> None:
+    rng = np.random.default_rng(2)
+    embedding, logits = rng.standard_normal((20, 16)), rng.standard_normal((20, 4))
+    other = logits.copy()
+    other[0] = np.roll(other[0], 1)
+    audit = compare(embedding, other, embedding, logits)
+    assert audit.top1_agreement == pytest.approx(0.95)
+    assert audit.cosine_min == pytest.approx(1)
+    turned = embedding.copy()
+    turned[3] = -turned[3]
+    audit = compare(turned, logits, embedding, logits)
+    assert audit.cosine_min == pytest.approx(-1)
+    assert audit.cosine_mean == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "classes", "expected"),
+    [(0.99995, True, True), (0.9995, True, False), (0.9995, False, True), (0.99, False, False)],
+)
+def test_auto_wants_more_where_there_are_classes(
+    cosine: float, classes: bool, expected: bool
+) -> None:
+    audit = PrecisionAudit(rows=64, cosine_mean=cosine, cosine_min=0.9, top1_agreement=1.0)
+    assert is_harmless(audit, classes_matter=classes) is expected

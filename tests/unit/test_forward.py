@@ -1,0 +1,191 @@
+"""The forward actor without Ray: cascades, kept maps, numbers that are not finite."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.backbones import examine
+from pipelines.decode import GATE_PIXELS, PIXELS, DecodeBlock, unpack
+from pipelines.engines.engine import Engine
+from pipelines.facts import GateRequest, ModelRequest, Outputs
+from pipelines.forward import ForwardActor, ForwardOptions, pixel_columns
+from pipelines.request import Command, GateFacts, Request
+from pipelines.scores import softmax
+from pipelines.source import read_source
+from tests.pictures import photo_folder
+
+TINY = ModelRequest(spec="tiny")
+SMALL = ModelRequest(spec="timm:test_resnet")
+LABEL = 4  # a class that tiny gives to some of the drawn photos and not to others
+ROWS = 20
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = photo_folder(tmp_path_factory.mktemp("photos"), ROWS - 1)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    found = read_source(str(folder))
+    return SimpleNamespace(table=found.table, root=str(found.root))
+
+
+class Counting:
+    """A board without Ray that adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.answered = SimpleNamespace(remote=self._add)
+
+    def _add(self, rows: int) -> None:
+        self.rows += rows
+
+
+def request(
+    *,
+    model: ModelRequest = SMALL,
+    embed: Literal["model", "gate"] | None = None,
+    outputs: Outputs | None = None,
+    threshold: float = 0.0,
+    label: int = LABEL,
+) -> Request:
+    outputs = outputs or Outputs()
+    gate = None
+    if embed is not None:
+        facts = examine(TINY)
+        names = tuple(f"tiny {n}" for n in range(10))
+        asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
+        gate = GateFacts(asked=asked, facts=facts, labels=names, label_index=label)
+    command = Command(
+        source="",
+        model=model,
+        gate=None,
+        inputs={},
+        precision="fp32",
+        engine="eager",
+        top_k=3,
+        outputs=outputs,
+        hdf5=False,
+    )
+    return Request(
+        command=command,
+        facts=examine(model, outputs),
+        labels=None,
+        gate=gate,
+        precision="fp32",
+        engine="eager",
+        audit=None,
+        notes=(),
+    )
+
+
+def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Counting]:
+    """Decoded rows, answered rows, and the board."""
+    decoded = DecodeBlock(plan.root, pixel_columns(asked), None)(plan.table)
+    board = Counting()
+    options = ForwardOptions(request=asked, batch_rows=8, gpu_share=0.0, calls_in_flight=1)
+    return decoded, ForwardActor(options, board)(decoded), board
+
+
+def matrix(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), array.type.list_size)
+
+
+def split_at_median(plan: SimpleNamespace) -> tuple[np.ndarray, float]:
+    """tiny's score of LABEL for each good row, and a threshold that half of them reach."""
+    asked = request(model=TINY)
+    decoded = DecodeBlock(plan.root, pixel_columns(asked), None)(plan.table)
+    good = np.asarray(decoded["error"].is_null())
+    found = Engine(asked.facts, "fp32")(unpack(decoded, PIXELS, asked.facts.preprocess)[good])
+    scores = softmax(found.logits)[:, LABEL]
+    return scores, float(np.median(scores))
+
+
+@pytest.mark.parametrize("embed", ["model", "gate"])
+def test_every_row_has_an_embedding_and_passing_rows_a_class(
+    plan: SimpleNamespace, embed: Literal["model", "gate"]
+) -> None:
+    scores, threshold = split_at_median(plan)
+    asked = request(embed=embed, threshold=threshold)
+    decoded, rows, board = run(plan, asked)
+    good = np.asarray(decoded["error"].is_null())
+    assert good.sum() == ROWS - 1
+    assert board.rows == ROWS  # every row is reported once
+    passed = np.zeros(ROWS, bool)
+    passed[good] = scores >= threshold
+    assert 5 < passed.sum() < 15
+    assert (np.asarray(rows["label_index"].is_valid()) == passed).all()
+    embedding = matrix(rows["embedding"])
+    assert embedding.shape[1] == (asked.facts if embed == "model" else asked.gate.facts).feature_dim  # type: ignore[union-attr]
+    assert np.isfinite(embedding[good]).all()
+    assert np.isnan(embedding[~good]).all()
+    # Whoever embeds, the numbers are those of that model alone.
+    alone = request(model=SMALL if embed == "model" else TINY)
+    pixels = unpack(
+        DecodeBlock(plan.root, pixel_columns(alone), None)(plan.table),
+        PIXELS,
+        alone.facts.preprocess,
+    )
+    expected = Engine(alone.facts, "fp32")(pixels[good])
+    assert np.allclose(embedding[good], expected.embedding, rtol=1e-4, atol=1e-5)
+    names = np.array(rows["gate_label"].to_pylist(), dtype=object)
+    assert all(name is not None for name in names[good])
+    assert names[~good][0] is None
+    assert rows["error"].null_count == ROWS - 1
+
+
+def test_classes_of_passing_rows_are_the_models_own(plan: SimpleNamespace) -> None:
+    _, threshold = split_at_median(plan)
+    _, gated, _ = run(plan, request(embed="gate", threshold=threshold))
+    _, free, _ = run(plan, request())
+    passed = np.asarray(gated["label_index"].is_valid())
+    own = np.array(free["label_index"].to_pylist(), dtype=object)
+    assert (np.array(gated["label_index"].to_pylist(), dtype=object)[passed] == own[passed]).all()
+
+
+def test_two_inputs_only_where_two_are_wanted() -> None:
+    same = request(model=TINY, embed="model")
+    assert list(pixel_columns(same)) == [PIXELS]  # one decode, one resize
+    assert list(pixel_columns(request(embed="model"))) == [PIXELS, GATE_PIXELS]
+
+
+def test_kept_maps_are_those_of_the_pass(plan: SimpleNamespace) -> None:
+    asked = request(outputs=Outputs(map=True, pyramid=(1, -1), logits=True))
+    decoded, rows, _ = run(plan, asked)
+    good = np.asarray(decoded["error"].is_null())
+    pixels = unpack(decoded, PIXELS, asked.facts.preprocess)[good]
+    expected = Engine(asked.facts, "fp32")(pixels)
+    names = [known.name for known in asked.facts.maps]
+    assert names[0] == "feature_map"
+    assert all(name.startswith("pyramid/") for name in names[1:])
+    for known, values in zip(asked.facts.maps, expected.maps, strict=True):
+        kept = matrix(rows[known.name])
+        assert np.allclose(kept[good].reshape(-1, *known.shape), values, rtol=1e-4, atol=1e-5)
+        assert np.isnan(kept[~good]).all()
+    assert np.allclose(matrix(rows["logits"])[good], expected.logits, rtol=1e-4, atol=1e-5)
+    assert "pixels" not in rows.column_names
+
+
+def test_overflow_is_an_error_and_not_a_number(
+    plan: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.engines import engine
+
+    whole = engine.Engine.__call__
+
+    def overflowing(self: Any, pixels: np.ndarray, **how: Any) -> Any:
+        found = whole(self, pixels, **how)
+        found.embedding[2] = np.inf
+        return found
+
+    monkeypatch.setattr(engine.Engine, "__call__", overflowing)
+    _, rows, _ = run(plan, request(outputs=Outputs(logits=True)))
+    errors = [text for text in rows["error"].to_pylist() if text and text.startswith("not finite")]
+    assert errors == ["not finite: the network overflowed in fp32"]
+    assert rows["label"].null_count == ROWS  # test_resnet has no labels
+    assert rows["label_index"].null_count == 2

@@ -1,0 +1,124 @@
+"""What a command leaves open: settled on the run's own images, and the reason said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cluster.errors import ModelError, WorkError
+from pipelines import settle as settling
+from pipelines.engines import openvino
+from pipelines.extract import _sample
+from pipelines.facts import GateRequest, ModelRequest, Outputs
+from pipelines.request import Command, Request
+from pipelines.settle import settle
+from pipelines.source import read_source
+from tests.pictures import photo_folder
+
+TINY = ModelRequest(spec="tiny")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photo_folder(tmp_path_factory.mktemp("photos"), 24)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def asked(photos: Path, rows: int = 24, *, earlier: Request | None = None, **how: Any) -> Request:
+    given: dict[str, Any] = {"precision": "auto", "engine": "auto", "gate": None, "model": TINY}
+    command = Command(
+        source=str(photos),
+        inputs={},
+        top_k=5,
+        outputs=Outputs(),
+        hdf5=False,
+        **(given | how),
+    )
+    plan = read_source(str(photos))
+    return settle(command, _sample(plan.table), str(plan.root), rows=rows, lanes=2, earlier=earlier)
+
+
+def test_an_engine_is_built_where_the_rows_repay_it(photos: Path) -> None:
+    few, many = asked(photos, 24), asked(photos, 10**7)
+    assert few.engine == "eager"
+    assert any("do not repay building" in note for note in few.notes)
+    assert many.engine == "openvino"
+    assert any("repay building it" in note for note in many.notes)
+
+
+def test_an_engine_that_cannot_take_the_network_is_passed_over(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ModelError("--engine openvino: this network cannot be converted")
+
+    monkeypatch.setattr(openvino, "load", refuse)
+    monkeypatch.setitem(settling._OFFERS, "cpu", {"openvino": settling._OFFERS["cpu"]["openvino"]})
+    settled = asked(photos, 10**7)
+    assert settled.engine == "eager"
+    assert any("openvino passed over" in note for note in settled.notes)
+    with pytest.raises(ModelError, match="cannot be converted"):
+        asked(photos, 10, engine="openvino")
+
+
+def test_auto_takes_half_precision_only_where_classes_survive(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "fast_format", lambda device: "bf16")
+    robust = asked(photos)  # three convolutions hardly round
+    assert robust.precision == "bf16"
+    assert robust.audit is not None
+    assert robust.audit.rows == 24
+    assert robust.audit.cosine_mean >= 0.9999
+    delicate = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
+    assert delicate.precision == "fp32"
+    assert delicate.audit is None  # eager float32 is the exact answer itself
+    assert any("--precision bf16 trades that for speed" in note for note in delicate.notes)
+    insisted = asked(photos, model=ModelRequest(spec="lite0"), engine="eager", precision="bf16")
+    assert insisted.precision == "bf16"
+    assert insisted.audit is not None
+    assert 0.99 < insisted.audit.cosine_mean < 0.9999
+
+
+def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
+    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
+    settled = asked(photos, gate=gate)
+    assert settled.gate is not None
+    assert settled.gate.label_index == 3
+    assert settled.labels == tuple(f"tiny {n}" for n in range(10))
+    with pytest.raises(ModelError, match="--gate-label moth: tiny has tiny 0, tiny 1"):
+        asked(photos, gate=gate.model_copy(update={"label": "moth"}))
+
+
+def test_a_run_goes_on_as_it_began(photos: Path) -> None:
+    first = asked(photos, 24, precision="bf16")
+    assert asked(photos, 10**7, precision="bf16", earlier=first) == first
+    other = first.model_copy(
+        update={"facts": first.facts.model_copy(update={"weights_sha256": "0" * 64})}
+    )
+    with pytest.raises(WorkError, match="the model is not what this run was started with"):
+        asked(photos, earlier=other, precision="bf16")
+
+
+def test_images_that_cannot_be_read_do_not_settle_anything(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    settled = asked(tmp_path, 1)
+    assert settled.engine == "eager"
+    assert settled.audit is None
+
+
+@pytest.mark.parametrize("rows", [1, 3, 63, 64, 65, 1000])
+def test_the_sample_is_spread_over_the_plan(rows: int) -> None:
+    taken = _sample(pa.table({"row_id": list(range(rows))}))["row_id"].to_pylist()
+    assert len(taken) == len(set(taken)) == min(rows, 64)
+    assert min(taken) == 0
+    assert max(taken) >= 0.75 * (rows - 1)
