@@ -5,13 +5,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format lint types tests test-long clean
+.PHONY: demo test conformance check format lint types tests test-long clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
 
 test: $(VENV)/.dev   ## all tests; set ONEPASS_DATA for those on real images
 	$(BIN)/python -m pytest
+
+conformance: $(VENV)/.dev  ## half an hour: every family of models; writes docs/models.md
+	$(BIN)/python -m tests.conformance
 
 check: lint types tests  ## what CI runs
 

@@ -1,30 +1,63 @@
-"""``extract`` on a folder, telling when it first answered and how fast it then was."""
+"""``extract`` on a folder, telling when it first answered and how fast it then was:
+
+_extract.py FOLDER MODEL OUT [ENGINE [PRECISION]]
+"""
 
 import json
 import sys
 import time
 from pathlib import Path
 
-from pipelines.extract import Progress, extract
+import pyarrow.parquet as pq
+
+from cluster.session import local_cores
+from pipelines.engines.engine import this_device
+from pipelines.extract import Options, extract
 from pipelines.facts import ModelRequest
+from pipelines.run import Run
+
+
+def steady_rate(run: Run, actors: int) -> float:
+    """Images a second while all actors are warm and none has run out of work.
+
+    An actor decodes a block and then answers it, so answers come in bursts; only whole blocks
+    tell a rate. Each is one file, so it is measured from file to file, over the same number
+    of blocks for each actor: from everyone's first to the last that leaves everyone another.
+    """
+    files = sorted(run.files(), key=lambda file: file.stat().st_mtime_ns)
+    first = actors - 1
+    last = len(files) - 1 - actors
+    last -= (last - first) % actors
+    if last <= first:
+        sys.exit(f"{len(files)} blocks are too few for a steady state of {actors} actors")
+    rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files[first + 1 : last + 1])
+    ends = [files[at].stat().st_mtime_ns / 1e9 for at in (first, last)]
+    return rows / (ends[1] - ends[0])
 
 
 def main() -> None:
     source, model, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    engine, precision = [*sys.argv[4:], "auto", "auto"][:2]
     began = time.time()
-    seen: list[tuple[float, int]] = []
-
-    def look(progress: Progress) -> None:
-        if progress.stage == "extracting" and progress.done:
-            seen.append((time.time(), progress.done))
-
-    outcome = extract(source, ModelRequest(spec=f"timm:{model}"), out, report=look)
-    rows = outcome.run.manifest.rows.planned
-    # Steady: all actors are warm, none has run out of work.
-    steady = [(t, n) for t, n in seen if 0.15 * rows <= n <= 0.92 * rows]
-    rate = (steady[-1][1] - steady[0][1]) / (steady[-1][0] - steady[0][0])
-    first = began + (outcome.first_answer_seconds or 0)
-    print(json.dumps({"first": first, "steady": rate}))
+    outcome = extract(
+        source,
+        ModelRequest(spec=f"timm:{model}"),
+        out,
+        Options(engine=engine, precision=precision),
+    )
+    manifest = outcome.run.manifest
+    actors = local_cores() if this_device().type == "cpu" else 1
+    print(
+        json.dumps(
+            {
+                "first": began + (outcome.first_answer_seconds or 0),
+                "steady": steady_rate(outcome.run, actors),
+                "engine": manifest.engine,
+                "precision": manifest.precision,
+                "notes": manifest.notes,
+            }
+        )
+    )
 
 
 main()

@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
-CORES = len(os.sched_getaffinity(0))
+from _common import CORES, HERE, link_images, timed
+
 SMALL_JOB = 768
 
 
@@ -99,41 +97,6 @@ def hot_loop(model: str, seconds: float) -> float:
     command = [sys.executable, str(HERE / "_hot_loop.py"), model, str(seconds)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(CORES)]
     return sum(json.loads(process.communicate()[0])["rate"] for process in running)
-
-
-def timed(script: str, *arguments: object) -> tuple[float, dict[str, float]]:
-    """Run a script as a whole process; its wall time and the JSON of its last line.
-
-    A script tells ``first`` as a clock time; it comes back as seconds since its start.
-    """
-    command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    environment = {"PYTHONPATH": str(HERE.parent), **os.environ}
-    began = time.time()
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, timeout=900, env=environment
-    )
-    wall = time.time() - began
-    told = json.loads(done.stdout.splitlines()[-1])
-    if "first" in told:
-        told["first"] -= began
-    return wall, told
-
-
-def link_images(source: Path, target: Path, count: int) -> Path:
-    """``count`` distinct files, so that no contender decodes an image only once."""
-    files = sorted(f for f in source.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        sys.exit(f"{source} holds no JPEG files")
-    target.mkdir()
-    for number in range(count):
-        os.link(files[number % len(files)], target / f"{number:06d}.jpg") if _same_disk(
-            files[0], target
-        ) else shutil.copy(files[number % len(files)], target / f"{number:06d}.jpg")
-    return target
-
-
-def _same_disk(file: Path, folder: Path) -> bool:
-    return file.stat().st_dev == folder.stat().st_dev and os.access(file, os.W_OK)
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ class _Work:
 
         def work() -> None:
             try:
-                run_stages(self._out, self._plan.root, forward, self._slots, board)
+                run_stages(self._out, self._plan.root, forward, self._planned, self._slots, board)
             except BaseException as error:
                 failure.append(error)
 

@@ -151,7 +151,7 @@ def _request(
 def _say_description(found: Description) -> None:
     how = found.preprocess
     height, width = how.input_size
-    shrunk = f", crop_pct {how.crop_pct}" if how.resize == "crop" else ""
+    shrunk = f", crop_pct {how.crop_pct:.4g}" if how.resize == "crop" else ""
     named = "with names" if found.labelled else "without names"
     facts = {
         "model": found.spec,

@@ -7,6 +7,7 @@ actor finds work soon.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,7 @@ BLOCK_ROWS = 512
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
     """Write the plan in files of one block each, cut only between images."""
-    height, width = request.facts.preprocess.input_size
-    kept = sum(4 * int(np.prod(known.shape)) for known in request.facts.maps)
-    rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
-    # A small plan is cut finer: every actor must find work, and soon.
-    rows = min(rows, max(16, -(-table.num_rows // (4 * slots.actors))))
+    rows = block_rows(request, table.num_rows, slots)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     codes = table["image"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -44,7 +41,17 @@ def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) ->
         begin, number = end, number + 1
 
 
-def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, board: Any) -> None:
+def block_rows(request: Request, planned: int, slots: Slots) -> int:
+    """Rows of a block: what fits in its bytes, and fewer where actors would stay idle."""
+    height, width = request.facts.preprocess.input_size
+    kept = sum(4 * math.prod(known.shape) for known in request.facts.maps)
+    rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
+    return min(rows, max(16, -(-planned // (4 * slots.actors))))
+
+
+def run_stages(
+    out: Path, root: Path, options: ForwardOptions, planned: int, slots: Slots, board: Any
+) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -85,7 +92,9 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
     answered = decoded.map_batches(
         ForwardActor,
         fn_constructor_args=(options, board),
-        batch_size=None,  # a whole block: the engine knows how many fit on its device
+        # A whole block: the engine knows how many fit on its device. With a GPU Ray wants a
+        # number, and it joins blocks that are smaller.
+        batch_size=block_rows(options.request, planned, slots) if slots.gpus_per_actor else None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(

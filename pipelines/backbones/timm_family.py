@@ -187,9 +187,8 @@ def load(
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ModelError(f"--model timm:{name}: timm has no such model; {hint}")
     options: dict[str, Any] = {}
-    if output_stride is not None:
+    if output_stride is not None and _must_dilate(name, output_stride):
         options["output_stride"] = output_stride
-        _check_stride(name, output_stride)
     state = read_checkpoint(checkpoint) if checkpoint else None
     if num_classes is not None:
         options["num_classes"] = num_classes
@@ -225,13 +224,15 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     return model
 
 
-def _check_stride(name: str, output_stride: int) -> None:
-    """Refuse a stride that the network does not take, or takes and ignores.
+def _must_dilate(name: str, output_stride: int) -> bool:
+    """Whether the network has to be built with another stride than its own.
 
     Raises:
-        ModelError: naming the stride that the network has.
+        ModelError: it does not take this one, or takes and ignores it.
     """
     own = _levels(_skeleton(name))
+    if own and own[-1].reduction == output_stride:
+        return False
     try:
         got = _levels(_skeleton(name, output_stride=output_stride))
     except Exception:
@@ -242,6 +243,7 @@ def _check_stride(name: str, output_stride: int) -> None:
             f"--output-stride {output_stride}: timm:{name} has a fixed stride{known} or does "
             "not know this one; leave it out, or take a network that dilates (8, 16 or 32)"
         )
+    return True
 
 
 def _skeleton(name: str, **options: Any) -> nn.Module:

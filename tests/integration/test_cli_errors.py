@@ -35,6 +35,10 @@ EXAMPLES = {
     ("serve",): "onepass serve photos.index",
     ("submit",): "onepass submit --address",
     ("demo",): "",
+    ("models",): "",
+    ("models", "list"): "onepass models list resnet50",
+    ("models", "describe"): "onepass models describe timm:resnet18",
+    ("models", "compare"): "onepass models compare timm:resnet50",
 }
 
 
@@ -149,9 +153,17 @@ def test_manifest_without_image_column(tmp_path: Path) -> None:
         ("--mean", "0.5,0.5", "--mean 0.5,0.5: give three numbers"),
         ("--mean", "a,b,c", "--mean a,b,c: give three numbers"),
         ("--std", "0.5,0.5,0", "--std 0.5,0.5,0: each must be above 0"),
+        ("--features", "pooled,maps", "--features pooled,maps: 'maps' is unknown; choose from"),
+        ("--features", "pyramid", "--features pyramid and --feature-indices 2,4 go together"),
+        ("--feature-indices", "2", "--features pyramid and --feature-indices 2,4 go together"),
+        ("--gate-label", "moth", "need --gate SPEC"),
+        ("--embed-with", "gate", "need --gate SPEC"),
+        ("--gate", "tiny", "--gate tiny: say which of its classes passes, with --gate-label"),
     ],
 )
-def test_bad_mean_and_std(photos: Path, tmp_path: Path, option: str, value: str, says: str) -> None:
+def test_bad_values_of_options(
+    photos: Path, tmp_path: Path, option: str, value: str, says: str
+) -> None:
     out = tmp_path / "run"
     assert says in refused("extract", photos, "--model", "tiny", "--out", out, option, value)
     assert tree(tmp_path) == []
@@ -162,6 +174,9 @@ def test_bad_mean_and_std(photos: Path, tmp_path: Path, option: str, value: str,
     [
         (["--model", "resnet50"], "--model resnet50: unknown model; known are lite0, tiny, timm:"),
         (["--model", "timm:no_such_net"], "no_such_net"),
+        (["--model", "tiny", "--gate", "tiny", "--gate-label", "moth"], "--gate-label moth: tiny"),
+        (["--model", "lite0", "--features", "pyramid", "--feature-indices", "9"], "the levels 0"),
+        (["--model", "tiny", "--precision", "fp16"], "--precision fp16 needs a GPU"),
         (["--model", "tiny", "--labels", "LABELS"], "has 3 names, tiny has 10 classes"),
         (["--model", "tiny", "--checkpoint", "OTHER"], "--checkpoint does not go with"),
         (["--model", "timm:resnet18", "--checkpoint", "OTHER"], "is not a checkpoint of"),

@@ -10,11 +10,18 @@ import pytest
 import torch
 
 from cluster.errors import ModelError
-from pipelines.backbones import examine, load_backbone, read_labels
+from pipelines.backbones import (
+    examine,
+    load_backbone,
+    load_verified,
+    read_labels,
+    torchvision_family,
+)
+from pipelines.backbones.base import check_levels
 from pipelines.embed import Embedder
-from pipelines.engine import Engine
-from pipelines.facts import ModelRequest
-from pipelines.precision import choose
+from pipelines.engines.engine import Engine
+from pipelines.facts import ModelRequest, Outputs
+from pipelines.precision import compare
 from tests.pictures import drawn, encoded
 
 GOLDEN = Path(__file__).parent / "golden_lite0.json"
@@ -26,6 +33,9 @@ SPECS = [
     ("timm:tf_efficientnet_lite0", 1280, 1000),
     ("timm:convnext_tiny", 768, 1000),
     ("timm:vit_tiny_patch16_224", 192, 1000),
+    ("torchvision:resnet18", 512, 1000),
+    ("torchvision:mobilenet_v3_small", 1024, 1000),
+    ("ami:resnet50-lowres", 2048, 2),
 ]
 
 
@@ -38,7 +48,8 @@ def test_one_pass_is_the_models_own_answer(spec: str, dim: int, classes: int) ->
     loaded = load_backbone(ModelRequest(spec=spec))
     x = torch.randn(2, 3, *loaded.preprocess.input_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        pooled, logits = loaded.backbone.one_pass(x)
+        found = loaded.backbone.one_pass(x)
+        pooled, logits = found.embedding, found.logits
         assert pooled.shape == (2, dim)
         assert logits.shape == (2, classes)
         assert relative(logits, loaded.backbone.model(x)) <= 1e-5
@@ -71,33 +82,36 @@ def test_tiny_is_the_same_everywhere() -> None:
     assert found == "6867d5949facd5fa2896824326fb6ec74d6ebbc04e54e6c6b9c883c808e64eda"
 
 
-def test_engine_refuses_other_weights() -> None:
+def test_other_weights_are_refused() -> None:
     facts = examine(ModelRequest(spec="tiny")).model_copy(update={"weights_sha256": "f" * 64})
     with pytest.raises(ModelError, match="weights here hash to"):
-        Engine(facts, "fp32")
+        load_verified(facts)
 
 
 def test_half_precision_is_audited() -> None:
     facts = examine(ModelRequest(spec="lite0"))
     batch = np.stack([np.asarray(drawn(n, width=224, height=224)) for n in range(8)])
-    audit = Engine(facts, "bf16").audit(batch)
+    half, exact = (Engine(facts, precision)(batch) for precision in ("bf16", "fp32"))  # type: ignore[arg-type]
+    audit = compare(half.embedding, half.logits, exact.embedding, exact.logits)
     assert audit.rows == 8
     assert 0.97 < audit.cosine_min <= audit.cosine_mean < 1.0
     assert 0.5 <= audit.top1_agreement <= 1.0
 
 
-def test_precision_follows_the_hardware() -> None:
-    assert choose("fp32") == "fp32"
-    can = torch.cpu.get_capabilities()
-    fast = bool(can.get("amx_bf16") or can.get("avx512_bf16"))
-    if not torch.cuda.is_available():
-        assert choose("auto") == ("bf16" if fast else "fp32")
-
-
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"spec": "resnet50"}, "unknown model; known are lite0, tiny, timm:NAME"),
+        ({"spec": "resnet50"}, "did you mean timm:resnet50, torchvision:resnet50"),
+        ({"spec": "nosuch:thing"}, "unknown model; known are lite0, tiny, timm:NAME, torchvision:"),
+        ({"spec": "torchvision:resnet5O"}, "did you mean resnet50"),
+        ({"spec": "torchvision:fasterrcnn_resnet50_fpn"}, "torchvision has no such model"),
+        ({"spec": "ami:resnet50-touring"}, "did you mean resnet50-turing"),
+        ({"spec": "ami:resnet50", "pretrained": True}, "no public weights to fetch"),
+        ({"spec": "torchvision:resnet18", "checkpoint": "/no/w.pth"}, "no such file"),
+        ({"spec": "torchvision:resnet18", "output_stride": 16}, "has a fixed stride"),
+        ({"spec": "tiny", "output_stride": 16}, "has a fixed stride"),
+        ({"spec": "timm:vit_tiny_patch16_224", "output_stride": 8}, "has a fixed stride of 16"),
+        ({"spec": "timm:resnet18", "output_stride": 5}, "has a fixed stride of 32 or does not"),
         ({"spec": "timm:resnet5O"}, "timm has no such model; did you mean"),
         ({"spec": "tiny", "checkpoint": "w.pth"}, "--checkpoint does not go with --model tiny"),
         ({"spec": "timm:resnet18", "checkpoint": "/no/w.pth"}, "no such file"),
@@ -129,6 +143,69 @@ def test_checkpoint_layouts(tmp_path: Path, wrap: str) -> None:
     request = ModelRequest(spec="timm:resnet18", checkpoint=str(tmp_path / "w.pth"))
     assert examine(request).num_classes == 7
     assert torch.equal(load_backbone(request).backbone.model.state_dict()["fc.weight"], expected)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "densenet121", "mnasnet0_5", "vit_b_32"])
+def test_torchvision_checkpoints_of_all_ages(tmp_path: Path, name: str) -> None:
+    """As torchvision's own files are: auxiliary heads, older names, no batch counters."""
+    state = torchvision_family.build(name, num_classes=7).state_dict()
+    for key in list(state):
+        if key.endswith("num_batches_tracked"):
+            del state[key]
+    old = {
+        key.replace("norm1.", "norm.1.")
+        .replace("conv2.", "conv.2." if name == "densenet121" else "conv2.")
+        .replace(".mlp.0.", ".mlp.linear_1.")
+        .replace(".mlp.3.", ".mlp.linear_2."): tensor + 0.25
+        for key, tensor in state.items()
+    }
+    if name == "googlenet":
+        old["aux1.fc2.weight"] = torch.zeros(1000, 4)
+    torch.save(old, tmp_path / "w.pth")
+    spec = f"torchvision:{name}"
+    loaded = load_backbone(ModelRequest(spec=spec, checkpoint=str(tmp_path / "w.pth")))
+    own = loaded.backbone.model.state_dict()
+    assert all(torch.equal(own[key], tensor + 0.25) for key, tensor in state.items())
+    assert own[[key for key in own if key.endswith("weight")][-1]].shape[0] == 7
+
+
+def test_torchvision_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision_family.socket, "create_connection", unreachable)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match=r"could not be fetched from download[.]pytorch") as caught:
+        load_backbone(ModelRequest(spec="torchvision:resnet18", pretrained=True))
+    assert "--checkpoint FILE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_torchvision_brings_its_preprocessing() -> None:
+    how = load_backbone(ModelRequest(spec="torchvision:efficientnet_v2_s")).preprocess
+    assert (how.input_size, how.resize, how.crop_pct) == ((384, 384), "crop", 1.0)
+    how = load_backbone(ModelRequest(spec="torchvision:alexnet")).preprocess
+    assert (how.input_size, how.interpolation) == ((224, 224), "bilinear")
+    assert how.crop_pct == pytest.approx(224 / 256)
+
+
+def test_levels_of_a_pyramid() -> None:
+    for spec in ("timm:resnet18", "torchvision:resnet18"):
+        backbone = load_backbone(ModelRequest(spec=spec)).backbone
+        assert [level.reduction for level in backbone.levels] == [2, 4, 8, 16, 32]
+        assert backbone.levels[-1].name == "layer4"
+        x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        found = backbone.one_pass(x, pyramid=(-1, 1))  # in the order asked for
+        assert [tuple(level.shape) for level in found.pyramid] == [(1, 512, 2, 2), (1, 64, 16, 16)]
+        assert torch.equal(found.pyramid[0], found.feature_map)
+        with pytest.raises(ModelError, match=r"--feature-indices 5: .* has the levels 0 "):
+            check_levels(backbone, (5,), spec)
+
+
+def test_output_stride_makes_a_finer_map() -> None:
+    request = ModelRequest(spec="timm:resnet18", output_stride=16, input_size=64)
+    (kept,) = examine(request, Outputs(map=True)).maps
+    assert (kept.shape, kept.reduction) == ((512, 4, 4), 16)
 
 
 def test_labels_must_be_one_a_class(tmp_path: Path) -> None:

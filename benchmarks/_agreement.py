@@ -1,0 +1,76 @@
+"""How far each engine and precision is from exact float32, and what ``auto`` takes:
+
+    _agreement.py FOLDER ROWS SPEC [CHECKPOINT MEAN STD]
+
+Exact is eager float32. ``auto`` is asked through ``pipelines.settle``, once for each engine,
+with a sample of the same images, as ``extract`` asks it.
+"""
+
+import json
+import sys
+
+import numpy as np
+import torch
+
+from pipelines.backbones import examine
+from pipelines.decode import PIXELS, DecodeBlock, unpack
+from pipelines.engines import openvino
+from pipelines.engines.engine import Engine
+from pipelines.extract import SAMPLE_ROWS
+from pipelines.facts import ModelRequest, Outputs
+from pipelines.precision import compare
+from pipelines.request import Command
+from pipelines.settle import settle
+from pipelines.source import read_source
+
+ENGINES = ("eager", "compile", *(("openvino",) if openvino.is_installed() else ()))
+
+
+def main() -> None:
+    source, rows, spec = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    own = {}
+    if sys.argv[4:]:
+        mean, std = map(float, sys.argv[5:7])
+        own = {"checkpoint": sys.argv[4], "mean": (mean,) * 3, "std": (std,) * 3}
+    model = ModelRequest(spec=spec, **own)
+    facts = examine(model)
+    how = facts.preprocess
+    plan = read_source(source)
+    table = _evenly(plan.table, rows)
+    decoded = DecodeBlock(str(plan.root), {PIXELS: how}, None)(table)
+    good = np.asarray(decoded["error"].is_null())
+    # Decoding sets one thread, which is also what an actor has.
+    pixels = unpack(decoded, PIXELS, how)[good]
+    torch.set_num_threads(1)
+    exact = Engine(facts, "fp32", "eager")(pixels)
+    found = []
+    for engine in ENGINES:
+        for precision in ("fp32", "bf16"):
+            said = Engine(facts, precision, engine)(pixels)
+            audit = compare(said.embedding, said.logits, exact.embedding, exact.logits)
+            found.append({"engine": engine, "precision": precision, **audit.model_dump()})
+    auto = {}
+    for engine in ENGINES:
+        command = Command(
+            source=source,
+            model=model,
+            gate=None,
+            inputs={},
+            precision="auto",
+            engine=engine,
+            top_k=5,
+            outputs=Outputs(),
+            hdf5=False,
+        )
+        sample = _evenly(plan.table, SAMPLE_ROWS)
+        settled = settle(command, sample, str(plan.root), rows=rows, lanes=1, earlier=None)
+        auto[engine] = settled.precision
+    print(json.dumps({"spec": spec, "compared": found, "auto": auto}))
+
+
+def _evenly(table, rows: int):
+    at = np.linspace(0, table.num_rows - 1, min(rows, table.num_rows)).round().astype(int)
+    return table.take(at)
+
+
+main()

@@ -1,0 +1,86 @@
+"""What the benchmarks share: whole processes with a JSON answer, and folders of images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).parent
+CORES = len(os.sched_getaffinity(0))
+ENVIRONMENT = {"PYTHONPATH": str(HERE.parent), **os.environ}
+_CROP_PIXELS = 256
+
+
+def timed(script: str, *arguments: object, seconds: float = 900) -> tuple[float, dict[str, Any]]:
+    """Run a script as a whole process; its wall time and the JSON of its last line.
+
+    A script tells ``first`` as a clock time; it comes back as seconds since its start.
+    """
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    began = time.time()
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds, env=ENVIRONMENT
+    )
+    wall = time.time() - began
+    told = json.loads(done.stdout.splitlines()[-1])
+    if "first" in told:
+        told["first"] -= began
+    return wall, told
+
+
+def jpegs(source: Path) -> list[Path]:
+    """The JPEG files under ``source``; ends the benchmark where there is none."""
+    files = sorted(f for f in source.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        sys.exit(f"{source} holds no JPEG files")
+    return files
+
+
+def link_images(source: Path, target: Path, count: int) -> Path:
+    """``count`` distinct files, so that no contender decodes an image only once."""
+    files = jpegs(source)
+    target.mkdir()
+    for number in range(count):
+        _link(files[number % len(files)], target / f"{number:06d}.jpg")
+    return target
+
+
+def _link(file: Path, target: Path) -> None:
+    same_disk = file.stat().st_dev == target.parent.stat().st_dev
+    if same_disk and os.access(file, os.W_OK):
+        os.link(file, target)
+    else:
+        shutil.copy(file, target)
+
+
+def crop_images(source: Path, target: Path, count: int) -> Path:
+    """Centre squares of up to ``count`` images at 256 pixels: the size of a detector's crops."""
+    target.mkdir()
+    for number, file in enumerate(jpegs(source)[:count]):
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        crop = ImageOps.fit(upright, (_CROP_PIXELS, _CROP_PIXELS), Image.Resampling.BILINEAR)
+        crop.save(target / f"{number:06d}.jpg", quality=90)
+    return target
+
+
+def spread(values: Iterable[float], digits: int = 1) -> str:
+    """Median (lowest..highest)."""
+    known = list(values)
+    middle = f"{statistics.median(known):.{digits}f}"
+    return f"{middle:>8} ({min(known):.{digits}f}..{max(known):.{digits}f})"
+
+
+def verdict(value: float, target: float) -> str:
+    """The target beside the word for ``value``, which is meant to reach it."""
+    return f">= {target:g}  {'met' if value >= target else 'missed'}"
