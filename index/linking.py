@@ -149,7 +149,7 @@ class _Candidates:
         )
 
 
-def l1_normalise(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def l1_or_zero(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows of ``[N, D]`` divided by the sum of their absolute values; zero rows stay zero."""
     size = np.abs(embeddings).sum(axis=1, keepdims=True)
     return _divide(embeddings, size)
@@ -175,7 +175,7 @@ def cost_terms(
             distance (not the diagonal of a box).
         weights: of feature, IoU, area and distance.
     """
-    feature = 1.0 - _unit(l1_normalise(before)) @ _unit(l1_normalise(after)).T
+    feature = 1.0 - _unit(l1_or_zero(before)) @ _unit(l1_or_zero(after)).T
     one = np.asarray(boxes_before, dtype=np.float64)[:, None, :]
     two = np.asarray(boxes_after, dtype=np.float64)[None, :, :]
     sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2])
@@ -287,7 +287,7 @@ def link(
             "have no timestamp; give timestamps or use max_gap_frames alone"
         )
     diagonals = np.broadcast_to(np.asarray(diagonal_px, dtype=np.float64), count)
-    looks = l1_normalise(embeddings)
+    looks = l1_or_zero(embeddings)
     step = frame_step(frames)
     done = Links(
         track=np.full(count, -1, dtype=np.int64),

@@ -1,7 +1,9 @@
 """Models by spec: a preset or ``FAMILY:NAME``. One file a family, one contract.
 
 ``examine`` builds a model once, checks the one-pass identity and returns the facts that go
-into the manifest; ``load_backbone`` builds it again wherever it runs.
+into the manifest; ``load_backbone`` builds it again wherever it runs. A family's library
+takes seconds to import, so each is imported where it is asked for: an actor that finds its
+engine built needs none of them.
 """
 
 from __future__ import annotations
@@ -13,10 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from cluster.errors import ModelError
-from pipelines.backbones import ami, lite0, timm_family, tiny, torchvision_family
 from pipelines.backbones.base import Loaded, Pass, check_one_pass, weights_sha256
 from pipelines.facts import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
 
@@ -119,6 +118,8 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     # With weights from elsewhere their class count decides, and labels are held against it.
     count = None if request.checkpoint or request.pretrained else label_count
     if family == "timm" and name:
+        from pipelines.backbones import timm_family
+
         return timm_family.load(
             name,
             checkpoint=request.checkpoint,
@@ -131,6 +132,8 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
             f"--output-stride: {spec} has a fixed stride; leave it out, or use timm:NAME"
         )
     if family == "torchvision" and name:
+        from pipelines.backbones import torchvision_family
+
         return torchvision_family.load(
             name,
             checkpoint=request.checkpoint,
@@ -142,6 +145,8 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
             raise ModelError(
                 f"--pretrained: {spec} has no public weights to fetch; give --checkpoint FILE"
             )
+        from pipelines.backbones import ami
+
         return ami.load(name, checkpoint=request.checkpoint, num_classes=count)
     if spec in _PRESETS:
         for option, value in (
@@ -153,12 +158,18 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
                     f"{option} does not go with --model {spec}, which brings its own "
                     "weights; use timm:NAME"
                 )
+        from pipelines.backbones import lite0, tiny
+
         return lite0.load() if spec == "lite0" else tiny.load()
     raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
 
 
 def _near(spec: str) -> str:
     """Models that are called so in a family, or nearly so."""
+    import timm
+
+    from pipelines.backbones import ami, torchvision_family
+
     known = [
         *(f"timm:{name}" for name in timm.list_models()),
         *(f"torchvision:{name}" for name in torchvision_family.names()),

@@ -17,7 +17,8 @@ from torch import nn
 from cluster.errors import ModelError
 from pipelines.backbones.base import Backbone, Loaded, load_state, read_checkpoint
 from pipelines.backbones.timm_family import TimmBackbone
-from pipelines.backbones.torchvision_family import ChainBackbone, Parts, build, take_apart
+from pipelines.backbones.torchvision_family import build
+from pipelines.backbones.torchvision_parts import ChainBackbone, Parts, take_apart
 from pipelines.facts import Preprocess
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -158,7 +158,7 @@ def _levels(model: nn.Module) -> tuple[Level, ...]:
     return tuple(
         # Names become columns: where timm has none or one for several levels, say which.
         Level(
-            module if module and modules.count(module) == 1 else f"{module}.{index}".strip("."),
+            module if module and modules.count(module) == 1 else f"{module or 'level'}.{index}",
             level["num_chs"],
             level["reduction"],
         )

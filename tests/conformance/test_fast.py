@@ -7,7 +7,7 @@ import torch
 
 from pipelines.backbones import load_backbone
 from pipelines.backbones.ami import KINDS
-from pipelines.backbones.torchvision_family import ChainBackbone
+from pipelines.backbones.torchvision_parts import ChainBackbone
 from pipelines.facts import ModelRequest
 from tests.conformance.suite import check
 

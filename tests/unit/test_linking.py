@@ -16,7 +16,7 @@ from index.linking import (
     assign,
     cost_terms,
     frame_step,
-    l1_normalise,
+    l1_or_zero,
     link,
 )
 
@@ -93,7 +93,7 @@ class TestCostTerms:
             looks, np.array([SQUARE]), 1000 * looks, np.array([SQUARE]), diagonal_px=1.0
         )
         assert pairs.feature[0, 0] == pytest.approx(0.0, abs=1e-6)
-        assert l1_normalise(looks)[0] == pytest.approx([1 / 6, -2 / 6, 3 / 6])
+        assert l1_or_zero(looks)[0] == pytest.approx([1 / 6, -2 / 6, 3 / 6])
 
     def test_zero_vectors_and_flat_boxes_give_numbers(self) -> None:
         flat = np.array([[5.0, 5.0, 5.0, 5.0]])
