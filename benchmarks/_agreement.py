@@ -16,7 +16,6 @@ from pipelines.backbones import examine
 from pipelines.decode import PIXELS, DecodeBlock, unpack
 from pipelines.engines import openvino
 from pipelines.engines.engine import Engine
-from pipelines.extract import SAMPLE_ROWS
 from pipelines.facts import ModelRequest, Outputs
 from pipelines.precision import compare
 from pipelines.request import Command
@@ -62,7 +61,7 @@ def main() -> None:
             outputs=Outputs(),
             hdf5=False,
         )
-        sample = _evenly(plan.table, SAMPLE_ROWS)
+        sample = _evenly(plan.table, 64)
         settled = settle(command, sample, str(plan.root), rows=rows, lanes=1, earlier=None)
         auto[engine] = settled.precision
     print(json.dumps({"spec": spec, "compared": found, "auto": auto}))

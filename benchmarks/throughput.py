@@ -80,7 +80,7 @@ def one_round(
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     found["hot loop img/s"] = hot_loop(given.model, given.seconds)
-    wall, told = timed("_extract.py", large, given.model, work / f"large-{number}")
+    wall, told = timed("_extract.py", large, given.model, work / f"large-{number}", "eager", "bf16")
     found["pipeline img/s"] = told["steady"]
     found["two passes img/s"] = timed("_two_passes.py", small, given.model, 96)[1]["rate"]
     wall, told = timed("_extract.py", small, given.model, work / f"small-{number}")

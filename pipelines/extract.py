@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from pipelines.board import Tally
 
 POLL_SECONDS = 0.25
-SAMPLE_ROWS = 64  # of the run's own images, to judge formats and engines by
+# Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
+SAMPLE_ROWS = (16, 64)
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ class _Settling:
 
 def _sample(plan: pa.Table) -> pa.Table:
     """A few rows from four places of the plan; neighbours share their image's decoding."""
-    each = SAMPLE_ROWS // 4
+    least, most = SAMPLE_ROWS
+    each = min(most, max(least, plan.num_rows // 16)) // 4
     starts = sorted({plan.num_rows * part // 4 for part in range(4)})
     ends = [*starts[1:], plan.num_rows]
     return pa.concat_tables(
