@@ -70,9 +70,13 @@ class _Model:
         found = self.engine(precision, engine)(self.pixels)
         return compare(found.embedding, found.logits, self.exact.embedding, self.exact.logits)
 
+    def has_no_classes(self) -> bool:
+        """Whether it is an encoder, whose "logits" are its features once more."""
+        return getattr(self.loaded.backbone.model, "num_classes", None) == 0
+
     def accepts(self, audit: PrecisionAudit) -> bool:
-        random = self.loaded.weights.startswith("random")
-        return is_harmless(audit, classes_matter=not random)
+        meaningless = self.loaded.weights.startswith("random") or self.has_no_classes()
+        return is_harmless(audit, classes_matter=not meaningless)
 
 
 def settle(
@@ -98,6 +102,7 @@ def settle(
     if earlier is not None:
         return _same(earlier, model, gate)
     models = [model] if gate is None else [model, gate]
+    bare = [each.facts.request.spec for each in models if each.has_no_classes()]
     precision = fast_format(device) if command.precision == "auto" else command.precision
     engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
     audits = [each.audit(precision, engine) for each in models]
@@ -122,7 +127,7 @@ def settle(
         precision=precision,
         engine=engine,
         audit=audits[0],
-        notes=tuple(notes),
+        notes=(*notes, *(f"{spec} has no classifier: its classes mean nothing" for spec in bare)),
     )
 
 

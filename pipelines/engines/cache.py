@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.errors import ModelError
+
 
 def folder() -> Path:
     """Where built engines are kept; ``XDG_CACHE_HOME`` moves it."""
@@ -26,12 +28,22 @@ def digest(*parts: object) -> str:
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """``name`` in the cache, made by ``build(draft)`` where it is not there yet."""
+    """``name`` in the cache, made by ``build(draft)`` where it is not there yet.
+
+    Raises:
+        ModelError: the cache cannot be written.
+    """
     target = folder() / name
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise ModelError(
+            f"built engines are kept in {target.parent}, which cannot be written "
+            f"({error.strerror}); set XDG_CACHE_HOME to a folder that can, or --engine eager"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():

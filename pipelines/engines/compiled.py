@@ -61,8 +61,9 @@ def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, ta
     example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8, device=device)
     rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
     quiet = logging.getLogger("torch.utils.cpp_extension")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # it announces on every machine that it found no GPU
+    # It announces on every machine without a GPU that it found none. A level would be reset
+    # by the compiler's own setting up of its logs.
+    quiet.addFilter(_nothing)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the compiler, about its own internals
@@ -81,4 +82,8 @@ def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, ta
             "use --engine eager"
         ) from error
     finally:
-        quiet.setLevel(level)
+        quiet.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

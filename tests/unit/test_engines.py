@@ -219,6 +219,15 @@ def test_a_build_that_fails_leaves_nothing(own_cache: Path) -> None:
     assert not [file for file in folder().iterdir() if "broken.pt2" in file.name]
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"which cannot be written .*; set XDG_CACHE_HOME"):
+        cached("any.pt2", lambda draft: None)
+
+
 def test_two_that_want_one_engine_build_it_once(own_cache: Path) -> None:
     built: list[int] = []
     together = threading.Barrier(2)

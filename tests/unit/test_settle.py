@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import timm
 
 from cluster.errors import ModelError, WorkError
 from pipelines import settle as settling
+from pipelines.backbones import load_backbone
+from pipelines.backbones.base import Loaded
+from pipelines.backbones.timm_family import TimmBackbone
 from pipelines.engines import openvino
 from pipelines.extract import _sample
 from pipelines.facts import GateRequest, ModelRequest, Outputs
@@ -87,6 +92,22 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     assert insisted.precision == "bf16"
     assert insisted.audit is not None
     assert 0.99 < insisted.audit.cosine_mean < 0.9999
+
+
+def test_an_encoder_says_that_its_classes_mean_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = ModelRequest(spec="timm:test_vit")
+    settled = asked(photos, model=vit, engine="eager")
+    assert not [note for note in settled.notes if "no classifier" in note]
+
+    def without_classifier(request: ModelRequest) -> Loaded:
+        encoder = TimmBackbone(timm.create_model("test_vit", num_classes=0))
+        return replace(load_backbone(request), backbone=encoder)
+
+    monkeypatch.setattr(settling, "load_backbone", without_classifier)
+    bare = asked(photos, model=vit, engine="eager")
+    assert bare.notes[-1] == "timm:test_vit has no classifier: its classes mean nothing"
 
 
 def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
