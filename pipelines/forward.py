@@ -74,6 +74,8 @@ class ForwardActor:
             answered = _Answered(_spread(found, good), good, None, None)
         finite = np.isfinite(answered.answers.embedding).all(1)
         finite &= np.isfinite(answered.answers.logits).all(1) | ~answered.classed
+        if answered.gate_score is not None:  # an overflow is no refusal
+            finite &= np.isfinite(answered.gate_score)
         errors = rows["error"].to_pylist()
         for row in np.flatnonzero(good & ~finite):
             errors[row] = f"not finite: the network overflowed in {request.precision}"

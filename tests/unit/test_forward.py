@@ -171,19 +171,36 @@ def test_kept_maps_are_those_of_the_pass(plan: SimpleNamespace) -> None:
     assert "pixels" not in rows.column_names
 
 
+def test_an_overflow_of_the_gate_is_no_refusal(
+    plan: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Engine.__call__
+
+    def overflowing(self: Engine, pixels: np.ndarray, **how: Any) -> Any:
+        found = whole(self, pixels, **how)
+        if self.facts.request == TINY:
+            found.logits[2] = np.inf
+        return found
+
+    monkeypatch.setattr(Engine, "__call__", overflowing)
+    with np.errstate(invalid="ignore"):
+        _, rows, _ = run(plan, request(embed="model"))
+    errors = [text for text in rows["error"].to_pylist() if text and text.startswith("not finite")]
+    assert errors == ["not finite: the network overflowed in fp32"]
+    assert rows["label_index"].null_count == 2  # that one and the broken image
+
+
 def test_overflow_is_an_error_and_not_a_number(
     plan: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.engines import engine
+    whole = Engine.__call__
 
-    whole = engine.Engine.__call__
-
-    def overflowing(self: Any, pixels: np.ndarray, **how: Any) -> Any:
+    def overflowing(self: Engine, pixels: np.ndarray, **how: Any) -> Any:
         found = whole(self, pixels, **how)
         found.embedding[2] = np.inf
         return found
 
-    monkeypatch.setattr(engine.Engine, "__call__", overflowing)
+    monkeypatch.setattr(Engine, "__call__", overflowing)
     _, rows, _ = run(plan, request(outputs=Outputs(logits=True)))
     errors = [text for text in rows["error"].to_pylist() if text and text.startswith("not finite")]
     assert errors == ["not finite: the network overflowed in fp32"]
