@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipelines.backbones import examine
-from pipelines.decode import PIXELS, DecodeBlock, unpack
+from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines import openvino
 from pipelines.engines.engine import Engine
 from pipelines.facts import ModelRequest, Outputs
@@ -36,11 +36,10 @@ def main() -> None:
     how = facts.preprocess
     plan = read_source(source)
     table = _evenly(plan.table, rows)
-    decoded = DecodeBlock(str(plan.root), {PIXELS: how}, None)(table)
+    decoded = decode_rows(table, plan.root, {PIXELS: how})
     good = np.asarray(decoded["error"].is_null())
-    # Decoding sets one thread, which is also what an actor has.
     pixels = unpack(decoded, PIXELS, how)[good]
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # what an actor has
     exact = Engine(facts, "fp32", "eager")(pixels)
     found = []
     for engine in ENGINES:

@@ -20,9 +20,9 @@ from torch import nn
 from cluster.errors import ModelError, SourceError
 from pipelines.backbones import describe, load_backbone
 from pipelines.backbones.base import Backbone, relative
-from pipelines.detections import BOX
+from pipelines.decode import decode_images, pixels_of
 from pipelines.facts import FeaturePoint, ModelRequest, Outputs, Preprocess
-from pipelines.images import Decoded, ImageError, cut, decode, fit, read
+from pipelines.images import ImageError, cut, fit
 from pipelines.records import Record
 from pipelines.source import Plan, read_source
 
@@ -299,30 +299,17 @@ def _batches(
     """Image names and uint8 pixels ``[B, 3, H, W]``; what cannot be read goes to ``errors``."""
     names: list[str] = []
     pixels: list[torch.Tensor] = []
-    last: tuple[str, Decoded | ImageError] | None = None
-    boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
-    for number, (name, box) in enumerate(zip(rows["image"].to_pylist(), boxes, strict=True)):
-        if last is None or last[0] != name:  # rows of one image stand together
-            last = name, _decoded(root / name)
+    for number, (name, decoded, box) in enumerate(decode_images(rows, root), start=1):
         try:
-            if isinstance(last[1], ImageError):
-                raise last[1]
-            pixels.append(fit(cut(last[1].pixels, box), how))
+            pixels.append(fit(cut(pixels_of(decoded), box), how))
             names.append(name)
         except ImageError as error:
             errors.append(f"{error} [{name}]")
-        if len(names) == BATCH or (names and number + 1 == rows.num_rows):
+        if len(names) == BATCH or (names and number == rows.num_rows):
             yield names, torch.stack(pixels)
             names, pixels = [], []
         if report is not None:
-            report(number + 1, rows.num_rows)
-
-
-def _decoded(file: Path) -> Decoded | ImageError:
-    try:
-        return decode(read(file))
-    except ImageError as error:
-        return error
+            report(number, rows.num_rows)
 
 
 def _mean(backbone: Backbone, feature_map: torch.Tensor) -> torch.Tensor | None:

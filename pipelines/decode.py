@@ -24,15 +24,12 @@ GATE_PIXELS = "gate_pixels"
 
 
 class DecodeBlock:
-    """Plan rows to pixels; an image with several boxes is decoded once.
-
-    Rows of one image stand together in the plan, so remembering the last image is enough.
-    Whatever is wrong with an image or a box becomes the row's ``error``.
+    """The stage on Ray: ``decode_rows`` on one core, told to the board.
 
     Args:
         root: folder that relative image names start from.
         inputs: each pixel column's name, and how its network wants its input.
-        board: where decoded rows are reported; None: nowhere.
+        board: where decoded rows are reported.
     """
 
     def __init__(self, root: str, inputs: dict[str, Preprocess], board: Any) -> None:
@@ -42,50 +39,72 @@ class DecodeBlock:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
-        buffers = {
-            name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
-            for name, how in self._inputs.items()
-        }
-        errors: list[str | None] = []
-        taken: list[Any] = []
-        for number, (image, result) in enumerate(self._images(rows)):
-            decoded, box = result
-            taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
-            try:
-                if isinstance(decoded, ImageError):
-                    raise decoded
-                region = cut(decoded.pixels, box)
-                for name, how in self._inputs.items():
-                    buffers[name][number] = fit(region, how).permute(1, 2, 0)
-            except ImageError as error:
-                errors.append(f"{error} [{image}]")
-                continue
-            errors.append(None)
-        if self._board is not None:
-            self._board.decoded.remote(rows.num_rows)
-        stamps = rows["timestamp"].combine_chunks()
-        stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
-        at = rows.column_names.index("timestamp")
-        rows = rows.set_column(at, "timestamp", stamps)
-        rows = rows.append_column("error", pa.array(errors, pa.string()))
-        for name, buffer in buffers.items():
-            rows = rows.append_column(name, _pack(buffer))
-        return rows
+        decoded = decode_rows(rows, self._root, self._inputs)
+        self._board.decoded.remote(rows.num_rows)
+        return decoded
 
-    def _images(
-        self, rows: pa.Table
-    ) -> Iterator[tuple[str, tuple[Decoded | ImageError, tuple[float | None, ...]]]]:
-        last: str | None = None
-        decoded: Decoded | ImageError | None = None
-        boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
-        for image, box in zip(rows["image"].to_pylist(), boxes, strict=True):
-            if image != last or decoded is None:
-                try:
-                    decoded = decode(read(self._root / image))
-                except ImageError as error:
-                    decoded = error
-                last = image
-            yield image, (decoded, box)
+
+def decode_rows(rows: pa.Table, root: Path, inputs: dict[str, Preprocess]) -> pa.Table:
+    """Plan rows with an ``error`` column and one column of pixels for each of ``inputs``.
+
+    Whatever is wrong with an image or a box becomes the row's ``error``.
+    """
+    buffers = {
+        name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
+        for name, how in inputs.items()
+    }
+    errors: list[str | None] = []
+    taken: list[Any] = []
+    for number, (image, decoded, box) in enumerate(decode_images(rows, root)):
+        taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
+        try:
+            region = cut(pixels_of(decoded), box)
+            for name, how in inputs.items():
+                buffers[name][number] = fit(region, how).permute(1, 2, 0)
+        except ImageError as error:
+            errors.append(f"{error} [{image}]")
+            continue
+        errors.append(None)
+    stamps = rows["timestamp"].combine_chunks()
+    stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
+    at = rows.column_names.index("timestamp")
+    rows = rows.set_column(at, "timestamp", stamps)
+    rows = rows.append_column("error", pa.array(errors, pa.string()))
+    for name, buffer in buffers.items():
+        rows = rows.append_column(name, _pack(buffer))
+    return rows
+
+
+def decode_images(
+    rows: pa.Table, root: Path
+) -> Iterator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]:
+    """Each row's image name, its decoded image or what is wrong with it, and its box.
+
+    An image with several boxes is decoded once: rows of one image stand together in a plan,
+    so remembering the last image is enough.
+    """
+    last: str | None = None
+    decoded: Decoded | ImageError | None = None
+    boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
+    for image, box in zip(rows["image"].to_pylist(), boxes, strict=True):
+        if image != last or decoded is None:
+            try:
+                decoded = decode(read(root / image))
+            except ImageError as error:
+                decoded = error
+            last = image
+        yield image, decoded, box
+
+
+def pixels_of(decoded: Decoded | ImageError) -> torch.Tensor:
+    """RGB uint8 ``[3, H, W]``.
+
+    Raises:
+        ImageError: there are none.
+    """
+    if isinstance(decoded, ImageError):
+        raise decoded
+    return decoded.pixels
 
 
 def _pack(pixels: torch.Tensor) -> pa.Array:

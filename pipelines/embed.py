@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from pipelines.backbones import load_verified
 from pipelines.engines.engine import Engine
 from pipelines.facts import ModelFacts
 from pipelines.images import cut, decode, fit
-from pipelines.network import Network
 from pipelines.scores import top_classes
 
 TOP_K = 5
@@ -50,8 +48,7 @@ class Embedder:
         """
         loaded = load_verified(facts)
         alone = facts.model_copy(update={"maps": ()})
-        make = partial(Network, loaded.backbone, alone, "fp32")
-        return cls(Engine(alone, "fp32", make=make), loaded.labels)
+        return cls(Engine(alone, "fp32", backbone=loaded.backbone), loaded.labels)
 
     def embed_bytes(
         self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)

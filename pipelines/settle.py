@@ -8,7 +8,7 @@ outcome is stored with the run, so that a session that continues it does the sam
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,13 +17,19 @@ import torch
 
 from cluster.errors import ModelError, WorkError
 from pipelines.backbones import describe, load_backbone
-from pipelines.backbones.base import Loaded
-from pipelines.decode import DecodeBlock, unpack
+from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines import compiled, openvino
 from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.engines.engine import Answers, Engine, this_device
-from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, Precision, PrecisionAudit
-from pipelines.network import Network
+from pipelines.engines.engine import Engine, this_device
+from pipelines.facts import (
+    EngineName,
+    GateRequest,
+    ModelFacts,
+    ModelRequest,
+    Outputs,
+    Precision,
+    PrecisionAudit,
+)
 from pipelines.precision import check_format, compare, fast_format, is_harmless
 from pipelines.request import Command, GateFacts, Request
 
@@ -44,31 +50,43 @@ _OFFERS: dict[str, dict[EngineName, _Offer]] = {
 _LOAD_SECONDS = 1.0  # of an engine that is built already
 
 
-@dataclass(frozen=True)
 class _Model:
     """One network of the run, with the sample's pixels and its exact answers to them."""
 
-    loaded: Loaded
-    facts: ModelFacts
-    pixels: np.ndarray
-    exact: Answers
+    def __init__(
+        self, request: ModelRequest, outputs: Outputs, sample: pa.Table, root: Path
+    ) -> None:
+        self.loaded = load_backbone(request)
+        self.facts = describe(self.loaded, request, outputs)
+        how = self.facts.preprocess
+        rows = decode_rows(sample, root, {PIXELS: how})
+        self.pixels = unpack(rows, PIXELS, how)[np.asarray(rows["error"].is_null())]
+        self._engines: dict[tuple[Precision, EngineName], Engine] = {}
+        self._exact = self.engine("fp32", "eager")(self.pixels)
 
     def engine(self, precision: Precision, engine: EngineName) -> Engine:
-        body: Precision = "fp32" if engine == "openvino" else precision
-        return Engine(
-            self.facts,
-            precision,
-            engine,
-            batch_rows=DEFAULT_ROWS,
-            make=lambda: Network(self.loaded.backbone, self.facts, body),
-        )
+        """The engine, loaded once, and built where this machine has not yet.
+
+        Raises:
+            ModelError: it cannot execute the network.
+        """
+        key = precision, engine
+        if key not in self._engines:
+            self._engines[key] = Engine(
+                self.facts,
+                precision,
+                engine,
+                batch_rows=DEFAULT_ROWS,
+                backbone=self.loaded.backbone,
+            )
+        return self._engines[key]
 
     def audit(self, precision: Precision, engine: EngineName) -> PrecisionAudit | None:
         """How far the answers are from exact; None where they are, or there is no image."""
         if not len(self.pixels) or (precision, engine) == ("fp32", "eager"):
             return None
         found = self.engine(precision, engine)(self.pixels)
-        return compare(found.embedding, found.logits, self.exact.embedding, self.exact.logits)
+        return compare(found.embedding, found.logits, self._exact.embedding, self._exact.logits)
 
     def has_no_classes(self) -> bool:
         """Whether it is an encoder, whose "logits" are its features once more."""
@@ -93,14 +111,13 @@ def settle(
     device = this_device()
     if command.precision != "auto":
         check_format(command.precision, device)
-    model = _load(command.model, command.outputs, sample, root, skip=earlier is not None)
-    gate = (
-        _load(command.gate.model, Outputs(), sample, root, skip=earlier is not None)
-        if command.gate
-        else None
-    )
+    if earlier is not None:
+        sample = sample.slice(0, 0)  # it is settled; only the models are held against it
+    model = _Model(command.model, command.outputs, sample, Path(root))
+    gate = _Model(command.gate.model, Outputs(), sample, Path(root)) if command.gate else None
     if earlier is not None:
         return _same(earlier, model, gate)
+    gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
     models = [model] if gate is None else [model, gate]
     bare = [each.facts.request.spec for each in models if each.has_no_classes()]
     precision = fast_format(device) if command.precision == "auto" else command.precision
@@ -123,7 +140,7 @@ def settle(
         command=command,
         facts=model.facts,
         labels=model.loaded.labels,
-        gate=None if gate is None else _gate_facts(command, gate),
+        gate=gate_facts,
         precision=precision,
         engine=engine,
         audit=audits[0],
@@ -137,24 +154,6 @@ def settle_on_worker(
     """``settle`` on the cores that an actor has."""
     torch.set_num_threads(1)
     return settle(command, sample, root, rows=rows, lanes=lanes, earlier=earlier)
-
-
-def _load(
-    request: ModelRequest, outputs: Outputs, sample: pa.Table, root: str, *, skip: bool
-) -> _Model:
-    loaded = load_backbone(request)
-    facts = describe(loaded, request, outputs)
-    rows = DecodeBlock(root, {"pixels": facts.preprocess}, None)(
-        sample.slice(0, 0 if skip else None)
-    )
-    pixels = unpack(rows, "pixels", facts.preprocess)[np.asarray(rows["error"].is_null())]
-    exact = Engine(
-        facts,
-        "fp32",
-        batch_rows=DEFAULT_ROWS,
-        make=lambda: Network(loaded.backbone, facts, "fp32"),
-    )
-    return _Model(loaded, facts, pixels, exact(pixels))
 
 
 def _same(earlier: Request, model: _Model, gate: _Model | None) -> Request:
@@ -229,16 +228,14 @@ def _build_seconds(
     return sum(_LOAD_SECONDS if is_cached(m.facts) else offer.build_seconds for m in models)
 
 
-def _gate_facts(command: Command, gate: _Model) -> GateFacts:
-    assert command.gate is not None
+def _gate_facts(asked: GateRequest, gate: _Model) -> GateFacts:
     names = gate.loaded.labels
-    label = command.gate.label
-    if names is None or label not in names:
+    if names is None or asked.label not in names:
         known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "no labels"
         raise ModelError(
-            f"--gate-label {label}: {command.gate.model.spec} has {known}; give one of its "
+            f"--gate-label {asked.label}: {asked.model.spec} has {known}; give one of its "
             "labels, or its names with --gate-labels"
         )
     return GateFacts(
-        asked=command.gate, facts=gate.facts, labels=names, label_index=names.index(label)
+        asked=asked, facts=gate.facts, labels=names, label_index=names.index(asked.label)
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipelines.backbones import load_verified
+from pipelines.backbones.base import Backbone
 from pipelines.engines import compiled, eager, openvino
 from pipelines.engines.base import Executor, NetworkMaker
 from pipelines.engines.batching import (
@@ -44,7 +45,7 @@ class Engine:
         engine: how it is executed.
         batch_rows: images that go to the device at once; None: found by trial on a GPU.
         memory_share: share of the GPU's memory that one call may use.
-        make: the network, where the caller has it already.
+        backbone: the run's own, where the caller has loaded it already.
 
     Raises:
         ModelError: the weights here are not those the run was planned with, or the engine
@@ -59,13 +60,16 @@ class Engine:
         *,
         batch_rows: int | None = None,
         memory_share: float = 1.0,
-        make: NetworkMaker | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
         self.facts = facts
         self.device = torch.device("cpu") if engine == "openvino" else this_device()
         # OpenVINO converts exact weights and is told the precision when it compiles.
         body: Precision = "fp32" if engine == "openvino" else precision
-        make = make or (lambda: Network(load_verified(facts).backbone, facts, body))
+
+        def make() -> Network:
+            return Network(backbone or load_verified(facts).backbone, facts, body)
+
         self._execute = _executor(engine, make, facts, precision, self.device)
         self._streams = threading.local()
         self._rows = batch_rows or self._trial(memory_share)

@@ -18,7 +18,7 @@ import pytest
 import pipelines.decode
 from cluster.errors import RunError, VerifyError
 from onepass import main
-from pipelines.decode import DecodeBlock
+from pipelines.decode import decode_rows
 from pipelines.detections import BOX, complete
 from pipelines.embed import Embedder
 from pipelines.extract import Options, Outcome, Progress, extract
@@ -361,7 +361,7 @@ def test_an_image_with_several_boxes_is_decoded_once(
 
     monkeypatch.setattr(pipelines.decode, "decode", counted)
     how = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
-    pixels = DecodeBlock(str(plan.root), {"pixels": how}, None)(table)
+    pixels = decode_rows(table, plan.root, {"pixels": how})
     assert pixels.num_rows == 3 * PHOTOS
     assert pixels["error"].null_count == 3 * PHOTOS
     assert len(calls) == PHOTOS

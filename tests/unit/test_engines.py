@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,9 @@ import torch
 
 from cluster.errors import InputError, ModelError
 from pipelines.backbones import examine, load_backbone
+from pipelines.backbones.base import Loaded
 from pipelines.engines import compiled, openvino
+from pipelines.engines import engine as module
 from pipelines.engines.batching import find_rows, in_batches, is_out_of_memory
 from pipelines.engines.cache import cached, folder
 from pipelines.engines.engine import Engine
@@ -71,14 +72,19 @@ def test_every_engine_gives_the_models_own_answers(
 
 @pytest.mark.parametrize("engine", ["openvino", "compile"])
 def test_what_is_built_is_not_built_again(
-    own_cache: Path, facts: ModelFacts, pixels: np.ndarray, engine: EngineName
+    own_cache: Path,
+    facts: ModelFacts,
+    pixels: np.ndarray,
+    engine: EngineName,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = Engine(facts, "fp32", engine)(pixels[:2])
 
-    def never() -> Network:
+    def never(of: ModelFacts) -> Loaded:
         raise AssertionError("a built engine needs no network")
 
-    again = Engine(facts, "fp32", engine, make=never)(pixels[:2])
+    monkeypatch.setattr(module, "load_verified", never)
+    again = Engine(facts, "fp32", engine)(pixels[:2])
     assert np.array_equal(first.logits, again.logits)
     is_cached: dict[EngineName, Callable[[ModelFacts], bool]] = {
         "openvino": openvino.is_cached,
@@ -136,9 +142,11 @@ class Small(Network):
         return super().forward(pixels)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(facts: ModelFacts, pixels: np.ndarray) -> None:
-    make = partial(Small, load_backbone(TINY).backbone, facts, "fp32")
-    run = Engine(facts, "fp32", batch_rows=32, make=make)
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    facts: ModelFacts, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Network", Small)
+    run = Engine(facts, "fp32", batch_rows=32)
     told: list[int] = []
     found = run(pixels, done=told.append)
     assert np.allclose(found.logits, by_hand(pixels)[1], atol=1e-5)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.backbones import examine
-from pipelines.decode import GATE_PIXELS, PIXELS, DecodeBlock, unpack
+from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
 from pipelines.facts import GateRequest, ModelRequest, Outputs
 from pipelines.forward import ForwardActor, ForwardOptions, pixel_columns
@@ -30,7 +30,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = photo_folder(tmp_path_factory.mktemp("photos"), ROWS - 1)
     (folder / "broken.jpg").write_bytes(b"no picture")
     found = read_source(str(folder))
-    return SimpleNamespace(table=found.table, root=str(found.root))
+    return SimpleNamespace(table=found.table, root=found.root)
 
 
 class Counting:
@@ -84,7 +84,7 @@ def request(
 
 def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Counting]:
     """Decoded rows, answered rows, and the board."""
-    decoded = DecodeBlock(plan.root, pixel_columns(asked), None)(plan.table)
+    decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
     board = Counting()
     options = ForwardOptions(request=asked, batch_rows=8, gpu_share=0.0, calls_in_flight=1)
     return decoded, ForwardActor(options, board)(decoded), board
@@ -99,7 +99,7 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 def split_at_median(plan: SimpleNamespace) -> tuple[np.ndarray, float]:
     """tiny's score of LABEL for each good row, and a threshold that half of them reach."""
     asked = request(model=TINY)
-    decoded = DecodeBlock(plan.root, pixel_columns(asked), None)(plan.table)
+    decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
     good = np.asarray(decoded["error"].is_null())
     found = Engine(asked.facts, "fp32")(unpack(decoded, PIXELS, asked.facts.preprocess)[good])
     scores = softmax(found.logits)[:, LABEL]
@@ -127,7 +127,7 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     # Whoever embeds, the numbers are those of that model alone.
     alone = request(model=SMALL if embed == "model" else TINY)
     pixels = unpack(
-        DecodeBlock(plan.root, pixel_columns(alone), None)(plan.table),
+        decode_rows(plan.table, plan.root, pixel_columns(alone)),
         PIXELS,
         alone.facts.preprocess,
     )
