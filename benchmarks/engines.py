@@ -31,14 +31,12 @@ import json
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _common import CORES, ENVIRONMENT, HERE, crop_images, link_images, spread, timed, verdict
+from _common import CORES, crop_images, hot_loop, link_images, spread, timed, verdict
 
 WAYS = [("eager", "fp32"), ("eager", "bf16"), ("compile", "bf16")]
 if find_spec("openvino"):
@@ -137,34 +135,8 @@ class Bench:
     def _hot_loop(
         self, engine: str, precision: str, *, passes: int = 1, folder: Path | None = None
     ) -> float:
-        """Images a second of one process a core, all in the same window."""
-        script = [sys.executable, str(HERE / "_engine_loop.py"), f"timm:{self.model}"]
-        rest = [engine, precision, str(self._given.seconds), str(passes)]
-        command = [*script, *rest, *([str(folder)] if folder else [])]
-        running = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=ENVIRONMENT,
-            )
-            for _ in range(CORES)
-        ]
-        try:
-            for process in running:  # the first to start builds what is not built yet
-                assert process.stdout
-                if process.stdout.readline() != "ready\n":
-                    sys.exit(f"{' '.join(command)} failed")
-            for process in running:
-                assert process.stdin
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            return sum(json.loads(p.stdout.readline())["rate"] for p in running if p.stdout)
-        finally:
-            for process in running:
-                process.kill()
-                process.communicate()
+        spec, seconds = f"timm:{self.model}", self._given.seconds
+        return hot_loop(spec, engine, precision, seconds, passes=passes, folder=folder)
 
 
 def ratios(best: str, found: Round) -> dict[str, tuple[float, float | None]]:

@@ -5,8 +5,9 @@
 Four questions, one run, contenders interleaved, medians reported:
 
 1. **hot loop**: N single-thread processes, N = cores, that do nothing but the network on
-   ready pixels: what the cores can do. **pipeline**: the steady state of ``extract``,
-   from the first answers to the last, reading, decoding, answering and writing Parquet.
+   ready pixels: what the cores can do. **pipeline**: the steady state of ``extract``, reading,
+   decoding, answering and writing Parquet. Both in eager bf16, as Daft below; what other
+   engines are worth is in ``engines.py``.
 2. **two passes**: what people have today: float32, batch 24, Pillow, classify every image
    and then run the network again to extract.
 3. **small job**: 768 images with start-up, the whole process timed from outside, and the
@@ -23,12 +24,10 @@ import json
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from _common import CORES, HERE, link_images, timed
+from _common import CORES, hot_loop, link_images, timed
 
 SMALL_JOB = 768
 
@@ -79,7 +78,7 @@ def one_round(
     given: argparse.Namespace, work: Path, large: Path, small: Path, number: int
 ) -> dict[str, float]:
     found: dict[str, float] = {}
-    found["hot loop img/s"] = hot_loop(given.model, given.seconds)
+    found["hot loop img/s"] = hot_loop(f"timm:{given.model}", "eager", "bf16", given.seconds)
     wall, told = timed("_extract.py", large, given.model, work / f"large-{number}", "eager", "bf16")
     found["pipeline img/s"] = told["steady"]
     found["two passes img/s"] = timed("_two_passes.py", small, given.model, 96)[1]["rate"]
@@ -91,12 +90,6 @@ def one_round(
     found["small job daft first answer s"] = told["first"]
     print(f"round {number + 1}: " + ", ".join(f"{k} {v:.1f}" for k, v in found.items()), flush=True)
     return found
-
-
-def hot_loop(model: str, seconds: float) -> float:
-    command = [sys.executable, str(HERE / "_hot_loop.py"), model, str(seconds)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(CORES)]
-    return sum(json.loads(process.communicate()[0])["rate"] for process in running)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,11 @@ def warn(text: str) -> None:
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def absolute(file: str | None) -> str | None:
+    """A path that other working folders and processes understand as well."""
+    return str(Path(file).resolve()) if file else None
 
 
 class Bar:

@@ -22,6 +22,11 @@ command line prints it without a traceback.
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class OnepassError(Exception):
     """Base of all deliberate errors; ``exit_code`` is what the command line returns."""
 

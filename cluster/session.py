@@ -60,9 +60,9 @@ def lay_out(
     """Share a cluster's logical CPUs and GPUs.
 
     One actor a GPU (more where an actor asks for a part of one), or one single-threaded
-    actor a core where there is none. ``cores`` is given where it is known to be fewer than the logical CPUs. Ray chooses the node of each
-    actor, so the shares hold for any choice: of ``nodes`` that each had less than x free,
-    all together would have less than ``nodes * x``.
+    actor a core where there is none. ``cores`` is given where it is known to be fewer than
+    the logical CPUs. Ray chooses the node of each actor, so the shares hold for any choice: of
+    ``nodes`` that each had less than x free, all together would have less than ``nodes * x``.
 
     Raises:
         ClusterError: fewer than ``MIN_CPUS`` logical CPUs, or nodes too small.
@@ -149,7 +149,7 @@ def _start(address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            _knock(address)
+            _knock_on_ray(address)
             ray.init(address=address, **quiet)
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
@@ -178,8 +178,13 @@ def _hushed() -> Iterator[None]:
         os.close(sink)
 
 
-def _knock(address: str) -> None:
+def _knock_on_ray(address: str) -> None:
     """Fail in seconds where nothing listens; Ray itself takes minutes to say so."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        knock(host.strip("[]"), int(port))
+
+
+def knock(host: str, port: int) -> None:
+    """Raise ``OSError`` within seconds where nothing listens."""
+    socket.create_connection((host, port), timeout=_KNOCK_SECONDS).close()

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cluster.errors import RunError, SnapshotError, VerifyError
+from cluster.errors import RunError, SnapshotError, VerifyError, first_line
 from index.factory import Metric, is_exact, knob_of, reason_of, search_parameters
 from index.recall import ExactKnn, Hits
 from index.vectors import l1_normalise
@@ -197,7 +197,7 @@ class Snapshot:
                 rows = pa.ipc.open_file(source).read_all()
             index = faiss.read_index(str(path / VECTORS), faiss.IO_FLAG_MMAP_IFC)
         except (OSError, pa.ArrowInvalid) as error:
-            raise _damaged(path, str(error).splitlines()[0]) from None
+            raise _damaged(path, first_line(error)) from None
         except RuntimeError as error:
             raise _damaged(path, f"{VECTORS}: {reason_of(error)}") from None
         stand = (index.ntotal, index.d, rows.num_rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, absolute, print_json, say, warn
 from cluster.errors import InputError
 from pipelines import models_cli
 
@@ -120,8 +120,8 @@ def extract(
 
     request = ModelRequest(
         spec=model,
-        checkpoint=_absolute(checkpoint),
-        labels=_absolute(labels),
+        checkpoint=absolute(checkpoint),
+        labels=absolute(labels),
         pretrained=pretrained,
         input_size=input_size,
         mean=_three(mean, "--mean"),
@@ -207,10 +207,6 @@ def shown_on(bar: Bar) -> Callable[[Progress], None]:
     return lambda progress: bar.update(progress.stage, progress.done, progress.planned)
 
 
-def _absolute(file: str | None) -> str | None:
-    return str(Path(file).resolve()) if file else None
-
-
 def _outputs(features: str, indices: str | None, *, logits: bool) -> Outputs:
     from pipelines.facts import Outputs
 
@@ -253,7 +249,7 @@ def _gate(
         return None
     if label is None:
         raise InputError(f"--gate {spec}: say which of its classes passes, with --gate-label")
-    model = ModelRequest(spec=spec, checkpoint=_absolute(checkpoint), labels=_absolute(labels))
+    model = ModelRequest(spec=spec, checkpoint=absolute(checkpoint), labels=absolute(labels))
     return GateRequest(model=model, label=label, threshold=threshold, embed=embed)
 
 

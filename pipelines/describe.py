@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,8 +72,10 @@ def matching(pattern: str) -> tuple[str, ...]:
     Raises:
         ModelError: nothing fits.
     """
+    from pipelines.backbones import all_specs
+
     wanted = pattern.lower()
-    specs = list(_all_specs())
+    specs = all_specs()
     if any(sign in wanted for sign in "*?["):
         found = [s for s in specs if any(fnmatchcase(p, wanted) for p in (s, s.split(":")[-1]))]
     else:
@@ -85,17 +86,6 @@ def matching(pattern: str) -> tuple[str, ...]:
         hint = f"did you mean {', '.join(near)}?" if near else "run: onepass models list"
         raise ModelError(f"{pattern}: no model of that name; {hint}")
     return tuple(found)
-
-
-def _all_specs() -> Iterator[str]:
-    import timm
-
-    from pipelines.backbones import ami, torchvision_family
-
-    yield from (family.spec for family in FAMILIES if ":" not in family.spec)
-    yield from (f"timm:{name}" for name in timm.list_models())
-    yield from (f"torchvision:{name}" for name in torchvision_family.names())
-    yield from (f"ami:{name}" for name in ami.KINDS)
 
 
 def describe_model(request: ModelRequest, *, depth: int = 2) -> Description:

@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.errors import SourceError
+from cluster.errors import SourceError, first_line
 
 BOX = ("x1", "y1", "x2", "y2")
 
@@ -152,7 +152,7 @@ def _cast_given(table: pa.Table, where: str) -> pa.Table:
         except pa.ArrowException as error:
             raise SourceError(
                 f"{where}: column {field.name!r} is {given.type} and cannot be read as "
-                f"{field.type} ({str(error).splitlines()[0]})"
+                f"{field.type} ({first_line(error)})"
             ) from None
         table = table.set_column(table.column_names.index(field.name), field.name, cast)
     return table

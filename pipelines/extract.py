@@ -255,8 +255,7 @@ class _Work:
         forward = ForwardOptions(
             request=self._request,
             batch_rows=self._options.batch_rows,
-            gpu_share=self._slots.gpus_per_actor,
-            calls_in_flight=self._slots.calls_in_flight,
+            memory_share=self._slots.gpus_per_actor / self._slots.calls_in_flight,
         )
         board = ray.remote(num_cpus=0)(Board).remote()
         failure: list[BaseException] = []

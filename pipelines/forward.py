@@ -24,8 +24,7 @@ class ForwardOptions(Record):
 
     request: Request
     batch_rows: int | None
-    gpu_share: float  # of one GPU, this actor's part
-    calls_in_flight: int
+    memory_share: float  # of one GPU, for each call in flight
 
 
 class _Answered(NamedTuple):
@@ -59,8 +58,7 @@ class ForwardActor:
             request.precision,
             request.engine,
             batch_rows=options.batch_rows,
-            # Each call in flight needs its own batch, and a gate stands beside the model.
-            memory_share=options.gpu_share / options.calls_in_flight / (2 if request.gate else 1),
+            memory_share=options.memory_share / (2 if request.gate else 1),
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:

@@ -110,14 +110,14 @@ def join(run: Path, shards: list[Shard], request: Request) -> None:
     draft = run / f".features.h5.{os.getpid()}"
     with h5py.File(draft, "w") as joined:
         with h5py.File(run / shards[0].name) as first:
-            shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-            first.visititems(
-                lambda name, found: (
-                    shapes.__setitem__(name, (found.shape[1:], found.dtype))
-                    if isinstance(found, h5py.Dataset)
-                    else None
-                )
-            )
+            names: list[str] = []
+            first.visit(names.append)
+            datasets = {name: first[name] for name in names}
+            shapes = {
+                name: (found.shape[1:], found.dtype)
+                for name, found in datasets.items()
+                if isinstance(found, h5py.Dataset)  # a pyramid's group is none
+            }
         for name, (inner, dtype) in shapes.items():
             layout = h5py.VirtualLayout((total, *inner), dtype)
             at = 0

@@ -22,6 +22,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
+from cluster.errors import first_line
 from pipelines.facts import Preprocess
 
 MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
@@ -87,9 +88,8 @@ def decode(data: bytes) -> Decoded:
                 if pixels is None:
                     pixels = _decode_pillow(header)
             except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-                said = (str(error).splitlines() or [type(error).__name__])[0]
                 raise ImageError(
-                    "damaged image", f"{header.format} {width}x{height}: {said}"
+                    "damaged image", f"{header.format} {width}x{height}: {first_line(error)}"
                 ) from None
     return Decoded(pixels, taken)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, absolute, print_json, say, warn
 
 if TYPE_CHECKING:
     from pipelines.compare import Comparison, Difference
@@ -140,8 +139,8 @@ def _request(
 
     return ModelRequest(
         spec=spec,
-        checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
-        labels=str(Path(labels).resolve()) if labels else None,
+        checkpoint=absolute(checkpoint),
+        labels=absolute(labels),
         pretrained=pretrained,
         input_size=input_size,
         feature_point=feature_point,

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from cluster.errors import SourceError
+from cluster.errors import SourceError, first_line
 from pipelines.detections import complete
 
 IMAGE_SUFFIXES = frozenset(
@@ -91,4 +91,4 @@ def _read_manifest(path: Path) -> pa.Table:
             return pyarrow.csv.read_csv(path, convert_options=convert)
         return pyarrow.json.read_json(path)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise SourceError(f"{path} cannot be read: {first_line(error)}") from None

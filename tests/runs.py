@@ -1,4 +1,4 @@
-"""Small finished runs made without Ray or a network, for tests of what reads runs."""
+"""Small runs, commands and requests made without Ray or a network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.detections import complete, result_fields
-from pipelines.facts import ModelFacts, ModelRequest, Preprocess
+from pipelines.facts import ModelFacts, ModelRequest, Outputs, Preprocess
 from pipelines.records import sha256_file, write_atomic
+from pipelines.request import Command, Request
 from pipelines.run import RowCounts, Run, RunManifest
 
 TINY_FACTS = ModelFacts(
@@ -23,6 +24,35 @@ TINY_FACTS = ModelFacts(
     feature_dim=32,
     preprocess=Preprocess(input_size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 )
+
+
+def command_of(**given: Any) -> Command:
+    """A command of ``tiny`` with nothing asked for, but what is given."""
+    plain: dict[str, Any] = {
+        "source": "",
+        "model": TINY_FACTS.request,
+        "gate": None,
+        "inputs": {},
+        "precision": "fp32",
+        "engine": "eager",
+        "top_k": 5,
+        "outputs": Outputs(),
+        "hdf5": False,
+    }
+    return Command(**(plain | given))
+
+
+def request_of(command: Command, facts: ModelFacts, **given: Any) -> Request:
+    """``command``, settled on its ``facts`` in exact float32, but for what is given."""
+    plain: dict[str, Any] = {
+        "labels": None,
+        "gate": None,
+        "precision": "fp32",
+        "engine": "eager",
+        "audit": None,
+        "notes": (),
+    }
+    return Request(command=command, facts=facts, **(plain | given))
 
 
 def write_run(

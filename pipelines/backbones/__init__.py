@@ -164,18 +164,23 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
 
 
-def _near(spec: str) -> str:
-    """Models that are called so in a family, or nearly so."""
+def all_specs() -> list[str]:
+    """Every model there is, presets first; none is built."""
     import timm
 
     from pipelines.backbones import ami, torchvision_family
 
-    known = [
+    return [
+        *_PRESETS,
         *(f"timm:{name}" for name in timm.list_models()),
         *(f"torchvision:{name}" for name in torchvision_family.names()),
         *(f"ami:{name}" for name in ami.KINDS),
-        *_PRESETS,
     ]
+
+
+def _near(spec: str) -> str:
+    """Models that are called so in a family, or nearly so."""
+    known = all_specs()
     name = spec.rpartition(":")[2]
     called = [full for full in known if name and full.rpartition(":")[2] == name]
     near = called or get_close_matches(spec, known, n=3)

@@ -7,15 +7,19 @@ written down here; class names come with ``--labels``, a category map ``{name: i
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import timm
 import torch
 from torch import nn
 
-from cluster.errors import ModelError
-from pipelines.backbones.base import Backbone, Loaded, load_state, read_checkpoint
+from pipelines.backbones.base import (
+    Backbone,
+    Loaded,
+    load_state,
+    read_checkpoint,
+    unknown_name,
+)
 from pipelines.backbones.timm_family import TimmBackbone
 from pipelines.backbones.torchvision_family import build
 from pipelines.backbones.torchvision_parts import ChainBackbone, Parts, take_apart
@@ -84,9 +88,9 @@ def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = 
     """
     kind = KINDS.get(name)
     if kind is None:
-        near = get_close_matches(name, KINDS, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(KINDS)}"
-        raise ModelError(f"--model ami:{name}: no such AMI classifier; {hint}")
+        raise unknown_name(
+            f"ami:{name}", "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}"
+        )
     state: dict[str, Any] | None = read_checkpoint(checkpoint) if checkpoint else None
     count = num_classes or 2
     if state is not None and kind.last in state:

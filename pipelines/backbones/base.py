@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from cluster.errors import ModelError
+from cluster.errors import ModelError, first_line
 from pipelines.facts import FeaturePoint, ModelRequest, Outputs, Preprocess
 
 
@@ -137,8 +138,9 @@ def check_one_pass(
             found = backbone.one_pass(x, point=request.feature_point, pyramid=outputs.pyramid)
             whole = backbone.model(x)
     except (RuntimeError, AssertionError, ValueError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{spec} fails on a {preprocess.input_size} image: {said}") from None
+        raise ModelError(
+            f"{spec} fails on a {preprocess.input_size} image: {first_line(error)}"
+        ) from None
     fits = (
         isinstance(whole, torch.Tensor)
         and found.embedding.ndim == 2
@@ -211,7 +213,7 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         raise ModelError(f"--checkpoint {file}: no such file") from None
     except Exception as error:
         raise ModelError(
-            f"--checkpoint {file} cannot be read as weights: {str(error).splitlines()[0]}"
+            f"--checkpoint {file} cannot be read as weights: {first_line(error)}"
         ) from None
     for key in ("model_state_dict", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
@@ -219,6 +221,22 @@ def read_checkpoint(file: str) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
         raise ModelError(f"--checkpoint {file} holds no state dict of tensors")
     return {name.removeprefix("module."): tensor for name, tensor in data.items()}
+
+
+def unknown_name(spec: str, library: str, known: Iterable[str], otherwise: str) -> ModelError:
+    """The refusal of a name that ``library`` does not have, with those nearest to it."""
+    near = get_close_matches(spec.partition(":")[2], known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else otherwise
+    return ModelError(f"--model {spec}: {library}; {hint}")
+
+
+def not_fetched(spec: str, where: str, error: Exception) -> ModelError:
+    """The refusal of ``--pretrained`` where the weights are out of reach."""
+    return ModelError(
+        f"--pretrained: the weights of {spec} could not be fetched from {where} "
+        f"({type(error).__name__}); on a machine without it give --checkpoint FILE, "
+        "or --model lite0 for weights from a Python package"
+    )
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -17,9 +17,7 @@ or with a second one (volo)
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,8 +27,17 @@ import torch
 from huggingface_hub import constants as hub
 from torch import nn
 
-from cluster.errors import ModelError
-from pipelines.backbones.base import Backbone, Level, Loaded, load_state, read_checkpoint
+from cluster.errors import ModelError, first_line
+from cluster.session import knock
+from pipelines.backbones.base import (
+    Backbone,
+    Level,
+    Loaded,
+    load_state,
+    not_fetched,
+    read_checkpoint,
+    unknown_name,
+)
 from pipelines.facts import Preprocess
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
@@ -183,9 +190,9 @@ def load(
             network without that output stride.
     """
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
-        raise ModelError(f"--model timm:{name}: timm has no such model; {hint}")
+        raise unknown_name(
+            f"timm:{name}", "timm has no such model", timm.list_models(), "see timm.list_models()"
+        )
     options: dict[str, Any] = {}
     if output_stride is not None and _must_dilate(name, output_stride):
         options["output_stride"] = output_stride
@@ -214,13 +221,10 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
         except Exception as error:
             if not pretrained:
-                said = (str(error).splitlines() or [type(error).__name__])[0]
-                raise ModelError(f"--model timm:{name} cannot be built: {said}") from None
-            raise ModelError(
-                f"--pretrained: the weights of timm:{name} could not be fetched from the hub "
-                f"({type(error).__name__}); on a machine without it give --checkpoint FILE, "
-                "or --model lite0 for weights from a Python package"
-            ) from None
+                raise ModelError(
+                    f"--model timm:{name} cannot be built: {first_line(error)}"
+                ) from None
+            raise not_fetched(f"timm:{name}", "the hub", error) from None
     return model
 
 
@@ -254,9 +258,8 @@ def _skeleton(name: str, **options: Any) -> nn.Module:
 
 
 def _hub_answers() -> bool:
-    host = urlsplit(hub.ENDPOINT).hostname or ""
     try:
-        socket.create_connection((host, 443), timeout=5).close()
+        knock(urlsplit(hub.ENDPOINT).hostname or "", 443)
     except OSError:
         return False
     return True

@@ -6,9 +6,7 @@ How each is taken apart is in ``torchvision_parts``.
 from __future__ import annotations
 
 import re
-import socket
 from collections import OrderedDict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +15,14 @@ import torch
 import torchvision
 from torch import nn
 
-from cluster.errors import ModelError
-from pipelines.backbones.base import Loaded, load_state, read_checkpoint
+from cluster.session import knock
+from pipelines.backbones.base import (
+    Loaded,
+    load_state,
+    not_fetched,
+    read_checkpoint,
+    unknown_name,
+)
 from pipelines.backbones.torchvision_parts import take_apart
 from pipelines.facts import Preprocess
 
@@ -43,11 +47,12 @@ def load(
         ModelError: unknown name, a checkpoint that does not fit, or no way to the weights.
     """
     if name not in names():
-        near = get_close_matches(name, names(), n=3)
-        hint = (
-            f"did you mean {', '.join(near)}?" if near else "see torchvision.models.list_models()"
+        raise unknown_name(
+            f"torchvision:{name}",
+            "torchvision has no such model",
+            names(),
+            "see torchvision.models.list_models()",
         )
-        raise ModelError(f"--model torchvision:{name}: torchvision has no such model; {hint}")
     known = torchvision.models.get_model_weights(name).DEFAULT
     transforms = known.transforms()
     if checkpoint:
@@ -124,14 +129,10 @@ def _fetch(name: str, known: Any) -> dict[str, Any]:
     try:
         if not cached.is_file():
             # The download itself has no timeout.
-            socket.create_connection((url.hostname or "", 443), timeout=5).close()
+            knock(url.hostname or "", 443)
         state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
-        raise ModelError(
-            f"--pretrained: the weights of torchvision:{name} could not be fetched from "
-            f"{url.hostname} ({type(error).__name__}); on a machine without it give "
-            "--checkpoint FILE, or --model lite0 for weights from a Python package"
-        ) from None
+        raise not_fetched(f"torchvision:{name}", str(url.hostname), error) from None
     return state
 
 

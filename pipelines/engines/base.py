@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from cluster.errors import ModelError, first_line
 from pipelines.network import Network
 
 
@@ -17,6 +18,14 @@ class Executor(Protocol):
     """
 
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]: ...
+
+
+def refusal(engine: str, done: str, error: Exception) -> ModelError:
+    """What to raise where an engine's builder does not take a network."""
+    return ModelError(
+        f"--engine {engine}: this network cannot be {done} ({type(error).__name__}: "
+        f"{first_line(error)}); use --engine eager"
+    )
 
 
 # Building a network costs seconds and an engine that finds its work cached needs none.

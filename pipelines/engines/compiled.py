@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cluster.errors import ModelError
-from pipelines.engines.base import Executor, NetworkMaker
+from pipelines.engines.base import Executor, NetworkMaker, refusal
 from pipelines.engines.cache import cached, digest, folder
 from pipelines.facts import ModelFacts, Precision
 
@@ -76,11 +75,7 @@ def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, ta
                 inductor_configs={"freezing": device.type == "cpu"},
             )
     except Exception as error:
-        said = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ModelError(
-            f"--engine compile: this network cannot be compiled ({type(error).__name__}: {said}); "
-            "use --engine eager"
-        ) from error
+        raise refusal("compile", "compiled", error) from error
     finally:
         quiet.removeFilter(_nothing)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cluster.errors import ModelError
-from pipelines.engines.base import Executor, NetworkMaker
+from pipelines.engines.base import Executor, NetworkMaker, refusal
 from pipelines.engines.cache import cached, digest, folder
 from pipelines.facts import ModelFacts, Precision
 
@@ -93,10 +93,6 @@ def _convert(make: NetworkMaker, size: tuple[int, int], draft: Path) -> None:
                 make(), example_input=example, input=[openvino.PartialShape([-1, *size, 3])]
             )
     except Exception as error:
-        said = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ModelError(
-            f"--engine openvino: this network cannot be converted ({type(error).__name__}: "
-            f"{said}); use --engine eager"
-        ) from error
+        raise refusal("openvino", "converted", error) from error
     draft.mkdir()
     openvino.save_model(model, draft / "network.xml", compress_to_fp16=False)

@@ -14,12 +14,13 @@ import pytest
 from index.build import build_index
 from onepass import main
 from pipelines.backbones import examine
-from pipelines.facts import ModelRequest, Outputs
+from pipelines.facts import ModelRequest
 from pipelines.records import write_atomic
-from pipelines.request import Command, Request, fingerprint_inputs
+from pipelines.request import fingerprint_inputs
 from pipelines.source import read_source
 from tests.pictures import photo_folder
-from tests.runs import write_run
+from tests.refusals import only_error
+from tests.runs import command_of, request_of, write_run
 
 ROOT = Path(__file__).parents[2]
 TINY = ModelRequest(spec="tiny")
@@ -50,16 +51,6 @@ def onepass(*arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
-
-
-def only_error(code: int | str | None, out: str, err: str) -> str:
-    """The one line of a refusal; nothing else was printed."""
-    assert code == 2, err
-    assert out == ""
-    lines = err.splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def refused(*arguments: object) -> str:
@@ -224,27 +215,9 @@ def test_out_of_another_command(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     plan = read_source(str(photos))
-    command = Command(
-        source=str(photos),
-        model=TINY,
-        inputs=fingerprint_inputs(plan.table, TINY, None),
-        gate=None,
-        precision="fp32",
-        engine="auto",
-        top_k=5,
-        outputs=Outputs(),
-        hdf5=False,
-    )
-    request = Request(
-        command=command,
-        facts=examine(TINY),
-        labels=None,
-        gate=None,
-        precision="fp32",
-        engine="eager",
-        audit=None,
-        notes=(),
-    )
+    inputs = fingerprint_inputs(plan.table, TINY, None)
+    command = command_of(source=str(photos), inputs=inputs, engine="auto")
+    request = request_of(command, examine(TINY))
     write_atomic(out / "request.json", request.model_dump_json().encode())
     before = [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)]
     line = refused("extract", photos, "--model", "lite0", "--out", out, "--precision", "fp32")

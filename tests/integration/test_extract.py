@@ -24,11 +24,12 @@ from pipelines.embed import Embedder
 from pipelines.extract import Options, Outcome, Progress, extract
 from pipelines.facts import ModelRequest, Outputs, Preprocess
 from pipelines.images import decode, read
-from pipelines.request import Command, claim, fingerprint_inputs
+from pipelines.request import claim, fingerprint_inputs
 from pipelines.run import Run
 from pipelines.scores import softmax
 from pipelines.source import read_source
 from tests.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
+from tests.runs import command_of
 
 TINY = ModelRequest(spec="tiny")
 PHOTOS = 60
@@ -370,14 +371,9 @@ def test_an_image_with_several_boxes_is_decoded_once(
 def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = read_source(str(manifest))
-    command = Command(
+    command = command_of(
         source=str(manifest.resolve()),
-        model=TINY,
         inputs=fingerprint_inputs(plan.table, TINY, None),
-        gate=None,
-        precision="fp32",
-        engine="eager",
-        top_k=5,
         outputs=Outputs(logits=True),
         hdf5=True,
     )

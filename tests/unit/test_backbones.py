@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster import session
 from cluster.errors import ModelError
 from pipelines.backbones import (
     examine,
@@ -173,7 +174,7 @@ def test_torchvision_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_p
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(torchvision_family.socket, "create_connection", unreachable)
+    monkeypatch.setattr(session.socket, "create_connection", unreachable)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ModelError, match=r"could not be fetched from download[.]pytorch") as caught:
         load_backbone(ModelRequest(spec="torchvision:resnet18", pretrained=True))

@@ -14,10 +14,11 @@ from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
 from pipelines.facts import GateRequest, ModelRequest, Outputs
 from pipelines.forward import ForwardActor, ForwardOptions, pixel_columns
-from pipelines.request import Command, GateFacts, Request
+from pipelines.request import GateFacts, Request
 from pipelines.scores import softmax
 from pipelines.source import read_source
 from tests.pictures import photo_folder
+from tests.runs import command_of, request_of
 
 TINY = ModelRequest(spec="tiny")
 SMALL = ModelRequest(spec="timm:test_resnet")
@@ -59,34 +60,15 @@ def request(
         names = tuple(f"tiny {n}" for n in range(10))
         asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
         gate = GateFacts(asked=asked, facts=facts, labels=names, label_index=label)
-    command = Command(
-        source="",
-        model=model,
-        gate=None,
-        inputs={},
-        precision="fp32",
-        engine="eager",
-        top_k=3,
-        outputs=outputs,
-        hdf5=False,
-    )
-    return Request(
-        command=command,
-        facts=examine(model, outputs),
-        labels=None,
-        gate=gate,
-        precision="fp32",
-        engine="eager",
-        audit=None,
-        notes=(),
-    )
+    command = command_of(model=model, top_k=3, outputs=outputs)
+    return request_of(command, examine(model, outputs), gate=gate)
 
 
 def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Counting]:
     """Decoded rows, answered rows, and the board."""
     decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
     board = Counting()
-    options = ForwardOptions(request=asked, batch_rows=8, gpu_share=0.0, calls_in_flight=1)
+    options = ForwardOptions(request=asked, batch_rows=8, memory_share=0.0)
     return decoded, ForwardActor(options, board)(decoded), board
 
 

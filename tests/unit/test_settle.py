@@ -17,11 +17,12 @@ from pipelines.backbones.base import Loaded
 from pipelines.backbones.timm_family import TimmBackbone
 from pipelines.engines import openvino
 from pipelines.extract import _sample
-from pipelines.facts import GateRequest, ModelRequest, Outputs
-from pipelines.request import Command, Request
+from pipelines.facts import GateRequest, ModelRequest
+from pipelines.request import Request
 from pipelines.settle import settle
 from pipelines.source import read_source
 from tests.pictures import photo_folder
+from tests.runs import command_of
 
 TINY = ModelRequest(spec="tiny")
 
@@ -39,15 +40,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def asked(photos: Path, rows: int = 24, *, earlier: Request | None = None, **how: Any) -> Request:
-    given: dict[str, Any] = {"precision": "auto", "engine": "auto", "gate": None, "model": TINY}
-    command = Command(
-        source=str(photos),
-        inputs={},
-        top_k=5,
-        outputs=Outputs(),
-        hdf5=False,
-        **(given | how),
-    )
+    command = command_of(**({"source": str(photos), "precision": "auto", "engine": "auto"} | how))
     plan = read_source(str(photos))
     return settle(command, _sample(plan.table), str(plan.root), rows=rows, lanes=2, earlier=earlier)
 
