@@ -36,9 +36,13 @@ def absolute(file: str | None) -> str | None:
 
 
 class Bar:
-    """Progress on stderr: a bar for people, a line now and then for logs."""
+    """Progress on stderr: a bar for people, a line now and then for logs.
 
-    def __init__(self) -> None:
+    Args:
+        resumes: whether the same command, after Ctrl-C, goes on where it was.
+    """
+
+    def __init__(self, *, resumes: bool = True) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -49,6 +53,7 @@ class Bar:
         )
 
         console = Console(stderr=True)
+        self._resumes = resumes
         self._live = console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:<11}"),
@@ -71,7 +76,8 @@ class Bar:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.stop()
         if kind is KeyboardInterrupt:  # said here, because Typer would only print "Aborted"
-            raise StoppedError("stopped; the same command continues where it was") from None
+            after = "continues where it was" if self._resumes else "starts anew"
+            raise StoppedError(f"stopped; the same command {after}") from None
 
     def counted(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self.update(name, done, total)

@@ -140,7 +140,6 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
 
 def _start(address: str | None) -> None:
     import ray
-    from ray.exceptions import RayError
 
     # Ray's core warns on stderr about its own actors; its log files keep everything else.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -156,11 +155,15 @@ def _start(address: str | None) -> None:
             with _hushed():
                 # "local": Ray would else join any cluster it finds running on this machine.
                 ray.init("local", num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        where = f"Ray at {address}" if address else "a local Ray"
+    except Exception as error:  # Ray's own, and a bare one where a start takes over 30 s
         text = str(getattr(error, "message", error)).splitlines() or [type(error).__name__]
+        if not address:
+            raise ClusterError(
+                f"Ray could not be started on this machine: {text[0]}; a machine that is very "
+                "busy or short of memory or disk does that: look, and try again"
+            ) from None
         raise ClusterError(
-            f"{where} could not be reached: {text[0]}; "
+            f"Ray at {address} could not be reached: {text[0]}; "
             "check the address, that 'ray start' runs there, and RAY_AUTH_MODE and its token"
         ) from None
 

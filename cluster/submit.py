@@ -181,11 +181,16 @@ class _Follower:
             coming.cancel()
 
 
+_FILES = ("--out", "--checkpoint", "--head", "--validation", "--gate-checkpoint", "--gate-labels")
+
+
 def _refuse_relative_paths(arguments: Sequence[str]) -> None:
-    words = 2 if arguments[0] == "index" else 1
+    words = 2 if arguments[0] in ("index", "probe") else 1
     given = [("the path", value) for value in arguments[words : words + 1] if value[:1] != "-"]
     split = [part for word in arguments for part in _split_option(word)]
-    given += [pair for pair in pairwise(split) if pair[0] in ("--out", "--checkpoint", "--labels")]
+    # To a probe, labels are a column.
+    files = _FILES if arguments[0] == "probe" else (*_FILES, "--labels")
+    given += [pair for pair in pairwise(split) if pair[0] in files]
     for name, value in given:
         if not (Path(value).is_absolute() or "://" in value):
             raise ClusterError(

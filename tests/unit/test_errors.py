@@ -7,8 +7,7 @@ import errno
 import pytest
 
 from cluster.console import Bar
-from cluster.errors import StoppedError, WorkError
-from pipelines.extract import _as_work_error
+from cluster.errors import StoppedError, WorkError, failed
 
 
 def test_the_innermost_cause_is_told_in_one_line() -> None:
@@ -16,14 +15,22 @@ def test_the_innermost_cause_is_told_in_one_line() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", advice)
     outer = RuntimeError("a\nlong\ntraceback")
     outer.__cause__ = full
-    told = _as_work_error(outer)
+    told = failed("extraction", outer)
     assert isinstance(told, WorkError)
     assert str(told).startswith("extraction failed: OSError: No space left on device; what is")
     assert "\n" not in str(told)
     assert told.__cause__ is outer
 
 
-def test_ctrl_c_says_how_to_go_on() -> None:
-    with pytest.raises(StoppedError, match="the same command continues") as caught, Bar():
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("resumes", "says"), [(True, "continues where it"), (False, "starts anew")]
+)
+def test_ctrl_c_says_how_to_go_on(resumes: bool, says: str) -> None:
+    with pytest.raises(StoppedError, match=f"the same command {says}") as caught:
+        _stopped(resumes)
     assert caught.value.exit_code == 130
+
+
+def _stopped(resumes: bool) -> None:
+    with Bar(resumes=resumes):
+        raise KeyboardInterrupt

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
 from cluster.errors import ClusterError
-from cluster.session import lay_out
+from cluster.session import lay_out, session
 
 
 @pytest.mark.parametrize("cpus", [2, 3, 4, 8, 16, 64, 512])
@@ -25,3 +26,14 @@ def test_one_actor_a_core_where_cores_are_known() -> None:
 def test_too_small_a_cluster_is_refused() -> None:
     with pytest.raises(ClusterError, match="has 1 logical CPUs, extraction needs 2"):
         lay_out(1, 0)
+
+
+def test_a_start_that_takes_ray_too_long_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup. This could be\nanything")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests may hold a session
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(ClusterError, match=r"timed out during startup.*; a machine that is very b"):
+        session().__enter__()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 from ray.job_submission import JobStatus
+from setuptools import find_packages
 
 import cluster.submit
 from cluster.errors import ClusterError, LeftRunningError, WorkError
@@ -45,6 +46,7 @@ def test_absolute_paths_and_uris_pass() -> None:
         ["extract", "s3://bucket/images", "--model", "timm:a/b", "--out", "/runs/a"]
     )
     cluster.submit._refuse_relative_paths(["index", "build", "/runs/a", "--out=/index"])
+    cluster.submit._refuse_relative_paths(["probe", "train", "/runs/a", "--labels", "category"])
 
 
 def test_a_command_and_a_scheme_are_needed() -> None:
@@ -57,7 +59,11 @@ def test_a_command_and_a_scheme_are_needed() -> None:
 def test_the_code_that_is_sent_is_the_code_that_is_packaged() -> None:
     settings = tomllib.loads((cluster.submit._CHECKOUT / "pyproject.toml").read_text())
     packaged = settings["tool"]["setuptools"]
-    tops = {name.split(".")[0] for name in packaged["packages"]}
+    found = find_packages(
+        str(cluster.submit._CHECKOUT), include=packaged["packages"]["find"]["include"]
+    )
+    assert "pipelines.engines" in found  # what is inside a package is packaged as well
+    tops = {name.split(".")[0] for name in found}
     assert {*tops, *(f"{name}.py" for name in packaged["py-modules"])} == set(cluster.submit._CODE)
 
 
