@@ -22,6 +22,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from index.linking import TERMS, LinkOptions, link
 from pipelines.detections import BOX
 from pipelines.records import Record, read_record, sha256_file, write_atomic
 from pipelines.run import Run
+from pipelines.video.layout import parse_frame
 
 FORMAT = 1
 PART = "part-00000.parquet"
@@ -290,6 +292,9 @@ def _boxes(run: Run, plan: pa.Table) -> tuple[npt.NDArray[np.float64], npt.NDArr
 
 def _image_size(path: Path) -> tuple[int, int] | None:
     """Width and height after EXIF rotation, from the header alone; None if unreadable."""
+    frame = parse_frame(str(path))
+    if frame is not None:
+        return _video_size(Path(frame.file))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of many pixels, or odd EXIF: none are decoded
@@ -300,6 +305,19 @@ def _image_size(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return (height, width) if turned else (width, height)
+
+
+@lru_cache(maxsize=1)  # the frames of a video stand together
+def _video_size(file: Path) -> tuple[int, int] | None:
+    # They take seconds to import, and tracks over photos never need them.
+    from pipelines.images import ImageError
+    from pipelines.video.container import examine
+
+    try:
+        facts = examine(file)
+    except ImageError:
+        return None
+    return facts.width, facts.height
 
 
 def _check_once(file: Path, expected: pa.ChunkedArray) -> None:

@@ -10,13 +10,18 @@ import typer
 
 from cluster.console import Bar, Json, absolute, print_json, say, warn
 from cluster.errors import InputError
-from pipelines import models_cli
+from pipelines import clips_cli, models_cli, probe_cli
 
 if TYPE_CHECKING:
     from pipelines.extract import Outcome, Progress
     from pipelines.facts import GateRequest, Outputs
+    from pipelines.run import Run
+
+_NAMED = 10  # failed videos
 
 app = typer.Typer()
+app.add_typer(clips_cli.app)
+app.add_typer(probe_cli.app, name="probe")
 app.add_typer(models_cli.app, name="models")
 
 
@@ -25,8 +30,8 @@ def extract(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder of images, or a manifest (.parquet, .csv, .jsonl) with a column "
-            "'image' and, if you have boxes, x1 y1 x2 y2 in pixels."
+            help="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
+            "and, if you have boxes, x1 y1 x2 y2 in pixels; or a folder of videos."
         ),
     ],
     model: Annotated[
@@ -37,6 +42,23 @@ def extract(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder; the same command continues it.")],
+    kind: Annotated[
+        Literal["images", "video"],
+        typer.Option(
+            "--source",
+            help="video: SPLIT/CATEGORY/… of videos, folders of images, or .pt tensors; frames "
+            "are squashed to 256 pixels unless you say otherwise.",
+        ),
+    ] = "images",
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of each video, evenly spread; 64 if not given, 0 for every frame."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many images or videos only, for trying out.")
+    ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="Your weights for the model (a state dict).")
     ] = None,
@@ -44,6 +66,13 @@ def extract(
         str | None, typer.Option(help="Class names: one a line, or JSON {name: index}.")
     ] = None,
     pretrained: Annotated[bool, typer.Option(help="Fetch the model's own weights.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The network untrained, to compare with.")
+    ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Classes by this head (onepass probe train), not by the model's own."),
+    ] = None,
     features: Annotated[
         str,
         typer.Option(
@@ -116,13 +145,17 @@ def extract(
     """
     from pipelines.extract import Options
     from pipelines.extract import extract as run_extract
-    from pipelines.facts import ModelRequest
+    from pipelines.facts import ModelRequest, Reading
 
+    if frames is not None and kind != "video":
+        raise InputError(f"--frames {frames} is of videos; add --source video")
     request = ModelRequest(
         spec=model,
         checkpoint=absolute(checkpoint),
         labels=absolute(labels),
         pretrained=pretrained,
+        random_weights=random_weights,
+        head=absolute(head),
         input_size=input_size,
         mean=_three(mean, "--mean"),
         std=_three(std, "--std"),
@@ -135,6 +168,7 @@ def extract(
         precision=precision,
         engine=engine,
         outputs=_outputs(features, feature_indices, logits=logits),
+        reading=Reading(kind=kind, frames=frames, limit=limit),
         gate=_gate(gate, gate_label, gate_threshold, gate_checkpoint, gate_labels, embed_with),
         gpus_per_actor=gpus_per_actor,
         hdf5=hdf5,
@@ -152,6 +186,8 @@ def extract(
                 "resumed_rows": outcome.resumed_rows,
                 "first_answer_seconds": outcome.first_answer_seconds,
                 "skipped_files": outcome.skipped_files,
+                "source_notes": outcome.source_notes,
+                **({"failed_videos": outcome.run.failed_sequences()} if kind == "video" else {}),
                 **manifest.model_dump(mode="json", exclude={"files"}),
             }
         )
@@ -165,14 +201,17 @@ def _say_extracted(outcome: Outcome) -> None:
     if outcome.already_finished:
         say(f"{run.path} is finished already: {rows.written} rows; nothing to do")
         return
-    if manifest.model.weights.startswith("random"):
+    own = manifest.model.request
+    if manifest.model.weights.startswith("random") and not (own.random_weights or own.head):
         warn(
             f"{manifest.model.request.spec} has random weights: classes and embeddings mean "
             "nothing; give --checkpoint FILE or --pretrained"
         )
     if outcome.skipped_files:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
-        warn(f"files that are not images were left out: {kinds}")
+        warn(f"other files were left out: {kinds}")
+    for note in outcome.source_notes:
+        warn(note)
     audit = manifest.precision_audit
     if audit is not None and audit.cosine_min < 0.99:
         warn(
@@ -191,7 +230,10 @@ def _say_extracted(outcome: Outcome) -> None:
         f"{model.feature_dim}-d embeddings"
         + (f", cosine to fp32 {audit.cosine_mean:.4f}" if audit else "")
     )
-    for known in (manifest.classifier or model).maps:
+    classifier = manifest.classifier or model
+    if classifier.head is not None:
+        say(f"  {classifier.num_classes} classes by head {classifier.request.head}")
+    for known in classifier.maps:
         say(f"  {known.name}: {' x '.join(map(str, known.shape))} a row")
     if manifest.gate is not None:
         say(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
@@ -199,7 +241,19 @@ def _say_extracted(outcome: Outcome) -> None:
         say(f"  {note}")
     for kind, count in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         say(f"  {count} x {kind}")
+    if outcome.kind == "video":
+        _say_failed_videos(run)
+        say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
+        return
     say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
+
+
+def _say_failed_videos(run: Run) -> None:
+    failed = run.failed_sequences()
+    for rows, error in list(failed.values())[:_NAMED]:
+        say(f"  {error}" + (f" (and {rows - 1} frames more)" if rows > 1 else ""))
+    if len(failed) > _NAMED:
+        say(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
 
 
 def shown_on(bar: Bar) -> Callable[[Progress], None]:

@@ -6,7 +6,9 @@ for the model, and one for a gate that wants its input otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import torch
 
 from pipelines.detections import BOX
 from pipelines.facts import Preprocess
-from pipelines.images import Decoded, ImageError, cut, decode, fit, read
+from pipelines.images import Decoded, ImageError, cut, fit
+from pipelines.video.frames import ImageReader
 
 PIXELS = "pixels"
 GATE_PIXELS = "gate_pixels"
+_REPORT_SECONDS = 1.0  # the frames of a block may lie hours of video apart
 
 
 class DecodeBlock:
@@ -39,15 +43,23 @@ class DecodeBlock:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
-        decoded = decode_rows(rows, self._root, self._inputs)
-        self._board.decoded.remote(rows.num_rows)
-        return decoded
+        return decode_rows(rows, self._root, self._inputs, done=self._report)
+
+    def _report(self, rows: int) -> None:
+        self._board.decoded.remote(rows)
 
 
-def decode_rows(rows: pa.Table, root: Path, inputs: dict[str, Preprocess]) -> pa.Table:
+def decode_rows(
+    rows: pa.Table,
+    root: Path,
+    inputs: dict[str, Preprocess],
+    *,
+    done: Callable[[int], None] = lambda rows: None,
+) -> pa.Table:
     """Plan rows with an ``error`` column and one column of pixels for each of ``inputs``.
 
-    Whatever is wrong with an image or a box becomes the row's ``error``.
+    Whatever is wrong with an image or a box becomes the row's ``error``, unless the plan knew
+    of an error already. ``done(rows)`` is told now and then of rows that are through.
     """
     buffers = {
         name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
@@ -55,7 +67,11 @@ def decode_rows(rows: pa.Table, root: Path, inputs: dict[str, Preprocess]) -> pa
     }
     errors: list[str | None] = []
     taken: list[Any] = []
+    reported, told = 0, time.monotonic()
     for number, (image, decoded, box) in enumerate(decode_images(rows, root)):
+        if time.monotonic() - told > _REPORT_SECONDS:
+            done(number - reported)
+            reported, told = number, time.monotonic()
         taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
         try:
             region = cut(pixels_of(decoded), box)
@@ -69,7 +85,13 @@ def decode_rows(rows: pa.Table, root: Path, inputs: dict[str, Preprocess]) -> pa
     stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
     at = rows.column_names.index("timestamp")
     rows = rows.set_column(at, "timestamp", stamps)
-    rows = rows.append_column("error", pa.array(errors, pa.string()))
+    done(rows.num_rows - reported)
+    found = pa.array(errors, pa.string())
+    if "error" in rows.column_names:
+        at = rows.column_names.index("error")
+        rows = rows.set_column(at, "error", pc.coalesce(rows["error"], found))
+    else:
+        rows = rows.append_column("error", found)
     for name, buffer in buffers.items():
         rows = rows.append_column(name, _pack(buffer))
     return rows
@@ -81,19 +103,24 @@ def decode_images(
     """Each row's image name, its decoded image or what is wrong with it, and its box.
 
     An image with several boxes is decoded once: rows of one image stand together in a plan,
-    so remembering the last image is enough.
+    so remembering the last image is enough. Of rows with an error nothing is read.
     """
     last: str | None = None
     decoded: Decoded | ImageError | None = None
     boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
-    for image, box in zip(rows["image"].to_pylist(), boxes, strict=True):
-        if image != last or decoded is None:
-            try:
-                decoded = decode(read(root / image))
-            except ImageError as error:
-                decoded = error
-            last = image
-        yield image, decoded, box
+    known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
+    with closing(ImageReader(root)) as reader:
+        for image, box, error in zip(rows["image"].to_pylist(), boxes, known, strict=True):
+            if error is not None:
+                yield image, ImageError("known", error), box
+                continue
+            if image != last or decoded is None:
+                try:
+                    decoded = reader.read(image)
+                except ImageError as trouble:
+                    decoded = trouble
+                last = image
+            yield image, decoded, box
 
 
 def pixels_of(decoded: Decoded | ImageError) -> torch.Tensor:

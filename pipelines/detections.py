@@ -9,7 +9,8 @@ single image, so that planning a million rows takes seconds:
 ==============  ================  =====================================================
 column          type              when it is not given
 ==============  ================  =====================================================
-image           string            required; relative names are relative to the source
+image           string            required; relative names are relative to the source;
+                                  ``clip.mp4#frame=12`` is a frame of a video, from 0
 x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rotation)
 detection_id    string            hash of image and box; exact repeats get ``-2``, ``-3``
 sequence        string            the folder the image stands in

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import StalledError, WorkError
+from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores, session
-from pipelines.facts import GateRequest, ModelRequest, Outputs
+from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
 from pipelines.records import write_atomic
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 # Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
 SAMPLE_ROWS = (16, 64)
+VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Options:
     engine: Literal["auto", "eager", "compile", "openvino"] = "auto"
     outputs: Outputs = field(default_factory=Outputs)
     gate: GateRequest | None = None
+    reading: Reading = field(default_factory=Reading)
     top_k: int = 5
     hdf5: bool = False
     batch_rows: int | None = None  # images a forward pass; None: what suits the device
@@ -59,7 +61,7 @@ class Options:
 class Progress:
     """One look at a running extraction, for whoever draws the progress bar."""
 
-    stage: Literal["starting", "extracting", "hdf5", "checking"]
+    stage: Literal["planning", "starting", "extracting", "hdf5", "checking"]
     done: int
     planned: int
 
@@ -69,9 +71,11 @@ class Outcome:
     """What ``extract`` did."""
 
     run: Run
+    kind: Literal["images", "video"]
     already_finished: bool = False
     resumed_rows: int = 0  # rows that an earlier session had committed
     skipped_files: dict[str, int] = field(default_factory=dict)
+    source_notes: tuple[str, ...] = ()
     first_answer_seconds: float | None = None
 
 
@@ -94,9 +98,15 @@ def extract(
     """
     options = options or Options()
     started = time.time()
-    plan = read_source(source)
+    reading = options.reading
+    plan = read_source(
+        source, reading, report=lambda done, total: report(Progress("planning", done, total))
+    )
+    if reading.kind == "video":
+        model = _for_videos(model)
     command = Command(
         source=str(Path(source).resolve()),
+        reading=reading,
         model=model,
         gate=options.gate,
         inputs=fingerprint_inputs(plan.table, model, options.gate.model if options.gate else None),
@@ -108,7 +118,10 @@ def extract(
     )
     with claim(out, command) as earlier:
         if (out / "manifest.json").is_file():
-            return Outcome(Run.open(out), already_finished=True, skipped_files=plan.skipped)
+            done = Run.open(out)
+            return Outcome(
+                done, reading.kind, True, skipped_files=plan.skipped, source_notes=plan.notes
+            )
         report(Progress("starting", 0, plan.table.num_rows))
         settling = _Settling(command, plan, earlier, options)
         with settling, session(options.address, gpus_per_actor=options.gpus_per_actor) as slots:
@@ -119,6 +132,14 @@ def extract(
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
             work = _Work(out, plan, request, options, slots, report)
             return work.run(started)
+
+
+def _for_videos(model: ModelRequest) -> ModelRequest:
+    """The whole frame, squashed to ``VIDEO_SIDE``, where the user wants nothing else."""
+    own = {"input_size": VIDEO_SIDE, "resize": "squash"}
+    return model.model_copy(
+        update={name: value for name, value in own.items() if getattr(model, name) is None}
+    )
 
 
 class _Settling:
@@ -226,7 +247,7 @@ class _Work:
             try:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
-                raise _as_work_error(error) from error
+                raise failed("extraction", error) from error
         self._report(Progress("checking", self._planned, self._planned))
         manifest = describe_run(
             self._out,
@@ -240,8 +261,10 @@ class _Work:
         first = tally.first_answer if tally else None
         return Outcome(
             Run.open(self._out),
+            self._options.reading.kind,
             resumed_rows=before,
             skipped_files=self._plan.skipped,
+            source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - started,
         )
 
@@ -280,7 +303,7 @@ class _Work:
             elif time.monotonic() - moved_at > self._options.stall_seconds:
                 raise StalledError(self._stall_message(tally))
         if failure:
-            raise _as_work_error(failure[0])
+            raise failed("extraction", failure[0])
         return _look(board, tally)
 
     def _stall_message(self, tally: Tally) -> str:
@@ -315,19 +338,3 @@ def committed_rows(out: Path) -> int:
     """Rows that earlier sessions committed; pending checkpoints are not counted."""
     files = [f for f in (out / "checkpoint").glob("*.parquet") if ".pending." not in f.name]
     return sum(pq.ParquetFile(file).metadata.num_rows for file in files)
-
-
-def _as_work_error(error: BaseException) -> BaseException:
-    """One line out of Ray's nested traceback, the full one kept as the cause."""
-    inner = error
-    while (cause := getattr(inner, "cause", None) or inner.__cause__) is not None:
-        inner = cause
-    # Ray appends advice to a message, in an OSError even as its file name.
-    said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
-    text = said.strip().splitlines()
-    wrapped = WorkError(
-        f"extraction failed: {type(inner).__name__}: {text[0] if text else 'no message'}; "
-        "what is written is kept, the same command continues (--debug shows where)"
-    )
-    wrapped.__cause__ = error
-    return wrapped

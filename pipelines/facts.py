@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.records import Record, sha256_json
 
@@ -37,6 +37,16 @@ class ModelRequest(Record):
     # map_mean: the average of the unpooled map, what older extractors stored.
     feature_point: FeaturePoint = "penultimate"
     output_stride: int | None = None  # input pixels a cell of the last map
+    head: str | None = None  # a classifier trained on stored features, in place of its own
+    random_weights: bool = False  # the network untrained, to compare with
+
+
+class Reading(Record):
+    """How a source becomes rows."""
+
+    kind: Literal["images", "video"] = "images"
+    frames: int | None = None  # of each video, spread evenly over it; 0: every frame
+    limit: int | None = None  # images or videos at most, spread evenly over the source
 
 
 class GateRequest(Record):
@@ -69,6 +79,18 @@ class MapFacts(Record):
     reduction: int | None  # input pixels a cell; None where the map is no grid
 
 
+class HeadFacts(Record):
+    """A classifier trained on a model's stored features, and the features it wants."""
+
+    features: Literal["pooled", "map"]
+    shape: tuple[int, ...]  # of one row's features: (D,), or the map's, which is flattened
+    hidden: tuple[int, ...]  # widths of hidden layers; none: a linear head
+    dropout: float
+    classes: tuple[str, ...]  # at least two
+    spec: str  # the model whose features these are, for people
+    fingerprint: str  # of that model; features of another mean nothing to this head
+
+
 class ModelFacts(Record):
     """What a built model turned out to be."""
 
@@ -81,6 +103,8 @@ class ModelFacts(Record):
     feature_kind: Literal["pooled", "map_mean"] = "pooled"
     preprocess: Preprocess
     maps: tuple[MapFacts, ...] = ()  # in the order the network gives them
+    head: HeadFacts | None = None  # whose classes these are, if not the model's own
+    head_sha256: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -96,8 +120,14 @@ class ModelFacts(Record):
 
     @property
     def answers_sha256(self) -> str:
-        """Hash of all that decides what the network computes, the kept maps included."""
-        return sha256_json({"fingerprint": self.fingerprint, "maps": self.model_dump()["maps"]})
+        """Hash of all that decides what the network computes, kept maps and head included."""
+        decisive: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "maps": self.model_dump()["maps"],
+        }
+        if self.head_sha256 is not None:
+            decisive["head"] = self.head_sha256
+        return sha256_json(decisive)
 
 
 class PrecisionAudit(Record):

@@ -38,13 +38,21 @@ def read_record(file: Path, kind: type[T]) -> T:
 
 
 def write_atomic(file: Path, data: bytes) -> None:
-    """Write ``file`` so that a reader sees all of it or none of it."""
+    """Write ``file`` so that a reader sees all of it or none of it.
+
+    Raises:
+        OSError: the disk refused; nothing is left behind.
+    """
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    with draft.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+    try:
+        with draft.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def sha256_file(file: Path) -> str:

@@ -28,6 +28,7 @@ from pipelines.facts import (
     Outputs,
     Precision,
     PrecisionAudit,
+    Reading,
 )
 from pipelines.records import Record, read_record, sha256_file
 
@@ -36,6 +37,7 @@ class Command(Record):
     """What the user asked for; two equal commands give the same rows."""
 
     source: str
+    reading: Reading
     model: ModelRequest
     gate: GateRequest | None
     inputs: dict[str, str]  # sha256 of the plan and of each file the model requests name
@@ -86,8 +88,25 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
         RunError: ``out`` is a file, holds something else, belongs to another command, or
             another process is at work on it.
     """
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     _earlier(out, command)  # before anything is touched
+    with locked(out, "extract"):
+        try:
+            yield _earlier(out, command)  # again: another process may have ended meanwhile
+        finally:
+            if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
+                shutil.rmtree(out / "plan", ignore_errors=True)
+
+
+@contextmanager
+def locked(out: Path, command: str) -> Iterator[None]:
+    """Keep other processes off ``out`` while the block runs; the lock dies with the process.
+
+    A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
+
+    Raises:
+        RunError: ``out`` cannot be written, or another ``command`` is at work on it.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
@@ -99,13 +118,15 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
         # Nothing is cleaned up here: all of it belongs to the other process.
         os.close(lock)
         raise RunError(
-            f"--out {out}: another extract is at work on it; wait for it or give another --out"
+            f"--out {out}: another {command} is at work on it; wait for it or give another --out"
         ) from None
     try:
-        yield _earlier(out, command)  # again: another process may have ended meanwhile
+        yield
     finally:
-        if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
-            _remove_empty(out, new)
+        if all(entry.name == ".lock" for entry in out.iterdir()):
+            (out / ".lock").unlink(missing_ok=True)
+            for folder in new:  # innermost first
+                folder.rmdir()
         os.close(lock)
 
 
@@ -131,15 +152,7 @@ def _foreign(out: Path) -> Iterator[Path]:
     return (entry for entry in out.iterdir() if entry.name not in (".lock", "plan"))
 
 
-def _remove_empty(out: Path, new: list[Path]) -> None:
-    """Take back what this call made: its files, and the ``new`` folders, innermost first."""
-    (out / ".lock").unlink(missing_ok=True)
-    shutil.rmtree(out / "plan", ignore_errors=True)
-    for folder in new:
-        folder.rmdir()
-
-
-def differences(then: Command, now: Command) -> list[str]:
+def differences(then: Record, now: Record) -> list[str]:
     """Fields that differ, each as ``name: then 'a', now 'b'``."""
     found: list[str] = []
 
@@ -164,7 +177,7 @@ def fingerprint_inputs(
     """
     inputs = {"plan": _table_digest(plan)}
     for prefix, request in (("", model), ("gate-", gate)):
-        for name in ("checkpoint", "labels"):
+        for name in ("checkpoint", "labels", "head"):
             file = getattr(request, name, None)
             if file and not Path(file).is_file():
                 raise ModelError(f"--{prefix}{name} {file}: no such file")

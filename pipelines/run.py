@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -111,11 +112,24 @@ class Run:
             with pq.ParquetFile(file) as parquet:
                 yield from parquet.iter_batches(batch_rows, columns=list(columns))
 
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        """Read ``columns`` of all rows at once, ordered by row_id."""
+    def table(self, columns: Sequence[str], *, where: pc.Expression | None = None) -> pa.Table:
+        """Read ``columns`` of all rows at once, or of those ``where``, ordered by row_id."""
         wanted = list(dict.fromkeys([*columns, "row_id"]))
-        table = pa.concat_tables([pq.read_table(file, columns=wanted) for file in self.files()])
+        table = pa.concat_tables(
+            [pq.read_table(file, columns=wanted, filters=where) for file in self.files()]
+        )
         return table.sort_by("row_id").select(list(columns))
+
+    def failed_sequences(self) -> dict[str, tuple[int, str]]:
+        """Sequences with failed rows: how many, and what the first of them says."""
+        found: dict[str, tuple[int, str]] = {}
+        failed = self.table(["sequence", "error"], where=pc.field("error").is_valid())
+        for name, error in zip(
+            failed["sequence"].to_pylist(), failed["error"].to_pylist(), strict=True
+        ):
+            rows, first = found.get(name, (0, error))
+            found[name] = rows + 1, first
+        return found
 
     def image_path(self, image: str) -> Path:
         """Where a row's image stands on this machine."""

@@ -1,24 +1,30 @@
 """From what a user points at to a complete detections table.
 
-A source is a folder of images, or a manifest (Parquet, CSV, JSON Lines) with one row a
-detection. No image is opened here: what is wrong with an image becomes that row's error
-later, so that a bad file never stops a plan.
+A source is a folder of images, a manifest (Parquet, CSV, JSON Lines) with one row a
+detection, or a folder of videos. No image is opened here: what is wrong with an image becomes
+that row's error later, so that a bad file never stops a plan.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
 from cluster.errors import SourceError, first_line
 from pipelines.detections import complete
+from pipelines.facts import Reading
+from pipelines.sampling import spread
+from pipelines.video.plan import VIDEO_SUFFIXES, plan_videos
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".jfif", ".ppm"}
@@ -26,35 +32,78 @@ IMAGE_SUFFIXES = frozenset(
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
 
 
+FRAMES = 64  # of a video, where nothing else is asked
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A complete detections table and the folder its relative image names start from."""
+    """A complete detections table and the folder its relative image names start from.
+
+    A row that is known to be of no use carries its ``error`` already.
+    """
 
     table: pa.Table
     root: Path
     skipped: dict[str, int]  # suffix to files of a folder that are not images
+    notes: tuple[str, ...] = ()  # what people should know of the source
 
 
-def read_source(source: str) -> Plan:
-    """Read a folder or a manifest.
+def read_source(
+    source: str,
+    reading: Reading | None = None,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Read a folder, a manifest, or videos; ``report`` is told of videos looked at, and found.
 
     Raises:
         SourceError: missing, of an unknown kind, empty, or malformed.
     """
+    reading = reading or Reading()
     path = Path(source)
-    if path.is_dir():
-        return _read_folder(path)
     if not path.exists():
         raise SourceError(
             f"{source}: no such folder or file; give a folder of images or a manifest"
         )
-    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+    if reading.kind == "video":
+        return _read_videos(path, reading, report)
+    if path.is_dir():
+        plan = _read_folder(path)
+    else:
+        if path.suffix.lower() not in MANIFEST_SUFFIXES:
+            hint = "; for a video add --source video" if _is_video(path.name) else ""
+            raise SourceError(
+                f"{source}: a source is a folder of images or a manifest that ends in "
+                f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
+            )
+        table = complete(_read_manifest(path), where=source, folder=path.stem)
+        plan = Plan(table, path.parent.resolve(), {})
+    return plan if reading.limit is None else replace(plan, table=_few(plan.table, reading.limit))
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+    if path.is_file() and not _is_video(path.name):
         raise SourceError(
-            f"{source}: a source is a folder of images or a manifest that ends in "
-            f"{', '.join(sorted(MANIFEST_SUFFIXES))}"
+            f"{path}: --source video takes a folder or a video that ends in "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
-    table = complete(_read_manifest(path), where=source, folder=path.stem)
-    return Plan(table, path.parent.resolve(), {})
+    frames = FRAMES if reading.frames is None else reading.frames
+    table, skipped, notes = plan_videos(path, frames, reading.limit, IMAGE_SUFFIXES, report)
+    root = path.parent if path.is_file() else path
+    return Plan(table, root.resolve(), skipped, notes)
+
+
+def _few(table: pa.Table, limit: int) -> pa.Table:
+    """The rows of ``limit`` images, spread evenly over the plan."""
+    chosen = spread(pc.unique(table["image"]).to_pylist(), limit)
+    few = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
+    at = few.column_names.index("row_id")
+    few = few.set_column(at, "row_id", pa.array(np.arange(few.num_rows, dtype=np.int64)))
+    return few.combine_chunks()
 
 
 def _read_folder(folder: Path) -> Plan:
@@ -69,9 +118,10 @@ def _read_folder(folder: Path) -> Plan:
             else:
                 skipped[file.suffix.lower() or "no suffix"] += 1
     if not names:
+        hint = "; for videos add --source video" if skipped.keys() & VIDEO_SUFFIXES else ""
         raise SourceError(
             f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); "
-            f"{sum(skipped.values())} other files were found"
+            f"{sum(skipped.values())} other files were found{hint}"
         )
     table = complete(pa.table({"image": names}), where=str(folder), folder=folder.resolve().name)
     return Plan(table, folder.resolve(), dict(skipped))

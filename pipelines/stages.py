@@ -27,26 +27,46 @@ BLOCK_ROWS = 512
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
-    """Write the plan in files of one block each, cut only between images."""
+    """Write the plan in files of one block each.
+
+    Cut only between images, and where they fit in a block between videos: a video that is
+    cut is decoded up to the cut twice.
+    """
+    most = _most_rows(request)
     rows = block_rows(request, table.num_rows, slots)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    codes = table["image"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    images = _starts(table["image"])
+    videos = _starts(table["sequence"]) if request.command.reading.kind == "video" else images
     begin, number = 0, 0
     while begin < table.num_rows:
-        later = starts[starts >= min(begin + rows, table.num_rows)]
-        end = int(later[0]) if len(later) else table.num_rows
+        end = _next(videos, begin + rows, table.num_rows)
+        if end - begin > max(most, rows):
+            end = _next(images, begin + rows, table.num_rows)
         pq.write_table(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
         begin, number = end, number + 1
 
 
+def _starts(column: pa.ChunkedArray) -> np.ndarray:
+    """Rows where another value begins."""
+    codes = column.combine_chunks().dictionary_encode().indices.to_numpy()
+    return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+
+
+def _next(starts: np.ndarray, least: int, total: int) -> int:
+    later = starts[np.searchsorted(starts, least) :]
+    return int(later[0]) if len(later) else total
+
+
 def block_rows(request: Request, planned: int, slots: Slots) -> int:
     """Rows of a block: what fits in its bytes, and fewer where actors would stay idle."""
+    return min(_most_rows(request), max(16, -(-planned // (4 * slots.actors))))
+
+
+def _most_rows(request: Request) -> int:
     height, width = request.facts.preprocess.input_size
     kept = sum(4 * math.prod(known.shape) for known in request.facts.maps)
-    rows = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
-    return min(rows, max(16, -(-planned // (4 * slots.actors))))
+    return min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
 
 
 def run_stages(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.detections import complete, result_fields
-from pipelines.facts import ModelFacts, ModelRequest, Outputs, Preprocess
+from pipelines.facts import ModelFacts, ModelRequest, Outputs, Preprocess, Reading
 from pipelines.records import sha256_file, write_atomic
 from pipelines.request import Command, Request
 from pipelines.run import RowCounts, Run, RunManifest
@@ -30,6 +30,7 @@ def command_of(**given: Any) -> Command:
     """A command of ``tiny`` with nothing asked for, but what is given."""
     plain: dict[str, Any] = {
         "source": "",
+        "reading": Reading(),
         "model": TINY_FACTS.request,
         "gate": None,
         "inputs": {},

@@ -9,6 +9,7 @@ percent-encoded; a slash may be. The one thing a path cannot say is an id that i
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -74,12 +75,13 @@ def _crop(held: Holdings, row: int) -> bytes:
     # torch takes seconds to import, and a server that is only searched never needs it
     from PIL import Image
 
-    from pipelines.images import ImageError, cut, decode, read
+    from pipelines.images import ImageError, cut
+    from pipelines.video.frames import open_image
 
     fields = held.detection(row)
     name = detection_fields(fields)["image"]
     try:
-        pixels = decode(read(held.snapshot.image_path(row))).pixels
+        pixels = open_image(Path("/"), str(held.snapshot.image_path(row))).pixels
         part = cut(pixels, tuple(fields[corner] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.decode
+import pipelines.video.frames
 from cluster.errors import RunError, VerifyError
 from onepass import main
 from pipelines.decode import decode_rows
@@ -360,7 +360,7 @@ def test_an_image_with_several_boxes_is_decoded_once(
         calls.append(len(data))
         return decode(data)
 
-    monkeypatch.setattr(pipelines.decode, "decode", counted)
+    monkeypatch.setattr(pipelines.video.frames, "decode", counted)
     how = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
     pixels = decode_rows(table, plan.root, {"pixels": how})
     assert pixels.num_rows == 3 * PHOTOS

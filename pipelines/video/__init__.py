@@ -1,0 +1,1 @@
+"""Videos: which clips a folder holds, and their frames by number."""

@@ -1,0 +1,63 @@
+"""Names: how a frame is named, which split and category a name stands in, in which order.
+
+``train/bees/clip1.mp4#frame=12`` is frame 12, from 0, of a video;
+``train/bees/processed_data.pt#video=3&frame=12`` is one of a clip in a file of many. A frame
+of a clip that is stored as a folder of images is named like any image.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+ALL = "all"  # the split of what stands in none
+SPLITS = frozenset(
+    {"train", "training", "val", "valid", "validation", "test"}
+)  # as they are called
+
+_FRAME = re.compile(r"(?P<file>.+)#(?:video=(?P<clip>\d+)&)?frame=(?P<frame>\d+)\Z", re.DOTALL)
+
+
+class FrameName(NamedTuple):
+    """A frame's name, taken apart; ``clip`` is None for files that hold one video."""
+
+    file: str
+    clip: int | None
+    frame: int
+
+
+def frame_name(file: str, frame: int, clip: int | None = None) -> str:
+    """The image name of one frame of ``file``; both count from 0."""
+    return f"{file}#frame={frame}" if clip is None else f"{file}#video={clip}&frame={frame}"
+
+
+def parse_frame(name: str) -> FrameName | None:
+    """Take a frame's name apart; None for the name of an image."""
+    found = _FRAME.match(name)
+    if found is None:
+        return None
+    clip = found["clip"]
+    return FrameName(found["file"], None if clip is None else int(clip), int(found["frame"]))
+
+
+def split_and_category(name: str) -> tuple[str, str | None]:
+    """The split and the category that a name laid out ``SPLIT/CATEGORY/…/file`` stands in.
+
+    One folder alone is the split where it is called like one, else the category, and the split
+    is ``all``. Of an absolute name the two folders above the file count.
+    """
+    parents = PurePosixPath(name.split("#", 1)[0]).parent.parts
+    if parents and parents[0] == "/":
+        parents = parents[1:][-2:]
+    if len(parents) > 1:
+        return parents[0], parents[1]
+    if not parents:
+        return ALL, None
+    return (parents[0], None) if parents[0].lower() in SPLITS else (ALL, parents[0])
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``frame9`` before ``frame10``."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
