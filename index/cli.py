@@ -15,26 +15,47 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from index.snapshot import Snapshot
+    from pipelines.h5_facts import H5Facts
     from pipelines.run import Run
 
 app = typer.Typer()
 index_app = typer.Typer(no_args_is_help=True, help="Build a vector index from runs.")
 app.add_typer(index_app, name="index")
 
+_SHOWN = 80  # characters of an attribute; --json has all
+
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A run or an index.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, an index, or a file FEATURES.h5 of a run or of clips.")
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every file's sha256 and every row.")
     ] = False,
+    expect_dim: Annotated[
+        int | None, typer.Option(min=1, help="Refuse embeddings of another width.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a run or an index is made of, and whether it is intact."""
+    """What a run, an index or an HDF5 file is made of, and whether it is intact.
+
+    Example: onepass inspect features/train_features.h5 --expect-dim 1280
+    """
+    if path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir()):
+        from pipelines.h5_facts import read_h5, verify_h5
+
+        facts = read_h5(path)
+        _check_dim(path, facts.feature_dim, facts.backbone, expect_dim)
+        compared = verify_h5(facts) if verify else None
+        _show_h5(facts, compared=compared, as_json=as_json)
+        return
     if (path / "CURRENT").is_file():
         from index.snapshot import Snapshot
 
         snapshot = Snapshot.open(path)
+        about = snapshot.manifest
+        _check_dim(path, about.dim, about.model.request.spec, expect_dim)
         if verify:
             snapshot.verify()
         _show_index(snapshot, verified=verify, as_json=as_json)
@@ -42,9 +63,41 @@ def inspect(
     from pipelines.run import Run
 
     run = Run.open(path)
+    model = run.manifest.model
+    _check_dim(path, model.feature_dim, model.request.spec, expect_dim)
     if verify:
         run.verify()
     _show_run(run, verified=verify, as_json=as_json)
+
+
+def _check_dim(path: Path, dim: int, backbone: str, expected: int | None) -> None:
+    if expected is not None and dim != expected:
+        raise InputError(
+            f"{path} holds {dim}-d embeddings of {backbone}, and --expect-dim is {expected}; give "
+            "a file of the model whose embeddings are wanted"
+        )
+
+
+def _show_h5(facts: H5Facts, *, compared: int | None, as_json: bool) -> None:
+    verified = compared is not None
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({"verified": verified, **asdict(facts)})
+        return
+    say(f"{facts.path}: {'clips' if facts.kind == 'clips' else 'rows of a run'}")
+    for name, value in facts.attributes.items():
+        said = str(value)
+        say(f"  {name:<16} {said if len(said) <= _SHOWN else said[: _SHOWN - 1] + '…'}")
+    for dataset in facts.datasets:
+        shape = " x ".join(map(str, dataset.shape))
+        shards = f"{len(dataset.shards)} shard" + ("" if len(dataset.shards) == 1 else "s")
+        say(f"  {dataset.name:<16} {dataset.dtype} {shape}, in {shards}")
+    if verified:
+        against = (
+            f"{compared} files as in manifest.json" if compared else "no sha256 of them is known"
+        )
+        say(f"verified: every value is there; {against}")
 
 
 def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
@@ -63,15 +116,18 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
         f"{model.preprocess.resize}, {model.preprocess.interpolation}, "
         f"mean {_numbers(model.preprocess.mean)}, std {_numbers(model.preprocess.std)}"
     )
-    if manifest.classifier is not None:
-        say(f"  classes by   {manifest.classifier.request.spec}")
+    classifier = manifest.classifier or model
+    if classifier.head is not None:
+        say(f"  classes by   head {classifier.request.head}")
+    elif manifest.classifier is not None:
+        say(f"  classes by   {classifier.request.spec}")
     if manifest.gate is not None:
         gate = manifest.gate
         say(
             f"  gate         {gate.model.spec} passes {gate.label} from {gate.threshold:g} on: "
             f"{manifest.rows.refused} rows did not pass"
         )
-    for known in (manifest.classifier or model).maps:
+    for known in classifier.maps:
         shape = " x ".join(map(str, known.shape))
         say(f"  kept         {known.name}: {shape}, one cell for {known.reduction or '?'} pixels")
     say(f"  precision    {manifest.precision}, {manifest.engine}")
@@ -124,7 +180,7 @@ def build(
     """
     from index.build import build_index
 
-    with Bar() as bar:
+    with Bar(resumes=False) as bar:
         snapshot = build_index(
             runs, out, metric=metric, factory=factory, recall=recall, progress=bar.counted("index")
         )
@@ -232,7 +288,7 @@ def link(
         "max_gap_seconds": max_gap_seconds,
     }
     chosen = replace(PRESETS[preset], **{k: v for k, v in changes.items() if v is not None})
-    with Bar() as bar:
+    with Bar(resumes=False) as bar:
         summary = link_run(run, options=chosen, progress=bar.counted("link"))
     if as_json:
         print_json(asdict(summary))

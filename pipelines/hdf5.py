@@ -1,4 +1,4 @@
-"""HDF5 derived from committed Parquet: one shard a file, one virtual dataset over them.
+"""HDF5 derived from committed Parquet: shards written by Ray tasks, one virtual file over them.
 
 The shards are written by Ray tasks from the record itself, so HDF5 can never disagree with
 Parquet and memory is bounded by one shard. ``features.h5`` holds no data of its own.
@@ -24,9 +24,10 @@ where a gate let the row have no class.
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -35,11 +36,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.facts import MapFacts
+from pipelines.records import write_atomic
 from pipelines.request import Request
+
+# What a reader sees of a shard that is gone: no number that could be meant.
+_FILL: dict[str, float] = {"f": np.nan, "i": -1}
 
 
 class Shard(NamedTuple):
-    """A written shard: its name under the run, its rows and where it starts in the plan."""
+    """A written shard: its name under the folder, its rows and where it starts in the plan."""
 
     name: str
     rows: int
@@ -65,7 +70,23 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
             for file in files
         ]
     )
-    join(run, sorted(shards, key=lambda shard: shard.first_row_id), request)
+    facts = request.embeds
+    attributes = {
+        "rows": sum(shard.rows for shard in shards),
+        "feature_dim": facts.feature_dim,
+        "feature_kind": facts.feature_kind,
+        "model": facts.request.spec,
+        "weights_sha256": facts.weights_sha256,
+        "fingerprint": facts.fingerprint,
+        "preprocess": json.dumps(facts.preprocess.model_dump()),
+    }
+    reductions = {
+        known.name: {"reduction": known.reduction}
+        for known in request.facts.maps
+        if known.reduction is not None
+    }
+    ordered = sorted(shards, key=lambda shard: shard.first_row_id)
+    join(run / "features.h5", ordered, attributes, of_datasets=reductions)
 
 
 def _longest_id(file: Path) -> int:
@@ -73,43 +94,67 @@ def _longest_id(file: Path) -> int:
     return int(pc.max(lengths).as_py())
 
 
+@contextmanager
+def new_h5(target: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to fill, which appears under its name only when complete.
+
+    It is built in memory, because the HDF5 library takes the whole process down with it when
+    the disk is full; so memory is that of the file.
+
+    Raises:
+        OSError: the disk refused; nothing is left behind.
+    """
+    with h5py.File(target.name, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomic(target, image)
+
+
 def write_shard(
     source: Path, target: Path, id_bytes: int, maps: tuple[MapFacts, ...] = ()
 ) -> Shard:
     """Write one Parquet file as HDF5; appears under its name only when complete."""
     table = pq.read_table(source).combine_chunks()
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
     valid = np.asarray(table["error"].is_null())
-    with h5py.File(draft, "w") as file:
+    with new_h5(target) as file:
         file["row_id"] = table["row_id"].to_numpy()
         ids = table["detection_id"].to_pylist()
         file["detection_id"] = np.array([i.encode() for i in ids], dtype=f"S{id_bytes}")
-        file["features"] = _matrix(table["embedding"])
+        file["features"] = matrix(table["embedding"].combine_chunks())
         if "logits" in table.column_names:
-            file["logits"] = _matrix(table["logits"])
+            file["logits"] = matrix(table["logits"].combine_chunks())
         for known in maps:
-            file[known.name] = _matrix(table[known.name]).reshape(-1, *known.shape)
+            maps_of = matrix(table[known.name].combine_chunks())
+            file[known.name] = maps_of.reshape(-1, *known.shape)
         file["label_index"] = pc.fill_null(table["label_index"], -1).to_numpy()
         file["score"] = pc.fill_null(table["score"], np.nan).to_numpy()
         file["valid"] = valid
-    draft.replace(target)
     rows = table["row_id"].to_numpy()
     return Shard(f"hdf5/{target.name}", len(rows), int(rows.min()))
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """FixedSizeList ``[N, D]`` as float32; rows with an error hold NaN already."""
-    array = column.combine_chunks()
-    values: np.ndarray = array.flatten().to_numpy().reshape(len(array), array.type.list_size)
+def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    """A column of lists of D numbers as ``[N, D]``; rows with an error hold NaN already."""
+    values: np.ndarray = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
     return values
 
 
-def join(run: Path, shards: list[Shard], request: Request) -> None:
-    """Write ``features.h5``: every dataset of the shards, end to end, as one."""
+def join(
+    target: Path,
+    shards: Sequence[Shard],
+    attributes: Mapping[str, Any],
+    *,
+    of_datasets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write ``target``: every dataset of the shards, end to end in their order, as one.
+
+    Shards are named relative to ``target``'s folder, so that the folder can be moved. A shard
+    that is missing later reads as NaN and -1. ``of_datasets`` gives a dataset its attributes.
+    """
     total = sum(shard.rows for shard in shards)
-    draft = run / f".features.h5.{os.getpid()}"
-    with h5py.File(draft, "w") as joined:
-        with h5py.File(run / shards[0].name) as first:
+    with new_h5(target) as joined:
+        with h5py.File(target.parent / shards[0].name) as first:
             names: list[str] = []
             first.visit(names.append)
             datasets = {name: first[name] for name in names}
@@ -125,20 +170,7 @@ def join(run: Path, shards: list[Shard], request: Request) -> None:
                 source = h5py.VirtualSource(shard.name, name, (shard.rows, *inner), dtype)
                 layout[at : at + shard.rows] = source
                 at += shard.rows
-            joined.create_virtual_dataset(name, layout)
-        for known in request.facts.maps:
-            if known.reduction is not None:
-                joined[known.name].attrs["reduction"] = known.reduction
-        facts = request.embeds
-        joined.attrs.update(
-            {
-                "rows": total,
-                "feature_dim": facts.feature_dim,
-                "feature_kind": facts.feature_kind,
-                "model": facts.request.spec,
-                "weights_sha256": facts.weights_sha256,
-                "fingerprint": facts.fingerprint,
-                "preprocess": json.dumps(facts.preprocess.model_dump()),
-            }
-        )
-    draft.replace(run / "features.h5")
+            joined.create_virtual_dataset(name, layout, fillvalue=_FILL.get(dtype.kind))
+        for name, values in (of_datasets or {}).items():
+            joined[name].attrs.update(values)
+        joined.attrs.update(attributes)
