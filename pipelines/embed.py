@@ -44,11 +44,11 @@ class Embedder:
         """Load the model that ``facts`` describes, in float32.
 
         Raises:
-            ModelError: it cannot be built here, or its weights are not the same.
+            ModelError: it cannot be built here, or its weights or its head are not the same.
         """
         loaded = load_verified(facts)
         alone = facts.model_copy(update={"maps": ()})
-        return cls(Engine(alone, "fp32", backbone=loaded.backbone), loaded.labels)
+        return cls(Engine(alone, "fp32", loaded=loaded), loaded.labels)
 
     def embed_bytes(
         self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)

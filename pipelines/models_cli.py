@@ -116,7 +116,7 @@ def compare(
         input_size=input_size,
         feature_point=feature_point,
     )
-    with Bar() as bar:
+    with Bar(resumes=False) as bar:
         found = run_compare(request, source, limit=limit, report=bar.counted("compare"))
     for line in found.warnings:
         warn(line)

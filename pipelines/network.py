@@ -11,6 +11,7 @@ from torch import nn
 
 from pipelines.backbones.base import Backbone
 from pipelines.facts import ModelFacts, Precision
+from pipelines.head import Head
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -26,14 +27,22 @@ class Network(nn.Module):
         backbone: the network taken apart; stays in float32.
         facts: input size, normalisation, feature point, and which maps to give.
         precision: what the body computes in.
+        head: gives the logits in place of the backbone's own classifier; in float32.
     """
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, backbone: Backbone, facts: ModelFacts, precision: Precision) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        facts: ModelFacts,
+        precision: Precision,
+        head: Head | None = None,
+    ) -> None:
         super().__init__()
         self.model = backbone.model  # registered, so that weights move with this module
+        self.head = head
         self._backbone = backbone
         self._dtype = DTYPES[precision]
         self._point = facts.request.feature_point
@@ -61,4 +70,8 @@ class Network(nn.Module):
         )
         levels = iter(found.pyramid)
         maps = [found.feature_map if m.level is None else next(levels) for m in self._maps]
-        return found.embedding, found.logits, *maps
+        logits = found.logits
+        if self.head is not None:
+            whole = self.head.facts.features == "map"
+            logits = self.head(found.feature_map if whole else found.embedding)
+        return found.embedding, logits, *maps

@@ -77,7 +77,7 @@ class _Model:
                 precision,
                 engine,
                 batch_rows=DEFAULT_ROWS,
-                backbone=self.loaded.backbone,
+                loaded=self.loaded,
             )
         return self._engines[key]
 
@@ -90,11 +90,12 @@ class _Model:
 
     def has_no_classes(self) -> bool:
         """Whether it is an encoder, whose "logits" are its features once more."""
-        return getattr(self.loaded.backbone.model, "num_classes", None) == 0
+        own = getattr(self.loaded.backbone.model, "num_classes", None)
+        return own == 0 and self.loaded.head is None
 
     def accepts(self, audit: PrecisionAudit) -> bool:
-        meaningless = self.loaded.weights.startswith("random") or self.has_no_classes()
-        return is_harmless(audit, classes_matter=not meaningless)
+        untrained = self.loaded.weights.startswith("random") and self.loaded.head is None
+        return is_harmless(audit, classes_matter=not (untrained or self.has_no_classes()))
 
 
 def settle(
@@ -161,6 +162,11 @@ def _same(earlier: Request, model: _Model, gate: _Model | None) -> Request:
     then = [earlier.facts] + ([earlier.gate.facts] if earlier.gate else [])
     for old, now in zip(then, [model, gate] if gate else [model], strict=True):
         assert now is not None
+        if old.head_sha256 != now.facts.head_sha256:
+            raise WorkError(
+                f"the model is not what this run was started with: --head {old.request.head} is "
+                "another file now; restore it or start a new run"
+            )
         if old != now.facts:
             raise WorkError(
                 f"the model is not what this run was started with: {old.request.spec} has weights "

@@ -18,6 +18,7 @@ from typing import Any
 from cluster.errors import ModelError
 from pipelines.backbones.base import Loaded, Pass, check_one_pass, weights_sha256
 from pipelines.facts import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
+from pipelines.head import Head, head_sha256, load_head
 
 SPECS = "lite0, tiny, timm:NAME, torchvision:NAME, ami:NAME"
 _PRESETS = ("lite0", "tiny")
@@ -38,17 +39,17 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFa
     """Say what a model that is loaded already is.
 
     Raises:
-        ModelError: labels that do not fit, bad preprocessing, unknown outputs.
+        ModelError: labels or head that do not fit, bad preprocessing, unknown outputs.
     """
     found = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
-    num_classes = found.logits.shape[1]
-    labels = loaded.labels
+    labels, head = loaded.labels, loaded.head
+    num_classes = found.logits.shape[1] if head is None else len(head.facts.classes)
     if labels is not None and len(labels) != num_classes:
         raise ModelError(
             f"--labels {request.labels} has {len(labels)} names, {request.spec} has "
             f"{num_classes} classes; give one name a class"
         )
-    return ModelFacts(
+    facts = ModelFacts(
         request=request,
         weights=loaded.weights,
         weights_sha256=weights_sha256(loaded.backbone.model),
@@ -59,6 +60,34 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFa
         preprocess=loaded.preprocess,
         maps=_map_facts(loaded, found, outputs),
     )
+    return facts if head is None else _with_head(facts, head, found)
+
+
+def _with_head(facts: ModelFacts, head: Head, found: Pass) -> ModelFacts:
+    """The model's facts with the head's, if this model gives the features that it wants.
+
+    Raises:
+        ModelError: it was trained on other features.
+    """
+    wants, file, spec = head.facts, facts.request.head, facts.request.spec
+    if wants.fingerprint != facts.fingerprint:
+        raise ModelError(
+            f"--head {file} was trained on features of {wants.spec} (fingerprint "
+            f"{wants.fingerprint[:12]}), this model's are {spec} ({facts.fingerprint[:12]}); "
+            "use the same --model, --checkpoint and preprocessing"
+        )
+    given = found.embedding if wants.features == "pooled" else found.feature_map
+    shape = tuple(given.shape[1:])
+    if wants.shape != shape:
+        raise ModelError(
+            f"--head {file} wants {wants.features} features of {_sides(wants.shape)}, {spec} "
+            f"gives {_sides(shape)}; train the head again with 'onepass probe train'"
+        )
+    return facts.model_copy(update={"head": wants, "head_sha256": head_sha256(head)})
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapFacts, ...]:
@@ -82,17 +111,27 @@ def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapFacts,
 
 
 def load_backbone(request: ModelRequest) -> Loaded:
-    """Build the model with the user's labels and preprocessing, without checking them.
+    """Build the model with the user's head, labels and preprocessing, without checking them.
 
     Raises:
-        ModelError: unknown spec, or weights that do not fit.
+        ModelError: unknown spec, weights that do not fit, or files that cannot be read.
     """
+    if request.head and request.labels:
+        raise ModelError(
+            f"--labels {request.labels} does not go with --head {request.head}, which brings its "
+            "own class names; leave --labels out"
+        )
+    # Small files first: building a network to refuse one of them costs seconds.
+    head = load_head(request.head) if request.head else None
     labels = read_labels(request.labels) if request.labels else None
     loaded = _load_spec(request, None if labels is None else len(labels))
+    if head is not None:
+        labels = head.facts.classes
     return replace(
         loaded,
         preprocess=_override(loaded.preprocess, request),
         labels=labels or loaded.labels,
+        head=head,
     )
 
 
@@ -100,7 +139,7 @@ def load_verified(facts: ModelFacts) -> Loaded:
     """Build the model of a run.
 
     Raises:
-        ModelError: the weights here are not those the run was planned with.
+        ModelError: weights or head here are not those the run was planned with.
     """
     loaded = load_backbone(facts.request)
     found = weights_sha256(loaded.backbone.model)
@@ -109,12 +148,25 @@ def load_verified(facts: ModelFacts) -> Loaded:
             f"{facts.request.spec}: weights here hash to {found[:12]}, the run was made with "
             f"{facts.weights_sha256[:12]}; use the same files and package versions everywhere"
         )
+    if loaded.head is not None and facts.head_sha256 is not None:
+        answers = head_sha256(loaded.head)
+        if answers != facts.head_sha256:
+            raise ModelError(
+                f"--head {facts.request.head} hashes to {answers[:12]} here, the run was made "
+                f"with {facts.head_sha256[:12]}; use the same file everywhere"
+            )
     return loaded
 
 
 def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     spec = request.spec
     family, _, name = spec.partition(":")
+    if request.random_weights and (request.checkpoint or request.pretrained):
+        given = f"--checkpoint {request.checkpoint}" if request.checkpoint else "--pretrained"
+        raise ModelError(
+            f"--random-weights does not go with {given}: it is the network untrained; leave out "
+            "one of the two"
+        )
     # With weights from elsewhere their class count decides, and labels are held against it.
     count = None if request.checkpoint or request.pretrained else label_count
     if family == "timm" and name:
@@ -160,7 +212,9 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
                 )
         from pipelines.backbones import lite0, tiny
 
-        return lite0.load() if spec == "lite0" else tiny.load()
+        if spec == "tiny":  # never trained
+            return tiny.load()
+        return lite0.load(random_weights=request.random_weights)
     raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
 
 

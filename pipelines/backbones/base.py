@@ -25,6 +25,7 @@ from torch import nn
 
 from cluster.errors import ModelError, first_line
 from pipelines.facts import FeaturePoint, ModelRequest, Outputs, Preprocess
+from pipelines.head import Head
 
 
 class Level(NamedTuple):
@@ -115,6 +116,7 @@ class Loaded:
     preprocess: Preprocess
     labels: tuple[str, ...] | None
     weights: str  # where they came from, for people
+    head: Head | None = None  # gives the classes in place of the backbone's own
 
 
 def check_one_pass(
@@ -138,8 +140,10 @@ def check_one_pass(
             found = backbone.one_pass(x, point=request.feature_point, pyramid=outputs.pyramid)
             whole = backbone.model(x)
     except (RuntimeError, AssertionError, ValueError) as error:
+        height, width = preprocess.input_size
+        hint = "; give the --input-size it is made for" if request.input_size else ""
         raise ModelError(
-            f"{spec} fails on a {preprocess.input_size} image: {first_line(error)}"
+            f"{spec} fails on a {height}x{width} image: {first_line(error).rstrip('.')}{hint}"
         ) from None
     fits = (
         isinstance(whole, torch.Tensor)

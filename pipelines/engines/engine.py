@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipelines.backbones import load_verified
-from pipelines.backbones.base import Backbone
+from pipelines.backbones.base import Loaded
 from pipelines.engines import compiled, eager, openvino
 from pipelines.engines.base import Executor, NetworkMaker
 from pipelines.engines.batching import (
@@ -45,11 +45,11 @@ class Engine:
         engine: how it is executed.
         batch_rows: images that go to the device at once; None: found by trial on a GPU.
         memory_share: share of the GPU's memory that one call may use.
-        backbone: the run's own, where the caller has loaded it already.
+        loaded: the run's own, where the caller has loaded it already.
 
     Raises:
-        ModelError: the weights here are not those the run was planned with, or the engine
-            cannot execute the network.
+        ModelError: weights or head here are not those the run was planned with, or the
+            engine cannot execute the network.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Engine:
         *,
         batch_rows: int | None = None,
         memory_share: float = 1.0,
-        backbone: Backbone | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         self.facts = facts
         self.device = torch.device("cpu") if engine == "openvino" else this_device()
@@ -68,7 +68,8 @@ class Engine:
         body: Precision = "fp32" if engine == "openvino" else precision
 
         def make() -> Network:
-            return Network(backbone or load_verified(facts).backbone, facts, body)
+            own = loaded or load_verified(facts)
+            return Network(own.backbone, facts, body, own.head)
 
         self._execute = _executor(engine, make, facts, precision, self.device)
         self._streams = threading.local()

@@ -232,3 +232,9 @@ def test_fingerprint_follows_what_decides_an_embedding() -> None:
     bigger = examine(ModelRequest(spec="tiny", input_size=48))
     assert plain.fingerprint != bigger.fingerprint
     assert plain.fingerprint == plain.model_copy(update={"labels_sha256": "x"}).fingerprint
+
+
+def test_a_size_that_a_network_does_not_take() -> None:
+    request = ModelRequest(spec="timm:vit_tiny_patch16_224", input_size=256)
+    with pytest.raises(ModelError, match=r"256x256 image: .*; give the --input-size it is made"):
+        examine(request)

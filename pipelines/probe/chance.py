@@ -1,0 +1,57 @@
+"""The same source through the same network untrained: what a head makes of chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.errors import RunError
+from pipelines.backbones import examine
+from pipelines.extract import Options, Progress, extract
+from pipelines.facts import Outputs
+from pipelines.probe.features import Kind, model_of
+from pipelines.records import read_record
+from pipelines.request import Request
+from pipelines.run import Run
+
+
+def random_run(run: Run, kind: Kind, out: Path, report: Callable[[Progress], None]) -> Run:
+    """Extract the run's source once more with its network untrained; continues like any run.
+
+    Raises:
+        RunError: the run does not say how it was made, its network is untrained itself, or its
+            source has changed since.
+        InputError: as ``extract`` raises them.
+    """
+    file = run.path / "request.json"
+    if not file.is_file():
+        raise RunError(f"--random-backbone: {run.path} has no request.json to repeat")
+    command = read_record(file, Request).command
+    own = model_of(run, kind)
+    model = own.request.model_copy(
+        update={
+            "random_weights": True,
+            "checkpoint": None,
+            "pretrained": False,
+            "labels": None,
+            "head": None,
+        }
+    )
+    if examine(model).weights_sha256 == own.weights_sha256:
+        raise RunError(
+            f"--random-backbone: the network of {run.path} is untrained itself ({own.weights}), so "
+            "there is nothing to compare; leave it out"
+        )
+    found = extract(
+        command.source,
+        model,
+        out,
+        Options(outputs=Outputs(map=kind == "map"), reading=command.reading),
+        report=report,
+    ).run
+    if found.manifest.rows.planned != run.manifest.rows.planned:
+        raise RunError(
+            f"--random-backbone: {command.source} has {found.manifest.rows.planned} rows now, "
+            f"{run.path} was made from {run.manifest.rows.planned}; extract it again first"
+        )
+    return found

@@ -1,0 +1,328 @@
+"""A trained head in the one pass, in place of a model's own; and networks left untrained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import timm
+import torch
+
+from cluster.errors import ModelError, WorkError
+from pipelines import settle as settling
+from pipelines.backbones import describe, examine, load_backbone, load_verified
+from pipelines.backbones.base import Loaded
+from pipelines.backbones.timm_family import TimmBackbone
+from pipelines.cli import _say_extracted
+from pipelines.detections import complete
+from pipelines.embed import Embedder
+from pipelines.engines.engine import Engine
+from pipelines.extract import Outcome
+from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.request import fingerprint_inputs
+from pipelines.run import Run
+from pipelines.scores import softmax
+from tests.heads import answered, made_head
+from tests.pictures import drawn, encoded
+from tests.runs import TINY_FACTS, command_of, request_of, write_run
+
+TINY = ModelRequest(spec="tiny")
+ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def facts() -> ModelFacts:
+    return examine(TINY)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.stack([np.asarray(drawn(n, width=32, height=32)) for n in range(40)])
+
+
+def map_by_hand(pixels: np.ndarray) -> np.ndarray:
+    """The last map of ``tiny`` from its own module, the pixels normalised in NumPy."""
+    loaded = load_backbone(TINY)
+    how = loaded.preprocess
+    x = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
+    tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
+    with torch.inference_mode():
+        found: np.ndarray = loaded.backbone.model.body(tensor).numpy()
+    return found
+
+
+def empty_plan() -> pa.Table:
+    return complete(pa.table({"image": ["a.jpg"]}), where="test plan").slice(0, 0)
+
+
+def with_head(file: Path, request: ModelRequest = TINY) -> ModelRequest:
+    return request.model_copy(update={"head": str(file)})
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Within 1e-5 of the largest value."""
+    return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("engine", ["eager", "openvino"])
+@pytest.mark.parametrize(
+    ("classes", "features", "hidden"),
+    [(5, "pooled", (8,)), (2, "pooled", ()), (3, "map", ()), (2, "map", (8, 4))],
+)
+def test_the_head_answers_in_the_pass(
+    facts: ModelFacts,
+    pixels: np.ndarray,
+    tmp_path: Path,
+    engine: EngineName,
+    classes: int,
+    features: str,
+    hidden: tuple[int, ...],
+) -> None:
+    grid = map_by_hand(pixels)
+    wanted = grid if features == "map" else grid.mean((2, 3))
+    head = made_head(facts, tmp_path / "h.pt", wanted, classes=classes, hidden=hidden)
+    headed = examine(with_head(tmp_path / "h.pt"))
+    assert headed.maps == ()  # a head of the map keeps none
+    expected = answered(head, wanted)
+    assert len(np.unique(expected.argmax(1))) > 1  # it tells the pictures apart
+    found = Engine(headed, "fp32", engine)(pixels)
+    assert found.logits.shape == (40, classes)
+    assert close(found.logits, expected)
+    assert close(found.embedding, grid.mean((2, 3)))
+    if engine == "eager":
+        assert np.array_equal(found.embedding, Engine(facts, "fp32")(pixels).embedding)
+
+
+def test_a_compiled_network_has_the_head_in_it(
+    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    grid = map_by_hand(pixels)
+    head = made_head(facts, tmp_path / "h.pt", grid, classes=2, hidden=(8,))
+    run = Engine(examine(with_head(tmp_path / "h.pt")), "fp32", "compile")
+    expected = answered(head, grid)
+    for rows in (1, 40):
+        found = run(pixels[:rows])
+        assert found.logits.shape == (rows, 2)
+        assert np.abs(found.logits - expected[:rows]).max() <= 1e-5 * np.abs(expected).max()
+        assert close(found.embedding, grid[:rows].mean((2, 3)))
+
+
+@pytest.mark.parametrize("features", ["pooled", "map"])
+def test_the_head_is_exact_where_the_body_rounds(
+    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path, features: str
+) -> None:
+    grid = map_by_hand(pixels)
+    like = grid if features == "map" else grid.mean((2, 3))
+    head = made_head(facts, tmp_path / "h.pt", like, classes=4)
+    headed = examine(with_head(tmp_path / "h.pt"), Outputs(map=True))
+    found = Engine(headed, "bf16")(pixels)
+    assert not close(found.maps[0], grid)
+    assert close(found.logits, answered(head, found.maps[0] if like is grid else found.embedding))
+
+
+def test_the_head_sees_the_feature_point_asked_for(tmp_path: Path) -> None:
+    """MobileNetV3's penultimate features are 1024, its map has 576 channels."""
+    penultimate = ModelRequest(spec="torchvision:mobilenet_v3_small", input_size=64)
+    request = penultimate.model_copy(update={"feature_point": "map_mean"})
+    bare, file = examine(request), tmp_path / "h.pt"
+    pixels = np.stack([np.asarray(drawn(n, width=64, height=64)) for n in range(4)])
+    embedding = Engine(bare, "fp32")(pixels).embedding
+    assert embedding.shape == (4, 576)
+    head = made_head(bare, file, embedding, classes=3)
+    found = Engine(examine(with_head(file, request)), "fp32")(pixels)
+    assert np.array_equal(found.embedding, embedding)
+    assert close(found.logits, answered(head, embedding))
+    with pytest.raises(ModelError, match="was trained on features of torchvision:mobilenet_v3_sm"):
+        examine(with_head(file, penultimate))
+
+
+def test_what_a_head_changes_in_the_facts(facts: ModelFacts, tmp_path: Path) -> None:
+    made_head(facts, tmp_path / "a.pt", ZEROS, classes=5)
+    made_head(facts, tmp_path / "b.pt", ZEROS, classes=5, seed=4)
+    one, two = (examine(with_head(tmp_path / name)) for name in ("a.pt", "b.pt"))
+    assert one.fingerprint == two.fingerprint == facts.fingerprint
+    assert len({of.answers_sha256 for of in (facts, one, two)}) == 3
+    assert one.num_classes == 5
+    assert one.feature_dim == facts.feature_dim
+    names = "kind 0\nkind 1\nkind 2\nkind 3\nkind 4"
+    assert one.labels_sha256 == hashlib.sha256(names.encode()).hexdigest()
+    assert one.head is not None
+    assert one.head.classes[4] == "kind 4"
+
+
+def test_an_upload_gets_the_heads_classes(facts: ModelFacts, tmp_path: Path) -> None:
+    picture = encoded(drawn(4), "PNG")
+    plain = Embedder.load(facts).embed_bytes(picture)
+    head = made_head(facts, tmp_path / "h.pt", ZEROS, classes=5)
+    found = Embedder.load(examine(with_head(tmp_path / "h.pt"))).embed_bytes(picture)
+    assert np.array_equal(found.embedding, plain.embedding)
+    scores = softmax(answered(head, found.embedding[None]).astype(np.float32))[0]
+    assert found.label_index == scores.argmax()
+    assert found.label == f"kind {scores.argmax()}"
+    assert [entry["label"] for entry in found.topk] == [
+        f"kind {index}" for index in np.argsort(-scores)
+    ]
+    assert found.score == pytest.approx(scores.max(), abs=1e-5)
+
+
+def test_a_head_of_other_features_is_refused(facts: ModelFacts, tmp_path: Path) -> None:
+    file = tmp_path / "h.pt"
+    made_head(facts, file, ZEROS, classes=3)
+    bigger = TINY.model_copy(update={"input_size": 48})
+    now = examine(bigger).fingerprint[:12]
+    with pytest.raises(ModelError) as caught:
+        examine(with_head(file, bigger))
+    assert str(caught.value) == (
+        f"--head {file} was trained on features of tiny (fingerprint {facts.fingerprint[:12]}), "
+        f"this model's are tiny ({now}); use the same --model, --checkpoint and preprocessing"
+    )
+    made_head(facts, file, np.zeros((1, 32, 5, 5), np.float32), classes=3)
+    with pytest.raises(
+        ModelError, match=r"h.pt wants map features of 32 x 5 x 5, tiny gives 32 x 4 x 4; train"
+    ):
+        examine(with_head(file))
+    made_head(facts, file, ZEROS[:, :31], classes=3)
+    with pytest.raises(ModelError, match=r"wants pooled features of 31, tiny gives 32;"):
+        examine(with_head(file))
+
+
+def test_files_that_are_no_head_are_refused(facts: ModelFacts, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--head .*gone.pt: no such file; make one with"):
+        examine(with_head(tmp_path / "gone.pt"))
+    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "weights.pt")
+    with pytest.raises(ModelError, match=r"weights.pt is not a head; make one with"):
+        examine(with_head(tmp_path / "weights.pt"))
+    made_head(facts, tmp_path / "h.pt", ZEROS, classes=3)
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    both = with_head(tmp_path / "h.pt", TINY.model_copy(update={"labels": "names.txt"}))
+    with pytest.raises(ModelError, match=r"--labels names.txt does not go with --head .*h.pt, wh"):
+        examine(both)
+
+
+def test_a_head_that_changed_is_refused(
+    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    file = tmp_path / "h.pt"
+    made_head(facts, file, ZEROS, classes=3)
+    request = with_head(file)
+    headed = examine(request)
+    plan = pa.table({"image": ["a.jpg"]})
+    then = fingerprint_inputs(plan, request, None)
+    assert then["head"] == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    made_head(facts, file, ZEROS, classes=3, seed=4)
+    assert fingerprint_inputs(plan, request, None)["head"] != then["head"]
+    for load in (load_verified, Embedder.load, lambda of: Engine(of, "fp32")):
+        with pytest.raises(
+            ModelError, match=r"h.pt hashes to \w{12} here, the run was made with \w{12}; use the"
+        ):
+            load(headed)
+    file.unlink()
+    with pytest.raises(ModelError, match=r"--head .*h.pt: no such file"):
+        fingerprint_inputs(plan, request, None)
+
+
+def test_an_unfinished_run_is_not_continued_with_another_head(
+    facts: ModelFacts, tmp_path: Path
+) -> None:
+    file = tmp_path / "h.pt"
+    made_head(facts, file, ZEROS, classes=3)
+    command = command_of(model=with_head(file))
+    earlier = request_of(command, examine(command.model))
+    given = {"rows": 1, "lanes": 1, "earlier": earlier}
+    made_head(facts, file, ZEROS, classes=3, seed=4)
+    with pytest.raises(WorkError, match=r"--head .*h.pt is another file now; restore it or"):
+        settling.settle(command, empty_plan(), str(tmp_path), **given)
+
+
+def test_with_a_head_classes_mean_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one neither an encoder's classes nor those of random weights do."""
+
+    def encoder(request: ModelRequest) -> Loaded:
+        bare = TimmBackbone(timm.create_model("test_vit", num_classes=0))
+        return replace(load_backbone(request), backbone=bare, weights="trained.pth")
+
+    vit = ModelRequest(spec="timm:test_vit")
+    # Between the bar for embeddings alone and the one for classes.
+    rounded = PrecisionAudit(rows=64, cosine_mean=0.9995, cosine_min=0.99, top1_agreement=1.0)
+    for load in (load_backbone, encoder):
+        torch.manual_seed(0)
+        bare = describe(load(vit), vit, Outputs())
+        like = np.zeros((1, bare.feature_dim), np.float32)
+        made_head(bare, tmp_path / "h.pt", like, classes=3)
+        monkeypatch.setattr(settling, "load_backbone", load)
+        for request, matters in ((vit, False), (with_head(tmp_path / "h.pt", vit), True)):
+            torch.manual_seed(0)
+            model = settling._Model(request, Outputs(), empty_plan(), tmp_path)
+            assert model.has_no_classes() == (load is encoder and not matters)
+            assert model.accepts(rounded) == (not matters)
+
+
+def test_lite0_untrained() -> None:
+    request = ModelRequest(spec="lite0", random_weights=True)
+    before = torch.get_rng_state()
+    found = examine(request)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(77)  # the weights follow their own seed
+    assert examine(request) == found
+    # timm's own network of that name, drawn from the same seed.
+    assert (
+        found.weights_sha256
+        == examine(ModelRequest(spec="timm:tf_efficientnet_lite0")).weights_sha256
+    )
+    assert found.weights == "random (seed 0)"
+    assert found.labels_sha256 is None
+    trained = examine(ModelRequest(spec="lite0"))
+    assert found.preprocess == trained.preprocess
+    assert (found.num_classes, found.feature_dim) == (1000, 1280)
+    assert found.weights_sha256 != trained.weights_sha256
+    assert found.fingerprint != trained.fingerprint
+    assert trained.labels_sha256 is not None
+
+
+@pytest.mark.parametrize("spec", ["tiny", "timm:test_resnet", "ami:resnet50-lowres"])
+def test_what_is_untrained_already_stays_as_it_is(spec: str) -> None:
+    plain, asked = (examine(ModelRequest(spec=spec, random_weights=way)) for way in (False, True))
+    assert asked.weights_sha256 == plain.weights_sha256
+    assert asked.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"checkpoint": "w.pth"}, "--checkpoint w.pth"), ({"pretrained": True}, "--pretrained")],
+)
+@pytest.mark.parametrize("spec", ["timm:resnet18", "torchvision:resnet18", "ami:resnet50"])
+def test_trained_weights_are_not_random(spec: str, given: dict, said: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        examine(ModelRequest(spec=spec, random_weights=True, **given))
+    assert str(caught.value) == (
+        f"--random-weights does not go with {said}: it is the network untrained; leave out one "
+        "of the two"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "warned"), [({}, True), ({"random_weights": True}, False), ({"head": "h.pt"}, False)]
+)
+def test_random_weights_are_warned_of_unless_they_were_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: dict, warned: bool
+) -> None:
+    request = TINY.model_copy(update=asked)
+    facts = TINY_FACTS.model_copy(update={"request": request, "weights": "random (seed 0)"})
+    run = write_run(tmp_path / "run", {"image": ["a.jpg"]}, ZEROS, facts=facts, files=1)
+    manifest = run.manifest.model_copy(update={"seconds": 1.0})
+    _say_extracted(Outcome(Run(run.path, manifest), "images"))
+    assert ("has random weights: classes and emb" in capsys.readouterr().err) == warned

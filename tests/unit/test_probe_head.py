@@ -1,0 +1,117 @@
+"""The head and its file: what it answers, what is refused, what decides its hash."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.errors import ModelError
+from pipelines.facts import HeadFacts
+from pipelines.head import Head, head_sha256, load_head, save_head
+from pipelines.probe.fit import classify
+from tests.heads import answered
+
+
+def made(classes: tuple[str, ...] = ("ant", "bee"), hidden: tuple[int, ...] = ()) -> Head:
+    facts = HeadFacts(
+        features="map",
+        shape=(2, 3),
+        hidden=hidden,
+        dropout=0.5,
+        classes=classes,
+        spec="tiny",
+        fingerprint="f" * 64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        head = Head(facts)
+        head.mean.copy_(torch.arange(6) / 4)
+        head.scale.copy_(1 + torch.arange(6))
+    return head.eval()
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+@pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "bee", "moth")])
+def test_answers_survive_the_file(
+    tmp_path: Path, classes: tuple[str, ...], hidden: tuple[int, ...]
+) -> None:
+    head = made(classes, hidden)
+    save_head(head, tmp_path / "head.pt")
+    again = load_head(tmp_path / "head.pt")
+    assert again.facts == head.facts
+    assert head_sha256(again) == head_sha256(head)
+    features = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
+    logits = again(torch.from_numpy(features)).numpy()
+    assert logits.shape == (7, len(classes))
+    np.testing.assert_allclose(logits, answered(head, features), rtol=1e-5, atol=1e-6)
+
+
+def test_two_classes_share_one_output() -> None:
+    head = made()
+    features = torch.from_numpy(np.random.default_rng(1).normal(size=(9, 6)).astype(np.float32))
+    odds = head.outputs(features)
+    assert odds.shape == (9, 1)
+    second = 1 / (1 + np.exp(-odds[:, 0].detach().double().numpy()))
+    scores = torch.softmax(head(features), 1).detach().numpy()
+    np.testing.assert_allclose(scores[:, 1], second, rtol=1e-5)
+    index, score = classify(head, features.numpy())
+    assert index.tolist() == (second > 0.5).astype(int).tolist()
+    np.testing.assert_allclose(score, np.maximum(second, 1 - second), rtol=1e-5)
+
+
+def test_of_no_rows_there_are_no_answers() -> None:
+    index, score = classify(made(), np.empty((0, 6), np.float32))
+    assert index.shape == score.shape == (0,)
+
+
+def test_weights_and_classes_decide_the_hash() -> None:
+    head = made()
+    others = [made(("ant", "wasp")), made()]
+    with torch.no_grad():
+        others[1].mean[0] += 1e-3
+    hashes = {head_sha256(one) for one in (head, *others)}
+    assert len(hashes) == 3
+    assert head_sha256(made()) == head_sha256(head)
+
+
+class _Runs:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('code in a head was run')",)
+
+
+def test_what_is_no_head_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "head.pt"
+    with pytest.raises(ModelError, match="no such file; make one with 'onepass probe train'"):
+        load_head(file)
+    file.write_bytes(b"not a zip")
+    with pytest.raises(ModelError, match=r"head\.pt cannot be read: "):
+        load_head(file)
+    file.write_bytes(pickle.dumps(_Runs()))
+    with pytest.raises(ModelError, match=r"head\.pt cannot be read: "):
+        load_head(file)
+    torch.save({"conv.weight": torch.zeros(2)}, file)
+    with pytest.raises(ModelError, match=r"head\.pt is not a head; make one with"):
+        load_head(file)
+
+
+def test_a_damaged_head_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "head.pt"
+    save_head(made(), file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=r"head\.pt cannot be read: "):
+        load_head(file)
+    facts = made().facts
+    state = made(hidden=(4,)).state_dict()
+    for damaged in (
+        {"facts": facts.model_dump_json(), "state": state},
+        {"facts": '{"classes": []}', "state": state},
+        {"state": state},
+    ):
+        torch.save({"onepass_head": 1, **damaged}, file)
+        with pytest.raises(ModelError, match=r"head\.pt is damaged: "):
+            load_head(file)

@@ -1,0 +1,201 @@
+"""Measures against cases worked out by hand, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.errors import InputError, RunError
+from pipelines.head import head_sha256, load_head
+from pipelines.probe.fit import TrainOptions, divide, fit
+from pipelines.probe.pictures import (
+    MOST_TILES,
+    RIGHT,
+    WRONG,
+    Judged,
+    draw_confusion,
+    draw_validation,
+)
+from pipelines.probe.report import ProbeRecord, baselines_of, describe_probe, extra, measure
+from pipelines.probe.train import train
+from pipelines.records import read_record
+from tests.pictures import drawn
+from tests.probes import blobs, clip_file, labelled_run
+
+HALF_BLUE = (106, 174, 214)  # the middle of matplotlib's Blues
+OPTIONS = TrainOptions(labels="kind", epochs=30, lr=1e-2)
+
+
+def test_measures_worked_out_by_hand() -> None:
+    truth = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    answers = np.array([0, 0, 0, 1, 1, 0, 2, 2])
+    found = measure(truth, answers, ("ant", "bee", "moth", "wasp"))
+    assert found.rows == 8
+    assert found.accuracy == 6 / 8
+    assert found.confusion == ((3, 1, 0, 0), (1, 1, 0, 0), (0, 0, 2, 0), (0, 0, 0, 0))
+    ant, bee, moth, wasp = (found.classes[name] for name in ("ant", "bee", "moth", "wasp"))
+    assert (ant.precision, ant.recall, ant.f1, ant.support) == (0.75, 0.75, 0.75, 4)
+    assert (bee.precision, bee.recall, bee.f1, bee.support) == (0.5, 0.5, 0.5, 2)
+    assert (moth.precision, moth.recall, moth.f1, moth.support) == (1, 1, 1, 2)
+    assert (wasp.precision, wasp.recall, wasp.f1, wasp.support) == (0, 0, 0, 0)
+    # Nobody is a wasp and nobody was taken for one: it is no part of the mean.
+    assert found.macro_f1 == pytest.approx((0.75 + 0.5 + 1) / 3)
+
+
+def test_baselines_answer_as_they_should() -> None:
+    # Along the first axis or along the second, at any length: by cosine, not by distance.
+    lengths = np.array([1, 50, 2, 80, 3, 60, 4, 70, 90, 1, 2, 55, 5, 5, 5], np.float32)
+    second = np.array([0, 1] * 4 + [0, 1, 0, 1, 0, 0, 0])
+    values = np.stack([lengths * (second == 0), lengths * (second == 1)], axis=1) + 0.01
+    examples = replace(
+        blobs(15, ("ant", "bee")),
+        features=values.astype(np.float32),
+        labels=np.where(second, "bee", "ant"),
+        parts=np.array(["train"] * 8 + ["validation"] * 4 + ["train"] * 3),
+        shape=(2,),
+    )
+    parts = divide(examples, share=0.2, seed=0)
+    found, notes = baselines_of(examples, parts, OPTIONS)
+    assert notes == ()
+    assert found.keys() == {"majority", "knn"}  # a linear head needs no linear baseline
+    # Seven ants and four bees train; of the two and two that validate, two are ants.
+    assert found["majority"]["validation"].accuracy == 0.5
+    assert found["majority"]["validation"].macro_f1 == pytest.approx((2 / 3 + 0) / 2)
+    assert found["knn"]["validation"].accuracy == 1
+    found, _ = baselines_of(examples, parts, replace(OPTIONS, hidden=(4,)))
+    assert found["linear"].keys() == {"validation"}
+    examples = replace(examples, kind="map", shape=(2, 1, 1))
+    found, _ = baselines_of(examples, parts, replace(OPTIONS, hidden=(4,)))
+    assert "linear" not in found
+
+
+def test_rows_of_one_image_on_both_sides_are_told() -> None:
+    examples = blobs(40, ("ant", "bee"))
+    images = np.array([f"clip{row // 20}.mp4#frame={row}" for row in range(40)])
+    parts = divide(examples, share=0.25, seed=0)
+    fitted = fit(examples, parts, OPTIONS)
+
+    def notes(given: Any, parts_given: Any = None) -> tuple[str, ...]:
+        told = replace(examples, images=given, parts=parts_given)
+        return describe_probe("run", fitted, told, parts, OPTIONS, random_backbone=None).notes
+
+    assert notes(images)[0].startswith("10 of 10 rows to validate on come from an image or video")
+    assert notes(np.array([f"{row}.jpg" for row in range(40)])) == ()
+
+
+def test_all_that_stands_beside_a_head(tmp_path: Path) -> None:
+    examples = blobs(40, ("ant", "bee"))
+    run = labelled_run(tmp_path / "run", examples, root=tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    drawn(1).save(tmp_path / "images" / "0000.jpg")
+    stages: list[tuple[str, int, int]] = []
+    trained = train(
+        run.path, tmp_path / "new" / "h.pt", OPTIONS, report=lambda *at: stages.append(at)
+    )
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
+        *("h-confusion.png", "h-curves.png", "h-validation.png", "h.json", "h.pt"),
+    ]
+    assert [at for at in stages if at[0] == "training"][-1] == ("training", 30, 30)
+    record = read_record(tmp_path / "new" / "h.json", ProbeRecord)
+    assert record == trained.record
+    head = load_head(trained.file)
+    assert record.head_sha256 == head_sha256(head)
+    assert record.head == head.facts
+    assert record.rows == {"train": 32, "validation": 8}
+    assert record.measures["validation"].accuracy == 1
+    assert record.measures["validation"].confusion == ((4, 0), (0, 4))
+    assert record.baselines["majority"]["validation"].accuracy == 0.5
+    assert record.epochs == len(record.curves.train_loss) == 30
+    assert record.options["seed"] == 0
+    for file in trained.beside[1:]:
+        with Image.open(file) as image:
+            assert min(image.size) > 200
+    with pytest.raises(RunError, match=r"h\.pt exists; give another --out"):
+        train(run.path, trained.file, OPTIONS)
+
+
+@pytest.mark.parametrize("many", [2, 9, 50, 400])
+def test_confusions_of_any_size_can_be_drawn(tmp_path: Path, many: int) -> None:
+    truth = np.arange(many).repeat(2)
+    names = tuple(f"{number} of a $kind$ with a long name" for number in range(many))
+    measures = measure(truth, np.roll(truth, 1), names)
+    draw_confusion(measures, tmp_path / "c.png", title="validation")
+    with Image.open(tmp_path / "c.png") as picture:
+        assert 300 < picture.width < 3600
+        assert 300 < picture.height < 3600
+        # Half of each row on the diagonal and half beside it, in one blue.
+        colours = np.asarray(picture.convert("RGB")).astype(int)
+    assert (np.abs(colours - HALF_BLUE).max(2) <= 2).sum() > 1000
+
+
+def test_wrong_ones_first_in_red_and_missing_ones_grey(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 20), (10, 20, 200)).save(tmp_path / "images" / "a.png")
+    whole = (None,) * 4
+    rows = [Judged("a.png", whole, "ant", "ant", 0.9) for _ in range(60)]
+    rows.insert(30, Judged("a.png", (0.0, 0.0, 20.0, 20.0), "ant", "bee", 0.6))
+    rows.insert(40, Judged("gone.png", whole, "ant", "bee", 0.8))
+    draw_validation(rows, tmp_path / "images", tmp_path / "sheet.png", title="validation")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        edges = [sheet.getpixel((14 + place * 184, 100)) for place in range(3)]
+        middles = [sheet.getpixel((60 + place * 184, 130)) for place in range(3)]
+        corner = sheet.getpixel((16 + 184 + 3, 48 + 3))
+        assert sheet.height == 52 + MOST_TILES // 8 * 222
+    assert edges == [WRONG, WRONG, RIGHT]
+    assert middles[1:] == [(10, 20, 200)] * 2
+    assert middles[0] == (200, 200, 200)  # the surer of the two, and its image is gone
+    assert corner == (10, 20, 200)  # a square box fills its tile, a wide image does not
+
+
+def test_options_that_do_not_go_together(tmp_path: Path) -> None:
+    run = labelled_run(tmp_path / "run", blobs(20, ("ant", "bee"))).path
+    stream = np.random.default_rng(0)
+    clips = clip_file(tmp_path / "c.h5", [stream.normal(size=(2, 4)) for _ in range(6)], [0, 1] * 3)
+    before = sorted(tmp_path.rglob("*"))
+
+    def refused(source: Path, name: str = "h.pt", **given: Any) -> str:
+        with pytest.raises(InputError) as error:
+            train(source, tmp_path / name, replace(OPTIONS, **given))
+        assert sorted(tmp_path.rglob("*")) == before
+        return str(error.value)
+
+    assert "h.txt: the name of a head's file ends in .pt" in refused(run, "h.txt")
+    both = {"val_share": 0.2, "split_by": "kind"}
+    assert "--val-share takes part of the rows" in refused(run, **both)
+    assert "--validation goes with a clip file" in refused(run, validation=clips)
+    assert "--labels kind needs a run" in refused(clips)
+    for option, given in (
+        ("--features map", {"features": "map"}),
+        ("--split-by", {"split_by": "split"}),
+        ("--random-backbone", {"random_backbone": True}),
+    ):
+        assert f"{option} needs a run" in refused(clips, labels="category", **given)
+    assert "has no request.json to repeat" in refused(run, random_backbone=True)
+    (tmp_path / "h.json").write_text(json.dumps({"mine": 1}))
+    before = sorted(tmp_path.rglob("*"))
+    assert "h.json stands in the place of its record" in refused(run)
+
+
+def test_of_clips_there_is_no_picture_of_images(tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    frames = [stream.normal(5 * (n % 2), 1, size=(3, 4)).astype(np.float32) for n in range(20)]
+    clips = clip_file(tmp_path / "c.h5", frames, [0, 1] * 10)
+    trained = train(clips, tmp_path / "h.pt", replace(OPTIONS, labels="category", epochs=100))
+    assert [file.name for file in trained.beside] == ["h.json", "h-curves.png", "h-confusion.png"]
+    assert trained.record.measures["validation"].accuracy == 1
+    assert load_head(trained.file).facts.fingerprint == "f" * 64
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InputError, match=r"sklearn is not installed.*pip install 'onepass\[probe"):
+        extra("sklearn")
+    with pytest.raises(InputError, match="sklearn is not installed"):
+        train(tmp_path / "run", tmp_path / "h.pt", OPTIONS)
