@@ -19,7 +19,10 @@ import index.cli
 import pipelines.cli
 from cluster.errors import OnepassError, StalledError, StoppedError
 
-ORDER = ("extract", "inspect", "query", "link", "serve", "submit", "demo", "models", "index")
+ORDER = (
+    *("extract", "inspect", "query", "link", "clips", "serve", "submit", "demo"),
+    *("probe", "models", "index"),
+)
 
 
 class _InOrder(TyperGroup):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.pictures import photo_folder
+from pipelines.run import Run
+from tests.pictures import drawn, photo_folder
+from tests.videos import write_video
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,19 +29,28 @@ def commands(section: str) -> list[str]:
     return [line.split("  #")[0].strip() for line in block.group(1).splitlines() if line.strip()]
 
 
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def run_all(lines: list[str], folder: Path) -> dict[str, str]:
+    """What each command said, by the command's name; the later one of two."""
+    said = {}
+    for line in lines:
+        done = subprocess.run(
+            line.split(), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        words = line.split()[1:]
+        said[" ".join(words[: 2 if words[0] in ("probe", "index", "models") else 1])] = done.stdout
+    return said
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_your_own_images(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 24)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     *lines, serve = commands("Your own images")
-    said = {}
-    for line in lines:
-        done = subprocess.run(
-            line.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-        said[line.split()[1]] = done.stdout
+    said = run_all(lines, tmp_path)
     assert "24 rows, 0 with errors" in said["extract"]
     assert "each row exactly once" in said["inspect"]
     nearest = said["query"].splitlines()[0].split()
@@ -47,7 +59,7 @@ def test_your_own_images(tmp_path: Path) -> None:
     assert "night0/0000.jpg" in said["query"].splitlines()[0]
 
     port = serve.split()[-1]
-    server = subprocess.Popen(serve.split(), cwd=tmp_path, env=environment)
+    server = subprocess.Popen(serve.split(), cwd=tmp_path, env=ENVIRONMENT)
     try:
         for _ in range(200):
             try:
@@ -62,6 +74,36 @@ def test_your_own_images(tmp_path: Path) -> None:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_videos(tmp_path: Path) -> None:
+    for name in ("train/still/a.mp4", "val/still/b.mp4"):
+        write_video(tmp_path / "clips" / name, 70)
+    said = run_all(commands("Videos"), tmp_path)
+    assert "128 rows, 0 with errors" in said["extract"]
+    assert "train_features_multiscale.h5: 1 clip, 73 frames, 1280-d" in said["clips"]
+    assert "73" in said["inspect"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_new_heads(tmp_path: Path) -> None:
+    photo_folder(tmp_path / "photos", 6)
+    for number in range(24):
+        split, category = ("train", "val")[number % 3 == 0], ("grey", "colourful")[number % 2]
+        file = tmp_path / "labelled" / split / category / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = drawn(number)
+        (picture.convert("L") if category == "grey" else picture).save(file)
+    said = run_all(commands("New heads"), tmp_path)
+    assert "24 rows" in said["probe apply"]
+    assert "2 classes by head" in said["extract"]
+    metrics = json.loads((tmp_path / "ants.json").read_text())
+    assert metrics["measures"]["validation"]["accuracy"] >= 0.9
+    run = Run.open(tmp_path / "runs" / "by-head")
+    assert set(run.table(["label"])["label"].to_pylist()) == {"colourful"}
 
 
 def test_every_command_and_target_named_in_the_readme_exists() -> None:

@@ -29,16 +29,25 @@ pytestmark = pytest.mark.ray
 ROWS = 2000
 
 
-@pytest.mark.timeout(480)
-def test_three_kills_lose_and_repeat_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(2, marks=pytest.mark.timeout(480)),
+        pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+    ],
+)
+def test_kills_lose_and_repeat_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kills: int,
 ) -> None:
     source, out, log = make_source(tmp_path / "images", ROWS), tmp_path / "run", tmp_path / "log"
     command = extract_command(source, out)
     dice = random.Random(7)  # noqa: S311
     committed = 0
-    for _ in range(3):
-        kill = kill_once(command, out, events_before_kill(dice, 3), log)
+    for _ in range(kills):
+        kill = kill_once(command, out, events_before_kill(dice, kills), log)
         assert not (out / "manifest.json").exists()
         assert committed <= kill.rows <= ROWS
         committed = kill.rows
