@@ -7,6 +7,7 @@ stranger cannot run code, and mapped into memory, so that a frame costs a frame.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ class TensorFile:
     def __init__(self, file: Path) -> None:
         self._name = file.name
         try:
-            data = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+            data = _load(file)
         except FileNotFoundError:
             raise ImageError("missing file", f"{file.name} does not exist") from None
         except Exception as error:
@@ -87,3 +88,10 @@ class TensorFile:
             is_float = self._videos.dtype.is_floating_point
             self._scale = {clip: 255.0 if is_float and most <= 1 else 1.0}
         return self._scale[clip]
+
+
+def _load(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
+        return torch.load(file, map_location="cpu", weights_only=True)

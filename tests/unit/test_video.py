@@ -202,6 +202,12 @@ def test_tensors_are_pixels_whatever_their_scale(tmp_path: Path, scale: float) -
     np.testing.assert_array_equal(as_array(file.frame(4)), numbered(4))
 
 
+def test_tensors_of_the_old_format(tmp_path: Path) -> None:
+    clip = torch.from_numpy(np.stack([numbered(n) for n in range(5)])).permute(0, 3, 1, 2)
+    torch.save(clip, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(as_array(TensorFile(tmp_path / "c.pt").frame(3)), numbered(3))
+
+
 def test_tensors_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
     def refused(value: object) -> str:
         torch.save(value, tmp_path / "c.pt")
