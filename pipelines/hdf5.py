@@ -61,7 +61,7 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
     wanted = {file.with_suffix(".h5").name for file in files}
     for stale in folder.iterdir():  # of a session that was killed in the middle
         if stale.name not in wanted:
-            stale.unlink()
+            stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
     task = ray.remote(num_cpus=cpus_per_task)(write_shard)
     shards = ray.get(

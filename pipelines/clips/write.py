@@ -199,7 +199,7 @@ def _write_shards(out: Path, plan: _Plan, report: Callable[[int, int], None]) ->
     wanted = {Path(shard.name).name for shard in shards}
     for draft in folder.iterdir():  # of a session that was killed in the middle
         if draft.name not in wanted:
-            draft.unlink()
+            draft.unlink(missing_ok=True)  # a task that is being cancelled may rename it
     left = [shard for shard in shards if not stands_whole(out / shard.name, shard)]
     total = sum(len(shard.ids) for shard in shards)
     stood = done = total - sum(len(shard.ids) for shard in left)
