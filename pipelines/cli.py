@@ -192,10 +192,10 @@ def extract(
             }
         )
         return
-    _say_extracted(outcome)
+    _say_extracted(outcome, videos=kind == "video")
 
 
-def _say_extracted(outcome: Outcome) -> None:
+def _say_extracted(outcome: Outcome, *, videos: bool) -> None:
     run, manifest = outcome.run, outcome.run.manifest
     rows = manifest.rows
     if outcome.already_finished:
@@ -241,7 +241,7 @@ def _say_extracted(outcome: Outcome) -> None:
         say(f"  {note}")
     for kind, count in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         say(f"  {count} x {kind}")
-    if outcome.kind == "video":
+    if videos:
         _say_failed_videos(run)
         say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
         return

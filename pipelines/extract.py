@@ -71,7 +71,6 @@ class Outcome:
     """What ``extract`` did."""
 
     run: Run
-    kind: Literal["images", "video"]
     already_finished: bool = False
     resumed_rows: int = 0  # rows that an earlier session had committed
     skipped_files: dict[str, int] = field(default_factory=dict)
@@ -119,9 +118,7 @@ def extract(
     with claim(out, command) as earlier:
         if (out / "manifest.json").is_file():
             done = Run.open(out)
-            return Outcome(
-                done, reading.kind, True, skipped_files=plan.skipped, source_notes=plan.notes
-            )
+            return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
         report(Progress("starting", 0, plan.table.num_rows))
         settling = _Settling(command, plan, earlier, options)
         with settling, session(options.address, gpus_per_actor=options.gpus_per_actor) as slots:
@@ -261,7 +258,6 @@ class _Work:
         first = tally.first_answer if tally else None
         return Outcome(
             Run.open(self._out),
-            self._options.reading.kind,
             resumed_rows=before,
             skipped_files=self._plan.skipped,
             source_notes=self._plan.notes,

@@ -30,8 +30,6 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".jfif", ".ppm"}
 )
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
-
-
 FRAMES = 64  # of a video, where nothing else is asked
 
 

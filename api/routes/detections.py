@@ -81,7 +81,7 @@ def _crop(held: Holdings, row: int) -> bytes:
     fields = held.detection(row)
     name = detection_fields(fields)["image"]
     try:
-        pixels = open_image(Path("/"), str(held.snapshot.image_path(row))).pixels
+        pixels = open_image(Path(), str(held.snapshot.image_path(row))).pixels
         part = cut(pixels, tuple(fields[corner] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":

@@ -20,19 +20,11 @@ from pipelines.facts import ModelFacts
 from pipelines.hdf5 import matrix
 from pipelines.run import Run
 from pipelines.sampling import evenly
+from pipelines.video.layout import ALL, SPLITS, split_and_category
 
 Kind = Literal["pooled", "map"]
-Part = Literal["train", "validation", "test"]
 
 BATCH_BYTES = 64 * 2**20
-PARTS: dict[str, Part] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True)
@@ -169,8 +161,6 @@ def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedA
     if column not in ("category", "split"):
         known = ", ".join(field.name for field in schema if _holds_names(field.type))
         raise RunError(f"{option} {column}: {run.path} has no such column; it has {known}")
-    from pipelines.video.layout import ALL, split_and_category
-
     images = run.table(["image"])["image"].to_pylist()
     found = [split_and_category(name)[column == "category"] for name in images]
     if column == "split":
@@ -196,13 +186,13 @@ def _holds_names(kind: pa.DataType) -> bool:
 
 def _parts(values: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.str_]:
     names, places = np.unique(values, return_inverse=True)
-    unknown = [name for name in names.tolist() if name.strip().lower() not in PARTS]
+    unknown = [name for name in names.tolist() if name.strip().lower() not in SPLITS]
     if unknown:
         raise InputError(
             f"--split-by {column}: {unknown[0]!r} is no part; allowed are train, training, val, "
             "valid, validation, test"
         )
-    return np.array([PARTS[name.strip().lower()] for name in names.tolist()])[places]
+    return np.array([SPLITS[name.strip().lower()] for name in names.tolist()])[places]
 
 
 def batch_rows(width: int) -> int:

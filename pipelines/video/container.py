@@ -9,6 +9,7 @@ error here.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
@@ -71,8 +72,7 @@ class VideoFile:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._container, self._stream = _open(file)
-        told = file.stat()
+        told = _stat(file)
         stamps = _index(file, told.st_size, told.st_mtime_ns)
         self.count = len(stamps)
         known = [stamp for stamp, _ in stamps if stamp is not None]
@@ -83,7 +83,7 @@ class VideoFile:
         self._keys = sorted(
             (self._number[stamp], stamp) for stamp, is_key in stamps if is_key and stamp is not None
         )
-        self._start()
+        self._open()
 
     def close(self) -> None:
         """Close the file."""
@@ -102,8 +102,8 @@ class VideoFile:
         key, stamp = self._key_before(number)
         if number < self._at or key > self._at:
             self._jump(stamp)
-        if not self._reach(number) and self._jumped:
-            self._start()  # the jump landed behind it, as it may in files with a poor index
+        if not self._reach(number) and self._landed > number:
+            self._restart()  # a jump went too far, as it may in files with a poor index
             self._reach(number)
         if self._held is None or self._at != number or self._held.is_corrupt:
             raise ImageError(DAMAGED, f"{self._file.name}: frame {number} cannot be decoded")
@@ -113,22 +113,26 @@ class VideoFile:
         place = bisect_right(self._keys, number, key=lambda key: key[0]) - 1
         return self._keys[place] if self._has_stamps and place >= 0 else (0, 0)
 
-    def _start(self) -> None:
-        self._container.close()
+    def _open(self) -> None:
         self._container, self._stream = _open(self._file)
-        self._read_on(jumped=False)
+        self._landed = 0  # the first number that was decoded since the last jump
+        self._read_on()
+
+    def _restart(self) -> None:
+        self.close()
+        self._open()
 
     def _jump(self, stamp: int) -> None:
         if not self._has_stamps:
-            self._start()
+            self._restart()
             return
         self._container.seek(stamp, stream=self._stream, backward=True)
-        self._read_on(jumped=True)
+        self._landed = self.count  # until something is
+        self._read_on()
 
-    def _read_on(self, *, jumped: bool) -> None:
-        self._jumped = jumped
+    def _read_on(self) -> None:
         self._decoding = self._decode()
-        self._at: int = 0  # the number of the held frame
+        self._at: int = 0  # the number of the held frame; past all of them at the end
         self._held: VideoFrame | None = None
 
     def _reach(self, number: int) -> bool:
@@ -137,8 +141,9 @@ class VideoFile:
             try:
                 self._at, self._held = next(self._decoding)
             except StopIteration:
-                self._held = None
+                self._at, self._held = self.count, None
                 return False
+            self._landed = min(self._landed, self._at)
         return self._at == number
 
     def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
@@ -156,11 +161,17 @@ class VideoFile:
                     yield self._number[frame.pts], frame
 
 
-def _open(file: Path) -> tuple[InputContainer, VideoStream]:
+def _stat(file: Path) -> os.stat_result:
     if not file.is_file():
         raise ImageError("missing file", f"{file.name} does not exist")
-    if not file.stat().st_size:
+    told = file.stat()
+    if not told.st_size:
         raise ImageError("empty file", f"{file.name} has 0 bytes")
+    return told
+
+
+def _open(file: Path) -> tuple[InputContainer, VideoStream]:
+    _stat(file)
     try:
         container = av.open(str(file))
     except (av.FFmpegError, OSError) as error:

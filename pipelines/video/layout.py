@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Part = Literal["train", "validation", "test"]
 
 ALL = "all"  # the split of what stands in none
-SPLITS = frozenset(
-    {"train", "training", "val", "valid", "validation", "test"}
-)  # as they are called
+# What splits are called, and the part of training a head that each is for.
+SPLITS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 _FRAME = re.compile(r"(?P<file>.+)#(?:video=(?P<clip>\d+)&)?frame=(?P<frame>\d+)\Z", re.DOTALL)
 

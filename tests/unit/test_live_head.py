@@ -324,5 +324,5 @@ def test_random_weights_are_warned_of_unless_they_were_wanted(
     facts = TINY_FACTS.model_copy(update={"request": request, "weights": "random (seed 0)"})
     run = write_run(tmp_path / "run", {"image": ["a.jpg"]}, ZEROS, facts=facts, files=1)
     manifest = run.manifest.model_copy(update={"seconds": 1.0})
-    _say_extracted(Outcome(Run(run.path, manifest), "images"))
+    _say_extracted(Outcome(Run(run.path, manifest)), videos=False)
     assert ("has random weights: classes and emb" in capsys.readouterr().err) == warned

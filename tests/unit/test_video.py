@@ -58,6 +58,23 @@ def test_frames_in_a_file_without_time_stamps_are_counted(
         np.testing.assert_array_equal(as_array(counted.frame(number)), exact[number])
 
 
+def test_the_end_of_a_video_is_not_the_end_of_reading_it(tmp_path: Path) -> None:
+    video = VideoFile(write_video(tmp_path / "clip.mp4", 20))
+    last = as_array(video.frame(19))
+    assert not video._reach(20)
+    np.testing.assert_array_equal(as_array(video.frame(19)), last)
+
+
+def test_a_jump_that_goes_too_far_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = VideoFile(write_video(tmp_path / "clip.mp4", 40))
+    key, stamp = video._key_before(39)
+    assert key > 30
+    monkeypatch.setattr(video, "_key_before", lambda number: (30, stamp))
+    assert number_of(as_array(video.frame(30))) == 30
+
+
 def test_a_video_that_lies_is_turned_upright(tmp_path: Path) -> None:
     lying = write_video(tmp_path / "lying.mp4", 3, width=96, turned=90)
     plain = write_video(tmp_path / "plain.mp4", 3, width=96)
