@@ -8,6 +8,7 @@
     │   ├── ModelError        the model spec, its weights, its labels
     │   ├── RunError          a run folder: missing, unfinished, or of another command
     │   ├── SnapshotError     an index folder, a metric, a factory, a query against it
+    │   │   └── FilterError   a condition on rows; names nothing of this machine
     │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
@@ -53,6 +54,10 @@ class RunError(InputError):
 
 class SnapshotError(InputError):
     """An index folder, metric, factory string or query does not fit."""
+
+
+class FilterError(SnapshotError):
+    """A condition on the rows of an index cannot be used; safe to show to any client."""
 
 
 class ClusterError(InputError):

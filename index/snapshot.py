@@ -31,6 +31,7 @@ from pydantic import Field
 
 from cluster.errors import RunError, SnapshotError, VerifyError, first_line
 from index.factory import Metric, is_exact, knob_of, reason_of, search_parameters
+from index.filters import Filter, matches
 from index.recall import ExactKnn, Hits
 from index.vectors import l1_normalise
 from pipelines.detections import BOX
@@ -205,7 +206,14 @@ class Snapshot:
             raise _damaged(path, f"its files hold {stand}, its manifest says {manifest.rows} rows")
         return cls(path, manifest, index, rows)
 
-    def search(self, vectors: NDArray[np.floating], k: int, *, exact: bool = False) -> Hits:
+    def search(
+        self,
+        vectors: NDArray[np.floating],
+        k: int,
+        *,
+        chosen: Filter | None = None,
+        exact: bool = False,
+    ) -> Hits:
         """Find the k nearest rows of each query.
 
         Args:
@@ -228,6 +236,8 @@ class Snapshot:
             raise SnapshotError(f"k is {k}; it must be 1 or more")
         k = min(k, self.manifest.rows)
         normal = l1_normalise(queries, [f"query {row}" for row in range(len(queries))])
+        if chosen:
+            return self._clip(self._among(normal, k, self.matching(chosen)))
         if exact and not is_exact(self._index):
             return self._clip(self._exhaustive(normal, k))
         params = search_parameters(self._index, self.manifest.search_params)
@@ -239,6 +249,39 @@ class Snapshot:
             whole = self._everywhere(normal[short], k)
             rows[short], scores[short] = whole.rows, whole.scores
         return self._clip(Hits(rows, scores))
+
+    def matching(self, chosen: Filter | None) -> NDArray[np.int64]:
+        """Rows that fit a filter, ascending."""
+        if not chosen:
+            return np.arange(self.manifest.rows)
+        return np.flatnonzero(matches(chosen, self.rows))
+
+    def _among(self, queries: NDArray[np.float32], k: int, rows: NDArray[np.int64]) -> Hits:
+        search = ExactKnn(queries, k, self.manifest.metric)
+        search.add(self.vectors(rows), 0)
+        hits = search.hits()
+        return Hits(rows[hits.rows], hits.scores)
+
+    def counts(self, column: str) -> list[tuple[str, int]]:
+        """Distinct values of a column and how many rows have each, most frequent first."""
+        counted = pc.value_counts(self.rows[column]).to_pylist()
+        pairs = [(one["values"], one["counts"]) for one in counted if one["values"] is not None]
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+
+    def columns(self, rows: NDArray[np.integer]) -> dict[str, list[Any]]:
+        """Columns of ``rows``, in their order, as Python values."""
+        records = self.records(rows)
+        return {name: [one[name] for one in records] for name in self.rows.column_names}
+
+    def rows_of(self, detection_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each detection, -1 where there is none."""
+        found = []
+        for one in detection_ids:
+            try:
+                found.append(self.row_of(one))
+            except SnapshotError:
+                found.append(-1)
+        return np.array(found, np.int64)
 
     def neighbours(self, detection_id: str, k: int, *, exact: bool = False) -> Hits:
         """Find the k rows nearest to a stored one, itself left out; arrays are [1, k].
