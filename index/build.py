@@ -1,13 +1,14 @@
-"""Build one snapshot from finished runs: check everything, measure recall, then publish.
+"""Build a version of an index from finished runs: check everything, assemble, publish.
 
-The vectors are read twice. The first pass only looks (duplicates, zero vectors, a factory that
-does not work), so that a refusal leaves the disk as it was. The second fills the index.
+What can be refused is refused before anything is written; what turns out wrong later leaves a
+draft that is removed, and the version that is served goes on being served.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,58 +16,36 @@ from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError
-from index.factory import (
-    METRICS,
-    Metric,
-    check_scores,
-    choose_factory,
-    full_name,
-    make_index,
-    reason_of,
-    train,
-    training_rows,
-)
-from index.publish import locked, publish
-from index.recall import ExactKnn, tune
-from index.snapshot import (
-    MANIFEST,
-    ROWS,
-    ROWS_SCHEMA,
-    VECTORS,
-    RecallFacts,
+from cluster.tasks import Tasks, tasks
+from index.assemble import Inputs, Report, assemble
+from index.encode import Counted, Part, count
+from index.factory import bare, is_flat, make_index
+from index.layout import (
+    SEGMENTS,
+    BuildOptions,
     RunEntry,
-    Snapshot,
+    SegmentEntry,
     SnapshotManifest,
     current_version,
     list_versions,
     read_manifest,
 )
-from index.vectors import l1_normalise
-from pipelines.records import sha256_file, write_atomic
+from index.metrics import METRICS, Metric
+from index.publish import locked, publish
+from index.snapshot import Snapshot
+from pipelines.records import sha256_file
 from pipelines.run import Run
 
-RECALL_K = 10
-HELD_OUT = 200  # queries kept aside: recall@10 over 2,000 neighbours, good to about 0.01
-PROBED = 1024  # rows a factory is tried on before it is believed
-SEED = 20_240_501  # the same rows give the same snapshot
+MIN_MEMORY = 64 * 2**20
+PART_ROWS = 50_000  # of small files that one task takes together
+RAY_FROM_BYTES = 512 * 2**20
+"""Builds of more bytes of vectors than this run on Ray; below, starting it takes longer."""
 
-
-@dataclass(frozen=True)
-class _Plan:
-    """What the first pass learned; all row numbers count good rows in the order of the runs."""
-
-    runs: list[Run]
-    rows_of_run: list[int]
-    skipped: int
-    held_out: NDArray[np.bool_]  # [N]
-    queries: NDArray[np.float32]  # [Q, D] the held-out vectors, L1-normalised
-    index: Any  # trained, empty
-    factory: str
+_NONE = np.empty(0, np.int64)
 
 
 def build_index(
@@ -76,21 +55,27 @@ def build_index(
     metric: Metric = "cosine",
     factory: str = "auto",
     recall: float = 0.95,
-    progress: Callable[[int, int], None] | None = None,
+    shards: int = 1,
+    memory_bytes: int | None = None,
+    address: str | None = None,
+    progress: Report | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` from ``runs`` and make it the current one.
 
     Rows that have an error carry no embedding: they are left out and counted in the manifest.
-    Recall is measured with up to 200 rows held out as queries, which join the index at the end.
+    Recall is measured with up to 1,000 rows held out as queries, which join the index at the end.
     Where it misses its target the snapshot is built all the same and ``manifest.warning`` says so.
 
     Args:
         runs: folders of finished runs made by one model.
         out: index folder; made when it does not exist.
-        metric: ``cosine`` or ``l1``.
+        metric: ``cosine``, ``ip``, ``l1`` or ``l2``.
         factory: ``auto``, or any FAISS factory string that works for the metric.
         recall: recall@10 to tune the search for, above 0 and up to 1.
-        progress: called with (rows added, rows in all) after each batch.
+        shards: segments to make, for a service that searches them side by side.
+        memory_bytes: what one process may use; None: half of this machine's.
+        address: of a Ray cluster to work on; it must see the runs and ``out``.
+        progress: called with (rows added, rows in all) after each part.
 
     Raises:
         SnapshotError: nothing was written, and the message says what does not fit.
@@ -100,43 +85,89 @@ def build_index(
     began = time.monotonic()
     if metric not in METRICS:
         raise SnapshotError(f"metric {metric!r} is unknown; give one of {', '.join(METRICS)}")
-    if not 0 < recall <= 1:
-        raise SnapshotError(f"recall is {recall:g}; give a share above 0 and up to 1, as 0.95")
-    opened = _open(runs)
+    options = BuildOptions(metric=metric, factory=factory, recall=recall, shards=shards)
+    memory = check_options(options, memory_bytes)
+    opened = open_runs(runs)
+    if not is_flat(factory) and bare(factory) != "auto":
+        make_index(factory, opened[0].manifest.model.feature_dim, metric)
     out = Path(out)
-    _check_folder(out, opened[0], metric)
-    plan = _look(opened, metric, factory)
+    check_folder(out, opened[0], metric)
     with locked(out):
-        _check_folder(out, opened[0], metric)  # another build may have ended meanwhile
-        version = publish(
-            out,
-            lambda draft, version: _write(draft, plan, version, metric, recall, progress, began),
-        )
+        check_folder(out, opened[0], metric)  # another build may have ended meanwhile
+        source = [Chosen(run, _NONE) for run in opened]
+        work = Work(options, memory, address, progress or (lambda _, __: None))
+
+        def fill(draft: Path, version: str) -> SnapshotManifest:
+            made = work.segments(draft, version, source, first_run=0)
+            return describe(
+                version,
+                opened[0],
+                options,
+                made_by="build",
+                parent=None,
+                runs=made.runs,
+                segments=made.segments,
+                skipped=made.skipped,
+                deleted=0,
+                began=began,
+            )
+
+        version = publish(out, fill)
     return Snapshot.open(out, version)
 
 
-def _open(paths: Sequence[Path]) -> list[Run]:
+def check_options(options: BuildOptions, memory_bytes: int | None) -> int:
+    """Refuse options that make no sense; the memory there is, in bytes.
+
+    Raises:
+        SnapshotError: says which and what is allowed.
+    """
+    if not 0 < options.recall <= 1:
+        raise SnapshotError(
+            f"recall is {options.recall:g}; give a share above 0 and up to 1, as 0.95"
+        )
+    if options.shards < 1:
+        raise SnapshotError(f"shards is {options.shards}; give 1 or more")
+    memory = memory_bytes if memory_bytes is not None else _half_of_memory()
+    if memory < MIN_MEMORY:
+        raise SnapshotError(
+            f"memory is {memory} bytes; give {MIN_MEMORY >> 20} MB or more, as --memory 2GB"
+        )
+    return memory
+
+
+def open_runs(paths: Sequence[Path]) -> list[Run]:
+    """Open runs that can share an index.
+
+    Raises:
+        SnapshotError: none was given, or they are of two models.
+        RunError: one is no finished run.
+    """
     if not paths:
         raise SnapshotError("no run was given; give one or more folders made by 'onepass extract'")
     runs = [Run.open(path) for path in paths]
-    first = runs[0].manifest
     for run in runs[1:]:
-        facts = run.manifest
-        if facts.fingerprint != first.fingerprint:
+        check_same_model(run, str(runs[0].path), runs[0].manifest.fingerprint)
+        dim = runs[0].manifest.model.feature_dim
+        if run.manifest.model.feature_dim != dim:
             raise SnapshotError(
-                f"{run.path} has model fingerprint {facts.fingerprint}, {runs[0].path} has "
-                f"{first.fingerprint}: vectors of two models cannot be compared; build one "
-                "index for each, or bring one run over with 'onepass migrate'"
-            )
-        if facts.model.feature_dim != first.model.feature_dim:
-            raise SnapshotError(
-                f"{run.path} holds vectors of dimension {facts.model.feature_dim}, "
-                f"{runs[0].path} of {first.model.feature_dim}; build one index for each"
+                f"{run.path} holds vectors of dimension {run.manifest.model.feature_dim}, "
+                f"{runs[0].path} of {dim}; build one index for each"
             )
     return runs
 
 
-def _check_folder(out: Path, run: Run, metric: Metric) -> None:
+def check_same_model(run: Run, other: str, fingerprint: str) -> None:
+    """Refuse a run whose vectors cannot be compared with those of ``other``."""
+    if run.manifest.fingerprint != fingerprint:
+        raise SnapshotError(
+            f"{run.path} has model fingerprint {run.manifest.fingerprint}, {other} has "
+            f"{fingerprint}: vectors of two models cannot be compared; build one "
+            "index for each, or bring one run over with 'onepass migrate'"
+        )
+
+
+def check_folder(out: Path, run: Run, metric: Metric) -> None:
     """Refuse a folder that is no index, or whose current snapshot holds other vectors."""
     if not out.exists():
         return
@@ -144,7 +175,7 @@ def _check_folder(out: Path, run: Run, metric: Metric) -> None:
         raise SnapshotError(f"{out} is a file; give a folder for the index")
     version = current_version(out)
     if version is None:
-        other = [e.name for e in out.iterdir() if not e.name.startswith(".")]
+        other = [e.name for e in out.iterdir() if not e.name.startswith(".") and e.name != SEGMENTS]
         if other and not list_versions(out):
             raise SnapshotError(
                 f"{out} holds {sorted(other)[0]!r} and is no index; give a new or empty folder"
@@ -163,168 +194,215 @@ def _check_folder(out: Path, run: Run, metric: Metric) -> None:
             )
 
 
-def _look(runs: list[Run], metric: Metric, factory: str) -> _Plan:
-    """Read everything once, write nothing: refuse what cannot work, gather the samples."""
-    rows_of_run, skipped = _count(runs)
-    total, dim = sum(rows_of_run), runs[0].manifest.model.feature_dim
-    name = choose_factory(total, dim) if factory.strip() == "auto" else factory
-    index = make_index(name, dim, metric)
+@dataclass(frozen=True)
+class Chosen:
+    """A run, and which of its rows stay out: row_ids, ascending."""
 
-    random = np.random.default_rng(SEED)
-    shuffled = random.permutation(total)
-    queries = min(HELD_OUT, max(1, total // 5)) if total > 1 else 0
-    sampled = max(training_rows(index, total - queries), min(PROBED, total - queries))
-    held_out, in_sample = np.zeros(total, bool), np.zeros(total, bool)
-    held_out[shuffled[:queries]] = True
-    in_sample[shuffled[queries : queries + sampled]] = True
+    run: Run
+    dropped: NDArray[np.int64]
 
-    asked: list[NDArray[np.float32]] = []
-    sample: list[NDArray[np.float32]] = []
-    start = 0
-    for _, batch in _good_rows(runs, ["detection_id"]):
-        vectors = l1_normalise(_vectors(batch, dim), batch["detection_id"].to_pylist())
-        part = slice(start, start + len(vectors))
-        asked.append(vectors[held_out[part]])
-        sample.append(vectors[in_sample[part]])
-        start += len(vectors)
-    if start != total:
-        raise SnapshotError(
-            f"{start} rows hold an embedding but {total} have no error; a run is damaged: "
-            "check with 'onepass inspect RUN --verify'"
+
+@dataclass(frozen=True)
+class Made:
+    """New segments and what they were made from."""
+
+    segments: list[SegmentEntry]
+    runs: list[RunEntry]
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """How segments are made, whoever asks for them."""
+
+    options: BuildOptions
+    memory_bytes: int
+    address: str | None
+    report: Report
+
+    def segments(
+        self,
+        draft: Path,
+        version: str,
+        source: Sequence[Chosen],
+        *,
+        first_run: int,
+        known: Callable[[Made, list[Counted], list[Part]], None] = lambda *_: None,
+    ) -> Made:
+        """Make segments of ``source`` in ``draft``; its runs are numbered from ``first_run``.
+
+        ``known`` hears what was counted before the first vector is written, and may refuse.
+
+        Raises:
+            SnapshotError: an id stands twice, a run has no row to index, or as ``assemble``.
+        """
+        facts = source[0].run.manifest
+        dim = facts.model.feature_dim
+        size = 4 * dim * sum(chosen.run.manifest.rows.written for chosen in source)
+        on_ray = size > RAY_FROM_BYTES or self.address is not None
+        with tasks("index build", on_ray=on_ray, address=self.address) as place:
+            parts, counted = self._count(source, first_run, place)
+            made = Made([], _entries(source, parts, counted, first_run), _sum_skipped(counted))
+            refuse_repeated(parts, counted)
+            known(made, counted, parts)
+            total, before = sum(one.rows for one in counted), 0
+            for number, inputs in enumerate(_shards(parts, counted, self.options.shards)):
+                folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
+                folder.mkdir()
+                entry = assemble(
+                    folder,
+                    inputs,
+                    dim=dim,
+                    options=self.options,
+                    memory_bytes=self.memory_bytes,
+                    tasks=place,
+                    report=lambda done, _, before=before: self.report(before + done, total),  # type: ignore[misc]
+                )
+                made.segments.append(entry)
+                before += inputs.rows
+        return made
+
+    def _count(
+        self, source: Sequence[Chosen], first_run: int, place: Tasks
+    ) -> tuple[list[Part], list[Counted]]:
+        parts = [
+            Part(number, chosen.run.path.resolve(), (file.resolve(),), chosen.dropped)
+            for number, chosen in enumerate(source, first_run)
+            for file in chosen.run.files()
+        ]
+        counted = place.run(count, parts)
+        for number, chosen in enumerate(source, first_run):
+            own = [one for part, one in zip(parts, counted, strict=True) if part.run == number]
+            if not sum(one.rows for one in own) and not len(chosen.dropped):
+                raise SnapshotError(
+                    f"{chosen.run.path} has no row with an embedding "
+                    f"({chosen.run.manifest.rows.failed} rows have an error); see them with "
+                    "'onepass inspect'"
+                )
+        total = sum(one.rows for one in counted)
+        return _together(parts, counted, min(PART_ROWS, total // self.options.shards))
+
+
+def _together(
+    parts: list[Part], counted: list[Counted], most_rows: int
+) -> tuple[list[Part], list[Counted]]:
+    """Neighbouring small files of a run as one part each, since every task has its price."""
+    joined: list[tuple[Part, Counted]] = []
+    for part, one in zip(parts, counted, strict=True):
+        if joined and joined[-1][0].run == part.run:
+            last, sums = joined[-1]
+            if sums.rows + one.rows <= most_rows:
+                hashes = np.concatenate([sums.hashes, one.hashes])
+                both = Counted(sums.rows + one.rows, sums.skipped + one.skipped, hashes)
+                files = (*last.files, *part.files)
+                joined[-1] = Part(part.run, part.path, files, part.dropped), both
+                continue
+        joined.append((part, one))
+    return [part for part, _ in joined], [one for _, one in joined]
+
+
+def _shards(parts: list[Part], counted: list[Counted], shards: int) -> Iterable[Inputs]:
+    """Parts dealt out in order, so that each shard has about as many rows."""
+    total = sum(one.rows for one in counted)
+    groups: list[Inputs] = [Inputs([], []) for _ in range(min(shards, len(parts)))]
+    seen = 0
+    for part, one in zip(parts, counted, strict=True):
+        middle = seen + one.rows / 2
+        group = groups[min(len(groups) - 1, int(middle * len(groups) / max(1, total)))]
+        group.parts.append(part)
+        group.counted.append(one)
+        seen += one.rows
+    return (group for group in groups if group.rows)
+
+
+def _entries(
+    source: Sequence[Chosen], parts: list[Part], counted: list[Counted], first_run: int
+) -> list[RunEntry]:
+    return [
+        RunEntry(
+            path=str(chosen.run.path.resolve()),
+            root=chosen.run.manifest.root,
+            rows=sum(o.rows for p, o in zip(parts, counted, strict=True) if p.run == number),
+            manifest_sha256=sha256_file(chosen.run.path / "manifest.json"),
         )
-    asked_all, sample_all = np.concatenate(asked), np.concatenate(sample)
-    train(index, sample_all, name, metric)
-    # Mixed by drawing, but stored in order: every k-th row spreads the trial over all runs.
-    probed = sample_all[:: max(1, len(sample_all) // PROBED)]
-    check_scores(index, probed, asked_all[:32] if queries else probed[:1], name, metric)
-    return _Plan(runs, rows_of_run, skipped, held_out, asked_all, index, full_name(name, metric))
+        for number, chosen in enumerate(source, first_run)
+    ]
 
 
-def _count(runs: list[Run]) -> tuple[list[int], int]:
-    """Good rows of each run and rows to skip; refuses ids that stand twice."""
-    ids: list[pa.Array] = []
-    rows_of_run: list[int] = []
-    skipped = 0
-    for run in runs:
-        good = 0
-        for batch in run.batches(["detection_id", "error"], batch_rows=65_536):
-            kept = batch.filter(pc.is_null(batch["error"]))
-            ids.append(kept["detection_id"].cast(pa.string()))
-            good += kept.num_rows
-            skipped += batch.num_rows - kept.num_rows
-        if not good:
-            raise SnapshotError(
-                f"{run.path} has no row with an embedding ({run.manifest.rows.failed} rows have "
-                "an error); see them with 'onepass inspect'"
-            )
-        rows_of_run.append(good)
-    all_ids = pa.chunked_array(ids, pa.string())
-    counts = pc.value_counts(all_ids)
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
-        name = repeated[0]["values"]
-        at = np.flatnonzero(pc.equal(all_ids, name).to_numpy())
-        owners = np.searchsorted(np.cumsum(rows_of_run), at, side="right")
-        places = ", ".join(str(runs[int(owner)].path) for owner in owners)
+def _sum_skipped(counted: list[Counted]) -> int:
+    return sum(one.skipped for one in counted)
+
+
+def refuse_repeated(parts: list[Part], counted: list[Counted]) -> None:
+    """Refuse ids that stand twice: an id names one row.
+
+    Raises:
+        SnapshotError: names the first, and the runs that it stands in.
+    """
+    hashes = np.concatenate([one.hashes for one in counted])
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(twice):
+        return
+    owners = {
+        part.run: part.path
+        for part, one in zip(parts, counted, strict=True)
+        if np.isin(one.hashes, twice).any()
+    }
+    seen: dict[str, list[str]] = {}
+    for path in owners.values():
+        good = Run.open(path).table(["detection_id"], where=pc.field("error").is_null())
+        for name in good["detection_id"].to_pylist():
+            seen.setdefault(name, []).append(str(path))
+    repeated = [(name, places) for name, places in seen.items() if len(places) > 1]
+    if repeated:  # else two ids of one hash, which is no mistake
+        name, places = repeated[0]
         raise SnapshotError(
-            f"detection_id {name.as_py()!r} stands {len(at)} times (in {places}; {len(repeated)} "
-            "ids are repeated in all); an id names one row: leave one of the runs out"
+            f"detection_id {name!r} stands {len(places)} times (in {', '.join(places)}; "
+            f"{len(repeated)} ids are repeated in all); an id names one row: leave one of the "
+            "runs out"
         )
-    return rows_of_run, skipped
 
 
-def _good_rows(runs: list[Run], columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of rows without an error, with the place of their run; never an empty one."""
-    for number, run in enumerate(runs):
-        for batch in run.batches([*columns, "embedding", "error"]):
-            good = batch.filter(
-                pc.and_(pc.is_null(batch["error"]), pc.is_valid(batch["embedding"]))
-            )
-            if good.num_rows:
-                yield number, good
-
-
-def _vectors(batch: pa.RecordBatch, dim: int) -> NDArray[np.floating]:
-    """Embeddings of a batch, [N, dim], without a copy."""
-    column = batch["embedding"]
-    if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != dim:
-        raise SnapshotError(
-            f"column 'embedding' is {column.type}, the run's manifest says {dim} values a row; "
-            "the run is damaged: check with 'onepass inspect RUN --verify'"
-        )
-    vectors: NDArray[np.floating] = column.flatten().to_numpy().reshape(-1, dim)
-    return vectors
-
-
-def _write(
-    draft: Path,
-    plan: _Plan,
+def describe(
     version: str,
-    metric: Metric,
-    target: float,
-    progress: Callable[[int, int], None] | None,
+    run: Run,
+    options: BuildOptions,
+    *,
+    made_by: str,
+    parent: str | None,
+    runs: list[RunEntry],
+    segments: list[SegmentEntry],
+    skipped: int,
+    deleted: int,
     began: float,
-) -> None:
-    """Fill the index, tune it, and write the three files of a version into ``draft``."""
-    index, total = plan.index, len(plan.held_out)
-    base = total - len(plan.queries)
-    truth = ExactKnn(plan.queries, min(RECALL_K, base), metric)
-    model = plan.runs[0].manifest.model
-    columns = [name for name in ROWS_SCHEMA.names if name != "run"]
-    late: list[pa.RecordBatch] = []
-    start = 0
-    with pa.ipc.new_file(draft / ROWS, ROWS_SCHEMA) as rows:
-        for number, batch in _good_rows(plan.runs, columns):
-            ids = batch["detection_id"].to_pylist()
-            vectors = l1_normalise(_vectors(batch, model.feature_dim), ids)
-            held = plan.held_out[start : start + len(vectors)]
-            described = _described(batch, number)
-            rows.write_batch(described.filter(pa.array(~held)))
-            late.append(described.filter(pa.array(held)))
-            truth.add(vectors[~held], index.ntotal)
-            index.add(vectors[~held])
-            start += len(vectors)
-            if progress is not None:
-                progress(index.ntotal, total)
-        rows.write_table(pa.Table.from_batches(late, ROWS_SCHEMA).combine_chunks())
-    params: dict[str, int] = {}
-    measured: float | None = None
-    if len(plan.queries):
-        params, measured = tune(index, plan.queries, truth.hits(), target=target)
-        index.add(plan.queries)
-        if progress is not None:
-            progress(total, total)
-    try:
-        faiss.write_index(index, str(draft / VECTORS))
-    except RuntimeError as error:
-        raise OSError(reason_of(error)) from error
-    manifest = SnapshotManifest(
+) -> SnapshotManifest:
+    """The manifest of a version that was made just now; its files are hashed when published."""
+    model = run.manifest.model
+    return SnapshotManifest(
         version=version,
-        metric=metric,
-        factory=plan.factory,
-        search_params=params,
-        rows=total,
-        skipped=plan.skipped,
+        parent=parent,
+        made_by=made_by,
+        options=options,
+        rows=sum(segment.rows for segment in segments) - deleted,
+        deleted=deleted,
+        skipped=skipped,
         dim=model.feature_dim,
-        recall=RecallFacts(
-            k=min(RECALL_K, base), target=target, measured=measured, queries=len(plan.queries)
-        ),
         model=model,
-        fingerprint=plan.runs[0].manifest.fingerprint,
-        runs=[
-            RunEntry(path=str(run.path.resolve()), root=run.manifest.root, rows=count)
-            for run, count in zip(plan.runs, plan.rows_of_run, strict=True)
-        ],
-        seconds=round(time.monotonic() - began, 3),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=run.manifest.fingerprint,
+        runs=runs,
+        segments=segments,
+        **stamp(began),
         versions={"faiss": faiss.__version__, "numpy": np.__version__},
-        files={name: sha256_file(draft / name) for name in (VECTORS, ROWS)},
+        files={},
     )
-    write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
-def _described(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
-    """Columns of rows.arrow for a batch of run number ``run``."""
-    given = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in ROWS_SCHEMA.names[1:]]
-    number = pa.array(np.full(batch.num_rows, run, np.int16))
-    return pa.RecordBatch.from_arrays([number, *given], schema=ROWS_SCHEMA)
+def stamp(began: float) -> dict[str, Any]:
+    """How long it took since ``began``, and when that was, for a manifest."""
+    seconds = round(time.monotonic() - began, 3)
+    return {"seconds": seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

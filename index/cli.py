@@ -1,14 +1,15 @@
-"""The commands of this room: ``inspect``, ``index build``, ``query`` and ``link``."""
+"""The commands of this room: ``inspect``, ``query`` and ``link``; ``index`` has its own file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, print_json, say
 from cluster.errors import InputError
+from index import index_cli
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from pipelines.run import Run
 
 app = typer.Typer()
-index_app = typer.Typer(no_args_is_help=True, help="Build a vector index from runs.")
-app.add_typer(index_app, name="index")
+app.add_typer(index_cli.app, name="index")
 
 _SHOWN = 80  # characters of an attribute; --json has all
 
@@ -58,7 +58,7 @@ def inspect(
         _check_dim(path, about.dim, about.model.request.spec, expect_dim)
         if verify:
             snapshot.verify()
-        _show_index(snapshot, verified=verify, as_json=as_json)
+        index_cli.show_index(snapshot, verified=verify, as_json=as_json)
         return
     from pipelines.run import Run
 
@@ -143,54 +143,6 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.3g}" for value in values)
 
 
-def _show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
-    manifest = snapshot.manifest
-    if as_json:
-        print_json({"verified": verified, **manifest.model_dump(mode="json")})
-        return
-    recall = manifest.recall
-    measured = "not measured" if recall.measured is None else f"{recall.measured:.3f}"
-    say(f"index {snapshot.path}: {manifest.rows} vectors of {manifest.dim}, {manifest.metric}")
-    say(f"  factory      {manifest.factory} {manifest.search_params or ''}")
-    say(f"  recall@{recall.k}    {measured} on {recall.queries} held-out queries")
-    say(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model.request.spec})")
-    if verified:
-        say(f"verified: {len(manifest.files)} files")
-
-
-@index_app.command("build")
-def build(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.")],
-    out: Annotated[Path, typer.Option(help="The index folder; a new version is added to it.")],
-    metric: Annotated[
-        Literal["cosine", "l1"],
-        typer.Option(help="cosine: similarity; l1: distance of L1-normalised embeddings."),
-    ] = "cosine",
-    factory: Annotated[
-        str, typer.Option(help="auto, Flat, HNSW32, or any FAISS factory string.")
-    ] = "auto",
-    recall: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="recall@10 that search is tuned to.")
-    ] = 0.95,
-    as_json: Json = False,
-) -> None:
-    """Build a searchable snapshot and measure its recall on held-out queries.
-
-    Example: onepass index build runs/first --out photos.index
-    """
-    from index.build import build_index
-
-    with Bar(resumes=False) as bar:
-        snapshot = build_index(
-            runs, out, metric=metric, factory=factory, recall=recall, progress=bar.counted("index")
-        )
-    if snapshot.manifest.warning:
-        warn(snapshot.manifest.warning)
-    _show_index(snapshot, verified=False, as_json=as_json)
-    if not as_json:
-        say(f"next: onepass query {out} --id DETECTION_ID   or: onepass serve {out}")
-
-
 @app.command()
 def query(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
@@ -198,6 +150,11 @@ def query(
     image: Annotated[Path | None, typer.Option(help="An image file, embedded now.")] = None,
     vector: Annotated[Path | None, typer.Option(help="An .npy file, [D].")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only rows that fit, as: \"label = 'moth' AND score >= 0.5\"."),
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only these ids, a file of one a line.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Brute force, for comparison.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -205,16 +162,18 @@ def query(
 
     Example: onepass query photos.index --image moth.jpg -k 5
     """
+    from index.filters import Filter
     from index.snapshot import Snapshot
 
     if sum(given is not None for given in (detection_id, image, vector)) != 1:
         raise InputError("give exactly one of --id, --image, --vector")
     snapshot = Snapshot.open(index)
+    chosen = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:
-        hits = snapshot.neighbours(detection_id, k, exact=exact)
+        hits = snapshot.neighbours(detection_id, k, chosen=chosen, exact=exact)
     else:
         raw = _embed_file(snapshot, image) if image is not None else _load_vector(vector)
-        hits = snapshot.search(raw, k, exact=exact)
+        hits = snapshot.search(raw, k, chosen=chosen, exact=exact)
     found = snapshot.describe(hits)
     if as_json:
         print_json({"metric": snapshot.manifest.metric, "hits": found})

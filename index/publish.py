@@ -1,7 +1,8 @@
 """Publish versions of an index folder: one at a time, whole or not at all.
 
-A build that dies at any point leaves a hidden folder behind, never half a version: the folder
-is renamed when it is complete and on the disk, and CURRENT switches after that.
+Whoever dies at any point leaves a hidden folder or a segment that no version names, never half a
+version: segments and the version's folder are renamed when they are complete and on the disk,
+and CURRENT switches after that.
 """
 
 from __future__ import annotations
@@ -15,47 +16,78 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.errors import SnapshotError, WorkError
-from index.snapshot import CURRENT
-from pipelines.records import write_atomic
+from index.layout import (
+    CURRENT,
+    MANIFEST,
+    SEGMENT,
+    SEGMENTS,
+    VERSION,
+    SnapshotManifest,
+    list_versions,
+    read_manifest,
+)
+from pipelines.records import sha256_file, write_atomic
 
-_NUMBERED = re.compile(r"v(\d{4,})")
 _BUILDING = re.compile(r"\.building-(\d+)")
+_REMOVING = ".removing-"  # a version on its way out; see ``versions.prune``
+
+# Fills a draft folder for a version: its own files in it, new segments below ``segments``.
+Fill = Callable[[Path, str], SnapshotManifest]
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the one build of ``out``; the lock goes with the process, however it dies."""
+    """Hold the one writer of ``out``; the lock goes with the process, however it dies.
+
+    A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / ".lock").open("a")
     except OSError as error:
         raise SnapshotError(
-            f"{out} cannot be written ({error.strerror}); give another folder with --out"
+            f"{out} cannot be written ({error.strerror}); give another folder for the index"
         ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SnapshotError(
-                f"another build of {out} is running; wait for it, or give another --out"
+                f"another command is at work on {out}; wait for it, or give another folder"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if new and all(entry.name == ".lock" for entry in out.iterdir()):
+                (out / ".lock").unlink(missing_ok=True)
+                for folder in new:  # innermost first
+                    folder.rmdir()
 
 
-def publish(out: Path, write: Callable[[Path, str], None]) -> str:
-    """Have ``write(draft, version)`` fill a folder, make it the current version, return its name.
+def publish(out: Path, fill: Fill) -> str:
+    """Have ``fill`` make a version, publish it, make it the current one, return its name.
 
     Call it under ``locked(out)``.
 
     Raises:
         WorkError: the disk refused; ``out`` serves what it served before.
     """
-    _remove_leftovers(out)
+    remove_leftovers(out)
     version = _next_version(out)
     draft = out / f".building-{os.getpid()}"
-    draft.mkdir()
     try:
-        write(draft, version)
+        (draft / SEGMENTS).mkdir(parents=True)
+        manifest = fill(draft, version)
+        own = {file.name: sha256_file(file) for file in draft.iterdir() if file.is_file()}
+        manifest = manifest.model_copy(update={"files": own})
+        (out / SEGMENTS).mkdir(exist_ok=True)
+        for segment in sorted((draft / SEGMENTS).iterdir()):
+            _sync(segment)
+            segment.rename(out / SEGMENTS / segment.name)
+        (draft / SEGMENTS).rmdir()
+        _sync(out / SEGMENTS)
+        write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
         _sync(draft)
         draft.rename(out / version)
         _sync(out)
@@ -65,23 +97,54 @@ def publish(out: Path, write: Callable[[Path, str], None]) -> str:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    write_atomic(out / CURRENT, f"{version}\n".encode())
-    _sync(out)
+    switch(out, version)
     return version
+
+
+def switch(out: Path, version: str) -> None:
+    """Make ``version`` the one that is served.
+
+    Raises:
+        WorkError: the disk refused; ``out`` serves what it served before.
+    """
+    try:
+        write_atomic(out / CURRENT, f"{version}\n".encode())
+        _sync(out)
+    except OSError as error:
+        raise WorkError(
+            f"{out / CURRENT} cannot be written: {error.strerror}; {version} stands, and "
+            f"'onepass index promote {out} {version}' serves it"
+        ) from error
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what died before it was published: drafts, and segments no version names.
+
+    Call it under ``locked(out)``: then no draft is anybody's but of a process that died.
+    """
+    for entry in out.iterdir():
+        found = _BUILDING.fullmatch(entry.name)
+        if (
+            found and (int(found[1]) == os.getpid() or not _alive(int(found[1])))
+        ) or entry.name.startswith(_REMOVING):
+            shutil.rmtree(entry, ignore_errors=True)
+    try:
+        named = {
+            segment.name
+            for version in list_versions(out)
+            for segment in read_manifest(out, version).segments
+        }
+    except SnapshotError:
+        return  # of a damaged version nobody knows which segments it needs
+    for entry in (out / SEGMENTS).glob("*"):
+        if SEGMENT.fullmatch(entry.name) and entry.name not in named:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _next_version(out: Path) -> str:
     """One more than any that stands, complete or not: a name never means two things."""
-    numbers = [int(found[1]) for e in out.iterdir() if (found := _NUMBERED.fullmatch(e.name))]
+    numbers = [int(found[1]) for e in out.iterdir() if (found := VERSION.fullmatch(e.name))]
     return f"v{max(numbers, default=0) + 1:04d}"
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove drafts of builds that died; under the lock our own process has none."""
-    for entry in out.iterdir():
-        found = _BUILDING.fullmatch(entry.name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
-            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:

@@ -7,15 +7,25 @@ the vectors and never more memory than a block.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.factory import Metric, comparable, knob_of, search_parameters
+from index.metrics import Metric, faiss_metric, higher_is_nearer, scores_of
 
+if TYPE_CHECKING:
+    from index.accelerator import Effort
+
+MARGIN = 0.005
+"""Searches are tuned to this much over the target, half of what a thousand queries can tell."""
+
+_FLAT_RISE, _FLAT_STEPS = 0.002, 2  # a ladder that rises no more is left
+_TIMED = 3
 TIE = 2e-6
 """Scores this close are the same score: float32 rounding over a thousand products."""
 
@@ -26,8 +36,7 @@ class Hits:
 
     Attributes:
         rows: int64 [Q, k], rows of the snapshot, each once per query and never -1.
-        scores: float32 [Q, k]. cosine: the similarity, in [-1, 1], higher is nearer. l1: the L1
-            distance between the L1-normalised vectors, in [0, 2], lower is nearer.
+        scores: float32 [Q, k], in the metric's own terms: see ``metrics.py``.
     """
 
     rows: NDArray[np.int64]
@@ -42,34 +51,37 @@ class ExactKnn:
     """The exact k nearest of each query among vectors that arrive block by block."""
 
     def __init__(self, queries: NDArray[np.float32], k: int, metric: Metric) -> None:
-        """Take ``queries`` [Q, D] L1-normalised."""
-        self._queries = np.ascontiguousarray(comparable(queries, metric))
+        """Take ``queries`` [Q, D], prepared for the metric."""
+        self._queries = queries
         self._k = k
         self._metric = metric
         self._rows = np.empty((len(queries), 0), np.int64)
-        self._scores = np.empty((len(queries), 0), np.float32)
+        self._values = np.empty((len(queries), 0), np.float32)
 
     def add(self, vectors: NDArray[np.float32], first_row: int) -> None:
-        """Compare with ``vectors`` [N, D] L1-normalised, which are rows ``first_row`` and on."""
+        """Compare with ``vectors`` [N, D], prepared, which are rows ``first_row`` and on."""
         if not len(vectors) or not len(self._queries):
             return
-        scores, rows = faiss.knn(
-            self._queries,
-            np.ascontiguousarray(comparable(vectors, self._metric)),
-            min(self._k, len(vectors)),
-            metric=faiss.METRIC_INNER_PRODUCT if self._metric == "cosine" else faiss.METRIC_L1,
-        )
-        all_rows = np.hstack([self._rows, rows + first_row])
-        all_scores = np.hstack([self._scores, scores])
-        order = np.argsort(
-            -all_scores if self._metric == "cosine" else all_scores, axis=1, kind="stable"
-        )[:, : self._k]
+        kind, k = faiss_metric(self._metric), min(self._k, len(vectors))
+        values, rows = faiss.knn(self._queries, vectors, k, metric=kind)
+        self.join(values, rows + first_row)
+
+    def join(self, values: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Take in the nearest of other vectors, as ``found`` gives them."""
+        all_rows = np.hstack([self._rows, rows])
+        all_values = np.hstack([self._values, values])
+        signed = -all_values if higher_is_nearer(self._metric) else all_values
+        order = np.argsort(signed, axis=1, kind="stable")[:, : self._k]
         self._rows = np.take_along_axis(all_rows, order, axis=1)
-        self._scores = np.take_along_axis(all_scores, order, axis=1)
+        self._values = np.take_along_axis(all_values, order, axis=1)
+
+    def found(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """FAISS's values and rows, nearest first; fewer than k columns for fewer vectors."""
+        return self._values, self._rows
 
     def hits(self) -> Hits:
-        """The nearest so far; fewer than k columns while fewer than k vectors were seen."""
-        return Hits(self._rows, self._scores)
+        """The same as scores."""
+        return Hits(self._rows, scores_of(self._values, self._metric))
 
 
 def recall_at(exact: Hits, found: Hits) -> float:
@@ -94,29 +106,49 @@ def recall_at(exact: Hits, found: Hits) -> float:
 
 
 def tune(
-    index: Any, queries: NDArray[np.float32], exact: Hits, *, target: float
-) -> tuple[dict[str, int], float]:
-    """Raise the index's knob until recall reaches ``target`` or the ladder ends.
+    search: Callable[[Effort], Hits], ladders: list[list[Effort]], exact: Hits, *, target: float
+) -> tuple[Effort, float]:
+    """Find the effort that reaches ``target`` in the least time.
 
     Args:
-        index: a filled FAISS index; it is only searched.
-        queries: [Q, D] L1-normalised vectors that are not in it.
-        exact: their true nearest rows.
+        search: the nearest of all queries, with a given effort.
+        ladders: efforts to try, each ladder from little to much; not empty.
+        exact: the queries' true nearest rows.
         target: recall wanted, 0..1.
 
     Returns:
-        The search parameters settled on ({} for an index without a knob) and the recall measured
-        with them: below ``target`` when even the last rung misses it.
+        The effort and its recall: below ``target`` when even the best of them misses it.
     """
-    knob = knob_of(index)
-    measured = 0.0
-    values: dict[str, int] = {}
-    for rung in knob.ladder() if knob else [None]:
-        values = {} if knob is None or rung is None else {knob.name: rung}
-        scores, rows = index.search(
-            queries, exact.rows.shape[1], params=search_parameters(index, values)
-        )
-        measured = recall_at(exact, Hits(rows, scores))
-        if measured >= target:
-            break
-    return values, measured
+    aim = min(1.0, target + MARGIN)
+    reached: list[tuple[float, float, Effort]] = []  # seconds, recall, effort
+    best: tuple[float, Effort] | None = None
+    for ladder in ladders:
+        before, flat = -1.0, 0
+        for effort in ladder:
+            measured = recall_at(exact, search(effort))
+            if best is None or measured > best[0]:
+                best = measured, effort
+            if measured >= aim:
+                reached.append((_seconds(search, effort), measured, effort))
+                break
+            if before >= 0 and measured - before < _FLAT_RISE and measured < aim - _FLAT_RISE:
+                flat += 1
+            else:
+                flat = 0
+            if flat == _FLAT_STEPS:
+                break  # what this ladder does not turn is what is missing
+            before = measured
+    if reached:
+        _, measured, effort = min(reached, key=lambda one: one[0])
+        return effort, measured
+    assert best is not None
+    return best[1], best[0]
+
+
+def _seconds(search: Callable[[Effort], Hits], effort: Effort) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        search(effort)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(_TIMED))

@@ -1,166 +1,43 @@
-"""One immutable version of an index, opened for reading.
+"""One immutable version of an index, opened for reading: searched, looked up, described.
 
-::
-
-    INDEX/
-      CURRENT            one line: the version that is served, switched atomically
-      v0001/
-        vectors.faiss    the FAISS index
-        rows.arrow       what each row is; row number = FAISS id
-        manifest.json    what it was built from, how, and the recall that was measured
-      .building-PID/     a build in progress; never read
-
-Both data files are memory-mapped: opening costs milliseconds whatever their size, looking up a
+Opening costs milliseconds whatever the size: vectors and rows are memory-mapped, looking up a
 row touches that row only, and several processes on a machine share one copy in memory.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
 
-from cluster.errors import RunError, SnapshotError, VerifyError, first_line
-from index.factory import Metric, is_exact, knob_of, reason_of, search_parameters
-from index.filters import Filter, matches
-from index.recall import ExactKnn, Hits
-from index.vectors import l1_normalise
+from cluster.errors import SnapshotError, VerifyError, first_line
+from index.filters import Filter
+from index.layout import (
+    DELETED,
+    SEGMENTS,
+    SnapshotManifest,
+    current_version,
+    list_versions,
+    read_manifest,
+)
+from index.metrics import higher_is_nearer, prepare
+from index.recall import Hits
+from index.rows import RowTable
+from index.segment import Searchable, Segment, damaged
 from pipelines.detections import BOX
-from pipelines.facts import ModelFacts
-from pipelines.records import Record, read_record, sha256_file
+from pipelines.records import sha256_file
 
 __all__ = ["Hits", "Snapshot", "SnapshotManifest", "current_version", "list_versions"]
 
-FORMAT = 1
-CURRENT = "CURRENT"
-VECTORS, ROWS, MANIFEST = "vectors.faiss", "rows.arrow", "manifest.json"
-
-ROWS_SCHEMA = pa.schema(
-    [
-        ("run", pa.int16()),  # place in the manifest's runs
-        ("row_id", pa.int64()),
-        ("detection_id", pa.string()),
-        ("image", pa.string()),
-        *((name, pa.float32()) for name in BOX),
-        ("sequence", pa.string()),
-        ("timestamp", pa.timestamp("us")),
-        ("frame", pa.int64()),
-        ("label", pa.string()),
-        ("label_index", pa.int32()),
-        ("score", pa.float32()),
-    ]
-)
-
-_VERSION = re.compile(r"v\d{4,}")
-_BLOCK = 8192  # rows read back at a time when searching exactly
-
-
-class RunEntry(Record):
-    """A run whose rows are in the snapshot."""
-
-    path: str
-    root: str  # relative image names of this run start here
-    rows: int
-
-
-class RecallFacts(Record):
-    """Recall measured while building, before the held-out queries were added themselves."""
-
-    k: int
-    target: float
-    measured: float | None  # None: too few rows to hold any out
-    queries: int
-
-
-class SnapshotManifest(Record):
-    """Contents of a snapshot's ``manifest.json``."""
-
-    format: int = FORMAT
-    version: str
-    metric: Metric
-    factory: str
-    search_params: dict[str, int]
-    rows: int
-    skipped: int  # rows of the runs that have an error and no embedding
-    dim: int
-    recall: RecallFacts
-    model: ModelFacts
-    fingerprint: str
-    runs: list[RunEntry]
-    seconds: float
-    created: str  # ISO 8601, UTC
-    versions: dict[str, str]
-    files: dict[str, str] = Field(repr=False)  # name to sha256
-
-    @property
-    def warning(self) -> str | None:
-        """What a user should know of the measured recall; None when it met its target."""
-        recall = self.recall
-        if recall.measured is None:
-            return f"recall was not measured: {self.rows} row leaves no query to hold out"
-        if recall.measured < recall.target:
-            return (
-                f"recall@{recall.k} is {recall.measured:.3f}, below the {recall.target:g} asked "
-                f"for, with {self.factory} and {self.search_params or 'nothing to tune'}; "
-                "build with --factory HNSW64 or Flat for more"
-            )
-        return None
-
-
-def list_versions(index_dir: str | Path) -> list[str]:
-    """Versions that stand complete in ``index_dir``, oldest first; empty when there is none."""
-    folder = Path(index_dir)
-    if not folder.is_dir():
-        return []
-    names = [
-        entry.name
-        for entry in folder.iterdir()
-        if _VERSION.fullmatch(entry.name) and (entry / MANIFEST).is_file()
-    ]
-    return sorted(names, key=lambda name: int(name[1:]))
-
-
-def current_version(index_dir: str | Path) -> str | None:
-    """The version that is served; None when ``index_dir`` holds no index.
-
-    Raises:
-        SnapshotError: CURRENT says something that is not a version name.
-    """
-    file = Path(index_dir) / CURRENT
-    if not file.is_file():
-        return None
-    version = file.read_text(errors="replace").strip()
-    if not _VERSION.fullmatch(version):
-        raise SnapshotError(
-            f"{file} says {version[:40]!r}, which is no version (allowed: "
-            f"{', '.join(list_versions(index_dir)) or 'none stands here'}); write one into it"
-        )
-    return version
-
-
-def read_manifest(index_dir: str | Path, version: str) -> SnapshotManifest:
-    """Read the manifest of one version.
-
-    Raises:
-        SnapshotError: no such version, or its manifest cannot be read.
-    """
-    file = Path(index_dir) / version / MANIFEST
-    if not _VERSION.fullmatch(version) or not file.is_file():
-        have = ", ".join(list_versions(index_dir)) or "none"
-        raise SnapshotError(f"{index_dir} has no version {version!r} (it has: {have})")
-    try:
-        return read_record(file, SnapshotManifest)
-    except RunError as error:
-        raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+# From the number of a segment to who searches it, where that is not this process.
+Elsewhere = Callable[[int], Searchable]
 
 
 class Snapshot:
@@ -169,42 +46,58 @@ class Snapshot:
     Attributes:
         path: folder of this version.
         manifest: what it is made of.
-        rows: Arrow table with the columns of ``ROWS_SCHEMA``, memory-mapped.
+        rows: Arrow table with the columns of ``ROWS_SCHEMA``, memory-mapped; the rows of all
+            segments, deleted ones among them.
     """
 
-    def __init__(self, path: Path, manifest: SnapshotManifest, index: Any, rows: pa.Table) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: SnapshotManifest,
+        segments: Sequence[Segment],
+        elsewhere: Elsewhere | None,
+    ) -> None:
         """Use ``Snapshot.open``."""
         self.path = path
         self.manifest = manifest
-        self.rows = rows
-        self._index = index
+        self.rows = pa.concat_tables([segment.rows.table for segment in segments])
+        self._segments = segments
+        self._firsts = np.cumsum([0, *(segment.entry.rows for segment in segments)])
+        self._table = RowTable(self.rows)
+        self._searched: list[Searchable] = (
+            [elsewhere(number) for number in range(len(segments))] if elsewhere else [*segments]
+        )
+        self._side_by_side = ThreadPoolExecutor(len(segments)) if elsewhere else None
+        self._counted: Callable[[str], list[tuple[str, int]]] = lru_cache(8)(self._count)
 
     @classmethod
-    def open(cls, index_dir: str | Path, version: str | None = None) -> Snapshot:
+    def open(
+        cls,
+        index_dir: str | Path,
+        version: str | None = None,
+        *,
+        elsewhere: Elsewhere | None = None,
+    ) -> Snapshot:
         """Open ``version`` of an index; None opens the one that is served.
+
+        Args:
+            index_dir: the index folder.
+            version: a version that stands in it.
+            elsewhere: who searches each segment, if not this process; all at once then.
 
         Raises:
             SnapshotError: no index there, no such version, or its files are damaged.
         """
         folder = Path(index_dir)
-        version = version or current_version(folder)
-        if version is None:
-            what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
-            raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")
         manifest = read_manifest(folder, version)
-        path = folder / version
-        try:
-            with pa.memory_map(str(path / ROWS)) as source:
-                rows = pa.ipc.open_file(source).read_all()
-            index = faiss.read_index(str(path / VECTORS), faiss.IO_FLAG_MMAP_IFC)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise _damaged(path, first_line(error)) from None
-        except RuntimeError as error:
-            raise _damaged(path, f"{VECTORS}: {reason_of(error)}") from None
-        stand = (index.ntotal, index.d, rows.num_rows)
-        if stand != (manifest.rows, manifest.dim, manifest.rows) or rows.schema != ROWS_SCHEMA:
-            raise _damaged(path, f"its files hold {stand}, its manifest says {manifest.rows} rows")
-        return cls(path, manifest, index, rows)
+        path = folder / manifest.version
+        segments = [
+            Segment(folder / SEGMENTS / entry.name, entry, manifest.dim, manifest.metric, deleted)
+            for entry, deleted in zip(
+                manifest.segments, deleted_by_segment(path, manifest), strict=True
+            )
+        ]
+        return cls(path, manifest, segments, elsewhere)
 
     def search(
         self,
@@ -217,13 +110,15 @@ class Snapshot:
         """Find the k nearest rows of each query.
 
         Args:
-            vectors: [Q, D] raw embeddings; they are L1-normalised here.
-            k: neighbours per query; clipped to the number of rows.
-            exact: compare with every stored vector instead of walking the index. Exact up to
-                what the index stores: a lossy factory (``SQ8``, ``PQ…``) stores less.
+            vectors: [Q, D] raw embeddings; they are normalised here.
+            k: neighbours per query; clipped to the rows that fit.
+            chosen: only rows that fit this.
+            exact: compare with every stored vector instead of looking where neighbours are
+                likely to be.
 
         Raises:
             SnapshotError: another dimension, k below 1, a zero or non-finite query.
+            FilterError: ``chosen`` cannot be used.
         """
         queries = np.asarray(vectors)
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
@@ -234,100 +129,63 @@ class Snapshot:
             )
         if k < 1:
             raise SnapshotError(f"k is {k}; it must be 1 or more")
-        k = min(k, self.manifest.rows)
-        normal = l1_normalise(queries, [f"query {row}" for row in range(len(queries))])
-        if chosen:
-            return self._clip(self._among(normal, k, self.matching(chosen)))
-        if exact and not is_exact(self._index):
-            return self._clip(self._exhaustive(normal, k))
-        params = search_parameters(self._index, self.manifest.search_params)
-        scores, rows = self._index.search(normal, k, params=params)
-        # An approximate index may reach fewer than k rows and fills up with -1: such queries
-        # are answered again by looking everywhere, so that k means k.
-        short = np.flatnonzero((rows < 0).any(axis=1))
-        if len(short):
-            whole = self._everywhere(normal[short], k)
-            rows[short], scores[short] = whole.rows, whole.scores
-        return self._clip(Hits(rows, scores))
+        names = [f"query {row}" for row in range(len(queries))]
+        normal = prepare(queries, names, self.manifest.metric)
 
-    def matching(self, chosen: Filter | None) -> NDArray[np.int64]:
-        """Rows that fit a filter, ascending."""
-        if not chosen:
-            return np.arange(self.manifest.rows)
-        return np.flatnonzero(matches(chosen, self.rows))
+        def ask(searched: Searchable) -> Hits:
+            return searched.search(normal, k, chosen=chosen or None, exact=exact)
 
-    def _among(self, queries: NDArray[np.float32], k: int, rows: NDArray[np.int64]) -> Hits:
-        search = ExactKnn(queries, k, self.manifest.metric)
-        search.add(self.vectors(rows), 0)
-        hits = search.hits()
-        return Hits(rows[hits.rows], hits.scores)
+        if len(self._searched) == 1:
+            return ask(self._searched[0])
+        run = self._side_by_side.map if self._side_by_side else map
+        return self._merged(list(run(ask, self._searched)), k)
 
-    def counts(self, column: str) -> list[tuple[str, int]]:
-        """Distinct values of a column and how many rows have each, most frequent first."""
-        counted = pc.value_counts(self.rows[column]).to_pylist()
-        pairs = [(one["values"], one["counts"]) for one in counted if one["values"] is not None]
-        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-
-    def columns(self, rows: NDArray[np.integer]) -> dict[str, list[Any]]:
-        """Columns of ``rows``, in their order, as Python values."""
-        records = self.records(rows)
-        return {name: [one[name] for one in records] for name in self.rows.column_names}
-
-    def rows_of(self, detection_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Row of each detection, -1 where there is none."""
-        found = []
-        for one in detection_ids:
-            try:
-                found.append(self.row_of(one))
-            except SnapshotError:
-                found.append(-1)
-        return np.array(found, np.int64)
-
-    def neighbours(self, detection_id: str, k: int, *, exact: bool = False) -> Hits:
+    def neighbours(
+        self, detection_id: str, k: int, *, chosen: Filter | None = None, exact: bool = False
+    ) -> Hits:
         """Find the k rows nearest to a stored one, itself left out; arrays are [1, k].
 
         k is clipped to the number of other rows: a snapshot of one row has no neighbours.
 
         Raises:
             SnapshotError: no such detection, or k below 1.
+            FilterError: ``chosen`` cannot be used.
         """
         row = self.row_of(detection_id)
         if k < 1:
             raise SnapshotError(f"k is {k}; it must be 1 or more")
-        hits = self.search(self.vector(row)[None], k + 1, exact=exact)
+        hits = self.search(self.vector(row)[None], k + 1, chosen=chosen, exact=exact)
         # An approximate search may miss the row itself: then the farthest is one too many.
-        others = np.flatnonzero(hits.rows[0] != row)[: min(k, self.manifest.rows - 1)]
+        others = np.flatnonzero(hits.rows[0] != row)[:k]
         return Hits(hits.rows[:, others], hits.scores[:, others])
 
     def row_of(self, detection_id: str) -> int:
-        """Row of a detection, by binary search over ids sorted once.
+        """Row of a detection.
 
         Raises:
             SnapshotError: no such detection.
         """
-        ids, order = self.rows["detection_id"], self._by_id
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            if ids[int(order[middle])].as_py() < detection_id:
-                low = middle + 1
-            else:
-                high = middle
-        if low < len(order) and ids[int(order[low])].as_py() == detection_id:
-            return int(order[low])
-        raise SnapshotError(
-            f"no detection {detection_id!r} among the {self.manifest.rows} rows of {self.path}; "
-            "rows that have an error are not indexed"
-        )
+        row = int(self.rows_of([detection_id])[0])
+        if row < 0:
+            raise SnapshotError(
+                f"no detection {detection_id!r} among the {self.manifest.rows} rows of "
+                f"{self.path}; rows that have an error are not indexed"
+            )
+        return row
 
-    @cached_property
-    def _by_id(self) -> NDArray[np.uint64]:
-        # A permutation costs 8 bytes a row where a dict of strings costs about 150.
-        order: NDArray[np.uint64] = pc.sort_indices(self.rows["detection_id"]).to_numpy()
-        return order
+    def rows_of(self, detection_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each detection, [N]; -1 where there is none, or no longer."""
+        found = np.full(len(detection_ids), -1, np.int64)
+        for number, segment in enumerate(self._segments):
+            rows = segment.ids.rows_of(detection_ids)
+            there = rows >= 0
+            if self.manifest.deleted and there.any():
+                there[there] = segment.mask(None)[rows[there]]
+            found[there] = rows[there] + self._firsts[number]
+        return found
 
     def vector(self, row: int) -> NDArray[np.float32]:
-        """Stored vector of a row, [D]: L2-normalised for cosine, L1-normalised for l1."""
+        """Stored vector of a row, [D]: L2-normalised for cosine, else L1-normalised."""
         vector: NDArray[np.float32] = self.vectors([row])[0]
         return vector
 
@@ -338,15 +196,51 @@ class Snapshot:
             SnapshotError: a row number outside the snapshot.
         """
         wanted = np.asarray(rows, np.int64)
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.manifest.rows):
+        last = int(self._firsts[-1]) - 1
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() <= last):
             bad = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
-            raise SnapshotError(
-                f"row {bad} is outside {self.path}, which has rows 0 to {self.manifest.rows - 1}"
+            raise SnapshotError(f"row {bad} is outside {self.path}, which has rows 0 to {last}")
+        found = np.empty((len(wanted), self.manifest.dim), np.float32)
+        owner = np.searchsorted(self._firsts, wanted, side="right") - 1
+        for number in np.unique(owner).tolist():
+            own = owner == number
+            found[own] = self._segments[number].vectors(wanted[own] - self._firsts[number])
+        return found
+
+    def columns(
+        self, rows: NDArray[np.integer], names: Sequence[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """Columns of ``rows``, in their order, as Python values."""
+        return self._table.columns(rows, names)
+
+    def records(self, rows: NDArray[np.integer]) -> list[dict[str, Any]]:
+        """The same, a dict a row."""
+        columns = self.columns(rows)
+        values = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, one, strict=True)) for one in values]
+
+    def matching(self, chosen: Filter | None = None) -> NDArray[np.int64]:
+        """Rows that are there and fit a filter, ascending.
+
+        Raises:
+            FilterError: ``chosen`` cannot be used.
+        """
+        masks = [segment.mask(chosen or None) for segment in self._segments]
+        return np.flatnonzero(np.concatenate(masks))
+
+    def counts(self, column: str) -> list[tuple[str, int]]:
+        """Distinct values of a column and the rows that have each, most frequent first."""
+        return self._counted(column)
+
+    def _count(self, column: str) -> list[tuple[str, int]]:
+        values = self.rows[column]
+        if self.manifest.deleted:
+            values = values.filter(
+                pa.array(np.concatenate([segment.mask(None) for segment in self._segments]))
             )
-        if not len(wanted):
-            return np.empty((0, self.manifest.dim), np.float32)
-        vectors: NDArray[np.float32] = self._index.reconstruct_batch(wanted)
-        return vectors
+        counted = pc.value_counts(values).to_pylist()
+        pairs = [(one["values"], one["counts"]) for one in counted if one["values"] is not None]
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
     def describe(self, hits: Hits) -> list[dict[str, Any]]:
         """The hits of one query ([1, k], see ``Hits.of``), nearest first, as JSON-able dicts.
@@ -375,14 +269,6 @@ class Snapshot:
             )
         ]
 
-    def records(self, rows: NDArray[np.integer]) -> list[dict[str, Any]]:
-        """Columns of ``rows``, in their order, as Python values.
-
-        Row by row on purpose: ``Table.take`` copies whole string columns together first, 20 ms
-        a query at a million rows where a slice costs 0.04 ms.
-        """
-        return [self.rows.slice(int(row), 1).to_pylist()[0] for row in rows]
-
     def image_path(self, row: int) -> Path:
         """Where the image of a row stands: its run's root, then the image's own name."""
         run, image = self.rows["run"][row].as_py(), self.rows["image"][row].as_py()
@@ -390,42 +276,49 @@ class Snapshot:
         return root / str(image)  # an absolute name replaces the root
 
     def verify(self) -> int:
-        """Check every file's sha256; returns the number of rows.
+        """Check every file's sha256; returns the number of rows a search can find.
 
         Raises:
             VerifyError: naming the first file that disagrees with the manifest.
         """
-        for name, expected in self.manifest.files.items():
-            file = self.path / name
-            if not file.is_file():
-                raise VerifyError(f"{file} is named in the manifest but missing")
-            if sha256_file(file) != expected:
-                raise VerifyError(
-                    f"{file} does not match its sha256 in the manifest; build the index again"
-                )
+        named = [(self.path, self.manifest.files)]
+        segments = self.path.parent / SEGMENTS
+        named += [(segments / entry.name, entry.files) for entry in self.manifest.segments]
+        for folder, files in named:
+            for name, expected in files.items():
+                file = folder / name
+                if not file.is_file():
+                    raise VerifyError(f"{file} is named in the manifest but missing")
+                if sha256_file(file) != expected:
+                    raise VerifyError(
+                        f"{file} does not match its sha256 in the manifest; build the index again"
+                    )
         return self.manifest.rows
 
-    def _everywhere(self, queries: NDArray[np.float32], k: int) -> Hits:
-        knob = knob_of(self._index)
-        if knob is None or knob.name != "nprobe":
-            return self._exhaustive(queries, k)
-        params = search_parameters(self._index, {knob.name: knob.limit})  # every list
-        scores, rows = self._index.search(queries, k, params=params)
-        return Hits(rows, scores)
-
-    def _exhaustive(self, queries: NDArray[np.float32], k: int) -> Hits:
-        search = ExactKnn(queries, k, self.manifest.metric)
-        for first in range(0, self.manifest.rows, _BLOCK):
-            count = min(_BLOCK, self.manifest.rows - first)
-            search.add(self._index.reconstruct_n(first, count), first)
-        return search.hits()
-
-    def _clip(self, hits: Hits) -> Hits:
-        """Rounding may carry a score an ulp past the end of its range."""
-        low = -1.0 if self.manifest.metric == "cosine" else 0.0
-        high = 1.0 if self.manifest.metric == "cosine" else 2.0
-        return Hits(hits.rows, np.clip(hits.scores, low, high))
+    def _merged(self, parts: list[Hits], k: int) -> Hits:
+        """The k nearest of what each segment found."""
+        firsts = self._firsts[:-1].tolist()
+        rows = np.hstack([part.rows + first for part, first in zip(parts, firsts, strict=True)])
+        scores = np.hstack([part.scores for part in parts])
+        signed = -scores if higher_is_nearer(self.manifest.metric) else scores
+        order = np.argsort(signed, axis=1, kind="stable")[:, :k]
+        return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 
-def _damaged(path: Path, why: str) -> SnapshotError:
-    return SnapshotError(f"{path} is damaged: {why}; open another version or build the index again")
+def deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[np.bool_] | None]:
+    """For each segment, which of its rows are deleted, [N]; None where none is anywhere.
+
+    Raises:
+        SnapshotError: the tombstones are missing or not those of the manifest.
+    """
+    if not manifest.deleted:
+        return [None] * len(manifest.segments)
+    total = sum(entry.rows for entry in manifest.segments)
+    try:
+        bits = np.load(path / DELETED, allow_pickle=False)
+        gone = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(path, first_line(error)) from None
+    if int(gone.sum()) != manifest.deleted:
+        raise damaged(path, f"{int(gone.sum())} rows are deleted, not {manifest.deleted}")
+    return np.split(gone, np.cumsum([entry.rows for entry in manifest.segments])[:-1])

@@ -1,0 +1,116 @@
+"""The same function over many items: here, one after another, or on Ray, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cluster.errors import OnepassError, StalledError, failed
+
+POLL_SECONDS = 0.2  # short, so that Ctrl-C ends a wait
+STALL_SECONDS = 600.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Tasks:
+    """Where tasks run; made by ``tasks``."""
+
+    def __init__(self, name: str, at_once: int) -> None:
+        self._name = name
+        self._at_once = at_once  # 0: here
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether they run in processes of their own."""
+        return self._at_once > 0
+
+    def run(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        done: Callable[[Result], None] = lambda _: None,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> list[Result]:
+        """Results in the order of the items; ``done`` hears of each as it comes.
+
+        Raises:
+            StalledError: on Ray, no task ended for ``stall_seconds``.
+            WorkError: a task failed; the others are cancelled.
+        """
+        if not self.on_ray:
+            results = []
+            for item in items:
+                results.append(function(item))
+                done(results[-1])
+            return results
+        return self._side_by_side(function, items, done, stall_seconds)
+
+    def _side_by_side(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        done: Callable[[Result], None],
+        stall_seconds: float,
+    ) -> list[Result]:
+        import ray
+
+        task = ray.remote(num_cpus=1)(function)
+        found: dict[int, Result] = {}
+        running: dict[Any, int] = {}
+        waiting = list(enumerate(items))[::-1]
+        moved = time.monotonic()
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._at_once:
+                    number, item = waiting.pop()
+                    running[task.remote(item)] = number
+                ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+                for reference in ready:
+                    number = running.pop(reference)
+                    found[number] = ray.get(reference)
+                    done(found[number])
+                    moved = time.monotonic()
+                if time.monotonic() - moved > stall_seconds:
+                    raise StalledError(
+                        f"{self._name}: no task of {len(items)} ended for {stall_seconds:.0f} s, "
+                        f"{len(found)} have; look at 'ray status' for what they wait for"
+                    )
+        except BaseException as error:
+            for reference in running:
+                ray.cancel(reference, force=True)
+            if isinstance(error, ray.exceptions.RayTaskError) and isinstance(
+                error.cause, OnepassError
+            ):
+                raise error.cause from None
+            if isinstance(error, ray.exceptions.RayError):
+                raise failed(self._name, error) from error
+            raise
+        return [found[number] for number in range(len(items))]
+
+
+@contextmanager
+def tasks(name: str, *, on_ray: bool, address: str | None = None) -> Iterator[Tasks]:
+    """A place for tasks; ``on_ray`` joins or starts a Ray session for as long as the block runs.
+
+    Args:
+        name: for messages.
+        on_ray: where work is too small to repay the ten seconds Ray takes, say no.
+        address: of a cluster; None: ``RAY_ADDRESS``, or this machine.
+
+    Raises:
+        ClusterError: the cluster cannot be reached or is too small.
+    """
+    if not on_ray:
+        yield Tasks(name, 0)
+        return
+    from cluster.session import session
+
+    with session(address):
+        import ray
+
+        yield Tasks(name, max(1, int(ray.cluster_resources().get("CPU", 1))))
