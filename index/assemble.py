@@ -147,7 +147,7 @@ def _held_out(random: np.random.Generator, total: int) -> NDArray[np.int64]:
     """Rows kept aside as queries, ascending: a fifth of few rows, a thousand of many."""
     if total < 2:
         return np.empty(0, np.int64)
-    queries = min(HELD_OUT, max(1, min(200, total // 5)), total) if total < 25_000 else HELD_OUT
+    queries = min(HELD_OUT, max(1, total // 5))
     return np.sort(random.choice(total, queries, replace=False))
 
 
