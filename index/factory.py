@@ -24,7 +24,7 @@ FLAT_VALUES = 2_560_000
 """
 
 GRAPH_LINKS = 32
-EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fs, IVF1024,SQ8, PCA256,IVF1024,Flat"
+EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fsr, IVF1024,SQ8, PCA256,IVF1024,Flat"
 
 _POINTS_A_LIST = 40  # FAISS wants 39 to train one
 _POINTS_A_QUANTISER = 65_536
@@ -36,8 +36,8 @@ _faiss: Any = faiss  # its type stubs know neither keyword arguments nor SWIG ve
 def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> str:
     """A factory string for ``rows`` vectors of ``dim`` values.
 
-    Small: ``Flat``. Else inverted lists of 4-bit codes, the fastest that FAISS has, unless the
-    lists would fill more than half of ``memory_bytes`` and must stay on the disk, which 4-bit
+    Small: ``Flat``. Else inverted lists of 4-bit codes of what a list's centre leaves (half the
+    candidates of codes of the vectors themselves do, for the same recall), unless the lists would fill more than half of ``memory_bytes`` and must stay on the disk, which 4-bit
     codes cannot. For ``l1``, which no code knows: a graph, or lists of whole vectors.
     """
     if rows * dim <= FLAT_VALUES:
@@ -50,7 +50,7 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
         return f"{_lists(rows)},SQ8"
     codes = dim // per_code
     if 2 * lists_bytes(rows, codes // 2) <= memory_bytes:
-        return f"{_lists(rows)},PQ{codes}x4fs"
+        return f"{_lists(rows)},PQ{codes}x4fsr"
     return f"{_lists(rows)},PQ{codes // 2}"  # 8 bits over twice the values: as large
 
 
@@ -60,7 +60,7 @@ def lists_bytes(rows: int, code_bytes: int) -> int:
 
 
 def _lists(rows: int) -> str:
-    lists = 2 ** round(np.log2(2 * np.sqrt(rows)))
+    lists = 2 ** round(np.log2(1.5 * np.sqrt(rows)))
     return f"IVF{lists}" + (f"_HNSW{GRAPH_LINKS}" if lists >= _COARSE_GRAPH_FROM else "")
 
 
