@@ -253,7 +253,9 @@ class DetectionContract:
         answer = http.get(f"{url}/image")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
 
-    @pytest.mark.parametrize("name", ["nobody", "../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "%00"])
+    @pytest.mark.parametrize(
+        "name", ["nobody", "../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "%00"]
+    )
     def test_ids_that_are_not_there(self, http: httpx.Client, name: str) -> None:
         for tail in ("", "/neighbours", "/image"):
             code, message = told(http.get(f"/v1/detections/{quote(name, safe='%')}{tail}"), 404)
@@ -310,9 +312,7 @@ class IndexContract:
         done = client.reload()
         assert (done.reloaded, done.version, done.before) == (False, "v0001", "v0001")
 
-    def test_no_answer_shows_a_folder_of_the_server(
-        self, http: httpx.Client, world: World
-    ) -> None:
+    def test_no_answer_shows_a_folder_of_the_server(self, http: httpx.Client, world: World) -> None:
         base = str(world.index.parent)
         track = "/v1/tracks/trap:00000?run="
         urls = ["/v1/index", "/v1/tracks", track + "0", track + "1", "/openapi.json", "/metrics"]
@@ -343,7 +343,10 @@ class ErrorContract:
         deep = b'{"vector": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         told(http.post("/v1/search", content=deep, headers=JSON), 422)
         assert "k" in told(http.get("/v1/detections/a-0/neighbours?k=x"), 422)[1]
-        assert told(http.get("/v1/detections/a%0Ab"), 404)[0] in ("not_found", "detection_not_found")
+        assert told(http.get("/v1/detections/a%0Ab"), 404)[0] in (
+            "not_found",
+            "detection_not_found",
+        )
         assert "offset" in told(http.get(f"/v1/tracks?offset={10**30}"), 422)[1]
         assert told(http.get("/v2/search"), 404)[0] == "not_found"
         assert told(http.get("/v1/search"), 405)[0] == "method_not_allowed"

@@ -49,9 +49,7 @@ def bomb(side: int) -> bytes:
     )
 
 
-def test_a_decompression_bomb_is_not_decoded(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decompression_bomb_is_not_decoded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*_: object) -> None:
         raise AssertionError("it was decoded")
 

@@ -187,5 +187,3 @@ def check_hits(hits: Sequence[Hit], expected: dict[str, float]) -> None:
 
 def detection_url(detection_id: str, *, safe: str = "") -> str:
     return f"/v1/detections/{quote(detection_id, safe=safe)}"
-
-
