@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from api.state import Holdings
 
 _TOGETHER_K = 100  # a search for more hits is slower for all that share it: such go by themselves
+_CLOSE_SECONDS = 10.0  # a call of FAISS cannot be broken off, only left alone
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class Search:
     def group(self) -> tuple[Filter | None, bool, bool]:
         """Searches of one group can share a call."""
         return self.chosen, self.exact, self.k > _TOGETHER_K
+
+    @property
+    def cost(self) -> int:
+        """What it weighs in the queue and in a batch: its queries, and more with their vectors.
+
+        An answer with a thousand vectors is megabytes, and all that are made at once add up.
+        """
+        return len(self.queries) * (max(1, self.k // 4) if self.include_features else 1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ class Batcher:
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout=_CLOSE_SECONDS)
 
     async def search(self, search: Search) -> Answer:
         """Wait for a search's answer.
@@ -130,16 +139,15 @@ class Batcher:
             ApiError: 429, too many queries wait; 404, no such detection; 422, the vector or the
                 filter does not fit the index.
         """
-        count = len(search.queries)
         with self._lock:
-            # A batch as large as the whole queue must still get its turn when nothing waits.
-            if self._depth and self._depth + count > self._limits.waiting_queries:
+            # What is larger than the whole queue must still get its turn when nothing waits.
+            if self._depth and self._depth + search.cost > self._limits.waiting_queries:
                 self._metrics.rejected("queue")
                 raise too_busy(
                     f"{self._depth} queries wait for the index, up to "
                     f"{self._limits.waiting_queries} may; ask again in a second"
                 )
-            self._depth += count
+            self._depth += search.cost
         waiting = _Waiting(search)
         self._queue.put(waiting)
         return await waiting.future
@@ -161,22 +169,22 @@ class Batcher:
         self._left_over = None
         if first is None:
             return []
-        batch, queries, largest = [first], len(first.search.queries), first.search.k
+        batch, cost, largest = [first], first.search.cost, first.search.k
         with contextlib.suppress(Empty):
-            while self._together and queries < self._limits.batch:
+            while self._together and cost < self._limits.batch:
                 one = self._queue.get_nowait()
                 if one is None:
                     self._queue.put(None)  # end after this batch
                     break
-                queries += len(one.search.queries)
                 largest = max(largest, one.search.k)
-                if queries > self._limits.batch or queries * largest > self._limits.hits:
-                    queries -= len(one.search.queries)
+                more = cost + one.search.cost
+                if more > self._limits.batch or more * largest > self._limits.hits:
                     self._left_over = one
                     break
+                cost = more
                 batch.append(one)
         with self._lock:
-            self._depth -= queries
+            self._depth -= cost
         return batch
 
     def _search(self, batch: list[_Waiting]) -> list[_Group]:
