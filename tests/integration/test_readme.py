@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def commands(section: str) -> list[str]:
     block = re.search(r"```sh\n(.*?)```", body, re.DOTALL)
     assert block is not None
     return [line.split("  #")[0].strip() for line in block.group(1).splitlines() if line.strip()]
+
+
+def python_of_readme() -> str:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    return textwrap.dedent(block.group(1))
 
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -71,6 +78,14 @@ def test_your_own_images(tmp_path: Path) -> None:
             time.sleep(0.2)
         facts = httpx.get(f"http://127.0.0.1:{port}/v1/index").json()
         assert facts["rows"] == 24
+        said_by_client = subprocess.run(
+            [sys.executable, "-c", python_of_readme()],
+            cwd=tmp_path, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert said_by_client.returncode == 0, said_by_client.stderr
+        assert said_by_client.stdout.split()[2] == "0000.jpg"
+        assert len(said_by_client.stdout.splitlines()) == 3
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
