@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.limits import BodyLimit
-from api.routes import detections, health, search, tracks
+from api.routes import browse, detections, health, page, search, tracks
 from api.state import Service
 from cluster.errors import OnepassError
 
@@ -77,7 +77,7 @@ def create_app(
     app.state.service = service
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     errors.install(app)
-    for routes in (search, detections, tracks, health):
+    for routes in (page, search, browse, detections, tracks, health):  # browse before detections
         app.include_router(routes.router)
     return app
 
