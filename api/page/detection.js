@@ -8,7 +8,7 @@ import { detectionHash, hashOf } from "./where.js";
 
 const TERMS = ["feature", "iou", "area", "distance"];
 
-export function detection({ main, signal, pictures, id, title, close }) {
+export function detection({ main, signal, pictures, id, seen, title, close }) {
   title(id);
   const heading = el("h1", { tabindex: "-1" }, "Detection");
   const place = el("div", { class: "place" });
@@ -24,6 +24,7 @@ export function detection({ main, signal, pictures, id, title, close }) {
 
   async function showFacts() {
     const one = await getDetection(id, signal);
+    seen();
     place.replaceChildren();
     heading.textContent = nameOf(one);
     title(`${nameOf(one)}, ${id}`);

@@ -37,7 +37,7 @@ export function makeFilters(params, { changed, signal }) {
     { "aria-label": "Filter", onsubmit: submit, oninput: typed, onchange: typed },
     field("Class", label),
     field("Sequence", sequence),
-    el("div", { class: "field" }, el("label", { for: "f-score" }, "Class score at least ", least), score),
+    el("div", { class: "field" }, el("label", { for: "f-score" }, "Minimal class score: ", least), score),
     field("From", from),
     field("Until", to),
     expert,
@@ -89,10 +89,10 @@ export function makeFilters(params, { changed, signal }) {
   function tell() {
     const given = values();
     const used = FIELDS.filter((name) => given[name]).length;
-    least.textContent = Number(score.value).toFixed(2);
+    least.textContent = score.value === "0" ? "any" : Number(score.value).toFixed(2);
     number.textContent = used ? `(${used})` : "";
     condition.textContent = whereOf(given) ?? "";
-    condition.hidden = !condition.textContent;
+    condition.hidden = condition.textContent === given.where.trim(); // it stands there already
   }
 
   function typed(event) {

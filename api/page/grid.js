@@ -13,7 +13,6 @@ export function makeGrid(label) {
 export function card(detection, pictures) {
   const { rank, score } = detection;
   const near = rank !== undefined;
-  const classified = detection.label_score === null ? null : detection.label_score.toFixed(2);
   return el(
     "li",
     {},
@@ -26,13 +25,16 @@ export function card(detection, pictures) {
         "span",
         { class: "caption" },
         el("span", { class: "label" }, nameOf(detection)),
-        near
-          ? el("span", { class: "score" }, score.toFixed(3))
-          : el("span", { class: "score" }, classified),
-        el("span", { class: "meta" }, detection.sequence ?? "", time(detection.timestamp) ? el("br") : null, time(detection.timestamp)),
+        near ? number("Nearness", score.toFixed(3)) : number("Class score", detection.label_score?.toFixed(2) ?? ""),
+        el("span", { class: "meta" }, detection.sequence),
+        el("span", { class: "meta" }, time(detection.timestamp)),
       ),
     ),
   );
+}
+
+function number(name, value) {
+  return el("span", { class: "score", title: name }, el("span", { class: "unseen" }, `${name} `), value);
 }
 
 // Fill `grid`; where the user went on from here before, that card has the focus again.

@@ -14,7 +14,8 @@ const served = document.querySelector("#served");
 const dialog = document.querySelector("#key-dialog");
 
 let current = null; // {name, id, view, stop, pictures}
-let version = null; // of the snapshot that the header tells of
+let told = null; // the snapshot that the header tells of
+let asking = false;
 
 function routeOf(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
@@ -42,7 +43,8 @@ function show(moved) {
   const pictures = new Pictures();
   main.replaceChildren();
   for (const link of document.querySelectorAll("nav [data-view]")) {
-    if (link.dataset.view === route?.name) link.setAttribute("aria-current", "page");
+    const here = link.dataset.view === route?.name && route.params.id === undefined;
+    if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   current = { name: route?.name, stop, pictures, view: {} };
@@ -65,15 +67,18 @@ const title = (text) => {
   document.title = `${text} · onepass`;
 };
 
-// Each answer names its snapshot; when it is another one the header tells so.
+// Most answers name their snapshot; when it is another one the header tells of that.
 async function seen(name) {
-  if (name === version) return;
-  version = name;
+  if (asking || (told !== null && (name ?? told) === told)) return;
+  asking = true;
   try {
-    const { rows, model } = await getIndex();
-    served.textContent = `${name} · ${count(rows)} detections · ${model.spec}`;
+    const { version, rows, model } = await getIndex();
+    told = version;
+    served.textContent = `${version} · ${count(rows)} detections · ${model.spec}`;
   } catch {
-    version = null; // told again with the next answer; that view shows what is wrong
+    // The view says what is wrong; the next answer leads here again.
+  } finally {
+    asking = false;
   }
 }
 
@@ -158,3 +163,4 @@ keyButton.addEventListener("click", async () => {
 
 tellKey();
 show(false);
+seen();

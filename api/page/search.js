@@ -58,7 +58,7 @@ export function search({ main, signal, pictures, params, seen, title }) {
       el("section", { "aria-label": "Neighbours" }, el("div", { class: "head" }, heading, status), place, grid),
     ),
   );
-  if (file) query.append(pictures.here(file, "The picture you gave"), chooseButton("Another picture"));
+  if (file) query.append(pictures.here(file, "The picture you gave"));
   else guarded(() => showDetection(), { place: query, signal });
   let asked = null;
 
@@ -69,9 +69,9 @@ export function search({ main, signal, pictures, params, seen, title }) {
       facts([
         ["Class", nameOf(detection)],
         ["Score", detection.label_score?.toFixed(3)],
-        ["Id", id],
         ["Sequence", detection.sequence],
         ["Time", time(detection.timestamp)],
+        ["Id", el("code", {}, id)],
       ]),
     );
   }
@@ -106,13 +106,13 @@ export function search({ main, signal, pictures, params, seen, title }) {
     fill(grid, found.hits, pictures);
   }
 
-  function showClasses({ label, score, topk }) {
+  function showClasses({ topk }) {
     query.querySelector(".classes")?.remove();
     query.append(
       el(
         "div",
         { class: "classes" },
-        el("p", {}, el("strong", {}, label ?? "no class"), ` ${score.toFixed(3)}`),
+        el("p", { class: "hint" }, "What the model sees in it"),
         el(
           "ol",
           { "aria-label": "The model's best classes" },
@@ -126,6 +126,7 @@ export function search({ main, signal, pictures, params, seen, title }) {
             ),
           ),
         ),
+        chooseButton("Another picture"),
       ),
     );
   }
@@ -156,17 +157,17 @@ function chooser(main, title, lost) {
         ? el("p", { class: "message" }, "The picture of this link is kept nowhere; choose it again.")
         : null,
       el("p", {}, "Choose a picture, drop it anywhere on this page, or paste it. The model that made this index names its class and finds the detections that look most like it."),
-      chooseButton("Choose a picture"),
+      chooseButton("Choose a picture", "primary"),
       el("p", { class: "hint" }, "JPEG, PNG, WebP, TIFF, GIF or BMP; cut close around the animal for the best neighbours. Or ", el("a", { href: "#/" }, "browse"), " and search by a detection."),
     ),
   );
   return { heading, update: () => false };
 }
 
-function chooseButton(name) {
+function chooseButton(name, kind) {
   const input = el("input", {
     type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-label": name,
     onchange: () => input.files.length && startUpload(input.files[0]),
   });
-  return el("div", {}, input, el("button", { type: "button", class: "primary", onclick: () => input.click() }, name));
+  return el("div", {}, input, el("button", { type: "button", class: kind, onclick: () => input.click() }, name));
 }
