@@ -16,7 +16,7 @@ export function makeFilters(params, { changed, signal }) {
   const score = el("input", {
     name: "score", id: "f-score", type: "range", min: "0", max: "1", step: "0.05",
   });
-  const least = el("output", { for: "f-score" });
+  const least = el("span", { class: "least" });
   const from = el("input", { name: "from", id: "f-from", type: "datetime-local", step: "1" });
   const to = el("input", { name: "to", id: "f-to", type: "datetime-local", step: "1" });
   const where = el("textarea", {

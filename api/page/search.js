@@ -166,7 +166,7 @@ function chooser(main, title, lost) {
 
 function chooseButton(name, kind) {
   const input = el("input", {
-    type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-label": name,
+    type: "file", accept: "image/*", hidden: true,
     onchange: () => input.files.length && startUpload(input.files[0]),
   });
   return el("div", {}, input, el("button", { type: "button", class: kind, onclick: () => input.click() }, name));

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from api.app import create_app
 from index.build import build_index
 from index.linking import LinkOptions
+from index.snapshot import Snapshot
 from index.tracks import link_run
 from pipelines.backbones import examine
 from pipelines.embed import Embedded, Embedder
@@ -49,6 +49,7 @@ class World:
     ids: list[str]
     labels: list[str]
     sequences: list[str]
+    scores: list[float]
     unit: np.ndarray  # embeddings of length 1
     embedder: Embedder
     picture: Path  # one that is not in the index
@@ -130,12 +131,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     build_index([run.path], base / "index")
     picture = base / "another.png"
     drawn(1234, width=200, height=150).save(picture)
+    snapshot = Snapshot.open(base / "index")
+    columns = snapshot.columns(snapshot.matching(None))
+    order = [ids.index(one) for one in columns["detection_id"]]  # a build may order rows anew
     return World(
         index=base / "index",
-        ids=ids,
-        labels=labels,
-        sequences=sequences,
-        unit=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        ids=columns["detection_id"],
+        labels=[labels[row] for row in order],
+        sequences=[sequences[row] for row in order],
+        scores=columns["score"],
+        unit=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[order],
         embedder=embedder,
         picture=picture,
     )
@@ -201,8 +206,3 @@ def open_page(browser: Browser, console: Opened) -> Iterator[Callable[..., Page]
     yield opens
     for context in contexts:
         context.close()
-
-
-def pixels_of(file: Path) -> tuple[int, int]:
-    with Image.open(file) as picture:
-        return picture.size
