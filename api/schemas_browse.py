@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas import Detection
 
-_DETECTION: dict[str, Any] = Detection.model_config["json_schema_extra"]["examples"][0]  # type: ignore[index,call-overload,assignment]
+_DETECTION: dict[str, Any] = Detection.model_config["json_schema_extra"]["examples"][0]  # type: ignore[index,assignment]
 
 
 class DetectionPage(BaseModel):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query
 
 from api.catalog import facets, selection
@@ -86,7 +87,7 @@ def index_facets(
 def track_of(held: Held, detection_id: DetectionId) -> TrackDetail:
     """As `/v1/tracks/{track_id}`; 404 `no_track` if it has none."""
     row = held.row_of(detection_id)
-    run = held.snapshot.records([row])[0]["run"]
+    run = held.snapshot.columns(np.array([row]))["run"][0]
     try:
         found = held.tracks().track_of(run, detection_id)
     except ApiError as error:

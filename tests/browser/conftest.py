@@ -183,9 +183,7 @@ class Opened:
 def console() -> Iterator[Opened]:
     opened = Opened()
     yield opened
-    surprising = [
-        line for line in opened.said if not any(part in line for part in opened.expected)
-    ]
+    surprising = [line for line in opened.said if not any(part in line for part in opened.expected)]
     assert not surprising
 
 

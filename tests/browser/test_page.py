@@ -21,7 +21,10 @@ Open = Callable[..., Page]
 
 
 def cards(page: Page) -> list[str]:
-    return [str(one) for one in page.locator(".grid a").evaluate_all("all => all.map(a => a.dataset.id)")]
+    return [
+        str(one)
+        for one in page.locator(".grid a").evaluate_all("all => all.map(a => a.dataset.id)")
+    ]
 
 
 def counted(page: Page, text: str) -> None:
@@ -72,7 +75,9 @@ def test_filters_become_one_condition(open_page: Open, service: str, world: Worl
     counted(page, f"{len(wanted)} detections, 1 to {len(wanted)} shown")
     assert cards(page) == wanted
     assert hash_of(page)[1] == {"label": [QUOTED]}
-    expect(page.locator(".condition")).to_have_text(f"label = '{QUOTED.replace(chr(39), chr(39) * 2)}'")
+    expect(page.locator(".condition")).to_have_text(
+        f"label = '{QUOTED.replace(chr(39), chr(39) * 2)}'"
+    )
     page.get_by_label("Minimal class score").fill("0.6")
     sure = [one for one in wanted if world.scores[world.ids.index(one)] >= 0.6]
     counted(page, f"{len(sure)} detections, 1 to {len(sure)} shown")
@@ -100,7 +105,9 @@ def test_expressions_for_experts(
     expression = page.get_by_label("Expression, as behind WHERE")
     expression.fill("frame = 2 OR frame = 5 -- late ones")
     expression.press("Enter")
-    wanted = [one for one in world.ids if one in {f"blob {b}/{f}" for b in range(3) for f in (2, 5)}]
+    wanted = [
+        one for one in world.ids if one in {f"blob {b}/{f}" for b in range(3) for f in (2, 5)}
+    ]
     counted(page, f"{len(wanted)} detections, 1 to {len(wanted)} shown")
     assert cards(page) == wanted
     expression.fill("colour = 'red'")
@@ -238,7 +245,7 @@ def test_a_detection_says_what_is_known(open_page: Open, service: str) -> None:
         "Time": "2022-06-20 00:29:00",
         "Frame": "0",
         "Image": "20220620002900.jpg",
-        "Box": "85, 60 to 125, 90 (40 × 30 px)",
+        "Box": "85, 60 to 125, 90 (40 \N{MULTIPLICATION SIGN} 30 px)",
         "Id": ODD_ID,
     }
     shown(page, ".detection img")
@@ -350,7 +357,9 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
         expect(dialog).to_be_hidden()
         shown(page, ".grid img")  # pictures need the key as well
         expect(page.get_by_role("button", name="API key set")).to_be_visible()
-        assert page.evaluate("[Object.values(sessionStorage), localStorage.length, document.cookie]") == [
+        assert page.evaluate(
+            "[Object.values(sessionStorage), localStorage.length, document.cookie]"
+        ) == [
             ["s3cret"],
             0,
             "",
@@ -399,16 +408,16 @@ def test_errors_are_told_and_tried_again(open_page: Open, world: World, console:
         page.close()
 
 
-def test_a_lost_image_says_so(
-    open_page: Open, service: str, world: World, console: Opened
-) -> None:
+def test_a_lost_image_says_so(open_page: Open, service: str, world: World, console: Opened) -> None:
     console.expected = ("status of 404",)
     file = next(world.index.parent.glob("images/meadow/*3900.jpg"))
     away = file.with_suffix(".away")
     file.rename(away)
     try:
         page = open_page(service + d(f"m-{MEADOW - 1}"))
-        expect(page.locator(".detection .why")).to_contain_text("is no longer where its run read it")
+        expect(page.locator(".detection .why")).to_contain_text(
+            "is no longer where its run read it"
+        )
     finally:
         away.rename(file)
 

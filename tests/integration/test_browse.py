@@ -121,7 +121,11 @@ def test_the_track_of_a_detection(client: httpx.Client) -> None:
 
 def test_an_index_that_was_never_linked_has_no_track(tmp_path: Path) -> None:
     vectors = np.eye(3, 8, dtype=np.float32)
-    run = write_run(tmp_path / "run", {"image": ["0.jpg", "1.jpg", "2.jpg"], "detection_id": ["a", "b", "c"]}, vectors)
+    run = write_run(
+        tmp_path / "run",
+        {"image": ["0.jpg", "1.jpg", "2.jpg"], "detection_id": ["a", "b", "c"]},
+        vectors,
+    )
     build_index([run.path], tmp_path / "index")
     with serving(create_app(tmp_path / "index")) as client:
         assert told(client.get("/v1/detections/a/track"), 404)[0] == "no_track"
