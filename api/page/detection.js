@@ -15,7 +15,7 @@ export function detection({ main, signal, pictures, id, seen, title, close }) {
   const body = el("div", { class: "detection" });
   const strip = el("section", { class: "track", "aria-labelledby": "track-title" });
   main.append(
-    el("div", { class: "head" }, heading, el("button", { type: "button", class: "quiet", onclick: close }, "← Back")),
+    el("div", { class: "head beside" }, heading, el("button", { type: "button", class: "quiet", onclick: close }, "← Back")),
     place,
     body,
     strip,
