@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from secrets import token_hex
+from random import Random
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +23,8 @@ access = logging.getLogger("onepass.api.access")
 logger = logging.getLogger("onepass.api")
 
 _SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a line of its own
+# A name, not a secret: the system's own randomness is a call that lets go of the interpreter.
+_chance = Random()  # noqa: S311
 
 
 class Observe:
@@ -39,7 +41,7 @@ class Observe:
             return
         began = perf_counter()
         given = next((v for name, v in scope["headers"] if name == b"x-request-id"), b"")
-        name = given if _SANE.fullmatch(given) else token_hex(8).encode()
+        name = given if given and _SANE.fullmatch(given) else b"%016x" % _chance.getrandbits(64)
         status = 0  # no answer was begun
 
         async def named(message: Message) -> None:

@@ -10,7 +10,7 @@ from fastapi import Depends, Request, Response
 from numpy.typing import NDArray
 
 from api.answers import detections
-from api.batching import Answer, Batcher
+from api.batching import Batcher, Search
 from api.errors import ApiError
 from api.limits import Limits
 from api.observe import SNAPSHOT
@@ -19,26 +19,39 @@ from api.state import Holdings
 from index.filters import Filter
 
 
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+def held_of(request: Request) -> Holdings:
+    """What is served now.
 
-
-async def _holdings(request: Request) -> Holdings:
+    Raises:
+        ApiError: 503, nothing yet.
+    """
     service: Service = request.app.state.service
     held = service.holdings()
     request.scope[SNAPSHOT] = held.version
     return held
 
 
-async def _batcher(request: Request) -> Batcher:
-    batcher: Batcher = request.app.state.batcher
-    return batcher
-
-
-async def _limits(request: Request) -> Limits:
+def limits_of(request: Request) -> Limits:
+    """The bounds of this server."""
     limits: Limits = request.app.state.limits
     return limits
+
+
+async def ask(request: Request, search: Search) -> Response:
+    """Have a search answered, and note which snapshot did for the log."""
+    batcher: Batcher = request.app.state.batcher
+    answer = await batcher.search(search)
+    request.scope[SNAPSHOT] = answer.snapshot
+    return Response(answer.body, media_type="application/json")
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _holdings(request: Request) -> Holdings:
+    return held_of(request)
 
 
 async def _crop_turn(request: Request) -> CapacityLimiter:
@@ -48,20 +61,12 @@ async def _crop_turn(request: Request) -> CapacityLimiter:
 
 Serving = Annotated[Service, Depends(_service)]
 Held = Annotated[Holdings, Depends(_holdings)]
-Bounds = Annotated[Limits, Depends(_limits)]
-Queue = Annotated[Batcher, Depends(_batcher)]
 CropTurn = Annotated[CapacityLimiter, Depends(_crop_turn)]
 
 
 def detection_fields(held: Holdings, row: int) -> dict[str, Any]:
     """A row of the index as the fields of ``Detection``, without any folder of the server."""
     return detections(held.snapshot.columns(np.array([row])))[0]
-
-
-def answered(request: Request, answer: Answer) -> Response:
-    """Bytes that are an answer already, and which snapshot they are from for the log."""
-    request.scope[SNAPSHOT] = answer.snapshot
-    return Response(answer.body, media_type="application/json")
 
 
 def filter_of(where: str | None, ids: list[str] | None = None) -> Filter | None:

@@ -20,15 +20,7 @@ from fastapi import Path as InPath
 from api.answers import search_body
 from api.batching import Search
 from api.errors import ApiError, error_responses
-from api.routes.common import (
-    Bounds,
-    CropTurn,
-    Held,
-    Queue,
-    answered,
-    detection_fields,
-    filter_of,
-)
+from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, held_of, limits_of
 from api.schemas import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
 from api.state import Holdings
 
@@ -50,24 +42,22 @@ DetectionId = Annotated[
 )
 async def neighbours(
     request: Request,
-    held: Held,
-    queue: Queue,
-    limits: Bounds,
     detection_id: DetectionId,
     k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
     where: Annotated[str | None, Query(description=WHERE)] = None,
 ) -> Response:
     """The detection itself is left out."""
-    limits.check_k(k)
-    answer = await queue.search(
+    held_of(request)
+    limits_of(request).check_k(k)
+    return await ask(
+        request,
         Search(
             [detection_id],
             k,
             lambda found, place: search_body(found, place, k),
             chosen=filter_of(where),
-        )
+        ),
     )
-    return answered(request, answer)
 
 
 @router.get(

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import anyio
 import numpy as np
-from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from numpy.typing import NDArray
 
 from api.answers import batch_body, search_body
 from api.batching import Search
 from api.errors import ApiError, error_responses
-from api.routes.common import Bounds, Held, Queue, answered, filter_of, usable
+from api.routes.common import ask, filter_of, held_of, limits_of, usable
+from api.routes.direct import DirectRoute
 from api.schemas import (
     DEFAULT_K,
     MAX_K,
@@ -29,32 +30,28 @@ from api.schemas import (
 from api.uploads import Uploads
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
+# Read and answered without FastAPI's own steps in between; see DirectRoute.
+direct = APIRouter(prefix="/v1/search", tags=["search"], route_class=DirectRoute)
 
 
-async def _uploads(request: Request) -> Uploads:
-    uploads: Uploads = request.app.state.uploads
-    return uploads
-
-
-@router.post(
+@direct.post(
     "",
     summary="Nearest detections to a detection or a vector",
     response_model=SearchAnswer,
     responses=error_responses(400, 404, 413, 422, 429, 503),
 )
-async def search(
-    request: Request, held: Held, queue: Queue, limits: Bounds, asked: SearchRequest
-) -> Response:
+async def search(request: Request, asked: SearchRequest) -> Response:
     """Give exactly one of `detection_id` and `vector`.
 
     A detection is never among its own hits. `where` and `ids` say which rows may be hits; where
     fewer than `k` rows fit, all of them are.
     """
-    k = asked.k
+    k, dim, limits = asked.k, held_of(request).snapshot.manifest.dim, limits_of(request)
     limits.check_k(k)
     limits.check_ids(asked.ids)
-    limits.check_size(1, k, held.snapshot.manifest.dim, include_features=asked.include_features)
-    answer = await queue.search(
+    limits.check_size(1, k, dim, include_features=asked.include_features)
+    return await ask(
+        request,
         Search(
             [_query(asked, "")],
             k,
@@ -62,25 +59,22 @@ async def search(
             chosen=filter_of(asked.where, asked.ids),
             exact=asked.exact,
             include_features=asked.include_features,
-        )
+        ),
     )
-    return answered(request, answer)
 
 
-@router.post(
+@direct.post(
     "/batch",
     summary="Nearest detections to each of many queries",
     response_model=BatchAnswer,
     responses=error_responses(400, 404, 413, 422, 429, 503),
 )
-async def search_batch(
-    request: Request, held: Held, queue: Queue, limits: Bounds, asked: BatchRequest
-) -> Response:
+async def search_batch(request: Request, asked: BatchRequest) -> Response:
     """Many times faster than as many single searches, and all from one snapshot.
 
     A query that cannot be answered refuses the whole batch; the message says which.
     """
-    k, dim = asked.k, held.snapshot.manifest.dim
+    k, dim, limits = asked.k, held_of(request).snapshot.manifest.dim, limits_of(request)
     limits.check_k(k)
     limits.check_ids(asked.ids)
     queries: list[str | NDArray[np.float32]]
@@ -94,7 +88,8 @@ async def search_batch(
         queries = [_query(query, f"query {number}: ") for number, query in enumerate(asked.queries)]
     else:
         queries = list(usable(vectors))
-    answer = await queue.search(
+    return await ask(
+        request,
         Search(
             queries,
             k,
@@ -102,9 +97,8 @@ async def search_batch(
             chosen=filter_of(asked.where, asked.ids),
             exact=asked.exact,
             include_features=asked.include_features,
-        )
+        ),
     )
-    return answered(request, answer)
 
 
 @router.post(
@@ -115,10 +109,6 @@ async def search_batch(
 )
 async def search_image(
     request: Request,
-    held: Held,
-    queue: Queue,
-    limits: Bounds,
-    uploads: Annotated[Uploads, Depends(_uploads)],
     image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, GIF or BMP.")],
     k: Annotated[int, Form(ge=1, le=MAX_K)] = DEFAULT_K,
     where: Annotated[str | None, Form(description=WHERE)] = None,
@@ -126,6 +116,8 @@ async def search_image(
     exact: Annotated[bool, Form()] = False,
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
+    held, limits = held_of(request), limits_of(request)
+    uploads: Uploads = request.app.state.uploads
     limits.check_k(k)
     limits.check_size(1, k, held.snapshot.manifest.dim, include_features=include_features)
     with uploads.place():
@@ -138,7 +130,8 @@ async def search_image(
         "score": embedded.score,
         "topk": embedded.topk,
     }
-    answer = await queue.search(
+    return await ask(
+        request,
         Search(
             [usable(embedded.embedding)],
             k,
@@ -146,9 +139,8 @@ async def search_image(
             chosen=filter_of(where),
             exact=exact,
             include_features=include_features,
-        )
+        ),
     )
-    return answered(request, answer)
 
 
 def _query(query: Query, at: str) -> str | NDArray[np.float32]:
