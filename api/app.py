@@ -82,6 +82,7 @@ def create_app(
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         await anyio.to_thread.run_sync(batcher.close)
+        service.close()
 
     app = FastAPI(
         title="onepass",

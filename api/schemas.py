@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from pipelines.facts import Preprocess
 
@@ -31,6 +31,10 @@ WHERE = (
 
 K = Annotated[int, Field(ge=1, le=MAX_K, description="How many hits are wanted.")]
 Box = tuple[float, float, float, float]
+# A camera does not say in which time zone it is, and "date-time" means a time with a zone.
+CameraTime = Annotated[
+    datetime, WithJsonSchema({"type": "string", "examples": ["2022-06-20T00:29:59"]})
+]
 
 _DETECTION: dict[str, Any] = {
     "detection_id": "20220620002959-2",
@@ -214,7 +218,7 @@ class Detection(BaseModel):
     )
     sequence: str | None = Field(description="Images of one camera and session, in order.")
     frame: int | None = Field(description="The image's place in its sequence.")
-    timestamp: datetime | None = Field(description="When it was taken, in the camera's time.")
+    timestamp: CameraTime | None = Field(description="When it was taken, in the camera's time.")
 
 
 class Hit(Detection):

@@ -127,6 +127,10 @@ class Service:
                 before=before.version if before is not None else None,
             )
 
+    def close(self) -> None:
+        """Let the garbage collector have everything back, or what it frees at exit is not freed."""
+        gc.unfreeze()
+
     def without_paths(self, error: OnepassError) -> str:
         """An error's text for clients: the index folder has no name, and no other path is left."""
         text = str(error)
