@@ -8,7 +8,9 @@ every route that needs it say 503.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -17,13 +19,16 @@ from pathlib import Path
 import anyio
 from fastapi import FastAPI
 
-from api import errors
-from api.limits import BodyLimit
-from api.routes import browse, detections, health, page, search, tracks
-from api.state import Service
+from api import errors, keys
+from api.batching import Batcher
+from api.keys import KeyCheck
+from api.limits import BodyLimit, Limits
+from api.metrics import Metrics
+from api.observe import Observe
+from api.routes import browse, detections, health, index, page, search, tracks
+from api.service import Service
+from api.uploads import Uploads
 from cluster.errors import OnepassError
-
-MAX_BODY_BYTES = 20_000_000
 
 logger = logging.getLogger("onepass.api")
 
@@ -32,7 +37,7 @@ _TAGS = [
     {"name": "detections", "description": "One detection, its neighbours, its pixels."},
     {"name": "tracks", "description": "Detections of one individual, in order."},
     {"name": "index", "description": "What is being served."},
-    {"name": "health", "description": "For probes and load balancers."},
+    {"name": "health", "description": "For probes and load balancers; they need no key."},
 ]
 
 
@@ -41,31 +46,43 @@ def _log_failure(error: OnepassError) -> None:
 
 
 def create_app(
-    index: Path,
+    folder: Path,
     *,
-    max_body_bytes: int = MAX_BODY_BYTES,
+    limits: Limits | None = None,
+    api_keys: frozenset[bytes] | None = None,
+    micro_batching: bool = True,
     on_failure: Callable[[OnepassError], None] = _log_failure,
 ) -> FastAPI:
-    """The application serving ``index``; the index is opened when the application starts.
+    """The application serving an index; the index is opened when the application starts.
 
     Args:
-        index: an index folder; its current version is served until the process ends.
-        max_body_bytes: requests with a larger body are refused with 413.
-        on_failure: called from a worker thread if the index cannot be opened; the
-            application goes on answering 503, so the caller decides whether to end it.
+        folder: an index folder; the version that its CURRENT names is served, also when
+            that changes.
+        limits: bounds of requests and queues.
+        api_keys: one of these is asked for under /v1; None asks for none.
+        micro_batching: False answers each search by itself, for comparison.
+        on_failure: called if the index cannot be opened; the application goes on answering
+            503, so the caller decides whether to end it.
     """
-    service = Service(index, on_failure=on_failure)
+    limits = limits or Limits()
+    metrics = Metrics()
+    service = Service(folder, metrics=metrics, on_failure=on_failure)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # One upload at a time is decoded and embedded: each may take a gigabyte, and a forward
-        # uses every core by itself. Those that wait hold no worker thread.
-        app.state.forward_turn = anyio.CapacityLimiter(1)
-        opening = asyncio.create_task(
-            anyio.to_thread.run_sync(service.load, abandon_on_cancel=True)
+        app.state.uploads = Uploads(limits=limits, metrics=metrics)
+        app.state.crop_turn = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
+        batcher = app.state.batcher = Batcher(
+            service.holdings, limits=limits, metrics=metrics, together=micro_batching
         )
+        batcher.start()
+        watching = asyncio.create_task(service.watch())
         yield
-        opening.cancel()  # the thread itself cannot be stopped, only left alone
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        await anyio.to_thread.run_sync(batcher.close)
+        service.close()
 
     app = FastAPI(
         title="onepass",
@@ -73,12 +90,31 @@ def create_app(
         version=_version(),
         lifespan=lifespan,
         openapi_tags=_TAGS,
+        redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.state.limits = limits
+    app.state.metrics = metrics
+    # The last one added sees a request first.
+    app.add_middleware(BodyLimit, max_bytes=limits.body_bytes, metrics=metrics)
+    if api_keys is not None:
+        app.add_middleware(KeyCheck, keys=api_keys, metrics=metrics)
+    app.add_middleware(Observe, metrics=metrics)
     errors.install(app)
-    for routes in (page, search, browse, detections, tracks, health):  # browse before detections
-        app.include_router(routes.router)
+    # Looked through in this order, so what is asked most stands first. Not include_router: it
+    # matches each path twice, which a search by id would feel.
+    for router in (
+        search.direct,
+        browse.router,  # before detections, whose ids take all of a path
+        detections.router,
+        search.router,
+        tracks.router,
+        index.router,
+        health.router,
+        page.router,
+    ):
+        app.router.routes += router.routes
+    keys.declare(app)
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,14 +19,23 @@ def serve(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Ask for one of its keys (one a line) in X-API-Key.")
+    ] = None,
+    log_json: Annotated[
+        bool | None,
+        typer.Option(help="Log lines as JSON; by default where stderr is no terminal."),
+    ] = None,
 ) -> None:
     """Serve search, neighbours, crops and tracks over HTTP; documentation at /docs.
 
     Example: onepass serve photos.index --port 8000
     """
+    # FAISS's threads would spin for work between two searches, on cores that answer requests.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from api.server import serve as run_server
 
-    run_server(index, host=host, port=port)
+    run_server(index, host=host, port=port, api_key_file=api_key_file, log_json=log_json)
 
 
 @app.command()

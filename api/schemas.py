@@ -12,15 +12,29 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from pipelines.facts import Preprocess
 
 MAX_K = 1000
+MAX_BATCH = 256
+MAX_IDS = 10_000
 DEFAULT_K = 10
+COLUMNS = (
+    "run row_id detection_id image x1 y1 x2 y2 sequence timestamp frame label label_index score"
+)
+WHERE = (
+    "Only rows that fit: a condition as behind WHERE in DuckDB's SQL, over the columns "
+    f"{COLUMNS}. As: sequence = 'trap-4' AND score >= 0.5"
+)
 
 K = Annotated[int, Field(ge=1, le=MAX_K, description="How many hits are wanted.")]
 Box = tuple[float, float, float, float]
+# A camera does not say in which time zone it is, and "date-time" means a time with a zone.
+CameraTime = Annotated[
+    datetime, WithJsonSchema({"type": "string", "examples": ["2022-06-20T00:29:59"]})
+]
 
 _DETECTION: dict[str, Any] = {
     "detection_id": "20220620002959-2",
@@ -76,19 +90,27 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
-class SearchRequest(BaseModel):
+class Wanted(BaseModel):
+    """What is wanted of a search, whatever the query."""
+
+    k: K = DEFAULT_K
+    where: str | None = Field(None, description=WHERE)
+    ids: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_IDS,
+        description="Only these detections; those that are not in the index are passed over.",
+    )
+    include_features: bool = Field(False, description="Return each hit's vector as well.")
+    exact: bool = Field(
+        False, description="Compare with every vector instead of asking the approximate index."
+    )
+
+
+class Query(BaseModel):
     """A query: exactly one of `detection_id` and `vector`."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"detection_id": "20220620002959-2", "k": 5},
-                {"vector": [0.12, 0.0, 1.74], "k": 5, "exact": True},
-                {"vector": "j8L1PQAAAACkcN8/", "include_features": True},
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid")
 
     detection_id: str | None = Field(
         None, description="A detection of this index; it is left out of its own hits."
@@ -97,11 +119,6 @@ class SearchRequest(BaseModel):
         None,
         description="A raw embedding of the index's model: a list of numbers, or the base64 of "
         "little-endian float32.",
-    )
-    k: K = DEFAULT_K
-    include_features: bool = Field(False, description="Return each hit's vector as well.")
-    exact: bool = Field(
-        False, description="Compare with every vector instead of asking the approximate index."
     )
 
     @model_validator(mode="after")
@@ -114,22 +131,77 @@ class SearchRequest(BaseModel):
         return self
 
 
-def read_vector(vector: list[float] | str) -> np.ndarray:
-    """A query vector as float32.
+class SearchRequest(Query, Wanted):
+    """One query and what is wanted of it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"detection_id": "20220620002959-2", "k": 5},
+                {"detection_id": "20220620002959-2", "where": "label = 'Noctua pronuba'"},
+                {"vector": [0.12, 0.0, 1.74], "k": 5, "exact": True},
+                {"vector": "j8L1PQAAAACkcN8/", "include_features": True},
+            ]
+        },
+    )
+
+
+class BatchRequest(Wanted):
+    """Many queries at once, all with the same wishes: exactly one of `queries` and `vectors`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"queries": [{"detection_id": "20220620002959-2"}, {"vector": [0.12, 0.0, 1.74]}]},
+                {"vectors": "j8L1PQAAAACkcN8/AAAAAI/C9T2kcN8/", "k": 5},
+            ]
+        },
+    )
+
+    queries: list[Query] | None = Field(None, min_length=1, max_length=MAX_BATCH)
+    vectors: str | None = Field(
+        None,
+        description="The base64 of little-endian float32, one vector after the other; their "
+        f"number follows from the index's dimension and is at most {MAX_BATCH}.",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [name for name in ("queries", "vectors") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of queries and vectors, not {' and '.join(given) or 'none'}"
+            )
+        return self
+
+
+def read_floats(text: str, what: str) -> NDArray[np.float32]:
+    """The numbers behind base64 of little-endian float32.
 
     Raises:
         ValueError: not base64, or not a whole number of float32.
     """
-    if isinstance(vector, list):
-        with np.errstate(over="ignore"):  # becomes inf, which is refused with a message
-            return np.array(vector, dtype=np.float64).astype(np.float32)
     try:
-        data = base64.b64decode(vector, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("the vector is text but not base64") from None
+        raise ValueError(f"{what} is text but not base64") from None
     if len(data) % 4:
-        raise ValueError(f"the vector's base64 holds {len(data)} bytes, not a multiple of 4")
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+        raise ValueError(f"{what}'s base64 holds {len(data)} bytes, not a multiple of 4")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def read_vector(vector: list[float] | str, what: str = "the vector") -> NDArray[np.float32]:
+    """A query vector, [D].
+
+    Raises:
+        ValueError: it is no base64 of float32.
+    """
+    if isinstance(vector, str):
+        return read_floats(vector, what)
+    with np.errstate(over="ignore"):  # becomes inf, which is refused with a message
+        return np.array(vector, dtype=np.float64).astype(np.float32)
 
 
 class Detection(BaseModel):
@@ -146,7 +218,7 @@ class Detection(BaseModel):
     )
     sequence: str | None = Field(description="Images of one camera and session, in order.")
     frame: int | None = Field(description="The image's place in its sequence.")
-    timestamp: datetime | None = Field(description="When it was taken, in the camera's time.")
+    timestamp: CameraTime | None = Field(description="When it was taken, in the camera's time.")
 
 
 class Hit(Detection):
@@ -155,10 +227,15 @@ class Hit(Detection):
     model_config = _example(_HIT)
 
     rank: int = Field(description="1 is the nearest.")
-    score: float = Field(description="cosine: higher is nearer. l1: a distance, lower is nearer.")
+    score: float = Field(
+        description="cosine: 1 is the same direction, higher is nearer. ip: the inner product of "
+        "L1-normalised vectors, higher is nearer. l1, l2: the distance between L1-normalised "
+        "vectors, lower is nearer."
+    )
     features: list[float] | None = Field(
         None,
-        description="The hit's vector as the index holds it: of length 1 in L2 for cosine, in L1 for l1.",
+        description="The hit's vector as the index holds it: of length 1 in L2 for cosine, in L1 "
+        "for ip, l1 and l2; null unless include_features.",
     )
 
 
@@ -170,9 +247,33 @@ class SearchAnswer(BaseModel):
     )
 
     snapshot: str = Field(description="The version of the index that answered.")
-    metric: str
+    metric: str = Field(description="cosine, ip, l1 or l2; says how to read `score`.")
     k: int
     hits: list[Hit]
+
+
+class BatchHits(BaseModel):
+    """The hits of one query, nearest first."""
+
+    hits: list[Hit]
+
+
+class BatchAnswer(BaseModel):
+    """Hits of every query, in the order they were given; all from one snapshot."""
+
+    model_config = _example(
+        {
+            "snapshot": "v0001",
+            "metric": "cosine",
+            "k": 1,
+            "results": [{"hits": [_HIT | {"features": None}]}],
+        }
+    )
+
+    snapshot: str = Field(description="The version of the index that answered.")
+    metric: str
+    k: int
+    results: list[BatchHits]
 
 
 class ClassScore(BaseModel):
@@ -283,7 +384,9 @@ class IndexSummary(BaseModel):
     """The snapshot being served."""
 
     version: str
-    metric: str
+    versions: list[str] = Field(description="Versions that stand in the index, oldest first.")
+    since: datetime = Field(description="When this server began to serve this version (UTC).")
+    metric: str = Field(description="cosine, ip, l1 or l2.")
     factory: str = Field(description="FAISS factory string.")
     rows: int
     dim: int
@@ -291,6 +394,16 @@ class IndexSummary(BaseModel):
     fingerprint: str = Field(description="Hash of all that decides an embedding's value.")
     runs: list[str] = Field(description="Names of the run folders it was built from.")
     model: ModelSummary
+
+
+class Reloaded(BaseModel):
+    """What a look at the index's current version led to."""
+
+    model_config = _example({"reloaded": True, "version": "v0002", "before": "v0001"})
+
+    reloaded: bool = Field(description="false: the version being served is the current one.")
+    version: str = Field(description="The version being served now.")
+    before: str | None = Field(description="The version that was served until now.")
 
 
 class Health(BaseModel):

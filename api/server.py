@@ -2,29 +2,75 @@
 
 The port is bound before anything else is done, so that a busy one is a one-line error and
 not a traceback after the index was opened.
+
+Told to stop by SIGTERM, the server first says on ``/readyz`` that it is not ready and goes on
+answering for a moment, so that a load balancer can look elsewhere; then it takes no new
+connection, ends what is under way, and ends. Ctrl-C leaves the moment out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import sys
+import threading
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from api.app import create_app
+from api.keys import read_keys
+from api.logs import configure
+from api.service import Service
 from cluster.errors import InputError, OnepassError
 
-SHUTDOWN_SECONDS = 30  # answers under way get this long once the process is told to stop
+DRAIN_SECONDS = 2.0  # not ready, but answering
+SHUTDOWN_SECONDS = 30  # answers under way get this long after that
 
 
-def serve(index: Path, *, host: str, port: int) -> None:
+class _Server(uvicorn.Server):
+    """A uvicorn that is not ready before it is not there."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first SIGTERM begins the end; a second one, or Ctrl-C, hastens it."""
+        if sig != signal.SIGTERM or self._service.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._service.draining = True
+        later = threading.Timer(DRAIN_SECONDS, super().handle_exit, (sig, frame))
+        later.daemon = True
+        later.start()
+
+
+def serve(
+    index: Path,
+    *,
+    host: str,
+    port: int,
+    api_key_file: Path | None = None,
+    log_json: bool | None = None,
+) -> None:
     """Serve ``index`` until SIGINT or SIGTERM, then finish the answers under way.
 
+    Args:
+        index: an index folder.
+        host: address to listen on.
+        port: port to listen on.
+        api_key_file: keys of which one is asked for under /v1; None asks for none.
+        log_json: log lines as JSON; None: where stderr is no terminal.
+
     Raises:
-        InputError: the address cannot be bound.
+        InputError: the address cannot be bound, or the key file does not serve.
         OnepassError: the index could not be opened; the server has ended because of it.
     """
+    configure(as_json=not sys.stderr.isatty() if log_json is None else log_json)
+    keys = read_keys(api_key_file) if api_key_file else None
     failures: list[OnepassError] = []
 
     def give_up(error: OnepassError) -> None:
@@ -32,12 +78,16 @@ def serve(index: Path, *, host: str, port: int) -> None:
         server.should_exit = True
 
     with _bind(host, port) as listener:
-        app = create_app(index, on_failure=give_up)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app, ws="none", lifespan="on", timeout_graceful_shutdown=SHUTDOWN_SECONDS
-            )
+        app = create_app(index, api_keys=keys, on_failure=give_up)
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            lifespan="on",
+            access_log=False,  # ours says more
+            log_config=None,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
+        server = _Server(config, app.state.service)
         # uvicorn raises it again once it has shut down in good order
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])

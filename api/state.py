@@ -7,20 +7,23 @@ Every method here blocks (FAISS, torch, files): routes call it from worker threa
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import threading
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
 
+from api.answers import detections
 from api.errors import ApiError
 from api.tracks import TrackBook
-from cluster.errors import ModelError, OnepassError, RunError, SnapshotError, WorkError
-from index.snapshot import Hits, Snapshot
+from cluster.errors import ModelError, RunError
+from index.snapshot import Snapshot
 from index.tracks import read_tracks
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
@@ -40,16 +43,41 @@ class Holdings:
         self._embedder_lock = threading.Lock()
 
     @classmethod
-    def open(cls, index: Path) -> Holdings:
+    def open(cls, index: Path, *, before: Holdings | None = None) -> Holdings:
         """Open the index's current snapshot and see one search of it answer.
+
+        Args:
+            index: an index folder.
+            before: what was served until now; what it has loaded that still holds is kept, and
+                what it has loaded that does not is loaded anew, so that no client waits for it.
 
         Raises:
             SnapshotError: there is no index there, or it is damaged.
         """
         snapshot = Snapshot.open(index)
         # By id, so that the ids are sorted now and not while the first client waits.
-        snapshot.neighbours(snapshot.rows["detection_id"][0].as_py(), 1)
-        return cls(snapshot)
+        snapshot.neighbours(str(snapshot.columns(np.array([0]))["detection_id"][0]), 1)
+        opened = cls(snapshot)
+        if before is not None:
+            if before.snapshot.manifest.model == snapshot.manifest.model:
+                opened._embedder = before._embedder
+            if before._tracks is not None:
+                with contextlib.suppress(ApiError):  # the runs of now were not linked
+                    opened.tracks()
+        return opened
+
+    @property
+    def version(self) -> str:
+        """The snapshot's version."""
+        return self.snapshot.manifest.version
+
+    def unknown(self, detection_id: str, at: str = "") -> ApiError:
+        """404 for an id that is not in this snapshot; ``at`` says where it was given."""
+        return ApiError(
+            404,
+            "detection_not_found",
+            f"{at}no detection {detection_id[:100]!r} in snapshot {self.version} of this index",
+        )
 
     def row_of(self, detection_id: str) -> int:
         """The row of a detection.
@@ -57,62 +85,17 @@ class Holdings:
         Raises:
             ApiError: 404, it is not in this snapshot.
         """
-        try:
-            return self.snapshot.row_of(detection_id)
-        except SnapshotError:
-            version = self.snapshot.manifest.version
-            raise ApiError(
-                404,
-                "detection_not_found",
-                f"no detection {detection_id[:100]!r} in snapshot {version} of this index",
-            ) from None
-
-    def detection(self, row: int) -> dict[str, Any]:
-        """The columns of one row."""
-        found: dict[str, Any] = self.snapshot.rows.slice(row, 1).to_pylist()[0]
-        return found
-
-    def detections(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The columns of ``rows``, in their order."""
-        # Not rows.take: on a large index it joins whole columns first.
-        return [self.detection(row) for row in rows.tolist()]
-
-    def search(self, vector: np.ndarray, k: int, *, exact: bool) -> Hits:
-        """The ``k`` rows nearest to one vector.
-
-        Raises:
-            ApiError: 422, the vector is not one of this index's.
-        """
-        dim = self.snapshot.manifest.dim
-        if vector.shape != (dim,):
-            raise ApiError(
-                422, "invalid_vector", f"the vector has {vector.size} numbers, this index has {dim}"
-            )
-        if not np.isfinite(vector).all():
-            raise ApiError(422, "invalid_vector", "the vector has numbers that are not finite")
-        if not vector.any():
-            raise ApiError(422, "invalid_vector", "the vector is all zeros and points nowhere")
-        # Requests already run side by side, one worker thread each. FAISS's own threads on top
-        # of that wait for each other. OpenMP keeps this per thread, so it is set where it counts.
-        faiss.omp_set_num_threads(1)
-        return self.snapshot.search(vector[None], k, exact=exact)
-
-    def neighbours(self, row: int, k: int, *, exact: bool) -> Hits:
-        """The ``k`` rows nearest to a row, itself left out."""
-        found = self.search(self.snapshot.vector(row), k + 1, exact=exact)
-        # An approximate search may miss the row itself: then the farthest hit is the one over.
-        keep = np.flatnonzero(found.rows[0] != row)[:k]
-        return Hits(rows=found.rows[:, keep], scores=found.scores[:, keep])
+        row = int(self.snapshot.rows_of([detection_id])[0])
+        if row < 0:
+            raise self.unknown(detection_id)
+        return row
 
     def known(self, detection_ids: list[str]) -> list[dict[str, Any] | None]:
-        """The columns of each detection, or None where the snapshot does not hold it."""
-        found: list[dict[str, Any] | None] = []
-        for detection_id in detection_ids:
-            try:
-                found.append(self.detection(self.snapshot.row_of(detection_id)))
-            except SnapshotError:
-                found.append(None)
-        return found
+        """The fields of each detection, or None where the snapshot does not hold it."""
+        rows = self.snapshot.rows_of(detection_ids)
+        there = rows >= 0
+        fields = iter(detections(self.snapshot.columns(rows[there])))
+        return [next(fields) if here else None for here in there.tolist()]
 
     def tracks(self) -> TrackBook:
         """The tracks of all the snapshot's runs that were linked; read once.
@@ -143,12 +126,14 @@ class Holdings:
             )
         return TrackBook(pa.concat_tables(parts).combine_chunks())
 
-    def embed(self, image: bytes) -> Embedded:
+    def embed(self, image: bytes, *, max_pixels: int) -> Embedded:
         """Class and embedding of an image, from the model the snapshot was made with.
 
         Raises:
-            ApiError: 422, not an image; 503, the model cannot be loaded on this machine.
+            ApiError: 422, not an image, or one of more than ``max_pixels``; 503, the model
+                cannot be loaded on this machine.
         """
+        _check_pixels(image, max_pixels)
         embedder = self._load_embedder()
         from pipelines.images import ImageError
 
@@ -177,38 +162,20 @@ class Holdings:
             return self._embedder
 
 
-class Service:
-    """Opens the holdings while the server already answers ``/livez``."""
-
-    def __init__(self, index: Path, *, on_failure: Callable[[OnepassError], None]) -> None:
-        self.index = index
-        self._on_failure = on_failure
-        self._holdings: Holdings | None = None
-        self._failed = False
-
-    @property
-    def holdings(self) -> Holdings:
-        """What is served.
-
-        Raises:
-            ApiError: 503, it is not open, or not yet.
-        """
-        if self._failed:
-            raise ApiError(503, "not_ready", "the index cannot be opened; the log says why")
-        if self._holdings is None:
-            raise ApiError(
-                503, "not_ready", "the index is still being opened; ask again when /readyz says ok"
-            )
-        return self._holdings
-
-    def load(self) -> None:
-        """Open the index; a failure is told to ``on_failure``, since nobody awaits this."""
+def _check_pixels(image: bytes, most: int) -> None:
+    """Refuse by the size that the header states: a small file can decode to gigabytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, higher bound
         try:
-            self._holdings = Holdings.open(self.index)
-        except OnepassError as error:
-            self._failed = True
-            self._on_failure(error)
-        except Exception as error:
-            logger.exception("the index cannot be opened")
-            self._failed = True
-            self._on_failure(WorkError(f"{self.index} cannot be opened: {error}"))
+            with Image.open(io.BytesIO(image)) as header:
+                width, height = header.size
+        except Image.DecompressionBombError:
+            width = height = most  # far past any bound that makes sense here
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+            return  # the decoder says what is wrong with it
+    if width * height > most:
+        raise ApiError(
+            422,
+            "image_too_large",
+            f"the image has more than this server's {most} pixels; send it smaller",
+        )

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import numpy as np
 from fastapi import APIRouter, Query
 
+from api.answers import detections
 from api.catalog import facets, selection
 from api.errors import ApiError, error_responses
-from api.routes.common import Held, detection_fields
+from api.routes.common import Held
 from api.routes.detections import DetectionId
 from api.routes.tracks import MAX_OFFSET, MAX_PAGE, track
 from api.schemas import Detection, TrackDetail
@@ -46,13 +47,13 @@ def browse(
         rows = selection(held.snapshot, where)
     except FilterError as error:
         raise ApiError(422, "invalid_filter", str(error)) from None
-    page = held.snapshot.records(rows[offset : offset + limit])
+    page = detections(held.snapshot.columns(rows[offset : offset + limit]))
     return DetectionPage(
         snapshot=held.snapshot.manifest.version,
         total=len(rows),
         limit=limit,
         offset=offset,
-        detections=[Detection(**detection_fields(row)) for row in page],
+        detections=[Detection(**fields) for fields in page],
     )
 
 

@@ -1,62 +1,100 @@
-"""What several routes share: reaching the holdings, and turning rows into answers."""
+"""What several routes share: reaching what is served, and checking queries before they wait."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
+import numpy as np
 from anyio import CapacityLimiter
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from numpy.typing import NDArray
 
-from api.schemas import Hit, SearchAnswer
-from api.state import Holdings, Service
-from index.snapshot import Hits
+from api.answers import detections
+from api.batching import Batcher, Search
+from api.errors import ApiError
+from api.limits import Limits
+from api.observe import SNAPSHOT
+from api.service import Service
+from api.state import Holdings
+from index.filters import Filter
 
-_BOX = ("x1", "y1", "x2", "y2")
+
+def held_of(request: Request) -> Holdings:
+    """What is served now.
+
+    Raises:
+        ApiError: 503, nothing yet.
+    """
+    service: Service = request.app.state.service
+    held = service.holdings()
+    request.scope[SNAPSHOT] = held.version
+    return held
+
+
+def limits_of(request: Request) -> Limits:
+    """The bounds of this server."""
+    limits: Limits = request.app.state.limits
+    return limits
+
+
+async def ask(request: Request, search: Search) -> Response:
+    """Have a search answered, and note which snapshot did for the log."""
+    batcher: Batcher = request.app.state.batcher
+    answer = await batcher.search(search)
+    request.scope[SNAPSHOT] = answer.snapshot
+    return Response(answer.body, media_type="application/json")
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
 
 
 async def _holdings(request: Request) -> Holdings:
-    service: Service = request.app.state.service
-    return service.holdings
+    return held_of(request)
 
 
-async def _forward_turn(request: Request) -> CapacityLimiter:
-    turn: CapacityLimiter = request.app.state.forward_turn
+async def _crop_turn(request: Request) -> CapacityLimiter:
+    turn: CapacityLimiter = request.app.state.crop_turn
     return turn
 
 
+Serving = Annotated[Service, Depends(_service)]
 Held = Annotated[Holdings, Depends(_holdings)]
-ForwardTurn = Annotated[CapacityLimiter, Depends(_forward_turn)]
+CropTurn = Annotated[CapacityLimiter, Depends(_crop_turn)]
 
 
-def detection_fields(row: dict[str, Any]) -> dict[str, Any]:
+def detection_fields(held: Holdings, row: int) -> dict[str, Any]:
     """A row of the index as the fields of ``Detection``, without any folder of the server."""
-    box = tuple(row[name] for name in _BOX)
-    return {
-        "detection_id": row["detection_id"],
-        "label": row["label"],
-        "label_score": row["score"],
-        "image": PurePosixPath(row["image"]).name,
-        "box": None if None in box else box,
-        "sequence": row["sequence"],
-        "frame": row["frame"],
-        "timestamp": row["timestamp"],
-    }
+    return detections(held.snapshot.columns(np.array([row])))[0]
 
 
-def search_answer(held: Holdings, hits: Hits, k: int, *, include_features: bool) -> SearchAnswer:
-    """Hits of one query as an answer."""
-    rows, scores = hits.rows[0], hits.scores[0].tolist()
-    features = held.snapshot.vectors(rows).tolist() if include_features else [None] * len(rows)
-    manifest = held.snapshot.manifest
-    return SearchAnswer(
-        snapshot=manifest.version,
-        metric=manifest.metric,
-        k=k,
-        hits=[
-            Hit(rank=rank, score=score, features=vector, **detection_fields(fields))
-            for rank, (fields, score, vector) in enumerate(
-                zip(held.detections(rows), scores, features, strict=True), start=1
+def filter_of(where: str | None, ids: list[str] | None = None) -> Filter | None:
+    """The filter of a request; None if it asks for all rows."""
+    if where is None and ids is None:
+        return None
+    return Filter(where=where, ids=None if ids is None else frozenset(ids))
+
+
+def usable(vectors: NDArray[np.float32], at: str = "") -> NDArray[np.float32]:
+    """Vectors [Q, D] or one [D], if each points somewhere.
+
+    Raises:
+        ApiError: 422, one is zero or not finite.
+    """
+    # One sum finds the rare bad one; which it is matters only then.
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.abs(vectors).sum(axis=-1, dtype=np.float64)
+    if np.all((size > 0) & np.isfinite(size)):
+        return vectors
+    for number, vector in enumerate(np.atleast_2d(vectors)):
+        where = f"query {number}: " if vectors.ndim > 1 else at
+        if not np.isfinite(vector).all():
+            raise ApiError(
+                422, "invalid_vector", f"{where}the vector has numbers that are not finite"
             )
-        ],
-    )
+        if not vector.any():
+            raise ApiError(
+                422, "invalid_vector", f"{where}the vector is all zeros and points nowhere"
+            )
+    raise AssertionError("a finite vector that is not zero has a finite size above zero")

@@ -12,12 +12,16 @@ import io
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+import anyio
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
 
+from api.answers import search_body
+from api.batching import Search
 from api.errors import ApiError, error_responses
-from api.routes.common import Held, detection_fields, search_answer
-from api.schemas import DEFAULT_K, MAX_K, Detection, SearchAnswer
+from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, held_of, limits_of
+from api.schemas import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
 from api.state import Holdings
 
 JPEG_QUALITY = 90
@@ -33,16 +37,27 @@ DetectionId = Annotated[
 @router.get(
     "/{detection_id:path}/neighbours",
     summary="Nearest detections to a detection",
-    responses=error_responses(404, 422, 503),
+    response_model=SearchAnswer,
+    responses=error_responses(404, 422, 429, 503),
 )
-def neighbours(
-    held: Held,
+async def neighbours(
+    request: Request,
     detection_id: DetectionId,
     k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
-) -> SearchAnswer:
+    where: Annotated[str | None, Query(description=WHERE)] = None,
+) -> Response:
     """The detection itself is left out."""
-    hits = held.neighbours(held.row_of(detection_id), k, exact=False)
-    return search_answer(held, hits, k, include_features=False)
+    held_of(request)
+    limits_of(request).check_k(k)
+    return await ask(
+        request,
+        Search(
+            [detection_id],
+            k,
+            lambda found, place: search_body(found, place, k),
+            chosen=filter_of(where),
+        ),
+    )
 
 
 @router.get(
@@ -54,10 +69,10 @@ def neighbours(
         **error_responses(404, 422, 503),
     },
 )
-def image(held: Held, detection_id: DetectionId) -> Response:
+async def image(held: Held, turn: CropTurn, detection_id: DetectionId) -> Response:
     """Cut out exactly as the network saw it before resizing."""
-    row = held.row_of(detection_id)
-    return Response(_crop(held, row), media_type="image/jpeg")
+    crop = await anyio.to_thread.run_sync(_crop, held, detection_id, limiter=turn)
+    return Response(crop, media_type="image/jpeg")
 
 
 @router.get(
@@ -67,22 +82,22 @@ def image(held: Held, detection_id: DetectionId) -> Response:
 )
 def detection(held: Held, detection_id: DetectionId) -> Detection:
     """What the index knows of it."""
-    row = held.row_of(detection_id)
-    return Detection(**detection_fields(held.detection(row)))
+    return Detection(**detection_fields(held, held.row_of(detection_id)))
 
 
-def _crop(held: Holdings, row: int) -> bytes:
+def _crop(held: Holdings, detection_id: str) -> bytes:
     # torch takes seconds to import, and a server that is only searched never needs it
     from PIL import Image
 
     from pipelines.images import ImageError, cut
     from pipelines.video.frames import open_image
 
-    fields = held.detection(row)
-    name = detection_fields(fields)["image"]
+    row = held.row_of(detection_id)
+    columns = held.snapshot.columns(np.array([row]))
+    name = columns["image"][0].rsplit("/", 1)[-1]
     try:
         pixels = open_image(Path(), str(held.snapshot.image_path(row))).pixels
-        part = cut(pixels, tuple(fields[corner] for corner in ("x1", "y1", "x2", "y2")))
+        part = cut(pixels, tuple(columns[corner][0] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":
             raise ApiError(

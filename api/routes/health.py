@@ -1,14 +1,13 @@
-"""Alive, ready, and what is being served."""
+"""Alive, ready, and how it is going: for probes, load balancers and Prometheus."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from fastapi import APIRouter, Request, Response
 
-from fastapi import APIRouter
-
-from api.errors import error_responses
-from api.routes.common import Held
-from api.schemas import Health, IndexSummary, ModelSummary, Recall
+from api.errors import ApiError, error_responses
+from api.metrics import CONTENT_TYPE, Metrics
+from api.routes.common import Serving
+from api.schemas import Health
 
 router = APIRouter()
 
@@ -25,38 +24,22 @@ async def livez() -> Health:
     tags=["health"],
     responses=error_responses(503),
 )
-async def readyz(_: Held) -> Health:
-    """503 until then."""
+async def readyz(serving: Serving) -> Health:
+    """503 until then, and again from the moment the server is told to stop."""
+    if serving.draining:
+        raise ApiError(503, "stopping", "this server was told to stop; ask another")
+    serving.holdings()
     return Health(status="ok")
 
 
 @router.get(
-    "/v1/index",
-    summary="The snapshot and the model behind it",
-    tags=["index"],
-    responses=error_responses(503),
+    "/metrics",
+    summary="Counters for Prometheus",
+    tags=["health"],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}},
 )
-async def index(held: Held) -> IndexSummary:
-    """Two services with one `fingerprint` give comparable embeddings."""
-    manifest = held.snapshot.manifest
-    model = manifest.model
-    return IndexSummary(
-        version=manifest.version,
-        metric=manifest.metric,
-        factory=manifest.factory,
-        rows=manifest.rows,
-        dim=manifest.dim,
-        recall=Recall(
-            k=manifest.recall.k, target=manifest.recall.target, measured=manifest.recall.measured
-        ),
-        fingerprint=manifest.fingerprint,
-        runs=[PurePath(run.path).name for run in manifest.runs],
-        model=ModelSummary(
-            spec=model.request.spec,
-            weights_sha256=model.weights_sha256,
-            num_classes=model.num_classes,
-            feature_dim=model.feature_dim,
-            feature_kind=model.feature_kind,
-            preprocess=model.preprocess,
-        ),
-    )
+async def metrics(request: Request) -> Response:
+    """Requests and their latency by route, queue, batches, snapshot, reloads."""
+    counters: Metrics = request.app.state.metrics
+    return Response(counters.text(), media_type=CONTENT_TYPE)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.errors import ApiError, error_responses
-from api.routes.common import Held, detection_fields
+from api.routes.common import Held
 from api.schemas import Detection, Track, TrackDetail, TrackList, TrackStep
 
 MAX_PAGE = 1000
@@ -61,7 +61,7 @@ def track(
         detections=[
             TrackStep(
                 **{name: step[name] for name in TrackStep.model_fields if name in step},
-                detection=None if row is None else Detection(**detection_fields(row)),
+                detection=None if row is None else Detection(**row),
             )
             for step, row in zip(steps, known, strict=True)
         ],

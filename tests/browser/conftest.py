@@ -24,7 +24,7 @@ from index.tracks import link_run
 from pipelines.backbones import examine
 from pipelines.embed import Embedded, Embedder
 from pipelines.facts import ModelRequest
-from tests.integration.test_api import draw, serving
+from tests.integration.api.world import draw, serving
 from tests.pictures import drawn
 from tests.runs import write_run
 

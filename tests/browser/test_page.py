@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
 from tests.browser.conftest import EVIL, MEADOW, ODD_ID, QUOTED, WAIT_MS, Opened, World
-from tests.integration.test_api import serving
+from tests.integration.api.world import serving
 
 expect.set_options(timeout=WAIT_MS)
 
@@ -145,6 +145,22 @@ def test_neighbours_equal_brute_force(
     page.wait_for_url("**exact=1*")
     counted(page, "12 neighbours, nearest first, by cosine similarity")
     assert cards(page) == list(expected)[:12]
+
+
+def test_neighbours_may_be_filtered(open_page: Open, service: str, world: World) -> None:
+    page = open_page(service + "/#/search?id=m-3")
+    counted(page, "24 neighbours, nearest first, by cosine similarity")
+    page.get_by_label("Sequence").select_option("trap")
+    trap = world.near("m-3", 24, sequence="trap")
+    counted(page, f"{len(trap)} neighbours, nearest first, by cosine similarity")
+    assert cards(page) == list(trap)
+    page.goto(service + "/#/search")
+    page.set_input_files("input[type=file]", world.picture)
+    check_upload(page, world)
+    page.get_by_label("Sequence").select_option("trap")
+    trap = world.nearest(world.upload().embedding, 24, sequence="trap")
+    counted(page, f"{len(trap)} neighbours, nearest first, by cosine similarity")
+    assert cards(page) == list(trap)
 
 
 def check_upload(page: Page, world: World) -> None:

@@ -19,7 +19,7 @@ from pipelines.extract import Options, extract
 from pipelines.facts import ModelRequest, Reading
 from pipelines.images import fit
 from pipelines.video.container import VideoFile
-from tests.integration.test_api import serving
+from tests.integration.api.world import serving
 from tests.videos import broken, number_of, numbered, write_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]

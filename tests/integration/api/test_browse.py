@@ -14,7 +14,7 @@ import pytest
 from api.app import create_app
 from index.build import build_index
 from index.tracks import link_run
-from tests.integration.test_api import detection_url, serving, told
+from tests.integration.api.world import detection_url, serving, told
 from tests.runs import write_run
 
 ROWS = 30
@@ -150,7 +150,7 @@ def test_the_page_and_all_that_it_names(client: httpx.Client) -> None:
         named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', part.text)]
         again = client.get("/" + url, headers={"if-none-match": part.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-    folder = Path(__file__).parents[2] / "api" / "page"
+    folder = Path(__file__).parents[3] / "api" / "page"
     assert seen == {f"page/{file.name}" for file in folder.iterdir()} - {"page/index.html"}
     for name in ("nothing.js", "..%2fapp.py", "%2e%2e%2fapp.py"):
         assert told(client.get("/page/" + name), 404)[0] == "not_found"

@@ -1,0 +1,71 @@
+"""What is being served, and a look whether something newer should be."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import PurePath
+
+from fastapi import APIRouter
+
+from api.errors import ApiError, error_responses
+from api.routes.common import Held, Serving
+from api.schemas import IndexSummary, ModelSummary, Recall, Reloaded
+from cluster.errors import OnepassError
+from index.snapshot import list_versions
+
+logger = logging.getLogger("onepass.api")
+
+router = APIRouter(prefix="/v1/index", tags=["index"])
+
+
+@router.get(
+    "",
+    summary="The snapshot and the model behind it",
+    responses=error_responses(503),
+)
+def index(held: Held, serving: Serving) -> IndexSummary:
+    """Two services with one `fingerprint` give comparable embeddings."""
+    manifest = held.snapshot.manifest
+    model = manifest.model
+    assert serving.since is not None
+    return IndexSummary(
+        version=manifest.version,
+        versions=list_versions(serving.index),
+        since=serving.since,
+        metric=manifest.metric,
+        factory=manifest.factory,
+        rows=manifest.rows,
+        dim=manifest.dim,
+        recall=Recall(
+            k=manifest.recall.k, target=manifest.recall.target, measured=manifest.recall.measured
+        ),
+        fingerprint=manifest.fingerprint,
+        runs=[PurePath(run.path).name for run in manifest.runs],
+        model=ModelSummary(
+            spec=model.request.spec,
+            weights_sha256=model.weights_sha256,
+            num_classes=model.num_classes,
+            feature_dim=model.feature_dim,
+            feature_kind=model.feature_kind,
+            preprocess=model.preprocess,
+        ),
+    )
+
+
+@router.post(
+    "/reload",
+    summary="Serve the version that CURRENT names, now",
+    responses=error_responses(503),
+)
+async def reload(serving: Serving) -> Reloaded:
+    """Within a second or two the server does so by itself; this waits until it has.
+
+    A version that does not open is a 503 that says why, and what was served is served on.
+    """
+    try:
+        done = await serving.reload()
+    except OnepassError as error:
+        logger.error("reload: %s", error)
+        raise ApiError(503, "reload_failed", serving.without_paths(error)) from None
+    return Reloaded(**asdict(done))

@@ -1,0 +1,74 @@
+"""API keys: asked for under /v1 and nowhere else, never shown."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from api.app import create_app
+from api.client import Client, ServiceError
+from api.keys import read_keys
+from cluster.errors import InputError
+from tests.integration.api.world import World, serving, told
+
+
+def test_only_known_keys_reach_what_is_under_v1(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# of the web page\nfirst-key\n\n  second-key  \n")
+    file.chmod(0o600)
+    with (
+        caplog.at_level(logging.DEBUG),
+        serving(create_app(world.index, api_keys=read_keys(file))) as http,
+    ):
+        url = str(http.base_url)
+        for open_to_all in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
+            assert http.get(open_to_all).status_code == 200
+        for path in ("/v1/index", "/v1/detections/a-0", "/v1/tracks", "/v1/nothing"):
+            for headers in ({}, {"x-api-key": "guess"}, {"x-api-key": ""}, {"x-api-key": "é"}):
+                sent = {name: value.encode("latin-1") for name, value in headers.items()}
+                refused = http.get(path, headers=sent)
+                assert told(refused, 401)[0] == "unauthorised"
+                assert "X-API-Key" in refused.headers["www-authenticate"]
+                assert "guess" not in refused.text
+        assert told(http.post("/v1/index/reload"), 401)[0] == "unauthorised"
+        for key in ("first-key", "second-key"):
+            with Client(url, api_key=key) as client:
+                assert client.search("a-0").hits
+        for key in ("first-ke", "first-key2", "# of the web page"):
+            with Client(url, api_key=key) as client, pytest.raises(ServiceError) as caught:
+                client.search("a-0")
+            assert (caught.value.status, caught.value.code) == (401, "unauthorised")
+        assert 'onepass_rejected_requests_total{reason="key"} 20.0' in http.get("/metrics").text
+    assert "first-key" not in caplog.text
+    assert "guess" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("", "holds no key"), ("# none\n\n", "holds no key"), ("a\nb c\n", "line 2"), ("é", "line 1")],
+)
+def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(content)
+    with pytest.raises(InputError, match=says):
+        read_keys(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_keys(tmp_path / "missing")
+
+
+def test_a_file_that_others_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("secret\n")
+    for mode, warnings in ((0o600, 0), (0o644, 1)):
+        caplog.clear()
+        file.chmod(mode)
+        assert read_keys(file) == {b"secret"}
+        assert len(caplog.records) == warnings
+    assert "chmod 600" in caplog.text
+    assert "secret" not in caplog.text

@@ -1,0 +1,130 @@
+"""Bounds: bodies, pixels, k, batches, ids, answers, uploads that wait."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from PIL import Image
+
+from api.app import create_app
+from api.limits import Limits
+from api.state import Holdings
+from cluster.errors import InputError
+from tests.integration.api.world import JSON, World, serving, told
+
+
+def test_a_large_body_is_refused(world: World) -> None:
+    with serving(create_app(world.index, limits=Limits(body_bytes=5000))) as http:
+        big = b"x" * 6000
+        assert told(http.post("/v1/search/image", files={"image": big}), 413)[0] == "too_large"
+        form = {"content-type": "multipart/form-data; boundary=b"}
+        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+        for url, headers, start in (("", JSON, b'"'), ("/image", form, head)):
+            parts = iter([start, *[big[:1500]] * 4])  # sent in chunks, with no length declared
+            response = http.post("/v1/search" + url, content=parts, headers=headers)
+            code, message = told(response, 413)
+            assert (code, "5000 bytes" in message) == ("too_large", True)
+        assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
+        assert 'onepass_rejected_requests_total{reason="body"} 3.0' in http.get("/metrics").text
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of some kilobytes that decodes to ``side`` squared pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    pack = zlib.compressobj(9)
+    rows = b"".join(pack.compress(bytes(side + 1)) for _ in range(min(side, 200)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", rows + pack.flush()), chunk(b"IEND", b"")]
+    )
+
+
+def test_a_decompression_bomb_is_not_decoded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(*_: object) -> None:
+        raise AssertionError("it was decoded")
+
+    with serving(create_app(world.index)) as http:
+        monkeypatch.setattr(Holdings, "_load_embedder", decoded)
+        for side in (9000, 40_000, 300_000):
+            data = bomb(side)
+            assert len(data) < 200_000
+            code, message = told(http.post("/v1/search/image", files={"image": data}), 422)
+            assert (code, "60000000 pixels" in message) == ("image_too_large", True)
+
+
+def test_an_image_within_the_bound_is_embedded(world: World) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 200), (9, 90, 9)).save(picture, "PNG")
+    for pixels, status in ((60_000, 200), (59_999, 422)):
+        with serving(create_app(world.index, limits=Limits(pixels=pixels))) as http:
+            files = {"image": picture.getvalue()}
+            assert http.post("/v1/search/image", files=files).status_code == status
+
+
+def test_a_server_may_allow_less(world: World) -> None:
+    limits = Limits(k=20, batch=3, ids=2, hits=30, numbers=500)
+    query = {"detection_id": "a-0"}
+    with serving(create_app(world.index, limits=limits)) as http:
+
+        def says(body: dict[str, object], tail: str = "") -> str:
+            code, message = told(http.post("/v1/search" + tail, json=body), 422)
+            assert code == "over_limit"
+            return message
+
+        assert "up to 20" in says(query | {"k": 21})
+        assert "up to 2" in says(query | {"ids": ["a", "b", "c"]})
+        assert "up to 3" in says({"queries": [query] * 4}, "/batch")
+        assert "33 hits" in says({"queries": [query] * 3, "k": 11}, "/batch")
+        assert "16 vectors of 32 numbers" in says(query | {"k": 16, "include_features": True})
+        code, _ = told(http.get("/v1/detections/a-0/neighbours?k=21"), 422)
+        assert code == "over_limit"
+        assert http.post("/v1/search", json=query | {"k": 20}).status_code == 200
+        batch = {"queries": [query] * 3, "k": 10}
+        assert http.post("/v1/search/batch", json=batch).status_code == 200
+
+
+@pytest.mark.parametrize("given", [{"k": 0}, {"k": 1001}, {"batch": 257}, {"body_bytes": -1}])
+def test_limits_beyond_the_document_are_refused(given: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(given))):
+        Limits(**given)
+
+
+def test_uploads_wait_in_a_bounded_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+    really = Holdings.embed
+
+    def slowly(self: Holdings, image: bytes, *, max_pixels: int) -> object:
+        under_way.set()
+        assert go_on.wait(60)
+        return really(self, image, max_pixels=max_pixels)
+
+    monkeypatch.setattr(Holdings, "embed", slowly)
+    data = (world.images / world.names[0]).read_bytes()
+
+    def upload(http: httpx.Client) -> httpx.Response:
+        return http.post("/v1/search/image", files={"image": data})
+
+    with (
+        serving(create_app(world.index, limits=Limits(waiting_uploads=1))) as http,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = pool.submit(upload, http)
+        assert under_way.wait(60)
+        refused = upload(http)
+        assert told(refused, 429)[0] == "too_busy"
+        assert refused.headers["retry-after"] == "1"
+        # Searches go on meanwhile.
+        assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
+        go_on.set()
+        assert first.result().status_code == 200
+        assert upload(http).status_code == 200

@@ -1,0 +1,104 @@
+"""Log lines, request ids and metrics: what an operator sees of a request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import pytest
+
+from api.app import create_app
+from api.logs import JsonLines, PlainLines
+from api.state import Holdings
+from tests.integration.api.world import ODD_ID, World, detection_url, serving, told
+
+
+def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, object]]:
+    """Records of one logger as the JSON they are written as."""
+    form = JsonLines()
+    return [json.loads(form.format(record)) for record in caplog.records if record.name == logger]
+
+
+def test_every_request_is_one_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO, "onepass.api.access"),
+        serving(create_app(world.index)) as http,
+    ):
+        caplog.clear()
+        name = {"x-request-id": "job-1"}
+        http.get(detection_url(ODD_ID) + "/neighbours?k=3", headers=name)
+        http.post("/v1/search", json={"detection_id": "nobody"}, headers=name)
+        http.get("/wp-login.php", headers=name)
+        http.get("/livez")
+    # A line is written once its answer is out, so those of the probe before may come late.
+    written = lines(caplog, "onepass.api.access")
+    found = [one for one in written if one["route"] != "/readyz"]
+    assert [(one["method"], one["route"], one["status"], one["snapshot"]) for one in found] == [
+        ("GET", "/v1/detections/{detection_id}/neighbours", 200, "v0001"),
+        ("POST", "/v1/search", 404, "v0001"),
+        ("GET", "-", 404, None),
+        ("GET", "/livez", 200, None),
+    ]
+    for one in found:
+        assert set(one) == {
+            *("time", "level", "logger", "message"),
+            *("request_id", "method", "route", "status", "ms", "snapshot"),
+        }
+        assert one["level"] == "info"
+        assert isinstance(one["ms"], float)
+        assert 0 < one["ms"] < 60_000
+    assert [one["request_id"] for one in found[:3]] == ["job-1"] * 3
+
+
+def test_the_unexpected_is_logged_and_not_shown(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/folder")
+
+    with caplog.at_level(logging.ERROR), serving(create_app(world.index)) as http:
+        monkeypatch.setattr(Holdings, "row_of", broken)
+        response = http.get("/v1/detections/a-0")
+    assert told(response, 500)[0] == "internal"
+    assert "secret" not in response.text
+    (line,) = lines(caplog, "onepass.api")
+    assert (line["level"], line["request_id"]) == ("error", response.headers["x-request-id"])
+    assert "RuntimeError: /secret/folder" in str(line["traceback"])
+    (access,) = lines(caplog, "onepass.api.access")
+    assert (access["level"], access["status"]) == ("error", 500)
+
+
+def test_metrics_count_by_route_and_not_by_id(world: World) -> None:
+    with serving(create_app(world.index)) as http, serving(create_app(world.index)) as other:
+        for row in range(6, 10):
+            http.get(f"/v1/detections/a-{row}")
+        http.get("/v1/detections/nobody")
+        http.get("/wp-login.php")
+        http.request("BREW", "/v1/index")
+        text = http.get("/metrics").text
+        route = 'method="GET",route="/v1/detections/{detection_id}"'
+        assert f'onepass_request_seconds_count{{{route},status="200"}} 4.0' in text
+        assert f'onepass_request_seconds_count{{{route},status="404"}} 1.0' in text
+        assert "wp-login" not in text
+        assert "BREW" not in text
+        assert 'onepass_snapshot_info{version="v0001"} 1.0' in text
+        assert f"onepass_rows {float(len(world.all_ids))}" in text
+        assert "onepass_queue_depth 0.0" in text
+        assert "process_resident_memory_bytes" in text
+        assert http.get("/metrics").headers["content-type"].startswith("text/plain")
+        # Each application counts for itself.
+        assert "/v1/detections/{detection_id}" not in other.get("/metrics").text
+
+
+def test_lines_for_people_say_the_same() -> None:
+    record = logging.LogRecord("onepass.api", logging.INFO, __file__, 1, "a %s", ("word",), None)
+    record.fields = {"status": 200, "snapshot": None}
+    assert PlainLines().format(record) == "INFO: a word status=200"
+    try:
+        raise ValueError("line one\nline two")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert "line one\nline two" in json.loads(line)["traceback"]

@@ -1,0 +1,153 @@
+"""The OpenAPI document: the same as agreed, and true.
+
+It is a golden file; ``python -m tests.integration.api.test_openapi`` writes it anew. Requests
+made from it at random must get answers that it describes; ``ONEPASS_CASES`` says how many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.app import create_app
+from tests.integration.api.world import World, serving
+
+GOLDEN = Path(__file__).with_name("openapi.json")
+CASES = int(os.environ.get("ONEPASS_CASES", "300"))
+KEY = "for-the-fuzzer"
+
+
+def openapi() -> dict[str, Any]:
+    document = create_app(Path("index")).openapi()
+    document["info"]["version"] = "0"  # the package's own version is not part of the contract
+    return document
+
+
+def test_the_document_is_the_golden_one() -> None:
+    assert openapi() == json.loads(GOLDEN.read_text()), (
+        "the API's contract changed; if that is meant, write it anew with "
+        "'python -m tests.integration.api.test_openapi' and look at the difference"
+    )
+
+
+def test_examples_fit_their_models() -> None:
+    from pydantic import BaseModel
+
+    from api import schemas
+
+    models = [
+        model
+        for model in vars(schemas).values()
+        if isinstance(model, type) and issubclass(model, BaseModel)
+    ]
+    shown = 0
+    for model in models:
+        extra = model.model_config.get("json_schema_extra")
+        for example in extra.get("examples", []) if isinstance(extra, dict) else []:
+            model.model_validate(example)
+            shown += 1
+    assert shown >= 12
+
+
+def test_everything_under_v1_asks_for_a_key() -> None:
+    document = openapi()
+    assert document["components"]["securitySchemes"]["ApiKey"]["name"] == "X-API-Key"
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert ("401" in operation["responses"]) is path.startswith("/v1/")
+            assert ("security" in operation) is path.startswith("/v1/")
+
+
+@pytest.fixture
+def base_url(world: World) -> Iterator[str]:
+    """A server that asks for a key, so that being asked is tested as well."""
+    app = create_app(world.index, api_keys=frozenset({KEY.encode()}))
+    with serving(app) as http:
+        yield str(http.base_url)
+
+
+@pytest.mark.timeout(1800)
+def test_random_requests_get_described_answers(base_url: str, world: World) -> None:
+    schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
+    checks = [
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_headers_conformance,
+        response_schema_conformance,
+    ]
+    operations = [one.ok() for one in schema.get_all_operations()]
+    assert len(operations) >= 13
+    seen: Counter[int] = Counter()
+    # Ids that exist and filters that parse reach what random text never would.
+    known = st.sampled_from(["a-0", "b-3", *world.all_ids[:4]])
+    wheres = st.sampled_from(["label = 'class 1'", "score > 0.6", "frame < 3 AND x1 > 5"])
+    with httpx.Client(base_url=base_url, timeout=60) as http:
+        for operation in operations:
+
+            @settings(
+                max_examples=max(2, CASES // len(operations)),
+                deadline=None,
+                database=None,
+                derandomize=True,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(
+                case=operation.as_strategy(),
+                sane=st.booleans(),
+                detection=known,
+                where=wheres,
+            )
+            def ask(case: Any, sane: bool, detection: str, where: str) -> None:
+                if sane:
+                    if "detection_id" in (case.path_parameters or {}):
+                        case.path_parameters["detection_id"] = detection
+                    if isinstance(case.body, dict) and "detection_id" in case.body:
+                        case.body |= {"detection_id": detection, "vector": None}
+                    if isinstance(case.body, dict) and "where" in case.body:
+                        case.body["where"] = where
+                case.headers = {**(case.headers or {}), "X-API-Key": KEY}
+                response = case.call(base_url=base_url, timeout=60)
+                seen[response.status_code] += 1
+                case.validate_response(response, checks=checks)
+                assert str(world.index.parent).encode() not in response.content
+
+            ask()
+        assert http.get("/readyz").status_code == 200
+    print("schemathesis:", sum(seen.values()), "cases,", dict(sorted(seen.items())))
+    assert sum(seen.values()) >= CASES // 2
+    assert seen[200] > sum(seen.values()) // 10
+    assert seen[401] == 0
+
+
+def test_asking_without_a_key_is_refused_everywhere(base_url: str) -> None:
+    schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
+    for one in schema.get_all_operations():
+        operation = one.ok()
+        guarded = operation.path.startswith("/v1/")
+        for headers in ({}, {"X-API-Key": "wrong"}):
+            path = operation.path.replace("{detection_id}", "a-0").replace("{track_id}", "x")
+            response = httpx.request(operation.method, f"{base_url}{path}", headers=headers)
+            assert (response.status_code == 401) is guarded
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(openapi(), indent=1, ensure_ascii=False) + "\n")

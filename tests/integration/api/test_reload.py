@@ -1,0 +1,249 @@
+"""Another snapshot takes the place of the one being served, and no request notices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from api import service
+from api.app import create_app
+from api.client import Client, ServiceError
+from api.state import Holdings
+from cluster.errors import OnepassError, SnapshotError
+from index.build import build_index
+from index.linking import LinkOptions
+from index.snapshot import Hits, Snapshot
+from index.tracks import link_run
+from pipelines.run import Run
+from tests.integration.api.world import World, serving, told, wait_until_ready
+from tests.runs import write_run
+
+DIM = 8
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    """Two runs of one model; ids of the second start with ``new``."""
+    made = []
+    for number, name in enumerate(("old", "new")):
+        vectors = np.random.default_rng(number).normal(size=(40, DIM)).astype(np.float32)
+        plan = {
+            "image": [f"{row}.jpg" for row in range(40)],
+            "detection_id": [f"{name}-{row}" for row in range(40)],
+        }
+        made.append(write_run(tmp_path / name, plan, vectors))
+    return made
+
+
+def build(runs: list[Run], out: Path) -> str:
+    return build_index([run.path for run in runs], out).manifest.version
+
+
+def spoil(index: Path, version: str) -> None:
+    """A version whose vectors are cut short, made the current one."""
+    bad = index / version
+    bad.mkdir()
+    good = index / "v0001"
+    for file in good.iterdir():
+        (bad / file.name).write_bytes(file.read_bytes())
+    with (bad / "vectors.faiss").open("r+b") as vectors:
+        vectors.truncate(100)
+    (index / "CURRENT").write_text(f"{version}\n")
+
+
+def test_a_reload_serves_what_current_names(runs: list[Run], tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+        since = client.index().since
+        assert build(runs, index) == "v0002"
+        done = client.reload()
+        assert (done.version, done.before) in (("v0002", "v0001"), ("v0002", "v0002"))
+        served = client.index()
+        assert (served.version, served.rows, served.versions) == ("v0002", 80, ["v0001", "v0002"])
+        assert served.since > since
+        assert client.search("new-3", 2).snapshot == "v0002"
+        (index / "CURRENT").write_text("v0001\n")  # as rolling back does
+        client.reload()
+        assert client.search("old-3", 2).snapshot == "v0001"
+        text = http.get("/metrics").text
+        assert 'onepass_snapshot_info{version="v0001"} 1.0' in text
+        assert "onepass_rows 40.0" in text
+        assert "onepass_reloads_total 2.0" in text
+
+
+def test_it_is_noticed_without_being_asked(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "WATCH_SECONDS", 0.02)
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+        build(runs, index)
+        while client.index().version != "v0002":
+            time.sleep(0.01)
+        assert client.detection("new-0").detection_id == "new-0"
+
+
+def test_a_request_under_way_ends_on_its_snapshot(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    begun, go_on = threading.Event(), threading.Event()
+    really = Snapshot.search
+
+    def slowly(self: Snapshot, vectors: np.ndarray, k: int, **wishes: Any) -> Hits:
+        if wishes.get("exact"):
+            begun.set()
+            assert go_on.wait(60)
+        return really(self, vectors, k, **wishes)
+
+    monkeypatch.setattr(Snapshot, "search", slowly)
+    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+        found: list[str] = []
+        ask = threading.Thread(
+            target=lambda: found.append(client.search("old-1", exact=True).snapshot)
+        )
+        ask.start()
+        assert begun.wait(60)
+        build(runs, index)
+        client.reload()
+        assert client.index().version == "v0002"
+        go_on.set()
+        ask.join()
+        assert found == ["v0001"]
+        assert client.search("old-1").snapshot == "v0002"
+
+
+def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    build(runs, index)
+    stop = threading.Event()
+    seen: list[set[str]] = []
+    wrong: list[str] = []
+
+    def ask(url: str) -> None:
+        versions = set()
+        with Client(url) as client:
+            while not stop.is_set():
+                answer = client.search("old-5", 60)
+                versions.add(answer.snapshot)
+                # 39 others in the first version, 79 in the second: an answer is of one of them.
+                if len(answer.hits) != {"v0001": 39, "v0002": 60}[answer.snapshot]:
+                    wrong.append(f"{answer.snapshot}: {len(answer.hits)}")
+        seen.append(versions)
+
+    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+        threads = [threading.Thread(target=ask, args=(str(http.base_url),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            (index / "CURRENT").write_text(f"v000{turn % 2 + 1}\n")
+            assert client.reload().version == f"v000{turn % 2 + 1}"
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert len(seen) == 4  # none ended by an error
+    assert set().union(*seen) == {"v0001", "v0002"}
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing", "nonsense"])
+def test_a_version_that_does_not_open_changes_nothing(
+    runs: list[Run], tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+        if how == "truncated":
+            spoil(index, "v0002")
+        else:
+            (index / "CURRENT").write_text({"missing": "v0007\n", "nonsense": "../../etc\n"}[how])
+        with pytest.raises(ServiceError) as caught:
+            client.reload()
+        assert (caught.value.status, caught.value.code) == (503, "reload_failed")
+        assert {"truncated": "v0002 is damaged", "missing": "v0007", "nonsense": "no version"}[
+            how
+        ] in caught.value.message
+        assert str(tmp_path) not in caught.value.message
+        assert any(str(tmp_path) in record.getMessage() for record in caplog.records)
+        assert client.search("old-3").snapshot == "v0001"
+        assert http.get("/readyz").status_code == 200
+        text = http.get("/metrics").text
+        assert "onepass_failed_reloads_total 0.0" not in text
+        assert "onepass_reloads_total 0.0" in text
+        (index / "CURRENT").write_text("v0001\n")
+        assert client.reload().reloaded is False
+
+
+def test_what_was_loaded_is_kept_for_the_next_snapshot(runs: list[Run], tmp_path: Path) -> None:
+    equal = LinkOptions(feature_weight=1, iou_weight=1, area_weight=1, distance_weight=1)
+    link_run(runs[0].path, options=equal)
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    before = Holdings.open(index)
+    before.tracks()
+    build(runs, index)
+    after = Holdings.open(index, before=before)
+    assert after.version == "v0002"
+    assert after._tracks is not None
+    assert after._tracks is not before._tracks
+
+
+def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Path) -> None:
+    build(runs[:1], tmp_path / "index")
+    with serving(create_app(tmp_path / "index")) as http:
+        for url in ("/v1/tracks", "/v1/tracks/x"):
+            code, message = told(http.get(url), 404)
+            assert (code, "'onepass link RUN'" in message) == ("no_tracks", True)
+        link_run(runs[0].path)  # and no restart
+        assert http.get("/v1/tracks").status_code == 200
+        # Its weights are made up, so the model that can be built here is another one.
+        assert told(http.post("/v1/search/image", files={"image": b"x"}), 503)[0] == (
+            "model_unavailable"
+        )
+
+
+def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    really = Holdings.open
+
+    def slowly(index: Path, *, before: Holdings | None = None) -> Holdings:
+        gate.wait()
+        return really(index, before=before)
+
+    monkeypatch.setattr(Holdings, "open", slowly)
+    with serving(create_app(world.index), ready=False) as http:
+        try:
+            assert http.get("/livez").json() == {"status": "ok"}
+            for url in ("/readyz", "/v1/index", "/v1/detections/a-0"):
+                assert told(http.get(url), 503)[0] == "not_ready"
+            search: httpx.Response = http.post("/v1/search", json={"detection_id": "a-0"})
+            assert told(search, 503)[0] == "not_ready"
+        finally:
+            gate.set()
+        wait_until_ready(http)
+        assert http.get("/v1/index").status_code == 200
+
+
+def test_an_application_alone_says_why_it_is_not_ready(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "WATCH_SECONDS", 0.02)
+    heard: list[OnepassError] = []
+    index = tmp_path / "later"
+    with serving(create_app(index, on_failure=heard.append), ready=False) as http:
+        while not heard:
+            time.sleep(0.01)
+        assert "cannot be opened" in told(http.get("/readyz"), 503)[1]
+        build(runs, index)  # it appears after all
+        wait_until_ready(http)
+    assert isinstance(heard[0], SnapshotError)

@@ -1,0 +1,189 @@
+"""The world that the tests of the service ask about: real images, a real model, a real FAISS
+index over two runs, real tracks; and a real uvicorn to ask."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image, ImageDraw
+
+from api.schemas import Hit
+from index.build import build_index
+from index.linking import LinkOptions
+from index.tracks import link_run
+from pipelines.backbones import examine
+from pipelines.embed import Embedder
+from pipelines.facts import ModelFacts, ModelRequest
+from tests.runs import write_run
+
+FRAMES, PER_FRAME = 8, 3
+ODD_ID = "trap 1/é?#%26+%/x"
+FAILED = 5  # a row whose image could not be embedded: in the run, not in the index
+
+
+@dataclass
+class World:
+    """An index over two runs, the second with the same sequence and track ids as the first."""
+
+    index: Path
+    images: Path
+    facts: ModelFacts
+    embedder: Embedder
+    ids: list[str]  # of the first run
+    boxes: list[tuple[float, ...]]
+    names: list[str]
+    all_ids: list[str]  # of both, as indexed
+    labels: list[str]  # theirs
+    unit: np.ndarray  # their embeddings, length 1
+
+
+def draw(file: Path, frame: int) -> list[tuple[float, ...]]:
+    """A grey picture with coloured blobs that drift from frame to frame; their boxes."""
+    picture = Image.new("RGB", (240, 160), (90, 90, 90))
+    pen = ImageDraw.Draw(picture)
+    boxes = []
+    for blob in range(PER_FRAME):
+        x, y = 10.0 + 75 * blob + 2 * frame, 20.0 + 40 * blob
+        colour = tuple(60 + 180 * (channel == blob) for channel in range(3))
+        pen.ellipse((x, y, x + 40, y + 30), fill=colour)
+        pen.line((x, y, x + 40, y + 30 - frame), fill=(255, 255, 255), width=2)
+        boxes.append((x, y, x + 40, y + 30))
+    picture.save(file, quality=95)
+    return boxes
+
+
+def make_world(base: Path) -> World:
+    """Runs, tracks and an index in ``base``."""
+    images = base / "images"
+    (images / "trap").mkdir(parents=True)
+    facts = examine(ModelRequest(spec="tiny"))
+    embedder = Embedder.load(facts)
+    names: list[str] = []
+    boxes: list[tuple[float, ...]] = []
+    for frame in range(FRAMES):
+        name = f"trap/202206200029{frame:02d}.jpg"
+        boxes += draw(images / name, frame)
+        names += [name] * PER_FRAME
+    vectors = np.stack(
+        [
+            embedder.embed_bytes((images / name).read_bytes(), box=box).embedding
+            for name, box in zip(names, boxes, strict=True)
+        ]
+    )
+    corners = {f: [box[i] for box in boxes] for i, f in enumerate(("x1", "y1", "x2", "y2"))}
+    ids = [f"a-{row}" for row in range(len(names))]
+    ids[1] = ODD_ID
+    first = write_run(
+        base / "first",
+        {"image": names, "detection_id": ids, **corners},
+        vectors,
+        errors={FAILED: "damaged image: made so for this test"},
+        root=images,
+        facts=facts,
+    )
+    other = np.random.default_rng(4).normal(size=(9, facts.feature_dim)).astype(np.float32)
+    second_ids = [f"b-{row}" for row in range(9)]
+    second = write_run(
+        base / "second",
+        # Absolute names, of files that are not there: no answer may show their folder.
+        {"image": [str(images / "trap" / f"gone{i}.jpg") for i in range(9)],
+         "detection_id": second_ids, "sequence": ["trap"] * 9},
+        other,
+        root=images,
+        facts=facts,
+    )  # fmt: skip
+    equal = LinkOptions(feature_weight=1, iou_weight=1, area_weight=1, distance_weight=1)
+    for run in (first, second):
+        link_run(run.path, options=equal)
+    build_index([first.path, second.path], base / "index")
+    good = [row for row in range(len(ids)) if row != FAILED]
+    kept = np.concatenate([vectors[good], other])
+    return World(
+        index=base / "index",
+        images=images,
+        facts=facts,
+        embedder=embedder,
+        ids=ids,
+        boxes=boxes,
+        names=names,
+        all_ids=[ids[row] for row in good] + second_ids,
+        labels=[f"class {row % 3}" for row in [*good, *range(9)]],
+        unit=kept / np.linalg.norm(kept, axis=1, keepdims=True),
+    )
+
+
+JSON = {"content-type": "application/json"}
+
+
+@contextmanager
+def serving(app: FastAPI, *, ready: bool = True) -> Iterator[httpx.Client]:
+    """A real uvicorn in a thread, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with httpx.Client(base_url=url, timeout=60) as client:
+                if ready:
+                    wait_until_ready(client)
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:
+    for _ in range(int(seconds / 0.05)):
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.ConnectError:
+            pass  # a process that is still importing
+        time.sleep(0.05)
+    raise AssertionError(f"not ready within {seconds} s")
+
+
+def told(response: httpx.Response, status: int) -> tuple[str, str]:
+    """Code and message of an error, which must have the one shape."""
+    assert response.status_code == status, response.text
+    assert response.headers["x-request-id"]
+    answer = response.json()
+    assert set(answer) == {"error"}
+    assert set(answer["error"]) == {"code", "message"}
+    assert "\n" not in answer["error"]["message"]
+    return answer["error"]["code"], answer["error"]["message"]
+
+
+def nearest(
+    world: World, query: np.ndarray, k: int, leave_out: str = "", *, label: str | None = None
+) -> dict[str, float]:
+    """Brute force: ids and cosines of the k nearest (of one label), nearest first."""
+    cosine = world.unit @ (query / np.linalg.norm(query))
+    order = [
+        i
+        for i in np.argsort(-cosine, kind="stable")
+        if world.all_ids[i] != leave_out and label in (None, world.labels[i])
+    ][:k]
+    return {world.all_ids[i]: float(cosine[i]) for i in order}
+
+
+def check_hits(hits: Sequence[Hit], expected: dict[str, float]) -> None:
+    assert [hit.rank for hit in hits] == list(range(1, len(expected) + 1))
+    assert [hit.detection_id for hit in hits] == list(expected)
+    np.testing.assert_allclose([h.score for h in hits], list(expected.values()), atol=1e-5)
+
+
+def detection_url(detection_id: str, *, safe: str = "") -> str:
+    return f"/v1/detections/{quote(detection_id, safe=safe)}"
