@@ -14,7 +14,7 @@ test: $(VENV)/.dev   ## all tests; set ONEPASS_DATA for those on real images
 	$(BIN)/python -m pytest
 
 test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs where it may
-	@if test -z "$$CHROMIUM" && ! command -v chromium google-chrome >/dev/null; then \
+	@if test -z "$$CHROMIUM" && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
 	  if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	      apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; \
