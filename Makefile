@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test conformance check format lint types tests test-long clean
+.PHONY: demo test test-browser conformance check format lint types tests test-long clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
@@ -13,10 +13,22 @@ demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 test: $(VENV)/.dev   ## all tests; set ONEPASS_DATA for those on real images
 	$(BIN)/python -m pytest
 
+test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs where it may
+	@if test -z "$$CHROMIUM" && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
+	  if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; \
+	  else \
+	    echo "no chromium here, and only root may install it: run 'sudo apt-get install chromium'," \
+	      "or name a browser of its family: make test-browser CHROMIUM=/path/to/chrome" >&2; exit 1; \
+	  fi; \
+	fi
+	$(BIN)/python -m pytest tests/browser
+
 conformance: $(VENV)/.dev  ## half an hour: every family of models; writes docs/models.md
 	$(BIN)/python -m tests.conformance
 
-check: lint types tests  ## what CI runs
+check: lint types tests  ## what CI runs, beside test-browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

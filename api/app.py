@@ -25,7 +25,7 @@ from api.keys import KeyCheck
 from api.limits import BodyLimit, Limits
 from api.metrics import Metrics
 from api.observe import Observe
-from api.routes import detections, health, index, search, tracks
+from api.routes import browse, detections, health, index, page, search, tracks
 from api.service import Service
 from api.uploads import Uploads
 from cluster.errors import OnepassError
@@ -105,11 +105,13 @@ def create_app(
     # matches each path twice, which a search by id would feel.
     for router in (
         search.direct,
+        browse.router,  # before detections, whose ids take all of a path
         detections.router,
         search.router,
         tracks.router,
         index.router,
         health.router,
+        page.router,
     ):
         app.router.routes += router.routes
     keys.declare(app)

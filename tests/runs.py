@@ -65,10 +65,12 @@ def write_run(
     root: Path | None = None,
     facts: ModelFacts | None = None,
     files: int = 2,
+    labels: list[str] | None = None,
 ) -> Run:
     """Write a finished run: ``plan`` needs ``image``; row i gets ``embeddings[i]``.
 
-    ``errors`` maps a row to its error; such rows have no embedding, label or score.
+    ``errors`` maps a row to its error; such rows have no embedding, label or score. ``labels``
+    are the rows' classes, if not three in turn.
     """
     table = complete(pa.table(plan), where="test plan")
     dim = embeddings.shape[1]
@@ -77,7 +79,10 @@ def write_run(
     rows = table.num_rows
     good = [row not in failed for row in range(rows)]
     values: dict[str, list[Any]] = {
-        "label": [f"class {row % 3}" if good[row] else None for row in range(rows)],
+        "label": [
+            (labels[row] if labels else f"class {row % 3}") if good[row] else None
+            for row in range(rows)
+        ],
         "label_index": [row % 3 if good[row] else None for row in range(rows)],
         "score": [0.5 + 0.4 * (row % 2) if good[row] else None for row in range(rows)],
         "topk": [

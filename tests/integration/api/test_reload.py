@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -47,13 +48,14 @@ def build(runs: list[Run], out: Path) -> str:
 
 def spoil(index: Path, version: str) -> None:
     """A version whose vectors are cut short, made the current one."""
-    bad = index / version
-    bad.mkdir()
-    good = index / "v0001"
-    for file in good.iterdir():
-        (bad / file.name).write_bytes(file.read_bytes())
-    with (bad / "vectors.faiss").open("r+b") as vectors:
+    segment = f"s{version[1:]}-00"
+    shutil.copytree(index / "segments" / "s0001-00", index / "segments" / segment)
+    with (index / "segments" / segment / "vectors.faiss").open("r+b") as vectors:
         vectors.truncate(100)
+    manifest = (index / "v0001" / "manifest.json").read_text()
+    manifest = manifest.replace("v0001", version).replace("s0001-00", segment)
+    (index / version).mkdir()
+    (index / version / "manifest.json").write_text(manifest)
     (index / "CURRENT").write_text(f"{version}\n")
 
 
@@ -170,7 +172,7 @@ def test_a_version_that_does_not_open_changes_nothing(
         with pytest.raises(ServiceError) as caught:
             client.reload()
         assert (caught.value.status, caught.value.code) == (503, "reload_failed")
-        assert {"truncated": "v0002 is damaged", "missing": "v0007", "nonsense": "no version"}[
+        assert {"truncated": "s0002-00 is damaged", "missing": "v0007", "nonsense": "no version"}[
             how
         ] in caught.value.message
         assert str(tmp_path) not in caught.value.message

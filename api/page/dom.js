@@ -1,0 +1,33 @@
+// Making elements. Text is always a text node: nothing that a server sent is parsed as HTML.
+
+export function el(tag, given = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(given)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "class") node.className = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+// A definition list; entries without a value are left out.
+export function facts(entries) {
+  return el(
+    "dl",
+    { class: "facts" },
+    entries
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
+}
+
+export const count = (number) => number.toLocaleString("en");
+export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+export const nameOf = (detection) => detection.label ?? "no class";
+
+// The camera's own clock, so it is shown as it stands and never moved to a time zone.
+export function time(stamp) {
+  return stamp ? stamp.replace("T", " ").replace(/\.0+$/, "") : null;
+}

@@ -1,0 +1,85 @@
+// Detections as a grid of crops: links, one of them in the Tab order, arrow keys between them.
+
+import { count, el, nameOf, time } from "./dom.js";
+import { detectionHash } from "./where.js";
+
+export function makeGrid(label) {
+  const grid = el("ul", { class: "grid", "aria-label": label });
+  arrows(grid);
+  return grid;
+}
+
+// `rank` and `score` are set where the detections are neighbours of something.
+export function card(detection, pictures) {
+  const { rank, score } = detection;
+  const near = rank !== undefined;
+  return el(
+    "li",
+    {},
+    el(
+      "a",
+      { class: "card", href: detectionHash(detection.detection_id), "data-id": detection.detection_id },
+      pictures.frame(detection.detection_id, `Crop of ${nameOf(detection)}`),
+      near ? el("span", { class: "rank" }, el("span", { class: "unseen" }, "Rank "), count(rank)) : null,
+      el(
+        "span",
+        { class: "caption" },
+        el("span", { class: "label" }, nameOf(detection)),
+        near ? number("Nearness", score.toFixed(3)) : number("Class score", detection.label_score?.toFixed(2) ?? ""),
+        el("span", { class: "meta" }, detection.sequence),
+        el("span", { class: "meta" }, time(detection.timestamp)),
+      ),
+    ),
+  );
+}
+
+function number(name, value) {
+  return el("span", { class: "score", title: name }, el("span", { class: "unseen" }, `${name} `), value);
+}
+
+// Fill `grid`; where the user went on from here before, that card has the focus again.
+export function fill(grid, detections, pictures) {
+  pictures.clear(grid);
+  grid.append(...detections.map((one) => card(one, pictures)));
+  const back = history.state?.focus;
+  const links = [...grid.querySelectorAll("a")];
+  const known = links.find((link) => link.dataset.id === back);
+  rove(links, known ?? links[0]);
+  if (known) known.focus();
+  return Boolean(known);
+}
+
+// Arrow keys, Home and End among the links of `list`; one link is in the Tab order at a time.
+export function arrows(list) {
+  list.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const links = [...list.querySelectorAll("a")];
+    const at = links.indexOf(document.activeElement);
+    if (at < 0) return;
+    const top = links[0].getBoundingClientRect().top;
+    const inRow = links.filter((link) => Math.abs(link.getBoundingClientRect().top - top) < 2).length;
+    const to = {
+      ArrowLeft: at - 1,
+      ArrowRight: at + 1,
+      ArrowUp: at - inRow,
+      ArrowDown: at + inRow,
+      Home: 0,
+      End: links.length - 1,
+    }[event.key];
+    if (to === undefined || !links[to]) return;
+    event.preventDefault();
+    links[to].focus();
+  });
+  list.addEventListener("focusin", (event) => {
+    const link = event.target.closest("a");
+    if (link) rove([...list.querySelectorAll("a")], link);
+  });
+  list.addEventListener("click", (event) => {
+    const id = event.target.closest("a")?.dataset.id;
+    if (id !== undefined) history.replaceState({ ...history.state, focus: id }, "");
+  });
+}
+
+export function rove(links, current) {
+  for (const link of links) link.tabIndex = link === current ? 0 : -1;
+}

@@ -1,0 +1,156 @@
+"""Browsing over HTTP: pages, facets, the track of a detection, the page's files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from api.app import create_app
+from index.build import build_index
+from index.tracks import link_run
+from tests.integration.api.world import detection_url, serving, told
+from tests.runs import write_run
+
+ROWS = 30
+LABELS = [("it's", "moth", "fly")[min(row % 5, 2)] for row in range(ROWS)]
+IDS = [f"cam/{row}?" for row in range(ROWS)]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    base = tmp_path_factory.mktemp("browse")
+    vectors = np.random.default_rng(5).normal(size=(ROWS, 8)).astype(np.float32)
+    runs = []
+    for name, rows, linked in (("first", range(20), True), ("second", range(20, ROWS), False)):
+        run = write_run(
+            base / name,
+            {
+                "image": [f"{row}.jpg" for row in rows],
+                "detection_id": [IDS[row] for row in rows],
+                "sequence": [f"s{row % 4}" for row in rows],
+                "frame": list(rows),
+            },
+            vectors[list(rows)],
+            labels=[LABELS[row] for row in rows],
+        )
+        if linked:
+            link_run(run.path)
+        runs.append(run.path)
+    build_index(runs, base / "index")
+    with serving(create_app(base / "index")) as client:
+        yield client
+
+
+def page(client: httpx.Client, **params: str | int) -> dict[str, object]:
+    response = client.get("/v1/detections", params=params)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def ids(answer: dict[str, object]) -> list[str]:
+    return [one["detection_id"] for one in answer["detections"]]  # type: ignore[attr-defined]
+
+
+def test_pages_hold_every_detection_once(client: httpx.Client) -> None:
+    found: list[str] = []
+    for offset in range(0, ROWS + 7, 7):
+        answer = page(client, limit=7, offset=offset)
+        assert (answer["total"], answer["limit"], answer["offset"]) == (ROWS, 7, offset)
+        found += ids(answer)
+    assert sorted(found) == sorted(IDS)
+    one = page(client, limit=1)["detections"][0]  # type: ignore[index]
+    assert client.get(detection_url(one["detection_id"])).json() == one
+
+
+def test_where_chooses_and_pages(client: httpx.Client) -> None:
+    where = "label = 'it''s' AND sequence IN ('s0', 's1')"
+    wanted = [i for row, i in enumerate(IDS) if LABELS[row] == "it's" and row % 4 < 2]
+    for _ in range(2):  # the second is kept from the first
+        answer = page(client, where=where)
+        assert answer["total"] == len(wanted) > 2
+        assert sorted(ids(answer)) == sorted(wanted)
+        assert ids(page(client, where=where, limit=1, offset=1)) == ids(answer)[1:2]
+    assert ids(page(client, where="frame < 0")) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "says"),
+    [
+        ({"where": "colour = 1"}, "invalid_filter", "there is no column 'colour'"),
+        ({"where": ""}, "invalid_filter", "the filter is empty"),
+        ({"where": "read_csv('/etc/passwd')"}, "invalid_filter", "not allowed"),
+        ({"limit": 0}, "invalid_request", "query.limit"),
+        ({"limit": 1001}, "invalid_request", "less than or equal to 1000"),
+        ({"offset": -1}, "invalid_request", "query.offset"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    client: httpx.Client, query: dict[str, str | int], code: str, says: str
+) -> None:
+    found, message = told(client.get("/v1/detections", params=query), 422)
+    assert (found, says in message) == (code, True)
+
+
+def test_facets_count_values(client: httpx.Client) -> None:
+    answer = client.get("/v1/index/facets", params={"column": "label"}).json()
+    counted = [(one["value"], one["rows"]) for one in answer["values"]]
+    assert counted == sorted(Counter(LABELS).items(), key=lambda pair: (-pair[1], pair[0]))
+    few = client.get("/v1/index/facets", params={"column": "sequence", "limit": 1}).json()
+    assert (few["total"], len(few["values"])) == (4, 1)
+    assert "column" in told(client.get("/v1/index/facets?column=image"), 422)[1]
+
+
+def test_the_track_of_a_detection(client: httpx.Client) -> None:
+    listed = client.get("/v1/tracks").json()["tracks"]
+    for track in listed:
+        detail = client.get("/v1/tracks/" + track["track_id"]).json()
+        for step in detail["detections"]:
+            answer = client.get(detection_url(step["detection_id"]) + "/track")
+            assert answer.json() == detail
+    assert sum(track["length"] for track in listed) == 20
+    code, message = told(client.get(detection_url(IDS[25]) + "/track"), 404)  # of the other run
+    assert (code, "onepass link" in message) == ("no_track", True)
+    assert told(client.get("/v1/detections/nobody/track"), 404)[0] == "detection_not_found"
+
+
+def test_an_index_that_was_never_linked_has_no_track(tmp_path: Path) -> None:
+    vectors = np.eye(3, 8, dtype=np.float32)
+    run = write_run(
+        tmp_path / "run",
+        {"image": ["0.jpg", "1.jpg", "2.jpg"], "detection_id": ["a", "b", "c"]},
+        vectors,
+    )
+    build_index([run.path], tmp_path / "index")
+    with serving(create_app(tmp_path / "index")) as client:
+        assert told(client.get("/v1/detections/a/track"), 404)[0] == "no_track"
+
+
+def test_the_page_and_all_that_it_names(client: httpx.Client) -> None:
+    start = client.get("/")
+    assert start.headers["content-type"].startswith("text/html")
+    policy = start.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|https?:", start.text)
+    named, seen = re.findall(r'(?:src|href)="(page/[^"]+)"', start.text), set()
+    while named:
+        url = named.pop()
+        if url in seen:
+            continue
+        seen.add(url)
+        part = client.get("/" + url)
+        assert part.status_code == 200, url
+        assert part.headers["content-security-policy"] == policy
+        named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', part.text)]
+        again = client.get("/" + url, headers={"if-none-match": part.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    folder = Path(__file__).parents[3] / "api" / "page"
+    assert seen == {f"page/{file.name}" for file in folder.iterdir()} - {"page/index.html"}
+    for name in ("nothing.js", "..%2fapp.py", "%2e%2e%2fapp.py"):
+        assert told(client.get("/page/" + name), 404)[0] == "not_found"
