@@ -48,6 +48,7 @@ NEIGHBOURS = 10
 NOISE = 0.5
 FILES = 20  # of a made run: a tenth, a quarter and a half of it are whole files
 FRAMES = 1_000_000
+COPY = 0.99999  # a cosine of two real vectors that are the same
 CARRIED = ("label", "label_index", "score")  # from the real vector
 _LARGE = 4_000_000  # pixels
 _JUDGED = 1_000  # rows whose neighbourhoods are compared with the real ones'
@@ -123,11 +124,15 @@ class Real:
         table = run.table(columns)
         table = table.filter(pc.is_null(table["error"]))
         raw = unit(embeddings(table))
+        # Crops of one blank sheet are copies of each other; rows made of them would be too.
+        own = nearest(raw, raw, 2)[1][:, 1] < COPY
+        raw, self.table = raw[own], table.filter(pa.array(own))
+        self.table = self.table.drop_columns(["embedding", "error"]).combine_chunks()
+        self.copies = int((~own).sum())
         centred = raw - raw.mean(axis=0)
         values, axes = np.linalg.eigh(np.cov(centred, rowvar=False))
         self.kept = float(values[-DIM:].sum() / values.sum())  # share of the variance
         self.vectors: Floats = centred @ axes[:, : -DIM - 1 : -1].astype(np.float32)
-        self.table = table.drop_columns(["embedding", "error"]).combine_chunks()
         self.near = nearest(unit(self.vectors), unit(self.vectors), NEIGHBOURS + 1)[0][:, 1:]
         apart = self.vectors[self.near[:, 0]] - self.vectors
         spread = np.sqrt((apart**2).mean(axis=0))
@@ -197,7 +202,8 @@ def made_run(real: Run, out: Path, rows: int, *, seed: int = 1, first: int = 0) 
     ends = np.linspace(0, rows, min(FILES, rows) + 1, dtype=np.int64)
     for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         writer.add(base.table_of(random, first + start, end - start))
-    told = {"rows": rows, "seed": seed, "noise": NOISE, "variance kept": base.kept}
+    told: dict[str, Any] = {"rows": rows, "seed": seed, "noise": NOISE}
+    told |= {"variance kept": base.kept, "real copies left out": base.copies}
     told |= figures(base, random)
     (out / "made.json").write_text(json.dumps(told, indent=2) + "\n")
     return writer.finish()
@@ -242,13 +248,14 @@ def figures(base: Real, random: np.random.Generator) -> dict[str, dict[str, floa
     ``nearest``: median cosine to the nearest other row. ``dimension``: the median of the
     maximum-likelihood estimate of the local dimension (Levina and Bickel) over 20 neighbours.
     """
-    told = {}
+    told: dict[str, dict[str, float]] = {}
     for name, vectors in (
         ("real", base.vectors),
         ("made", base.draw(random, len(base.vectors))[0]),
     ):
         rows = unit(vectors)
-        cosines = nearest(rows[:_JUDGED], rows, 21)[1][:, 1:]
+        judged = random.choice(len(rows), min(_JUDGED, len(rows)), replace=False)
+        cosines = nearest(rows[judged], rows, 21)[1][:, 1:]
         apart = np.sqrt(np.maximum(2 - 2 * cosines, 1e-9))
         dimension = 1 / np.log(apart[:, -1:] / apart[:, :-1]).mean(axis=1)
         told[name] = {
