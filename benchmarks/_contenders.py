@@ -32,6 +32,7 @@ from pipelines.run import Run
 
 K = 10
 M, EF_CONSTRUCTION = 16, 200
+_ALONE = "faiss: left out, there is no one file that a search of this index is made with"
 
 
 class Contender(Protocol):
@@ -67,13 +68,12 @@ class Faiss:
 
     def __init__(self, index: Path) -> None:
         self._snapshot = Snapshot.open(index)
-        segment = self._snapshot.manifest.largest  # type: ignore[attr-defined]
-        folder = index / "segments" / segment.name
-        file = folder / "search.faiss"
-        if len(self._snapshot.manifest.segments) != 1 or not file.is_file():  # type: ignore[attr-defined]
-            sys.exit("its one segment has no index of its own")
+        segments = getattr(self._snapshot.manifest, "segments", [])
+        file = index / "segments" / segments[0].name / "search.faiss" if segments else index
+        if len(segments) != 1 or not file.is_file():
+            sys.exit(_ALONE)
         self._index: Any = faiss.read_index(str(file))
-        self._params = search_parameters(self._index, segment.search_params)
+        self._params = search_parameters(self._index, segments[0].search_params)
 
     def prepare(self, *, threads: int, effort: int) -> None:
         faiss.omp_set_num_threads(threads)
@@ -172,7 +172,8 @@ class Child:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a contender ended: {self._process.wait()}")
+            self.close()
+            raise RuntimeError(f"a contender ended with {self._process.returncode}")
         told: dict[str, Any] = json.loads(line)
         return told
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import subprocess
 from typing import Any
 
 import numpy as np
-from _common import ENVIRONMENT, HERE, spread
+from _common import spread
 from _index_compare import RECALL, about, build
-from _processes import ONEPASS
+from _processes import helped
 from _vectors import FILES, made_run, part_of
 
 from pipelines.run import Run
@@ -23,7 +22,7 @@ ALLOWED = 0.2
 def builds(given: argparse.Namespace, real: Run) -> dict[str, Any]:
     """Each size in turn, ``--build-rounds`` times, each build a new index in new processes."""
     whole = made_run(real, given.work / f"made-{given.rows}", given.rows)
-    memory = given.memory if _has_memory() else None
+    memory = given.memory if "--memory" in helped("index", "build") else None
     if memory is None:
         print("this onepass has no index build --memory; built without a budget")
     index, log = given.work / "built", given.work / "built.log"
@@ -40,14 +39,6 @@ def builds(given: argparse.Namespace, real: Run) -> dict[str, Any]:
             print(f"  {run.manifest.rows.written} rows: {done.seconds:.1f} s", flush=True)
     shutil.rmtree(index)
     return report(found, memory)
-
-
-def _has_memory() -> bool:
-    command = [*ONEPASS, "index", "build", "--help"]
-    told = subprocess.run(
-        command, cwd=HERE.parent, env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
-    return "--memory" in told.stdout
 
 
 def report(found: dict[int, list[dict[str, Any]]], memory: str | None) -> dict[str, Any]:

@@ -4,8 +4,8 @@
                                [--compare] [--build] [--filters] [--kill]
 
 WORK keeps what takes long: the real vectors (see ``_vectors.py``; --images is where they are
-extracted from the first time), the made ones, and the indexes that are compared. Without one of
-the four flags all four parts run:
+extracted from the first time), the made ones, and the indexes of hnswlib and usearch; onepass is
+built anew. Without one of the four flags all four parts run:
 
 1. **compare**: ``Snapshot.search`` at ``auto`` against hnswlib and usearch (float32, M 16,
    ef_construction 200, each at its smallest search parameter that reaches recall@10 of 0.95 on
@@ -14,7 +14,7 @@ the four flags all four parts run:
 2. **build**: ``onepass index build --memory`` of a tenth, a quarter, a half and all rows, as whole
    processes; the peak of every process in the tree, and how far times are from a line.
 3. **filters**: 50, 10, 1 and 0.1 % of the rows, at random and lying together: recall against
-   brute force under the same filter, and latency.
+   brute force under the same filter, and latency. On the index that compare left, if it did.
 4. **kill**: SIGKILL at random moments of build, add, compact and promote; after each the served
    snapshot must verify and answer right, and the next command must succeed.
 """
