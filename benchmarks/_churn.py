@@ -19,8 +19,8 @@ from pathlib import Path
 import _common  # noqa: F401  (makes 'index' the package)
 
 from index.filters import Filter
-from index.snapshot import current_version
-from index.update import add_run, compact, delete_rows
+from index.layout import current_version
+from index.update import add_runs, compact, delete_rows
 from index.versions import promote, rollback
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     index, run, version, where, port = sys.argv[1:]
     folder = Path(index)
     changes: dict[str, Callable[[], object]] = {
-        "add": lambda: add_run(folder, Path(run)),
+        "add": lambda: add_runs(folder, [Path(run)]),
         "delete": lambda: delete_rows(folder, Filter(where=where)),
         "compact": lambda: compact(folder),
         "rollback": lambda: rollback(folder),

@@ -5,8 +5,8 @@
 
 hnswlib and usearch hold float32 with M = 16 and ef_construction = 200, and are given vectors and
 queries at length 1 with inner product, their fastest way to cosine; that scaling is not timed.
-onepass is ``Snapshot.search`` as it was built, given raw queries; ``faiss`` is what its largest
-segment searches with, called directly at the parameters that onepass settled on.
+onepass is ``Snapshot.search`` as it was built, given raw queries; ``faiss`` is the FAISS index
+behind it, called directly with prepared queries at the parameters that onepass settled on.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from _truth import Rows, recall_of
 from _vectors import Floats, embeddings, unit
 from usearch.index import Index
 
-from index.factory import search_parameters
+from index.accelerator import Accelerator, Effort
+from index.factory import FLAT
+from index.layout import SEARCH, SEGMENTS, VECTORS
 from index.snapshot import Snapshot
+from index.store import open_store
 from pipelines.run import Run
 
 K = 10
 M, EF_CONSTRUCTION = 16, 200
-_ALONE = "faiss: left out, there is no one file that a search of this index is made with"
 
 
 class Contender(Protocol):
@@ -68,18 +70,20 @@ class Faiss:
 
     def __init__(self, index: Path) -> None:
         self._snapshot = Snapshot.open(index)
-        segments = getattr(self._snapshot.manifest, "segments", [])
-        file = index / "segments" / segments[0].name / "search.faiss" if segments else index
-        if len(segments) != 1 or not file.is_file():
-            sys.exit(_ALONE)
-        self._index: Any = faiss.read_index(str(file))
-        self._params = search_parameters(self._index, segments[0].search_params)
+        manifest = self._snapshot.manifest
+        entry = manifest.largest
+        if len(manifest.segments) != 1 or entry.factory == FLAT:
+            sys.exit(f"faiss: left out, {entry.factory} in {len(manifest.segments)} parts")
+        folder = index / SEGMENTS / entry.name
+        store = open_store(folder / VECTORS)
+        self._accelerator = Accelerator.open(folder / SEARCH, store, manifest.metric)
+        self._effort = Effort(entry.search_params)
 
     def prepare(self, *, threads: int, effort: int) -> None:
         faiss.omp_set_num_threads(threads)
 
     def search(self, queries: Floats) -> Any:
-        return self._index.search(queries, K, params=self._params)[1]
+        return self._accelerator.search(queries, K, self._effort)[1]
 
     def row_ids(self, found: Rows) -> Rows:
         return row_ids(self._snapshot, found)

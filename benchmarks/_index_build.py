@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from _common import spread
 from _index_compare import RECALL, about, build
-from _processes import helped
 from _vectors import FILES, made_run, part_of
 
 from pipelines.run import Run
@@ -22,9 +21,6 @@ ALLOWED = 0.2
 def builds(given: argparse.Namespace, real: Run) -> dict[str, Any]:
     """Each size in turn, ``--build-rounds`` times, each build a new index in new processes."""
     whole = made_run(real, given.work / f"made-{given.rows}", given.rows)
-    memory = given.memory if "--memory" in helped("index", "build") else None
-    if memory is None:
-        print("this onepass has no index build --memory; built without a budget")
     index, log = given.work / "built", given.work / "built.log"
     found: dict[int, list[dict[str, Any]]] = {}
     for _ in range(given.build_rounds):
@@ -33,15 +29,15 @@ def builds(given: argparse.Namespace, real: Run) -> dict[str, Any]:
             if files < FILES:
                 run = part_of(whole, given.work / f"made-{given.rows}-files-{files}", files)
             shutil.rmtree(index, ignore_errors=True)
-            done = build(run, index, log, recall=RECALL, memory=memory)
+            done = build(run, index, log, recall=RECALL, memory=given.memory)
             told = done.told() | about(index)
             found.setdefault(run.manifest.rows.written, []).append(told)
             print(f"  {run.manifest.rows.written} rows: {done.seconds:.1f} s", flush=True)
     shutil.rmtree(index)
-    return report(found, memory)
+    return report(found, given.memory)
 
 
-def report(found: dict[int, list[dict[str, Any]]], memory: str | None) -> dict[str, Any]:
+def report(found: dict[int, list[dict[str, Any]]], memory: str) -> dict[str, Any]:
     """Print the table; the line is fitted to the medians with equal relative weights."""
     rows = np.array(list(found), float)
     seconds = np.array([statistics.median(one["seconds"] for one in t) for t in found.values()])
@@ -50,8 +46,8 @@ def report(found: dict[int, list[dict[str, Any]]], memory: str | None) -> dict[s
         np.column_stack([1 / seconds, rows / seconds]), np.ones(len(rows)), rcond=None
     )[0]
     off = seconds / (start + each * rows) - 1
-    budget = _mebibytes(memory) if memory else None
-    print(f"\nbuild of made vectors, budget {memory or 'none'}; MiB are of the largest process")
+    budget = _mebibytes(memory)
+    print(f"\nbuild of made vectors, budget {memory}; MiB are of the largest process")
     print(
         f"  {'rows':>9}  {'seconds':<24}{'s/million':>10}{'off line':>10}"
         f"{'own':>8}{'shared':>8}{'resident':>10}  factory"
@@ -76,13 +72,12 @@ def report(found: dict[int, list[dict[str, Any]]], memory: str | None) -> dict[s
         f"  line: {start:.1f} s + {each * 1e6:.0f} s a million rows; furthest from it {worst:.1%}, "
         f"target <= {ALLOWED:.0%}  {'met' if worst <= ALLOWED else 'missed'}"
     )
-    if budget:
-        for size in ("own", "resident"):
-            most_of = max(one[size] for told in found.values() for one in told)
-            print(
-                f"  {size} {most_of:.0f} MiB, budget <= {budget:.0f} MiB  "
-                f"{'met' if most_of <= budget else 'missed'}"
-            )
+    for size in ("own", "resident"):
+        most_of = max(one[size] for told in found.values() for one in told)
+        print(
+            f"  {size} {most_of:.0f} MiB, budget <= {budget:.0f} MiB  "
+            f"{'met' if most_of <= budget else 'missed'}"
+        )
     return {
         "memory": memory,
         "line": {"start": float(start), "seconds a million": float(each * 1e6), "worst": worst},
@@ -91,10 +86,6 @@ def report(found: dict[int, list[dict[str, Any]]], memory: str | None) -> dict[s
 
 
 def _mebibytes(memory: str) -> float:
-    """``2GB`` as MiB, in powers of ten as storage is sold: the narrower reading."""
-    units = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    text = memory.strip().upper()
-    for name, size in units.items():
-        if text.endswith(name):
-            return float(text.removesuffix(name)) * size / 2**20
-    raise SystemExit(f"--memory {memory}: give a number and one of {', '.join(units)}, as 2GB")
+    """``2GB`` as the command reads it."""
+    units = {"KB": 2**-10, "MB": 1, "GB": 2**10, "TB": 2**20}
+    return float(memory[:-2]) * units[memory[-2:].upper()]

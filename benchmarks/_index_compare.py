@@ -18,6 +18,7 @@ from _processes import ONEPASS, Watched, watched
 from _truth import exact
 from _vectors import Floats, made_queries, made_run, real_split
 
+from index.layout import read_manifest
 from pipelines.run import Run
 
 K = 10
@@ -184,9 +185,6 @@ def build(run: Run, index: Path, log: Path, *, recall: float, memory: str | None
 
 
 def about(index: Path) -> dict[str, Any]:
-    """What the command says it built."""
-    manifest = json.loads(
-        (index / (index / "CURRENT").read_text().strip() / "manifest.json").read_text()
-    )
-    largest = max(manifest.get("segments", [manifest]), key=lambda one: one["rows"])
-    return {name: largest[name] for name in ("factory", "search_params", "recall")}
+    """What the served version says of the part that searches spend their time in."""
+    told = read_manifest(index).largest.model_dump()
+    return {name: told[name] for name in ("factory", "search_params", "recall")}

@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from _contenders import row_ids
-from _processes import ONEPASS, helped
+from _processes import ONEPASS
 from _truth import Rows
 from _vectors import DIM, embeddings, made_queries, made_run, nearest, unit
 from kill_and_resume import finish, group, kill_all
 
-from index.snapshot import CURRENT, Snapshot, current_version
+from index.layout import CURRENT, current_version
+from index.snapshot import Snapshot
 from pipelines.run import Run
 
 K = 10
-ROWS, MORE = 20_000, 2_000
 QUERIES = 20
 DELETED = "frame % 1000 < 50"  # what the index to compact has lost
 NEXT = "frame % 1000 = 999"
@@ -73,7 +73,7 @@ def kills(given: argparse.Namespace, real: Run) -> dict[str, Any]:
     """All commands, ``--kills`` times each."""
     bench = Bench(given, real)
     print(
-        f"\nkill -9, {given.kills} times each, index of {ROWS} x {DIM}, seed {given.seed}; the "
+        f"\nkill -9, {given.kills} times each, index of {given.kill_rows} x {DIM}, seed {given.seed}; the "
         "served version is verified and asked after each kill, and after the next command"
     )
     result = {}
@@ -103,7 +103,7 @@ class Bench:
         self.dice = random.Random(given.seed)  # noqa: S311
         self.runs = [
             made_run(real, given.work / f"made-{rows}-from-{first}", rows, seed=7, first=first)
-            for first, rows in ((0, ROWS), (ROWS, MORE))
+            for first, rows in ((0, given.kill_rows), (given.kill_rows, given.kill_rows // 10))
         ]
         self.queries = made_queries(real, given.work, given.queries)[:QUERIES]
         table = pa.concat_tables([run.table(["frame", "embedding"]) for run in self.runs])
@@ -111,16 +111,14 @@ class Bench:
 
     def cases(self) -> list[Case]:
         base, more = (str(run.path) for run in self.runs)
-        first, both = np.arange(ROWS), np.arange(ROWS + MORE)
+        both = np.arange(len(self.vectors))
+        first = both[: self.runs[0].manifest.rows.written]
         left = both[self.frames[both] % 1000 >= 50]
         one, three = self.folder / "one", self.folder / "three"
         self.run(onepass("build", base, "--out", str(one)))
         build = Case(
             "build", one, lambda at: onepass("build", base, more, "--out", str(at)), first, both
         )
-        if " compact " not in helped("index"):
-            print("this onepass has no index add, delete, compact and promote; left out")
-            return [build]
         shutil.copytree(one, three)
         self.run(onepass("add", str(three), more))
         self.run(onepass("delete", str(three), "--where", DELETED))

@@ -134,16 +134,3 @@ def title_of(pid: int) -> str:
     except OSError:
         return ""
     return " ".join(Path(word).name for word in words[:4] if word)[:60]
-
-
-def helped(*words: str) -> str:
-    """What ``onepass … --help`` says; a part that this onepass has not yet is left out by it."""
-    done = subprocess.run(
-        [*ONEPASS, *words, "--help"],
-        cwd=HERE.parent,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout

@@ -27,7 +27,8 @@ from _serve_speed import CLIENTS, SEARCH, K, text
 from _serving import Request, Server, serving, start_client, write_requests
 from _vectors import Floats, embeddings, made_queries, made_run, nearest, unit
 
-from index.snapshot import Snapshot, current_version
+from index.layout import current_version
+from index.snapshot import Snapshot
 from pipelines.run import Run
 
 ROWS, MORE = 20_000, 2_000
@@ -125,7 +126,6 @@ class Churn:
         changes: list[dict[str, Any]],
         answers: Path,
     ) -> dict[str, Any]:
-        made = {one["version"]: one["change"] for one in changes if one["change"] in _MAKES}
         counted = Counter(one["change"] for one in changes)
         reloads = Counter(one["reload"] for one in changes)
         statuses: Counter[int] = Counter()
@@ -143,8 +143,9 @@ class Churn:
         print(f"  {'version':<9}{'made by':<10}{'rows':>7}{'answers':>9}{'wrong':>7}{'recall':>9}")
         versions = []
         for version, bodies in sorted(kept.items()):
-            one = self.check(Snapshot.open(index, version), bodies, exact=factory == "Flat")
-            one |= {"version": version, "made by": made.get(version, "build")}
+            snapshot = Snapshot.open(index, version)
+            one = self.check(snapshot, bodies, exact=factory == "Flat")
+            one = {"version": version, "made by": snapshot.manifest.made_by} | one
             versions.append(one)
             print(
                 f"  {version:<9}{one['made by']:<10}{one['rows']:>7}{one['answers']:>9}"
@@ -201,6 +202,3 @@ class Churn:
             "wrong": wrong,
             "recall": float(np.mean(shares)),
         }
-
-
-_MAKES = ("add", "delete", "compact")

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--memory", default="2GB", help="budget of build")
     parser.add_argument("--filter-queries", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20, help="of each command")
+    parser.add_argument("--kill-rows", type=int, default=20_000, help="of the index killed at")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     parser.add_argument("--json", type=Path)
     for name, part in PARTS.items():
