@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import faiss
 import hnswlib
 import numpy as np
+import pyarrow as pa
 from _common import CORES, ENVIRONMENT, HERE
 from _truth import Rows, recall_of
 from _vectors import Floats, embeddings, unit
@@ -35,6 +36,7 @@ from pipelines.run import Run
 
 K = 10
 M, EF_CONSTRUCTION = 16, 200
+_BATCH = 50_000
 
 
 class Contender(Protocol):
@@ -98,8 +100,10 @@ class Hnswlib:
             self._index.load_index(str(file))
         self._threads = 1
 
+    def reserve(self, rows: int) -> None:
+        self._index.init_index(rows, M=M, ef_construction=EF_CONSTRUCTION)
+
     def fill(self, vectors: Floats, ids: Rows) -> None:
-        self._index.init_index(len(ids), M=M, ef_construction=EF_CONSTRUCTION)
         self._index.add_items(vectors, ids, num_threads=CORES)
 
     def save(self, file: Path) -> None:
@@ -126,6 +130,9 @@ class Usearch:
         if file.is_file():
             self._index.load(str(file))
         self._threads = 1
+
+    def reserve(self, rows: int) -> None:
+        """It grows by itself."""
 
     def fill(self, vectors: Floats, ids: Rows) -> None:
         self._index.add(ids.astype(np.uint64), vectors, threads=CORES, copy=True)
@@ -204,14 +211,17 @@ def answer(contender: Contender, queries: Floats, truth: Rows, asked: dict[str, 
 
 
 def build(kind: type[Hnswlib] | type[Usearch], run: Run, file: Path) -> None:
-    """Read a run, fill an index and store it; tells how long filling alone took."""
-    table = run.table(["row_id", "embedding"])
-    vectors, ids = unit(embeddings(table)), table["row_id"].to_numpy()
-    del table
-    made = kind(Path(), vectors.shape[1])
-    began = time.monotonic()
-    made.fill(vectors, ids)
-    print(json.dumps({"fill": time.monotonic() - began}))
+    """Fill an index from a run batch by batch and store it; tells how long filling alone took."""
+    made = kind(Path(), run.manifest.model.feature_dim)
+    made.reserve(run.manifest.rows.written)
+    spent = 0.0
+    for batch in run.batches(["row_id", "embedding"], batch_rows=_BATCH):
+        table = pa.Table.from_batches([batch])
+        vectors, ids = unit(embeddings(table)), table["row_id"].to_numpy()
+        began = time.monotonic()
+        made.fill(vectors, ids)
+        spent += time.monotonic() - began
+    print(json.dumps({"fill": spent}))
     made.save(file)
 
 

@@ -160,7 +160,7 @@ class Bench:
         """Kill one; returns the stage it was hit at, or "not hit" where it had ended."""
         index = self.copy(case)
         before, served = look(index), current_version(index)
-        moment = self.dice.uniform(0.9 * pace.first, pace.end)
+        moment = self.dice.uniform(0.6 * pace.first, pace.end)
         wanted = self.dice.randint(1, max(1, pace.changes))
         began = time.monotonic()
         with group(case.command(index), self.log) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ class RunWriter:
         self._path, self._facts, self._source, self._root = path, facts, source, root
         self._files: dict[str, str] = {}
         self._rows = 0
+        shutil.rmtree(path, ignore_errors=True)  # one that was not finished
         (path / "detections").mkdir(parents=True)
 
     def add(self, table: pa.Table) -> None:
