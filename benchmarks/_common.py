@@ -15,7 +15,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+# Scripts find their own folder first, where index.py would stand before the package of that name.
+sys.path.insert(0, str(HERE.parent))
 CORES = len(os.sched_getaffinity(0))
 ENVIRONMENT = {"PYTHONPATH": str(HERE.parent), **os.environ}
 _CROP_PIXELS = 256
