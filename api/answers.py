@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 
 from index.snapshot import Hits, Snapshot
 
+# Columns of a snapshot that answers show.
+SHOWN = (
+    *("detection_id", "label", "score", "image", "x1", "y1", "x2", "y2"),
+    *("sequence", "frame", "timestamp"),
+)
+
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -46,18 +52,7 @@ def detections(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
             "timestamp": timestamp,
         }
         for detection_id, label, score, image, x1, y1, x2, y2, sequence, frame, timestamp in zip(
-            columns["detection_id"],
-            columns["label"],
-            columns["score"],
-            columns["image"],
-            columns["x1"],
-            columns["y1"],
-            columns["x2"],
-            columns["y2"],
-            columns["sequence"],
-            columns["frame"],
-            columns["timestamp"],
-            strict=True,
+            *(columns[name] for name in SHOWN), strict=True
         )
     ]
 
@@ -78,12 +73,12 @@ def found(
         itself: [Q] the row that is the query itself and no hit of it; -1: none is.
         features: [Q] whether its hits come with their vectors.
     """
-    kept = hits.rows != itself[:, None]
+    kept = (hits.rows != itself[:, None]) & (hits.rows >= 0)
     kept &= np.cumsum(kept, axis=1) <= np.asarray(wanted)[:, None]
     counts = kept.sum(axis=1)
     rows = hits.rows[kept]
     rank = np.cumsum(kept, axis=1)[kept]
-    described = detections(snapshot.columns(rows))
+    described = detections(snapshot.columns(rows, SHOWN))
     for hit, place, score in zip(described, rank.tolist(), hits.scores[kept].tolist(), strict=True):
         hit["rank"] = place
         hit["score"] = score

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from api.answers import detections
+from api.answers import SHOWN, detections
 from api.errors import ApiError
 from api.tracks import TrackBook
 from cluster.errors import ModelError, RunError
@@ -56,7 +56,8 @@ class Holdings:
         """
         snapshot = Snapshot.open(index)
         # By id, so that the ids are sorted now and not while the first client waits.
-        snapshot.neighbours(str(snapshot.columns(np.array([0]))["detection_id"][0]), 1)
+        for row in snapshot.matching()[:1]:  # the first that is not deleted
+            snapshot.neighbours(snapshot.columns(np.array([row]))["detection_id"][0], 1)
         opened = cls(snapshot)
         if before is not None:
             if before.snapshot.manifest.model == snapshot.manifest.model:
@@ -94,7 +95,7 @@ class Holdings:
         """The fields of each detection, or None where the snapshot does not hold it."""
         rows = self.snapshot.rows_of(detection_ids)
         there = rows >= 0
-        fields = iter(detections(self.snapshot.columns(rows[there])))
+        fields = iter(detections(self.snapshot.columns(rows[there], SHOWN)))
         return [next(fields) if here else None for here in there.tolist()]
 
     def tracks(self) -> TrackBook:

@@ -9,7 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request, Response
 from numpy.typing import NDArray
 
-from api.answers import detections
+from api.answers import SHOWN, detections
 from api.batching import Batcher, Search
 from api.errors import ApiError
 from api.limits import Limits
@@ -66,7 +66,7 @@ CropTurn = Annotated[CapacityLimiter, Depends(_crop_turn)]
 
 def detection_fields(held: Holdings, row: int) -> dict[str, Any]:
     """A row of the index as the fields of ``Detection``, without any folder of the server."""
-    return detections(held.snapshot.columns(np.array([row])))[0]
+    return detections(held.snapshot.columns(np.array([row]), SHOWN))[0]
 
 
 def filter_of(where: str | None, ids: list[str] | None = None) -> Filter | None:
