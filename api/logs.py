@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from typing import TextIO
 
 import orjson
+
+ACCESS = "onepass.api.access"  # one line a request
+GATHER_SECONDS = 0.2
 
 
 class JsonLines(logging.Formatter):
@@ -43,9 +50,44 @@ class PlainLines(logging.Formatter):
         return " ".join([super().formatMessage(record), *said])
 
 
+class Gathered(logging.StreamHandler[TextIO]):
+    """Writes the lines of requests once in a moment, every other line at once.
+
+    A call of the system for each of thousands of requests a second costs a tenth of them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+        threading.Thread(target=self._write_now_and_then, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the line for a moment."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+        if record.name != ACCESS or record.levelno >= logging.WARNING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered; ``logging`` calls this at exit as well."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+    def _write_now_and_then(self) -> None:
+        with suppress(OSError, ValueError):  # nobody reads any more
+            while True:
+                time.sleep(GATHER_SECONDS)
+                self.flush()
+
+
 def configure(*, as_json: bool) -> None:
     """Send the lines of onepass and uvicorn, and everybody's warnings, to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Gathered(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     root = logging.getLogger()
     root.handlers = [handler]

@@ -14,12 +14,13 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import INTERNAL, error_response
+from api.logs import ACCESS
 from api.metrics import Metrics
 
 SNAPSHOT = "onepass.snapshot"  # key of the scope under which a route says which one answered
 UNMATCHED = "-"  # the route of a request that reached none
 
-access = logging.getLogger("onepass.api.access")
+access = logging.getLogger(ACCESS)
 logger = logging.getLogger("onepass.api")
 
 _SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a line of its own
