@@ -18,9 +18,11 @@ from api.client import Client, ServiceError
 from api.state import Holdings
 from cluster.errors import OnepassError, SnapshotError
 from index.build import build_index
+from index.filters import Filter
 from index.linking import LinkOptions
 from index.snapshot import Hits, Snapshot
 from index.tracks import link_run
+from index.update import delete_rows
 from pipelines.run import Run
 from tests.integration.api.world import World, serving, told, wait_until_ready
 from tests.runs import write_run
@@ -184,6 +186,21 @@ def test_a_version_that_does_not_open_changes_nothing(
         assert "onepass_reloads_total 0.0" in text
         (index / "CURRENT").write_text("v0001\n")
         assert client.reload().reloaded is False
+
+
+def test_a_version_without_its_first_rows_is_served(runs: list[Run], tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    build(runs[:1], index)
+    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+        gone = [hit.detection_id for hit in client.search("old-7", 39).hits][:38]
+        delete_rows(index, Filter(ids=frozenset(gone)))
+        assert client.reload().version == "v0002"
+        answer = client.search("old-7", 39)
+        assert (answer.snapshot, len(answer.hits)) == ("v0002", 1)
+        assert answer.hits[0].detection_id not in gone
+        with pytest.raises(ServiceError) as caught:
+            client.search(gone[0])
+        assert caught.value.code == "detection_not_found"
 
 
 def test_what_was_loaded_is_kept_for_the_next_snapshot(runs: list[Run], tmp_path: Path) -> None:
