@@ -6,8 +6,8 @@ Three kinds, by what their factory string makes:
 - *graph* (``HNSW…``): walked ``efSearch`` wide; its vectors are the store's own, not a copy
 - *codes* (``SQ8``, ``PQ…``, ``NSG…``): no way to search harder than to score more candidates
 
-Under a filter that leaves few rows none of this is used (``segment.py`` compares with all of
-them). Under one that leaves many, lists are visited from the nearest on until they held as many
+Under a filter that leaves few rows none of this is used: ``segment.py`` compares with all of
+them. Under one that leaves many, lists are visited from the nearest on until they held as many
 *fitting* rows as an unfiltered search would have seen: then it does not matter whether the
 rows that fit are near the query or all somewhere else.
 """
@@ -29,9 +29,9 @@ from index.metrics import Metric, higher_is_nearer
 _faiss: Any = faiss
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
-_EF_LADDER = (16, 1024)  # FAISS's default, and where a query costs as much as an exact one
+_EF_LADDER = (12, 1024)  # just over ten neighbours; where a query costs as much as an exact one
 _REFINE_LADDER = (1, 2, 4, 8, 16, 32, 64)
-_NEARLY_ALL = 0.95  # of the rows fit: searched like all of them
+_NEARLY_ALL = 0.9  # of the rows fit: searched like all of them
 _SAFETY = 1.5  # fitting rows looked at under a filter, over what is looked at without one
 
 
@@ -80,6 +80,8 @@ class Accelerator:
         self._metric = metric
         self._core = core_of(index)
         self._refines = not exact_scores(index)
+        # The last effort as parameters: to make them costs a third of a single search.
+        self._usual: tuple[Effort | None, Any] = None, None
         if self._refines:
             # FAISS wants as many rows in both; while a build tunes, those held out are missing.
             present, index.ntotal = index.ntotal, store.ntotal
@@ -110,18 +112,23 @@ class Accelerator:
         skip = faiss.IO_FLAG_SKIP_STORAGE if isinstance(index, faiss.IndexHNSWFlat) else 0
         _faiss.write_index(index, str(file), skip)
 
-    @property
-    def filters(self) -> bool:
-        """Whether it can be told which rows to answer with."""
-        return isinstance(self._core, faiss.IndexIVF | faiss.IndexHNSW)
+    def takes(self, allowed: Allowed) -> bool:
+        """Whether it finds the nearest of just these rows.
+
+        A graph is walked around the query only: where many rows there do not fit, it would stop
+        before it comes to those that do.
+        """
+        if isinstance(self._core, faiss.IndexIVF):
+            return True
+        return isinstance(self._core, faiss.IndexHNSW) and allowed.share >= _NEARLY_ALL
 
     def ladders(self) -> list[list[Effort]]:
         """Efforts to try, each ladder from little to much; one where there is nothing to turn."""
         knob, steps = "", [0]
         if isinstance(self._core, faiss.IndexIVF):
-            knob, steps = NPROBE, _doubling(1, self._core.nlist)
+            knob, steps = NPROBE, _rising(1, self._core.nlist)
         elif isinstance(self._core, faiss.IndexHNSW):
-            knob, steps = EF_SEARCH, _doubling(*_EF_LADDER)
+            knob, steps = EF_SEARCH, _rising(*_EF_LADDER)
         factors = _REFINE_LADDER if self._refines else (0,)
         if not knob:
             return [[Effort({REFINE: factor} if factor else {}) for factor in factors]]
@@ -139,27 +146,30 @@ class Accelerator:
             queries: [Q, D], prepared for the metric.
             k: neighbours wanted.
             effort: how hard to look.
-            allowed: only these rows; ask only where ``filters``.
+            allowed: only these rows; ask only for what it ``takes``.
         """
-        values = dict(effort.values)
-        selector = None if allowed is None else allowed.selector
         if allowed is not None and allowed.share < _NEARLY_ALL:
-            if isinstance(self._core, faiss.IndexIVF):
-                return self._visit(queries, k, effort, allowed)
-            values[EF_SEARCH] = min(_EF_LADDER[1], int(values[EF_SEARCH] / allowed.share) + k)
-        params = self._parameters(values, selector)
-        if not self._refines:
-            found: tuple[NDArray[np.float32], NDArray[np.int64]]
-            found = self._index.search(queries, k, params=params)
-            return found
-        params = _faiss.IndexRefineSearchParameters(
-            k_factor=effort.refine, base_index_params=params
-        )
-        found = self._refining.search(queries, k, params=params)
+            return self._visit(queries, k, effort, allowed)
+        if allowed is not None:
+            params = self._parameters(effort, allowed.selector)
+        else:
+            of, params = self._usual  # read once: other threads replace it
+            if of is not effort:
+                params = self._parameters(effort, None)
+                self._usual = effort, params
+        searched = self._refining if self._refines else self._index
+        found: tuple[NDArray[np.float32], NDArray[np.int64]]
+        found = searched.search(queries, k, params=params)
         return found
 
-    def _parameters(self, values: dict[str, int], selector: Any) -> Any:
-        """FAISS parameters for one call; given to each, since threads share the index."""
+    def _parameters(self, effort: Effort, selector: Any) -> Any:
+        """FAISS parameters; given to each call, since threads share the index."""
+        params = self._inner_parameters(effort.values, selector)
+        if not self._refines:
+            return params
+        return _faiss.IndexRefineSearchParameters(k_factor=effort.refine, base_index_params=params)
+
+    def _inner_parameters(self, values: dict[str, int], selector: Any) -> Any:
         if isinstance(self._core, faiss.IndexIVF):
             params = _faiss.SearchParametersIVF(nprobe=values[NPROBE], sel=selector)
         elif isinstance(self._core, faiss.IndexHNSW):
@@ -264,8 +274,9 @@ class Accelerator:
         return centres
 
 
-def _doubling(start: int, end: int) -> list[int]:
+def _rising(start: int, end: int) -> list[int]:
+    """From ``start`` to ``end``, each value about half over the one before."""
     values = [start]
     while values[-1] < end:
-        values.append(min(2 * values[-1], end))
+        values.append(min(max(values[-1] * 3 // 2, values[-1] + 1), end))
     return values

@@ -23,7 +23,15 @@ FLAT_VALUES = 2_560_000
 2,000 rows of 1,280 or 10,000 of 256: half a millisecond a query on one core of two shared ones.
 """
 
-GRAPH_LINKS = 32
+GRAPH_ROWS = 50_000
+"""``auto`` grows a graph up to here, where that takes seconds; above, lists are built side by side.
+
+A graph answers single queries faster than lists do, and batches as fast.
+"""
+
+GRAPH_LINKS = 16
+_GRAPH_CARE = 100  # efConstruction: with FAISS's own 40 a search has to go twice as wide
+_COARSE_LINKS = 32
 EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fsr, IVF1024,SQ8, PCA256,IVF1024,Flat"
 
 _POINTS_A_LIST = 40  # FAISS wants 39 to train one
@@ -36,15 +44,19 @@ _faiss: Any = faiss  # its type stubs know neither keyword arguments nor SWIG ve
 def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> str:
     """A factory string for ``rows`` vectors of ``dim`` values.
 
-    Small: ``Flat``. Else inverted lists of 4-bit codes of what a list's centre leaves (half the
-    candidates of codes of the vectors themselves do, for the same recall), unless the lists would fill more than half of ``memory_bytes`` and must stay on the disk, which 4-bit
-    codes cannot. For ``l1``, which no code knows: a graph, or lists of whole vectors.
+    Few values: ``Flat``. Few rows: a graph, if it fits into half of ``memory_bytes``. Else inverted
+    lists of 4-bit codes of what a list's centre leaves (a quarter of the candidates that codes
+    of the vectors themselves need), unless the lists would fill more than half of the memory
+    and must stay on the disk, which 4-bit codes cannot. For ``l1``, which no code knows: a
+    graph, or lists of whole vectors.
     """
     if rows * dim <= FLAT_VALUES:
         return FLAT
+    graph_bytes = rows * (4 * dim + 2 * 4 * GRAPH_LINKS)
+    if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
+        return f"HNSW{GRAPH_LINKS}"
     if metric == "l1":
-        graph_bytes = rows * (4 * dim + 2 * 4 * GRAPH_LINKS)
-        return f"HNSW{GRAPH_LINKS}" if 2 * graph_bytes <= memory_bytes else f"{_lists(rows)},Flat"
+        return f"{_lists(rows)},Flat"
     per_code = next((n for n in (2, 4, 8, 16) if _fits(dim, n)), None)
     if per_code is None:
         return f"{_lists(rows)},SQ8"
@@ -61,7 +73,7 @@ def lists_bytes(rows: int, code_bytes: int) -> int:
 
 def _lists(rows: int) -> str:
     lists = 2 ** round(np.log2(1.5 * np.sqrt(rows)))
-    return f"IVF{lists}" + (f"_HNSW{GRAPH_LINKS}" if lists >= _COARSE_GRAPH_FROM else "")
+    return f"IVF{lists}" + (f"_HNSW{_COARSE_LINKS}" if lists >= _COARSE_GRAPH_FROM else "")
 
 
 def _fits(dim: int, per_code: int) -> bool:
@@ -89,6 +101,8 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
         raise refused(factory, metric, dim, why)
     if isinstance(core, faiss.IndexIDMap):
         raise refused(factory, metric, dim, "rows are numbered here already")
+    if isinstance(core, faiss.IndexHNSW):
+        core.hnsw.efConstruction = _GRAPH_CARE
     if metric == "l1" and not exact_scores(index):
         # FAISS makes such an index without a word, and it ranks by another metric.
         raise refused(factory, metric, dim, "it ranks by something else; l1 needs whole vectors")

@@ -66,5 +66,6 @@ def scores_of(found: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]
     """FAISS's values as scores: roots of squares for l2, and no ulp past the end of the range."""
     if metric == "l2":
         found = np.sqrt(np.maximum(found, 0))
-    scores: NDArray[np.float32] = np.clip(found, *_RANGE[metric])
+    low, high = _RANGE[metric]
+    scores: NDArray[np.float32] = np.minimum(np.maximum(found, np.float32(low)), np.float32(high))
     return scores
