@@ -128,6 +128,8 @@ def remove_leftovers(out: Path) -> None:
             found and (int(found[1]) == os.getpid() or not _alive(int(found[1])))
         ) or entry.name.startswith(_REMOVING):
             shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name.startswith(f".{CURRENT}."):  # written, never moved into its place
+            entry.unlink(missing_ok=True)
     try:
         named = {
             segment.name
