@@ -23,7 +23,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.factory import core_of, exact_scores
+from index.factory import core_of, exact_scores, save
 from index.metrics import Metric, higher_is_nearer
 
 _faiss: Any = faiss
@@ -105,10 +105,10 @@ class Accelerator:
         """Write ``index``; a graph without its vectors, which stand in the store.
 
         Raises:
-            RuntimeError: FAISS's own, for a disk that refuses.
+            OSError: the disk refused.
         """
         skip = faiss.IO_FLAG_SKIP_STORAGE if isinstance(index, faiss.IndexHNSWFlat) else 0
-        _faiss.write_index(index, str(file), skip)
+        save(index, file, skip)
 
     @property
     def filters(self) -> bool:

@@ -7,6 +7,7 @@ score means, and what is missed is measured.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -151,6 +152,18 @@ def core_of(index: Any) -> Any:
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.downcast_index(index.index)
     return index
+
+
+def save(index: Any, file: Path, flags: int = 0) -> None:
+    """Write ``index`` to ``file``.
+
+    Raises:
+        OSError: the disk refused; FAISS has an error of its own for that.
+    """
+    try:
+        _faiss.write_index(index, str(file), flags)
+    except RuntimeError as error:
+        raise OSError(reason_of(error)) from error
 
 
 def reason_of(error: RuntimeError) -> str:

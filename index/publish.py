@@ -90,7 +90,6 @@ def publish(out: Path, fill: Fill) -> str:
         write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
         _sync(draft)
         draft.rename(out / version)
-        _sync(out)
     except OSError as error:
         raise WorkError(
             f"writing {draft} failed: {error.strerror or error}; {out} serves what it served before"
@@ -105,15 +104,22 @@ def switch(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
-        WorkError: the disk refused; ``out`` serves what it served before.
+        WorkError: the disk refused; the message says what ``out`` serves.
     """
     try:
+        _sync(out)  # that the version stands, before anything names it
         write_atomic(out / CURRENT, f"{version}\n".encode())
-        _sync(out)
     except OSError as error:
         raise WorkError(
             f"{out / CURRENT} cannot be written: {error.strerror}; {version} stands, and "
             f"'onepass index promote {out} {version}' serves it"
+        ) from error
+    try:
+        _sync(out)
+    except OSError as error:
+        raise WorkError(
+            f"{out} serves {version} now, but the disk may forget it: {error.strerror}; look at "
+            f"the disk, then say 'onepass index promote {out} {version}' again"
         ) from error
 
 
