@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import faiss
 import pytest
 
-from cluster.errors import SnapshotError, VerifyError, WorkError
+from cluster.errors import SnapshotError, VerifyError
 from index.build import build_index
 from index.layout import SEGMENTS
 from index.snapshot import Snapshot, list_versions
@@ -65,36 +62,6 @@ def test_files_of_another_snapshot_are_refused(tmp_path: Path, run: Path) -> Non
     (out / SEGMENTS / "s0001-00" / "rows.arrow").write_bytes(rows)
     with pytest.raises(SnapshotError, match=r"s0001-00 is damaged: .* manifest says 700 rows"):
         Snapshot.open(out)
-
-
-def test_full_disk_fails_on_one_line_and_leaves_the_old(
-    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "index"
-    build_index([run], out)
-    before = tree(out)
-
-    write = faiss.write_index
-
-    def full(index: Any, to: Any, *more: Any) -> None:
-        if not isinstance(to, str):  # into memory
-            write(index, to, *more)
-            return
-        raise RuntimeError("Error in write at io.cpp:9: Error: 'ret == 1' failed: disk is full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(faiss, "write_index", full)
-        with pytest.raises(WorkError, match=r"disk is full; .* serves what it served before"):
-            build_index([run], out, factory="HNSW32")
-    assert tree(out) == before
-
-    def short(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "pwrite", short)
-    with pytest.raises(WorkError, match=r"No space left on device; .* served before"):
-        build_index([run], out)
-    assert tree(out) == before
 
 
 def test_interrupted_build_leaves_the_old_snapshot_served(tmp_path: Path, run: Path) -> None:
