@@ -45,14 +45,19 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
         return FLAT
     if metric == "l1":
         graph_bytes = rows * (4 * dim + 2 * 4 * GRAPH_LINKS)
-        return f"HNSW{GRAPH_LINKS}" if 2 * graph_bytes <= memory_bytes else f"{_lists(rows)},Flat"
+        # FAISS trains no graph of centres for l1.
+        lists = f"IVF{_lists(rows)},Flat"
+        return f"HNSW{GRAPH_LINKS}" if 2 * graph_bytes <= memory_bytes else lists
+    lists = f"IVF{_lists(rows)}"
+    if _lists(rows) >= _COARSE_GRAPH_FROM:
+        lists += f"_HNSW{GRAPH_LINKS}"
     per_code = next((n for n in (2, 4, 8, 16) if _fits(dim, n)), None)
     if per_code is None:
-        return f"{_lists(rows)},SQ8"
+        return f"{lists},SQ8"
     codes = dim // per_code
     if 2 * lists_bytes(rows, codes // 2) <= memory_bytes:
-        return f"{_lists(rows)},PQ{codes}x4fs"
-    return f"{_lists(rows)},PQ{codes // 2}"  # 8 bits over twice the values: as large
+        return f"{lists},PQ{codes}x4fs"
+    return f"{lists},PQ{codes // 2}"  # 8 bits over twice the values: as large
 
 
 def lists_bytes(rows: int, code_bytes: int) -> int:
@@ -60,9 +65,8 @@ def lists_bytes(rows: int, code_bytes: int) -> int:
     return rows * (code_bytes + 8)
 
 
-def _lists(rows: int) -> str:
-    lists = 2 ** round(np.log2(2 * np.sqrt(rows)))
-    return f"IVF{lists}" + (f"_HNSW{GRAPH_LINKS}" if lists >= _COARSE_GRAPH_FROM else "")
+def _lists(rows: int) -> int:
+    return int(2 ** round(np.log2(2 * np.sqrt(rows))))
 
 
 def _fits(dim: int, per_code: int) -> bool:
