@@ -32,7 +32,21 @@ _CLASSES = frozenset(
 )
 _FUNCTIONS = frozenset(
     (
-        *("+", "-", "*", "/", "%", "//", "abs", "round", "floor", "ceil", "greatest", "least"),
+        *(
+            "+",
+            "-",
+            "*",
+            "/",
+            "%",
+            "//",
+            "abs",
+            "round",
+            "trunc",
+            "floor",
+            "ceil",
+            "greatest",
+            "least",
+        ),
         *("~~", "!~~", "~~*", "!~~*", "~~~", "regexp_full_match", "regexp_matches"),
         *("lower", "upper", "trim", "length", "contains", "starts_with", "ends_with", "suffix"),
         *("prefix", "substring", "substr", "left", "right", "split_part", "coalesce", "nullif"),
