@@ -136,16 +136,16 @@ def remove_leftovers(out: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name.startswith(f".{CURRENT}."):  # written, never moved into its place
             entry.unlink(missing_ok=True)
-    try:
-        named = {
-            segment.name
-            for version in list_versions(out)
-            for segment in read_manifest(out, version).segments
-        }
-    except SnapshotError:
-        return  # of a damaged version nobody knows which segments it needs
+    named: set[str] = set()
+    damaged = 0  # the newest version of which nobody knows what segments it needs
+    for version in list_versions(out):
+        try:
+            named.update(segment.name for segment in read_manifest(out, version).segments)
+        except SnapshotError:
+            damaged = int(version[1:])
     for entry in (out / SEGMENTS).glob("*"):
-        if SEGMENT.fullmatch(entry.name) and entry.name not in named:
+        found = SEGMENT.fullmatch(entry.name)
+        if found and int(found[1]) > damaged and entry.name not in named:
             shutil.rmtree(entry, ignore_errors=True)
 
 
