@@ -130,7 +130,9 @@ def test_deleted_rows_are_never_found_again(index: Path) -> None:
     assert count == 20
     check_answers(snapshot, {f"a{row}" for row in range(200)} - gone)
     for exact in (True, False):
-        assert not gone & set(snapshot.columns(snapshot.search(A, 180).rows.ravel())["detection_id"])
+        assert not gone & set(
+            snapshot.columns(snapshot.search(A, 180).rows.ravel())["detection_id"]
+        )
         chosen = Filter(ids=frozenset({*gone, "a199", "a198"}))
         hits = snapshot.search(A[5:6], 20, chosen=chosen, exact=exact)
         assert hits.rows.shape == (1, len({"a199", "a198"} - gone))
@@ -205,7 +207,9 @@ def test_compact_again_and_after_another_delete_brings_nothing_back(
     check_answers(compact(index), left)
 
 
-def test_run_of_which_nothing_is_left_is_not_needed(world: Path, index: Path, tmp_path: Path) -> None:
+def test_run_of_which_nothing_is_left_is_not_needed(
+    world: Path, index: Path, tmp_path: Path
+) -> None:
     shutil.copytree(world / "b", tmp_path / "b")
     add_runs(index, [tmp_path / "b"])
     delete_rows(index, Filter("run = 1"))
@@ -219,7 +223,9 @@ def test_compact_needs_the_runs_as_they_were(world: Path, index: Path, tmp_path:
     add_runs(index, [run])
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps(manifest | {"seconds": 9.0}))
-    with pytest.raises(SnapshotError, match=r"/b is another run than the one .* build the index anew"):
+    with pytest.raises(
+        SnapshotError, match=r"/b is another run than the one .* build the index anew"
+    ):
         compact(index)
     shutil.rmtree(run)
     with pytest.raises(SnapshotError, match=r"cannot be compacted without the runs .* no such run"):
@@ -228,7 +234,9 @@ def test_compact_needs_the_runs_as_they_were(world: Path, index: Path, tmp_path:
     check_answers(Snapshot.open(index), set(RAW))
 
 
-def test_compact_notices_rows_that_went_from_a_run(world: Path, index: Path, tmp_path: Path) -> None:
+def test_compact_notices_rows_that_went_from_a_run(
+    world: Path, index: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "b"
     shutil.copytree(world / "b", run)
     add_runs(index, [run])
