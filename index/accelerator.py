@@ -9,7 +9,8 @@ Three kinds, by what their factory string makes:
 Under a filter that leaves few rows none of this is used: ``segment.py`` compares with all of
 them. Under one that leaves many, lists are visited from the nearest on until they held as many
 *fitting* rows as an unfiltered search would have seen: then it does not matter whether the
-rows that fit are near the query or all somewhere else.
+rows that fit are near the query or all somewhere else. A graph is walked wide and what does not
+fit is dropped: where too little is left, the rows that fit are far, and all are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.factory import core_of, exact_scores
+from index.factory import core_of, exact_scores, save
 from index.metrics import Metric, higher_is_nearer
 
 _faiss: Any = faiss
@@ -32,6 +33,7 @@ NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
 _EF_LADDER = (12, 1024)  # just over ten neighbours; where a query costs as much as an exact one
 _REFINE_LADDER = (1, 2, 4, 8, 16, 32, 64)
 _NEARLY_ALL = 0.9  # of the rows fit: searched like all of them
+_MOST_WALKED = 4_096  # rows of a graph under a filter
 _SAFETY = 1.5  # fitting rows looked at under a filter, over what is looked at without one
 
 
@@ -107,20 +109,15 @@ class Accelerator:
         """Write ``index``; a graph without its vectors, which stand in the store.
 
         Raises:
-            RuntimeError: FAISS's own, for a disk that refuses.
+            OSError: the disk refused.
         """
         skip = faiss.IO_FLAG_SKIP_STORAGE if isinstance(index, faiss.IndexHNSWFlat) else 0
-        _faiss.write_index(index, str(file), skip)
+        save(index, file, skip)
 
-    def takes(self, allowed: Allowed) -> bool:
-        """Whether it finds the nearest of just these rows.
-
-        A graph is walked around the query only: where many rows there do not fit, it would stop
-        before it comes to those that do.
-        """
-        if isinstance(self._core, faiss.IndexIVF):
-            return True
-        return isinstance(self._core, faiss.IndexHNSW) and allowed.share >= _NEARLY_ALL
+    @property
+    def filters(self) -> bool:
+        """Whether it can be told which rows to answer with."""
+        return isinstance(self._core, faiss.IndexIVF | faiss.IndexHNSW)
 
     def ladders(self) -> list[list[Effort]]:
         """Efforts to try, each ladder from little to much; one where there is nothing to turn."""
@@ -142,12 +139,16 @@ class Accelerator:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """FAISS's values and rows of the ``k`` nearest, [Q, k]; -1 where it found fewer.
 
+        A query with a -1 may have missed nearer rows too: it is for the caller to compare with all.
+
         Args:
             queries: [Q, D], prepared for the metric.
             k: neighbours wanted.
             effort: how hard to look.
-            allowed: only these rows; ask only for what it ``takes``.
+            allowed: only these rows; ask only where ``filters``.
         """
+        if allowed is not None and isinstance(self._core, faiss.IndexHNSW):
+            return self._walk(queries, k, effort, allowed)
         if allowed is not None and allowed.share < _NEARLY_ALL:
             return self._visit(queries, k, effort, allowed)
         if allowed is not None:
@@ -179,6 +180,26 @@ class Accelerator:
         if isinstance(self._index, faiss.IndexPreTransform):
             return _faiss.SearchParametersPreTransform(index_params=params)
         return params
+
+    def _walk(
+        self, queries: NDArray[np.float32], k: int, effort: Effort, allowed: Allowed
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Take what fits among the nearest of all.
+
+        Not with a selector: FAISS then stops as early as without one, and answers with whatever
+        it met that fits.
+        """
+        wanted = k * effort.refine
+        wide = int(_SAFETY * max(effort.values[EF_SEARCH], wanted) / allowed.share)
+        wide = min(max(wide, wanted), _MOST_WALKED, len(allowed.mask))
+        params = self._inner_parameters({EF_SEARCH: wide}, None)
+        scores, rows = self._index.search(queries, max(k, wide), params=params)
+        fits = (rows >= 0) & allowed.mask[rows]
+        rows = np.where(fits, rows, -1)
+        if self._refines:
+            return self._in_order(queries, rows, k)
+        order = np.argsort(~fits, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def _visit(
         self, queries: NDArray[np.float32], k: int, effort: Effort, allowed: Allowed

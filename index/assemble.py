@@ -7,6 +7,9 @@ takes one only where it fits.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +44,9 @@ from index.factory import (
     lists_bytes,
     make_index,
     mergeable,
+    reason_of,
     refused,
+    save,
     train,
     training_rows,
 )
@@ -106,7 +111,7 @@ def assemble(
     merges = index is not None and mergeable(index)
     trained = folder / ".trained.faiss" if merges else None
     if index is not None and trained is not None:
-        faiss.write_index(index, str(trained))
+        save(index, trained)
     store.create(folder / VECTORS, total, dim, metric)
     base = total - len(held)
     truth = ExactKnn(queries, min(RECALL_K, base), metric)
@@ -276,10 +281,8 @@ class _Built:
             last = faiss.read_index(str(self.folder / ".trained.faiss"))
             last.add_with_ids(self.queries, late)
             files.append(shard_file(self.folder, shards))
-            faiss.write_index(last, str(files[-1]))
-            from faiss.contrib.ondisk import merge_ondisk
-
-            merge_ondisk(index, [str(file) for file in files], str(self.folder / LISTS))
+            save(last, files[-1])
+            self._merge_on_disk(files, lists_bytes(self.base + len(late), core.code_size))
             # Rows held out are in it already, so they are kept out of the answers instead.
             allowed = Allowed(np.arange(self.base + len(late)) < self.base)
         else:
@@ -290,7 +293,7 @@ class _Built:
         tuned = self._tune(allowed)
         if not on_disk and len(late):
             index.add_with_ids(self.queries, late)
-        self._write(index)
+        Accelerator.write(index, self.folder / SEARCH)
         for file in (*files, self.folder / ".trained.faiss"):
             file.unlink()
         return tuned
@@ -303,7 +306,7 @@ class _Built:
         tuned = self._tune(None)
         if len(self.queries):
             self.index.add(self.queries)
-        self._write(self.index)
+        Accelerator.write(self.index, self.folder / SEARCH)
         return tuned
 
     def _tune(self, allowed: Allowed | None) -> tuple[Effort, float | None]:
@@ -320,12 +323,16 @@ class _Built:
 
         return tune(search, ladders, self.exact, target=self.options.recall)
 
-    def _write(self, index: Any) -> None:
-        try:
-            Accelerator.write(index, self.folder / SEARCH)
-        except RuntimeError as error:
-            from index.factory import reason_of
+    def _merge_on_disk(self, shards: list[Path], size: int) -> None:
+        # FAISS writes through a map of a file without blocks: a full disk would end the process.
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        from faiss.contrib.ondisk import merge_ondisk
 
+        try:
+            merge_ondisk(self.index, [str(file) for file in shards], str(self.folder / LISTS))
+        except RuntimeError as error:
             raise OSError(reason_of(error)) from error
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError
 from index import store
+from index.factory import save
 from index.layout import ROWS, VECTORS
 from index.metrics import Metric, prepare
 from index.recall import ExactKnn
@@ -171,7 +172,7 @@ def encode(job: Encoding) -> Encoded:
             "hold an embedding; it is damaged: check with 'onepass inspect RUN --verify'"
         )
     if shard is not None:
-        faiss.write_index(shard, str(shard_file(job.folder, job.number)))
+        save(shard, shard_file(job.folder, job.number))
     return Encoded(job.rows, pa.Table.from_batches(late, ROWS_SCHEMA), nearest.found())
 
 

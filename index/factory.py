@@ -7,6 +7,7 @@ score means, and what is missed is measured.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -56,14 +57,17 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
     if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
         return f"HNSW{GRAPH_LINKS}"
     if metric == "l1":
-        return f"{_lists(rows)},Flat"
+        return f"IVF{_lists(rows)},Flat"  # FAISS trains no graph of centres for l1
+    lists = f"IVF{_lists(rows)}"
+    if _lists(rows) >= _COARSE_GRAPH_FROM:
+        lists += f"_HNSW{_COARSE_LINKS}"
     per_code = next((n for n in (2, 4, 8, 16) if _fits(dim, n)), None)
     if per_code is None:
-        return f"{_lists(rows)},SQ8"
+        return f"{lists},SQ8"
     codes = dim // per_code
     if 2 * lists_bytes(rows, codes // 2) <= memory_bytes:
-        return f"{_lists(rows)},PQ{codes}x4fsr"
-    return f"{_lists(rows)},PQ{codes // 2}"  # 8 bits over twice the values: as large
+        return f"{lists},PQ{codes}x4fsr"
+    return f"{lists},PQ{codes // 2}"  # 8 bits over twice the values: as large
 
 
 def lists_bytes(rows: int, code_bytes: int) -> int:
@@ -71,9 +75,8 @@ def lists_bytes(rows: int, code_bytes: int) -> int:
     return rows * (code_bytes + 8)
 
 
-def _lists(rows: int) -> str:
-    lists = 2 ** round(np.log2(1.5 * np.sqrt(rows)))
-    return f"IVF{lists}" + (f"_HNSW{_COARSE_LINKS}" if lists >= _COARSE_GRAPH_FROM else "")
+def _lists(rows: int) -> int:
+    return int(2 ** round(np.log2(1.5 * np.sqrt(rows))))
 
 
 def _fits(dim: int, per_code: int) -> bool:
@@ -165,6 +168,18 @@ def core_of(index: Any) -> Any:
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.downcast_index(index.index)
     return index
+
+
+def save(index: Any, file: Path, flags: int = 0) -> None:
+    """Write ``index`` to ``file``.
+
+    Raises:
+        OSError: the disk refused; FAISS has an error of its own for that.
+    """
+    try:
+        _faiss.write_index(index, str(file), flags)
+    except RuntimeError as error:
+        raise OSError(reason_of(error)) from error
 
 
 def reason_of(error: RuntimeError) -> str:

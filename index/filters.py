@@ -32,7 +32,21 @@ _CLASSES = frozenset(
 )
 _FUNCTIONS = frozenset(
     (
-        *("+", "-", "*", "/", "%", "//", "abs", "round", "floor", "ceil", "greatest", "least"),
+        *(
+            "+",
+            "-",
+            "*",
+            "/",
+            "%",
+            "//",
+            "abs",
+            "round",
+            "trunc",
+            "floor",
+            "ceil",
+            "greatest",
+            "least",
+        ),
         *("~~", "!~~", "~~*", "!~~*", "~~~", "regexp_full_match", "regexp_matches"),
         *("lower", "upper", "trim", "length", "contains", "starts_with", "ends_with", "suffix"),
         *("prefix", "substring", "substr", "left", "right", "split_part", "coalesce", "nullif"),
@@ -74,6 +88,8 @@ def matches(chosen: Filter, rows: pa.Table) -> NDArray[np.bool_]:
     """
     fits = np.ones(rows.num_rows, bool)
     if chosen.ids is not None:
+        for one in chosen.ids:
+            _writable(one, f"id {_shown(one)}")
         wanted = pa.array(sorted(chosen.ids), pa.string())
         fits &= pc.is_in(rows["detection_id"], wanted).to_numpy()
     if chosen.where is not None:
@@ -94,10 +110,17 @@ def check(where: str, columns: list[str]) -> None:
             f"the filter has {len(where)} characters; {MAX_WHERE} are allowed. For a long list of "
             "detections give their ids instead"
         )
+    _writable(where, f"filter {_shown(where)}")
     with duckdb.connect(":memory:", config=_CLOSED) as connection:
         # In brackets, on lines of their own: nothing in it can end the expression early.
         text = connection.execute("SELECT json_serialize_sql(?)", [_select(where)]).fetchall()[0][0]
-    parsed = json.loads(text)
+    try:
+        _look_through(where, json.loads(text), columns)
+    except RecursionError:  # DuckDB goes deeper than Python does
+        raise _refused(where, "it is nested too deep") from None
+
+
+def _look_through(where: str, parsed: dict[str, Any], columns: list[str]) -> None:
     if parsed.get("error"):
         raise _refused(where, first_line(ValueError(parsed["error_message"])))
     statements = parsed["statements"]
@@ -150,6 +173,17 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
             yield from _parts(one)
 
 
+def _writable(text: str, what: str) -> None:
+    """Refuse what is no text: JSON can spell half of a surrogate pair, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FilterError(f"{what} cannot be used: {error.reason}") from None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 120 else text[:119] + "…")
+
+
 def _refused(where: str, why: str) -> FilterError:
-    shown = where if len(where) <= 120 else where[:119] + "…"
-    return FilterError(f"filter {shown!r} cannot be used: {why}")
+    return FilterError(f"filter {_shown(where)} cannot be used: {why}")

@@ -90,7 +90,6 @@ def publish(out: Path, fill: Fill) -> str:
         write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
         _sync(draft)
         draft.rename(out / version)
-        _sync(out)
     except OSError as error:
         raise WorkError(
             f"writing {draft} failed: {error.strerror or error}; {out} serves what it served before"
@@ -105,15 +104,22 @@ def switch(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
-        WorkError: the disk refused; ``out`` serves what it served before.
+        WorkError: the disk refused; the message says what ``out`` serves.
     """
     try:
+        _sync(out)  # that the version stands, before anything names it
         write_atomic(out / CURRENT, f"{version}\n".encode())
-        _sync(out)
     except OSError as error:
         raise WorkError(
             f"{out / CURRENT} cannot be written: {error.strerror}; {version} stands, and "
             f"'onepass index promote {out} {version}' serves it"
+        ) from error
+    try:
+        _sync(out)
+    except OSError as error:
+        raise WorkError(
+            f"{out} serves {version} now, but the disk may forget it: {error.strerror}; look at "
+            f"the disk, then say 'onepass index promote {out} {version}' again"
         ) from error
 
 
@@ -128,16 +134,18 @@ def remove_leftovers(out: Path) -> None:
             found and (int(found[1]) == os.getpid() or not _alive(int(found[1])))
         ) or entry.name.startswith(_REMOVING):
             shutil.rmtree(entry, ignore_errors=True)
-    try:
-        named = {
-            segment.name
-            for version in list_versions(out)
-            for segment in read_manifest(out, version).segments
-        }
-    except SnapshotError:
-        return  # of a damaged version nobody knows which segments it needs
+        elif entry.name.startswith(f".{CURRENT}."):  # written, never moved into its place
+            entry.unlink(missing_ok=True)
+    named: set[str] = set()
+    damaged = 0  # the newest version of which nobody knows what segments it needs
+    for version in list_versions(out):
+        try:
+            named.update(segment.name for segment in read_manifest(out, version).segments)
+        except SnapshotError:
+            damaged = int(version[1:])
     for entry in (out / SEGMENTS).glob("*"):
-        if SEGMENT.fullmatch(entry.name) and entry.name not in named:
+        found = SEGMENT.fullmatch(entry.name)
+        if found and int(found[1]) > damaged and entry.name not in named:
             shutil.rmtree(entry, ignore_errors=True)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from threading import Lock
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,8 @@ READ = [name for name in ROWS_SCHEMA.names if name != "run"]  # from a run's fil
 
 # Rows joined into one block of memory: their strings stay below Arrow's 2 GiB.
 BLOCK_ROWS = 1_000_000
+
+_PARSING = Lock()
 
 
 def described(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
@@ -158,6 +161,19 @@ def _taken(
     return found
 
 
+def load_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """``np.load``, safe in several threads.
+
+    NumPy reads a header with Python's parser, and that of 3.11 fails where two threads parse.
+
+    Raises:
+        OSError, ValueError: the file is missing or torn.
+    """
+    with _PARSING:
+        loaded: NDArray[Any] = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+    return loaded
+
+
 class IdTable:
     """From detection id to row, within one segment."""
 
@@ -167,7 +183,7 @@ class IdTable:
         Raises:
             OSError, ValueError: it is missing or torn.
         """
-        self._hashes, self._order = np.load(file, mmap_mode="r", allow_pickle=False)
+        self._hashes, self._order = load_array(file, mmap_mode="r")
         self._rows = rows
 
     def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:

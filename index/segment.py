@@ -122,7 +122,7 @@ class Segment:
             return Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), "f4"))
         quick = self._accelerator
         few = allowed is not None and allowed.count * self._store.d <= COMPARED_VALUES
-        if quick is None or effort is None or few or (allowed and not quick.takes(allowed)):
+        if quick is None or effort is None or few or (allowed is not None and not quick.filters):
             values, rows = self._compare(queries, k, allowed)
         else:
             values, rows = quick.search(queries, k, effort, allowed)

@@ -29,7 +29,7 @@ from index.layout import (
 )
 from index.metrics import higher_is_nearer, prepare
 from index.recall import Hits
-from index.rows import RowTable
+from index.rows import RowTable, load_array
 from index.segment import Searchable, Segment, damaged
 from pipelines.detections import BOX
 from pipelines.records import sha256_file
@@ -315,7 +315,7 @@ def deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[n
         return [None] * len(manifest.segments)
     total = sum(entry.rows for entry in manifest.segments)
     try:
-        bits = np.load(path / DELETED, allow_pickle=False)
+        bits = load_array(path / DELETED)
         gone = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
     except (OSError, ValueError, TypeError) as error:
         raise damaged(path, first_line(error)) from None

@@ -48,6 +48,7 @@ def promote(index_dir: Path, version: str) -> Snapshot:
     """
     read_manifest(index_dir, version)
     with locked(index_dir):
+        remove_leftovers(index_dir)
         snapshot = Snapshot.open(index_dir, version)
         snapshot.verify()
         switch(index_dir, version)

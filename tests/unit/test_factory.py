@@ -1,213 +1,155 @@
-"""Which index is made, what it really measures, and how recall is counted."""
+"""Which index is made for which rows, and which strings are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
 from cluster.errors import SnapshotError
 from index.factory import (
-    Knob,
-    Metric,
-    check_scores,
     choose_factory,
     exact_scores,
-    full_name,
-    is_exact,
-    knob_of,
+    is_flat,
+    lists_bytes,
     make_index,
-    search_parameters,
+    mergeable,
     train,
+    training_rows,
 )
-from index.recall import ExactKnn, Hits, recall_at
-from index.vectors import l1_normalise
+from index.metrics import Metric, prepare
 
+GB = 2**30
 DIM = 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on a few rows is ten times slower when its threads wait for each other."""
-    threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
-    raw = np.random.default_rng(3).normal(size=(400, DIM))
-    return l1_normalise(raw, ["" for _ in raw])
-
-
-def filled(factory: str, metric: Metric, vectors: np.ndarray) -> Any:
-    index = make_index(factory, DIM, metric)
-    train(index, vectors, factory, metric)
-    index.add(vectors)
-    return index
-
-
-def test_auto_is_exact_for_few_values_and_a_graph_above() -> None:
-    assert choose_factory(20_000, 1280) == "Flat"
-    assert choose_factory(20_001, 1280) == "HNSW32"
-    assert choose_factory(1, 4096) == "Flat"
-
-
-def test_cosine_gets_its_normalisation_once() -> None:
-    assert full_name("Flat", "cosine") == "L2norm,Flat"
-    assert full_name(" L2norm,HNSW32 ", "cosine") == "L2norm,HNSW32"
-    assert full_name("HNSW32", "l1") == "HNSW32"
-
-
-@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat", "IVF4,PQ8x4fs,RFlat"])
-def test_cosine_scores_are_cosine(factory: str, vectors: np.ndarray) -> None:
-    scores, rows = filled(factory, "cosine", vectors).search(vectors[:20], 5)
-    true = 1 - cdist(vectors[:20].astype(float), vectors.astype(float), "cosine")
-    np.testing.assert_allclose(scores, np.take_along_axis(true, rows, 1), atol=1e-5)
-
-
-@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat"])
-def test_l1_scores_are_cityblock(factory: str, vectors: np.ndarray) -> None:
-    scores, rows = filled(factory, "l1", vectors).search(vectors[:20], 5)
-    true = cdist(vectors[:20].astype(float), vectors.astype(float), "cityblock")
-    np.testing.assert_allclose(scores, np.take_along_axis(true, rows, 1), atol=1e-5)
-
-
-def test_inner_product_on_l1_normalised_vectors_is_not_cosine() -> None:
-    raw = np.array([[1, 1, 1, 1], [4, 1, 1, 1]], np.float32)
-    same, spiky = l1_normalise(raw, ["same", "spiky"])
-    assert same @ spiky == pytest.approx(same @ same), "it cannot even tell a vector from another"
-    assert spiky @ spiky > same @ same
-    index = make_index("Flat", 4, "cosine")
-    index.add(np.stack([same, spiky]))
-    scores, rows = index.search(same[None], 2)
-    assert rows.tolist() == [[0, 1]]
-    np.testing.assert_allclose(scores, [[1, 7 / np.sqrt(4 * 19)]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("factory", "metric"),
+    ("rows", "dim", "metric", "memory", "expected"),
     [
-        ("PQ4x4", "l1"),  # FAISS ranks by inner product and says nothing
-        ("HNSW32,PQ4x4", "l1"),  # … and by squared L2 here
-        ("L2norm,Flat", "l1"),  # L1 of L2-normalised vectors
-        ("NSG16", "cosine"),  # takes vectors only once
-        ("SQ8", "l1"),  # throws when searched
-        ("IDMap,Flat", "cosine"),  # throws when added to
+        (2_000, 1280, "cosine", 8 * GB, "Flat"),
+        (2_001, 1280, "cosine", 8 * GB, "IVF64,PQ320x4fs"),
+        (10_000, 256, "l1", 8 * GB, "Flat"),
+        (10_001, 256, "l1", 8 * GB, "HNSW32"),
+        (100_000, 256, "ip", 8 * GB, "IVF512,PQ128x4fs"),
+        (1_000_000, 256, "cosine", 8 * GB, "IVF2048_HNSW32,PQ128x4fs"),
+        (1_000_000, 1280, "l2", 8 * GB, "IVF2048_HNSW32,PQ320x4fs"),
+        (1_000_000, 1536, "cosine", 8 * GB, "IVF2048_HNSW32,PQ192x4fs"),
+        (1_000_000, 1021, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # nothing divides it
+        (1_000_000, 1022, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # 511 halves are too many
+        (1_000_000, 256, "cosine", GB // 8, "IVF2048_HNSW32,PQ64"),  # lists on the disk
+        (1_000_000, 256, "l1", GB, "IVF2048,Flat"),  # FAISS trains no graph of centres for l1
+        (1_000_000, 256, "l1", 8 * GB, "HNSW32"),
+        (1, 4096, "cosine", GB, "Flat"),
     ],
 )
-def test_factory_that_answers_something_else_is_refused(
-    factory: str, metric: Metric, vectors: np.ndarray
+def test_auto_chooses_by_rows_dimension_metric_and_memory(
+    rows: int, dim: int, metric: Metric, memory: int, expected: str
 ) -> None:
-    index = make_index(factory, DIM, metric)
-    train(index, vectors, factory, metric)
-    with pytest.raises(SnapshotError, match="does not work for metric") as caught:
-        check_scores(index, vectors, vectors[:8], factory, metric)
-    message = str(caught.value)
-    assert repr(factory) in message
-    assert repr(metric) in message
-    assert "HNSW32" in message
-    assert "\n" not in message
-    assert index.ntotal == 0
+    assert choose_factory(rows, dim, metric, memory) == expected
+    assert is_flat(expected) == (expected == "Flat")
+    make_index(expected, dim, metric)
 
 
-@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,SQ8", "PQ4x4", "IVF4,PQ8x4fs,RFlat"])
-def test_good_factory_passes_the_check(factory: str, vectors: np.ndarray) -> None:
-    index = make_index(factory, DIM, "cosine")
-    train(index, vectors, factory, "cosine")
-    check_scores(index, vectors, vectors[:8], factory, "cosine")
-    assert index.ntotal == 0
+def test_codes_stay_in_memory_up_to_half_of_it() -> None:
+    size = lists_bytes(1_000_000, 64)
+    assert choose_factory(1_000_000, 256, "cosine", 2 * size).endswith("PQ128x4fs")
+    assert choose_factory(1_000_000, 256, "cosine", 2 * size - 1).endswith("PQ64")
 
 
-def test_one_vector_is_enough_for_the_check(vectors: np.ndarray) -> None:
-    for metric in ("cosine", "l1"):
-        check_scores(make_index("Flat", DIM, metric), vectors[:1], vectors[:1], "Flat", metric)
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l1", "l2"])
+@pytest.mark.parametrize("memory", [2**26, 8 * GB])
+def test_what_auto_chooses_can_be_trained(metric: Metric, memory: int) -> None:
+    """With a number of lists that a few rows can train: the rest of the string is what matters."""
+    lists = "IVF2048"
+    name = choose_factory(1_000_000, DIM, metric, memory).replace(lists, "IVF4")
+    index = make_index(name, DIM, metric)
+    vectors = prepared(400, metric)
+    train(index, vectors, name, metric)
+    index.add(vectors)
+    assert index.ntotal == 400
 
 
 @pytest.mark.parametrize(
-    ("factory", "why"),
-    [("Bogus", "Bogus"), ("PQ7", "multiple"), ("", ""), ("IVF4,PQ8x4fs", "RFlat")],
+    ("factory", "metric", "why"),
+    [
+        ("Bogus", "cosine", "could not parse"),
+        ("PQ7", "cosine", "multiple"),
+        ("", "cosine", ""),
+        ("IVF8,PQ4x4,Refine(SQ8)", "cosine", "refining index is not needed"),
+        ("IDMap,Flat", "cosine", "rows are numbered here already"),
+        ("PQ4x4", "l1", "ranks by something else"),
+        ("HNSW32,PQ4x4", "l1", "ranks by something else"),
+        ("PCA8,Flat", "l1", "ranks by something else"),
+        ("SQ8", "l1", "ranks by something else"),
+        ("LSH", "ip", "METRIC_L2"),
+    ],
 )
-def test_bad_string_is_refused_on_one_line(factory: str, why: str) -> None:
-    with pytest.raises(
-        SnapshotError, match=rf"factory {factory!r} .*{why}.*IVF1024,Flat"
-    ) as caught:
-        make_index(factory, DIM, "cosine")
+def test_bad_string_is_refused_on_one_line(factory: str, metric: Metric, why: str) -> None:
+    with pytest.raises(SnapshotError, match="does not work for metric") as caught:
+        make_index(factory, DIM, metric)
+    message = str(caught.value)
+    assert message.startswith(f"factory {factory!r} does not work for metric {metric!r} in 16 dim")
+    assert why in message
+    assert "HNSW32" in message
+    assert "\n" not in message
+
+
+def test_parts_that_every_index_has_may_be_written_and_change_nothing() -> None:
+    for name in (" L2norm,HNSW32 ", "HNSW32,RFlat", "L2norm,HNSW32,RFlat"):
+        assert isinstance(make_index(name, DIM, "cosine"), faiss.IndexHNSWFlat)
+    assert is_flat("L2norm,Flat")
+
+
+@pytest.mark.parametrize(
+    ("factory", "merges", "scores"),
+    [
+        ("Flat", False, True),
+        ("HNSW32", False, True),
+        ("IVF4,Flat", True, True),
+        ("IVF4_HNSW8,Flat", True, True),
+        ("IVF4,SQ8", True, False),
+        ("IVF4,PQ8x4fs", True, False),
+        ("PCA8,IVF4,Flat", True, False),
+        ("OPQ8,IVF4,PQ8x4fs", True, False),
+        ("PCA8,HNSW8", False, False),
+        ("HNSW8,SQ8", False, False),
+        ("SQ8", False, False),
+        ("PQ4x4", False, False),
+        ("NSG16", False, False),
+    ],
+)
+def test_which_can_be_merged_and_which_score_exactly(
+    factory: str, merges: bool, scores: bool
+) -> None:
+    index = make_index(factory, DIM, "cosine")
+    assert (mergeable(index), exact_scores(index)) == (merges, scores)
+
+
+def prepared(rows: int, metric: Metric) -> np.ndarray:
+    raw = np.random.default_rng(3).normal(size=(rows, DIM))
+    return prepare(raw, [""] * rows, metric)
+
+
+def test_too_few_rows_to_train_is_refused() -> None:
+    with pytest.raises(SnapshotError, match="training on 30 rows") as caught:
+        train(
+            make_index("IVF64,Flat", DIM, "cosine"), prepared(30, "cosine"), "IVF64,Flat", "cosine"
+        )
     assert "\n" not in str(caught.value)
 
 
-def test_too_few_rows_to_train_is_refused(vectors: np.ndarray) -> None:
-    with pytest.raises(SnapshotError, match="training on 30 rows"):
-        train(make_index("IVF64,Flat", DIM, "cosine"), vectors[:30], "IVF64,Flat", "cosine")
-
-
-@pytest.mark.parametrize(
-    ("factory", "name", "limit"), [("IVF8,Flat", "nprobe", 8), ("HNSW32", "efSearch", 1024)]
-)
-def test_knob_is_found_and_set_for_one_call(
-    factory: str, name: str, limit: int, vectors: np.ndarray
-) -> None:
-    for metric in ("cosine", "l1"):
-        index = filled(factory, metric, vectors)
-        knob = knob_of(index)
-        assert knob is not None
-        assert (knob.name, knob.limit) == (name, limit)
-        params = search_parameters(index, {name: limit})
-        scores, _ = index.search(vectors[:50], 10, params=params)
-        true = np.sort(exact_scores(vectors[:50], vectors, metric), axis=1)
-        best = true[:, ::-1][:, :10] if metric == "cosine" else true[:, :10]
-        np.testing.assert_allclose(scores, best, atol=1e-5)
-
-
-def test_flat_has_no_knob_and_is_exact(vectors: np.ndarray) -> None:
-    flat = filled("Flat", "cosine", vectors)
-    assert knob_of(flat) is None
-    assert search_parameters(flat, {}) is None
-    assert is_exact(flat)
-    assert not is_exact(filled("HNSW32", "cosine", vectors))
-    assert not is_exact(filled("PCA8,Flat", "cosine", vectors))
-
-
-def test_ladder_doubles_and_ends_at_the_limit() -> None:
-    assert Knob("nprobe", 1, 6).ladder() == [1, 2, 4, 6]
-    assert Knob("nprobe", 1, 1).ladder() == [1]
-
-
-@pytest.mark.parametrize("metric", ["cosine", "l1"])
-def test_exact_search_in_blocks_equals_exact_search_at_once(
-    metric: Metric, vectors: np.ndarray
-) -> None:
-    search = ExactKnn(vectors[:9], 7, metric)
-    for first in range(0, len(vectors), 64):
-        search.add(vectors[first : first + 64], first)
-    hits = search.hits()
-    scores = exact_scores(vectors[:9], vectors, metric)
-    order = np.argsort(-scores if metric == "cosine" else scores, axis=1)[:, :7]
-    np.testing.assert_array_equal(hits.rows, order)
-    np.testing.assert_allclose(hits.scores, np.take_along_axis(scores, order, 1), atol=1e-6)
-
-
-def hits(rows: list[int], scores: list[float]) -> Hits:
-    return Hits(np.array([rows]), np.array([scores], np.float32))
-
-
-def test_recall_counts_the_share_found() -> None:
-    exact = hits([1, 2, 3, 4], [0.9, 0.8, 0.7, 0.6])
-    assert recall_at(exact, exact) == 1
-    assert recall_at(exact, hits([4, 1, 8, 9], [0.6, 0.9, 0.5, 0.4])) == 0.5
-    assert recall_at(exact, hits([1, -1, -1, -1], [0.9, 0, 0, 0])) == 0.25
-
-
-def test_recall_takes_a_tie_for_the_last_place_but_not_for_a_better_one() -> None:
-    exact = hits([1, 2, 3], [0.9, 0.5, 0.5])
-    assert recall_at(exact, hits([1, 7, 8], [0.9, 0.5, 0.5])) == 1
-    assert recall_at(exact, hits([7, 8, 9], [0.5, 0.5, 0.5])) == pytest.approx(2 / 3)
-
-
-def test_faiss_metric_constants_are_what_the_scores_assume() -> None:
-    assert make_index("Flat", DIM, "l1").metric_type == faiss.METRIC_L1
+def test_training_takes_rows_enough_and_memory_no_more_than_a_quarter() -> None:
+    assert training_rows(make_index("HNSW32", 256, "cosine"), 10**6, 256, GB) == 0
+    lists: Any = make_index("IVF4096,Flat", 256, "cosine")
+    assert training_rows(lists, 10**6, 256, 8 * GB) == 40 * 4096
+    assert training_rows(lists, 1000, 256, 8 * GB) == 1000
+    assert training_rows(lists, 10**6, 256, 2**26) == 2**26 // 4 // 1024
+    assert training_rows(make_index("SQ8", 256, "cosine"), 10**6, 256, 8 * GB) == 65_536

@@ -1,0 +1,115 @@
+"""What a build makes of runs: its rows, its files, the recall it measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from cluster.errors import SnapshotError
+from index.accelerator import Accelerator, Effort
+from index.build import build_index
+from index.factory import make_index, train
+from index.metrics import prepare
+from tests.indexes import (
+    DIM,
+    embeddings,
+    make_run,
+    order_of,
+    true_hits,
+)
+
+
+@pytest.mark.parametrize("factory", ["HNSW4", "IVF32,Flat", "IVF16,PQ8x4fs,RFlat"])
+def test_recall_in_the_manifest_is_the_recall_there_is(
+    tmp_path: Path, vectors: np.ndarray, factory: str
+) -> None:
+    run = make_run(tmp_path / "run", vectors, files=1)
+    snapshot = build_index([run], tmp_path / "index", factory=factory, recall=0.9)
+    facts = snapshot.manifest.recall
+    assert (facts.queries, facts.k, facts.target) == (140, 10, 0.9)
+    # The same index again without the held-out rows, which stand at the end.
+    stored, base = vectors[order_of(snapshot)], 700 - 140
+    normal = prepare(stored, [""] * 700, "cosine")
+    index = make_index(factory, DIM, "cosine")
+    train(index, normal[:base], factory, "cosine")
+    index.add(normal[:base])
+    exactly = faiss.IndexFlatIP(DIM)
+    exactly.add(normal)
+    effort = Effort(snapshot.manifest.largest.search_params)
+    _, found = Accelerator(index, exactly, "cosine").search(normal[base:], 10, effort)
+    true = true_hits("cosine", stored[base:], stored[:base], 10).rows
+    again = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, true, strict=True)])
+    assert facts.measured == pytest.approx(again, abs=2 / 1400)  # a tie for the tenth place
+    assert facts.measured is not None
+    assert facts.measured >= 0.9
+    assert snapshot.manifest.warning is None
+
+
+def test_missed_target_is_built_and_said(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).normal(size=(3000, DIM)).astype(np.float32)
+    run = make_run(tmp_path / "run", noise)
+    snapshot = build_index([run], tmp_path / "index", factory="PQ1x4", recall=1.0)
+    assert snapshot.manifest.recall.measured is not None
+    assert snapshot.manifest.recall.measured < 1.0
+    assert "below the 1 asked for" in str(snapshot.manifest.warning)
+
+
+def test_copies_of_one_picture_do_not_look_like_bad_recall(tmp_path: Path) -> None:
+    vectors = np.repeat(embeddings(3), 100, axis=0)
+    snapshot = build_index([make_run(tmp_path / "run", vectors)], tmp_path / "index")
+    assert snapshot.manifest.recall.measured == 1.0
+
+
+def test_failed_rows_are_skipped_and_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", embeddings(12), errors={2: "torn file", 11: "gone"})
+    snapshot = build_index([run], tmp_path / "index")
+    assert (snapshot.manifest.rows, snapshot.manifest.skipped) == (10, 2)
+    assert sorted(order_of(snapshot)) == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
+    with pytest.raises(SnapshotError, match="rows that have an error are not indexed"):
+        snapshot.row_of("d2")
+
+
+def test_two_runs_share_an_index(tmp_path: Path) -> None:
+    a, b = embeddings(30, seed=1), embeddings(20, seed=2)
+    runs = [
+        make_run(tmp_path / "a", a, prefix="a", root=tmp_path / "photos-a"),
+        make_run(tmp_path / "b", b, prefix="b", root=tmp_path / "photos-b"),
+    ]
+    snapshot = build_index(runs, tmp_path / "index")
+    assert [entry.rows for entry in snapshot.manifest.runs] == [30, 20]
+    assert snapshot.manifest.runs[1].path == str(runs[1])
+    for name, raw in (("a7", a[7]), ("b19", b[19])):
+        row = snapshot.row_of(name)
+        assert snapshot.search(raw[None], 1).rows.tolist() == [[row]]
+        assert snapshot.image_path(row) == tmp_path / f"photos-{name[0]}" / f"cam/{name}.jpg"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_tiny_runs_work(tmp_path: Path, rows: int) -> None:
+    vectors = embeddings(rows)
+    snapshot = build_index([make_run(tmp_path / "run", vectors, files=1)], tmp_path / "index")
+    assert snapshot.search(vectors[:1], 10).rows.shape == (1, rows)
+    assert snapshot.neighbours("d0", 3).rows.shape == (1, rows - 1)
+    recall = snapshot.manifest.recall
+    if rows == 1:
+        assert (recall.measured, recall.queries) == (None, 0)
+        assert "not measured" in str(snapshot.manifest.warning)
+    else:
+        assert (recall.measured, recall.queries) == (1.0, 1)
+        assert snapshot.manifest.warning is None
+
+
+def test_same_rows_give_the_same_files(tmp_path: Path, run: Path) -> None:
+    a, b = (build_index([run], tmp_path / "index").manifest.largest.files for _ in range(2))
+    assert "vectors.faiss" in a
+    assert a == b
+
+
+def test_progress_counts_to_the_end(tmp_path: Path, run: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    build_index([run], tmp_path / "index", progress=lambda done, of: seen.append((done, of)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (700, 700)

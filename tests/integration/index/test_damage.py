@@ -1,0 +1,105 @@
+"""Torn files, full disks, interruptions: found, told on one line, nothing half done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import SnapshotError, VerifyError
+from index.build import build_index
+from index.layout import SEGMENTS
+from index.snapshot import Snapshot, list_versions
+from tests.indexes import (
+    embeddings,
+    make_run,
+    part_of,
+    tree,
+)
+
+
+def test_damage_is_found(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "index"
+    snapshot = build_index([run], out)
+    assert snapshot.verify() == 700
+    file = part_of(snapshot) / "vectors.faiss"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(VerifyError, match=r"vectors\.faiss does not match its sha256"):
+        Snapshot.open(out).verify()
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(SnapshotError, match=r"s0001-00 is damaged"):
+        Snapshot.open(out)
+    file.unlink()
+    with pytest.raises(SnapshotError, match="s0001-00 is damaged"):
+        Snapshot.open(out)
+    with pytest.raises(VerifyError, match="missing"):
+        snapshot.verify()
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.arrow", "ids.npy", "search.faiss", "vectors.faiss", "manifest.json"]
+)
+def test_torn_files_are_refused_on_one_line(tmp_path: Path, run: Path, name: str) -> None:
+    out = tmp_path / "index"
+    snapshot = build_index([run], out, factory="HNSW32")
+    file = (snapshot.path if name == "manifest.json" else part_of(snapshot)) / name
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(SnapshotError) as caught:
+        Snapshot.open(out)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_another_snapshot_are_refused(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "index"
+    build_index([run], out)
+    few = build_index([make_run(tmp_path / "few", embeddings(5))], tmp_path / "few-index")
+    rows = (part_of(few) / "rows.arrow").read_bytes()
+    (out / SEGMENTS / "s0001-00" / "rows.arrow").write_bytes(rows)
+    with pytest.raises(SnapshotError, match=r"s0001-00 is damaged: .* manifest says 700 rows"):
+        Snapshot.open(out)
+
+
+def test_interrupted_build_leaves_the_old_snapshot_served(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "index"
+    build_index([run], out)
+    before = tree(out)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index([run], out, factory="HNSW32", progress=interrupt)
+    assert tree(out) == before
+    assert Snapshot.open(out).manifest.version == "v0001"
+    assert build_index([run], out).manifest.version == "v0002"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from index.build import build_index
+build_index([Path(sys.argv[1])], Path(sys.argv[2]),
+            progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_killed_build_is_cleaned_up_by_the_next(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "index"
+    build_index([run], out)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(run), str(out)],
+        cwd=Path(__file__).parents[3],
+        check=False,
+    )
+    assert killed.returncode == -9
+    assert len(list(out.glob(".building-*"))) == 1
+    assert Snapshot.open(out).manifest.version == "v0001"
+    assert list_versions(out) == ["v0001"]
+    (out / f".building-{os.getppid()}").mkdir()  # of a process that lives: not ours to remove
+    assert build_index([run], out).manifest.version == "v0002"
+    assert [p.name for p in out.glob(".building-*")] == [f".building-{os.getppid()}"]

@@ -1,0 +1,121 @@
+"""A disk that is full at any point of a command: one line, and what was served is served."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.errors import WorkError
+from index.build import build_index
+from index.filters import Filter
+from index.layout import SEGMENTS, current_version
+from index.snapshot import Snapshot
+from index.update import add_runs, compact, delete_rows
+from index.versions import promote
+from tests.indexes import embeddings, make_run, tree
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+# Every way in which the index writes. FAISS throws errors of its own.
+WRITES: dict[str, tuple[object, str]] = {
+    "vectors": (os, "pwrite"),
+    "faiss": (faiss, "write_index"),
+    "numpy": (np, "save"),
+    "rows": (pa.ipc, "new_file"),
+    "sync": (os, "fsync"),
+    "rename": (os, "rename"),
+    "replace": (os, "replace"),
+    "mkdir": (os, "mkdir"),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    first = make_run(folder / "first", embeddings(100), prefix="a")
+    make_run(folder / "second", embeddings(100, seed=1), prefix="b")
+    build_index([first], folder / "index", factory="IVF2,Flat")
+    delete_rows(folder / "index", Filter("row_id < 10"))
+    return folder
+
+
+def commands(world: Path, index: Path) -> dict[str, Callable[[], Any]]:
+    return {
+        "lists": lambda: build_index([world / "first"], index, factory="IVF2,Flat"),
+        "graph": lambda: build_index([world / "first"], index, factory="HNSW8"),
+        "add": lambda: add_runs(index, [world / "second"]),
+        "delete": lambda: delete_rows(index, Filter(ids=frozenset({"a95"}))),
+        "compact": lambda: compact(index),
+        "promote": lambda: promote(index, "v0001"),
+    }
+
+
+@pytest.mark.parametrize("command", ["lists", "graph", "add", "delete", "compact", "promote"])
+def test_full_at_every_write(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    failures = 0
+    for kind, (owner, name) in WRITES.items():
+        for call in range(30):
+            index = tmp_path / f"{kind}-{call}"
+            shutil.copytree(world / "index", index)
+            before = tree(index)
+            with monkeypatch.context() as patched:
+                tried = full_at(patched, owner, name, call)
+                try:
+                    commands(world, index)[command]()
+                except WorkError as error:
+                    said = str(error)
+                else:
+                    assert not tried, "a write failed and nobody said so"
+                    break
+            assert tried
+            failures += 1
+            assert "\n" not in said
+            assert "No space left on device" in said
+            if "the disk may forget it" in said:
+                assert f"serves {current_version(index)} now" in said
+                assert Snapshot.open(index).verify()
+                continue
+            assert current_version(index) == "v0002"
+            assert Snapshot.open(index).verify() == 90
+            left = set(tree(index)) - set(before)
+            if f"promote {index} v0003" not in said:  # complete, and the line says how to serve it
+                assert not [name for name in left if not name.startswith(SEGMENTS)]
+            commands(world, index)[command]()
+            assert not [entry.name for entry in index.glob(".*") if entry.name != ".lock"]
+        else:
+            raise AssertionError(f"{command} never got through {kind}")
+    assert failures >= 3
+
+
+def full_at(patched: pytest.MonkeyPatch, owner: object, name: str, call: int) -> list[str]:
+    """Have ``owner.name`` fail at its nth call; the list says so once it has."""
+    real, seen, failed = getattr(owner, name), 0, []
+
+    def write(*given: Any, **named: Any) -> Any:
+        nonlocal seen
+        target = given[1] if owner is faiss else given[0]
+        if name == "mkdir" and Path(target).exists():  # nothing is made
+            return real(*given, **named)
+        if owner is faiss and not isinstance(target, str):  # into memory
+            return real(*given, **named)
+        seen += 1
+        if seen <= call:
+            return real(*given, **named)
+        failed.append(str(target))
+        if owner is faiss:
+            raise RuntimeError(f"Error in write at io.cpp:9: Error: 'x' failed: {FULL.strerror}")
+        raise OSError(FULL.errno, FULL.strerror)
+
+    patched.setattr(owner, name, write)
+    return failed

@@ -1,0 +1,139 @@
+"""Commands on an index in processes that are killed: at the nth change to files, or at a moment.
+
+``Nursery`` starts one Python that has imported everything and forks a child for every command,
+so that a kill costs tenths of a second. It is run as ``python -m tests.killed``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"))
+
+
+class Nursery:
+    """Runs commands in children of a child; ``with Nursery() as nursery: nursery.run(…)``."""
+
+    def __enter__(self) -> Nursery:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "tests.killed"],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.close()
+        self._child.wait(timeout=30)
+        self._child.stdout.close()
+
+    def run(
+        self, *command: object, change: int | None = None, after: float | None = None
+    ) -> float | None:
+        """Run a command and kill it; the seconds it took where it ended before that, else None.
+
+        Args:
+            command: name and arguments, as ``work`` takes them.
+            change: kill it right before its nth change to files, counted from 0.
+            after: kill it after so many seconds.
+        """
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        asked = {"command": [str(part) for part in command], "change": change, "after": after}
+        print(json.dumps(asked), file=self._child.stdin, flush=True)
+        status, seconds = json.loads(self._child.stdout.readline())
+        assert status in (0, -signal.SIGKILL), f"{command} ended with {status}"
+        return seconds if status == 0 else None
+
+
+def work(name: str, index: Path, *more: str) -> None:
+    """Do a command on an index, in this process."""
+    from index.build import build_index
+    from index.filters import Filter
+    from index.update import add_runs, compact, delete_rows
+    from index.versions import promote, prune
+
+    if name == "build":
+        build_index([Path(more[0])], index, factory=more[1])
+    elif name == "add":
+        add_runs(index, [Path(more[0])])
+    elif name == "delete":
+        delete_rows(index, Filter(more[0]))
+    elif name == "compact":
+        compact(index)
+    elif name == "promote":
+        promote(index, more[0])
+    elif name == "prune":
+        prune(index, int(more[0]))
+    else:
+        raise ValueError(name)
+
+
+def _die_at(change: int) -> None:
+    left = change
+
+    def see(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 0o3
+        if event in CHANGES or writes:
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+    sys.addaudithook(see)
+
+
+def _child(command: list[str], change: int | None) -> int:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    if change is not None:
+        _die_at(change)
+    try:
+        work(command[0], Path(command[1]), *command[2:])
+    except BaseException as error:
+        print(f"{command}: {error!r}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _serve() -> None:
+    # Imported once, for all children; pyarrow imports pandas when it first makes an array.
+    import pandas  # noqa: F401
+
+    import index.update
+    import index.versions  # noqa: F401
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_child(asked["command"], asked["change"]))
+        if asked["after"] is not None:
+            time.sleep(asked["after"])
+            os.kill(pid, signal.SIGKILL)  # it is not waited for yet, so the number is still its
+        _, status = os.waitpid(pid, 0)
+        seconds = time.monotonic() - began
+        print(json.dumps([os.waitstatus_to_exitcode(status), seconds]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
