@@ -162,15 +162,16 @@ def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
     assert (tmp_path / "search.faiss").stat().st_size < ROWS * (4 * DIM + 2 * 4 * 16)
 
 
-def test_ladders_double_and_end_at_the_limit() -> None:
+def test_ladders_rise_and_end_at_the_limit() -> None:
     lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").ladders()
     assert [[step.values for step in ladder] for ladder in lists] == [
-        [{"nprobe": step} for step in (1, 2, 4, 8, 16)]
+        [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
     ]
     graph = Accelerator(*made("HNSW16", "cosine"), "cosine").ladders()
-    assert [step.values["efSearch"] for step in graph[0]] == [16, 32, 64, 128, 256, 512, 1024]
+    walked = [step.values["efSearch"] for step in graph[0]]
+    assert (walked[:4], walked[-1]) == ([12, 18, 27, 40], 1024)
     codes = Accelerator(*made("SQ8", "cosine"), "cosine").ladders()
     assert [[step.refine for step in ladder] for ladder in codes] == [[1, 2, 4, 8, 16, 32, 64]]
     both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").ladders()
     assert len(both) == 7
-    assert both[1][2].values == {"nprobe": 4, "refine": 2}
+    assert both[1][3].values == {"nprobe": 4, "refine": 2}

@@ -35,18 +35,19 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     ("rows", "dim", "metric", "memory", "expected"),
     [
         (2_000, 1280, "cosine", 8 * GB, "Flat"),
-        (2_001, 1280, "cosine", 8 * GB, "IVF64,PQ320x4fs"),
+        (2_001, 1280, "cosine", 8 * GB, "HNSW16"),
+        (50_001, 1280, "cosine", 8 * GB, "IVF256,PQ320x4fsr"),
         (10_000, 256, "l1", 8 * GB, "Flat"),
-        (10_001, 256, "l1", 8 * GB, "HNSW32"),
-        (100_000, 256, "ip", 8 * GB, "IVF512,PQ128x4fs"),
-        (1_000_000, 256, "cosine", 8 * GB, "IVF2048_HNSW32,PQ128x4fs"),
-        (1_000_000, 1280, "l2", 8 * GB, "IVF2048_HNSW32,PQ320x4fs"),
-        (1_000_000, 1536, "cosine", 8 * GB, "IVF2048_HNSW32,PQ192x4fs"),
+        (10_001, 256, "l1", 8 * GB, "HNSW16"),
+        (100_000, 256, "ip", 8 * GB, "IVF512,PQ128x4fsr"),
+        (1_000_000, 256, "cosine", 8 * GB, "IVF2048_HNSW32,PQ128x4fsr"),
+        (1_000_000, 1280, "l2", 8 * GB, "IVF2048_HNSW32,PQ320x4fsr"),
+        (1_000_000, 1536, "cosine", 8 * GB, "IVF2048_HNSW32,PQ192x4fsr"),
         (1_000_000, 1021, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # nothing divides it
         (1_000_000, 1022, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # 511 halves are too many
         (1_000_000, 256, "cosine", GB // 8, "IVF2048_HNSW32,PQ64"),  # lists on the disk
         (1_000_000, 256, "l1", GB, "IVF2048,Flat"),  # FAISS trains no graph of centres for l1
-        (1_000_000, 256, "l1", 8 * GB, "HNSW32"),
+        (1_000_000, 256, "l1", 8 * GB, "HNSW16"),
         (1, 4096, "cosine", GB, "Flat"),
     ],
 )
@@ -60,7 +61,7 @@ def test_auto_chooses_by_rows_dimension_metric_and_memory(
 
 def test_codes_stay_in_memory_up_to_half_of_it() -> None:
     size = lists_bytes(1_000_000, 64)
-    assert choose_factory(1_000_000, 256, "cosine", 2 * size).endswith("PQ128x4fs")
+    assert choose_factory(1_000_000, 256, "cosine", 2 * size).endswith("PQ128x4fsr")
     assert choose_factory(1_000_000, 256, "cosine", 2 * size - 1).endswith("PQ64")
 
 
@@ -116,9 +117,9 @@ def test_parts_that_every_index_has_may_be_written_and_change_nothing() -> None:
         ("IVF4,Flat", True, True),
         ("IVF4_HNSW8,Flat", True, True),
         ("IVF4,SQ8", True, False),
-        ("IVF4,PQ8x4fs", True, False),
+        ("IVF4,PQ8x4fsr", True, False),
         ("PCA8,IVF4,Flat", True, False),
-        ("OPQ8,IVF4,PQ8x4fs", True, False),
+        ("OPQ8,IVF4,PQ8x4fsr", True, False),
         ("PCA8,HNSW8", False, False),
         ("HNSW8,SQ8", False, False),
         ("SQ8", False, False),
