@@ -135,7 +135,13 @@ class Accelerator:
         ]
 
     def search(
-        self, queries: NDArray[np.float32], k: int, effort: Effort, allowed: Allowed | None = None
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        effort: Effort,
+        allowed: Allowed | None = None,
+        *,
+        no_harder: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """FAISS's values and rows of the ``k`` nearest, [Q, k]; -1 where it found fewer.
 
@@ -146,10 +152,11 @@ class Accelerator:
             k: neighbours wanted.
             effort: how hard to look.
             allowed: only these rows; ask only where ``filters``.
+            no_harder: look into as many lists as if all rows were allowed, to measure that.
         """
         if allowed is not None and isinstance(self._core, faiss.IndexHNSW):
             return self._walk(queries, k, effort, allowed)
-        if allowed is not None and allowed.share < _NEARLY_ALL:
+        if allowed is not None and allowed.share < _NEARLY_ALL and not no_harder:
             return self._visit(queries, k, effort, allowed)
         if allowed is not None:
             params = self._parameters(effort, allowed.selector)

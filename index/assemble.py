@@ -318,7 +318,7 @@ class _Built:
         k = self.exact.rows.shape[1]
 
         def search(effort: Effort) -> Hits:
-            values, rows = quick.search(self.queries, k, effort, allowed)
+            values, rows = quick.search(self.queries, k, effort, allowed, no_harder=True)
             return Hits(rows, scores_of(values, self.options.metric))
 
         return tune(search, ladders, self.exact, target=self.options.recall)

@@ -279,8 +279,11 @@ class Work:
                     f"({chosen.run.manifest.rows.failed} rows have an error); see them with "
                     "'onepass inspect'"
                 )
-        total = sum(one.rows for one in counted)
-        return _together(parts, counted, min(PART_ROWS, total // self.options.shards))
+        most_rows = PART_ROWS
+        if self.options.shards > 1:  # small enough to be dealt out evenly
+            total = sum(one.rows for one in counted)
+            most_rows = min(PART_ROWS, total // (4 * self.options.shards))
+        return _together(parts, counted, most_rows)
 
 
 def _together(
