@@ -25,10 +25,8 @@ from cluster.tasks import Tasks
 from index import store
 from index.accelerator import Accelerator, Allowed, Effort
 from index.encode import (
-    Counted,
     Encoded,
     Encoding,
-    Part,
     Sampling,
     encode,
     rows_file,
@@ -50,6 +48,7 @@ from index.factory import (
     train,
     training_rows,
 )
+from index.inputs import Inputs
 from index.layout import IDS, LISTS, ROWS, SEARCH, VECTORS, BuildOptions, RecallFacts, SegmentEntry
 from index.metrics import scores_of
 from index.recall import ExactKnn, Hits, recall_at, tune
@@ -65,19 +64,6 @@ _GRAPH_BLOCK = 16_384
 SEED = 20_240_501  # the same rows give the same segment
 
 Report = Callable[[int, int], None]  # rows done, rows in all
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The rows of a segment: parts, and what was counted in each."""
-
-    parts: list[Part]
-    counted: list[Counted]
-
-    @property
-    def rows(self) -> int:
-        """That can be indexed."""
-        return sum(one.rows for one in self.counted)
 
 
 def assemble(

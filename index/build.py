@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +16,20 @@ from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError
-from cluster.tasks import Tasks, tasks
-from index.assemble import Inputs, Report, assemble
-from index.encode import Counted, Part, count
+from cluster.tasks import tasks
+from index.assemble import Report, assemble
 from index.factory import bare, is_flat, make_index
+from index.inputs import (
+    Chosen,
+    Inputs,
+    deal_out,
+    entries,
+    gather,
+    open_runs,
+    refuse_repeated,
+)
 from index.layout import (
     SEGMENTS,
     BuildOptions,
@@ -37,11 +43,9 @@ from index.layout import (
 from index.metrics import METRICS, Metric
 from index.publish import locked, publish
 from index.snapshot import Snapshot
-from pipelines.records import sha256_file
 from pipelines.run import Run
 
 MIN_MEMORY = 64 * 2**20
-PART_ROWS = 50_000  # of small files that one task takes together
 RAY_FROM_BYTES = 512 * 2**20
 """Builds of more bytes of vectors than this run on Ray; below, starting it takes longer."""
 
@@ -136,37 +140,6 @@ def check_options(options: BuildOptions, memory_bytes: int | None) -> int:
     return memory
 
 
-def open_runs(paths: Sequence[Path]) -> list[Run]:
-    """Open runs that can share an index.
-
-    Raises:
-        SnapshotError: none was given, or they are of two models.
-        RunError: one is no finished run.
-    """
-    if not paths:
-        raise SnapshotError("no run was given; give one or more folders made by 'onepass extract'")
-    runs = [Run.open(path) for path in paths]
-    for run in runs[1:]:
-        check_same_model(run, str(runs[0].path), runs[0].manifest.fingerprint)
-        dim = runs[0].manifest.model.feature_dim
-        if run.manifest.model.feature_dim != dim:
-            raise SnapshotError(
-                f"{run.path} holds vectors of dimension {run.manifest.model.feature_dim}, "
-                f"{runs[0].path} of {dim}; build one index for each"
-            )
-    return runs
-
-
-def check_same_model(run: Run, other: str, fingerprint: str) -> None:
-    """Refuse a run whose vectors cannot be compared with those of ``other``."""
-    if run.manifest.fingerprint != fingerprint:
-        raise SnapshotError(
-            f"{run.path} has model fingerprint {run.manifest.fingerprint}, {other} has "
-            f"{fingerprint}: vectors of two models cannot be compared; build one "
-            "index for each, or bring one run over with 'onepass migrate'"
-        )
-
-
 def check_folder(out: Path, run: Run, metric: Metric) -> None:
     """Refuse a folder that is no index, or whose current snapshot holds other vectors."""
     if not out.exists():
@@ -195,14 +168,6 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A run, and which of its rows stay out: row_ids, ascending."""
-
-    run: Run
-    dropped: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Made:
     """New segments and what they were made from."""
 
@@ -227,11 +192,11 @@ class Work:
         source: Sequence[Chosen],
         *,
         first_run: int,
-        known: Callable[[Made, list[Counted], list[Part]], None] = lambda *_: None,
+        known: Callable[[Inputs], None] = lambda _: None,
     ) -> Made:
         """Make segments of ``source`` in ``draft``; its runs are numbered from ``first_run``.
 
-        ``known`` hears what was counted before the first vector is written, and may refuse.
+        ``known`` hears of the rows before the first vector is written, and may refuse.
 
         Raises:
             SnapshotError: an id stands twice, a run has no row to index, or as ``assemble``.
@@ -241,12 +206,12 @@ class Work:
         size = 4 * dim * sum(chosen.run.manifest.rows.written for chosen in source)
         on_ray = size > RAY_FROM_BYTES or self.address is not None
         with tasks("index build", on_ray=on_ray, address=self.address) as place:
-            parts, counted = self._count(source, first_run, place)
-            made = Made([], _entries(source, parts, counted, first_run), _sum_skipped(counted))
-            refuse_repeated(parts, counted)
-            known(made, counted, parts)
-            total, before = sum(one.rows for one in counted), 0
-            for number, inputs in enumerate(_shards(parts, counted, self.options.shards)):
+            everything = gather(source, first_run, self.options.shards, place)
+            refuse_repeated(everything)
+            known(everything)
+            made = Made([], entries(source, everything, first_run), everything.skipped)
+            total, before = everything.rows, 0
+            for number, inputs in enumerate(deal_out(everything, self.options.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
                 folder.mkdir()
                 entry = assemble(
@@ -261,110 +226,6 @@ class Work:
                 made.segments.append(entry)
                 before += inputs.rows
         return made
-
-    def _count(
-        self, source: Sequence[Chosen], first_run: int, place: Tasks
-    ) -> tuple[list[Part], list[Counted]]:
-        parts = [
-            Part(number, chosen.run.path.resolve(), (file.resolve(),), chosen.dropped)
-            for number, chosen in enumerate(source, first_run)
-            for file in chosen.run.files()
-        ]
-        counted = place.run(count, parts)
-        for number, chosen in enumerate(source, first_run):
-            own = [one for part, one in zip(parts, counted, strict=True) if part.run == number]
-            if not sum(one.rows for one in own) and not len(chosen.dropped):
-                raise SnapshotError(
-                    f"{chosen.run.path} has no row with an embedding "
-                    f"({chosen.run.manifest.rows.failed} rows have an error); see them with "
-                    "'onepass inspect'"
-                )
-        most_rows = PART_ROWS
-        if self.options.shards > 1:  # small enough to be dealt out evenly
-            total = sum(one.rows for one in counted)
-            most_rows = min(PART_ROWS, total // (4 * self.options.shards))
-        return _together(parts, counted, most_rows)
-
-
-def _together(
-    parts: list[Part], counted: list[Counted], most_rows: int
-) -> tuple[list[Part], list[Counted]]:
-    """Neighbouring small files of a run as one part each, since every task has its price."""
-    joined: list[tuple[Part, Counted]] = []
-    for part, one in zip(parts, counted, strict=True):
-        if joined and joined[-1][0].run == part.run:
-            last, sums = joined[-1]
-            if sums.rows + one.rows <= most_rows:
-                hashes = np.concatenate([sums.hashes, one.hashes])
-                both = Counted(sums.rows + one.rows, sums.skipped + one.skipped, hashes)
-                files = (*last.files, *part.files)
-                joined[-1] = Part(part.run, part.path, files, part.dropped), both
-                continue
-        joined.append((part, one))
-    return [part for part, _ in joined], [one for _, one in joined]
-
-
-def _shards(parts: list[Part], counted: list[Counted], shards: int) -> Iterable[Inputs]:
-    """Parts dealt out in order, so that each shard has about as many rows."""
-    total = sum(one.rows for one in counted)
-    groups: list[Inputs] = [Inputs([], []) for _ in range(min(shards, len(parts)))]
-    seen = 0
-    for part, one in zip(parts, counted, strict=True):
-        middle = seen + one.rows / 2
-        group = groups[min(len(groups) - 1, int(middle * len(groups) / max(1, total)))]
-        group.parts.append(part)
-        group.counted.append(one)
-        seen += one.rows
-    return (group for group in groups if group.rows)
-
-
-def _entries(
-    source: Sequence[Chosen], parts: list[Part], counted: list[Counted], first_run: int
-) -> list[RunEntry]:
-    return [
-        RunEntry(
-            path=str(chosen.run.path.resolve()),
-            root=chosen.run.manifest.root,
-            rows=sum(o.rows for p, o in zip(parts, counted, strict=True) if p.run == number),
-            manifest_sha256=sha256_file(chosen.run.path / "manifest.json"),
-        )
-        for number, chosen in enumerate(source, first_run)
-    ]
-
-
-def _sum_skipped(counted: list[Counted]) -> int:
-    return sum(one.skipped for one in counted)
-
-
-def refuse_repeated(parts: list[Part], counted: list[Counted]) -> None:
-    """Refuse ids that stand twice: an id names one row.
-
-    Raises:
-        SnapshotError: names the first, and the runs that it stands in.
-    """
-    hashes = np.concatenate([one.hashes for one in counted])
-    ordered = np.sort(hashes)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
-        return
-    owners = {
-        part.run: part.path
-        for part, one in zip(parts, counted, strict=True)
-        if np.isin(one.hashes, twice).any()
-    }
-    seen: dict[str, list[str]] = {}
-    for path in owners.values():
-        good = Run.open(path).table(["detection_id"], where=pc.field("error").is_null())
-        for name in good["detection_id"].to_pylist():
-            seen.setdefault(name, []).append(str(path))
-    repeated = [(name, places) for name, places in seen.items() if len(places) > 1]
-    if repeated:  # else two ids of one hash, which is no mistake
-        name, places = repeated[0]
-        raise SnapshotError(
-            f"detection_id {name!r} stands {len(places)} times (in {', '.join(places)}; "
-            f"{len(repeated)} ids are repeated in all); an id names one row: leave one of the "
-            "runs out"
-        )
 
 
 def describe(

@@ -16,18 +16,10 @@ from numpy.typing import NDArray
 
 from cluster.errors import RunError, SnapshotError
 from index.assemble import Report
-from index.build import (
-    Chosen,
-    Made,
-    Work,
-    check_options,
-    check_same_model,
-    describe,
-    open_runs,
-    stamp,
-)
-from index.encode import Counted, Part, good_ids
+from index.build import Work, check_options, describe, stamp
+from index.encode import good_ids
 from index.filters import Filter
+from index.inputs import Chosen, Inputs, check_same_model, open_runs
 from index.layout import DELETED, SnapshotManifest, read_manifest
 from index.publish import locked, publish
 from index.snapshot import Snapshot
@@ -72,8 +64,8 @@ def add_runs(
         one_part = there.options.model_copy(update={"shards": 1, "factory": "auto"})
         work = Work(one_part, memory, address, progress or (lambda _, __: None))
 
-        def refuse_known(_: Made, counted: list[Counted], parts: list[Part]) -> None:
-            for part in parts:
+        def refuse_known(found: Inputs) -> None:
+            for part in found.parts:
                 for names, _skipped in good_ids(part):
                     there_already = now.rows_of(names) >= 0
                     if there_already.any():
@@ -185,11 +177,10 @@ def compact(
         source = _what_is_left(index_dir, now)
         work = Work(there.options, memory, address, progress or (lambda _, __: None))
 
-        def refuse_others(_: Made, counted: list[Counted], __: list[Part]) -> None:
-            rows = sum(one.rows for one in counted)
-            if rows != there.rows:
+        def refuse_others(found: Inputs) -> None:
+            if found.rows != there.rows:
                 raise SnapshotError(
-                    f"the runs of {index_dir} hold {rows} of its {there.rows} rows; one of them is "
+                    f"the runs of {index_dir} hold {found.rows} of its {there.rows} rows; one of them is "
                     "damaged: check with 'onepass inspect RUN --verify'"
                 )
 
