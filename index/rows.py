@@ -136,14 +136,17 @@ _Column: TypeAlias = Any  # an Arrow array, or a NumPy one
 
 
 def _quick(batch: pa.RecordBatch) -> dict[str, _Column]:
-    """Columns as NumPy sees them where it can: a hundredth of Arrow's cost for a few rows."""
+    """Columns as NumPy sees them where it can: a tenth of Arrow's cost for a few rows."""
+
+    def quick(column: pa.Array) -> _Column:
+        if pa.types.is_timestamp(column.type):
+            return column.to_numpy(zero_copy_only=False)  # copied only where some are unknown
+        if pa.types.is_primitive(column.type) and not column.null_count:
+            return column.to_numpy()
+        return column
+
     return {
-        field.name: column.to_numpy()
-        if pa.types.is_primitive(field.type)
-        and not pa.types.is_temporal(field.type)
-        and not column.null_count
-        else column
-        for field, column in zip(batch.schema, batch.columns, strict=True)
+        name: quick(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)
     }
 
 
