@@ -88,7 +88,12 @@ class VerifyError(WorkError):
     """Stored files disagree with what their manifest says of them."""
 
 
-def failed(what: str, error: BaseException) -> WorkError:
+def failed(
+    what: str,
+    error: BaseException,
+    *,
+    then: str = "what is written is kept, the same command continues",
+) -> WorkError:
     """One line out of Ray's nested traceback, the full one kept as the cause."""
     inner = error
     while (cause := getattr(inner, "cause", None) or inner.__cause__) is not None:
@@ -97,9 +102,6 @@ def failed(what: str, error: BaseException) -> WorkError:
     said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
     text = (said.strip().splitlines() or ["no message"])[0]
     kind = "" if isinstance(inner, OnepassError) else f"{type(inner).__name__}: "
-    wrapped = WorkError(
-        f"{what} failed: {kind}{text}; what is written is kept, the same command "
-        "continues (--debug shows where)"
-    )
+    wrapped = WorkError(f"{what} failed: {kind}{text}; {then} (--debug shows where)")
     wrapped.__cause__ = error
     return wrapped

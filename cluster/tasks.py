@@ -41,6 +41,7 @@ class Tasks:
         Raises:
             StalledError: on Ray, no task ended for ``stall_seconds``.
             WorkError: a task failed; the others are cancelled.
+            OSError: a task's own, as of a disk that refused.
         """
         if not self.on_ray:
             results = []
@@ -84,11 +85,11 @@ class Tasks:
             for reference in running:
                 ray.cancel(reference, force=True)
             if isinstance(error, ray.exceptions.RayTaskError) and isinstance(
-                error.cause, OnepassError
+                error.cause, OnepassError | OSError
             ):
                 raise error.cause from None
             if isinstance(error, ray.exceptions.RayError):
-                raise failed(self._name, error) from error
+                raise failed(self._name, error, then="nothing was changed, try again") from error
             raise
         return [found[number] for number in range(len(items))]
 

@@ -278,7 +278,11 @@ class _Built:
             index.ntotal = core.ntotal
         tuned = self._tune(allowed)
         if not on_disk and len(late):
-            index.add_with_ids(self.queries, late)
+            # Merged too: FAISS adds 4-bit codes wrongly to a list that was merged before.
+            last = faiss.read_index(str(self.folder / ".trained.faiss"))
+            last.add_with_ids(self.queries, late)
+            core.merge_from(core_of(last), 0)
+            index.ntotal = core.ntotal
         Accelerator.write(index, self.folder / SEARCH)
         for file in (*files, self.folder / ".trained.faiss"):
             file.unlink()

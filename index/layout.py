@@ -181,7 +181,7 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
     """
     folder = Path(index_dir)
     version = version or current_version(folder)
-    if version is None:
+    if version is None or not folder.is_dir():
         what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
         raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")
     file = folder / version / MANIFEST

@@ -18,6 +18,7 @@ from tests.indexes import (
     embeddings,
     make_run,
     order_of,
+    part_of,
     true_hits,
 )
 
@@ -113,3 +114,29 @@ def test_progress_counts_to_the_end(tmp_path: Path, run: Path) -> None:
     build_index([run], tmp_path / "index", progress=lambda done, of: seen.append((done, of)))
     assert seen == sorted(seen)
     assert seen[-1] == (700, 700)
+
+
+@pytest.mark.parametrize(
+    "factory", ["IVF8,Flat", "IVF8,SQ8", "IVF8,PQ16x4fs", "PCA16,IVF8,PQ8x4fs"]
+)
+def test_merged_codes_are_those_of_all_rows_added_at_once(
+    tmp_path: Path, vectors: np.ndarray, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the rows held out among them, which recall is not measured on."""
+    monkeypatch.setattr("index.build.PART_ROWS", 100)
+    run = make_run(tmp_path / "run", vectors, files=7)
+    snapshot = build_index([run], tmp_path / "index", factory=factory)
+    merged = faiss.read_index(str(part_of(snapshot) / "search.faiss"))
+    at_once = faiss.clone_index(merged)
+    at_once.reset()
+    at_once.add_with_ids(snapshot.vectors(np.arange(700)), np.arange(700))
+    every = faiss.SearchParametersIVF(nprobe=8)
+    if "PCA" in factory:
+        every = faiss.SearchParametersPreTransform(index_params=every)
+    asked = snapshot.vectors(np.arange(0, 700, 7))
+    mine, theirs = (index.search(asked, 700, params=every) for index in (merged, at_once))
+    for scores, rows in (mine, theirs):
+        order = np.argsort(rows, axis=1)
+        assert (np.take_along_axis(rows, order, 1) == np.arange(700)).all()
+        scores[:] = np.take_along_axis(scores, order, 1)
+    np.testing.assert_allclose(mine[0], theirs[0], atol=1e-5)

@@ -1,0 +1,95 @@
+"""A build on Ray makes the very same files as one without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import SnapshotError, WorkError
+from index.build import build_index
+from index.filters import Filter
+from index.update import add_runs, compact, delete_rows
+from tests.indexes import embeddings, make_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(110), pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture
+def _on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index.build.RAY_FROM_BYTES", 0)
+
+
+@pytest.mark.usefixtures("_on_ray")
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "IVF8,PQ16x4fs"])
+def test_files_are_those_of_a_build_without_ray(
+    tmp_path: Path, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", embeddings(900), files=5, errors={7: "torn"})
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("index.build.PART_ROWS", 200)
+    ray_made = build_index(
+        [run], tmp_path / "ray", factory=factory, progress=lambda *done: seen.append(done)
+    )
+    monkeypatch.setattr("index.build.RAY_FROM_BYTES", 2**40)
+    here_made = build_index([run], tmp_path / "here", factory=factory)
+    a, b = ray_made.manifest.largest, here_made.manifest.largest
+    for name in ("vectors.faiss", "ids.npy"):
+        assert a.files[name] == b.files[name]
+    assert ray_made.rows.equals(here_made.rows)
+    queries = embeddings(20, seed=3)
+    for exact in (True, False):
+        one, two = (built.search(queries, 10, exact=exact) for built in (ray_made, here_made))
+        if exact or a.search_params == b.search_params:  # tuning prefers what was faster
+            np.testing.assert_array_equal(one.rows, two.rows)
+            np.testing.assert_allclose(one.scores, two.scores, atol=1e-6)
+    assert (a.recall.measured, a.recall.queries) == (
+        pytest.approx(b.recall.measured, abs=0.05),
+        b.recall.queries,
+    )
+    assert seen[-1] == (899, 899)
+    assert len(seen) == 5
+
+
+@pytest.mark.usefixtures("_on_ray")
+def test_changes_work_on_ray_too(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", embeddings(60), prefix="a")
+    b = make_run(tmp_path / "b", embeddings(30, seed=1), prefix="b")
+    build_index([a], tmp_path / "index")
+    add_runs(tmp_path / "index", [b])
+    delete_rows(tmp_path / "index", Filter("row_id < 10"))
+    snapshot = compact(tmp_path / "index")
+    assert snapshot.verify() == 70
+    assert snapshot.neighbours("b20", 3, exact=True).rows.shape == (1, 3)
+
+
+@pytest.mark.usefixtures("_on_ray")
+@pytest.mark.parametrize("row", [59, 0])
+def test_task_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, row: int) -> None:
+    vectors = embeddings(60)
+    vectors[row] = 0
+    run = make_run(tmp_path / "run", vectors, files=4)
+    with pytest.raises(SnapshotError, match=f"zero or not finite: 'd{row}'") as caught:
+        build_index([run], tmp_path / "index", factory="IVF2,Flat")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.usefixtures("_on_ray")
+def test_disk_that_refuses_a_task_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that is gone once it was counted stands for any error of the disk in a task."""
+    run = make_run(tmp_path / "run", embeddings(60), files=4)
+    build_index([run], tmp_path / "index")
+
+    def gone(*_: object) -> None:
+        for file in (run / "detections").glob("*.parquet"):
+            file.unlink()
+
+    monkeypatch.setattr("index.build.refuse_repeated", gone)
+    with pytest.raises(WorkError, match=r"No such file or directory|Failed to open") as caught:
+        build_index([run], tmp_path / "index")
+    assert "\n" not in str(caught.value)
+    assert "serves what it served before" in str(caught.value)
