@@ -29,6 +29,7 @@ from api.routes import browse, detections, health, index, page, search, tracks
 from api.service import Service
 from api.uploads import Uploads
 from cluster.errors import OnepassError
+from index.snapshot import Snapshot
 
 logger = logging.getLogger("onepass.api")
 
@@ -51,6 +52,7 @@ def create_app(
     limits: Limits | None = None,
     api_keys: frozenset[bytes] | None = None,
     micro_batching: bool = True,
+    open_snapshot: Callable[[Path], Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = _log_failure,
 ) -> FastAPI:
     """The application serving an index; the index is opened when the application starts.
@@ -61,12 +63,13 @@ def create_app(
         limits: bounds of requests and queues.
         api_keys: one of these is asked for under /v1; None asks for none.
         micro_batching: False answers each search by itself, for comparison.
+        open_snapshot: opens the current version of an index folder.
         on_failure: called if the index cannot be opened; the application goes on answering
             503, so the caller decides whether to end it.
     """
     limits = limits or Limits()
     metrics = Metrics()
-    service = Service(folder, metrics=metrics, on_failure=on_failure)
+    service = Service(folder, metrics=metrics, on_failure=on_failure, open_snapshot=open_snapshot)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

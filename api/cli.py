@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.console import Bar, Json, print_json, say
+from cluster.errors import InputError
 from pipelines.cli import shown_on
 
 app = typer.Typer()
@@ -26,13 +27,43 @@ def serve(
         bool | None,
         typer.Option(help="Log lines as JSON; by default where stderr is no terminal."),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Serve from Ray: parts of the index searched by processes of their own. Takes "
+            "some 15 s and 1 GB more to start; one process is faster where it is enough.",
+        ),
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: processes a part (1).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With --ray: a cluster to join; it sees the index too.")
+    ] = None,
 ) -> None:
     """Serve search, neighbours, crops and tracks over HTTP; documentation at /docs.
 
     Example: onepass serve photos.index --port 8000
     """
+    if not ray and (replicas or address):
+        given = f"--replicas {replicas}" if replicas else f"--address {address}"
+        raise InputError(f"{given} needs --ray; without it one process serves, and Ray is not used")
     # FAISS's threads would spin for work between two searches, on cores that answer requests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if ray:
+        from api.scaled import serve_scaled
+
+        serve_scaled(
+            index,
+            host=host,
+            port=port,
+            replicas=replicas or 1,
+            address=address,
+            api_key_file=api_key_file,
+            log_json=log_json,
+        )
+        return
     from api.server import serve as run_server
 
     run_server(index, host=host, port=port, api_key_file=api_key_file, log_json=log_json)

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from api.schemas import ErrorAnswer
+from cluster.errors import UnavailableError
 
 # Worded here and not by http.HTTPStatus, whose phrases change with the version of Python.
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -68,6 +69,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error in the one shape; the unforeseen is ``Observe``'s."""
     app.add_exception_handler(ApiError, _deliberate)
+    app.add_exception_handler(UnavailableError, _unavailable)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
 
@@ -75,6 +77,11 @@ def install(app: FastAPI) -> None:
 async def _deliberate(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error_response(error.status, error.code, error.message, error.headers)
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    message = "a part of the index does not answer; ask again in a few seconds"
+    return error_response(503, "unavailable", message, {"retry-after": "5"})
 
 
 async def _http(request: Request, error: Exception) -> Response:

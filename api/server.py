@@ -77,7 +77,7 @@ def serve(
         failures.append(error)
         server.should_exit = True
 
-    with _bind(host, port) as listener:
+    with bind(host, port) as listener:
         app = create_app(index, api_keys=keys, on_failure=give_up)
         config = uvicorn.Config(
             app,
@@ -95,7 +95,12 @@ def serve(
         raise failures[0]
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

@@ -23,7 +23,7 @@ from api.errors import ApiError
 from api.metrics import Metrics
 from api.state import Holdings
 from cluster.errors import OnepassError, WorkError
-from index.snapshot import current_version
+from index.snapshot import Snapshot, current_version
 
 WATCH_SECONDS = 1.0
 RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
@@ -44,13 +44,19 @@ class Service:
     """Opens the holdings while the server already answers ``/livez``, and keeps them current."""
 
     def __init__(
-        self, index: Path, *, metrics: Metrics, on_failure: Callable[[OnepassError], None]
+        self,
+        index: Path,
+        *,
+        metrics: Metrics,
+        on_failure: Callable[[OnepassError], None],
+        open_snapshot: Callable[[Path], Snapshot],
     ) -> None:
         self.index = index
         self.draining = False  # told to stop: not ready any more, but still answering
         self.since: datetime | None = None
         self._metrics = metrics
         self._on_failure = on_failure
+        self._open_snapshot = open_snapshot
         self._holdings: Holdings | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
@@ -139,7 +145,7 @@ class Service:
         return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s,;:'\"]+", "…", text)
 
     def _open(self, before: Holdings | None) -> Holdings:
-        return Holdings.open(self.index, before=before)
+        return Holdings.open(self._open_snapshot(self.index), before=before)
 
     def _outdated(self) -> bool:
         """Whether ``CURRENT`` names another version, and not one that has just failed."""

@@ -43,18 +43,17 @@ class Holdings:
         self._embedder_lock = threading.Lock()
 
     @classmethod
-    def open(cls, index: Path, *, before: Holdings | None = None) -> Holdings:
-        """Open the index's current snapshot and see one search of it answer.
+    def open(cls, snapshot: Snapshot, *, before: Holdings | None = None) -> Holdings:
+        """See one search of ``snapshot`` answer, and hold it.
 
         Args:
-            index: an index folder.
+            snapshot: just opened.
             before: what was served until now; what it has loaded that still holds is kept, and
                 what it has loaded that does not is loaded anew, so that no client waits for it.
 
         Raises:
-            SnapshotError: there is no index there, or it is damaged.
+            SnapshotError: its files are damaged.
         """
-        snapshot = Snapshot.open(index)
         # By id, so that the ids are sorted now and not while the first client waits.
         for row in snapshot.matching()[:1]:  # the first that is not deleted
             snapshot.neighbours(snapshot.columns(np.array([row]))["detection_id"][0], 1)

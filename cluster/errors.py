@@ -12,6 +12,7 @@
     │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
+        ├── UnavailableError  a part of the service does not answer; asking again may help
         ├── StoppedError      exit 130: Ctrl-C; what is written is kept
         ├── LeftRunningError  exit 130: the user stopped following; the job goes on
         └── VerifyError       stored files disagree with their manifest
@@ -70,6 +71,10 @@ class WorkError(OnepassError):
 
 class StalledError(WorkError):
     """No progress was made for the stated time."""
+
+
+class UnavailableError(WorkError):
+    """A part of the service does not answer; asking again may help."""
 
 
 class StoppedError(WorkError):

@@ -11,6 +11,7 @@ How many cores really work is decided by torch's threads, not by these numbers.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -136,6 +137,24 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
     finally:
         if not joined_already:
             ray.shutdown()
+
+
+def cpus_each(parts: int) -> float:
+    """What each of ``parts`` actors that live long may ask for, so that all find a place.
+
+    Every node is taken for as small as the smallest, and takes the same number of them.
+    """
+    import ray
+
+    nodes = [
+        node["Resources"]["CPU"]
+        for node in ray.nodes()
+        if node["Alive"] and "CPU" in node["Resources"]
+    ]
+    share = min(nodes) / math.ceil(parts / len(nodes))
+    # One machine was given more slots than it has cores.
+    share = min(share, local_cores()) if len(nodes) == 1 else share
+    return float(int(share)) if share >= 1 else int(share * 100) / 100
 
 
 def _start(address: str | None) -> None:

@@ -59,8 +59,12 @@ class Segment:
         dim: int,
         metric: Metric,
         deleted: NDArray[np.bool_] | None = None,
+        *,
+        searched: bool = True,
     ) -> None:
         """Open the segment in ``folder``; rows that are ``deleted`` [N] are never found.
+
+        Where it is not ``searched``, but only looked up, what makes searches fast stays unread.
 
         Raises:
             SnapshotError: its files are missing, damaged, or not those of ``entry``.
@@ -74,7 +78,7 @@ class Segment:
             self._store = open_store(folder / VECTORS)
             self._accelerator = (
                 None
-                if is_flat(entry.factory)
+                if is_flat(entry.factory) or not searched
                 else Accelerator.open(folder / SEARCH, self._store, metric)
             )
         except (OSError, pa.ArrowInvalid, ValueError) as error:
@@ -90,7 +94,7 @@ class Segment:
         self._alive = None if deleted is None or not deleted.any() else Allowed(~deleted)
         # Per object and not on the method, where it would keep every snapshot alive.
         self._allowed: Callable[[Filter], Allowed] = lru_cache(KEPT_FILTERS)(self._evaluate)
-        self._gpu = _GpuCopy(self._store) if faiss.get_num_gpus() > 0 else None
+        self._gpu = _GpuCopy(self._store) if searched and faiss.get_num_gpus() > 0 else None
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, chosen: Filter | None, exact: bool

@@ -6,7 +6,7 @@ row touches that row only, and several processes on a machine share one copy in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -91,12 +91,8 @@ class Snapshot:
         folder = Path(index_dir)
         manifest = read_manifest(folder, version)
         path = folder / manifest.version
-        segments = [
-            Segment(folder / SEGMENTS / entry.name, entry, manifest.dim, manifest.metric, deleted)
-            for entry, deleted in zip(
-                manifest.segments, deleted_by_segment(path, manifest), strict=True
-            )
-        ]
+        numbers = range(len(manifest.segments))
+        segments = open_segments(folder, manifest, numbers, searched=elsewhere is None)
         return cls(path, manifest, segments, elsewhere)
 
     def search(
@@ -303,6 +299,34 @@ class Snapshot:
         signed = -scores if higher_is_nearer(self.manifest.metric) else scores
         order = np.argsort(signed, axis=1, kind="stable")[:, :k]
         return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def open_segments(
+    folder: Path, manifest: SnapshotManifest, numbers: Iterable[int], *, searched: bool = True
+) -> list[Segment]:
+    """Open some segments of a version of the index in ``folder``.
+
+    Args:
+        folder: the index folder.
+        manifest: of the version.
+        numbers: places of the segments in the manifest.
+        searched: False where they are only looked up; their ``search.faiss`` stays unread.
+
+    Raises:
+        SnapshotError: files are missing or damaged.
+    """
+    deleted = deleted_by_segment(folder / manifest.version, manifest)
+    return [
+        Segment(
+            folder / SEGMENTS / (entry := manifest.segments[number]).name,
+            entry,
+            manifest.dim,
+            manifest.metric,
+            deleted[number],
+            searched=searched,
+        )
+        for number in numbers
+    ]
 
 
 def deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[np.bool_] | None]:

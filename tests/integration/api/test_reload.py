@@ -208,10 +208,10 @@ def test_what_was_loaded_is_kept_for_the_next_snapshot(runs: list[Run], tmp_path
     link_run(runs[0].path, options=equal)
     index = tmp_path / "index"
     build(runs[:1], index)
-    before = Holdings.open(index)
+    before = Holdings.open(Snapshot.open(index))
     before.tracks()
     build(runs, index)
-    after = Holdings.open(index, before=before)
+    after = Holdings.open(Snapshot.open(index), before=before)
     assert after.version == "v0002"
     assert after._tracks is not None
     assert after._tracks is not before._tracks
@@ -235,9 +235,9 @@ def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.Monke
     gate = threading.Event()
     really = Holdings.open
 
-    def slowly(index: Path, *, before: Holdings | None = None) -> Holdings:
+    def slowly(snapshot: Snapshot, *, before: Holdings | None = None) -> Holdings:
         gate.wait()
-        return really(index, before=before)
+        return really(snapshot, before=before)
 
     monkeypatch.setattr(Holdings, "open", slowly)
     with serving(create_app(world.index), ready=False) as http:

@@ -1,0 +1,237 @@
+"""Runs the service on Ray Serve: replicas of the very same app, segments searched by shards.
+
+Each shard is an application of its own, so that the end has an order: first the replicas that
+answer requests finish what is under way, and the shards that they ask end after them. The index
+folder must be seen by every node; replicas map the rows, shards the vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.app import create_app
+from api.keys import read_keys
+from api.limits import Limits
+from api.logs import configure
+from api.server import bind
+from api.shards import Shard, Shards
+from cluster.errors import ClusterError, WorkError
+from cluster.session import cpus_each, session
+from index.layout import read_manifest
+
+NAME = "onepass"
+START_SECONDS = 180.0  # imports on a busy machine; nodes that must start first
+END_SECONDS = 20.0  # answers under way get this long
+REQUEST_SECONDS = 120.0  # of a request whose replica is gone, and no other comes
+
+logger = logging.getLogger("onepass.api")
+
+
+class Replica:
+    """One process that answers requests; Ray Serve makes it and asks it for its app.
+
+    The app is made in that process: it holds locks and what an event loop gives it.
+    """
+
+    def __init__(
+        self, index: Path, shards: list[str], keys: frozenset[bytes] | None, log_json: bool
+    ) -> None:
+        configure(as_json=log_json)
+        self._index = index
+        self._shards = shards
+        self._keys = keys
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        from ray import serve
+
+        shards = Shards(self._index, [serve.get_app_handle(name) for name in self._shards])
+        app = create_app(self._index, api_keys=self._keys, open_snapshot=shards.open_snapshot)
+        app.add_middleware(NamedOnce)
+        return app
+
+
+class NamedOnce:
+    """ASGI middleware: leaves X-Request-ID to Ray Serve's proxy where it says the same.
+
+    The proxy adds the name a request came with, or the one it made up for it, to every answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; take the header off its answer."""
+        given = [pair for pair in scope.get("headers", []) if pair[0] == b"x-request-id"]
+
+        async def unnamed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [one for one in message["headers"] if one not in given]
+            await send(message)
+
+        await self.app(scope, receive, unnamed)
+
+
+def serve_scaled(
+    index: Path,
+    *,
+    host: str,
+    port: int,
+    replicas: int = 1,
+    address: str | None = None,
+    api_key_file: Path | None = None,
+    log_json: bool | None = None,
+) -> None:
+    """Serve ``index`` on Ray until SIGINT or SIGTERM, then end what this call began.
+
+    Args:
+        index: an index folder; its current version's segments say how many shards there are.
+        host: address that Ray Serve's proxies listen on.
+        port: theirs.
+        replicas: processes that answer requests, and processes of each shard.
+        address: a Ray cluster to join; None joins ``RAY_ADDRESS`` or starts Ray here.
+        api_key_file: keys of which one is asked for under /v1; None asks for none.
+        log_json: log lines as JSON; None: where stderr is no terminal.
+
+    Raises:
+        InputError: the index, the address, the keys or the cluster do not serve.
+        WorkError: a part did not start.
+    """
+    as_json = not sys.stderr.isatty() if log_json is None else log_json
+    configure(as_json=as_json)
+    folder = index.resolve()
+    shards = len(read_manifest(folder).segments)
+    keys = read_keys(api_key_file) if api_key_file else None
+    if address is None:
+        bind(host, port).close()  # a busy one is told now, and not by a proxy that starts for ever
+    with session(address), _told_to_end() as end:
+        from ray import serve
+
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        if others := list(serve.status().applications):
+            raise ClusterError(
+                f"this Ray cluster serves already ({', '.join(others)}), and its one address "
+                "cannot be shared; end that with 'serve shutdown', or give another --address"
+            )
+        try:
+            serve.start(
+                proxy_location="EveryNode",
+                http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+            )
+            _run(folder, shards, replicas, keys, as_json, end)
+            logger.info(
+                "serving on http://%s:%d: %d replicas, %d shards; their log lines are in Ray's "
+                "logs, worker-*.err",
+                *(host, port, replicas, shards),
+            )
+            end.wait()
+            logger.info("ending")
+            with suppress(TimeoutError):
+                serve.delete(NAME)
+        finally:
+            serve.shutdown()
+
+
+def _run(
+    folder: Path,
+    shards: int,
+    replicas: int,
+    keys: frozenset[bytes] | None,
+    log_json: bool,
+    end: threading.Event,
+) -> None:
+    """Start the shards, see them open the index, start the replicas, see them run."""
+    from ray import serve
+    from ray.serve import RunTarget
+
+    cpus = cpus_each(replicas * (1 + shards))
+    names = [f"{NAME}-shard-{own}" for own in range(shards)]
+    common = {
+        "num_replicas": replicas,
+        "ray_actor_options": {"num_cpus": cpus},
+        "graceful_shutdown_timeout_s": END_SECONDS,
+        # The app itself says when too much waits, and to whom.
+        "max_ongoing_requests": 2 * Limits().waiting_queries,
+    }
+    shard = serve.deployment(Shard, **common)
+    targets = [
+        RunTarget(
+            shard.bind(folder, own, shards, max(1, int(cpus)), log_json),
+            name=name,
+            route_prefix=None,
+        )
+        for own, name in enumerate(names)
+    ]
+    _start(targets, end)
+    if end.is_set():
+        return
+    # What is damaged is said here and now: a replica could only log it.
+    Shards(folder, [serve.get_app_handle(name) for name in names]).open_snapshot(folder)
+    replica = serve.deployment(serve.ingress()(Replica), **common)
+    _start([RunTarget(replica.bind(folder, names, keys, log_json), name=NAME)], end)
+
+
+def _start(targets: list[Any], end: threading.Event) -> None:
+    """Deploy applications and wait until they run.
+
+    Raises:
+        WorkError: one failed, or did not start in time.
+    """
+    from ray import serve
+
+    names = [target.name for target in targets]
+    serve.run_many(
+        targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+    )
+    deadline = time.monotonic() + START_SECONDS
+    while not end.is_set():
+        status = serve.status()
+        waiting = []
+        for name in names:
+            app = status.applications.get(name)
+            if app is not None and app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                lines = [line for line in app.message.splitlines() if line.strip()]
+                raise WorkError(f"{name} could not be started on Ray: {(lines or ['?'])[-1]}")
+            if app is None or app.status != "RUNNING":
+                waiting.append(name)
+        waiting += [
+            f"proxy {state.value}" for state in status.proxies.values() if state != "HEALTHY"
+        ]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            raise WorkError(
+                f"{', '.join(waiting)} did not start within {START_SECONDS:g} s; look whether the "
+                "cluster has CPUs left ('ray status'), or ask for fewer --replicas"
+            )
+        end.wait(0.2)
+
+
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; a second one acts as if there was none."""
+    end = threading.Event()
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+
+    def begin(sig: int, _: object) -> None:
+        end.set()
+        signal.signal(sig, before[signal.Signals(sig)])
+
+    for one in before:
+        signal.signal(one, begin)
+    try:
+        yield end
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -1,0 +1,192 @@
+"""The contract, held against ``onepass serve INDEX --ray``: a real Ray, replicas, two shards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import numpy as np
+import pytest
+
+from api.client import Client, ServiceError
+from index.build import build_index
+from index.snapshot import Snapshot
+from tests.integration.api import contract
+from tests.integration.api.world import World, check_hits, nearest, wait_until_ready
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(90)]
+
+START_SECONDS, END_SECONDS = 80.0, 60.0
+MARK = "ONEPASS_TEST_OF_RAY_SERVE"
+
+
+def marked(name: str) -> dict[int, str]:
+    """Processes with our mark in their environment, and what they are called."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={name}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode().strip("\0")
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+    return found
+
+
+def until(done: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"{what} within {seconds:g} s"
+        time.sleep(0.1)
+
+
+class Served:
+    """The command as a process, and all that it starts."""
+
+    def __init__(self, index: Path, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.name = uuid4().hex
+        self.log = log
+        command = [*("serve", str(index), "--ray"), *("--port", str(self.port), "--log-json")]
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "onepass", *command],
+                env=os.environ | {MARK: self.name, "RAY_ADDRESS": ""},
+                stderr=stderr,
+            )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def pids(self, part: str) -> list[int]:
+        return [pid for pid, called in marked(self.name).items() if part in called]
+
+    def kill(self) -> None:
+        for pid in [self.process.pid, *marked(self.name)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def world(world: World) -> World:
+    """The same rows in two segments."""
+    base = world.index.parent
+    opened = build_index([base / "first", base / "second"], base / "sharded", shards=2)
+    ids = [set(part.rows.table["detection_id"].to_pylist()) for part in opened._segments]
+    assert len(ids) == 2
+    assert all(ids)
+    assert set.union(*ids) == set(world.all_ids)
+    return replace(world, index=base / "sharded")
+
+
+@pytest.fixture(scope="module")
+def served(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    server = Served(world.index, tmp_path_factory.mktemp("served") / "log")
+    try:
+        with httpx.Client(base_url=server.url, timeout=30) as http:
+            end = time.monotonic() + START_SECONDS
+            while time.monotonic() < end and server.process.poll() is None:
+                try:
+                    wait_until_ready(http, 1)
+                    break
+                except (AssertionError, httpx.TransportError):
+                    continue
+            else:
+                pytest.fail(f"not ready: {server.log.read_text()}")
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def base_url(served: Served) -> str:
+    return served.url
+
+
+class TestSearch(contract.SearchContract):
+    """Of replicas and shards on Ray."""
+
+
+class TestDetections(contract.DetectionContract):
+    """Of replicas and shards on Ray."""
+
+
+class TestTracks(contract.TrackContract):
+    """Of replicas and shards on Ray."""
+
+
+class TestIndex(contract.IndexContract):
+    """Of replicas and shards on Ray."""
+
+
+class TestErrors(contract.ErrorContract):
+    """Of replicas and shards on Ray."""
+
+
+class TestLife:
+    """In this order: each test leaves the service to the next, the last one ends it."""
+
+    def test_the_index_is_searched_by_two_shards(self, served: Served) -> None:
+        assert len(served.pids(":Shard")) == 2
+        assert len(served.pids(":Replica")) == 1
+
+    def test_a_shard_that_is_killed_comes_back(
+        self, served: Served, client: Client, world: World
+    ) -> None:
+        gone = served.pids("onepass-shard-1:Shard")
+        assert len(gone) == 1
+        os.kill(gone[0], signal.SIGKILL)
+        answers = 0
+        query = np.random.default_rng(3).normal(size=world.facts.feature_dim)
+        end = time.monotonic() + 60
+        while answers < 20:
+            assert time.monotonic() < end, f"{answers} answers within a minute"
+            began = time.monotonic()
+            try:
+                # All rows: one that its shard did not look for would be missing.
+                check_hits(client.search(query, 100).hits, nearest(world, query, 100))
+                answers += 1
+            except ServiceError as error:
+                assert (error.status, error.code) == (503, "unavailable")
+                time.sleep(0.5)
+            assert time.monotonic() - began < 30
+        now = served.pids("onepass-shard-1:Shard")
+        assert len(now) == 1
+        assert now != gone
+
+    def test_a_version_with_another_number_of_segments(
+        self, client: Client, world: World
+    ) -> None:
+        base = world.index.parent
+        query = np.random.default_rng(5).normal(size=world.facts.feature_dim)
+        for version, shards in (("v0002", 3), ("v0003", 1)):
+            build_index([base / "first", base / "second"], world.index, shards=shards)
+            assert len(Snapshot.open(world.index).manifest.segments) == shards
+            until(lambda v=version: client.index().version == v, 20, version)  # type: ignore[misc]
+            answer = client.search(query, 100)
+            assert answer.snapshot == version
+            check_hits(answer.hits, nearest(world, query, 100))
+            few = client.search(query, 4, where="label = 'class 1'")
+            check_hits(few.hits, nearest(world, query, 4, label="class 1"))
+
+    def test_told_to_stop_it_leaves_nothing(self, served: Served) -> None:
+        assert len(marked(served.name)) > 5  # Ray's own among them
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(END_SECONDS) == 0
+        until(lambda: not marked(served.name), 10, "every process ends")
+        log = served.log.read_text()
+        assert "Traceback" not in log
+        assert "ending" in log
