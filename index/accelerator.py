@@ -30,7 +30,7 @@ from index.metrics import Metric, higher_is_nearer
 _faiss: Any = faiss
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
-_EF_LADDER = (12, 1024)  # just over ten neighbours; where a query costs as much as an exact one
+_EF_LADDER = (10, 1024)  # as many as neighbours are measured; where a query costs as much as an exact one
 _REFINE_LADDER = (1, 2, 4, 8, 16, 32, 64)
 _NEARLY_ALL = 0.9  # of the rows fit: searched like all of them
 _MOST_WALKED = 4_096  # rows of a graph under a filter

@@ -58,7 +58,7 @@ def prepare(
     """
     normal = l1_normalise(vectors, ids)
     if metric == "cosine":
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        normal /= np.sqrt(np.einsum("ij,ij->i", normal, normal))[:, None]
     return np.ascontiguousarray(normal)
 
 

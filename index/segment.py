@@ -132,10 +132,10 @@ class Segment:
             values, rows = quick.search(queries, k, effort, allowed)
             # It may reach fewer than k rows and fill up with -1: such queries are answered again
             # by comparing with everything, so that k means k.
-            short = np.flatnonzero((rows < 0).any(axis=1) | (rows.shape[1] < k))
             if rows.shape[1] < k:
                 values, rows = self._compare(queries, k, allowed)
-            elif len(short):
+            elif rows.min() < 0:
+                short = np.flatnonzero((rows < 0).any(axis=1))
                 values[short], rows[short] = self._compare(queries[short], k, allowed)
         return Hits(rows, scores_of(values, self._metric))
 

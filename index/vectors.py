@@ -32,8 +32,9 @@ def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[str]) -> NDArray[n
     """
     # float64: a float32 sum over a thousand values loses the last digits cosine is compared in.
     total = np.abs(vectors).sum(axis=1, dtype=np.float64, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(total[:, 0]) & (total[:, 0] > 0)))
-    if len(bad):
+    good = np.isfinite(total) & (total > 0)
+    if not good.all():
+        bad = np.flatnonzero(~good[:, 0])
         named = ", ".join(repr(str(ids[row])) for row in bad[:_NAMED])
         more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
         raise SnapshotError(

@@ -169,7 +169,7 @@ def test_ladders_rise_and_end_at_the_limit() -> None:
     ]
     graph = Accelerator(*made("HNSW16", "cosine"), "cosine").ladders()
     walked = [step.values["efSearch"] for step in graph[0]]
-    assert (walked[:4], walked[-1]) == ([12, 18, 27, 40], 1024)
+    assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
     codes = Accelerator(*made("SQ8", "cosine"), "cosine").ladders()
     assert [[step.refine for step in ladder] for ladder in codes] == [[1, 2, 4, 8, 16, 32, 64]]
     both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").ladders()

@@ -167,9 +167,7 @@ class TestLife:
         assert len(now) == 1
         assert now != gone
 
-    def test_a_version_with_another_number_of_segments(
-        self, client: Client, world: World
-    ) -> None:
+    def test_a_version_with_another_number_of_segments(self, client: Client, world: World) -> None:
         base = world.index.parent
         query = np.random.default_rng(5).normal(size=world.facts.feature_dim)
         for version, shards in (("v0002", 3), ("v0003", 1)):
