@@ -30,10 +30,14 @@ from index.metrics import Metric, higher_is_nearer
 _faiss: Any = faiss
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
-_EF_LADDER = (10, 1024)  # as many as neighbours are measured; where a query costs as much as an exact one
+_EF_LADDER = (
+    10,
+    1024,
+)  # as many as neighbours are measured; where a query costs as much as an exact one
 _REFINE_LADDER = (1, 2, 4, 8, 16, 32, 64)
 _NEARLY_ALL = 0.9  # of the rows fit: searched like all of them
 _MOST_WALKED = 4_096  # rows of a graph under a filter
+_FAR = 8  # times as many where hardly any fits around the query
 _SAFETY = 1.5  # fitting rows looked at under a filter, over what is looked at without one
 
 
@@ -43,6 +47,7 @@ class Allowed:
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
         self.count = int(np.count_nonzero(mask))
+        self._by_list: NDArray[np.int64] | None = None
 
     @property
     def share(self) -> float:
@@ -53,6 +58,12 @@ class Allowed:
     def rows(self) -> NDArray[np.int64]:
         """Their numbers, ascending."""
         return np.flatnonzero(self.mask)
+
+    def by_list(self, list_of_row: NDArray[np.int32], lists: int) -> NDArray[np.int64]:
+        """How many of them each inverted list holds, [lists]; counted once."""
+        if self._by_list is None:
+            self._by_list = np.bincount(list_of_row[self.mask], minlength=lists)
+        return self._by_list
 
     @cached_property
     def selector(self) -> Any:
@@ -214,14 +225,18 @@ class Accelerator:
         """Search the nearest lists that hold rows which fit, until enough of those were seen."""
         inner = self._projected(queries)
         lists = self._core.nlist
-        held = np.bincount(self._list_of_row[allowed.rows], minlength=lists)
-        usual = effort.values[NPROBE] * len(allowed.mask) / lists
-        enough = max(_SAFETY * usual, float(k))
+        probed = effort.values[NPROBE]
+        held = allowed.by_list(self._list_of_row, lists)
         centres: NDArray[np.float32] = self._centres
         metric = self._core.quantizer.metric_type
         nearness, nearest = faiss.knn(inner, centres, lists, metric=metric)
         seen = np.cumsum(held[nearest], axis=1)
-        wanted = (held[nearest] > 0) & (np.roll(seen, 1, axis=1) < enough)
+        usual = probed * len(allowed.mask) / lists
+        # Where fewer fit around the query than anywhere, the nearest that fit are far away, and
+        # from far away lists are harder to tell apart: more of them are looked into.
+        scarcity = usual * allowed.share / np.maximum(seen[:, probed - 1], 1)
+        enough = np.maximum(_SAFETY * usual * np.clip(scarcity, 1, _FAR), float(k))
+        wanted = (held[nearest] > 0) & (np.roll(seen, 1, axis=1) < enough[:, None])
         wanted[:, 0] = held[nearest[:, 0]] > 0
         width = max(1, int(wanted.sum(axis=1).max()))
         order = np.argsort(~wanted, axis=1, kind="stable")[:, :width]

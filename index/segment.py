@@ -31,7 +31,7 @@ COMPARED_VALUES = 8_000_000
 32,000 rows of 256: 5 ms on one core. Above it, lists with the rows that fit are visited.
 """
 
-KEPT_FILTERS = 32  # answers to a filter that stay in memory, a byte a row each
+KEPT_FILTERS = 16  # answers to a filter that stay in memory: a byte a row, and 8 a row that fits
 
 
 class Searchable(Protocol):
