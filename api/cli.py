@@ -32,7 +32,7 @@ def serve(
         typer.Option(
             "--ray",
             help="Serve from Ray: parts of the index searched by processes of their own. Takes "
-            "some 15 s and 1 GB more to start; one process is faster where it is enough.",
+            "some 15 s and 2 GB to start; where one process is enough, it is faster.",
         ),
     ] = False,
     replicas: Annotated[

@@ -8,6 +8,7 @@ folder must be seen by every node; replicas map the rows, shards the vectors.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from api.limits import Limits
 from api.logs import configure
 from api.server import bind
 from api.shards import Shard, Shards
-from cluster.errors import ClusterError, WorkError
+from cluster.errors import ClusterError, WorkError, first_line
 from cluster.session import cpus_each, session
 from index.layout import read_manifest
 
@@ -34,6 +35,8 @@ NAME = "onepass"
 START_SECONDS = 180.0  # imports on a busy machine; nodes that must start first
 END_SECONDS = 20.0  # answers under way get this long
 REQUEST_SECONDS = 120.0  # of a request whose replica is gone, and no other comes
+
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}  # the app's own lines say more
 
 logger = logging.getLogger("onepass.api")
 
@@ -55,7 +58,7 @@ class Replica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         from ray import serve
 
-        shards = Shards(self._index, [serve.get_app_handle(name) for name in self._shards])
+        shards = Shards([serve.get_app_handle(name) for name in self._shards])
         app = create_app(self._index, api_keys=self._keys, open_snapshot=shards.open_snapshot)
         app.add_middleware(NamedOnce)
         return app
@@ -64,7 +67,8 @@ class Replica:
 class NamedOnce:
     """ASGI middleware: leaves X-Request-ID to Ray Serve's proxy where it says the same.
 
-    The proxy adds the name a request came with, or the one it made up for it, to every answer.
+    The proxy adds the name a request came with, or the one it made up for it, to every answer;
+    where the app did not take that for a name, an answer has both.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -112,10 +116,13 @@ def serve_scaled(
     folder = index.resolve()
     shards = len(read_manifest(folder).segments)
     keys = read_keys(api_key_file) if api_key_file else None
-    if address is None:
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
         bind(host, port).close()  # a busy one is told now, and not by a proxy that starts for ever
     with session(address), _told_to_end() as end:
         from ray import serve
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         if others := list(serve.status().applications):
@@ -127,7 +134,7 @@ def serve_scaled(
             serve.start(
                 proxy_location="EveryNode",
                 http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
-                logging_config={"log_level": "WARNING", "enable_access_log": False},
+                logging_config=_QUIET,
             )
             _run(folder, shards, replicas, keys, as_json, end)
             logger.info(
@@ -139,6 +146,12 @@ def serve_scaled(
             logger.info("ending")
             with suppress(TimeoutError):
                 serve.delete(NAME)
+        except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
+            why = first_line(getattr(error, "cause", None) or error)
+            raise WorkError(
+                f"Ray Serve failed on {host}:{port}: {why}; look that the port is free on every "
+                "node, or choose another --port"
+            ) from error
         finally:
             serve.shutdown()
 
@@ -161,6 +174,7 @@ def _run(
         "num_replicas": replicas,
         "ray_actor_options": {"num_cpus": cpus},
         "graceful_shutdown_timeout_s": END_SECONDS,
+        "logging_config": _QUIET,
         # The app itself says when too much waits, and to whom.
         "max_ongoing_requests": 2 * Limits().waiting_queries,
     }
@@ -177,7 +191,7 @@ def _run(
     if end.is_set():
         return
     # What is damaged is said here and now: a replica could only log it.
-    Shards(folder, [serve.get_app_handle(name) for name in names]).open_snapshot(folder)
+    Shards([serve.get_app_handle(name) for name in names]).open_snapshot(folder)
     replica = serve.deployment(serve.ingress()(Replica), **common)
     _start([RunTarget(replica.bind(folder, names, keys, log_json), name=NAME)], end)
 

@@ -29,6 +29,7 @@ from index.snapshot import Snapshot, open_segments
 
 SEARCH_SECONDS = 20.0  # a shard that is started again needs ten
 OPEN_SECONDS = 300.0  # a large segment is read from a slow disk
+_SILENT_SECONDS = 1.0  # for a shard that has just been silent
 _AGAIN_SECONDS = 0.2
 _KEPT_VERSIONS = 2  # of the one before, requests are still under way
 
@@ -109,40 +110,38 @@ class Shards:
     """All shards of an index, as others reach them.
 
     Args:
-        index: the index folder, which the shards and this process both see.
         handles: of ``Shard`` 0, 1, …: Ray Serve's, which finds a replica that is free.
     """
 
-    def __init__(self, index: Path, handles: Sequence[Any]) -> None:
-        self._index = index
-        self._handles = handles
+    def __init__(self, handles: Sequence[Any]) -> None:
+        self._reached = [_Reached(handle) for handle in handles]
 
     def open_snapshot(self, index: Path) -> Snapshot:
         """Open the current version here to look rows up, and in the shards to search them.
+
+        Args:
+            index: the index folder of the shards, which this process sees as well.
 
         Raises:
             SnapshotError: there is none, or it is damaged.
             UnavailableError: a shard does not answer.
         """
         version = read_manifest(index).version
-        with ThreadPoolExecutor(len(self._handles)) as side_by_side:
-            list(side_by_side.map(lambda shard: self._open(shard, version), self._handles))
+        with ThreadPoolExecutor(len(self._reached)) as side_by_side:
+            list(side_by_side.map(lambda shard: shard.open(version), self._reached))
         return Snapshot.open(
             index, version, elsewhere=lambda number: _Remote(self._of(number), version, number)
         )
 
-    def _open(self, handle: Any, version: str) -> None:
-        _ask(handle.open, version, seconds=OPEN_SECONDS)
-
-    def _of(self, number: int) -> Any:
-        return self._handles[number % len(self._handles)]
+    def _of(self, number: int) -> _Reached:
+        return self._reached[number % len(self._reached)]
 
 
 class _Remote:
     """A segment that a shard searches."""
 
-    def __init__(self, handle: Any, version: str, number: int) -> None:
-        self._handle = handle
+    def __init__(self, shard: _Reached, version: str, number: int) -> None:
+        self._shard = shard
         self._version = version
         self._number = number
 
@@ -155,46 +154,65 @@ class _Remote:
             FilterError: ``chosen`` cannot be used.
             UnavailableError: the shard does not answer, or cannot open the version any more.
         """
-        arguments = (self._version, self._number, queries, k, chosen, exact)
         try:
-            found: Hits = _ask(self._handle.search, *arguments, seconds=SEARCH_SECONDS)
+            return self._shard.search(self._version, self._number, queries, k, chosen, exact)
         except FilterError:
             raise
         except SnapshotError as error:
             logger.error("segment %d of %s: %s", self._number, self._version, error)
             raise UnavailableError(f"segment {self._number} cannot be searched: {error}") from None
+
+
+class _Reached:
+    """A shard and how long to wait for it: one that was silent is not waited for as long again.
+
+    Requests queue behind each other, and all behind a shard that is dead would wait for it.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._patience = SEARCH_SECONDS
+
+    def open(self, version: str) -> None:
+        self._ask(self._handle.open, version, seconds=OPEN_SECONDS)
+
+    def search(self, *arguments: Any) -> Hits:
+        try:
+            found: Hits = self._ask(self._handle.search, *arguments, seconds=self._patience)
+        except UnavailableError:
+            self._patience = _SILENT_SECONDS
+            raise
+        self._patience = SEARCH_SECONDS
         return found
 
+    def _ask(self, method: Any, *arguments: Any, seconds: float) -> Any:
+        """Call the shard and wait; a replica that dies meanwhile is followed by another.
 
-def _ask(method: Any, *arguments: Any, seconds: float) -> Any:
-    """Call a shard and wait; one that dies meanwhile is asked again when it is back.
+        Raises:
+            OnepassError: what the shard answered.
+            UnavailableError: no answer within ``seconds``.
+        """
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import RayServeException
 
-    Raises:
-        OnepassError: what the shard answered.
-        UnavailableError: no answer within ``seconds``.
-    """
-    from ray.exceptions import RayActorError
-    from ray.serve.exceptions import RayServeException
-
-    name = f"shard {method.app_name}"
-    deadline = time.monotonic() + seconds
-    why = "its process ended"
-    while (left := deadline - time.monotonic()) > 0:
-        response = method.remote(*arguments)
-        try:
-            answer = response.result(timeout_s=left)
-        except TimeoutError:
-            response.cancel()
-            why = "it is busy, or being started"
-        except RayActorError:
-            time.sleep(_AGAIN_SECONDS)
-        except RayServeException as error:
-            why = type(error).__name__
-            time.sleep(_AGAIN_SECONDS)
-        else:
-            if isinstance(answer, OnepassError):
-                raise answer
-            return answer
-    silent = UnavailableError(f"{name} did not answer within {seconds:g} s ({why})")
-    logger.error("%s", silent)
-    raise silent
+        deadline = time.monotonic() + seconds
+        why = ""
+        while (left := deadline - time.monotonic()) > 0:
+            response = method.remote(*arguments)
+            try:
+                answer = response.result(timeout_s=left)
+            except TimeoutError:
+                response.cancel()
+                why = "it is busy, or being started"
+            except (RayActorError, RayServeException) as error:
+                why = type(error).__name__
+                time.sleep(_AGAIN_SECONDS)
+            else:
+                if isinstance(answer, OnepassError):
+                    raise answer
+                return answer
+        silent = UnavailableError(
+            f"{self._handle.app_name} did not answer within {seconds:g} s: {why}"
+        )
+        logger.error("%s", silent)
+        raise silent

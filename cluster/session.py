@@ -168,7 +168,8 @@ def _start(address: str | None) -> None:
     try:
         if address:
             _knock_on_ray(address)
-            ray.init(address=address, **quiet)
+            with _hushed():
+                ray.init(address=address, **quiet)
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
             with _hushed():

@@ -242,7 +242,7 @@ class Accelerator:
         order = np.argsort(~wanted, axis=1, kind="stable")[:, :width]
         visited = np.take_along_axis(np.where(wanted, nearest, -1), order, axis=1)
         distance = np.take_along_axis(nearness, order, axis=1)
-        count = min(k * effort.refine, allowed.count)
+        count = min(k * effort.refine * (2 if self._refines else 1), allowed.count)
         scores, rows = self._search_lists(inner, count, visited, distance, allowed)
         return self._in_order(queries, rows, k) if self._refines else (scores, rows)
 

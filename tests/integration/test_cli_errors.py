@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ EXAMPLES = {
     ("inspect",): "onepass inspect features/train_features.h5",
     ("index",): "",
     ("index", "build"): "onepass index build runs/first",
+<<<<<<< HEAD
     ("index", "add"): "onepass index add photos.index",
     ("index", "delete"): "onepass index delete photos.index",
     ("index", "compact"): "onepass index compact photos.index",
@@ -38,6 +40,15 @@ EXAMPLES = {
     ("index", "promote"): "onepass index promote photos.index",
     ("index", "rollback"): "onepass index rollback photos.index",
     ("index", "prune"): "onepass index prune photos.index",
+=======
+    ("index", "add"): "onepass index add photos.index runs/second",
+    ("index", "delete"): "onepass index delete photos.index --where",
+    ("index", "compact"): "onepass index compact photos.index",
+    ("index", "list"): "onepass index list photos.index",
+    ("index", "promote"): "onepass index promote photos.index v0001",
+    ("index", "rollback"): "onepass index rollback photos.index",
+    ("index", "prune"): "onepass index prune photos.index --keep 2",
+>>>>>>> rayserve
     ("query",): "onepass query photos.index",
     ("link",): "onepass link runs/first",
     ("serve",): "onepass serve photos.index",
@@ -272,3 +283,21 @@ def test_query_with_a_vector_of_another_dimension(indexed: SimpleNamespace, tmp_
     line = refused("query", indexed.index, "--vector", tmp_path / "v.npy")
     assert "8" in line
     assert "16" in line
+
+
+def test_options_of_ray_need_it(indexed: SimpleNamespace) -> None:
+    assert "--replicas 2 needs --ray" in refused("serve", indexed.index, "--replicas", 2)
+    assert "--address h:1 needs --ray" in refused("serve", indexed.index, "--address", "h:1")
+
+
+def test_serving_from_ray_starts_nothing_that_cannot_end_well(
+    indexed: SimpleNamespace, tmp_path: Path
+) -> None:
+    line = refused("serve", tmp_path / "gone", "--ray")
+    assert "gone does not exist; make one with 'onepass index build'" in line
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        line = refused("serve", indexed.index, "--ray", "--port", port)
+    assert f"cannot listen on 127.0.0.1:{port}" in line
+    line = refused("serve", indexed.index, "--ray", "--address", f"127.0.0.1:{port}")
+    assert f"Ray at 127.0.0.1:{port} could not be reached" in line
