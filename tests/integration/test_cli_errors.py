@@ -32,15 +32,6 @@ EXAMPLES = {
     ("inspect",): "onepass inspect features/train_features.h5",
     ("index",): "",
     ("index", "build"): "onepass index build runs/first",
-<<<<<<< HEAD
-    ("index", "add"): "onepass index add photos.index",
-    ("index", "delete"): "onepass index delete photos.index",
-    ("index", "compact"): "onepass index compact photos.index",
-    ("index", "list"): "onepass index list photos.index",
-    ("index", "promote"): "onepass index promote photos.index",
-    ("index", "rollback"): "onepass index rollback photos.index",
-    ("index", "prune"): "onepass index prune photos.index",
-=======
     ("index", "add"): "onepass index add photos.index runs/second",
     ("index", "delete"): "onepass index delete photos.index --where",
     ("index", "compact"): "onepass index compact photos.index",
@@ -48,7 +39,6 @@ EXAMPLES = {
     ("index", "promote"): "onepass index promote photos.index v0001",
     ("index", "rollback"): "onepass index rollback photos.index",
     ("index", "prune"): "onepass index prune photos.index --keep 2",
->>>>>>> rayserve
     ("query",): "onepass query photos.index",
     ("link",): "onepass link runs/first",
     ("serve",): "onepass serve photos.index",

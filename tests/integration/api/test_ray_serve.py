@@ -188,28 +188,6 @@ class TestLife:
     def test_a_shard_that_is_killed_comes_back(
         self, served: Served, client: Client, world: World
     ) -> None:
-<<<<<<< HEAD
-        gone = served.pids("onepass-shard-1:Shard")
-        assert len(gone) == 1
-        os.kill(gone[0], signal.SIGKILL)
-        answers, failed = 0, set()
-        query = np.random.default_rng(3).normal(size=world.facts.feature_dim)
-        end = time.monotonic() + 60
-        while answers < 20:
-            assert time.monotonic() < end, f"{answers} answers within a minute"
-            began = time.monotonic()
-            try:
-                # All rows: one that its shard did not look for would be missing.
-                check_hits(client.search(query, 100).hits, nearest(world, query, 100))
-                answers += 1
-            except ServiceError as error:
-                failed.add((error.status, error.code))
-                time.sleep(0.5)
-            assert time.monotonic() - began < 30
-        assert failed <= {(503, "unavailable")}
-        now = served.pids("onepass-shard-1:Shard")
-        assert len(now) == 1
-=======
         (gone,) = served.pids("onepass-shard-1:Shard")
         with ThreadPoolExecutor(4) as pool:
             # Some are on their way into that shard when it ends; all after it wait or are told.
@@ -219,7 +197,6 @@ class TestLife:
         until(lambda: asked(client, world, 2) == "answered", 60, "an answer")
         assert [asked(client, world, seed) for seed in range(20)] == ["answered"] * 20
         (now,) = served.pids("onepass-shard-1:Shard")
->>>>>>> rayserve
         assert now != gone
 
     def test_a_version_with_another_number_of_segments(self, client: Client, world: World) -> None:
