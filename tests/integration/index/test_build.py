@@ -123,7 +123,7 @@ def test_merged_codes_are_those_of_all_rows_added_at_once(
     tmp_path: Path, vectors: np.ndarray, factory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of the rows held out among them, which recall is not measured on."""
-    monkeypatch.setattr("index.build.PART_ROWS", 100)
+    monkeypatch.setattr("index.inputs.PART_ROWS", 100)
     run = make_run(tmp_path / "run", vectors, files=7)
     snapshot = build_index([run], tmp_path / "index", factory=factory)
     merged = faiss.read_index(str(part_of(snapshot) / "search.faiss"))

@@ -28,7 +28,7 @@ def test_files_are_those_of_a_build_without_ray(
 ) -> None:
     run = make_run(tmp_path / "run", embeddings(900), files=5, errors={7: "torn"})
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr("index.build.PART_ROWS", 200)
+    monkeypatch.setattr("index.inputs.PART_ROWS", 200)
     ray_made = build_index(
         [run], tmp_path / "ray", factory=factory, progress=lambda *done: seen.append(done)
     )
