@@ -155,7 +155,7 @@ def serve_scaled(
                 at_end.pop_all()  # there is nobody left to be asked for it
                 raise
             except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
-                why = first_line(getattr(error, "cause", None) or error)
+                why = first_line(getattr(error, "cause", None) or error).rstrip(".")
                 raise WorkError(
                     f"Ray Serve failed on {host}:{port}: {why}; look that the port is free on "
                     "every node, or choose another --port"
