@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,12 +27,14 @@ from api.limits import Limits
 from api.logs import configure
 from api.server import bind
 from api.shards import Shard, Shards
-from cluster.errors import ClusterError, WorkError, first_line
+from cluster.errors import ClusterError, StalledError, WorkError, first_line
 from cluster.session import cpus_each, session
 from index.layout import read_manifest
 
 NAME = "onepass"
 START_SECONDS = 180.0  # imports on a busy machine; nodes that must start first
+LOST_SECONDS = 30.0  # without a word from Ray
+_LOOK_SECONDS = 5.0
 END_SECONDS = 20.0  # answers under way get this long
 REQUEST_SECONDS = 120.0  # of a request whose replica is gone, and no other comes
 
@@ -110,6 +112,7 @@ def serve_scaled(
     Raises:
         InputError: the index, the address, the keys or the cluster do not serve.
         WorkError: a part did not start.
+        StalledError: Ray does not answer any more.
     """
     as_json = not sys.stderr.isatty() if log_json is None else log_json
     configure(as_json=as_json)
@@ -119,7 +122,9 @@ def serve_scaled(
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         bind(host, port).close()  # a busy one is told now, and not by a proxy that starts for ever
-    with session(address), _told_to_end() as end:
+    end = threading.Event()
+    # Twice: Ray takes SIGTERM for itself when it starts.
+    with ExitStack() as at_last, _told_to_end(end), session(address), _told_to_end(end):
         from ray import serve
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
@@ -130,30 +135,73 @@ def serve_scaled(
                 f"this Ray cluster serves already ({', '.join(others)}), and its one address "
                 "cannot be shared; end that with 'serve shutdown', or give another --address"
             )
-        try:
-            serve.start(
-                proxy_location="EveryNode",
-                http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
-                logging_config=_QUIET,
-            )
-            _run(folder, shards, replicas, keys, as_json, end)
-            logger.info(
-                "serving on http://%s:%d: %d replicas, %d shards; their log lines are in Ray's "
-                "logs, worker-*.err",
-                *(host, port, replicas, shards),
-            )
-            end.wait()
+        with ExitStack() as at_end:
+            at_end.callback(serve.shutdown)
+            try:
+                serve.start(
+                    proxy_location="EveryNode",
+                    http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
+                    logging_config=_QUIET,
+                )
+                _run(folder, shards, replicas, keys, as_json, end)
+                if not end.is_set():
+                    logger.info(
+                        "serving on http://%s:%d, segments searched by %d shards; Ray's logs "
+                        "(worker-*.err) have a line for each request",
+                        *(host, port, shards),
+                    )
+                _stay(end)
+            except StalledError:
+                at_end.pop_all()  # there is nobody left to be asked for it
+                raise
+            except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
+                why = first_line(getattr(error, "cause", None) or error).rstrip(".")
+                raise WorkError(
+                    f"Ray Serve failed on {host}:{port}: {why}; look that the port is free on "
+                    "every node, or choose another --port"
+                ) from error
+            finally:
+                # Ray reports on stdout that its own controller, told to end, has ended.
+                at_last.enter_context(redirect_stdout(at_last.enter_context(_nowhere())))
             logger.info("ending")
             with suppress(TimeoutError):
                 serve.delete(NAME)
-        except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
-            why = first_line(getattr(error, "cause", None) or error)
-            raise WorkError(
-                f"Ray Serve failed on {host}:{port}: {why}; look that the port is free on every "
-                "node, or choose another --port"
-            ) from error
-        finally:
-            serve.shutdown()
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
+
+
+def _stay(end: threading.Event) -> None:
+    """Wait to be told to end, and look meanwhile whether Ray is there.
+
+    Raises:
+        StalledError: it does not answer any more; nothing can be served, nor ended in order.
+    """
+    from ray import serve
+
+    answered = time.monotonic()
+    done = threading.Event()
+
+    def look() -> None:
+        nonlocal answered
+        while not done.wait(_LOOK_SECONDS):
+            with suppress(Exception):
+                serve.status()
+                answered = time.monotonic()
+
+    looking = threading.Thread(target=look, name="look", daemon=True)
+    looking.start()
+    try:
+        while not end.wait(1.0):
+            if time.monotonic() - answered > LOST_SECONDS:
+                raise StalledError(
+                    f"Ray has not answered for {LOST_SECONDS:g} s, so nothing is served; look "
+                    "into its logs what ended it, and start again"
+                )
+    finally:
+        done.set()
+        looking.join(_LOOK_SECONDS)
 
 
 def _run(
@@ -233,9 +281,8 @@ def _start(targets: list[Any], end: threading.Event) -> None:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second one acts as if there was none."""
-    end = threading.Event()
+def _told_to_end(end: threading.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C set ``end``; a second one acts as if this was not there."""
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
 
     def begin(sig: int, _: object) -> None:
@@ -245,7 +292,7 @@ def _told_to_end() -> Iterator[threading.Event]:
     for one in before:
         signal.signal(one, begin)
     try:
-        yield end
+        yield
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
