@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from cluster.errors import FilterError, first_line
 
-MAX_WHERE = 4_000  # characters: deeper nesting than fits in here is not written by people
+MAX_WHERE = 4_000  # characters
+MAX_DEPTH = 200  # expressions inside each other
 
 _CLASSES = frozenset(
     (
@@ -116,7 +117,7 @@ def check(where: str, columns: list[str]) -> None:
         text = connection.execute("SELECT json_serialize_sql(?)", [_select(where)]).fetchall()[0][0]
     try:
         _look_through(where, json.loads(text), columns)
-    except RecursionError:  # DuckDB goes deeper than Python does
+    except RecursionError:  # Python's reader of JSON may give up before the depth is counted
         raise _refused(where, "it is nested too deep") from None
 
 
@@ -129,7 +130,9 @@ def _look_through(where: str, parsed: dict[str, Any], columns: list[str]) -> Non
     node = statements[0]["node"]
     if node["type"] != "SELECT_NODE" or len(node["select_list"]) != 1:
         raise _refused(where, "it is more than one expression")
-    for part in _parts(node["select_list"]):
+    for part, depth in _parts(node["select_list"]):
+        if depth > MAX_DEPTH:
+            raise _refused(where, "it is nested too deep")
         kind = part["class"]
         if kind == "FUNCTION":
             if part["function_name"].lower() not in _FUNCTIONS:
@@ -161,16 +164,18 @@ def _select(where: str) -> str:
     return f"SELECT (\n{where}\n) AS fits FROM rows"  # noqa: S608 (looked through before)
 
 
-def _parts(node: Any) -> Iterator[dict[str, Any]]:
-    """Every expression inside a parsed one."""
-    if isinstance(node, list):
-        for one in node:
-            yield from _parts(one)
-    elif isinstance(node, dict):
-        if "class" in node:
-            yield node
-        for one in node.values():
-            yield from _parts(one)
+def _parts(root: Any) -> Iterator[tuple[dict[str, Any], int]]:
+    """Every expression inside a parsed one, and how deep in it that stands."""
+    waiting = [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if isinstance(node, list):
+            waiting += [(one, depth) for one in node]
+        elif isinstance(node, dict):
+            if "class" in node:
+                depth += 1
+                yield node, depth
+            waiting += [(one, depth) for one in node.values()]
 
 
 def _writable(text: str, what: str) -> None:

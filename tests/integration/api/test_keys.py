@@ -65,6 +65,7 @@ def test_a_file_that_others_can_read_is_warned_of(
 ) -> None:
     file = tmp_path / "keys"
     file.write_text("secret\n")
+    caplog.set_level(logging.WARNING, "onepass.api")  # whatever other tests made of the root's
     for mode, warnings in ((0o600, 0), (0o644, 1)):
         caplog.clear()
         file.chmod(mode)
