@@ -49,8 +49,6 @@ MIN_MEMORY = 64 * 2**20
 RAY_FROM_BYTES = 512 * 2**20
 """Builds of more bytes of vectors than this run on Ray; below, starting it takes longer."""
 
-_NONE = np.empty(0, np.int64)
-
 
 def build_index(
     runs: Sequence[Path],
@@ -98,7 +96,7 @@ def build_index(
     check_folder(out, opened[0], metric)
     with locked(out):
         check_folder(out, opened[0], metric)  # another build may have ended meanwhile
-        source = [Chosen(run, _NONE) for run in opened]
+        source = [Chosen(run) for run in opened]
         work = Work(options, memory, address, progress or (lambda _, __: None))
 
         def fill(draft: Path, version: str) -> SnapshotManifest:

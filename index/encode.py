@@ -31,12 +31,12 @@ _BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class Part:
-    """Parquet files of one run, and which of its rows to leave out."""
+    """Parquet files of one run, and which of its rows are wanted."""
 
     run: int  # its place among the runs of the snapshot
     path: Path  # of the run, for messages
     files: tuple[Path, ...]
-    dropped: NDArray[np.int64]  # row_ids, ascending
+    kept: NDArray[np.int64] | None  # row_ids, ascending; None: all
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ def _good(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _kept(batch: pa.RecordBatch, part: Part) -> pa.RecordBatch:
-    if not len(part.dropped):
+    if part.kept is None:
         return batch
-    return batch.filter(pa.array(~np.isin(batch["row_id"].to_numpy(), part.dropped)))
+    return batch.filter(pa.array(np.isin(batch["row_id"].to_numpy(), part.kept)))
 
 
 def _vectors(batch: pa.RecordBatch, dim: int) -> NDArray[np.floating[Any]]:

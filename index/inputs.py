@@ -22,10 +22,10 @@ PART_ROWS = 50_000  # of small files that one task takes together
 
 @dataclass(frozen=True)
 class Chosen:
-    """A run, and which of its rows stay out: row_ids, ascending."""
+    """A run, and which of its rows are wanted: row_ids, ascending; None: all."""
 
     run: Run
-    dropped: NDArray[np.int64]
+    kept: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ def gather(source: Sequence[Chosen], first_run: int, shards: int, place: Tasks) 
         SnapshotError: a run has no row to index.
     """
     parts = [
-        Part(number, chosen.run.path.resolve(), (file.resolve(),), chosen.dropped)
+        Part(number, chosen.run.path.resolve(), (file.resolve(),), chosen.kept)
         for number, chosen in enumerate(source, first_run)
         for file in chosen.run.files()
     ]
     counted = place.run(count, parts)
     for number, chosen in enumerate(source, first_run):
         own = [one for part, one in zip(parts, counted, strict=True) if part.run == number]
-        if not sum(one.rows for one in own) and not len(chosen.dropped):
+        if not sum(one.rows for one in own) and chosen.kept is None:
             raise SnapshotError(
                 f"{chosen.run.path} has no row with an embedding "
                 f"({chosen.run.manifest.rows.failed} rows have an error); see them with "
@@ -114,7 +114,7 @@ def _together(inputs: Inputs, most_rows: int) -> Inputs:
                 hashes = np.concatenate([sums.hashes, one.hashes])
                 both = Counted(sums.rows + one.rows, sums.skipped + one.skipped, hashes)
                 files = (*last.files, *part.files)
-                joined[-1] = Part(part.run, part.path, files, part.dropped), both
+                joined[-1] = Part(part.run, part.path, files, part.kept), both
                 continue
         joined.append((part, one))
     return Inputs([part for part, _ in joined], [one for _, one in joined])

@@ -26,8 +26,6 @@ from index.snapshot import Snapshot
 from pipelines.records import sha256_file
 from pipelines.run import Run
 
-_NONE = np.empty(0, np.int64)
-
 
 def add_runs(
     index_dir: Path,
@@ -79,7 +77,7 @@ def add_runs(
             made = work.segments(
                 draft,
                 version,
-                [Chosen(run, _NONE) for run in opened],
+                [Chosen(run) for run in opened],
                 first_run=len(there.runs),
                 known=refuse_known,
             )
@@ -204,7 +202,7 @@ def compact(
 
 
 def _what_is_left(index_dir: Path, now: Snapshot) -> list[Chosen]:
-    """The runs that still have rows, and what of each was deleted."""
+    """The runs that still have rows, and which of them."""
     present = _present(now)
     run_of = now.rows["run"].to_numpy()
     row_ids = now.rows["row_id"].to_numpy()
@@ -224,9 +222,8 @@ def _what_is_left(index_dir: Path, now: Snapshot) -> list[Chosen]:
                 f"{run.path} is another run than the one {index_dir} was made from; build the "
                 "index anew with 'onepass index build'"
             )
-        # All that is not here: what an earlier compacting left out stands in no segment.
-        every = np.arange(run.manifest.rows.written)
-        source.append(Chosen(run, np.setdiff1d(every, row_ids[own & present])))
+        # By what is here: what an earlier compacting left out stands in no segment.
+        source.append(Chosen(run, np.sort(row_ids[own & present])))
     return source
 
 
