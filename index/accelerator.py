@@ -25,15 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.factory import core_of, exact_scores, save
-from index.metrics import Metric, higher_is_nearer
+from index.metrics import Metric, higher_is_nearer, nearest_first
 
 _faiss: Any = faiss
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
-_EF_LADDER = (
-    10,
-    1024,
-)  # as many as neighbours are measured; where a query costs as much as an exact one
+# As many as neighbours are measured; and where a query costs as much as an exact one.
+_EF_LADDER = (10, 1024)
 _REFINE_LADDER = (1, 2, 4, 8, 16, 32, 64)
 _NEARLY_ALL = 0.9  # of the rows fit: searched like all of them
 _MOST_WALKED = 4_096  # rows of a graph under a filter
@@ -295,8 +293,7 @@ class Accelerator:
         )
         far = -np.inf if higher_is_nearer(self._metric) else np.inf
         scores[rows < 0] = far
-        signed = -scores if higher_is_nearer(self._metric) else scores
-        order = np.argsort(signed, axis=1, kind="stable")[:, :k]
+        order = nearest_first(scores, self._metric, k)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     @cached_property

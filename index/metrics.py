@@ -49,6 +49,16 @@ def higher_is_nearer(metric: Metric) -> bool:
     return metric in ("cosine", "ip")
 
 
+def nearest_first(values: NDArray[np.float32], metric: Metric, k: int) -> NDArray[np.int64]:
+    """Places of the ``k`` nearest of each row of ``values``, [Q, k], for ``take_along_axis``.
+
+    ``values`` may be scores or FAISS's own: a root changes no order. Ties stay as they stand.
+    """
+    signed = -values if higher_is_nearer(metric) else values
+    order: NDArray[np.int64] = np.argsort(signed, axis=1, kind="stable")[:, :k]
+    return order
+
+
 def prepare(
     vectors: NDArray[np.floating], ids: Sequence[str], metric: Metric
 ) -> NDArray[np.float32]:

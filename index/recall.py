@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, faiss_metric, higher_is_nearer, scores_of
+from index.metrics import Metric, faiss_metric, nearest_first, scores_of
 
 if TYPE_CHECKING:
     from index.accelerator import Effort
@@ -70,8 +70,7 @@ class ExactKnn:
         """Take in the nearest of other vectors, as ``found`` gives them."""
         all_rows = np.hstack([self._rows, rows])
         all_values = np.hstack([self._values, values])
-        signed = -all_values if higher_is_nearer(self._metric) else all_values
-        order = np.argsort(signed, axis=1, kind="stable")[:, : self._k]
+        order = nearest_first(all_values, self._metric, self._k)
         self._rows = np.take_along_axis(all_rows, order, axis=1)
         self._values = np.take_along_axis(all_values, order, axis=1)
 

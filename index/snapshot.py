@@ -27,7 +27,7 @@ from index.layout import (
     list_versions,
     read_manifest,
 )
-from index.metrics import higher_is_nearer, prepare
+from index.metrics import nearest_first, prepare
 from index.recall import Hits
 from index.rows import RowTable, load_array
 from index.segment import Searchable, Segment, damaged
@@ -221,8 +221,15 @@ class Snapshot:
         Raises:
             FilterError: ``chosen`` cannot be used.
         """
-        masks = [segment.mask(chosen or None) for segment in self._segments]
-        return np.flatnonzero(np.concatenate(masks))
+        return np.flatnonzero(self.mask(chosen))
+
+    def mask(self, chosen: Filter | None = None) -> NDArray[np.bool_]:
+        """Whether each row is there and fits a filter, [N].
+
+        Raises:
+            FilterError: ``chosen`` cannot be used.
+        """
+        return np.concatenate([segment.mask(chosen or None) for segment in self._segments])
 
     def counts(self, column: str) -> list[tuple[str, int]]:
         """Distinct values of a column and the rows that have each, most frequent first."""
@@ -231,9 +238,7 @@ class Snapshot:
     def _count(self, column: str) -> list[tuple[str, int]]:
         values = self.rows[column]
         if self.manifest.deleted:
-            values = values.filter(
-                pa.array(np.concatenate([segment.mask(None) for segment in self._segments]))
-            )
+            values = values.filter(pa.array(self.mask()))
         counted = pc.value_counts(values).to_pylist()
         pairs = [(one["values"], one["counts"]) for one in counted if one["values"] is not None]
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
@@ -296,8 +301,7 @@ class Snapshot:
         firsts = self._firsts[:-1].tolist()
         rows = np.hstack([part.rows + first for part, first in zip(parts, firsts, strict=True)])
         scores = np.hstack([part.scores for part in parts])
-        signed = -scores if higher_is_nearer(self.manifest.metric) else scores
-        order = np.argsort(signed, axis=1, kind="stable")[:, :k]
+        order = nearest_first(scores, self.manifest.metric, k)
         return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 

@@ -81,7 +81,7 @@ def add_runs(
                 first_run=len(there.runs),
                 known=refuse_known,
             )
-            gone = ~_present(now)
+            gone = ~now.mask()
             if gone.any():
                 added = sum(entry.rows for entry in made.segments)
                 _write_deleted(draft, np.concatenate([gone, np.zeros(added, bool)]))
@@ -127,7 +127,7 @@ def delete_rows(index_dir: Path, chosen: Filter) -> tuple[Snapshot, int]:
                 f"all {there.rows} rows of {index_dir} fit; an index cannot be empty: delete the "
                 "folder if that is meant"
             )
-        gone = ~_present(now)
+        gone = ~now.mask()
         gone[leaving] = True
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
@@ -203,7 +203,7 @@ def compact(
 
 def _what_is_left(index_dir: Path, now: Snapshot) -> list[Chosen]:
     """The runs that still have rows, and which of them."""
-    present = _present(now)
+    present = now.mask()
     run_of = now.rows["run"].to_numpy()
     row_ids = now.rows["row_id"].to_numpy()
     source = []
@@ -225,12 +225,6 @@ def _what_is_left(index_dir: Path, now: Snapshot) -> list[Chosen]:
         # By what is here: what an earlier compacting left out stands in no segment.
         source.append(Chosen(run, np.sort(row_ids[own & present])))
     return source
-
-
-def _present(now: Snapshot) -> NDArray[np.bool_]:
-    present = np.zeros(now.rows.num_rows, bool)
-    present[now.matching()] = True
-    return present
 
 
 def _write_deleted(draft: Path, gone: NDArray[np.bool_]) -> None:
