@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import InputError, WorkError
-from index.linking import LinkOptions
+from index.linking.options import LinkOptions
 from pipelines.detections import BOX
 from pipelines.records import write_atomic
 
@@ -128,7 +128,7 @@ def run_steps(
     """Extract, build the index and link, each as the command of that name would."""
     from index.build import build_index
     from index.snapshot import Snapshot, current_version
-    from index.tracks import link_run
+    from index.tracks.link import link_run
     from pipelines.extract import Options, extract
     from pipelines.facts import ModelRequest
 
@@ -277,7 +277,7 @@ def _dark_regions(cv2: Any, frame: Frame, background: Frame) -> list[tuple[int, 
 
 
 def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
-    from index.tracks import read_tracks
+    from index.tracks.store import read_tracks
     from pipelines.run import Run
 
     run = Run.open(out / "run")

@@ -24,7 +24,7 @@ from api.errors import ApiError
 from api.tracks import TrackBook
 from cluster.errors import ModelError, RunError
 from index.snapshot import Snapshot
-from index.tracks import read_tracks
+from index.tracks.store import read_tracks
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
     from pipelines.embed import Embedded, Embedder

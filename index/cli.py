@@ -236,8 +236,8 @@ def link(
     """
     from dataclasses import asdict, replace
 
-    from index.linking import PRESETS
-    from index.tracks import link_run
+    from index.linking.options import PRESETS
+    from index.tracks.link import link_run
 
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")

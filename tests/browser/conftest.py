@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from api.app import create_app
 from index.build import build_index
-from index.linking import LinkOptions
+from index.linking.options import LinkOptions
 from index.snapshot import Snapshot
-from index.tracks import link_run
+from index.tracks.link import link_run
 from pipelines.backbones import examine
 from pipelines.embed import Embedded, Embedder
 from pipelines.facts import ModelRequest

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pytest
 
 from index.cli import inspect
-from index.tracks import link_run, read_tracks
+from index.tracks.link import link_run
+from index.tracks.store import read_tracks
 from pipelines.engines.engine import Engine
 from pipelines.extract import Outcome, extract
 from pipelines.facts import ModelRequest

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from cluster.errors import InputError, RunError, VerifyError, WorkError
-from index import tracks as tracks_module
-from index.linking import PRESETS, LinkOptions
-from index.tracks import SCHEMA, TracksManifest, link_run, read_tracks
+from index.linking.options import PRESETS, LinkOptions
+from index.tracks import link as tracks_module
+from index.tracks.link import link_run
+from index.tracks.store import SCHEMA, TracksManifest, read_tracks
 from pipelines.records import read_record, sha256_file
 from tests.runs import write_run
 
@@ -199,7 +200,7 @@ def test_seconds_need_timestamps(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_tracks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link_run(run)
     before = sha256_file(run / "tracks" / "part-00000.parquet")
-    monkeypatch.setattr(tracks_module, "_check_once", _fail)
+    monkeypatch.setattr(tracks_module, "check_once", _fail)
     with pytest.raises(VerifyError, match="on purpose"):
         link_run(run, options=LinkOptions(max_cost=1e-9))
     assert sha256_file(run / "tracks" / "part-00000.parquet") == before

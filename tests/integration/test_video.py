@@ -13,7 +13,8 @@ from PIL import Image
 from api.app import create_app
 from cluster.errors import RunError
 from index.build import build_index
-from index.tracks import link_run, read_tracks
+from index.tracks.link import link_run
+from index.tracks.store import read_tracks
 from pipelines.embed import Embedder
 from pipelines.extract import Options, extract
 from pipelines.facts import ModelRequest, Reading

@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from cluster.errors import InputError
-from index.linking import (
-    PRESETS,
-    LinkOptions,
-    Links,
-    assign,
-    cost_terms,
-    frame_step,
-    l1_or_zero,
-    link,
-)
+from index.linking.assign import assign
+from index.linking.costs import cost_terms, l1_or_zero
+from index.linking.linker import Links, frame_step, link
+from index.linking.options import PRESETS, LinkOptions
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
 EVEN = LinkOptions(distance_weight=1.0)

@@ -13,7 +13,7 @@ import pytest
 
 from api.app import create_app
 from index.build import build_index
-from index.tracks import link_run
+from index.tracks.link import link_run
 from tests.integration.api.world import detection_url, serving, told
 from tests.runs import write_run
 

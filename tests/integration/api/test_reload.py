@@ -19,9 +19,9 @@ from api.state import Holdings
 from cluster.errors import OnepassError, SnapshotError
 from index.build import build_index
 from index.filters import Filter
-from index.linking import LinkOptions
+from index.linking.options import LinkOptions
 from index.snapshot import Hits, Snapshot
-from index.tracks import link_run
+from index.tracks.link import link_run
 from index.update import delete_rows
 from pipelines.run import Run
 from tests.integration.api.world import World, serving, told, wait_until_ready

@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 
 from api.schemas import Hit
 from index.build import build_index
-from index.linking import LinkOptions
-from index.tracks import link_run
+from index.linking.options import LinkOptions
+from index.tracks.link import link_run
 from pipelines.backbones import examine
 from pipelines.embed import Embedder
 from pipelines.facts import ModelFacts, ModelRequest

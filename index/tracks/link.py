@@ -33,52 +33,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.errors import RunError, VerifyError, WorkError
-from index.linking import TERMS, LinkOptions, link
+from cluster.errors import RunError, WorkError
+from index.linking.linker import link
+from index.linking.options import LinkOptions
+from index.tracks.store import (
+    PART,
+    SCHEMA,
+    LinkSummary,
+    TracksManifest,
+    check_once,
+    refuse_foreign,
+    swap,
+)
 from pipelines.detections import BOX
-from pipelines.records import Record, read_record, sha256_file, write_atomic
+from pipelines.records import sha256_file, write_atomic
 from pipelines.run import Run
 from pipelines.video.layout import parse_frame
 
-FORMAT = 1
-PART = "part-00000.parquet"
 EXIF_ORIENTATION = 0x0112
 
-SCHEMA = pa.schema(
-    [
-        ("detection_id", pa.string()),
-        ("track_id", pa.string()),
-        ("sequence", pa.string()),
-        ("frame", pa.int64()),
-        ("position", pa.int32()),
-        ("previous_detection_id", pa.string()),
-        ("cost", pa.float32()),
-        *((f"cost_{term}", pa.float32()) for term in TERMS),
-    ]
-)
-
 _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
-
-
-@dataclass(frozen=True)
-class LinkSummary:
-    """What linking a run came to; ``left_out`` rows have an error and no embedding."""
-
-    sequences: int
-    detections: int
-    linked: int
-    tracks: int
-    left_out: int
-
-
-class TracksManifest(Record):
-    """Contents of ``tracks/manifest.json``."""
-
-    format: int = FORMAT
-    fingerprint: str
-    options: LinkOptions
-    counts: LinkSummary
-    files: dict[str, str]  # name to sha256
 
 
 @dataclass(frozen=True)
@@ -102,7 +76,7 @@ def link_run(
     Args:
         run: the run folder.
         out: where the tracks go; default ``run / "tracks"``.
-        options: default ``index.linking.PRESETS["default"]``.
+        options: default ``index.linking.options.PRESETS["default"]``.
         group_mib: embeddings held at once; a longer sequence is still held whole.
         progress: called with detections done and detections to do.
 
@@ -116,7 +90,7 @@ def link_run(
     opened = Run.open(run)
     options = options or LinkOptions()
     out = out or run / "tracks"
-    _refuse_foreign(out)
+    refuse_foreign(out)
     everything = opened.table(_PLAN)
     good = pc.is_null(everything["error"])
     plan = everything.filter(good).sort_by(
@@ -141,7 +115,7 @@ def link_run(
                     sequences += 1
                     if progress is not None:
                         progress(part.stop, plan.num_rows)
-        _check_once(draft / PART, plan["detection_id"])
+        check_once(draft / PART, plan["detection_id"])
         counts = LinkSummary(
             sequences=sequences,
             detections=plan.num_rows,
@@ -156,33 +130,10 @@ def link_run(
             files={PART: sha256_file(draft / PART)},
         )
         write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
-        _swap(draft, out)
+        swap(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return counts
-
-
-def read_tracks(run: Path) -> pa.Table:
-    """The tracks of a run, by sequence, frame and row_id; columns as in ``SCHEMA``.
-
-    Raises:
-        RunError: the run has no tracks yet.
-        VerifyError: the file is not the one its manifest names.
-    """
-    folder = run / "tracks"
-    if not (folder / "manifest.json").is_file():
-        raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
-    manifest = read_record(folder / "manifest.json", TracksManifest)
-    tables = []
-    for name, expected in sorted(manifest.files.items()):
-        file = folder / name
-        if not file.is_file() or sha256_file(file) != expected:
-            raise VerifyError(
-                f"{file} is not the file {folder / 'manifest.json'} names; "
-                f"give 'onepass link {run}' again"
-            )
-        tables.append(pq.read_table(file, schema=SCHEMA))
-    return pa.concat_tables(tables)
 
 
 def _groups(sequence: pa.ChunkedArray, dim: int, group_mib: int) -> list[_Group]:
@@ -318,38 +269,3 @@ def _video_size(file: Path) -> tuple[int, int] | None:
     except ImageError:
         return None
     return facts.width, facts.height
-
-
-def _check_once(file: Path, expected: pa.ChunkedArray) -> None:
-    written = pq.read_table(file, columns=["detection_id"])["detection_id"]
-    distinct = pc.count_distinct(written).as_py()
-    if not len(written) == distinct == len(expected) or not written.equals(expected):
-        raise VerifyError(
-            f"{len(expected)} detections to link, {len(written)} written, {distinct} distinct; "
-            "nothing was replaced, please report this"
-        )
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Linking again replaces ``out``, so it must be tracks, or nothing."""
-    if out.exists() and not (out.is_dir() and _is_tracks(out)):
-        raise RunError(f"{out} exists and holds no tracks of onepass; choose another --out")
-
-
-def _is_tracks(folder: Path) -> bool:
-    names = {entry.name for entry in folder.iterdir()}
-    return names <= {"manifest.json", PART}
-
-
-def _swap(draft: Path, out: Path) -> None:
-    """Put the finished folder in place of the old one, which is kept until that is done."""
-    old = out.with_name(f"{draft.name}.old")
-    if out.exists():
-        out.rename(old)
-    try:
-        draft.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

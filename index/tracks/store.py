@@ -1,0 +1,110 @@
+"""The tracks of a run on disk: what stands in ``tracks/``, reading it, replacing it whole."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.errors import RunError, VerifyError
+from index.linking.options import TERMS, LinkOptions
+from pipelines.records import Record, read_record, sha256_file
+
+FORMAT = 1
+PART = "part-00000.parquet"
+
+SCHEMA = pa.schema(
+    [
+        ("detection_id", pa.string()),
+        ("track_id", pa.string()),
+        ("sequence", pa.string()),
+        ("frame", pa.int64()),
+        ("position", pa.int32()),
+        ("previous_detection_id", pa.string()),
+        ("cost", pa.float32()),
+        *((f"cost_{term}", pa.float32()) for term in TERMS),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LinkSummary:
+    """What linking a run came to; ``left_out`` rows have an error and no embedding."""
+
+    sequences: int
+    detections: int
+    linked: int
+    tracks: int
+    left_out: int
+
+
+class TracksManifest(Record):
+    """Contents of ``tracks/manifest.json``."""
+
+    format: int = FORMAT
+    fingerprint: str
+    options: LinkOptions
+    counts: LinkSummary
+    files: dict[str, str]  # name to sha256
+
+
+def read_tracks(run: Path) -> pa.Table:
+    """The tracks of a run, by sequence, frame and row_id; columns as in ``SCHEMA``.
+
+    Raises:
+        RunError: the run has no tracks yet.
+        VerifyError: the file is not the one its manifest names.
+    """
+    folder = run / "tracks"
+    if not (folder / "manifest.json").is_file():
+        raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
+    manifest = read_record(folder / "manifest.json", TracksManifest)
+    tables = []
+    for name, expected in sorted(manifest.files.items()):
+        file = folder / name
+        if not file.is_file() or sha256_file(file) != expected:
+            raise VerifyError(
+                f"{file} is not the file {folder / 'manifest.json'} names; "
+                f"give 'onepass link {run}' again"
+            )
+        tables.append(pq.read_table(file, schema=SCHEMA))
+    return pa.concat_tables(tables)
+
+
+def check_once(file: Path, expected: pa.ChunkedArray) -> None:
+    written = pq.read_table(file, columns=["detection_id"])["detection_id"]
+    distinct = pc.count_distinct(written).as_py()
+    if not len(written) == distinct == len(expected) or not written.equals(expected):
+        raise VerifyError(
+            f"{len(expected)} detections to link, {len(written)} written, {distinct} distinct; "
+            "nothing was replaced, please report this"
+        )
+
+
+def refuse_foreign(out: Path) -> None:
+    """Linking again replaces ``out``, so it must be tracks, or nothing."""
+    if out.exists() and not (out.is_dir() and _is_tracks(out)):
+        raise RunError(f"{out} exists and holds no tracks of onepass; choose another --out")
+
+
+def _is_tracks(folder: Path) -> bool:
+    names = {entry.name for entry in folder.iterdir()}
+    return names <= {"manifest.json", PART}
+
+
+def swap(draft: Path, out: Path) -> None:
+    """Put the finished folder in place of the old one, which is kept until that is done."""
+    old = out.with_name(f"{draft.name}.old")
+    if out.exists():
+        out.rename(old)
+    try:
+        draft.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
