@@ -57,6 +57,7 @@ _STEP: dict[str, Any] = {
     "cost_iou": 0.083,
     "cost_area": 0.034,
     "cost_distance": 0.008,
+    "margin": 0.31,
     "detection": _DETECTION,
 }
 _TRACK: dict[str, Any] = {

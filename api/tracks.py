@@ -21,7 +21,8 @@ class TrackBook:
     """
 
     def __init__(self, steps: pa.Table) -> None:
-        self._steps = steps
+        # A weak detection that no track took is in the table, and in no track.
+        self._steps = steps = steps.filter(steps["track_id"].is_valid())
         summaries = steps.group_by(["run", "track_id", "sequence"]).aggregate(
             [("position", "count"), ("frame", "min"), ("frame", "max")]
         )

@@ -1,4 +1,4 @@
-"""The commands of this room: ``inspect``, ``query`` and ``link``; ``index`` has its own file."""
+"""The commands of this room: ``inspect`` and ``query``; the others have files of their own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say
+from cluster.console import Json, print_json, say
 from cluster.errors import InputError
-from index import index_cli
+from index import index_cli, link_cli
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 app.add_typer(index_cli.app, name="index")
+app.add_typer(link_cli.app)
 
 _SHOWN = 80  # characters of an attribute; --json has all
 
@@ -213,47 +214,3 @@ def _load_vector(file: Path | None) -> NDArray[np.floating]:
             f"--vector {file} is {values.dtype} {values.shape}; give one vector of numbers, [D]"
         )
     return values.astype(np.float32)[None]
-
-
-@app.command()
-def link(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
-    preset: Annotated[
-        str, typer.Option(help="default, or ami: the old greedy rule, for comparison.")
-    ] = "default",
-    max_cost: Annotated[float | None, typer.Option(help="Dearest link allowed.")] = None,
-    max_gap_frames: Annotated[
-        int | None, typer.Option(min=0, help="Frames a track may be lost for.")
-    ] = None,
-    max_gap_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Seconds a track may be lost for.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Link detections into tracks, one individual each, sequence by sequence.
-
-    Example: onepass link runs/first
-    """
-    from dataclasses import asdict, replace
-
-    from index.linking.options import PRESETS
-    from index.tracks.link import link_run
-
-    if preset not in PRESETS:
-        raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
-    changes: dict[str, Any] = {
-        "max_cost": max_cost,
-        "max_gap_frames": max_gap_frames,
-        "max_gap_seconds": max_gap_seconds,
-    }
-    chosen = replace(PRESETS[preset], **{k: v for k, v in changes.items() if v is not None})
-    with Bar(resumes=False) as bar:
-        summary = link_run(run, options=chosen, progress=bar.counted("link"))
-    if as_json:
-        print_json(asdict(summary))
-        return
-    say(
-        f"{run}/tracks: {summary.tracks} tracks of {summary.detections} detections in "
-        f"{summary.sequences} sequences, {summary.linked} links"
-        + (f", {summary.left_out} left out (errors)" if summary.left_out else "")
-    )

@@ -3,33 +3,30 @@
 ::
 
     w_f (1 - cosine) + w_i (1 - IoU) + w_a (1 - min area / max area) + w_d distance / diagonal
+
+Terms are worked out for all pairs of two frames, or for the pairs of a list; the formulas are
+the same lines, because NumPy's broadcasting does not care which.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Array = TypeVar("Array", npt.NDArray[np.float32], npt.NDArray[np.float64])
+Ints = npt.NDArray[np.int64]
 
 
 class PairCosts(NamedTuple):
-    """Costs of all pairs, each ``[M, N]`` float64: the four terms unweighted, and their sum."""
+    """Costs of pairs, each float64 of one shape: the four terms unweighted, and their sum."""
 
     feature: Floats
     iou: Floats
     area: Floats
     distance: Floats
     total: Floats
-
-
-def l1_or_zero(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows of ``[N, D]`` divided by the sum of their absolute values; zero rows stay zero."""
-    size = np.abs(embeddings).sum(axis=1, keepdims=True)
-    return _divide(embeddings, size)
 
 
 def cost_terms(
@@ -41,40 +38,108 @@ def cost_terms(
     diagonal_px: float,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> PairCosts:
-    """Cost of every pair of M earlier and N later detections.
+    """Cost of every pair of M earlier and N later detections, ``[M, N]``.
 
     Args:
-        before: embeddings ``[M, D]``, of any scale; a zero vector is like nothing (term 1).
+        before: embeddings ``[M, D]``, of any scale, or ``[M, K, D]``: the best of K counts. An
+            embedding of K that is all zero is not there.
         boxes_before: ``[M, 4]`` as x1, y1, x2, y2 in pixels.
         after: embeddings ``[N, D]``.
         boxes_after: ``[N, 4]``.
         diagonal_px: diagonal of the later image; with the AMI data companion, the unit of
             distance (not the diagonal of a box).
         weights: of feature, IoU, area and distance.
+
+    Raises:
+        ValueError: an embedding is zero, and so has no cosine to anything.
     """
-    feature = 1.0 - _unit(l1_or_zero(before)) @ _unit(l1_or_zero(after)).T
-    one = np.asarray(boxes_before, dtype=np.float64)[:, None, :]
-    two = np.asarray(boxes_after, dtype=np.float64)[None, :, :]
-    sides = np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2])
-    shared = np.clip(sides, 0, None).prod(axis=-1)
-    area_one = np.clip(one[..., 2:] - one[..., :2], 0, None).prod(axis=-1)
-    area_two = np.clip(two[..., 2:] - two[..., :2], 0, None).prod(axis=-1)
+    looks, later = _units(before), _units(after)
+    kept = looks.shape[1] if looks.ndim == 3 else 1
+    cosine = looks.reshape(-1, looks.shape[-1]) @ later.T
+    if kept > 1:
+        # A slot that is not filled has cosine 0, which must not beat a real one below it.
+        there = looks.reshape(-1, looks.shape[-1]).any(axis=1)
+        cosine[~there] = -np.inf
+        cosine = cosine.reshape(-1, kept, len(later)).max(axis=1)
+    return _together(
+        1.0 - cosine.astype(np.float64),
+        np.asarray(boxes_before, dtype=np.float64)[:, None, :],
+        np.asarray(boxes_after, dtype=np.float64)[None, :, :],
+        diagonal_px,
+        weights,
+    )
+
+
+def cost_terms_of(
+    pairs: tuple[Ints, Ints],
+    before: npt.NDArray[np.float32],
+    boxes_before: npt.NDArray[np.floating],
+    after: npt.NDArray[np.float32],
+    boxes_after: npt.NDArray[np.floating],
+    *,
+    diagonal_px: float,
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+) -> PairCosts:
+    """Cost of the P ``pairs`` (earlier, later) alone, ``[P]``; the rest as ``cost_terms``."""
+    one, two = pairs
+    looks, later = _units(before), _units(after)
+    cosine = np.empty(len(one))
+    for start in range(0, len(one), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        mine, theirs = looks[one[part]], later[two[part]]
+        if looks.ndim == 2:
+            cosine[part] = np.einsum("pd,pd->p", mine, theirs)
+        else:
+            each = np.einsum("pkd,pd->pk", mine, theirs)
+            cosine[part] = np.where(mine.any(axis=2), each, -np.inf).max(axis=1)
+    return _together(
+        1.0 - cosine,
+        np.asarray(boxes_before, dtype=np.float64)[one],
+        np.asarray(boxes_after, dtype=np.float64)[two],
+        diagonal_px,
+        weights,
+    )
+
+
+_AT_ONCE = 4096  # pairs whose embeddings are gathered at once: 20 MiB of 1280 numbers, twice
+
+
+def _together(
+    feature: Floats,
+    one: Floats,
+    two: Floats,
+    diagonal_px: float,
+    weights: tuple[float, float, float, float],
+) -> PairCosts:
+    x1, y1, x2, y2 = (one[..., side] for side in range(4))
+    u1, v1, u2, v2 = (two[..., side] for side in range(4))
+    shared = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
+    shared = shared * np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
+    area_one = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
+    area_two = np.maximum(u2 - u1, 0) * np.maximum(v2 - v1, 0)
     iou = 1.0 - _divide(shared, area_one + area_two - shared)
     area = 1.0 - _divide(np.minimum(area_one, area_two), np.maximum(area_one, area_two))
-    centres = (one[..., :2] + one[..., 2:] - two[..., :2] - two[..., 2:]) / 2
-    distance = np.hypot(centres[..., 0], centres[..., 1]) / diagonal_px
-    terms = (feature, iou, area, distance)
-    total = sum((w * term for w, term in zip(weights, terms, strict=True)), np.zeros(feature.shape))
-    return PairCosts(*terms, total)
+    distance = np.hypot(x1 + x2 - u1 - u2, y1 + y2 - v1 - v2) / (2 * diagonal_px)
+    total = weights[0] * feature + weights[1] * iou + weights[2] * area + weights[3] * distance
+    return PairCosts(feature, iou, area, distance, total)
 
 
-def _unit(vectors: npt.NDArray[np.float32]) -> Floats:
-    wide = vectors.astype(np.float64)
-    return _divide(wide, np.linalg.norm(wide, axis=1, keepdims=True))
+def _units(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows at unit length; of ``[M, K, D]`` the slots that are filled."""
+    # Lengths in float64: it costs little beside the products, and keeps cosines to 1e-7.
+    length = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
+    empty = length == 0
+    if (empty if vectors.ndim == 2 else empty.all(axis=1)).any():
+        bad = np.flatnonzero(empty if vectors.ndim == 2 else empty.all(axis=1))
+        raise ValueError(f"{len(bad)} embeddings are zero, the first in row {bad[0]}: no cosine")
+    unit: npt.NDArray[np.float32] = (vectors / np.where(empty, 1, length)[..., None]).astype(
+        np.float32
+    )
+    return unit
 
 
-def _divide(part: Array, whole: Array) -> Array:
+def _divide(part: Floats, whole: Floats) -> Floats:
     """Quotient with 0 where ``whole`` is 0."""
-    quotient = np.zeros_like(part)
+    quotient = np.zeros(np.broadcast_shapes(part.shape, whole.shape))
     np.divide(part, whole, out=quotient, where=whole > 0)
     return quotient

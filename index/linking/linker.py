@@ -1,28 +1,25 @@
-"""Contract 5: which detection of an earlier frame each detection continues.
+"""Goes through the frames of one sequence, and says of each detection which one it continues.
 
-The cost of a pair is the four-term sum the AMI data companion uses::
-
-    w_f (1 - cosine) + w_i (1 - IoU) + w_a (1 - min area / max area) + w_d distance / diagonal
-
-The default assignment is one-to-one and globally optimal per frame: it picks the links that
-together save most against leaving both ends alone at ``max_cost``. That is not the largest
-number of links: where a track has one certain continuation, gating never trades it for two
-doubtful ones. Tracks lost a few frames ago compete in the same assignment as live ones.
-
-Everything here is arrays in, arrays out; files are ``index.tracks``' business.
+A ``Linker`` takes one frame at a time and keeps only the ends of open tracks, so that a whole
+season, or a camera that is still filming, needs no more memory than its busiest minutes. Tracks
+lost a few frames ago compete in the same assignment as live ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import InputError
-from index.linking.assign import assign
-from index.linking.costs import cost_terms, l1_or_zero
+from index.linking.assign import assign, assign_listed, margins, margins_listed
+from index.linking.candidates import MAX_PAIRS, candidates
+from index.linking.costs import PairCosts, cost_terms, cost_terms_of
 from index.linking.options import PRESETS, TERMS, LinkOptions
+from index.linking.state import OpenTracks, started
+from index.vectors import l1_normalise
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -31,10 +28,15 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Links:
-    """What ``link`` decided, one entry per detection in the order given.
+    """What was decided of N detections, one entry each in the order given.
 
-    ``previous`` is the row a detection continues, or -1 where it starts a track; ``cost``
-    ``[N]`` and ``terms`` ``[N, 4]`` are NaN there. Tracks are numbered from 0 by their start.
+    Attributes:
+        track: number of its track, from 0 in order of their start; -1 for a weak detection that
+            no track took.
+        position: in the track, from 0; -1 without a track.
+        previous: number of the detection it continues, counted over the sequence; -1 for none.
+        cost, terms, margin: of that link, ``[N]``, ``[N, 4]`` in the order of ``TERMS``, ``[N]``
+            as in ``assign.margins``; NaN where there is none.
     """
 
     track: Ints
@@ -42,23 +44,202 @@ class Links:
     previous: Ints
     cost: Floats
     terms: Floats
+    margin: Floats
 
-
-@dataclass(frozen=True)
-class _Candidates:
-    """Detections that may still be continued; one per open track when links are one-to-one."""
-
-    rows: Ints
-    appearance: npt.NDArray[np.float32]
-
-    def keep(self, mask: Bools) -> _Candidates:
-        return _Candidates(self.rows[mask], self.appearance[mask])
-
-    def join(self, other: _Candidates) -> _Candidates:
-        return _Candidates(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.appearance, other.appearance]),
+    @classmethod
+    def unlinked(cls, count: int) -> Links:
+        """``count`` detections of which nothing is known yet."""
+        nothing = np.full(count, -1, dtype=np.int64)
+        return cls(
+            nothing,
+            nothing.copy(),
+            nothing.copy(),
+            np.full(count, np.nan),
+            np.full((count, len(TERMS)), np.nan),
+            np.full(count, np.nan),
         )
+
+    @classmethod
+    def joined(cls, parts: list[Links]) -> Links:
+        """The frames of one sequence after each other."""
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in _LINK_FIELDS))
+
+
+_LINK_FIELDS = ("track", "position", "previous", "cost", "terms", "margin")
+
+
+class Linker:
+    """Links one sequence, frame by frame.
+
+    Args:
+        dim: length of an embedding.
+        options: default ``PRESETS["default"]``.
+        frame_step: how far apart neighbouring frames are numbered; gaps are counted in it.
+        max_pairs: of open tracks and detections; more are not enumerated, but looked for with
+            ``candidates``, where the assignment is optimal.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        options: LinkOptions | None = None,
+        *,
+        frame_step: int = 1,
+        max_pairs: int = MAX_PAIRS,
+    ) -> None:
+        self.options = options or PRESETS["default"]
+        self.frame_step = frame_step
+        self.open = OpenTracks.none(looks_kept=self.options.looks_kept, dim=dim)
+        self.tracks = 0  # started so far
+        self.rows = 0  # seen so far
+        self._max_pairs = max_pairs
+
+    def restore(self, tracks: OpenTracks, *, started: int, rows: int) -> None:
+        """Go on where another linker with the same options stood."""
+        self.open, self.tracks, self.rows = tracks, started, rows
+
+    def step(
+        self,
+        frame: int,
+        boxes: Floats,
+        looks: npt.NDArray[np.float32],
+        *,
+        diagonal_px: float,
+        seconds: float = float("nan"),
+        scores: npt.NDArray[np.floating] | None = None,
+    ) -> Links:
+        """Link the N detections of the next frame.
+
+        Args:
+            frame: later than any before.
+            boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
+            looks: ``[N, D]`` L1-normalised embeddings, none zero.
+            diagonal_px: of the image.
+            seconds: when it was taken; needed for ``max_gap_seconds``.
+            scores: of the detections, for ``strong_score``; NaN counts as strong.
+        """
+        self._close(frame, seconds)
+        made = Links.unlinked(len(boxes))
+        numbers = self.rows + np.arange(len(boxes))
+        strong = np.ones(len(boxes), dtype=bool)
+        if self.options.strong_score is not None and scores is not None:
+            strong = ~(np.asarray(scores) < self.options.strong_score)
+        taken = np.zeros(len(self.open), dtype=bool)
+        continued = []
+        for chosen in (np.flatnonzero(strong), np.flatnonzero(~strong)):
+            free = np.flatnonzero(~taken)
+            if not (len(chosen) and len(free)):
+                continue
+            ends = self.open.keep(free)
+            here, mine = self._round(
+                ends, frame, boxes[chosen], looks[chosen], diagonal_px, made, chosen
+            )
+            taken[free[mine]] = True
+            rows = chosen[here]
+            continued.append(
+                ends.keep(mine).extended(
+                    row=numbers[rows],
+                    frame=frame,
+                    seconds=seconds,
+                    box=boxes[rows],
+                    looks=looks[rows],
+                    steps=self._steps(ends.keep(mine), frame),
+                    memory=self.options.appearance_memory,
+                )
+            )
+        new = np.flatnonzero(strong & (made.previous < 0))
+        made.track[new] = np.arange(self.tracks, self.tracks + len(new))
+        made.position[new] = 0
+        self.tracks += len(new)
+        self.rows += len(boxes)
+        ends = self.open.keep(~taken)
+        for part in continued:
+            ends = ends.join(part)
+        self.open = ends.join(
+            started(
+                track=made.track[new],
+                row=numbers[new],
+                frame=frame,
+                seconds=seconds,
+                box=boxes[new],
+                looks=looks[new],
+                looks_kept=self.options.looks_kept,
+            )
+        )
+        return made
+
+    def _close(self, frame: int, seconds: float) -> None:
+        """Forget tracks that have been missing for too long."""
+        options = self.options
+        near = self._steps(self.open, frame) <= options.max_gap_frames + 1
+        if options.max_gap_seconds is not None:
+            near &= seconds - self.open.seconds <= options.max_gap_seconds
+        if not near.all():
+            self.open = self.open.keep(near)
+
+    def _steps(self, tracks: OpenTracks, frame: int) -> Floats:
+        steps: Floats = np.maximum(np.rint((frame - tracks.frame) / self.frame_step), 1)
+        return steps
+
+    def _round(
+        self,
+        ends: OpenTracks,
+        frame: int,
+        boxes: Floats,
+        looks: npt.NDArray[np.float32],
+        diagonal_px: float,
+        made: Links,
+        into: Ints,
+    ) -> tuple[Ints, Ints]:
+        """Link some detections to some tracks; which of them, and to which.
+
+        What was decided is written to ``made`` at the places ``into`` of these detections.
+        """
+        options = self.options
+        remembered = ends.looks[:, 0] if options.looks_kept == 1 else ends.looks
+        places = {"diagonal_px": diagonal_px, "weights": options.weights}
+        gate = options.motion_gate
+        steps = self._steps(ends, frame)
+        max_cost = options.max_cost
+        if len(ends) * len(boxes) <= self._max_pairs or options.assignment != "optimal":
+            pairs = cost_terms(remembered, ends.box, looks, boxes, **places)  # type: ignore[arg-type]
+            cost = pairs.total
+            if gate is not None:
+                cost = np.where(ends.within_reach(boxes, steps, gate), cost, np.inf)
+            chosen = assign(cost, max_cost=max_cost, assignment=options.assignment)
+            margin = margins(cost, chosen, max_cost=max_cost)
+            here = np.flatnonzero(chosen >= 0)
+            at: tuple[Ints, ...] = (chosen[here], here)
+        else:
+            listed = candidates(ends, boxes, looks)
+            pairs = cost_terms_of(listed, remembered, ends.box, looks, boxes, **places)  # type: ignore[arg-type]
+            cost = pairs.total
+            if gate is not None:
+                cost = np.where(ends.within_reach(boxes, steps, gate)[listed], cost, np.inf)
+            chosen = assign_listed(listed, cost, max_cost=max_cost, later=len(boxes))
+            margin = margins_listed(listed, cost, chosen, max_cost=max_cost, earlier=len(ends))
+            linked = np.flatnonzero(chosen[listed[1]] == listed[0])
+            here = listed[1][linked]
+            at = (linked,)
+        mine = chosen[here]
+        self._note(made, into[here], ends.keep(mine), pairs, at, margin[here])
+        return here, mine
+
+    @staticmethod
+    def _note(
+        made: Links,
+        at: Ints,
+        ends: OpenTracks,
+        pairs: PairCosts,
+        cells: tuple[Ints, ...],
+        margin: Floats,
+    ) -> None:
+        made.track[at] = ends.track
+        made.position[at] = ends.position + 1
+        made.previous[at] = ends.row
+        made.cost[at] = pairs.total[cells]
+        made.terms[at] = np.stack([term[cells] for term in pairs[:-1]], axis=-1)
+        made.margin[at] = margin
 
 
 def frame_step(frames: Ints) -> int:
@@ -77,87 +258,76 @@ def frame_step(frames: Ints) -> int:
 def link(
     frames: Ints,
     boxes: npt.NDArray[np.floating],
-    embeddings: npt.NDArray[np.float32],
+    embeddings: npt.NDArray[np.floating],
     *,
     diagonal_px: float | Floats,
     seconds: Floats | None = None,
+    scores: npt.NDArray[np.floating] | None = None,
     options: LinkOptions | None = None,
 ) -> Links:
-    """Link the detections of one sequence.
+    """Link all the detections of one sequence, that are in memory.
 
     Args:
         frames: frame number of each detection ``[N]``, never falling.
         boxes: ``[N, 4]`` in pixels, no NaN (a detection without a box spans its image).
-        embeddings: ``[N, D]``, finite.
+        embeddings: ``[N, D]`` of any scale.
         diagonal_px: image diagonal, one for all or one per detection.
         seconds: time of each detection; needed for ``max_gap_seconds``.
+        scores: of each detection, for ``strong_score``.
         options: default ``PRESETS["default"]``.
 
     Raises:
-        InputError: ``max_gap_seconds`` without times.
-        ValueError: frames out of order, or values that are not finite.
+        InputError: ``max_gap_seconds`` without times that rise; an embedding that is zero or not
+            finite, named by its number.
+        ValueError: frames out of order, or boxes that are not finite.
     """
-    options = options or PRESETS["default"]
-    count = len(frames)
     if (np.diff(frames) < 0).any():
         raise ValueError("frames must not fall; sort the detections by frame")
-    if not (np.isfinite(boxes).all() and np.isfinite(embeddings).all()):
-        raise ValueError("boxes and embeddings must be finite; leave failed rows out")
-    if options.max_gap_seconds is not None and (seconds is None or np.isnan(seconds).any()):
-        missing = count if seconds is None else int(np.isnan(seconds).sum())
-        raise InputError(
-            f"max_gap_seconds is {options.max_gap_seconds} but {missing} of {count} detections "
-            "have no timestamp; give timestamps or use max_gap_frames alone"
+    if not np.isfinite(boxes).all():
+        raise ValueError("boxes must be finite; leave failed rows out")
+    linker = Linker(embeddings.shape[1], options, frame_step=frame_step(frames))
+    require_times(seconds, len(frames), linker.options)
+    looks = l1_normalise(embeddings, [str(row) for row in range(len(frames))])
+    diagonals = np.broadcast_to(np.asarray(diagonal_px, dtype=np.float64), len(frames))
+    parts = [Links.unlinked(0)]
+    for rows in by_frame(frames):
+        parts.append(
+            linker.step(
+                int(frames[rows.start]),
+                np.asarray(boxes[rows], dtype=np.float64),
+                looks[rows],
+                diagonal_px=float(diagonals[rows.start]),
+                seconds=float("nan") if seconds is None else float(seconds[rows.start]),
+                scores=None if scores is None else scores[rows],
+            )
         )
-    diagonals = np.broadcast_to(np.asarray(diagonal_px, dtype=np.float64), count)
-    looks = l1_or_zero(embeddings)
-    step = frame_step(frames)
-    done = Links(
-        track=np.full(count, -1, dtype=np.int64),
-        position=np.zeros(count, dtype=np.int64),
-        previous=np.full(count, -1, dtype=np.int64),
-        cost=np.full(count, np.nan),
-        terms=np.full((count, len(TERMS)), np.nan),
-    )
-    tracks = 0
-    open_ends = _Candidates(np.empty(0, dtype=np.int64), looks[:0])
-    starts = np.flatnonzero(np.diff(frames, prepend=frames[:1] - 1))
-    for rows in np.split(np.arange(count), starts[1:]):
-        if not len(rows):
-            continue
-        away = np.rint((frames[rows[0]] - frames[open_ends.rows]) / step)
-        open_ends = open_ends.keep(away <= options.max_gap_frames + 1)
-        pairs = cost_terms(
-            open_ends.appearance,
-            boxes[open_ends.rows],
-            looks[rows],
-            boxes[rows],
-            diagonal_px=float(diagonals[rows[0]]),
-            weights=options.weights,
-        )
-        allowed = None
-        if options.max_gap_seconds is not None and seconds is not None:
-            waited = seconds[rows][None, :] - seconds[open_ends.rows][:, None]
-            allowed = waited <= options.max_gap_seconds
-        chosen = assign(
-            pairs.total, max_cost=options.max_cost, allowed=allowed, assignment=options.assignment
-        )
-        linked = np.flatnonzero(chosen >= 0)
-        taken, here = chosen[linked], rows[linked]
-        done.previous[here] = open_ends.rows[taken]
-        done.track[here] = done.track[done.previous[here]]
-        done.position[here] = done.position[done.previous[here]] + 1
-        done.cost[here] = pairs.total[taken, linked]
-        for place, term in enumerate(pairs[:-1]):
-            done.terms[here, place] = term[taken, linked]
-        new = rows[chosen < 0]
-        done.track[new] = np.arange(tracks, tracks + len(new))
-        tracks += len(new)
+    return Links.joined(parts)
 
-        appearance = looks[rows].copy()
-        memory = np.float32(options.appearance_memory)
-        appearance[linked] = memory * open_ends.appearance[taken] + (1 - memory) * looks[here]
-        waiting = np.ones(len(open_ends.rows), dtype=bool)
-        waiting[taken] = False
-        open_ends = open_ends.keep(waiting).join(_Candidates(rows, appearance))
-    return done
+
+def require_times(seconds: Floats | None, count: int, options: LinkOptions) -> None:
+    """See that a gap in seconds can be measured in a sequence of ``count`` detections.
+
+    Raises:
+        InputError: it is wanted, and times are missing or fall from one frame to a later one.
+    """
+    if options.max_gap_seconds is None:
+        return
+    wanted = f"max_gap_seconds is {options.max_gap_seconds:g} but"
+    missing = count if seconds is None else int(np.isnan(seconds).sum())
+    if seconds is None or missing:
+        raise InputError(
+            f"{wanted} {missing} of {count} detections have no timestamp; give timestamps or use "
+            "max_gap_frames alone"
+        )
+    falls = int((np.diff(seconds) < 0).sum())
+    if falls:
+        raise InputError(
+            f"{wanted} time runs backwards {falls} times from a frame to the next; correct the "
+            "timestamps or frame numbers, or use max_gap_frames alone"
+        )
+
+
+def by_frame(frames: Ints) -> list[slice]:
+    """The rows of each frame, of frame numbers that never fall."""
+    edges = np.r_[0, np.flatnonzero(np.diff(frames)) + 1, len(frames)]
+    return [slice(a, b) for a, b in pairwise(edges.tolist()) if b > a]

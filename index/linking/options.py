@@ -1,20 +1,22 @@
-"""How linking weighs a pair and when it gives up."""
+"""How linking weighs a pair, what a track remembers, and when it gives up."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.errors import InputError
 
 TERMS = ("feature", "iou", "area", "distance")
 
+Assignment = Literal["optimal", "greedy", "cheapest"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:
-    """How linking weighs a pair and when it gives up; costs have no unit.
+    """What linking can be asked for; costs have no unit.
 
     The defaults were chosen on EfficientNet-Lite0 embeddings of three sources:
 
@@ -24,17 +26,30 @@ class LinkOptions:
       With distance weighed 4, a cost of 2.0 left 12 tracks and 2 such jumps.
     - five moth-trap frames a minute apart, judged by eye: 8 of 8 doubtful true links kept and
       none of 6 false ones made (all weights 1 at 2.0: 8 and 3; the ``ami`` preset: 3 and 0).
-    - two flies up to a second apart: IDF1 1.00 (the ``ami`` preset: 0.72 to 1.00).
 
-    Three scenes are not a law; look at the tracks, and move ``max_cost`` first.
+    Two scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit
+    weights to labelled sequences of your own (``onepass tracks tune``).
 
-    ``appearance_memory`` is the share of the old appearance a track keeps at each link: 0
-    compares with the last detection only. ``max_gap_frames`` is how many frames a track may
-    be missing; 0 links neighbouring frames only. ``assignment="greedy"`` lets every detection
-    take its cheapest predecessor, so that two may claim one.
+    Attributes:
+        feature_weight, iou_weight, area_weight, distance_weight: of the four terms.
+        max_cost: a dearer pair is never linked.
+        max_gap_frames: frames a track may be missing; 0 links neighbouring frames only.
+        max_gap_seconds: seconds between two detections of a track; None: any.
+        appearance: what a track is compared by: the running ``average`` of its embeddings, or
+            the best match among its last ones, the ``gallery``.
+        appearance_memory: share of the old average kept at each link; 0 compares with the last
+            detection only.
+        gallery_size: embeddings of a track that the gallery holds.
+        motion_gate: how far a detection may lie from where its track was heading, in diagonals
+            of the track's last box, for each frame that passed; None: anywhere.
+        strong_score: detections that score less are weak: they may extend tracks that no
+            strong one extends, and never start one; None: all are strong.
+        assignment: ``optimal`` links so that most is saved in all; ``greedy`` takes the
+            cheapest pair first; both are one-to-one. ``cheapest`` gives every detection its
+            cheapest predecessor, so that two may claim one.
 
     Raises:
-        InputError: a weight, cost, gap or memory outside its range.
+        InputError: a value outside its range.
     """
 
     feature_weight: float = 1.0
@@ -44,8 +59,12 @@ class LinkOptions:
     max_cost: float = 2.0
     max_gap_frames: int = 5
     max_gap_seconds: float | None = None
+    appearance: Literal["average", "gallery"] = "average"
     appearance_memory: float = 0.8
-    assignment: Literal["optimal", "greedy"] = "optimal"
+    gallery_size: int = 8
+    motion_gate: float | None = None
+    strong_score: float | None = None
+    assignment: Assignment = "optimal"
 
     def __post_init__(self) -> None:
         for name, weight in zip(TERMS, self.weights, strict=True):
@@ -53,34 +72,46 @@ class LinkOptions:
                 raise InputError(f"{name}_weight is {weight}; give a number of 0 or more")
         if not any(self.weights):
             raise InputError("all four link weights are 0; give at least one above 0")
-        if not (math.isfinite(self.max_cost) and self.max_cost > 0):
-            raise InputError(f"max_cost is {self.max_cost}; give a number above 0")
+        for name in ("max_cost", "max_gap_seconds", "motion_gate"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} is {value}; give a number above 0")
         if self.max_gap_frames < 0:
             raise InputError(f"max_gap_frames is {self.max_gap_frames}; give 0 or more")
-        if self.max_gap_seconds is not None and not self.max_gap_seconds > 0:
-            raise InputError(f"max_gap_seconds is {self.max_gap_seconds}; give seconds above 0")
         if not 0 <= self.appearance_memory < 1:
             raise InputError(
                 f"appearance_memory is {self.appearance_memory}; give 0 (none) to just below 1"
             )
-        if self.assignment not in ("optimal", "greedy"):
-            raise InputError(f"assignment is {self.assignment!r}; choose 'optimal' or 'greedy'")
+        if self.gallery_size < 1:
+            raise InputError(f"gallery_size is {self.gallery_size}; give 1 or more")
+        if self.strong_score is not None and not math.isfinite(self.strong_score):
+            raise InputError(f"strong_score is {self.strong_score}; give a number")
+        for name, allowed in (
+            ("appearance", ("average", "gallery")),
+            ("assignment", ("optimal", "greedy", "cheapest")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
+                )
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
         """The four weights in the order of ``TERMS``."""
         return (self.feature_weight, self.iou_weight, self.area_weight, self.distance_weight)
 
+    @property
+    def looks_kept(self) -> int:
+        """Embeddings that each open track holds."""
+        return self.gallery_size if self.appearance == "gallery" else 1
+
+
+_LAST_FRAME_ONLY = LinkOptions(distance_weight=1.0, max_gap_frames=0, appearance_memory=0.0)
 
 PRESETS: Mapping[str, LinkOptions] = {
     "default": LinkOptions(),
-    # The rule of the AMI data companion, for comparison. It counts box sides with one pixel
-    # more and rounds IoU to two digits; that is not repeated here.
-    "ami": LinkOptions(
-        distance_weight=1.0,
-        max_cost=1.0,
-        max_gap_frames=0,
-        appearance_memory=0.0,
-        assignment="greedy",
-    ),
+    # The rules of the AMI data companion and of its platform, for comparison. They count box
+    # sides with one pixel more and round IoU to two digits; that is not repeated here.
+    "ami": replace(_LAST_FRAME_ONLY, max_cost=1.0, assignment="cheapest"),
+    "antenna": replace(_LAST_FRAME_ONLY, max_cost=0.2, assignment="greedy"),
 }

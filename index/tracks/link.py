@@ -1,41 +1,31 @@
 """Link a finished run: its detections in, ``tracks/`` out, one sequence after the other.
 
-::
-
-    RUN/tracks/
-      part-00000.parquet   one row per linked or lone detection, by sequence, frame and row_id
-      manifest.json        the options, the counts, the sha256
-
-Sequences are gathered into groups that fit in memory, and each group reads only the files
-its rows stand in, so embeddings are never all held at once, however the rows are ordered.
-
-Distance is measured in image diagonals and a run does not store image sizes, so they are
-read from the images' headers, once per image. Where an image is gone or remote, the extent
-of its sequence's boxes stands in: too small by the empty margin, which makes the distance
-term a little stricter and leaves the other three as they are.
+Sequences know nothing of each other, so neighbouring ones are gathered into groups, and each
+group is a task that writes its own part: here, or on Ray where there is much to do. A task goes
+through one sequence at a time and reads the embeddings of a few frames at a time, so memory
+does not grow with the length of a sequence.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
-from cluster.errors import RunError, WorkError
-from index.linking.linker import link
+from cluster.errors import InputError
+from cluster.tasks import tasks
+from index.linking.linker import Linker, Links, by_frame, frame_step, require_times
 from index.linking.options import LinkOptions
+from index.tracks.embeddings import read_embeddings
+from index.tracks.sequences import FILE, PLACE, SCORE, ToLink, doubts, read_plan, seconds_of
+from index.tracks.sizes import geometry
 from index.tracks.store import (
     PART,
     SCHEMA,
@@ -45,22 +35,39 @@ from index.tracks.store import (
     refuse_foreign,
     swap,
 )
-from pipelines.detections import BOX
+from index.vectors import l1_normalise
 from pipelines.records import sha256_file, write_atomic
 from pipelines.run import Run
-from pipelines.video.layout import parse_frame
 
-EXIF_ORIENTATION = 0x0112
+GROUP_ROWS = 20_000
+"""Detections of a group of sequences: some seconds of work. A longer sequence is one group."""
 
-_PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
+RAY_FROM_BYTES = 2 * 2**30
+"""Embeddings of more bytes than this are linked on Ray; below, starting it takes longer."""
+
+_CHUNK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring sequences that are read together; ``rows`` index the sorted plan."""
+    """A task: sequences to link into one part."""
 
-    rows: slice
+    run: Path
+    part: Path
+    plan: pa.Table
     sequences: list[slice]
+    options: LinkOptions
+
+
+@dataclass(frozen=True)
+class _Linked:
+    """What a task did."""
+
+    detections: int
+    linked: int
+    tracks: int
+    weak: int
+    notes: list[str]
 
 
 def link_run(
@@ -68,8 +75,9 @@ def link_run(
     *,
     out: Path | None = None,
     options: LinkOptions | None = None,
-    group_mib: int = 256,
-    progress: Callable[[int, int], None] | None = None,
+    score_column: str | None = None,
+    address: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LinkSummary:
     """Link every sequence of a finished run and write its tracks, replacing older ones.
 
@@ -77,57 +85,58 @@ def link_run(
         run: the run folder.
         out: where the tracks go; default ``run / "tracks"``.
         options: default ``index.linking.options.PRESETS["default"]``.
-        group_mib: embeddings held at once; a longer sequence is still held whole.
+        score_column: column of the run with the detector's scores, for ``strong_score``.
+        address: of a Ray cluster; None: this process, or Ray where there is much to link.
         progress: called with detections done and detections to do.
 
     Raises:
         RunError: the run is missing, unfinished or without embeddings, or ``out`` holds
             something else than tracks.
-        InputError: ``max_gap_seconds`` in a sequence without timestamps.
-        WorkError: an embedding is not finite.
+        InputError: ``strong_score`` without scores; ``max_gap_seconds`` in a sequence without
+            times, or whose times run backwards; embeddings that are zero or not finite, named.
         VerifyError: a detection would not stand exactly once in the output.
+        WorkError: a task on Ray failed or stalled.
     """
     opened = Run.open(run)
     options = options or LinkOptions()
+    if (options.strong_score is None) != (score_column is None):
+        raise InputError("strong_score and a score column go together; give both or neither")
     out = out or run / "tracks"
     refuse_foreign(out)
-    everything = opened.table(_PLAN)
-    good = pc.is_null(everything["error"])
-    plan = everything.filter(good).sort_by(
-        [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
-    )
-    groups = _groups(plan["sequence"], opened.manifest.model.feature_dim, group_mib)
+    plan = read_plan(opened, score_column)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    linked = tracks = sequences = 0
     try:
-        with pq.ParquetWriter(draft / PART, SCHEMA) as writer:
-            for group in groups:
-                row_ids = plan["row_id"][group.rows].to_numpy()
-                embeddings = _embeddings(opened, row_ids)
-                for part in group.sequences:
-                    inside = slice(part.start - group.rows.start, part.stop - group.rows.start)
-                    table = _link_sequence(opened, plan[part], embeddings[inside], options)
-                    writer.write_table(table)
-                    linked += table.num_rows - table["previous_detection_id"].null_count
-                    tracks += pc.count_distinct(table["track_id"]).as_py()
-                    sequences += 1
-                    if progress is not None:
-                        progress(part.stop, plan.num_rows)
-        check_once(draft / PART, plan["detection_id"])
+        groups = _groups(run.resolve(), draft.resolve(), plan, options)
+        size = 4 * opened.manifest.model.feature_dim * plan.table.num_rows
+        done = 0
+
+        def heard(linked: _Linked) -> None:
+            nonlocal done
+            done += linked.detections
+            progress(done, plan.table.num_rows)
+
+        on_ray = address is not None or (size > RAY_FROM_BYTES and len(groups) > 1)
+        with tasks("link", on_ray=on_ray, address=address) as place:
+            made = place.run(_link_group, groups, done=heard)
         counts = LinkSummary(
-            sequences=sequences,
-            detections=plan.num_rows,
-            linked=linked,
-            tracks=tracks,
-            left_out=everything.num_rows - plan.num_rows,
+            sequences=len(plan.sequences),
+            detections=plan.table.num_rows,
+            linked=sum(one.linked for one in made),
+            tracks=sum(one.tracks for one in made),
+            left_out=plan.left_out,
+            weak=sum(one.weak for one in made),
+            notes=tuple(note for one in made for note in one.notes),
         )
+        parts = [group.part for group in groups]
+        check_once(parts, plan.table["detection_id"])
         manifest = TracksManifest(
             fingerprint=opened.manifest.fingerprint,
             options=options,
+            score_column=score_column,
             counts=counts,
-            files={PART: sha256_file(draft / PART)},
+            files={part.name: sha256_file(part) for part in parts},
         )
         write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
         swap(draft, out)
@@ -136,136 +145,105 @@ def link_run(
     return counts
 
 
-def _groups(sequence: pa.ChunkedArray, dim: int, group_mib: int) -> list[_Group]:
-    """Cut sorted rows into sequences, and sequences into groups of at most ``group_mib``."""
-    count = len(sequence)
-    if count == 0:
-        return []
-    codes = sequence.combine_chunks().dictionary_encode().indices.to_numpy()
-    edges = np.r_[0, np.flatnonzero(np.diff(codes)) + 1, count].tolist()
-    limit = max(1, group_mib * 2**20 // (4 * dim))
-    groups: list[_Group] = []
-    for start, stop in pairwise(edges):
-        part = slice(start, stop)
-        if groups and stop - groups[-1].rows.start <= limit:
-            last = groups.pop()
-            groups.append(_Group(slice(last.rows.start, stop), [*last.sequences, part]))
-        else:
-            groups.append(_Group(part, [part]))
+def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[_Group]:
+    """Neighbouring sequences together, up to ``GROUP_ROWS``; at least one group, maybe empty."""
+    gathered: list[list[slice]] = [[]]
+    for part in plan.sequences:
+        if gathered[-1] and part.stop - gathered[-1][0].start > GROUP_ROWS:
+            gathered.append([])
+        gathered[-1].append(part)
+    groups = []
+    for number, parts in enumerate(gathered):
+        start, stop = (parts[0].start, parts[-1].stop) if parts else (0, 0)
+        # Taken, not sliced: a slice would be sent to a worker with the whole table behind it.
+        mine = plan.table.take(pa.array(np.arange(start, stop)))
+        inside = [slice(part.start - start, part.stop - start) for part in parts]
+        groups.append(_Group(run, draft / PART.format(number), mine, inside, options))
     return groups
 
 
-def _embeddings(run: Run, row_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Embeddings ``[N, D]`` in the order of ``row_ids``, from the files that hold them."""
-    slots = np.full(run.manifest.rows.planned, -1, dtype=np.int64)
-    slots[row_ids] = np.arange(len(row_ids))
-    found = np.zeros((len(row_ids), run.manifest.model.feature_dim), dtype=np.float32)
-    filled = np.zeros(len(row_ids), dtype=bool)
-    for batch in _holding(run, slots):
-        place = slots[batch["row_id"].to_numpy()]
-        wanted = (place >= 0) & batch["embedding"].is_valid().to_numpy(zero_copy_only=False)
-        vectors = batch["embedding"].filter(pa.array(wanted)).flatten().to_numpy()
-        found[place[wanted]] = vectors.reshape(-1, found.shape[1])
-        filled[place[wanted]] = True
-    if not filled.all():
-        raise RunError(
-            f"{run.path}: {int((~filled).sum())} of {len(filled)} detections have neither an "
-            "embedding nor an error; extract again and keep the features"
-        )
-    return found
-
-
-def _holding(run: Run, slots: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    for file in run.files():
-        with pq.ParquetFile(file) as parquet:
-            if "embedding" not in parquet.schema_arrow.names:
-                raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
-            if (slots[parquet.read(["row_id"])["row_id"].to_numpy()] >= 0).any():
-                yield from parquet.iter_batches(4096, columns=["row_id", "embedding"])
+def _link_group(group: _Group) -> _Linked:
+    run = Run.open(group.run)
+    linked = tracks = weak = 0
+    notes: list[str] = []
+    with pq.ParquetWriter(group.part, SCHEMA) as writer:
+        for part in group.sequences:
+            started: set[str] = set()
+            for table in _link_sequence(run, group.plan[part], group.options, notes):
+                writer.write_table(table)
+                linked += table.num_rows - table["previous_detection_id"].null_count
+                weak += table["track_id"].null_count
+                started.update(table["track_id"].drop_null().unique().to_pylist())
+            tracks += len(started)
+    return _Linked(group.plan.num_rows, linked, tracks, weak, notes)
 
 
 def _link_sequence(
-    run: Run, plan: pa.Table, embeddings: npt.NDArray[np.float32], options: LinkOptions
-) -> pa.Table:
+    run: Run, plan: pa.Table, options: LinkOptions, notes: list[str]
+) -> Iterator[pa.Table]:
+    """The tracks table of one sequence, a few frames at a time."""
     name = plan["sequence"][0].as_py()
+    frames, seconds = plan["frame"].to_numpy(), seconds_of(plan["timestamp"])
+    try:
+        require_times(seconds, len(frames), options)
+    except InputError as error:
+        raise InputError(f"sequence {name!r}: {error}") from None
+    places = geometry(run, plan)
+    notes += [*doubts(name, frames, seconds), *places.doubts(name)]
+    scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
     ids = plan["detection_id"].combine_chunks()
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(broken):
-        raise WorkError(
-            f"sequence {name!r}: the embedding of {ids[broken[0]].as_py()} is not finite, nor are "
-            f"{len(broken) - 1} others; extract these images again in fp32"
-        )
-    boxes, diagonals = _boxes(run, plan)
-    links = link(
-        plan["frame"].to_numpy(),
-        boxes,
-        embeddings,
-        diagonal_px=diagonals,
-        seconds=_seconds(plan["timestamp"]),
-        options=options,
-    )
+    linker = Linker(run.manifest.model.feature_dim, options, frame_step=frame_step(frames))
+    for chunk in _chunks(
+        by_frame(frames), max(1, _CHUNK_BYTES // (4 * linker.open.looks.shape[2]))
+    ):
+        first, rows = chunk[0].start, slice(chunk[0].start, chunk[-1].stop)
+        looks = _looks(run, plan[rows], ids[rows])
+        parts = [
+            linker.step(
+                int(frames[frame.start]),
+                places.boxes[frame],
+                looks[frame.start - first : frame.stop - first],
+                diagonal_px=float(places.diagonals[frame.start]),
+                seconds=float(seconds[frame.start]),
+                scores=None if scores is None else scores[frame],
+            )
+            for frame in chunk
+        ]
+        yield _table(name, ids, plan[rows], rows, Links.joined(parts))
+
+
+def _chunks(frames: list[slice], rows: int) -> Iterator[list[slice]]:
+    """Whole frames together, at most ``rows`` detections unless one frame has more."""
+    chunk: list[slice] = []
+    for frame in frames:
+        if chunk and frame.stop - chunk[0].start > rows:
+            yield chunk
+            chunk = []
+        chunk.append(frame)
+    if chunk:
+        yield chunk
+
+
+def _looks(run: Run, plan: pa.Table, ids: pa.Array) -> npt.NDArray[np.float32]:
+    raw = read_embeddings(run, plan[FILE].to_numpy(), plan[PLACE].to_numpy())
+    return l1_normalise(raw, ids)
+
+
+def _table(name: str, ids: pa.Array, plan: pa.Table, rows: slice, links: Links) -> pa.Table:
+    alone = links.track < 0
     start = links.previous < 0
-    costs = np.column_stack([links.cost, links.terms]).astype(np.float32)
+    costs = np.column_stack([links.cost, links.terms, links.margin]).astype(np.float32)
+    # A colon: sequences are folder names, and './00001' would not survive in a URL.
+    tracks = [None if track < 0 else f"{name}:{track:05d}" for track in links.track.tolist()]
     return pa.table(
         [
-            ids,
-            # A colon: sequences are folder names, and './00001' would not survive in a URL.
-            pa.array([f"{name}:{number:05d}" for number in links.track.tolist()]),
+            ids[rows],
+            pa.array(tracks, pa.string()),
             plan["sequence"].combine_chunks(),
             plan["frame"].combine_chunks(),
-            pa.array(links.position.astype(np.int32)),
+            pa.array(links.position.astype(np.int32), mask=alone),
             ids.take(pa.array(links.previous, mask=start)),
             *(pa.array(column, mask=start) for column in costs.T),
         ],
         schema=SCHEMA,
     )
-
-
-def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    micros = column.cast(pa.int64()).combine_chunks()
-    seconds = micros.fill_null(0).to_numpy() / 1e6
-    seconds[micros.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return seconds  # type: ignore[no-any-return]
-
-
-def _boxes(run: Run, plan: pa.Table) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Boxes ``[N, 4]``, the whole image where there is none, and image diagonals ``[N]``."""
-    boxes = np.column_stack([plan[name].to_numpy() for name in BOX]).astype(np.float64)
-    whole = np.isnan(boxes).any(axis=1)
-    extent = boxes[~whole, 2:].max(axis=0) if not whole.all() else np.ones(2)
-    encoded = plan["image"].combine_chunks().dictionary_encode()
-    sizes = np.array(
-        [_image_size(run.image_path(image)) or extent for image in encoded.dictionary.to_pylist()]
-    )[encoded.indices.to_numpy()]
-    boxes[whole] = np.column_stack([np.zeros_like(sizes), sizes])[whole]
-    return boxes, np.hypot(sizes[:, 0], sizes[:, 1])
-
-
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height after EXIF rotation, from the header alone; None if unreadable."""
-    frame = parse_frame(str(path))
-    if frame is not None:
-        return _video_size(Path(frame.file))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels, or odd EXIF: none are decoded
-            with Image.open(path) as image:
-                width, height = image.size
-                # Not image.getexif(): for a PNG without EXIF that decodes the pixels.
-                turned = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return (height, width) if turned else (width, height)
-
-
-@lru_cache(maxsize=1)  # the frames of a video stand together
-def _video_size(file: Path) -> tuple[int, int] | None:
-    # They take seconds to import, and tracks over photos never need them.
-    from pipelines.images import ImageError
-    from pipelines.video.container import examine
-
-    try:
-        facts = examine(file)
-    except ImageError:
-        return None
-    return facts.width, facts.height

@@ -1,8 +1,20 @@
-"""The tracks of a run on disk: what stands in ``tracks/``, reading it, replacing it whole."""
+"""The tracks of a run on disk: what stands in ``tracks/``, reading it, replacing it whole.
+
+::
+
+    RUN/tracks/
+      part-00000.parquet   one row a detection, by sequence, frame and row_id; more parts follow
+      manifest.json        the options, the counts, the sha256
+
+A row without ``track_id`` is a weak detection that no track took. Where a track starts, there is
+no previous detection, no cost and no margin.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +27,7 @@ from index.linking.options import TERMS, LinkOptions
 from pipelines.records import Record, read_record, sha256_file
 
 FORMAT = 1
-PART = "part-00000.parquet"
+PART = "part-{:05d}.parquet"
 
 SCHEMA = pa.schema(
     [
@@ -27,19 +39,31 @@ SCHEMA = pa.schema(
         ("previous_detection_id", pa.string()),
         ("cost", pa.float32()),
         *((f"cost_{term}", pa.float32()) for term in TERMS),
+        ("margin", pa.float32()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class LinkSummary:
-    """What linking a run came to; ``left_out`` rows have an error and no embedding."""
+    """What linking a run came to.
+
+    Attributes:
+        sequences, tracks: how many there are.
+        detections: with an embedding, each one row of the tracks.
+        linked: of them, those that continue another.
+        weak: of them, those in no track.
+        left_out: rows with an error and no embedding.
+        notes: what looks wrong, for people.
+    """
 
     sequences: int
     detections: int
     linked: int
     tracks: int
     left_out: int
+    weak: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class TracksManifest(Record):
@@ -48,6 +72,7 @@ class TracksManifest(Record):
     format: int = FORMAT
     fingerprint: str
     options: LinkOptions
+    score_column: str | None = None
     counts: LinkSummary
     files: dict[str, str]  # name to sha256
 
@@ -75,8 +100,14 @@ def read_tracks(run: Path) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def check_once(file: Path, expected: pa.ChunkedArray) -> None:
-    written = pq.read_table(file, columns=["detection_id"])["detection_id"]
+def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
+    """See that every detection that was to be linked stands in the files once, in its order.
+
+    Raises:
+        VerifyError: it does not.
+    """
+    parts = [pq.read_table(file, columns=["detection_id"])["detection_id"] for file in files]
+    written = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
     distinct = pc.count_distinct(written).as_py()
     if not len(written) == distinct == len(expected) or not written.equals(expected):
         raise VerifyError(
@@ -86,14 +117,19 @@ def check_once(file: Path, expected: pa.ChunkedArray) -> None:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Linking again replaces ``out``, so it must be tracks, or nothing."""
-    if out.exists() and not (out.is_dir() and _is_tracks(out)):
+    """Linking again replaces ``out``, so it must be tracks, or nothing.
+
+    Raises:
+        RunError: it is something else.
+    """
+    if out.exists() and not (out.is_dir() and all(map(_is_ours, out.iterdir()))):
         raise RunError(f"{out} exists and holds no tracks of onepass; choose another --out")
 
 
-def _is_tracks(folder: Path) -> bool:
-    names = {entry.name for entry in folder.iterdir()}
-    return names <= {"manifest.json", PART}
+def _is_ours(entry: Path) -> bool:
+    return (
+        entry.name == "manifest.json" or re.fullmatch(r"part-\d+\.parquet", entry.name) is not None
+    )
 
 
 def swap(draft: Path, out: Path) -> None:

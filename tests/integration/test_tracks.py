@@ -8,19 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.errors import InputError, RunError, VerifyError, WorkError
+from cluster.errors import InputError, RunError, VerifyError
 from index.linking.options import PRESETS, LinkOptions
 from index.tracks import link as tracks_module
 from index.tracks.link import link_run
+from index.tracks.sizes import image_size
 from index.tracks.store import SCHEMA, TracksManifest, read_tracks
 from pipelines.records import read_record, sha256_file
+from pipelines.run import Run
 from tests.runs import write_run
 
 CAMERAS = ("north", "south")
+NO_IMAGES = tuple(
+    f"sequence '{camera}': the size of 6 images is not known, they are gone or unreadable; "
+    "distances are measured in the extent of the sequence instead"
+    for camera in CAMERAS
+)
 FRAMES, OBJECTS = 6, 3
 
 
@@ -66,6 +75,8 @@ def test_every_object_is_one_track_of_one_camera(run: Path) -> None:
         "linked": 30,
         "tracks": 6,
         "left_out": 0,
+        "weak": 0,
+        "notes": NO_IMAGES,
     }
     table = read_tracks(run)
     assert table.schema.equals(SCHEMA)
@@ -81,7 +92,7 @@ def test_every_object_is_one_track_of_one_camera(run: Path) -> None:
     for row in rows:
         start = row["previous_detection_id"] is None
         costs = [row[name] for name in SCHEMA.names if name.startswith("cost")]
-        assert [cost is None for cost in costs] == [start] * 5
+        assert [cost is None for cost in [*costs, row["margin"]]] == [start] * 6
         assert start == (row["position"] == 0)
         if not start:
             before = by_id[row["previous_detection_id"]]
@@ -93,17 +104,22 @@ def test_every_object_is_one_track_of_one_camera(run: Path) -> None:
             assert costs[0] == pytest.approx(np.dot(costs[1:], weights), abs=1e-6)
 
 
-@pytest.mark.parametrize("group_mib", [0, 256])
-def test_groups_and_files_do_not_change_a_byte(tmp_path: Path, group_mib: int) -> None:
+@pytest.mark.parametrize(("group_rows", "chunk_bytes"), [(1, 1), (20, 100), (1000, 10**6)])
+def test_groups_chunks_and_files_do_not_change_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int, chunk_bytes: int
+) -> None:
     plan, looks = scene()
-    hashes = set()
+    expected = None
     for files in (1, 7):
         run = write_run(tmp_path / f"{files}", plan, looks, files=files).path
-        link_run(run, out=tmp_path / f"tracks-{files}", group_mib=group_mib)
-        hashes.add(sha256_file(tmp_path / f"tracks-{files}" / "part-00000.parquet"))
-    link_run(run)
-    hashes.add(sha256_file(run / "tracks" / "part-00000.parquet"))
-    assert len(hashes) == 1
+        link_run(run)
+        expected = expected or read_tracks(run)
+        with monkeypatch.context() as small:
+            small.setattr(tracks_module, "GROUP_ROWS", group_rows)
+            small.setattr(tracks_module, "_CHUNK_BYTES", chunk_bytes)
+            link_run(run)
+        assert len(list((run / "tracks").glob("*.parquet"))) == (2 if group_rows < 36 else 1)
+        assert read_tracks(run).equals(expected)
 
 
 def test_linking_again_replaces_and_is_the_same(run: Path) -> None:
@@ -171,7 +187,7 @@ def test_distance_is_measured_in_diagonals_of_the_upright_image(tmp_path: Path) 
     exif[0x0112] = 6
     for name in plan["image"]:
         Image.new("RGB", (400, 300)).save(tmp_path / name, exif=exif)
-    assert tracks_module._image_size(tmp_path / "a.jpg") == (300, 400)
+    assert image_size(tmp_path / "a.jpg") == (300, 400)
     options = LinkOptions(max_cost=10.0)
     run = write_run(tmp_path / "run", plan, np.ones((2, 4)), root=tmp_path, files=1).path
     link_run(run, options=options)
@@ -186,7 +202,7 @@ def test_distance_is_measured_in_diagonals_of_the_upright_image(tmp_path: Path) 
 def test_progress_ends_at_the_total(run: Path) -> None:
     seen: list[tuple[int, int]] = []
     link_run(run, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(18, 36), (36, 36)]
+    assert seen == [(36, 36)]
 
 
 def test_seconds_need_timestamps(tmp_path: Path) -> None:
@@ -224,8 +240,124 @@ def test_broken_embeddings_are_named(tmp_path: Path) -> None:
     plan, looks = scene()
     looks[7] = np.nan
     run = write_run(tmp_path / "run", plan, looks).path
-    with pytest.raises(WorkError, match="is not finite"):
+    with pytest.raises(InputError, match=f"not finite: '{_id_of(run, 7)}'"):
         link_run(run)
+    assert not (run / "tracks").exists()
+
+
+def test_a_zero_embedding_is_named(tmp_path: Path) -> None:
+    plan, looks = scene()
+    looks[5] = 0
+    run = write_run(tmp_path / "run", plan, looks).path
+    with pytest.raises(
+        InputError, match=f"1 of 18 vectors are zero or not finite: '{_id_of(run, 5)}'"
+    ):
+        link_run(run)
+
+
+def _id_of(run: Path, row: int) -> str:
+    return str(Run.open(run).table(["detection_id"])["detection_id"][row].as_py())
+
+
+def test_a_row_without_embedding_or_error(run: Path) -> None:
+    file = next((run / "detections").iterdir())
+    table = pq.read_table(file)
+    column = table["embedding"].combine_chunks()
+    kept = pa.array([i != 1 for i in range(len(column))])
+    holes = pc.if_else(kept, column, pa.scalar(None, column.type))
+    at = table.column_names.index("embedding")
+    # As a list: Arrow before 26 cannot read null fixed-size lists back.
+    as_list = holes.cast(pa.list_(pa.float32()))
+    pq.write_table(table.set_column(at, "embedding", as_list), file)
+    with pytest.raises(
+        RunError, match=r"1 detections of .* have neither an embedding nor an error"
+    ):
+        link_run(run)
+
+
+def test_weak_detections_are_rows_without_a_track(tmp_path: Path) -> None:
+    plan, looks = scene()
+    # Weak: all of object 0 in "north", but in its first frame.
+    plan["detector_score"] = [0.9] * 36
+    for frame in range(1, FRAMES):
+        plan["detector_score"][frame * 6] = 0.3
+    plan["detector_score"][0 + 2] = 0.3  # object 2 starts one frame later than the others
+    run = write_run(tmp_path / "run", plan, looks).path
+    options = LinkOptions(strong_score=0.5)
+    summary = link_run(run, options=options, score_column="detector_score")
+    assert (summary.tracks, summary.weak, summary.linked) == (6, 1, 29)
+    rows = read_tracks(run).to_pylist()
+    lone = [row for row in rows if row["track_id"] is None]
+    assert [row["detection_id"] for row in lone] == [_id_of(run, 2)]
+    assert {lone[0][name] for name in ("position", "previous_detection_id", "cost", "margin")} == {
+        None
+    }
+    manifest = read_record(run / "tracks" / "manifest.json", TracksManifest)
+    assert manifest.score_column == "detector_score"
+    with pytest.raises(InputError, match=r"has no such column; it has .*detector_score"):
+        link_run(run, options=options, score_column="confidence")
+    with pytest.raises(InputError, match="label holds string; give a column of numbers"):
+        link_run(run, options=options, score_column="label")
+    with pytest.raises(InputError, match="go together"):
+        link_run(run, options=options)
+
+
+def test_time_that_runs_backwards_is_said(tmp_path: Path) -> None:
+    plan, looks = scene()
+    plan["timestamp"].reverse()
+    run = write_run(tmp_path / "run", plan, looks).path
+    summary = link_run(run)
+    said = "time runs backwards 5 times from a frame to the next; frame numbers decide the order"
+    assert f"sequence 'north': {said}" in summary.notes
+    assert summary.tracks == 6
+    with pytest.raises(InputError, match="sequence 'north': max_gap_seconds is 60 but time runs"):
+        link_run(run, options=LinkOptions(max_gap_seconds=60.0))
+
+
+def test_two_cameras_in_one_folder_are_suspected(tmp_path: Path) -> None:
+    for number, side in enumerate([40, 40, 60, 60]):
+        Image.new("RGB", (side, 30)).save(tmp_path / f"{number}.png")
+    plan: dict[str, list[Any]] = {
+        "image": [f"{number}.png" for number in range(4)],
+        "timestamp": [datetime(2024, 6, 1, 0, minute) for minute in (0, 1, 0, 1)],
+    }
+    run = write_run(tmp_path / "run", plan, np.eye(4), root=tmp_path).path
+    notes = link_run(run).notes
+    assert len(notes) == 2
+    assert (
+        "4 of 4 frames have the time of another; if two cameras write into one folder" in notes[0]
+    )
+    assert "its images have 2 sizes; if these are several cameras" in notes[1]
+    plan["sequence"] = ["a", "a", "b", "b"]
+    apart = write_run(tmp_path / "apart", plan, np.eye(4), root=tmp_path).path
+    assert link_run(apart).notes == ()
+
+
+def test_equal_times_are_linked_in_the_order_of_names(tmp_path: Path) -> None:
+    plan: dict[str, list[Any]] = {
+        "image": ["c.png", "a.png", "b.png"],
+        "timestamp": [datetime(2024, 6, 1)] * 3,
+    }
+    run = write_run(tmp_path / "run", plan, np.ones((3, 4)), root=tmp_path).path
+    link_run(run, options=LinkOptions(max_gap_seconds=1.0))
+    before = {
+        row["detection_id"]: row["previous_detection_id"] for row in read_tracks(run).to_pylist()
+    }
+    first, second, third = (_id_of(run, row) for row in (1, 2, 0))
+    assert before == {first: None, second: first, third: second}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_on_ray_the_tracks_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = link_run(run)
+    expected = read_tracks(run)
+    monkeypatch.setattr(tracks_module, "GROUP_ROWS", 1)
+    monkeypatch.setattr(tracks_module, "RAY_FROM_BYTES", 0)
+    there = link_run(run)
+    assert there == here
+    assert read_tracks(run).equals(expected)
+    assert len(list((run / "tracks").glob("*.parquet"))) == 2
 
 
 def test_reading_what_is_not_there(run: Path) -> None:

@@ -1,0 +1,163 @@
+"""What is known of the tracks that may still go on: arrays with one entry a track."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class OpenTracks:
+    """Ends of M tracks. Everything a later frame needs is here, so this is all that is saved.
+
+    Attributes:
+        track: number of the track ``[M]``; it stands twice only where two detections claimed
+            one predecessor (``cheapest``).
+        row: number of its last detection, counted over the sequence.
+        position: of that detection in the track.
+        frame: of that detection.
+        seconds: its time; NaN where none is known.
+        box: ``[M, 4]`` its box, in pixels.
+        velocity: ``[M, 2]`` what its centre moves in one frame step, in pixels.
+        looks: ``[M, K, D]`` L1-normalised embeddings it is compared by; zero where there are
+            fewer than K yet.
+        filled: how many of the K there are.
+    """
+
+    track: Ints
+    row: Ints
+    position: Ints
+    frame: Ints
+    seconds: Floats
+    box: Floats
+    velocity: Floats
+    looks: npt.NDArray[np.float32]
+    filled: Ints
+
+    @classmethod
+    def none(cls, *, looks_kept: int, dim: int) -> OpenTracks:
+        """No track yet."""
+        numbers, reals = np.empty(0, dtype=np.int64), np.empty(0)
+        return cls(
+            track=numbers,
+            row=numbers,
+            position=numbers,
+            frame=numbers,
+            seconds=reals,
+            box=np.empty((0, 4)),
+            velocity=np.empty((0, 2)),
+            looks=np.empty((0, looks_kept, dim), dtype=np.float32),
+            filled=numbers,
+        )
+
+    def __len__(self) -> int:
+        return len(self.track)
+
+    def keep(self, chosen: Bools | Ints) -> OpenTracks:
+        """Those of a mask or of positions."""
+        return OpenTracks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+    def join(self, other: OpenTracks) -> OpenTracks:
+        """These and then the others."""
+        return OpenTracks(
+            **{
+                f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)])
+                for f in fields(self)
+            }
+        )
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """By name, to be saved; ``OpenTracks(**arrays)`` is the same tracks again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def extended(
+        self,
+        *,
+        row: Ints,
+        frame: int,
+        seconds: float,
+        box: Floats,
+        looks: npt.NDArray[np.float32],
+        steps: Floats,
+        memory: float,
+    ) -> OpenTracks:
+        """The same M tracks after each was continued by one detection of ``frame``.
+
+        Args:
+            row, box, looks: of the detections, ``[M]``, ``[M, 4]``, ``[M, D]`` L1-normalised.
+            frame: theirs.
+            seconds: theirs, NaN if unknown.
+            steps: frame steps since each track's last detection ``[M]``.
+            memory: share of the old average that is kept, where one look is kept.
+        """
+        kept = self.looks.shape[1]
+        if kept == 1:
+            mixed = np.float32(memory) * self.looks[:, 0] + np.float32(1 - memory) * looks
+            # Opposite looks can cancel out to nothing; then only the new one is known.
+            mixed[~mixed.any(axis=1)] = looks[~mixed.any(axis=1)]
+            remembered = mixed[:, None, :]
+        else:
+            remembered = self.looks.copy()
+            remembered[np.arange(len(row)), self.filled % kept] = looks
+        moved = (_centres(box) - _centres(self.box)) / steps[:, None]
+        first = self.position == 0
+        return replace(
+            self,
+            row=row,
+            position=self.position + 1,
+            frame=np.full(len(row), frame, dtype=np.int64),
+            seconds=np.full(len(row), seconds),
+            box=box,
+            velocity=np.where(first[:, None], moved, (self.velocity + moved) / 2),
+            looks=remembered,
+            filled=self.filled + 1,
+        )
+
+    def within_reach(self, boxes: Floats, steps: Floats, gate: float) -> Bools:
+        """``[M, N]``: whether a box lies within ``gate`` of where a track was heading.
+
+        The reach is ``gate`` diagonals of the track's last box for each step that passed.
+        """
+        expected = _centres(self.box) + self.velocity * steps[:, None]
+        away = _centres(boxes)[None] - expected[:, None]
+        sides = self.box[:, 2:] - self.box[:, :2]
+        reach = gate * np.hypot(sides[:, 0], sides[:, 1]) * steps
+        return np.hypot(away[..., 0], away[..., 1]) <= reach[:, None]
+
+
+def started(
+    *,
+    track: Ints,
+    row: Ints,
+    frame: int,
+    seconds: float,
+    box: Floats,
+    looks: npt.NDArray[np.float32],
+    looks_kept: int,
+) -> OpenTracks:
+    """New tracks of one detection each; arguments as the attributes, looks ``[M, D]``."""
+    count = len(row)
+    slots = np.zeros((count, looks_kept, looks.shape[1]), dtype=np.float32)
+    slots[:, 0] = looks
+    return OpenTracks(
+        track=track,
+        row=row,
+        position=np.zeros(count, dtype=np.int64),
+        frame=np.full(count, frame, dtype=np.int64),
+        seconds=np.full(count, seconds),
+        box=box,
+        velocity=np.zeros((count, 2)),
+        looks=slots,
+        filled=np.ones(count, dtype=np.int64),
+    )
+
+
+def _centres(boxes: Floats) -> Floats:
+    centres: Floats = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return centres

@@ -1,0 +1,70 @@
+"""Embeddings of chosen rows of a run, a few frames at a time.
+
+A run's files hold rows in the order in which they were answered. A reader is told the file and
+place of each row it is asked for, opens the files these stand in, and goes through the row
+groups that hold one; memory is that of the rows asked for and one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.errors import RunError
+from pipelines.run import Run
+
+Ints = npt.NDArray[np.int64]
+
+_BATCH_ROWS = 1024
+
+
+def read_embeddings(run: Run, files: Ints, places: Ints) -> npt.NDArray[np.float32]:
+    """Embeddings ``[N, D]`` of N rows.
+
+    Args:
+        run: whose rows these are.
+        files: of each row, which of ``run.files()`` it stands in.
+        places: of each row, which row of that file it is; none twice.
+
+    Raises:
+        RunError: a row has no embedding, although it has no error.
+    """
+    found = np.empty((len(files), run.manifest.model.feature_dim), dtype=np.float32)
+    names = run.files()
+    for number in np.unique(files):
+        mine = np.flatnonzero(files == number)
+        order = mine[np.argsort(places[mine])]
+        done = 0
+        for start, column in _batches(names[number], places[order]):
+            stop = int(np.searchsorted(places[order], start + len(column)))
+            here = order[done:stop]
+            wanted = column.take(pa.array(places[here] - start))
+            if wanted.null_count:
+                raise RunError(
+                    f"{run.path}: {wanted.null_count} detections of {names[number].name} have "
+                    "neither an embedding nor an error; extract again and keep the features"
+                )
+            found[here] = wanted.flatten().to_numpy().reshape(len(here), -1)
+            done = stop
+    return found
+
+
+def _batches(file: object, places: Ints) -> Iterator[tuple[int, pa.Array]]:
+    """Batches of the embedding column that hold a place, each with the place it starts at."""
+    with pq.ParquetFile(file) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if np.searchsorted(places, start + rows) > np.searchsorted(places, start):
+                at = start
+                for batch in parquet.iter_batches(
+                    _BATCH_ROWS, row_groups=[group], columns=["embedding"]
+                ):
+                    if np.searchsorted(places, at + batch.num_rows) > np.searchsorted(places, at):
+                        yield at, batch["embedding"]
+                    at += batch.num_rows
+            start += rows

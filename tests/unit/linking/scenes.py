@@ -1,0 +1,44 @@
+"""Small scenes to link, and what is known of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from index.linking.linker import Links, link
+from index.linking.options import LinkOptions
+
+SQUARE = [0.0, 0.0, 10.0, 10.0]
+
+
+def one_mover(
+    frames: list[int], *, options: LinkOptions, seconds: list[float] | None = None
+) -> Links:
+    """Link one unchanging object that stands still in the given frames."""
+    return link(
+        np.array(frames),
+        np.array([SQUARE] * len(frames)),
+        np.ones((len(frames), 4), np.float32),
+        diagonal_px=100.0,
+        seconds=None if seconds is None else np.array(seconds),
+        options=options,
+    )
+
+
+def crowd(frames: int = 12, objects: int = 7, *, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Objects on a random walk: frames, boxes, embeddings and who is who."""
+    random = np.random.default_rng(seed)
+    centres = random.uniform(50, 950, (objects, 2))
+    looks = random.normal(size=(objects, 16))
+    rows: list[tuple[int, np.ndarray, np.ndarray, int]] = []
+    for frame in range(frames):
+        centres = centres + random.normal(scale=8, size=centres.shape)
+        for who in range(objects):
+            if random.random() < 0.85:
+                box = np.r_[centres[who] - 20, centres[who] + 20]
+                rows.append((frame, box, looks[who] + random.normal(scale=0.3, size=16), who))
+    return (
+        np.array([row[0] for row in rows]),
+        np.array([row[1] for row in rows]),
+        np.array([row[2] for row in rows], np.float32),
+        np.array([row[3] for row in rows]),
+    )

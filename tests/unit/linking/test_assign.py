@@ -1,0 +1,119 @@
+"""Which pairs become links, on costs small enough to see through."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from index.linking.assign import assign, assign_listed, margins, margins_listed
+
+CONTESTED = np.array([[0.1, 0.2], [1.4, 0.3]])  # both later ones like the first best
+
+
+def test_the_cheapest_rule_lets_two_claim_one() -> None:
+    assert assign(CONTESTED, max_cost=1.5, assignment="cheapest").tolist() == [0, 0]
+
+
+def test_optimal_gives_each_its_own() -> None:
+    assert assign(CONTESTED, max_cost=1.5).tolist() == [0, 1]
+
+
+def test_a_link_may_cost_exactly_the_limit() -> None:
+    assert assign(np.array([[1.5], [1.6]]), max_cost=1.5).tolist() == [0]
+    assert assign(np.array([[1.6], [1.5]]), max_cost=1.5).tolist() == [1]
+
+
+@pytest.mark.parametrize("assignment", ["optimal", "greedy", "cheapest"])
+def test_nothing_feasible(assignment: str) -> None:
+    costs = np.full((3, 2), 9.0)
+    assert assign(costs, max_cost=1.0, assignment=assignment).tolist() == [-1, -1]
+    assert assign(np.empty((0, 2)), max_cost=1.0, assignment=assignment).tolist() == [-1, -1]
+    assert assign(np.empty((2, 0)), max_cost=1.0, assignment=assignment).tolist() == []
+
+
+def test_two_doubtful_links_do_not_break_a_certain_one() -> None:
+    # The largest number of links would be 2: the later ones crosswise, at 1.4 each.
+    costs = np.array([[0.1, 1.4], [1.4, 9.0]])
+    assert assign(costs, max_cost=1.5).tolist() == [0, -1]
+
+
+def test_gating_never_makes_an_assignment_worse() -> None:
+    random = np.random.default_rng(2)
+    for _ in range(50):
+        costs = random.uniform(0, 2, (3, 4))
+        costs[random.random((3, 4)) < 0.2] = np.inf
+        chosen = assign(costs, max_cost=1.0)
+        found = sum(1.0 - costs[row, at] for at, row in enumerate(chosen) if row >= 0)
+        gain = np.where(costs <= 1.0, 1.0 - costs, 0.0)
+        best = max(
+            sum(gain[row, at] for row, at in enumerate(order))
+            for order in permutations(range(4), 3)
+        )
+        assert found == pytest.approx(best)
+
+
+@pytest.mark.parametrize("assignment", ["optimal", "greedy", "cheapest"])
+def test_ruled_out_is_not_linked(assignment: str) -> None:
+    costs = np.array([[np.inf], [0.5]])
+    assert assign(costs, max_cost=1.0, assignment=assignment).tolist() == [1]
+
+
+def random_costs(random: np.random.Generator) -> np.ndarray:
+    costs = random.uniform(0, 2, random.integers(1, 9, 2))
+    costs[random.random(costs.shape) < 0.3] = np.inf
+    return np.asarray(costs)
+
+
+def test_greedy_takes_the_cheapest_pair_first() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(100):
+        costs = random_costs(random)
+        expected = np.full(costs.shape[1], -1)
+        free_rows = set(range(len(costs)))
+        for row, column in sorted(np.ndindex(costs.shape), key=lambda at: costs[at]):
+            if costs[row, column] <= 1.0 and row in free_rows and expected[column] < 0:
+                expected[column] = row
+                free_rows.remove(row)
+        assert assign(costs, max_cost=1.0, assignment="greedy").tolist() == expected.tolist()
+
+
+def test_greedy_ends_where_everything_costs_the_same() -> None:
+    chosen = assign(np.full((4, 3), 0.5), max_cost=1.0, assignment="greedy")
+    assert sorted(chosen.tolist()) == [0, 1, 2]
+
+
+def test_a_list_of_all_pairs_gives_what_the_matrix_gives() -> None:
+    random = np.random.default_rng(6)
+    for _ in range(100):
+        costs = random_costs(random)
+        whole = assign(costs, max_cost=1.0)
+        pairs = np.nonzero(np.isfinite(costs))
+        listed = assign_listed(
+            (pairs[0], pairs[1]), costs[pairs], max_cost=1.0, later=costs.shape[1]
+        )
+        assert listed.tolist() == whole.tolist()
+        assert margins_listed(
+            (pairs[0], pairs[1]), costs[pairs], whole, max_cost=1.0, earlier=len(costs)
+        ) == pytest.approx(margins(costs, whole, max_cost=1.0), nan_ok=True)
+
+
+def test_a_list_of_free_pairs() -> None:
+    pairs = (np.array([0, 1]), np.array([0, 1]))
+    assert assign_listed(pairs, np.zeros(2), max_cost=1.0, later=3).tolist() == [0, 1, -1]
+    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
+    assert assign_listed(nothing, np.empty(0), max_cost=1.0, later=2).tolist() == [-1, -1]
+
+
+def test_margins_by_hand() -> None:
+    costs = np.array([[0.1, 0.6, 9.0], [0.7, 0.2, 9.0], [9.0, 0.15, 0.9]])
+    chosen = assign(costs, max_cost=1.0)
+    assert chosen.tolist() == [0, 1, 2]
+    # 0: its rivals are 0.6 and 0.7. 1: 0.15, cheaper than itself. 2: its track's 0.15.
+    assert margins(costs, chosen, max_cost=1.0) == pytest.approx([0.5, -0.05, -0.75])
+
+
+def test_without_a_rival_the_limit_is_the_other_choice() -> None:
+    assert margins(np.array([[0.3]]), np.array([0]), max_cost=1.0) == pytest.approx([0.7])
+    assert np.isnan(margins(np.array([[3.0]]), np.array([-1]), max_cost=1.0)).all()
