@@ -53,16 +53,18 @@ def cost_terms(
     Raises:
         ValueError: an embedding is zero, and so has no cosine to anything.
     """
-    looks, later = _units(before), _units(after)
-    kept = looks.shape[1] if looks.ndim == 3 else 1
-    cosine = looks.reshape(-1, looks.shape[-1]) @ later.T
+    kept = before.shape[1] if before.ndim == 3 else 1
+    looks = before.reshape(-1, before.shape[-1])
+    length, later = _lengths(before).reshape(-1), _lengths(after)
+    cosine = looks @ after.T
+    cosine /= np.where(length > 0, length, 1)[:, None]
+    cosine /= later
     if kept > 1:
         # A slot that is not filled has cosine 0, which must not beat a real one below it.
-        there = looks.reshape(-1, looks.shape[-1]).any(axis=1)
-        cosine[~there] = -np.inf
-        cosine = cosine.reshape(-1, kept, len(later)).max(axis=1)
+        cosine[length == 0] = -np.inf
+        cosine = cosine.reshape(-1, kept, len(after)).max(axis=1)
     return _together(
-        1.0 - cosine.astype(np.float64),
+        cosine.astype(np.float64),
         np.asarray(boxes_before, dtype=np.float64)[:, None, :],
         np.asarray(boxes_after, dtype=np.float64)[None, :, :],
         diagonal_px,
@@ -82,18 +84,19 @@ def cost_terms_of(
 ) -> PairCosts:
     """Cost of the P ``pairs`` (earlier, later) alone, ``[P]``; the rest as ``cost_terms``."""
     one, two = pairs
-    looks, later = _units(before), _units(after)
+    length, later = _lengths(before), _lengths(after)
     cosine = np.empty(len(one))
     for start in range(0, len(one), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        mine, theirs = looks[one[part]], later[two[part]]
-        if looks.ndim == 2:
-            cosine[part] = np.einsum("pd,pd->p", mine, theirs)
+        mine, theirs = one[start : start + _AT_ONCE], two[start : start + _AT_ONCE]
+        dot = np.einsum("p...d,pd->p...", before[mine], after[theirs])
+        if before.ndim == 3:
+            there = length[mine] > 0
+            each = np.divide(dot, length[mine], out=np.full_like(dot, -np.inf), where=there)
+            cosine[start : start + _AT_ONCE] = each.max(axis=1) / later[theirs]
         else:
-            each = np.einsum("pkd,pd->pk", mine, theirs)
-            cosine[part] = np.where(mine.any(axis=2), each, -np.inf).max(axis=1)
+            cosine[start : start + _AT_ONCE] = dot / (length[mine] * later[theirs])
     return _together(
-        1.0 - cosine,
+        cosine,
         np.asarray(boxes_before, dtype=np.float64)[one],
         np.asarray(boxes_after, dtype=np.float64)[two],
         diagonal_px,
@@ -105,7 +108,7 @@ _AT_ONCE = 4096  # pairs whose embeddings are gathered at once: 20 MiB of 1280 n
 
 
 def _together(
-    feature: Floats,
+    cosine: Floats,
     one: Floats,
     two: Floats,
     diagonal_px: float,
@@ -113,29 +116,33 @@ def _together(
 ) -> PairCosts:
     x1, y1, x2, y2 = (one[..., side] for side in range(4))
     u1, v1, u2, v2 = (two[..., side] for side in range(4))
-    shared = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
-    shared = shared * np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
+    wide = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
+    high = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
+    shared = wide * high
     area_one = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
     area_two = np.maximum(u2 - u1, 0) * np.maximum(v2 - v1, 0)
+    feature = 1.0 - cosine
     iou = 1.0 - _divide(shared, area_one + area_two - shared)
     area = 1.0 - _divide(np.minimum(area_one, area_two), np.maximum(area_one, area_two))
-    distance = np.hypot(x1 + x2 - u1 - u2, y1 + y2 - v1 - v2) / (2 * diagonal_px)
+    across, down = (x1 + x2) - (u1 + u2), (y1 + y2) - (v1 + v2)
+    distance = np.sqrt(across * across + down * down) / (2 * diagonal_px)
     total = weights[0] * feature + weights[1] * iou + weights[2] * area + weights[3] * distance
     return PairCosts(feature, iou, area, distance, total)
 
 
-def _units(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows at unit length; of ``[M, K, D]`` the slots that are filled."""
-    # Lengths in float64: it costs little beside the products, and keeps cosines to 1e-7.
-    length = np.sqrt(np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64))
-    empty = length == 0
-    if (empty if vectors.ndim == 2 else empty.all(axis=1)).any():
-        bad = np.flatnonzero(empty if vectors.ndim == 2 else empty.all(axis=1))
-        raise ValueError(f"{len(bad)} embeddings are zero, the first in row {bad[0]}: no cosine")
-    unit: npt.NDArray[np.float32] = (vectors / np.where(empty, 1, length)[..., None]).astype(
-        np.float32
-    )
-    return unit
+def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Euclidean lengths of ``[N, D]``, or of ``[N, K, D]`` where some of K may be empty.
+
+    In float32: NumPy sums in pairs, which keeps cosines to some 1e-7.
+    """
+    length: npt.NDArray[np.float32] = np.linalg.norm(vectors, axis=-1)
+    empty = length == 0 if length.ndim == 1 else (length == 0).all(axis=1)
+    if empty.any():
+        raise ValueError(
+            f"{int(empty.sum())} embeddings are zero, the first in row {int(empty.argmax())}: "
+            "they have no cosine"
+        )
+    return length
 
 
 def _divide(part: Floats, whole: Floats) -> Floats:

@@ -121,51 +121,50 @@ class Linker:
         self._close(frame, seconds)
         made = Links.unlinked(len(boxes))
         numbers = self.rows + np.arange(len(boxes))
-        strong = np.ones(len(boxes), dtype=bool)
+        weak = np.zeros(len(boxes), dtype=bool)
         if self.options.strong_score is not None and scores is not None:
-            strong = ~(np.asarray(scores) < self.options.strong_score)
-        taken = np.zeros(len(self.open), dtype=bool)
-        continued = []
-        for chosen in (np.flatnonzero(strong), np.flatnonzero(~strong)):
-            free = np.flatnonzero(~taken)
-            if not (len(chosen) and len(free)):
+            weak = np.asarray(scores) < self.options.strong_score
+        ends, now = self.open, []
+        for chosen in (np.flatnonzero(~weak), np.flatnonzero(weak)):
+            if not (len(chosen) and len(ends)):
                 continue
-            ends = self.open.keep(free)
-            here, mine = self._round(
-                ends, frame, boxes[chosen], looks[chosen], diagonal_px, made, chosen
-            )
-            taken[free[mine]] = True
-            rows = chosen[here]
-            continued.append(
-                ends.keep(mine).extended(
+            steps = self._steps(ends, frame)
+            pairs = self._pairs(ends, boxes[chosen], looks[chosen], steps, diagonal_px)
+            here, mine = pairs.links()
+            rows, continued = chosen[here], ends.keep(mine)
+            made.track[rows] = continued.track
+            made.position[rows] = continued.position + 1
+            made.previous[rows] = continued.row
+            made.cost[rows], made.terms[rows], made.margin[rows] = pairs.told()
+            now.append(
+                continued.extended(
                     row=numbers[rows],
                     frame=frame,
                     seconds=seconds,
                     box=boxes[rows],
                     looks=looks[rows],
-                    steps=self._steps(ends.keep(mine), frame),
+                    steps=steps[mine],
                     memory=self.options.appearance_memory,
                 )
             )
-        new = np.flatnonzero(strong & (made.previous < 0))
+            free = np.ones(len(ends), dtype=bool)
+            free[mine] = False
+            ends = ends.keep(free)
+        new = np.flatnonzero(~weak & (made.previous < 0))
         made.track[new] = np.arange(self.tracks, self.tracks + len(new))
         made.position[new] = 0
+        first = started(
+            track=made.track[new],
+            row=numbers[new],
+            frame=frame,
+            seconds=seconds,
+            box=boxes[new],
+            looks=looks[new],
+            looks_kept=self.options.looks_kept,
+        )
         self.tracks += len(new)
         self.rows += len(boxes)
-        ends = self.open.keep(~taken)
-        for part in continued:
-            ends = ends.join(part)
-        self.open = ends.join(
-            started(
-                track=made.track[new],
-                row=numbers[new],
-                frame=frame,
-                seconds=seconds,
-                box=boxes[new],
-                looks=looks[new],
-                looks_kept=self.options.looks_kept,
-            )
-        )
+        self.open = OpenTracks.joined([ends, *now, first])
         return made
 
     def _close(self, frame: int, seconds: float) -> None:
@@ -181,65 +180,82 @@ class Linker:
         steps: Floats = np.maximum(np.rint((frame - tracks.frame) / self.frame_step), 1)
         return steps
 
-    def _round(
+    def _pairs(
         self,
         ends: OpenTracks,
-        frame: int,
         boxes: Floats,
         looks: npt.NDArray[np.float32],
+        steps: Floats,
         diagonal_px: float,
-        made: Links,
-        into: Ints,
-    ) -> tuple[Ints, Ints]:
-        """Link some detections to some tracks; which of them, and to which.
-
-        What was decided is written to ``made`` at the places ``into`` of these detections.
-        """
+    ) -> _Matrix | _List:
+        """What the pairs of some tracks and some detections cost, all of them or candidates."""
         options = self.options
         remembered = ends.looks[:, 0] if options.looks_kept == 1 else ends.looks
-        places = {"diagonal_px": diagonal_px, "weights": options.weights}
-        gate = options.motion_gate
-        steps = self._steps(ends, frame)
-        max_cost = options.max_cost
+        sides = (remembered, ends.box, looks, boxes)
+        within: Bools | None = None
+        if options.motion_gate is not None:
+            within = ends.within_reach(boxes, steps, options.motion_gate)
         if len(ends) * len(boxes) <= self._max_pairs or options.assignment != "optimal":
-            pairs = cost_terms(remembered, ends.box, looks, boxes, **places)  # type: ignore[arg-type]
-            cost = pairs.total
-            if gate is not None:
-                cost = np.where(ends.within_reach(boxes, steps, gate), cost, np.inf)
-            chosen = assign(cost, max_cost=max_cost, assignment=options.assignment)
-            margin = margins(cost, chosen, max_cost=max_cost)
-            here = np.flatnonzero(chosen >= 0)
-            at: tuple[Ints, ...] = (chosen[here], here)
-        else:
-            listed = candidates(ends, boxes, looks)
-            pairs = cost_terms_of(listed, remembered, ends.box, looks, boxes, **places)  # type: ignore[arg-type]
-            cost = pairs.total
-            if gate is not None:
-                cost = np.where(ends.within_reach(boxes, steps, gate)[listed], cost, np.inf)
-            chosen = assign_listed(listed, cost, max_cost=max_cost, later=len(boxes))
-            margin = margins_listed(listed, cost, chosen, max_cost=max_cost, earlier=len(ends))
-            linked = np.flatnonzero(chosen[listed[1]] == listed[0])
-            here = listed[1][linked]
-            at = (linked,)
-        mine = chosen[here]
-        self._note(made, into[here], ends.keep(mine), pairs, at, margin[here])
-        return here, mine
+            costs = cost_terms(*sides, diagonal_px=diagonal_px, weights=options.weights)
+            return _Matrix(costs, _gated(costs.total, within), options)
+        at = candidates(ends, boxes, looks)
+        costs = cost_terms_of(at, *sides, diagonal_px=diagonal_px, weights=options.weights)
+        cost = _gated(costs.total, None if within is None else within[at])
+        return _List(costs, cost, options, at, (len(ends), len(boxes)))
 
-    @staticmethod
-    def _note(
-        made: Links,
-        at: Ints,
-        ends: OpenTracks,
-        pairs: PairCosts,
-        cells: tuple[Ints, ...],
-        margin: Floats,
+
+class _Matrix:
+    """All pairs of two frames, and what is decided among them."""
+
+    def __init__(self, costs: PairCosts, cost: Floats, options: LinkOptions) -> None:
+        self._costs, self._cost, self._limit = costs, cost, options.max_cost
+        self._chosen = assign(cost, max_cost=options.max_cost, assignment=options.assignment)
+
+    def links(self) -> tuple[Ints, Ints]:
+        """Detections that are linked, and the track of each."""
+        here = np.flatnonzero(self._chosen >= 0)
+        return here, self._chosen[here]
+
+    def told(self) -> tuple[Floats, Floats, Floats]:
+        """Cost, terms and margin of the links."""
+        here, mine = self.links()
+        margin = margins(self._cost, self._chosen, max_cost=self._limit)[here]
+        return self._cost[mine, here], _terms(self._costs, (mine, here)), margin
+
+
+class _List:
+    """As ``_Matrix``, of the pairs ``at`` (track, detection) alone."""
+
+    def __init__(
+        self,
+        costs: PairCosts,
+        cost: Floats,
+        options: LinkOptions,
+        at: tuple[Ints, Ints],
+        shape: tuple[int, int],
     ) -> None:
-        made.track[at] = ends.track
-        made.position[at] = ends.position + 1
-        made.previous[at] = ends.row
-        made.cost[at] = pairs.total[cells]
-        made.terms[at] = np.stack([term[cells] for term in pairs[:-1]], axis=-1)
-        made.margin[at] = margin
+        self._costs, self._cost, self._limit = costs, cost, options.max_cost
+        self._at, self._shape = at, shape
+        self._chosen = assign_listed(at, cost, max_cost=options.max_cost, later=shape[1])
+        self._linked = np.flatnonzero(self._chosen[at[1]] == at[0])
+
+    def links(self) -> tuple[Ints, Ints]:
+        return self._at[1][self._linked], self._at[0][self._linked]
+
+    def told(self) -> tuple[Floats, Floats, Floats]:
+        margin = margins_listed(
+            self._at, self._cost, self._chosen, max_cost=self._limit, earlier=self._shape[0]
+        )
+        linked = self._linked
+        return self._cost[linked], _terms(self._costs, (linked,)), margin[self._at[1][linked]]
+
+
+def _gated(cost: Floats, within: Bools | None) -> Floats:
+    return cost if within is None else np.where(within, cost, np.inf)
+
+
+def _terms(costs: PairCosts, cells: tuple[Ints, ...]) -> Floats:
+    return np.stack([term[cells] for term in costs[:-1]], axis=-1)
 
 
 def frame_step(frames: Ints) -> int:

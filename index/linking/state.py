@@ -63,13 +63,14 @@ class OpenTracks:
         """Those of a mask or of positions."""
         return OpenTracks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
-    def join(self, other: OpenTracks) -> OpenTracks:
-        """These and then the others."""
-        return OpenTracks(
-            **{
-                f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)])
-                for f in fields(self)
-            }
+    @classmethod
+    def joined(cls, parts: list[OpenTracks]) -> OpenTracks:
+        """All of them, one after the other; ``parts`` has at least one."""
+        some = [part for part in parts if len(part)] or parts[:1]
+        if len(some) == 1:
+            return some[0]
+        return cls(
+            **{f.name: np.concatenate([getattr(p, f.name) for p in some]) for f in fields(cls)}
         )
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
