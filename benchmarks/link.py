@@ -25,14 +25,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from _common import timed, verdict
+from _common import verdict
 from _link_loop import link_frame
 from _processes import ONEPASS, watched
 from _runs import RunWriter
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from index.linking.linker import Linker
 from index.linking.options import PRESETS
+from index.tracks.store import read_tracks
 from index.vectors import l1_normalise
 from pipelines.facts import ModelFacts, ModelRequest, Preprocess
 
@@ -165,15 +167,17 @@ def many(work: Path, dim: int) -> dict[str, Any]:
     run = write_scene(
         work / "link-sequences", SEQUENCE_FRAMES, SEQUENCE_DETECTIONS, dim, sequences=SEQUENCES
     )
-    told = {}
-    for where in ("here", "ray"):
-        wall, answer = timed("_link_run.py", run, where)
-        told[where] = {"wall": wall, **answer}
+    told: dict[str, Any] = {}
+    tracks = []
+    for where, more in (("here", []), ("ray", ["--address", "local"])):
+        seen = watched([*ONEPASS, "link", str(run), *more], work / "link.log")
+        tracks.append(read_tracks(run))
+        told[where] = seen.told()
         print(
-            f"{SEQUENCES} sequences, {where:<4} {answer['seconds']:6.1f} s in link_run, {wall:6.1f} s "
-            f"in all: {answer['tracks']} tracks"
+            f"{SEQUENCES} sequences, {where:<4} {seen.seconds:6.1f} s with start-up, own "
+            f"{seen.most('own'):6.0f} MiB: {len(tracks[-1]['track_id'].unique())} tracks"
         )
-    if told["here"]["linked"] != told["ray"]["linked"]:
+    if not tracks[0].equals(tracks[1]):
         sys.exit("Ray linked differently")
     return told
 
@@ -187,8 +191,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
+    with threadpool_limits(1, user_api="blas"):  # as ``onepass link`` does
+        fast = speed(given.frames, given.detections, given.dim)
     told = {
-        "speed": speed(given.frames, given.detections, given.dim),
+        "speed": fast,
         "memory": memory(given.work, given.frames, given.detections, given.dim),
         "sequences": many(given.work, given.dim),
     }

@@ -72,7 +72,8 @@ def link(
         str, typer.Option(help="The detector's score, a column of the run; for --strong-score.")
     ] = "detector_score",
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster to link sequences on, side by side.")
+        str | None,
+        typer.Option(help="A Ray cluster to link sequences on, side by side; local starts one."),
     ] = None,
     as_json: Json = False,
 ) -> None:

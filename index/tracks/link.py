@@ -3,28 +3,28 @@
 Sequences know nothing of each other, so neighbouring ones are gathered into groups, and each
 group is a task that writes its own part: here, or on Ray where there is much to do. A task goes
 through one sequence at a time and reads the embeddings of a few frames at a time, so memory
-does not grow with the length of a sequence.
+does not grow with the length of a sequence but by what is written about each detection.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from cluster.errors import InputError
 from cluster.tasks import tasks
 from index.linking.linker import Linker, Links, by_frame, frame_step, require_times
 from index.linking.options import LinkOptions
-from index.tracks.embeddings import read_embeddings
-from index.tracks.sequences import FILE, PLACE, SCORE, ToLink, doubts, read_plan, seconds_of
+from index.tracks.embeddings import Looks
+from index.tracks.sequences import SCORE, ToLink, doubts, read_plan, seconds_of
 from index.tracks.sizes import geometry
 from index.tracks.store import (
     PART,
@@ -35,7 +35,6 @@ from index.tracks.store import (
     refuse_foreign,
     swap,
 )
-from index.vectors import l1_normalise
 from pipelines.records import sha256_file, write_atomic
 from pipelines.run import Run
 
@@ -44,8 +43,6 @@ GROUP_ROWS = 20_000
 
 RAY_FROM_BYTES = 2 * 2**30
 """Embeddings of more bytes than this are linked on Ray; below, starting it takes longer."""
-
-_CHUNK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -166,22 +163,23 @@ def _link_group(group: _Group) -> _Linked:
     run = Run.open(group.run)
     linked = tracks = weak = 0
     notes: list[str] = []
-    with pq.ParquetWriter(group.part, SCHEMA) as writer:
+    looks = Looks(run, group.plan)
+    # The products are small: where cores are shared, several threads spend ten times as long
+    # waiting for each other.
+    with threadpool_limits(1, user_api="blas"), pq.ParquetWriter(group.part, SCHEMA) as writer:
         for part in group.sequences:
-            started: set[str] = set()
-            for table in _link_sequence(run, group.plan[part], group.options, notes):
-                writer.write_table(table)
-                linked += table.num_rows - table["previous_detection_id"].null_count
-                weak += table["track_id"].null_count
-                started.update(table["track_id"].drop_null().unique().to_pylist())
-            tracks += len(started)
+            links = _link_sequence(run, group.plan[part], part.start, looks, group.options, notes)
+            linked += int((links.previous >= 0).sum())
+            weak += int((links.track < 0).sum())
+            tracks += int(links.track.max(initial=-1)) + 1
+            writer.write_table(_table(group.plan[part], links))
     return _Linked(group.plan.num_rows, linked, tracks, weak, notes)
 
 
 def _link_sequence(
-    run: Run, plan: pa.Table, options: LinkOptions, notes: list[str]
-) -> Iterator[pa.Table]:
-    """The tracks table of one sequence, a few frames at a time."""
+    run: Run, plan: pa.Table, at: int, looks: Looks, options: LinkOptions, notes: list[str]
+) -> Links:
+    """Link the rows ``plan`` of one sequence, whose embeddings start at ``at`` in ``looks``."""
     name = plan["sequence"][0].as_py()
     frames, seconds = plan["frame"].to_numpy(), seconds_of(plan["timestamp"])
     try:
@@ -191,45 +189,26 @@ def _link_sequence(
     places = geometry(run, plan)
     notes += [*doubts(name, frames, seconds), *places.doubts(name)]
     scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
-    ids = plan["detection_id"].combine_chunks()
     linker = Linker(run.manifest.model.feature_dim, options, frame_step=frame_step(frames))
-    for chunk in _chunks(
-        by_frame(frames), max(1, _CHUNK_BYTES // (4 * linker.open.looks.shape[2]))
-    ):
-        first, rows = chunk[0].start, slice(chunk[0].start, chunk[-1].stop)
-        looks = _looks(run, plan[rows], ids[rows])
-        parts = [
+    return Links.joined(
+        [
             linker.step(
-                int(frames[frame.start]),
-                places.boxes[frame],
-                looks[frame.start - first : frame.stop - first],
-                diagonal_px=float(places.diagonals[frame.start]),
-                seconds=float(seconds[frame.start]),
-                scores=None if scores is None else scores[frame],
+                int(frames[rows.start]),
+                places.boxes[rows],
+                looks.rows(at + rows.start, at + rows.stop),
+                diagonal_px=float(places.diagonals[rows.start]),
+                seconds=float(seconds[rows.start]),
+                scores=None if scores is None else scores[rows],
             )
-            for frame in chunk
+            for rows in by_frame(frames)
         ]
-        yield _table(name, ids, plan[rows], rows, Links.joined(parts))
+    )
 
 
-def _chunks(frames: list[slice], rows: int) -> Iterator[list[slice]]:
-    """Whole frames together, at most ``rows`` detections unless one frame has more."""
-    chunk: list[slice] = []
-    for frame in frames:
-        if chunk and frame.stop - chunk[0].start > rows:
-            yield chunk
-            chunk = []
-        chunk.append(frame)
-    if chunk:
-        yield chunk
-
-
-def _looks(run: Run, plan: pa.Table, ids: pa.Array) -> npt.NDArray[np.float32]:
-    raw = read_embeddings(run, plan[FILE].to_numpy(), plan[PLACE].to_numpy())
-    return l1_normalise(raw, ids)
-
-
-def _table(name: str, ids: pa.Array, plan: pa.Table, rows: slice, links: Links) -> pa.Table:
+def _table(plan: pa.Table, links: Links) -> pa.Table:
+    """The tracks of one sequence, as ``SCHEMA``."""
+    name = plan["sequence"][0].as_py()
+    ids = plan["detection_id"].combine_chunks()
     alone = links.track < 0
     start = links.previous < 0
     costs = np.column_stack([links.cost, links.terms, links.margin]).astype(np.float32)
@@ -237,7 +216,7 @@ def _table(name: str, ids: pa.Array, plan: pa.Table, rows: slice, links: Links) 
     tracks = [None if track < 0 else f"{name}:{track:05d}" for track in links.track.tolist()]
     return pa.table(
         [
-            ids[rows],
+            ids,
             pa.array(tracks, pa.string()),
             plan["sequence"].combine_chunks(),
             plan["frame"].combine_chunks(),

@@ -17,6 +17,7 @@ from PIL import Image
 from cluster.errors import InputError, RunError, VerifyError
 from index.linking.options import PRESETS, LinkOptions
 from index.tracks import link as tracks_module
+from index.tracks.embeddings import Looks
 from index.tracks.link import link_run
 from index.tracks.sizes import image_size
 from index.tracks.store import SCHEMA, TracksManifest, read_tracks
@@ -104,9 +105,9 @@ def test_every_object_is_one_track_of_one_camera(run: Path) -> None:
             assert costs[0] == pytest.approx(np.dot(costs[1:], weights), abs=1e-6)
 
 
-@pytest.mark.parametrize(("group_rows", "chunk_bytes"), [(1, 1), (20, 100), (1000, 10**6)])
-def test_groups_chunks_and_files_do_not_change_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int, chunk_bytes: int
+@pytest.mark.parametrize(("group_rows", "window_bytes"), [(1, 1), (20, 100), (1000, 10**6)])
+def test_groups_windows_and_files_do_not_change_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group_rows: int, window_bytes: int
 ) -> None:
     plan, looks = scene()
     expected = None
@@ -116,7 +117,7 @@ def test_groups_chunks_and_files_do_not_change_a_row(
         expected = expected or read_tracks(run)
         with monkeypatch.context() as small:
             small.setattr(tracks_module, "GROUP_ROWS", group_rows)
-            small.setattr(tracks_module, "_CHUNK_BYTES", chunk_bytes)
+            small.setattr(Looks.__init__, "__kwdefaults__", {"window_bytes": window_bytes})
             link_run(run)
         assert len(list((run / "tracks").glob("*.parquet"))) == (2 if group_rows < 36 else 1)
         assert read_tracks(run).equals(expected)
@@ -250,7 +251,7 @@ def test_a_zero_embedding_is_named(tmp_path: Path) -> None:
     looks[5] = 0
     run = write_run(tmp_path / "run", plan, looks).path
     with pytest.raises(
-        InputError, match=f"1 of 18 vectors are zero or not finite: '{_id_of(run, 5)}'"
+        InputError, match=f"1 of 36 vectors are zero or not finite: '{_id_of(run, 5)}'"
     ):
         link_run(run)
 
