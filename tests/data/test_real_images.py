@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from index.cli import inspect
+from index.linking.options import LinkOptions
 from index.tracks.link import link_run
 from index.tracks.store import read_tracks
 from pipelines.engines.engine import Engine
@@ -126,9 +127,41 @@ def test_a_night_at_the_trap(ray_session: None, data: Path, tmp_path: Path) -> N
     good = detections.filter(pc.is_null(detections["error"]))["detection_id"].to_pylist()
     assert sorted(tracks["detection_id"].to_pylist()) == sorted(good)
     assert summary.detections == len(good) == 119 - run.manifest.rows.failed
-    still = tracks.filter(pc.equal(tracks["sequence"], "sequential"))
-    lengths = still.group_by("track_id").aggregate([("detection_id", "count")])
-    assert pc.max(lengths["detection_id_count"]).as_py() == 5
-    # A track never takes two detections of one frame.
-    frames = still.group_by(["track_id", "frame"]).aggregate([("detection_id", "count")])
+    # Nothing is claimed twice, and no track takes two detections of one frame.
+    claimed = tracks["previous_detection_id"].drop_null()
+    assert len(claimed) == pc.count_distinct(claimed).as_py()
+    frames = tracks.group_by(["track_id", "frame"]).aggregate([("detection_id", "count")])
     assert pc.max(frames["detection_id_count"]).as_py() == 1
+    for still in STILL:
+        assert track_from(run, still) == [0, 1, 2, 3, 4]
+    assert track_from(run, ORANGE_MOTH) == [0, 1, 2, 3, 4]
+    link_run(run.path, options=LinkOptions(max_gap_frames=3))
+    assert track_from(run, THIN_FLY) == [0, 1, 4]
+    link_run(run.path, options=LinkOptions(max_gap_frames=0))
+    assert track_from(run, THIN_FLY) == [0, 1]
+
+
+# Individuals of the five frames by the centre of their first box, in pixels; who is who was seen
+# by eye. The moth walks 735 pixels, the fly is not detected in frames 2 and 3.
+STILL = (
+    *((1537, 929), (1667, 507), (800, 1646), (719, 1431)),
+    *((2157, 308), (1730, 1554), (3800, 397), (2733, 837)),
+)
+ORANGE_MOTH = (889, 846)
+THIN_FLY = (1062, 1142)
+
+
+def track_from(run: Run, start: tuple[int, int]) -> list[int]:
+    """Frames of the track that starts in frame 0 of the five, around ``start``."""
+    boxes = run.table(["detection_id", "x1", "y1", "x2", "y2", "sequence", "frame"]).to_pylist()
+    first = [
+        box["detection_id"]
+        for box in boxes
+        if (box["sequence"], box["frame"]) == ("sequential", 0)
+        and abs(box["x1"] + box["x2"] - 2 * start[0]) <= 4
+        and abs(box["y1"] + box["y2"] - 2 * start[1]) <= 4
+    ]
+    assert len(first) == 1
+    tracks = read_tracks(run.path).to_pylist()
+    (name,) = [row["track_id"] for row in tracks if row["detection_id"] == first[0]]
+    return [row["frame"] for row in tracks if row["track_id"] == name]
