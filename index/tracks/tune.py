@@ -21,6 +21,7 @@ from index.linking.costs import cost_terms
 from index.linking.linker import by_frame, frame_step, link
 from index.linking.options import PRESETS, TERMS, LinkOptions
 from index.linking.state import OpenTracks, started
+from index.tracks.linked import unclaimed
 from index.tracks.scores import Scores, Tracked, evaluate
 
 Floats = npt.NDArray[np.float64]
@@ -130,7 +131,11 @@ def judged(sequence: Labelled, options: LinkOptions) -> Scores:
     known, tracked = sequence.who != NOBODY, links.track >= 0
     return evaluate(
         Tracked(sequence.frames[known], sequence.who[known], sequence.boxes[known]),
-        Tracked(sequence.frames[tracked], links.track[tracked], sequence.boxes[tracked]),
+        Tracked(
+            sequence.frames[tracked],
+            unclaimed(sequence.frames[tracked], links.track[tracked], links.cost[tracked]),
+            sequence.boxes[tracked],
+        ),
     )
 
 
@@ -240,13 +245,17 @@ def _fit(
     )
     options = replace(
         base,
-        **{f"{term}_weight": round(w, 4) for term, w in zip(TERMS, weights.tolist(), strict=True)},
+        **{f"{term}_weight": _short(w) for term, w in zip(TERMS, weights.tolist(), strict=True)},
         max_cost=limit,
     )
-    tried = [replace(options, max_cost=round(float(limit * step), 4)) for step in _STEPS.tolist()]
+    tried = [replace(options, max_cost=_short(limit * step)) for step in _STEPS.tolist()]
     reached = np.array(
         [np.mean([judged(sequence, one).idf1 for sequence in sequences]) for one in tried]
     )
     # Of thresholds that do as well the middle one, which is furthest from doing worse.
     best = np.flatnonzero(reached >= reached.max() - 1e-9)
     return tried[int(best[len(best) // 2])]
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.4g}")  # the rest would only look like knowledge
