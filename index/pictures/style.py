@@ -23,6 +23,7 @@ EIGHT: tuple[Colour, ...] = (
 )
 GREY: Colour = (130, 130, 130)
 INK: Colour = (30, 30, 30)
+BLANK: Colour = (235, 235, 235)
 PAPER: Colour = (255, 255, 255)
 SAME: Colour = (44, 150, 60)
 OTHER: Colour = (214, 39, 40)
