@@ -21,7 +21,7 @@ from cluster.errors import OnepassError, StalledError, StoppedError
 
 ORDER = (
     *("extract", "inspect", "query", "link", "clips", "serve", "submit", "demo"),
-    *("probe", "models", "index"),
+    *("probe", "models", "index", "tracks"),
 )
 
 

@@ -302,11 +302,13 @@ def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
 
 
 def _draw_tracks(rows: pa.Table, tracks: pa.Table, out: Path, picture: Path) -> None:
-    from api.pictures import draw_tracks, median_image
+    from index.pictures.images import median_image, open_upright, spread
+    from index.pictures.tracks import draw_tracks
 
     joined = tracks.join(rows, "detection_id")
+    files = sorted((out / "frames").glob("*.jpg"))
     image = draw_tracks(
-        median_image(sorted((out / "frames").glob("*.jpg"))),
+        median_image([open_upright(files[place]) for place in spread(len(files), 25)]),
         frames=joined["frame"].to_numpy(),
         boxes=np.column_stack([joined[side].to_numpy() for side in BOX]),
         tracks=joined["track_id"].to_pylist(),
@@ -323,7 +325,8 @@ def _draw_neighbours(
     Neighbouring frames of one fish are nearly the same picture, so crops count as another
     moment only a second apart, from the query and from each other.
     """
-    from api.pictures import Tile, crops, neighbour_sheet
+    from index.pictures.images import crops
+    from index.pictures.sheet import Tile, neighbour_sheet
 
     apart = 28
     track_of = dict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +66,22 @@ class Linked:
     @cached_property
     def sequences(self) -> list[str]:
         """Their names, in order."""
-        return sorted(pc.unique(self.rows["sequence"]).to_pylist())
+        return list(self._parts)
 
     def of(self, sequence: str) -> Linked:
         """One sequence alone."""
-        return Linked(self.run, self.rows.filter(pc.equal(self.rows["sequence"], sequence)))
+        return Linked(self.run, self.rows[self._parts[sequence]])
+
+    @cached_property
+    def _parts(self) -> dict[str, slice]:
+        names = self.rows["sequence"].combine_chunks().dictionary_encode()
+        edges = np.r_[0, np.flatnonzero(np.diff(names.indices.to_numpy())) + 1, len(names)]
+        return {
+            name: slice(start, stop)
+            for name, (start, stop) in zip(
+                names.dictionary.to_pylist(), pairwise(edges.tolist()), strict=True
+            )
+        }
 
     @cached_property
     def frames(self) -> Ints:
@@ -90,6 +102,14 @@ class Linked:
         """Which rows a track took."""
         known: npt.NDArray[np.bool_] = self.rows["track_id"].is_valid().to_numpy()
         return known
+
+    def repeated_claims(self) -> int:
+        """Boxes that claim a track which another box of their frame has as well."""
+        taken = self.rows.filter(self.rows["track_id"].is_valid())
+        return int(
+            taken.num_rows
+            - taken.group_by(["sequence", "track_id", "frame"]).aggregate([]).num_rows
+        )
 
     def tracked(self) -> tuple[Tracked, Ints]:
         """The rows that a track took, and which rows these are; tracks are numbered from 1."""

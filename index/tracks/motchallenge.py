@@ -78,18 +78,15 @@ def _numbers(fields: list[str], where: str) -> list[float]:
     return row
 
 
-def lines(tracked: Tracked, confidence: Iterable[float]) -> str:
-    """The text of a result file, by frame and id; frames are written as they are given."""
-    rows = zip(
-        tracked.frames.tolist(),
-        tracked.ids.tolist(),
-        tracked.boxes.tolist(),
-        confidence,
-        strict=True,
-    )
+def result_lines(tracked: Tracked) -> str:
+    """The text of a result file, by frame and id; frames stand as they are given.
+
+    Its confidence is 1: a class's score is not how sure a box is, and 0 would mark a line out.
+    """
+    rows = zip(tracked.frames.tolist(), tracked.ids.tolist(), tracked.boxes.tolist(), strict=True)
     return "".join(
-        f"{frame},{track},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},{score:.4f},-1,-1,-1\n"
-        for frame, track, (x1, y1, x2, y2), score in sorted(rows, key=lambda row: row[:2])
+        f"{frame},{track},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},1,-1,-1,-1\n"
+        for frame, track, (x1, y1, x2, y2) in sorted(rows, key=lambda row: row[:2])
     )
 
 

@@ -13,20 +13,11 @@ import pytest
 from PIL import Image
 
 from api import demo
-from api.pictures import (
-    EIGHT,
-    GREY,
-    OTHER,
-    SAME,
-    Tile,
-    colours,
-    crops,
-    draw_tracks,
-    median_image,
-    neighbour_sheet,
-    open_upright,
-)
 from cluster.errors import InputError, WorkError
+from index.pictures.images import crops, median_image, open_upright, spread, thumbnail
+from index.pictures.sheet import Tile, neighbour_sheet
+from index.pictures.style import EIGHT, GREY, OTHER, SAME, colours
+from index.pictures.tracks import draw_tracks
 
 
 def shows(image: Image.Image, colour: tuple[int, int, int]) -> bool:
@@ -124,14 +115,28 @@ def test_an_upright_image(tmp_path: Path) -> None:
     assert open_upright(tmp_path / "a.jpg").size == (30, 40)
 
 
-def test_the_median_keeps_what_stays(tmp_path: Path) -> None:
-    paths = []
+def test_the_median_keeps_what_stays() -> None:
+    images = []
     for place in range(5):
-        pixels = np.full((8, 8), 100, np.uint8)
+        pixels = np.full((8, 8, 3), 100, np.uint8)
         pixels[place, place] = 255
-        paths.append(tmp_path / f"{place}.png")
-        Image.fromarray(pixels).save(paths[-1])
-    assert (np.asarray(median_image(paths)) == 100).all()
+        images.append(Image.fromarray(pixels))
+    assert (np.asarray(median_image(images)) == 100).all()
+
+
+def test_spread_takes_first_and_last() -> None:
+    assert spread(101, 5) == [0, 25, 50, 75, 100]
+    assert spread(2, 5) == [0, 1]
+    assert spread(1, 5) == [0]
+
+
+def test_a_thumbnail_shows_what_stands_around_its_box() -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[10:30, 20:40] = 255
+    alone = thumbnail(Image.fromarray(pixels), (20, 10, 40, 30), side_px=20)
+    assert (np.asarray(alone) == 255).all()
+    wider = thumbnail(Image.fromarray(pixels), (20, 10, 40, 30), side_px=40, around=0.5)
+    assert np.asarray(wider)[..., 0].mean() == pytest.approx(255 / 4, abs=8)
 
 
 def make_clip(path: Path, frames: int = 30) -> None:

@@ -1,0 +1,224 @@
+"""The commands of ``onepass tracks``: judge them, show them, take them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cluster.console import Bar, Json, print_json, say, warn
+
+if TYPE_CHECKING:
+    from index.tracks.evaluate import Judged
+    from index.tracks.scores import Scores
+
+app = typer.Typer(no_args_is_help=True, help="Judge, show, review and export tracks.")
+
+Run = Annotated[Path, typer.Argument(help="A run that 'onepass link' has linked.")]
+Sequence = Annotated[str | None, typer.Option(help="This sequence alone.")]
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    truth: Annotated[
+        Path,
+        typer.Option(
+            help="A MOTChallenge gt.txt, or a folder of SEQUENCE.txt or SEQUENCE/gt/gt.txt."
+        ),
+    ],
+    sequence: Sequence = None,
+    first_frame: Annotated[
+        int, typer.Option(help="Number in the truth of the frame that the run counts as 0.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Judge tracks by their truth: HOTA, IDF1, MOTA, switches.
+
+    Only frames that the run has images of are judged.
+
+    Example: onepass tracks evaluate runs/first --truth gt.txt
+    """
+    from dataclasses import asdict
+
+    from index.tracks.evaluate import evaluate_run
+
+    found = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for judged in found.sequences:
+        say(_scores(judged.sequence, judged.scores))
+        for line in _left_out(judged):
+            say(f"  {line}")
+    if len(found.sequences) > 1:
+        say(_scores(f"all {len(found.sequences)}", found.together))
+    if found.without_truth:
+        shown = ", ".join(found.without_truth[:5]) + (", …" if found.without_truth[5:] else "")
+        warn(f"{len(found.without_truth)} sequences have no truth and are not judged: {shown}")
+
+
+def _scores(name: str, scores: Scores) -> str:
+    return (
+        f"{name}: HOTA {scores.hota:.3f}  DetA {scores.det_a:.3f}  AssA {scores.ass_a:.3f}  "
+        f"IDF1 {scores.idf1:.3f}  MOTA {scores.mota:.3f}\n"
+        f"  {scores.switches} switches, {scores.fragmentations} fragmentations; "
+        f"{scores.truth_tracks} individuals as {scores.tracks} tracks; {scores.missed} of "
+        f"{scores.truth_boxes} boxes missed, {scores.false} of {scores.boxes} false"
+    )
+
+
+def _left_out(judged: Judged) -> list[str]:
+    """What the scores are about, and what they are not about."""
+    lines = [f"{judged.scores.frames} frames judged"]
+    if judged.empty_frames:
+        lines[0] += f", in {judged.empty_frames} of them the run found nothing"
+    if judged.unseen_frames:
+        lines.append(
+            f"{judged.unseen_frames} frames of the truth left out: the run has not seen them"
+        )
+    if judged.truthless_frames:
+        lines.append(f"{judged.truthless_frames} frames of the run left out: the truth has none")
+    if judged.failed:
+        lines.append(f"{judged.failed} detections with an error count as not found")
+    if judged.untracked:
+        lines.append(f"{judged.untracked} detections in no track count as not found")
+    if judged.unjudged_lines:
+        lines.append(f"{judged.unjudged_lines} lines of the truth are marked as not to be judged")
+    return lines
+
+
+@app.command()
+def draw(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A folder; one picture a sequence.")],
+    sequence: Sequence = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the tracks of each sequence over its scene.
+
+    Example: onepass tracks draw runs/first --out pictures
+    """
+    from dataclasses import asdict
+
+    from index.tracks.draw import draw_run
+
+    with Bar(resumes=False) as bar:
+        drawn = draw_run(run, out, sequence=sequence, progress=bar.counted("draw"))
+    _warn_of_missing(drawn.missing, "left out of the scenes")
+    if drawn.blank:
+        warn(f"{drawn.blank} sequences are drawn on white: none of their images can be read")
+    if as_json:
+        print_json(asdict(drawn))
+        return
+    last = f" to {drawn.files[-1]}" if len(drawn.files) > 1 else ""
+    say(f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
+
+
+@app.command()
+def video(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A file that ends in .mp4.")],
+    sequence: Annotated[str | None, typer.Option(help="Which, where the run has several.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=240, help="Frames a second; of a video its own, of photos 4."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Film one sequence: boxes, track ids, the tail of each path, gaps dotted and dashed.
+
+    Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
+    """
+    from dataclasses import asdict
+
+    from index.tracks.video import film_run
+
+    with Bar(resumes=False) as bar:
+        filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
+    _warn_of_missing(filmed.missing, "shown as grey frames")
+    if as_json:
+        print_json(asdict(filmed))
+        return
+    say(
+        f"{filmed.file}: {filmed.frames} frames of {filmed.sequence} at {filmed.fps:g}/s, "
+        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}"
+    )
+
+
+@app.command()
+def review(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A folder for the sheets and review.csv.")],
+    worst: Annotated[int, typer.Option(min=1, help="How many links to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show the most doubtful links: both crops, the four terms, cost and margin.
+
+    review.csv has the same links with their ids, and a column for your verdict.
+
+    Example: onepass tracks review runs/first --out review
+    """
+    from dataclasses import asdict
+
+    from index.tracks.review import review_run
+
+    with Bar(resumes=False) as bar:
+        made = review_run(run, out, worst=worst, progress=bar.counted("crops"))
+    _warn_of_missing(made.missing, "shown as grey crops")
+    if as_json:
+        print_json(asdict(made))
+        return
+    say(
+        f"{made.table}: the {made.links} most doubtful of {made.of} links, on "
+        f"{len(made.sheets)} sheets from {made.sheets[0]}"
+    )
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A new folder for mot, a file for coco.")],
+    format_: Annotated[
+        Literal["mot", "coco"],
+        typer.Option("--format", help="MOTChallenge, a file a sequence; JSON as of COCO."),
+    ],
+    first_frame: Annotated[int, typer.Option(help="What mot calls frame 0.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write tracks for other tools.
+
+    Example: onepass tracks export runs/first --format mot --out tracks-mot
+    """
+    from dataclasses import asdict
+
+    from index.tracks.export import export_coco, export_mot
+
+    if format_ == "mot":
+        made = export_mot(run, out, first_frame=first_frame)
+    else:
+        with Bar(resumes=False) as bar:
+            made = export_coco(run, out, progress=bar.counted("images"))
+    if made.unsized:
+        warn(f"{made.unsized} images have no width and height: they cannot be read")
+    if made.repeated:
+        warn(
+            f"{made.repeated} boxes claim a track that another box of their frame has; each such "
+            "claim stands in a track of its own"
+        )
+    if as_json:
+        print_json(asdict(made))
+        return
+    say(
+        f"{out}: {made.boxes} boxes in {made.tracks} tracks"
+        + (f" in {len(made.files)} files" if format_ == "mot" else "")
+        + (f"; {made.left_out} detections in no track left out" if made.left_out else "")
+    )
+
+
+def _warn_of_missing(missing: Mapping[str, int], then: str) -> None:
+    if missing:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(missing.items()))
+        warn(f"{sum(missing.values())} images cannot be read ({kinds}), {then}")
