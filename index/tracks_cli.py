@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cluster.console import Bar, Json, print_json, say, warn
+from index import tune_cli
 
 if TYPE_CHECKING:
     from index.tracks.evaluate import Judged
     from index.tracks.scores import Scores
 
-app = typer.Typer(no_args_is_help=True, help="Judge, show, review and export tracks.")
+app = typer.Typer(no_args_is_help=True, help="Judge, show, review, tune and export tracks.")
+app.add_typer(tune_cli.app)
 
 Run = Annotated[Path, typer.Argument(help="A run that 'onepass link' has linked.")]
 Sequence = Annotated[str | None, typer.Option(help="This sequence alone.")]

@@ -114,20 +114,30 @@ def _together(
     diagonal_px: float,
     weights: tuple[float, float, float, float],
 ) -> PairCosts:
-    x1, y1, x2, y2 = (one[..., side] for side in range(4))
-    u1, v1, u2, v2 = (two[..., side] for side in range(4))
-    wide = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1), 0)
-    high = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1), 0)
-    shared = wide * high
-    area_one = np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
-    area_two = np.maximum(u2 - u1, 0) * np.maximum(v2 - v1, 0)
+    area_one, area_two = _areas(one), _areas(two)
     feature = 1.0 - cosine
-    iou = 1.0 - _divide(shared, area_one + area_two - shared)
+    iou = 1.0 - box_overlap(one, two)
     area = 1.0 - _divide(np.minimum(area_one, area_two), np.maximum(area_one, area_two))
-    across, down = (x1 + x2) - (u1 + u2), (y1 + y2) - (v1 + v2)
-    distance = np.sqrt(across * across + down * down) / (2 * diagonal_px)
+    x, y = (
+        one[..., axis] + one[..., axis + 2] - two[..., axis] - two[..., axis + 2] for axis in (0, 1)
+    )
+    distance = np.sqrt(x * x + y * y) / (2 * diagonal_px)
     total = weights[0] * feature + weights[1] * iou + weights[2] * area + weights[3] * distance
     return PairCosts(feature, iou, area, distance, total)
+
+
+def box_overlap(one: Floats, two: Floats) -> Floats:
+    """Intersection over union of boxes ``[..., 4]`` that broadcast; 0 where both are flat."""
+    wide = np.minimum(one[..., 2], two[..., 2]) - np.maximum(one[..., 0], two[..., 0])
+    high = np.minimum(one[..., 3], two[..., 3]) - np.maximum(one[..., 1], two[..., 1])
+    shared = np.maximum(wide, 0) * np.maximum(high, 0)
+    return _divide(shared, _areas(one) + _areas(two) - shared)
+
+
+def _areas(boxes: Floats) -> Floats:
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    areas: Floats = sides[..., 0] * sides[..., 1]
+    return areas
 
 
 def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -83,7 +83,7 @@ def evaluate_run(
             the evaluator is not installed.
     """
     linked = Linked.open(run, sequence)
-    files = _truths(truth, linked.sequences)
+    files = truths(truth, linked.sequences)
     pairs, facts = [], []
     for name, file in files.items():
         compared = _compared(linked.of(name), file, first_frame)
@@ -97,7 +97,12 @@ def evaluate_run(
     return Evaluation(judged, together, [name for name in linked.sequences if name not in files])
 
 
-def _truths(truth: Path, sequences: list[str]) -> dict[str, Path]:
+def truths(truth: Path, sequences: list[str]) -> dict[str, Path]:
+    """The truth of each of ``sequences`` that has one; ``truth`` as for ``evaluate_run``.
+
+    Raises:
+        InputError: there is none, or one file for several sequences.
+    """
     if truth.is_file():
         if len(sequences) > 1:
             raise InputError(

@@ -243,9 +243,13 @@ def _fit(
     weights, limit = fit_weights(
         np.concatenate([terms for terms, _ in pairs]), np.concatenate([same for _, same in pairs])
     )
+    feature, iou, area, distance = map(_short, weights.tolist())
     options = replace(
         base,
-        **{f"{term}_weight": _short(w) for term, w in zip(TERMS, weights.tolist(), strict=True)},
+        feature_weight=feature,
+        iou_weight=iou,
+        area_weight=area,
+        distance_weight=distance,
         max_cost=limit,
     )
     tried = [replace(options, max_cost=_short(limit * step)) for step in _STEPS.tolist()]

@@ -19,11 +19,11 @@ from pipelines.facts import ModelRequest
 from pipelines.records import write_atomic
 from pipelines.request import fingerprint_inputs
 from pipelines.source import read_source
+from tests.commands import ROOT, onepass
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.runs import command_of, request_of, write_run
 
-ROOT = Path(__file__).parents[2]
 TINY = ModelRequest(spec="tiny")
 
 EXAMPLES = {
@@ -48,21 +48,18 @@ EXAMPLES = {
     ("probe",): "",
     ("probe", "train"): "onepass probe train runs/",
     ("probe", "apply"): "onepass probe apply runs/",
+    ("tracks",): "",
+    ("tracks", "evaluate"): "onepass tracks evaluate runs/first --truth",
+    ("tracks", "draw"): "onepass tracks draw runs/first --out",
+    ("tracks", "video"): "onepass tracks video runs/first --out",
+    ("tracks", "review"): "onepass tracks review runs/first",
+    ("tracks", "export"): "onepass tracks export runs/first",
+    ("tracks", "tune"): "onepass tracks tune runs/nights --truth",
     ("models",): "",
     ("models", "list"): "onepass models list resnet50",
     ("models", "describe"): "onepass models describe timm:resnet18",
     ("models", "compare"): "onepass models compare timm:resnet50",
 }
-
-
-def onepass(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onepass", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def refused(*arguments: object) -> str:
