@@ -14,16 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import InputError
-from index.linking.assign import assign, assign_listed, margins, margins_listed
-from index.linking.candidates import MAX_PAIRS, candidates
-from index.linking.costs import PairCosts, cost_terms, cost_terms_of
+from index.linking.candidates import MAX_PAIRS
+from index.linking.decide import decide
 from index.linking.options import PRESETS, TERMS, LinkOptions
 from index.linking.state import OpenTracks, started
 from index.vectors import l1_normalise
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -129,13 +127,23 @@ class Linker:
             if not (len(chosen) and len(ends)):
                 continue
             steps = self._steps(ends, frame)
-            pairs = self._pairs(ends, boxes[chosen], looks[chosen], steps, diagonal_px)
-            here, mine = pairs.links()
-            rows, continued = chosen[here], ends.keep(mine)
+            decided = decide(
+                ends,
+                boxes[chosen],
+                looks[chosen],
+                steps=steps,
+                diagonal_px=diagonal_px,
+                options=self.options,
+                max_pairs=self._max_pairs,
+            )
+            mine = decided.earlier
+            rows, continued = chosen[decided.later], ends.keep(mine)
             made.track[rows] = continued.track
             made.position[rows] = continued.position + 1
             made.previous[rows] = continued.row
-            made.cost[rows], made.terms[rows], made.margin[rows] = pairs.told()
+            made.cost[rows] = decided.cost
+            made.terms[rows] = decided.terms
+            made.margin[rows] = decided.margin
             now.append(
                 continued.extended(
                     row=numbers[rows],
@@ -144,7 +152,7 @@ class Linker:
                     box=boxes[rows],
                     looks=looks[rows],
                     steps=steps[mine],
-                    memory=self.options.appearance_memory,
+                    memory=self.options.look_memory,
                 )
             )
             free = np.ones(len(ends), dtype=bool)
@@ -179,83 +187,6 @@ class Linker:
     def _steps(self, tracks: OpenTracks, frame: int) -> Floats:
         steps: Floats = np.maximum(np.rint((frame - tracks.frame) / self.frame_step), 1)
         return steps
-
-    def _pairs(
-        self,
-        ends: OpenTracks,
-        boxes: Floats,
-        looks: npt.NDArray[np.float32],
-        steps: Floats,
-        diagonal_px: float,
-    ) -> _Matrix | _List:
-        """What the pairs of some tracks and some detections cost, all of them or candidates."""
-        options = self.options
-        remembered = ends.looks[:, 0] if options.looks_kept == 1 else ends.looks
-        sides = (remembered, ends.box, looks, boxes)
-        within: Bools | None = None
-        if options.motion_gate is not None:
-            within = ends.within_reach(boxes, steps, options.motion_gate)
-        if len(ends) * len(boxes) <= self._max_pairs or options.assignment != "optimal":
-            costs = cost_terms(*sides, diagonal_px=diagonal_px, weights=options.weights)
-            return _Matrix(costs, _gated(costs.total, within), options)
-        at = candidates(ends, boxes, looks)
-        costs = cost_terms_of(at, *sides, diagonal_px=diagonal_px, weights=options.weights)
-        cost = _gated(costs.total, None if within is None else within[at])
-        return _List(costs, cost, options, at, (len(ends), len(boxes)))
-
-
-class _Matrix:
-    """All pairs of two frames, and what is decided among them."""
-
-    def __init__(self, costs: PairCosts, cost: Floats, options: LinkOptions) -> None:
-        self._costs, self._cost, self._limit = costs, cost, options.max_cost
-        self._chosen = assign(cost, max_cost=options.max_cost, assignment=options.assignment)
-
-    def links(self) -> tuple[Ints, Ints]:
-        """Detections that are linked, and the track of each."""
-        here = np.flatnonzero(self._chosen >= 0)
-        return here, self._chosen[here]
-
-    def told(self) -> tuple[Floats, Floats, Floats]:
-        """Cost, terms and margin of the links."""
-        here, mine = self.links()
-        margin = margins(self._cost, self._chosen, max_cost=self._limit)[here]
-        return self._cost[mine, here], _terms(self._costs, (mine, here)), margin
-
-
-class _List:
-    """As ``_Matrix``, of the pairs ``at`` (track, detection) alone."""
-
-    def __init__(
-        self,
-        costs: PairCosts,
-        cost: Floats,
-        options: LinkOptions,
-        at: tuple[Ints, Ints],
-        shape: tuple[int, int],
-    ) -> None:
-        self._costs, self._cost, self._limit = costs, cost, options.max_cost
-        self._at, self._shape = at, shape
-        self._chosen = assign_listed(at, cost, max_cost=options.max_cost, later=shape[1])
-        self._linked = np.flatnonzero(self._chosen[at[1]] == at[0])
-
-    def links(self) -> tuple[Ints, Ints]:
-        return self._at[1][self._linked], self._at[0][self._linked]
-
-    def told(self) -> tuple[Floats, Floats, Floats]:
-        margin = margins_listed(
-            self._at, self._cost, self._chosen, max_cost=self._limit, earlier=self._shape[0]
-        )
-        linked = self._linked
-        return self._cost[linked], _terms(self._costs, (linked,)), margin[self._at[1][linked]]
-
-
-def _gated(cost: Floats, within: Bools | None) -> Floats:
-    return cost if within is None else np.where(within, cost, np.inf)
-
-
-def _terms(costs: PairCosts, cells: tuple[Ints, ...]) -> Floats:
-    return np.stack([term[cells] for term in costs[:-1]], axis=-1)
 
 
 def frame_step(frames: Ints) -> int:

@@ -105,6 +105,11 @@ class LinkOptions:
         """Embeddings that each open track holds."""
         return self.gallery_size if self.appearance == "gallery" else 1
 
+    @property
+    def look_memory(self) -> float:
+        """Share of the old look kept where one is held; a gallery of one holds the last."""
+        return self.appearance_memory if self.appearance == "average" else 0.0
+
 
 _LAST_FRAME_ONLY = LinkOptions(distance_weight=1.0, max_gap_frames=0, appearance_memory=0.0)
 

@@ -120,16 +120,24 @@ class OpenTracks:
             filled=self.filled + 1,
         )
 
-    def within_reach(self, boxes: Floats, steps: Floats, gate: float) -> Bools:
-        """``[M, N]``: whether a box lies within ``gate`` of where a track was heading.
+    def within_reach(
+        self, boxes: Floats, steps: Floats, gate: float, pairs: tuple[Ints, Ints] | None = None
+    ) -> Bools:
+        """Whether boxes lie within ``gate`` of where tracks were heading, ``[M, N]``.
 
-        The reach is ``gate`` diagonals of the track's last box for each step that passed.
+        The reach is ``gate`` diagonals of the track's last box for each step that passed. With
+        ``pairs`` (track, box) only of these, ``[P]``.
         """
         expected = _centres(self.box) + self.velocity * steps[:, None]
-        away = _centres(boxes)[None] - expected[:, None]
         sides = self.box[:, 2:] - self.box[:, :2]
         reach = gate * np.hypot(sides[:, 0], sides[:, 1]) * steps
-        return np.hypot(away[..., 0], away[..., 1]) <= reach[:, None]
+        centres = _centres(boxes)
+        if pairs is None:
+            away, reach = centres[None] - expected[:, None], reach[:, None]
+        else:
+            away, reach = centres[pairs[1]] - expected[pairs[0]], reach[pairs[0]]
+        within: Bools = np.hypot(away[..., 0], away[..., 1]) <= reach
+        return within
 
 
 def started(

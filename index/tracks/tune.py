@@ -175,7 +175,7 @@ def collect_pairs(sequence: Labelled, options: LinkOptions) -> tuple[Floats, npt
                     box=boxes[here],
                     looks=looks[here],
                     steps=steps[mine],
-                    memory=options.appearance_memory,
+                    memory=options.look_memory,
                 ),
                 started(
                     track=who[new],

@@ -292,6 +292,18 @@ def test_the_gallery_knows_an_old_look_again() -> None:
     assert forgot.terms[6, 0] == pytest.approx(1.0)
 
 
+def test_a_gallery_of_one_is_the_last_look() -> None:
+    frames, boxes, looks, _ = crowd()
+    one, last = (
+        link(frames, boxes, looks, diagonal_px=1400.0, options=options)
+        for options in (
+            LinkOptions(appearance="gallery", gallery_size=1),
+            LinkOptions(appearance_memory=0.0),
+        )
+    )
+    assert one.cost.tolist() == pytest.approx(last.cost.tolist(), nan_ok=True)
+
+
 def test_looks_that_cancel_out_leave_the_newest() -> None:
     looks = np.array([[1.0, 0], [-1.0, 0], [-1.0, 0]], np.float32)
     options = LinkOptions(appearance_memory=0.5, max_cost=4.0)
