@@ -14,9 +14,9 @@ from PIL import Image
 
 from api import demo
 from cluster.errors import InputError, WorkError
-from index.pictures.images import crops, median_image, open_upright, spread, thumbnail
+from index.pictures.images import crops, median_image, open_upright, spread, surroundings
 from index.pictures.sheet import Tile, neighbour_sheet
-from index.pictures.style import EIGHT, GREY, OTHER, SAME, colours
+from index.pictures.style import BLANK, EIGHT, GREY, OTHER, SAME, colours
 from index.pictures.tracks import draw_tracks
 
 
@@ -130,13 +130,19 @@ def test_spread_takes_first_and_last() -> None:
     assert spread(1, 5) == [0]
 
 
-def test_a_thumbnail_shows_what_stands_around_its_box() -> None:
-    pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[10:30, 20:40] = 255
-    alone = thumbnail(Image.fromarray(pixels), (20, 10, 40, 30), side_px=20)
-    assert (np.asarray(alone) == 255).all()
-    wider = thumbnail(Image.fromarray(pixels), (20, 10, 40, 30), side_px=40, around=0.5)
-    assert np.asarray(wider)[..., 0].mean() == pytest.approx(255 / 4, abs=8)
+def test_surroundings_of_two_boxes_are_in_scale() -> None:
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[40:60, 40:60] = pixels[0:10, 0:10] = 255
+    scene = Image.fromarray(pixels)
+    large, small = (
+        np.asarray(surroundings(scene, box, reach=40, side_px=80))
+        for box in ((40, 40, 60, 60), (0, 0, 10, 10))
+    )
+    assert large.shape == small.shape == (80, 80, 3)
+    assert (large > 250).all(axis=2).mean() == pytest.approx(0.25, abs=0.04)
+    assert (small > 250).all(axis=2).mean() == pytest.approx(0.0625, abs=0.02)
+    assert (small[:25] == BLANK).all()  # above the image
+    assert (large[20, 21:59] != large[30, 30]).any()  # the outline
 
 
 def make_clip(path: Path, frames: int = 30) -> None:
