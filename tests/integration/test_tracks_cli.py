@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,29 @@ def test_a_video_of_frames_of_a_video(ran: Ran, tmp_path: Path) -> None:
     assert np.diff(left).mean() == pytest.approx(6, abs=1)
     slower = json.loads(ran("video", run, "--out", tmp_path / "out.mp4", "--fps", 3, "--json")[0])
     assert slower["fps"] == 3
+
+
+def test_a_video_of_images_of_two_sizes_keeps_boxes_on_what_they_hold(
+    ran: Ran, tmp_path: Path
+) -> None:
+    """The second image is twice as large, and its box as well: both end in one place."""
+    plan: dict[str, list[Any]] = {"image": [], "x1": [], "y1": [], "x2": [], "y2": []}
+    for name, times in (("a.png", 1), ("b.png", 2), ("c.png", 1)):
+        Image.new("RGB", (160 * times, 120 * times), (90, 90, 90)).save(tmp_path / name)
+        plan["image"].append(name)
+        for side, value in zip(("x1", "y1", "x2", "y2"), (40, 60, 80, 100), strict=True):
+            plan[side].append(float(value * times))
+    run = write_run(tmp_path / "run", plan, np.ones((3, 8)), root=tmp_path).path
+    link_run(run, options=replace(PRESETS["default"], max_cost=9))
+    ran("video", run, "--out", tmp_path / "out.mp4")
+    shown = frames_of(tmp_path / "out.mp4")
+    assert [frame.shape for frame in shown] == [(120, 160, 3)] * 3
+    for frame in shown:
+        rows = frame[70:90].astype(int)
+        columns = np.median(rows[..., 0] - rows[..., 1], axis=0) > 50  # the first colour is red
+        assert columns[38:43].any()
+        assert columns[77:82].any()
+        assert not columns[85:].any()
 
 
 def test_videos_that_cannot_be(refused: Callable[..., str], tmp_path: Path) -> None:
