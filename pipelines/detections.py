@@ -15,7 +15,9 @@ x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rota
 detection_id    string            hash of image and box; exact repeats get ``-2``, ``-3``
 sequence        string            the folder the image stands in
 timestamp       timestamp[us]     fourteen digits in the file name; else EXIF, at decode
-frame           int64             the image's place in its sequence (time, then name)
+frame           int64             the number in the name, where all images of a sequence
+                                  are frames of one clip; else the image's place in its
+                                  sequence (time, then name; frames by number)
 row_id          int64             position in the plan
 ==============  ================  =====================================================
 
@@ -36,6 +38,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import SourceError, first_line
+from pipelines.video.layout import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
 
@@ -266,15 +269,22 @@ def _frames(
     sequence: pa.ChunkedArray | pa.Array,
     timestamp: pa.ChunkedArray | pa.Array,
 ) -> pa.ChunkedArray | pa.Array:
-    """Number the images of each sequence from 0, by time and then by name."""
+    """Number the images of each sequence: as their names do, or from 0 by time and name."""
     keys = pa.table({"sequence": sequence, "timestamp": timestamp, "image": table["image"]})
     images = keys.group_by(["sequence", "image"]).aggregate([("timestamp", "min")])
-    images = images.sort_by(
-        [("sequence", "ascending"), ("timestamp_min", "ascending"), ("image", "ascending")]
+    images = _with_frame_parts(images).sort_by(
+        [(name, "ascending") for name in ("sequence", "timestamp_min", "clip", "number")]
     )
     codes = images["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.r_[starts, len(codes)]))
+    sizes = np.diff(np.r_[starts, len(codes)])
+    place = np.arange(len(codes)) - np.repeat(starts, sizes)
+    if images["number"].null_count < len(codes):
+        clips = images["clip"].combine_chunks().dictionary_encode().indices.to_numpy()
+        numbers = images["number"].fill_null(-1).to_numpy()
+        one_clip = np.minimum.reduceat(clips, starts) == np.maximum.reduceat(clips, starts)
+        named = np.repeat(one_clip & (np.minimum.reduceat(numbers, starts) >= 0), sizes)
+        place = np.where(named, numbers, place)
     lookup = {
         (s, i): int(n)
         for s, i, n in zip(
@@ -289,3 +299,20 @@ def _frames(
         pa.int64(),
     )
     return _fill(_given(table, "frame"), made)
+
+
+def _with_frame_parts(images: pa.Table) -> pa.Table:
+    """Add the ``clip`` that an image is a frame of, and its ``number`` there.
+
+    Of names in text order frame 10 would come before frame 2. An image that is no frame is its
+    own clip, without a number.
+    """
+    names = images["image"].combine_chunks()
+    clips, numbers = names, pa.nulls(len(names), pa.int64())
+    if pc.any(pc.match_substring(names, "frame=")).as_py():
+        parts = [(name, parse_frame(name)) for name in names.to_pylist()]
+        clips = pa.array(
+            [name if part is None else name.rpartition("frame=")[0] for name, part in parts]
+        )
+        numbers = pa.array([None if part is None else part.frame for _, part in parts], pa.int64())
+    return images.append_column("clip", clips).append_column("number", numbers)

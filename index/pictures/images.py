@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
+
+from index.pictures.style import BLANK, OTHER
 
 
 def open_upright(path: Path) -> Image.Image:
@@ -49,22 +51,44 @@ def crops(
     return made
 
 
-def thumbnail(
-    image: Image.Image, box: Sequence[float] | None, *, side_px: int, around: float = 0.0
-) -> Image.Image:
+def thumbnail(image: Image.Image, box: Sequence[float] | None, *, side_px: int) -> Image.Image:
     """A region within ``side_px`` squared, smaller ones enlarged to it.
 
     Args:
         image: where it is cut out; what lies outside is left away.
         box: x1, y1, x2, y2 in pixels; None: the whole image.
         side_px: longest side.
-        around: what is shown beside the box, as a share of its longer side.
     """
     if box is not None:
-        more = around * max(box[2] - box[0], box[3] - box[1])
-        x1 = min(max(0, int(box[0] - more)), image.width - 1)
-        y1 = min(max(0, int(box[1] - more)), image.height - 1)
-        x2 = min(image.width, max(x1 + 1, int(np.ceil(box[2] + more))))
-        y2 = min(image.height, max(y1 + 1, int(np.ceil(box[3] + more))))
+        x1, y1 = (max(0, int(value)) for value in box[:2])
+        x2 = min(image.width, max(x1 + 1, int(np.ceil(box[2]))))
+        y2 = min(image.height, max(y1 + 1, int(np.ceil(box[3]))))
         image = image.crop((x1, y1, x2, y2))
     return ImageOps.contain(image, (side_px, side_px), Image.Resampling.BICUBIC)
+
+
+def surroundings(
+    image: Image.Image, box: Sequence[float], *, reach: float, side_px: int
+) -> Image.Image:
+    """A box with what stands around it, as a square of ``side_px``; the box itself is outlined.
+
+    Args:
+        image: where it is cut out; past its edges the square is blank.
+        box: x1, y1, x2, y2 in pixels.
+        reach: side of the square in pixels of ``image``: one for several shows them in scale.
+        side_px: of what comes back.
+    """
+    scale = side_px / reach
+    left, top = (box[0] + box[2] - reach) / 2, (box[1] + box[3] - reach) / 2
+    x1, y1 = max(0, int(left)), max(0, int(top))
+    x2 = min(image.width, int(np.ceil(left + reach)))
+    y2 = min(image.height, int(np.ceil(top + reach)))
+    square = Image.new("RGB", (side_px, side_px), BLANK)
+    if x1 < x2 and y1 < y2:
+        part = image.crop((x1, y1, x2, y2))
+        size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
+        at = (round((x1 - left) * scale), round((y1 - top) * scale))
+        square.paste(part.resize(size, Image.Resampling.BICUBIC), at)
+    corners = [(side - start) * scale for side, start in zip(box, (left, top) * 2, strict=True)]
+    ImageDraw.Draw(square, "RGBA").rectangle(tuple(corners), outline=(*OTHER, 130))
+    return square

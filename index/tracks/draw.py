@@ -61,7 +61,7 @@ def draw_run(
     """
     linked = Linked.open(run)
     names = file_names(linked.sequences)
-    chosen = linked.sequences if sequence is None else Linked.open(run, sequence).sequences
+    chosen = (linked if sequence is None else linked.only(sequence)).sequences
     out.mkdir(parents=True, exist_ok=True)
     files, blank = [], 0
     missing: Counter[str] = Counter()

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cluster.errors import InputError
 from index.tracks.scores import Tracked
@@ -53,15 +52,20 @@ class Linked:
         rows = rows.join(tracks, "detection_id").sort_by(
             [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
         )
-        if sequence is not None:
-            known = pc.unique(rows["sequence"]).to_pylist()
-            if sequence not in known:
-                shown = ", ".join(map(repr, known[:5])) + (", …" if len(known) > 5 else "")
-                raise InputError(
-                    f"--sequence {sequence!r}: {path} has none of that name, but {shown}"
-                )
-            rows = rows.filter(pc.equal(rows["sequence"], sequence))
-        return cls(run, rows.combine_chunks())
+        linked = cls(run, rows.combine_chunks())
+        return linked if sequence is None else linked.only(sequence)
+
+    def only(self, sequence: str) -> Linked:
+        """The sequence that somebody asked for.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if sequence not in self._parts:
+            known = self.sequences
+            shown = ", ".join(map(repr, known[:5])) + (", …" if len(known) > 5 else "")
+            raise InputError(f"--sequence {sequence!r}: {self.run.path} has {shown}")
+        return self.of(sequence)
 
     @cached_property
     def sequences(self) -> list[str]:

@@ -16,21 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
 from cluster.errors import InputError
 from index.linking.options import TERMS
-from index.pictures.images import thumbnail
+from index.pictures.images import surroundings
 from index.pictures.sheet import Link, link_sheet
-from index.tracks.linked import Linked
+from index.tracks.linked import Floats, Linked
 from index.tracks.scenes import Scenes
 from pipelines.records import write_atomic
 
 PER_SHEET = 18
 _CROP_PX = 170
-_AROUND = 0.25  # of a box's longer side is shown beside it: what it sits on helps the eye
+_REACH = 1.5  # of the longer side of both boxes is shown: what they sit on helps the eye
 _FULL_PX = 100_000  # crops are cut from images as they are
 
 COLUMNS = (
@@ -86,8 +87,8 @@ def review_run(
     order = pc.sort_indices(
         links, [("margin", "ascending"), ("cost", "descending"), ("row_id", "ascending")]
     )
-    chosen = links.take(order[:worst]).combine_chunks()
-    before = _before(linked.rows, chosen)
+    chosen = Linked(linked.run, links.take(order[:worst]).combine_chunks())
+    before = _before(linked, chosen)
     rows = [
         {
             **later,
@@ -98,15 +99,17 @@ def review_run(
             "verdict": "",
         }
         for number, (later, earlier) in enumerate(
-            zip(chosen.to_pylist(), before.to_pylist(), strict=True), start=1
+            zip(chosen.rows.to_pylist(), before.rows.to_pylist(), strict=True), start=1
         )
     ]
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("review-*.png"):
         old.unlink()
-    both = pa.concat_tables([before, chosen.select(before.column_names)])
+    both = Linked(linked.run, pa.concat_tables([before.rows, chosen.rows]).combine_chunks())
+    sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
+    reach = _REACH * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
     with closing(Scenes(linked.run.root, _FULL_PX)) as scenes:
-        pictures = _crops(scenes, both, progress)
+        pictures = _crops(both, scenes, np.tile(reach, 2), progress)
     sheets = []
     for start in range(0, len(rows), PER_SHEET):
         shown = range(start, min(start + PER_SHEET, len(rows)))
@@ -137,26 +140,29 @@ def _keep_verdicts(table: Path) -> None:
         raise InputError(f"{table} holds {given} verdicts; give another --out, or move it away")
 
 
-def _before(rows: pa.Table, links: pa.Table) -> pa.Table:
+def _before(linked: Linked, links: Linked) -> Linked:
     """The rows that the links continue, in the order of the links."""
-    places = pc.index_in(links["previous_detection_id"], rows["detection_id"].combine_chunks())
-    return rows.take(places).select(["image", "frame", "x1", "y1", "x2", "y2"]).combine_chunks()
+    ids = linked.rows["detection_id"].combine_chunks()
+    places = pc.index_in(links.rows["previous_detection_id"], ids)
+    return Linked(linked.run, linked.rows.take(places).combine_chunks())
 
 
-def _crops(scenes: Scenes, rows: pa.Table, progress: Progress) -> list[Image.Image | None]:
-    """A crop of each row, None where its image is gone; each image is read once."""
-    found: list[Image.Image | None] = [None] * rows.num_rows
-    order = pc.sort_indices(rows, [("image", "ascending")]).to_pylist()
+def _crops(
+    linked: Linked, scenes: Scenes, reach: Floats, progress: Progress
+) -> list[Image.Image | None]:
+    """A crop of each row, ``reach`` pixels wide, None where its image is gone; images in order."""
+    found: list[Image.Image | None] = [None] * len(reach)
+    order = pc.sort_indices(linked.rows, [("sequence", "ascending"), ("frame", "ascending")])
+    images = linked.rows["image"].to_pylist()
     name, read = None, None
-    for done, place in enumerate(order, start=1):
-        row: dict[str, Any] = rows.slice(place, 1).to_pylist()[0]
-        if row["image"] != name:
-            name, read = row["image"], scenes.read(row["image"])
+    for done, place in enumerate(order.to_pylist(), start=1):
+        if images[place] != name:
+            name, read = images[place], scenes.read(images[place])
         if read is not None:
-            box = [row[side] for side in ("x1", "y1", "x2", "y2")]
-            region = None if None in box else box
-            found[place] = thumbnail(read[0], region, side_px=_CROP_PX, around=_AROUND)
-        progress(done, rows.num_rows)
+            found[place] = surroundings(
+                read[0], linked.boxes[place].tolist(), reach=float(reach[place]), side_px=_CROP_PX
+            )
+        progress(done, len(reach))
     return found
 
 

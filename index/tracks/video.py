@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from PIL import Image
 
 from cluster.errors import InputError
@@ -122,17 +123,18 @@ def film_run(
 
 def _natural_fps(linked: Linked) -> float:
     """How fast the run's frames were filmed; photos are no film."""
-    name = parse_frame(linked.rows["image"][0].as_py())
-    if name is None or name.clip is not None:
+    names = [parse_frame(image) for image in pc.unique(linked.rows["image"]).to_pylist()]
+    if names[0] is None or names[0].clip is not None:  # a file of tensors does not say
         return FPS_OF_IMAGES
     from pipelines.images import ImageError
     from pipelines.video.container import examine
 
     try:
-        rate = examine(linked.run.image_path(name.file)).fps
+        rate = examine(linked.run.image_path(names[0].file)).fps
     except ImageError:
         rate = None
-    return max(1.0, rate / frame_step(linked.frames)) if rate else FPS_OF_IMAGES
+    step = frame_step(np.array([name.frame for name in names if name is not None]))
+    return max(1.0, rate / step) if rate else FPS_OF_IMAGES
 
 
 def _tracks(linked: Linked) -> list[_Track]:

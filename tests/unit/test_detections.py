@@ -45,6 +45,24 @@ def test_time_comes_from_the_name_and_orders_frames() -> None:
     assert timestamp_in_name("12345678901234567.jpg") is None
 
 
+def test_frames_of_a_clip_keep_their_numbers() -> None:
+    """In the order of text frame 10 would come before frame 2, and every sample would be 1 apart."""
+    names = ["a.mp4#frame=10", "a.mp4#frame=2", "a.mp4#frame=2", "a.mp4#frame=100"]
+    table = complete(pa.table({"image": names, "x1": [1, 2, 3, 4]}), where="t")
+    found = zip(table["image"].to_pylist(), table["frame"].to_pylist(), strict=True)
+    assert list(found) == [(names[0], 10), (names[1], 2), (names[1], 2), (names[3], 100)]
+    stored = complete(
+        pa.table({"image": ["a.pt#video=1&frame=9", "a.pt#video=1&frame=30"]}), where="t"
+    )
+    assert stored["frame"].to_pylist() == [9, 30]
+
+
+def test_frames_of_two_clips_in_one_sequence_are_numbered_by_clip_and_number() -> None:
+    names = ["b.mp4#frame=0", "a.mp4#frame=10", "a.mp4#frame=9", "c.jpg", "cam/x.mp4#frame=7"]
+    table = complete(pa.table({"image": names}), where="t")
+    assert table["frame"].to_pylist() == [2, 1, 0, 3, 7]
+
+
 def test_sequences_never_show_where_the_disk_is() -> None:
     names = ["/srv/data/cam1/a.jpg", "/srv/data/cam2/night/b.jpg", "c.jpg"]
     table = complete(pa.table({"image": names}), where="t", folder="photos")

@@ -6,17 +6,21 @@ import csv
 import hashlib
 import subprocess
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from api import demo
 from cluster.errors import InputError, WorkError
-from index.pictures.images import crops, median_image, open_upright, spread, thumbnail
+from index.pictures import encode as encode_module
+from index.pictures.frames import Shown, annotate
+from index.pictures.images import crops, median_image, open_upright, spread, surroundings
 from index.pictures.sheet import Tile, neighbour_sheet
-from index.pictures.style import EIGHT, GREY, OTHER, SAME, colours
+from index.pictures.style import BLANK, EIGHT, GREY, OTHER, SAME, colours
 from index.pictures.tracks import draw_tracks
 
 
@@ -130,13 +134,64 @@ def test_spread_takes_first_and_last() -> None:
     assert spread(1, 5) == [0]
 
 
-def test_a_thumbnail_shows_what_stands_around_its_box() -> None:
-    pixels = np.zeros((40, 60, 3), np.uint8)
-    pixels[10:30, 20:40] = 255
-    alone = thumbnail(Image.fromarray(pixels), (20, 10, 40, 30), side_px=20)
-    assert (np.asarray(alone) == 255).all()
-    wider = thumbnail(Image.fromarray(pixels), (20, 10, 40, 30), side_px=40, around=0.5)
-    assert np.asarray(wider)[..., 0].mean() == pytest.approx(255 / 4, abs=8)
+def test_surroundings_of_two_boxes_are_in_scale() -> None:
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[40:60, 40:60] = pixels[0:10, 0:10] = 255
+    scene = Image.fromarray(pixels)
+    large, small = (
+        np.asarray(surroundings(scene, box, reach=40, side_px=80))
+        for box in ((40, 40, 60, 60), (0, 0, 10, 10))
+    )
+    assert large.shape == small.shape == (80, 80, 3)
+    assert (large > 250).all(axis=2).mean() == pytest.approx(0.25, abs=0.04)
+    assert (small > 250).all(axis=2).mean() == pytest.approx(0.0625, abs=0.02)
+    assert (small[:25] == BLANK).all()  # above the image
+    assert (large[20, 21:59] != large[30, 30]).any()  # the outline
+
+
+@pytest.mark.parametrize("codecs", [("libx264", "mpeg4"), ("no_such_codec", "mpeg4")])
+def test_a_video_is_written_with_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codecs: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(encode_module, "_CODECS", codecs)
+    wrote: list[int] = []
+    greys = (Image.new("RGB", (64, 48), (grey,) * 3) for grey in (40, 120, 200))
+    codec, size = encode_module.encode(tmp_path / "a.mp4", greys, Fraction(5, 2), wrote.append)
+    assert codec == ("mpeg4" if codecs[0] == "no_such_codec" else "libx264")
+    assert (size, wrote) == ((64, 48), [1, 2, 3])
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == Fraction(5, 2)
+        assert stream.pix_fmt == "yuv420p"
+        shown = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(stream)]
+    assert shown == pytest.approx([40, 120, 200], abs=3)
+
+
+def test_a_video_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    images = iter([Image.new("RGB", (64, 48))])
+    with pytest.raises(WorkError, match=r"a\.mp4 cannot be written: ") as refused:
+        encode_module.encode(tmp_path / "gone" / "a.mp4", images, Fraction(5), lambda _: None)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_annotated_frame_tells_found_from_lost() -> None:
+    def shown(*, here: bool) -> np.ndarray:
+        image = Image.new("RGB", (200, 100), "white")
+        tail = np.array([[20.0, 50], [60, 50], [100, 50]])
+        one = Shown(
+            "7", EIGHT[1], np.array([80.0, 30, 120, 70]), here, tail, np.array([False, True])
+        )
+        annotate(image, [one], "frame 3")
+        return np.asarray(image)
+
+    found, lost = shown(here=True), shown(here=False)
+    edge = slice(81, 119)
+    assert (found[70, edge] == EIGHT[1]).all()
+    assert 0 < (lost[70, edge] == EIGHT[1]).all(axis=1).sum() < 30  # dashed
+    strong = (found[50, :, 0] < 250) & (found[50, :, 2] > 150)
+    assert strong[22:58].all()  # a line
+    assert 0 < strong[62:79].sum() < 17  # dots
+    assert (found[85:] != 255).any()  # the caption
 
 
 def make_clip(path: Path, frames: int = 30) -> None:

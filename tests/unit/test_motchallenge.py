@@ -1,0 +1,91 @@
+"""MOTChallenge files: reading a truth, refusing what is none, writing results, naming files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import InputError
+from index.tracks.motchallenge import file_names, read_truth, result_lines
+from index.tracks.scores import Tracked
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "gt.txt"
+    file.write_text(text)
+    return file
+
+
+def test_a_truth(tmp_path: Path) -> None:
+    text = "2,7,10.5,20,30,40.25,1,1,0.9\n1,7,10,20,30,40,1,1,1\n\n1,3,0,0,5,5,0,2,1\n"
+    truth, left_out = read_truth(written(tmp_path, text))
+    assert truth.frames.tolist() == [2, 1]
+    assert truth.ids.tolist() == [7, 7]
+    assert truth.boxes.tolist() == [[10.5, 20, 40.5, 60.25], [10, 20, 40, 60]]
+    assert left_out == 1
+
+
+def test_six_columns_and_spaces_are_enough(tmp_path: Path) -> None:
+    truth, left_out = read_truth(written(tmp_path, " 1, 2, 3, 4, 5, 6\r\n"))
+    assert (truth.frames[0], truth.ids[0], truth.boxes[0].tolist()) == (1, 2, [3, 4, 8, 10])
+    assert left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no boxes; give a MOTChallenge gt.txt"),
+        ("1,1,0,0,5,5,0\n", r"has no boxes \(1 lines are marked not to be judged\)"),
+        ("1,1,0,0,5\n", "line 1: '1,1,0,0,5' is not frame,id,left,top,width,height"),
+        ("frame,id,x,y,w,h\n", "line 1: 'frame,id,x,y,w,h' is not frame,id"),
+        ("1,1,0,0,5,5\n1.5,1,0,0,5,5\n", "line 2: '1.5,1,0,0,5,5' is not frame,id"),
+        ("1,1,0,0,nan,5\n", "line 1: '1,1,0,0,nan,5' is not frame,id"),
+        ("1,1,0,0,5,0\n", "line 1: a box 5 wide and 0 high; both must be above 0"),
+        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "line 3: id 1 stands in frame 1 already, in"),
+        ("\x00\xff\x00", "is not frame,id|is no text|no boxes"),
+    ],
+)
+def test_what_is_no_truth(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        read_truth(written(tmp_path, text))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_truth_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_truth(tmp_path / "gone.txt")
+    (tmp_path / "clip.mp4").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match=r"clip\.mp4"):
+        read_truth(tmp_path / "clip.mp4")
+
+
+def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 500, (30, 2)).round(2)
+    boxes = np.column_stack([corner, corner + random.uniform(1, 80, (30, 2)).round(2)])
+    given = Tracked(np.repeat(np.arange(10), 3), np.tile([4, 2, 9], 10), boxes)
+    again, left_out = read_truth(written(tmp_path, result_lines(given)))
+    order = np.lexsort([given.ids, given.frames])
+    assert left_out == 0
+    assert again.frames.tolist() == given.frames[order].tolist()
+    assert again.ids.tolist() == given.ids[order].tolist()
+    np.testing.assert_allclose(again.boxes, given.boxes[order], atol=1e-9)
+
+
+def test_names_of_files() -> None:
+    names = file_names(["night 1", "a/b", ".", "..", "", "Ä", "x" * 400, "x" * 401, "a%2Fb"])
+    assert names["night 1"] == "night 1"
+    assert names["a/b"] == "a%2Fb"
+    assert names["."] == "%2E"
+    assert names[".."] == "%2E."
+    assert names["a%2Fb"] == "a%252Fb"
+    assert len(set(names.values())) == len(names)
+    assert all(len(f"{name}.txt") < 250 and "/" not in name and name for name in names.values())
+
+
+def test_names_that_differ_in_case_alone_are_kept_apart() -> None:
+    names = file_names(["Cam", "cam", "CAM", "cam~2"])
+    assert len({name.casefold() for name in names.values()}) == 4
+    assert names["CAM"] == "CAM"

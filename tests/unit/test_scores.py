@@ -1,0 +1,140 @@
+"""Scores of small cases, worked out by hand from the definitions of HOTA, IDF1 and CLEAR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from cluster.errors import InputError
+from index.tracks import scores as module
+from index.tracks.linked import unclaimed
+from index.tracks.scores import Scores, Tracked, evaluate, evaluate_together
+
+FAR = 100.0  # between individuals: their boxes never touch
+
+
+def tracked(*individuals: Sequence[int | None]) -> Tracked:
+    """Still individuals; each is the id it has in frame 0, 1, …, None where it is not there."""
+    rows = [
+        (frame, number, FAR * place)
+        for place, ids in enumerate(individuals)
+        for frame, number in enumerate(ids)
+        if number is not None
+    ]
+    table = np.array(rows)
+    corner = np.column_stack([table[:, 2], np.zeros(len(rows))])
+    return Tracked(
+        table[:, 0].astype(np.int64),
+        table[:, 1].astype(np.int64),
+        np.column_stack([corner, corner + 10]),
+    )
+
+
+TWO = tracked([1] * 4, [2] * 4)
+
+
+def shares(scores: Scores) -> tuple[float, ...]:
+    return scores.hota, scores.det_a, scores.ass_a, scores.idf1, scores.mota
+
+
+def test_a_perfect_answer() -> None:
+    scores = evaluate(TWO, tracked([8] * 4, [7] * 4))
+    assert shares(scores) == pytest.approx((1, 1, 1, 1, 1))
+    assert (scores.switches, scores.fragmentations, scores.missed, scores.false) == (0, 0, 0, 0)
+    assert (scores.frames, scores.truth_boxes, scores.boxes) == (4, 8, 8)
+    assert (scores.truth_tracks, scores.tracks) == (2, 2)
+
+
+def test_one_switch() -> None:
+    """Of each of four boxes, half the association is right: AssA 2 / (2 + 2 + 0)."""
+    scores = evaluate(tracked([1] * 4), tracked([5, 5, 6, 6]))
+    assert shares(scores) == pytest.approx((sqrt(0.5), 1, 0.5, 0.5, 0.75))
+    assert (scores.switches, scores.fragmentations, scores.tracks) == (1, 0, 2)
+
+
+def test_two_that_change_places() -> None:
+    """AssA 2 / (2 + 2 + 2); both are switched."""
+    scores = evaluate(TWO, tracked([5, 5, 6, 6], [6, 6, 5, 5]))
+    assert shares(scores) == pytest.approx((sqrt(1 / 3), 1, 1 / 3, 0.5, 0.75))
+    assert scores.switches == 2
+
+
+def test_one_missed_box() -> None:
+    """Seven of eight found; three of them share a track that lacks a quarter of its individual."""
+    scores = evaluate(TWO, tracked([5, 5, None, 5], [6] * 4))
+    ass_a = (3 * 0.75 + 4) / 7
+    assert shares(scores) == pytest.approx((sqrt(7 / 8 * ass_a), 7 / 8, ass_a, 14 / 15, 7 / 8))
+    assert (scores.missed, scores.false, scores.fragmentations, scores.switches) == (1, 0, 1, 0)
+
+
+def test_one_false_box() -> None:
+    scores = evaluate(tracked([1] * 4), tracked([5] * 4, [6, None, None, None]))
+    assert shares(scores) == pytest.approx((sqrt(0.8), 0.8, 1, 8 / 9, 0.75))
+    assert (scores.missed, scores.false) == (0, 1)
+
+
+def test_boxes_that_lie_a_little_off() -> None:
+    """IoU 0.62 counts at 12 of HOTA's 19 thresholds, and at the 0.5 of the others."""
+    truth = tracked([1] * 4)
+    found = Tracked(truth.frames, truth.ids, truth.boxes * [1, 1, 1, 0.62])
+    assert shares(evaluate(truth, found)) == pytest.approx((12 / 19, 12 / 19, 12 / 19, 1, 1))
+
+
+def test_nothing_found() -> None:
+    nothing = Tracked(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)))
+    scores = evaluate(TWO, nothing)
+    assert shares(scores) == (0, 0, 0, 0, 0)
+    assert (scores.missed, scores.tracks, scores.truth_tracks) == (8, 0, 2)
+
+
+def test_the_order_of_rows_is_nothing() -> None:
+    found = tracked([5, 5, 6, 6], [7, 7, 7, None])
+    order = np.random.default_rng(0).permutation(len(found.ids))
+    shuffled = Tracked(found.frames[order], found.ids[order], found.boxes[order])
+    assert evaluate(TWO, shuffled) == evaluate(TWO, found)
+
+
+def test_sequences_together_add_up() -> None:
+    """Counts are added, so the longer one weighs more; ids of two sequences are not the same."""
+    one, other = tracked([1] * 4), tracked([1] * 8)
+    each, together = evaluate_together([(one, tracked([5, 5, 6, 6])), (other, tracked([5] * 8))])
+    assert [scores.mota for scores in each] == pytest.approx([0.75, 1])
+    assert together.mota == pytest.approx(1 - 1 / 12)
+    assert together.idf1 == pytest.approx(10 / 12)
+    assert together.ass_a == pytest.approx((4 * 0.5 + 8 * 1) / 12)
+    assert (together.frames, together.truth_tracks, together.tracks) == (12, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "says"),
+    [
+        (TWO.at(np.array([9])), TWO, "truth has no boxes"),
+        (Tracked(TWO.frames, np.ones(8, np.int64), TWO.boxes), TWO, "truth: id 1 stands twice"),
+        (TWO, Tracked(TWO.frames, np.ones(8, np.int64), TWO.boxes), "found: id 1 stands twice"),
+        (TWO, Tracked(TWO.frames, TWO.ids, TWO.boxes * np.nan), "found: boxes must be finite"),
+    ],
+)
+def test_what_cannot_be_judged(truth: Tracked, found: Tracked, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        evaluate(truth, found)
+
+
+def test_without_the_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(module, "import_module", broken)
+    with pytest.raises(InputError, match=r"libGL\.so\.1.*pip install 'onepass\[tracks\]'"):
+        evaluate(TWO, TWO)
+
+
+def test_a_track_claimed_twice_keeps_the_cheaper_claim() -> None:
+    frames = np.array([0, 1, 1, 2, 2, 2])
+    tracks = np.array([0, 0, 0, 0, 0, 1])
+    cost = np.array([np.nan, 0.9, 0.1, 0.2, 0.3, 0.0])
+    assert unclaimed(frames, tracks, cost).tolist() == [0, 2, 0, 0, 2, 1]
+    assert unclaimed(frames[:2], tracks[:2], cost[:2]).tolist() == [0, 0]
+    assert unclaimed(frames[:0], tracks[:0], cost[:0]).tolist() == []
