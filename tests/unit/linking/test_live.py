@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,7 @@ from index.linking.linker import Links, link
 from index.linking.options import PRESETS, LinkOptions
 from index.live.session import IDLE_DAYS, Frame, LiveLinker
 from index.live.store import KEPT_ANSWERS, LinkStore
-from tests.unit.linking.scenes import SQUARE, crowd
-
-NOON = datetime(2024, 6, 1, 12)
-
+from tests.unit.linking.scenes import NOON, SQUARE, crowd, frames_of
 
 _opened: list[LinkStore] = []
 
@@ -60,26 +57,6 @@ def ask(linker: LiveLinker, frame: Frame, request: str, fingerprint: str = "mode
         frame, request_id=request, digest=request.encode(), fingerprint=fingerprint
     )
     return json.loads(answer.body)
-
-
-def frames_of(scene: tuple[np.ndarray, ...], seconds: bool = False) -> list[Frame]:
-    numbers, boxes, vectors, _ = scene
-    made = []
-    for number in range(int(numbers.max()) + 1):
-        rows = np.flatnonzero(numbers == number)
-        made.append(
-            Frame(
-                sequence="deep/er",
-                number=number,
-                taken=NOON + timedelta(seconds=number) if seconds else None,
-                diagonal_px=1000.0,
-                ids=[f"d{row}" for row in rows],
-                boxes=boxes[rows],
-                vectors=vectors[rows],
-                scores=(rows % 5) / 5,
-            )
-        )
-    return made
 
 
 def same(answers: list[Any], whole: Links) -> None:
