@@ -17,6 +17,9 @@ from pathlib import Path
 from cluster.errors import LinkStateError
 
 FORMAT = 1
+LINK_STATE = Path("live", "links.sqlite3")
+"""Where the file stands in an index folder, if it is put nowhere else."""
+
 KEPT_ANSWERS = 256
 """Answers of a sequence that are remembered; a request repeated later than that is a new one."""
 
@@ -121,11 +124,11 @@ class LinkStore:
     """The file; safe to share between threads, one of which has its turn at a time.
 
     It is made with the first frame, and opened when first asked for: a server that links nothing
-    needs no disk to write to.
+    needs no disk to write to. With None for a file every turn is refused.
     """
 
-    def __init__(self, file: Path, *, wait_seconds: float = WAIT_SECONDS) -> None:
-        self.file = file
+    def __init__(self, file: Path | None, *, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._file = file
         self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -162,6 +165,20 @@ class LinkStore:
         """Give the file back; the next turn opens it again."""
         with self._lock:
             self._close()
+
+    @property
+    def file(self) -> Path:
+        """The file.
+
+        Raises:
+            LinkStateError: there is none.
+        """
+        if self._file is None:
+            raise LinkStateError(
+                "this server keeps no state of live linking, because its replicas may stand on "
+                "several machines; where all are on one, start it with --link-state FILE there"
+            )
+        return self._file
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
