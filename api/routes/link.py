@@ -36,7 +36,7 @@ T = TypeVar("T")
 async def link(request: Request, asked: LinkRequest) -> Response:
     """Send frames of a sequence in their order, and one again whose answer did not arrive.
 
-    Of a sequence's last 256 requests the answers are kept. Frames of one sequence are linked one
+    Of a sequence's last 32 requests the answers are kept. Frames of one sequence are linked one
     after the other, and what is known of it outlives the server. Tracks are closed when nothing
     came for 30 days, and all at once where the server's link options or its model are no longer
     those they were made with: then `restarted` says so, and numbers of tracks are counted on.

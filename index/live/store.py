@@ -20,7 +20,7 @@ FORMAT = 1
 LINK_STATE = Path("live", "links.sqlite3")
 """Where the file stands in an index folder, if it is put nowhere else."""
 
-KEPT_ANSWERS = 256
+KEPT_ANSWERS = 32
 """Answers of a sequence that are remembered; a request repeated later than that is a new one."""
 
 WAIT_SECONDS = 10.0  # for another process to end its frame, which takes milliseconds
@@ -185,7 +185,7 @@ class LinkStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            said = error.strerror if isinstance(error, OSError) else str(error)
+            said = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
             raise LinkStateError(
                 f"the state of live linking in {self.file} cannot be used: {said}; look at the "
                 "disk and its permissions, or start the server with --link-state FILE elsewhere"

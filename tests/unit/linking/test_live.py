@@ -287,6 +287,26 @@ def test_one_that_holds_the_file_too_long_is_an_error(tmp_path: Path) -> None:
     assert ask(waits, still(1), "b")["detections"][0]["position"] == 1
 
 
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    linker = live(tmp_path / "s")
+    ask(linker, still(0), "a")
+    connection = linker.store._connection
+    assert connection is not None
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(
+        f"PRAGMA max_page_count = {pages}"
+    )  # SQLite's words are those of a full disk
+    wide = still(1, count=4, vectors=np.ones((4, 4000), np.float32))
+    with pytest.raises(LinkStateError, match="full"):
+        ask(linker, wide, "b", "wider")
+    state = linker.state("cam")
+    assert state is not None
+    assert (state.head.frame, state.head.rows) == (0, 1)
+    connection.execute("PRAGMA max_page_count = 100000")
+    assert ask(linker, still(1), "c")["detections"][0]["position"] == 1
+    assert linker.answered("cam", "b", b"b") is None
+
+
 def test_a_removed_file_begins_anew(tmp_path: Path) -> None:
     linker = live(tmp_path / "s")
     assert linker.state("cam") is None
