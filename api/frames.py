@@ -73,8 +73,8 @@ def _sent(asked: LinkRequest, dim: int) -> Vectors:
                 "invalid_vector",
                 f"{at}the vector has {len(vector)} numbers, this index has {dim}",
             )
-        vectors[number] = usable(vector, at)
-    return vectors
+        vectors[number] = vector
+    return usable(vectors, each="detection")
 
 
 def _made(
@@ -96,8 +96,9 @@ def _made(
         found = held.embed_crops(crops, max_pixels=max_pixels)
     vectors = np.empty((len(found), held.snapshot.manifest.dim), np.float32)
     for number, one in enumerate(found):
-        vectors[number] = usable(one.embedding, f"detection {number}: ")
-    return vectors, [{"label": one.label, "label_score": one.score} for one in found], size
+        vectors[number] = one.embedding
+    more: _More = [{"label": one.label, "label_score": one.score} for one in found]
+    return usable(vectors, each="detection"), more, size
 
 
 def _bytes(text: str, what: str) -> bytes:
