@@ -23,12 +23,15 @@ from api import errors, keys
 from api.batching import Batcher
 from api.keys import KeyCheck
 from api.limits import BodyLimit, Limits
+from api.line import Line
 from api.metrics import Metrics
 from api.observe import Observe
-from api.routes import browse, detections, health, index, page, search, tracks
+from api.routes import browse, detections, health, index, link, page, search, tracks
 from api.service import Service
-from api.uploads import Uploads
 from cluster.errors import OnepassError
+from index.linking.options import PRESETS, LinkOptions
+from index.live.session import LiveLinker
+from index.live.store import LINK_STATE, LinkStore
 from index.snapshot import Snapshot
 
 logger = logging.getLogger("onepass.api")
@@ -37,6 +40,7 @@ _TAGS = [
     {"name": "search", "description": "Nearest detections to a detection, a vector or an image."},
     {"name": "detections", "description": "One detection, its neighbours, its pixels."},
     {"name": "tracks", "description": "Detections of one individual, in order."},
+    {"name": "link", "description": "Cameras that are filming: tracks as they grow."},
     {"name": "index", "description": "What is being served."},
     {"name": "health", "description": "For probes and load balancers; they need no key."},
 ]
@@ -52,6 +56,8 @@ def create_app(
     limits: Limits | None = None,
     api_keys: frozenset[bytes] | None = None,
     micro_batching: bool = True,
+    link_state: Path | None = LINK_STATE,
+    link_options: LinkOptions | None = None,
     open_snapshot: Callable[[Path], Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = _log_failure,
 ) -> FastAPI:
@@ -63,17 +69,31 @@ def create_app(
         limits: bounds of requests and queues.
         api_keys: one of these is asked for under /v1; None asks for none.
         micro_batching: False answers each search by itself, for comparison.
+        link_state: file that keeps the open tracks of live cameras, in the index folder where it
+            is not absolute; None keeps none, and links none.
+        link_options: how their frames are linked; default ``PRESETS["default"]``.
         open_snapshot: opens the current version of an index folder.
         on_failure: called if the index cannot be opened; the application goes on answering
             503, so the caller decides whether to end it.
     """
     limits = limits or Limits()
     metrics = Metrics()
+    live = LiveLinker(
+        LinkStore(folder / link_state if link_state else None), link_options or PRESETS["default"]
+    )
     service = Service(folder, metrics=metrics, on_failure=on_failure, open_snapshot=open_snapshot)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.uploads = Uploads(limits=limits, metrics=metrics)
+        app.state.uploads = Line(
+            limits.waiting_uploads,
+            "images wait for the model",
+            reason="uploads",
+            metrics=metrics,
+        )
+        app.state.frames = Line(
+            limits.waiting_frames, "frames wait to be linked", reason="frames", metrics=metrics
+        )
         app.state.crop_turn = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
         batcher = app.state.batcher = Batcher(
             service.holdings, limits=limits, metrics=metrics, together=micro_batching
@@ -85,6 +105,7 @@ def create_app(
         with contextlib.suppress(asyncio.CancelledError):
             await watching
         await anyio.to_thread.run_sync(batcher.close)
+        await anyio.to_thread.run_sync(live.store.close)
         service.close()
 
     app = FastAPI(
@@ -98,6 +119,7 @@ def create_app(
     app.state.service = service
     app.state.limits = limits
     app.state.metrics = metrics
+    app.state.live = live
     # The last one added sees a request first.
     app.add_middleware(BodyLimit, max_bytes=limits.body_bytes, metrics=metrics)
     if api_keys is not None:
@@ -112,6 +134,8 @@ def create_app(
         detections.router,
         search.router,
         tracks.router,
+        link.direct,
+        link.router,
         index.router,
         health.router,
         page.router,

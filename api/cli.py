@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,20 @@ def serve(
         bool | None,
         typer.Option(help="Log lines as JSON; by default where stderr is no terminal."),
     ] = None,
+    link_state: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps the open tracks of live cameras, on a disk of this machine; "
+            "by default INDEX/live/links.sqlite3."
+        ),
+    ] = None,
+    link_preset: Annotated[
+        Literal["default", "ami", "antenna"],
+        typer.Option(help="How frames of live cameras are linked; as onepass link --preset."),
+    ] = "default",
+    link_options: Annotated[
+        Path | None, typer.Option(help="The same from a file, as onepass link --options.")
+    ] = None,
     ray: Annotated[
         bool,
         typer.Option(
@@ -42,13 +56,27 @@ def serve(
         str | None, typer.Option(help="With --ray: a cluster to join; it sees the index too.")
     ] = None,
 ) -> None:
-    """Serve search, neighbours, crops and tracks over HTTP; documentation at /docs.
+    """Serve search, neighbours, crops, tracks and live linking over HTTP; documentation at /docs.
 
     Example: onepass serve photos.index --port 8000
     """
     if not ray and (replicas or address):
         given = f"--replicas {replicas}" if replicas else f"--address {address}"
         raise InputError(f"{given} needs --ray; without it one process serves, and Ray is not used")
+    from index.link_cli import read_options
+    from index.linking.options import PRESETS
+    from index.live.store import LINK_STATE
+
+    if link_options is not None and link_preset != "default":
+        raise InputError(
+            f"--link-options {link_options} and --link-preset {link_preset}: give one of them"
+        )
+    linking = (
+        PRESETS[link_preset]
+        if link_options is None
+        else read_options(link_options, "--link-options")
+    )
+    state = LINK_STATE if link_state is None else link_state.absolute()
     # FAISS's threads would spin for work between two searches, on cores that answer requests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ray:
@@ -62,11 +90,21 @@ def serve(
             address=address,
             api_key_file=api_key_file,
             log_json=log_json,
+            link_state=state,
+            link_options=linking,
         )
         return
     from api.server import serve as run_server
 
-    run_server(index, host=host, port=port, api_key_file=api_key_file, log_json=log_json)
+    run_server(
+        index,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        log_json=log_json,
+        link_state=state,
+        link_options=linking,
+    )
 
 
 @app.command()

@@ -29,6 +29,7 @@ from api.schemas import (
     TrackDetail,
     TrackList,
 )
+from api.schemas_link import LinkAnswer, OpenSequence
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Vector = NDArray[np.floating]
@@ -111,6 +112,55 @@ class Client:
         """A track and its detections; ``run`` where two runs have a track of one id."""
         return self._get(f"/v1/tracks/{quote(track_id, safe='')}", TrackDetail, run=run)
 
+    def link(
+        self,
+        sequence: str,
+        boxes: Sequence[Sequence[float]] | Vector,
+        *,
+        request_id: str,
+        vectors: Vector | None = None,
+        crops: Sequence[bytes] | None = None,
+        image: bytes | None = None,
+        size: tuple[int, int] | None = None,
+        ids: Sequence[str] | None = None,
+        scores: Sequence[float] | None = None,
+        **more: Any,
+    ) -> LinkAnswer:
+        """Link a new frame; send it again, unchanged, if no answer came.
+
+        Args:
+            sequence: camera and session.
+            boxes: of the N detections, ``[N, 4]`` as x1, y1, x2, y2 in pixels; N may be 0.
+            request_id: names this frame within its sequence.
+            vectors, crops, image: one of them: raw embeddings ``[N, D]``, N encoded images, or
+                the whole frame, encoded.
+            size: width and height of the frame in pixels; not with ``image``.
+            ids: names of the detections.
+            scores: of the detector.
+            more: frame, frame_step, timestamp (ISO 8601).
+        """
+        columns: dict[str, Sequence[Any] | None] = {
+            "box": [[float(side) for side in box] for box in boxes],
+            "vector": None if vectors is None else [_text(vector) for vector in vectors],
+            "image": None if crops is None else [_base64(crop) for crop in crops],
+            "detection_id": ids,
+            "score": scores,
+        }
+        given = {name: column for name, column in columns.items() if column is not None}
+        body: dict[str, Any] = {"sequence": sequence, "request_id": request_id, **more}
+        body["detections"] = [
+            dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)
+        ]
+        if image is not None:
+            body["image"] = _base64(image)
+        if size is not None:
+            body["image_width"], body["image_height"] = size
+        return self._post("/v1/link", LinkAnswer, body)
+
+    def open_tracks(self, sequence: str) -> OpenSequence:
+        """Where a sequence stands: its last frame and the tracks that may go on."""
+        return self._get("/v1/link", OpenSequence, sequence=sequence)
+
     def index(self) -> IndexSummary:
         """What is being served."""
         return self._get("/v1/index", IndexSummary)
@@ -142,7 +192,11 @@ def _query(query: str | Vector) -> dict[str, str]:
 
 
 def _text(vectors: Vector) -> str:
-    return base64.b64encode(np.ascontiguousarray(vectors, "<f4").tobytes()).decode()
+    return _base64(np.ascontiguousarray(vectors, "<f4").tobytes())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _path(detection_id: str) -> str:

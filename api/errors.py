@@ -24,6 +24,7 @@ _MEANINGS = {
     400: "The body cannot be read as what its content type says.",
     401: "No API key, or one that this server does not know.",
     404: "There is no such thing here.",
+    409: "It clashes with a request that came before it; the message says how.",
     413: "The body is over the server's limit.",
     422: "The request does not fit; the message says where.",
     429: "Too much is waiting; ask again after Retry-After seconds.",

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import ApiError, error_response
 from api.metrics import Metrics
 from api.schemas import MAX_BATCH, MAX_IDS, MAX_K
+from api.schemas_link import MAX_DETECTIONS
 from cluster.errors import InputError
 
 
@@ -21,7 +22,7 @@ from cluster.errors import InputError
 class Limits:
     """Bounds of one server; every one is an upper bound and at least 1.
 
-    ``k``, ``batch`` and ``ids`` may be set below what the OpenAPI document promises, not above.
+    ``k``, ``batch``, ``ids`` and ``detections`` may be set below what the OpenAPI document promises, not above.
 
     Attributes:
         body_bytes: a request's body.
@@ -32,7 +33,9 @@ class Limits:
         hits: queries times k of one request; bounds its answer to some megabytes.
         numbers: values of all vectors in one answer with ``include_features``.
         waiting_queries: queries that wait for the index; beyond it 429.
+        detections: of one frame that is linked.
         waiting_uploads: images that wait for the model, the one under way included.
+        waiting_frames: frames that wait to be linked, the one under way included.
     """
 
     body_bytes: int = 20_000_000
@@ -43,10 +46,17 @@ class Limits:
     hits: int = 50_000
     numbers: int = 5_000_000
     waiting_queries: int = 2048
+    detections: int = MAX_DETECTIONS
     waiting_uploads: int = 8
+    waiting_frames: int = 64
 
     def __post_init__(self) -> None:
-        most = {"k": MAX_K, "batch": MAX_BATCH, "ids": MAX_IDS}
+        most = {
+            "k": MAX_K,
+            "batch": MAX_BATCH,
+            "ids": MAX_IDS,
+            "detections": MAX_DETECTIONS,
+        }
         for field in fields(self):
             value, top = getattr(self, field.name), most.get(field.name)
             if value < 1 or (top is not None and value > top):
@@ -62,6 +72,11 @@ class Limits:
         """Refuse longer lists of detections than this server looks through."""
         if ids is not None and len(ids) > self.ids:
             raise _over(f"ids names {len(ids)} detections; this server takes up to {self.ids}")
+
+    def check_detections(self, count: int) -> None:
+        """Refuse a frame with more detections than this server links."""
+        if count > self.detections:
+            raise _over(f"{count} detections in a frame; this server links up to {self.detections}")
 
     def check_size(self, queries: int, k: int, dim: int, *, include_features: bool) -> None:
         """Refuse an answer too large to be made in memory."""

@@ -39,7 +39,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("queue", "uploads", "body", "key"):
+        for reason in ("queue", "uploads", "frames", "body", "key"):
             self._rejected.labels(reason)  # 0 from the start, so that an alert can see it rise
         self.queue_depth = Gauge(
             "onepass_queue_depth", "Queries waiting for the index.", registry=registry
@@ -48,6 +48,12 @@ class Metrics:
             "onepass_batch_size",
             "Queries that the index answered together.",
             buckets=_QUERIES,
+            registry=registry,
+        )
+        self._linked = Counter(
+            "onepass_linked_detections",
+            "Detections of live frames, by what became of them.",
+            ["as"],
             registry=registry,
         )
         self._snapshot = Info("onepass_snapshot", "The snapshot being served.", registry=registry)
@@ -66,6 +72,11 @@ class Metrics:
         if child is None:  # labels() costs as much as the observation itself
             child = self._children[key] = self._latency.labels(method, route, str(status))
         child.observe(seconds)
+
+    def linked(self, continued: int, started: int, weak: int) -> None:
+        """One live frame is linked."""
+        for name, count in (("continued", continued), ("started", started), ("weak", weak)):
+            self._linked.labels(name).inc(count)
 
     def rejected(self, reason: str) -> None:
         """One request was turned away."""

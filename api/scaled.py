@@ -30,6 +30,8 @@ from api.shards import Shard, Shards
 from cluster.errors import ClusterError, StalledError, WorkError, first_line
 from cluster.session import cpus_each, session
 from index.layout import read_manifest
+from index.linking.options import LinkOptions
+from index.live.store import LINK_STATE
 
 NAME = "onepass"
 START_SECONDS = 180.0  # imports on a busy machine; nodes that must start first
@@ -50,9 +52,15 @@ class Replica:
     """
 
     def __init__(
-        self, index: Path, shards: list[str], keys: frozenset[bytes] | None, log_json: bool
+        self,
+        index: Path,
+        shards: list[str],
+        keys: frozenset[bytes] | None,
+        log_json: bool,
+        linking: tuple[Path | None, LinkOptions | None],
     ) -> None:
         configure(as_json=log_json)
+        self._link_state, self._link_options = linking
         self._index = index
         self._shards = shards
         self._keys = keys
@@ -61,7 +69,13 @@ class Replica:
         from ray import serve
 
         shards = Shards([serve.get_app_handle(name) for name in self._shards])
-        app = create_app(self._index, api_keys=self._keys, open_snapshot=shards.open_snapshot)
+        app = create_app(
+            self._index,
+            api_keys=self._keys,
+            link_state=self._link_state,
+            link_options=self._link_options,
+            open_snapshot=shards.open_snapshot,
+        )
         app.add_middleware(NamedOnce)
         return app
 
@@ -97,6 +111,8 @@ def serve_scaled(
     address: str | None = None,
     api_key_file: Path | None = None,
     log_json: bool | None = None,
+    link_state: Path = LINK_STATE,
+    link_options: LinkOptions | None = None,
 ) -> None:
     """Serve ``index`` on Ray until SIGINT or SIGTERM, then end what this call began.
 
@@ -108,6 +124,9 @@ def serve_scaled(
         address: a Ray cluster to join; None joins ``RAY_ADDRESS`` or starts Ray here.
         api_key_file: keys of which one is asked for under /v1; None asks for none.
         log_json: log lines as JSON; None: where stderr is no terminal.
+        link_state: as for ``create_app``, but that replicas share the file: where they are several
+            on a cluster that was joined, it must be named, and be on the one disk of them all.
+        link_options: as for ``create_app``.
 
     Raises:
         InputError: the index, the address, the keys or the cluster do not serve.
@@ -122,6 +141,7 @@ def serve_scaled(
     address = address or os.environ.get("RAY_ADDRESS")
     if not address:
         bind(host, port).close()  # a busy one is told now, and not by a proxy that starts for ever
+    state = None if link_state == LINK_STATE and address and replicas > 1 else link_state
     end = threading.Event()
     # Twice: Ray takes SIGTERM for itself when it starts.
     with ExitStack() as at_last, _told_to_end(end), session(address), _told_to_end(end):
@@ -143,7 +163,7 @@ def serve_scaled(
                     http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
                     logging_config=_QUIET,
                 )
-                _run(folder, shards, replicas, keys, as_json, end)
+                _run(folder, shards, replicas, keys, as_json, (state, link_options), end)
                 if not end.is_set():
                     logger.info(
                         "serving on http://%s:%d, segments searched by %d shards; Ray's logs "
@@ -210,6 +230,7 @@ def _run(
     replicas: int,
     keys: frozenset[bytes] | None,
     log_json: bool,
+    linking: tuple[Path | None, LinkOptions | None],
     end: threading.Event,
 ) -> None:
     """Start the shards, see them open the index, start the replicas, see them run."""
@@ -241,7 +262,8 @@ def _run(
     # What is damaged is said here and now: a replica could only log it.
     Shards([serve.get_app_handle(name) for name in names]).open_snapshot(folder)
     replica = serve.deployment(serve.ingress()(Replica), **common)
-    _start([RunTarget(replica.bind(folder, names, keys, log_json), name=NAME)], end)
+    bound = replica.bind(folder, names, keys, log_json, linking)
+    _start([RunTarget(bound, name=NAME)], end)
 
 
 def _start(targets: list[Any], end: threading.Event) -> None:

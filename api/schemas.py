@@ -178,16 +178,25 @@ class BatchRequest(Wanted):
         return self
 
 
+def read_bytes(text: str, what: str) -> bytes:
+    """What is behind base64.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"{what} is text but not base64") from None
+
+
 def read_floats(text: str, what: str) -> NDArray[np.float32]:
     """The numbers behind base64 of little-endian float32.
 
     Raises:
         ValueError: not base64, or not a whole number of float32.
     """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError(f"{what} is text but not base64") from None
+    data = read_bytes(text, what)
     if len(data) % 4:
         raise ValueError(f"{what}'s base64 holds {len(data)} bytes, not a multiple of 4")
     return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)

@@ -25,6 +25,8 @@ from api.keys import read_keys
 from api.logs import configure
 from api.service import Service
 from cluster.errors import InputError, OnepassError
+from index.linking.options import LinkOptions
+from index.live.store import LINK_STATE
 
 DRAIN_SECONDS = 2.0  # not ready, but answering
 SHUTDOWN_SECONDS = 30  # answers under way get this long after that
@@ -55,6 +57,8 @@ def serve(
     port: int,
     api_key_file: Path | None = None,
     log_json: bool | None = None,
+    link_state: Path = LINK_STATE,
+    link_options: LinkOptions | None = None,
 ) -> None:
     """Serve ``index`` until SIGINT or SIGTERM, then finish the answers under way.
 
@@ -64,6 +68,7 @@ def serve(
         port: port to listen on.
         api_key_file: keys of which one is asked for under /v1; None asks for none.
         log_json: log lines as JSON; None: where stderr is no terminal.
+        link_state, link_options: as for ``create_app``.
 
     Raises:
         InputError: the address cannot be bound, or the key file does not serve.
@@ -78,7 +83,13 @@ def serve(
         server.should_exit = True
 
     with bind(host, port) as listener:
-        app = create_app(index, api_keys=keys, on_failure=give_up)
+        app = create_app(
+            index,
+            api_keys=keys,
+            link_state=link_state,
+            link_options=link_options,
+            on_failure=give_up,
+        )
         config = uvicorn.Config(
             app,
             ws="none",

@@ -12,6 +12,7 @@ import io
 import logging
 import threading
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from index.snapshot import Snapshot
 from index.tracks.store import read_tracks
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
+    import torch
+
     from pipelines.embed import Embedded, Embedder
 
 logger = logging.getLogger("onepass.api")
@@ -142,6 +145,63 @@ class Holdings:
         except ImageError as error:
             raise ApiError(422, "invalid_image", str(error)) from None
 
+    def embed_crops(self, images: Sequence[bytes], *, max_pixels: int) -> list[Embedded]:
+        """Class and embedding of encoded images that were cut out of a frame.
+
+        Raises:
+            ApiError: as ``embed``; ``max_pixels`` counts for all of them together.
+        """
+        total = 0
+        for number, image in enumerate(images):
+            at = f"detection {number}: with those before it, "
+            total += _check_pixels(image, max_pixels, at, before=total)
+        embedder = self._load_embedder()
+        from pipelines.images import ImageError, decode
+
+        def decoded() -> Iterator[torch.Tensor]:
+            for number, image in enumerate(images):
+                try:
+                    yield decode(image).pixels
+                except ImageError as error:
+                    raise ApiError(422, "invalid_image", f"detection {number}: {error}") from None
+
+        return embedder.embed_regions(decoded())
+
+    def embed_boxes(
+        self, image: bytes, boxes: Sequence[tuple[float, ...]], *, max_pixels: int
+    ) -> tuple[list[Embedded], tuple[int, int]]:
+        """Class and embedding of boxes of an encoded frame, cut as extraction cuts them.
+
+        Returns:
+            Of each box, and the frame's width and height.
+
+        Raises:
+            ApiError: as ``embed``; ``max_pixels`` counts for the frame, and for all boxes together.
+        """
+        _check_pixels(image, max_pixels)
+        embedder = self._load_embedder()
+        from pipelines.images import ImageError, cut, decode
+
+        try:
+            pixels = decode(image).pixels
+        except ImageError as error:
+            raise ApiError(422, "invalid_image", str(error)) from None
+        regions = []
+        for number, box in enumerate(boxes):
+            try:
+                regions.append(cut(pixels, box))
+            except ImageError as error:
+                raise ApiError(422, "invalid_box", f"detection {number}: {error}") from None
+        covered = sum(region.shape[1] * region.shape[2] for region in regions)
+        if covered > max_pixels:
+            raise ApiError(
+                422,
+                "image_too_large",
+                f"the boxes cover {covered} pixels in all; this server cuts up to {max_pixels} out "
+                "of a frame: send fewer or smaller boxes, or a smaller frame",
+            )
+        return embedder.embed_regions(regions), (pixels.shape[2], pixels.shape[1])
+
     def _load_embedder(self) -> Embedder:
         from pipelines.embed import Embedder
 
@@ -162,8 +222,14 @@ class Holdings:
             return self._embedder
 
 
-def _check_pixels(image: bytes, most: int) -> None:
-    """Refuse by the size that the header states: a small file can decode to gigabytes."""
+def _check_pixels(image: bytes, most: int, at: str = "", *, before: int = 0) -> int:
+    """Refuse by the size that the header states: a small file can decode to gigabytes.
+
+    ``before``: pixels of other images that count with it.
+
+    Returns:
+        Pixels of the image; 0 where it cannot be told.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own, higher bound
         try:
@@ -172,10 +238,11 @@ def _check_pixels(image: bytes, most: int) -> None:
         except Image.DecompressionBombError:
             width = height = most  # far past any bound that makes sense here
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-            return  # the decoder says what is wrong with it
-    if width * height > most:
+            return 0  # the decoder says what is wrong with it
+    if before + width * height > most:
         raise ApiError(
             422,
             "image_too_large",
-            f"the image has more than this server's {most} pixels; send it smaller",
+            f"{at}the image has more than this server's {most} pixels; send it smaller",
         )
+    return width * height

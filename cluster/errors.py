@@ -9,10 +9,13 @@
     │   ├── RunError          a run folder: missing, unfinished, or of another command
     │   ├── SnapshotError     an index folder, a metric, a factory, a query against it
     │   │   └── FilterError   a condition on rows; names nothing of this machine
+    │   ├── FrameError        a live frame that does not fit; names nothing of this machine
+    │   │   └── ClashError    it would have fitted, had another not come before it
     │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
         ├── UnavailableError  a part of the service does not answer; asking again may help
+        ├── LinkStateError    the state of live linking cannot be read or written
         ├── StoppedError      exit 130: Ctrl-C; what is written is kept
         ├── LeftRunningError  exit 130: the user stopped following; the job goes on
         └── VerifyError       stored files disagree with their manifest
@@ -61,6 +64,14 @@ class FilterError(SnapshotError):
     """A condition on the rows of an index cannot be used; safe to show to any client."""
 
 
+class FrameError(InputError):
+    """A live frame cannot be linked as it is; safe to show to any client."""
+
+
+class ClashError(FrameError):
+    """A live frame clashes with one that came before it; safe to show to any client."""
+
+
 class ClusterError(InputError):
     """The Ray cluster cannot be reached or is too small."""
 
@@ -75,6 +86,10 @@ class StalledError(WorkError):
 
 class UnavailableError(WorkError):
     """A part of the service does not answer; asking again may help."""
+
+
+class LinkStateError(WorkError):
+    """The state of live linking cannot be read or written."""
 
 
 class StoppedError(WorkError):

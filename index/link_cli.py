@@ -134,8 +134,8 @@ def link(
     )
 
 
-def read_options(file: Path) -> LinkOptions:
-    """Link options from a file of JSON.
+def read_options(file: Path, given: str = "--options") -> LinkOptions:
+    """Link options from a file of JSON, that the command line's ``given`` names.
 
     Raises:
         InputError: it cannot be read, or says something that is no option.
@@ -147,4 +147,4 @@ def read_options(file: Path) -> LinkOptions:
     try:
         return LinkOptions(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"--options {file} cannot be read as link options: {error}") from None
+        raise InputError(f"{given} {file} cannot be read as link options: {error}") from None

@@ -1,4 +1,4 @@
-"""One image at a time, in this process: for queries and uploads.
+"""A few images at a time, in this process: for queries, uploads and live cameras.
 
 The same decode, the same resize and the same engine as an extraction; only Ray is missing.
 """
@@ -6,12 +6,16 @@ The same decode, the same resize and the same engine as an extraction; only Ray 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipelines.backbones import load_verified
+from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Engine
 from pipelines.facts import ModelFacts
 from pipelines.images import cut, decode, fit
@@ -58,20 +62,33 @@ class Embedder:
         Raises:
             ImageError: it cannot be decoded, or the box has no pixels in it.
         """
-        pixels = fit(cut(decode(data).pixels, box), self._engine.facts.preprocess)
-        batch = pixels.permute(1, 2, 0).contiguous().numpy()[None]
-        with self._lock:
-            found = self._engine(batch)
-        indices, scores = top_classes(found.logits, TOP_K)
+        return self.embed_regions([cut(decode(data).pixels, box)])[0]
+
+    def embed_regions(self, regions: Iterable[torch.Tensor]) -> list[Embedded]:
+        """Embed upright RGB images or parts of them, uint8 ``[3, h, w]`` each, in their order.
+
+        They are asked for a batch at a time, so large ones need not be held all at once.
+        """
+        how = self._engine.facts.preprocess
+        left = iter(regions)
+        found: list[Embedded] = []
+        while some := [fit(one, how).permute(1, 2, 0) for one in islice(left, DEFAULT_ROWS)]:
+            with self._lock:
+                answers = self._engine(torch.stack(some).numpy())
+            indices, scores = top_classes(answers.logits, TOP_K)
+            found += map(self._embedded, answers.embedding, indices, scores)
+        return found
+
+    def _embedded(self, embedding: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> Embedded:
         names = self._labels
-        labels = [names[index] if names else None for index in indices[0]]
+        labels = [names[index] if names else None for index in indices]
         return Embedded(
-            embedding=found.embedding[0],
+            embedding=embedding,
             label=labels[0],
-            label_index=int(indices[0, 0]),
-            score=float(scores[0, 0]),
+            label_index=int(indices[0]),
+            score=float(scores[0]),
             topk=[
                 {"label": label, "label_index": int(index), "score": float(score)}
-                for label, index, score in zip(labels, indices[0], scores[0], strict=True)
+                for label, index, score in zip(labels, indices, scores, strict=True)
             ],
         )

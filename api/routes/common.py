@@ -76,8 +76,10 @@ def filter_of(where: str | None, ids: list[str] | None = None) -> Filter | None:
     return Filter(where=where, ids=None if ids is None else frozenset(ids))
 
 
-def usable(vectors: NDArray[np.float32], at: str = "") -> NDArray[np.float32]:
-    """Vectors [Q, D] or one [D], if each points somewhere.
+def usable(
+    vectors: NDArray[np.float32], at: str = "", *, each: str = "query"
+) -> NDArray[np.float32]:
+    """Vectors [Q, D] or one [D], if each points somewhere; ``each`` is what they are called.
 
     Raises:
         ApiError: 422, one is zero or not finite.
@@ -88,7 +90,7 @@ def usable(vectors: NDArray[np.float32], at: str = "") -> NDArray[np.float32]:
     if np.all((size > 0) & np.isfinite(size)):
         return vectors
     for number, vector in enumerate(np.atleast_2d(vectors)):
-        where = f"query {number}: " if vectors.ndim > 1 else at
+        where = f"{each} {number}: " if vectors.ndim > 1 else at
         if not np.isfinite(vector).all():
             raise ApiError(
                 422, "invalid_vector", f"{where}the vector has numbers that are not finite"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from api.answers import batch_body, search_body
 from api.batching import Search
 from api.errors import ApiError, error_responses
+from api.line import Line
 from api.routes.common import ask, filter_of, held_of, limits_of, usable
 from api.routes.direct import DirectRoute
 from api.schemas import (
@@ -27,7 +28,6 @@ from api.schemas import (
     read_floats,
     read_vector,
 )
-from api.uploads import Uploads
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 # Read and answered without FastAPI's own steps in between; see DirectRoute.
@@ -117,7 +117,7 @@ async def search_image(
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
     held, limits = held_of(request), limits_of(request)
-    uploads: Uploads = request.app.state.uploads
+    uploads: Line = request.app.state.uploads
     limits.check_k(k)
     limits.check_size(1, k, held.snapshot.manifest.dim, include_features=include_features)
     with uploads.place():

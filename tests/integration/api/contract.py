@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -19,11 +22,13 @@ import pytest
 from PIL import Image
 
 from api.client import Client, ServiceError
+from index.tracks.store import read_tracks
 from tests.integration.api.world import (
     FAILED,
     FRAMES,
     JSON,
     ODD_ID,
+    PER_FRAME,
     World,
     check_hits,
     detection_url,
@@ -38,6 +43,19 @@ def refused(call: Any, *args: Any, **wishes: Any) -> ServiceError:
         call(*args, **wishes)
     assert caught.value.request_id
     return caught.value
+
+
+BOXED: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
+SEEN: dict[str, Any] = BOXED | {"vector": [1.0] * 32}
+NO_SIZE = {"image_width": None, "image_height": None}
+COSTS = ("cost", "cost_feature", "cost_iou", "cost_area", "cost_distance", "margin")
+
+
+def a_frame(**more: Any) -> dict[str, Any]:
+    """A request with one detection, of a sequence that nothing else uses."""
+    size = {"image_width": 240, "image_height": 160}
+    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [SEEN]}
+    return plain | size | more
 
 
 class SearchContract:
@@ -293,6 +311,165 @@ class TrackContract:
         assert (error.status, error.code, "0, 1" in error.message) == (422, "ambiguous_track", True)
         assert client.track("trap:00000", run=1).run == 1
         assert refused(client.track, "trap:99999").code == "track_not_found"
+
+
+class LinkContract:
+    """A camera's frames as they come: the same tracks as linking its run, and each frame once."""
+
+    @pytest.mark.parametrize("way", ["vectors", "image"])
+    def test_frame_by_frame_gives_what_linking_the_run_gave(
+        self, client: Client, world: World, way: str
+    ) -> None:
+        sequence = f"trap/{uuid4().hex}"
+        offline = read_tracks(world.index.parent / "first-default").to_pylist()
+        assert len(offline) == FRAMES * PER_FRAME - 1
+        assert sum(row["cost"] is not None for row in offline) > PER_FRAME * (FRAMES - 2)
+        live = []
+        for frame in range(FRAMES):
+            rows = [n for n in range(frame * PER_FRAME, (frame + 1) * PER_FRAME) if n != FAILED]
+            data = (world.images / world.names[rows[0]]).read_bytes()
+            seen: dict[str, Any] = {"image": data}
+            if way == "vectors":
+                made = [world.embedder.embed_bytes(data, box=world.boxes[n]) for n in rows]
+                seen = {"vectors": np.stack([one.embedding for one in made]), "size": (240, 160)}
+            answer = client.link(
+                sequence,
+                [world.boxes[n] for n in rows],
+                request_id=f"frame {frame}",
+                ids=[world.ids[n] for n in rows],
+                **seen,
+            )
+            assert (answer.frame, answer.restarted) == (frame, None)
+            for one, n in zip(answer.detections, rows, strict=True):
+                expected = world.embedder.embed_bytes(data, box=world.boxes[n])
+                told = (expected.label, pytest.approx(expected.score, abs=1e-5))
+                assert (one.label, one.label_score) == (told if way == "image" else (None, None))
+            live += [(frame, link) for link in answer.detections]
+        for row, (frame, link) in zip(offline, live, strict=True):
+            assert row["frame"] == frame
+            assert row["track_id"].removeprefix("trap:") == link.track_id.removeprefix(
+                sequence + ":"
+            )
+            for name in ("detection_id", "position", "previous_detection_id"):
+                assert row[name] == getattr(link, name)
+            for name in COSTS:
+                assert getattr(link, name) == pytest.approx(row[name], abs=1e-5)
+        stands = client.open_tracks(sequence)
+        assert (stands.frame, stands.restarts) == (FRAMES - 1, None)
+        assert stands.tracks_started == len({row["track_id"] for row in offline})
+        last = {row["track_id"].removeprefix("trap:"): row for row in offline}
+        assert len(stands.tracks) == answer.tracks_open == len(last)
+        for track in stands.tracks:
+            row = last[track.track_id.removeprefix(sequence + ":")]
+            assert track.detection_id == row["detection_id"]
+            assert (track.frame, track.length) == (row["frame"], row["position"] + 1)
+            assert track.box == world.boxes[world.ids.index(track.detection_id)]
+
+    def test_crops_are_embedded_as_uploads_are(self, client: Client, world: World) -> None:
+        crops = [client.image(name) for name in ("a-3", "a-4")]
+        made = np.stack([world.embedder.embed_bytes(crop).embedding for crop in crops])
+        boxes, size = [world.boxes[3], world.boxes[4]], (240, 160)
+        sequence = uuid4().hex
+        client.link(sequence, boxes, request_id="1", crops=crops, size=size)
+        links = client.link(sequence, boxes, request_id="2", vectors=made, size=size).detections
+        for number, link in enumerate(links):
+            assert link.previous_detection_id == f"1/{number}"
+            assert link.cost_feature == pytest.approx(0, abs=1e-6)
+            assert link.cost == pytest.approx(0, abs=1e-6)
+            assert link.margin is not None
+            assert link.margin > 0.1
+
+    def test_a_request_sent_again_is_linked_once(self, http: httpx.Client) -> None:
+        body = a_frame(request_id="1", frame=5)
+        first = http.post("/v1/link", json=body)
+        assert (first.status_code, "idempotent-replayed" in first.headers) == (200, False)
+        assert http.post("/v1/link", json=body | {"request_id": "2", "frame": 6}).status_code == 200
+        reordered = dict(reversed(body.items()))
+        for same in (body, reordered):
+            again = http.post("/v1/link", json=same)
+            assert (again.status_code, again.content) == (200, first.content)
+            assert again.headers["idempotent-replayed"] == "true"
+        code, message = told(http.post("/v1/link", json=body | {"frame": 7}), 409)
+        assert (code, "was answered before" in message) == ("clash", True)
+        code, message = told(http.post("/v1/link", json=body | {"request_id": "3"}), 409)
+        assert (code, "not later than the last one, 6" in message) == ("clash", True)
+        state = http.get("/v1/link", params={"sequence": body["sequence"]}).json()
+        assert [track["length"] for track in state["tracks"]] == [2]
+
+    def test_many_at_once_are_linked_one_after_the_other(self, base_url: str) -> None:
+        body = a_frame()
+
+        def ask(number: int) -> tuple[int, bytes]:
+            mine = body | {"request_id": str(number // 2)}  # each request comes twice
+            answer = httpx.post(f"{base_url}/v1/link", json=mine, timeout=60)
+            return answer.status_code, answer.content
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(40)))
+        assert {status for status, _ in answers} == {200}
+        assert answers[::2] == answers[1::2]
+        links = [json.loads(content) for _, content in answers[::2]]
+        assert sorted(link["frame"] for link in links) == list(range(20))
+        positions = {link["frame"]: link["detections"][0]["position"] for link in links}
+        assert positions == {number: number for number in range(20)}
+
+    @pytest.mark.parametrize("name", ["a/b c/é?#%2F", ".", "..", "x" * 500])
+    def test_odd_sequences_may_be_asked_for(self, client: Client, name: str) -> None:
+        name = (name + uuid4().hex)[-500:] if len(name) > 2 else name
+        request_id = uuid4().hex
+        client.link(name, [], request_id=request_id, size=(9, 9))
+        assert client.open_tracks(name).sequence == name
+        assert refused(client.open_tracks, uuid4().hex).code == "sequence_not_found"
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"image_width": None}, "give image_width and image_height"),
+            ({"image": "AAAA"}, "leave image_width and image_height out"),
+            ({"image": "AAAA", **NO_SIZE}, "detection 0 brings vector"),
+            ({"image": "AAAA", **NO_SIZE, "detections": [BOXED]}, "not an image"),
+            ({"image": "%%%", **NO_SIZE, "detections": [BOXED]}, "frame's image is text but not"),
+            ({"detections": [BOXED]}, "detection 0 brings nothing"),
+            ({"detections": [SEEN, BOXED]}, "detection 1 brings nothing"),
+            ({"detections": [SEEN, BOXED | {"image": "AAAA"}]}, "detection 1 brings image"),
+            ({"detections": [SEEN | {"image": "AAAA"}]}, "detection 0 brings vector and image"),
+            ({"detections": [BOXED | {"image": "AAAA"}]}, "detection 0: not an image"),
+            ({"detections": [BOXED | {"image": "é"}]}, "image of detection 0 is text but not"),
+            (
+                {"detections": [SEEN, SEEN | {"vector": [0.0] * 32}]},
+                "detection 1: the vector is all",
+            ),
+            ({"detections": [SEEN | {"vector": [1.0]}]}, "detection 0: the vector has 1 numbers"),
+            ({"detections": [SEEN | {"vector": "%"}]}, "detection 0: the vector is text but not"),
+            (
+                {"detections": [SEEN | {"box": [5, 5, 5, 9]}]},
+                "detection 0: box [5.0, 5.0, 5.0, 9.0]",
+            ),
+            ({"detections": [SEEN | {"box": [1e300, 5, 5, 9]}]}, "body.detections.0.box.0"),
+            ({"detections": [SEEN | {"detection_id": "x"}] * 2}, "detection_id 'x' stands twice"),
+            ({"detections": [SEEN] * 1001}, "at most 1000"),
+            ({"frame": -1}, "body.frame"),
+            ({"sequence": ""}, "body.sequence"),
+            ({"timestamp": "yesterday"}, "body.timestamp"),
+            ({"camera": 1}, "body.camera"),
+        ],
+    )
+    def test_frames_that_do_not_serve_are_explained(
+        self, http: httpx.Client, change: dict[str, Any], says: str
+    ) -> None:
+        body = a_frame() | change
+        assert says in told(http.post("/v1/link", json=body), 422)[1]
+        # Nothing of it was linked.
+        at = {"sequence": body["sequence"] or "x"}
+        assert told(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
+
+    def test_a_box_outside_of_the_frame_is_named(self, client: Client, world: World) -> None:
+        data = (world.images / world.names[0]).read_bytes()
+        boxes = [world.boxes[0], (300.0, 10.0, 310.0, 20.0)]
+        error = refused(client.link, uuid4().hex, boxes, request_id="1", image=data)
+        assert (error.status, error.code) == (422, "invalid_box")
+        assert "detection 1: box outside image" in error.message
+        assert "240x160" in error.message
 
 
 class IndexContract:

@@ -17,6 +17,10 @@ class TestTracks(contract.TrackContract):
     """Of the default server."""
 
 
+class TestLink(contract.LinkContract):
+    """Of the default server."""
+
+
 class TestIndex(contract.IndexContract):
     """Of the default server."""
 

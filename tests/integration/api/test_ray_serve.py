@@ -150,6 +150,10 @@ class TestTracks(contract.TrackContract):
     """Of replicas and shards on Ray."""
 
 
+class TestLink(contract.LinkContract):
+    """Of replicas and shards on Ray."""
+
+
 class TestIndex(contract.IndexContract):
     """Of replicas and shards on Ray."""
 

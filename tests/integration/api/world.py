@@ -106,6 +106,8 @@ def make_world(base: Path) -> World:
     equal = LinkOptions(feature_weight=1, iou_weight=1, area_weight=1, distance_weight=1)
     for run in (first, second):
         link_run(run.path, options=equal)
+    # As live cameras are linked: with the default options, under the same folder.
+    link_run(first.path, out=base / "first-default" / "tracks")
     build_index([first.path, second.path], base / "index")
     good = [row for row in range(len(ids)) if row != FAILED]
     kept = np.concatenate([vectors[good], other])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import numpy as np
 
 from index.linking.linker import Links, link
 from index.linking.options import LinkOptions
+from index.live.session import Frame
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
+NOON = datetime(2024, 6, 1, 12)
 
 
 def one_mover(
@@ -42,3 +46,24 @@ def crowd(frames: int = 12, objects: int = 7, *, seed: int = 0) -> tuple[np.ndar
         np.array([row[2] for row in rows], np.float32),
         np.array([row[3] for row in rows]),
     )
+
+
+def frames_of(scene: tuple[np.ndarray, ...], *, seconds: bool = False) -> list[Frame]:
+    """A scene as it comes in from a camera, frame by frame."""
+    numbers, boxes, vectors, _ = scene
+    made = []
+    for number in range(int(numbers.max()) + 1):
+        rows = np.flatnonzero(numbers == number)
+        made.append(
+            Frame(
+                sequence="deep/er",
+                number=number,
+                taken=NOON + timedelta(seconds=number) if seconds else None,
+                diagonal_px=1000.0,
+                ids=[f"d{row}" for row in rows],
+                boxes=boxes[rows],
+                vectors=vectors[rows],
+                scores=(rows % 5) / 5,
+            )
+        )
+    return made
