@@ -175,7 +175,7 @@ def list_(index: Index, as_json: Json = False) -> None:
             f"{'*' if one.current else ' '} {made.version}  {made.created}  {made.made_by:<7}  "
             f"{made.rows} rows, {made.deleted} deleted, {len(made.segments)} "
             f"part{'s' if len(made.segments) > 1 else ''}, {made.factory}, "
-            f"{bytes_of(index, made) / 2**20:.1f} MiB"
+            f"{bytes_of(index, made) / 2**20:.1f} MiB, {made.model.request.spec}"
         )
 
 

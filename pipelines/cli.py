@@ -85,10 +85,19 @@ def extract(
             }
         )
         return
-    say_extracted(outcome, videos=kind == "video")
+    say_extracted(outcome)
+    run = outcome.run
+    if outcome.already_finished:
+        return
+    if kind == "video":
+        _say_failed_videos(run)
+        say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
+        return
+    say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
 
 
-def say_extracted(outcome: Outcome, *, videos: bool) -> None:
+def say_extracted(outcome: Outcome) -> None:
+    """What an extraction came to, for people."""
     run, manifest = outcome.run, outcome.run.manifest
     rows = manifest.rows
     if outcome.already_finished:
@@ -134,11 +143,6 @@ def say_extracted(outcome: Outcome, *, videos: bool) -> None:
         say(f"  {note}")
     for kind, count in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         say(f"  {count} x {kind}")
-    if videos:
-        _say_failed_videos(run)
-        say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
-        return
-    say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
 
 
 def _say_failed_videos(run: Run) -> None:

@@ -18,7 +18,8 @@ from index.migration.report import (
     Threshold,
 )
 
-_MOST_ROWS = 20  # of a table of classes
+_MOST_ROWS = 12  # of a table of classes
+_SHOWN = ("0.05", "0.25", "0.5", "0.75", "0.95")  # quantiles
 
 _STYLE = """
 :root { --ink: #1d232b; --soft: #5b6573; --line: #d9dee5; --paper: #fff; --shade: #f5f7f9;
@@ -33,21 +34,21 @@ p { margin: 0 0 10px; }
 .soft { color: var(--soft); font-size: 13px; }
 .verdict { border-left: 6px solid; padding: 12px 16px; margin: 16px 0; background: var(--paper);
   border-radius: 4px; }
-.passed { border-color: var(--good); } .missed { border-color: var(--bad); }
-.verdict strong { font-size: 18px; }
+.verdict.passed { border-color: var(--good); } .verdict.missed { border-color: var(--bad); }
+.verdict strong { font-size: 18px; } .verdict table { margin: 0; }
 .passed strong, td.met { color: var(--good); } .missed strong, td.missed { color: var(--bad); }
+.verdict td:first-child { width: 8.5em; }
 td.met, td.missed, td.not { font-weight: 600; white-space: nowrap; } td.not { color: var(--soft); }
-.grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
-  align-items: start; }
+.columns { columns: 2 440px; column-gap: 16px; margin-bottom: 16px; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: 16px;
-  min-width: 0; }
-section.wide { grid-column: 1 / -1; }
+  margin: 0 0 16px; break-inside: avoid; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; margin: 0 0 10px; }
 th, td { text-align: left; padding: 5px 10px 5px 0; border-top: 1px solid var(--line);
   vertical-align: top; }
+th:first-child, td:first-child { overflow-wrap: break-word; }
 thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: 13px; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { width: 100%; max-width: 560px; height: auto; display: block; margin: 6px 0; }
+img { width: 100%; max-width: 500px; height: auto; display: block; margin: 6px 0; }
 .big { font-size: 26px; font-weight: 600; font-variant-numeric: tabular-nums; }
 code { font-size: 12px; }
 ul { margin: 0; padding-left: 20px; }
@@ -61,35 +62,32 @@ def render(report: MigrationReport) -> str:
         InputError: Matplotlib is not installed.
     """
     title = f"{report.then.spec} to {report.now.spec}"
-    parts = [
-        _verdict(report),
+    measured = (
         _section("Rows", _rows(report)),
         _section("Labels", _labels(report.labels)),
         _section("Neighbours", _neighbours(report.neighbours)),
         _section("Drift", _drift(report)),
         _section("Links", _links(report.links)),
         _section("Threshold of the tracker", _threshold(report.threshold)),
-        _section("Cost", _costs(report.costs.then, report.costs.now), wide=True),
-        _section("The two runs", _sides(report.then, report.now), wide=True),
-    ]
-    if report.notes:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-        parts.insert(1, _section("Know this first", f"<ul>{notes}</ul>", wide=True))
-    head, *rest = parts
+        _section("Cost", _costs(report.costs.then, report.costs.now)),
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>Migration: {escape(title)}</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>Migration: {escape(title)}</h1>"
         f"<p class=soft>{escape(report.then.run)} to {escape(report.now.run)}, "
-        f"{escape(report.created)}</p>{head}<div class=grid>{''.join(rest)}</div>"
+        f"{escape(report.created)}</p>{_verdict(report)}"
+        f"{_section('Know this first', f'<ul>{notes}</ul>') if notes else ''}"
+        f"<div class=columns>{''.join(measured)}</div>"
+        f"{_section('The two runs', _sides(report.then, report.now))}"
         "</main></body></html>\n"
     )
 
 
-def _section(title: str, parts: str | Iterable[str], *, wide: bool = False) -> str:
-    inside = parts if isinstance(parts, str) else "".join(parts)
-    return f"<section{' class=wide' if wide else ''}><h2>{escape(title)}</h2>{inside}</section>"
+def _section(title: str, parts: Iterable[str]) -> str:
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]], *, words: int = 1) -> str:
@@ -208,8 +206,8 @@ def _drift(report: MigrationReport) -> Iterator[str]:
     yield f"<p><span class=big>{drift.mean:.3f}</span> mean cosine of old to new.</p>"
     yield _picture(plots.drift_plot(drift), "rows by the cosine of old to new embedding")
     yield _table(
-        [f"{float(q):.0%}" for q in drift.quantiles],
-        [[f"{value:.3f}" for value in drift.quantiles.values()]],
+        [f"{float(q):.0%}" for q in _SHOWN],
+        [[f"{drift.quantiles[q]:.3f}" for q in _SHOWN]],
         words=0,
     )
     yield _soft(
@@ -319,6 +317,11 @@ def _sides(then: Side, now: Side) -> Iterator[str]:
     )
     yield _table(
         ("", "then", "now"),
-        ((name, *(str(getattr(one, field))[:64] for one in (then, now))) for name, field in names),
+        ((name, *(_side_value(one, field) for one in (then, now))) for name, field in names),
         words=3,
     )
+
+
+def _side_value(side: Side, field: str) -> str:
+    value = str(getattr(side, field))
+    return value[:16] if field == "fingerprint" else value

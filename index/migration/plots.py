@@ -67,7 +67,7 @@ def changes_plot(labels: Labels) -> str:
 
 def costs_plot(threshold: Threshold) -> str:
     """Costs of linked and of other pairs in both spaces, with the threshold of each."""
-    figure = _module("matplotlib.figure").Figure(figsize=(5.2, 3.8), layout="constrained")
+    figure = _module("matplotlib.figure").Figure(figsize=(4.3, 3.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, name, linked, others, bound in (
         (upper, "old space", threshold.linked_then, threshold.others_then, threshold.max_cost),
@@ -89,8 +89,8 @@ def costs_plot(threshold: Threshold) -> str:
     return _svg(figure)
 
 
-def _figure(height: float = 2.9) -> tuple[Figure, Any]:
-    figure = _module("matplotlib.figure").Figure(figsize=(5.2, height), layout="constrained")
+def _figure(height: float = 2.6) -> tuple[Figure, Any]:
+    figure = _module("matplotlib.figure").Figure(figsize=(4.3, height), layout="constrained")
     axes = figure.subplots()
     _bare(axes)
     return figure, axes

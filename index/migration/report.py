@@ -218,13 +218,15 @@ class Costs(Record):
 class Limits(Record):
     """What a migration must keep to pass.
 
-    The defaults are what two models of one kind and quality reach: EfficientNet-Lite0 and Lite1
-    agree on 0.93 of 200 ImageNet images and share 0.62 of the ten nearest; a network that
-    was never trained stays far below either. Failures are not a matter of taste: none may be new.
+    The defaults lie below what two models of one kind reach and above what a network that was
+    never trained does. EfficientNet-Lite0 and Lite1 agree on 0.93 of 200 ImageNet images and share
+    0.49 of their ten nearest; on 119 crops of a moth trap they share 0.68, and Lite0 with an
+    untrained ResNet-18 0.36. Classes that mean nothing for the images agree less (0.39 there), and
+    a model for another task needs limits of its own. Failures are no matter of taste.
     """
 
     min_label_agreement: float = 0.8
-    min_overlap: float = 0.3
+    min_overlap: float = 0.4
     max_new_failures: int = 0
     max_changed_links: float = 0.3
 

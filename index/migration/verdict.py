@@ -40,7 +40,7 @@ def _hold(name: str, limit: float, measured: float | None, reason: str | None) -
     what = LIMIT_OPTIONS[name]
     option = "--" + name.replace("_", "-")
     outcome: Literal["met", "missed", "not comparable"] = "not comparable"
-    says = f"{what}: not comparable, {reason}"
+    says = f"{what}: {reason}"
     if measured is not None:
         met = measured <= limit if name.startswith("max") else measured >= limit
         outcome = "met" if met else "missed"
