@@ -262,7 +262,7 @@ def _threshold(found: Threshold) -> Iterator[str]:
         f"linked by the old run. {found.within} cost at most max_cost in the old space; as many "
         "cost at most the suggestion in the new one."
         + (
-            f" At the old max_cost {kept:.1%} of the linked ones would be."
+            f" Of the linked ones, {kept:.1%} cost at most the old max_cost there."
             if kept is not None
             else ""
         )
