@@ -14,9 +14,13 @@ _NAMED = 3  # classes that a reason spells out
 def compare_labels(then: Rows, now: Rows) -> Labels:
     """Compare the classes of the rows that both runs classify."""
     names_then, names_now = then.class_names(), now.class_names()
-    counts = _classes(then), _classes(now)
+    facts = [rows.run.manifest.classifier or rows.run.manifest.model for rows in (then, now)]
+    counts = facts[0].num_classes, facts[1].num_classes
+    untrained = [one for one in facts if one.weights.startswith("random") and one.head is None]
     column, shared, reason = "label", frozenset[str](), None
-    if names_then and names_now:
+    if untrained:
+        reason = f"classes of {untrained[0].request.spec} mean nothing, its weights are random"
+    elif names_then and names_now:
         shared = names_then & names_now
         if not shared:
             reason = (
@@ -90,11 +94,6 @@ def _nothing(reason: str, known: dict[str, int]) -> Labels:
     return Labels(
         reason=reason, by=None, **(empty | known), agreement=None, changes=(), by_class=()
     )
-
-
-def _classes(rows: Rows) -> int:
-    manifest = rows.run.manifest
-    return (manifest.classifier or manifest.model).num_classes
 
 
 def _some(names: frozenset[str]) -> str:

@@ -110,6 +110,12 @@ def test_labels_that_cannot_be_compared(
     assert (found.agreement, found.rows, found.changes) == (None, 0, ())
 
 
+def test_classes_of_an_untrained_model_are_not_compared(tmp_path: Path) -> None:
+    random_weights = TINY_FACTS.model_copy(update={"weights": "random (seed 0)"})
+    found = labels_of(tmp_path, {"names": ()}, {"names": (), "facts": random_weights})
+    assert found.reason == "classes of tiny mean nothing, its weights are random"
+
+
 def test_without_names_classes_are_compared_by_number(tmp_path: Path) -> None:
     found = labels_of(tmp_path, {"names": ()}, {"names": ()})  # rows are 0, 1, 2, 0, 1, 2
     assert (found.by, found.rows, found.agreement) == ("number", 6, 1.0)
