@@ -41,6 +41,7 @@ EXAMPLES = {
     ("index", "prune"): "onepass index prune photos.index --keep 2",
     ("query",): "onepass query photos.index",
     ("link",): "onepass link runs/first",
+    ("migrate",): "onepass migrate runs/first --model lite1",
     ("serve",): "onepass serve photos.index",
     ("submit",): "onepass submit --address",
     ("demo",): "",

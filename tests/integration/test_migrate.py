@@ -286,12 +286,12 @@ def test_a_run_whose_images_went_is_told_from_one_that_never_was(
 
 
 @pytest.mark.timeout(300)
-def test_killed_in_the_middle_and_continued(tmp_path: Path) -> None:
+def test_killed_in_the_middle_and_continued(ray_session: None, tmp_path: Path) -> None:
     rows, log = 2000, tmp_path / "log"
     old, out = tmp_path / "old", tmp_path / "new"
     source = make_source(tmp_path / "images", rows)
     onepass = (sys.executable, "-m", "onepass")
-    finish([*onepass, "extract", str(source), "--model", "tiny", "--out", str(old)], log)
+    extract(str(source), TINY, old)
     again = [*onepass, "migrate", str(old), *DARKER_OPTIONS, "--out", str(out), "--hdf5"]
     again += ["--min-overlap", "0.3"]  # the drawings are noise, so many are about as near
     kill = kill_once(again, out, 8, log)
