@@ -100,7 +100,7 @@ def _side(run: Run) -> Side:
     manifest = run.manifest
     classifier = manifest.classifier or manifest.model
     return Side(
-        run=str(run.path),
+        run=str(run.path.resolve()),
         spec=manifest.model.request.spec,
         weights=manifest.model.weights,
         fingerprint=manifest.fingerprint,
@@ -141,6 +141,12 @@ def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[st
         notes.append(
             f"{spaces.without_direction} rows have an embedding of zeros in one of the runs, which "
             "has no neighbours; they are left out of neighbours and drift"
+        )
+    heads = sorted(head.name for head in (old.path / "heads").glob("*") if head.is_dir())
+    if heads:
+        notes.append(
+            f"{', '.join(heads)} of {old.path / 'heads'} were trained on the old model's features; "
+            "train them again on the new run: onepass probe train"
         )
     if has_tracks(old.path) and threshold.suggested is not None:
         notes.append(
