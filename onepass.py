@@ -20,7 +20,7 @@ import pipelines.cli
 from cluster.errors import OnepassError, StalledError, StoppedError
 
 ORDER = (
-    *("extract", "inspect", "query", "link", "clips", "serve", "submit", "demo"),
+    *("extract", "inspect", "query", "link", "migrate", "clips", "serve", "submit", "demo"),
     *("probe", "models", "index", "tracks"),
 )
 

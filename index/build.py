@@ -60,6 +60,7 @@ def build_index(
     shards: int = 1,
     memory_bytes: int | None = None,
     address: str | None = None,
+    beside: bool = False,
     progress: Report | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` from ``runs`` and make it the current one.
@@ -77,6 +78,8 @@ def build_index(
         shards: segments to make, for a service that searches them side by side.
         memory_bytes: what one process may use; None: half of this machine's.
         address: of a Ray cluster to work on; it must see the runs and ``out``.
+        beside: leave the current version the one that is served. The new one may be of another
+            model, and goes back to the current one where it is rolled back.
         progress: called with (rows added, rows in all) after each part.
 
     Raises:
@@ -93,9 +96,14 @@ def build_index(
     if not is_flat(factory) and bare(factory) != "auto":
         make_index(factory, opened[0].manifest.model.feature_dim, metric)
     out = Path(out)
-    check_folder(out, opened[0], metric)
+    if beside:
+        read_manifest(out)  # before a lock is made where there is no index
+    else:
+        check_folder(out, opened[0], metric)
     with locked(out):
-        check_folder(out, opened[0], metric)  # another build may have ended meanwhile
+        parent = read_manifest(out).version if beside else None
+        if not beside:
+            check_folder(out, opened[0], metric)  # another build may have ended meanwhile
         source = [Chosen(run) for run in opened]
         work = Work(options, memory, address, progress or (lambda _, __: None))
 
@@ -106,7 +114,7 @@ def build_index(
                 opened[0],
                 options,
                 made_by="build",
-                parent=None,
+                parent=parent,
                 runs=made.runs,
                 segments=made.segments,
                 skipped=made.skipped,
@@ -114,7 +122,7 @@ def build_index(
                 began=began,
             )
 
-        version = publish(out, fill)
+        version = publish(out, fill, serve=not beside)
     return Snapshot.open(out, version)
 
 
@@ -160,8 +168,8 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
     ):
         if old != new:
             raise SnapshotError(
-                f"{out} serves {version} of {what} {old}, this build has {new}; "
-                "give another folder with --out"
+                f"{out} serves {version} of {what} {old}, this build has {new}; give another "
+                "folder with --out, or --beside and promote the version when it is to be served"
             )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from cluster.console import Json, print_json, say
 from cluster.errors import InputError
-from index import index_cli, link_cli, tracks_cli
+from index import index_cli, link_cli, migrate_cli, tracks_cli
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 app.add_typer(index_cli.app, name="index")
+app.add_typer(migrate_cli.app)
 app.add_typer(link_cli.app)
 app.add_typer(tracks_cli.app, name="tracks")
 

@@ -49,6 +49,13 @@ def build(
         int, typer.Option(min=1, help="Parts that 'onepass serve --ray' searches side by side.")
     ] = 1,
     address: Address = None,
+    beside: Annotated[
+        bool,
+        typer.Option(
+            "--beside",
+            help="Go on serving the current version; this one, of any model, waits for promote.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a searchable version and measure its recall on held-out queries.
@@ -67,10 +74,13 @@ def build(
             shards=shards,
             memory_bytes=_bytes(memory),
             address=address,
+            beside=beside,
             progress=bar.counted("index"),
         )
     _told(snapshot, as_json=as_json)
-    if not as_json:
+    if not as_json and beside:
+        say(f"next: onepass index promote {out} {snapshot.manifest.version}")
+    elif not as_json:
         say(f"next: onepass query {out} --id DETECTION_ID   or: onepass serve {out}")
 
 
@@ -165,7 +175,7 @@ def list_(index: Index, as_json: Json = False) -> None:
             f"{'*' if one.current else ' '} {made.version}  {made.created}  {made.made_by:<7}  "
             f"{made.rows} rows, {made.deleted} deleted, {len(made.segments)} "
             f"part{'s' if len(made.segments) > 1 else ''}, {made.factory}, "
-            f"{bytes_of(index, made) / 2**20:.1f} MiB"
+            f"{bytes_of(index, made) / 2**20:.1f} MiB, {made.model.request.spec}"
         )
 
 

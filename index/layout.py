@@ -89,8 +89,8 @@ class SnapshotManifest(Record):
 
     format: int = FORMAT
     version: str
-    parent: str | None  # the version that this one changes; None after a build
-    made_by: str  # build, add, delete or compact
+    parent: str | None  # the version that this one changes or stands beside; None after a build
+    made_by: str  # build, add, delete, compact or migrate
     options: BuildOptions
     rows: int  # that a search can find
     deleted: int

@@ -65,10 +65,11 @@ def locked(out: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def publish(out: Path, fill: Fill) -> str:
+def publish(out: Path, fill: Fill, *, serve: bool = True) -> str:
     """Have ``fill`` make a version, publish it, make it the current one, return its name.
 
-    Call it under ``locked(out)``.
+    Call it under ``locked(out)``. Without ``serve`` the version stands beside the current one,
+    and ``versions.promote`` can make it that.
 
     Raises:
         WorkError: the disk refused; ``out`` serves what it served before.
@@ -96,7 +97,8 @@ def publish(out: Path, fill: Fill) -> str:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    switch(out, version)
+    if serve:
+        switch(out, version)
     return version
 
 

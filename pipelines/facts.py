@@ -47,6 +47,7 @@ class Reading(Record):
     kind: Literal["images", "video"] = "images"
     frames: int | None = None  # of each video, spread evenly over it; 0: every frame
     limit: int | None = None  # images or videos at most, spread evenly over the source
+    again: bool = False  # the source is a run that read its own so: its rows, once more
 
 
 class GateRequest(Record):

@@ -15,11 +15,17 @@ import pyarrow.parquet as pq
 from cluster.errors import VerifyError
 from pipelines.records import sha256_file
 from pipelines.request import Request
-from pipelines.run import RowCounts, RunManifest
+from pipelines.run import RowCounts, RunManifest, SessionFacts
 
 
 def describe_run(
-    out: Path, root: Path, request: Request, *, planned: int, seconds: float
+    out: Path,
+    root: Path,
+    request: Request,
+    *,
+    planned: int,
+    seconds: float,
+    session: SessionFacts,
 ) -> RunManifest:
     """Check that every planned row stands once, then describe the run.
 
@@ -66,6 +72,7 @@ def describe_run(
         errors=dict(errors),
         versions=_versions(),
         seconds=seconds,
+        session=session,
         files=dict(zip(names, hashes, strict=True)),
     )
 

@@ -43,6 +43,16 @@ class RowCounts(Record):
     refused: int = 0
 
 
+class SessionFacts(Record):
+    """What the session that finished a run did, and on what: what its images cost."""
+
+    rows: int  # answered in it; earlier sessions had committed the others
+    actors: int  # forward actors, each on a core of its own where there is no GPU
+    gpus: float  # that they shared; 0: none
+    # Between the first answer and the last, without start-up; None for a single answer.
+    rows_a_second: float | None
+
+
 class RunManifest(Record):
     """Contents of ``manifest.json``."""
 
@@ -61,6 +71,7 @@ class RunManifest(Record):
     errors: dict[str, int]  # error kind to rows
     versions: dict[str, str]
     seconds: float  # wall time of the session that finished the run
+    session: SessionFacts | None = None  # None: made before it was recorded
     files: dict[str, str] = Field(repr=False)  # relative name to sha256
 
 

@@ -1,8 +1,9 @@
 """From what a user points at to a complete detections table.
 
 A source is a folder of images, a manifest (Parquet, CSV, JSON Lines) with one row a
-detection, or a folder of videos. No image is opened here: what is wrong with an image becomes
-that row's error later, so that a bad file never stops a plan.
+detection, a folder of videos, or a finished run, whose rows are answered again. No image is
+opened here: what is wrong with an image becomes that row's error later, so that a bad file
+never stops a plan.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from cluster.errors import SourceError, first_line
-from pipelines.detections import complete
+from pipelines.detections import RESULT_COLUMNS, complete
 from pipelines.facts import Reading
+from pipelines.run import Run
 from pipelines.sampling import spread
 from pipelines.video.plan import VIDEO_SUFFIXES, plan_videos
 
@@ -52,7 +54,7 @@ def read_source(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
-    """Read a folder, a manifest, or videos; ``report`` is told of videos looked at, and found.
+    """Read a folder, a manifest, videos, or a run; ``report`` is told of videos looked at.
 
     Raises:
         SourceError: missing, of an unknown kind, empty, or malformed.
@@ -63,6 +65,8 @@ def read_source(
         raise SourceError(
             f"{source}: no such folder or file; give a folder of images or a manifest"
         )
+    if reading.again:
+        return read_run(path)
     if reading.kind == "video":
         return _read_videos(path, reading, report)
     if path.is_dir():
@@ -77,6 +81,44 @@ def read_source(
         table = complete(_read_manifest(path), where=source, folder=path.stem)
         plan = Plan(table, path.parent.resolve(), {})
     return plan if reading.limit is None else replace(plan, table=_few(plan.table, reading.limit))
+
+
+def read_run(path: Path) -> Plan:
+    """The rows of a finished run as a plan: the same ids, order and columns of the user's.
+
+    A row that failed is tried again, its image may be back; but one that failed when the run
+    was planned names no frame, only a clip that could not be used, and keeps its error.
+
+    Raises:
+        RunError: not a finished run.
+        SourceError: the folder that its images start from is gone.
+    """
+    run = Run.open(path)
+    files = run.files()
+    facts = [run.manifest.model, run.manifest.classifier]
+    answers = {*RESULT_COLUMNS, *(known.name for each in facts if each for known in each.maps)}
+    names = [name for name in pq.read_schema(files[0]).names if name not in answers]
+    table = run.table(names)
+    relative = pc.invert(pc.starts_with(table["image"], "/"))
+    if not run.root.is_dir() and pc.any(relative).as_py():
+        raise SourceError(
+            f"{path}: its images start from {run.root}, which is not there; bring that folder "
+            "back, or extract anew from where they stand now"
+        )
+    table = table.replace_schema_metadata(None)  # Ray's and pandas' own
+    known = _errors_of_plan(path)
+    if known is not None:
+        table = table.append_column("error", known)
+    return Plan(table.combine_chunks(), run.root, {})
+
+
+def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
+    """What the plan of a run knew to be wrong, by row_id; None where no plan of it could."""
+    parts = [pq.ParquetFile(file) for file in sorted((path / "plan").glob("*.parquet"))]
+    if not parts or "error" not in parts[0].schema_arrow.names:
+        return None
+    table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
+    return table.sort_by("row_id")["error"]
 
 
 def _is_video(name: str) -> bool:

@@ -20,8 +20,8 @@ from pipelines.backbones.base import Loaded, Pass, check_one_pass, weights_sha25
 from pipelines.facts import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
 from pipelines.head import Head, head_sha256, load_head
 
-SPECS = "lite0, tiny, timm:NAME, torchvision:NAME, ami:NAME"
-_PRESETS = ("lite0", "tiny")
+SPECS = "lite0, lite1, lite2, tiny, timm:NAME, torchvision:NAME, ami:NAME"
+_PRESETS = ("lite0", "lite1", "lite2", "tiny")
 _FAMILIES = ("torchvision", "ami")
 
 
@@ -210,11 +210,11 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
                     f"{option} does not go with --model {spec}, which brings its own "
                     "weights; use timm:NAME"
                 )
-        from pipelines.backbones import lite0, tiny
+        from pipelines.backbones import lite, tiny
 
         if spec == "tiny":  # never trained
             return tiny.load()
-        return lite0.load(random_weights=request.random_weights)
+        return lite.load(spec, random_weights=request.random_weights)
     raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
 
 

@@ -41,6 +41,7 @@ EXAMPLES = {
     ("index", "prune"): "onepass index prune photos.index --keep 2",
     ("query",): "onepass query photos.index",
     ("link",): "onepass link runs/first",
+    ("migrate",): "onepass migrate runs/first --model lite1",
     ("serve",): "onepass serve photos.index",
     ("submit",): "onepass submit --address",
     ("demo",): "",
@@ -172,7 +173,10 @@ def test_bad_values_of_options(
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        (["--model", "resnet50"], "--model resnet50: unknown model; known are lite0, tiny, timm:"),
+        (
+            ["--model", "resnet50"],
+            "--model resnet50: unknown model; known are lite0, lite1, lite2, tiny, timm:",
+        ),
         (["--model", "timm:no_such_net"], "no_such_net"),
         (["--model", "tiny", "--gate", "tiny", "--gate-label", "moth"], "--gate-label moth: tiny"),
         (["--model", "lite0", "--features", "pyramid", "--feature-indices", "9"], "the levels 0"),

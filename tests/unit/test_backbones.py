@@ -30,6 +30,7 @@ GOLDEN = Path(__file__).parent / "golden_lite0.json"
 SPECS = [
     ("tiny", 32, 10),
     ("lite0", 1280, 1000),
+    ("lite1", 1280, 1000),
     ("timm:resnet50", 2048, 1000),
     ("timm:tf_efficientnet_lite0", 1280, 1000),
     ("timm:convnext_tiny", 768, 1000),
@@ -72,6 +73,16 @@ def test_lite0_golden() -> None:
     assert np.abs(answer.embedding - embedding).max() <= 1e-3 * np.abs(embedding).max()
 
 
+def test_lite_sizes() -> None:
+    """A larger network of the family has its own size, crop and weights, none of them lite0's."""
+    small, large = (examine(ModelRequest(spec=spec)) for spec in ("lite0", "lite1"))
+    assert small.preprocess.crop_pct == 0.875
+    assert large.preprocess.input_size == (240, 240)
+    assert large.preprocess.crop_pct == pytest.approx(0.8824, abs=1e-4)
+    assert large.weights_sha256 != small.weights_sha256
+    assert large.labels_sha256 == small.labels_sha256
+
+
 def test_weights_are_the_same_each_time() -> None:
     for spec in ("tiny", "timm:resnet18"):
         one, two = (examine(ModelRequest(spec=spec)) for _ in range(2))
@@ -103,7 +114,10 @@ def test_half_precision_is_audited() -> None:
     ("request_", "message"),
     [
         ({"spec": "resnet50"}, "did you mean timm:resnet50, torchvision:resnet50"),
-        ({"spec": "nosuch:thing"}, "unknown model; known are lite0, tiny, timm:NAME, torchvision:"),
+        (
+            {"spec": "nosuch:thing"},
+            "unknown model; known are lite0, lite1, lite2, tiny, timm:NAME, torchvision:",
+        ),
         ({"spec": "torchvision:resnet5O"}, "did you mean resnet50"),
         ({"spec": "torchvision:fasterrcnn_resnet50_fpn"}, "torchvision has no such model"),
         ({"spec": "ami:resnet50-touring"}, "did you mean resnet50-turing"),

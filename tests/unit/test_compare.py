@@ -349,7 +349,11 @@ def test_any_verdict_exits_with_0(photos: str) -> None:
     ("spec", "source", "says"),
     [
         ("tiny", "gone", "gone: no such folder or file; give a folder of images or a manifest"),
-        ("resnet18", "PHOTOS", "--model resnet18: unknown model; known are lite0, tiny, timm:"),
+        (
+            "resnet18",
+            "PHOTOS",
+            "--model resnet18: unknown model; known are lite0, lite1, lite2, tiny, timm:",
+        ),
         ("tiny", "EMPTY", "holds no images"),
     ],
 )

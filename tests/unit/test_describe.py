@@ -142,7 +142,15 @@ def test_list_of_families_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     families = [line.split()[0] for line in done.stdout.splitlines()[:-1]]
-    assert families == ["lite0", "tiny", "timm:NAME", "torchvision:NAME", "ami:NAME"]
+    assert families == [
+        "lite0",
+        "lite1",
+        "lite2",
+        "tiny",
+        "timm:NAME",
+        "torchvision:NAME",
+        "ami:NAME",
+    ]
 
 
 def test_matching_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +163,7 @@ def test_matching_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_matching_by_glob_fits_the_whole_name() -> None:
     assert matching("timm:resnet18*") == ("timm:resnet18", "timm:resnet18d")
-    assert matching("lite?") == ("lite0",)
+    assert matching("lite?") == ("lite0", "lite1", "lite2")
     assert "torchvision:resnet18" in matching("resnet1*")
     assert "timm:seresnet18" not in matching("resnet1*")
 
@@ -179,7 +187,7 @@ def test_list_json() -> None:
     assert "timm:tf_efficientnet_lite0" in document["models"]
     families = json.loads(CliRunner().invoke(app, ["models", "list", "--json"]).stdout)["families"]
     assert {"spec", "what"} == families[0].keys()
-    assert families[2]["spec"] == "timm:NAME"
+    assert families[4]["spec"] == "timm:NAME"
 
 
 def test_no_match_says_what_is_near() -> None:
@@ -192,7 +200,10 @@ def test_no_match_says_what_is_near() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("describe", "resnet18"), "--model resnet18: unknown model; known are lite0, tiny, timm:"),
+        (
+            ("describe", "resnet18"),
+            "--model resnet18: unknown model; known are lite0, lite1, lite2, tiny, timm:",
+        ),
         (("describe", "timm:resnet19"), "timm has no such model; did you mean resnet1"),
         (("describe", "timm:resnet18", "--checkpoint", "gone.pt"), "gone.pt: no such file"),
         (("describe", "tiny", "--labels", "gone.txt"), "gone.txt: no such file"),
