@@ -8,8 +8,11 @@ true boxes of every 1st, 5th, … frame are the detections; their identities are
 
 Rows are onepass' presets, and SORT, ByteTrack and OC-SORT of ``trackers`` as they are shipped and
 at the best of the settings of ``_trackers.py`` for that stride, chosen on this clip. All are judged
-by ``index.tracks.scores`` (``trackers.eval``). The shipped trackers give no identity to the first
-boxes of a track, so their MOTA and DetA fall where frames are few; AssA is about joining alone.
+by ``index.tracks.scores`` (``trackers.eval``). These trackers work as frames come in and give the
+first boxes of a track no identity, which the scores count as boxes not found: look at switches and
+tracks as well before calling a few thousandths a difference.
+
+Needs ``trackers``, installed without what it asks for: ``pip install --no-deps 'trackers>=2.6'``.
 """
 
 from __future__ import annotations
