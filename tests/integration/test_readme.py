@@ -36,6 +36,7 @@ def python_of_readme() -> str:
     return textwrap.dedent(block.group(1))
 
 
+GROUPS = ("probe", "index", "models", "tracks")
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -48,7 +49,7 @@ def run_all(lines: list[str], folder: Path) -> dict[str, str]:
         )
         assert done.returncode == 0, f"{line}: {done.stderr}"
         words = line.split()[1:]
-        said[" ".join(words[: 2 if words[0] in ("probe", "index", "models") else 1])] = done.stdout
+        said[" ".join(words[: 2 if words[0] in GROUPS else 1])] = done.stdout
     return said
 
 
@@ -89,6 +90,39 @@ def test_your_own_images(tmp_path: Path) -> None:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_tracks(tmp_path: Path) -> None:
+    write_nights(tmp_path)
+    said = run_all(commands("Tracks"), tmp_path)
+    assert "24 rows, 0 with errors" in said["extract"]
+    assert "4 tracks of 24 detections in 2 sequences" in said["link"]
+    assert "all 2: HOTA 1.000" in said["tracks evaluate"]
+    assert "with onepass link RUN --options nights.json" in said["tracks tune"]
+    assert (tmp_path / "review" / "review.csv").is_file()
+    assert {file.name for file in (tmp_path / "mot").iterdir()} >= {"monday.txt", "tuesday.txt"}
+    assert (tmp_path / "monday.mp4").stat().st_size > 1000
+
+
+def write_nights(folder: Path) -> None:
+    """Two nights of six frames, each with two drawn things that walk; their boxes, and who is who."""
+    lines = ["image,sequence,frame,x1,y1,x2,y2"]
+    (folder / "truth").mkdir()
+    for night, name in enumerate(("monday", "tuesday")):
+        truth = []
+        (folder / name).mkdir()
+        for frame in range(6):
+            picture = drawn(50 + night, width=320, height=240).convert("L").convert("RGB")
+            for who in range(2):
+                x, y = 20 + 12 * frame + 150 * who, 40 + 90 * who
+                picture.paste(drawn(10 * night + who, width=60, height=50), (x, y))
+                lines.append(f"{name}/{frame}.jpg,{name},{frame},{x},{y},{x + 60},{y + 50}")
+                truth.append(f"{frame + 1},{who + 1},{x},{y},60,50,1,-1,-1")
+            picture.save(folder / name / f"{frame}.jpg", quality=95)
+        (folder / "truth" / f"{name}.txt").write_text("\n".join(truth))
+    (folder / "nights.csv").write_text("\n".join(lines))
 
 
 @pytest.mark.ray
