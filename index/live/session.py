@@ -140,15 +140,7 @@ class LiveLinker:
             state = None if row is None else self._state(row)
             number = self._number(frame, state)
             restarted = state.cut_off(self.options, fingerprint) if state else None
-            linker = Linker(looks.shape[1], self.options, frame_step=frame.step)
-            names: dict[int, str] = {}
-            if state is not None:
-                tracks = linker.open
-                if state.tracks is not None and restarted is None:
-                    tracks = state.tracks
-                    names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
-                linker.restore(tracks, started=state.head.started, rows=state.head.rows)
-            names |= dict(enumerate(frame.ids, linker.rows))
+            linker, names = self._restored(frame, looks.shape[1], state, anew=restarted is not None)
             links = linker.step(
                 number,
                 frame.boxes,
@@ -207,6 +199,23 @@ class LiveLinker:
         if row.tracks is not None and row.touched >= self._idle_before():
             tracks = unpack(row.tracks)
         return State(Head.model_validate_json(row.head), tracks)
+
+    def _restored(
+        self, frame: Frame, dim: int, state: State | None, *, anew: bool
+    ) -> tuple[Linker, dict[int, str]]:
+        """A linker that goes on where the sequence stands, and the names of numbered detections.
+
+        ``anew``: without the open tracks of before, but counting on.
+        """
+        linker = Linker(dim, self.options, frame_step=frame.step)
+        names: dict[int, str] = {}
+        if state is not None:
+            tracks = linker.open
+            if state.tracks is not None and not anew:
+                tracks = state.tracks
+                names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
+            linker.restore(tracks, started=state.head.started, rows=state.head.rows)
+        return linker, names | dict(enumerate(frame.ids, linker.rows))
 
     def _number(self, frame: Frame, state: State | None) -> int:
         """The frame's number, if it and its time follow on what was there."""
