@@ -30,10 +30,10 @@ from _link_loop import link_frame
 from _processes import ONEPASS, watched
 from _runs import RunWriter
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from index.linking.linker import Linker
 from index.linking.options import PRESETS
+from index.linking.threads import one_thread
 from index.tracks.store import read_tracks
 from index.vectors import l1_normalise
 from pipelines.facts import ModelFacts, ModelRequest, Preprocess
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    with threadpool_limits(1, user_api="blas"):  # as ``onepass link`` does
+    with one_thread():  # as ``onepass link`` does
         fast = speed(given.frames, given.detections, given.dim)
     told = {
         "speed": fast,

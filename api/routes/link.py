@@ -17,7 +17,7 @@ from api.routes.direct import DirectRoute
 from api.schemas_link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
 from cluster.errors import ClashError, FrameError, LinkStateError
 from index.live.session import Answer, LiveLinker
-from index.live.state import track_id
+from index.tracks.store import track_id
 
 router = APIRouter(prefix="/v1/link", tags=["link"])
 direct = APIRouter(prefix="/v1/link", tags=["link"], route_class=DirectRoute)

@@ -22,8 +22,10 @@ import orjson
 from cluster.errors import ClashError, FrameError
 from index.linking.linker import Linker, Links
 from index.linking.options import TERMS, LinkOptions
-from index.live.state import Head, State, pack, seconds_of, track_id, unpack
+from index.linking.threads import one_thread
+from index.live.state import Head, State, pack, seconds_of, unpack
 from index.live.store import Kept, LinkStore, Row
+from index.tracks.store import track_id
 from index.vectors import l1_normalise
 
 IDLE_DAYS = 30
@@ -141,14 +143,15 @@ class LiveLinker:
             number = self._number(frame, state)
             restarted = state.cut_off(self.options, fingerprint) if state else None
             linker, names = self._restored(frame, looks.shape[1], state, anew=restarted is not None)
-            links = linker.step(
-                number,
-                frame.boxes,
-                looks,
-                diagonal_px=frame.diagonal_px,
-                seconds=seconds_of(frame.taken),
-                scores=frame.scores,
-            )
+            with one_thread():
+                links = linker.step(
+                    number,
+                    frame.boxes,
+                    looks,
+                    diagonal_px=frame.diagonal_px,
+                    seconds=seconds_of(frame.taken),
+                    scores=frame.scores,
+                )
             body = orjson.dumps(
                 {
                     "sequence": frame.sequence,

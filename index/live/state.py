@@ -73,11 +73,6 @@ def unpack(data: bytes) -> OpenTracks:
         ) from None
 
 
-def track_id(sequence: str, number: int) -> str:
-    """A track's name, as linking a run names it."""
-    return f"{sequence}:{number:05d}"
-
-
 def seconds_of(taken: datetime | None) -> float:
     """Seconds since 1970, NaN for None; a time without a zone counts as UTC."""
     if taken is None:

@@ -8,21 +8,21 @@ does not grow with the length of a sequence but by what is written about each de
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from threadpoolctl import threadpool_limits
 
 from cluster.errors import InputError
 from cluster.tasks import tasks
 from index.linking.linker import Linker, Links, by_frame, frame_step, require_times
 from index.linking.options import LinkOptions
+from index.linking.threads import one_thread
 from index.tracks.embeddings import Looks
 from index.tracks.sequences import SCORE, ToLink, doubts, read_plan, seconds_of
 from index.tracks.sizes import geometry
@@ -34,8 +34,10 @@ from index.tracks.store import (
     check_once,
     refuse_foreign,
     swap,
+    track_id,
 )
 from pipelines.records import sha256_file, write_atomic
+from pipelines.request import locked
 from pipelines.run import Run
 
 GROUP_ROWS = 20_000
@@ -87,8 +89,8 @@ def link_run(
         progress: called with detections done and detections to do.
 
     Raises:
-        RunError: the run is missing, unfinished or without embeddings, or ``out`` holds
-            something else than tracks.
+        RunError: the run is missing, unfinished or without embeddings; ``out`` holds something
+            else than tracks, or another command links into it.
         InputError: ``strong_score`` without scores; ``max_gap_seconds`` in a sequence without
             times, or whose times run backwards; embeddings that are zero or not finite, named.
         VerifyError: a detection would not stand exactly once in the output.
@@ -101,44 +103,65 @@ def link_run(
     out = out or run / "tracks"
     refuse_foreign(out)
     plan = read_plan(opened, score_column)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    # Everything is written beside ``out``; a folder that a killed command left is taken over.
+    beside = out.with_name(f".{out.name}.linking")
     try:
-        groups = _groups(run.resolve(), draft.resolve(), plan, options)
-        size = 4 * opened.manifest.model.feature_dim * plan.table.num_rows
-        done = 0
-
-        def heard(linked: _Linked) -> None:
-            nonlocal done
-            done += linked.detections
-            progress(done, plan.table.num_rows)
-
-        on_ray = address is not None or (size > RAY_FROM_BYTES and len(groups) > 1)
-        with tasks("link", on_ray=on_ray, address=address) as place:
-            made = place.run(_link_group, groups, done=heard)
-        counts = LinkSummary(
-            sequences=len(plan.sequences),
-            detections=plan.table.num_rows,
-            linked=sum(one.linked for one in made),
-            tracks=sum(one.tracks for one in made),
-            left_out=plan.left_out,
-            weak=sum(one.weak for one in made),
-            notes=tuple(note for one in made for note in one.notes),
-        )
-        parts = [group.part for group in groups]
-        check_once(parts, plan.table["detection_id"])
-        manifest = TracksManifest(
-            fingerprint=opened.manifest.fingerprint,
-            options=options,
-            score_column=score_column,
-            counts=counts,
-            files={part.name: sha256_file(part) for part in parts},
-        )
-        write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
-        swap(draft, out)
+        with locked(beside, "link"):
+            try:
+                return _link(opened, plan, options, score_column, out, beside, address, progress)
+            finally:
+                for name in ("new", "old"):
+                    shutil.rmtree(beside / name, ignore_errors=True)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with suppress(OSError):  # another command is at work there
+            beside.rmdir()
+
+
+def _link(
+    run: Run,
+    plan: ToLink,
+    options: LinkOptions,
+    score_column: str | None,
+    out: Path,
+    beside: Path,
+    address: str | None,
+    progress: Callable[[int, int], None],
+) -> LinkSummary:
+    draft = beside / "new"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    groups = _groups(run.path.resolve(), draft.resolve(), plan, options)
+    size = 4 * run.manifest.model.feature_dim * plan.table.num_rows
+    done = 0
+
+    def heard(linked: _Linked) -> None:
+        nonlocal done
+        done += linked.detections
+        progress(done, plan.table.num_rows)
+
+    on_ray = address is not None or (size > RAY_FROM_BYTES and len(groups) > 1)
+    with tasks("link", on_ray=on_ray, address=address) as place:
+        made = place.run(_link_group, groups, done=heard)
+    parts = [group.part for group in groups]
+    check_once(parts, plan.table["detection_id"])
+    counts = LinkSummary(
+        sequences=len(plan.sequences),
+        detections=plan.table.num_rows,
+        linked=sum(one.linked for one in made),
+        tracks=sum(one.tracks for one in made),
+        left_out=plan.left_out,
+        weak=sum(one.weak for one in made),
+        notes=tuple(note for one in made for note in one.notes),
+    )
+    manifest = TracksManifest(
+        fingerprint=run.manifest.fingerprint,
+        options=options,
+        score_column=score_column,
+        counts=counts,
+        files={part.name: sha256_file(part) for part in parts},
+    )
+    write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
+    swap(draft, out, old=beside / "old")
     return counts
 
 
@@ -164,9 +187,7 @@ def _link_group(group: _Group) -> _Linked:
     linked = tracks = weak = 0
     notes: list[str] = []
     looks = Looks(run, group.plan)
-    # The products are small: where cores are shared, several threads spend ten times as long
-    # waiting for each other.
-    with threadpool_limits(1, user_api="blas"), pq.ParquetWriter(group.part, SCHEMA) as writer:
+    with one_thread(), pq.ParquetWriter(group.part, SCHEMA) as writer:
         for part in group.sequences:
             links = _link_sequence(run, group.plan[part], part.start, looks, group.options, notes)
             linked += int((links.previous >= 0).sum())
@@ -212,8 +233,7 @@ def _table(plan: pa.Table, links: Links) -> pa.Table:
     alone = links.track < 0
     start = links.previous < 0
     costs = np.column_stack([links.cost, links.terms, links.margin]).astype(np.float32)
-    # A colon: sequences are folder names, and './00001' would not survive in a URL.
-    tracks = [None if track < 0 else f"{name}:{track:05d}" for track in links.track.tolist()]
+    tracks = [None if track < 0 else track_id(name, track) for track in links.track.tolist()]
     return pa.table(
         [
             ids,

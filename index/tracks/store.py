@@ -77,6 +77,12 @@ class TracksManifest(Record):
     files: dict[str, str]  # name to sha256
 
 
+def track_id(sequence: str, number: int) -> str:
+    """A track's name, unique in a run: its sequence, and its place by start."""
+    # A colon: sequences are folder names, and './00001' would not survive in a URL.
+    return f"{sequence}:{number:05d}"
+
+
 def read_tracks(run: Path) -> pa.Table:
     """The tracks of a run, by sequence, frame and row_id; columns as in ``SCHEMA``.
 
@@ -132,9 +138,10 @@ def _is_ours(entry: Path) -> bool:
     )
 
 
-def swap(draft: Path, out: Path) -> None:
-    """Put the finished folder in place of the old one, which is kept until that is done."""
-    old = out.with_name(f"{draft.name}.old")
+def swap(draft: Path, out: Path, *, old: Path) -> None:
+    """Put a finished folder in place of the one there, which is kept as ``old`` until then."""
+    if old.exists():  # a command was killed between the two renames, or right after
+        shutil.rmtree(old)
     if out.exists():
         out.rename(old)
     try:
@@ -143,4 +150,3 @@ def swap(draft: Path, out: Path) -> None:
         if old.exists():
             old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -22,6 +22,7 @@ from index.tracks.link import link_run
 from index.tracks.sizes import image_size
 from index.tracks.store import SCHEMA, TracksManifest, read_tracks
 from pipelines.records import read_record, sha256_file
+from pipelines.request import locked
 from pipelines.run import Run
 from tests.runs import write_run
 
@@ -226,6 +227,23 @@ def test_a_failure_leaves_the_old_tracks(run: Path, monkeypatch: pytest.MonkeyPa
 
 def _fail(*_: object) -> None:
     raise VerifyError("on purpose")
+
+
+def test_two_at_once(run: Path) -> None:
+    with locked(run / ".tracks.linking", "link"), pytest.raises(RunError, match="another link is"):
+        link_run(run)
+    assert link_run(run).tracks == 6
+
+
+def test_what_a_killed_command_left_is_taken_over(run: Path) -> None:
+    link_run(run)
+    expected = read_tracks(run)
+    # Killed between the two renames: the new ones stand ready, the old ones are out of the way.
+    (run / ".tracks.linking" / "new").mkdir(parents=True)
+    (run / "tracks").rename(run / ".tracks.linking" / "old")
+    link_run(run)
+    assert read_tracks(run).equals(expected)
+    assert {entry.name for entry in run.iterdir()} == {"detections", "manifest.json", "tracks"}
 
 
 def test_what_is_not_tracks_is_not_replaced(run: Path, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from cluster.errors import InputError
 from index.linking.linker import Linker, Links, by_frame, frame_step, link
 from index.linking.options import PRESETS, LinkOptions
 from index.linking.state import OpenTracks
+from index.linking.threads import one_thread
 from index.vectors import l1_normalise
 from tests.unit.linking.scenes import SQUARE, crowd, one_mover
 
@@ -370,3 +372,21 @@ def test_the_antenna_preset_is_one_to_one_and_strict() -> None:
     links = link(frames, boxes, looks, diagonal_px=100.0, options=PRESETS["antenna"])
     assert links.previous.tolist() == [-1, 0, -1]
     assert links.cost[1] == pytest.approx(0.02 + 0.02 + 0.1 / 100, abs=1e-6)
+
+
+def test_products_take_one_thread_and_others_keep_theirs() -> None:
+    import faiss
+
+    def threads() -> dict[str, int]:
+        return {one["filepath"]: one["num_threads"] for one in threadpool_info()}
+
+    before, searching = threads(), faiss.omp_get_max_threads()
+    with one_thread():
+        during = threads()
+        assert faiss.omp_get_max_threads() == searching
+    numpy = [file for file in before if "numpy" in file]
+    assert [during[file] for file in numpy] == [1] * len(numpy)
+    assert {file: n for file, n in during.items() if file not in numpy} == {
+        file: n for file, n in before.items() if file not in numpy
+    }
+    assert threads() == before
