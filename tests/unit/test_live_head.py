@@ -18,7 +18,7 @@ from pipelines import settle as settling
 from pipelines.backbones import describe, examine, load_backbone, load_verified
 from pipelines.backbones.base import Loaded
 from pipelines.backbones.timm_family import TimmBackbone
-from pipelines.cli import _say_extracted
+from pipelines.cli import say_extracted
 from pipelines.detections import complete
 from pipelines.embed import Embedder
 from pipelines.engines.engine import Engine
@@ -324,5 +324,5 @@ def test_random_weights_are_warned_of_unless_they_were_wanted(
     facts = TINY_FACTS.model_copy(update={"request": request, "weights": "random (seed 0)"})
     run = write_run(tmp_path / "run", {"image": ["a.jpg"]}, ZEROS, facts=facts, files=1)
     manifest = run.manifest.model_copy(update={"seconds": 1.0})
-    _say_extracted(Outcome(Run(run.path, manifest)), videos=False)
+    say_extracted(Outcome(Run(run.path, manifest)))
     assert ("has random weights: classes and emb" in capsys.readouterr().err) == warned
