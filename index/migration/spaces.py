@@ -20,7 +20,7 @@ from index.recall import ExactKnn
 K = 10
 SEED = 0
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 _BINS = 40
 
 Vectors = npt.NDArray[np.float32]
