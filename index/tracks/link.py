@@ -105,6 +105,7 @@ def link_run(
     plan = read_plan(opened, score_column)
     # Everything is written beside ``out``; a folder that a killed command left is taken over.
     beside = out.with_name(f".{out.name}.linking")
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with locked(beside, "link"):
             try:

@@ -229,6 +229,11 @@ def _fail(*_: object) -> None:
     raise VerifyError("on purpose")
 
 
+def test_tracks_go_where_no_folder_is_yet(run: Path, tmp_path: Path) -> None:
+    link_run(run, out=tmp_path / "far" / "away" / "tracks")
+    assert read_tracks(tmp_path / "far" / "away").num_rows == 36
+
+
 def test_two_at_once(run: Path) -> None:
     with locked(run / ".tracks.linking", "link"), pytest.raises(RunError, match="another link is"):
         link_run(run)
