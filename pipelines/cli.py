@@ -31,7 +31,9 @@ def extract(
         str,
         typer.Argument(
             help="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
-            "and, if you have boxes, x1 y1 x2 y2 in pixels; or a folder of videos."
+            "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI "
+            "database, as sqlite:///ami.db or postgresql+psycopg://user@host/name (its password "
+            "is best kept in PGPASSWORD or ~/.pgpass)."
         ),
     ],
     *,

@@ -28,7 +28,7 @@ from pipelines.hdf5 import write_hdf5
 from pipelines.records import write_atomic
 from pipelines.request import Command, Request, claim, fingerprint_inputs
 from pipelines.run import Run, SessionFacts
-from pipelines.source import Plan, read_source
+from pipelines.source import Plan, name_source, read_source
 from pipelines.stages import run_stages, write_plan
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def extract(
     if reading.kind == "video":
         model = _for_videos(model)
     command = Command(
-        source=str(Path(source).resolve()),
+        source=name_source(source),
         reading=reading,
         model=model,
         gate=options.gate,

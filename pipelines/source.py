@@ -1,9 +1,9 @@
 """From what a user points at to a complete detections table.
 
 A source is a folder of images, a manifest (Parquet, CSV, JSON Lines) with one row a
-detection, a folder of videos, or a finished run, whose rows are answered again. No image is
-opened here: what is wrong with an image becomes that row's error later, so that a bad file
-never stops a plan.
+detection, a folder of videos, the URL of an AMI database, or a finished run, whose rows are
+answered again. No image is opened here: what is wrong with an image becomes that row's error
+later, so that a bad file never stops a plan.
 """
 
 from __future__ import annotations
@@ -54,12 +54,17 @@ def read_source(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
-    """Read a folder, a manifest, videos, or a run; ``report`` is told of videos looked at.
+    """Read a folder, a manifest, videos, a database or a run; ``report`` is told how far it is.
 
     Raises:
         SourceError: missing, of an unknown kind, empty, or malformed.
     """
     reading = reading or Reading()
+    if is_database(source):
+        plan = _read_database(source, reading, report)
+        return (
+            plan if reading.limit is None else replace(plan, table=_few(plan.table, reading.limit))
+        )
     path = Path(source)
     if not path.exists():
         raise SourceError(
@@ -119,6 +124,35 @@ def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
         return None
     table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
     return table.sort_by("row_id")["error"]
+
+
+def is_database(source: str) -> bool:
+    """Whether a source is a URL, and so no path: none of its text may be shown as it is."""
+    return "://" in source
+
+
+def name_source(source: str) -> str:
+    """A source as runs name it: an absolute path, or a database without its password.
+
+    Raises:
+        SourceError: a URL of no database that onepass knows.
+    """
+    if is_database(source):
+        from pipelines.database.connect import name_of
+
+        return name_of(source)
+    return str(Path(source).resolve())
+
+
+def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+    # SQLAlchemy is an extra.
+    from pipelines.database.connect import folder_of, name_of
+    from pipelines.database.plan import plan_database
+
+    if reading.kind == "video":
+        raise SourceError(f"{name_of(source)}: --source video takes a folder or a video")
+    table, notes = plan_database(source, report)
+    return Plan(table, folder_of(source), {}, notes)
 
 
 def _is_video(name: str) -> bool:
