@@ -9,7 +9,7 @@ import typer
 
 from cluster.console import Json, print_json, say
 from cluster.errors import InputError
-from index import index_cli, link_cli, migrate_cli, tracks_cli
+from index import database_cli, index_cli, link_cli, migrate_cli, tracks_cli
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,7 @@ app.add_typer(index_cli.app, name="index")
 app.add_typer(migrate_cli.app)
 app.add_typer(link_cli.app)
 app.add_typer(tracks_cli.app, name="tracks")
+app.add_typer(database_cli.app, name="database")
 
 _SHOWN = 80  # characters of an attribute; --json has all
 
