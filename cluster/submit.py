@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def run_job(address: str, arguments: Sequence[str], *, log: Callable[[str], obje
     """Submit ``onepass ARGUMENTS``, pass its log on as it comes, wait for its end.
 
     Raises:
-        ClusterError: no command, a relative path, no answer at ``address``, or a token that
+        ClusterError: no command, a relative path, a password in a URL, no answer at ``address``, or a token that
             the cluster refuses. Nothing was submitted.
         WorkError: the cluster stopped answering while the job ran.
         LeftRunningError: Ctrl-C; the job goes on.
@@ -48,6 +49,7 @@ def run_job(address: str, arguments: Sequence[str], *, log: Callable[[str], obje
     if not arguments:
         raise ClusterError("nothing to submit; give a command after --, as: -- extract SOURCE …")
     _refuse_relative_paths(arguments)
+    _refuse_passwords(arguments)
     client, job_id = _submit(address, arguments)
     follower = _Follower(client, job_id, log)
     by_hand = (
@@ -181,11 +183,19 @@ class _Follower:
             coming.cancel()
 
 
+def _refuse_passwords(arguments: Sequence[str]) -> None:
+    if any(re.search(r"://[^/]*:[^/]*@|[?&]password=", value) for value in arguments):
+        raise ClusterError(
+            "a password in a URL would be shown in the cluster's list of jobs; leave it out, and set "
+            "PGPASSWORD or ~/.pgpass where the job runs"
+        )
+
+
 _FILES = ("--out", "--checkpoint", "--head", "--validation", "--gate-checkpoint", "--gate-labels")
 
 
 def _refuse_relative_paths(arguments: Sequence[str]) -> None:
-    words = 2 if arguments[0] in ("index", "probe") else 1
+    words = 2 if arguments[0] in ("index", "probe", "database") else 1
     given = [("the path", value) for value in arguments[words : words + 1] if value[:1] != "-"]
     split = [part for word in arguments for part in _split_option(word)]
     # To a probe, labels are a column.

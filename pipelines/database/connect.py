@@ -30,7 +30,7 @@ _REFUSED = frozenset({"42501", "25006", "42P01", "42703", "42804", "22001"})
 
 
 def parse(url: str) -> sa.URL:
-    """What a URL says, its driver filled in.
+    """What a URL says, whichever driver it names: for one of the two that onepass brings.
 
     Raises:
         SourceError: not the URL of a database onepass knows; the text is not repeated.
@@ -53,7 +53,7 @@ def parse(url: str) -> sa.URL:
             "the URL of a database has an @ too many (it is not shown, it may hold a password); "
             "write @ in a password as %40"
         )
-    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == backend else parsed
+    return parsed.set(drivername="postgresql+psycopg")
 
 
 def name_of(url: str) -> str:
@@ -64,7 +64,7 @@ def name_of(url: str) -> str:
     """
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
-        return parsed.render_as_string()
+        return f"sqlite:///{parsed.database}"
     port = parsed.port or parsed.query.get("port", 5432)
     where = sa.URL.create(
         "postgresql",
@@ -140,9 +140,9 @@ def _engine(parsed: sa.URL, write: bool) -> sa.Engine:
                 execution_options={} if write else one_state,
                 **common,
             )
-        except ModuleNotFoundError as error:
+        except ModuleNotFoundError:
             raise InputError(
-                f"{error.name} is not installed, which PostgreSQL needs; run: {INSTALL}"
+                f"psycopg is not installed, which PostgreSQL needs; run: {INSTALL}"
             ) from None
         begin = f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'"
 

@@ -49,6 +49,18 @@ def test_absolute_paths_and_uris_pass() -> None:
     cluster.submit._refuse_relative_paths(["probe", "train", "/runs/a", "--labels", "category"])
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["postgresql+psycopg://anna:s3cret@host/ami", "postgresql://host/ami?password=s3cret"],
+)
+def test_passwords_are_not_sent_to_the_list_of_jobs(source: str) -> None:
+    with pytest.raises(ClusterError, match="PGPASSWORD") as refused:
+        run_job(URL, ["extract", source, "--out", "/run"], log=print)
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(ClusterError, match="check that Ray's dashboard answers"):
+        run_job(URL, ["extract", "postgresql://anna@host:5432/ami", "--out", "/run"], log=print)
+
+
 def test_a_command_and_a_scheme_are_needed() -> None:
     with pytest.raises(ClusterError, match="nothing to submit"):
         run_job(URL, [], log=print)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,12 @@ def fresh(postgres: Server) -> str:
     name = f"ami{next(_NUMBERS)}"
     postgres.do(f"CREATE DATABASE {name}")
     return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ami.db"
+    server: Server = request.getfixturevalue("postgres")
+    return server.url(request.getfixturevalue("fresh"))
