@@ -5,19 +5,27 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Debian's own programs, where they are missing and this is root.
+MAY_INSTALL := test "$$(id -u)" = 0 && command -v apt-get >/dev/null
+APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+  apt-get install -qq -y --no-install-recommends
+HAS_POSTGRES := command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+
 .PHONY: demo test test-browser conformance check format lint types tests test-long clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
 
 test: $(VENV)/.dev   ## all tests; set ONEPASS_DATA for those on real images
+	@if ! { $(HAS_POSTGRES); }; then \
+	  if $(MAY_INSTALL); then $(APT_INSTALL) postgresql; \
+	  else echo "no PostgreSQL here: its tests are skipped; 'sudo apt-get install postgresql'" >&2; fi; \
+	fi
 	$(BIN)/python -m pytest
 
 test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs where it may
 	@if test -z "$$CHROMIUM" && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
-	  if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	      apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; \
+	  if $(MAY_INSTALL); then $(APT_INSTALL) chromium fonts-dejavu-core; \
 	  else \
 	    echo "no chromium here, and only root may install it: run 'sudo apt-get install chromium'," \
 	      "or name a browser of its family: make test-browser CHROMIUM=/path/to/chrome" >&2; exit 1; \
