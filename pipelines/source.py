@@ -61,10 +61,7 @@ def read_source(
     """
     reading = reading or Reading()
     if is_database(source):
-        plan = _read_database(source, reading, report)
-        return (
-            plan if reading.limit is None else replace(plan, table=_few(plan.table, reading.limit))
-        )
+        return _limited(_read_database(source, reading, report), reading.limit)
     path = Path(source)
     if not path.exists():
         raise SourceError(
@@ -85,7 +82,7 @@ def read_source(
             )
         table = complete(_read_manifest(path), where=source, folder=path.stem)
         plan = Plan(table, path.parent.resolve(), {})
-    return plan if reading.limit is None else replace(plan, table=_few(plan.table, reading.limit))
+    return _limited(plan, reading.limit)
 
 
 def read_run(path: Path) -> Plan:
@@ -171,13 +168,16 @@ def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None
     return Plan(table, root.resolve(), skipped, notes)
 
 
-def _few(table: pa.Table, limit: int) -> pa.Table:
-    """The rows of ``limit`` images, spread evenly over the plan."""
+def _limited(plan: Plan, limit: int | None) -> Plan:
+    """The rows of ``limit`` images, spread evenly over the plan; None: every row."""
+    if limit is None:
+        return plan
+    table = plan.table
     chosen = spread(pc.unique(table["image"]).to_pylist(), limit)
     few = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
     at = few.column_names.index("row_id")
     few = few.set_column(at, "row_id", pa.array(np.arange(few.num_rows, dtype=np.int64)))
-    return few.combine_chunks()
+    return replace(plan, table=few.combine_chunks())
 
 
 def _read_folder(folder: Path) -> Plan:

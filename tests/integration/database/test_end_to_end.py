@@ -18,6 +18,7 @@ from pipelines.embed import Embedder
 from pipelines.extract import committed_rows, extract
 from pipelines.facts import ModelRequest
 from pipelines.images import read
+from pipelines.migrate import extract_again
 from pipelines.run import Run
 from tests.ami import change, fill, stored
 from tests.postgres import Server
@@ -90,6 +91,16 @@ def test_from_the_database_and_back(
     assert all(counts == Changes(equal=13) for counts in again.columns.values())
     found = compare_database(out, url)
     assert (found.compared, found.equal) == (13, 13)
+
+    # Another model over the run: its rows still know the database they came from.
+    moved = tmp_path / "moved"
+    extract_again(out, ModelRequest(spec="tiny", input_size=24), moved)
+    assert Run.open(moved).manifest.rows.failed == 3
+    found = compare_database(moved, url)
+    assert (found.compared, found.equal) == (13, 0)
+    done = write_database(moved, url, groups=["features"], write_back=True)
+    assert done.columns == {"cnn_features": Changes(changed=13)}
+    assert compare_database(moved, url).equal == 13
 
 
 @pytest.mark.timeout(180)
