@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from pipelines.run import Run
+from tests.ami import fill, stored
 from tests.pictures import drawn, photo_folder
 from tests.videos import write_video
 
@@ -35,7 +36,7 @@ def python_of_readme(number: int) -> str:
     return textwrap.dedent(blocks[number])
 
 
-GROUPS = ("probe", "index", "models", "tracks")
+GROUPS = ("probe", "index", "models", "tracks", "database")
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -147,6 +148,22 @@ def write_nights(folder: Path) -> None:
             picture.save(folder / name / f"{frame}.jpg", quality=95)
         (folder / "truth" / f"{name}.txt").write_text("\n".join(truth))
     (folder / "nights.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_an_ami_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ami.db"
+    fill(url, tmp_path / "traps")
+    lines = commands("An AMI database")
+    said = run_all(lines, tmp_path)
+    assert "16 rows, 0 with errors" in said["extract"]
+    assert all(
+        row["cnn_features"] and row["sequence_id"]
+        for row in stored(url, "cnn_features", "sequence_id").values()
+    )
+    compared = run_all(lines[2:3], tmp_path)["database compare"]
+    assert "16 equal: no number differs by more than 0.001" in compared
 
 
 @pytest.mark.ray
