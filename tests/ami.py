@@ -38,6 +38,8 @@ IMAGES = sa.Table(
     sa.Column("last_processed", sa.DateTime),
     sa.Column("in_queue", sa.Boolean, default=False),
     sa.Column("notes", sa.JSON),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
     sa.Column("num_detected_objects", sa.Integer),
 )
 

@@ -125,7 +125,10 @@ def _engine(parsed: sa.URL, write: bool) -> sa.Engine:
 
         def connect() -> sqlite3.Connection:
             # No isolation level: BEGIN is ours, see below.
-            return sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+            made = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+            # SQLite keeps any bytes as text; what is no UTF-8 costs its letters, not the read.
+            made.text_factory = lambda text: text.decode(errors="replace")
+            return made
 
         engine = sa.create_engine(parsed, creator=connect, **common)
         # Python's own BEGIN comes before the first UPDATE only: what a SELECT before it saw may be
@@ -144,7 +147,11 @@ def _engine(parsed: sa.URL, write: bool) -> sa.Engine:
             raise InputError(
                 f"psycopg is not installed, which PostgreSQL needs; run: {INSTALL}"
             ) from None
-        begin = f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'"
+        # Times come as text, which must not depend on the server's taste.
+        begin = (
+            f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'; SET LOCAL datestyle = 'ISO'; "
+            "SET LOCAL timezone = 'UTC'"
+        )
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

@@ -121,7 +121,11 @@ class _Reader:
         if sessions is not None:
             joined = joined.outerjoin(sessions, sessions.c.id == session)
             wanted = {"day": "day", "base_directory": "directory"}
-            about = [sessions.c[old].label(new) for old, new in wanted.items() if old in sessions.c]
+            about = [
+                sa.cast(sessions.c[old], sa.Text).label(new)
+                for old, new in wanted.items()
+                if old in sessions.c
+            ]
         return (
             sa.select(
                 found.c.id,
@@ -154,7 +158,8 @@ class _Reader:
             images.path,
             (sa.null() if base is None else base).label("base"),
             session.label("session"),
-            images.timestamp,
+            # PostgreSQL has times that Python has not, as 'infinity'; as text they end nothing.
+            sa.cast(images.timestamp, sa.Text).label("timestamp"),
             (place - 1).label("frame"),
         ).subquery("numbered")
 
@@ -192,9 +197,9 @@ class _Reader:
         when = "" if day is None else str(day)[:10].replace("-", "") + "-"
         return f"{deployment}/{when}{'no-session' if session is None else session}"
 
-    def _time(self, raw: object) -> datetime | None:
+    def _time(self, raw: str | None) -> datetime | None:
         try:
-            time = raw if isinstance(raw, datetime) else datetime.fromisoformat(str(raw))
+            time = datetime.fromisoformat(raw or "")
         except ValueError:
             self._unread_times += raw is not None
             return None
@@ -203,10 +208,11 @@ class _Reader:
     def notes(self) -> Iterator[str]:
         """What people should know, once all parts are read."""
         images, found = self._tables.images, self._tables.detections
-        empty = sa.select(images).where(~sa.exists().where(found.c.image_id == images.c.id))
-        without = _count(self._connection, empty.subquery())
+        total = _count(self._connection, images)
+        # The companion has no index of image_id: detections are gone through once, not once an image.
+        used = sa.select(found.c.image_id).join(images, images.c.id == found.c.image_id).distinct()
+        without = total - _count(self._connection, used.subquery())
         if without:
-            total = _count(self._connection, images)
             yield f"{without} of {total} images have no detections; they count as frames"
         if self._unread_times:
             yield f"{self._unread_times} detections have a timestamp that is none; it is left out"

@@ -194,6 +194,53 @@ def test_times_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
     assert rows[9]["timestamp"] == NIGHT
 
 
+def test_a_server_with_its_own_ways_of_writing_times(
+    postgres: Server, fresh: str, tmp_path: Path
+) -> None:
+    url = postgres.url(fresh)
+    fill(url, tmp_path / "traps")
+    expected = read_source(url).table
+    postgres.do(
+        f"ALTER DATABASE {fresh} SET datestyle = 'German'",
+        f"ALTER DATABASE {fresh} SET timezone = 'America/Panama'",
+    )
+    assert read_source(url).table.equals(expected)
+    change(url, "UPDATE images SET timestamp = 'infinity' WHERE id = 100")
+    plan = read_source(url)
+    rows = {row["database_id"]: row for row in plan.table.to_pylist()}
+    assert [rows[key]["timestamp"] for key in (1, 2)] == [None, None]
+    assert rows[3]["timestamp"] is not None
+    assert "2 detections have a timestamp that is none; it is left out" in plan.notes
+
+
+def test_bytes_that_are_no_text_cost_their_letters(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ami.db"
+    fill(url, tmp_path / "traps")
+    change(
+        url,
+        "UPDATE detections SET specific_label = CAST(x'4dff6f' AS TEXT) WHERE id = 1",
+        "UPDATE detections SET bbox = CAST(x'ff5b' AS TEXT) WHERE id = 2",
+    )
+    rows = {row["database_id"]: row for row in read_source(url).table.to_pylist()}
+    assert len(rows) == 16
+    assert rows[1]["specific_label"] == "M\N{REPLACEMENT CHARACTER}o"
+    assert rows[1]["error"] is None
+    assert rows[2]["error"].startswith("unreadable box: ")
+
+
+def test_images_without_detections_are_counted_past_detections_without_images(
+    url: str, tmp_path: Path
+) -> None:
+    fill(url, tmp_path / "traps")
+    change(url, "UPDATE detections SET image_id = NULL WHERE id IN (1, 2)")
+    if url.startswith("sqlite"):  # which does not mind a reference to nothing
+        change(url, "UPDATE detections SET image_id = 7777 WHERE id IN (3, 4)")
+    others = 4 if url.startswith("sqlite") else 3
+    assert (
+        f"{others} of 10 images have no detections; they count as frames" in read_source(url).notes
+    )
+
+
 def test_relative_pictures_stand_beside_an_sqlite_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ami.db"
     fill(url, tmp_path / "traps")
