@@ -108,7 +108,9 @@ def extract(
         reading=reading,
         model=model,
         gate=options.gate,
-        inputs=fingerprint_inputs(plan.table, model, options.gate.model if options.gate else None),
+        inputs=fingerprint_inputs(
+            plan.decisive, model, options.gate.model if options.gate else None
+        ),
         precision=options.precision,
         engine=options.engine,
         top_k=options.top_k,

@@ -46,6 +46,12 @@ class Plan:
     root: Path
     skipped: dict[str, int]  # suffix to files of a folder that are not images
     notes: tuple[str, ...] = ()  # what people should know of the source
+    passing: tuple[str, ...] = ()  # columns that others go on changing, a write-back among them
+
+    @property
+    def decisive(self) -> pa.Table:
+        """What a rerun must find as it was: all rows, without the columns that are passing."""
+        return self.table.drop_columns(list(self.passing))
 
 
 def read_source(
@@ -144,12 +150,13 @@ def name_source(source: str) -> str:
 def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:
     # SQLAlchemy is an extra.
     from pipelines.database.connect import folder_of, name_of
-    from pipelines.database.plan import plan_database
+    from pipelines.database.plan import PASSED, plan_database
 
     if reading.kind == "video":
         raise SourceError(f"{name_of(source)}: --source video takes a folder or a video")
     table, notes = plan_database(source, report)
-    return Plan(table, folder_of(source), {}, notes)
+    passing = tuple(name for name, _ in PASSED.values() if name in table.column_names)
+    return Plan(table, folder_of(source), {}, notes, passing)
 
 
 def _is_video(name: str) -> bool:

@@ -89,6 +89,7 @@ def test_from_the_database_and_back(
     again = write_database(out, url, write_back=True)
     assert again.updated == 0
     assert all(counts == Changes(equal=13) for counts in again.columns.values())
+    assert "is finished already: 16 rows; nothing to do" in onepass(*command)
     found = compare_database(out, url)
     assert (found.compared, found.equal) == (13, 13)
 
@@ -134,9 +135,7 @@ def test_a_password_is_nowhere_in_a_run(
     assert [file for file in files if b"hush" in file.read_bytes()] == []
     link_run(out)
     assert write_database(out, postgres.url(fresh), write_back=True).updated == 16
-    # With the role that needs none: the same source, so the same run.
-    labels = "UPDATE detections SET specific_label = 'Noctua pronuba', specific_label_score = 0.5"
-    change(postgres.url(fresh), labels, "UPDATE detections SET sequence_id = NULL")
+    # With the role that needs none, and with new labels and tracks: the same source and run.
     assert extract(postgres.url(fresh), TINY, out).already_finished
 
 

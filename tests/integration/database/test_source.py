@@ -135,13 +135,26 @@ def test_chunks_are_of_no_consequence(
     assert seen == [(done, 16) for done in (3, 6, 9, 12, 15, 16)]
 
 
-def test_the_same_rows_have_the_same_fingerprint(url: str, tmp_path: Path) -> None:
+def test_what_makes_it_another_source(url: str, tmp_path: Path) -> None:
+    """Boxes and images do; what the companion or a write-back changes in a detection does not."""
     fill(url, tmp_path / "traps")
-    first = fingerprint_inputs(read_source(url).table, TINY, None)
-    change(url, "UPDATE detections SET cnn_features = '[1.0]', model_name = 'other'")
-    assert fingerprint_inputs(read_source(url).table, TINY, None) == first
+
+    def fingerprint() -> dict[str, str]:
+        return fingerprint_inputs(read_source(url).decisive, TINY, None)
+
+    first = fingerprint()
+    change(
+        url,
+        "UPDATE detections SET cnn_features = '[1.0]', model_name = 'other', path = 'crop.jpg', "
+        "specific_label = 'Autographa gamma', specific_label_score = 0.1, sequence_id = 'a', "
+        "binary_label = 'nonmoth', binary_label_score = 0.2",
+    )
+    assert fingerprint() == first
     boxes(url, d1=[1, 2, 3, 5])
-    assert fingerprint_inputs(read_source(url).table, TINY, None) != first
+    changed = fingerprint()
+    assert changed != first
+    change(url, "DELETE FROM detections WHERE id = 16")
+    assert fingerprint() not in (first, changed)
 
 
 def test_limit_is_of_images(url: str, tmp_path: Path) -> None:
