@@ -57,6 +57,8 @@ def _show_comparison(run: Path, found: Comparison) -> None:
         say(f"  {found.failed} have an error in the run and were not looked at")
     if found.gone.count:
         warn(f"{found.gone.count} are gone from the database: {found.gone}")
+    if found.moved.count:
+        warn(f"{found.moved.count} have another image or box by now: {found.moved}")
     for why, some in found.unusable.items():
         say(f"  {some.count} cannot be used, {why}: {some}")
     for dim, count in found.other_dims.items():
@@ -64,7 +66,10 @@ def _show_comparison(run: Path, found: Comparison) -> None:
     if found.cosine is not None:
         said = ", ".join(f"{name} {value:.4f}" for name, value in found.cosine.items())
         say(f"  {found.compared} compared, cosine: {said}")
-        say(f"  {found.equal} equal: no number differs by more than {TOLERANCE:g}")
+        say(
+            f"  {found.equal} equal: once each is divided by its sum, no number differs by more "
+            f"than {TOLERANCE:g} of the largest"
+        )
 
 
 @app.command()
@@ -120,5 +125,9 @@ def _show_written(run: Path, done: Written) -> None:
         say(f"  {done.others} of the database are not in the run and stay as they are")
     if done.gone.count:
         warn(f"{done.gone.count} of the run are gone from the database: {done.gone}")
+    if done.moved.count:
+        warn(
+            f"{done.moved.count} have another image or box by now and stay as they are: {done.moved}"
+        )
     if not done.wrote and done.updated:
         say("dry run: nothing was written; add --write-back to write")

@@ -1,4 +1,8 @@
-"""The rows of a run beside the database's own, a bounded number at a time."""
+"""The rows of a run beside the database's own, a bounded number at a time.
+
+An id alone does not tell a detection: the companion deletes those of an image that it looks at
+again, and SQLite gives freed ids to new ones. So image and box are compared as well.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from cluster.errors import RunError
+from pipelines.database.plan import box_of
 from pipelines.database.schema import Tables
+from pipelines.detections import BOX
+from pipelines.images import ImageError
 from pipelines.run import Run
 
 CHUNK_ROWS = 500
@@ -50,6 +57,7 @@ class Pair:
     ours: dict[str, Any]  # the embedding apart
     embedding: NDArray[np.float32]  # NaN where the row has an error
     theirs: sa.Row[Any] | None  # None: gone
+    other: bool = False  # the id is another detection's by now
 
 
 def require_source(run: Run, name: str) -> None:
@@ -90,7 +98,7 @@ def pairs(
         run: extracted from this database.
         connection: of the database.
         tables: of the database.
-        columns: wanted of the run, beside the id, the embedding and the error.
+        columns: wanted of the run, beside its id, place, embedding and error.
         stored: wanted of detections.
         lock: keep others from changing these detections until the transaction ends.
 
@@ -98,7 +106,7 @@ def pairs(
         RunError: an id that cannot be one of this database.
     """
     found = tables.detections.c
-    wanted = ["detection_id", "error", "embedding", *columns]
+    wanted = ["detection_id", "database_image_id", *BOX, "error", "embedding", *columns]
     for batch in run.batches(wanted, batch_rows=CHUNK_ROWS):
         names = batch["detection_id"].to_pylist()
         keys = [tables.key(name) for name in names]
@@ -106,16 +114,31 @@ def pairs(
             raise RunError(
                 f"{run.path}: detection {names[keys.index(None)]!r} has no id of an AMI database"
             )
-        asked = sa.select(found.id, *(found[name] for name in stored)).where(found.id.in_(keys))
+        names_there = dict.fromkeys(("id", "image_id", "bbox", *stored))
+        asked = sa.select(*(found[name] for name in names_there)).where(found.id.in_(keys))
         asked = asked.with_for_update() if lock else asked  # SQLite locks the file, and ignores it
         theirs = {row.id: row for row in connection.execute(asked)}
         ours = batch.drop_columns(["embedding"]).to_pylist()
         flat = batch["embedding"].flatten().to_numpy()
         rows = flat.reshape(batch.num_rows, -1)
         yield [
-            Pair(key, mine, rows[place], theirs.get(key))
-            for place, (key, mine) in enumerate(zip(keys, ours, strict=True))
+            Pair(key, mine, row, its, its is not None and not _is_at(its, mine))
+            for key, mine, row, its in zip(
+                keys, ours, rows, (theirs.get(key) for key in keys), strict=True
+            )
         ]
+
+
+def _is_at(theirs: sa.Row[Any], ours: dict[str, Any]) -> bool:
+    """Whether a stored detection is in the image and box of a row; of a failed row it is."""
+    if ours["error"] is not None:
+        return True
+    try:
+        box = np.array(box_of(theirs.bbox), np.float32)
+    except ImageError:
+        return False
+    mine = np.array([ours[corner] for corner in BOX], np.float32)
+    return str(theirs.image_id) == ours["database_image_id"] and np.array_equal(box, mine)
 
 
 def features_of(raw: object) -> NDArray[np.float64]:

@@ -2,6 +2,10 @@
 
 Old features of another model have another length or another meaning. A length that differs is
 counted and not compared; where it is the same, the cosine says whether they are of the same model.
+
+Extractors that people run divide a vector by its sum before they store it, and a run stores it as
+it came. So each is divided by the sum of its absolute values before two are called equal, as the
+index and the tracks do that read them.
 """
 
 from __future__ import annotations
@@ -33,11 +37,12 @@ class Comparison:
         rows: of the run.
         failed: rows of the run without an embedding; not looked up further.
         gone: from the database.
+        moved: detections whose image or box is another by now; not compared.
         missing: without old features.
         unusable: why old features are none, to the detections.
         other_dims: numbers of old features, where the run has another number of them.
         compared: with old features of the run's length.
-        equal: of them, those whose numbers all differ by ``TOLERANCE`` at most.
+        equal: of them, those whose numbers all differ by ``TOLERANCE`` of the largest at most.
         cosine: quantiles over the compared; None where there are none.
     """
 
@@ -46,6 +51,7 @@ class Comparison:
     rows: int = 0
     failed: int = 0
     gone: Some = field(default_factory=Some)
+    moved: Some = field(default_factory=Some)
     missing: int = 0
     unusable: dict[str, Some] = field(default_factory=dict)
     other_dims: dict[int, int] = field(default_factory=dict)
@@ -85,7 +91,7 @@ def compare_database(
                 # Rounding alone makes the cosine of equal vectors more than 1.
                 cosine = float(old @ new / (np.linalg.norm(old) * np.linalg.norm(new)))
                 cosines.append(min(1.0, cosine))
-                made.equal += bool(np.abs(old - new).max() <= TOLERANCE)
+                made.equal += _equal(old, new)
             progress(made.rows, run.manifest.rows.written)
     made.other_dims = dict(sorted(dims.items()))
     made.compared = len(cosines)
@@ -99,6 +105,11 @@ def compare_database(
     return made
 
 
+def _equal(old: NDArray[np.float64], new: NDArray[np.float64]) -> bool:
+    a, b = (vector / np.abs(vector).sum() for vector in (old, new))
+    return bool(np.abs(a - b).max() <= TOLERANCE * np.abs(b).max())
+
+
 def _old_features(pair: Pair, made: Comparison) -> NDArray[np.float64] | None:
     """Old features that can be compared; None, and counted why, where there are none."""
     made.rows += 1
@@ -107,11 +118,16 @@ def _old_features(pair: Pair, made: Comparison) -> NDArray[np.float64] | None:
         made.failed += 1
     elif pair.theirs is None:
         made.gone.add(name)
+    elif pair.other:
+        made.moved.add(name)
     elif is_null(pair.theirs.cnn_features):
         made.missing += 1
     else:
         try:
-            return features_of(pair.theirs.cnn_features)
+            old = features_of(pair.theirs.cnn_features)
+            if not pair.embedding.any():
+                raise ValueError("all zero in the run")
+            return old
         except ValueError as error:
             made.unusable.setdefault(str(error), Some()).add(name)
     return None

@@ -61,6 +61,7 @@ class Written:
         rows: of the run.
         failed: of them, those with an error; nothing is written of them.
         gone: detections of the run that the database has no more.
+        moved: detections whose image or box is another by now; nothing is written of them.
         updated: detections with a value that is not equal already.
         others: detections of the database that the run does not hold.
         columns: what becomes of each.
@@ -72,6 +73,7 @@ class Written:
     rows: int = 0
     failed: int = 0
     gone: Some = field(default_factory=Some)
+    moved: Some = field(default_factory=Some)
     updated: int = 0
     others: int = 0
 
@@ -189,7 +191,9 @@ def _updates(
             made.gone.add(name)
         if pair.ours["error"] is not None:
             made.failed += 1
-        if pair.theirs is None or pair.ours["error"] is not None:
+        if pair.other:
+            made.moved.add(name)
+        if pair.theirs is None or pair.ours["error"] is not None or pair.other:
             continue
         new: dict[str, Any] = {"cnn_features": pair.embedding}
         if pair.ours["label"] is not None:

@@ -46,8 +46,9 @@ def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Tabl
         report: told of detections read and detections there are.
 
     Returns:
-        A complete detections table with ``database`` and ``database_id``, the columns of
-        ``PASSED`` that there are, and ``error``; what people should know.
+        A complete detections table with ``database``, ``database_id`` and
+        ``database_image_id``, the columns of ``PASSED`` that there are, and ``error``; what
+        people should know.
 
     Raises:
         SourceError: the database cannot be read, is none of AMI's, or holds no detection.
@@ -95,6 +96,7 @@ class _Reader:
                 ("frame", pa.int64()),
                 ("database", pa.string()),
                 ("database_id", ids),
+                ("database_image_id", pa.string()),
                 *self._passed.items(),
                 ("problem", pa.string()),
             ]
@@ -184,6 +186,7 @@ class _Reader:
             "frame": row.frame,
             "database": self._name,
             "database_id": row.id if self._tables.whole_ids else str(row.id),
+            "database_image_id": _text(row.image_id),
             "problem": problem,
         }
         for name, kind in self._passed.items():

@@ -10,9 +10,11 @@ import pytest
 
 from cluster.errors import RunError, SourceError
 from index.database.compare import compare_database
-from tests.ami import DETECTIONS, change
+from pipelines.source import read_source
+from tests.ami import DETECTIONS, change, fill
 from tests.commands import onepass
 from tests.integration.database.worlds import DIM, World, world_of
+from tests.runs import write_run
 
 
 def put(world: World, **features: object) -> None:
@@ -27,7 +29,7 @@ def put(world: World, **features: object) -> None:
 
 @pytest.fixture
 def world(url: str, tmp_path: Path) -> World:
-    """Sixteen detections: three equal, one near, one opposite, seven of no use, two without."""
+    """Sixteen detections: four equal, one of them longer, one opposite, seven of no use."""
     world = world_of(url, tmp_path, errors=(16,), link=False)
     own = world.vectors
     put(world, d1=own[1], d2=own[2] + 5e-4, d3=own[3] * (1 + 1e-6))
@@ -52,7 +54,7 @@ def test_counts_and_cosines(world: World) -> None:
     }
     assert found.other_dims == {2048: 2}
     assert found.compared == 5
-    assert found.equal == 3
+    assert found.equal == 4
     assert found.cosine is not None
     own = world.vectors[2].astype(np.float64)
     moved = own + 5e-4
@@ -60,6 +62,33 @@ def test_counts_and_cosines(world: World) -> None:
     expected = np.quantile([1, near, 1, 1, -1], [0, 0.05, 0.5, 0.95, 1])
     np.testing.assert_allclose([*found.cosine.values()], expected, rtol=0, atol=1e-6)
     assert max(found.cosine.values()) <= 1
+
+
+@pytest.mark.parametrize(("off", "equal"), [(0.0, 16), (0.9e-3, 16), (1.1e-3, 0)])
+def test_what_equal_means(tmp_path: Path, off: float, equal: int) -> None:
+    """One number is off by so much of the largest, in vectors that were divided by their sum."""
+    world = world_of(f"sqlite:///{tmp_path}/ami.db", tmp_path, link=False)
+    for key, vector in world.vectors.items():
+        old = vector.astype(np.float64)
+        old /= np.abs(old).sum()
+        largest, other = np.argsort(-np.abs(old))[[0, 5]]
+        step = off * np.abs(old[largest])
+        # In opposite ways, so that the sum stays what it was.
+        old[largest] -= step * np.sign(old[largest])
+        old[other] += step * np.sign(old[other])
+        put(world, **{f"d{key}": old})
+    assert compare_database(world.path, world.url).equal == equal
+
+
+def test_detections_that_are_others_by_now(world: World) -> None:
+    change(
+        world.url,
+        "UPDATE detections SET bbox = '[1, 2, 3, 4]' WHERE id IN (1, 14)",
+        "UPDATE detections SET image_id = 200 WHERE id = 2",
+    )
+    found = compare_database(world.path, world.url)
+    assert (found.moved.count, sorted(found.moved.first)) == (3, ["ami:1", "ami:14", "ami:2"])
+    assert (found.compared, found.equal, found.missing) == (3, 2, 2)
 
 
 def test_nothing_to_compare(url: str, tmp_path: Path) -> None:
@@ -82,6 +111,23 @@ def test_features_with_nan_that_python_wrote(tmp_path: Path) -> None:
     }
 
 
+def test_an_embedding_without_a_direction(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ami.db"
+    fill(url, tmp_path / "traps")
+    plan = read_source(url).table.drop_columns(["row_id", "error"])
+    looks = np.ones((16, DIM))
+    looks[4] = 0
+    run = write_run(tmp_path / "run", plan.to_pydict(), looks)
+    world = World(url, run, dict(zip(plan["database_id"].to_pylist(), looks, strict=True)))
+    put(world, **{f"d{key}": np.ones(DIM) for key in world.vectors})
+    found = compare_database(world.path, url)
+    zero = plan["detection_id"][4].as_py()
+    assert {why: some.first for why, some in found.unusable.items()} == {
+        "all zero in the run": [zero]
+    }
+    assert (found.compared, found.equal) == (15, 15)
+
+
 def test_another_database_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not from sqlite"):
         compare_database(world.path, f"sqlite:///{tmp_path}/other.db")
@@ -96,7 +142,10 @@ def test_the_command(world: World) -> None:
     assert "1 cannot be used, not numbers: ami:7" in done.stdout
     assert f"2 cannot be compared: 2048 and {DIM} numbers" in done.stdout
     assert "5 compared, cosine: least -1.0000, " in done.stdout
-    assert "3 equal: no number differs by more than 0.001" in done.stdout
+    assert (
+        "4 equal: once each is divided by its sum, no number differs by more than 0.001 of"
+        in done.stdout
+    )
     assert done.stderr == "warning: 1 are gone from the database: ami:13\n"
     machine = json.loads(onepass("database", "compare", world.path, world.url, "--json").stdout)
     assert machine["compared"] == 5

@@ -152,6 +152,29 @@ def test_a_class_that_a_gate_refused_keeps_the_old_label(
     assert stored(world.url, *LABELS)[5]["specific_label"] == "Noctua pronuba"
 
 
+def test_a_detection_that_is_another_by_now_stays_as_it_is(world: World) -> None:
+    """The companion looked at images again: new boxes, and in SQLite with the old ids."""
+    change(
+        world.url,
+        "UPDATE detections SET bbox = '[5, 10, 55, 71]' WHERE id = 1",
+        "UPDATE detections SET image_id = 200 WHERE id = 2",
+        "UPDATE detections SET bbox = 'null' WHERE id = 3",
+        "UPDATE detections SET image_id = NULL WHERE id = 4",
+        # As it was, in other words.
+        "UPDATE detections SET bbox = '[11.0, 10, 6.1e1, 70]' WHERE id = 5",
+    )
+    before = stored(world.url, *ALL)
+    for _ in range(2):
+        done = write_database(world.path, world.url, write_back=True)
+        assert done.moved.count == 4
+        assert sorted(done.moved.first) == ["ami:1", "ami:2", "ami:3", "ami:4"]
+        assert done.gone.count == 0
+    now = stored(world.url, *ALL)
+    for key in (1, 2, 3, 4):
+        assert now[key] == before[key]
+    check_written(world, set(now) - {1, 2, 3, 4})
+
+
 def fail_at(url: str, key: int) -> None:
     """From now on the database refuses to update this detection."""
     if url.startswith("sqlite"):
