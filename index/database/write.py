@@ -123,6 +123,8 @@ def write_database(
                 "to date with the companion, or leave it out with --columns"
             )
         target = _typed(tables, columns)
+        if tracks is not None:
+            tracks.refuse_others(connection, target, tables)
         for chunk in pairs(
             run, connection, tables, columns=["label", "score"], stored=columns, lock=write_back
         ):
@@ -146,7 +148,7 @@ def _typed(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
 
 
 class _Tracks:
-    """The tracks of a run by detection."""
+    """The tracks of a run by detection; their ids are unique in the database."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -154,6 +156,32 @@ class _Tracks:
         table = read_tracks(run.path)
         self._places = {name: at for at, name in enumerate(table["detection_id"].to_pylist())}
         self._table = table.select(wanted).combine_chunks()
+
+    def refuse_others(
+        self, connection: sa.Connection, target: sa.TableClause, tables: Tables
+    ) -> None:
+        """See that no detection that the run does not hold is on one of its tracks.
+
+        Raises:
+            RunError: one is, from another run of its session.
+        """
+        ids = set(self._table["track_id"].to_pylist())
+        # Rows with an error are in no track, and are the run's all the same.
+        mine = {
+            tables.key(name)
+            for batch in self._run.batches(["detection_id"], batch_rows=65536)
+            for name in batch["detection_id"].to_pylist()
+        }
+        asked = sa.select(target.c.id, target.c.sequence_id).where(
+            target.c.sequence_id.is_not(None)
+        )
+        with connection.execute(asked, execution_options={"yield_per": 5000}) as rows:
+            for row in rows:
+                if row.sequence_id in ids and row.id not in mine:
+                    raise RunError(
+                        f"track {row.sequence_id!r} of {self._run.path} is on detection {row.id} "
+                        "already, which is not in the run; extract the whole database and link that"
+                    )
 
     def of(self, detection_id: str, tables: Tables) -> dict[str, Any]:
         """The four columns of a detection.

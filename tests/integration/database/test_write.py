@@ -318,6 +318,20 @@ def test_updates_that_the_server_swallows_are_noticed(
         write_database(world.path, writer, write_back=True)
 
 
+def test_a_track_that_a_stranger_is_on(world: World) -> None:
+    """A detection that is not in the run, with the id of one of its tracks, as of a run before."""
+    track = world.tracks()[1]["sequence_id"]
+    new = {"id": 77, "image_id": 100, "monitoring_session_id": 1, "bbox": [1, 2, 3, 4]}
+    change(world.url, DETECTIONS.insert().values(new | {"sequence_id": track}))
+    before = stored(world.url, *ALL)
+    for write_back in (False, True):
+        with pytest.raises(RunError, match=f"track '{track}' of .* is on detection 77 already"):
+            write_database(world.path, world.url, write_back=write_back)
+    assert stored(world.url, *ALL) == before
+    done = write_database(world.path, world.url, groups=["features", "labels"], write_back=True)
+    assert (done.updated, done.others) == (16, 1)
+
+
 def test_another_database_is_refused(url: str, world: World, tmp_path: Path) -> None:
     other = f"sqlite:///{tmp_path}/other.db"
     fill(other, tmp_path / "more")
