@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import index.database.beside
 from cluster.errors import InputError, OnepassError, RunError, SourceError, WorkError
 from index.database.write import Changes, write_database
 from tests.ami import DETECTIONS, change, fill, stored
-from tests.commands import onepass
+from tests.commands import ROOT, onepass
 from tests.integration.database.worlds import DIM, World, run_of, world_of
 from tests.postgres import Server
 from tests.refusals import only_error
@@ -236,6 +239,36 @@ def test_interrupted_between_two_transactions(world: World, chunks: list[list[in
     features = stored(world.url, "cnn_features")
     assert {key for key, row in features.items() if row["cnn_features"] is not None} == written
     write_database(world.path, world.url, write_back=True)
+    check_written(world)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import index.database.beside
+from index.database.write import write_database
+
+def die(done, total):
+    if done == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+index.database.beside.CHUNK_ROWS = 3
+write_database(Path(sys.argv[1]), sys.argv[2], write_back=True, progress=die)
+"""
+
+
+def test_killed_after_two_transactions(world: World, chunks: list[list[int]]) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, world.path, world.url],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    features = stored(world.url, "cnn_features")
+    written = {key for key, row in features.items() if row["cnn_features"] is not None}
+    assert written == {*chunks[0], *chunks[1]}
+    assert write_database(world.path, world.url, write_back=True).updated == 16 - len(written)
     check_written(world)
 
 
