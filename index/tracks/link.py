@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +133,9 @@ def _link(
     draft.mkdir()
     groups = _groups(run.path.resolve(), draft.resolve(), plan, options)
     size = 4 * run.manifest.model.feature_dim * plan.table.num_rows
+    on_ray = address is not None or (size > RAY_FROM_BYTES and len(groups) > 1)
+    if on_ray:  # a slice would be sent to a worker with the whole table behind it
+        groups = [replace(group, plan=_copied(group.plan)) for group in groups]
     done = 0
 
     def heard(linked: _Linked) -> None:
@@ -140,7 +143,6 @@ def _link(
         done += linked.detections
         progress(done, plan.table.num_rows)
 
-    on_ray = address is not None or (size > RAY_FROM_BYTES and len(groups) > 1)
     with tasks("link", on_ray=on_ray, address=address) as place:
         made = place.run(_link_group, groups, done=heard)
     parts = [group.part for group in groups]
@@ -176,11 +178,14 @@ def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[
     groups = []
     for number, parts in enumerate(gathered):
         start, stop = (parts[0].start, parts[-1].stop) if parts else (0, 0)
-        # Taken, not sliced: a slice would be sent to a worker with the whole table behind it.
-        mine = plan.table.take(pa.array(np.arange(start, stop)))
         inside = [slice(part.start - start, part.stop - start) for part in parts]
-        groups.append(_Group(run, draft / PART.format(number), mine, inside, options))
+        part_file = draft / PART.format(number)
+        groups.append(_Group(run, part_file, plan.table[start:stop], inside, options))
     return groups
+
+
+def _copied(table: pa.Table) -> pa.Table:
+    return table.take(pa.array(np.arange(table.num_rows)))
 
 
 def _link_group(group: _Group) -> _Linked:
@@ -234,11 +239,11 @@ def _table(plan: pa.Table, links: Links) -> pa.Table:
     alone = links.track < 0
     start = links.previous < 0
     costs = np.column_stack([links.cost, links.terms, links.margin]).astype(np.float32)
-    tracks = [None if track < 0 else track_id(name, track) for track in links.track.tolist()]
+    names = pa.array([track_id(name, one) for one in range(links.track.max(initial=-1) + 1)])
     return pa.table(
         [
             ids,
-            pa.array(tracks, pa.string()),
+            names.cast(pa.string()).take(pa.array(links.track, mask=alone)),
             plan["sequence"].combine_chunks(),
             plan["frame"].combine_chunks(),
             pa.array(links.position.astype(np.int32), mask=alone),

@@ -68,12 +68,13 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
         table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
         tables.append(table.append_column(PLACE, pa.array(places.astype(np.int32))))
     everything = pa.concat_tables(tables)
-    good = everything.filter(pc.is_null(everything["error"])).sort_by(
+    rows = everything.num_rows
+    good = everything.filter(pc.is_null(everything["error"])).drop_columns(["error"])
+    del everything, tables  # of millions of rows a few copies are felt
+    good = good.sort_by(
         [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
     )
-    return ToLink(
-        good.combine_chunks(), _sequences(good["sequence"]), everything.num_rows - good.num_rows
-    )
+    return ToLink(good, _sequences(good["sequence"]), rows - good.num_rows)
 
 
 def doubts(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
