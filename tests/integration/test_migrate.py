@@ -283,6 +283,7 @@ def test_a_run_whose_images_went_is_told_from_one_that_never_was(
         read_run(tmp_path / "old")
 
 
+@pytest.mark.long  # tests/data/test_migration.py kills one with real weights
 @pytest.mark.timeout(300)
 def test_killed_in_the_middle_and_continued(ray_session: None, tmp_path: Path) -> None:
     rows, log = 2000, tmp_path / "log"

@@ -139,6 +139,7 @@ def test_a_password_is_nowhere_in_a_run(
     assert extract(postgres.url(fresh), TINY, out).already_finished
 
 
+@pytest.mark.long  # what a kill does to a run and to a write is tested on its own
 @pytest.mark.timeout(300)
 def test_killed_and_continued(tmp_path: Path) -> None:
     url, out, log = f"sqlite:///{tmp_path}/ami.db", tmp_path / "run", tmp_path / "log"
