@@ -346,7 +346,21 @@ class TrackList(BaseModel):
     tracks: list[Track]
 
 
-class TrackStep(BaseModel):
+class LinkCost(BaseModel):
+    """The link to the detection before, and what it cost; all null where a track starts."""
+
+    previous_detection_id: str | None = Field(description="The one that it continues.")
+    cost: float | None = Field(description="The weighted sum of the four terms.")
+    cost_feature: float | None = Field(description="1 - cosine of the embeddings.")
+    cost_iou: float | None = Field(description="1 - intersection over union of the boxes.")
+    cost_area: float | None = Field(description="1 - smaller area / larger area.")
+    cost_distance: float | None = Field(description="Distance of centres / image diagonal.")
+    margin: float | None = Field(
+        description="How much dearer the next best choice for either end was; small: doubtful."
+    )
+
+
+class TrackStep(LinkCost):
     """A detection of a track, and what the link to the one before it cost (null on the first)."""
 
     model_config = _example(_STEP)
@@ -354,12 +368,6 @@ class TrackStep(BaseModel):
     position: int = Field(description="0 is the track's first.")
     detection_id: str
     frame: int
-    previous_detection_id: str | None
-    cost: float | None = Field(description="The weighted sum of the four terms.")
-    cost_feature: float | None = Field(description="1 - cosine of the embeddings.")
-    cost_iou: float | None = Field(description="1 - intersection over union of the boxes.")
-    cost_area: float | None = Field(description="1 - smaller area / larger area.")
-    cost_distance: float | None = Field(description="Distance of centres / image diagonal.")
     detection: Detection | None = Field(description="null: not in the snapshot being served.")
 
 

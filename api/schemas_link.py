@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.schemas import Box, CameraTime
+from api.schemas import Box, CameraTime, LinkCost
 
 MAX_DETECTIONS = 1000
 MAX_FRAME = 2**53  # what JSON's readers hold exactly
@@ -164,7 +164,7 @@ class LinkRequest(BaseModel):
         ]
 
 
-class Link(BaseModel):
+class Link(LinkCost):
     """What became of a detection; costs are null where its track starts."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_LINK]})
@@ -172,15 +172,6 @@ class Link(BaseModel):
     detection_id: str
     track_id: str | None = Field(description="null: a weak detection that no track took.")
     position: int | None = Field(description="In the track; 0 is its first.")
-    previous_detection_id: str | None = Field(description="The one that it continues.")
-    cost: float | None = Field(description="The weighted sum of the four terms.")
-    cost_feature: float | None = Field(description="1 - cosine of the embeddings.")
-    cost_iou: float | None = Field(description="1 - intersection over union of the boxes.")
-    cost_area: float | None = Field(description="1 - smaller area / larger area.")
-    cost_distance: float | None = Field(description="Distance of centres / image diagonal.")
-    margin: float | None = Field(
-        description="How much dearer the next best choice for either end was; small: doubtful."
-    )
     label: str | None = Field(description="The class; null where a vector was sent.")
     label_score: float | None = Field(description="The model's probability for that class.")
 

@@ -13,9 +13,12 @@ import pytest
 
 from api.app import create_app
 from index.build import build_index
+from index.linking.options import TERMS
 from index.tracks.link import link_run
+from index.tracks.store import read_tracks
 from tests.integration.api.world import detection_url, serving, told
 from tests.runs import write_run
+from tests.unit.linking.scenes import crowd
 
 ROWS = 30
 LABELS = [("it's", "moth", "fly")[min(row % 5, 2)] for row in range(ROWS)]
@@ -117,6 +120,28 @@ def test_the_track_of_a_detection(client: httpx.Client) -> None:
     code, message = told(client.get(detection_url(IDS[25]) + "/track"), 404)  # of the other run
     assert (code, "onepass link" in message) == ("no_track", True)
     assert told(client.get("/v1/detections/nobody/track"), 404)[0] == "detection_not_found"
+
+
+def test_a_track_tells_of_each_link_what_linking_wrote(tmp_path: Path) -> None:
+    frames, boxes, looks, _ = crowd()
+    plan = {"image": [f"{frame}.jpg" for frame in frames.tolist()], "frame": frames.tolist()}
+    plan |= {side: boxes[:, at].tolist() for at, side in enumerate(("x1", "y1", "x2", "y2"))}
+    run = write_run(tmp_path / "run", plan, looks)
+    link_run(run.path)
+    build_index([run.path], tmp_path / "index")
+    told_of = ("detection_id", "frame", "position", "previous_detection_id", "cost", "margin")
+    told_of += tuple(f"cost_{term}" for term in TERMS)
+    found = []
+    with serving(create_app(tmp_path / "index")) as client:
+        for track in client.get("/v1/tracks?limit=1000").json()["tracks"]:
+            steps = client.get("/v1/tracks/" + track["track_id"]).json()["detections"]
+            found += [{name: step[name] for name in told_of} for step in steps]
+    written = read_tracks(run.path).select(told_of).to_pylist()
+    assert sum(row["margin"] is not None for row in written) > 30
+    by_id = {step["detection_id"]: step for step in found}
+    assert len(found) == len(written)
+    for row in written:
+        assert by_id[row["detection_id"]] == pytest.approx(row, nan_ok=True)
 
 
 def test_an_index_that_was_never_linked_has_no_track(tmp_path: Path) -> None:
