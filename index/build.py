@@ -115,10 +115,7 @@ def build_index(
                 options,
                 made_by="build",
                 parent=parent,
-                runs=made.runs,
-                segments=made.segments,
-                skipped=made.skipped,
-                deleted=0,
+                made=made,
                 began=began,
             )
 
@@ -241,27 +238,28 @@ def describe(
     *,
     made_by: str,
     parent: str | None,
-    runs: list[RunEntry],
-    segments: list[SegmentEntry],
-    skipped: int,
-    deleted: int,
+    made: Made,
+    deleted: int = 0,
     began: float,
 ) -> SnapshotManifest:
-    """The manifest of a version that was made just now; its files are hashed when published."""
+    """The manifest of a version that was made just now; its files are hashed when published.
+
+    ``made`` is all that the version holds, ``deleted`` how many of these rows are marked so.
+    """
     model = run.manifest.model
     return SnapshotManifest(
         version=version,
         parent=parent,
         made_by=made_by,
         options=options,
-        rows=sum(segment.rows for segment in segments) - deleted,
+        rows=sum(segment.rows for segment in made.segments) - deleted,
         deleted=deleted,
-        skipped=skipped,
+        skipped=made.skipped,
         dim=model.feature_dim,
         model=model,
         fingerprint=run.manifest.fingerprint,
-        runs=runs,
-        segments=segments,
+        runs=made.runs,
+        segments=made.segments,
         **stamp(began),
         versions={"faiss": faiss.__version__, "numpy": np.__version__},
         files={},

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import RunError, SnapshotError
 from index.assemble import Report
-from index.build import Work, check_options, describe, stamp
+from index.build import Made, Work, check_options, describe, stamp
 from index.encode import good_ids
 from index.filters import Filter
 from index.inputs import Chosen, Inputs, check_same_model, open_runs
@@ -91,9 +91,11 @@ def add_runs(
                 there.options,
                 made_by="add",
                 parent=there.version,
-                runs=[*there.runs, *made.runs],
-                segments=[*there.segments, *made.segments],
-                skipped=there.skipped + made.skipped,
+                made=Made(
+                    [*there.segments, *made.segments],
+                    [*there.runs, *made.runs],
+                    there.skipped + made.skipped,
+                ),
                 deleted=there.deleted,
                 began=began,
             )
@@ -190,10 +192,7 @@ def compact(
                 there.options,
                 made_by="compact",
                 parent=there.version,
-                runs=made.runs,
-                segments=made.segments,
-                skipped=made.skipped,
-                deleted=0,
+                made=made,
                 began=began,
             )
 

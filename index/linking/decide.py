@@ -53,8 +53,7 @@ def decide(
         max_pairs: up to so many all pairs are compared; of more, where the assignment is
             optimal, the ``candidates``.
     """
-    remembered = tracks.looks[:, 0] if options.looks_kept == 1 else tracks.looks
-    sides = (remembered, tracks.box, looks, boxes)
+    sides = (tracks.remembered, tracks.box, looks, boxes)
     gate, limit = options.motion_gate, options.max_cost
     if len(tracks) * len(boxes) <= max_pairs or options.assignment != "optimal":
         costs = cost_terms(*sides, diagonal_px=diagonal_px, weights=options.weights)

@@ -126,7 +126,7 @@ class Linker:
         for chosen in (np.flatnonzero(~weak), np.flatnonzero(weak)):
             if not (len(chosen) and len(ends)):
                 continue
-            steps = self._steps(ends, frame)
+            steps = ends.steps_to(frame, self.frame_step)
             decided = decide(
                 ends,
                 boxes[chosen],
@@ -178,15 +178,11 @@ class Linker:
     def _close(self, frame: int, seconds: float) -> None:
         """Forget tracks that have been missing for too long."""
         options = self.options
-        near = self._steps(self.open, frame) <= options.max_gap_frames + 1
+        near = self.open.steps_to(frame, self.frame_step) <= options.max_gap_frames + 1
         if options.max_gap_seconds is not None:
             near &= seconds - self.open.seconds <= options.max_gap_seconds
         if not near.all():
             self.open = self.open.keep(near)
-
-    def _steps(self, tracks: OpenTracks, frame: int) -> Floats:
-        steps: Floats = np.maximum(np.rint((frame - tracks.frame) / self.frame_step), 1)
-        return steps
 
 
 def frame_step(frames: Ints) -> int:

@@ -59,6 +59,16 @@ class OpenTracks:
     def __len__(self) -> int:
         return len(self.track)
 
+    @property
+    def remembered(self) -> npt.NDArray[np.float32]:
+        """What they are compared by: ``[M, D]`` where one look is kept, else ``[M, K, D]``."""
+        return self.looks[:, 0] if self.looks.shape[1] == 1 else self.looks
+
+    def steps_to(self, frame: int, frame_step: int) -> Floats:
+        """Frame steps from each one's last detection to a later frame, at least 1 ``[M]``."""
+        steps: Floats = np.maximum(np.rint((frame - self.frame) / frame_step), 1)
+        return steps
+
     def keep(self, chosen: Bools | Ints) -> OpenTracks:
         """Those of a mask or of positions."""
         return OpenTracks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})

@@ -99,10 +99,7 @@ def build_beside(
                 options,
                 made_by=MADE_BY,
                 parent=there.version,
-                runs=made.runs,
-                segments=made.segments,
-                skipped=made.skipped,
-                deleted=0,
+                made=made,
                 began=began,
             )
 

@@ -82,8 +82,8 @@ def labelled_by_column(run: Path, column: str) -> list[Labelled]:
     names = named[column].cast(pa.string())
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.string()), names)
     at = pc.index_in(plan.table["detection_id"], named["detection_id"].combine_chunks())
-    codes = pa.chunked_array([names.take(at).combine_chunks()]).combine_chunks()
-    numbers = codes.dictionary_encode().indices.fill_null(NOBODY).to_numpy(zero_copy_only=False)
+    codes = names.take(at).combine_chunks().dictionary_encode().indices
+    numbers = codes.fill_null(NOBODY).to_numpy(zero_copy_only=False)
     looks = Looks(opened, plan.table)
     found = []
     for part in plan.sequences:
@@ -91,7 +91,7 @@ def labelled_by_column(run: Path, column: str) -> list[Labelled]:
         if (who == NOBODY).all():
             continue
         rows = plan.table[part]
-        name, frames, places = rows["sequence"][0].as_py(), rows["frame"].to_numpy(), None
+        name, frames = rows["sequence"][0].as_py(), rows["frame"].to_numpy()
         for frame in by_frame(frames):
             known = who[frame][who[frame] != NOBODY]
             if len(np.unique(known)) < len(known):

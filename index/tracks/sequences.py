@@ -107,7 +107,7 @@ def doubts(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[st
 
 def seconds_of(column: pa.ChunkedArray) -> Floats:
     """Timestamps as seconds, NaN where there is none."""
-    micros = pa.chunked_array([column.cast(pa.int64()).combine_chunks()])
+    micros = column.cast(pa.int64())
     seconds: Floats = micros.fill_null(0).to_numpy() / 1e6
     seconds[micros.is_null().to_numpy()] = np.nan
     return seconds

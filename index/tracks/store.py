@@ -112,8 +112,8 @@ def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
     Raises:
         VerifyError: it does not.
     """
-    parts = [pq.read_table(file, columns=["detection_id"])["detection_id"] for file in files]
-    written = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.string())
+    tables = [pq.read_table(file, columns=["detection_id"]) for file in files]
+    written = pa.concat_tables(tables)["detection_id"]
     distinct = pc.count_distinct(written).as_py()
     if not len(written) == distinct == len(expected) or not written.equals(expected):
         raise VerifyError(

@@ -150,13 +150,16 @@ def collect_pairs(sequence: Labelled, options: LinkOptions) -> tuple[Floats, npt
     terms, same = [np.empty((0, len(TERMS)))], [np.empty(0, dtype=bool)]
     for rows in by_frame(sequence.frames):
         frame = int(sequence.frames[rows.start])
-        steps = np.maximum(np.rint((frame - ends.frame) / step), 1)
+        steps = ends.steps_to(frame, step)
         near = steps <= options.max_gap_frames + 1
         ends, steps = ends.keep(near), steps[near]
         who, boxes, looks = sequence.who[rows], sequence.boxes[rows], sequence.looks[rows]
-        remembered = ends.looks[:, 0] if options.looks_kept == 1 else ends.looks
         costs = cost_terms(
-            remembered, ends.box, looks, boxes, diagonal_px=float(sequence.diagonals[rows.start])
+            ends.remembered,
+            ends.box,
+            looks,
+            boxes,
+            diagonal_px=float(sequence.diagonals[rows.start]),
         )
         terms.append(np.stack(costs[:-1], axis=-1).reshape(-1, len(TERMS)))
         alike = (ends.track[:, None] == who[None, :]) & (who != NOBODY)[None, :]
