@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.errors import StalledError, failed
 from cluster.session import Slots
 from pipelines.board import Board, Look, Tally
+from pipelines.request import Request
 from pipelines.stages import run_stages
-
-if TYPE_CHECKING:
-    from pipelines.forward import ForwardOptions
 
 POLL_SECONDS = 0.25
 _LAST_WORDS = 3.0  # seconds that reports may be on their way after the stages have ended
@@ -33,7 +31,9 @@ class Watched:
     stall_seconds: float
 
 
-def run_pass(work: Watched, options: ForwardOptions, seen: Callable[[Look], None]) -> Tally:
+def run_pass(
+    work: Watched, request: Request, batch_rows: int | None, seen: Callable[[Look], None]
+) -> Tally:
     """Run the Ray Data pipeline to its end; ``seen`` is told what happened, some times a second.
 
     Raises:
@@ -42,6 +42,13 @@ def run_pass(work: Watched, options: ForwardOptions, seen: Callable[[Look], None
     """
     import ray
 
+    from pipelines.forward import ForwardOptions
+
+    options = ForwardOptions(
+        request=request,
+        batch_rows=batch_rows,
+        memory_share=work.slots.gpus_per_actor / work.slots.calls_in_flight,
+    )
     board = ray.remote(num_cpus=0)(Board).remote()
     failure: list[BaseException] = []
 
