@@ -8,6 +8,7 @@ from cluster.console import say
 
 if TYPE_CHECKING:
     from pipelines.dry_run import Forecast
+    from pipelines.profile import SessionProfile
     from pipelines.run import SessionFacts
 
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -87,6 +88,35 @@ def where_the_time_went(session: SessionFacts, seconds: float) -> str:
     return "; ".join(told)
 
 
+def say_profile(told: SessionProfile) -> None:
+    """One session of a run, stage by stage."""
+    say(
+        f"session {told.session}: {told.outcome}, {told.rows} rows in {duration(told.seconds)} on "
+        f"{told.host}"
+        + (f", {told.rows_a_second:.0f}/s while at work" if told.rows_a_second else "")
+    )
+    if told.error:
+        say(f"  {told.error}")
+    if told.start_seconds is not None and told.work_seconds is not None:
+        finish = told.seconds - told.start_seconds - told.work_seconds
+        say(
+            f"  time      {duration(told.start_seconds)} to start, {duration(told.work_seconds)} of "
+            f"work, {duration(finish)} to finish; the limit was {told.limit}"
+        )
+    for stage in told.stages:
+        each = 1000 * stage.seconds / stage.rows if stage.rows else 0.0
+        again = f", {stage.again} of them again" if stage.again else ""
+        say(
+            f"  {stage.name:<9} {stage.rows} rows in {_count(stage.blocks, 'block')}{again}, busy "
+            f"{duration(stage.seconds)} in {_count(stage.processes, 'process')}, {each:.2f} ms a "
+            f"row, {size(stage.memory)} at most"
+        )
+    if told.waited is not None:
+        say(f"  waiting   forward actors waited {told.waited:.0%} of the time between their blocks")
+    for kind, rows in told.errors.items():
+        say(f"  error     {rows} x {kind}")
+
+
 def duration(seconds: float) -> str:
     """As people say it: 8.2 s, 4 min 10 s, 3 h 20 min."""
     if seconds < 10:
@@ -108,4 +138,5 @@ def size(count: float) -> str:
 
 
 def _count(number: float, name: str) -> str:
-    return f"{number:g} {name}" + ("" if number == 1 else "s")
+    many = "es" if name.endswith("s") else "s"
+    return f"{number:g} {name}" + ("" if number == 1 else many)
