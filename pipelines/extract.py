@@ -247,7 +247,7 @@ class _Work:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._report(Progress("checking", self._planned, self._planned))
+        self._report(Progress("checking", 0, self._planned))
         manifest = describe_run(
             self._out,
             self._plan.root,
@@ -255,6 +255,7 @@ class _Work:
             planned=self._planned,
             seconds=time.time() - started,
             session=self._session(before, tally),
+            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
