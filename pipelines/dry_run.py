@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import failed
-from cluster.session import Slots, local_cores, nodes, session
+from cluster.session import Slots, nodes, session
 from pipelines.board import Block, Look
 from pipelines.extract import Options, Progress, committed_rows
 from pipelines.facts import EngineName, ModelRequest, Precision
-from pipelines.finish import data_files, describe_run
+from pipelines.finish import FILES_HERE, data_files, describe_run
 from pipelines.forecast import Costs, Lanes, Pace, costs_of, pace
 from pipelines.hdf5 import write_hdf5
 from pipelines.measures import Limit
@@ -221,7 +221,7 @@ class _Sample:
             self._root,
             self._request,
             planned=self._rows,
-            started=began,
+            seconds=0.0,
             session=facts,
         )
         self._checking = time.time() - began
@@ -248,6 +248,8 @@ class _Sample:
         size = sum(file.stat().st_size for file in stored) / self._rows * (rows + before)
         start = starting + self._plan_seconds * files / self._parts
         checking = self._checking / self._parts * files + size * _seconds_to_hash()
+        if 2 * files > FILES_HERE:  # many are gone through by tasks
+            checking /= lanes.actors
         once, each = self._hdf5
         finish = checking + once + each * (rows + before)
         ready = sum(self._costs.ready) / len(self._costs.ready)
@@ -302,11 +304,11 @@ def _writers(slots: Slots) -> int:
 
 
 def _seconds_to_hash() -> float:
-    """Seconds a byte, on this machine, by as many threads as a run is checked with."""
+    """Seconds a byte, on one core of this machine."""
     data = bytes(2**24)
     began = time.perf_counter()
     hashlib.sha256(data).digest()
-    return (time.perf_counter() - began) / len(data) / min(4, local_cores())
+    return (time.perf_counter() - began) / len(data)
 
 
 def _checkpoint_bytes(rows: int) -> int:

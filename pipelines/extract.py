@@ -145,20 +145,23 @@ class _Work:
     def _finish(self, started: float, before: int) -> Outcome:
         tally = self._pass(before) if before < self._planned else None
         if self._options.hdf5:
-            self._phase("hdf5", 0)
+            self._phase("hdf5")
             try:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._phase("checking", self._planned)
+        self._phase("checking")
         manifest = describe_run(
             self._out,
             self._plan.root,
             self._request,
             planned=self._planned,
-            started=started,
+            seconds=time.time() - started,
             session=self._session(started, before, tally),
+            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
+        # Counting and hashing are part of it.
+        manifest = manifest.model_copy(update={"seconds": time.time() - started})
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         first = tally.first_answer if tally else None
@@ -216,9 +219,9 @@ class _Work:
 
         return run_pass(work, self._request, self._options.batch_rows, seen)
 
-    def _phase(self, name: Literal["hdf5", "checking"], done: int) -> None:
+    def _phase(self, name: Literal["hdf5", "checking"]) -> None:
         self._log.add("phase", name=name)
-        self._report(Progress(name, done, self._planned))
+        self._report(Progress(name, 0, self._planned))
 
     def _asked(self, started: float, before: int) -> dict[str, Any]:
         """What a session begins with, for the events."""

@@ -61,7 +61,7 @@ def _words(profile: Profile) -> str:
     if last.limit:
         told.append(f"limit: {last.limit}")
     if last.errors:
-        told.append(f"{sum(last.errors.values())} rows with errors")
+        told.append(f"errors in {sum(last.errors.values())} rows")
     name = f"session {last.session}, {last.outcome}: " if len(profile.sessions) > 1 else ""
     return name + ", ".join(told)
 
