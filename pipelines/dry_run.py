@@ -137,6 +137,8 @@ def _sample(
     rows = min(whole, max(_LEAST_ROWS, rows // _LEAST_ROWS * _LEAST_ROWS))
     each = SAMPLE_SECONDS / (rows * (seconds_a_row or _GUESS))
     wanted = slots.actors * max(few, min(many, round(each)))
+    if slots.gpus_per_actor:  # all who decode must be at work
+        wanted = max(wanted, few * _at_once(slots))
     cuts = cut_plan(table, request, rows)
     if wanted * rows >= table.num_rows:
         chosen = cut_plan(table, request, whole)
@@ -292,9 +294,10 @@ class _Sample:
 
 
 def _at_once(slots: Slots) -> int:
-    """Decoding tasks that find a place beside the actors, one slot left for writing."""
-    left = sum(node["cpus"] for node in nodes()) - slots.actors * slots.cpus_per_actor
-    return max(1, int(left / slots.cpus_to_decode) - 1)
+    """Decoding tasks that find a place beside the actors and have a core, one left for writing."""
+    cpus = sum(node["cpus"] for node in nodes())
+    left = cpus - slots.actors * slots.cpus_per_actor
+    return max(1, min(int(cpus), int(left / slots.cpus_to_decode)) - 1)
 
 
 def _writers(slots: Slots) -> int:

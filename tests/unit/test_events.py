@@ -74,6 +74,19 @@ def test_overlapping_calls_of_an_actor_are_no_waiting() -> None:
     assert seen.limit(30) == "decode"
 
 
+def test_an_actor_waits_from_when_its_model_is_loaded() -> None:
+    seen = Measures()
+    for each in (
+        block("load", 0, 4, -1, "n:1")._replace(rows=0),
+        block("decode", 1, 7, 0, "n:2"),
+        block("forward", 8, 2, 0),
+    ):
+        seen.add(each)
+    assert seen.waited == pytest.approx(4 / 6)
+    assert seen.limit(10) == "decode"
+    assert [(stage.name, stage.rows) for stage in seen.stages][0] == ("load", 0)
+
+
 def test_sessions_follow_one_another(tmp_path: Path) -> None:
     for number in (1, 2):
         log = EventLog(tmp_path)
