@@ -84,7 +84,7 @@ def test_an_actor_waits_from_when_its_model_is_loaded() -> None:
         seen.add(each)
     assert seen.waited == pytest.approx(4 / 6)
     assert seen.limit(10) == "decode"
-    assert [(stage.name, stage.rows) for stage in seen.stages][0] == ("load", 0)
+    assert (seen.stages[0].name, seen.stages[0].rows) == ("load", 0)
 
 
 def test_sessions_follow_one_another(tmp_path: Path) -> None:
