@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 from _common import CORES, ENVIRONMENT, HERE, crop_images, link_images
 from PIL import Image
 
+from pipelines.events import read_events
+
 ALLOWED = 0.15
 _BOXES = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.6), (0.3, 0.2, 0.9, 0.9), (0.5, 0.5, 1.0, 1.0))
 
@@ -102,6 +104,7 @@ def one_round(job: Job, out: Path) -> dict[str, float]:
     """Foretell the job, then do it."""
     told = onepass(job, out, "--dry-run")["forecast"]
     done = onepass(job, out)
+    rate = steady(read_events(out), told["lanes"]["actors"])
     shutil.rmtree(out)
     session = done["session"]
     return {
@@ -109,7 +112,7 @@ def one_round(job: Job, out: Path) -> dict[str, float]:
         "told seconds": told["seconds"],
         "seconds": done["seconds"],
         "told rate": told["pace"]["rate"],
-        "rate": steady(session),
+        "rate": rate,
         "told start": told["start_seconds"],
         "start": session["start_seconds"],
         "dry run": told["sample_seconds"],
@@ -117,9 +120,24 @@ def one_round(job: Job, out: Path) -> dict[str, float]:
     }
 
 
-def steady(session: dict[str, Any]) -> float:
-    """Images a second between the first answer and the last; for one block, of its work."""
-    return float(session["rows_a_second"] or session["rows"] / session["work_seconds"])
+def steady(events: list[dict[str, Any]], actors: int) -> float:
+    """Images a second while all actors are warm and none has run out of work.
+
+    Over the same number of whole blocks for each actor: from everyone's first answer to the
+    last that leaves everyone another.
+    """
+    answered = sorted(
+        (line["at"] + line["seconds"], line["rows"])
+        for line in events
+        if line["event"] == "block" and line["stage"] == "forward"
+    )
+    first = actors - 1
+    last = len(answered) - 1 - actors
+    last -= (last - first) % actors
+    if last <= first:
+        sys.exit(f"{len(answered)} blocks are too few for a steady state of {actors} actors")
+    rows = sum(rows for _, rows in answered[first + 1 : last + 1])
+    return float(rows / (answered[last][0] - answered[first][0]))
 
 
 def onepass(job: Job, out: Path, *more: str) -> dict[str, Any]:

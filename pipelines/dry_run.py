@@ -79,6 +79,7 @@ class Forecast(Record):
     checkpoint_bytes: int  # while the run is at work
     sample_rows: int
     sample_seconds: float  # this dry run's own
+    load: float | None  # of this machine before, in processes; None where the work is elsewhere
 
 
 def dry_run(
@@ -100,7 +101,7 @@ def dry_run(
         WorkError: the sample could not be answered.
     """
     options = options or Options()
-    started = time.time()
+    started, load = time.time(), _load(options)
     plan, command = prepare(source, model, options, report)
     earlier = earlier_request(out, command)
     if (out / "manifest.json").is_file():
@@ -125,6 +126,7 @@ def dry_run(
                 starting=starting,
                 built=settled.building,
                 started=started,
+                load=load,
             )
 
 
@@ -237,7 +239,15 @@ class _Sample:
         return time.time() - began
 
     def forecast(
-        self, *, rows: int, before: int, whole: int, starting: float, built: float, started: float
+        self,
+        *,
+        rows: int,
+        before: int,
+        whole: int,
+        starting: float,
+        built: float,
+        started: float,
+        load: float | None,
     ) -> Forecast:
         """The run's own numbers, from the sample's."""
         slots, request = self._slots, self._request
@@ -280,6 +290,7 @@ class _Sample:
             checkpoint_bytes=files * _checkpoint_bytes(whole),
             sample_rows=self._rows,
             sample_seconds=time.time() - started,
+            load=load,
         )
 
     def _places(self) -> Iterator[NodePlan]:
@@ -291,6 +302,13 @@ class _Sample:
         for node in nodes():
             name = node["node"]
             yield NodePlan(actors=actors[name], decoding=decoding[name], **node)
+
+
+def _load(options: Options) -> float | None:
+    """Processes that want a core of this machine already, where the work will be on it."""
+    if options.address or os.environ.get("RAY_ADDRESS"):
+        return None
+    return os.getloadavg()[0]
 
 
 def _at_once(slots: Slots) -> int:

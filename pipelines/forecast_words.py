@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.console import say
+from cluster.console import say, warn
+from cluster.session import local_cores
 
 if TYPE_CHECKING:
     from pipelines.dry_run import Forecast
@@ -65,6 +66,11 @@ def say_forecast(run: str, coming: Forecast) -> None:
     )
     for note in coming.notes:
         say(f"  {note}")
+    if coming.load is not None and coming.load > local_cores() / 2:
+        warn(
+            f"this machine was busy already (load {coming.load:.1f} on "
+            f"{_count(local_cores(), 'core')}): all this holds while it is as busy"
+        )
     if coming.built_seconds > 1:
         say(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
 
