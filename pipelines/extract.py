@@ -168,12 +168,14 @@ class _Settling:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _settle(self) -> Request:
-        from pipelines.engines.engine import this_device
+        import torch
+
         from pipelines.settle import settle
 
-        on_gpu = this_device().type == "cuda"
-        lanes = 1 if on_gpu else local_cores()
-        return settle(*self._arguments, rows=self._rows, lanes=lanes, earlier=self._earlier)
+        lanes = torch.cuda.device_count() or local_cores()
+        settled = settle(*self._arguments, rows=self._rows, lanes=lanes, earlier=self._earlier)
+        torch.cuda.empty_cache()  # this process lives on beside the actors that need it
+        return settled
 
     def result(self, slots: Slots) -> Request:
         """The settled request; its error, if it has one, is raised here.

@@ -30,10 +30,12 @@ from pipelines.facts import (
     Precision,
     PrecisionAudit,
 )
-from pipelines.precision import check_format, compare, fast_format, is_harmless
+from pipelines.precision import check_format, compare, fast_formats, is_harmless
 from pipelines.request import Command, GateFacts, Request
 
-_TIMED_ROWS = 8
+# Few take a core long enough to tell; a GPU with few rows does little but wait for its orders.
+_TIMED_ROWS = {"cpu": 8, "cuda": 256}
+_BATCH_ROWS = {"cpu": DEFAULT_ROWS, "cuda": 256}
 
 
 class _Offer(NamedTuple):
@@ -76,7 +78,7 @@ class _Model:
                 self.facts,
                 precision,
                 engine,
-                batch_rows=DEFAULT_ROWS,
+                batch_rows=_BATCH_ROWS[this_device().type],
                 loaded=self.loaded,
             )
         return self._engines[key]
@@ -121,22 +123,16 @@ def settle(
     gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
     models = [model] if gate is None else [model, gate]
     bare = [each.facts.request.spec for each in models if each.has_no_classes()]
-    precision = fast_format(device) if command.precision == "auto" else command.precision
-    engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
-    audits = [each.audit(precision, engine) for each in models]
-    if command.precision == "auto" and precision != "fp32":
-        for each, audit in zip(models, audits, strict=True):
-            if audit is not None and not each.accepts(audit):
-                said = (
-                    f"precision fp32: {precision} moves the embeddings of "
-                    f"{each.facts.request.spec} to cosine {audit.cosine_mean:.4f} of exact, "
-                    f"enough to change classes; --precision {precision} trades that for speed"
-                )
-                precision = "fp32"
-                engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
-                audits = [each.audit(precision, engine) for each in models]
-                notes.append(said)
-                break
+    formats = fast_formats(device) if command.precision == "auto" else [command.precision]
+    refused: list[str] = []
+    for precision, finer in zip(formats, [*formats[1:], None], strict=True):
+        engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
+        audits = [each.audit(precision, engine) for each in models]
+        said = _refusal(precision, models, audits)
+        if finer is None or said is None:
+            break
+        refused.append(f"precision {finer}: {said}")
+    notes += refused
     return Request(
         command=command,
         facts=model.facts,
@@ -147,6 +143,20 @@ def settle(
         audit=audits[0],
         notes=(*notes, *(f"{spec} has no classifier: its classes mean nothing" for spec in bare)),
     )
+
+
+def _refusal(
+    precision: Precision, models: list[_Model], audits: list[PrecisionAudit | None]
+) -> str | None:
+    """Why ``auto`` does not take the format; None where it does."""
+    for each, audit in zip(models, audits, strict=True):
+        if audit is not None and not each.accepts(audit):
+            return (
+                f"{precision} moves the embeddings of {each.facts.request.spec} to cosine "
+                f"{audit.cosine_mean:.4f} of exact, enough to change classes; "
+                f"--precision {precision} trades that for speed"
+            )
+    return None
 
 
 def settle_on_worker(
@@ -216,8 +226,9 @@ def _settle_engine(
 
 def _seconds_a_row(model: _Model, precision: Precision) -> float:
     eager = model.engine(precision, "eager")
-    few = model.pixels[:_TIMED_ROWS]
-    eager(few[:1])
+    count = _TIMED_ROWS[this_device().type]
+    few = np.resize(model.pixels, (count, *model.pixels.shape[1:]))  # the sample, over and over
+    eager(few if count > len(model.pixels) else few[:1])  # the first call pays for its kernels
     began = time.perf_counter()
     eager(few)
     return (time.perf_counter() - began) / len(few)

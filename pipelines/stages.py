@@ -109,17 +109,20 @@ def run_stages(
         zero_copy_batch=True,
         num_cpus=slots.cpus_to_decode,
     )
-    answered = decoded.map_batches(
+    # ``map_batches`` insists on a number of rows for GPUs and would cut each block there: a
+    # batch, and a rest that takes nearly as long. A whole block: the engine knows how many fit
+    # on its device.
+    answered = decoded.map_batches_internal(
         ForwardActor,
         fn_constructor_args=(options, board),
-        # A whole block: the engine knows how many fit on its device. With a GPU Ray wants a
-        # number, and it joins blocks that are smaller.
-        batch_size=block_rows(options.request, planned, slots) if slots.gpus_per_actor else None,
+        batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
             size=min(slots.actors, len(plan_files)),
             max_concurrent_calls_per_actor=slots.calls_in_flight,
+            # Else Ray lets calls in and still runs them one after the other.
+            enable_true_multi_threading=slots.calls_in_flight > 1,
         ),
         num_cpus=slots.cpus_per_actor,
         num_gpus=slots.gpus_per_actor or None,
