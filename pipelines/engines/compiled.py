@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.base import Executor, NetworkMaker, refusal
+from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.cache import cached, digest, folder
 from pipelines.facts import ModelFacts, Precision
 
