@@ -89,7 +89,7 @@ class Store:
             found: dict[str, int] = json.load(answer)
         return found
 
-    def keys(self, under: str = "") -> list[str]:
+    def stored(self, under: str = "") -> list[str]:
         """Names of what is stored below ``under``, without the bucket."""
         selector = fs.FileSelector(f"{BUCKET}/{under}", recursive=True, allow_not_found=True)
         return sorted(
@@ -148,7 +148,7 @@ def s3_server() -> Iterator[Store]:
 def s3(s3_server: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The server without faults and with an empty bucket, in this process's environment."""
     s3_server.faults()
-    for key in s3_server.keys():
+    for key in s3_server.stored():
         s3_server.fs.delete_file(f"{BUCKET}/{key}")
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
