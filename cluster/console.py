@@ -30,6 +30,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
+def placed(name: str | Path) -> Path:
+    """A folder as the command line names it: of this machine, or in an object store."""
+    if "://" not in str(name):
+        return Path(name)
+    from cluster.storage import place  # late: Arrow takes half a second
+
+    return place(name)
+
+
 def absolute(file: str | None) -> str | None:
     """A path that other working folders and processes understand as well."""
     return str(Path(file).resolve()) if file else None
