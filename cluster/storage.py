@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +54,19 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
     @staticmethod
     def _client() -> fs.FileSystem:
         raise NotImplementedError
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        # The wrapper's takes what follows a question mark for a query, and a name may hold one.
+        return str(path).removeprefix(f"{cls.protocol}://").rstrip("/")
+
+    def walk(self, path: str, **how: Any) -> Iterator[Any]:
+        # fsspec's own leaves out what a store did not answer for, and so would every glob.
+        def told(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        yield from super().walk(path, **{**how, "on_error": told})
 
     # fsspec's own take a store that does not answer for one where nothing stands.
     def exists(self, path: str, **_: Any) -> bool:
@@ -129,6 +143,25 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
     return remote.fs.fs, remote.path
 
 
+def locate(root: Path, name: str) -> Path:
+    """The file ``name`` below ``root``, or where it says itself: an absolute path, a URI."""
+    return place(name) if is_remote(name) or name.startswith("/") else root / name
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder under a name that fits, in name order; nothing where there is none.
+
+    Raises:
+        OSError: an object store did not answer.
+    """
+    if not is_remote(folder):
+        return sorted(folder.glob(pattern))
+    system, name = arrow(folder)
+    found = system.get_file_info(fs.FileSelector(name, allow_not_found=True))
+    names = (info.base_name for info in found if info.path.rstrip("/") != name)
+    return [folder / name for name in sorted(names) if fnmatchcase(name, pattern)]
+
+
 def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
@@ -166,6 +199,11 @@ def remove_folder(folder: Path) -> None:
     system, name = arrow(folder)
     with suppress(FileNotFoundError):
         system.delete_dir(name)
+
+
+def refused(error: OSError) -> bool:
+    """Whether a store has answered that this very object may not be read."""
+    return isinstance(error, PermissionError | IsADirectoryError) or "ACCESS_DENIED" in str(error)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores, session
-from cluster.storage import reaching, remove_folder
+from cluster.storage import listed, reaching, remove_folder
 from pipelines.checkpoint import committed_rows, settle_checkpoint
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
@@ -276,7 +276,7 @@ class _Work:
         )
 
     def _session(self, before: int, tally: Tally | None) -> SessionFacts:
-        files = len(list((self._out / "plan").glob("*.parquet")))
+        files = len(listed(self._out / "plan", "*.parquet"))
         actors, rate = min(self._slots.actors, files), None
         if tally and tally.first_answer and tally.last_answer:
             later, seconds = (

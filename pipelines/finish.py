@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from cluster.errors import VerifyError
-from cluster.storage import read_parquet
+from cluster.storage import listed, read_parquet
 from pipelines.records import sha256_file
 from pipelines.request import Request
 from pipelines.run import RowCounts, RunManifest, SessionFacts
@@ -46,9 +46,9 @@ def describe_run(
             f"{out}: {int((seen == 0).sum())} planned rows are missing and "
             f"{int((seen > 1).sum())} stand twice; keep the folder and report this"
         )
-    stored = [*data_files(out), *sorted((out / "plan").glob("*.parquet"))]
+    stored = [*data_files(out), *listed(out / "plan", "*.parquet")]
     if request.command.hdf5:
-        stored += [*sorted((out / "hdf5").glob("*.h5")), out / "features.h5"]
+        stored += [*listed(out / "hdf5", "*.h5"), out / "features.h5"]
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(sha256_file, stored))
     names = [file.relative_to(out).as_posix() for file in stored]
@@ -79,7 +79,7 @@ def describe_run(
 
 def data_files(out: Path) -> list[Path]:
     """The committed record, in name order."""
-    return sorted((out / "detections").glob("*.parquet"))
+    return listed(out / "detections", "*.parquet")
 
 
 def _versions() -> dict[str, str]:
