@@ -254,7 +254,7 @@ class _Work:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._report(Progress("checking", self._planned, self._planned))
+        self._report(Progress("checking", 0, self._planned))
         manifest = describe_run(
             self._out,
             self._plan.root,
@@ -262,6 +262,7 @@ class _Work:
             planned=self._planned,
             seconds=time.time() - started,
             session=self._session(before, tally),
+            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
