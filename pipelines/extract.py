@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
 from cluster.errors import failed, first_line
 from cluster.session import Slots, nodes, session
+from cluster.storage import listed, reaching, remove_folder
 from pipelines.board import Look, Tally
+from pipelines.checkpoint import committed_rows, settle_checkpoint
 from pipelines.events import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
@@ -55,7 +54,7 @@ class Options:
 class Progress:
     """One look at a running extraction, for whoever draws the progress bar."""
 
-    stage: Literal["planning", "starting", "measuring", "extracting", "hdf5", "checking"]
+    stage: Literal["planning", "waiting", "starting", "measuring", "extracting", "hdf5", "checking"]
     done: int
     planned: int
     failed: int = 0  # of those done in this session, with an error
@@ -94,7 +93,11 @@ def extract(
     options = options or Options()
     started = time.time()
     plan, command = prepare(source, model, options, report)
-    with claim(out, command) as earlier:
+
+    def told(waited: float, of: float) -> None:
+        report(Progress("waiting", int(waited), int(of)))
+
+    with claim(out, command, told) as (earlier, check), reaching(out):
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
@@ -106,7 +109,7 @@ def extract(
                 write_plan(out / "plan", plan.table, request, slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            work = _Work(out, plan, request, options, slots, report)
+            work = _Work(out, plan, request, options, slots, report, check)
             return work.run(started)
 
 
@@ -121,8 +124,10 @@ class _Work:
         options: Options,
         slots: Slots,
         report: Callable[[Progress], None],
+        check: Callable[[], None],
     ) -> None:
         self._out = out.resolve()
+        self._check = check
         self._plan = plan
         self._request = request
         self._options = options
@@ -131,6 +136,7 @@ class _Work:
         self._planned = plan.table.num_rows
 
     def run(self, started: float) -> Outcome:
+        settle_checkpoint(self._out)
         before = committed_rows(self._out)
         self._log = EventLog(self._out)
         self._log.add("session", **self._asked(started, before))
@@ -162,8 +168,9 @@ class _Work:
         )
         # Counting and hashing are part of it.
         manifest = manifest.model_copy(update={"seconds": time.time() - started})
+        self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
-        shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
+        remove_folder(self._out / "checkpoint")
         first = tally.first_answer if tally else None
         return Outcome(
             Run.open(self._out),
@@ -195,7 +202,7 @@ class _Work:
         )
 
     def _actors(self) -> int:
-        return min(self._slots.actors, len(list((self._out / "plan").glob("*.parquet"))))
+        return min(self._slots.actors, len(listed(self._out / "plan", "*.parquet")))
 
     def _pass(self, before: int) -> Tally:
         work = Watched(
@@ -210,6 +217,7 @@ class _Work:
 
         def seen(look: Look) -> None:
             nonlocal last
+            self._check()
             self._log.look(look)
             if look.tally[:2] != last[:2]:
                 last = look.tally
@@ -231,7 +239,7 @@ class _Work:
             "process": os.getpid(),
             "planned": self._planned,
             "before": before,
-            "blocks": len(list((self._out / "plan").glob("*.parquet"))),
+            "blocks": len(listed(self._out / "plan", "*.parquet")),
             "model": request.facts.request.spec,
             "precision": request.precision,
             "engine": request.engine,
@@ -251,9 +259,3 @@ class _Work:
             waited=seen.waited,
             **facts,
         )
-
-
-def committed_rows(out: Path) -> int:
-    """Rows that earlier sessions committed; pending checkpoints are not counted."""
-    files = [f for f in (out / "checkpoint").glob("*.parquet") if ".pending." not in f.name]
-    return sum(pq.ParquetFile(file).metadata.num_rows for file in files)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.session import Slots
+from cluster.storage import arrow, listed, make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -55,10 +54,10 @@ def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, in
 
 def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> None:
     """Write each of ``blocks`` as a plan file; what stood in ``folder`` goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    remove_folder(folder)
+    make_folder(folder)
     for number, block in enumerate(blocks):
-        pq.write_table(block, folder / f"part-{number:05d}.parquet")
+        write_parquet(block, folder / f"part-{number:05d}.parquet")
 
 
 def _starts(column: pa.ChunkedArray) -> np.ndarray:
@@ -101,17 +100,20 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
     # The newer reader packs small files into one block: one busy actor, the others idle.
     context.use_datasource_v2 = False
     context.issue_detectors_config.detectors = []
+    system, _ = arrow(out)
     checkpoint = CheckpointConfig(
         id_column="row_id",
-        checkpoint_path=str(out / "checkpoint"),
+        checkpoint_path=arrow(out / "checkpoint")[1],
+        override_filesystem=system,
         # Deleted by us, and only after the manifest: until then it is the only record.
         delete_checkpoint_on_success=False,
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
-    plan_files = sorted(str(file) for file in (out / "plan").glob("*.parquet"))
+    plan_files = [arrow(file)[1] for file in listed(out / "plan", "*.parquet")]
     rows = ray.data.read_parquet(
         plan_files,
+        filesystem=system,
         override_num_blocks=len(plan_files),
         num_cpus=slots.cpus_to_decode,
     )
@@ -141,7 +143,12 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
         num_gpus=slots.gpus_per_actor or None,
     )
     answered.write_datasink(
-        TimedParquet(str(out / "detections"), board, arrow_parquet_args={"compression": "zstd"}),
+        TimedParquet(
+            arrow(out / "detections")[1],
+            board,
+            filesystem=system,
+            arrow_parquet_args={"compression": "zstd"},
+        ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours
