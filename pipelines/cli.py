@@ -157,4 +157,9 @@ def _say_failed_videos(run: Run) -> None:
 
 def shown_on(bar: Bar) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``."""
-    return lambda progress: bar.update(progress.stage, progress.done, progress.planned)
+
+    def show(progress: Progress) -> None:
+        note = f"{progress.failed} errors" if progress.failed else ""
+        bar.update(progress.stage, progress.done, progress.planned, note=note)
+
+    return show

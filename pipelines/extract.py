@@ -8,20 +8,22 @@ lost or written twice; the manifest last, so that a run either is finished or sa
 from __future__ import annotations
 
 import os
+import platform
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import StalledError, failed
-from cluster.session import Slots, local_cores, session
+from cluster.errors import StalledError, failed, first_line
+from cluster.session import Slots, local_cores, nodes, session
+from pipelines.board import Look, Tally
+from pipelines.events import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
@@ -29,12 +31,9 @@ from pipelines.records import write_atomic
 from pipelines.request import Command, Request, claim, fingerprint_inputs
 from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan, name_source, read_source
-from pipelines.stages import run_stages, write_plan
+from pipelines.stages import block_rows, write_plan
+from pipelines.watch import Watched, run_pass
 
-if TYPE_CHECKING:
-    from pipelines.board import Tally
-
-POLL_SECONDS = 0.25
 # Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
 SAMPLE_ROWS = (16, 64)
 VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
@@ -64,6 +63,7 @@ class Progress:
     stage: Literal["planning", "starting", "extracting", "hdf5", "checking"]
     done: int
     planned: int
+    failed: int = 0  # of those done in this session, with an error
 
 
 @dataclass
@@ -76,6 +76,7 @@ class Outcome:
     skipped_files: dict[str, int] = field(default_factory=dict)
     source_notes: tuple[str, ...] = ()
     first_answer_seconds: float | None = None
+    events_lost: str | None = None  # why the events file is not whole
 
 
 def extract(
@@ -240,21 +241,32 @@ class _Work:
 
     def run(self, started: float) -> Outcome:
         before = committed_rows(self._out)
+        self._log = EventLog(self._out)
+        self._log.add("session", **self._asked(started, before))
+        try:
+            outcome = self._finish(started, before)
+        except BaseException as error:
+            self._end(type(error).__name__, started, error=first_line(error))
+            raise
+        self._end("finished", started)
+        return replace(outcome, events_lost=self._log.lost)
+
+    def _finish(self, started: float, before: int) -> Outcome:
         tally = self._pass(before) if before < self._planned else None
         if self._options.hdf5:
-            self._report(Progress("hdf5", 0, self._planned))
+            self._phase("hdf5", 0)
             try:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._report(Progress("checking", self._planned, self._planned))
+        self._phase("checking", self._planned)
         manifest = describe_run(
             self._out,
             self._plan.root,
             self._request,
             planned=self._planned,
-            seconds=time.time() - started,
-            session=self._session(before, tally),
+            started=started,
+            session=self._session(started, before, tally),
         )
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
@@ -267,27 +279,31 @@ class _Work:
             first_answer_seconds=None if first is None else first - started,
         )
 
-    def _session(self, before: int, tally: Tally | None) -> SessionFacts:
-        files = len(list((self._out / "plan").glob("*.parquet")))
-        actors, rate = min(self._slots.actors, files), None
+    def _session(self, started: float, before: int, tally: Tally | None) -> SessionFacts:
+        actors, rate = self._actors(), None
         if tally and tally.first_answer and tally.last_answer:
             later, seconds = (
                 tally.answered - tally.first_rows,
                 tally.last_answer - tally.first_answer,
             )
             rate = later / seconds if later and seconds > 0 else None
+        seen = self._log.measures
         return SessionFacts(
             rows=self._planned - before,
             actors=actors,
             gpus=actors * self._slots.gpus_per_actor,
             rows_a_second=rate,
+            stages=seen.stages,
+            start_seconds=None if seen.first_began is None else seen.first_began - started,
+            work_seconds=seen.work_seconds,
+            waited=seen.waited,
+            limit=seen.limit(time.time() - started),
         )
 
-    def _pass(self, before: int) -> Tally:
-        """Run the Ray Data pipeline to its end, watching that it moves."""
-        import ray
+    def _actors(self) -> int:
+        return min(self._slots.actors, len(list((self._out / "plan").glob("*.parquet"))))
 
-        from pipelines.board import Board, Tally
+    def _pass(self, before: int) -> Tally:
         from pipelines.forward import ForwardOptions
 
         forward = ForwardOptions(
@@ -295,58 +311,60 @@ class _Work:
             batch_rows=self._options.batch_rows,
             memory_share=self._slots.gpus_per_actor / self._slots.calls_in_flight,
         )
-        board = ray.remote(num_cpus=0)(Board).remote()
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                run_stages(self._out, self._plan.root, forward, self._planned, self._slots, board)
-            except BaseException as error:
-                failure.append(error)
-
-        # Ray's own call cannot be interrupted, so it gets a thread and this one watches.
-        thread = threading.Thread(target=work, daemon=True, name="extract")
-        thread.start()
-        tally, moved_at, last = Tally(), time.monotonic(), (0, 0)
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            tally = _look(board, tally)
-            now = (tally.decoded, tally.answered)
-            if now != last:
-                last, moved_at = now, time.monotonic()
-                self._report(Progress("extracting", before + tally.answered, self._planned))
-            elif time.monotonic() - moved_at > self._options.stall_seconds:
-                raise StalledError(self._stall_message(tally))
-        if failure:
-            raise failed("extraction", failure[0])
-        return _look(board, tally)
-
-    def _stall_message(self, tally: Tally) -> str:
-        import ray
-
-        free = ray.available_resources().get("CPU", 0)
-        total = ray.cluster_resources().get("CPU", 0)
-        return (
-            f"no row moved for {self._options.stall_seconds:g} s: {tally.decoded} decoded, "
-            f"{tally.answered} answered of {self._planned}; {free:g} of {total:g} CPU slots free "
-            f"({self._slots.actors} actors want {self._slots.cpus_per_actor:g} each); what is "
-            "written is kept, give the same command again on a larger cluster"
+        work = Watched(
+            folder=self._out,
+            root=self._plan.root,
+            rows=self._planned - before,
+            block_rows=block_rows(self._request, self._planned, self._slots),
+            slots=self._slots,
+            stall_seconds=self._options.stall_seconds,
         )
+        self._log.add("phase", name="extracting")
+        last = Tally()
 
+        def seen(look: Look) -> None:
+            nonlocal last
+            self._log.look(look)
+            if look.tally[:2] != last[:2]:
+                last = look.tally
+                done = before + last.answered
+                self._report(Progress("extracting", done, self._planned, last.failed))
 
-def _look(board: Any, last: Tally) -> Tally:
-    """The board's tally; the last one where the board is lost or too busy to answer.
+        return run_pass(work, forward, seen)
 
-    Losing it costs the progress display only: files and checkpoints do not depend on it.
-    """
-    import ray
-    from ray.exceptions import GetTimeoutError, RayActorError
+    def _phase(self, name: Literal["hdf5", "checking"], done: int) -> None:
+        self._log.add("phase", name=name)
+        self._report(Progress(name, done, self._planned))
 
-    try:
-        seen: Tally = ray.get(board.tally.remote(), timeout=60)
-    except (GetTimeoutError, RayActorError):
-        return last
-    return seen
+    def _asked(self, started: float, before: int) -> dict[str, Any]:
+        """What a session begins with, for the events."""
+        request = self._request
+        return {
+            "started": round(started, 3),
+            "host": platform.node(),
+            "process": os.getpid(),
+            "planned": self._planned,
+            "before": before,
+            "blocks": len(list((self._out / "plan").glob("*.parquet"))),
+            "model": request.facts.request.spec,
+            "precision": request.precision,
+            "engine": request.engine,
+            "slots": asdict(self._slots),
+            "actors": self._actors(),
+            "nodes": nodes(),
+        }
+
+    def _end(self, outcome: str, started: float, **facts: Any) -> None:
+        seen = self._log.measures
+        self._log.add(
+            "end",
+            outcome=outcome,
+            seconds=round(time.time() - started, 3),
+            stages=[stage.model_dump() for stage in seen.stages],
+            errors=seen.errors,
+            waited=seen.waited,
+            **facts,
+        )
 
 
 def committed_rows(out: Path) -> int:

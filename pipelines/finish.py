@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +25,10 @@ def describe_run(
     request: Request,
     *,
     planned: int,
-    seconds: float,
+    started: float,
     session: SessionFacts,
 ) -> RunManifest:
-    """Check that every planned row stands once, then describe the run.
+    """Check that every planned row stands once, then describe the run, ``started`` at that time.
 
     Raises:
         VerifyError: rows are missing or stand twice.
@@ -71,7 +72,7 @@ def describe_run(
         ),
         errors=dict(errors),
         versions=_versions(),
-        seconds=seconds,
+        seconds=time.time() - started,
         session=session,
         files=dict(zip(names, hashes, strict=True)),
     )
