@@ -122,7 +122,9 @@ def main() -> None:
         most = given.rows * max(given.workers)
         source = given.images or draw_images(work / "drawn", 512)
         costs = alone(source, given.model, given.engine)
-        print(f"{given.model}, {given.engine}, {CORES} cores, {platform.processor() or platform.machine()}")
+        print(
+            f"{given.model}, {given.engine}, {CORES} cores, {platform.processor() or platform.machine()}"
+        )
         print("one core alone, ms an image: " + ", ".join(f"{k} {v:.2f}" for k, v in costs.items()))
         print(f"{'workers':>7} {'images':>7} {'images/s':>9} {'efficiency':>11} {'busy':>5}  limit")
         folder = link_images(source, work / "all", most)

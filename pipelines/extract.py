@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import StalledError, failed, first_line
 from cluster.session import Slots, local_cores, nodes, session
 from pipelines.board import Look, Tally
+from pipelines.committed import committed_rows, drop_repeats, mend
 from pipelines.events import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
@@ -32,10 +32,11 @@ from pipelines.request import Command, Request, claim, fingerprint_inputs
 from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan, name_source, read_source
 from pipelines.stages import block_rows, write_plan
-from pipelines.watch import Watched, run_pass
+from pipelines.watch import NodesLostError, Watched, run_pass, slots_left
 
 # Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
 SAMPLE_ROWS = (16, 64)
+MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
 VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
 
 
@@ -186,12 +187,12 @@ class _Settling:
         if not self._remote:
             return self._here.result()
         import ray
-        from ray.exceptions import GetTimeoutError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
         from pipelines.settle import settle_on_worker
 
         task = ray.remote(
-            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=0
+            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=3
         )(settle_on_worker)
         asked = task.remote(
             *self._arguments, rows=self._rows, lanes=slots.actors, earlier=self._earlier
@@ -205,6 +206,8 @@ class _Settling:
                 f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
                 "cluster busy? give the same command again, or a longer --stall-seconds"
             ) from None
+        except RayError as error:  # nodes or processes that died, more often than is tried
+            raise failed("settling the model", error, then="give the same command again") from None
         return request
 
 
@@ -240,6 +243,7 @@ class _Work:
         self._planned = plan.table.num_rows
 
     def run(self, started: float) -> Outcome:
+        mend(self._out)
         before = committed_rows(self._out)
         self._log = EventLog(self._out)
         self._log.add("session", **self._asked(started, before))
@@ -252,7 +256,7 @@ class _Work:
         return replace(outcome, events_lost=self._log.lost)
 
     def _finish(self, started: float, before: int) -> Outcome:
-        tally = self._pass(before) if before < self._planned else None
+        tally = self._passes(before)
         if self._options.hdf5:
             self._phase("hdf5", 0)
             try:
@@ -303,6 +307,34 @@ class _Work:
     def _actors(self) -> int:
         return min(self._slots.actors, len(list((self._out / "plan").glob("*.parquet"))))
 
+    def _passes(self, before: int) -> Tally | None:
+        """The pipeline, once more where nodes were lost or their files broke; the longest tally."""
+        tallies: list[Tally] = []
+        vain = 0
+        while before < self._planned and vain < MOST_VAIN:
+            try:
+                tallies.append(self._pass(before))
+            except NodesLostError as error:
+                if vain == MOST_VAIN - 1:
+                    raise
+                self._slots = self._wait_for_slots(error)
+                self._log.add("again", why=first_line(error), nodes=nodes())
+            mend(self._out)
+            done = committed_rows(self._out)
+            vain = 0 if done > before else vain + 1
+            before = done
+        drop_repeats(self._out)
+        return max(tallies, key=lambda tally: tally.answered, default=None)
+
+    def _wait_for_slots(self, error: NodesLostError) -> Slots:
+        """The slots that are left, or that come as long as a standstill may last."""
+        deadline = time.monotonic() + self._options.stall_seconds
+        while (slots := slots_left(self._slots, self._options.gpus_per_actor)) is None:
+            if time.monotonic() > deadline:
+                raise error
+            time.sleep(1)
+        return slots
+
     def _pass(self, before: int) -> Tally:
         from pipelines.forward import ForwardOptions
 
@@ -317,6 +349,7 @@ class _Work:
             rows=self._planned - before,
             block_rows=block_rows(self._request, self._planned, self._slots),
             slots=self._slots,
+            gpus_per_actor=self._options.gpus_per_actor,
             stall_seconds=self._options.stall_seconds,
         )
         self._log.add("phase", name="extracting")
@@ -365,9 +398,3 @@ class _Work:
             waited=seen.waited,
             **facts,
         )
-
-
-def committed_rows(out: Path) -> int:
-    """Rows that earlier sessions committed; pending checkpoints are not counted."""
-    files = [f for f in (out / "checkpoint").glob("*.parquet") if ".pending." not in f.name]
-    return sum(pq.ParquetFile(file).metadata.num_rows for file in files)
