@@ -6,7 +6,6 @@ _scale.py --alone FOLDER MODEL ENGINE
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import time
@@ -15,9 +14,8 @@ from pathlib import Path
 
 import torch
 from _extract import steady_rate
+from _few_actors import only
 
-import cluster.session
-import pipelines.stages
 from pipelines.backbones import examine
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, extract
@@ -31,10 +29,8 @@ SECONDS = 3.0
 
 def run(source: str, model: str, out: str, workers: str, engine: str) -> None:
     actors = int(workers)
-    # A cluster is not known to have fewer cores than slots; these nodes have one each.
-    cluster.session.lay_out = functools.partial(cluster.session.lay_out, cores=actors)
-    # Small ones, because a rate is taken between whole blocks.
-    pipelines.stages.BLOCK_ROWS = BLOCK_ROWS
+    # Nodes have more slots than cores. Small blocks, because a rate is taken between whole ones.
+    only(actors, BLOCK_ROWS)
     options = Options(precision="fp32", engine=engine, batch_rows=ROWS)
     outcome = extract(source, ModelRequest(spec=model), Path(out), options)
     files = sorted(file.stat().st_mtime for file in outcome.run.files())
