@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import _common  # noqa: F401  puts the packages before this folder
+
 import cluster.session
 import pipelines.stages
 from cluster.session import Slots, lay_out
-from onepass import main
 
 
 def only(actors: int, block_rows: int) -> None:
@@ -25,6 +26,8 @@ def only(actors: int, block_rows: int) -> None:
 
 
 if __name__ == "__main__":
+    from onepass import main
+
     only(int(sys.argv[1]), int(sys.argv[2]))
     sys.argv = ["onepass", *sys.argv[3:]]
     main()

@@ -34,7 +34,10 @@ def run(source: str, model: str, out: str, workers: str, engine: str) -> None:
     options = Options(precision="fp32", engine=engine, batch_rows=ROWS)
     outcome = extract(source, ModelRequest(spec=model), Path(out), options)
     files = sorted(file.stat().st_mtime for file in outcome.run.files())
+    session = outcome.run.manifest.session
+    assert session is not None
     told = {
+        "waited": session.waited or 0.0,
         "rows": outcome.run.manifest.rows.written,
         "rate": steady_rate(outcome.run, actors),
         "first": outcome.first_answer_seconds,

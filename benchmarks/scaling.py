@@ -9,9 +9,10 @@ and the table says so. The rate is taken between whole files while all actors ar
 (``_extract.py``); efficiency is images/s over those of one worker times the workers.
 
 The limit is named from what was measured: where workers outnumber cores it is the cores; where
-the workers' cores were idle it is what feeds them (reading, writing, Ray); else it is the work
-of a core itself, and the larger part of it is named: decode, or the network. Both are timed
-alone, on one core, before the first run.
+actors waited for blocks it is what feeds them (reading, writing, Ray); where they did not, and
+their cores were still not theirs, other programs had them; else it is the work of a core
+itself, and the larger part of it is named: decode, or the network. Both are timed alone, on one
+core, before the first run.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from _processes import busy_seconds
 from tests.nodes import cluster
 
 SLOTS = 3  # of a node: its actor, tasks beside it, and room for Ray's checkpoint filter
-IDLE = 0.85  # of a core; a worker that is less busy waits for something
+BUSY = 0.85  # of its time; a worker that is less so waits for something
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Measured:
     rows: int
     rate: float  # images/s
     first_seconds: float  # until the first answer
+    waited: float  # share of their time that actors waited for a block
     busy: float  # of the cores that the workers have, 0 to 1
     efficiency: float = 1.0
     limit: str = ""
@@ -90,15 +92,19 @@ def one_run(images: Path, model: str, engine: str, workers: int, work: Path) -> 
         # Of a process that began in between, all; of one that ended, nothing: they are few.
         grown = sum(after[pid] - before.get(pid, 0.0) for pid in after)
         busy = grown / (b - a) / min(workers, len(cores))
-    return Measured(workers, told["rows"], told["rate"], told["first"], min(busy, 1.0))
+    return Measured(
+        workers, told["rows"], told["rate"], told["first"], told["waited"], min(busy, 1.0)
+    )
 
 
 def limit(found: Measured, costs: dict[str, float]) -> str:
     """What keeps ``found`` from being faster."""
     if found.workers > CORES:
         return f"cores: {found.workers} workers share {CORES}"
-    if found.busy < IDLE:
-        return f"feeding: the workers' cores are {100 * (1 - found.busy):.0f} % idle"
+    if found.waited > 1 - BUSY:
+        return f"feeding: actors wait for blocks {100 * found.waited:.0f} % of the time"
+    if found.busy < BUSY:
+        return f"cores: others have {100 * (1 - found.busy):.0f} % of the workers'"
     name = max(costs, key=costs.__getitem__)
     share = 100 * costs[name] / sum(costs.values())
     return f"{name}: {share:.0f} % of a core's work"
