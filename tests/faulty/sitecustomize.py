@@ -4,7 +4,7 @@ A process that has this folder in its PYTHONPATH and FAULTS in its environment l
 point, for a file ``POINT@ACTION@NUMBER`` in the folder FAULTS, takes it away under another
 name, and does what it says; so a fault happens once, in one process. ``POINT@ACTION@always``
 stays. ``slow`` holds seconds that every block takes longer, ``clock`` seconds that the wall
-clock is wrong by.
+clock of our own modules is wrong by.
 
 Points: ``forward`` (a block is answered), ``write`` (a file begins), ``pending`` (its pending
 checkpoint is there), ``data`` (the file is there too), ``committed`` (so is the commit).
@@ -96,12 +96,31 @@ PATCHES: dict[str, Callable[[Any], None]] = {
 }
 
 
+class _Clock:
+    """The module ``time`` with a wall clock that may be wrong."""
+
+    _read, _offset = -1.0, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        if time.monotonic() - self._read > 0.2:
+            self._read = time.monotonic()
+            try:
+                self._offset = float((FOLDER / "clock").read_text() or 0)
+            except OSError:
+                self._offset = 0.0
+        return time.time() + self._offset
+
+
 class _Finder:
-    """Patches a module right after it was executed."""
+    """Patches a module of ours right after it was executed, and Ray's checkpoints."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in PATCHES:
+        ours = name.startswith(("pipelines.", "cluster."))
+        if name not in PATCHES and not ours:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
@@ -110,28 +129,14 @@ class _Finder:
 
         def patched(module: Any) -> None:
             execute(module)
-            PATCHES[name](module)
+            if name in PATCHES:
+                PATCHES[name](module)
+            if ours and getattr(module, "time", None) is time:
+                module.time = _Clock()
 
         spec.loader.exec_module = patched  # type: ignore[method-assign]
         return spec
 
 
-def _wrong_clock() -> None:
-    true, read, offset = time.time, -1.0, 0.0
-
-    def now() -> float:
-        nonlocal read, offset
-        if time.monotonic() - read > 0.2:
-            read = time.monotonic()
-            try:
-                offset = float((FOLDER / "clock").read_text() or 0)
-            except OSError:
-                offset = 0.0
-        return true() + offset
-
-    time.time = now
-
-
 if "FAULTS" in os.environ:
     sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
-    _wrong_clock()
