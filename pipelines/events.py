@@ -93,7 +93,8 @@ class EventLog:
         if self.lost is not None:
             return
         began = time.monotonic()
-        lines = [*self._lines, *self._looks.lines, *self._blocks.lines]
+        # Sorting keeps this order where two are of the same moment.
+        lines = [*self._lines[:1], *self._blocks.lines, *self._looks.lines, *self._lines[1:]]
         lines.sort(key=lambda line: float(line["at"]))
         text = "".join(json.dumps(line) + "\n" for line in lines)
         try:
@@ -117,7 +118,7 @@ def _block_facts(block: Block) -> Line:
 
 
 def _tally_facts(tally: Tally) -> Line:
-    told = ("decoded", "answered", "written", "failed", "again")
+    told = ("decoded", "answered", "written", "failed", "again", "raised", "said")
     return {**{name: getattr(tally, name) for name in told}, "driver_memory": resident()}
 
 

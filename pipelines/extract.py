@@ -12,32 +12,27 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
-from cluster.errors import StalledError, failed, first_line
-from cluster.session import Slots, local_cores, nodes, session
+from cluster.errors import failed, first_line
+from cluster.session import Slots, nodes, session
 from pipelines.board import Look, Tally
 from pipelines.committed import committed_rows, drop_repeats, mend
 from pipelines.events import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
+from pipelines.prepare import Settling, prepare
 from pipelines.records import write_atomic
-from pipelines.request import Command, Request, claim, fingerprint_inputs
+from pipelines.request import Request, claim
 from pipelines.run import Run, SessionFacts
-from pipelines.source import Plan, name_source, read_source
+from pipelines.source import Plan
 from pipelines.stages import block_rows, write_plan
 from pipelines.watch import NodesLostError, Watched, run_pass, slots_left
 
-# Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
-SAMPLE_ROWS = (16, 64)
 MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
-VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Options:
 class Progress:
     """One look at a running extraction, for whoever draws the progress bar."""
 
-    stage: Literal["planning", "starting", "extracting", "hdf5", "checking"]
+    stage: Literal["planning", "starting", "measuring", "extracting", "hdf5", "checking"]
     done: int
     planned: int
     failed: int = 0  # of those done in this session, with an error
@@ -78,6 +73,9 @@ class Outcome:
     source_notes: tuple[str, ...] = ()
     first_answer_seconds: float | None = None
     events_lost: str | None = None  # why the events file is not whole
+    raised: int = 0  # errors over blocks that were then answered all the same
+    said: str = ""  # by the last of them
+    passes: int = 1  # more than one: nodes were lost, and the others went on
 
 
 def extract(
@@ -99,127 +97,21 @@ def extract(
     """
     options = options or Options()
     started = time.time()
-    reading = options.reading
-    plan = read_source(
-        source, reading, report=lambda done, total: report(Progress("planning", done, total))
-    )
-    if reading.kind == "video":
-        model = _for_videos(model)
-    command = Command(
-        source=name_source(source),
-        reading=reading,
-        model=model,
-        gate=options.gate,
-        inputs=fingerprint_inputs(
-            plan.decisive, model, options.gate.model if options.gate else None
-        ),
-        precision=options.precision,
-        engine=options.engine,
-        top_k=options.top_k,
-        outputs=options.outputs,
-        hdf5=options.hdf5,
-    )
+    plan, command = prepare(source, model, options, report)
     with claim(out, command) as earlier:
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
         report(Progress("starting", 0, plan.table.num_rows))
-        settling = _Settling(command, plan, earlier, options)
+        settling = Settling(command, plan, earlier, options)
         with settling, session(options.address, gpus_per_actor=options.gpus_per_actor) as slots:
-            request = settling.result(slots)
+            request = settling.result(slots).request
             if earlier is None:
                 write_plan(out / "plan", plan.table, request, slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
             work = _Work(out, plan, request, options, slots, report)
             return work.run(started)
-
-
-def _for_videos(model: ModelRequest) -> ModelRequest:
-    """The whole frame, squashed to ``VIDEO_SIDE``, where the user wants nothing else."""
-    own = {"input_size": VIDEO_SIDE, "resize": "squash"}
-    return model.model_copy(
-        update={name: value for name, value in own.items() if getattr(model, name) is None}
-    )
-
-
-class _Settling:
-    """``settle``, where the forward actors will run.
-
-    With a Ray of our own that is this machine: loading the model takes a core for seconds and
-    starting Ray mostly waits, so both are done at once. On a cluster it is a worker, because
-    the driver's machine may have no GPU or another processor.
-    """
-
-    def __init__(
-        self, command: Command, plan: Plan, earlier: Request | None, options: Options
-    ) -> None:
-        self._arguments = (command, _sample(plan.table), str(plan.root))
-        self._rows = plan.table.num_rows
-        self._earlier = earlier
-        self._options = options
-        self._remote = bool(options.address or os.environ.get("RAY_ADDRESS"))
-        self._pool = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> _Settling:
-        if not self._remote:
-            self._here = self._pool.submit(self._settle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _settle(self) -> Request:
-        from pipelines.engines.engine import this_device
-        from pipelines.settle import settle
-
-        on_gpu = this_device().type == "cuda"
-        lanes = 1 if on_gpu else local_cores()
-        return settle(*self._arguments, rows=self._rows, lanes=lanes, earlier=self._earlier)
-
-    def result(self, slots: Slots) -> Request:
-        """The settled request; its error, if it has one, is raised here.
-
-        Raises:
-            InputError, WorkError: as ``settle`` raises them.
-            StalledError: a worker did not answer for ``options.stall_seconds``.
-        """
-        if not self._remote:
-            return self._here.result()
-        import ray
-        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-
-        from pipelines.settle import settle_on_worker
-
-        task = ray.remote(
-            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=3
-        )(settle_on_worker)
-        asked = task.remote(
-            *self._arguments, rows=self._rows, lanes=slots.actors, earlier=self._earlier
-        )
-        try:
-            request: Request = ray.get(asked, timeout=self._options.stall_seconds)
-        except RayTaskError as error:
-            raise error.cause from None
-        except GetTimeoutError:
-            raise StalledError(
-                f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
-                "cluster busy? give the same command again, or a longer --stall-seconds"
-            ) from None
-        except RayError as error:  # nodes or processes that died, more often than is tried
-            raise failed("settling the model", error, then="give the same command again") from None
-        return request
-
-
-def _sample(plan: pa.Table) -> pa.Table:
-    """A few rows from four places of the plan; neighbours share their image's decoding."""
-    least, most = SAMPLE_ROWS
-    each = min(most, max(least, plan.num_rows // 16)) // 4
-    starts = sorted({plan.num_rows * part // 4 for part in range(4)})
-    ends = [*starts[1:], plan.num_rows]
-    return pa.concat_tables(
-        [plan.slice(a, min(each, b - a)) for a, b in zip(starts, ends, strict=True)]
-    )
 
 
 class _Work:
@@ -241,6 +133,7 @@ class _Work:
         self._slots = slots
         self._report = report
         self._planned = plan.table.num_rows
+        self._raised, self._said, self._passed = 0, "", 0
 
     def run(self, started: float) -> Outcome:
         mend(self._out)
@@ -258,20 +151,23 @@ class _Work:
     def _finish(self, started: float, before: int) -> Outcome:
         tally = self._passes(before)
         if self._options.hdf5:
-            self._phase("hdf5", 0)
+            self._phase("hdf5")
             try:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._phase("checking", self._planned)
+        self._phase("checking")
         manifest = describe_run(
             self._out,
             self._plan.root,
             self._request,
             planned=self._planned,
-            started=started,
+            seconds=time.time() - started,
             session=self._session(started, before, tally),
+            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
+        # Counting and hashing are part of it.
+        manifest = manifest.model_copy(update={"seconds": time.time() - started})
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         first = tally.first_answer if tally else None
@@ -281,6 +177,9 @@ class _Work:
             skipped_files=self._plan.skipped,
             source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - started,
+            raised=self._raised,
+            said=self._said,
+            passes=self._passed,
         )
 
     def _session(self, started: float, before: int, tally: Tally | None) -> SessionFacts:
@@ -312,8 +211,11 @@ class _Work:
         tallies: list[Tally] = []
         vain = 0
         while before < self._planned and vain < MOST_VAIN:
+            self._passed += 1
             try:
-                tallies.append(self._pass(before))
+                tally = self._pass(before)
+                tallies.append(tally)
+                self._raised, self._said = self._raised + tally.raised, tally.said or self._said
             except NodesLostError as error:
                 if vain == MOST_VAIN - 1:
                     raise
@@ -323,7 +225,8 @@ class _Work:
             done = committed_rows(self._out)
             vain = 0 if done > before else vain + 1
             before = done
-        drop_repeats(self._out)
+        if before > self._planned:
+            drop_repeats(self._out)
         return max(tallies, key=lambda tally: tally.answered, default=None)
 
     def _wait_for_slots(self, error: NodesLostError) -> Slots:
@@ -336,13 +239,6 @@ class _Work:
         return slots
 
     def _pass(self, before: int) -> Tally:
-        from pipelines.forward import ForwardOptions
-
-        forward = ForwardOptions(
-            request=self._request,
-            batch_rows=self._options.batch_rows,
-            memory_share=self._slots.gpus_per_actor / self._slots.calls_in_flight,
-        )
         work = Watched(
             folder=self._out,
             root=self._plan.root,
@@ -360,14 +256,14 @@ class _Work:
             self._log.look(look)
             if look.tally[:2] != last[:2]:
                 last = look.tally
-                done = before + last.answered
+                done = min(before + last.answered, self._planned)  # some are answered twice
                 self._report(Progress("extracting", done, self._planned, last.failed))
 
-        return run_pass(work, forward, seen)
+        return run_pass(work, self._request, self._options.batch_rows, seen)
 
-    def _phase(self, name: Literal["hdf5", "checking"], done: int) -> None:
+    def _phase(self, name: Literal["hdf5", "checking"]) -> None:
         self._log.add("phase", name=name)
-        self._report(Progress(name, done, self._planned))
+        self._report(Progress(name, 0, self._planned))
 
     def _asked(self, started: float, before: int) -> dict[str, Any]:
         """What a session begins with, for the events."""

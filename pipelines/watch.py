@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.errors import ClusterError, StalledError, WorkError, failed
 from cluster.session import Slots, present_slots
 from pipelines.board import Board, Look, Tally
+from pipelines.request import Request
 from pipelines.stages import run_stages
-
-if TYPE_CHECKING:
-    from pipelines.forward import ForwardOptions
 
 POLL_SECONDS = 0.25
 # Nothing moves, a node is gone and an actor has no place: then others are given its work.
@@ -33,15 +31,17 @@ class Watched:
     rows: int  # that this pass must answer
     block_rows: int
     slots: Slots
-    gpus_per_actor: float  # that were asked for, where there are GPUs
     stall_seconds: float
+    gpus_per_actor: float = 1.0  # that was asked for, where there are GPUs
 
 
 class NodesLostError(WorkError):
     """A pass ended because nodes did; another one can go on with those that are left."""
 
 
-def run_pass(work: Watched, options: ForwardOptions, seen: Callable[[Look], None]) -> Tally:
+def run_pass(
+    work: Watched, request: Request, batch_rows: int | None, seen: Callable[[Look], None]
+) -> Tally:
     """Run the Ray Data pipeline to its end; ``seen`` is told what happened, some times a second.
 
     Raises:
@@ -49,8 +49,14 @@ def run_pass(work: Watched, options: ForwardOptions, seen: Callable[[Look], None
         NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
+    from pipelines.forward import ForwardOptions
     from pipelines.inside import Loop, View
 
+    options = ForwardOptions(
+        request=request,
+        batch_rows=batch_rows,
+        memory_share=work.slots.gpus_per_actor / work.slots.calls_in_flight,
+    )
     board = _Board()
     view = Loop.view = View()
     failure: list[BaseException] = []
