@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.errors import failed, first_line
+from cluster.errors import StalledError, failed, first_line
 from cluster.session import Slots, nodes, session
 from pipelines.board import Look, Tally
 from pipelines.committed import committed_rows, drop_repeats, mend
@@ -154,6 +154,8 @@ class _Work:
             self._phase("hdf5")
             try:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
+            except StalledError:
+                raise
             except Exception as error:
                 raise failed("extraction", error) from error
         self._phase("checking")
