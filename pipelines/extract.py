@@ -96,7 +96,7 @@ def extract(
         WorkError: the work failed; the same call continues it.
     """
     options = options or Options()
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     plan, command = prepare(source, model, options, report)
     with claim(out, command) as earlier:
         if (out / "manifest.json").is_file():
@@ -111,7 +111,7 @@ def extract(
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
             work = _Work(out, plan, request, options, slots, report)
-            return work.run(started)
+            return work.run(started, began)
 
 
 class _Work:
@@ -135,7 +135,8 @@ class _Work:
         self._planned = plan.table.num_rows
         self._raised, self._said, self._passed = 0, "", 0
 
-    def run(self, started: float) -> Outcome:
+    def run(self, started: float, began: float) -> Outcome:
+        self._began = began  # durations are by this clock: the other one may be set meanwhile
         mend(self._out)
         before = committed_rows(self._out)
         self._log = EventLog(self._out)
@@ -143,9 +144,9 @@ class _Work:
         try:
             outcome = self._finish(started, before)
         except BaseException as error:
-            self._end(type(error).__name__, started, error=first_line(error))
+            self._end(type(error).__name__, error=first_line(error))
             raise
-        self._end("finished", started)
+        self._end("finished")
         return replace(outcome, events_lost=self._log.lost)
 
     def _finish(self, started: float, before: int) -> Outcome:
@@ -164,12 +165,12 @@ class _Work:
             self._plan.root,
             self._request,
             planned=self._planned,
-            seconds=time.time() - started,
+            seconds=self._seconds(),
             session=self._session(started, before, tally),
             done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         # Counting and hashing are part of it.
-        manifest = manifest.model_copy(update={"seconds": time.time() - started})
+        manifest = manifest.model_copy(update={"seconds": self._seconds()})
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
         first = tally.first_answer if tally else None
@@ -202,8 +203,11 @@ class _Work:
             start_seconds=None if seen.first_began is None else seen.first_began - started,
             work_seconds=seen.work_seconds,
             waited=seen.waited,
-            limit=seen.limit(time.time() - started),
+            limit=seen.limit(self._seconds()),
         )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def _actors(self) -> int:
         return min(self._slots.actors, len(list((self._out / "plan").glob("*.parquet"))))
@@ -285,12 +289,12 @@ class _Work:
             "nodes": nodes(),
         }
 
-    def _end(self, outcome: str, started: float, **facts: Any) -> None:
+    def _end(self, outcome: str, **facts: Any) -> None:
         seen = self._log.measures
         self._log.add(
             "end",
             outcome=outcome,
-            seconds=round(time.time() - started, 3),
+            seconds=round(self._seconds(), 3),
             stages=[stage.model_dump() for stage in seen.stages],
             errors=seen.errors,
             waited=seen.waited,
