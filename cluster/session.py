@@ -121,15 +121,8 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
     if not joined_already:
         _start(address)
     try:
-        total = ray.cluster_resources()
         ours = not joined_already and not address
-        yield lay_out(
-            total.get("CPU", 0),
-            total.get("GPU", 0),
-            cores=local_cores() if ours else None,
-            gpus_per_actor=gpus_per_actor,
-            nodes=sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()),
-        )
+        yield present_slots(gpus_per_actor, cores=local_cores() if ours else None)
     except (KeyboardInterrupt, StalledError):
         # A thread still works inside Ray, and ending Ray under it can end this process
         # without a word. Ray's processes watch ours and end when it does.
@@ -138,6 +131,24 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
     finally:
         if not joined_already:
             ray.shutdown()
+
+
+def present_slots(gpus_per_actor: float, *, cores: int | None = None) -> Slots:
+    """The slots of the cluster that was joined, as large as it is now.
+
+    Raises:
+        ClusterError: it is too small.
+    """
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return lay_out(
+        sum(node.get("CPU", 0) for node in alive),
+        sum(node.get("GPU", 0) for node in alive),
+        cores=cores,
+        gpus_per_actor=gpus_per_actor,
+        nodes=sum("CPU" in node for node in alive),
+    )
 
 
 def nodes() -> list[dict[str, Any]]:

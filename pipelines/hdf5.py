@@ -34,10 +34,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.errors import StalledError
 from cluster.storage import listed, make_folder, read_parquet
+from cluster.tasks import STALL_SECONDS
 from pipelines.facts import MapFacts
 from pipelines.records import write_atomic
 from pipelines.request import Request
+
+_AT_ONCE = 64  # shards that are asked after
 
 # What a reader sees of a shard that is gone: no number that could be meant.
 _FILL: dict[str, float] = {"f": np.nan, "i": -1}
@@ -52,7 +56,11 @@ class Shard(NamedTuple):
 
 
 def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
-    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``."""
+    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``.
+
+    Raises:
+        StalledError: no shard was written for ten minutes.
+    """
     import ray
 
     files = listed(run / "detections", "*.parquet")
@@ -64,12 +72,20 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
     task = ray.remote(num_cpus=cpus_per_task)(write_shard)
-    shards = ray.get(
-        [
-            task.remote(file, folder / file.with_suffix(".h5").name, width, request.facts.maps)
-            for file in files
-        ]
-    )
+    left = [
+        task.remote(file, folder / file.with_suffix(".h5").name, width, request.facts.maps)
+        for file in files
+    ]
+    shards: list[Shard] = []
+    while left:
+        some = min(_AT_ONCE, len(left))
+        done, left = ray.wait(left, num_returns=some, timeout=STALL_SECONDS)
+        if not done:
+            raise StalledError(
+                f"HDF5: no shard of {len(files)} was written for {STALL_SECONDS:.0f} s, "
+                f"{len(shards)} were; look at 'ray status' for what they wait for"
+            )
+        shards += ray.get(done)
     facts = request.embeds
     attributes = {
         "rows": sum(shard.rows for shard in shards),

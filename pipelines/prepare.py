@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from cluster.errors import StalledError
+from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores
 from pipelines.facts import ModelRequest
 from pipelines.request import Command, Request, fingerprint_inputs
@@ -123,12 +123,12 @@ class Settling:
         if not self._remote:
             return self._here.result()
         import ray
-        from ray.exceptions import GetTimeoutError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
         from pipelines.settle import settle_on_worker
 
         task = ray.remote(
-            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=0
+            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=3
         )(settle_on_worker)
         asked = task.remote(
             *self._arguments,
@@ -146,6 +146,8 @@ class Settling:
                 f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
                 "cluster busy? give the same command again, or a longer --stall-seconds"
             ) from None
+        except RayError as error:  # nodes or processes that died, more often than is tried
+            raise failed("settling the model", error, then="give the same command again") from error
         return settled
 
 
