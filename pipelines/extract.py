@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import StalledError, failed
+from cluster.errors import StalledError, WorkError, failed
 from cluster.session import Slots, local_cores, session
+from cluster.waiting import what_waits
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
@@ -201,8 +202,8 @@ class _Settling:
             raise error.cause from None
         except GetTimeoutError:
             raise StalledError(
-                f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
-                "cluster busy? give the same command again, or a longer --stall-seconds"
+                f"no worker settled the model within {self._options.stall_seconds:g} s; "
+                f"{what_waits()}; give the same command again, or a longer --stall-seconds"
             ) from None
         return request
 
@@ -244,7 +245,14 @@ class _Work:
         if self._options.hdf5:
             self._report(Progress("hdf5", 0, self._planned))
             try:
-                write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
+                write_hdf5(
+                    self._out,
+                    self._request,
+                    cpus_per_task=self._slots.cpus_per_task,
+                    stall_seconds=self._options.stall_seconds,
+                )
+            except WorkError:  # it says what failed already
+                raise
             except Exception as error:
                 raise failed("extraction", error) from error
         self._report(Progress("checking", self._planned, self._planned))
@@ -322,15 +330,11 @@ class _Work:
         return _look(board, tally)
 
     def _stall_message(self, tally: Tally) -> str:
-        import ray
-
-        free = ray.available_resources().get("CPU", 0)
-        total = ray.cluster_resources().get("CPU", 0)
         return (
             f"no row moved for {self._options.stall_seconds:g} s: {tally.decoded} decoded, "
-            f"{tally.answered} answered of {self._planned}; {free:g} of {total:g} CPU slots free "
-            f"({self._slots.actors} actors want {self._slots.cpus_per_actor:g} each); what is "
-            "written is kept, give the same command again on a larger cluster"
+            f"{tally.answered} answered of {self._planned} ({self._slots.actors} actors want "
+            f"{self._slots.cpus_per_actor:g} CPU each); {what_waits()}; what is written is kept, "
+            "give the same command again on a larger cluster"
         )
 
 
