@@ -11,7 +11,8 @@
     │   │   └── FilterError   a condition on rows; names nothing of this machine
     │   ├── FrameError        a live frame that does not fit; names nothing of this machine
     │   │   └── ClashError    it would have fitted, had another not come before it
-    │   └── ClusterError      the Ray cluster: address, token, too few CPU slots
+    │   ├── ClusterError      the Ray cluster: address, token, too few CPU slots
+    │   └── StorageError      an object store: name, credentials, no answer
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
         ├── UnavailableError  a part of the service does not answer; asking again may help
@@ -74,6 +75,10 @@ class ClashError(FrameError):
 
 class ClusterError(InputError):
     """The Ray cluster cannot be reached or is too small."""
+
+
+class StorageError(InputError):
+    """An object store refuses or does not answer."""
 
 
 class WorkError(OnepassError):

@@ -255,7 +255,7 @@ class _Work:
                 raise
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._report(Progress("checking", self._planned, self._planned))
+        self._report(Progress("checking", 0, self._planned))
         manifest = describe_run(
             self._out,
             self._plan.root,
@@ -263,6 +263,7 @@ class _Work:
             planned=self._planned,
             seconds=time.time() - started,
             session=self._session(before, tally),
+            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
