@@ -21,7 +21,7 @@ from cluster.errors import OnepassError, StalledError, StoppedError
 
 ORDER = (
     *("extract", "inspect", "query", "link", "migrate", "clips", "serve", "submit", "demo"),
-    *("probe", "models", "index", "tracks", "database", "job"),
+    *("probe", "models", "index", "tracks", "database", "job", "manifests"),
 )
 
 

@@ -16,7 +16,7 @@ from cluster.jobs import Ended, asking, connect, follow_with
 _CHECKOUT = Path(__file__).resolve().parent.parent
 # All that a job needs of a checkout. Naming it keeps out whatever else lies there: pictures,
 # runs, a virtual environment. Ray refuses more than 500 MiB, and sends what is below that.
-_CODE = ("onepass.py", "api", "cluster", "index", "pipelines")
+CODE = ("onepass.py", "api", "cluster", "index", "pipelines")
 
 
 def run_job(
@@ -55,10 +55,7 @@ def submit(address: str, arguments: Sequence[str], *, env: Sequence[str] = ()) -
 
 
 def _submit(address: str, arguments: Sequence[str], env: Sequence[str]) -> tuple[Any, str]:
-    if not arguments:
-        raise ClusterError("nothing to submit; give a command after --, as: -- extract SOURCE …")
-    _refuse_relative_paths(arguments)
-    _refuse_passwords(arguments)
+    check_command(arguments)
     variables = read_env(env)
     client = connect(address)
     with asking(address):
@@ -70,6 +67,18 @@ def _submit(address: str, arguments: Sequence[str], env: Sequence[str]) -> tuple
             runtime_env=_runtime_env() | ({"env_vars": variables} if variables else {}),
         )
     return client, job_id
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """What can be told of a command without parsing it, before it is sent.
+
+    Raises:
+        ClusterError: there is none, a path is relative, or a URL has a password in it.
+    """
+    if not arguments:
+        raise ClusterError("nothing to submit; give a command after --, as: -- extract SOURCE …")
+    _refuse_relative_paths(arguments)
+    _refuse_passwords(arguments)
 
 
 def read_env(given: Sequence[str]) -> dict[str, str]:
@@ -97,7 +106,7 @@ def _runtime_env() -> dict[str, object]:
     if not (_CHECKOUT / "pyproject.toml").is_file():
         return {}
     # As .gitignore: nothing at the top but the folder itself and the code.
-    excludes = ["/*", "!/.", *(f"!/{name}" for name in _CODE), "__pycache__"]
+    excludes = ["/*", "!/.", *(f"!/{name}" for name in CODE), "__pycache__"]
     return {"working_dir": str(_CHECKOUT), "excludes": excludes}
 
 

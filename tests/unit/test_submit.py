@@ -82,7 +82,7 @@ def test_the_code_that_is_sent_is_the_code_that_is_packaged() -> None:
     )
     assert "pipelines.engines" in found  # what is inside a package is packaged as well
     tops = {name.split(".")[0] for name in found}
-    assert {*tops, *(f"{name}.py" for name in packaged["py-modules"])} == set(cluster.submit._CODE)
+    assert {*tops, *(f"{name}.py" for name in packaged["py-modules"])} == set(cluster.submit.CODE)
 
 
 def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
