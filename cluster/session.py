@@ -20,6 +20,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.errors import ClusterError, StalledError
 from cluster.token import forget, own_token, refusal
@@ -165,6 +166,22 @@ def store_bytes(slots: int, *, memory: int, shm: int | None) -> int:
     if shm is not None and wanted > shm * 0.95 and shm >= wanted / 4:
         wanted = int(shm * 0.95)  # a smaller one in memory before a larger one on disk
     return max(_STORE_LEAST, wanted)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The living nodes of the cluster that was joined: id, host, logical CPUs and GPUs."""
+    import ray
+
+    return [
+        {
+            "node": node["NodeID"][:8],
+            "host": node["NodeManagerHostname"],
+            "cpus": node["Resources"].get("CPU", 0.0),
+            "gpus": node["Resources"].get("GPU", 0.0),
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def cpus_each(parts: int) -> float:

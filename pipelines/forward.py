@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipelines.board import Stopwatch
 from pipelines.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engines.engine import Answers, Engine
@@ -62,7 +63,7 @@ class ForwardActor:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        request = self._request
+        request, watch = self._request, Stopwatch("forward")
         good = np.asarray(rows["error"].is_null())
         pixels = unpack(rows, PIXELS, request.facts.preprocess)
         if self._gate is not None:
@@ -85,6 +86,8 @@ class ForwardActor:
         )
         for field in run_fields(request):
             table = table.append_column(field, columns[field.name])
+        if table.num_rows:
+            self._board.block.remote(watch.block(table))
         return table
 
     def _report(self, rows: int) -> None:

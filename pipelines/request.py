@@ -88,10 +88,10 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
         RunError: ``out`` is a file, holds something else, belongs to another command, or
             another process is at work on it.
     """
-    _earlier(out, command)  # before anything is touched
+    earlier_request(out, command)  # before anything is touched
     with locked(out, "extract"):
         try:
-            yield _earlier(out, command)  # again: another process may have ended meanwhile
+            yield earlier_request(out, command)  # again: another process may have ended meanwhile
         finally:
             if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
                 shutil.rmtree(out / "plan", ignore_errors=True)
@@ -130,7 +130,12 @@ def locked(out: Path, command: str) -> Iterator[None]:
         os.close(lock)
 
 
-def _earlier(out: Path, command: Command) -> Request | None:
+def earlier_request(out: Path, command: Command) -> Request | None:
+    """The request of a run that ``command`` would continue, or finds finished; None if new.
+
+    Raises:
+        RunError: ``out`` is a file, holds something else, or belongs to another command.
+    """
     if not out.exists():
         return None
     if not out.is_dir():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,16 @@ _OFFERS: dict[str, dict[EngineName, _Offer]] = {
 _LOAD_SECONDS = 1.0  # of an engine that is built already
 
 
+class Settled(NamedTuple):
+    """A settled request, and where that was asked for what settling it told of time."""
+
+    request: Request
+    # Of one core with decoding, or of the GPU; None where not asked for or no image could be read.
+    seconds_a_row: float | None = None
+    building: float = 0.0  # seconds spent on engines that are built now and will be only loaded
+    timing: float = 0.0  # seconds spent to tell all this
+
+
 class _Model:
     """One network of the run, with the sample's pixels and its exact answers to them."""
 
@@ -62,6 +72,7 @@ class _Model:
         rows = decode_rows(sample, root, {PIXELS: how})
         self.pixels = unpack(rows, PIXELS, how)[np.asarray(rows["error"].is_null())]
         self._engines: dict[tuple[Precision, EngineName], Engine] = {}
+        self._spent: dict[tuple[Precision, EngineName], float] = {}
         self._exact = self.engine("fp32", "eager")(self.pixels)
 
     def engine(self, precision: Precision, engine: EngineName) -> Engine:
@@ -72,14 +83,22 @@ class _Model:
         """
         key = precision, engine
         if key not in self._engines:
-            self._engines[key] = Engine(
-                self.facts,
-                precision,
-                engine,
-                batch_rows=DEFAULT_ROWS,
-                loaded=self.loaded,
-            )
+            began = time.perf_counter()
+            self._engines[key] = self._load(precision, engine)
+            self._spent[key] = time.perf_counter() - began
         return self._engines[key]
+
+    def _load(self, precision: Precision, engine: EngineName) -> Engine:
+        return Engine(self.facts, precision, engine, batch_rows=DEFAULT_ROWS, loaded=self.loaded)
+
+    def building(self, precision: Precision, engine: EngineName) -> float:
+        """How many seconds longer it took to build the engine than it takes to load it again."""
+        key = precision, engine
+        if engine == "eager" or key not in self._spent:
+            return 0.0
+        began = time.perf_counter()
+        self._load(precision, engine)
+        return max(0.0, self._spent[key] - (time.perf_counter() - began))
 
     def audit(self, precision: Precision, engine: EngineName) -> PrecisionAudit | None:
         """How far the answers are from exact; None where they are, or there is no image."""
@@ -109,6 +128,12 @@ def settle(
         InputError: model, labels, precision or engine do not fit.
         WorkError: an unfinished run was started with another model.
     """
+    return _settle(command, sample, root, rows, lanes, earlier)[0]
+
+
+def _settle(
+    command: Command, sample: pa.Table, root: str, rows: int, lanes: int, earlier: Request | None
+) -> tuple[Request, list[_Model]]:
     device = this_device()
     if command.precision != "auto":
         check_format(command.precision, device)
@@ -117,7 +142,7 @@ def settle(
     model = _Model(command.model, command.outputs, sample, Path(root))
     gate = _Model(command.gate.model, Outputs(), sample, Path(root)) if command.gate else None
     if earlier is not None:
-        return _same(earlier, model, gate)
+        return _same(earlier, model, gate), []
     gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
     models = [model] if gate is None else [model, gate]
     bare = [each.facts.request.spec for each in models if each.has_no_classes()]
@@ -137,7 +162,7 @@ def settle(
                 audits = [each.audit(precision, engine) for each in models]
                 notes.append(said)
                 break
-    return Request(
+    request = Request(
         command=command,
         facts=model.facts,
         labels=model.loaded.labels,
@@ -147,14 +172,40 @@ def settle(
         audit=audits[0],
         notes=(*notes, *(f"{spec} has no classifier: its classes mean nothing" for spec in bare)),
     )
+    return request, models
 
 
-def settle_on_worker(
-    command: Command, sample: pa.Table, root: str, *, rows: int, lanes: int, earlier: Request | None
-) -> Request:
-    """``settle`` on the cores that an actor has."""
+def settle_here(
+    command: Command,
+    sample: pa.Table,
+    root: str,
+    *,
+    rows: int,
+    lanes: int,
+    earlier: Request | None,
+    timed: bool,
+) -> Settled:
+    """``settle``, and if it is to be ``timed``, what it tells of time."""
+    request, models = _settle(command, sample, root, rows, lanes, earlier)
+    if not timed or not models or not len(models[0].pixels):
+        return Settled(request)
+    how, asked = (request.precision, request.engine), time.perf_counter()
+    building = sum(model.building(*how) for model in models)
+    began = time.perf_counter()
+    few = sample.slice(0, _TIMED_ROWS)
+    decode_rows(few, Path(root), {PIXELS: request.facts.preprocess})
+    decoding = (time.perf_counter() - began) / few.num_rows
+    forward = sum(_seconds_a_row(model, *how) for model in models)
+    if this_device().type == "cpu":
+        forward *= torch.get_num_threads()  # an actor has one thread
+        forward += decoding
+    return Settled(request, forward, building, time.perf_counter() - asked)
+
+
+def settle_on_worker(*arguments: Any, **how: Any) -> Settled:
+    """``settle_here`` on the cores that an actor has."""
     torch.set_num_threads(1)
-    return settle(command, sample, root, rows=rows, lanes=lanes, earlier=earlier)
+    return settle_here(*arguments, **how)
 
 
 def _same(earlier: Request, model: _Model, gate: _Model | None) -> Request:
@@ -191,7 +242,7 @@ def _settle_engine(
     if not len(models[0].pixels):
         return "eager", []
     device = this_device()
-    seconds = sum(_seconds_a_row(model, precision) for model in models)
+    seconds = sum(_seconds_a_row(model, precision, "eager") for model in models)
     if device.type == "cpu":
         seconds *= torch.get_num_threads()  # an actor has one thread
     work = rows * seconds / lanes
@@ -214,12 +265,12 @@ def _settle_engine(
     return "eager", [*notes, f"engine eager: {work:.0f} s of work do not repay building another"]
 
 
-def _seconds_a_row(model: _Model, precision: Precision) -> float:
-    eager = model.engine(precision, "eager")
+def _seconds_a_row(model: _Model, precision: Precision, name: EngineName) -> float:
+    engine = model.engine(precision, name)
     few = model.pixels[:_TIMED_ROWS]
-    eager(few[:1])
+    engine(few[:1])
     began = time.perf_counter()
-    eager(few)
+    engine(few)
     return (time.perf_counter() - began) / len(few)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,24 +28,37 @@ BLOCK_ROWS = 512
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
-    """Write the plan in files of one block each.
+    """Write the plan in files of one block each."""
+    cuts = cut_plan(table, request, block_rows(request, table.num_rows, slots))
+    write_blocks(folder, [table.slice(begin, end - begin) for begin, end in cuts])
+
+
+def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, int]]:
+    """Where blocks of at least ``rows`` rows begin and end.
 
     Cut only between images, and where they fit in a block between videos: a video that is
     cut is decoded up to the cut twice.
     """
     most = _most_rows(request)
-    rows = block_rows(request, table.num_rows, slots)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     images = _starts(table["image"])
     videos = _starts(table["sequence"]) if request.command.reading.kind == "video" else images
-    begin, number = 0, 0
+    cuts: list[tuple[int, int]] = []
+    begin = 0
     while begin < table.num_rows:
         end = _next(videos, begin + rows, table.num_rows)
         if end - begin > max(most, rows):
             end = _next(images, begin + rows, table.num_rows)
-        pq.write_table(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
-        begin, number = end, number + 1
+        cuts.append((begin, end))
+        begin = end
+    return cuts
+
+
+def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> None:
+    """Write each of ``blocks`` as a plan file; what stood in ``folder`` goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number, block in enumerate(blocks):
+        pq.write_table(block, folder / f"part-{number:05d}.parquet")
 
 
 def _starts(column: pa.ChunkedArray) -> np.ndarray:
@@ -70,7 +84,7 @@ def _most_rows(request: Request) -> int:
 
 
 def run_stages(
-    out: Path, root: Path, options: ForwardOptions, planned: int, slots: Slots, board: Any
+    out: Path, root: Path, options: ForwardOptions, rows_a_block: int, slots: Slots, board: Any
 ) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
     import ray
@@ -79,6 +93,7 @@ def run_stages(
 
     from pipelines.decode import DecodeBlock
     from pipelines.forward import ForwardActor, pixel_columns
+    from pipelines.write import TimedParquet
 
     context = DataContext.get_current()
     # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
@@ -114,7 +129,7 @@ def run_stages(
         fn_constructor_args=(options, board),
         # A whole block: the engine knows how many fit on its device. With a GPU Ray wants a
         # number, and it joins blocks that are smaller.
-        batch_size=block_rows(options.request, planned, slots) if slots.gpus_per_actor else None,
+        batch_size=rows_a_block if slots.gpus_per_actor else None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
@@ -124,9 +139,8 @@ def run_stages(
         num_cpus=slots.cpus_per_actor,
         num_gpus=slots.gpus_per_actor or None,
     )
-    answered.write_parquet(
-        str(out / "detections"),
+    answered.write_datasink(
+        TimedParquet(str(out / "detections"), board, arrow_parquet_args={"compression": "zstd"}),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
-        compression="zstd",
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours
