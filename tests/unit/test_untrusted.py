@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,10 @@ def test_nothing_in_the_code_unpickles() -> None:
                 argument, value = ONLY_WITH[name]
                 assert given.get(argument) is value, f"{where}: {argument}={value}"
     assert seen == ONLY_WITH.keys()
+
+
+def test_the_tests_that_security_md_names_are_there() -> None:
+    named = set(re.findall(r"`([\w/]*\w+\.py)`", (ROOT / "SECURITY.md").read_text()))
+    assert len(named) > 8
+    there = [file.as_posix() for file in (ROOT / "tests").rglob("*.py")]
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in there)] == []
