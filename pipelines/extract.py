@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.errors import StalledError, failed, first_line
+from cluster.errors import WorkError, failed, first_line
 from cluster.session import Slots, nodes, session
 from cluster.storage import listed, reaching, remove_folder
 from pipelines.board import Look, Tally
@@ -160,8 +160,13 @@ class _Work:
         if self._options.hdf5:
             self._phase("hdf5")
             try:
-                write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
-            except StalledError:
+                write_hdf5(
+                    self._out,
+                    self._request,
+                    cpus_per_task=self._slots.cpus_per_task,
+                    stall_seconds=self._options.stall_seconds,
+                )
+            except WorkError:  # it says what failed already
                 raise
             except Exception as error:
                 raise failed("extraction", error) from error

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores
+from cluster.waiting import what_waits
 from pipelines.facts import ModelRequest
 from pipelines.request import Command, Request, fingerprint_inputs
 from pipelines.source import Plan, name_source, read_source
@@ -143,8 +144,8 @@ class Settling:
             raise error.cause from None
         except GetTimeoutError:
             raise StalledError(
-                f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
-                "cluster busy? give the same command again, or a longer --stall-seconds"
+                f"no worker settled the model within {self._options.stall_seconds:g} s; "
+                f"{what_waits()}; give the same command again, or a longer --stall-seconds"
             ) from None
         except RayError as error:  # nodes or processes that died, more often than is tried
             raise failed("settling the model", error, then="give the same command again") from error
