@@ -28,7 +28,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.extract import committed_rows
+from cluster.storage import listed
+from pipelines.checkpoint import committed_rows
 from pipelines.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,12 +93,12 @@ def group(
 
 def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> None:
     """SIGKILL the whole group at once, then whatever it had started elsewhere."""
-    known = _family(process.pid)
+    known = family(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + wait_seconds
-    while left := {pid for pid, born in known.items() if _born(pid) == born}:
+    while left := {pid for pid, then in known.items() if born(pid) == then}:
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {sorted(left)} do not die")
         for pid in left:
@@ -106,9 +107,9 @@ def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> N
         time.sleep(POLL_SECONDS)
 
 
-def _family(pid: int) -> dict[int, str]:
+def family(pid: int) -> dict[int, str]:
     """``pid``, its descendants and its session's processes, each with when it was born."""
-    stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
+    stats = {int(entry.name): stat_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
     found = {pid}
     grew = True
     while grew:
@@ -120,12 +121,12 @@ def _family(pid: int) -> dict[int, str]:
     return {member: stat[19] for member in found if (stat := stats.get(member))}
 
 
-def _born(pid: int) -> str | None:
-    stat = _stat(pid)
+def born(pid: int) -> str | None:
+    stat = stat_of(pid)
     return stat[19] if stat and stat[0] != "Z" else None
 
 
-def _stat(pid: int) -> list[str]:
+def stat_of(pid: int) -> list[str]:
     """Fields of ``/proc/PID/stat`` from the state on; empty where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -134,7 +135,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def data_files(out: Path) -> int:
-    return len(list((out / "detections").glob("*.parquet")))
+    return len(listed(out / "detections", "*.parquet"))
 
 
 def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
@@ -176,8 +177,7 @@ def _names(out: Path) -> set[str]:
     return {
         f"{folder}/{entry.name}"
         for folder in ("checkpoint", "detections", "hdf5")
-        if (out / folder).is_dir()
-        for entry in (out / folder).iterdir()
+        for entry in listed(out / folder)
     }
 
 

@@ -15,6 +15,7 @@
     │   └── StorageError      an object store: name, credentials, no answer
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
+        ├── LeaseLostError    another command took an object store's folder over
         ├── UnavailableError  a part of the service does not answer; asking again may help
         ├── LinkStateError    the state of live linking cannot be read or written
         ├── StoppedError      exit 130: Ctrl-C; what is written is kept
@@ -89,6 +90,10 @@ class StalledError(WorkError):
     """No progress was made for the stated time."""
 
 
+class LeaseLostError(WorkError):
+    """Another command has taken over the folder of an object store that this one worked on."""
+
+
 class UnavailableError(WorkError):
     """A part of the service does not answer; asking again may help."""
 
@@ -122,6 +127,8 @@ def failed(
     """One line out of Ray's nested traceback, the full one kept as the cause."""
     inner = error
     while (cause := getattr(inner, "cause", None) or inner.__cause__) is not None:
+        if str(inner).strip() and not (str(cause).strip() or cause.__cause__):
+            break  # Ray Data marks its own errors by a cause that says nothing
         inner = cause
     # Ray appends advice to a message, in an OSError even as its file name.
     said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)

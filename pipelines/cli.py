@@ -142,6 +142,10 @@ def say_extracted(outcome: Outcome) -> None:
         warn(f"other files were left out: {kinds}")
     for note in outcome.source_notes:
         warn(note)
+    if outcome.raised:
+        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.said}")
+    if outcome.passes > 1:
+        warn("nodes were lost; what they had not done was done by the others")
     audit = manifest.precision_audit
     if audit is not None and audit.cosine_min < 0.99:
         warn(
@@ -187,9 +191,12 @@ def _say_failed_videos(run: Run) -> None:
 
 def shown_on(bar: Bar) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``."""
+    said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
 
     def show(progress: Progress) -> None:
         note = f"{progress.failed} errors" if progress.failed else ""
-        bar.update(progress.stage, progress.done, progress.planned, note=note)
+        bar.update(
+            said.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
+        )
 
     return show

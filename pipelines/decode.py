@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.board import Stopwatch
+from cluster.storage import place
+from pipelines.board import Attempt, Stopwatch
 from pipelines.detections import BOX
 from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, fit
@@ -38,14 +40,15 @@ class DecodeBlock:
     """
 
     def __init__(self, root: str, inputs: dict[str, Preprocess], board: Any) -> None:
-        self._root = Path(root)
+        self._root = place(root)
         self._inputs = inputs
         self._board = board
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
         watch = Stopwatch("decode")
-        decoded = decode_rows(rows, self._root, self._inputs, done=self._report)
+        with Attempt(self._board, "decode", rows):
+            decoded = decode_rows(rows, self._root, self._inputs, done=self._report)
         if rows.num_rows:
             self._board.block.remote(watch.block(decoded))
         return decoded
@@ -114,8 +117,10 @@ def decode_images(
     decoded: Decoded | ImageError | None = None
     boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
     known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
-    with closing(ImageReader(root)) as reader:
-        for image, box, error in zip(rows["image"].to_pylist(), boxes, known, strict=True):
+    images = rows["image"].to_pylist()
+    usable = (image for image, error in zip(images, known, strict=True) if error is None)
+    with closing(ImageReader(root, (image for image, _ in groupby(usable)))) as reader:
+        for image, box, error in zip(images, boxes, known, strict=True):
             if error is not None:
                 yield image, ImageError("known", error), box
                 continue
