@@ -300,7 +300,7 @@ class _Sample:
             lanes = {block.lane for block in self._seen if block.stage == stage}
             return Counter(lane.partition(":")[0] for lane in lanes)
 
-        actors, decoding = processes("forward"), processes("decode")
+        actors, decoding = processes("load"), processes("decode")
         for node in nodes():
             name = node["node"]
             yield NodePlan(actors=actors[name], decoding=decoding[name], **node)

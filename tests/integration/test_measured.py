@@ -68,7 +68,9 @@ def test_a_dry_run_leaves_nothing_and_foresees_the_files(job: SimpleNamespace) -
     stored = sum(file.stat().st_size for file in run.files())
     assert coming.file_bytes == pytest.approx(stored, rel=0.05)
     assert coming.lanes.actors == run.manifest.session.actors == 2
-    assert [(node.cpus, node.actors) for node in coming.nodes] == [(2, 2)]
+    (node,) = coming.nodes
+    assert node.cpus == 2
+    assert 1 <= node.actors <= 2  # one may have done all before the other was ready
     assert coming.costs.fused
     assert min(coming.costs.decode, coming.costs.forward, coming.costs.write) > 0
     assert coming.seconds > coming.pace.seconds > max(coming.costs.ready)

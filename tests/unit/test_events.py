@@ -25,7 +25,7 @@ def test_the_board_knows_what_was_done_again() -> None:
     first = block("forward", 0, 1, 0)._replace(errors={"missing file": 2})
     for each in (first, first, block("forward", 1, 1, 10), block("write", 2, 1, 0)):
         board.block(each)
-    tally, blocks = board.look()
+    tally, blocks, _ = board.look()
     assert (tally.failed, tally.again, tally.written) == (2, 1, 10)
     assert [each.again for each in blocks] == [False, True, False, False]
     assert board.look().blocks == []
