@@ -76,7 +76,7 @@ def main() -> None:
     (work / "faults").mkdir()
     (work / "faults" / "slow").write_text(str(SLOW_SECONDS))
     runs: list[Ran] = []
-    began = time.monotonic()
+    began, quiet = time.monotonic(), 0.0
     try:
         with cluster(
             *[SLOTS] * NODES, env=environment(work / "faults"), store_bytes=STORE_BYTES
@@ -101,9 +101,10 @@ def main() -> None:
                     ran = chaos.run(planned)
                     runs.append(ran)
                     show(ran, len(runs), done)
+    except KeyboardInterrupt:  # what has been seen is told
+        pass
     finally:
-        if "KEEP" not in os.environ:
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     report(runs, quiet, time.monotonic() - began, given)
 
 
