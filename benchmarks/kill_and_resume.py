@@ -28,7 +28,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.committed import committed_rows
+from cluster.storage import listed
+from pipelines.checkpoint import committed_rows
 from pipelines.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +135,7 @@ def stat_of(pid: int) -> list[str]:
 
 
 def data_files(out: Path) -> int:
-    return len(list((out / "detections").glob("*.parquet")))
+    return len(listed(out / "detections", "*.parquet"))
 
 
 def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
@@ -176,8 +177,7 @@ def _names(out: Path) -> set[str]:
     return {
         f"{folder}/{entry.name}"
         for folder in ("checkpoint", "detections", "hdf5")
-        if (out / folder).is_dir()
-        for entry in (out / folder).iterdir()
+        for entry in listed(out / folder)
     }
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.errors import StoppedError
+from cluster.errors import InputError, StoppedError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -28,6 +28,29 @@ def warn(text: str) -> None:
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def placed(name: str | Path) -> Path:
+    """A folder as the command line names it: of this machine, or in an object store."""
+    if "://" not in str(name):
+        return Path(name)
+    from cluster.storage import place  # late: Arrow takes half a second
+
+    return place(name)
+
+
+def here(name: str | Path) -> Path:
+    """A folder or file of this machine, for what does not work in an object store.
+
+    Raises:
+        InputError: it is the URI of something else.
+    """
+    if "://" in str(name):
+        raise InputError(
+            f"{name}: this command works on folders of this machine; copy it here first (aws s3 "
+            "sync, gcloud storage rsync) and name the copy, or name a folder for what it writes"
+        )
+    return Path(name)
 
 
 def absolute(file: str | None) -> str | None:

@@ -16,13 +16,18 @@ Credentials, region and endpoint are found as the vendors' tools find them: ``AW
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 from upath import UPath
@@ -34,7 +39,7 @@ SCHEMES = ("s3", "gs")
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, and tried again
 _TRIES = 6
-_GS_SECONDS = 120.0  # of one operation with all its tries
+_GS_SECONDS = 60.0  # of one operation with all its tries
 
 
 class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
@@ -51,20 +56,57 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
     def _client() -> fs.FileSystem:
         raise NotImplementedError
 
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        # The wrapper's takes what follows a question mark for a query, and a name may hold one.
+        return str(path).removeprefix(f"{cls.protocol}://").rstrip("/")
+
+    def walk(self, path: str, **how: Any) -> Iterator[Any]:
+        # fsspec's own leaves out what a store did not answer for, and so would every glob.
+        def told(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        yield from super().walk(path, **{**how, "on_error": told})
+
+    # fsspec's own take a store that does not answer for one where nothing stands.
+    def exists(self, path: str, **_: Any) -> bool:
+        return bool(self._type(path) != fs.FileType.NotFound)
+
+    def isfile(self, path: str) -> bool:
+        return bool(self._type(path) == fs.FileType.File)
+
+    def isdir(self, path: str) -> bool:
+        return bool(self._type(path) == fs.FileType.Directory)
+
+    def _type(self, path: str) -> fs.FileType:
+        return self.fs.get_file_info(self._strip_protocol(path).rstrip("/")).type
+
+
+class _S3Client(fs.S3FileSystem):  # type: ignore[misc]
+    """Arrow's, which comes out of a pickle with its limits and its tries, and without secrets."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            # Arrow itself does not read this variable.
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL"),
+            connect_timeout=_CONNECT_SECONDS,
+            request_timeout=_SILENT_SECONDS,
+            allow_delayed_open=True,  # what fits in one request is sent in one
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
+        )
+
+    def __reduce__(self) -> tuple[type[_S3Client], tuple[()]]:
+        return _S3Client, ()
+
 
 class _S3(_ArrowStore):
     protocol = "s3"
 
     @staticmethod
     def _client() -> fs.FileSystem:
-        # Arrow itself does not read this variable.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return fs.S3FileSystem(
-            endpoint_override=endpoint,
-            connect_timeout=_CONNECT_SECONDS,
-            request_timeout=_SILENT_SECONDS,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
-        )
+        return _S3Client()
 
 
 class _GS(_ArrowStore):
@@ -72,7 +114,25 @@ class _GS(_ArrowStore):
 
     @staticmethod
     def _client() -> fs.FileSystem:
+        if not _google_knows_us():
+            raise StorageError(
+                "gs:// without credentials: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or "
+                "give 'gcloud auth application-default login'"
+            )
         return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_GS_SECONDS))
+
+
+def _google_knows_us() -> bool:
+    """Whether there are credentials; Google's client looks for them for minutes."""
+    if {"GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"} & os.environ.keys():
+        return True
+    if Path("~/.config/gcloud/application_default_credentials.json").expanduser().is_file():
+        return True
+    try:  # a machine of Google's has its own
+        socket.create_connection(("metadata.google.internal", 80), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 for _store in (_S3, _GS):
@@ -100,6 +160,80 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(path)
     remote = cast(UPath, path)
     return remote.fs.fs, remote.path
+
+
+def locate(root: Path, name: str) -> Path:
+    """The file ``name`` below ``root``, or where it says itself: an absolute path, a URI."""
+    return place(name) if is_remote(name) or name.startswith("/") else root / name
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder under a name that fits, in name order; nothing where there is none.
+
+    Raises:
+        OSError: an object store did not answer.
+    """
+    if not is_remote(folder):
+        return sorted(folder.glob(pattern))
+    system, name = arrow(folder)
+    found = system.get_file_info(fs.FileSelector(name, allow_not_found=True))
+    names = (info.base_name for info in found if info.path.rstrip("/") != name)
+    return [folder / name for name in sorted(names) if fnmatchcase(name, pattern)]
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether a file lies somewhere below; folders of stores outlive the last file in them."""
+    if not is_remote(folder):
+        return folder.is_dir() and any(folder.iterdir())
+    system, name = arrow(folder)
+    found = system.get_file_info(fs.FileSelector(name, allow_not_found=True))
+    inner = [folder / info.base_name for info in found if info.path.rstrip("/") != name]
+    return any(info.is_file for info in found) or any(map(holds_files, inner))
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """A Parquet file to be read in parts; close it."""
+    system, name = arrow(file)
+    # Without pre_buffer a row group is read as it is needed, and not at once.
+    return pq.ParquetFile(name, filesystem=system, pre_buffer=False)
+
+
+def read_parquet(file: Path, **how: Any) -> pa.Table:
+    """A Parquet file as a table; ``how`` as ``pyarrow.parquet.read_table`` takes it."""
+    system, name = arrow(file)
+    return pq.read_table(name, filesystem=system, **how)
+
+
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """Write a table by way of memory, so that it can only appear whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    file.write_bytes(sink.getvalue())
+
+
+def make_folder(folder: Path) -> None:
+    """Make it where there are folders."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove it with all that is in it; one that is not there is fine.
+
+    Raises:
+        OSError: an object store refused; of this machine what cannot be removed is left.
+    """
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    system, name = arrow(folder)
+    with suppress(FileNotFoundError):
+        system.delete_dir(name)
+
+
+def refused(error: OSError) -> bool:
+    """Whether a store has answered that this very object may not be read."""
+    return isinstance(error, PermissionError | IsADirectoryError) or "ACCESS_DENIED" in str(error)
 
 
 @contextmanager

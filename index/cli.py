@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.console import Json, print_json, say
+from cluster.console import Json, placed, print_json, say
 from cluster.errors import InputError
 from index import database_cli, index_cli, link_cli, migrate_cli, tracks_cli
 
@@ -32,7 +32,10 @@ _SHOWN = 80  # characters of an attribute; --json has all
 @app.command()
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A run, an index, or a file FEATURES.h5 of a run or of clips.")
+        Path,
+        typer.Argument(
+            parser=placed, help="A run, an index, or a file FEATURES.h5 of a run or of clips."
+        ),
     ],
     picture: Annotated[
         Path | None,
@@ -63,7 +66,11 @@ def inspect(
     if profile:
         _show_profile(path, picture, as_json=as_json)
         return
-    if path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir()):
+    from cluster.storage import is_remote, reaching
+
+    if not is_remote(path) and (
+        path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
+    ):
         from pipelines.h5_facts import read_h5, verify_h5
 
         facts = read_h5(path)
@@ -71,7 +78,9 @@ def inspect(
         compared = verify_h5(facts) if verify else None
         _show_h5(facts, compared=compared, as_json=as_json)
         return
-    if (path / "CURRENT").is_file():
+    with reaching(path):
+        is_index = (path / "CURRENT").is_file()
+    if is_index:
         from index.snapshot import Snapshot
 
         snapshot = Snapshot.open(path)

@@ -191,9 +191,12 @@ def _say_failed_videos(run: Run) -> None:
 
 def shown_on(bar: Bar) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``."""
+    said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
 
     def show(progress: Progress) -> None:
         note = f"{progress.failed} errors" if progress.failed else ""
-        bar.update(progress.stage, progress.done, progress.planned, note=note)
+        bar.update(
+            said.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
+        )
 
     return show

@@ -38,6 +38,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import SourceError, first_line
+from cluster.storage import is_remote
+from pipelines.untrusted import refuse_pickled
 from pipelines.video.layout import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
@@ -107,9 +109,10 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
 
     Raises:
         SourceError: no ``image`` column, a contract column of the wrong type, a given
-            ``detection_id`` that is missing or stands twice, or a column name that
-            extraction itself writes.
+            ``detection_id`` that is missing or stands twice, a column name that extraction
+            itself writes, or a column that runs code when it is read.
     """
+    refuse_pickled(table.schema, where)
     if "image" not in table.column_names:
         raise SourceError(
             f"{where} has no column 'image' (it has {', '.join(table.column_names) or 'none'}); "
@@ -246,17 +249,22 @@ def _sequences(table: pa.Table, folder: str) -> pa.ChunkedArray | pa.Array:
 
     The name goes into track ids and API answers, where a disk's layout has no place.
     """
-    names = pc.unique(table["image"]).to_pylist()
+    names = [_rooted(name) for name in pc.unique(table["image"]).to_pylist()]
     absolute = [str(PurePosixPath(name).parent) for name in names if name.startswith("/")]
     base = PurePosixPath(os.path.commonpath(absolute)).parent if absolute else None
 
     def sequence(image: str) -> str:
-        parent = PurePosixPath(image.split("#", 1)[0]).parent
+        parent = PurePosixPath(_rooted(image).split("#", 1)[0]).parent
         if base is not None and parent.is_absolute():
             parent = parent.relative_to(base)
         return folder if parent == PurePosixPath() else parent.as_posix()
 
     return _fill(_given(table, "sequence"), _per_image(table, sequence, pa.string()))
+
+
+def _rooted(image: str) -> str:
+    """A name in an object store as an absolute one, which starts with the bucket."""
+    return "/" + image.split("://", 1)[1] if is_remote(image) else image
 
 
 def timestamp_in_name(image: str) -> datetime | None:

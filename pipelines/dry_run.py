@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,8 +22,9 @@ import pyarrow.parquet as pq
 
 from cluster.errors import failed
 from cluster.session import Slots, nodes, session
+from cluster.storage import is_remote, make_folder, remove_folder
 from pipelines.board import Block, Look
-from pipelines.committed import committed_rows
+from pipelines.checkpoint import committed_rows
 from pipelines.extract import Options, Progress
 from pipelines.facts import EngineName, ModelRequest, Precision
 from pipelines.finish import FILES_HERE, data_files, describe_run
@@ -157,13 +157,15 @@ def _sample(
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
     """A folder on the store that the run will be on; gone at the end."""
-    base = next(folder for folder in out.absolute().parents if folder.exists())
+    base = out.parent
+    if not is_remote(out):
+        base = next(folder for folder in out.absolute().parents if folder.exists())
     folder = base / f".{out.name}.dry-run-{os.getpid()}"
-    folder.mkdir()
+    make_folder(folder)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 class _Sample:
@@ -199,7 +201,6 @@ class _Sample:
             folder=self._folder,
             root=self._root,
             rows=self._rows,
-            block_rows=self._rows // self._parts,
             slots=slots,
             stall_seconds=self._options.stall_seconds,
         )

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.errors import StalledError, failed, first_line
+from cluster.errors import WorkError, failed, first_line
 from cluster.session import Slots, nodes, session
+from cluster.storage import listed, reaching, remove_folder
 from pipelines.board import Look, Tally
-from pipelines.committed import committed_rows, drop_repeats, mend
+from pipelines.checkpoint import committed_rows, drop_repeats, mend
 from pipelines.events import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
@@ -29,7 +29,7 @@ from pipelines.records import write_atomic
 from pipelines.request import Request, claim
 from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan
-from pipelines.stages import block_rows, write_plan
+from pipelines.stages import write_plan
 from pipelines.watch import NodesLostError, Watched, run_pass, slots_left
 
 MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
@@ -56,7 +56,7 @@ class Options:
 class Progress:
     """One look at a running extraction, for whoever draws the progress bar."""
 
-    stage: Literal["planning", "starting", "measuring", "extracting", "hdf5", "checking"]
+    stage: Literal["planning", "waiting", "starting", "measuring", "extracting", "hdf5", "checking"]
     done: int
     planned: int
     failed: int = 0  # of those done in this session, with an error
@@ -98,7 +98,11 @@ def extract(
     options = options or Options()
     started, began = time.time(), time.monotonic()
     plan, command = prepare(source, model, options, report)
-    with claim(out, command) as earlier:
+
+    def told(waited: float, of: float) -> None:
+        report(Progress("waiting", int(waited), int(of)))
+
+    with claim(out, command, told) as (earlier, check), reaching(out):
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
@@ -110,7 +114,7 @@ def extract(
                 write_plan(out / "plan", plan.table, request, slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            work = _Work(out, plan, request, options, slots, report)
+            work = _Work(out, plan, request, options, slots, report, check)
             return work.run(started, began)
 
 
@@ -125,8 +129,10 @@ class _Work:
         options: Options,
         slots: Slots,
         report: Callable[[Progress], None],
+        check: Callable[[], None],
     ) -> None:
         self._out = out.resolve()
+        self._check = check
         self._plan = plan
         self._request = request
         self._options = options
@@ -154,8 +160,13 @@ class _Work:
         if self._options.hdf5:
             self._phase("hdf5")
             try:
-                write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
-            except StalledError:
+                write_hdf5(
+                    self._out,
+                    self._request,
+                    cpus_per_task=self._slots.cpus_per_task,
+                    stall_seconds=self._options.stall_seconds,
+                )
+            except WorkError:  # it says what failed already
                 raise
             except Exception as error:
                 raise failed("extraction", error) from error
@@ -171,8 +182,9 @@ class _Work:
         )
         # Counting and hashing are part of it.
         manifest = manifest.model_copy(update={"seconds": self._seconds()})
+        self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
-        shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
+        remove_folder(self._out / "checkpoint")
         first = tally.first_answer if tally else None
         return Outcome(
             Run.open(self._out),
@@ -210,7 +222,7 @@ class _Work:
         return time.monotonic() - self._began
 
     def _actors(self) -> int:
-        return min(self._slots.actors, len(list((self._out / "plan").glob("*.parquet"))))
+        return min(self._slots.actors, len(listed(self._out / "plan", "*.parquet")))
 
     def _passes(self, before: int) -> Tally | None:
         """The pipeline, once more where nodes were lost or their files broke; the longest tally."""
@@ -249,7 +261,6 @@ class _Work:
             folder=self._out,
             root=self._plan.root,
             rows=self._planned - before,
-            block_rows=block_rows(self._request, self._planned, self._slots),
             slots=self._slots,
             gpus_per_actor=self._options.gpus_per_actor,
             stall_seconds=self._options.stall_seconds,
@@ -259,6 +270,7 @@ class _Work:
 
         def seen(look: Look) -> None:
             nonlocal last
+            self._check()
             self._log.look(look)
             if look.tally[:2] != last[:2]:
                 last = look.tally
@@ -280,7 +292,7 @@ class _Work:
             "process": os.getpid(),
             "planned": self._planned,
             "before": before,
-            "blocks": len(list((self._out / "plan").glob("*.parquet"))),
+            "blocks": len(listed(self._out / "plan", "*.parquet")),
             "model": request.facts.request.spec,
             "precision": request.precision,
             "engine": request.engine,

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.errors import VerifyError
+from cluster.storage import listed
 from cluster.tasks import tasks
 from pipelines.records import sha256_file
 from pipelines.request import Request
@@ -56,9 +57,9 @@ def describe_run(
         VerifyError: rows are missing or stand twice.
         StalledError, WorkError: of the tasks that read the files.
     """
-    stored = [*data_files(out), *sorted((out / "plan").glob("*.parquet"))]
+    stored = [*data_files(out), *listed(out / "plan", "*.parquet")]
     if request.command.hdf5:
-        stored += [*sorted((out / "hdf5").glob("*.h5")), out / "features.h5"]
+        stored += [*listed(out / "hdf5", "*.h5"), out / "features.h5"]
     parts = [stored[at : at + _FILES_A_TASK] for at in range(0, len(stored), _FILES_A_TASK)]
     errors = Counter[str]()
     seen = np.zeros(planned, dtype=np.uint8)
@@ -126,7 +127,7 @@ def _go_through(files: list[Path]) -> _Found:
 
 def data_files(out: Path) -> list[Path]:
     """The committed record, in name order."""
-    return sorted((out / "detections").glob("*.parquet"))
+    return listed(out / "detections", "*.parquet")
 
 
 def _versions() -> dict[str, str]:

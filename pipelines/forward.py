@@ -74,7 +74,7 @@ class ForwardActor:
         if self._gate is not None:
             answered = self._cascade(*self._gate, rows, pixels, good)
         else:
-            found = self._engine(pixels[good], done=self._report)
+            found = self._engine(_only(pixels, good), done=self._report)
             answered = _Answered(_spread(found, good), good, None, None)
         finite = np.isfinite(answered.answers.embedding).all(1)
         finite &= np.isfinite(answered.answers.logits).all(1) | ~answered.classed
@@ -105,11 +105,11 @@ class ForwardActor:
         """The gate on every good row; then the model, on all of them or on those that pass."""
         pixels_of_gate = unpack(rows, gate_column(self._request), gate.facts.preprocess)
         asked = gate.asked
-        said = _spread(engine(pixels_of_gate[good]), good)
+        said = _spread(engine(_only(pixels_of_gate, good)), good)
         scores = softmax(said.logits)
         passes = good & (scores[:, gate.label_index] >= asked.threshold)
         runs = good if asked.embed == "model" else passes
-        found = self._engine(pixels[runs], done=self._report)
+        found = self._engine(_only(pixels, runs), done=self._report)
         self._report(int((good & ~runs).sum()))
         answers = _spread(found, runs)
         if asked.embed == "gate":
@@ -160,6 +160,11 @@ def gate_column(request: Request) -> str:
     # Normalisation happens on the device; only padding takes its colour from it before.
     same = own if own.resize == "pad" else own.model_copy(update={"mean": gate.mean})
     return PIXELS if same.model_copy(update={"std": gate.std}) == gate else GATE_PIXELS
+
+
+def _only(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The rows ``where``; no copy where that is all."""
+    return pixels if where.all() else pixels[where]
 
 
 def _spread(found: Answers, where: np.ndarray) -> Answers:

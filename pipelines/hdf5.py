@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,15 +34,12 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cluster.errors import StalledError
-from cluster.tasks import STALL_SECONDS
+from cluster.storage import listed, make_folder, read_parquet
+from cluster.tasks import tasks_of_session
 from pipelines.facts import MapFacts
 from pipelines.records import write_atomic
 from pipelines.request import Request
-
-_AT_ONCE = 64  # shards that are asked after
 
 # What a reader sees of a shard that is gone: no number that could be meant.
 _FILL: dict[str, float] = {"f": np.nan, "i": -1}
@@ -55,37 +53,32 @@ class Shard(NamedTuple):
     first_row_id: int
 
 
-def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
+def write_hdf5(
+    run: Path, request: Request, *, cpus_per_task: float, stall_seconds: float | None = None
+) -> None:
     """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``.
 
     Raises:
-        StalledError: no shard was written for ten minutes.
+        StalledError: no shard was finished for ``stall_seconds`` (None: as ``cluster.tasks``).
+        WorkError: a task failed; the others are cancelled.
+        OSError: a task's own, as of a disk that refused.
     """
-    import ray
-
-    files = sorted((run / "detections").glob("*.parquet"))
+    files = listed(run / "detections", "*.parquet")
     folder = run / "hdf5"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     wanted = {file.with_suffix(".h5").name for file in files}
-    for stale in folder.iterdir():  # of a session that was killed in the middle
+    for stale in listed(folder):  # of a session that was killed in the middle
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
-    task = ray.remote(num_cpus=cpus_per_task)(write_shard)
-    left = [
-        task.remote(file, folder / file.with_suffix(".h5").name, width, request.facts.maps)
-        for file in files
-    ]
-    shards: list[Shard] = []
-    while left:
-        some = min(_AT_ONCE, len(left))
-        done, left = ray.wait(left, num_returns=some, timeout=STALL_SECONDS)
-        if not done:
-            raise StalledError(
-                f"HDF5: no shard of {len(files)} was written for {STALL_SECONDS:.0f} s, "
-                f"{len(shards)} were; look at 'ray status' for what they wait for"
-            )
-        shards += ray.get(done)
+    place = tasks_of_session(
+        "hdf5",
+        cpus=cpus_per_task,
+        then="what is written is kept, the same command continues",
+    )
+    shards = place.run(
+        partial(_write_one, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
+    )
     facts = request.embeds
     attributes = {
         "rows": sum(shard.rows for shard in shards),
@@ -106,7 +99,7 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
 
 
 def _longest_id(file: Path) -> int:
-    lengths = pc.binary_length(pq.read_table(file, columns=["detection_id"])["detection_id"])
+    lengths = pc.binary_length(read_parquet(file, columns=["detection_id"])["detection_id"])
     return int(pc.max(lengths).as_py())
 
 
@@ -127,11 +120,15 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
     write_atomic(target, image)
 
 
+def _write_one(folder: Path, width: int, maps: tuple[MapFacts, ...], source: Path) -> Shard:
+    return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
+
+
 def write_shard(
     source: Path, target: Path, id_bytes: int, maps: tuple[MapFacts, ...] = ()
 ) -> Shard:
     """Write one Parquet file as HDF5; appears under its name only when complete."""
-    table = pq.read_table(source).combine_chunks()
+    table = read_parquet(source).combine_chunks()
     valid = np.asarray(table["error"].is_null())
     with new_h5(target) as file:
         file["row_id"] = table["row_id"].to_numpy()
@@ -170,7 +167,7 @@ def join(
     """
     total = sum(shard.rows for shard in shards)
     with new_h5(target) as joined:
-        with h5py.File(target.parent / shards[0].name) as first:
+        with (target.parent / shards[0].name).open("rb") as stream, h5py.File(stream) as first:
             names: list[str] = []
             first.visit(names.append)
             datasets = {name: first[name] for name in names}

@@ -11,8 +11,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import RunError
+from cluster.storage import is_remote
 
 T = TypeVar("T", bound="Record")
+
+_CHUNK = 8 * 2**20  # of an object store each is a request
 
 
 class Record(BaseModel):
@@ -41,8 +44,11 @@ def write_atomic(file: Path, data: bytes) -> None:
     """Write ``file`` so that a reader sees all of it or none of it.
 
     Raises:
-        OSError: the disk refused; nothing is left behind.
+        OSError: the disk or the store refused; nothing is left behind.
     """
+    if is_remote(file):
+        file.write_bytes(data)  # appears when all of it is there
+        return
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with draft.open("wb") as stream:
@@ -57,8 +63,11 @@ def write_atomic(file: Path, data: bytes) -> None:
 
 def sha256_file(file: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sha256_json(value: Any) -> str:

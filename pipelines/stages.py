@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.session import Slots
+from cluster.storage import arrow, listed, make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -56,10 +55,10 @@ def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, in
 
 def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> None:
     """Write each of ``blocks`` as a plan file; what stood in ``folder`` goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    remove_folder(folder)
+    make_folder(folder)
     for number, block in enumerate(blocks):
-        pq.write_table(block, folder / f"part-{number:05d}.parquet")
+        write_parquet(block, folder / f"part-{number:05d}.parquet")
 
 
 def _starts(column: pa.ChunkedArray) -> np.ndarray:
@@ -84,9 +83,7 @@ def _most_rows(request: Request) -> int:
     return min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
 
 
-def run_stages(
-    out: Path, root: Path, options: ForwardOptions, rows_a_block: int, slots: Slots, board: Any
-) -> None:
+def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, board: Any) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -112,17 +109,20 @@ def run_stages(
     context.raise_original_map_exception = True  # Ray's own wrapping loses what was said
     context.max_consecutive_actor_init_deaths = RETRIES
     context.custom_execution_callback_classes = [Loop]
+    system, _ = arrow(out)
     checkpoint = CheckpointConfig(
         id_column="row_id",
-        checkpoint_path=str(out / "checkpoint"),
+        checkpoint_path=arrow(out / "checkpoint")[1],
+        override_filesystem=system,
         # Deleted by us, and only after the manifest: until then it is the only record.
         delete_checkpoint_on_success=False,
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
-    plan_files = sorted(str(file) for file in (out / "plan").glob("*.parquet"))
+    plan_files = [arrow(file)[1] for file in listed(out / "plan", "*.parquet")]
     rows = ray.data.read_parquet(
         plan_files,
+        filesystem=system,
         override_num_blocks=len(plan_files),
         num_cpus=slots.cpus_to_decode,
     )
@@ -133,23 +133,31 @@ def run_stages(
         zero_copy_batch=True,
         num_cpus=slots.cpus_to_decode,
     )
-    answered = decoded.map_batches(
+    # ``map_batches`` insists on a number of rows for GPUs and would cut each block there: a
+    # batch, and a rest that takes nearly as long. A whole block: the engine knows how many fit
+    # on its device.
+    answered = decoded.map_batches_internal(
         ForwardActor,
         fn_constructor_args=(options, board),
-        # A whole block: the engine knows how many fit on its device. With a GPU Ray wants a
-        # number, and it joins blocks that are smaller.
-        batch_size=rows_a_block if slots.gpus_per_actor else None,
+        batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
             size=min(slots.actors, len(plan_files)),
             max_concurrent_calls_per_actor=slots.calls_in_flight,
+            # Else Ray lets calls in and still runs them one after the other.
+            enable_true_multi_threading=slots.calls_in_flight > 1,
         ),
         num_cpus=slots.cpus_per_actor,
         num_gpus=slots.gpus_per_actor or None,
     )
     answered.write_datasink(
-        TimedParquet(str(out / "detections"), board, arrow_parquet_args={"compression": "zstd"}),
+        TimedParquet(
+            arrow(out / "detections")[1],
+            board,
+            filesystem=system,
+            arrow_parquet_args={"compression": "zstd"},
+        ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.errors import ClusterError, StalledError, WorkError, failed
 from cluster.session import Slots, present_slots
+from cluster.waiting import what_waits
 from pipelines.board import Board, Look, Tally
 from pipelines.request import Request
 from pipelines.stages import run_stages
@@ -29,7 +30,6 @@ class Watched:
     folder: Path  # holds plan/; gets detections/ and checkpoint/
     root: Path
     rows: int  # that this pass must answer
-    block_rows: int
     slots: Slots
     stall_seconds: float
     gpus_per_actor: float = 1.0  # that was asked for, where there are GPUs
@@ -63,7 +63,7 @@ def run_pass(
 
     def run() -> None:
         try:
-            run_stages(work.folder, work.root, options, work.block_rows, work.slots, board.actor)
+            run_stages(work.folder, work.root, options, work.slots, board.actor)
         except BaseException as error:
             failure.append(error)
 
@@ -155,22 +155,16 @@ def _alive() -> set[str]:
 
 def _standstill(work: Watched, tally: Tally, nodes: set[str]) -> str:
     """What waits for what, in one line."""
-    import ray
-
-    free, total = ray.available_resources(), ray.cluster_resources()
     slots = work.slots
     asks = f"{slots.cpus_per_actor:g} CPU"
     if slots.gpus_per_actor:
         asks += f" and {slots.gpus_per_actor:g} GPU"
-    slots_free = f"{free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPU slots free"
-    if total.get("GPU"):
-        slots_free += f", {free.get('GPU', 0):g} of {total['GPU']:g} GPUs"
     ago = "never" if tally.last_answer is None else f"{time.time() - tally.last_answer:.0f} s ago"
     lost = sorted(nodes - _alive())
     return (
         f"no row moved for {work.stall_seconds:g} s: {tally.decoded} decoded, "
         f"{tally.answered} answered, {tally.written} written of {work.rows}, last answer {ago}; "
-        f"{_waiting(work, tally)}; {slots_free} ({slots.actors} actors want {asks} each); "
+        f"{_waiting(work, tally)}; {slots.actors} actors want {asks} each; {what_waits()}; "
         + (f"nodes lost since the start: {', '.join(lost)}; " if lost else "")
         + "what is written is kept, give the same command again on a larger cluster"
     )

@@ -1,6 +1,7 @@
 """What is written for good: data files and their checkpoints, brought in line after any fault.
 
-Ray Data writes a pending checkpoint, the data file, and then renames the checkpoint. It is
+Ray Data writes ``checkpoint/ID.pending.parquet``, then ``detections/ID-N.parquet``, and then renames
+the checkpoint to ``checkpoint/ID.parquet``; in an object store that is a copy and a deletion. It is
 right as long as each of these happens once and by one process at a time. Where a process dies
 in between and its task is given to another, or a driver dies before its writers do, more can
 stand there than that, and Ray would lose rows or write them twice:
@@ -8,8 +9,9 @@ stand there than that, and Ray would lose rows or write them twice:
 =========================================  ============================================
 what stands there                          what it means, and what is done
 =========================================  ============================================
-pending and committed, of one name         its task was given out again after the commit; the
-                                           file may be half written anew: both go, and the file
+pending and committed, of one name         its task was given out again after the commit, or the
+                                           rename was half done; the file may be half written anew:
+                                           both go, and the file
 pending alone                              the writer died: it goes, and the file
 a file without a checkpoint                its writer outlived its driver: it goes
 a checkpoint without a whole file          a disk or a late writer broke it: both go
@@ -25,14 +27,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from cluster.storage import listed, open_parquet, read_parquet
 
 PENDING = ".pending"
+_AT_ONCE = 16  # in an object store each is two requests, and a large run has thousands
 
 
 def committed_rows(out: Path) -> int:
     """Rows that are written for good; pending checkpoints are not counted."""
-    return sum(_rows(file) or 0 for file in _checkpoints(out).values())
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return sum(rows or 0 for rows in pool.map(_rows, _checkpoints(out).values()))
 
 
 def mend(out: Path) -> int:
@@ -45,9 +50,9 @@ def mend(out: Path) -> int:
     """
     done, undone = _checkpoints(out), _checkpoints(out, pending=True)
     files: dict[str, list[Path]] = {}
-    for file in (out / "detections").glob("*.parquet"):
+    for file in listed(out / "detections", "*.parquet"):
         files.setdefault(_task(file), []).append(file)
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         known = list(done)
         wanted = dict(zip(known, pool.map(_rows, done.values()), strict=True))
         stored = dict(zip(known, pool.map(lambda n: _stored(files.get(n, [])), known), strict=True))
@@ -71,8 +76,8 @@ def drop_repeats(out: Path) -> int:
     A writer of an earlier session may commit after this one has read what was committed: then
     its block is done twice. The answers are the same.
     """
-    files = sorted((out / "detections").glob("*.parquet"))
-    rows = [pq.read_table(file, columns=["row_id"])["row_id"].to_pylist() for file in files]
+    files = listed(out / "detections", "*.parquet")
+    rows = [read_parquet(file, columns=["row_id"])["row_id"].to_pylist() for file in files]
     seen = Counter(row for part in rows for row in part)
     checkpoints = _checkpoints(out)
     dropped = 0
@@ -88,7 +93,7 @@ def drop_repeats(out: Path) -> int:
 def _checkpoints(out: Path, *, pending: bool = False) -> dict[str, Path]:
     """Checkpoint files by the write task that they are of."""
     found = {}
-    for file in (out / "checkpoint").glob("*.parquet"):
+    for file in listed(out / "checkpoint", "*.parquet"):
         if (PENDING in file.name) == pending:
             found[file.stem.removesuffix(PENDING)] = file
     return found
@@ -107,7 +112,7 @@ def _stored(files: list[Path]) -> int | None:
 def _rows(file: Path) -> int | None:
     """Rows by the footer, which is written last; None where the file is not whole."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             return int(parquet.metadata.num_rows)
     except (pa.ArrowInvalid, FileNotFoundError):
         return None
