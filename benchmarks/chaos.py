@@ -30,11 +30,12 @@ from typing import Any
 
 from _common import CORES, HERE
 
-from tests.chaos import NODES, SLOTS, SLOW_SECONDS, Chaos, Ran
+from tests.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Ran
 from tests.faults import KINDS, environment
 from tests.nodes import cluster
 
 STORE_BYTES = 90 * 2**20
+START_SECONDS = 15.0
 
 
 def table(runs: list[Ran], quiet: float) -> list[dict[str, Any]]:
@@ -57,6 +58,13 @@ def table(runs: list[Ran], quiet: float) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def moment(dice: random.Random, blocks: int, kind: str) -> tuple[int, float, str]:
+    """When a fault is due: one in five while the run starts, the others by what is written."""
+    if dice.random() < 0.2:
+        return 0, dice.uniform(0, START_SECONDS), kind
+    return dice.randint(0, int(0.8 * blocks)), 0.0, kind
 
 
 def main() -> None:
@@ -97,7 +105,8 @@ def main() -> None:
                     while len(deck) < each:
                         deck += dice.sample(given.only, len(given.only))
                     kinds, deck = deck[:each], deck[each:]
-                    planned = [(dice.uniform(0.1, 0.9) * quiet, kind) for kind in kinds]
+                    blocks = chaos.rows // BLOCK_ROWS
+                    planned = [moment(dice, blocks, kind) for kind in kinds]
                     ran = chaos.run(planned)
                     runs.append(ran)
                     show(ran, len(runs), done)
