@@ -24,7 +24,7 @@ RUN = "s3://bucket/runs/first"
 EXACT = ("--model", "tiny", "--precision", "fp32", "--engine", "eager")
 SECONDS = 300
 WEATHER = (
-    # A request is tried six times; of 12 % one in 300,000 fails every time.
+    # A request is tried nine times; at 12 % one in 200 million fails every time.
     Rule("error", share=0.04),
     Rule("error", share=0.04, status=500),
     Rule("lost", share=0.04, method="PUT"),

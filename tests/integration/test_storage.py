@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def test_faults_are_tried_again(s3: Store, rule: Rule) -> None:
     assert file.read_bytes() == b"12345" * 100_000
     assert s3.counts()[rule.kind] == rule.times
     assert s3.read("folder/file") == b"12345" * 100_000
+
+
+def test_faults_are_tried_again_however_many_there_were(s3: Store) -> None:
+    """The retries of Arrow's standard strategy run out after a hundred in a process."""
+    file = place("s3://bucket/folder/file")
+    file.write_bytes(b"1")
+    s3.faults(Rule("error", share=0.15))
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(lambda _: file.read_bytes(), range(500))) == {b"1"}
+    assert s3.counts()["error"] > 110
 
 
 @pytest.mark.parametrize("name", ["a#b.jpg", "a?b.jpg", "a%20b.jpg", "ü/x y.jpg", "a*b[1].jpg"])
