@@ -1,6 +1,6 @@
 """Which snapshot is served, and how another takes its place without a request noticing.
 
-``CURRENT`` is looked at once a second. A new version is opened and searched once beside the old
+``CURRENT`` is looked at once a second, in an object store every five. A new version is opened and searched once beside the old
 one, then one assignment swaps them: whoever holds the old one ends on it, and it goes when the
 last of them lets go. A version that does not open changes nothing but the log and a counter.
 """
@@ -23,9 +23,11 @@ from api.errors import ApiError
 from api.metrics import Metrics
 from api.state import Holdings
 from cluster.errors import OnepassError, WorkError
+from cluster.storage import is_remote
 from index.snapshot import Snapshot, current_version
 
 WATCH_SECONDS = 1.0
+REMOTE_WATCH_SECONDS = 5.0  # each look at an object store costs money
 RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
 
 logger = logging.getLogger("onepass.api")
@@ -85,7 +87,7 @@ class Service:
         except OnepassError as error:
             self._on_failure(error)
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(REMOTE_WATCH_SECONDS if is_remote(self.index) else WATCH_SECONDS)
             try:
                 if await anyio.to_thread.run_sync(self._outdated):
                     await self.reload()

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -30,9 +30,24 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
+def placed(name: str | Path) -> Path:
+    """A folder as the command line names it: of this machine, or in an object store."""
+    if "://" not in str(name):
+        return Path(name)
+    from cluster.storage import place  # late: Arrow takes half a second
+
+    return place(name)
+
+
 def absolute(file: str | None) -> str | None:
     """A path that other working folders and processes understand as well."""
     return str(Path(file).resolve()) if file else None
+
+
+def progress(name: str, done: int, total: int) -> None:
+    """Show work that nobody passes a callback to, where a command shows any."""
+    if Bar.shown is not None:
+        Bar.shown.update(name, done, total)
 
 
 class Bar:
@@ -40,7 +55,12 @@ class Bar:
 
     Args:
         resumes: whether the same command, after Ctrl-C, goes on where it was.
+
+    Attributes:
+        shown: the one that is on the screen.
     """
+
+    shown: ClassVar[Bar | None] = None
 
     def __init__(self, *, resumes: bool = True) -> None:
         from rich.console import Console
@@ -71,9 +91,11 @@ class Bar:
 
     def __enter__(self) -> Bar:
         self._progress.start()
+        Bar.shown = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        Bar.shown = None
         self._progress.stop()
         if kind is KeyboardInterrupt:  # said here, because Typer would only print "Aborted"
             after = "continues where it was" if self._resumes else "starts anew"

@@ -51,6 +51,19 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
     def _client() -> fs.FileSystem:
         raise NotImplementedError
 
+    # fsspec's own take a store that does not answer for one where nothing stands.
+    def exists(self, path: str, **_: Any) -> bool:
+        return bool(self._type(path) != fs.FileType.NotFound)
+
+    def isfile(self, path: str) -> bool:
+        return bool(self._type(path) == fs.FileType.File)
+
+    def isdir(self, path: str) -> bool:
+        return bool(self._type(path) == fs.FileType.Directory)
+
+    def _type(self, path: str) -> fs.FileType:
+        return self.fs.get_file_info(self._strip_protocol(path).rstrip("/")).type
+
 
 class _S3(_ArrowStore):
     protocol = "s3"

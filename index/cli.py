@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.console import Json, print_json, say
+from cluster.console import Bar, Json, placed, print_json, say
 from cluster.errors import InputError
 from index import database_cli, index_cli, link_cli, migrate_cli, tracks_cli
 
@@ -32,7 +32,10 @@ _SHOWN = 80  # characters of an attribute; --json has all
 @app.command()
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A run, an index, or a file FEATURES.h5 of a run or of clips.")
+        Path,
+        typer.Argument(
+            parser=placed, help="A run, an index, or a file FEATURES.h5 of a run or of clips."
+        ),
     ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every file's sha256 and every row.")
@@ -46,7 +49,11 @@ def inspect(
 
     Example: onepass inspect features/train_features.h5 --expect-dim 1280
     """
-    if path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir()):
+    from cluster.storage import is_remote, reaching
+
+    if not is_remote(path) and (
+        path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
+    ):
         from pipelines.h5_facts import read_h5, verify_h5
 
         facts = read_h5(path)
@@ -54,10 +61,13 @@ def inspect(
         compared = verify_h5(facts) if verify else None
         _show_h5(facts, compared=compared, as_json=as_json)
         return
-    if (path / "CURRENT").is_file():
+    with reaching(path):
+        is_index = (path / "CURRENT").is_file()
+    if is_index:
         from index.snapshot import Snapshot
 
-        snapshot = Snapshot.open(path)
+        with Bar():
+            snapshot = Snapshot.open(path)
         about = snapshot.manifest
         _check_dim(path, about.dim, about.model.request.spec, expect_dim)
         if verify:
@@ -149,7 +159,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 @app.command()
 def query(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
     detection_id: Annotated[str | None, typer.Option("--id", help="A detection in it.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image file, embedded now.")] = None,
     vector: Annotated[Path | None, typer.Option(help="An .npy file, [D].")] = None,
@@ -171,7 +181,8 @@ def query(
 
     if sum(given is not None for given in (detection_id, image, vector)) != 1:
         raise InputError("give exactly one of --id, --image, --vector")
-    snapshot = Snapshot.open(index)
+    with Bar():
+        snapshot = Snapshot.open(index)
     chosen = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:
         hits = snapshot.neighbours(detection_id, k, chosen=chosen, exact=exact)

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import SnapshotError
+from cluster.storage import is_remote, reaching
 from index.layout import (
+    MANIFEST,
     SEGMENTS,
     SnapshotManifest,
     current_version,
     list_versions,
     read_manifest,
 )
-from index.publish import locked, remove_leftovers, switch
+from index.publish import locked, remove, remove_leftovers, switch
 from index.snapshot import Snapshot
 
 
@@ -90,6 +92,11 @@ def prune(index_dir: Path, keep: int) -> list[str]:
         old = [name for name in list_versions(index_dir)[:-keep] if name != current]
         for name in old:
             # First out of sight: half a version must never look like a whole one.
+            if is_remote(index_dir):
+                with reaching(index_dir):
+                    (index_dir / name / MANIFEST).unlink()
+                remove(index_dir / name)
+                continue
             hidden = index_dir / f".removing-{name}"
             (index_dir / name).rename(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
@@ -101,4 +108,5 @@ def bytes_of(index_dir: Path, manifest: SnapshotManifest) -> int:
     """What a version's files take, segments that it shares with others included."""
     folders = [index_dir / manifest.version]
     folders += [index_dir / SEGMENTS / entry.name for entry in manifest.segments]
-    return sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    with reaching(index_dir):
+        return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

@@ -14,6 +14,8 @@ from cluster.errors import RunError
 
 T = TypeVar("T", bound="Record")
 
+_CHUNK = 8 * 2**20  # of an object store each is a request
+
 
 class Record(BaseModel):
     """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
@@ -57,8 +59,11 @@ def write_atomic(file: Path, data: bytes) -> None:
 
 def sha256_file(file: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sha256_json(value: Any) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from cluster.errors import SnapshotError
+from cluster.storage import place
 from index.assemble import Report
 from index.build import Work, check_options, describe
 from index.factory import bare, is_flat, make_index
@@ -108,7 +109,7 @@ def build_beside(
 
 
 def _serves(manifest: SnapshotManifest, run: Path) -> bool:
-    return [Path(entry.path) for entry in manifest.runs] == [run.resolve()]
+    return [place(entry.path) for entry in manifest.runs] == [run.resolve()]
 
 
 def _built_before(index: Path, there: SnapshotManifest, new: Run) -> SnapshotManifest | None:
