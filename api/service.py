@@ -22,7 +22,7 @@ import anyio
 from api.errors import ApiError
 from api.metrics import Metrics
 from api.state import Holdings
-from cluster.errors import OnepassError, WorkError
+from cluster.errors import OnepassError, StorageError, WorkError
 from cluster.storage import is_remote
 from index.snapshot import Snapshot, current_version
 
@@ -151,7 +151,11 @@ class Service:
 
     def _outdated(self) -> bool:
         """Whether ``CURRENT`` names another version, and not one that has just failed."""
-        version = current_version(self.index)
+        try:
+            version = current_version(self.index)
+        except StorageError:
+            self._metrics.failed_reloads.inc()
+            raise
         if self._failed is not None and self._failed[0] == version:
             return time.monotonic() - self._failed[1] > RETRY_SECONDS
         return self._holdings is None or self._holdings.version != version

@@ -30,6 +30,7 @@ from pyarrow import fs
 from cluster.console import progress
 from cluster.errors import SnapshotError, VerifyError, WorkError, first_line
 from cluster.storage import arrow, is_remote, reaching
+from index.layout import MANIFEST
 from pipelines.records import sha256_json
 
 UNUSED_SECONDS = 86_400.0
@@ -126,11 +127,13 @@ def put(file: Path, data: bytes) -> None:
     """Write a small file of an object store, whole or not at all.
 
     Raises:
-        OSError: the store refused, and what it holds is not ``data``.
+        OSError: the store refused, or did not answer; it may have done it all the same.
     """
+    system, name = arrow(file)
     for _ in range(_TRIES):
         try:
-            file.write_bytes(data)
+            with system.open_output_stream(name) as sink:
+                sink.write(data)
         except OSError as error:
             failed = error
         else:
@@ -139,9 +142,15 @@ def put(file: Path, data: bytes) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of an object store, and all below it."""
+    """Remove a folder of an index in an object store; a version's manifest first.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
     system, name = arrow(folder)
     with reaching(folder):
+        if (folder / MANIFEST).is_file():  # half a version must never look like a whole one
+            system.delete_file(f"{name}/{MANIFEST}")
         system.delete_dir(name)
 
 
@@ -150,7 +159,7 @@ def _name_of(files: Files) -> str:
 
 
 def _manifest_last(file: Path) -> tuple[bool, str]:
-    return file.name == "manifest.json", file.name
+    return file.name == MANIFEST, file.name
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from cluster.errors import SnapshotError
 from cluster.storage import is_remote, reaching
 from index.layout import (
-    MANIFEST,
     SEGMENTS,
     SnapshotManifest,
     current_version,
@@ -91,12 +90,10 @@ def prune(index_dir: Path, keep: int) -> list[str]:
         current = current_version(index_dir)
         old = [name for name in list_versions(index_dir)[:-keep] if name != current]
         for name in old:
-            # First out of sight: half a version must never look like a whole one.
             if is_remote(index_dir):
-                with reaching(index_dir):
-                    (index_dir / name / MANIFEST).unlink()
                 remove(index_dir / name)
                 continue
+            # First out of sight: half a version must never look like a whole one.
             hidden = index_dir / f".removing-{name}"
             (index_dir / name).rename(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
