@@ -17,7 +17,7 @@ import api.cli
 import cluster.cli
 import index.cli
 import pipelines.cli
-from cluster.errors import OnepassError, StalledError, StoppedError
+from cluster.errors import LeaseLostError, OnepassError, StalledError, StoppedError
 
 ORDER = (
     *("extract", "inspect", "query", "link", "migrate", "clips", "serve", "submit", "demo"),
@@ -65,7 +65,8 @@ def main() -> None:
         if given.get("debug"):
             raise
         typer.echo(f"error: {error}", err=True)
-        _leave(error.exit_code, at_once=isinstance(error, StalledError | StoppedError))
+        ended = LeaseLostError | StalledError | StoppedError
+        _leave(error.exit_code, at_once=isinstance(error, ended))
     except OSError as error:  # a full disk, a folder without permission
         if given.get("debug"):
             raise

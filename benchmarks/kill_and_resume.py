@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.extract import committed_rows
+from pipelines.checkpoint import committed_rows
 from pipelines.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

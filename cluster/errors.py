@@ -15,6 +15,7 @@
     │   └── StorageError      an object store: name, credentials, no answer
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
+        ├── LeaseLostError    another command took an object store's folder over
         ├── UnavailableError  a part of the service does not answer; asking again may help
         ├── LinkStateError    the state of live linking cannot be read or written
         ├── StoppedError      exit 130: Ctrl-C; what is written is kept
@@ -87,6 +88,10 @@ class WorkError(OnepassError):
 
 class StalledError(WorkError):
     """No progress was made for the stated time."""
+
+
+class LeaseLostError(WorkError):
+    """Another command has taken over the folder of an object store that this one worked on."""
 
 
 class UnavailableError(WorkError):

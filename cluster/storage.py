@@ -16,13 +16,16 @@ Credentials, region and endpoint are found as the vendors' tools find them: ``AW
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 from upath import UPath
@@ -65,19 +68,30 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
         return self.fs.get_file_info(self._strip_protocol(path).rstrip("/")).type
 
 
+class _S3Client(fs.S3FileSystem):  # type: ignore[misc]
+    """Arrow's, which comes out of a pickle with its limits and its tries, and without secrets."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            # Arrow itself does not read this variable.
+            endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL"),
+            connect_timeout=_CONNECT_SECONDS,
+            request_timeout=_SILENT_SECONDS,
+            allow_delayed_open=True,  # what fits in one request is sent in one
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
+        )
+
+    def __reduce__(self) -> tuple[type[_S3Client], tuple[()]]:
+        return _S3Client, ()
+
+
 class _S3(_ArrowStore):
     protocol = "s3"
 
     @staticmethod
     def _client() -> fs.FileSystem:
-        # Arrow itself does not read this variable.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return fs.S3FileSystem(
-            endpoint_override=endpoint,
-            connect_timeout=_CONNECT_SECONDS,
-            request_timeout=_SILENT_SECONDS,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
-        )
+        return _S3Client()
 
 
 class _GS(_ArrowStore):
@@ -113,6 +127,45 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(path)
     remote = cast(UPath, path)
     return remote.fs.fs, remote.path
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """A Parquet file to be read in parts; close it."""
+    system, name = arrow(file)
+    return pq.ParquetFile(name, filesystem=system)
+
+
+def read_parquet(file: Path, **how: Any) -> pa.Table:
+    """A Parquet file as a table; ``how`` as ``pyarrow.parquet.read_table`` takes it."""
+    system, name = arrow(file)
+    return pq.read_table(name, filesystem=system, **how)
+
+
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """Write a table by way of memory, so that it can only appear whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    file.write_bytes(sink.getvalue())
+
+
+def make_folder(folder: Path) -> None:
+    """Make it where there are folders."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove it with all that is in it; one that is not there is fine.
+
+    Raises:
+        OSError: an object store refused; of this machine what cannot be removed is left.
+    """
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    system, name = arrow(folder)
+    with suppress(FileNotFoundError):
+        system.delete_dir(name)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def build_index(
         read_manifest(out)  # before a lock is made where there is no index
     else:
         check_folder(out, opened[0], metric)
-    with locked(out):
+    with locked(out) as check:
         parent = read_manifest(out).version if beside else None
         if not beside:
             check_folder(out, opened[0], metric)  # another build may have ended meanwhile
@@ -120,7 +120,7 @@ def build_index(
                 began=began,
             )
 
-        version = publish(out, fill, serve=not beside)
+        version = publish(out, fill, check, serve=not beside)
     return Snapshot.open(out, version)
 
 

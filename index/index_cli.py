@@ -227,7 +227,8 @@ def prune(
     """
     from index.versions import prune as remove
 
-    gone = remove(index, keep)
+    with Bar(resumes=False):
+        gone = remove(index, keep)
     if as_json:
         print_json({"removed": gone})
         return

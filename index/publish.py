@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.console import progress
 from cluster.errors import SnapshotError, WorkError, first_line
+from cluster.lease import leased
 from cluster.storage import is_remote, reaching
 from index import remote
 from index.layout import (
@@ -38,14 +40,30 @@ _REMOVING = ".removing-"  # a version on its way out; see ``versions.prune``
 Fill = Callable[[Path, str], SnapshotManifest]
 
 
+# Raises LeaseLostError where another command has taken the folder over.
+Check = Callable[[], None]
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[Check]:
     """Hold the one writer of ``out``; the lock goes with the process, however it dies.
 
+    In an object store it is a lease: see ``cluster.lease``.
+
     A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
+
+    Raises:
+        SnapshotError: ``out`` cannot be written, or another command is at work on it.
+        RunError: the same of an object store.
+        StorageError: the store cannot be reached.
     """
     if is_remote(out):
-        yield
+
+        def told(waited: float, most: float) -> None:
+            progress("lock, waited", int(waited), int(most))
+
+        with leased(out, "index", told) as lease:
+            yield lease.check
         return
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
@@ -63,7 +81,7 @@ def locked(out: Path) -> Iterator[None]:
                 f"another command is at work on {out}; wait for it, or give another folder"
             ) from None
         try:
-            yield
+            yield lambda: None
         finally:
             if new and all(entry.name == ".lock" for entry in out.iterdir()):
                 (out / ".lock").unlink(missing_ok=True)
@@ -71,10 +89,10 @@ def locked(out: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def publish(out: Path, fill: Fill, *, serve: bool = True) -> str:
+def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
     """Have ``fill`` make a version, publish it, make it the current one, return its name.
 
-    Call it under ``locked(out)``. Without ``serve`` the version stands beside the current one,
+    Call it under ``locked(out)``, whose ``check`` it is. Without ``serve`` the version stands beside the current one,
     and ``versions.promote`` can make it that.
 
     Raises:
@@ -90,6 +108,7 @@ def publish(out: Path, fill: Fill, *, serve: bool = True) -> str:
         manifest = manifest.model_copy(update={"files": own})
         write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
         if is_remote(out):
+            check()
             remote.send(draft, out, version)
             made = [one for one in manifest.segments if (draft / SEGMENTS / one.name).exists()]
             parts = [(Path(SEGMENTS, one.name), one.files) for one in made]
@@ -103,6 +122,7 @@ def publish(out: Path, fill: Fill, *, serve: bool = True) -> str:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if serve:
+        check()
         switch(out, version)
     return version
 

@@ -48,10 +48,11 @@ def promote(index_dir: Path, version: str) -> Snapshot:
         VerifyError: a file of it is not what was written; the same is served as before.
     """
     read_manifest(index_dir, version)
-    with locked(index_dir):
+    with locked(index_dir) as check:
         remove_leftovers(index_dir)
         snapshot = Snapshot.open(index_dir, version)
         snapshot.verify()
+        check()
         switch(index_dir, version)
     return snapshot
 

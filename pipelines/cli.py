@@ -157,4 +157,7 @@ def _say_failed_videos(run: Run) -> None:
 
 def shown_on(bar: Bar) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``."""
-    return lambda progress: bar.update(progress.stage, progress.done, progress.planned)
+    said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
+    return lambda progress: bar.update(
+        said.get(progress.stage, progress.stage), progress.done, progress.planned
+    )

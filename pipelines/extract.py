@@ -8,7 +8,6 @@ lost or written twice; the manifest last, so that a run either is finished or sa
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores, session
+from cluster.storage import reaching, remove_folder
+from pipelines.checkpoint import committed_rows, settle_checkpoint
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
@@ -61,7 +61,7 @@ class Options:
 class Progress:
     """One look at a running extraction, for whoever draws the progress bar."""
 
-    stage: Literal["planning", "starting", "extracting", "hdf5", "checking"]
+    stage: Literal["planning", "waiting", "starting", "extracting", "hdf5", "checking"]
     done: int
     planned: int
 
@@ -117,7 +117,11 @@ def extract(
         outputs=options.outputs,
         hdf5=options.hdf5,
     )
-    with claim(out, command) as earlier:
+
+    def told(waited: float, of: float) -> None:
+        report(Progress("waiting", int(waited), int(of)))
+
+    with claim(out, command, told) as (earlier, check), reaching(out):
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
@@ -129,7 +133,7 @@ def extract(
                 write_plan(out / "plan", plan.table, request, slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            work = _Work(out, plan, request, options, slots, report)
+            work = _Work(out, plan, request, options, slots, report, check)
             return work.run(started)
 
 
@@ -229,8 +233,10 @@ class _Work:
         options: Options,
         slots: Slots,
         report: Callable[[Progress], None],
+        check: Callable[[], None],
     ) -> None:
         self._out = out.resolve()
+        self._check = check
         self._plan = plan
         self._request = request
         self._options = options
@@ -239,6 +245,7 @@ class _Work:
         self._planned = plan.table.num_rows
 
     def run(self, started: float) -> Outcome:
+        settle_checkpoint(self._out)
         before = committed_rows(self._out)
         tally = self._pass(before) if before < self._planned else None
         if self._options.hdf5:
@@ -256,8 +263,9 @@ class _Work:
             seconds=time.time() - started,
             session=self._session(before, tally),
         )
+        self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
-        shutil.rmtree(self._out / "checkpoint", ignore_errors=True)
+        remove_folder(self._out / "checkpoint")
         first = tally.first_answer if tally else None
         return Outcome(
             Run.open(self._out),
@@ -310,6 +318,7 @@ class _Work:
         tally, moved_at, last = Tally(), time.monotonic(), (0, 0)
         while thread.is_alive():
             thread.join(POLL_SECONDS)
+            self._check()
             tally = _look(board, tally)
             now = (tally.decoded, tally.answered)
             if now != last:
@@ -347,9 +356,3 @@ def _look(board: Any, last: Tally) -> Tally:
     except (GetTimeoutError, RayActorError):
         return last
     return seen
-
-
-def committed_rows(out: Path) -> int:
-    """Rows that earlier sessions committed; pending checkpoints are not counted."""
-    files = [f for f in (out / "checkpoint").glob("*.parquet") if ".pending." not in f.name]
-    return sum(pq.ParquetFile(file).metadata.num_rows for file in files)

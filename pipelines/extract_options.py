@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from cluster.console import absolute
+from cluster.console import absolute, placed
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ class Asked:
             "torchvision:NAME, ami:NAME, or tiny (for trying things out); see onepass models."
         ),
     ]
-    out: Annotated[Path, typer.Option(help="The run folder; the same command continues it.")]
+    out: Annotated[
+        Path,
+        typer.Option(parser=placed, help="The run folder; the same command continues it."),
+    ]
     checkpoint: Annotated[
         str | None, typer.Option(help="Your weights for the model (a state dict).")
     ] = None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import VerifyError
+from cluster.storage import read_parquet
 from pipelines.records import sha256_file
 from pipelines.request import Request
 from pipelines.run import RowCounts, RunManifest, SessionFacts
@@ -36,7 +36,7 @@ def describe_run(
     seen = np.zeros(planned, dtype=np.int64)
     refused = 0
     for file in data_files(out):
-        table = pq.read_table(file, columns=["row_id", "error", "label_index"])
+        table = read_parquet(file, columns=["row_id", "error", "label_index"])
         refused += table["label_index"].null_count - (table.num_rows - table["error"].null_count)
         np.add.at(seen, table["row_id"].to_numpy(), 1)
         for text in pc.drop_null(table["error"]).to_pylist():

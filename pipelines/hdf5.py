@@ -33,8 +33,8 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from cluster.storage import make_folder, read_parquet
 from pipelines.facts import MapFacts
 from pipelines.records import write_atomic
 from pipelines.request import Request
@@ -57,9 +57,9 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
 
     files = sorted((run / "detections").glob("*.parquet"))
     folder = run / "hdf5"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     wanted = {file.with_suffix(".h5").name for file in files}
-    for stale in folder.iterdir():  # of a session that was killed in the middle
+    for stale in folder.glob("*"):  # of a session that was killed in the middle
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
@@ -90,7 +90,7 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
 
 
 def _longest_id(file: Path) -> int:
-    lengths = pc.binary_length(pq.read_table(file, columns=["detection_id"])["detection_id"])
+    lengths = pc.binary_length(read_parquet(file, columns=["detection_id"])["detection_id"])
     return int(pc.max(lengths).as_py())
 
 
@@ -115,7 +115,7 @@ def write_shard(
     source: Path, target: Path, id_bytes: int, maps: tuple[MapFacts, ...] = ()
 ) -> Shard:
     """Write one Parquet file as HDF5; appears under its name only when complete."""
-    table = pq.read_table(source).combine_chunks()
+    table = read_parquet(source).combine_chunks()
     valid = np.asarray(table["error"].is_null())
     with new_h5(target) as file:
         file["row_id"] = table["row_id"].to_numpy()
@@ -154,7 +154,7 @@ def join(
     """
     total = sum(shard.rows for shard in shards)
     with new_h5(target) as joined:
-        with h5py.File(target.parent / shards[0].name) as first:
+        with (target.parent / shards[0].name).open("rb") as stream, h5py.File(stream) as first:
             names: list[str] = []
             first.visit(names.append)
             datasets = {name: first[name] for name in names}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import RunError
+from cluster.storage import is_remote
 
 T = TypeVar("T", bound="Record")
 
@@ -43,8 +44,11 @@ def write_atomic(file: Path, data: bytes) -> None:
     """Write ``file`` so that a reader sees all of it or none of it.
 
     Raises:
-        OSError: the disk refused; nothing is left behind.
+        OSError: the disk or the store refused; nothing is left behind.
     """
+    if is_remote(file):
+        file.write_bytes(data)  # appears when all of it is there
+        return
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with draft.open("wb") as stream:

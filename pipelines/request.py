@@ -10,16 +10,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
 
 from cluster.errors import ModelError, RunError
+from cluster.lease import leased
+from cluster.storage import is_remote, reaching, remove_folder
 from pipelines.facts import (
     EngineName,
     GateRequest,
@@ -77,9 +78,18 @@ class Request(Record):
         return self.facts
 
 
+class Claim(NamedTuple):
+    """A run folder that is this command's alone."""
+
+    earlier: Request | None  # the unfinished request that stands there
+    check: Callable[[], None]  # raises LeaseLostError if it is this command's no more
+
+
 @contextmanager
-def claim(out: Path, command: Command) -> Iterator[Request | None]:
-    """Take ``out`` for this command alone; yields the unfinished request that stands there.
+def claim(
+    out: Path, command: Command, told: Callable[[float, float], None] = lambda waited, of: None
+) -> Iterator[Claim]:
+    """Take ``out`` for this command alone; ``told`` as ``leased`` takes it.
 
     A new folder is made only when the block first writes; if the block fails before that,
     the folder is removed again.
@@ -87,25 +97,39 @@ def claim(out: Path, command: Command) -> Iterator[Request | None]:
     Raises:
         RunError: ``out`` is a file, holds something else, belongs to another command, or
             another process is at work on it.
+        StorageError: ``out`` is in an object store that cannot be reached.
     """
-    _earlier(out, command)  # before anything is touched
-    with locked(out, "extract"):
+    with reaching(out):
+        _earlier(out, command)  # before anything is touched
+    with locked(out, "extract", told) as check:
         try:
-            yield _earlier(out, command)  # again: another process may have ended meanwhile
+            with reaching(out):  # again: another process may have ended meanwhile
+                earlier = _earlier(out, command)
+            yield Claim(earlier, check)
         finally:
-            if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
-                shutil.rmtree(out / "plan", ignore_errors=True)
+            with suppress(OSError):  # of a store; what failed before is what is told
+                if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
+                    remove_folder(out / "plan")
 
 
 @contextmanager
-def locked(out: Path, command: str) -> Iterator[None]:
+def locked(
+    out: Path, command: str, told: Callable[[float, float], None] = lambda waited, of: None
+) -> Iterator[Callable[[], None]]:
     """Keep other processes off ``out`` while the block runs; the lock dies with the process.
+
+    In an object store it is a lease: see ``cluster.lease``. Yields what raises LeaseLostError if
+    that was lost.
 
     A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
 
     Raises:
         RunError: ``out`` cannot be written, or another ``command`` is at work on it.
     """
+    if is_remote(out):
+        with leased(out, command, told) as lease:
+            yield lease.check
+        return
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +145,7 @@ def locked(out: Path, command: str) -> Iterator[None]:
             f"--out {out}: another {command} is at work on it; wait for it or give another --out"
         ) from None
     try:
-        yield
+        yield lambda: None
     finally:
         if all(entry.name == ".lock" for entry in out.iterdir()):
             (out / ".lock").unlink(missing_ok=True)
@@ -133,7 +157,7 @@ def locked(out: Path, command: str) -> Iterator[None]:
 def _earlier(out: Path, command: Command) -> Request | None:
     if not out.exists():
         return None
-    if not out.is_dir():
+    if out.is_file():
         raise RunError(f"--out {out} is a file; give a folder")
     request_file = out / "request.json"
     if not request_file.is_file():
@@ -149,7 +173,7 @@ def _earlier(out: Path, command: Command) -> Request | None:
 
 def _foreign(out: Path) -> Iterator[Path]:
     # A session that died while planning leaves these; they hold no answer yet.
-    return (entry for entry in out.iterdir() if entry.name not in (".lock", "plan"))
+    return (entry for entry in out.glob("*") if entry.name not in (".lock", "plan"))
 
 
 def differences(then: Record, now: Record) -> list[str]:

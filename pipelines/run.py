@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from cluster.errors import RunError, VerifyError
+from cluster.storage import open_parquet, place, reaching, read_parquet
 from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
 from pipelines.records import Record, read_record, sha256_file
 
@@ -88,8 +88,14 @@ class Run:
 
         Raises:
             RunError: no such folder, no manifest (unfinished), or one of another format.
+            StorageError: it is in an object store that cannot be reached.
         """
-        folder = Path(path)
+        folder = place(path)
+        with reaching(folder):
+            return cls._open(folder)
+
+    @classmethod
+    def _open(cls, folder: Path) -> Run:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such run folder; make one with 'onepass extract'")
         file = folder / "manifest.json"
@@ -105,7 +111,7 @@ class Run:
     @property
     def root(self) -> Path:
         """Folder that relative image names start from."""
-        return Path(self.manifest.root)
+        return place(self.manifest.root)
 
     def files(self) -> list[Path]:
         """Parquet files of the record, in name order."""
@@ -120,14 +126,14 @@ class Run:
     ) -> Iterator[pa.RecordBatch]:
         """Stream ``columns`` file by file; memory is bounded by one batch."""
         for file in self.files():
-            with pq.ParquetFile(file) as parquet:
+            with open_parquet(file) as parquet:
                 yield from parquet.iter_batches(batch_rows, columns=list(columns))
 
     def table(self, columns: Sequence[str], *, where: pc.Expression | None = None) -> pa.Table:
         """Read ``columns`` of all rows at once, or of those ``where``, ordered by row_id."""
         wanted = list(dict.fromkeys([*columns, "row_id"]))
         table = pa.concat_tables(
-            [pq.read_table(file, columns=wanted, filters=where) for file in self.files()]
+            [read_parquet(file, columns=wanted, filters=where) for file in self.files()]
         )
         return table.sort_by("row_id").select(list(columns))
 

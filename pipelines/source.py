@@ -22,6 +22,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from cluster.errors import SourceError, first_line
+from cluster.storage import is_remote, open_parquet, place
 from pipelines.detections import RESULT_COLUMNS, complete
 from pipelines.facts import Reading
 from pipelines.run import Run
@@ -68,7 +69,7 @@ def read_source(
     reading = reading or Reading()
     if is_database(source):
         return _limited(_read_database(source, reading, report), reading.limit)
-    path = Path(source)
+    path = place(source)
     if not path.exists():
         raise SourceError(
             f"{source}: no such folder or file; give a folder of images or a manifest"
@@ -122,7 +123,7 @@ def read_run(path: Path) -> Plan:
 
 def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
     """What the plan of a run knew to be wrong, by row_id; None where no plan of it could."""
-    parts = [pq.ParquetFile(file) for file in sorted((path / "plan").glob("*.parquet"))]
+    parts = [open_parquet(file) for file in sorted((path / "plan").glob("*.parquet"))]
     if not parts or "error" not in parts[0].schema_arrow.names:
         return None
     table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
@@ -131,7 +132,7 @@ def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
 
 def is_database(source: str) -> bool:
     """Whether a source is a URL, and so no path: none of its text may be shown as it is."""
-    return "://" in source
+    return "://" in source and not is_remote(source)
 
 
 def name_source(source: str) -> str:
@@ -144,7 +145,7 @@ def name_source(source: str) -> str:
         from pipelines.database.connect import name_of
 
         return name_of(source)
-    return str(Path(source).resolve())
+    return str(place(source).resolve())
 
 
 def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.session import Slots
+from cluster.storage import arrow, make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) ->
     """
     most = _most_rows(request)
     rows = block_rows(request, table.num_rows, slots)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    remove_folder(folder)
+    make_folder(folder)
     images = _starts(table["image"])
     videos = _starts(table["sequence"]) if request.command.reading.kind == "video" else images
     begin, number = 0, 0
@@ -43,7 +42,7 @@ def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) ->
         end = _next(videos, begin + rows, table.num_rows)
         if end - begin > max(most, rows):
             end = _next(images, begin + rows, table.num_rows)
-        pq.write_table(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
+        write_parquet(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
         begin, number = end, number + 1
 
 
@@ -88,17 +87,20 @@ def run_stages(
     # The newer reader packs small files into one block: one busy actor, the others idle.
     context.use_datasource_v2 = False
     context.issue_detectors_config.detectors = []
+    system, _ = arrow(out)
     checkpoint = CheckpointConfig(
         id_column="row_id",
-        checkpoint_path=str(out / "checkpoint"),
+        checkpoint_path=arrow(out / "checkpoint")[1],
+        override_filesystem=system,
         # Deleted by us, and only after the manifest: until then it is the only record.
         delete_checkpoint_on_success=False,
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
-    plan_files = sorted(str(file) for file in (out / "plan").glob("*.parquet"))
+    plan_files = sorted(arrow(file)[1] for file in (out / "plan").glob("*.parquet"))
     rows = ray.data.read_parquet(
         plan_files,
+        filesystem=system,
         override_num_blocks=len(plan_files),
         num_cpus=slots.cpus_to_decode,
     )
@@ -125,7 +127,8 @@ def run_stages(
         num_gpus=slots.gpus_per_actor or None,
     )
     answered.write_parquet(
-        str(out / "detections"),
+        arrow(out / "detections")[1],
+        filesystem=system,
         ray_remote_args={"num_cpus": slots.cpus_per_task},
         compression="zstd",
     )

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.s3 import s3, s3_server  # noqa: F401
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 

@@ -34,7 +34,9 @@ def index(held: Held, serving: Serving) -> IndexSummary:
     except StorageError as error:
         logger.error("index: %s", error)
         raise ApiError(
-            503, "store_unavailable", "the object store of the index does not answer; ask again later"
+            503,
+            "store_unavailable",
+            "the object store of the index does not answer; ask again later",
         ) from None
     return IndexSummary(
         version=manifest.version,

@@ -75,7 +75,7 @@ def build_beside(
     """
     began = time.monotonic()
     check_replaceable(index, old, new.path)
-    with locked(index):
+    with locked(index) as check:
         now = Snapshot.open(index)
         there = check_replaceable(index, old, new.path)
         found = there if _serves(there, new.path) else _built_before(index, there, new)
@@ -104,7 +104,7 @@ def build_beside(
                 began=began,
             )
 
-        version = publish(index, fill, serve=False)
+        version = publish(index, fill, check, serve=False)
     return read_manifest(index, version)
 
 

@@ -377,8 +377,8 @@ def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_pa
         outputs=Outputs(logits=True),
         hdf5=True,
     )
-    with claim(out, command) as earlier:
-        assert earlier is None
+    with claim(out, command) as claimed:
+        assert claimed.earlier is None
         (out / "plan").mkdir()
         (out / "plan" / "part-00000.parquet").write_bytes(b"the first one's plan")
         before = state(out)

@@ -22,7 +22,7 @@ from benchmarks.kill_and_resume import (
     make_source,
 )
 from onepass import main
-from pipelines.extract import committed_rows
+from pipelines.checkpoint import committed_rows
 
 pytestmark = pytest.mark.ray
 
