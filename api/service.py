@@ -29,6 +29,7 @@ from index.snapshot import Snapshot, current_version
 WATCH_SECONDS = 1.0
 REMOTE_WATCH_SECONDS = 5.0  # each look at an object store costs money
 RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
+NO_STORE = "the object store of the index does not answer; its log says why"
 
 logger = logging.getLogger("onepass.api")
 
@@ -141,6 +142,8 @@ class Service:
 
     def without_paths(self, error: OnepassError) -> str:
         """An error's text for clients: the index folder has no name, and no other path is left."""
+        if isinstance(error, StorageError):
+            return NO_STORE
         text = str(error)
         for folder in sorted({str(self.index), str(self.index.resolve())}, key=len, reverse=True):
             text = text.replace(folder, "the index")

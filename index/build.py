@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 
 from cluster.errors import SnapshotError
-from cluster.storage import place, reaching
+from cluster.storage import is_remote, place, reaching
 from cluster.tasks import tasks
 from index.assemble import Report, assemble
 from index.factory import bare, is_flat, make_index
@@ -33,6 +33,7 @@ from index.inputs import (
 )
 from index.layout import (
     SEGMENTS,
+    VERSION,
     BuildOptions,
     RunEntry,
     SegmentEntry,
@@ -155,7 +156,14 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
     if version is None:
         with reaching(out):
             names = [entry.name for entry in out.iterdir()]
-        other = [name for name in names if not name.startswith(".") and name != SEGMENTS]
+        other = [
+            name
+            for name in names
+            if not name.startswith(".")
+            and name != SEGMENTS
+            # In a store, where nothing is hidden, a first build that died may leave one.
+            and not (is_remote(out) and VERSION.fullmatch(name))
+        ]
         if other and not list_versions(out):
             raise SnapshotError(
                 f"{out} holds {sorted(other)[0]!r} and is no index; give a new or empty folder"
