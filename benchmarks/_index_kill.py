@@ -100,7 +100,7 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         self.log = self.folder / "log"
-        self.dice = random.Random(given.seed)  # noqa: S311
+        self.dice = random.Random(given.seed)
         self.runs = [
             made_run(real, given.work / f"made-{rows}-from-{first}", rows, seed=7, first=first)
             for first, rows in ((0, given.kill_rows), (given.kill_rows, given.kill_rows // 10))

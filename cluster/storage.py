@@ -15,11 +15,13 @@ Credentials, region and endpoint are found as the vendors' tools find them: ``AW
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +39,53 @@ SCHEMES = ("s3", "gs")
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, and tried again
 _TRIES = 6
+_READS = 3  # of a part of a file
+_BUFFER = 2**20
 _GS_SECONDS = 120.0  # of one operation with all its tries
+
+
+class _Reread(io.RawIOBase):
+    """A file of a store, asked again for what broke off in the middle: clients try requests again,
+    but not every answer that was cut."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._stream.size()}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(self._stream.size())
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+    def _read(self, most: int) -> bytes:
+        wanted = max(0, min(most, self._stream.size() - self._at))
+        for left in reversed(range(_READS)):
+            try:
+                data: bytes = self._stream.read_at(wanted, self._at)
+                break
+            except OSError:
+                if not left:
+                    raise
+        self._at += len(data)
+        return data
 
 
 class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
@@ -53,6 +101,24 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
     @staticmethod
     def _client() -> fs.FileSystem:
         raise NotImplementedError
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        # The wrapper's takes what follows a question mark for a query, and a name may hold one.
+        return str(path).removeprefix(f"{cls.protocol}://").rstrip("/")
+
+    def walk(self, path: str, **how: Any) -> Iterator[Any]:
+        # fsspec's own leaves out what a store did not answer for, and so would every glob.
+        def told(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        yield from super().walk(path, **{**how, "on_error": told})
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **how: Any) -> Any:
+        if mode != "rb":
+            return super()._open(path, mode, block_size, **how)
+        return io.BufferedReader(_Reread(self.fs.open_input_file(path)), _BUFFER)
 
     # fsspec's own take a store that does not answer for one where nothing stands.
     def exists(self, path: str, **_: Any) -> bool:
@@ -129,6 +195,25 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
     return remote.fs.fs, remote.path
 
 
+def locate(root: Path, name: str) -> Path:
+    """The file ``name`` below ``root``, or where it says itself: an absolute path, a URI."""
+    return place(name) if is_remote(name) or name.startswith("/") else root / name
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder under a name that fits, in name order; nothing where there is none.
+
+    Raises:
+        OSError: an object store did not answer.
+    """
+    if not is_remote(folder):
+        return sorted(folder.glob(pattern))
+    system, name = arrow(folder)
+    found = system.get_file_info(fs.FileSelector(name, allow_not_found=True))
+    names = (info.base_name for info in found if info.path.rstrip("/") != name)
+    return [folder / name for name in sorted(names) if fnmatchcase(name, pattern)]
+
+
 def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
@@ -166,6 +251,11 @@ def remove_folder(folder: Path) -> None:
     system, name = arrow(folder)
     with suppress(FileNotFoundError):
         system.delete_dir(name)
+
+
+def refused(error: OSError) -> bool:
+    """Whether a store has answered that this very object may not be read."""
+    return isinstance(error, PermissionError | IsADirectoryError) or "ACCESS_DENIED" in str(error)
 
 
 @contextmanager

@@ -208,12 +208,8 @@ def _size(file: Path) -> int:
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
-    system, name = arrow(file)
-    with reaching(file), system.open_input_file(name) as stream:
-        at, size = 0, stream.size()
-        while at < size:
-            chunk = stream.read_at(min(_CHUNK, size - at), at)
-            at += len(chunk)
+    with reaching(file), file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
             yield chunk
 
 

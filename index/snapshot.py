@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError, VerifyError, first_line
-from cluster.storage import place, reaching
+from cluster.storage import locate, place, reaching
 from index.filters import Filter
 from index.layout import (
     DELETED,
@@ -277,8 +277,7 @@ class Snapshot:
     def image_path(self, row: int) -> Path:
         """Where the image of a row stands: its run's root, then the image's own name."""
         run, image = self.rows["run"][row].as_py(), self.rows["image"][row].as_py()
-        root = place(self.manifest.runs[run].root)
-        return root / str(image)  # an absolute name replaces the root
+        return locate(place(self.manifest.runs[run].root), str(image))
 
     def verify(self) -> int:
         """Check every file's sha256; returns the number of rows a search can find.

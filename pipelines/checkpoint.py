@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.storage import open_parquet
+from cluster.storage import listed, open_parquet
 
 _COMMITTED = ".parquet"
 _PENDING = ".pending.parquet"
@@ -35,7 +35,7 @@ def settle_checkpoint(out: Path) -> None:
     """
     committed, pending = _named(out, pending=False), _named(out, pending=True)
     data: dict[str, list[Path]] = {}
-    for file in (out / "detections").glob("*.parquet"):
+    for file in listed(out / "detections", "*.parquet"):
         data.setdefault(file.stem.rpartition("-")[0], []).append(file)
     for name, file in committed.items():
         # Data of one that is pending may be of a second try, which may have been cut off.
@@ -52,6 +52,6 @@ def _named(out: Path, *, pending: bool) -> dict[str, Path]:
 
 
 def _checkpoints(out: Path, *, pending: bool) -> Iterator[tuple[str, Path]]:
-    for file in (out / "checkpoint").glob(f"*{_COMMITTED}"):
+    for file in listed(out / "checkpoint", f"*{_COMMITTED}"):
         if file.name.endswith(_PENDING) == pending:
             yield file.name.removesuffix(_PENDING if pending else _COMMITTED), file

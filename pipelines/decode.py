@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from cluster.storage import place
 from pipelines.detections import BOX
 from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, fit
@@ -37,7 +39,7 @@ class DecodeBlock:
     """
 
     def __init__(self, root: str, inputs: dict[str, Preprocess], board: Any) -> None:
-        self._root = Path(root)
+        self._root = place(root)
         self._inputs = inputs
         self._board = board
 
@@ -109,8 +111,10 @@ def decode_images(
     decoded: Decoded | ImageError | None = None
     boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
     known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
-    with closing(ImageReader(root)) as reader:
-        for image, box, error in zip(rows["image"].to_pylist(), boxes, known, strict=True):
+    images = rows["image"].to_pylist()
+    usable = (image for image, error in zip(images, known, strict=True) if error is None)
+    with closing(ImageReader(root, (image for image, _ in groupby(usable)))) as reader:
+        for image, box, error in zip(images, boxes, known, strict=True):
             if error is not None:
                 yield image, ImageError("known", error), box
                 continue

@@ -38,6 +38,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.errors import SourceError, first_line
+from cluster.storage import is_remote
 from pipelines.video.layout import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
@@ -95,6 +96,7 @@ RESULT_COLUMNS = (
     *("gate_label", "gate_score", "error"),
 )
 
+_BATCH_ROWS = 65_536  # that stand as Python objects at a time
 _FOURTEEN_DIGITS = re.compile(r"(?<!\d)((?:19|20)\d{12})(?!\d)")
 
 
@@ -178,8 +180,12 @@ def _group_by_image(table: pa.Table) -> pa.Table:
 
 def make_detection_id(image: str, box: tuple[float, ...] | None) -> str:
     """Stable id of a region: 128 bits of a hash over the image name and the box."""
-    where = "" if box is None else ",".join(f"{np.float32(value):.3f}" for value in box)
-    return hashlib.blake2b(f"{image}|{where}".encode(), digest_size=16).hexdigest()
+    where = "" if box is None else "{:.3f},{:.3f},{:.3f},{:.3f}".format(*map(np.float32, box))
+    return _hash(f"{image}|{where}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _detection_ids(
@@ -200,16 +206,22 @@ def _detection_ids(
                 "ids must be unique (leave the column out to have them made)"
             )
         return given
-    boxes = zip(*(columns[name].to_pylist() for name in BOX), strict=True)
     seen: dict[str, int] = {}
     ids: list[str] = []
-    for image, box in zip(columns["image"].to_pylist(), boxes, strict=True):
-        whole = all(value is None for value in box)
-        made = make_detection_id(
-            image, None if whole else tuple(np.nan if v is None else v for v in box)
-        )
-        seen[made] = times = seen.get(made, 0) + 1
-        ids.append(made if times == 1 else f"{made}-{times}")
+    plan = pa.table([columns["image"], *(columns[name] for name in BOX)], ["image", *BOX])
+    for batch in plan.to_batches(max_chunksize=_BATCH_ROWS):
+        values = (column.to_pylist() for column in batch.columns)
+        for image, x1, y1, x2, y2 in zip(*values, strict=True):
+            if x1 is y1 is x2 is y2 is None:
+                made = make_detection_id(image, None)
+            elif None in (x1, y1, x2, y2):
+                box = tuple(np.nan if value is None else value for value in (x1, y1, x2, y2))
+                made = make_detection_id(image, box)
+            else:
+                # What ``make_detection_id`` makes of them, and faster: they are float32 already.
+                made = _hash(f"{image}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
+            seen[made] = times = seen.get(made, 0) + 1
+            ids.append(made if times == 1 else f"{made}-{times}")
     return pa.array(ids)
 
 
@@ -235,17 +247,22 @@ def _sequences(table: pa.Table, folder: str) -> pa.ChunkedArray | pa.Array:
 
     The name goes into track ids and API answers, where a disk's layout has no place.
     """
-    names = pc.unique(table["image"]).to_pylist()
+    names = [_rooted(name) for name in pc.unique(table["image"]).to_pylist()]
     absolute = [str(PurePosixPath(name).parent) for name in names if name.startswith("/")]
     base = PurePosixPath(os.path.commonpath(absolute)).parent if absolute else None
 
     def sequence(image: str) -> str:
-        parent = PurePosixPath(image.split("#", 1)[0]).parent
+        parent = PurePosixPath(_rooted(image).split("#", 1)[0]).parent
         if base is not None and parent.is_absolute():
             parent = parent.relative_to(base)
         return folder if parent == PurePosixPath() else parent.as_posix()
 
     return _fill(_given(table, "sequence"), _per_image(table, sequence, pa.string()))
+
+
+def _rooted(image: str) -> str:
+    """A name in an object store as an absolute one, which starts with the bucket."""
+    return "/" + image.split("://", 1)[1] if is_remote(image) else image
 
 
 def timestamp_in_name(image: str) -> datetime | None:

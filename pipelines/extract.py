@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores, session
-from cluster.storage import reaching, remove_folder
+from cluster.storage import listed, reaching, remove_folder
 from pipelines.checkpoint import committed_rows, settle_checkpoint
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
@@ -254,7 +254,7 @@ class _Work:
                 write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
             except Exception as error:
                 raise failed("extraction", error) from error
-        self._report(Progress("checking", self._planned, self._planned))
+        self._report(Progress("checking", 0, self._planned))
         manifest = describe_run(
             self._out,
             self._plan.root,
@@ -262,6 +262,7 @@ class _Work:
             planned=self._planned,
             seconds=time.time() - started,
             session=self._session(before, tally),
+            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
@@ -276,7 +277,7 @@ class _Work:
         )
 
     def _session(self, before: int, tally: Tally | None) -> SessionFacts:
-        files = len(list((self._out / "plan").glob("*.parquet")))
+        files = len(listed(self._out / "plan", "*.parquet"))
         actors, rate = min(self._slots.actors, files), None
         if tally and tally.first_answer and tally.last_answer:
             later, seconds = (

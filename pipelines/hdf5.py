@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.storage import make_folder, read_parquet
+from cluster.storage import listed, make_folder, read_parquet
 from pipelines.facts import MapFacts
 from pipelines.records import write_atomic
 from pipelines.request import Request
@@ -55,11 +55,11 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
     """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``."""
     import ray
 
-    files = sorted((run / "detections").glob("*.parquet"))
+    files = listed(run / "detections", "*.parquet")
     folder = run / "hdf5"
     make_folder(folder)
     wanted = {file.with_suffix(".h5").name for file in files}
-    for stale in folder.glob("*"):  # of a session that was killed in the middle
+    for stale in listed(folder):  # of a session that was killed in the middle
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)

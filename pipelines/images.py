@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from cluster.errors import first_line
+from cluster.storage import is_remote, reaching, refused
 from pipelines.facts import Preprocess
 
 MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
@@ -49,13 +50,18 @@ def read(path: Path) -> bytes:
 
     Raises:
         ImageError: missing, a folder, unreadable, or empty.
+        StorageError: an object store did not answer, which is not the image's fault.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ImageError("missing file", f"{path.name} does not exist") from None
     except OSError as error:
-        raise ImageError("unreadable file", f"{path.name}: {error.strerror}") from None
+        if is_remote(path) and not refused(error):
+            with reaching(path):
+                raise
+        said = error.strerror or "access denied"
+        raise ImageError("unreadable file", f"{path.name}: {said}") from None
     if not data:
         raise ImageError("empty file", f"{path.name} has 0 bytes")
     return data

@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from cluster.errors import ModelError, RunError
 from cluster.lease import leased
-from cluster.storage import is_remote, reaching, remove_folder
+from cluster.storage import is_remote, listed, reaching, remove_folder
 from pipelines.facts import (
     EngineName,
     GateRequest,
@@ -108,7 +108,7 @@ def claim(
             yield Claim(earlier, check)
         finally:
             with suppress(OSError):  # of a store; what failed before is what is told
-                if not (out / "request.json").is_file() and not any((out / "detections").glob("*")):
+                if not (out / "request.json").is_file() and not listed(out / "detections"):
                     remove_folder(out / "plan")
 
 
@@ -173,7 +173,7 @@ def _earlier(out: Path, command: Command) -> Request | None:
 
 def _foreign(out: Path) -> Iterator[Path]:
     # A session that died while planning leaves these; they hold no answer yet.
-    return (entry for entry in out.glob("*") if entry.name not in (".lock", "plan"))
+    return (entry for entry in listed(out) if entry.name not in (".lock", "plan"))
 
 
 def differences(then: Record, now: Record) -> list[str]:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from cluster.errors import RunError, VerifyError
-from cluster.storage import open_parquet, place, reaching, read_parquet
+from cluster.storage import locate, open_parquet, place, reaching, read_parquet
 from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
 from pipelines.records import Record, read_record, sha256_file
 
@@ -150,7 +150,7 @@ class Run:
 
     def image_path(self, image: str) -> Path:
         """Where a row's image stands on this machine."""
-        return self.root / image  # an absolute image name replaces the root
+        return locate(self.root, image)
 
     def verify(self) -> int:
         """Check every file's sha256 and that each planned row stands exactly once.

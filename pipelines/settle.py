@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from cluster.errors import ModelError, WorkError
+from cluster.storage import place
 from pipelines.backbones import describe, load_backbone
 from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines import compiled, openvino
@@ -114,8 +115,8 @@ def settle(
         check_format(command.precision, device)
     if earlier is not None:
         sample = sample.slice(0, 0)  # it is settled; only the models are held against it
-    model = _Model(command.model, command.outputs, sample, Path(root))
-    gate = _Model(command.gate.model, Outputs(), sample, Path(root)) if command.gate else None
+    model = _Model(command.model, command.outputs, sample, place(root))
+    gate = _Model(command.gate.model, Outputs(), sample, place(root)) if command.gate else None
     if earlier is not None:
         return _same(earlier, model, gate)
     gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None

@@ -10,19 +10,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet as pq
+from pyarrow import fs
 
 from cluster.errors import SourceError, first_line
-from cluster.storage import is_remote, open_parquet, place
+from cluster.storage import (
+    SCHEMES,
+    arrow,
+    is_remote,
+    listed,
+    open_parquet,
+    place,
+    reaching,
+    read_parquet,
+)
 from pipelines.detections import RESULT_COLUMNS, complete
 from pipelines.facts import Reading
 from pipelines.run import Run
@@ -65,11 +74,19 @@ def read_source(
 
     Raises:
         SourceError: missing, of an unknown kind, empty, or malformed.
+        StorageError: in an object store that cannot be reached.
     """
     reading = reading or Reading()
     if is_database(source):
         return _limited(_read_database(source, reading, report), reading.limit)
     path = place(source)
+    with reaching(path):
+        return _read_path(source, path, reading, report)
+
+
+def _read_path(
+    source: str, path: Path, reading: Reading, report: Callable[[int, int], None]
+) -> Plan:
     if not path.exists():
         raise SourceError(
             f"{source}: no such folder or file; give a folder of images or a manifest"
@@ -106,9 +123,10 @@ def read_run(path: Path) -> Plan:
     files = run.files()
     facts = [run.manifest.model, run.manifest.classifier]
     answers = {*RESULT_COLUMNS, *(known.name for each in facts if each for known in each.maps)}
-    names = [name for name in pq.read_schema(files[0]).names if name not in answers]
+    with open_parquet(files[0]) as first:
+        names = [name for name in first.schema_arrow.names if name not in answers]
     table = run.table(names)
-    relative = pc.invert(pc.starts_with(table["image"], "/"))
+    relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(
             f"{path}: its images start from {run.root}, which is not there; bring that folder "
@@ -123,7 +141,7 @@ def read_run(path: Path) -> Plan:
 
 def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
     """What the plan of a run knew to be wrong, by row_id; None where no plan of it could."""
-    parts = [open_parquet(file) for file in sorted((path / "plan").glob("*.parquet"))]
+    parts = [open_parquet(file) for file in listed(path / "plan", "*.parquet")]
     if not parts or "error" not in parts[0].schema_arrow.names:
         return None
     table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
@@ -165,6 +183,11 @@ def _is_video(name: str) -> bool:
 
 
 def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+    if is_remote(path):
+        raise SourceError(
+            f"{path}: videos are not read from object stores, because jumping in them is many "
+            "requests a frame; copy them to a folder of every machine and give that"
+        )
     if path.is_file() and not _is_video(path.name):
         raise SourceError(
             f"{path}: --source video takes a folder or a video that ends in "
@@ -191,14 +214,12 @@ def _limited(plan: Plan, limit: int | None) -> Plan:
 def _read_folder(folder: Path) -> Plan:
     names: list[str] = []
     skipped: Counter[str] = Counter()
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            file = Path(parent, name)
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                names.append(file.relative_to(folder).as_posix())
-            else:
-                skipped[file.suffix.lower() or "no suffix"] += 1
+    for name in _walk(folder):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            names.append(name)
+        else:
+            skipped[suffix or "no suffix"] += 1
     if not names:
         hint = "; for videos add --source video" if skipped.keys() & VIDEO_SUFFIXES else ""
         raise SourceError(
@@ -209,10 +230,29 @@ def _read_folder(folder: Path) -> Plan:
     return Plan(table, folder.resolve(), dict(skipped))
 
 
+def _walk(folder: Path) -> Iterator[str]:
+    """Names of all files below, in the same order wherever they stand."""
+    if is_remote(folder):
+        system, base = arrow(folder)
+        found = system.get_file_info(fs.FileSelector(base, recursive=True))
+        names = [info.path[len(base) :].strip("/") for info in found if info.is_file]
+        # The files of a folder come before the folders in it.
+        yield from sorted(names, key=lambda name: (*_folders_of(name), (0, name)))
+        return
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def _folders_of(name: str) -> list[tuple[int, str]]:
+    return [(1, part) for part in name.split("/")[:-1]]
+
+
 def _read_manifest(path: Path) -> pa.Table:
     try:
         if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
+            return read_parquet(path)
         if path.suffix.lower() == ".csv":
             # An empty field is null; "nan" stays NaN, which is a wrong box and not no box.
             convert = pyarrow.csv.ConvertOptions(
@@ -220,7 +260,9 @@ def _read_manifest(path: Path) -> pa.Table:
                 strings_can_be_null=True,
                 column_types={"image": pa.string(), "detection_id": pa.string()},
             )
-            return pyarrow.csv.read_csv(path, convert_options=convert)
-        return pyarrow.json.read_json(path)
+            with path.open("rb") as stream:
+                return pyarrow.csv.read_csv(stream, convert_options=convert)
+        with path.open("rb") as stream:
+            return pyarrow.json.read_json(stream)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path} cannot be read: {first_line(error)}") from None

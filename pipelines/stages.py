@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.session import Slots
-from cluster.storage import arrow, make_folder, remove_folder, write_parquet
+from cluster.storage import arrow, listed, make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run_stages(
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
-    plan_files = sorted(arrow(file)[1] for file in (out / "plan").glob("*.parquet"))
+    plan_files = [arrow(file)[1] for file in listed(out / "plan", "*.parquet")]
     rows = ray.data.read_parquet(
         plan_files,
         filesystem=system,

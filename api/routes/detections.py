@@ -23,6 +23,7 @@ from api.errors import ApiError, error_responses
 from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, held_of, limits_of
 from api.schemas import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
 from api.state import Holdings
+from cluster.errors import StorageError, UnavailableError
 
 JPEG_QUALITY = 90
 
@@ -106,6 +107,8 @@ def _crop(held: Holdings, detection_id: str) -> bytes:
                 f"{name} is no longer where its run read it; put it back to see it",
             ) from None
         raise ApiError(404, "image_unreadable", f"{name}: {error}") from None
+    except StorageError as error:
+        raise UnavailableError(str(error)) from None
     jpeg = io.BytesIO()
     Image.fromarray(part.permute(1, 2, 0).numpy()).save(jpeg, "JPEG", quality=JPEG_QUALITY)
     return jpeg.getvalue()

@@ -33,11 +33,7 @@ def index(held: Held, serving: Serving) -> IndexSummary:
         versions = list_versions(serving.index)
     except StorageError as error:
         logger.error("index: %s", error)
-        raise ApiError(
-            503,
-            "store_unavailable",
-            "the object store of the index does not answer; ask again later",
-        ) from None
+        raise ApiError(503, "store_unavailable", serving.without_paths(error)) from None
     return IndexSummary(
         version=manifest.version,
         versions=versions,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.images import Decoded, ImageError, decode, read
+from cluster.storage import is_remote, locate
+from pipelines.fetch import Ahead
+from pipelines.images import Decoded, ImageError, decode
 from pipelines.video.layout import parse_frame
 
 if TYPE_CHECKING:
@@ -21,10 +24,17 @@ class ImageReader:
 
     Args:
         root: folder that relative names start from.
+        coming: names that will be asked for, in this order. A request to an object store takes
+            tens of milliseconds, so the next images are fetched while one is decoded.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, coming: Iterable[str] = ()) -> None:
         self._root = root
+        self._ahead = Ahead(
+            file
+            for name in coming
+            if parse_frame(name) is None and is_remote(file := locate(root, name))
+        )
         self._name: str | None = None
         self._open: VideoFile | TensorFile | ImageError | None = None
 
@@ -33,13 +43,14 @@ class ImageReader:
 
         Raises:
             ImageError: it cannot be read, for whatever reason.
+            StorageError: an object store did not answer.
         """
         frame = parse_frame(name)
         if frame is None:
-            return decode(read(self._root / name))
+            return decode(self._ahead.read(locate(self._root, name)))
         if frame.file != self._name:
-            self.close()
-            self._name, self._open = frame.file, self._opened(self._root / frame.file)
+            self._close_video()
+            self._name, self._open = frame.file, self._opened(locate(self._root, frame.file))
         if isinstance(self._open, ImageError):  # every frame of such a video says the same
             raise self._open
         assert self._open is not None
@@ -47,6 +58,8 @@ class ImageReader:
 
     @staticmethod
     def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
+        if is_remote(file):
+            return ImageError("unreadable file", f"{file.name}: a video in an object store")
         # PyAV loads FFmpeg, which a run of photos never needs.
         from pipelines.video.container import VideoFile
         from pipelines.video.tensors import TensorFile
@@ -57,7 +70,11 @@ class ImageReader:
             return error
 
     def close(self) -> None:
-        """Close the video that is open, if one is."""
+        """Close the video that is open, if one is, and fetch nothing more."""
+        self._ahead.close()
+        self._close_video()
+
+    def _close_video(self) -> None:
         if self._open is not None and not isinstance(self._open, ImageError):
             self._open.close()
         self._name = self._open = None

@@ -18,13 +18,15 @@ import pytest
 import pipelines.video.frames
 from cluster.errors import RunError, VerifyError
 from onepass import main
+from pipelines import finish
 from pipelines.decode import decode_rows
 from pipelines.detections import BOX, complete
 from pipelines.embed import Embedder
 from pipelines.extract import Options, Outcome, Progress, extract
 from pipelines.facts import ModelRequest, Outputs, Preprocess
 from pipelines.images import decode, read
-from pipelines.request import claim, fingerprint_inputs
+from pipelines.records import read_record
+from pipelines.request import Request, claim, fingerprint_inputs
 from pipelines.run import Run
 from pipelines.scores import softmax
 from pipelines.source import read_source
@@ -84,6 +86,25 @@ def test_every_planned_row_is_written(exact: SimpleNamespace) -> None:
     assert exact.seen[-1] == Progress("checking", 3 * PHOTOS, 3 * PHOTOS)
     assert max(p.done for p in exact.seen if p.stage == "extracting") > 0
     assert not (exact.out / "checkpoint").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_ray_goes_through_many_files_with_the_same_result(
+    exact: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "_FILES_HERE", 0)
+    monkeypatch.setattr(finish, "_FILES_A_TASK", 5)
+    manifest = exact.run.manifest
+    again = finish.describe_run(
+        exact.out,
+        exact.run.root,
+        read_record(exact.out / "request.json", Request),
+        planned=3 * PHOTOS,
+        seconds=manifest.seconds,
+        session=manifest.session,
+    )
+    assert again == manifest
 
 
 @pytest.mark.ray
