@@ -61,6 +61,7 @@ def create_app(
     link_options: LinkOptions | None = None,
     open_snapshot: Callable[[Path], Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = _log_failure,
+    open_first: float = 0.0,
 ) -> FastAPI:
     """The application serving an index; the index is opened when the application starts.
 
@@ -76,6 +77,8 @@ def create_app(
         open_snapshot: opens the current version of an index folder.
         on_failure: called if the index cannot be opened; the application goes on answering
             503, so the caller decides whether to end it.
+        open_first: seconds in which the index may be opened before the application has started,
+            for a server that sends requests to one of several as soon as another is ready.
     """
     limits = limits or Limits()
     metrics = Metrics()
@@ -103,6 +106,9 @@ def create_app(
         )
         batcher.start()
         watching = asyncio.create_task(service.watch())
+        with contextlib.suppress(TimeoutError):
+            if open_first:
+                await asyncio.wait_for(service.tried.wait(), open_first)
         yield
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):

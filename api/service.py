@@ -63,6 +63,7 @@ class Service:
         self._holdings: Holdings | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
+        self.tried = asyncio.Event()  # to open the index, for the first time
 
     def holdings(self) -> Holdings:
         """What is served.
@@ -87,6 +88,7 @@ class Service:
             await self.reload()
         except OnepassError as error:
             self._on_failure(error)
+        self.tried.set()
         while True:
             await asyncio.sleep(REMOTE_WATCH_SECONDS if is_remote(self.index) else WATCH_SECONDS)
             try:

@@ -311,5 +311,5 @@ def test_a_kill_at_any_change(
             change += 1
         assert change >= 2
         chance = np.random.default_rng(len(command))
-        for _ in range(5):
+        for _ in range(3):
             kill_and_check(nursery, s3, command, runs, tmp_path, after=chance.uniform(0, 2))
