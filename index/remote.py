@@ -22,7 +22,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from pyarrow import fs
@@ -67,6 +67,12 @@ def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) 
     """
     if not is_remote(index):
         return [folder for folder, _ in parts]
+    for folder, files in parts:
+        for name in files:
+            if PurePath(name).name != name:  # what the store says names no file elsewhere
+                raise SnapshotError(
+                    f"{folder} names a file {name!r}, which does not lie in it; build the index again"
+                )
     cache = cache_of(index)
     wanted = [(cache / _name_of(files), folder, files) for folder, files in parts]
     missing = [

@@ -154,6 +154,13 @@ def test_damage_is_refused(s3: Store, there: Path, tmp_path: Path) -> None:
     s3.fs.delete_file(f"bucket/{part}/vectors.faiss")
     with pytest.raises(SnapshotError, match=r"vectors.faiss is named in the manifest but missing"):
         Snapshot.open(there)
+    manifest = s3.read("photos/moths.index/v0001/manifest.json")
+    s3.write(
+        "photos/moths.index/v0001/manifest.json", manifest.replace(b'"ids.npy"', b'"../../ids.npy"')
+    )
+    with pytest.raises(SnapshotError, match=r"names a file '../../ids.npy', which does not lie in"):
+        Snapshot.open(there)
+    s3.write("photos/moths.index/v0001/manifest.json", manifest)
     s3.write(f"{part}/vectors.faiss", good)
     assert Snapshot.open(there).verify() == 120
 
