@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from cluster.errors import StoppedError
+from cluster.errors import InputError, StoppedError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -37,6 +37,20 @@ def placed(name: str | Path) -> Path:
     from cluster.storage import place  # late: Arrow takes half a second
 
     return place(name)
+
+
+def here(name: str | Path) -> Path:
+    """A folder or file of this machine, for what does not work in an object store.
+
+    Raises:
+        InputError: it is the URI of something else.
+    """
+    if "://" in str(name):
+        raise InputError(
+            f"{name}: this command works on folders of this machine; copy it here first (aws s3 "
+            "sync, gcloud storage rsync) and name the copy, or name a folder for what it writes"
+        )
+    return Path(name)
 
 
 def absolute(file: str | None) -> str | None:

@@ -82,8 +82,10 @@ class Lease:
         self._ended.set()
         if self._thread.ident is None:
             return
-        self._thread.join()
-        # A store that is out of reach keeps it; the next command then watches it for a while.
+        self._thread.join(self._patience.renew)
+        if self._thread.is_alive():
+            # The store is out of reach and keeps it; the next command then watches it for a while.
+            return
         with suppress(OSError):
             if self._is_mine():
                 self._file.unlink(missing_ok=True)

@@ -217,7 +217,8 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
 def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
-    return pq.ParquetFile(name, filesystem=system)
+    # Without pre_buffer a row group is read as it is needed, and not at once.
+    return pq.ParquetFile(name, filesystem=system, pre_buffer=False)
 
 
 def read_parquet(file: Path, **how: Any) -> pa.Table:

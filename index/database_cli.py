@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, here, print_json, say, warn
 
 if TYPE_CHECKING:
     from index.database.compare import Comparison
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Compare a run with an AMI database; write it back.")
 
-Run = Annotated[Path, typer.Argument(help="A run that was extracted from the database.")]
+Run = Annotated[
+    Path, typer.Argument(parser=here, help="A run that was extracted from the database.")
+]
 Url = Annotated[
     str,
     typer.Argument(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, here, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,16 +22,17 @@ app = typer.Typer()
 
 @app.command()
 def link(
-    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    run: Annotated[Path, typer.Argument(parser=here, help="A finished run.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the tracks go, if not into RUN/tracks.")
+        Path | None, typer.Option(parser=here, help="Where the tracks go, if not into RUN/tracks.")
     ] = None,
     preset: Annotated[
         Literal["default", "ami", "antenna"],
         typer.Option(help="ami, antenna: the old greedy rules at 1.0 and 0.2, for comparison."),
     ] = "default",
     options: Annotated[
-        Path | None, typer.Option(help="Options that onepass tracks tune wrote, as a preset.")
+        Path | None,
+        typer.Option(parser=here, help="Options that onepass tracks tune wrote, as a preset."),
     ] = None,
     max_cost: Annotated[float | None, typer.Option(help="Dearest link allowed.")] = None,
     max_gap_frames: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, placed, print_json, say, warn
+from cluster.console import Bar, Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
 from pipelines.extract_options import Asked, with_options
 
@@ -25,7 +25,9 @@ _MISSED = 1  # exit code
 @app.command()
 @with_options
 def migrate(
-    run: Annotated[Path, typer.Argument(help="The finished run to migrate; it is only read.")],
+    run: Annotated[
+        Path, typer.Argument(parser=here, help="The finished run to migrate; it is only read.")
+    ],
     *,
     asked: Asked,
     index: Annotated[

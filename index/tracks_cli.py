@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, here, print_json, say, warn
 from index import tune_cli
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Judge, show, review, tune and export tracks.")
 app.add_typer(tune_cli.app)
 
-Run = Annotated[Path, typer.Argument(help="A run that 'onepass link' has linked.")]
+Run = Annotated[Path, typer.Argument(parser=here, help="A run that 'onepass link' has linked.")]
 Sequence = Annotated[str | None, typer.Option(help="This sequence alone.")]
 
 
@@ -28,7 +28,8 @@ def evaluate(
     truth: Annotated[
         Path,
         typer.Option(
-            help="A MOTChallenge gt.txt, or a folder of SEQUENCE.txt or SEQUENCE/gt/gt.txt."
+            parser=here,
+            help="A MOTChallenge gt.txt, or a folder of SEQUENCE.txt or SEQUENCE/gt/gt.txt.",
         ),
     ],
     sequence: Sequence = None,
@@ -95,7 +96,7 @@ def _left_out(judged: Judged) -> list[str]:
 @app.command()
 def draw(
     run: Run,
-    out: Annotated[Path, typer.Option(help="A folder; one picture a sequence.")],
+    out: Annotated[Path, typer.Option(parser=here, help="A folder; one picture a sequence.")],
     sequence: Sequence = None,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +123,7 @@ def draw(
 @app.command()
 def video(
     run: Run,
-    out: Annotated[Path, typer.Option(help="A file that ends in .mp4.")],
+    out: Annotated[Path, typer.Option(parser=here, help="A file that ends in .mp4.")],
     sequence: Annotated[str | None, typer.Option(help="Which, where the run has several.")] = None,
     fps: Annotated[
         float | None,
@@ -153,7 +154,7 @@ def video(
 @app.command()
 def review(
     run: Run,
-    out: Annotated[Path, typer.Option(help="A folder for the sheets and review.csv.")],
+    out: Annotated[Path, typer.Option(parser=here, help="A folder for the sheets and review.csv.")],
     worst: Annotated[int, typer.Option(min=1, help="How many links to show.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -182,7 +183,7 @@ def review(
 @app.command()
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option(help="A new folder for mot, a file for coco.")],
+    out: Annotated[Path, typer.Option(parser=here, help="A new folder for mot, a file for coco.")],
     format_: Annotated[
         Literal["mot", "coco"],
         typer.Option("--format", help="MOTChallenge, a file a sequence; JSON as of COCO."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, here, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,11 +18,17 @@ app = typer.Typer()
 
 @app.command()
 def tune(
-    run: Annotated[Path, typer.Argument(help="A finished run of two or more labelled sequences.")],
-    out: Annotated[Path, typer.Option(help="The options, a file for onepass link --options.")],
+    run: Annotated[
+        Path, typer.Argument(parser=here, help="A finished run of two or more labelled sequences.")
+    ],
+    out: Annotated[
+        Path, typer.Option(parser=here, help="The options, a file for onepass link --options.")
+    ],
     truth: Annotated[
         Path | None,
-        typer.Option(help="A folder of MOTChallenge files, as for onepass tracks evaluate."),
+        typer.Option(
+            parser=here, help="A folder of MOTChallenge files, as for onepass tracks evaluate."
+        ),
     ] = None,
     truth_column: Annotated[
         str | None, typer.Option(help="Or: a column of the run that names the individual.")

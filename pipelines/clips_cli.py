@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say
+from cluster.console import Bar, Json, here, placed, print_json, say
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,9 +21,14 @@ _NAMED = 10  # clips left out that are said; the manifest has all
 @app.command()
 def clips(
     run: Annotated[
-        Path, typer.Argument(help="A finished run of videos, or of frames with their columns.")
+        Path,
+        typer.Argument(
+            parser=placed, help="A finished run of videos, or of frames with their columns."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder; the same command continues it.")],
+    out: Annotated[
+        Path, typer.Option(parser=here, help="The folder; the same command continues it.")
+    ],
     scales: Annotated[
         str,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ app = typer.Typer(no_args_is_help=True, help="Train heads on stored features, an
 @app.command()
 def train(
     source: Annotated[
-        Path, typer.Argument(help="A finished run, or a clip file FILE.h5 of onepass clips.")
+        Path,
+        typer.Argument(
+            parser=placed, help="A finished run, or a clip file FILE.h5 of onepass clips."
+        ),
     ],
     labels: Annotated[
         str,
@@ -29,7 +32,7 @@ def train(
             help="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The head's file, as head.pt.")],
+    out: Annotated[Path, typer.Option(parser=here, help="The head's file, as head.pt.")],
     features: Annotated[
         Literal["pooled", "map"],
         typer.Option(help="What to train on; map needs a run with --features map."),
@@ -60,7 +63,7 @@ def train(
         ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(help="A second clip file, to validate on.")
+        Path | None, typer.Option(parser=here, help="A second clip file, to validate on.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Rows at most, spread evenly; for trying out.")
@@ -152,10 +155,16 @@ def _say_score(name: str, part: str, rows: int, score: Score) -> None:
 
 @app.command()
 def apply(
-    run: Annotated[Path, typer.Argument(help="A finished run of the model the head was made for.")],
-    head: Annotated[Path, typer.Option(help="The head's file, of onepass probe train.")],
+    run: Annotated[
+        Path,
+        typer.Argument(parser=placed, help="A finished run of the model the head was made for."),
+    ],
+    head: Annotated[
+        Path, typer.Option(parser=here, help="The head's file, of onepass probe train.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the answers; default RUN/heads/NAME.")
+        Path | None,
+        typer.Option(parser=here, help="The folder of the answers; default RUN/heads/NAME."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="A column of the run to hold the answers against.")
@@ -166,8 +175,11 @@ def apply(
 
     Example: onepass probe apply runs/first --head head.pt
     """
+    from cluster.storage import is_remote
     from pipelines.probe.apply import apply_head
 
+    if out is None and is_remote(run):
+        raise InputError(f"{run} is in an object store; say where the answers go with --out FOLDER")
     with Bar(resumes=False) as bar:
         applied = apply_head(run, head, out=out, labels=labels, report=bar.counted("classifying"))
     if as_json:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import RunError
+from cluster.storage import open_parquet
 from pipelines.run import Run
 
 COLUMNS = ("row_id", "sequence", "frame", "split", "category", "error")
@@ -56,7 +56,8 @@ def find_clips(run: Run) -> list[Clip]:
 
 
 def _check_columns(run: Run) -> None:
-    present = pq.read_schema(run.files()[0]).names
+    with open_parquet(run.files()[0]) as first:
+        present = first.schema_arrow.names
     missing = [name for name in COLUMNS if name not in present]
     if missing:
         raise RunError(
@@ -67,7 +68,7 @@ def _check_columns(run: Run) -> None:
 
 def _batches(run: Run, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
     for number, file in enumerate(run.files()):
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(columns)):
                 yield number, pa.Table.from_batches([batch])
 

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cluster.errors import WorkError, first_line
+from cluster.storage import open_parquet, place
 from pipelines.clips.find import Clip
 from pipelines.clips.scales import multi_scale, scaled_frames
 from pipelines.hdf5 import matrix, new_h5
@@ -150,8 +150,7 @@ def _read(shard: ClipShard, layout: Layout) -> tuple[NDArray[np.float32], NDArra
 
 def _batches_with(file: str, sequences: pa.Array) -> Iterator[pa.RecordBatch]:
     """Batches of a Parquet file; embeddings are read of row groups that hold ``sequences``."""
-    # Without pre_buffer a row group is read as it is needed, and not at once.
-    with pq.ParquetFile(file, pre_buffer=False) as parquet:
+    with open_parquet(place(file)) as parquet:
         groups = [
             group
             for group in range(parquet.num_row_groups)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError, RunError, VerifyError
+from cluster.storage import open_parquet
 from pipelines.engines.engine import this_device
 from pipelines.hdf5 import matrix
 from pipelines.head import Head, head_sha256, load_head
@@ -209,7 +210,7 @@ def _answered(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
     column, shape = column_of(run, head.facts.features)
     names = np.array(head.facts.classes, dtype=object)
     step = batch_rows(int(np.prod(shape)))
-    with pq.ParquetFile(file) as parquet:
+    with open_parquet(file) as parquet:
         wanted = ["row_id", "detection_id", column, "error"]
         for batch in parquet.iter_batches(step, columns=wanted):
             features = matrix(batch[column])

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import InputError, RunError
+from cluster.storage import open_parquet
 from pipelines.detections import BOX
 from pipelines.facts import ModelFacts
 from pipelines.hdf5 import matrix
@@ -148,7 +148,8 @@ def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedA
     Raises:
         RunError: no such column, or one that holds no classes.
     """
-    schema = pq.read_schema(run.files()[0])
+    with open_parquet(run.files()[0]) as first:
+        schema = first.schema_arrow
     if column in schema.names:
         kind = schema.field(column).type
         if not _holds_names(kind):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.errors import InputError, RunError
+from cluster.storage import place
 from pipelines.head import save_head
 from pipelines.probe.chance import random_run
 from pipelines.probe.clips import read_clips
@@ -77,7 +78,7 @@ def train(
     _refuse_taken(out)
     for module in ("sklearn", "matplotlib"):
         extra(module)
-    clips = Path(source).is_file()
+    clips = place(source).is_file()
     _refuse_options(source, options, clips=clips)
     run = None if clips else Run.open(source)
     examples = _read(source, run, options)
