@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cluster.storage import listed
 from pipelines.checkpoint import committed_rows
 from pipelines.run import Run
 
@@ -134,7 +135,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def data_files(out: Path) -> int:
-    return len(list((out / "detections").glob("*.parquet")))
+    return len(listed(out / "detections", "*.parquet"))
 
 
 def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
@@ -176,8 +177,7 @@ def _names(out: Path) -> set[str]:
     return {
         f"{folder}/{entry.name}"
         for folder in ("checkpoint", "detections", "hdf5")
-        if (out / folder).is_dir()
-        for entry in (out / folder).iterdir()
+        for entry in listed(out / folder)
     }
 
 

@@ -118,7 +118,7 @@ class Bar:
     def counted(self, name: str) -> Callable[[int, int], None]:
         return lambda done, total: self.update(name, done, total)
 
-    def update(self, name: str, done: int, total: int) -> None:
+    def update(self, name: str, done: int, total: int, *, note: str = "") -> None:
         now = time.monotonic()
         if name not in self._tasks:
             for task in self._tasks.values():
@@ -128,6 +128,7 @@ class Bar:
             self._began[name] = (now, done)
         since, first = self._began.get(name, (now, done))
         rate = f"{(done - first) / (now - since):.0f}/s" if now - since > 1 else ""
+        rate = f"{rate}  {note}".strip()
         self._progress.update(self._tasks[name], completed=done, total=total, rate=rate)
         if not self._live and now - self._logged > 10:
             self._logged = now

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.errors import ClusterError, StalledError
 
@@ -137,6 +138,22 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
     finally:
         if not joined_already:
             ray.shutdown()
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The living nodes of the cluster that was joined: id, host, logical CPUs and GPUs."""
+    import ray
+
+    return [
+        {
+            "node": node["NodeID"][:8],
+            "host": node["NodeManagerHostname"],
+            "cpus": node["Resources"].get("CPU", 0.0),
+            "gpus": node["Resources"].get("GPU", 0.0),
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def cpus_each(parts: int) -> float:

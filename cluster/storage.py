@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -41,7 +42,7 @@ _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, 
 _TRIES = 6
 _READS = 3  # of a part of a file
 _BUFFER = 2**20
-_GS_SECONDS = 120.0  # of one operation with all its tries
+_GS_SECONDS = 60.0  # of one operation with all its tries
 
 
 class _Reread(io.RawIOBase):
@@ -165,7 +166,25 @@ class _GS(_ArrowStore):
 
     @staticmethod
     def _client() -> fs.FileSystem:
+        if not _google_knows_us():
+            raise StorageError(
+                "gs:// without credentials: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or "
+                "give 'gcloud auth application-default login'"
+            )
         return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_GS_SECONDS))
+
+
+def _google_knows_us() -> bool:
+    """Whether there are credentials; Google's client looks for them for minutes."""
+    if {"GOOGLE_APPLICATION_CREDENTIALS", "STORAGE_EMULATOR_HOST"} & os.environ.keys():
+        return True
+    if Path("~/.config/gcloud/application_default_credentials.json").expanduser().is_file():
+        return True
+    try:  # a machine of Google's has its own
+        socket.create_connection(("metadata.google.internal", 80), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 for _store in (_S3, _GS):
@@ -212,6 +231,16 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
     found = system.get_file_info(fs.FileSelector(name, allow_not_found=True))
     names = (info.base_name for info in found if info.path.rstrip("/") != name)
     return [folder / name for name in sorted(names) if fnmatchcase(name, pattern)]
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether a file lies somewhere below; folders of stores outlive the last file in them."""
+    if not is_remote(folder):
+        return folder.is_dir() and any(folder.iterdir())
+    system, name = arrow(folder)
+    found = system.get_file_info(fs.FileSelector(name, allow_not_found=True))
+    inner = [folder / info.base_name for info in found if info.path.rstrip("/") != name]
+    return any(info.is_file for info in found) or any(map(holds_files, inner))
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:

@@ -37,6 +37,18 @@ def inspect(
             parser=placed, help="A run, an index, or a file FEATURES.h5 of a run or of clips."
         ),
     ],
+    picture: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PICTURE.png]",
+            help="With --profile: the picture; NAME-profile.png here, if not given.",
+        ),
+    ] = None,
+    *,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Where the time of a run went, as words and a picture."),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every file's sha256 and every row.")
     ] = False,
@@ -49,6 +61,11 @@ def inspect(
 
     Example: onepass inspect features/train_features.h5 --expect-dim 1280
     """
+    if picture is not None and not profile:
+        raise InputError(f"{picture}: a picture is of --profile; give that as well, or one path")
+    if profile:
+        _show_profile(path, picture, as_json=as_json)
+        return
     from cluster.storage import is_remote, reaching
 
     if not is_remote(path) and (
@@ -151,6 +168,26 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
         say(f"  error        {count} x {kind}")
     if verified:
         say(f"verified: {len(manifest.files)} files, each row exactly once")
+
+
+def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
+    from pipelines.forecast_words import say_profile
+    from pipelines.profile import profile_of
+
+    found = profile_of(run)
+    if picture is None and not as_json:
+        picture = Path(f"{run.resolve().name}-profile.png")
+    if picture is not None:
+        from pipelines.profile_picture import draw_profile
+
+        draw_profile(found, picture, title=str(run))
+    if as_json:
+        sessions = [told.model_dump(mode="json") for told in found.sessions]
+        print_json({"run": str(run), "picture": picture, "sessions": sessions})
+        return
+    for told in found.sessions:
+        say_profile(told)
+    say(f"picture: {picture}")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

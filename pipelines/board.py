@@ -1,13 +1,38 @@
 """The board: where the stages of a running extraction report what they did.
 
 A Ray actor of its own, so that reporting never blocks a stage, and a module of its own, so
-that its process need not import torch.
+that its process need not import torch. Nothing depends on it but what is shown and told.
 """
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 import time
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+STAGES = ("decode", "forward", "write")
+_MOST_KEPT = 50_000  # blocks that wait to be fetched; a driver that is gone fetches none
+
+
+class Block(NamedTuple):
+    """One block through one stage."""
+
+    stage: str
+    lane: str  # the process: "NODE:PID"
+    began: float  # seconds since the epoch, by the lane's own clock
+    seconds: float
+    rows: int
+    first_row: int  # row_id; tells the same block, done again
+    memory: int  # resident bytes of the process
+    errors: dict[str, int]  # error kind to rows
+    again: bool = False  # this stage had done it before: an actor or a node was lost
 
 
 class Tally(NamedTuple):
@@ -18,6 +43,16 @@ class Tally(NamedTuple):
     first_answer: float | None = None
     first_rows: int = 0  # that the first answer was of
     last_answer: float | None = None
+    written: int = 0
+    failed: int = 0  # answered with an error
+    again: int = 0  # blocks that a stage did once more
+
+
+class Look(NamedTuple):
+    """One look at the board: the tally, and the blocks since the last look."""
+
+    tally: Tally
+    blocks: list[Block]
 
 
 class Board:
@@ -25,9 +60,13 @@ class Board:
 
     def __init__(self) -> None:
         self._tally = Tally()
+        self._seen: set[tuple[str, int]] = set()
+        self._blocks: list[Block] = []
+        self._metrics = _Metrics()
 
     def decoded(self, rows: int) -> None:
         self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
+        self._metrics.moved("decode", rows, self._tally)
 
     def answered(self, rows: int) -> None:
         now, before = time.time(), self._tally
@@ -37,6 +76,117 @@ class Board:
             first_rows=before.first_rows or rows,
             last_answer=now,
         )
+        self._metrics.moved("forward", rows, self._tally)
 
-    def tally(self) -> Tally:
-        return self._tally
+    def block(self, block: Block) -> None:
+        """Hear of a block that left a stage."""
+        key = block.stage, block.first_row
+        again = key in self._seen
+        self._seen.add(key)
+        tally = self._tally
+        self._tally = tally._replace(again=tally.again + again)
+        if not again:
+            written = block.rows if block.stage == "write" else 0
+            self._tally = self._tally._replace(
+                written=tally.written + written,
+                failed=tally.failed + sum(block.errors.values()),
+            )
+        if block.stage == "write":
+            self._metrics.moved("write", block.rows, self._tally)
+        self._metrics.block(block, again)
+        if len(self._blocks) < _MOST_KEPT:
+            self._blocks.append(block._replace(again=again))
+
+    def look(self) -> Look:
+        blocks, self._blocks = self._blocks, []
+        return Look(self._tally, blocks)
+
+
+class Stopwatch:
+    """The time a stage takes for a block, from here to ``block``."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._at, self._began = time.time(), time.perf_counter()
+
+    def block(self, rows: pa.Table) -> Block:
+        """The block that this stage is through with; ``rows`` is not empty."""
+        # Only the stage that decides a row's error tells it.
+        told = rows["error"].to_pylist() if self._stage == "forward" else []
+        return Block(
+            stage=self._stage,
+            lane=_lane(),
+            began=self._at,
+            seconds=time.perf_counter() - self._began,
+            rows=rows.num_rows,
+            first_row=rows["row_id"][0].as_py(),
+            memory=resident(),
+            errors=error_kinds(told),
+        )
+
+
+def error_kinds(errors: Iterable[str | None]) -> dict[str, int]:
+    """Rows by the kind of their error, which is what stands before the colon."""
+    return dict(Counter(text.split(":", 1)[0] for text in errors if text is not None))
+
+
+@cache
+def _lane() -> str:
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()[:8] if ray.is_initialized() else "here"
+    return f"{node}:{os.getpid()}"
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now; its peak where the system tells no more."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123  several times a second
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _Metrics:
+    """The same for Ray's dashboard and its Prometheus endpoint."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._on = ray.is_initialized()
+        if not self._on:
+            return
+        from ray.util import metrics
+
+        self._rows: Any = metrics.Counter(
+            "onepass_rows", "Rows through a stage of extraction.", tag_keys=("stage",)
+        )
+        self._seconds: Any = metrics.Counter(
+            "onepass_busy_seconds", "Seconds a stage's processes were busy.", tag_keys=("stage",)
+        )
+        self._errors: Any = metrics.Counter(
+            "onepass_row_errors", "Rows answered with an error.", tag_keys=("kind",)
+        )
+        self._again: Any = metrics.Counter(
+            "onepass_blocks_again", "Blocks a stage did once more.", tag_keys=("stage",)
+        )
+        self._waiting: Any = metrics.Gauge(
+            "onepass_rows_waiting", "Rows that wait for a stage.", tag_keys=("stage",)
+        )
+
+    def moved(self, stage: str, rows: int, tally: Tally) -> None:
+        if not self._on or not rows:
+            return
+        self._rows.inc(rows, {"stage": stage})
+        self._waiting.set(max(0, tally.decoded - tally.answered), {"stage": "forward"})
+        self._waiting.set(max(0, tally.answered - tally.written), {"stage": "write"})
+
+    def block(self, block: Block, again: bool) -> None:
+        if not self._on:
+            return
+        self._seconds.inc(max(block.seconds, 1e-9), {"stage": block.stage})
+        for kind, rows in block.errors.items():
+            self._errors.inc(rows, {"kind": kind})
+        if again:
+            self._again.inc(1, {"stage": block.stage})

@@ -11,9 +11,10 @@ from cluster.console import Bar, Json, print_json, say, warn
 from cluster.errors import InputError
 from pipelines import clips_cli, models_cli, probe_cli
 from pipelines.extract_options import Asked, with_options
+from pipelines.forecast_words import say_forecast, where_the_time_went
 
 if TYPE_CHECKING:
-    from pipelines.extract import Outcome, Progress
+    from pipelines.extract import Options, Outcome, Progress
     from pipelines.run import Run
 
 _NAMED = 10  # failed videos
@@ -55,6 +56,14 @@ def extract(
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many images or videos only, for trying out.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say who would do what where, how fast and for how long, from a sample that is "
+            "measured now; nothing is kept.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Class and embedding of every image or box, in one forward pass.
@@ -70,6 +79,9 @@ def extract(
     if frames is not None and kind != "video":
         raise InputError(f"--frames {frames} is of videos; add --source video")
     chosen = asked.options(Reading(kind=kind, frames=frames, limit=limit))
+    if dry_run:
+        _dry_run(source, asked, chosen, as_json=as_json)
+        return
     with Bar() as bar:
         outcome = run_extract(source, asked.request(), asked.out, chosen, report=shown_on(bar))
     manifest = outcome.run.manifest
@@ -96,6 +108,20 @@ def extract(
         say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
         return
     say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
+
+
+def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> None:
+    from pipelines.dry_run import dry_run
+
+    with Bar(resumes=False) as bar:
+        coming = dry_run(source, asked.request(), asked.out, chosen, report=shown_on(bar))
+    if as_json:
+        told = None if coming is None else coming.model_dump(mode="json")
+        print_json({"run": str(asked.out), "already_finished": coming is None, "forecast": told})
+    elif coming is None:
+        say(f"{asked.out} is finished already; nothing would be done")
+    else:
+        say_forecast(str(asked.out), coming)
 
 
 def say_extracted(outcome: Outcome) -> None:
@@ -137,6 +163,8 @@ def say_extracted(outcome: Outcome) -> None:
     classifier = manifest.classifier or model
     if classifier.head is not None:
         say(f"  {classifier.num_classes} classes by head {classifier.request.head}")
+    if manifest.session is not None and manifest.session.stages:
+        say(f"  {where_the_time_went(manifest.session, manifest.seconds)}")
     for known in classifier.maps:
         say(f"  {known.name}: {' x '.join(map(str, known.shape))} a row")
     if manifest.gate is not None:
@@ -145,6 +173,8 @@ def say_extracted(outcome: Outcome) -> None:
         say(f"  {note}")
     for kind, count in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         say(f"  {count} x {kind}")
+    if outcome.events_lost:
+        warn(outcome.events_lost)
 
 
 def _say_failed_videos(run: Run) -> None:
@@ -158,6 +188,11 @@ def _say_failed_videos(run: Run) -> None:
 def shown_on(bar: Bar) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``."""
     said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
-    return lambda progress: bar.update(
-        said.get(progress.stage, progress.stage), progress.done, progress.planned
-    )
+
+    def show(progress: Progress) -> None:
+        note = f"{progress.failed} errors" if progress.failed else ""
+        bar.update(
+            said.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
+        )
+
+    return show

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from cluster.storage import place
+from pipelines.board import Stopwatch
 from pipelines.detections import BOX
 from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, fit
@@ -45,7 +46,11 @@ class DecodeBlock:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
-        return decode_rows(rows, self._root, self._inputs, done=self._report)
+        watch = Stopwatch("decode")
+        decoded = decode_rows(rows, self._root, self._inputs, done=self._report)
+        if rows.num_rows:
+            self._board.block.remote(watch.block(decoded))
+        return decoded
 
     def _report(self, rows: int) -> None:
         self._board.decoded.remote(rows)

@@ -27,7 +27,7 @@ from pipelines.request import Request
 from pipelines.run import RowCounts, RunManifest, SessionFacts
 
 _FILES_A_TASK = 16
-_FILES_HERE = 64  # up to so many, tasks cost more than they save
+FILES_HERE = 64  # up to so many, tasks cost more than they save
 
 
 class _Found(NamedTuple):
@@ -74,7 +74,7 @@ def describe_run(
         found.row_ids.clear()  # results are kept to the end, and these would be gigabytes
         done(int(np.count_nonzero(seen)))
 
-    with tasks("checking", on_ray=len(stored) > _FILES_HERE) as here:
+    with tasks("checking", on_ray=len(stored) > FILES_HERE) as here:
         found = here.run(_go_through, parts, done=count)
     if not (seen == 1).all():
         raise VerifyError(

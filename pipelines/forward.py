@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipelines.board import Stopwatch
 from pipelines.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engines.engine import Answers, Engine
@@ -62,13 +63,13 @@ class ForwardActor:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        request = self._request
+        request, watch = self._request, Stopwatch("forward")
         good = np.asarray(rows["error"].is_null())
         pixels = unpack(rows, PIXELS, request.facts.preprocess)
         if self._gate is not None:
             answered = self._cascade(*self._gate, rows, pixels, good)
         else:
-            found = self._engine(pixels[good], done=self._report)
+            found = self._engine(_only(pixels, good), done=self._report)
             answered = _Answered(_spread(found, good), good, None, None)
         finite = np.isfinite(answered.answers.embedding).all(1)
         finite &= np.isfinite(answered.answers.logits).all(1) | ~answered.classed
@@ -85,6 +86,8 @@ class ForwardActor:
         )
         for field in run_fields(request):
             table = table.append_column(field, columns[field.name])
+        if table.num_rows:
+            self._board.block.remote(watch.block(table))
         return table
 
     def _report(self, rows: int) -> None:
@@ -97,11 +100,11 @@ class ForwardActor:
         """The gate on every good row; then the model, on all of them or on those that pass."""
         pixels_of_gate = unpack(rows, gate_column(self._request), gate.facts.preprocess)
         asked = gate.asked
-        said = _spread(engine(pixels_of_gate[good]), good)
+        said = _spread(engine(_only(pixels_of_gate, good)), good)
         scores = softmax(said.logits)
         passes = good & (scores[:, gate.label_index] >= asked.threshold)
         runs = good if asked.embed == "model" else passes
-        found = self._engine(pixels[runs], done=self._report)
+        found = self._engine(_only(pixels, runs), done=self._report)
         self._report(int((good & ~runs).sum()))
         answers = _spread(found, runs)
         if asked.embed == "gate":
@@ -152,6 +155,11 @@ def gate_column(request: Request) -> str:
     # Normalisation happens on the device; only padding takes its colour from it before.
     same = own if own.resize == "pad" else own.model_copy(update={"mean": gate.mean})
     return PIXELS if same.model_copy(update={"std": gate.std}) == gate else GATE_PIXELS
+
+
+def _only(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The rows ``where``; no copy where that is all."""
+    return pixels if where.all() else pixels[where]
 
 
 def _spread(found: Answers, where: np.ndarray) -> Answers:

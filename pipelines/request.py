@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from cluster.errors import ModelError, RunError
 from cluster.lease import leased
-from cluster.storage import is_remote, listed, reaching, remove_folder
+from cluster.storage import holds_files, is_remote, listed, reaching, remove_folder
 from pipelines.facts import (
     EngineName,
     GateRequest,
@@ -100,11 +100,11 @@ def claim(
         StorageError: ``out`` is in an object store that cannot be reached.
     """
     with reaching(out):
-        _earlier(out, command)  # before anything is touched
+        earlier_request(out, command)  # before anything is touched
     with locked(out, "extract", told) as check:
         try:
             with reaching(out):  # again: another process may have ended meanwhile
-                earlier = _earlier(out, command)
+                earlier = earlier_request(out, command)
             yield Claim(earlier, check)
         finally:
             with suppress(OSError):  # of a store; what failed before is what is told
@@ -154,7 +154,12 @@ def locked(
         os.close(lock)
 
 
-def _earlier(out: Path, command: Command) -> Request | None:
+def earlier_request(out: Path, command: Command) -> Request | None:
+    """The request of a run that ``command`` would continue, or finds finished; None if new.
+
+    Raises:
+        RunError: ``out`` is a file, holds something else, or belongs to another command.
+    """
     if not out.exists():
         return None
     if out.is_file():
@@ -173,7 +178,10 @@ def _earlier(out: Path, command: Command) -> Request | None:
 
 def _foreign(out: Path) -> Iterator[Path]:
     # A session that died while planning leaves these; they hold no answer yet.
-    return (entry for entry in listed(out) if entry.name not in (".lock", "plan"))
+    others = (entry for entry in listed(out) if entry.name not in (".lock", "plan"))
+    if is_remote(out):
+        return (entry for entry in others if entry.is_file() or holds_files(entry))
+    return others
 
 
 def differences(then: Record, now: Record) -> list[str]:

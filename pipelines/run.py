@@ -10,6 +10,7 @@
       hdf5/*.h5            one shard per Parquet file      (with --hdf5)
       features.h5          one virtual dataset over them   (with --hdf5)
       tracks/*.parquet     written later by ``onepass link``
+      events.jsonl         what happened when, for machines; nothing depends on it
       manifest.json        written last; without it the run is unfinished
 """
 
@@ -25,6 +26,7 @@ from pydantic import Field
 from cluster.errors import RunError, VerifyError
 from cluster.storage import locate, open_parquet, place, reaching, read_parquet
 from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
+from pipelines.measures import Limit, StageFacts
 from pipelines.records import Record, read_record, sha256_file
 
 FORMAT = 1
@@ -51,6 +53,11 @@ class SessionFacts(Record):
     gpus: float  # that they shared; 0: none
     # Between the first answer and the last, without start-up; None for a single answer.
     rows_a_second: float | None
+    stages: tuple[StageFacts, ...] = ()
+    start_seconds: float | None = None  # until the first block was begun
+    work_seconds: float | None = None  # from there to the last answer
+    waited: float | None = None  # share of their time that forward actors waited for blocks
+    limit: Limit | None = None  # what most of the time went into
 
 
 class RunManifest(Record):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +31,13 @@ from pipelines.facts import (
     Precision,
     PrecisionAudit,
 )
-from pipelines.precision import check_format, compare, fast_format, is_harmless
+from pipelines.precision import check_format, compare, fast_formats, is_harmless
 from pipelines.request import Command, GateFacts, Request
 
 _TIMED_ROWS = 8
+# As many take a core long enough to tell; a GPU with few rows does little but wait for its orders.
+_FORWARD_ROWS = {"cpu": _TIMED_ROWS, "cuda": 256}
+_BATCH_ROWS = {"cpu": DEFAULT_ROWS, "cuda": 256}
 
 
 class _Offer(NamedTuple):
@@ -51,6 +54,16 @@ _OFFERS: dict[str, dict[EngineName, _Offer]] = {
 _LOAD_SECONDS = 1.0  # of an engine that is built already
 
 
+class Settled(NamedTuple):
+    """A settled request, and where that was asked for what settling it told of time."""
+
+    request: Request
+    # Of one core with decoding, or of the GPU; None where not asked for or no image could be read.
+    seconds_a_row: float | None = None
+    building: float = 0.0  # seconds spent on engines that are built now and will be only loaded
+    timing: float = 0.0  # seconds spent to tell all this
+
+
 class _Model:
     """One network of the run, with the sample's pixels and its exact answers to them."""
 
@@ -63,6 +76,7 @@ class _Model:
         rows = decode_rows(sample, root, {PIXELS: how})
         self.pixels = unpack(rows, PIXELS, how)[np.asarray(rows["error"].is_null())]
         self._engines: dict[tuple[Precision, EngineName], Engine] = {}
+        self._spent: dict[tuple[Precision, EngineName], float] = {}
         self._exact = self.engine("fp32", "eager")(self.pixels)
 
     def engine(self, precision: Precision, engine: EngineName) -> Engine:
@@ -73,14 +87,28 @@ class _Model:
         """
         key = precision, engine
         if key not in self._engines:
-            self._engines[key] = Engine(
-                self.facts,
-                precision,
-                engine,
-                batch_rows=DEFAULT_ROWS,
-                loaded=self.loaded,
-            )
+            began = time.perf_counter()
+            self._engines[key] = self._load(precision, engine)
+            self._spent[key] = time.perf_counter() - began
         return self._engines[key]
+
+    def _load(self, precision: Precision, engine: EngineName) -> Engine:
+        return Engine(
+            self.facts,
+            precision,
+            engine,
+            batch_rows=_BATCH_ROWS[this_device().type],
+            loaded=self.loaded,
+        )
+
+    def building(self, precision: Precision, engine: EngineName) -> float:
+        """How many seconds longer it took to build the engine than it takes to load it again."""
+        key = precision, engine
+        if engine == "eager" or key not in self._spent:
+            return 0.0
+        began = time.perf_counter()
+        self._load(precision, engine)
+        return max(0.0, self._spent[key] - (time.perf_counter() - began))
 
     def audit(self, precision: Precision, engine: EngineName) -> PrecisionAudit | None:
         """How far the answers are from exact; None where they are, or there is no image."""
@@ -110,6 +138,12 @@ def settle(
         InputError: model, labels, precision or engine do not fit.
         WorkError: an unfinished run was started with another model.
     """
+    return _settle(command, sample, root, rows, lanes, earlier)[0]
+
+
+def _settle(
+    command: Command, sample: pa.Table, root: str, rows: int, lanes: int, earlier: Request | None
+) -> tuple[Request, list[_Model]]:
     device = this_device()
     if command.precision != "auto":
         check_format(command.precision, device)
@@ -118,27 +152,21 @@ def settle(
     model = _Model(command.model, command.outputs, sample, place(root))
     gate = _Model(command.gate.model, Outputs(), sample, place(root)) if command.gate else None
     if earlier is not None:
-        return _same(earlier, model, gate)
+        return _same(earlier, model, gate), []
     gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
     models = [model] if gate is None else [model, gate]
     bare = [each.facts.request.spec for each in models if each.has_no_classes()]
-    precision = fast_format(device) if command.precision == "auto" else command.precision
-    engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
-    audits = [each.audit(precision, engine) for each in models]
-    if command.precision == "auto" and precision != "fp32":
-        for each, audit in zip(models, audits, strict=True):
-            if audit is not None and not each.accepts(audit):
-                said = (
-                    f"precision fp32: {precision} moves the embeddings of "
-                    f"{each.facts.request.spec} to cosine {audit.cosine_mean:.4f} of exact, "
-                    f"enough to change classes; --precision {precision} trades that for speed"
-                )
-                precision = "fp32"
-                engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
-                audits = [each.audit(precision, engine) for each in models]
-                notes.append(said)
-                break
-    return Request(
+    formats = fast_formats(device) if command.precision == "auto" else [command.precision]
+    refused: list[str] = []
+    for precision, finer in zip(formats, [*formats[1:], None], strict=True):
+        engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
+        audits = [each.audit(precision, engine) for each in models]
+        said = _refusal(precision, models, audits)
+        if finer is None or said is None:
+            break
+        refused.append(f"precision {finer}: {said}")
+    notes += refused
+    request = Request(
         command=command,
         facts=model.facts,
         labels=model.loaded.labels,
@@ -148,14 +176,54 @@ def settle(
         audit=audits[0],
         notes=(*notes, *(f"{spec} has no classifier: its classes mean nothing" for spec in bare)),
     )
+    return request, models
 
 
-def settle_on_worker(
-    command: Command, sample: pa.Table, root: str, *, rows: int, lanes: int, earlier: Request | None
-) -> Request:
-    """``settle`` on the cores that an actor has."""
+def _refusal(
+    precision: Precision, models: list[_Model], audits: list[PrecisionAudit | None]
+) -> str | None:
+    """Why ``auto`` does not take the format; None where it does."""
+    for each, audit in zip(models, audits, strict=True):
+        if audit is not None and not each.accepts(audit):
+            return (
+                f"{precision} moves the embeddings of {each.facts.request.spec} to cosine "
+                f"{audit.cosine_mean:.4f} of exact, enough to change classes; "
+                f"--precision {precision} trades that for speed"
+            )
+    return None
+
+
+def settle_here(
+    command: Command,
+    sample: pa.Table,
+    root: str,
+    *,
+    rows: int,
+    lanes: int,
+    earlier: Request | None,
+    timed: bool,
+) -> Settled:
+    """``settle``, and if it is to be ``timed``, what it tells of time."""
+    request, models = _settle(command, sample, root, rows, lanes, earlier)
+    if not timed or not models or not len(models[0].pixels):
+        return Settled(request)
+    how, asked = (request.precision, request.engine), time.perf_counter()
+    building = sum(model.building(*how) for model in models)
+    began = time.perf_counter()
+    few = sample.slice(0, _TIMED_ROWS)
+    decode_rows(few, Path(root), {PIXELS: request.facts.preprocess})
+    decoding = (time.perf_counter() - began) / few.num_rows
+    forward = sum(_seconds_a_row(model, *how) for model in models)
+    if this_device().type == "cpu":
+        forward *= torch.get_num_threads()  # an actor has one thread
+        forward += decoding
+    return Settled(request, forward, building, time.perf_counter() - asked)
+
+
+def settle_on_worker(*arguments: Any, **how: Any) -> Settled:
+    """``settle_here`` on the cores that an actor has."""
     torch.set_num_threads(1)
-    return settle(command, sample, root, rows=rows, lanes=lanes, earlier=earlier)
+    return settle_here(*arguments, **how)
 
 
 def _same(earlier: Request, model: _Model, gate: _Model | None) -> Request:
@@ -192,7 +260,7 @@ def _settle_engine(
     if not len(models[0].pixels):
         return "eager", []
     device = this_device()
-    seconds = sum(_seconds_a_row(model, precision) for model in models)
+    seconds = sum(_seconds_a_row(model, precision, "eager") for model in models)
     if device.type == "cpu":
         seconds *= torch.get_num_threads()  # an actor has one thread
     work = rows * seconds / lanes
@@ -215,12 +283,13 @@ def _settle_engine(
     return "eager", [*notes, f"engine eager: {work:.0f} s of work do not repay building another"]
 
 
-def _seconds_a_row(model: _Model, precision: Precision) -> float:
-    eager = model.engine(precision, "eager")
-    few = model.pixels[:_TIMED_ROWS]
-    eager(few[:1])
+def _seconds_a_row(model: _Model, precision: Precision, name: EngineName) -> float:
+    engine = model.engine(precision, name)
+    count = _FORWARD_ROWS[this_device().type]
+    few = np.resize(model.pixels, (count, *model.pixels.shape[1:]))  # the sample, over and over
+    engine(few if count > len(model.pixels) else few[:1])  # the first call pays for its kernels
     began = time.perf_counter()
-    eager(few)
+    engine(few)
     return (time.perf_counter() - began) / len(few)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +27,37 @@ BLOCK_ROWS = 512
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
-    """Write the plan in files of one block each.
+    """Write the plan in files of one block each."""
+    cuts = cut_plan(table, request, block_rows(request, table.num_rows, slots))
+    write_blocks(folder, [table.slice(begin, end - begin) for begin, end in cuts])
+
+
+def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, int]]:
+    """Where blocks of at least ``rows`` rows begin and end.
 
     Cut only between images, and where they fit in a block between videos: a video that is
     cut is decoded up to the cut twice.
     """
     most = _most_rows(request)
-    rows = block_rows(request, table.num_rows, slots)
-    remove_folder(folder)
-    make_folder(folder)
     images = _starts(table["image"])
     videos = _starts(table["sequence"]) if request.command.reading.kind == "video" else images
-    begin, number = 0, 0
+    cuts: list[tuple[int, int]] = []
+    begin = 0
     while begin < table.num_rows:
         end = _next(videos, begin + rows, table.num_rows)
         if end - begin > max(most, rows):
             end = _next(images, begin + rows, table.num_rows)
-        write_parquet(table.slice(begin, end - begin), folder / f"part-{number:05d}.parquet")
-        begin, number = end, number + 1
+        cuts.append((begin, end))
+        begin = end
+    return cuts
+
+
+def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> None:
+    """Write each of ``blocks`` as a plan file; what stood in ``folder`` goes."""
+    remove_folder(folder)
+    make_folder(folder)
+    for number, block in enumerate(blocks):
+        write_parquet(block, folder / f"part-{number:05d}.parquet")
 
 
 def _starts(column: pa.ChunkedArray) -> np.ndarray:
@@ -68,9 +82,7 @@ def _most_rows(request: Request) -> int:
     return min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
 
 
-def run_stages(
-    out: Path, root: Path, options: ForwardOptions, planned: int, slots: Slots, board: Any
-) -> None:
+def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, board: Any) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -78,6 +90,7 @@ def run_stages(
 
     from pipelines.decode import DecodeBlock
     from pipelines.forward import ForwardActor, pixel_columns
+    from pipelines.write import TimedParquet
 
     context = DataContext.get_current()
     # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
@@ -111,25 +124,31 @@ def run_stages(
         zero_copy_batch=True,
         num_cpus=slots.cpus_to_decode,
     )
-    answered = decoded.map_batches(
+    # ``map_batches`` insists on a number of rows for GPUs and would cut each block there: a
+    # batch, and a rest that takes nearly as long. A whole block: the engine knows how many fit
+    # on its device.
+    answered = decoded.map_batches_internal(
         ForwardActor,
         fn_constructor_args=(options, board),
-        # A whole block: the engine knows how many fit on its device. With a GPU Ray wants a
-        # number, and it joins blocks that are smaller.
-        batch_size=block_rows(options.request, planned, slots) if slots.gpus_per_actor else None,
+        batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
             size=min(slots.actors, len(plan_files)),
             max_concurrent_calls_per_actor=slots.calls_in_flight,
+            # Else Ray lets calls in and still runs them one after the other.
+            enable_true_multi_threading=slots.calls_in_flight > 1,
         ),
         num_cpus=slots.cpus_per_actor,
         num_gpus=slots.gpus_per_actor or None,
     )
-    answered.write_parquet(
-        arrow(out / "detections")[1],
-        filesystem=system,
+    answered.write_datasink(
+        TimedParquet(
+            arrow(out / "detections")[1],
+            board,
+            filesystem=system,
+            arrow_parquet_args={"compression": "zstd"},
+        ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
-        compression="zstd",
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours

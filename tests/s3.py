@@ -148,8 +148,7 @@ def s3_server() -> Iterator[Store]:
 def s3(s3_server: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The server without faults and with an empty bucket, in this process's environment."""
     s3_server.faults()
-    for key in s3_server.stored():
-        s3_server.fs.delete_file(f"{BUCKET}/{key}")
+    s3_server.fs.delete_dir_contents(BUCKET)
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     yield s3_server

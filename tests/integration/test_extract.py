@@ -93,7 +93,7 @@ def test_every_planned_row_is_written(exact: SimpleNamespace) -> None:
 def test_ray_goes_through_many_files_with_the_same_result(
     exact: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finish, "_FILES_HERE", 0)
+    monkeypatch.setattr(finish, "FILES_HERE", 0)
     monkeypatch.setattr(finish, "_FILES_A_TASK", 5)
     manifest = exact.run.manifest
     again = finish.describe_run(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.backbones import examine
+from pipelines.board import Block
 from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
 from pipelines.facts import GateRequest, ModelRequest, Outputs
@@ -40,6 +41,8 @@ class Counting:
     def __init__(self) -> None:
         self.rows = 0
         self.answered = SimpleNamespace(remote=self._add)
+        self.blocks: list[Block] = []
+        self.block = SimpleNamespace(remote=self.blocks.append)
 
     def _add(self, rows: int) -> None:
         self.rows += rows
@@ -98,6 +101,9 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     good = np.asarray(decoded["error"].is_null())
     assert good.sum() == ROWS - 1
     assert board.rows == ROWS  # every row is reported once
+    (block,) = board.blocks
+    assert (block.stage, block.rows, block.first_row) == ("forward", ROWS, 0)
+    assert block.errors == {"not an image": 1}
     passed = np.zeros(ROWS, bool)
     passed[good] = scores >= threshold
     assert 5 < passed.sum() < 15

@@ -1,0 +1,29 @@
+"""The write stage: Ray Data's Parquet files, and the time that they take told to the board.
+
+A module of its own, which only the processes that write import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
+
+from pipelines.board import Stopwatch
+
+
+class TimedParquet(ParquetDatasink):  # type: ignore[misc]
+    """What ``Dataset.write_parquet`` writes with; Ray's files and checkpoints stay its own."""
+
+    def __init__(self, path: str, board: Any, **how: Any) -> None:
+        super().__init__(path, **how)
+        self._board = board
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
+        kept, watch = list(blocks), Stopwatch("write")
+        super().write(kept, ctx)
+        rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
+        if rows.num_rows:
+            self._board.block.remote(watch.block(rows))
