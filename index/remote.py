@@ -114,7 +114,7 @@ def send(draft: Path, out: Path, version: str) -> None:
     done = 0
     for file, target in pairs:
         for sent in _upload(file, target):
-            progress("upload MiB", (done + sent) // _MIB, total // _MIB)
+            _show("upload", done + sent, total)
         done += file.stat().st_size
 
 
@@ -160,6 +160,11 @@ def remove(folder: Path) -> None:
         system.delete_dir(name)
 
 
+def _show(name: str, done: int, total: int) -> None:
+    if total >= _MIB:
+        progress(f"{name} MiB", done // _MIB, total // _MIB)
+
+
 def _name_of(files: Files) -> str:
     return sha256_json(dict(files))[:32]
 
@@ -190,7 +195,7 @@ def _fetch(missing: Sequence[tuple[Path, Path, str]]) -> None:
                 digest.update(chunk)
                 stream.write(chunk)
                 done += len(chunk)
-                progress("fetch MiB", done // _MIB, total // _MIB)
+                _show("fetch", done, total)
             stream.flush()
             os.fsync(stream.fileno())
         if digest.hexdigest() != expected:
