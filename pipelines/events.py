@@ -118,7 +118,7 @@ def _block_facts(block: Block) -> Line:
 
 
 def _tally_facts(tally: Tally) -> Line:
-    told = ("decoded", "answered", "written", "failed", "again")
+    told = ("decoded", "answered", "written", "failed", "again", "raised", "said")
     return {**{name: getattr(tally, name) for name in told}, "driver_memory": resident()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.board import Stopwatch
+from pipelines.board import Attempt, Stopwatch
 from pipelines.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engines.engine import Answers, Engine
@@ -63,6 +63,11 @@ class ForwardActor:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        with Attempt(self._board, "forward", rows):
+            return self.answer(rows)
+
+    def answer(self, rows: pa.Table) -> pa.Table:
+        """Plan rows with pixels to rows of the run."""
         request, watch = self._request, Stopwatch("forward")
         good = np.asarray(rows["error"].is_null())
         pixels = unpack(rows, PIXELS, request.facts.preprocess)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 * 2**20  # of what a block holds most of: pixels, or kept maps
 BLOCK_ROWS = 512
+RETRIES = 2  # of a block whose stage raised an error, in the same process
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
@@ -90,6 +91,7 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
 
     from pipelines.decode import DecodeBlock
     from pipelines.forward import ForwardActor, pixel_columns
+    from pipelines.inside import Loop
     from pipelines.write import TimedParquet
 
     context = DataContext.get_current()
@@ -100,6 +102,13 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
     # The newer reader packs small files into one block: one busy actor, the others idle.
     context.use_datasource_v2 = False
     context.issue_detectors_config.detectors = []
+    # An error that comes once in a thousand blocks is no end, one that comes every time soon is.
+    # Processes that die are replaced without end; ``Attempt`` sees to blocks that end them.
+    context.retried_map_errors = True
+    context.max_map_retries = RETRIES
+    context.raise_original_map_exception = True  # Ray's own wrapping loses what was said
+    context.max_consecutive_actor_init_deaths = RETRIES
+    context.custom_execution_callback_classes = [Loop]
     system, _ = arrow(out)
     checkpoint = CheckpointConfig(
         id_column="row_id",

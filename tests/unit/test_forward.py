@@ -72,7 +72,7 @@ def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Coun
     decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
     board = Counting()
     options = ForwardOptions(request=asked, batch_rows=8, memory_share=0.0)
-    return decoded, ForwardActor(options, board)(decoded), board
+    return decoded, ForwardActor(options, board).answer(decoded), board
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
