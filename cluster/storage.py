@@ -39,7 +39,7 @@ SCHEMES = ("s3", "gs")
 
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, and tried again
-_TRIES = 6
+_TRIES = 8  # waiting 25, 50, 100 … ms between them, 6 s in all
 _GS_SECONDS = 60.0  # of one operation with all its tries
 
 
@@ -95,7 +95,8 @@ class _S3Client(fs.S3FileSystem):  # type: ignore[misc]
             connect_timeout=_CONNECT_SECONDS,
             request_timeout=_SILENT_SECONDS,
             allow_delayed_open=True,  # what fits in one request is sent in one
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES),
+            # Not the standard one: after a hundred retries in its life it tries nothing twice.
+            retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_TRIES),
         )
 
     def __reduce__(self) -> tuple[type[_S3Client], tuple[()]]:

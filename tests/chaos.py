@@ -69,16 +69,15 @@ class Chaos:
 
     def run(
         self,
-        planned: Sequence[tuple[float, str]] = (),
+        planned: Sequence[tuple[int, float, str]] = (),
         *,
-        by_files: bool = False,
         most_commands: int = MOST_COMMANDS,
     ) -> Ran:
         """One run with ``planned`` faults; what came of it.
 
         Args:
-            planned: each fault, and when: seconds after the start.
-            by_files: the moments are numbers of data files that are there instead.
+            planned: each fault, and when: as soon as so many data files are there, and so many
+                seconds have passed since the start.
             most_commands: how often the command is given, if it does not end well before.
         """
         self._runs += 1
@@ -93,15 +92,16 @@ class Chaos:
         ran = Ran(0.0, commands=0)
         waiting = sorted(planned)
 
-        def now() -> float:
-            if by_files:
-                return len(list((out / "detections").glob("*.parquet")))
-            return time.monotonic() - began
+        def is_due() -> bool:
+            files, seconds, _ = waiting[0]
+            return time.monotonic() - began >= seconds and files <= len(
+                list((out / "detections").glob("*.parquet"))
+            )
 
         at = self.log.stat().st_size if self.log.exists() else 0
         while ran.commands < most_commands:
             ran.commands += 1
-            code, last = self._command(command, now, waiting, ran)
+            code, last = self._command(command, is_due, waiting, ran)
             if code == 0:
                 break
             ran.again.append(last or "start")
@@ -118,8 +118,8 @@ class Chaos:
     def _command(
         self,
         command: list[str],
-        now: Callable[[], float],
-        waiting: list[tuple[float, str]],
+        is_due: Callable[[], bool],
+        waiting: list[tuple[int, float, str]],
         ran: Ran,
     ) -> tuple[int, str | None]:
         """Give the command once; its exit code, and the last fault that it met."""
@@ -131,8 +131,8 @@ class Chaos:
                 if time.monotonic() > deadline:
                     ran.hangs += 1
                     break
-                while waiting and waiting[0][0] <= now():
-                    _, kind = waiting.pop(0)
+                while waiting and is_due():
+                    _, _, kind = waiting.pop(0)
                     done = driver.poll() is None and self.faults.do(kind, driver)
                     if done and kind not in INSIDE:
                         ran.happened.append(kind)

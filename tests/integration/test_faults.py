@@ -38,7 +38,7 @@ def leave(chaos: Chaos, token: str) -> Path:
 
 
 def test_writers_and_models_that_fail_once_are_replaced(chaos: Chaos) -> None:
-    ran = chaos.run([(0, kind) for kind in INSIDE])
+    ran = chaos.run([(0, 0, kind) for kind in INSIDE])
     assert sorted(ran.happened) == sorted(INSIDE)
     assert ran.commands == 1, ran.said
     assert ran.is_whole, ran
@@ -47,7 +47,7 @@ def test_writers_and_models_that_fail_once_are_replaced(chaos: Chaos) -> None:
 
 def test_processes_and_a_node_that_die_are_replaced(chaos: Chaos) -> None:
     kinds = ["forward actor killed", "board killed", "worker killed", "node killed"]
-    ran = chaos.run([(number + 1, kind) for number, kind in enumerate(kinds)], by_files=True)
+    ran = chaos.run([(number + 1, 0, kind) for number, kind in enumerate(kinds)])
     assert ran.happened == kinds
     assert ran.commands == 1, ran.said
     assert ran.is_whole, ran
@@ -78,7 +78,7 @@ def test_a_block_that_kills_every_process_ends_the_run_with_its_rows(chaos: Chao
 def test_each_fault_alone(chaos: Chaos, kind: str) -> None:
     if kind == "object store filled":
         pytest.skip("needs a second driver; benchmarks/chaos.py does it")
-    ran = chaos.run([(2, kind)], by_files=kind not in INSIDE)
+    ran = chaos.run([(0 if kind in INSIDE else 2, 0, kind)])
     assert ran.happened == [kind]
     assert ran.commands == (2 if kind == "driver killed" else 1), ran.said
     assert ran.is_whole, ran
@@ -86,6 +86,6 @@ def test_each_fault_alone(chaos: Chaos, kind: str) -> None:
 
 @pytest.mark.long
 def test_a_driver_killed_again_and_again(chaos: Chaos) -> None:
-    ran = chaos.run([(number, "driver killed") for number in (1, 4, 8, 12)], by_files=True)
+    ran = chaos.run([(number, 0, "driver killed") for number in (1, 4, 8, 12)])
     assert ran.commands == 5, ran.said
     assert ran.is_whole, ran
