@@ -34,6 +34,7 @@ from pyarrow import fs
 from upath import UPath
 
 from cluster.errors import StorageError, first_line
+from cluster.untrusted import refuse_pickled
 
 SCHEMES = ("s3", "gs")
 
@@ -248,13 +249,17 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
     # Without pre_buffer a row group is read as it is needed, and not at once.
-    return pq.ParquetFile(name, filesystem=system, pre_buffer=False)
+    opened = pq.ParquetFile(name, filesystem=system, pre_buffer=False)
+    refuse_pickled(opened.schema_arrow, str(file))
+    return opened
 
 
 def read_parquet(file: Path, **how: Any) -> pa.Table:
     """A Parquet file as a table; ``how`` as ``pyarrow.parquet.read_table`` takes it."""
     system, name = arrow(file)
-    return pq.read_table(name, filesystem=system, **how)
+    table = pq.read_table(name, filesystem=system, **how)
+    refuse_pickled(table.schema, str(file))
+    return table
 
 
 def write_parquet(table: pa.Table, file: Path) -> None:
