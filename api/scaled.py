@@ -37,6 +37,7 @@ NAME = "onepass"
 START_SECONDS = 180.0  # imports on a busy machine; nodes that must start first
 LOST_SECONDS = 30.0  # without a word from Ray
 _LOOK_SECONDS = 5.0
+OPEN_SECONDS = 60.0  # for a replica; one that needs longer says by itself that it is not ready
 END_SECONDS = 20.0  # answers under way get this long
 REQUEST_SECONDS = 120.0  # of a request whose replica is gone, and no other comes
 
@@ -73,6 +74,7 @@ class Replica:
             link_state=self._link_state,
             link_options=self._link_options,
             open_snapshot=shards.open_snapshot,
+            open_first=OPEN_SECONDS,
         )
         app.add_middleware(NamedOnce)
         return app

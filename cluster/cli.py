@@ -193,7 +193,7 @@ def manifests(
     s3://b/runs/first --model lite0
     """
     from cluster.deploy import render
-    from cluster.manifests import Deployment
+    from cluster.pods import Deployment
 
     made = Deployment(
         name=name,

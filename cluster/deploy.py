@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from cluster.machines import dockerfile, dockerignore, machines
-from cluster.manifests import DATA, Deployment, api, ray_cluster, ray_job, ray_service
+from cluster.manifests import api, ray_cluster, ray_job, ray_service
+from cluster.pods import DATA, Deployment
 from cluster.submit import check_command
 
 EXAMPLE = ("extract", f"{DATA}/photos", "--model", "lite0", "--out", f"{DATA}/runs/first")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.manifests import DASHBOARD_PORT, DATA, USER_ID, Deployment
+from cluster.manifests import DASHBOARD_PORT
+from cluster.pods import DATA, USER_ID, Deployment
 from cluster.session import store_bytes
 from cluster.submit import CODE
 

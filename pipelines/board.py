@@ -20,7 +20,7 @@ import pyarrow as pa
 from cluster.errors import WorkError, first_line
 
 MOST_DEATHS = 4
-STAGES = ("decode", "forward", "write")
+STAGES = ("load", "decode", "forward", "write")  # load: an actor's model, no rows
 _MOST_KEPT = 50_000  # blocks that wait to be fetched; a driver that is gone fetches none
 
 
@@ -105,7 +105,8 @@ class Board:
         key = block.stage, block.first_row
         self._begun.pop(key, None)
         again = key in self._seen
-        self._seen.add(key)
+        if block.rows:
+            self._seen.add(key)
         tally = self._tally
         self._tally = tally._replace(again=tally.again + again)
         if not again:
@@ -180,17 +181,17 @@ class Stopwatch:
         self._stage = stage
         self._at, self._began = time.time(), time.perf_counter()
 
-    def block(self, rows: pa.Table) -> Block:
-        """The block that this stage is through with; ``rows`` is not empty."""
+    def block(self, rows: pa.Table | None) -> Block:
+        """The block that this stage is through with, which is not empty; None: of no rows."""
         # Only the stage that decides a row's error tells it.
-        told = rows["error"].to_pylist() if self._stage == "forward" else []
+        told = rows["error"].to_pylist() if rows and self._stage == "forward" else []
         return Block(
             stage=self._stage,
             lane=_lane(),
             began=self._at,
             seconds=time.perf_counter() - self._began,
-            rows=rows.num_rows,
-            first_row=rows["row_id"][0].as_py(),
+            rows=rows.num_rows if rows else 0,
+            first_row=rows["row_id"][0].as_py() if rows else -1,
             memory=resident(),
             errors=error_kinds(told),
         )

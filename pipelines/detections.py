@@ -39,7 +39,7 @@ import pyarrow.compute as pc
 
 from cluster.errors import SourceError, first_line
 from cluster.storage import is_remote
-from pipelines.untrusted import refuse_pickled
+from cluster.untrusted import refuse_pickled
 from pipelines.video.layout import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")

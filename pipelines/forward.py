@@ -41,7 +41,7 @@ class ForwardActor:
     """Pixels to class, embedding and maps: the one pass."""
 
     def __init__(self, options: ForwardOptions, board: Any) -> None:
-        request = options.request
+        request, watch = options.request, Stopwatch("load")
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
         self._request = request
@@ -50,6 +50,7 @@ class ForwardActor:
         self._gate = (
             (request.gate, self._load(options, request.gate.facts)) if request.gate else None
         )
+        board.block.remote(watch.block(None))
 
     @staticmethod
     def _load(options: ForwardOptions, facts: ModelFacts) -> Engine:

@@ -12,8 +12,6 @@ import pytest
 
 from benchmarks.kill_and_resume import group, kill_once
 from cluster.storage import place
-from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
 from pipelines.hdf5 import matrix
 from pipelines.run import Run
 from tests.commands import onepass
@@ -26,7 +24,7 @@ RUN = "s3://bucket/runs/first"
 EXACT = ("--model", "tiny", "--precision", "fp32", "--engine", "eager")
 SECONDS = 300
 WEATHER = (
-    # A request is tried six times; of 12 % one in 300,000 fails every time.
+    # A request is tried nine times; at 12 % one in 200 million fails every time.
     Rule("error", share=0.04),
     Rule("error", share=0.04, status=500),
     Rule("lost", share=0.04, method="PUT"),
@@ -41,13 +39,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    photos: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
-) -> np.ndarray:
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The embeddings of a local run, by row."""
     out = tmp_path_factory.mktemp("local") / "run"
-    options = Options(precision="fp32", engine="eager")
-    return embeddings(extract(str(photos), ModelRequest(spec="tiny"), out, options).run)
+    done = onepass("extract", photos, *EXACT, "--out", out, seconds=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return embeddings(Run.open(out))
 
 
 def embeddings(run: Run) -> np.ndarray:

@@ -101,7 +101,8 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     good = np.asarray(decoded["error"].is_null())
     assert good.sum() == ROWS - 1
     assert board.rows == ROWS  # every row is reported once
-    (block,) = board.blocks
+    load, block = board.blocks
+    assert (load.stage, load.rows) == ("load", 0)
     assert (block.stage, block.rows, block.first_row) == ("forward", ROWS, 0)
     assert block.errors == {"not an image": 1}
     passed = np.zeros(ROWS, bool)

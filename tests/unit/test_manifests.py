@@ -23,7 +23,7 @@ from api.app import create_app
 from cluster.deploy import FILES, render
 from cluster.errors import ClusterError, InputError
 from cluster.machines import EXTRAS, PYTHON
-from cluster.manifests import Deployment
+from cluster.pods import Deployment
 from cluster.submit import CODE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cluster.errors import InputError, ModelError, SourceError
+from cluster.storage import open_parquet, read_parquet
 from index.cli import _load_vector
 from pipelines.backbones.base import read_checkpoint
 from pipelines.engines.cache import cached, folder
@@ -81,8 +82,10 @@ def test_a_manifest_with_rays_pickled_objects(
         odd = pa.StructArray.from_arrays([odd], ["inner"])
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"image": ["a.jpg"]} | {column: odd}), file)
-    with pytest.raises(SourceError, match=r"'ray.data.arrow_pickled_object', which can run"):
-        read_source(str(file))
+    said = r"'ray.data.arrow_pickled_object', which can run"
+    for read in (lambda file: read_source(str(file)), read_parquet, open_parquet):
+        with pytest.raises(SourceError, match=said):
+            read(file)
     assert not mark.exists()
     pq.read_table(file)[column].to_pylist()
     assert mark.exists()  # so it was an attack

@@ -23,7 +23,7 @@ import yaml
 from api.client import Client, ServiceError
 from api.shards import SEARCH_SECONDS
 from cluster.deploy import render
-from cluster.manifests import Deployment
+from cluster.pods import Deployment
 from index.build import build_index
 from index.snapshot import Snapshot
 from tests.integration.api import contract
