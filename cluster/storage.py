@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -28,7 +28,7 @@ from typing import Any, cast
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.implementations.arrow import ArrowFile, ArrowFSWrapper
 from pyarrow import fs
 from upath import UPath
 
@@ -40,6 +40,15 @@ _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, and tried again
 _TRIES = 8  # waiting 25, 50, 100 … ms between them, 6 s in all
 _GS_SECONDS = 60.0  # of one operation with all its tries
+
+
+class _Reading(ArrowFile):  # type: ignore[misc]
+    """A file to read from, small ones as surely as large ones."""
+
+    def read(self, size: int | None = None) -> bytes:
+        asked = None if size is None or size < 0 else size
+        data: bytes = _surely(lambda: self.stream.read(asked))
+        return data
 
 
 class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
@@ -55,6 +64,11 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
     @staticmethod
     def _client() -> fs.FileSystem:
         raise NotImplementedError
+
+    def _open(self, path: str, mode: str = "rb", **how: Any) -> ArrowFile:
+        if mode != "rb":
+            return super()._open(path, mode, **how)
+        return _Reading(self, self.fs.open_input_file(path), path, mode, None)
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -81,6 +95,20 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
 
     def _type(self, path: str) -> fs.FileType:
         return self.fs.get_file_info(self._strip_protocol(path).rstrip("/")).type
+
+
+def _surely(read: Callable[[], Any]) -> Any:
+    """Read again where Amazon's client takes a passing error for a final one.
+
+    It does where fewer bytes are asked for than the store's error message has.
+    """
+    for _ in range(_TRIES):
+        try:
+            return read()
+        except OSError as error:
+            if "Failed to flush response stream" not in str(error):
+                raise
+    return read()
 
 
 class _S3Client(fs.S3FileSystem):  # type: ignore[misc]
@@ -196,13 +224,13 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
     # Without pre_buffer a row group is read as it is needed, and not at once.
-    return pq.ParquetFile(name, filesystem=system, pre_buffer=False)
+    return _surely(lambda: pq.ParquetFile(name, filesystem=system, pre_buffer=False))
 
 
 def read_parquet(file: Path, **how: Any) -> pa.Table:
     """A Parquet file as a table; ``how`` as ``pyarrow.parquet.read_table`` takes it."""
     system, name = arrow(file)
-    return pq.read_table(name, filesystem=system, **how)
+    return _surely(lambda: pq.read_table(name, filesystem=system, **how))
 
 
 def write_parquet(table: pa.Table, file: Path) -> None:
