@@ -11,7 +11,7 @@ APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
   apt-get install -qq -y --no-install-recommends
 HAS_POSTGRES := command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 
-.PHONY: demo test test-browser conformance check format lint types tests test-long clean
+.PHONY: demo test test-browser conformance check format lint types audit tests test-long clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
@@ -36,7 +36,7 @@ test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs 
 conformance: $(VENV)/.dev  ## half an hour: every family of models; writes docs/models.md
 	$(BIN)/python -m tests.conformance
 
-check: lint types tests  ## what CI runs, beside test-browser
+check: lint types audit tests  ## what CI runs, beside test-browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -44,6 +44,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+audit: $(VENV)/.dev  ## known vulnerabilities of what is installed; says so where it cannot ask
+	$(BIN)/python -m tests.audit
 
 tests: test
 

@@ -29,6 +29,7 @@ from api.observe import Observe
 from api.routes import browse, detections, health, index, link, page, search, tracks
 from api.service import Service
 from cluster.errors import OnepassError
+from cluster.storage import is_remote
 from index.linking.options import PRESETS, LinkOptions
 from index.live.session import LiveLinker
 from index.live.store import LINK_STATE, LinkStore
@@ -60,6 +61,7 @@ def create_app(
     link_options: LinkOptions | None = None,
     open_snapshot: Callable[[Path], Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = _log_failure,
+    open_first: float = 0.0,
 ) -> FastAPI:
     """The application serving an index; the index is opened when the application starts.
 
@@ -70,16 +72,20 @@ def create_app(
         api_keys: one of these is asked for under /v1; None asks for none.
         micro_batching: False answers each search by itself, for comparison.
         link_state: file that keeps the open tracks of live cameras, in the index folder where it
-            is not absolute; None keeps none, and links none.
+            is not absolute; None keeps none, and links none; nor does an object store.
         link_options: how their frames are linked; default ``PRESETS["default"]``.
         open_snapshot: opens the current version of an index folder.
         on_failure: called if the index cannot be opened; the application goes on answering
             503, so the caller decides whether to end it.
+        open_first: seconds in which the index may be opened before the application has started,
+            for a server that sends requests to one of several as soon as another is ready.
     """
     limits = limits or Limits()
     metrics = Metrics()
+    here = link_state is not None and (link_state.is_absolute() or not is_remote(folder))
     live = LiveLinker(
-        LinkStore(folder / link_state if link_state else None), link_options or PRESETS["default"]
+        LinkStore(folder / link_state if link_state and here else None),
+        link_options or PRESETS["default"],
     )
     service = Service(folder, metrics=metrics, on_failure=on_failure, open_snapshot=open_snapshot)
 
@@ -100,6 +106,9 @@ def create_app(
         )
         batcher.start()
         watching = asyncio.create_task(service.watch())
+        with contextlib.suppress(TimeoutError):
+            if open_first:
+                await asyncio.wait_for(service.tried.wait(), open_first)
         yield
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):

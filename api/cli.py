@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say
+from cluster.console import Bar, Json, placed, print_json, say
 from cluster.errors import InputError
 from pipelines.cli import shown_on
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 @app.command()
 def serve(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     api_key_file: Annotated[

@@ -37,10 +37,11 @@ NAME = "onepass"
 START_SECONDS = 180.0  # imports on a busy machine; nodes that must start first
 LOST_SECONDS = 30.0  # without a word from Ray
 _LOOK_SECONDS = 5.0
+OPEN_SECONDS = 60.0  # for a replica; one that needs longer says by itself that it is not ready
 END_SECONDS = 20.0  # answers under way get this long
 REQUEST_SECONDS = 120.0  # of a request whose replica is gone, and no other comes
 
-_QUIET = {"log_level": "WARNING", "enable_access_log": False}  # the app's own lines say more
+QUIET = {"log_level": "WARNING", "enable_access_log": False}  # the app's own lines say more
 
 logger = logging.getLogger("onepass.api")
 
@@ -66,15 +67,14 @@ class Replica:
         self._keys = keys
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        from ray import serve
-
-        shards = Shards([serve.get_app_handle(name) for name in self._shards])
+        shards = Shards([_handle(name) for name in self._shards])
         app = create_app(
             self._index,
             api_keys=self._keys,
             link_state=self._link_state,
             link_options=self._link_options,
             open_snapshot=shards.open_snapshot,
+            open_first=OPEN_SECONDS,
         )
         app.add_middleware(NamedOnce)
         return app
@@ -161,7 +161,7 @@ def serve_scaled(
                 serve.start(
                     proxy_location="EveryNode",
                     http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
-                    logging_config=_QUIET,
+                    logging_config=QUIET,
                 )
                 _run(folder, shards, replicas, keys, as_json, (state, link_options), end)
                 if not end.is_set():
@@ -239,14 +239,7 @@ def _run(
 
     cpus = cpus_each(replicas * (1 + shards))
     names = [f"{NAME}-shard-{own}" for own in range(shards)]
-    common = {
-        "num_replicas": replicas,
-        "ray_actor_options": {"num_cpus": cpus},
-        "graceful_shutdown_timeout_s": END_SECONDS,
-        "logging_config": _QUIET,
-        # The app itself says when too much waits, and to whom.
-        "max_ongoing_requests": 2 * Limits().waiting_queries,
-    }
+    common = how(replicas, cpus)
     shard = serve.deployment(Shard, **common)
     targets = [
         RunTarget(
@@ -264,6 +257,37 @@ def _run(
     replica = serve.deployment(serve.ingress()(Replica), **common)
     bound = replica.bind(folder, names, keys, log_json, linking)
     _start([RunTarget(bound, name=NAME)], end)
+
+
+def how(replicas: int, cpus: float) -> dict[str, Any]:
+    """Ray Serve's options of a shard or a replica."""
+    return {
+        "num_replicas": replicas,
+        "ray_actor_options": {"num_cpus": cpus},
+        "graceful_shutdown_timeout_s": END_SECONDS,
+        "logging_config": QUIET,
+        # The app itself says when too much waits, and to whom.
+        "max_ongoing_requests": 2 * Limits().waiting_queries,
+    }
+
+
+def _handle(name: str) -> Any:
+    """A shard; where a cluster starts all applications at once, it may not be known yet.
+
+    Raises:
+        WorkError: it is not after ``START_SECONDS``.
+    """
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return serve.get_app_handle(name)
+        except RayServeException:
+            if time.monotonic() > deadline:
+                raise WorkError(f"{name} is not there after {START_SECONDS:g} s") from None
+        time.sleep(0.5)
 
 
 def _start(targets: list[Any], end: threading.Event) -> None:

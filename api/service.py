@@ -1,6 +1,6 @@
 """Which snapshot is served, and how another takes its place without a request noticing.
 
-``CURRENT`` is looked at once a second. A new version is opened and searched once beside the old
+``CURRENT`` is looked at once a second, in an object store every five. A new version is opened and searched once beside the old
 one, then one assignment swaps them: whoever holds the old one ends on it, and it goes when the
 last of them lets go. A version that does not open changes nothing but the log and a counter.
 """
@@ -22,11 +22,14 @@ import anyio
 from api.errors import ApiError
 from api.metrics import Metrics
 from api.state import Holdings
-from cluster.errors import OnepassError, WorkError
+from cluster.errors import OnepassError, StorageError, WorkError
+from cluster.storage import is_remote
 from index.snapshot import Snapshot, current_version
 
 WATCH_SECONDS = 1.0
+REMOTE_WATCH_SECONDS = 5.0  # each look at an object store costs money
 RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
+NO_STORE = "the object store of the index does not answer; its log says why"
 
 logger = logging.getLogger("onepass.api")
 
@@ -60,6 +63,7 @@ class Service:
         self._holdings: Holdings | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
+        self.tried = asyncio.Event()  # to open the index, for the first time
 
     def holdings(self) -> Holdings:
         """What is served.
@@ -84,8 +88,9 @@ class Service:
             await self.reload()
         except OnepassError as error:
             self._on_failure(error)
+        self.tried.set()
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(REMOTE_WATCH_SECONDS if is_remote(self.index) else WATCH_SECONDS)
             try:
                 if await anyio.to_thread.run_sync(self._outdated):
                     await self.reload()
@@ -139,6 +144,8 @@ class Service:
 
     def without_paths(self, error: OnepassError) -> str:
         """An error's text for clients: the index folder has no name, and no other path is left."""
+        if isinstance(error, StorageError):
+            return NO_STORE
         text = str(error)
         for folder in sorted({str(self.index), str(self.index.resolve())}, key=len, reverse=True):
             text = text.replace(folder, "the index")
@@ -149,7 +156,11 @@ class Service:
 
     def _outdated(self) -> bool:
         """Whether ``CURRENT`` names another version, and not one that has just failed."""
-        version = current_version(self.index)
+        try:
+            version = current_version(self.index)
+        except StorageError:
+            self._metrics.failed_reloads.inc()
+            raise
         if self._failed is not None and self._failed[0] == version:
             return time.monotonic() - self._failed[1] > RETRY_SECONDS
         return self._holdings is None or self._holdings.version != version

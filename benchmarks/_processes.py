@@ -13,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +134,8 @@ def title_of(pid: int) -> str:
     except OSError:
         return ""
     return " ".join(Path(word).name for word in words[:4] if word)[:60]
+
+
+def busy_seconds(pids: Iterable[int]) -> dict[int, float]:
+    """Seconds of a core that each process has used so far."""
+    return {pid: cpu_seconds(pid) for pid in pids}

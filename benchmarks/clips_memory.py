@@ -120,7 +120,7 @@ def role_of(pid: int, driver: int) -> str | None:
         title = (Path("/proc") / str(pid) / "cmdline").read_bytes()
     except OSError:
         return None
-    return "writer" if b"write_clip_shard" in title else "other Ray"
+    return "writer" if b"ray::clips" in title else "other Ray"
 
 
 def measure(run: Path, out: Path) -> tuple[float, dict[str, float], int]:

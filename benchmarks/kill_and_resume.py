@@ -93,12 +93,12 @@ def group(
 
 def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> None:
     """SIGKILL the whole group at once, then whatever it had started elsewhere."""
-    known = _family(process.pid)
+    known = family(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + wait_seconds
-    while left := {pid for pid, born in known.items() if _born(pid) == born}:
+    while left := {pid for pid, then in known.items() if born(pid) == then}:
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {sorted(left)} do not die")
         for pid in left:
@@ -107,9 +107,9 @@ def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> N
         time.sleep(POLL_SECONDS)
 
 
-def _family(pid: int) -> dict[int, str]:
+def family(pid: int) -> dict[int, str]:
     """``pid``, its descendants and its session's processes, each with when it was born."""
-    stats = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
+    stats = {int(entry.name): stat_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
     found = {pid}
     grew = True
     while grew:
@@ -121,12 +121,12 @@ def _family(pid: int) -> dict[int, str]:
     return {member: stat[19] for member in found if (stat := stats.get(member))}
 
 
-def _born(pid: int) -> str | None:
-    stat = _stat(pid)
+def born(pid: int) -> str | None:
+    stat = stat_of(pid)
     return stat[19] if stat and stat[0] != "Z" else None
 
 
-def _stat(pid: int) -> list[str]:
+def stat_of(pid: int) -> list[str]:
     """Fields of ``/proc/PID/stat`` from the state on; empty where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

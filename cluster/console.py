@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -58,12 +58,23 @@ def absolute(file: str | None) -> str | None:
     return str(Path(file).resolve()) if file else None
 
 
+def progress(name: str, done: int, total: int) -> None:
+    """Show work that nobody passes a callback to, where a command shows any."""
+    if Bar.shown is not None:
+        Bar.shown.update(name, done, total)
+
+
 class Bar:
     """Progress on stderr: a bar for people, a line now and then for logs.
 
     Args:
         resumes: whether the same command, after Ctrl-C, goes on where it was.
+
+    Attributes:
+        shown: the one that is on the screen.
     """
+
+    shown: ClassVar[Bar | None] = None
 
     def __init__(self, *, resumes: bool = True) -> None:
         from rich.console import Console
@@ -94,9 +105,11 @@ class Bar:
 
     def __enter__(self) -> Bar:
         self._progress.start()
+        Bar.shown = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        Bar.shown = None
         self._progress.stop()
         if kind is KeyboardInterrupt:  # said here, because Typer would only print "Aborted"
             after = "continues where it was" if self._resumes else "starts anew"

@@ -127,6 +127,8 @@ def failed(
     """One line out of Ray's nested traceback, the full one kept as the cause."""
     inner = error
     while (cause := getattr(inner, "cause", None) or inner.__cause__) is not None:
+        if str(inner).strip() and not (str(cause).strip() or cause.__cause__):
+            break  # Ray Data marks its own errors by a cause that says nothing
         inner = cause
     # Ray appends advice to a message, in an OSError even as its file name.
     said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)

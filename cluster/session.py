@@ -6,6 +6,9 @@ hold every CPU the job waits for ever in silence. ``Slots`` therefore never give
 actors everything: it leaves one CPU for the filter and a share for reading and writing,
 and leaves them in one piece: what is free is of no use where it lies in crumbs on many nodes.
 How many cores really work is decided by torch's threads, not by these numbers.
+
+A Ray that we start asks for a token of its own (``cluster/token.py``) and has an object store of
+a size that was chosen (``store_bytes``).
 """
 
 from __future__ import annotations
@@ -20,8 +23,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import ClusterError, StalledError
+from cluster.token import forget, own_token, refusal
 
 MIN_CPUS = 2
+_STORE_BYTES_A_SLOT = 512 * 2**20  # eight blocks of Ray Data, which are 64 MiB here
+_STORE_SHARE = 0.3  # of free memory, as Ray's own
+_STORE_LEAST = 80 * 10**6  # Ray refuses less than 75 MiB
 _FILTER_CPUS = 1.0
 _KNOCK_SECONDS = 5.0
 
@@ -121,15 +128,8 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
     if not joined_already:
         _start(address)
     try:
-        total = ray.cluster_resources()
         ours = not joined_already and not address
-        yield lay_out(
-            total.get("CPU", 0),
-            total.get("GPU", 0),
-            cores=local_cores() if ours else None,
-            gpus_per_actor=gpus_per_actor,
-            nodes=sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()),
-        )
+        yield present_slots(gpus_per_actor, cores=local_cores() if ours else None)
     except (KeyboardInterrupt, StalledError):
         # A thread still works inside Ray, and ending Ray under it can end this process
         # without a word. Ray's processes watch ours and end when it does.
@@ -138,6 +138,45 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
     finally:
         if not joined_already:
             ray.shutdown()
+            forget()
+
+
+def store_bytes(slots: int, *, memory: int, shm: int | None) -> int:
+    """How large to make the object store of a Ray that we start.
+
+    Ray would take 30 % of the free memory whatever the work. Ours holds blocks of at most
+    64 MiB on their way from one stage to the next and small results; vectors and features go
+    through files. Eight blocks a slot are more than are ever on their way, and what is beyond
+    that is spilled to disk and not lost. Memory taken here counts as the container's.
+
+    Args:
+        slots: logical CPUs.
+        memory: free bytes, of the container where there is one.
+        shm: free bytes of /dev/shm, None where there is none. A container has 64 MiB by default;
+            Ray then keeps its objects in files of its temporary folder, which is slower.
+    """
+    wanted = int(min(slots * _STORE_BYTES_A_SLOT, memory * _STORE_SHARE))
+    if shm is not None and wanted > shm * 0.95 and shm >= wanted / 4:
+        wanted = int(shm * 0.95)  # a smaller one in memory before a larger one on disk
+    return max(_STORE_LEAST, wanted)
+
+
+def present_slots(gpus_per_actor: float, *, cores: int | None = None) -> Slots:
+    """The slots of the cluster that was joined, as large as it is now.
+
+    Raises:
+        ClusterError: it is too small.
+    """
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return lay_out(
+        sum(node.get("CPU", 0) for node in alive),
+        sum(node.get("GPU", 0) for node in alive),
+        cores=cores,
+        gpus_per_actor=gpus_per_actor,
+        nodes=sum("CPU" in node for node in alive),
+    )
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -184,14 +223,22 @@ def _start(address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            forget()  # the token of an earlier Ray of this process
             _knock_on_ray(address)
             with _hushed():
                 ray.init(address=address, **quiet)
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
-            with _hushed():
+            slots = local_cores() + 2
+            with own_token(), _hushed():
                 # "local": Ray would else join any cluster it finds running on this machine.
-                ray.init("local", num_cpus=local_cores() + 2, include_dashboard=False, **quiet)
+                ray.init(
+                    "local",
+                    num_cpus=slots,
+                    object_store_memory=_store_here(slots),
+                    include_dashboard=False,
+                    **quiet,
+                )
     except Exception as error:  # Ray's own, and a bare one where a start takes over 30 s
         text = str(getattr(error, "message", error)).splitlines() or [type(error).__name__]
         if not address:
@@ -201,8 +248,19 @@ def _start(address: str | None) -> None:
             ) from None
         raise ClusterError(
             f"Ray at {address} could not be reached: {text[0]}; "
-            "check the address, that 'ray start' runs there, and RAY_AUTH_MODE and its token"
+            "check the address, that 'ray start' runs there, RAY_AUTH_MODE=token, and that "
+            "RAY_AUTH_TOKEN_PATH is a file with its token"
         ) from None
+
+
+def _store_here(slots: int) -> int:
+    from ray._private.utils import estimate_available_memory
+
+    shm = None
+    if os.path.isdir("/dev/shm"):  # noqa: PTH112, S108 - Ray's own place for objects
+        found = os.statvfs("/dev/shm")  # noqa: S108
+        shm = found.f_bsize * found.f_bavail
+    return store_bytes(slots, memory=estimate_available_memory(), shm=shm)
 
 
 @contextmanager
@@ -219,10 +277,12 @@ def _hushed() -> Iterator[None]:
 
 
 def _knock_on_ray(address: str) -> None:
-    """Fail in seconds where nothing listens; Ray itself takes minutes to say so."""
+    """Fail in seconds where nothing listens or the token is refused; Ray itself takes minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         knock(host.strip("[]"), int(port))
+        if why := refusal(address):
+            raise ConnectionRefusedError(why)
 
 
 def knock(host: str, port: int) -> None:

@@ -15,6 +15,7 @@ Credentials, region and endpoint are found as the vendors' tools find them: ``AW
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
@@ -28,26 +29,64 @@ from typing import Any, cast
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.arrow import ArrowFile, ArrowFSWrapper
+from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 from upath import UPath
 
 from cluster.errors import StorageError, first_line
+from cluster.untrusted import refuse_pickled
 
 SCHEMES = ("s3", "gs")
 
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, and tried again
 _TRIES = 8  # waiting 25, 50, 100 … ms between them, 6 s in all
+_READS = 3  # of a part of a file
+_BUFFER = 2**20
 _GS_SECONDS = 60.0  # of one operation with all its tries
 
 
-class _Reading(ArrowFile):  # type: ignore[misc]
-    """A file to read from, small ones as surely as large ones."""
+class _Reread(io.RawIOBase):
+    """A file of a store, asked again for what broke off in the middle: clients try requests again,
+    but not every answer that was cut."""
 
-    def read(self, size: int | None = None) -> bytes:
-        asked = None if size is None or size < 0 else size
-        data: bytes = _surely(lambda: self.stream.read(asked))
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._stream.size()}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(self._stream.size())
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+    def _read(self, most: int) -> bytes:
+        wanted = max(0, min(most, self._stream.size() - self._at))
+        for left in reversed(range(_READS)):
+            try:
+                data: bytes = _surely(lambda: self._stream.read_at(wanted, self._at))
+                break
+            except OSError:
+                if not left:
+                    raise
+        self._at += len(data)
         return data
 
 
@@ -65,11 +104,6 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
     def _client() -> fs.FileSystem:
         raise NotImplementedError
 
-    def _open(self, path: str, mode: str = "rb", **how: Any) -> ArrowFile:
-        if mode != "rb":
-            return super()._open(path, mode, **how)
-        return _Reading(self, self.fs.open_input_file(path), path, mode, None)
-
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         # The wrapper's takes what follows a question mark for a query, and a name may hold one.
@@ -82,6 +116,11 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
                 raise error
 
         yield from super().walk(path, **{**how, "on_error": told})
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **how: Any) -> Any:
+        if mode != "rb":
+            return super()._open(path, mode, block_size, **how)
+        return io.BufferedReader(_Reread(self.fs.open_input_file(path)), _BUFFER)
 
     # fsspec's own take a store that does not answer for one where nothing stands.
     def exists(self, path: str, **_: Any) -> bool:
@@ -224,13 +263,17 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
     # Without pre_buffer a row group is read as it is needed, and not at once.
-    return _surely(lambda: pq.ParquetFile(name, filesystem=system, pre_buffer=False))
+    opened = _surely(lambda: pq.ParquetFile(name, filesystem=system, pre_buffer=False))
+    refuse_pickled(opened.schema_arrow, str(file))
+    return opened
 
 
 def read_parquet(file: Path, **how: Any) -> pa.Table:
     """A Parquet file as a table; ``how`` as ``pyarrow.parquet.read_table`` takes it."""
     system, name = arrow(file)
-    return _surely(lambda: pq.read_table(name, filesystem=system, **how))
+    table = _surely(lambda: pq.read_table(name, filesystem=system, **how))
+    refuse_pickled(table.schema, str(file))
+    return table
 
 
 def write_parquet(table: pa.Table, file: Path) -> None:

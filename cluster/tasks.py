@@ -1,4 +1,8 @@
-"""The same function over many items: here, one after another, or on Ray, side by side."""
+"""The same function over many items: here, one after another, or on Ray, side by side.
+
+The one loop that waits for Ray tasks: it can be ended by Ctrl-C, it never waits for ever, and it
+says what waited for what.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cluster.errors import OnepassError, StalledError, failed
+from cluster.waiting import what_waits
 
 POLL_SECONDS = 0.2  # short, so that Ctrl-C ends a wait
 STALL_SECONDS = 600.0
@@ -17,11 +22,20 @@ Result = TypeVar("Result")
 
 
 class Tasks:
-    """Where tasks run; made by ``tasks``."""
+    """Where tasks run; made by ``tasks`` or ``tasks_of_session``."""
 
-    def __init__(self, name: str, at_once: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        at_once: int,
+        *,
+        cpus: float = 1.0,
+        then: str = "nothing was changed, try again",
+    ) -> None:
         self._name = name
         self._at_once = at_once  # 0: here
+        self._cpus = cpus
+        self._then = then
 
     @property
     def on_ray(self) -> bool:
@@ -34,9 +48,15 @@ class Tasks:
         items: Sequence[Item],
         *,
         done: Callable[[Result], None] = lambda _: None,
-        stall_seconds: float = STALL_SECONDS,
+        stall_seconds: float | None = None,
     ) -> list[Result]:
         """Results in the order of the items; ``done`` hears of each as it comes.
+
+        Args:
+            function: of one item; on Ray it and the items are sent to other processes.
+            items: what to do.
+            done: called with each result, in the order they come.
+            stall_seconds: without the end of a task; None: ``STALL_SECONDS``.
 
         Raises:
             StalledError: on Ray, no task ended for ``stall_seconds``.
@@ -49,7 +69,9 @@ class Tasks:
                 results.append(function(item))
                 done(results[-1])
             return results
-        return self._side_by_side(function, items, done, stall_seconds)
+        return self._side_by_side(
+            function, items, done, STALL_SECONDS if stall_seconds is None else stall_seconds
+        )
 
     def _side_by_side(
         self,
@@ -60,7 +82,10 @@ class Tasks:
     ) -> list[Result]:
         import ray
 
-        task = ray.remote(num_cpus=1)(function)
+        def one(item: Item) -> Result:  # Ray takes no partial and no builtin
+            return function(item)
+
+        task = ray.remote(num_cpus=self._cpus)(one).options(name=self._name)
         found: dict[int, Result] = {}
         running: dict[Any, int] = {}
         waiting = list(enumerate(items))[::-1]
@@ -78,8 +103,9 @@ class Tasks:
                     moved = time.monotonic()
                 if time.monotonic() - moved > stall_seconds:
                     raise StalledError(
-                        f"{self._name}: no task of {len(items)} ended for {stall_seconds:.0f} s, "
-                        f"{len(found)} have; look at 'ray status' for what they wait for"
+                        f"{self._name}: no task ended for {stall_seconds:g} s; {len(found)} of "
+                        f"{len(items)} have ended and {len(running)} run or wait, each for "
+                        f"{self._cpus:g} CPU; {what_waits()}; {self._then}"
                     )
         except BaseException as error:
             for reference in running:
@@ -89,7 +115,7 @@ class Tasks:
             ):
                 raise error.cause from None
             if isinstance(error, ray.exceptions.RayError):
-                raise failed(self._name, error, then="nothing was changed, try again") from error
+                raise failed(self._name, error, then=self._then) from error
             raise
         return [found[number] for number in range(len(items))]
 
@@ -112,6 +138,21 @@ def tasks(name: str, *, on_ray: bool, address: str | None = None) -> Iterator[Ta
     from cluster.session import session
 
     with session(address):
-        import ray
+        yield Tasks(name, _places(1.0))
 
-        yield Tasks(name, max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+def tasks_of_session(name: str, *, cpus: float, then: str) -> Tasks:
+    """A place for tasks in the Ray session that this process holds already.
+
+    Args:
+        name: for messages.
+        cpus: what each task asks for.
+        then: what a message of failure says of what was done and what to do.
+    """
+    return Tasks(name, _places(cpus), cpus=cpus, then=then)
+
+
+def _places(cpus: float) -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))

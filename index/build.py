@@ -18,6 +18,7 @@ import faiss
 import numpy as np
 
 from cluster.errors import SnapshotError
+from cluster.storage import is_remote, place, reaching
 from cluster.tasks import tasks
 from index.assemble import Report, assemble
 from index.factory import bare, is_flat, make_index
@@ -32,6 +33,7 @@ from index.inputs import (
 )
 from index.layout import (
     SEGMENTS,
+    VERSION,
     BuildOptions,
     RunEntry,
     SegmentEntry,
@@ -95,12 +97,12 @@ def build_index(
     opened = open_runs(runs)
     if not is_flat(factory) and bare(factory) != "auto":
         make_index(factory, opened[0].manifest.model.feature_dim, metric)
-    out = Path(out)
+    out = place(out)
     if beside:
         read_manifest(out)  # before a lock is made where there is no index
     else:
         check_folder(out, opened[0], metric)
-    with locked(out):
+    with locked(out) as check:
         parent = read_manifest(out).version if beside else None
         if not beside:
             check_folder(out, opened[0], metric)  # another build may have ended meanwhile
@@ -119,7 +121,7 @@ def build_index(
                 began=began,
             )
 
-        version = publish(out, fill, serve=not beside)
+        version = publish(out, fill, check, serve=not beside)
     return Snapshot.open(out, version)
 
 
@@ -145,13 +147,23 @@ def check_options(options: BuildOptions, memory_bytes: int | None) -> int:
 
 def check_folder(out: Path, run: Run, metric: Metric) -> None:
     """Refuse a folder that is no index, or whose current snapshot holds other vectors."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise SnapshotError(f"{out} is a file; give a folder for the index")
+    with reaching(out):
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise SnapshotError(f"{out} is a file; give a folder for the index")
     version = current_version(out)
     if version is None:
-        other = [e.name for e in out.iterdir() if not e.name.startswith(".") and e.name != SEGMENTS]
+        with reaching(out):
+            names = [entry.name for entry in out.iterdir()]
+        other = [
+            name
+            for name in names
+            if not name.startswith(".")
+            and name != SEGMENTS
+            # In a store, where nothing is hidden, a first build that died may leave one.
+            and not (is_remote(out) and VERSION.fullmatch(name))
+        ]
         if other and not list_versions(out):
             raise SnapshotError(
                 f"{out} holds {sorted(other)[0]!r} and is no index; give a new or empty folder"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.console import Json, placed, print_json, say
+from cluster.console import Bar, Json, placed, print_json, say
 from cluster.errors import InputError
 from index import database_cli, index_cli, link_cli, migrate_cli, tracks_cli
 
@@ -83,7 +83,8 @@ def inspect(
     if is_index:
         from index.snapshot import Snapshot
 
-        snapshot = Snapshot.open(path)
+        with Bar():
+            snapshot = Snapshot.open(path)
         about = snapshot.manifest
         _check_dim(path, about.dim, about.model.request.spec, expect_dim)
         if verify:
@@ -195,7 +196,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 @app.command()
 def query(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
     detection_id: Annotated[str | None, typer.Option("--id", help="A detection in it.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image file, embedded now.")] = None,
     vector: Annotated[Path | None, typer.Option(help="An .npy file, [D].")] = None,
@@ -217,7 +218,8 @@ def query(
 
     if sum(given is not None for given in (detection_id, image, vector)) != 1:
         raise InputError("give exactly one of --id, --image, --vector")
-    snapshot = Snapshot.open(index)
+    with Bar():
+        snapshot = Snapshot.open(index)
     chosen = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:
         hits = snapshot.neighbours(detection_id, k, chosen=chosen, exact=exact)

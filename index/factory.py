@@ -109,6 +109,10 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     if metric == "l1" and not exact_scores(index):
         # FAISS makes such an index without a word, and it ranks by another metric.
         raise refused(factory, metric, dim, "it ranks by something else; l1 needs whole vectors")
+    if core.metric_type != faiss_metric(
+        metric
+    ):  # a graph of codes is made for l2, whatever is asked
+        raise refused(factory, metric, dim, "FAISS makes it for another metric")
     return index
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, placed, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Build a vector index from runs, change it, choose the version that is served.",
 )
 
-Index = Annotated[Path, typer.Argument(help="An index folder.")]
+Index = Annotated[Path, typer.Argument(parser=placed, help="An index folder.")]
 Memory = Annotated[
     str | None, typer.Option(help="What one process may use, as 2GB; half of the machine's.")
 ]
@@ -31,8 +31,11 @@ _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
 @app.command()
 def build(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one model.")],
-    out: Annotated[Path, typer.Option(help="The index folder; a new version is added to it.")],
+    runs: Annotated[list[Path], typer.Argument(parser=placed, help="Finished runs of one model.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=placed, help="The index folder; a new version is added to it."),
+    ],
     metric: Annotated[
         Literal["cosine", "ip", "l1", "l2"],
         typer.Option(help="Of L1-normalised embeddings: cosine, inner product, distances."),
@@ -87,7 +90,9 @@ def build(
 @app.command()
 def add(
     index: Index,
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of the index's model.")],
+    runs: Annotated[
+        list[Path], typer.Argument(parser=placed, help="Finished runs of the index's model.")
+    ],
     memory: Memory = None,
     address: Address = None,
     as_json: Json = False,
@@ -127,7 +132,8 @@ def delete(
 
     if where is None and ids is None:
         raise InputError("say which rows: --where \"label = 'background'\" or --ids FILE")
-    snapshot, gone = delete_rows(index, Filter(where, read_ids(ids)))
+    with Bar(resumes=False):
+        snapshot, gone = delete_rows(index, Filter(where, read_ids(ids)))
     if not as_json:
         said = "rows deleted" if gone else "rows fit, so nothing was published"
         say(f"{gone or 'no'} {said}")
@@ -191,7 +197,9 @@ def promote(
     """
     from index.versions import promote as serve
 
-    _told(serve(index, version), as_json=as_json)
+    with Bar(resumes=False):
+        snapshot = serve(index, version)
+    _told(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -202,7 +210,9 @@ def rollback(index: Index, as_json: Json = False) -> None:
     """
     from index.versions import rollback as back
 
-    _told(back(index), as_json=as_json)
+    with Bar(resumes=False):
+        snapshot = back(index)
+    _told(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -217,7 +227,8 @@ def prune(
     """
     from index.versions import prune as remove
 
-    gone = remove(index, keep)
+    with Bar(resumes=False):
+        gone = remove(index, keep)
     if as_json:
         print_json({"removed": gone})
         return

@@ -16,6 +16,8 @@
           ids.npy         from detection id to row, memory-mapped
       .building-PID/      a build in progress; never read
 
+In an object store the same names hold the same bytes; ``remote.py`` says how they are read.
+
 A snapshot's rows are those of its segments, one after another; a row number means something in
 that snapshot only. ``add`` writes one small segment, ``delete`` only tombstones, ``compact`` one
 new segment out of all that is left.
@@ -29,6 +31,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.errors import RunError, SnapshotError
+from cluster.storage import place, reaching
 from index.metrics import Metric
 from pipelines.facts import ModelFacts
 from pipelines.records import Record, read_record
@@ -144,14 +147,15 @@ class SnapshotManifest(Record):
 
 def list_versions(index_dir: str | Path) -> list[str]:
     """Versions that stand complete in ``index_dir``, oldest first; empty when there is none."""
-    folder = Path(index_dir)
-    if not folder.is_dir():
-        return []
-    names = [
-        entry.name
-        for entry in folder.iterdir()
-        if VERSION.fullmatch(entry.name) and (entry / MANIFEST).is_file()
-    ]
+    folder = place(index_dir)
+    with reaching(folder):
+        if not folder.is_dir():
+            return []
+        names = [
+            entry.name
+            for entry in folder.iterdir()
+            if VERSION.fullmatch(entry.name) and (entry / MANIFEST).is_file()
+        ]
     return sorted(names, key=lambda name: int(name[1:]))
 
 
@@ -161,10 +165,12 @@ def current_version(index_dir: str | Path) -> str | None:
     Raises:
         SnapshotError: CURRENT says something that is not a version name.
     """
-    file = Path(index_dir) / CURRENT
-    if not file.is_file():
-        return None
-    version = file.read_text(errors="replace").strip()
+    file = place(index_dir) / CURRENT
+    with reaching(file):
+        try:
+            version = file.read_bytes().decode(errors="replace").strip()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
     if not VERSION.fullmatch(version):
         raise SnapshotError(
             f"{file} says {version[:40]!r}, which is no version (allowed: "
@@ -179,16 +185,18 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
     Raises:
         SnapshotError: no index, no such version, or its manifest cannot be read.
     """
-    folder = Path(index_dir)
+    folder = place(index_dir)
     version = version or current_version(folder)
-    if version is None or not folder.is_dir():
-        what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
-        raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")
-    file = folder / version / MANIFEST
-    if not VERSION.fullmatch(version) or not file.is_file():
-        have = ", ".join(list_versions(folder)) or "none"
-        raise SnapshotError(f"{folder} has no version {version!r} (it has: {have})")
+    with reaching(folder):
+        if version is None or not folder.is_dir():
+            what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
+            raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")
+        file = folder / version / MANIFEST
+        if not VERSION.fullmatch(version) or not file.is_file():
+            have = ", ".join(list_versions(folder)) or "none"
+            raise SnapshotError(f"{folder} has no version {version!r} (it has: {have})")
     try:
-        return read_record(file, SnapshotManifest)
+        with reaching(file):
+            return read_record(file, SnapshotManifest)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, here, print_json, say, warn
+from cluster.console import Bar, Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
 from pipelines.extract_options import Asked, with_options
 
@@ -33,8 +33,9 @@ def migrate(
     index: Annotated[
         Path | None,
         typer.Option(
+            parser=placed,
             help="An index of this run alone: a version of the new run is built beside the one "
-            "that is served, and served when the verdict is passed."
+            "that is served, and served when the verdict is passed.",
         ),
     ] = None,
     min_label_agreement: Annotated[

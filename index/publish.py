@@ -2,7 +2,8 @@
 
 Whoever dies at any point leaves a hidden folder or a segment that no version names, never half a
 version: segments and the version's folder are renamed when they are complete and on the disk,
-and CURRENT switches after that.
+and CURRENT switches after that. In an object store, where nothing is renamed, the version's
+manifest is uploaded when all else is, and CURRENT after it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.errors import SnapshotError, WorkError
+from cluster.console import progress
+from cluster.errors import SnapshotError, WorkError, first_line
+from cluster.lease import leased
+from cluster.storage import is_remote, reaching
+from index import remote
 from index.layout import (
     CURRENT,
     MANIFEST,
@@ -35,12 +40,31 @@ _REMOVING = ".removing-"  # a version on its way out; see ``versions.prune``
 Fill = Callable[[Path, str], SnapshotManifest]
 
 
+# Raises LeaseLostError where another command has taken the folder over.
+Check = Callable[[], None]
+
+
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[Check]:
     """Hold the one writer of ``out``; the lock goes with the process, however it dies.
 
+    In an object store it is a lease: see ``cluster.lease``.
+
     A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
+
+    Raises:
+        SnapshotError: ``out`` cannot be written, or another command is at work on it.
+        RunError: the same of an object store.
+        StorageError: the store cannot be reached.
     """
+    if is_remote(out):
+
+        def told(waited: float, most: float) -> None:
+            progress("lock, waited", int(waited), int(most))
+
+        with leased(out, "index", told) as lease:
+            yield lease.check
+        return
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,7 +81,7 @@ def locked(out: Path) -> Iterator[None]:
                 f"another command is at work on {out}; wait for it, or give another folder"
             ) from None
         try:
-            yield
+            yield lambda: None
         finally:
             if new and all(entry.name == ".lock" for entry in out.iterdir()):
                 (out / ".lock").unlink(missing_ok=True)
@@ -65,32 +89,32 @@ def locked(out: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def publish(out: Path, fill: Fill, *, serve: bool = True) -> str:
+def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
     """Have ``fill`` make a version, publish it, make it the current one, return its name.
 
-    Call it under ``locked(out)``. Without ``serve`` the version stands beside the current one,
+    Call it under ``locked(out)``, whose ``check`` it is. Without ``serve`` the version stands beside the current one,
     and ``versions.promote`` can make it that.
 
     Raises:
-        WorkError: the disk refused; ``out`` serves what it served before.
+        WorkError: the disk or the store refused; ``out`` serves what it served before.
     """
     remove_leftovers(out)
     version = _next_version(out)
-    draft = out / f".building-{os.getpid()}"
+    draft = (remote.cache_of(out) if is_remote(out) else out) / f".building-{os.getpid()}"
     try:
         (draft / SEGMENTS).mkdir(parents=True)
         manifest = fill(draft, version)
         own = {file.name: sha256_file(file) for file in draft.iterdir() if file.is_file()}
         manifest = manifest.model_copy(update={"files": own})
-        (out / SEGMENTS).mkdir(exist_ok=True)
-        for segment in sorted((draft / SEGMENTS).iterdir()):
-            _sync(segment)
-            segment.rename(out / SEGMENTS / segment.name)
-        (draft / SEGMENTS).rmdir()
-        _sync(out / SEGMENTS)
         write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
-        _sync(draft)
-        draft.rename(out / version)
+        if is_remote(out):
+            check()
+            remote.send(draft, out, version)
+            made = [one for one in manifest.segments if (draft / SEGMENTS / one.name).exists()]
+            parts = [(Path(SEGMENTS, one.name), one.files) for one in made]
+            remote.keep(draft, out, [(Path(), own), *parts])
+        else:
+            _move(draft, out, version)
     except OSError as error:
         raise WorkError(
             f"writing {draft} failed: {error.strerror or error}; {out} serves what it served before"
@@ -98,16 +122,37 @@ def publish(out: Path, fill: Fill, *, serve: bool = True) -> str:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if serve:
+        check()
         switch(out, version)
     return version
+
+
+def _move(draft: Path, out: Path, version: str) -> None:
+    (out / SEGMENTS).mkdir(exist_ok=True)
+    for segment in sorted((draft / SEGMENTS).iterdir()):
+        _sync(segment)
+        segment.rename(out / SEGMENTS / segment.name)
+    (draft / SEGMENTS).rmdir()
+    _sync(out / SEGMENTS)
+    _sync(draft)
+    draft.rename(out / version)
 
 
 def switch(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
-        WorkError: the disk refused; the message says what ``out`` serves.
+        WorkError: the disk or the store refused; the message says what ``out`` serves.
     """
+    if is_remote(out):
+        try:
+            remote.put(out / CURRENT, f"{version}\n".encode())
+        except OSError as error:
+            raise WorkError(
+                f"whether {out / CURRENT} was written is not known: {first_line(error)}; {version} "
+                f"stands, and 'onepass index promote {out} {version}' serves it"
+            ) from error
+        return
     try:
         _sync(out)  # that the version stands, before anything names it
         write_atomic(out / CURRENT, f"{version}\n".encode())
@@ -130,7 +175,13 @@ def remove_leftovers(out: Path) -> None:
 
     Call it under ``locked(out)``: then no draft is anybody's but of a process that died.
     """
-    for entry in out.iterdir():
+    if is_remote(out):
+        with reaching(out):
+            for name in _folders(out):
+                if VERSION.fullmatch(name) and not (out / name / MANIFEST).is_file():
+                    remote.remove(out / name)
+    here = remote.cache_of(out) if is_remote(out) else out
+    for entry in here.iterdir() if here.exists() else ():
         found = _BUILDING.fullmatch(entry.name)
         if (
             found and (int(found[1]) == os.getpid() or not _alive(int(found[1])))
@@ -145,16 +196,30 @@ def remove_leftovers(out: Path) -> None:
             named.update(segment.name for segment in read_manifest(out, version).segments)
         except SnapshotError:
             damaged = int(version[1:])
-    for entry in (out / SEGMENTS).glob("*"):
-        found = SEGMENT.fullmatch(entry.name)
-        if found and int(found[1]) > damaged and entry.name not in named:
-            shutil.rmtree(entry, ignore_errors=True)
+    for name in _folders(out / SEGMENTS):
+        found = SEGMENT.fullmatch(name)
+        if found and int(found[1]) > damaged and name not in named:
+            remove(out / SEGMENTS / name)
 
 
 def _next_version(out: Path) -> str:
     """One more than any that stands, complete or not: a name never means two things."""
-    numbers = [int(found[1]) for e in out.iterdir() if (found := VERSION.fullmatch(e.name))]
+    numbers = [int(found[1]) for name in _folders(out) if (found := VERSION.fullmatch(name))]
     return f"v{max(numbers, default=0) + 1:04d}"
+
+
+def _folders(out: Path) -> list[str]:
+    """Names in a folder; none where there is no such folder."""
+    with reaching(out):
+        return [entry.name for entry in out.iterdir()] if out.is_dir() else []
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of an index, of this machine or in an object store."""
+    if is_remote(folder):
+        remote.remove(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:

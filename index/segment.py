@@ -31,6 +31,7 @@ COMPARED_VALUES = 16_000_000
 62,000 rows of 256: 5 ms on one core. Above it, lists with the rows that fit are visited.
 """
 
+_GPU_MOST_K = 2048  # FAISS selects no more on a GPU
 KEPT_FILTERS = 16  # answers to a filter that stay in memory: a byte a row, and 8 a row that fits
 
 
@@ -166,7 +167,8 @@ class Segment:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         found: tuple[NDArray[np.float32], NDArray[np.int64]]
         if allowed is None:
-            found = (self._gpu or self._store).search(queries, k)
+            on_gpu = self._gpu if k <= _GPU_MOST_K else None
+            found = (on_gpu or self._store).search(queries, k)
         else:
             # By their numbers: FAISS goes straight to them, where bits have it look at each row.
             chosen = _faiss.IDSelectorArray(allowed.rows)

@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError, VerifyError, first_line
-from cluster.storage import locate, place
+from cluster.storage import locate, place, reaching
 from index.filters import Filter
 from index.layout import (
     DELETED,
+    LISTS,
+    SEARCH,
     SEGMENTS,
     SnapshotManifest,
     current_version,
@@ -30,6 +32,7 @@ from index.layout import (
 )
 from index.metrics import nearest_first, prepare
 from index.recall import Hits
+from index.remote import fetched
 from index.rows import RowTable, load_array
 from index.segment import Searchable, Segment, damaged
 from pipelines.detections import BOX
@@ -89,7 +92,7 @@ class Snapshot:
         Raises:
             SnapshotError: no index there, no such version, or its files are damaged.
         """
-        folder = Path(index_dir)
+        folder = place(index_dir)
         manifest = read_manifest(folder, version)
         path = folder / manifest.version
         numbers = range(len(manifest.segments))
@@ -288,9 +291,11 @@ class Snapshot:
         for folder, files in named:
             for name, expected in files.items():
                 file = folder / name
-                if not file.is_file():
-                    raise VerifyError(f"{file} is named in the manifest but missing")
-                if sha256_file(file) != expected:
+                with reaching(file):
+                    if not file.is_file():
+                        raise VerifyError(f"{file} is named in the manifest but missing")
+                    digest = sha256_file(file)
+                if digest != expected:
                     raise VerifyError(
                         f"{file} does not match its sha256 in the manifest; build the index again"
                     )
@@ -319,17 +324,19 @@ def open_segments(
     Raises:
         SnapshotError: files are missing or damaged.
     """
-    deleted = deleted_by_segment(folder / manifest.version, manifest)
+    entries = [(number, manifest.segments[number]) for number in numbers]
+    version, *parts = fetched(
+        folder,
+        [
+            (folder / manifest.version, manifest.files),
+            *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
+        ],
+        without=() if searched else (SEARCH, LISTS),
+    )
+    deleted = deleted_by_segment(version, manifest)
     return [
-        Segment(
-            folder / SEGMENTS / (entry := manifest.segments[number]).name,
-            entry,
-            manifest.dim,
-            manifest.metric,
-            deleted[number],
-            searched=searched,
-        )
-        for number in numbers
+        Segment(part, entry, manifest.dim, manifest.metric, deleted[number], searched=searched)
+        for part, (number, entry) in zip(parts, entries, strict=True)
     ]
 
 

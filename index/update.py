@@ -53,7 +53,7 @@ def add_runs(
     began = time.monotonic()
     read_manifest(index_dir)  # before a lock is made where there is no index
     opened = open_runs(runs)
-    with locked(index_dir):
+    with locked(index_dir) as check:
         now = Snapshot.open(index_dir)
         there = now.manifest
         for run in opened:
@@ -100,7 +100,7 @@ def add_runs(
                 began=began,
             )
 
-        version = publish(index_dir, fill)
+        version = publish(index_dir, fill, check)
     return Snapshot.open(index_dir, version)
 
 
@@ -118,7 +118,7 @@ def delete_rows(index_dir: Path, chosen: Filter) -> tuple[Snapshot, int]:
     if not chosen:
         raise SnapshotError("nothing says which rows to delete; give a condition or ids")
     read_manifest(index_dir)
-    with locked(index_dir):
+    with locked(index_dir) as check:
         now = Snapshot.open(index_dir)
         there = now.manifest
         leaving = now.matching(chosen)
@@ -145,7 +145,7 @@ def delete_rows(index_dir: Path, chosen: Filter) -> tuple[Snapshot, int]:
                 }
             )
 
-        version = publish(index_dir, fill)
+        version = publish(index_dir, fill, check)
     return Snapshot.open(index_dir, version), len(leaving)
 
 
@@ -170,7 +170,7 @@ def compact(
     """
     began = time.monotonic()
     read_manifest(index_dir)
-    with locked(index_dir):
+    with locked(index_dir) as check:
         now = Snapshot.open(index_dir)
         there = now.manifest
         memory = check_options(there.options, memory_bytes)
@@ -196,7 +196,7 @@ def compact(
                 began=began,
             )
 
-        version = publish(index_dir, fill)
+        version = publish(index_dir, fill, check)
     return Snapshot.open(index_dir, version)
 
 

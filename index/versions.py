@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import SnapshotError
+from cluster.storage import is_remote, reaching
 from index.layout import (
     SEGMENTS,
     SnapshotManifest,
@@ -14,7 +15,7 @@ from index.layout import (
     list_versions,
     read_manifest,
 )
-from index.publish import locked, remove_leftovers, switch
+from index.publish import locked, remove, remove_leftovers, switch
 from index.snapshot import Snapshot
 
 
@@ -47,10 +48,11 @@ def promote(index_dir: Path, version: str) -> Snapshot:
         VerifyError: a file of it is not what was written; the same is served as before.
     """
     read_manifest(index_dir, version)
-    with locked(index_dir):
+    with locked(index_dir) as check:
         remove_leftovers(index_dir)
         snapshot = Snapshot.open(index_dir, version)
         snapshot.verify()
+        check()
         switch(index_dir, version)
     return snapshot
 
@@ -89,6 +91,9 @@ def prune(index_dir: Path, keep: int) -> list[str]:
         current = current_version(index_dir)
         old = [name for name in list_versions(index_dir)[:-keep] if name != current]
         for name in old:
+            if is_remote(index_dir):
+                remove(index_dir / name)
+                continue
             # First out of sight: half a version must never look like a whole one.
             hidden = index_dir / f".removing-{name}"
             (index_dir / name).rename(hidden)
@@ -101,4 +106,5 @@ def bytes_of(index_dir: Path, manifest: SnapshotManifest) -> int:
     """What a version's files take, segments that it shares with others included."""
     folders = [index_dir / manifest.version]
     folders += [index_dir / SEGMENTS / entry.name for entry in manifest.segments]
-    return sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    with reaching(index_dir):
+        return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-STAGES = ("decode", "forward", "write")
+from cluster.errors import WorkError, first_line
+
+MOST_DEATHS = 4
+STAGES = ("load", "decode", "forward", "write")  # load: an actor's model, no rows
 _MOST_KEPT = 50_000  # blocks that wait to be fetched; a driver that is gone fetches none
 
 
@@ -46,6 +49,23 @@ class Tally(NamedTuple):
     written: int = 0
     failed: int = 0  # answered with an error
     again: int = 0  # blocks that a stage did once more
+    raised: int = 0  # times that a stage raised an error over a block
+    said: str = ""  # by the last of those errors
+
+    def plus(self, later: Tally) -> Tally:
+        """Both, where a board was lost and ``later`` is what its successor counted."""
+        return Tally(
+            decoded=self.decoded + later.decoded,
+            answered=self.answered + later.answered,
+            first_answer=self.first_answer or later.first_answer,
+            first_rows=self.first_rows or later.first_rows,
+            last_answer=later.last_answer or self.last_answer,
+            written=self.written + later.written,
+            failed=self.failed + later.failed,
+            again=self.again + later.again,
+            raised=self.raised + later.raised,
+            said=later.said or self.said,
+        )
 
 
 class Look(NamedTuple):
@@ -53,6 +73,7 @@ class Look(NamedTuple):
 
     tally: Tally
     blocks: list[Block]
+    board: int = 0  # tells a board from the one that stood there before it died
 
 
 class Board:
@@ -61,6 +82,7 @@ class Board:
     def __init__(self) -> None:
         self._tally = Tally()
         self._seen: set[tuple[str, int]] = set()
+        self._begun = Counter[tuple[str, int]]()
         self._blocks: list[Block] = []
         self._metrics = _Metrics()
 
@@ -81,8 +103,10 @@ class Board:
     def block(self, block: Block) -> None:
         """Hear of a block that left a stage."""
         key = block.stage, block.first_row
+        self._begun.pop(key, None)
         again = key in self._seen
-        self._seen.add(key)
+        if block.rows:
+            self._seen.add(key)
         tally = self._tally
         self._tally = tally._replace(again=tally.again + again)
         if not again:
@@ -97,9 +121,57 @@ class Board:
         if len(self._blocks) < _MOST_KEPT:
             self._blocks.append(block._replace(again=again))
 
+    def begun(self, stage: str, first_row: int) -> int:
+        """How many times ``stage`` has begun with this block and not ended, this time included."""
+        self._begun[stage, first_row] += 1
+        return self._begun[stage, first_row]
+
+    def raised(self, stage: str, first_row: int, said: str) -> None:
+        """Hear of an error that a stage raised over a block; it may be tried again."""
+        self._begun.pop((stage, first_row), None)  # its process lives
+        self._tally = self._tally._replace(raised=self._tally.raised + 1, said=said)
+
     def look(self) -> Look:
         blocks, self._blocks = self._blocks, []
-        return Look(self._tally, blocks)
+        return Look(self._tally, blocks, os.getpid())
+
+
+class Attempt:
+    """A stage's work on one block: with ``board`` told if it fails, and ended if it kills.
+
+    A process that dies takes its block to another one. A block that ends one process after the
+    other would do so for ever, and look busy.
+
+    Raises:
+        WorkError: on entry, this block has ended ``MOST_DEATHS`` processes.
+    """
+
+    def __init__(self, board: Any, stage: str, rows: pa.Table) -> None:
+        self._board, self._stage = board, stage
+        self._first = rows["row_id"][0].as_py() if rows.num_rows else None
+        self._last = rows["row_id"][-1].as_py() if rows.num_rows else None
+
+    def __enter__(self) -> None:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError
+
+        if self._first is None:
+            return
+        try:
+            begun = ray.get(self._board.begun.remote(self._stage, self._first), timeout=10)
+        except (GetTimeoutError, RayActorError):  # a board that is lost counts nothing
+            return
+        if begun > MOST_DEATHS:
+            raise WorkError(
+                f"{MOST_DEATHS} processes died in {self._stage}, one after the other, over rows "
+                f"{self._first} to {self._last}: their memory ran out, or an image of these or "
+                "the network crashes them"
+            )
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and self._first is not None:
+            said = f"{type(error).__name__}: {first_line(error)}"
+            self._board.raised.remote(self._stage, self._first, said)
 
 
 class Stopwatch:
@@ -109,17 +181,17 @@ class Stopwatch:
         self._stage = stage
         self._at, self._began = time.time(), time.perf_counter()
 
-    def block(self, rows: pa.Table) -> Block:
-        """The block that this stage is through with; ``rows`` is not empty."""
+    def block(self, rows: pa.Table | None) -> Block:
+        """The block that this stage is through with, which is not empty; None: of no rows."""
         # Only the stage that decides a row's error tells it.
-        told = rows["error"].to_pylist() if self._stage == "forward" else []
+        told = rows["error"].to_pylist() if rows and self._stage == "forward" else []
         return Block(
             stage=self._stage,
             lane=_lane(),
             began=self._at,
             seconds=time.perf_counter() - self._began,
-            rows=rows.num_rows,
-            first_row=rows["row_id"][0].as_py(),
+            rows=rows.num_rows if rows else 0,
+            first_row=rows["row_id"][0].as_py() if rows else -1,
             memory=resident(),
             errors=error_kinds(told),
         )

@@ -1,62 +1,118 @@
-"""What earlier sessions of a run have committed, and what they left half done.
+"""What is written for good: data files and their checkpoints, brought in line after any fault.
 
-Ray Data writes ``checkpoint/ID.pending.parquet``, then ``detections/ID-N.parquet``, then moves the
-checkpoint to ``checkpoint/ID.parquet``. Its next session deletes what is pending, with the data. In
-an object store a move is a copy and a deletion: a process that dies between the two leaves both,
-and that session would delete data whose rows it takes for done. So both are settled before.
+Ray Data writes ``checkpoint/ID.pending.parquet``, then ``detections/ID-N.parquet``, and then renames
+the checkpoint to ``checkpoint/ID.parquet``; in an object store that is a copy and a deletion. It is
+right as long as each of these happens once and by one process at a time. Where a process dies
+in between and its task is given to another, or a driver dies before its writers do, more can
+stand there than that, and Ray would lose rows or write them twice:
+
+=========================================  ============================================
+what stands there                          what it means, and what is done
+=========================================  ============================================
+pending and committed, of one name         its task was given out again after the commit, or the
+                                           rename was half done; the file may be half written anew:
+                                           both go, and the file
+pending alone                              the writer died: it goes, and the file
+a file without a checkpoint                its writer outlived its driver: it goes
+a checkpoint without a whole file          a disk or a late writer broke it: both go
+=========================================  ============================================
+
+What goes is done again. Only rows are lost that way which nothing vouches for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cluster.storage import listed, open_parquet
+import pyarrow as pa
 
-_COMMITTED = ".parquet"
-_PENDING = ".pending.parquet"
+from cluster.storage import listed, open_parquet, read_parquet
+
+PENDING = ".pending"
 _AT_ONCE = 16  # in an object store each is two requests, and a large run has thousands
 
 
 def committed_rows(out: Path) -> int:
-    """Rows that earlier sessions committed; pending checkpoints are not counted."""
+    """Rows that are written for good; pending checkpoints are not counted."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return sum(pool.map(_rows, _named(out, pending=False).values()))
+        return sum(rows or 0 for rows in pool.map(_rows, _checkpoints(out).values()))
 
 
-def settle_checkpoint(out: Path) -> None:
-    """Make what is stored agree, so that the rows of every committed checkpoint stand once.
+def mend(out: Path) -> int:
+    """Leave whole files with their checkpoints alone, and nothing else.
 
-    Rows are asked for again where there is a doubt: where a checkpoint is committed and still
-    pending, where it is committed and its data is gone, and where data belongs to none.
-    The order of the deletions is such that a process may die after any of them.
+    Only while no writer is at work on ``out``.
+
+    Returns:
+        How many rows lost their checkpoint, and must be done again.
     """
-    committed, pending = _named(out, pending=False), _named(out, pending=True)
-    data: dict[str, list[Path]] = {}
+    done, undone = _checkpoints(out), _checkpoints(out, pending=True)
+    files: dict[str, list[Path]] = {}
     for file in listed(out / "detections", "*.parquet"):
-        data.setdefault(file.stem.rpartition("-")[0], []).append(file)
-    for name, file in committed.items():
-        # Data of one that is pending may be of a second try, which may have been cut off.
-        if name in pending or name not in data:
+        files.setdefault(_task(file), []).append(file)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        known = list(done)
+        wanted = dict(zip(known, pool.map(_rows, done.values()), strict=True))
+        stored = dict(zip(known, pool.map(lambda n: _stored(files.get(n, [])), known), strict=True))
+    broken = {name for name in known if wanted[name] is None or wanted[name] != stored[name]}
+    again = 0
+    for name in sorted(broken | (done.keys() & undone.keys())):
+        again += wanted[name] or 0
+        # First: without it the rest is of a writer that died, whenever this is interrupted.
+        done.pop(name).unlink()
+    for name in sorted(files.keys() - done.keys()):
+        for file in files[name]:
             file.unlink()
-    for name, files in data.items():
-        if name not in committed and name not in pending:
-            for file in files:
-                file.unlink()
+    for file in undone.values():
+        file.unlink()
+    return again
 
 
-def _rows(file: Path) -> int:
-    with open_parquet(file) as parquet:
-        rows: int = parquet.metadata.num_rows
-    return rows
+def drop_repeats(out: Path) -> int:
+    """Take out files all of whose rows stand in others as well; their number.
+
+    A writer of an earlier session may commit after this one has read what was committed: then
+    its block is done twice. The answers are the same.
+    """
+    files = listed(out / "detections", "*.parquet")
+    rows = [read_parquet(file, columns=["row_id"])["row_id"].to_pylist() for file in files]
+    seen = Counter(row for part in rows for row in part)
+    checkpoints = _checkpoints(out)
+    dropped = 0
+    for file, part in zip(files, rows, strict=True):
+        if part and all(seen[row] > 1 for row in part):
+            seen.subtract(part)
+            checkpoints[_task(file)].unlink(missing_ok=True)
+            file.unlink()
+            dropped += 1
+    return dropped
 
 
-def _named(out: Path, *, pending: bool) -> dict[str, Path]:
-    return dict(_checkpoints(out, pending=pending))
+def _checkpoints(out: Path, *, pending: bool = False) -> dict[str, Path]:
+    """Checkpoint files by the write task that they are of."""
+    found = {}
+    for file in listed(out / "checkpoint", "*.parquet"):
+        if (PENDING in file.name) == pending:
+            found[file.stem.removesuffix(PENDING)] = file
+    return found
 
 
-def _checkpoints(out: Path, *, pending: bool) -> Iterator[tuple[str, Path]]:
-    for file in listed(out / "checkpoint", f"*{_COMMITTED}"):
-        if file.name.endswith(_PENDING) == pending:
-            yield file.name.removesuffix(_PENDING if pending else _COMMITTED), file
+def _task(file: Path) -> str:
+    """The write task of a data file: Ray adds a number to each file of a task."""
+    return file.stem.rpartition("-")[0]
+
+
+def _stored(files: list[Path]) -> int | None:
+    rows = [_rows(file) for file in files]
+    return None if not rows or None in rows else sum(row for row in rows if row is not None)
+
+
+def _rows(file: Path) -> int | None:
+    """Rows by the footer, which is written last; None where the file is not whole."""
+    try:
+        with open_parquet(file) as parquet:
+            return int(parquet.metadata.num_rows)
+    except (pa.ArrowInvalid, FileNotFoundError):
+        return None

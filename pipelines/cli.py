@@ -142,6 +142,10 @@ def say_extracted(outcome: Outcome) -> None:
         warn(f"other files were left out: {kinds}")
     for note in outcome.source_notes:
         warn(note)
+    if outcome.raised:
+        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.said}")
+    if outcome.passes > 1:
+        warn("nodes were lost; what they had not done was done by the others")
     audit = manifest.precision_audit
     if audit is not None and audit.cosine_min < 0.99:
         warn(

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from cluster.storage import place
-from pipelines.board import Stopwatch
+from pipelines.board import Attempt, Stopwatch
 from pipelines.detections import BOX
 from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, fit
@@ -47,7 +47,8 @@ class DecodeBlock:
     def __call__(self, rows: pa.Table) -> pa.Table:
         torch.set_num_threads(1)
         watch = Stopwatch("decode")
-        decoded = decode_rows(rows, self._root, self._inputs, done=self._report)
+        with Attempt(self._board, "decode", rows):
+            decoded = decode_rows(rows, self._root, self._inputs, done=self._report)
         if rows.num_rows:
             self._board.block.remote(watch.block(decoded))
         return decoded

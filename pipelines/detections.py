@@ -39,6 +39,7 @@ import pyarrow.compute as pc
 
 from cluster.errors import SourceError, first_line
 from cluster.storage import is_remote
+from cluster.untrusted import refuse_pickled
 from pipelines.video.layout import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
@@ -108,9 +109,10 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
 
     Raises:
         SourceError: no ``image`` column, a contract column of the wrong type, a given
-            ``detection_id`` that is missing or stands twice, or a column name that
-            extraction itself writes.
+            ``detection_id`` that is missing or stands twice, a column name that extraction
+            itself writes, or a column that runs code when it is read.
     """
+    refuse_pickled(table.schema, where)
     if "image" not in table.column_names:
         raise SourceError(
             f"{where} has no column 'image' (it has {', '.join(table.column_names) or 'none'}); "

@@ -80,6 +80,7 @@ class Forecast(Record):
     checkpoint_bytes: int  # while the run is at work
     sample_rows: int
     sample_seconds: float  # this dry run's own
+    load: float | None  # of this machine before, in processes; None where the work is elsewhere
 
 
 def dry_run(
@@ -101,7 +102,7 @@ def dry_run(
         WorkError: the sample could not be answered.
     """
     options = options or Options()
-    started = time.time()
+    started, load = time.time(), _load(options)
     plan, command = prepare(source, model, options, report)
     earlier = earlier_request(out, command)
     if (out / "manifest.json").is_file():
@@ -126,6 +127,7 @@ def dry_run(
                 starting=starting,
                 built=settled.building,
                 started=started,
+                load=load,
             )
 
 
@@ -138,6 +140,8 @@ def _sample(
     rows = min(whole, max(_LEAST_ROWS, rows // _LEAST_ROWS * _LEAST_ROWS))
     each = SAMPLE_SECONDS / (rows * (seconds_a_row or _GUESS))
     wanted = slots.actors * max(few, min(many, round(each)))
+    if slots.gpus_per_actor:  # all who decode must be at work
+        wanted = max(wanted, few * _at_once(slots))
     cuts = cut_plan(table, request, rows)
     if wanted * rows >= table.num_rows:
         chosen = cut_plan(table, request, whole)
@@ -201,7 +205,6 @@ class _Sample:
             folder=self._folder,
             root=self._root,
             rows=self._rows,
-            block_rows=self._rows // self._parts,
             slots=slots,
             stall_seconds=self._options.stall_seconds,
         )
@@ -238,7 +241,15 @@ class _Sample:
         return time.time() - began
 
     def forecast(
-        self, *, rows: int, before: int, whole: int, starting: float, built: float, started: float
+        self,
+        *,
+        rows: int,
+        before: int,
+        whole: int,
+        starting: float,
+        built: float,
+        started: float,
+        load: float | None,
     ) -> Forecast:
         """The run's own numbers, from the sample's."""
         slots, request = self._slots, self._request
@@ -281,6 +292,7 @@ class _Sample:
             checkpoint_bytes=files * _checkpoint_bytes(whole),
             sample_rows=self._rows,
             sample_seconds=time.time() - started,
+            load=load,
         )
 
     def _places(self) -> Iterator[NodePlan]:
@@ -288,16 +300,24 @@ class _Sample:
             lanes = {block.lane for block in self._seen if block.stage == stage}
             return Counter(lane.partition(":")[0] for lane in lanes)
 
-        actors, decoding = processes("forward"), processes("decode")
+        actors, decoding = processes("load"), processes("decode")
         for node in nodes():
             name = node["node"]
             yield NodePlan(actors=actors[name], decoding=decoding[name], **node)
 
 
+def _load(options: Options) -> float | None:
+    """Processes that want a core of this machine already, where the work will be on it."""
+    if options.address or os.environ.get("RAY_ADDRESS"):
+        return None
+    return os.getloadavg()[0]
+
+
 def _at_once(slots: Slots) -> int:
-    """Decoding tasks that find a place beside the actors, one slot left for writing."""
-    left = sum(node["cpus"] for node in nodes()) - slots.actors * slots.cpus_per_actor
-    return max(1, int(left / slots.cpus_to_decode) - 1)
+    """Decoding tasks that find a place beside the actors and have a core, one left for writing."""
+    cpus = sum(node["cpus"] for node in nodes())
+    left = cpus - slots.actors * slots.cpus_per_actor
+    return max(1, min(int(cpus), int(left / slots.cpus_to_decode)) - 1)
 
 
 def _writers(slots: Slots) -> int:

@@ -52,7 +52,7 @@ class Embedder:
         """
         loaded = load_verified(facts)
         alone = facts.model_copy(update={"maps": ()})
-        return cls(Engine(alone, "fp32", loaded=loaded), loaded.labels)
+        return cls(Engine(alone, "fp32", batch_rows=DEFAULT_ROWS, loaded=loaded), loaded.labels)
 
     def embed_bytes(
         self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)

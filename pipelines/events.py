@@ -30,6 +30,7 @@ NAME = "events.jsonl"
 MOST_BLOCKS = 20_000  # lines of a session: some 4 MB
 _MOST_LOOKS = 2_000
 _LOOK_SECONDS = 2.0
+_STILL_SECONDS = 30.0  # where nothing has moved
 _WRITE_SECONDS = 10.0
 _WRITE_SHARE = 0.02  # of the time, at most, goes into writing
 
@@ -69,6 +70,7 @@ class EventLog:
         self._blocks = _Thinned(MOST_BLOCKS)
         self._looks = _Thinned(_MOST_LOOKS)
         self._looked = self._wrote = 0.0
+        self._told: Tally | None = None
         self._pause = _WRITE_SECONDS
 
     def add(self, event: str, *, at: float | None = None, **facts: Any) -> None:
@@ -82,8 +84,9 @@ class EventLog:
             self.measures.add(block)
             self._blocks.add(self._line("block", block.began, _block_facts(block)))
         now = time.monotonic()
-        if now - self._looked > _LOOK_SECONDS:
-            self._looked = now
+        pause = _LOOK_SECONDS if look.tally != self._told else _STILL_SECONDS
+        if now - self._looked > pause:
+            self._looked, self._told = now, look.tally
             self._looks.add(self._line("look", time.time(), {**_tally_facts(look.tally), **facts}))
         if now - self._wrote > self._pause:
             self.write()
@@ -118,7 +121,7 @@ def _block_facts(block: Block) -> Line:
 
 
 def _tally_facts(tally: Tally) -> Line:
-    told = ("decoded", "answered", "written", "failed", "again")
+    told = ("decoded", "answered", "written", "failed", "again", "raised", "said")
     return {**{name: getattr(tally, name) for name in told}, "driver_memory": resident()}
 
 

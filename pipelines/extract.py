@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.errors import failed, first_line
+from cluster.errors import WorkError, failed, first_line
 from cluster.session import Slots, nodes, session
 from cluster.storage import listed, reaching, remove_folder
 from pipelines.board import Look, Tally
-from pipelines.checkpoint import committed_rows, settle_checkpoint
+from pipelines.checkpoint import committed_rows, drop_repeats, mend
 from pipelines.events import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
@@ -29,8 +29,10 @@ from pipelines.records import write_atomic
 from pipelines.request import Request, claim
 from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan
-from pipelines.stages import block_rows, write_plan
-from pipelines.watch import Watched, run_pass
+from pipelines.stages import write_plan
+from pipelines.watch import NodesLostError, Watched, run_pass, slots_left
+
+MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Outcome:
     source_notes: tuple[str, ...] = ()
     first_answer_seconds: float | None = None
     events_lost: str | None = None  # why the events file is not whole
+    raised: int = 0  # errors over blocks that were then answered all the same
+    said: str = ""  # by the last of them
+    passes: int = 1  # more than one: nodes were lost, and the others went on
 
 
 def extract(
@@ -91,7 +96,7 @@ def extract(
         WorkError: the work failed; the same call continues it.
     """
     options = options or Options()
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     plan, command = prepare(source, model, options, report)
 
     def told(waited: float, of: float) -> None:
@@ -110,7 +115,7 @@ def extract(
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
             work = _Work(out, plan, request, options, slots, report, check)
-            return work.run(started)
+            return work.run(started, began)
 
 
 class _Work:
@@ -134,26 +139,35 @@ class _Work:
         self._slots = slots
         self._report = report
         self._planned = plan.table.num_rows
+        self._raised, self._said, self._passed = 0, "", 0
 
-    def run(self, started: float) -> Outcome:
-        settle_checkpoint(self._out)
+    def run(self, started: float, began: float) -> Outcome:
+        self._began = began  # durations are by this clock: the other one may be set meanwhile
+        mend(self._out)
         before = committed_rows(self._out)
         self._log = EventLog(self._out)
         self._log.add("session", **self._asked(started, before))
         try:
             outcome = self._finish(started, before)
         except BaseException as error:
-            self._end(type(error).__name__, started, error=first_line(error))
+            self._end(type(error).__name__, error=first_line(error))
             raise
-        self._end("finished", started)
+        self._end("finished")
         return replace(outcome, events_lost=self._log.lost)
 
     def _finish(self, started: float, before: int) -> Outcome:
-        tally = self._pass(before) if before < self._planned else None
+        tally = self._passes(before)
         if self._options.hdf5:
             self._phase("hdf5")
             try:
-                write_hdf5(self._out, self._request, cpus_per_task=self._slots.cpus_per_task)
+                write_hdf5(
+                    self._out,
+                    self._request,
+                    cpus_per_task=self._slots.cpus_per_task,
+                    stall_seconds=self._options.stall_seconds,
+                )
+            except WorkError:  # it says what failed already
+                raise
             except Exception as error:
                 raise failed("extraction", error) from error
         self._phase("checking")
@@ -162,12 +176,12 @@ class _Work:
             self._plan.root,
             self._request,
             planned=self._planned,
-            seconds=time.time() - started,
+            seconds=self._seconds(),
             session=self._session(started, before, tally),
             done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         # Counting and hashing are part of it.
-        manifest = manifest.model_copy(update={"seconds": time.time() - started})
+        manifest = manifest.model_copy(update={"seconds": self._seconds()})
         self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         remove_folder(self._out / "checkpoint")
@@ -178,6 +192,9 @@ class _Work:
             skipped_files=self._plan.skipped,
             source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - started,
+            raised=self._raised,
+            said=self._said,
+            passes=self._passed,
         )
 
     def _session(self, started: float, before: int, tally: Tally | None) -> SessionFacts:
@@ -198,19 +215,54 @@ class _Work:
             start_seconds=None if seen.first_began is None else seen.first_began - started,
             work_seconds=seen.work_seconds,
             waited=seen.waited,
-            limit=seen.limit(time.time() - started),
+            limit=seen.limit(self._seconds()),
         )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def _actors(self) -> int:
         return min(self._slots.actors, len(listed(self._out / "plan", "*.parquet")))
+
+    def _passes(self, before: int) -> Tally | None:
+        """The pipeline, once more where nodes were lost or their files broke; the longest tally."""
+        tallies: list[Tally] = []
+        vain = 0
+        while before < self._planned and vain < MOST_VAIN:
+            self._passed += 1
+            try:
+                tally = self._pass(before)
+                tallies.append(tally)
+                self._raised, self._said = self._raised + tally.raised, tally.said or self._said
+            except NodesLostError as error:
+                if vain == MOST_VAIN - 1:
+                    raise
+                self._slots = self._wait_for_slots(error)
+                self._log.add("again", why=first_line(error), nodes=nodes())
+            mend(self._out)
+            done = committed_rows(self._out)
+            vain = 0 if done > before else vain + 1
+            before = done
+        if before > self._planned:
+            drop_repeats(self._out)
+        return max(tallies, key=lambda tally: tally.answered, default=None)
+
+    def _wait_for_slots(self, error: NodesLostError) -> Slots:
+        """The slots that are left, or that come as long as a standstill may last."""
+        deadline = time.monotonic() + self._options.stall_seconds
+        while (slots := slots_left(self._slots, self._options.gpus_per_actor)) is None:
+            if time.monotonic() > deadline:
+                raise error
+            time.sleep(1)
+        return slots
 
     def _pass(self, before: int) -> Tally:
         work = Watched(
             folder=self._out,
             root=self._plan.root,
             rows=self._planned - before,
-            block_rows=block_rows(self._request, self._planned, self._slots),
             slots=self._slots,
+            gpus_per_actor=self._options.gpus_per_actor,
             stall_seconds=self._options.stall_seconds,
         )
         self._log.add("phase", name="extracting")
@@ -222,7 +274,7 @@ class _Work:
             self._log.look(look)
             if look.tally[:2] != last[:2]:
                 last = look.tally
-                done = before + last.answered
+                done = min(before + last.answered, self._planned)  # some are answered twice
                 self._report(Progress("extracting", done, self._planned, last.failed))
 
         return run_pass(work, self._request, self._options.batch_rows, seen)
@@ -249,12 +301,12 @@ class _Work:
             "nodes": nodes(),
         }
 
-    def _end(self, outcome: str, started: float, **facts: Any) -> None:
+    def _end(self, outcome: str, **facts: Any) -> None:
         seen = self._log.measures
         self._log.add(
             "end",
             outcome=outcome,
-            seconds=round(time.time() - started, 3),
+            seconds=round(self._seconds(), 3),
             stages=[stage.model_dump() for stage in seen.stages],
             errors=seen.errors,
             waited=seen.waited,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.console import say
+from cluster.console import say, warn
+from cluster.session import local_cores
 
 if TYPE_CHECKING:
     from pipelines.dry_run import Forecast
@@ -23,11 +24,11 @@ def say_forecast(run: str, coming: Forecast) -> None:
         f"{coming.precision}, in about {duration(coming.seconds)}; nothing was kept"
     )
     own = ", which decode for themselves" if costs.fused else ""
-    on = f" on {coming.gpus:g} GPUs" if coming.gpus else ""
+    on = f" on {_count(coming.gpus, 'GPU')}" if coming.gpus else ""
     say(f"  who        {_count(lanes.actors, 'forward actor')}{on}{own}")
     if not costs.fused:
-        say(f"             {_count(lanes.decoders, 'decoding task')} at a time, on nodes without")
-        say("             a GPU where they have room")
+        room = "where there is room on nodes without a GPU"
+        say(f"             {_count(lanes.decoders, 'decoding task')} at a time, {room}")
     for node in coming.nodes:
         did = [_count(node.actors, "actor")] if node.actors else []
         did += [f"decoding in {node.decoding}"] if node.decoding and not costs.fused else []
@@ -47,7 +48,8 @@ def say_forecast(run: str, coming: Forecast) -> None:
         )
     if pace.cores_missing:
         say(
-            f"             {_count(pace.cores_missing, 'core')} more for decoding would feed the GPUs"
+            f"             {_count(pace.cores_missing, 'core')} more would have to decode to feed the "
+            "GPUs"
         )
     working = coming.seconds - coming.start_seconds - coming.finish_seconds
     say(
@@ -64,6 +66,11 @@ def say_forecast(run: str, coming: Forecast) -> None:
     )
     for note in coming.notes:
         say(f"  {note}")
+    if coming.load is not None and coming.load > local_cores() / 2:
+        warn(
+            f"this machine was busy already (load {coming.load:.1f} on "
+            f"{_count(local_cores(), 'core')}): all this holds while it is as busy"
+        )
     if coming.built_seconds > 1:
         say(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
 
@@ -104,7 +111,13 @@ def say_profile(told: SessionProfile) -> None:
             f"work, {duration(finish)} to finish; the limit was {told.limit}"
         )
     for stage in told.stages:
-        each = 1000 * stage.seconds / stage.rows if stage.rows else 0.0
+        if not stage.rows:
+            say(
+                f"  {stage.name:<9} {_count(stage.processes, 'actor')}, "
+                f"{stage.seconds / stage.processes:.1f} s each"
+            )
+            continue
+        each = 1000 * stage.seconds / stage.rows
         again = f", {stage.again} of them again" if stage.again else ""
         say(
             f"  {stage.name:<9} {stage.rows} rows in {_count(stage.blocks, 'block')}{again}, busy "

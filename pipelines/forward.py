@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.board import Stopwatch
+from pipelines.board import Attempt, Stopwatch
 from pipelines.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engines.engine import Answers, Engine
@@ -41,7 +41,7 @@ class ForwardActor:
     """Pixels to class, embedding and maps: the one pass."""
 
     def __init__(self, options: ForwardOptions, board: Any) -> None:
-        request = options.request
+        request, watch = options.request, Stopwatch("load")
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
         self._request = request
@@ -50,6 +50,7 @@ class ForwardActor:
         self._gate = (
             (request.gate, self._load(options, request.gate.facts)) if request.gate else None
         )
+        board.block.remote(watch.block(None))
 
     @staticmethod
     def _load(options: ForwardOptions, facts: ModelFacts) -> Engine:
@@ -63,13 +64,18 @@ class ForwardActor:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        with Attempt(self._board, "forward", rows):
+            return self.answer(rows)
+
+    def answer(self, rows: pa.Table) -> pa.Table:
+        """Plan rows with pixels to rows of the run."""
         request, watch = self._request, Stopwatch("forward")
         good = np.asarray(rows["error"].is_null())
         pixels = unpack(rows, PIXELS, request.facts.preprocess)
         if self._gate is not None:
             answered = self._cascade(*self._gate, rows, pixels, good)
         else:
-            found = self._engine(pixels[good], done=self._report)
+            found = self._engine(_only(pixels, good), done=self._report)
             answered = _Answered(_spread(found, good), good, None, None)
         finite = np.isfinite(answered.answers.embedding).all(1)
         finite &= np.isfinite(answered.answers.logits).all(1) | ~answered.classed
@@ -100,11 +106,11 @@ class ForwardActor:
         """The gate on every good row; then the model, on all of them or on those that pass."""
         pixels_of_gate = unpack(rows, gate_column(self._request), gate.facts.preprocess)
         asked = gate.asked
-        said = _spread(engine(pixels_of_gate[good]), good)
+        said = _spread(engine(_only(pixels_of_gate, good)), good)
         scores = softmax(said.logits)
         passes = good & (scores[:, gate.label_index] >= asked.threshold)
         runs = good if asked.embed == "model" else passes
-        found = self._engine(pixels[runs], done=self._report)
+        found = self._engine(_only(pixels, runs), done=self._report)
         self._report(int((good & ~runs).sum()))
         answers = _spread(found, runs)
         if asked.embed == "gate":
@@ -155,6 +161,11 @@ def gate_column(request: Request) -> str:
     # Normalisation happens on the device; only padding takes its colour from it before.
     same = own if own.resize == "pad" else own.model_copy(update={"mean": gate.mean})
     return PIXELS if same.model_copy(update={"std": gate.std}) == gate else GATE_PIXELS
+
+
+def _only(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The rows ``where``; no copy where that is all."""
+    return pixels if where.all() else pixels[where]
 
 
 def _spread(found: Answers, where: np.ndarray) -> Answers:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.storage import listed, make_folder, read_parquet
+from cluster.tasks import tasks_of_session
 from pipelines.facts import MapFacts
 from pipelines.records import write_atomic
 from pipelines.request import Request
@@ -51,10 +53,16 @@ class Shard(NamedTuple):
     first_row_id: int
 
 
-def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
-    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``."""
-    import ray
+def write_hdf5(
+    run: Path, request: Request, *, cpus_per_task: float, stall_seconds: float | None = None
+) -> None:
+    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``.
 
+    Raises:
+        StalledError: no shard was finished for ``stall_seconds`` (None: as ``cluster.tasks``).
+        WorkError: a task failed; the others are cancelled.
+        OSError: a task's own, as of a disk that refused.
+    """
     files = listed(run / "detections", "*.parquet")
     folder = run / "hdf5"
     make_folder(folder)
@@ -63,12 +71,13 @@ def write_hdf5(run: Path, request: Request, *, cpus_per_task: float) -> None:
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
-    task = ray.remote(num_cpus=cpus_per_task)(write_shard)
-    shards = ray.get(
-        [
-            task.remote(file, folder / file.with_suffix(".h5").name, width, request.facts.maps)
-            for file in files
-        ]
+    place = tasks_of_session(
+        "hdf5",
+        cpus=cpus_per_task,
+        then="what is written is kept, the same command continues",
+    )
+    shards = place.run(
+        partial(_write_one, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
     )
     facts = request.embeds
     attributes = {
@@ -109,6 +118,10 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
         file.flush()
         image = file.id.get_file_image()
     write_atomic(target, image)
+
+
+def _write_one(folder: Path, width: int, maps: tuple[MapFacts, ...], source: Path) -> Shard:
+    return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
 
 
 def write_shard(

@@ -67,6 +67,9 @@ class Measures:
                 self.errors[kind] = self.errors.get(kind, 0) + rows
         if block.stage == "write":
             return
+        if block.stage == "load":  # from now on the actor waits for blocks
+            self._lanes[block.lane] = _Lane(ended, ended)
+            return
         lane = self._lanes.setdefault(block.lane, _Lane(block.began, block.began))
         # Blocks come in the order of their ends; two calls of an actor may overlap.
         lane.busy += max(0.0, ended - max(block.began, lane.ended))
@@ -107,7 +110,7 @@ class Measures:
 
     @property
     def waited(self) -> float | None:
-        """Share of their time that forward actors waited, between their first block and their last.
+        """Share of their time that forward actors waited, from their model's loading to their last block.
 
         Handing blocks on counts as waiting. None before the first answer.
         """

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from cluster.errors import StalledError
+from cluster.errors import StalledError, failed
 from cluster.session import Slots, local_cores
+from cluster.waiting import what_waits
 from pipelines.facts import ModelRequest
 from pipelines.request import Command, Request, fingerprint_inputs
 from pipelines.source import Plan, name_source, read_source
@@ -98,18 +99,20 @@ class Settling:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _settle(self) -> Settled:
-        from pipelines.engines.engine import this_device
+        import torch
+
         from pipelines.settle import settle_here
 
-        on_gpu = this_device().type == "cuda"
-        lanes = 1 if on_gpu else local_cores()
-        return settle_here(
+        lanes = torch.cuda.device_count() or local_cores()
+        settled = settle_here(
             *self._arguments,
             rows=self._rows,
             lanes=lanes,
             earlier=self._earlier,
             timed=self._timed,
         )
+        torch.cuda.empty_cache()  # this process lives on beside the actors that need it
+        return settled
 
     def result(self, slots: Slots) -> Settled:
         """What was settled; its error, if it has one, is raised here.
@@ -121,12 +124,12 @@ class Settling:
         if not self._remote:
             return self._here.result()
         import ray
-        from ray.exceptions import GetTimeoutError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
         from pipelines.settle import settle_on_worker
 
         task = ray.remote(
-            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=0
+            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=3
         )(settle_on_worker)
         asked = task.remote(
             *self._arguments,
@@ -141,9 +144,11 @@ class Settling:
             raise error.cause from None
         except GetTimeoutError:
             raise StalledError(
-                f"no worker settled the model within {self._options.stall_seconds:g} s; is the "
-                "cluster busy? give the same command again, or a longer --stall-seconds"
+                f"no worker settled the model within {self._options.stall_seconds:g} s; "
+                f"{what_waits()}; give the same command again, or a longer --stall-seconds"
             ) from None
+        except RayError as error:  # nodes or processes that died, more often than is tried
+            raise failed("settling the model", error, then="give the same command again") from error
         return settled
 
 

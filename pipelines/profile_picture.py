@@ -13,7 +13,13 @@ from pipelines.probe.report import extra
 from pipelines.profile import Profile
 from pipelines.records import write_atomic
 
-COLOURS = {"decode": "#e39a2d", "forward": "#1f62c4", "write": "#4c9f70", "driver": "#828282"}
+COLOURS = {
+    "load": "#b39ddb",
+    "decode": "#e39a2d",
+    "forward": "#1f62c4",
+    "write": "#4c9f70",
+    "driver": "#828282",
+}
 _TROUBLE = "#d62728"
 _NAMED_SESSIONS = 12  # of more, only the boundaries are drawn
 
@@ -103,7 +109,7 @@ def _draw_busy(axes: Any, profile: Profile) -> None:
     actors = max(told.actors for told in profile.sessions)
     axes.axhline(actors, color="black", linestyle=":", label=f"{actors} actors")
     axes.set_ylabel("processes at work")
-    axes.legend(loc="upper left", ncols=4, frameon=False)
+    axes.legend(loc="upper left", ncols=5, frameon=False)
     axes.set_ylim(top=1.3 * max(actors, float(below.max())))
 
 
@@ -112,5 +118,5 @@ def _draw_memory(axes: Any, profile: Profile) -> None:
         marker = "." if len(times) < 40 else None
         axes.plot(times, sizes / 2**20, color=COLOURS[name], marker=marker, linewidth=1, label=name)
     axes.set_ylabel("MiB a process")
-    axes.legend(loc="upper left", ncols=4, frameon=False)
+    axes.legend(loc="upper left", ncols=5, frameon=False)
     axes.set_ylim(top=1.3 * axes.get_ylim()[1])

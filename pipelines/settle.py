@@ -31,10 +31,13 @@ from pipelines.facts import (
     Precision,
     PrecisionAudit,
 )
-from pipelines.precision import check_format, compare, fast_format, is_harmless
+from pipelines.precision import check_format, compare, fast_formats, is_harmless
 from pipelines.request import Command, GateFacts, Request
 
 _TIMED_ROWS = 8
+# As many take a core long enough to tell; a GPU with few rows does little but wait for its orders.
+_FORWARD_ROWS = {"cpu": _TIMED_ROWS, "cuda": 256}
+_BATCH_ROWS = {"cpu": DEFAULT_ROWS, "cuda": 256}
 
 
 class _Offer(NamedTuple):
@@ -90,7 +93,13 @@ class _Model:
         return self._engines[key]
 
     def _load(self, precision: Precision, engine: EngineName) -> Engine:
-        return Engine(self.facts, precision, engine, batch_rows=DEFAULT_ROWS, loaded=self.loaded)
+        return Engine(
+            self.facts,
+            precision,
+            engine,
+            batch_rows=_BATCH_ROWS[this_device().type],
+            loaded=self.loaded,
+        )
 
     def building(self, precision: Precision, engine: EngineName) -> float:
         """How many seconds longer it took to build the engine than it takes to load it again."""
@@ -147,22 +156,16 @@ def _settle(
     gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
     models = [model] if gate is None else [model, gate]
     bare = [each.facts.request.spec for each in models if each.has_no_classes()]
-    precision = fast_format(device) if command.precision == "auto" else command.precision
-    engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
-    audits = [each.audit(precision, engine) for each in models]
-    if command.precision == "auto" and precision != "fp32":
-        for each, audit in zip(models, audits, strict=True):
-            if audit is not None and not each.accepts(audit):
-                said = (
-                    f"precision fp32: {precision} moves the embeddings of "
-                    f"{each.facts.request.spec} to cosine {audit.cosine_mean:.4f} of exact, "
-                    f"enough to change classes; --precision {precision} trades that for speed"
-                )
-                precision = "fp32"
-                engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
-                audits = [each.audit(precision, engine) for each in models]
-                notes.append(said)
-                break
+    formats = fast_formats(device) if command.precision == "auto" else [command.precision]
+    refused: list[str] = []
+    for precision, finer in zip(formats, [*formats[1:], None], strict=True):
+        engine, notes = _settle_engine(command.engine, models, precision, rows, lanes)
+        audits = [each.audit(precision, engine) for each in models]
+        said = _refusal(precision, models, audits)
+        if finer is None or said is None:
+            break
+        refused.append(f"precision {finer}: {said}")
+    notes += refused
     request = Request(
         command=command,
         facts=model.facts,
@@ -174,6 +177,20 @@ def _settle(
         notes=(*notes, *(f"{spec} has no classifier: its classes mean nothing" for spec in bare)),
     )
     return request, models
+
+
+def _refusal(
+    precision: Precision, models: list[_Model], audits: list[PrecisionAudit | None]
+) -> str | None:
+    """Why ``auto`` does not take the format; None where it does."""
+    for each, audit in zip(models, audits, strict=True):
+        if audit is not None and not each.accepts(audit):
+            return (
+                f"{precision} moves the embeddings of {each.facts.request.spec} to cosine "
+                f"{audit.cosine_mean:.4f} of exact, enough to change classes; "
+                f"--precision {precision} trades that for speed"
+            )
+    return None
 
 
 def settle_here(
@@ -268,8 +285,9 @@ def _settle_engine(
 
 def _seconds_a_row(model: _Model, precision: Precision, name: EngineName) -> float:
     engine = model.engine(precision, name)
-    few = model.pixels[:_TIMED_ROWS]
-    engine(few[:1])
+    count = _FORWARD_ROWS[this_device().type]
+    few = np.resize(model.pixels, (count, *model.pixels.shape[1:]))  # the sample, over and over
+    engine(few if count > len(model.pixels) else few[:1])  # the first call pays for its kernels
     began = time.perf_counter()
     engine(few)
     return (time.perf_counter() - began) / len(few)

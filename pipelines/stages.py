@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 * 2**20  # of what a block holds most of: pixels, or kept maps
 BLOCK_ROWS = 512
+RETRIES = 2  # of a block whose stage raised an error, in the same process
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
@@ -82,9 +83,7 @@ def _most_rows(request: Request) -> int:
     return min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
 
 
-def run_stages(
-    out: Path, root: Path, options: ForwardOptions, rows_a_block: int, slots: Slots, board: Any
-) -> None:
+def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, board: Any) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -92,6 +91,7 @@ def run_stages(
 
     from pipelines.decode import DecodeBlock
     from pipelines.forward import ForwardActor, pixel_columns
+    from pipelines.inside import Loop
     from pipelines.write import TimedParquet
 
     context = DataContext.get_current()
@@ -102,6 +102,13 @@ def run_stages(
     # The newer reader packs small files into one block: one busy actor, the others idle.
     context.use_datasource_v2 = False
     context.issue_detectors_config.detectors = []
+    # An error that comes once in a thousand blocks is no end, one that comes every time soon is.
+    # Processes that die are replaced without end; ``Attempt`` sees to blocks that end them.
+    context.retried_map_errors = True
+    context.max_map_retries = RETRIES
+    context.raise_original_map_exception = True  # Ray's own wrapping loses what was said
+    context.max_consecutive_actor_init_deaths = RETRIES
+    context.custom_execution_callback_classes = [Loop]
     system, _ = arrow(out)
     checkpoint = CheckpointConfig(
         id_column="row_id",
@@ -126,17 +133,20 @@ def run_stages(
         zero_copy_batch=True,
         num_cpus=slots.cpus_to_decode,
     )
-    answered = decoded.map_batches(
+    # ``map_batches`` insists on a number of rows for GPUs and would cut each block there: a
+    # batch, and a rest that takes nearly as long. A whole block: the engine knows how many fit
+    # on its device.
+    answered = decoded.map_batches_internal(
         ForwardActor,
         fn_constructor_args=(options, board),
-        # A whole block: the engine knows how many fit on its device. With a GPU Ray wants a
-        # number, and it joins blocks that are smaller.
-        batch_size=rows_a_block if slots.gpus_per_actor else None,
+        batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
             size=min(slots.actors, len(plan_files)),
             max_concurrent_calls_per_actor=slots.calls_in_flight,
+            # Else Ray lets calls in and still runs them one after the other.
+            enable_true_multi_threading=slots.calls_in_flight > 1,
         ),
         num_cpus=slots.cpus_per_actor,
         num_gpus=slots.gpus_per_actor or None,

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import StalledError, failed
-from cluster.session import Slots
+from cluster.errors import ClusterError, StalledError, WorkError, failed
+from cluster.session import Slots, present_slots
+from cluster.waiting import what_waits
 from pipelines.board import Board, Look, Tally
 from pipelines.request import Request
 from pipelines.stages import run_stages
 
 POLL_SECONDS = 0.25
+# Nothing moves, a node is gone and an actor has no place: then others are given its work.
+_QUIET_SECONDS = 15.0
+_END_SECONDS = 30.0  # for Ray Data to let go of a pass
 _LAST_WORDS = 3.0  # seconds that reports may be on their way after the stages have ended
 
 
@@ -26,9 +30,13 @@ class Watched:
     folder: Path  # holds plan/; gets detections/ and checkpoint/
     root: Path
     rows: int  # that this pass must answer
-    block_rows: int
     slots: Slots
     stall_seconds: float
+    gpus_per_actor: float = 1.0  # that was asked for, where there are GPUs
+
+
+class NodesLostError(WorkError):
+    """A pass ended because nodes did; another one can go on with those that are left."""
 
 
 def run_pass(
@@ -38,23 +46,24 @@ def run_pass(
 
     Raises:
         StalledError: no row moved for ``work.stall_seconds``.
+        NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
-    import ray
-
     from pipelines.forward import ForwardOptions
+    from pipelines.inside import Loop, View
 
     options = ForwardOptions(
         request=request,
         batch_rows=batch_rows,
         memory_share=work.slots.gpus_per_actor / work.slots.calls_in_flight,
     )
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = _Board()
+    view = Loop.view = View()
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_stages(work.folder, work.root, options, work.block_rows, work.slots, board)
+            run_stages(work.folder, work.root, options, work.slots, board.actor)
         except BaseException as error:
             failure.append(error)
 
@@ -65,36 +74,77 @@ def run_pass(
     tally, moved_at, last = Tally(), time.monotonic(), (0, 0, 0)
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        tally = _look(board, tally, seen)
+        tally = board.look(seen)
         now = (tally.decoded, tally.answered, tally.written)
+        quiet = time.monotonic() - moved_at
         if now != last:
             last, moved_at = now, time.monotonic()
-        elif time.monotonic() - moved_at > work.stall_seconds:
+        elif quiet > work.stall_seconds:
             raise StalledError(_standstill(work, tally, nodes))
+        elif (
+            quiet > _QUIET_SECONDS
+            and nodes - _alive()
+            and view.has_no_room()
+            and slots_left(work.slots, work.gpus_per_actor)
+        ):
+            view.stop.set()
+            thread.join(_END_SECONDS)
+            if thread.is_alive():
+                raise StalledError(_standstill(work, tally, nodes))
     if failure:
-        raise failed("extraction", failure[0])
+        wrapped = failed("extraction", failure[0])
+        if nodes - _alive():
+            raise NodesLostError(str(wrapped)) from failure[0]
+        raise wrapped
     deadline = time.monotonic() + _LAST_WORDS
-    tally = _look(board, tally, seen)
+    tally = board.look(seen)
     while tally.written < work.rows and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        tally = _look(board, tally, seen)
+        tally = board.look(seen)
     return tally
 
 
-def _look(board: Any, last: Tally, seen: Callable[[Look], None]) -> Tally:
-    """The board's tally; the last one where the board is lost or too busy to answer.
-
-    Losing it costs the progress display only: files and checkpoints do not depend on it.
-    """
-    import ray
-    from ray.exceptions import GetTimeoutError, RayActorError
-
+def slots_left(before: Slots, gpus_per_actor: float) -> Slots | None:
+    """The slots of the nodes that are left; None where these cannot do the work."""
     try:
-        look: Look = ray.get(board.look.remote(), timeout=60)
-    except (GetTimeoutError, RayActorError):
-        look = Look(last, [])
-    seen(look)
-    return look.tally
+        slots = present_slots(gpus_per_actor)
+    except ClusterError:
+        return None
+    # What was settled for a GPU is not what a CPU would do.
+    return None if before.gpus_per_actor and not slots.gpus_per_actor else slots
+
+
+class _Board:
+    """The board as the driver sees it: near by, replaced if it dies, and added up over that.
+
+    What a lost board had not told yet is lost: files and checkpoints do not depend on it.
+    """
+
+    def __init__(self) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.actor: Any = (
+            ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Board)
+        ).remote()
+        self._before, self._last = Tally(), Look(Tally(), [])
+
+    def look(self, seen: Callable[[Look], None]) -> Tally:
+        """The tally; the last one where the board is lost or too busy to answer."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError
+
+        try:
+            look: Look = ray.get(self.actor.look.remote(), timeout=10)
+        except (GetTimeoutError, RayActorError):
+            look = self._last._replace(blocks=[])
+        if look.board != self._last.board:
+            self._before = self._before.plus(self._last.tally)
+        self._last = look
+        look = look._replace(tally=self._before.plus(look.tally))
+        seen(look)
+        return look.tally
 
 
 def _alive() -> set[str]:
@@ -105,22 +155,16 @@ def _alive() -> set[str]:
 
 def _standstill(work: Watched, tally: Tally, nodes: set[str]) -> str:
     """What waits for what, in one line."""
-    import ray
-
-    free, total = ray.available_resources(), ray.cluster_resources()
     slots = work.slots
     asks = f"{slots.cpus_per_actor:g} CPU"
     if slots.gpus_per_actor:
         asks += f" and {slots.gpus_per_actor:g} GPU"
-    slots_free = f"{free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPU slots free"
-    if total.get("GPU"):
-        slots_free += f", {free.get('GPU', 0):g} of {total['GPU']:g} GPUs"
     ago = "never" if tally.last_answer is None else f"{time.time() - tally.last_answer:.0f} s ago"
     lost = sorted(nodes - _alive())
     return (
         f"no row moved for {work.stall_seconds:g} s: {tally.decoded} decoded, "
         f"{tally.answered} answered, {tally.written} written of {work.rows}, last answer {ago}; "
-        f"{_waiting(work, tally)}; {slots_free} ({slots.actors} actors want {asks} each); "
+        f"{_waiting(work, tally)}; {slots.actors} actors want {asks} each; {what_waits()}; "
         + (f"nodes lost since the start: {', '.join(lost)}; " if lost else "")
         + "what is written is kept, give the same command again on a larger cluster"
     )

@@ -97,12 +97,15 @@ def ray_session() -> Iterator[None]:
 
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=2,  # two actors; also the fewest slots that extraction accepts
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    from cluster.token import own_token
+
+    with own_token():
+        ray.init(
+            "local",
+            num_cpus=2,  # two actors; also the fewest slots that extraction accepts
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     yield
     ray.shutdown()

@@ -12,11 +12,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cluster.lease import Patience
+
 CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"))
+
+
+# Leases of those who were killed are waited for, but not as long as users wait.
+QUICK = partial(Patience, renew=0.1, watch=0.6, settle=0.05)
 
 
 class Nursery:
@@ -51,7 +58,8 @@ class Nursery:
 
         Args:
             command: name and arguments, as ``work`` takes them.
-            change: kill it right before its nth change to files, counted from 0.
+            change: kill it right before its nth change to files, counted from 0; where the index
+                is in a store, to what is stored.
             after: kill it after so many seconds.
         """
         assert self._child.stdin is not None
@@ -86,28 +94,55 @@ def work(name: str, index: Path, *more: str) -> None:
         raise ValueError(name)
 
 
-def _die_at(change: int) -> None:
+def _die_at(change: int, *, in_store: bool) -> None:
     left = change
 
-    def see(event: str, arguments: tuple[Any, ...]) -> None:
+    def changes() -> None:
         nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def see(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 0o3
         if event in CHANGES or writes:
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
+            changes()
 
-    sys.addaudithook(see)
+    if not in_store:
+        sys.addaudithook(see)
+        return
+    from index import remote
+
+    really = remote.arrow
+
+    class Watched:
+        """A store's client; a kill comes before a change to it, or in the middle of a file."""
+
+        def __init__(self, client: Any) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("open_output_stream", "delete_file", "delete_dir"):
+                changes()
+            return getattr(self._client, name)
+
+    def watched(path: Path) -> tuple[Any, str]:
+        client, name = really(path)
+        return Watched(client), name
+
+    remote.arrow = watched
 
 
 def _child(command: list[str], change: int | None) -> int:
     import faiss
 
+    from cluster.storage import is_remote, place
+
     faiss.omp_set_num_threads(1)
     if change is not None:
-        _die_at(change)
+        _die_at(change, in_store=is_remote(command[1]))
     try:
-        work(command[0], Path(command[1]), *command[2:])
+        work(command[0], place(command[1]), *command[2:])
     except BaseException as error:
         print(f"{command}: {error!r}", file=sys.stderr, flush=True)
         return 1
@@ -120,6 +155,9 @@ def _serve() -> None:
 
     import index.update
     import index.versions  # noqa: F401
+    from cluster import lease
+
+    lease.Patience = QUICK  # type: ignore[assignment,misc]
 
     for line in sys.stdin:
         asked = json.loads(line)

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from api.errors import ApiError, error_responses
 from api.routes.common import Held, Serving
 from api.schemas import IndexSummary, ModelSummary, Recall, Reloaded
-from cluster.errors import OnepassError
+from cluster.errors import OnepassError, StorageError
 from index.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
@@ -29,9 +29,14 @@ def index(held: Held, serving: Serving) -> IndexSummary:
     manifest = held.snapshot.manifest
     model = manifest.model
     assert serving.since is not None
+    try:
+        versions = list_versions(serving.index)
+    except StorageError as error:
+        logger.error("index: %s", error)
+        raise ApiError(503, "store_unavailable", serving.without_paths(error)) from None
     return IndexSummary(
         version=manifest.version,
-        versions=list_versions(serving.index),
+        versions=versions,
         since=serving.since,
         metric=manifest.metric,
         factory=manifest.factory,

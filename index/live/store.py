@@ -176,7 +176,8 @@ class LinkStore:
         if self._file is None:
             raise LinkStateError(
                 "this server keeps no state of live linking, because its replicas may stand on "
-                "several machines; where all are on one, start it with --link-state FILE there"
+                "several machines, or its index in an object store; start it with --link-state "
+                "FILE on a disk of the one machine where it runs"
             )
         return self._file
 

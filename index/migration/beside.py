@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from cluster.errors import SnapshotError
+from cluster.storage import place
 from index.assemble import Report
 from index.build import Work, check_options, describe
 from index.factory import bare, is_flat, make_index
@@ -74,7 +75,7 @@ def build_beside(
     """
     began = time.monotonic()
     check_replaceable(index, old, new.path)
-    with locked(index):
+    with locked(index) as check:
         now = Snapshot.open(index)
         there = check_replaceable(index, old, new.path)
         found = there if _serves(there, new.path) else _built_before(index, there, new)
@@ -103,12 +104,12 @@ def build_beside(
                 began=began,
             )
 
-        version = publish(index, fill, serve=False)
+        version = publish(index, fill, check, serve=False)
     return read_manifest(index, version)
 
 
 def _serves(manifest: SnapshotManifest, run: Path) -> bool:
-    return [Path(entry.path) for entry in manifest.runs] == [run.resolve()]
+    return [place(entry.path) for entry in manifest.runs] == [run.resolve()]
 
 
 def _built_before(index: Path, there: SnapshotManifest, new: Run) -> SnapshotManifest | None:

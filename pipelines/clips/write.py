@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InputError, RunError, failed
+from cluster.errors import InputError, RunError
 from cluster.session import session
+from cluster.tasks import tasks_of_session
 from pipelines.clips.find import Clip, find_clips
 from pipelines.clips.folder import (
     ClipsManifest,
@@ -35,7 +37,6 @@ from pipelines.request import locked
 from pipelines.run import Run
 from pipelines.sampling import spread
 
-POLL_SECONDS = 0.25
 MAX_SCALE = 10.0
 # Compressing keeps a core busy, and each task holds a shard in memory.
 _CPUS_PER_TASK = 1.0
@@ -189,10 +190,10 @@ def _write_shards(out: Path, plan: _Plan, report: Callable[[int, int], None]) ->
     """Have every shard written that does not stand yet; the number of clips that stood.
 
     Raises:
+        StalledError: no shard was finished for long.
         WorkError: a task failed; the others are cancelled.
+        OSError: a task's own, as of a disk that refused.
     """
-    import ray
-
     shards = [shard for inside in plan.shards.values() for shard in inside]
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
@@ -204,23 +205,24 @@ def _write_shards(out: Path, plan: _Plan, report: Callable[[int, int], None]) ->
     total = sum(len(shard.ids) for shard in shards)
     stood = done = total - sum(len(shard.ids) for shard in left)
     report(done, total)
-    task = ray.remote(num_cpus=_CPUS_PER_TASK)(write_clip_shard)
-    running = {task.remote(out, shard, plan.layout): len(shard.ids) for shard in left}
-    try:
-        while running:
-            # In short waits, which Ctrl-C can end.
-            ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
-            for reference in ready:
-                ray.get(reference)
-                done += running.pop(reference)
-            report(done, total)
-    except BaseException as error:
-        for reference in running:
-            ray.cancel(reference, force=True)
-        if isinstance(error, ray.exceptions.RayError):
-            raise failed("clips", error) from error
-        raise
+
+    def wrote(shard: ClipShard) -> None:
+        nonlocal done
+        done += len(shard.ids)
+        report(done, total)
+
+    place = tasks_of_session(
+        "clips",
+        cpus=_CPUS_PER_TASK,
+        then="what is written is kept, the same command continues",
+    )
+    place.run(partial(_write_shard, out, plan.layout), left, done=wrote)
     return stood
+
+
+def _write_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
+    write_clip_shard(out, shard, layout)
+    return shard
 
 
 def _describe(out: Path, plan: _Plan) -> ClipsManifest:

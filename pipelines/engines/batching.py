@@ -93,7 +93,10 @@ def find_rows(
 
 
 def in_batches(call: Callable[[int, int], T], total: int, rows: int) -> tuple[list[T], int]:
-    """``call(start, stop)`` over ``total`` rows, ``rows`` at a time, fewer where memory ends.
+    """``call(start, stop)`` over ``total`` rows, at most ``rows`` at a time, in equal parts.
+
+    Equal, because a small rest takes a GPU nearly as long as a whole batch. Where memory ends
+    the parts are halved.
 
     Returns:
         The results in order, and the batch that fitted: keep it for the next call.
@@ -104,7 +107,8 @@ def in_batches(call: Callable[[int, int], T], total: int, rows: int) -> tuple[li
     results: list[T] = []
     start = 0
     while start < total:
-        stop = min(start + rows, total)
+        parts = -(-(total - start) // rows)
+        stop = start - (start - total) // parts
         try:
             results.append(call(start, stop))
         except Exception as error:

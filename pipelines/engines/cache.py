@@ -2,6 +2,9 @@
 
 Two actors that want the same engine at once take turns: the first builds, the second finds
 it built. What stands under its name is complete.
+
+A compiled engine is machine code: who can write it runs code as whoever loads it. So nothing is
+loaded that somebody else owns or everybody may write.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,13 +35,13 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
     """``name`` in the cache, made by ``build(draft)`` where it is not there yet.
 
     Raises:
-        ModelError: the cache cannot be written.
+        ModelError: the cache cannot be written, or others can write it.
     """
     target = folder() / name
     if target.exists():
-        return target
+        return _ours(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise ModelError(
@@ -56,4 +60,15 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
     finally:
         os.close(lock)
+    return _ours(target)
+
+
+def _ours(target: Path) -> Path:
+    for place in (target.parent, target):
+        found = place.stat()
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+            raise ModelError(
+                f"{place}: built engines are code, and others can write this one; take the folder "
+                "away, set XDG_CACHE_HOME to a folder of your own, or use --engine eager"
+            )
     return target

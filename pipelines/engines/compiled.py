@@ -14,11 +14,14 @@ from pathlib import Path
 import torch
 
 from pipelines.engines.base import Executor, NetworkMaker, refusal
+from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.cache import cached, digest, folder
 from pipelines.facts import ModelFacts, Precision
 
 _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a constant
-_MOST_ROWS = 4096
+# What a compiled file takes. With more, numbers of elements of a large map pass 2**31 and the
+# compiler counts in 64 bits, which is slower on a GPU.
+_MOST_ROWS = MOST_ROWS
 
 
 def cache_name(facts: ModelFacts, precision: Precision, device: torch.device) -> str:

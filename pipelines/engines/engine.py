@@ -20,6 +20,7 @@ from pipelines.engines import compiled, eager, openvino
 from pipelines.engines.base import Executor, NetworkMaker
 from pipelines.engines.batching import (
     DEFAULT_ROWS,
+    MOST_ROWS,
     CudaMemory,
     find_rows,
     in_batches,
@@ -73,6 +74,10 @@ class Engine:
 
         self._execute = _executor(engine, make, facts, precision, self.device)
         self._streams = threading.local()
+        if self.device.type == "cuda":
+            # PyTorch lets convolutions of float32 run in TF32, which keeps ten bits; float32 is
+            # the reference that formats are judged by, and what a user asks for by name.
+            torch.backends.cudnn.allow_tf32 = False
         self._rows = batch_rows or self._trial(memory_share)
 
     def __call__(
@@ -98,10 +103,14 @@ class Engine:
     @torch.inference_mode()
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
         with self._stream():
-            # Page-locked memory is what the copy engine reads without the CPU's help.
-            raw = torch.from_numpy(pixels)
             if self.device.type == "cuda":
-                raw = raw.pin_memory().to(self.device, non_blocking=True)
+                # Page-locked memory is what the copy engine reads without the CPU's help. This
+                # is the only copy that is made of pixels on this side of the bus.
+                held = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+                np.copyto(held.numpy(), pixels)
+                raw = held.to(self.device, non_blocking=True)
+            else:  # Arrow's memory is read-only, which PyTorch knows nothing of and warns of
+                raw = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
             found = self._execute(raw)
             # Only this thread waits for its stream; the other one goes on feeding its own.
             return [tensor.cpu().numpy() for tensor in found]
@@ -118,9 +127,11 @@ class Engine:
         if self.device.type != "cuda":
             return DEFAULT_ROWS
         height, width = self.facts.preprocess.input_size
-        blank = np.zeros((1, height, width, 3), np.uint8)
-        memory = CudaMemory(memory_share)
-        return find_rows(lambda rows: self._run(blank.repeat(rows, 0)), memory)
+        blank = np.zeros((MOST_ROWS, height, width, 3), np.uint8)
+        found = find_rows(lambda rows: self._run(blank[:rows]), CudaMemory(memory_share))
+        # PyTorch keeps what the trial used for this thread's stream; calls have their own.
+        torch.cuda.empty_cache()
+        return found
 
     def _nothing(self) -> Answers:
         facts = self.facts

@@ -128,7 +128,9 @@ def test_a_gate_that_embeds_gives_the_index_its_own_model(
 LOGICAL_GPU = """
 import json, sys
 import ray
-ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+from cluster.token import own_token
+with own_token():
+    ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 from pathlib import Path
 from cluster.session import session
 from pipelines.extract import Options, extract

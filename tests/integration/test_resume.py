@@ -23,6 +23,7 @@ from benchmarks.kill_and_resume import (
 )
 from onepass import main
 from pipelines.checkpoint import committed_rows
+from pipelines.events import read_events
 
 pytestmark = pytest.mark.ray
 
@@ -55,11 +56,25 @@ def test_kills_lose_and_repeat_nothing(
     finish(command, log)
     assert f"{committed} of them from before" in log.read_text()
     check(out, ROWS)
+    check_events(out, kills, committed)
     monkeypatch.setattr(sys, "argv", ["onepass", "inspect", str(out), "--verify"])
     with pytest.raises(SystemExit) as exited:
         main()
     assert exited.value.code == 0
     assert "each row exactly once" in capsys.readouterr().out
+
+
+def check_events(out: Path, kills: int, committed: int) -> None:
+    """The last session tells of all its rows; those that were killed say no last word."""
+    events = read_events(out)
+    ended = [line["session"] for line in events if line["event"] == "end"]
+    last = [line for line in events if line["session"] == ended[0]]
+    assert len(ended) == 1
+    assert 1 <= len({line["session"] for line in events}) <= kills + 1  # one may die planning
+    assert last[0]["before"] == committed
+    for stage in ("decode", "forward", "write"):
+        rows = [x["rows"] for x in last if x["event"] == "block" and x["stage"] == stage]
+        assert sum(rows) == ROWS - committed
 
 
 @pytest.mark.timeout(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -25,6 +26,7 @@ from tests.pictures import photo_folder
 CHECKOUT = Path(__file__).resolve().parents[2]
 CODE = ("onepass.py", "pyproject.toml", "api", "cluster", "index", "pipelines")
 MARK = "ONEPASS_TEST_CLUSTER"
+VARIABLE = "ONEPASS_TEST_SECRET"
 RAY = str(Path(sys.executable).parent / "ray")
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
@@ -34,9 +36,11 @@ TRACER = """
 import os as _os
 import pathlib as _pathlib
 import sys as _sys
-if "submit" not in _sys.argv:  # who submits reads the same package for its help texts
+if not {{"submit", "job"}} & {{*_sys.argv}}:  # who submits reads the same package for its help texts
     _trace = _pathlib.Path({folder!r}) / str(_os.getpid())
     _trace.write_text(_sys.prefix + " " + __file__)
+    if "{variable}" in _os.environ:
+        _pathlib.Path({folder!r}).with_name("given").write_text(_os.environ["{variable}"])
 """
 
 
@@ -60,8 +64,12 @@ class Cluster:
         return [sys.executable, "-m", "onepass", *arguments]
 
     def submit(self, *arguments: str, seconds: float = 120, **env: str) -> Any:
+        return self.onepass("submit", "--", *arguments, seconds=seconds, **env)
+
+    def onepass(self, *arguments: str, seconds: float = 60, **env: str) -> Any:
+        at = arguments.index("--") if "--" in arguments else len(arguments)
         return subprocess.run(
-            self.command("submit", "--address", self.url, "--", *arguments),
+            self.command(*arguments[:at], "--address", self.url, *arguments[at:]),
             cwd=self.checkout,
             env={**self.env, **env},
             capture_output=True,
@@ -139,7 +147,7 @@ def _copy_checkout(cluster: Cluster) -> None:
             shutil.copy(source, target)
     cluster.traces.mkdir()
     with (cluster.checkout / "pipelines" / "__init__.py").open("a") as file:
-        file.write(TRACER.format(folder=str(cluster.traces)))
+        file.write(TRACER.format(folder=str(cluster.traces), variable=VARIABLE))
     for name in ("photos", ".venv", ".git", "runs"):  # what lies about in a checkout
         (cluster.checkout / name).mkdir()
         (cluster.checkout / name / "large").write_bytes(secrets.token_bytes(2**20))
@@ -213,10 +221,12 @@ def test_extract_on_two_nodes_with_the_code_of_this_checkout(cluster: Cluster) -
     assert all("working_dir_files" in file for _, file in traces)
 
 
-def test_a_job_that_fails_is_exit_1_with_its_error_in_the_log(cluster: Cluster) -> None:
+def test_a_job_that_fails_ends_submit_with_its_exit_code_and_its_error_in_the_log(
+    cluster: Cluster,
+) -> None:
     out = cluster.folder / "none"
     done = cluster.submit("extract", str(cluster.folder), "--model", "nonsense", "--out", str(out))
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == 2, done.stdout + done.stderr
     *_, error, status = done.stdout.splitlines()
     assert error.startswith("error: ")
     assert status.endswith(": FAILED (Job entrypoint command failed with exit code 2)")
@@ -247,12 +257,46 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster) -> None:
     assert process.returncode == 130
     (said,) = error.splitlines()
     assert said.startswith("error: job raysubmit_")
+    job_id = said.split()[2]
+    seen = cluster.onepass("job", "status", job_id, "--json")
+    assert json.loads(seen.stdout)["status"] == "RUNNING"
     stop = said.split("stop it: ", 1)[1].split()
-    assert stop[:2] == ["ray", "job"]
-    stopped = subprocess.run(
-        [RAY, *stop[1:]], env=cluster.env, capture_output=True, text=True, timeout=60, check=False
+    assert stop == ["onepass", "job", "stop", "--address", cluster.url, job_id]
+    stopped = cluster.onepass("job", "stop", job_id)
+    assert (
+        stopped.stdout == f"job {job_id}: STOPPED; the same command, submitted again, continues\n"
     )
-    assert "was stopped" in stopped.stdout + stopped.stderr  # so it was running
+    followed = cluster.onepass("job", "logs", "--follow", job_id)
+    assert followed.returncode == 130
+    assert "Running entrypoint" in followed.stdout
+    assert followed.stdout.splitlines()[-1].startswith(f"job {job_id}: STOPPED")
+
+
+def test_a_job_that_is_left_is_listed_and_followed_later(cluster: Cluster) -> None:
+    secret = {VARIABLE: "s3cret"}
+    command = ("--", "models", "list", "resnet18")
+    left = cluster.onepass("submit", "--no-wait", "--json", "--env", VARIABLE, *command, **secret)
+    job_id = json.loads(left.stdout)["job_id"]
+    followed = cluster.onepass("job", "logs", "--follow", job_id)
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "timm:resnet18" in followed.stdout
+    assert followed.stdout.splitlines()[-1] == f"job {job_id}: SUCCEEDED"
+    assert (cluster.folder / "given").read_text() == "s3cret"
+
+    listed = cluster.onepass("job", "list")
+    state = cluster.onepass("job", "status", job_id, "--json")
+    told = (left, followed, listed, state)
+    assert all(one.returncode == 0 and "s3cret" not in one.stdout + one.stderr for one in told)
+    (line,) = (line for line in listed.stdout.splitlines() if line.startswith(job_id))
+    assert line.split()[1] == "SUCCEEDED"
+    assert line.endswith("  python -m onepass models list resnet18")
+    found = json.loads(state.stdout)
+    assert (found["job_id"], found["status"], found["exit_code"]) == (job_id, "SUCCEEDED", 0)
+
+    unknown = cluster.onepass("job", "stop", "raysubmit_none")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    (line,) = unknown.stderr.splitlines()
+    assert line.startswith(f"error: raysubmit_none: no such job at {cluster.url}; 'onepass job")
 
 
 @pytest.mark.parametrize(

@@ -1,81 +1,98 @@
-"""What a session that died may have left of a checkpoint, and what the next one makes of it."""
+"""Data files and checkpoints after writers that died anywhere: what is left is whole."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cluster.storage import write_parquet
-from pipelines.checkpoint import committed_rows, settle_checkpoint
-
-ROWS = {"a": 3, "b": 4, "c": 5}
+from pipelines.checkpoint import committed_rows, drop_repeats, mend
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Three committed parts with their data, under names as Ray Data gives them."""
-    for part in ROWS:
-        _write(tmp_path, f"checkpoint/job_uuid_{part}.parquet", part)
-        _write(tmp_path, f"detections/job_uuid_{part}-0.parquet", part)
-    return tmp_path
+def write(out: Path, task: str, rows: range, *, pending: bool = False, data: bool = True) -> None:
+    for folder in ("checkpoint", "detections"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    ids = pa.table({"row_id": list(rows)})
+    pq.write_table(ids, out / "checkpoint" / f"{task}{'.pending' if pending else ''}.parquet")
+    if data:
+        pq.write_table(ids, out / "detections" / f"{task}-0.parquet")
 
 
-def _write(out: Path, name: str, part: str) -> None:
-    (out / name).parent.mkdir(exist_ok=True)
-    write_parquet(pa.table({"row_id": range(ROWS[part])}), out / name)
+def stored(out: Path) -> list[int]:
+    files = sorted((out / "detections").glob("*.parquet"))
+    return sorted(row for file in files for row in pq.read_table(file)["row_id"].to_pylist())
 
 
-def _left(out: Path) -> set[str]:
-    return {file.relative_to(out).as_posix() for file in out.rglob("*.parquet")}
+def broken(out: Path) -> None:
+    """Every way in which a writer can die, each with ten rows; rows 0 to 9 are committed."""
+    write(out, "w_000000", range(10))
+    write(out, "w_000001", range(10, 20), pending=True, data=False)  # before its file
+    write(out, "w_000002", range(20, 30), pending=True)  # before the commit
+    write(out, "w_000003", range(30, 40))  # given out again after the commit
+    write(out, "w_000003", range(30, 40), pending=True, data=False)
+    write(out, "w_000004", range(40, 50))  # a file that is cut off
+    os.truncate(out / "detections" / "w_000004-0.parquet", 100)
+    write(out, "w_000005", range(50, 60), data=False)  # a file that is gone
+    write(out, "w_000006", range(60, 70))  # a writer that outlived its driver
+    (out / "checkpoint" / "w_000006.parquet").unlink()
+    write(out, "w_000007", range(70, 80))  # a file that has fewer rows
+    pq.write_table(pa.table({"row_id": [70]}), out / "detections" / "w_000007-0.parquet")
 
 
-def test_what_agrees_stays(out: Path) -> None:
-    before = _left(out)
-    settle_checkpoint(out)
-    assert _left(out) == before
-    assert committed_rows(out) == 12
+def test_what_is_left_is_whole(tmp_path: Path) -> None:
+    broken(tmp_path)
+    assert mend(tmp_path) == 40  # rows that a checkpoint named in vain
+    assert stored(tmp_path) == list(range(10))
+    assert committed_rows(tmp_path) == 10
+    assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["w_000000.parquet"]
+    assert mend(tmp_path) == 0
+    assert stored(tmp_path) == list(range(10))
 
 
-def test_nothing_is_there_yet(tmp_path: Path) -> None:
-    settle_checkpoint(tmp_path)
+def test_a_run_that_did_not_begin_is_left_alone(tmp_path: Path) -> None:
+    assert mend(tmp_path) == 0
     assert committed_rows(tmp_path) == 0
 
 
-def test_committed_and_pending_is_not_committed(out: Path) -> None:
-    _write(out, "checkpoint/job_uuid_b.pending.parquet", "b")
-    settle_checkpoint(out)
-    assert committed_rows(out) == 8
-    # Ray Data deletes what is pending, and the data with it.
-    assert "checkpoint/job_uuid_b.pending.parquet" in _left(out)
-    assert "checkpoint/job_uuid_b.parquet" not in _left(out)
+def test_mending_may_be_interrupted_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+    interrupted = 0
+    for after in range(30):
+        out = tmp_path / str(after)
+        broken(out)
+        left = after
+
+        def dying(self: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            unlink(self, missing_ok)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", dying)
+            try:
+                mend(out)
+            except KeyboardInterrupt:
+                interrupted += 1
+        mend(out)
+        assert stored(out) == list(range(10))
+        assert committed_rows(out) == 10
+        shutil.rmtree(out)
+    assert interrupted > 8
 
 
-def test_pending_alone_is_left_to_ray(out: Path) -> None:
-    (out / "checkpoint/job_uuid_b.parquet").rename(out / "checkpoint/job_uuid_b.pending.parquet")
-    before = _left(out)
-    settle_checkpoint(out)
-    assert _left(out) == before
-    assert committed_rows(out) == 8
-
-
-def test_committed_without_its_data_is_not_committed(out: Path) -> None:
-    (out / "detections/job_uuid_c-0.parquet").unlink()
-    settle_checkpoint(out)
-    assert committed_rows(out) == 7
-
-
-def test_data_without_a_checkpoint_is_deleted(out: Path) -> None:
-    (out / "checkpoint/job_uuid_a.parquet").unlink()
-    settle_checkpoint(out)
-    assert "detections/job_uuid_a-0.parquet" not in _left(out)
-    assert committed_rows(out) == 9
-
-
-def test_a_name_that_begins_like_another_is_another(out: Path) -> None:
-    _write(out, "checkpoint/job_uuid_b2.pending.parquet", "b")
-    _write(out, "detections/job_uuid_b2-0.parquet", "b")
-    settle_checkpoint(out)
-    assert committed_rows(out) == 12
-    assert "detections/job_uuid_b-0.parquet" in _left(out)
+def test_a_block_done_twice_is_kept_once(tmp_path: Path) -> None:
+    write(tmp_path, "a_000000", range(10))
+    write(tmp_path, "b_000000", range(10))
+    write(tmp_path, "b_000001", range(10, 20))
+    assert drop_repeats(tmp_path) == 1
+    assert stored(tmp_path) == list(range(20))
+    assert committed_rows(tmp_path) == 20
+    assert drop_repeats(tmp_path) == 0

@@ -22,6 +22,14 @@ def test_the_innermost_cause_is_told_in_one_line() -> None:
     assert told.__cause__ is outer
 
 
+def test_a_cause_that_says_nothing_is_passed_over() -> None:
+    error = ValueError("the block is empty")
+    error.__cause__ = RuntimeError()  # as Ray Data marks what is its own
+    assert str(failed("extraction", error)).startswith(
+        "extraction failed: ValueError: the block is empty; what is"
+    )
+
+
 @pytest.mark.parametrize(
     ("resumes", "says"), [(True, "continues where it"), (False, "starts anew")]
 )

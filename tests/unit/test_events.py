@@ -25,7 +25,7 @@ def test_the_board_knows_what_was_done_again() -> None:
     first = block("forward", 0, 1, 0)._replace(errors={"missing file": 2})
     for each in (first, first, block("forward", 1, 1, 10), block("write", 2, 1, 0)):
         board.block(each)
-    tally, blocks = board.look()
+    tally, blocks, _ = board.look()
     assert (tally.failed, tally.again, tally.written) == (2, 1, 10)
     assert [each.again for each in blocks] == [False, True, False, False]
     assert board.look().blocks == []
@@ -72,6 +72,19 @@ def test_overlapping_calls_of_an_actor_are_no_waiting() -> None:
         seen.add(block("decode", number, 5, 10 * number, "n:7"))
     assert seen.waited == pytest.approx(20 / 28)
     assert seen.limit(30) == "decode"
+
+
+def test_an_actor_waits_from_when_its_model_is_loaded() -> None:
+    seen = Measures()
+    for each in (
+        block("load", 0, 4, -1, "n:1")._replace(rows=0),
+        block("decode", 1, 7, 0, "n:2"),
+        block("forward", 8, 2, 0),
+    ):
+        seen.add(each)
+    assert seen.waited == pytest.approx(4 / 6)
+    assert seen.limit(10) == "decode"
+    assert (seen.stages[0].name, seen.stages[0].rows) == ("load", 0)
 
 
 def test_sessions_follow_one_another(tmp_path: Path) -> None:

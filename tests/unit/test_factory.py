@@ -87,6 +87,7 @@ def test_what_auto_chooses_can_be_trained(metric: Metric, memory: int) -> None:
         ("IVF8,PQ4x4,Refine(SQ8)", "cosine", "refining index is not needed"),
         ("IDMap,Flat", "cosine", "rows are numbered here already"),
         ("PQ4x4", "l1", "ranks by something else"),
+        ("HNSW16,PQ4x4", "cosine", "FAISS makes it for another metric"),
         ("HNSW32,PQ4x4", "l1", "ranks by something else"),
         ("PCA8,Flat", "l1", "ranks by something else"),
         ("SQ8", "l1", "ranks by something else"),

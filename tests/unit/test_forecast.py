@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipelines.board import Block
 from pipelines.forecast import Costs, Lanes, costs_of, makespan, pace
 from pipelines.forecast_words import duration, size
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import _pipeline_sim as simulator
 
 CPU = Costs(
     fused=True, decode=0.002, forward=0.008, write=0.0001, hand_over=0.1, ready=(10, 12), last=0.5
@@ -125,3 +132,43 @@ def test_numbers_as_people_say_them() -> None:
         *("0.0 s", "9.9 s", "42 s", "2 min 30 s", "2 h 1 min")
     ]
     assert [size(n) for n in (12, 1234, 5.1e6, 2e12)] == ["12 bytes", "1.2 kB", "5.1 MB", "2.0 TB"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "block_rows", "actors"), [(3000, 375, 2), (20_000, 512, 8), (1000, 16, 3)]
+)
+def test_the_formula_is_the_simulator_on_cores(rows: int, block_rows: int, actors: int) -> None:
+    costs = CPU.model_copy(update={"ready": (20.0,), "last": 0.0, "write": 0.0})
+    told = pace(costs, Lanes(actors=actors, decoders=1, writers=4), rows, block_rows)
+    forward = costs.forward + costs.hand_over / block_rows  # the simulator knows rows only
+    seen = simulator.simulate(
+        rows,
+        block_rows,
+        simulator.Costs(start=20.0, decode_row=costs.decode, forward_row=forward, write_row=0.0),
+        simulator.Cluster(nodes=1, cores=actors, lanes=actors),
+    )
+    assert told.seconds == pytest.approx(seen.seconds, rel=0.01)
+    assert told.rate == pytest.approx(seen.rows_a_second, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("decode", "forward", "cores", "actors"),
+    [(0.003, 0.0002, 8, 1), (0.0014, 0.0005, 16, 2), (0.002, 0.001, 4, 1)],
+)
+def test_the_formula_is_the_simulator_on_gpus(
+    decode: float, forward: float, cores: int, actors: int
+) -> None:
+    first = 20.0 + 400 * decode  # the first block is decoded before anything is answered
+    costs = GPU.model_copy(
+        update={"decode": decode, "forward": forward, "write": 0, "ready": (first,), "last": 0}
+    )
+    told = pace(costs, Lanes(actors=actors, decoders=cores, writers=4), 200_000, 400)
+    seen = simulator.simulate(
+        200_000,
+        400,
+        simulator.Costs(start=20.0, decode_row=decode, forward_row=forward, write_row=0.0),
+        simulator.Cluster(nodes=1, cores=cores, lanes=actors, gpu=True),
+    )
+    assert told.seconds == pytest.approx(seen.seconds, rel=0.01)
+    assert told.rate == pytest.approx(seen.rows_a_second, rel=0.01)
+    assert told.limit == {"cores": "decode", "GPU": "forward"}[seen.limit]

@@ -72,7 +72,7 @@ def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Coun
     decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
     board = Counting()
     options = ForwardOptions(request=asked, batch_rows=8, memory_share=0.0)
-    return decoded, ForwardActor(options, board)(decoded), board
+    return decoded, ForwardActor(options, board).answer(decoded), board
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -101,7 +101,8 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     good = np.asarray(decoded["error"].is_null())
     assert good.sum() == ROWS - 1
     assert board.rows == ROWS  # every row is reported once
-    (block,) = board.blocks
+    load, block = board.blocks
+    assert (load.stage, load.rows) == ("load", 0)
     assert (block.stage, block.rows, block.first_row) == ("forward", ROWS, 0)
     assert block.errors == {"not an image": 1}
     passed = np.zeros(ROWS, bool)

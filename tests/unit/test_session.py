@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from cluster.errors import ClusterError
-from cluster.session import lay_out, session
+from cluster.session import lay_out, session, store_bytes
 
 
 @pytest.mark.parametrize("cpus", [2, 3, 4, 8, 16, 64, 512])
@@ -37,3 +37,23 @@ def test_a_start_that_takes_ray_too_long_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "init", slow)
     with pytest.raises(ClusterError, match=r"timed out during startup.*; a machine that is very b"):
         session().__enter__()
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("slots", "memory", "shm", "taken"),
+    [
+        (4, 24 * GIB, 24 * GIB, 2 * GIB),  # by the work, not by what is there
+        (4, 4 * GIB, 24 * GIB, int(1.2 * GIB)),  # a small machine: 30 %, as Ray
+        (4, 24 * GIB, GIB, int(0.95 * GIB)),  # all of a small /dev/shm
+        (4, 24 * GIB, 64 * 2**20, 2 * GIB),  # a container's: too small, so on disk
+        (4, 24 * GIB, None, 2 * GIB),
+        (1, 2**20, 2**20, 80 * 10**6),  # Ray starts with no less
+    ],
+)
+def test_the_object_store_is_as_large_as_the_work_wants(
+    slots: int, memory: int, shm: int | None, taken: int
+) -> None:
+    assert store_bytes(slots, memory=memory, shm=shm) == taken

@@ -15,10 +15,12 @@ import ray
 from ray.job_submission import JobStatus
 from setuptools import find_packages
 
+import cluster.jobs
 import cluster.submit
 from cluster.errors import ClusterError, LeftRunningError, WorkError
+from cluster.jobs import Ended
 from cluster.session import lay_out, session
-from cluster.submit import Ended, run_job
+from cluster.submit import read_env, run_job
 
 URL = "http://127.0.0.1:1"
 
@@ -31,6 +33,7 @@ URL = "http://127.0.0.1:1"
         (["extract", "/data", "--checkpoint", "w.pth", "--out", "/runs/a"], "--checkpoint w.pth"),
         (["extract", "photos", "--out", "/runs/a"], "the path photos"),
         (["link", "runs/a"], "the path runs/a"),
+        (["tracks", "evaluate", "runs/a", "--truth", "/gt"], "the path runs/a"),
         (["index", "build", "runs/a", "--out", "/index"], "the path runs/a"),
     ],
 )
@@ -46,6 +49,9 @@ def test_absolute_paths_and_uris_pass() -> None:
         ["extract", "s3://bucket/images", "--model", "timm:a/b", "--out", "/runs/a"]
     )
     cluster.submit._refuse_relative_paths(["index", "build", "/runs/a", "--out=/index"])
+    cluster.submit._refuse_relative_paths(["tracks", "evaluate", "/runs/a", "--truth", "/gt"])
+    cluster.submit._refuse_relative_paths(["extract", "gs://b/images", "--out=s3://b/runs/a"])
+    cluster.submit._refuse_relative_paths(["models", "describe", "timm:resnet18"])
     cluster.submit._refuse_relative_paths(["probe", "train", "/runs/a", "--labels", "category"])
 
 
@@ -76,7 +82,7 @@ def test_the_code_that_is_sent_is_the_code_that_is_packaged() -> None:
     )
     assert "pipelines.engines" in found  # what is inside a package is packaged as well
     tops = {name.split(".")[0] for name in found}
-    assert {*tops, *(f"{name}.py" for name in packaged["py-modules"])} == set(cluster.submit._CODE)
+    assert {*tops, *(f"{name}.py" for name in packaged["py-modules"])} == set(cluster.submit.CODE)
 
 
 def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +100,7 @@ def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_silent_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
-    monkeypatch.setattr(cluster.submit, "_HELLO_SECONDS", 0.2)
+    monkeypatch.setattr(cluster.jobs, "_HELLO_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"(?i)timed out"):
@@ -108,6 +114,7 @@ class Job:
     connections: list[list[str | BaseException]]
     status: JobStatus = JobStatus.SUCCEEDED
     message: str | None = None
+    exit_code: int | None = None
     gone: bool = False
     opened: int = field(default=0, init=False)
 
@@ -123,13 +130,14 @@ class Job:
         if self.gone:
             raise ConnectionError("refused")
         ended = self.opened >= len(self.connections)
-        return _Details(self.status if ended else JobStatus.RUNNING, self.message)
+        return _Details(self.status if ended else JobStatus.RUNNING, self.message, self.exit_code)
 
 
 @dataclass
 class _Details:
     status: JobStatus
     message: str | None
+    driver_exit_code: int | None
 
 
 def follow(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[Ended, str]:
@@ -146,7 +154,7 @@ def test_a_broken_stream_is_opened_again_and_nothing_is_said_twice(
     job = Job([["one\n", RuntimeError("closed")], ["one\ntw"], ["one\ntwo\n", "three\n"]])
     ended, log = follow(job, monkeypatch)
     assert log == "one\ntwo\nthree\n"
-    assert ended == Ended("job_1", "SUCCEEDED", "")
+    assert ended == Ended("job_1", "SUCCEEDED", "", 0)
 
 
 def test_the_reason_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +165,45 @@ def test_the_reason_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert ended.message == "no environment: disk full"
 
 
+@pytest.mark.parametrize(
+    ("status", "own", "ours"),
+    [
+        (JobStatus.FAILED, 2, 2),
+        (JobStatus.FAILED, 1, 1),
+        (JobStatus.FAILED, 130, 130),
+        (JobStatus.FAILED, -9, 1),  # killed by a signal
+        (JobStatus.FAILED, None, 1),  # it never began
+        (JobStatus.STOPPED, None, 130),
+        (JobStatus.SUCCEEDED, 0, 0),
+    ],
+)
+def test_the_exit_code_is_the_commands_own(
+    monkeypatch: pytest.MonkeyPatch, status: JobStatus, own: int | None, ours: int
+) -> None:
+    ended, _ = follow(Job([["many\n"]], status, "why", own), monkeypatch)
+    assert ended.exit_code == ours
+
+
+def test_variables_are_taken_by_name_and_no_message_shows_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret=x")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    given = ["AWS_SECRET_ACCESS_KEY", "AWS_REGION=eu=1", "EMPTY="]
+    assert read_env(given) == {
+        "AWS_SECRET_ACCESS_KEY": "s3cret=x",
+        "AWS_REGION": "eu=1",
+        "EMPTY": "",
+    }
+    with pytest.raises(ClusterError, match="AWS_ACCESS_KEY_ID: it is not set here"):
+        run_job(URL, ["link", "/runs/a"], env=["AWS_ACCESS_KEY_ID"], log=print)
+    with pytest.raises(ClusterError, match=r"--env, the 2. of 2") as refused:
+        read_env(["A=1", "AWS KEY=s3cret"])
+    assert "s3cret" not in str(refused.value)
+
+
 def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.submit, "_LOST_SECONDS", -1.0)
+    monkeypatch.setattr(cluster.jobs, "_LOST_SECONDS", -1.0)
     with pytest.raises(WorkError, match=r"stopped answering while job job_1 ran \(refused\)"):
         follow(Job([["one\n"]], gone=True), monkeypatch)
 
@@ -166,7 +211,7 @@ def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(LeftRunningError, match=f"ray job stop --address {URL} job_1") as caught:
+    with pytest.raises(LeftRunningError, match=f"onepass job stop --address {URL} job_1") as caught:
         follow(Job([["one\n", KeyboardInterrupt()]]), monkeypatch)
     assert caught.value.exit_code == 130
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,9 +18,12 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import pytest
+import yaml
 
 from api.client import Client, ServiceError
 from api.shards import SEARCH_SECONDS
+from cluster.deploy import render
+from cluster.pods import Deployment
 from index.build import build_index
 from index.snapshot import Snapshot
 from tests.integration.api import contract
@@ -60,22 +64,32 @@ def until(done: Callable[[], bool], seconds: float, what: str) -> None:
 class Served:
     """The command as a process, and all that it starts."""
 
-    def __init__(self, index: Path, log: Path) -> None:
+    def __init__(self, command: Callable[[int], list[str]], log: Path, **env: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.name = uuid4().hex
         self.log = log
-        command = [*("serve", str(index), "--ray"), *("--port", str(self.port), "--log-json")]
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "onepass", *command],
-                env=os.environ | {MARK: self.name, "RAY_ADDRESS": ""},
+                [sys.executable, *command(self.port)],
+                env=os.environ | {MARK: self.name, "RAY_ADDRESS": ""} | env,
                 stderr=stderr,
             )
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def wait(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            end = time.monotonic() + START_SECONDS
+            while time.monotonic() < end and self.process.poll() is None:
+                try:
+                    wait_until_ready(http, 1)
+                    return
+                except (AssertionError, httpx.TransportError):
+                    continue
+        pytest.fail(f"not ready: {self.log.read_text()}")
 
     def pids(self, part: str) -> list[int]:
         return [pid for pid, called in marked(self.name).items() if part in called]
@@ -116,18 +130,13 @@ def world(world: World) -> World:
 
 @pytest.fixture(scope="module")
 def served(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    server = Served(world.index, tmp_path_factory.mktemp("served") / "log")
+    def command(port: int) -> list[str]:
+        options = ("--ray", "--port", str(port), "--log-json")
+        return ["-m", "onepass", "serve", str(world.index), *options]
+
+    server = Served(command, tmp_path_factory.mktemp("served") / "log")
     try:
-        with httpx.Client(base_url=server.url, timeout=30) as http:
-            end = time.monotonic() + START_SECONDS
-            while time.monotonic() < end and server.process.poll() is None:
-                try:
-                    wait_until_ready(http, 1)
-                    break
-                except (AssertionError, httpx.TransportError):
-                    continue
-            else:
-                pytest.fail(f"not ready: {server.log.read_text()}")
+        server.wait()
         yield server
     finally:
         server.kill()
@@ -224,3 +233,37 @@ class TestLife:
         log = served.log.read_text()
         assert "Traceback" not in log
         assert "ending" in log
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None:
+    """As KubeRay applies it: all applications at once, nobody who stays."""
+    (document,) = yaml.safe_load_all(render("rayservice", Deployment(shards=2, replicas=1)))
+    config = yaml.safe_load(document["spec"]["serveConfigV2"])
+    keys = tmp_path / "keys"
+    keys.write_text("secret-key\n")
+    keys.chmod(0o600)
+    for application in config["applications"]:
+        application["args"] |= {"index": str(world.index), "cpus": 0.1}
+    config["applications"][-1]["args"]["api_key_file"] = str(keys)
+
+    def command(port: int) -> list[str]:
+        config["http_options"] |= {"host": "127.0.0.1", "port": port}
+        file = tmp_path / "serve.yaml"
+        file.write_text(yaml.safe_dump(config))
+        return ["-m", "ray.serve.scripts", "run", "--address", "local", str(file)]
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    server = Served(command, tmp_path / "log", **token)
+    try:
+        server.wait()
+        query = np.random.default_rng(3).normal(size=world.facts.feature_dim)
+        with Client(server.url, api_key="secret-key") as client:
+            check_hits(client.search(query, 100).hits, nearest(world, query, 100))
+        with Client(server.url) as client, pytest.raises(ServiceError) as refused:
+            client.search(query, 1)
+        assert refused.value.status == 401
+        assert len(server.pids(":Shard")) == 2
+    finally:
+        server.kill()

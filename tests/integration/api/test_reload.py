@@ -95,6 +95,24 @@ def test_it_is_noticed_without_being_asked(
         assert client.detection("new-0").detection_id == "new-0"
 
 
+def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    build(runs[:1], index)
+
+    def slowly(folder: Path) -> Snapshot:
+        time.sleep(0.5)
+        return Snapshot.open(folder)
+
+    app = create_app(index, open_snapshot=slowly, open_first=60.0)
+    with serving(app, ready=False) as http:
+        while True:
+            try:
+                assert http.get("/readyz").status_code == 200, "it answered before it was ready"
+                break
+            except httpx.ConnectError:
+                time.sleep(0.01)
+
+
 def test_a_request_under_way_ends_on_its_snapshot(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

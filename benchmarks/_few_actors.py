@@ -1,0 +1,33 @@
+"""``onepass`` with at most so many forward actors: _few_actors.py ACTORS BLOCK_ROWS extract …
+
+What a cluster of one-core nodes would have, where the nodes have more slots than cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import _common  # noqa: F401  puts the packages before this folder
+
+import cluster.session
+import pipelines.stages
+from cluster.session import Slots, lay_out
+
+
+def only(actors: int, block_rows: int) -> None:
+    """Have sessions of this process lay out ``actors`` at most, and plans blocks that small."""
+
+    def few(cpus: float, gpus: float, **more: Any) -> Slots:
+        return lay_out(cpus, gpus, **{**more, "cores": actors})
+
+    cluster.session.lay_out = few
+    pipelines.stages.BLOCK_ROWS = block_rows
+
+
+if __name__ == "__main__":
+    from onepass import main
+
+    only(int(sys.argv[1]), int(sys.argv[2]))
+    sys.argv = ["onepass", *sys.argv[3:]]
+    main()

@@ -1,0 +1,64 @@
+"""What waits for what on a cluster, in one line for an error message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_ANSWER_SECONDS = 5.0
+_NODES_SHOWN = 4
+
+
+def what_waits() -> str:
+    """Which requests have no place, and what is free on which node, as Ray's scheduler sees it.
+
+    Asks the control store and not the dashboard, which a Ray of our own does not have. It never
+    raises: it is a part of a message about something that has failed already.
+    """
+    try:
+        from ray._private.worker import global_worker
+        from ray.core.generated.autoscaler_pb2 import GetClusterResourceStateReply
+
+        reply = GetClusterResourceStateReply()
+        client = global_worker.gcs_client
+        reply.ParseFromString(client.get_cluster_resource_state(timeout_s=_ANSWER_SECONDS))
+    except Exception as error:
+        return f"Ray does not say what waits ({type(error).__name__})"
+    return in_words(reply.cluster_resource_state)
+
+
+def in_words(state: Any) -> str:
+    """Ray's ``ClusterResourceState`` in one line."""
+    waiting = [
+        f"{request.count} x {_amounts(request.request.resources_bundle)}"
+        for request in state.pending_resource_requests
+    ]
+    asked = {
+        name
+        for request in state.pending_resource_requests
+        for name in request.request.resources_bundle
+    }
+    nodes = [
+        f"{_free(node, asked)} on {node.node_ip_address}"
+        for node in state.node_states
+        if node.total_resources.get("CPU", 0) or node.total_resources.get("GPU", 0)
+    ]
+    more = len(nodes) - _NODES_SHOWN
+    free = "; ".join(nodes[:_NODES_SHOWN]) + (f"; and {more} nodes more" if more > 0 else "")
+    places = (
+        f"waiting for a place: {', '.join(waiting)}" if waiting else "nothing waits for a place"
+    )
+    return f"{places}; free: {free or 'no node is there'}"
+
+
+def _amounts(bundle: Mapping[str, float]) -> str:
+    return " + ".join(f"{bundle[name]:g} {name}" for name in sorted(bundle)) or "nothing"
+
+
+def _free(node: Any, asked: set[str]) -> str:
+    """Of CPUs, GPUs and whatever else is asked for."""
+    names = sorted({"CPU", *asked} | ({"GPU"} & set(node.total_resources)))
+    return ", ".join(
+        f"{node.available_resources.get(name, 0):g} of {node.total_resources.get(name, 0):g} {name}"
+        for name in names
+    )

@@ -1,0 +1,37 @@
+"""What the board counts, and what is left of it when one dies and another takes its place."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipelines.board import Block, Board, Stopwatch, Tally
+
+ROWS = pa.table({"row_id": [40, 41], "error": pa.array([None, "not an image: x"], pa.string())})
+
+
+def test_a_block_that_ends_its_processes_is_counted_until_it_is_through() -> None:
+    board = Board()
+    assert [board.begun("forward", 40) for _ in range(3)] == [1, 2, 3]  # none of them ended
+    assert board.begun("forward", 80) == 1  # another block
+    assert board.begun("decode", 40) == 1  # another stage
+    board.raised("forward", 40, "RuntimeError: once")  # its process lives
+    assert board.begun("forward", 40) == 1
+    board.block(Stopwatch("forward").block(ROWS))
+    assert board.begun("forward", 40) == 1
+    assert board.look().tally.raised == 1
+
+
+def test_a_lost_board_is_added_to_its_successor() -> None:
+    first, second = Board(), Board()
+    for board, rows in ((first, 5), (second, 7)):
+        board.decoded(rows)
+        board.answered(rows)
+        board.block(Block("write", "here:1", 0.0, 1.0, rows, rows, 0, {}))
+    first.raised("forward", 0, "RuntimeError: once")
+    before, after = first.look().tally, second.look().tally
+    both = before.plus(after)
+    assert (both.decoded, both.answered, both.written, both.raised) == (12, 12, 12, 1)
+    assert (both.first_answer, both.first_rows) == (before.first_answer, 5)
+    assert both.last_answer == after.last_answer
+    assert both.said == "RuntimeError: once"
+    assert Tally().plus(after) == after
