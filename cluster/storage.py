@@ -19,7 +19,7 @@ import io
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -81,7 +81,7 @@ class _Reread(io.RawIOBase):
         wanted = max(0, min(most, self._stream.size() - self._at))
         for left in reversed(range(_READS)):
             try:
-                data: bytes = self._stream.read_at(wanted, self._at)
+                data: bytes = _surely(lambda: self._stream.read_at(wanted, self._at))
                 break
             except OSError:
                 if not left:
@@ -134,6 +134,20 @@ class _ArrowStore(ArrowFSWrapper):  # type: ignore[misc]
 
     def _type(self, path: str) -> fs.FileType:
         return self.fs.get_file_info(self._strip_protocol(path).rstrip("/")).type
+
+
+def _surely(read: Callable[[], Any]) -> Any:
+    """Read again where Amazon's client takes a passing error for a final one.
+
+    It does where fewer bytes are asked for than the store's error message has.
+    """
+    for _ in range(_TRIES):
+        try:
+            return read()
+        except OSError as error:
+            if "Failed to flush response stream" not in str(error):
+                raise
+    return read()
 
 
 class _S3Client(fs.S3FileSystem):  # type: ignore[misc]
@@ -249,7 +263,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     """A Parquet file to be read in parts; close it."""
     system, name = arrow(file)
     # Without pre_buffer a row group is read as it is needed, and not at once.
-    opened = pq.ParquetFile(name, filesystem=system, pre_buffer=False)
+    opened = _surely(lambda: pq.ParquetFile(name, filesystem=system, pre_buffer=False))
     refuse_pickled(opened.schema_arrow, str(file))
     return opened
 
@@ -257,7 +271,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
 def read_parquet(file: Path, **how: Any) -> pa.Table:
     """A Parquet file as a table; ``how`` as ``pyarrow.parquet.read_table`` takes it."""
     system, name = arrow(file)
-    table = pq.read_table(name, filesystem=system, **how)
+    table = _surely(lambda: pq.read_table(name, filesystem=system, **how))
     refuse_pickled(table.schema, str(file))
     return table
 
