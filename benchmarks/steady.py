@@ -3,8 +3,8 @@
     python benchmarks/steady.py [--rows 100000] [--images 2000] [--json F]
 
 ``extract`` with the tiny model over so many rows, boxes of drawn images. Images/s are told for
-each tenth of the rows, by the times at which whole data files were done, between the first and
-the last of them: start-up and end are in no tenth. The driver's own memory (RssAnon) is looked
+each tenth of the rows, by the times at which whole data files were done while all actors were at
+work: start-up and end are in no tenth. The driver's own memory (RssAnon) is looked
 at twice a second, and its growth told from the second tenth on, when everything is loaded.
 """
 
@@ -82,11 +82,12 @@ def _size(file: Path) -> int:
 
 
 def tenths(out: Path) -> list[tuple[float, float, float]]:
-    """Each tenth's beginning, end and images/s, by whole files between the first and the last."""
+    """Each tenth's beginning, end and images/s, by whole files while all actors are at work."""
     done = sorted(
         (file.stat().st_mtime_ns / 1e9, pq.ParquetFile(file).metadata.num_rows)
         for file in (out / "detections").glob("*.parquet")
     )
+    done = done[CORES - 1 : -CORES]  # from everyone's first to the last that leaves nobody idle
     times = np.array([at for at, _ in done])
     rows = np.cumsum([count for _, count in done])
     edges = np.interp(np.linspace(rows[0], rows[-1], TENTHS + 1), rows, times)
@@ -123,10 +124,8 @@ def main() -> None:
             sizes["events.jsonl"] = (1, events.stat().st_size)
     finally:
         shutil.rmtree(work)
-    memory = [
-        max((mib for at, mib in seen["memory"] if a <= at <= b), default=float("nan"))
-        for a, b, _ in found
-    ]
+    looked, sizes_then = zip(*seen["memory"], strict=True)
+    memory = [float(np.interp(end, looked, sizes_then)) for _, end, _ in found]
     print(f"{given.rows} rows, tiny, {CORES} cores, {seen['seconds']:.0f} s with start-up")
     print(f"{'tenth':>5} {'images/s':>9} {'driver MiB':>11}")
     for number, ((_, _, rate), mib) in enumerate(zip(found, memory, strict=True), 1):
