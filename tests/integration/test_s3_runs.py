@@ -65,15 +65,15 @@ def test_faults_and_a_move_that_stopped_half_way(
 ) -> None:
     s3.upload(photos, "photos")
     command = ("extract", "s3://bucket/photos", *EXACT, "--out", RUN, "--hdf5")
-    # A checkpoint's move is a copy and a deletion; this deletion is refused once.
-    s3.faults(Rule("error", status=403, method="DELETE", key="pending", times=1), *WEATHER)
+    # A checkpoint's move is a copy and a deletion; the deletion is refused, however often tried.
+    s3.faults(Rule("error", status=403, method="DELETE", key="pending"), *WEATHER)
     stopped = onepass(*command, seconds=SECONDS)
     assert stopped.returncode == 1
     assert stopped.stderr.splitlines()[-1].endswith(
         "what is written is kept, the same command continues (--debug shows where)"
     )
     committed, pending = checkpoints(s3)
-    assert len(committed & pending) == 1  # Ray's next session would delete the data of these
+    assert committed & pending  # Ray's next session would delete the data of these
 
     s3.faults(*WEATHER, seed=1)
     done = onepass(*command, seconds=SECONDS)
