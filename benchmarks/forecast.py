@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from _common import CORES, ENVIRONMENT, HERE, crop_images, link_images
 from PIL import Image
 
-from pipelines.events import read_events
+from pipelines.events.log import read_events
 
 ALLOWED = 0.15
 _BOXES = ((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.6, 0.6), (0.3, 0.2, 0.9, 0.9), (0.5, 0.5, 1.0, 1.0))

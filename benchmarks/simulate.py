@@ -7,7 +7,7 @@
 ``--check`` takes the costs of a row from the run on one worker, and from it alone, and tells what
 the simulator says of the others beside what was measured. Without it the run is one of ``--rows``
 rows on ``--nodes`` GPU nodes at the costs of ``docs/scale.md``, which options change. The events are
-those of ``_pipeline_sim.py``; ``pipelines/forecast.py`` is the formula that ``--dry-run`` uses.
+those of ``_pipeline_sim.py``; ``pipelines/forecast/formula.py`` is the formula that ``--dry-run`` uses.
 """
 
 from __future__ import annotations

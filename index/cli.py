@@ -172,15 +172,15 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
 
 def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
     from cluster.storage import reaching
-    from pipelines.forecast_words import say_profile
-    from pipelines.profile import profile_of
+    from pipelines.events.profile import profile_of
+    from pipelines.events.words import say_profile
 
     with reaching(run):
         found = profile_of(run)
     if picture is None and not as_json:
         picture = Path(f"{run.resolve().name}-profile.png")
     if picture is not None:
-        from pipelines.profile_picture import draw_profile
+        from pipelines.events.picture import draw_profile
 
         draw_profile(found, picture, title=str(run))
     if as_json:

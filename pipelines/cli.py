@@ -10,8 +10,9 @@ import typer
 from cluster.console import Bar, Json, print_json, say, warn
 from cluster.errors import InputError
 from pipelines import clips_cli, models_cli, probe_cli
+from pipelines.events.words import where_the_time_went
 from pipelines.extract_options import Asked, with_options
-from pipelines.forecast_words import say_forecast, where_the_time_went
+from pipelines.forecast.words import say_forecast
 
 if TYPE_CHECKING:
     from pipelines.extract import Options, Outcome, Progress
@@ -111,7 +112,7 @@ def extract(
 
 
 def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> None:
-    from pipelines.dry_run import dry_run
+    from pipelines.forecast.dry_run import dry_run
 
     with Bar(resumes=False) as bar:
         coming = dry_run(source, asked.request(), asked.out, chosen, report=shown_on(bar))

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import torch
 
 from cluster.storage import place
-from pipelines.board import Attempt, Stopwatch
 from pipelines.detections import BOX
+from pipelines.events.board import Attempt, Stopwatch
 from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, fit
 from pipelines.video.frames import ImageReader

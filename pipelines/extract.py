@@ -18,9 +18,9 @@ from typing import Any, Literal
 from cluster.errors import WorkError, failed, first_line
 from cluster.session import Slots, nodes, session
 from cluster.storage import listed, reaching, remove_folder
-from pipelines.board import Look, Tally
 from pipelines.checkpoint import committed_rows, drop_repeats, mend
-from pipelines.events import EventLog
+from pipelines.events.board import Look, Tally
+from pipelines.events.log import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5

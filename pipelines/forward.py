@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.board import Attempt, Stopwatch
 from pipelines.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engines.engine import Answers, Engine
+from pipelines.events.board import Attempt, Stopwatch
 from pipelines.facts import ModelFacts, Preprocess
 from pipelines.records import Record
 from pipelines.request import GateFacts, Request

@@ -25,8 +25,8 @@ from pydantic import Field
 
 from cluster.errors import RunError, VerifyError
 from cluster.storage import locate, open_parquet, place, reaching, read_parquet
+from pipelines.events.measures import Limit, StageFacts
 from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
-from pipelines.measures import Limit, StageFacts
 from pipelines.records import Record, read_record, sha256_file
 
 FORMAT = 1

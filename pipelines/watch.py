@@ -12,7 +12,7 @@ from typing import Any
 from cluster.errors import ClusterError, StalledError, WorkError, failed
 from cluster.session import Slots, present_slots
 from cluster.waiting import what_waits
-from pipelines.board import Board, Look, Tally
+from pipelines.events.board import Board, Look, Tally
 from pipelines.request import Request
 from pipelines.stages import run_stages
 

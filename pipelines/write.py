@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 
-from pipelines.board import Stopwatch
+from pipelines.events.board import Stopwatch
 
 
 class TimedParquet(ParquetDatasink):  # type: ignore[misc]

@@ -14,10 +14,10 @@ from PIL import Image
 from cluster.errors import RunError
 from onepass import main
 from pipelines import extract as extracting
-from pipelines.dry_run import dry_run
-from pipelines.events import read_events
+from pipelines.events.log import read_events
 from pipelines.extract import Options, Progress, extract
 from pipelines.facts import ModelRequest, Outputs
+from pipelines.forecast.dry_run import dry_run
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 

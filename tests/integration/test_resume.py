@@ -23,7 +23,7 @@ from benchmarks.kill_and_resume import (
 )
 from onepass import main
 from pipelines.checkpoint import committed_rows
-from pipelines.events import read_events
+from pipelines.events.log import read_events
 
 pytestmark = pytest.mark.ray
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipelines.board import Block, Board, Stopwatch, Tally
+from pipelines.events.board import Block, Board, Stopwatch, Tally
 
 ROWS = pa.table({"row_id": [40, 41], "error": pa.array([None, "not an image: x"], pa.string())})
 

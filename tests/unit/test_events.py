@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import RunError
-from pipelines import events
-from pipelines.board import Block, Board, Look, Stopwatch, Tally
-from pipelines.events import EventLog, read_events
-from pipelines.measures import Measures
+from pipelines.events import log as events
+from pipelines.events.board import Block, Board, Look, Stopwatch, Tally
+from pipelines.events.log import EventLog, read_events
+from pipelines.events.measures import Measures
 
 
 def block(stage: str, began: float, seconds: float, first_row: int, lane: str = "n:1") -> Block:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.board import Block
-from pipelines.forecast import Costs, Lanes, costs_of, makespan, pace
-from pipelines.forecast_words import duration, size
+from pipelines.events.board import Block
+from pipelines.events.words import duration, size
+from pipelines.forecast.formula import Costs, Lanes, costs_of, makespan, pace
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.backbones import examine
-from pipelines.board import Block
 from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
+from pipelines.events.board import Block
 from pipelines.facts import GateRequest, ModelRequest, Outputs
 from pipelines.forward import ForwardActor, ForwardOptions, pixel_columns
 from pipelines.request import GateFacts, Request

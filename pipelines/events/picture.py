@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.forecast_words import duration
+from pipelines.events.profile import Profile
+from pipelines.events.words import duration
 from pipelines.probe.report import extra
-from pipelines.profile import Profile
 from pipelines.records import write_atomic
 
 COLOURS = {

@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 from cluster.errors import failed
 from cluster.session import Slots, nodes, session
 from cluster.storage import is_remote, make_folder, remove_folder
-from pipelines.board import Block, Look
 from pipelines.checkpoint import committed_rows
+from pipelines.events.board import Block, Look
+from pipelines.events.measures import Limit
 from pipelines.extract import Options, Progress
 from pipelines.facts import EngineName, ModelRequest, Precision
 from pipelines.finish import FILES_HERE, data_files, describe_run
-from pipelines.forecast import Costs, Lanes, Pace, costs_of, pace
+from pipelines.forecast.formula import Costs, Lanes, Pace, costs_of, pace
 from pipelines.hdf5 import write_hdf5
-from pipelines.measures import Limit
 from pipelines.prepare import Settling, prepare
 from pipelines.records import Record
 from pipelines.request import Request, earlier_request

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import RunError, first_line
-from pipelines.board import STAGES, Block
-from pipelines.events import NAME, Line, read_events
-from pipelines.measures import Limit, Measures, StageFacts
+from pipelines.events.board import STAGES, Block
+from pipelines.events.log import NAME, Line, read_events
+from pipelines.events.measures import Limit, Measures, StageFacts
 from pipelines.records import Record
 
 BINS = 160

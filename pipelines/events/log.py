@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RunError
-from pipelines.board import Block, Look, Tally, resident
-from pipelines.measures import Measures
+from pipelines.events.board import Block, Look, Tally, resident
+from pipelines.events.measures import Measures
 from pipelines.records import write_atomic
 
 NAME = "events.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipelines.board import STAGES, Block
+from pipelines.events.board import STAGES, Block
 from pipelines.records import Record
 
 Limit = Literal["start-up", "decode", "forward", "write", "waiting"]

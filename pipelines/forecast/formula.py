@@ -15,8 +15,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from pipelines.board import Block
-from pipelines.measures import Limit
+from pipelines.events.board import Block
+from pipelines.events.measures import Limit
 from pipelines.records import Record
 
 _SIMULATED = 50_000  # blocks; of more, the last ones decide nothing
