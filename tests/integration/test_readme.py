@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from pipelines.run import Run
 from tests.ami import fill, stored
@@ -115,6 +116,28 @@ def another_model(folder: Path) -> None:
     said = run_all([f"{migrate} --min-label-agreement 0", *rest], folder)
     assert "lite1" in said["index list"]
     assert "v0001" in said["index rollback"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_before_a_long_run(tmp_path: Path) -> None:
+    photo_folder(tmp_path / "photos", 24)
+    ask, *rest = commands("Before a long run")
+    told = run_all([ask], tmp_path)["extract"]
+    assert "runs/asked would answer 24 rows, with lite0" in told
+    assert not (tmp_path / "runs" / "asked").exists()
+    said = run_all(rest, tmp_path)
+    assert "24 rows, 0 with errors" in said["extract"]
+    assert "session 1: finished, 24 rows" in said["inspect"]
+    assert (tmp_path / "where.png").stat().st_size > 10_000
+
+
+def test_on_a_cluster(tmp_path: Path) -> None:
+    """``submit`` and ``job`` need a cluster, and have their own tests; manifests need none."""
+    *_, manifests = commands("On a cluster")
+    (job,) = yaml.safe_load_all(run_all([manifests], tmp_path)["manifests"])
+    assert job["kind"] == "RayJob"
+    assert job["spec"]["entrypoint"].endswith("--out s3://b/runs/first")
 
 
 @pytest.mark.ray
