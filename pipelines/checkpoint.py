@@ -116,3 +116,7 @@ def _rows(file: Path) -> int | None:
             return int(parquet.metadata.num_rows)
     except (pa.ArrowInvalid, FileNotFoundError):
         return None
+    except OSError as error:
+        if "deserialize thrift" not in str(error):
+            raise  # a store or a disk that does not answer says nothing of the file
+        return None  # Arrow has no type of its own for a footer that makes no sense

@@ -37,6 +37,11 @@ def broken(out: Path) -> None:
     write(out, "w_000004", range(40, 50))  # a file that is cut off
     os.truncate(out / "detections" / "w_000004-0.parquet", 100)
     write(out, "w_000005", range(50, 60), data=False)  # a file that is gone
+    write(out, "w_000008", range(80, 90))  # a file whose footer makes no sense
+    garbled = out / "detections" / "w_000008-0.parquet"
+    data = garbled.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little")
+    garbled.write_bytes(data[: -8 - footer] + b"\xff" * footer + data[-8:])
     write(out, "w_000006", range(60, 70))  # a writer that outlived its driver
     (out / "checkpoint" / "w_000006.parquet").unlink()
     write(out, "w_000007", range(70, 80))  # a file that has fewer rows
@@ -45,7 +50,7 @@ def broken(out: Path) -> None:
 
 def test_what_is_left_is_whole(tmp_path: Path) -> None:
     broken(tmp_path)
-    assert mend(tmp_path) == 40  # rows that a checkpoint named in vain
+    assert mend(tmp_path) == 50  # rows that a checkpoint named in vain
     assert stored(tmp_path) == list(range(10))
     assert committed_rows(tmp_path) == 10
     assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["w_000000.parquet"]
