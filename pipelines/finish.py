@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import VerifyError
 from cluster.storage import listed
-from cluster.tasks import tasks
+from cluster.tasks import Tasks, tasks_of_session
 from pipelines.records import sha256_file
 from pipelines.request import Request
 from pipelines.run import RowCounts, RunManifest, SessionFacts
@@ -74,8 +74,12 @@ def describe_run(
         found.row_ids.clear()  # results are kept to the end, and these would be gigabytes
         done(int(np.count_nonzero(seen)))
 
-    with tasks("checking", on_ray=len(stored) > FILES_HERE) as here:
-        found = here.run(_go_through, parts, done=count)
+    if len(stored) > FILES_HERE:
+        then = "what is written is kept, the same command continues"
+        where = tasks_of_session("checking", cpus=1.0, then=then)
+    else:
+        where = Tasks("checking", 0)
+    found = where.run(_go_through, parts, done=count)
     if not (seen == 1).all():
         raise VerifyError(
             f"{out}: {int((seen == 0).sum())} planned rows are missing and "

@@ -211,7 +211,7 @@ def settle_here(
     building = sum(model.building(*how) for model in models)
     began = time.perf_counter()
     few = sample.slice(0, _TIMED_ROWS)
-    decode_rows(few, Path(root), {PIXELS: request.facts.preprocess})
+    decode_rows(few, place(root), {PIXELS: request.facts.preprocess})
     decoding = (time.perf_counter() - began) / few.num_rows
     forward = sum(_seconds_a_row(model, *how) for model in models)
     if this_device().type == "cpu":

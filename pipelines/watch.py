@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, StalledError, WorkError, failed
-from cluster.session import Slots, present_slots
+from cluster.session import Slots, nodes, present_slots
 from cluster.waiting import what_waits
 from pipelines.events.board import Board, Look, Tally
 from pipelines.request import Request
@@ -67,7 +67,7 @@ def run_pass(
         except BaseException as error:
             failure.append(error)
 
-    nodes = _alive()
+    there = _alive()
     # Ray's own call cannot be interrupted, so it gets a thread and this one watches.
     thread = threading.Thread(target=run, daemon=True, name="extract")
     thread.start()
@@ -80,20 +80,20 @@ def run_pass(
         if now != last:
             last, moved_at = now, time.monotonic()
         elif quiet > work.stall_seconds:
-            raise StalledError(_standstill(work, tally, nodes))
+            raise StalledError(_standstill(work, tally, there))
         elif (
             quiet > _QUIET_SECONDS
-            and nodes - _alive()
+            and there - _alive()
             and view.has_no_room()
             and slots_left(work.slots, work.gpus_per_actor)
         ):
             view.stop.set()
             thread.join(_END_SECONDS)
             if thread.is_alive():
-                raise StalledError(_standstill(work, tally, nodes))
+                raise StalledError(_standstill(work, tally, there))
     if failure:
         wrapped = failed("extraction", failure[0])
-        if nodes - _alive():
+        if there - _alive():
             raise NodesLostError(str(wrapped)) from failure[0]
         raise wrapped
     deadline = time.monotonic() + _LAST_WORDS
@@ -148,19 +148,17 @@ class _Board:
 
 
 def _alive() -> set[str]:
-    import ray
-
-    return {node["NodeID"][:8] for node in ray.nodes() if node["Alive"]}
+    return {each["node"] for each in nodes()}
 
 
-def _standstill(work: Watched, tally: Tally, nodes: set[str]) -> str:
+def _standstill(work: Watched, tally: Tally, there: set[str]) -> str:
     """What waits for what, in one line."""
     slots = work.slots
     asks = f"{slots.cpus_per_actor:g} CPU"
     if slots.gpus_per_actor:
         asks += f" and {slots.gpus_per_actor:g} GPU"
     ago = "never" if tally.last_answer is None else f"{time.time() - tally.last_answer:.0f} s ago"
-    lost = sorted(nodes - _alive())
+    lost = sorted(there - _alive())
     return (
         f"no row moved for {work.stall_seconds:g} s: {tally.decoded} decoded, "
         f"{tally.answered} answered, {tally.written} written of {work.rows}, last answer {ago}; "
