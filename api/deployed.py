@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from api.keys import read_keys
-from api.scaled import NAME, Replica, how
+from api.scaled import Replica, how, shard_name
 from api.shards import Shard
 
 
@@ -36,11 +36,6 @@ class Args(BaseModel):
     replicas: int = 1
     cpus: float = 1.0
     api_key_file: Path | None = None
-
-
-def shard_name(own: int) -> str:
-    """The application that searches shard ``own``."""
-    return f"{NAME}-shard-{own}"
 
 
 def shard(args: dict[str, Any]) -> Any:

@@ -238,7 +238,7 @@ def _run(
     from ray.serve import RunTarget
 
     cpus = cpus_each(replicas * (1 + shards))
-    names = [f"{NAME}-shard-{own}" for own in range(shards)]
+    names = [shard_name(own) for own in range(shards)]
     common = how(replicas, cpus)
     shard = serve.deployment(Shard, **common)
     targets = [
@@ -257,6 +257,11 @@ def _run(
     replica = serve.deployment(serve.ingress()(Replica), **common)
     bound = replica.bind(folder, names, keys, log_json, linking)
     _start([RunTarget(bound, name=NAME)], end)
+
+
+def shard_name(own: int) -> str:
+    """The application that searches shard ``own``."""
+    return f"{NAME}-shard-{own}"
 
 
 def how(replicas: int, cpus: float) -> dict[str, Any]:

@@ -84,9 +84,10 @@ def list_command(address: Address, as_json: Json = False) -> None:
     jobs = list_jobs(address)
     if as_json:
         print_json([asdict(each) for each in jobs])
-    for each in () if as_json else jobs:
+        return
+    for each in jobs:
         say(f"{each.job_id}  {each.status:<9}  {each.started or '-':<20}  {each.command}")
-    if not jobs and not as_json:
+    if not jobs:
         say("no jobs")
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -40,13 +41,17 @@ def committed_rows(out: Path) -> int:
         return sum(rows or 0 for rows in pool.map(_rows, _checkpoints(out).values()))
 
 
-def mend(out: Path) -> int:
+class Mended(NamedTuple):
+    """What ``mend`` found, in rows."""
+
+    again: int  # that lost their checkpoint, and must be done again
+    committed: int  # as ``committed_rows`` counts them, without reading every checkpoint once more
+
+
+def mend(out: Path) -> Mended:
     """Leave whole files with their checkpoints alone, and nothing else.
 
     Only while no writer is at work on ``out``.
-
-    Returns:
-        How many rows lost their checkpoint, and must be done again.
     """
     done, undone = _checkpoints(out), _checkpoints(out, pending=True)
     files: dict[str, list[Path]] = {}
@@ -67,7 +72,7 @@ def mend(out: Path) -> int:
             file.unlink()
     for file in undone.values():
         file.unlink()
-    return again
+    return Mended(again, sum(wanted[name] or 0 for name in done))
 
 
 def drop_repeats(out: Path) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from cluster.errors import WorkError, failed, first_line
 from cluster.session import Slots, nodes, session
 from cluster.storage import listed, reaching, remove_folder
-from pipelines.checkpoint import committed_rows, drop_repeats, mend
+from pipelines.checkpoint import drop_repeats, mend
 from pipelines.events.board import Look, Tally
 from pipelines.events.log import EventLog
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
@@ -143,8 +143,7 @@ class _Work:
 
     def run(self, started: float, began: float) -> Outcome:
         self._began = began  # durations are by this clock: the other one may be set meanwhile
-        mend(self._out)
-        before = committed_rows(self._out)
+        before = mend(self._out).committed
         self._log = EventLog(self._out)
         self._log.add("session", **self._asked(started, before))
         try:
@@ -239,8 +238,7 @@ class _Work:
                     raise
                 self._slots = self._wait_for_slots(error)
                 self._log.add("again", why=first_line(error), nodes=nodes())
-            mend(self._out)
-            done = committed_rows(self._out)
+            done = mend(self._out).committed
             vain = 0 if done > before else vain + 1
             before = done
         if before > self._planned:

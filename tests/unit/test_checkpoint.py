@@ -50,16 +50,16 @@ def broken(out: Path) -> None:
 
 def test_what_is_left_is_whole(tmp_path: Path) -> None:
     broken(tmp_path)
-    assert mend(tmp_path) == 50  # rows that a checkpoint named in vain
+    assert mend(tmp_path) == (50, 10)  # rows that a checkpoint named in vain
     assert stored(tmp_path) == list(range(10))
     assert committed_rows(tmp_path) == 10
     assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["w_000000.parquet"]
-    assert mend(tmp_path) == 0
+    assert mend(tmp_path) == (0, 10)
     assert stored(tmp_path) == list(range(10))
 
 
 def test_a_run_that_did_not_begin_is_left_alone(tmp_path: Path) -> None:
-    assert mend(tmp_path) == 0
+    assert mend(tmp_path) == (0, 0)
     assert committed_rows(tmp_path) == 0
 
 
