@@ -22,8 +22,9 @@ class TimedParquet(ParquetDatasink):  # type: ignore[misc]
         self._board = board
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
-        kept, watch = list(blocks), Stopwatch("write")
+        # Where an earlier session wrote all rows of a block, Ray passes on one without columns.
+        kept, watch = [block for block in blocks if block.num_rows], Stopwatch("write")
         super().write(kept, ctx)
-        rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
-        if rows.num_rows:
+        if kept:
+            rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
             self._board.block.remote(watch.block(rows))
