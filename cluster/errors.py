@@ -31,7 +31,13 @@ from __future__ import annotations
 
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, in one line; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _said(error) or type(error).__name__
+
+
+def _said(error: BaseException) -> str:
+    # A KeyError shows what it was given in quotes, line ends and all.
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return (str(said).strip().splitlines() or [""])[0]
 
 
 class OnepassError(Exception):
@@ -131,8 +137,7 @@ def failed(
             break  # Ray Data marks its own errors by a cause that says nothing
         inner = cause
     # Ray appends advice to a message, in an OSError even as its file name.
-    said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
-    text = (said.strip().splitlines() or ["no message"])[0]
+    text = (isinstance(inner, OSError) and inner.strerror) or _said(inner) or "no message"
     kind = "" if isinstance(inner, OnepassError) else f"{type(inner).__name__}: "
     wrapped = WorkError(f"{what} failed: {kind}{text}; {then} (--debug shows where)")
     wrapped.__cause__ = error

@@ -246,8 +246,10 @@ def test_a_run_goes_on_where_all_but_its_first_block_is_written(
             pq.write_table(rows, out / "checkpoint" / f"{file.stem.rpartition('-')[0]}.parquet")
     outcome = extract(str(manifest), TINY, out, EXACT)
     assert 0 < outcome.resumed_rows < 3 * PHOTOS
-    assert outcome.run.table(exact.table.column_names).sort_by("row_id").equals(
-        exact.table.sort_by("row_id")
+    assert (
+        outcome.run.table(exact.table.column_names)
+        .sort_by("row_id")
+        .equals(exact.table.sort_by("row_id"))
     )
 
 

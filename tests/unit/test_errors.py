@@ -22,6 +22,11 @@ def test_the_innermost_cause_is_told_in_one_line() -> None:
     assert told.__cause__ is outer
 
 
+def test_advice_in_a_key_error_is_left_out() -> None:
+    told = failed("extraction", KeyError("no such column\nTo change retry attempts"))
+    assert str(told).startswith("extraction failed: KeyError: no such column; what is")
+
+
 def test_a_cause_that_says_nothing_is_passed_over() -> None:
     error = ValueError("the block is empty")
     error.__cause__ = RuntimeError()  # as Ray Data marks what is its own
