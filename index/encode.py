@@ -15,10 +15,10 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError
+from cluster.storage import open_parquet
 from index import store
 from index.factory import save
 from index.layout import ROWS, VECTORS
@@ -178,7 +178,7 @@ def encode(job: Encoding) -> Encoded:
 
 def _batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
     for file in part.files:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             yield from parquet.iter_batches(_BATCH_ROWS, columns=columns)
 
 

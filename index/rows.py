@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cluster.untrusted import refuse_pickled
 from pipelines.detections import BOX
 
 ROWS_SCHEMA = pa.schema(
@@ -76,9 +77,12 @@ def read_rows(file: Path) -> pa.Table:
 
     Raises:
         OSError, pa.ArrowInvalid: it is missing or torn.
+        SourceError: a column is of a type that can run code.
     """
     with pa.memory_map(str(file)) as source:
-        return pa.ipc.open_file(source).read_all()
+        rows = pa.ipc.open_file(source).read_all()
+    refuse_pickled(rows.schema, str(file))
+    return rows
 
 
 def hash_ids(ids: Iterable[str]) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from cluster.errors import VerifyError
 from cluster.storage import listed
 from cluster.tasks import Tasks, tasks_of_session
+from cluster.untrusted import refuse_pickled
 from pipelines.records import sha256_file
 from pipelines.request import Request
 from pipelines.run import RowCounts, RunManifest, SessionFacts
@@ -122,6 +123,7 @@ def _go_through(files: list[Path]) -> _Found:
         data = file.read_bytes()
         hashes.append(hashlib.sha256(data).hexdigest())
         table = pq.read_table(io.BytesIO(data), columns=["row_id", "error", "label_index"])
+        refuse_pickled(table.schema, str(file))
         row_ids.append(table["row_id"].to_numpy())
         for text in pc.drop_null(table["error"]).to_pylist():
             errors[text.split(":", 1)[0]] += 1

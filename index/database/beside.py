@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from cluster.errors import RunError
+from cluster.storage import open_parquet
 from pipelines.database.plan import box_of
 from pipelines.database.schema import Tables
 from pipelines.detections import BOX
@@ -66,7 +66,8 @@ def require_source(run: Run, name: str) -> None:
     Raises:
         RunError: it did not.
     """
-    columns = pq.read_schema(run.files()[0]).names
+    with open_parquet(run.files()[0]) as parquet:
+        columns = parquet.schema_arrow.names
     if "database" not in columns:
         raise RunError(
             f"{run.path} was not extracted from a database but from {run.manifest.source}; its ids "

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import RunError
+from cluster.storage import read_parquet
 from index.tracks.embeddings import read_embeddings
 from pipelines.records import read_record
 from pipelines.request import Request
@@ -44,7 +44,7 @@ class Rows:
         """Read the rows of a run; embeddings stay where they are."""
         tables = []
         for number, file in enumerate(run.files()):
-            table = pq.read_table(file, columns=list(_COLUMNS))
+            table = read_parquet(file, columns=list(_COLUMNS))
             where = np.full(table.num_rows, number), np.arange(table.num_rows)
             for name, values in zip((_FILE, _PLACE), where, strict=True):
                 table = table.append_column(name, pa.array(values))

@@ -8,13 +8,14 @@ groups that hold one; memory is that of the rows asked for and one batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.errors import RunError
+from cluster.storage import open_parquet
 from index.tracks.sequences import FILE, PLACE
 from index.vectors import l1_normalise
 from pipelines.run import Run
@@ -87,9 +88,9 @@ def read_embeddings(run: Run, files: Ints, places: Ints) -> npt.NDArray[np.float
     return found
 
 
-def _batches(file: object, places: Ints) -> Iterator[tuple[int, pa.Array]]:
+def _batches(file: Path, places: Ints) -> Iterator[tuple[int, pa.Array]]:
     """Batches of the embedding column that hold a place, each with the place it starts at."""
-    with pq.ParquetFile(file) as parquet:
+    with open_parquet(file) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows

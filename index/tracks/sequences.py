@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import InputError, RunError
+from cluster.storage import open_parquet, read_parquet
 from pipelines.detections import BOX
 from pipelines.run import Run
 
@@ -52,7 +52,8 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
     """
     tables = []
     for number, file in enumerate(run.files()):
-        schema = pq.read_schema(file)
+        with open_parquet(file) as parquet:
+            schema = parquet.schema_arrow
         if "embedding" not in schema.names:
             raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
         columns = [*_PLAN, *([score_column] if score_column else [])]
@@ -61,7 +62,7 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
             raise InputError(
                 f"--score-column {score_column}: {run.path} has no such column; it has {known}"
             )
-        table = pq.read_table(file, columns=list(dict.fromkeys(columns)))
+        table = read_parquet(file, columns=list(dict.fromkeys(columns)))
         if score_column:
             table = table.append_column(SCORE, _numbers(table[score_column], score_column))
         places = np.arange(table.num_rows)

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.errors import RunError, VerifyError
+from cluster.storage import read_parquet
 from index.linking.options import TERMS, LinkOptions
 from pipelines.records import Record, read_record, sha256_file
 
@@ -102,7 +102,7 @@ def read_tracks(run: Path) -> pa.Table:
                 f"{file} is not the file {folder / 'manifest.json'} names; "
                 f"give 'onepass link {run}' again"
             )
-        tables.append(pq.read_table(file, schema=SCHEMA))
+        tables.append(read_parquet(file, schema=SCHEMA))
     return pa.concat_tables(tables)
 
 
@@ -112,7 +112,7 @@ def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
     Raises:
         VerifyError: it does not.
     """
-    tables = [pq.read_table(file, columns=["detection_id"]) for file in files]
+    tables = [read_parquet(file, columns=["detection_id"]) for file in files]
     written = pa.concat_tables(tables)["detection_id"]
     distinct = pc.count_distinct(written).as_py()
     if not len(written) == distinct == len(expected) or not written.equals(expected):

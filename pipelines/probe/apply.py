@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError, RunError, VerifyError
-from cluster.storage import open_parquet
+from cluster.storage import open_parquet, read_parquet
 from pipelines.engines.engine import this_device
 from pipelines.hdf5 import matrix
 from pipelines.head import Head, head_sha256, load_head
@@ -234,9 +234,7 @@ def _held_against(
     out: Path, manifest: AppliedManifest, truth: pa.ChunkedArray
 ) -> tuple[Measures, dict[str, int]]:
     """Measures over the rows that have a class and a label the head knows; the other labels."""
-    parts = [
-        pq.read_table(out / name, columns=["row_id", "label_index"]) for name in manifest.files
-    ]
+    parts = [read_parquet(out / name, columns=["row_id", "label_index"]) for name in manifest.files]
     found = pa.concat_tables(parts).sort_by("row_id")["label_index"]
     labelled = pc.index_in(truth, pa.array(manifest.classes))
     known = np.asarray(pc.and_(found.is_valid(), labelled.is_valid()))
