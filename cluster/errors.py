@@ -11,6 +11,7 @@
     │   │   └── FilterError   a condition on rows; names nothing of this machine
     │   ├── FrameError        a live frame that does not fit; names nothing of this machine
     │   │   └── ClashError    it would have fitted, had another not come before it
+    │   ├── FolderError       a folder to write in: it cannot be, or another command does
     │   ├── ClusterError      the Ray cluster: address, token, too few CPU slots
     │   └── StorageError      an object store: name, credentials, no answer
     └── WorkError             exit 1: the request was right, the work failed
@@ -78,6 +79,10 @@ class FrameError(InputError):
 
 class ClashError(FrameError):
     """A live frame clashes with one that came before it; safe to show to any client."""
+
+
+class FolderError(InputError):
+    """A folder cannot be written, or another command is at work on it."""
 
 
 class ClusterError(InputError):

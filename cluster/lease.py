@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import LeaseLostError, RunError
+from cluster.errors import FolderError, LeaseLostError
 from cluster.storage import reaching
 
 LEASE = ".lock"
@@ -107,12 +107,12 @@ class Lease:
     def _is_mine(self) -> bool:
         return self._token.encode() in (_read(self._file) or b"")
 
-    def _refusal(self, found: bytes | None) -> RunError:
+    def _refusal(self, found: bytes | None) -> FolderError:
         try:
             holder = json.loads(found or b"")["holder"]
         except (ValueError, KeyError, TypeError):
             holder = "another command"
-        return RunError(
+        return FolderError(
             f"{self._folder}: {holder} is at work on it; wait for it or give another folder"
         )
 
@@ -132,7 +132,7 @@ def leased(
             is watched.
 
     Raises:
-        RunError: another command holds it.
+        FolderError: another command holds it.
         StorageError: the store cannot be reached.
     """
     lease = Lease(folder, work, patience or Patience())

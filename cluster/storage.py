@@ -42,6 +42,7 @@ _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 15.0  # a request that moves no byte for so long is given up, and tried again
 _TRIES = 8  # waiting 25, 50, 100 … ms between them, 6 s in all
 _READS = 3  # of a part of a file
+_PUTS = 3  # of a file; a store may have done what it then answered an error to
 _BUFFER = 2**20
 _GS_SECONDS = 60.0  # of one operation with all its tries
 
@@ -276,11 +277,29 @@ def read_parquet(file: Path, **how: Any) -> pa.Table:
     return table
 
 
+def put(file: Path, data: bytes | pa.Buffer) -> None:
+    """Write a small file of an object store, whole or not at all.
+
+    Raises:
+        OSError: the store refused, or did not answer; it may have done it all the same.
+    """
+    for left in reversed(range(_PUTS)):
+        try:
+            file.write_bytes(data)
+            return
+        except OSError:
+            if not left:
+                raise
+
+
 def write_parquet(table: pa.Table, file: Path) -> None:
-    """Write a table by way of memory, so that it can only appear whole."""
+    """Write a table by way of memory, so that in an object store it can only appear whole."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    file.write_bytes(sink.getvalue())
+    if is_remote(file):
+        put(file, sink.getvalue())
+    else:
+        file.write_bytes(sink.getvalue())
 
 
 def make_folder(folder: Path) -> None:

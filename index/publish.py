@@ -8,17 +8,16 @@ manifest is uploaded when all else is, and CURRENT after it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cluster.console import progress
 from cluster.errors import SnapshotError, WorkError, first_line
-from cluster.lease import leased
+from cluster.lock import Check, sole_writer
 from cluster.storage import is_remote, reaching
 from index import remote
 from index.layout import (
@@ -40,53 +39,18 @@ _REMOVING = ".removing-"  # a version on its way out; see ``versions.prune``
 Fill = Callable[[Path, str], SnapshotManifest]
 
 
-# Raises LeaseLostError where another command has taken the folder over.
-Check = Callable[[], None]
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[Check]:
-    """Hold the one writer of ``out``; the lock goes with the process, however it dies.
-
-    In an object store it is a lease: see ``cluster.lease``.
-
-    A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
+def locked(out: Path) -> AbstractContextManager[Check]:
+    """Hold the one writer of ``out`` while the block runs.
 
     Raises:
-        SnapshotError: ``out`` cannot be written, or another command is at work on it.
-        RunError: the same of an object store.
-        StorageError: the store cannot be reached.
+        FolderError: ``out`` cannot be written, or another command is at work on it.
+        StorageError: an object store cannot be reached.
     """
-    if is_remote(out):
 
-        def told(waited: float, most: float) -> None:
-            progress("lock, waited", int(waited), int(most))
+    def told(waited: float, most: float) -> None:
+        progress("lock, waited", int(waited), int(most))
 
-        with leased(out, "index", told) as lease:
-            yield lease.check
-        return
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("a")
-    except OSError as error:
-        raise SnapshotError(
-            f"{out} cannot be written ({error.strerror}); give another folder for the index"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnapshotError(
-                f"another command is at work on {out}; wait for it, or give another folder"
-            ) from None
-        try:
-            yield lambda: None
-        finally:
-            if new and all(entry.name == ".lock" for entry in out.iterdir()):
-                (out / ".lock").unlink(missing_ok=True)
-                for folder in new:  # innermost first
-                    folder.rmdir()
+    return sole_writer(out, "index", told)
 
 
 def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
@@ -146,7 +110,7 @@ def switch(out: Path, version: str) -> None:
     """
     if is_remote(out):
         try:
-            remote.put(out / CURRENT, f"{version}\n".encode())
+            write_atomic(out / CURRENT, f"{version}\n".encode())
         except OSError as error:
             raise WorkError(
                 f"whether {out / CURRENT} was written is not known: {first_line(error)}; {version} "

@@ -129,24 +129,6 @@ def keep(draft: Path, out: Path, parts: Sequence[Part]) -> None:
                 (draft / folder / name).rename(target / name)
 
 
-def put(file: Path, data: bytes) -> None:
-    """Write a small file of an object store, whole or not at all.
-
-    Raises:
-        OSError: the store refused, or did not answer; it may have done it all the same.
-    """
-    system, name = arrow(file)
-    for _ in range(_TRIES):
-        try:
-            with system.open_output_stream(name) as sink:
-                sink.write(data)
-        except OSError as error:
-            failed = error
-        else:
-            return
-    raise failed
-
-
 def remove(folder: Path) -> None:
     """Remove a folder of an index in an object store; a version's manifest first.
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import RunError
-from cluster.storage import is_remote
+from cluster.storage import is_remote, put
 
 T = TypeVar("T", bound="Record")
 
@@ -44,10 +44,10 @@ def write_atomic(file: Path, data: bytes) -> None:
     """Write ``file`` so that a reader sees all of it or none of it.
 
     Raises:
-        OSError: the disk or the store refused; nothing is left behind.
+        OSError: the disk refused, and nothing is left behind; or the store did, or gave no answer.
     """
     if is_remote(file):
-        file.write_bytes(data)  # appears when all of it is there
+        put(file, data)
         return
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:

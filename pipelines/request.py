@@ -7,9 +7,7 @@ finished; any other is refused, and told what differs.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from cluster.errors import ModelError, RunError
-from cluster.lease import leased
+from cluster.lock import Check, sole_writer
 from cluster.storage import holds_files, is_remote, listed, reaching, remove_folder
 from pipelines.facts import (
     EngineName,
@@ -82,26 +80,26 @@ class Claim(NamedTuple):
     """A run folder that is this command's alone."""
 
     earlier: Request | None  # the unfinished request that stands there
-    check: Callable[[], None]  # raises LeaseLostError if it is this command's no more
+    check: Check
 
 
 @contextmanager
 def claim(
     out: Path, command: Command, told: Callable[[float, float], None] = lambda waited, of: None
 ) -> Iterator[Claim]:
-    """Take ``out`` for this command alone; ``told`` as ``leased`` takes it.
+    """Take ``out`` for this command alone; ``told`` as ``sole_writer`` takes it.
 
     A new folder is made only when the block first writes; if the block fails before that,
     the folder is removed again.
 
     Raises:
-        RunError: ``out`` is a file, holds something else, belongs to another command, or
-            another process is at work on it.
+        RunError: ``out`` is a file, holds something else, or belongs to another command.
+        FolderError: ``out`` cannot be written, or another process is at work on it.
         StorageError: ``out`` is in an object store that cannot be reached.
     """
     with reaching(out):
         earlier_request(out, command)  # before anything is touched
-    with locked(out, "extract", told) as check:
+    with sole_writer(out, "extract", told) as check:
         try:
             with reaching(out):  # again: another process may have ended meanwhile
                 earlier = earlier_request(out, command)
@@ -110,48 +108,6 @@ def claim(
             with suppress(OSError):  # of a store; what failed before is what is told
                 if not (out / "request.json").is_file() and not listed(out / "detections"):
                     remove_folder(out / "plan")
-
-
-@contextmanager
-def locked(
-    out: Path, command: str, told: Callable[[float, float], None] = lambda waited, of: None
-) -> Iterator[Callable[[], None]]:
-    """Keep other processes off ``out`` while the block runs; the lock dies with the process.
-
-    In an object store it is a lease: see ``cluster.lease``. Yields what raises LeaseLostError if
-    that was lost.
-
-    A block that leaves nothing in ``out`` leaves no trace: the folders made for it go again.
-
-    Raises:
-        RunError: ``out`` cannot be written, or another ``command`` is at work on it.
-    """
-    if is_remote(out):
-        with leased(out, command, told) as lease:
-            yield lease.check
-        return
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise RunError(f"--out {out} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        # Nothing is cleaned up here: all of it belongs to the other process.
-        os.close(lock)
-        raise RunError(
-            f"--out {out}: another {command} is at work on it; wait for it or give another --out"
-        ) from None
-    try:
-        yield lambda: None
-    finally:
-        if all(entry.name == ".lock" for entry in out.iterdir()):
-            (out / ".lock").unlink(missing_ok=True)
-            for folder in new:  # innermost first
-                folder.rmdir()
-        os.close(lock)
 
 
 def earlier_request(out: Path, command: Command) -> Request | None:

@@ -112,8 +112,9 @@ def _die_at(change: int, *, in_store: bool) -> None:
         sys.addaudithook(see)
         return
     from index import remote
+    from pipelines import records
 
-    really = remote.arrow
+    really, put = remote.arrow, records.put
 
     class Watched:
         """A store's client; a kill comes before a change to it, or in the middle of a file."""
@@ -130,7 +131,11 @@ def _die_at(change: int, *, in_store: bool) -> None:
         client, name = really(path)
         return Watched(client), name
 
-    remote.arrow = watched
+    def watched_put(file: Path, data: bytes) -> None:
+        changes()
+        put(file, data)
+
+    remote.arrow, records.put = watched, watched_put
 
 
 def _child(command: list[str], change: int | None) -> int:

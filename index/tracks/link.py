@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError
+from cluster.lock import sole_writer
 from cluster.tasks import tasks
 from index.linking.linker import Linker, Links, by_frame, frame_step, require_times
 from index.linking.options import LinkOptions
@@ -37,7 +38,6 @@ from index.tracks.store import (
     track_id,
 )
 from pipelines.records import sha256_file, write_atomic
-from pipelines.request import locked
 from pipelines.run import Run
 
 GROUP_ROWS = 20_000
@@ -107,7 +107,7 @@ def link_run(
     beside = out.with_name(f".{out.name}.linking")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(beside, "link"):
+        with sole_writer(beside, "link"):
             try:
                 return _link(opened, plan, options, score_column, out, beside, address, progress)
             finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError, RunError
+from cluster.lock import sole_writer
 from cluster.session import session
 from cluster.tasks import tasks_of_session
 from pipelines.clips.find import Clip, find_clips
@@ -33,7 +34,6 @@ from pipelines.clips.shards import (
 )
 from pipelines.hdf5 import Shard, join
 from pipelines.records import read_record, sha256_file, write_atomic
-from pipelines.request import locked
 from pipelines.run import Run
 from pipelines.sampling import spread
 
@@ -85,7 +85,7 @@ def make_clips(
     if is_finished(out, request):
         return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
     plan = _Plan.of(run, request)
-    with locked(out, "clips"):
+    with sole_writer(out, "clips"):
         if is_finished(out, request):  # by another process, meanwhile
             return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
         with session():

@@ -343,7 +343,7 @@ def test_two_at_once_are_refused(
     with (out / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         line = onepass.refused("clips", made.run.path, "--out", out)
-    assert "another clips is at work on it; wait for it or give another --out" in line
+    assert "another onepass clips is at work on it; wait for it or give another folder" in line
     assert list(out.iterdir()) == [out / ".lock"]
 
 

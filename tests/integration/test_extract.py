@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipelines.video.frames
-from cluster.errors import RunError, VerifyError
+from cluster.errors import FolderError, RunError, VerifyError
 from onepass import main
 from pipelines import finish
 from pipelines.decode import decode_rows
@@ -427,7 +427,7 @@ def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_pa
         (out / "plan" / "part-00000.parquet").write_bytes(b"the first one's plan")
         before = state(out)
         for _ in range(2):
-            with pytest.raises(RunError, match="another extract is at work on it"):
+            with pytest.raises(FolderError, match="another onepass extract is at work on it"):
                 extract(str(manifest), TINY, out, EXACT)
         assert state(out) == before
     assert not out.exists()

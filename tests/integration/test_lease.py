@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cluster.errors import LeaseLostError, RunError, StorageError
+from cluster.errors import FolderError, LeaseLostError, StorageError
 from cluster.lease import LEASE, Patience, leased
 from cluster.storage import place
 from tests.s3 import Rule, Store
@@ -32,7 +32,7 @@ def test_it_stands_while_the_block_runs(s3: Store) -> None:
 def test_a_second_one_is_refused(s3: Store) -> None:
     with (
         leased(place(FOLDER), "extract", never, QUICK) as lease,
-        pytest.raises(RunError, match=r"s3://bucket/run: extract on .* is at work on it; wait"),
+        pytest.raises(FolderError, match=r"s3://bucket/run: extract on .* is at work on it; wait"),
         leased(place(FOLDER), "link", patience=QUICK),
     ):
         pass
@@ -59,13 +59,13 @@ def test_clocks_do_not_matter(s3: Store, monkeypatch: pytest.MonkeyPatch) -> Non
     with leased(place(FOLDER), "extract", never, QUICK) as lease:
         monkeypatch.setattr(time, "time", lambda: 4e9)
         with (
-            pytest.raises(RunError, match="is at work on it"),
+            pytest.raises(FolderError, match="is at work on it"),
             leased(place(FOLDER), "x", patience=QUICK),
         ):
             pass
         monkeypatch.setattr(time, "time", lambda: 0.0)
         with (
-            pytest.raises(RunError, match="is at work on it"),
+            pytest.raises(FolderError, match="is at work on it"),
             leased(place(FOLDER), "x", patience=QUICK),
         ):
             pass
@@ -92,7 +92,7 @@ def test_of_many_at_once_one_holds_it(s3: Store) -> None:
                 time.sleep(1.5)  # two may think so for a moment
                 lease.check()
                 kept.append(number)
-        except (RunError, LeaseLostError) as error:
+        except (FolderError, LeaseLostError) as error:
             refused.append(str(error))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

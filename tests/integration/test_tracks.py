@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.errors import InputError, RunError, VerifyError
+from cluster.errors import FolderError, InputError, RunError, VerifyError
+from cluster.lock import sole_writer
 from index.linking.options import PRESETS, LinkOptions
 from index.tracks import link as tracks_module
 from index.tracks.embeddings import Looks
@@ -22,7 +23,6 @@ from index.tracks.link import link_run
 from index.tracks.sizes import image_size
 from index.tracks.store import SCHEMA, TracksManifest, read_tracks
 from pipelines.records import read_record, sha256_file
-from pipelines.request import locked
 from pipelines.run import Run
 from tests.runs import write_run
 
@@ -235,7 +235,10 @@ def test_tracks_go_where_no_folder_is_yet(run: Path, tmp_path: Path) -> None:
 
 
 def test_two_at_once(run: Path) -> None:
-    with locked(run / ".tracks.linking", "link"), pytest.raises(RunError, match="another link is"):
+    with (
+        sole_writer(run / ".tracks.linking", "link"),
+        pytest.raises(FolderError, match="another onepass link is"),
+    ):
         link_run(run)
     assert link_run(run).tracks == 6
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import RunError, SnapshotError
+from cluster.errors import InputError, RunError, SnapshotError
 from index.build import build_index
 from index.snapshot import Snapshot, current_version, list_versions
 from tests.indexes import (
@@ -23,7 +23,7 @@ from tests.runs import TINY_FACTS
 
 def refused(out: Path, runs: list[Path], match: str, **more: Any) -> None:
     before = tree(out.parent)
-    with pytest.raises(SnapshotError, match=match) as caught:
+    with pytest.raises(InputError, match=match) as caught:
         build_index(runs, out, **more)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -106,7 +106,7 @@ def test_two_builds_at_once_are_refused(tmp_path: Path, run: Path) -> None:
     build_index([run], out)
     with (out / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(out, [run], "another command is at work on")
+        refused(out, [run], "another onepass index is at work on it")
     assert build_index([run], out).manifest.version == "v0002"
 
 

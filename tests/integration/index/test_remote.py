@@ -16,7 +16,7 @@ from api import service
 from api.app import create_app
 from api.client import Client, ServiceError
 from cluster import lease
-from cluster.errors import RunError, SnapshotError, StorageError, VerifyError, WorkError
+from cluster.errors import FolderError, SnapshotError, StorageError, VerifyError, WorkError
 from cluster.storage import place
 from index import remote
 from index.build import build_index
@@ -176,7 +176,7 @@ def test_refusals_are_one_line(
         build_index([runs[0]], place("s3://nowhere/index"))
     with (
         lease.leased(there, "index", patience=lease.Patience(renew=0.05)),
-        pytest.raises(RunError, match=r"index on .*, process \d+ is at work on it"),
+        pytest.raises(FolderError, match=r"index on .*, process \d+ is at work on it"),
     ):
         delete_rows(there, Filter("row_id = 0"))
     s3.faults(Rule("error", status=403))

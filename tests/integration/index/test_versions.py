@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError, VerifyError
+from cluster.errors import FolderError, SnapshotError, VerifyError
 from index.build import build_index
 from index.filters import Filter
 from index.layout import SEGMENTS
@@ -178,9 +178,7 @@ def test_two_commands_at_once_are_refused(index: Path, run: Path) -> None:
             lambda: rollback(index),
             lambda: prune(index, 1),
         ):
-            with pytest.raises(
-                SnapshotError, match=r"another command is at work on .* wait for it"
-            ):
+            with pytest.raises(FolderError, match=r"another onepass index is at work on it; wait"):
                 command()
         assert Snapshot.open(index).manifest.version == "v0004", "readers need no lock"
         assert len(history(index)) == 4
