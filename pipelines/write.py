@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 
-from pipelines.events.board import Stopwatch
+from pipelines.events.board import Attempt, Stopwatch
 
 
 class TimedParquet(ParquetDatasink):  # type: ignore[misc]
@@ -23,8 +23,11 @@ class TimedParquet(ParquetDatasink):  # type: ignore[misc]
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         # Where an earlier session wrote all rows of a block, Ray passes on one without columns.
-        kept, watch = [block for block in blocks if block.num_rows], Stopwatch("write")
-        super().write(kept, ctx)
-        if kept:
-            rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
-            self._board.block.remote(watch.block(rows))
+        kept = [block for block in blocks if block.num_rows]
+        if not kept:
+            return
+        rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
+        watch = Stopwatch("write")
+        with Attempt(self._board, "write", rows):
+            super().write(kept, ctx)
+        self._board.block.remote(watch.block(rows))

@@ -59,7 +59,7 @@ def _forward(module: Any) -> None:
 
 
 def _write(module: Any) -> None:
-    write = module.TimedParquet.write
+    write = module.ParquetDatasink.write
 
     def broken(self: Any, blocks: Any, ctx: Any) -> None:
         action = point("write")
@@ -69,7 +69,7 @@ def _write(module: Any) -> None:
             os.truncate(newest, newest.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    module.TimedParquet.write = broken
+    module.ParquetDatasink.write = broken
 
 
 def _checkpoint(module: Any) -> None:
