@@ -33,6 +33,7 @@ from pathlib import Path
 from _common import CORES, ENVIRONMENT, HERE, link_images
 from _drawn import draw_images
 from _processes import busy_seconds
+from _scale import BLOCK_ROWS
 
 from tests.nodes import cluster
 
@@ -162,6 +163,7 @@ def main() -> None:
             "engine": given.engine,
             "cores": CORES,
             "machine": platform.platform(),
+            "block_rows": BLOCK_ROWS,
             "alone_ms": costs,
             "runs": [asdict(one) for one in found],
         }

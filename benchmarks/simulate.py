@@ -20,15 +20,6 @@ from typing import Any
 
 from _pipeline_sim import Cluster, Costs, Result, simulate
 
-from pipelines.stages import BLOCK_ROWS
-
-_LEAST_ROWS = 16  # of a block, and four blocks for each actor where the run is small
-
-
-def block_rows(rows: int, lanes: int) -> int:
-    """Rows of a block, as ``pipelines.stages.block_rows`` cuts the plan of small images."""
-    return min(BLOCK_ROWS, max(_LEAST_ROWS, -(-rows // (4 * lanes))))
-
 
 def check(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Each measured run beside the simulated one.
@@ -42,12 +33,12 @@ def check(measured: dict[str, Any]) -> list[dict[str, Any]]:
     row = 1 / base["rate"]
     alone = measured["alone_ms"]
     decode = row * alone["decode"] / sum(alone.values())
-    first_block = block_rows(base["rows"], 1) * row
+    block = measured["block_rows"]
     found = []
     for run in measured["runs"]:
         workers, rows = run["workers"], run["rows"]
         costs = Costs(
-            start=max(0.0, base["first_seconds"] - first_block),
+            start=max(0.0, base["first_seconds"] - block * row),
             decode_row=decode,
             forward_row=row - decode,
             write_row=0.0,  # within the measured row: one worker writes on its own core
@@ -59,7 +50,7 @@ def check(measured: dict[str, Any]) -> list[dict[str, Any]]:
             lanes=1,
             same_machine=shared,
         )
-        ran = simulate(rows, block_rows(rows, workers), costs, cluster)
+        ran = simulate(rows, block, costs, cluster)
         found.append(
             {
                 "workers": workers,
