@@ -20,6 +20,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from cluster.errors import ClusterError, StalledError
@@ -31,6 +32,7 @@ _STORE_SHARE = 0.3  # of free memory, as Ray's own
 _STORE_LEAST = 80 * 10**6  # Ray refuses less than 75 MiB
 _FILTER_CPUS = 1.0
 _KNOCK_SECONDS = 5.0
+_IDLE = "worker processes have been started"  # Ray ends those that have nothing to do
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,25 @@ def cpus_each(parts: int) -> float:
     return float(int(share)) if share >= 1 else int(share * 100) / 100
 
 
+@cache
+def tell_on_stderr() -> None:
+    """Have what a raylet says of the cluster shown on stderr: Ray takes stdout, where answers go."""
+    from ray._private import worker
+
+    show = worker.print_to_stdstream
+
+    def tell(data: dict[str, Any], ignore_prefix: bool) -> None:
+        lines = [line for line in data["lines"] if _IDLE not in line]
+        if lines:
+            show({**data, "lines": lines, "is_err": True}, ignore_prefix)
+
+    worker.print_to_stdstream = tell
+
+
 def _start(address: str | None) -> None:
     import ray
 
+    tell_on_stderr()
     # Ray's core warns on stderr about its own actors; its log files keep everything else.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -97,8 +97,10 @@ def ray_session() -> Iterator[None]:
 
     import ray
 
+    from cluster.session import tell_on_stderr
     from cluster.token import own_token
 
+    tell_on_stderr()
     with own_token():
         ray.init(
             "local",

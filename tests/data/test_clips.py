@@ -20,7 +20,7 @@ from pipelines.extract import Options, extract
 from pipelines.facts import ModelRequest, Reading
 from pipelines.images import fit
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 
 SCALES = (1.0, 0.85, 1.15)
 CACHE = Path(__file__).parents[2] / ".cache"

@@ -56,7 +56,6 @@ def embeddings(run: Run, key: str) -> dict[int, np.ndarray]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_nights_in_a_database(ray_session: None, data: Path, tmp_path: Path) -> None:
     trap, url = data / "ami-trap", f"sqlite:///{tmp_path}/ami.db"
     lines = fill(url, trap)

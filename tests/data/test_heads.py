@@ -16,7 +16,7 @@ from pipelines.probe.fit import TrainOptions
 from pipelines.probe.train import train
 from pipelines.run import Run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
 
 BY_FOLDER = TrainOptions(labels="category", split_by="split")
 

@@ -20,7 +20,7 @@ from pipelines.run import Run
 from tests.data.test_real_images import top1
 from tests.indexes import true_scores
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 
 EXACT = ("--precision", "fp32", "--engine", "eager")
 

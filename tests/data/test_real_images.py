@@ -20,7 +20,7 @@ from pipelines.facts import ModelRequest
 from pipelines.images import decode, fit, read
 from pipelines.run import Run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 LITE0 = ModelRequest(spec="lite0")
 

@@ -14,7 +14,7 @@ from index.tracks.motchallenge import read_truth
 from pipelines.extract import extract
 from pipelines.facts import ModelRequest
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 STRIDE = 10
 

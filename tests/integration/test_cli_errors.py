@@ -198,7 +198,6 @@ def test_bad_values_of_options(
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_models_that_do_not_fit(
     ray_session: None,
     photos: Path,
@@ -226,7 +225,6 @@ def test_models_that_do_not_fit(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_unknown_model_in_a_process_of_its_own(photos: Path, tmp_path: Path) -> None:
     line = refused("extract", photos, "--model", "resnet50", "--out", tmp_path / "run")
     assert "--model resnet50: unknown model" in line

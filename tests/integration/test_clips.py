@@ -22,7 +22,7 @@ from tests.refusals import only_error
 from tests.runs import TINY_FACTS, write_run
 from tests.unit.test_scales import THREE, by_hand
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 DIM = 8
 NOT_OPENED = "unreadable: cannot be opened [bad.mp4]"

@@ -74,7 +74,6 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_every_planned_row_is_written(exact: SimpleNamespace) -> None:
     counts = exact.run.manifest.rows
     assert (counts.planned, counts.written, counts.failed) == (3 * PHOTOS, 3 * PHOTOS, 0)
@@ -89,7 +88,6 @@ def test_every_planned_row_is_written(exact: SimpleNamespace) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_ray_goes_through_many_files_with_the_same_result(
     exact: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +106,6 @@ def test_ray_goes_through_many_files_with_the_same_result(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_given_columns_pass_and_missing_ones_are_filled(exact: SimpleNamespace) -> None:
     table = exact.table
     names = [f"n{number}-{at}" for number in range(PHOTOS) for at in range(3)]
@@ -122,7 +119,6 @@ def test_given_columns_pass_and_missing_ones_are_filled(exact: SimpleNamespace) 
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_answers_equal_the_model_on_the_same_crop(exact: SimpleNamespace) -> None:
     embedder = Embedder.load(exact.run.manifest.model)
     stored, logits = matrix(exact.table["embedding"]), matrix(exact.table["logits"])
@@ -139,7 +135,6 @@ def test_answers_equal_the_model_on_the_same_crop(exact: SimpleNamespace) -> Non
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_topk_is_sorted_and_logits_give_the_score(exact: SimpleNamespace) -> None:
     probabilities = softmax(matrix(exact.table["logits"]))
     scores = exact.table["score"].to_numpy()
@@ -191,7 +186,6 @@ def read_with_everything(run: Run) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_parquet_is_plain_to_four_readers(exact: SimpleNamespace) -> None:
     read_with_everything(exact.run)
 
@@ -220,7 +214,6 @@ def assert_hdf5_equals_parquet(run: Path, table: pa.Table) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_hdf5_equals_parquet_here_and_elsewhere(exact: SimpleNamespace, tmp_path: Path) -> None:
     assert_hdf5_equals_parquet(exact.out, exact.table)
     first, elsewhere = tmp_path / "first", tmp_path / "deep" / "elsewhere"
@@ -231,7 +224,6 @@ def test_hdf5_equals_parquet_here_and_elsewhere(exact: SimpleNamespace, tmp_path
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_run_goes_on_where_all_but_its_first_block_is_written(
     exact: SimpleNamespace, manifest: Path, tmp_path: Path
 ) -> None:
@@ -262,7 +254,6 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_finished_run_is_left_alone(exact: SimpleNamespace, manifest: Path) -> None:
     before = state(exact.out)
     again: Outcome = extract(str(manifest), TINY, exact.out, EXACT)
@@ -272,7 +263,6 @@ def test_a_finished_run_is_left_alone(exact: SimpleNamespace, manifest: Path) ->
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_another_command_is_refused_and_told_what_differs(
     exact: SimpleNamespace, manifest: Path
 ) -> None:
@@ -294,7 +284,6 @@ def test_another_command_is_refused_and_told_what_differs(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_one_changed_byte_is_found_and_named(exact: SimpleNamespace, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(exact.out, copy)
@@ -326,7 +315,6 @@ def bad(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> SimpleNa
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_bad_files_become_rows_with_errors(bad: SimpleNamespace) -> None:
     rows = bad.table.to_pylist()
     assert len(rows) == len(BAD_FILES) + 5
@@ -349,7 +337,6 @@ def test_bad_files_become_rows_with_errors(bad: SimpleNamespace) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_the_command_counts_the_errors_at_its_end(bad: SimpleNamespace) -> None:
     assert bad.code == 0
     assert "14 rows, 7 with errors" in bad.words[0]
@@ -358,14 +345,12 @@ def test_the_command_counts_the_errors_at_its_end(bad: SimpleNamespace) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_failed_rows_are_nan_in_hdf5_and_plain_in_parquet(bad: SimpleNamespace) -> None:
     assert_hdf5_equals_parquet(bad.out, bad.table)
     read_with_everything(bad.run)
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_precision_below_float32_is_audited(bad: SimpleNamespace, exact: SimpleNamespace) -> None:
     assert exact.run.manifest.precision_audit is None
     audit = bad.run.manifest.precision_audit
@@ -378,7 +363,6 @@ def test_a_precision_below_float32_is_audited(bad: SimpleNamespace, exact: Simpl
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_folder_is_a_source(ray_session: None, tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "photos", 6)
     (folder / "notes.txt").write_text("not an image")

@@ -20,7 +20,7 @@ from pipelines.facts import GateRequest, ModelRequest, Outputs
 from pipelines.run import Run
 from tests.pictures import photo_folder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 SMALL = ModelRequest(spec="timm:test_resnet")

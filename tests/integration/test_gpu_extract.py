@@ -27,7 +27,7 @@ from pipelines.run import Run
 from pipelines.source import read_source
 from tests.pictures import photo_folder
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.gpu
 
 TINY = ModelRequest(spec="tiny")
 LITE = ModelRequest(spec="lite0")

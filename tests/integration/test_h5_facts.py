@@ -18,7 +18,7 @@ from pipelines.hdf5 import write_hdf5
 from tests.refusals import only_error
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 DIM = 16
 ROWS = 12

@@ -24,7 +24,7 @@ from tests.heads import answered, made_head
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 TINY = ModelRequest(spec="tiny")
 PHOTOS = 30

@@ -21,7 +21,7 @@ from pipelines.forecast.dry_run import dry_run
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]  # a sample and a run
+pytestmark = pytest.mark.ray  # a sample and a run
 
 TINY = ModelRequest(spec="tiny")
 PHOTOS, BROKEN = 90, 3

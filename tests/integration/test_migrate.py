@@ -32,7 +32,7 @@ from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.videos import broken, write_video
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 TINY = ModelRequest(spec="tiny")
 DARKER = ModelRequest(spec="tiny", mean=(0.4,) * 3)  # another fingerprint, much the same space
@@ -284,7 +284,6 @@ def test_a_run_whose_images_went_is_told_from_one_that_never_was(
 
 
 @pytest.mark.long  # tests/data/test_migration.py kills one with real weights
-@pytest.mark.timeout(300)
 def test_killed_in_the_middle_and_continued(ray_session: None, tmp_path: Path) -> None:
     rows, log = 2000, tmp_path / "log"
     old, out = tmp_path / "old", tmp_path / "new"

@@ -26,7 +26,7 @@ from tests.pictures import drawn
 from tests.refusals import only_error
 from tests.videos import write_video
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 TINY = ModelRequest(spec="tiny")
 

@@ -68,7 +68,6 @@ def run_python(code: str, folder: Path) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_your_own_images(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 24)
     *lines, serve = commands("Your own images")
@@ -119,7 +118,6 @@ def another_model(folder: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_before_a_long_run(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 24)
     ask, *rest = commands("Before a long run")
@@ -141,7 +139,6 @@ def test_on_a_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_tracks(tmp_path: Path) -> None:
     write_nights(tmp_path)
     said = run_all(commands("Tracks"), tmp_path)
@@ -174,7 +171,6 @@ def write_nights(folder: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_an_ami_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ami.db"
     fill(url, tmp_path / "traps")
@@ -190,7 +186,6 @@ def test_an_ami_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_videos(tmp_path: Path) -> None:
     for name in ("train/still/a.mp4", "val/still/b.mp4"):
         write_video(tmp_path / "clips" / name, 70)
@@ -201,7 +196,6 @@ def test_videos(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_new_heads(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 6)
     for number in range(24):

@@ -11,13 +11,14 @@ import pytest
 
 from tests.commands import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 # A process of its own: the tests' may hold another Ray. It prints one JSON document.
 SCRIPT = """
 import json, os, subprocess, sys
 from pathlib import Path
 import ray
+from ray._private.utils import publish_error_to_driver
 from cluster.session import session
 from cluster.waiting import what_waits
 
@@ -55,6 +56,8 @@ for number in range(2):
         found["env"] = [key for key in os.environ if key.startswith("RAY_AUTH")]
         if number:
             continue
+        for said in ("a node ran out of memory", "8 PYTHON worker processes have been started"):
+            publish_error_to_driver("test", said, ray._private.worker.global_worker.gcs_client)
         context = ray.get_runtime_context()
         address = context.gcs_address
         found["store"] = ray.cluster_resources()["object_store_memory"]
@@ -89,7 +92,10 @@ def test_a_ray_of_ours_lets_nobody_in_without_its_token(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)  # and nothing else: what Ray says is no answer
+    assert "(raylet)" in done.stderr
+    assert "a node ran out of memory" in done.stderr
+    assert "worker processes" not in done.stderr
     assert found["mode"] == "token"
     first, second = found["tokens"]
     assert len(first) == len(second) == 64

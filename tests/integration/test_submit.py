@@ -29,7 +29,7 @@ MARK = "ONEPASS_TEST_CLUSTER"
 VARIABLE = "ONEPASS_TEST_SECRET"
 RAY = str(Path(sys.executable).parent / "ray")
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.ray
 
 # Appended to a package in the copy that is submitted: each process says what it imported.
 TRACER = """

@@ -10,7 +10,7 @@ import pytest
 from cluster.errors import StalledError, WorkError
 from cluster.tasks import tasks_of_session
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.ray
 
 THEN = "try again"
 

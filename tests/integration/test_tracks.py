@@ -375,7 +375,6 @@ def test_equal_times_are_linked_in_the_order_of_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_on_ray_the_tracks_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = link_run(run)
     expected = read_tracks(run)

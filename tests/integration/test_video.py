@@ -23,7 +23,7 @@ from pipelines.video.container import VideoFile
 from tests.integration.api.world import serving
 from tests.videos import broken, number_of, numbered, write_video
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 
 TINY = ModelRequest(spec="tiny")
 FRAMES = 8

@@ -36,7 +36,7 @@ from tests.integration.api.world import (
     wait_until_ready,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.ray
 
 START_SECONDS, END_SECONDS = 80.0, 60.0
 MARK = "ONEPASS_TEST_OF_RAY_SERVE"
@@ -236,7 +236,6 @@ class TestLife:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
 def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None:
     """As KubeRay applies it: all applications at once, nobody who stays."""
     (document,) = yaml.safe_load_all(render("rayservice", Deployment(shards=2, replicas=1)))

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.ray
 TINY = ModelRequest(spec="tiny")
 
 
-@pytest.mark.timeout(180)
 def test_from_the_database_and_back(
     ray_session: None,
     tmp_path: Path,
@@ -105,7 +104,6 @@ def test_from_the_database_and_back(
     assert compare_database(moved, url).equal == 13
 
 
-@pytest.mark.timeout(180)
 def test_a_password_is_nowhere_in_a_run(
     ray_session: None,
     postgres: Server,
@@ -141,7 +139,6 @@ def test_a_password_is_nowhere_in_a_run(
 
 
 @pytest.mark.long  # what a kill does to a run and to a write is tested on its own
-@pytest.mark.timeout(300)
 def test_killed_and_continued(tmp_path: Path) -> None:
     url, out, log = f"sqlite:///{tmp_path}/ami.db", tmp_path / "run", tmp_path / "log"
     fill(url, tmp_path / "traps", frames=25, boxes=20)

@@ -13,7 +13,7 @@ from index.filters import Filter
 from index.update import add_runs, compact, delete_rows
 from tests.indexes import embeddings, make_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(110), pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 
 @pytest.fixture
