@@ -6,6 +6,7 @@ import csv
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +14,12 @@ import numpy as np
 import pytest
 
 from index.build import build_index
-from onepass import main
 from pipelines.backbones import examine
 from pipelines.facts import ModelRequest
 from pipelines.records import write_atomic
 from pipelines.request import fingerprint_inputs
 from pipelines.source import read_source
-from tests.commands import ROOT, onepass
+from tests.commands import ROOT, here, onepass
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.runs import command_of, request_of, write_run
@@ -72,8 +72,8 @@ EXAMPLES = {
 }
 
 
-def refused(*arguments: object) -> str:
-    done = onepass(*arguments)
+def refused(*arguments: object, run: Callable[..., subprocess.CompletedProcess[str]] = here) -> str:
+    done = run(*arguments)
     return only_error(done.returncode, done.stdout, done.stderr)
 
 
@@ -100,7 +100,7 @@ def tree(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("command", EXAMPLES, ids=" ".join)
 def test_help_of_every_command(command: tuple[str, ...]) -> None:
-    done = onepass(*command, "--help")
+    done = here(*command, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
     assert "Usage: " in done.stdout
@@ -202,8 +202,6 @@ def test_models_that_do_not_fit(
     ray_session: None,
     photos: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     extra: list[str],
     says: str,
 ) -> None:
@@ -213,20 +211,15 @@ def test_models_that_do_not_fit(
     files["LABELS"].write_text("ant\nbee\nmoth\n")
     torch.save({"conv.weight": torch.zeros(2, 2)}, files["OTHER"])
     out = tmp_path / "run"
-    chosen = [str(files.get(part, part)) for part in extra]
-    monkeypatch.setattr(
-        sys, "argv", ["onepass", "extract", str(photos), "--out", str(out), *chosen]
-    )
-    with pytest.raises(SystemExit) as exited:
-        main()
-    said = capsys.readouterr()
-    assert says in only_error(exited.value.code, said.out, said.err)
+    chosen = [files.get(part, part) for part in extra]
+    assert says in refused("extract", photos, "--out", out, *chosen)
     assert not out.exists()
 
 
 @pytest.mark.ray
 def test_unknown_model_in_a_process_of_its_own(photos: Path, tmp_path: Path) -> None:
-    line = refused("extract", photos, "--model", "resnet50", "--out", tmp_path / "run")
+    out = tmp_path / "run"
+    line = refused("extract", photos, "--model", "resnet50", "--out", out, run=onepass)
     assert "--model resnet50: unknown model" in line
     assert tree(tmp_path) == []
 
@@ -291,11 +284,11 @@ def test_options_of_ray_need_it(indexed: SimpleNamespace) -> None:
 def test_serving_from_ray_starts_nothing_that_cannot_end_well(
     indexed: SimpleNamespace, tmp_path: Path
 ) -> None:
-    line = refused("serve", tmp_path / "gone", "--ray")
+    line = refused("serve", tmp_path / "gone", "--ray", run=onepass)
     assert "gone does not exist; make one with 'onepass index build'" in line
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        line = refused("serve", indexed.index, "--ray", "--port", port)
+        line = refused("serve", indexed.index, "--ray", "--port", port, run=onepass)
     assert f"cannot listen on 127.0.0.1:{port}" in line
-    line = refused("serve", indexed.index, "--ray", "--address", f"127.0.0.1:{port}")
+    line = refused("serve", indexed.index, "--ray", "--address", f"127.0.0.1:{port}", run=onepass)
     assert f"Ray at 127.0.0.1:{port} could not be reached" in line

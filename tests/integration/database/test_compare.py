@@ -12,7 +12,7 @@ from cluster.errors import RunError, SourceError
 from index.database.compare import compare_database
 from pipelines.source import read_source
 from tests.ami import DETECTIONS, change, fill
-from tests.commands import onepass
+from tests.commands import here
 from tests.integration.database.worlds import DIM, World, world_of
 from tests.runs import write_run
 
@@ -134,7 +134,7 @@ def test_another_database_is_refused(world: World, tmp_path: Path) -> None:
 
 
 def test_the_command(world: World) -> None:
-    done = onepass("database", "compare", world.path, world.url)
+    done = here("database", "compare", world.path, world.url)
     assert done.returncode == 0, done.stderr
     assert "11 of 16 detections" in done.stdout
     assert "have features, 3 have none" in done.stdout
@@ -147,7 +147,7 @@ def test_the_command(world: World) -> None:
         in done.stdout
     )
     assert done.stderr == "warning: 1 are gone from the database: ami:13\n"
-    machine = json.loads(onepass("database", "compare", world.path, world.url, "--json").stdout)
+    machine = json.loads(here("database", "compare", world.path, world.url, "--json").stdout)
     assert machine["compared"] == 5
     assert machine["gone"] == {"count": 1, "first": ["ami:13"]}
     assert machine["other_dims"] == {"2048": 2}

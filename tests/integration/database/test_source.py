@@ -16,7 +16,7 @@ from pipelines.facts import ModelRequest, Reading
 from pipelines.request import fingerprint_inputs
 from pipelines.source import name_source, read_source
 from tests.ami import DETECTIONS, IMAGES, NIGHT, change, fill, stored
-from tests.commands import ROOT, onepass
+from tests.commands import ROOT, here
 from tests.postgres import Server
 from tests.refusals import only_error
 
@@ -316,7 +316,7 @@ def test_passwords(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_says_a_wrong_password_in_one_line(guarded: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for url in (with_password(guarded, "gue55"), with_password(guarded, "s3cret") + "_gone"):
-        done = onepass("extract", url, "--model", "tiny", "--out", out)
+        done = here("extract", url, "--model", "tiny", "--out", out)
         line = only_error(done.returncode, done.stdout, done.stderr)
         assert "cannot be opened" in line
         assert "gue55" not in line

@@ -18,7 +18,7 @@ import index.database.beside
 from cluster.errors import InputError, OnepassError, RunError, SourceError, WorkError
 from index.database.write import Changes, write_database
 from tests.ami import DETECTIONS, change, fill, stored
-from tests.commands import ROOT, onepass
+from tests.commands import ROOT, here
 from tests.integration.database.worlds import DIM, World, run_of, world_of
 from tests.postgres import Server
 from tests.refusals import only_error
@@ -418,7 +418,7 @@ def test_tracks_of_an_earlier_run_are_refused(tmp_path: Path) -> None:
 def test_the_command_says_what_it_would_do_and_does_it(url: str, tmp_path: Path) -> None:
     world = world_of(url, tmp_path, errors=(4,))
     change(url, "DELETE FROM detections WHERE id = 12")
-    tried = onepass("database", "write", world.path, url)
+    tried = here("database", "write", world.path, url)
     assert tried.returncode == 0, tried.stderr
     assert "14 of 16 detections" in tried.stdout
     assert "would be updated" in tried.stdout
@@ -427,11 +427,11 @@ def test_the_command_says_what_it_would_do_and_does_it(url: str, tmp_path: Path)
     assert "1 have an error in the run and stay as they are" in tried.stdout
     assert tried.stdout.endswith("dry run: nothing was written; add --write-back to write\n")
     assert tried.stderr == "warning: 1 of the run are gone from the database: ami:12\n"
-    done = onepass("database", "write", world.path, url, "--write-back", "--columns", "features")
+    done = here("database", "write", world.path, url, "--write-back", "--columns", "features")
     assert done.returncode == 0, done.stderr
     assert "were updated" in done.stdout
     assert "dry run" not in done.stdout
-    again = onepass("database", "write", world.path, url, "--columns", "features")
+    again = here("database", "write", world.path, url, "--columns", "features")
     assert "0 set, 0 changed from another value, 14 equal already" in again.stdout
 
 
@@ -440,10 +440,10 @@ def test_the_command_refuses_in_one_line(postgres: Server, fresh: str, tmp_path:
     role(postgres, fresh, "anna")
     wrong = postgres.url(fresh, f"anna_{fresh}:gue55")
     for command in ("compare", "write"):
-        done = onepass("database", command, world.path, wrong)
+        done = here("database", command, world.path, wrong)
         line = only_error(done.returncode, done.stdout, done.stderr)
         assert "cannot be opened" in line
         assert "gue55" not in line
-        done = onepass("database", command, world.path, f"sqlite:///{tmp_path}/gone.db")
+        done = here("database", command, world.path, f"sqlite:///{tmp_path}/gone.db")
         line = only_error(done.returncode, done.stdout, done.stderr)
         assert "not from sqlite:" in line
