@@ -17,10 +17,11 @@ import logging
 import math
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from textwrap import shorten
 from typing import Any
 
 from cluster.errors import ClusterError, StalledError
@@ -32,6 +33,7 @@ _STORE_SHARE = 0.3  # of free memory, as Ray's own
 _STORE_LEAST = 80 * 10**6  # Ray refuses less than 75 MiB
 _FILTER_CPUS = 1.0
 _KNOCK_SECONDS = 5.0
+_SHOWN = 160  # characters of a message of Ray's
 _IDLE = "worker processes have been started"  # Ray ends those that have nothing to do
 
 
@@ -215,17 +217,18 @@ def cpus_each(parts: int) -> float:
     return float(int(share)) if share >= 1 else int(share * 100) / 100
 
 
-@cache
 def tell_on_stderr() -> None:
-    """Have what a raylet says of the cluster shown on stderr: Ray takes stdout, where answers go."""
+    """Have what a raylet says of the cluster shown on stderr, a line each.
+
+    Ray itself takes stdout, where answers go, and pages; its log files have them.
+    """
     from ray._private import worker
 
-    show = worker.print_to_stdstream
-
     def tell(data: dict[str, Any], ignore_prefix: bool) -> None:
-        lines = [line for line in data["lines"] if _IDLE not in line]
-        if lines:
-            show({**data, "lines": lines, "is_err": True}, ignore_prefix)
+        for message in data["lines"]:
+            if _IDLE not in message:
+                said = shorten(message.strip().split("\n")[0], _SHOWN, placeholder=" …")
+                sys.stderr.write(f"ray: {said}\n")
 
     worker.print_to_stdstream = tell
 
