@@ -11,7 +11,7 @@ APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
   apt-get install -qq -y --no-install-recommends
 HAS_POSTGRES := command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 
-.PHONY: demo test test-browser conformance check format lint types audit tests test-long clean
+.PHONY: demo test test-browser test-cluster conformance check format lint types audit tests test-long clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
@@ -32,6 +32,9 @@ test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs 
 	  fi; \
 	fi
 	$(BIN)/python -m pytest tests/browser
+
+test-cluster: $(VENV)/.dev  ## four minutes: faults on three nodes, in a pytest of their own
+	$(BIN)/python -m pytest tests/cluster
 
 conformance: $(VENV)/.dev  ## half an hour: every family of models; writes docs/models.md
 	$(BIN)/python -m tests.conformance

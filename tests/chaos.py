@@ -108,7 +108,7 @@ class Chaos:
                 break
             ran.again.append(last or "start")
         ran.seconds = time.monotonic() - began
-        ran.log = self.log.read_text(errors="replace")[at:]
+        ran.log = self.log.read_bytes()[at:].decode(errors="replace")
         self.faults.clear()
         self._judge(out, ran)
         shutil.rmtree(out, ignore_errors=True)
@@ -148,7 +148,9 @@ class Chaos:
             last = kind
         code = driver.returncode
         if code:
-            said = self.log.read_text(errors="replace")[at:].strip().splitlines()
+            lines = self.log.read_bytes()[at:].decode(errors="replace").strip().splitlines()
+            # A raylet may have the last word.
+            said = [line for line in lines if not line.startswith("ray: ")]
             ran.said.append(f"{code}: {said[-1] if said else ''}")
         return code, last
 
