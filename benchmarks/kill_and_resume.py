@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cluster.storage import listed
-from pipelines.checkpoint import committed_rows
+from pipelines.execution.checkpoints import committed_rows
 from pipelines.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

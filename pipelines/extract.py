@@ -18,9 +18,11 @@ from typing import Any, Literal
 from cluster.errors import WorkError, failed, first_line
 from cluster.session import Slots, nodes, session
 from cluster.storage import listed, reaching, remove_folder
-from pipelines.checkpoint import drop_repeats, mend
 from pipelines.events.board import Look, Tally
 from pipelines.events.log import EventLog
+from pipelines.execution.checkpoints import drop_repeats, mend
+from pipelines.execution.ray_pass import NodesLostError, Watched, run_pass, slots_left
+from pipelines.execution.ray_stages import write_plan
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
@@ -29,8 +31,6 @@ from pipelines.records import write_atomic
 from pipelines.request import Request, claim
 from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan
-from pipelines.stages import write_plan
-from pipelines.watch import NodesLostError, Watched, run_pass, slots_left
 
 MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
 

@@ -23,9 +23,11 @@ import pyarrow.parquet as pq
 from cluster.errors import failed
 from cluster.session import Slots, nodes, session
 from cluster.storage import is_remote, make_folder, remove_folder
-from pipelines.checkpoint import committed_rows
 from pipelines.events.board import Block, Look
 from pipelines.events.measures import Limit
+from pipelines.execution.checkpoints import committed_rows
+from pipelines.execution.ray_pass import Watched, run_pass
+from pipelines.execution.ray_stages import block_rows, cut_plan, write_blocks
 from pipelines.extract import Options, Progress
 from pipelines.facts import EngineName, ModelRequest, Precision
 from pipelines.finish import FILES_HERE, data_files, describe_run
@@ -35,8 +37,6 @@ from pipelines.prepare import Settling, prepare
 from pipelines.records import Record
 from pipelines.request import Request, earlier_request
 from pipelines.run import SessionFacts
-from pipelines.stages import block_rows, cut_plan, write_blocks
-from pipelines.watch import Watched, run_pass
 
 SAMPLE_SECONDS = 10.0  # of each actor's work, about
 _BLOCKS = (5, 40)  # of the sample, for each actor, at least and at most

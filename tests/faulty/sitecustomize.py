@@ -91,7 +91,7 @@ def _checkpoint(module: Any) -> None:
 
 PATCHES: dict[str, Callable[[Any], None]] = {
     "pipelines.forward": _forward,
-    "pipelines.write": _write,
+    "pipelines.execution.ray_sink": _write,
     "ray.data.checkpoint.checkpoint_writer": _checkpoint,
 }
 

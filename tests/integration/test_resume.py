@@ -22,8 +22,8 @@ from benchmarks.kill_and_resume import (
     make_source,
 )
 from onepass import main
-from pipelines.checkpoint import committed_rows
 from pipelines.events.log import read_events
+from pipelines.execution.checkpoints import committed_rows
 
 pytestmark = pytest.mark.ray
 

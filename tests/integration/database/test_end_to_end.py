@@ -14,8 +14,8 @@ from index.database.write import GROUPS, Changes, write_database
 from index.tracks.link import link_run
 from index.tracks.store import read_tracks
 from onepass import main
-from pipelines.checkpoint import committed_rows
 from pipelines.embed import Embedder
+from pipelines.execution.checkpoints import committed_rows
 from pipelines.extract import extract
 from pipelines.facts import ModelRequest
 from pipelines.images import read

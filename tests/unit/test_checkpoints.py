@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.checkpoint import committed_rows, drop_repeats, mend
+from pipelines.execution.checkpoints import committed_rows, drop_repeats, mend
 
 
 def write(out: Path, task: str, rows: range, *, pending: bool = False, data: bool = True) -> None:

@@ -13,8 +13,8 @@ from cluster.errors import ClusterError, StalledError, WorkError, failed
 from cluster.session import Slots, nodes, present_slots
 from cluster.waiting import what_waits
 from pipelines.events.board import Board, Look, Tally
+from pipelines.execution.ray_stages import run_stages
 from pipelines.request import Request
-from pipelines.stages import run_stages
 
 POLL_SECONDS = 0.25
 # Nothing moves, a node is gone and an actor has no place: then others are given its work.
@@ -49,8 +49,8 @@ def run_pass(
         NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
+    from pipelines.execution.ray_internals import Loop, View
     from pipelines.forward import ForwardOptions
-    from pipelines.inside import Loop, View
 
     options = ForwardOptions(
         request=request,

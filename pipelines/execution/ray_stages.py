@@ -90,9 +90,9 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
     from ray.data.checkpoint import CheckpointConfig
 
     from pipelines.decode import DecodeBlock
+    from pipelines.execution.ray_internals import Loop
+    from pipelines.execution.ray_sink import TimedParquet
     from pipelines.forward import ForwardActor, pixel_columns
-    from pipelines.inside import Loop
-    from pipelines.write import TimedParquet
 
     context = DataContext.get_current()
     # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
