@@ -14,8 +14,18 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from cluster.errors import InputError, StoppedError
+from cluster.executors import ExecutorChoice, executor_line
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+ExecutorOption = Annotated[
+    ExecutorChoice,
+    typer.Option(
+        "--executor",
+        help="local: this process. ray: the cluster of RAY_ADDRESS, or a Ray of its own. auto: ray "
+        "with a cluster, in a Ray job, or with two GPUs or more; else local.",
+    ),
+]
 
 
 def say(text: str) -> None:
@@ -24,6 +34,11 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
+
+
+def note_executor(choice: ExecutorChoice, address: str | None = None) -> None:
+    """Tell where the work will be done, on stderr."""
+    typer.echo(executor_line(choice, address), err=True)
 
 
 def print_json(value: Any) -> None:

@@ -25,6 +25,7 @@ from textwrap import shorten
 from typing import Any
 
 from cluster.errors import ClusterError, StalledError
+from cluster.executors import local_cores
 from cluster.token import forget, own_token, refusal
 
 MIN_CPUS = 2
@@ -107,11 +108,6 @@ def lay_out(
         gpus_per_actor=gpus_per_actor if gpus >= 1 else 0.0,
         cpus_per_task=task,
     )
-
-
-def local_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import faiss
 import numpy as np
 
 from cluster.errors import SnapshotError
+from cluster.executors import ExecutorChoice
 from cluster.storage import is_remote, place, reaching
 from cluster.tasks import tasks
 from index.assemble import Report, assemble
@@ -49,7 +50,7 @@ from pipelines.run import Run
 
 MIN_MEMORY = 64 * 2**20
 RAY_FROM_BYTES = 512 * 2**20
-"""Builds of more bytes of vectors than this run on Ray; below, starting it takes longer."""
+"""Builds of more bytes of vectors than this run on Ray, where there is one."""
 
 
 def build_index(
@@ -61,6 +62,7 @@ def build_index(
     recall: float = 0.95,
     shards: int = 1,
     memory_bytes: int | None = None,
+    executor: ExecutorChoice = "auto",
     address: str | None = None,
     beside: bool = False,
     progress: Report | None = None,
@@ -79,6 +81,7 @@ def build_index(
         recall: recall@10 to tune the search for, above 0 and up to 1.
         shards: segments to make, for a service that searches them side by side.
         memory_bytes: what one process may use; None: half of this machine's.
+        executor: where to work.
         address: of a Ray cluster to work on; it must see the runs and ``out``.
         beside: leave the current version the one that is served. The new one may be of another
             model, and goes back to the current one where it is rolled back.
@@ -107,7 +110,7 @@ def build_index(
         if not beside:
             check_folder(out, opened[0], metric)  # another build may have ended meanwhile
         source = [Chosen(run) for run in opened]
-        work = Work(options, memory, address, progress or (lambda _, __: None))
+        work = Work(options, memory, executor, address, progress or (lambda _, __: None))
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             made = work.segments(draft, version, source, first_run=0)
@@ -197,6 +200,7 @@ class Work:
 
     options: BuildOptions
     memory_bytes: int
+    executor: ExecutorChoice
     address: str | None
     report: Report
 
@@ -219,8 +223,13 @@ class Work:
         facts = source[0].run.manifest
         dim = facts.model.feature_dim
         size = 4 * dim * sum(chosen.run.manifest.rows.written for chosen in source)
-        on_ray = size > RAY_FROM_BYTES or self.address is not None
-        with tasks("index build", on_ray=on_ray, address=self.address) as place:
+        with tasks(
+            "index build",
+            executor=self.executor,
+            address=self.address,
+            large=size > RAY_FROM_BYTES,
+            children=False,  # FAISS uses all cores
+        ) as place:
             everything = gather(source, first_run, self.options.shards, place)
             refuse_repeated(everything)
             known(everything)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, placed, print_json, say, warn
+from cluster.console import Bar, ExecutorOption, Json, placed, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def build(
     shards: Annotated[
         int, typer.Option(min=1, help="Parts that 'onepass serve --ray' searches side by side.")
     ] = 1,
+    executor: ExecutorOption = "auto",
     address: Address = None,
     beside: Annotated[
         bool,
@@ -76,6 +77,7 @@ def build(
             recall=recall,
             shards=shards,
             memory_bytes=_bytes(memory),
+            executor=executor,
             address=address,
             beside=beside,
             progress=bar.counted("index"),
@@ -94,6 +96,7 @@ def add(
         list[Path], typer.Argument(parser=placed, help="Finished runs of the index's model.")
     ],
     memory: Memory = None,
+    executor: ExecutorOption = "auto",
     address: Address = None,
     as_json: Json = False,
 ) -> None:
@@ -108,6 +111,7 @@ def add(
             index,
             runs,
             memory_bytes=_bytes(memory),
+            executor=executor,
             address=address,
             progress=bar.counted("index"),
         )
@@ -142,7 +146,11 @@ def delete(
 
 @app.command()
 def compact(
-    index: Index, memory: Memory = None, address: Address = None, as_json: Json = False
+    index: Index,
+    memory: Memory = None,
+    executor: ExecutorOption = "auto",
+    address: Address = None,
+    as_json: Json = False,
 ) -> None:
     """Publish a version of the same rows, built anew from the runs: one part, no tombstones.
 
@@ -152,7 +160,11 @@ def compact(
 
     with Bar(resumes=False) as bar:
         snapshot = fold(
-            index, memory_bytes=_bytes(memory), address=address, progress=bar.counted("index")
+            index,
+            memory_bytes=_bytes(memory),
+            executor=executor,
+            address=address,
+            progress=bar.counted("index"),
         )
     _told(snapshot, as_json=as_json)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cluster.console import Bar, Json, here, print_json, say, warn
+from cluster.console import Bar, ExecutorOption, Json, here, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def link(
     score_column: Annotated[
         str, typer.Option(help="The detector's score, a column of the run; for --strong-score.")
     ] = "detector_score",
+    executor: ExecutorOption = "auto",
     address: Annotated[
         str | None,
         typer.Option(help="A Ray cluster to link sequences on, side by side; local starts one."),
@@ -117,6 +118,7 @@ def link(
             out=out,
             options=chosen,
             score_column=None if chosen.strong_score is None else score_column,
+            executor=executor,
             address=address,
             progress=bar.counted("link"),
         )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import RunError, SnapshotError
+from cluster.executors import ExecutorChoice
 from index.assemble import Report
 from index.build import Made, Work, check_options, describe, stamp
 from index.encode import good_ids
@@ -32,6 +33,7 @@ def add_runs(
     runs: Sequence[Path],
     *,
     memory_bytes: int | None = None,
+    executor: ExecutorChoice = "auto",
     address: str | None = None,
     progress: Report | None = None,
 ) -> Snapshot:
@@ -43,6 +45,7 @@ def add_runs(
         index_dir: an index folder.
         runs: folders of finished runs of the index's model.
         memory_bytes: what one process may use; None: half of this machine's.
+        executor: where to work.
         address: of a Ray cluster to work on.
         progress: called with (rows added, rows to add).
 
@@ -60,7 +63,7 @@ def add_runs(
             check_same_model(run, str(index_dir), there.fingerprint)
         memory = check_options(there.options, memory_bytes)
         one_part = there.options.model_copy(update={"shards": 1, "factory": "auto"})
-        work = Work(one_part, memory, address, progress or (lambda _, __: None))
+        work = Work(one_part, memory, executor, address, progress or (lambda _, __: None))
 
         def refuse_known(found: Inputs) -> None:
             for part in found.parts:
@@ -153,6 +156,7 @@ def compact(
     index_dir: Path,
     *,
     memory_bytes: int | None = None,
+    executor: ExecutorChoice = "auto",
     address: str | None = None,
     progress: Report | None = None,
 ) -> Snapshot:
@@ -161,6 +165,7 @@ def compact(
     Args:
         index_dir: an index folder.
         memory_bytes: what one process may use; None: half of this machine's.
+        executor: where to work.
         address: of a Ray cluster to work on.
         progress: called with (rows done, rows in all).
 
@@ -175,7 +180,7 @@ def compact(
         there = now.manifest
         memory = check_options(there.options, memory_bytes)
         source = _what_is_left(index_dir, now)
-        work = Work(there.options, memory, address, progress or (lambda _, __: None))
+        work = Work(there.options, memory, executor, address, progress or (lambda _, __: None))
 
         def refuse_others(found: Inputs) -> None:
             if found.rows != there.rows:

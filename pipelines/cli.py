@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Bar, Json, note_executor, print_json, say, warn
 from cluster.errors import InputError
 from pipelines import clips_cli, models_cli, probe_cli
 from pipelines.events.words import where_the_time_went
@@ -69,8 +69,8 @@ def extract(
 ) -> None:
     """Class and embedding of every image or box, in one forward pass.
 
-    An image that cannot be read becomes a row with an error, never a missing row. Runs on
-    the cluster of RAY_ADDRESS where that is set, else on this machine.
+    An image that cannot be read becomes a row with an error, never a missing row. Runs in this
+    process, or on the Ray cluster of RAY_ADDRESS where that is set.
 
     Example: onepass extract photos/ --model lite0 --out runs/first --hdf5
     """
@@ -83,6 +83,7 @@ def extract(
     if dry_run:
         _dry_run(source, asked, chosen, as_json=as_json)
         return
+    note_executor(asked.executor)
     with Bar() as bar:
         outcome = run_extract(source, asked.request(), asked.out, chosen, report=shown_on(bar))
     manifest = outcome.run.manifest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, here, placed, print_json, say
+from cluster.console import Bar, ExecutorOption, Json, here, placed, print_json, say
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def clips(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many clips, spread over the run.")
     ] = None,
+    executor: ExecutorOption = "auto",
     as_json: Json = False,
 ) -> None:
     """Embeddings of a run's videos as one HDF5 file a split, one clip a row.
@@ -50,7 +51,12 @@ def clips(
 
     with Bar() as bar:
         outcome = make_clips(
-            run, out, scales=_numbers(scales), limit=limit, report=bar.counted("clips")
+            run,
+            out,
+            scales=_numbers(scales),
+            limit=limit,
+            executor=executor,
+            report=bar.counted("clips"),
         )
     if as_json:
         print_json(

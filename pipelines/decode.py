@@ -7,9 +7,9 @@ for the model, and one for a gate that wants its input otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from cluster.storage import place
 from pipelines.detections import BOX
-from pipelines.events.board import Attempt, Stopwatch
 from pipelines.facts import Preprocess
 from pipelines.images import Decoded, ImageError, cut, fit
+from pipelines.sampling import even_parts
 from pipelines.video.frames import ImageReader
 
 PIXELS = "pixels"
 GATE_PIXELS = "gate_pixels"
 _REPORT_SECONDS = 1.0  # the frames of a block may lie hours of video apart
-
-
-class DecodeBlock:
-    """The stage on Ray: ``decode_rows`` on one core, told to the board.
-
-    Args:
-        root: folder that relative image names start from.
-        inputs: each pixel column's name, and how its network wants its input.
-        board: where decoded rows are reported.
-    """
-
-    def __init__(self, root: str, inputs: dict[str, Preprocess], board: Any) -> None:
-        self._root = place(root)
-        self._inputs = inputs
-        self._board = board
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        torch.set_num_threads(1)
-        watch = Stopwatch("decode")
-        with Attempt(self._board, "decode", rows):
-            decoded = decode_rows(rows, self._root, self._inputs, done=self._report)
-        if rows.num_rows:
-            self._board.block.remote(watch.block(decoded))
-        return decoded
-
-    def _report(self, rows: int) -> None:
-        self._board.decoded.remote(rows)
 
 
 def decode_rows(
@@ -69,6 +41,33 @@ def decode_rows(
     Whatever is wrong with an image or a box becomes the row's ``error``, unless the plan knew
     of an error already. ``done(rows)`` is told now and then of rows that are through.
     """
+    return _decode(rows, decode_images(rows, root), inputs, done)
+
+
+def decode_batches(
+    rows: pa.Table,
+    root: Path,
+    inputs: dict[str, Preprocess],
+    most: int,
+    *,
+    done: Callable[[int], None] = lambda rows: None,
+) -> Generator[pa.Table]:
+    """``decode_rows`` in parts of at most ``most`` rows, so that pixels of so many are held.
+
+    Videos stay open from one part to the next, and an image that has rows in two is decoded once.
+    """
+    with closing(decode_images(rows, root)) as images:
+        for begin, end in even_parts(rows.num_rows, most):
+            yield _decode(rows.slice(begin, end - begin), images, inputs, done)
+
+
+def _decode(
+    rows: pa.Table,
+    images: Iterator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]],
+    inputs: dict[str, Preprocess],
+    done: Callable[[int], None],
+) -> pa.Table:
+    """``decode_rows``, of the next images that ``images`` gives."""
     buffers = {
         name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
         for name, how in inputs.items()
@@ -76,7 +75,7 @@ def decode_rows(
     errors: list[str | None] = []
     taken: list[Any] = []
     reported, told = 0, time.monotonic()
-    for number, (image, decoded, box) in enumerate(decode_images(rows, root)):
+    for number, (image, decoded, box) in enumerate(islice(images, rows.num_rows)):
         if time.monotonic() - told > _REPORT_SECONDS:
             done(number - reported)
             reported, told = number, time.monotonic()
@@ -107,7 +106,7 @@ def decode_rows(
 
 def decode_images(
     rows: pa.Table, root: Path
-) -> Iterator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]:
+) -> Generator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]:
     """Each row's image name, its decoded image or what is wrong with it, and its box.
 
     An image with several boxes is decoded once: rows of one image stand together in a plan,

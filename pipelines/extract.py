@@ -1,8 +1,8 @@
-"""``onepass extract``: plan, one pass on Ray Data, Parquet, HDF5, manifest.
+"""``onepass extract``: plan, one pass, Parquet, HDF5, manifest.
 
 The order of writing is the contract: ``request.json`` and the plan first, so that a rerun
-knows what it continues; Parquet through Ray Data's two-phase checkpoint, so that no row is
-lost or written twice; the manifest last, so that a run either is finished or says it is not.
+knows what it continues; Parquet by an executor that loses no row and writes none twice; the
+manifest last, so that a run either is finished or says it is not.
 """
 
 from __future__ import annotations
@@ -11,28 +11,31 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.errors import WorkError, failed, first_line
-from cluster.session import Slots, nodes, session
+from cluster.executors import ExecutorChoice, choose_executor
 from cluster.storage import listed, reaching, remove_folder
 from pipelines.events.board import Look, Tally
 from pipelines.events.log import EventLog
-from pipelines.execution.checkpoints import drop_repeats, mend
-from pipelines.execution.ray_pass import NodesLostError, Watched, run_pass, slots_left
-from pipelines.execution.ray_stages import write_plan
+from pipelines.execution.base import Answered, Executor, Job, Watcher, open_executor
+from pipelines.execution.blocks import write_plan
+from pipelines.execution.checkpoints import reconcile
+from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
+from pipelines.execution.unresolved import Unresolved, sample_of
 from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.finish import describe_run
 from pipelines.hdf5 import write_hdf5
-from pipelines.prepare import Settling, prepare
+from pipelines.prepare import prepare
 from pipelines.records import write_atomic
-from pipelines.request import Request, claim
+from pipelines.request import Command, Request, claim
 from pipelines.run import Run, SessionFacts
 from pipelines.source import Plan
 
-MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
+CONTINUES = "what is written is kept, the same command continues"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Options:
     batch_rows: int | None = None  # images a forward pass; None: what suits the device
     gpus_per_actor: float = 1.0
     stall_seconds: float = 300.0
-    address: str | None = None
+    executor: ExecutorChoice = "auto"
+    address: str | None = None  # of a Ray cluster
 
 
 @dataclass(frozen=True)
@@ -107,15 +111,33 @@ def extract(
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
         report(Progress("starting", 0, plan.table.num_rows))
-        settling = Settling(command, plan, earlier, options)
-        with settling, session(options.address, gpus_per_actor=options.gpus_per_actor) as slots:
-            request = settling.result(slots).request
+        with opened(command, plan, earlier, options) as executor:
+            request = executor.resolve().request
             if earlier is None:
-                write_plan(out / "plan", plan.table, request, slots)
+                write_plan(out / "plan", plan.table, request, executor.slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            work = _Work(out, plan, request, options, slots, report, check)
+            work = _Work(out, plan, request, options, executor, report, check)
             return work.run(started, began)
+
+
+def opened(
+    command: Command,
+    plan: Plan,
+    earlier: Request | None,
+    options: Options,
+    *,
+    timed: bool = False,
+) -> AbstractContextManager[Executor]:
+    """The executor that ``options`` ask for, at work on ``command``; see ``open_executor``."""
+    sample = sample_of(plan.table)
+    return open_executor(
+        choose_executor(options.executor, options.address),
+        Unresolved(command, sample, str(plan.root), plan.table.num_rows, earlier, timed),
+        address=options.address,
+        gpus_per_actor=options.gpus_per_actor,
+        stall_seconds=options.stall_seconds,
+    )
 
 
 class _Work:
@@ -127,7 +149,7 @@ class _Work:
         plan: Plan,
         request: Request,
         options: Options,
-        slots: Slots,
+        executor: Executor,
         report: Callable[[Progress], None],
         check: Callable[[], None],
     ) -> None:
@@ -136,14 +158,13 @@ class _Work:
         self._plan = plan
         self._request = request
         self._options = options
-        self._slots = slots
+        self._executor = executor
         self._report = report
         self._planned = plan.table.num_rows
-        self._raised, self._said, self._passed = 0, "", 0
 
     def run(self, started: float, began: float) -> Outcome:
         self._began = began  # durations are by this clock: the other one may be set meanwhile
-        before = mend(self._out).committed
+        before = reconcile(self._out).committed
         self._log = EventLog(self._out)
         self._log.add("session", **self._asked(started, before))
         try:
@@ -155,14 +176,15 @@ class _Work:
         return replace(outcome, events_lost=self._log.lost)
 
     def _finish(self, started: float, before: int) -> Outcome:
-        tally = self._passes(before)
+        answered = self._answer()
+        tally = answered.tally
         if self._options.hdf5:
             self._phase("hdf5")
             try:
                 write_hdf5(
                     self._out,
                     self._request,
-                    cpus_per_task=self._slots.cpus_per_task,
+                    self._executor.tasks("hdf5", then=CONTINUES),
                     stall_seconds=self._options.stall_seconds,
                 )
             except WorkError:  # it says what failed already
@@ -177,13 +199,15 @@ class _Work:
             planned=self._planned,
             seconds=self._seconds(),
             session=self._session(started, before, tally),
+            tasks=lambda: self._executor.tasks("checking", then=CONTINUES),
             done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
         # Counting and hashing are part of it.
         manifest = manifest.model_copy(update={"seconds": self._seconds()})
         self._check()
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
-        remove_folder(self._out / "checkpoint")
+        for leftover in ("checkpoint", OPEN_BLOCKS):
+            remove_folder(self._out / leftover)
         first = tally.first_answer if tally else None
         return Outcome(
             Run.open(self._out),
@@ -191,9 +215,9 @@ class _Work:
             skipped_files=self._plan.skipped,
             source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - started,
-            raised=self._raised,
-            said=self._said,
-            passes=self._passed,
+            raised=answered.raised,
+            said=answered.said,
+            passes=answered.passes,
         )
 
     def _session(self, started: float, before: int, tally: Tally | None) -> SessionFacts:
@@ -206,9 +230,10 @@ class _Work:
             rate = later / seconds if later and seconds > 0 else None
         seen = self._log.measures
         return SessionFacts(
+            executor=self._executor.name,
             rows=self._planned - before,
             actors=actors,
-            gpus=actors * self._slots.gpus_per_actor,
+            gpus=actors * self._executor.slots.gpus_per_actor,
             rows_a_second=rate,
             stages=seen.stages,
             start_seconds=None if seen.first_began is None else seen.first_began - started,
@@ -221,52 +246,22 @@ class _Work:
         return time.monotonic() - self._began
 
     def _actors(self) -> int:
-        return min(self._slots.actors, len(listed(self._out / "plan", "*.parquet")))
+        return min(self._executor.slots.actors, len(listed(self._out / "plan", "*.parquet")))
 
-    def _passes(self, before: int) -> Tally | None:
-        """The pipeline, once more where nodes were lost or their files broke; the longest tally."""
-        tallies: list[Tally] = []
-        vain = 0
-        while before < self._planned and vain < MOST_VAIN:
-            self._passed += 1
-            try:
-                tally = self._pass(before)
-                tallies.append(tally)
-                self._raised, self._said = self._raised + tally.raised, tally.said or self._said
-            except NodesLostError as error:
-                if vain == MOST_VAIN - 1:
-                    raise
-                self._slots = self._wait_for_slots(error)
-                self._log.add("again", why=first_line(error), nodes=nodes())
-            done = mend(self._out).committed
-            vain = 0 if done > before else vain + 1
-            before = done
-        if before > self._planned:
-            drop_repeats(self._out)
-        return max(tallies, key=lambda tally: tally.answered, default=None)
-
-    def _wait_for_slots(self, error: NodesLostError) -> Slots:
-        """The slots that are left, or that come as long as a standstill may last."""
-        deadline = time.monotonic() + self._options.stall_seconds
-        while (slots := slots_left(self._slots, self._options.gpus_per_actor)) is None:
-            if time.monotonic() > deadline:
-                raise error
-            time.sleep(1)
-        return slots
-
-    def _pass(self, before: int) -> Tally:
-        work = Watched(
+    def _answer(self) -> Answered:
+        job = Job(
             folder=self._out,
             root=self._plan.root,
-            rows=self._planned - before,
-            slots=self._slots,
+            request=self._request,
+            planned=self._planned,
+            batch_rows=self._options.batch_rows,
             gpus_per_actor=self._options.gpus_per_actor,
             stall_seconds=self._options.stall_seconds,
         )
         self._log.add("phase", name="extracting")
         last = Tally()
 
-        def seen(look: Look) -> None:
+        def looked(look: Look, before: int) -> None:
             nonlocal last
             self._check()
             self._log.look(look)
@@ -275,7 +270,7 @@ class _Work:
                 done = min(before + last.answered, self._planned)  # some are answered twice
                 self._report(Progress("extracting", done, self._planned, last.failed))
 
-        return run_pass(work, self._request, self._options.batch_rows, seen)
+        return self._executor.answer(job, Watcher(looked, self._log.add))
 
     def _phase(self, name: Literal["hdf5", "checking"]) -> None:
         self._log.add("phase", name=name)
@@ -294,9 +289,10 @@ class _Work:
             "model": request.facts.request.spec,
             "precision": request.precision,
             "engine": request.engine,
-            "slots": asdict(self._slots),
+            "executor": self._executor.name,
+            "slots": asdict(self._executor.slots),
             "actors": self._actors(),
-            "nodes": nodes(),
+            "nodes": self._executor.nodes(),
         }
 
     def _end(self, outcome: str, **facts: Any) -> None:

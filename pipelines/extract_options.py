@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from cluster.console import absolute, placed
+from cluster.console import ExecutorOption, absolute, placed
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Asked:
     gpus_per_actor: Annotated[
         float, typer.Option(min=0.05, max=1, help="0.5 puts two actors on a GPU.")
     ] = 1.0
+    executor: ExecutorOption = "auto"
     stall_seconds: Annotated[
         float, typer.Option(min=1, help="Give up, loudly, when no row moves for this long.")
     ] = 300
@@ -156,6 +157,7 @@ class Asked:
             gpus_per_actor=self.gpus_per_actor,
             hdf5=self.hdf5,
             batch_rows=self.batch_rows,
+            executor=self.executor,
             stall_seconds=self.stall_seconds,
         )
 

@@ -1,6 +1,6 @@
 """The end of a run: count every row, hash every file, describe what was made.
 
-A few files are gone through here. Many are gone through by Ray tasks, because a billion rows are
+A few files are gone through here. Many are gone through by tasks, because a billion rows are
 terabytes, which one process would read for hours.
 """
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import VerifyError
 from cluster.storage import listed
-from cluster.tasks import Tasks, tasks_of_session
+from cluster.tasks import Tasks
 from cluster.untrusted import refuse_pickled
 from pipelines.records import sha256_file
 from pipelines.request import Request
@@ -48,11 +48,13 @@ def describe_run(
     planned: int,
     seconds: float,
     session: SessionFacts,
+    tasks: Callable[[], Tasks] = lambda: Tasks("checking", 0),
     done: Callable[[int], None] = lambda rows: None,
 ) -> RunManifest:
     """Check that every planned row stands once, then describe the run.
 
-    ``done(rows)`` is told of rows that are counted.
+    ``tasks`` gives a place for going through many files; ``done(rows)`` is told of rows that are
+    counted.
 
     Raises:
         VerifyError: rows are missing or stand twice.
@@ -75,11 +77,7 @@ def describe_run(
         found.row_ids.clear()  # results are kept to the end, and these would be gigabytes
         done(int(np.count_nonzero(seen)))
 
-    if len(stored) > FILES_HERE:
-        then = "what is written is kept, the same command continues"
-        where = tasks_of_session("checking", cpus=1.0, then=then)
-    else:
-        where = Tasks("checking", 0)
+    where = tasks() if len(stored) > FILES_HERE else Tasks("checking", 0)
     found = where.run(_go_through, parts, done=count)
     if not (seen == 1).all():
         raise VerifyError(

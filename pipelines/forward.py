@@ -1,4 +1,4 @@
-"""The forward stage: an actor that holds the models and turns pixels into all answers."""
+"""The forward stage: loaded models that turn pixels into all answers of a row."""
 
 from __future__ import annotations
 
@@ -8,24 +8,51 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipelines.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.detections import TOPK_TYPE, result_fields
+from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Answers, Engine
-from pipelines.events.board import Attempt, Stopwatch
+from pipelines.events.board import Reporter
 from pipelines.facts import ModelFacts, Preprocess
-from pipelines.records import Record
 from pipelines.request import GateFacts, Request
+from pipelines.sampling import even_parts
 from pipelines.scores import softmax, top_classes
 
 
-class ForwardOptions(Record):
-    """What a forward actor needs to know, resolved once by the driver."""
+class Engines(NamedTuple):
+    """The networks of a run, loaded."""
 
-    request: Request
-    batch_rows: int | None
-    memory_share: float  # of one GPU, for each call in flight
+    model: Engine
+    gate: Engine | None = None
+
+
+def load_engines(
+    request: Request, *, batch_rows: int | None = None, memory_share: float = 1.0, lanes: int = 1
+) -> Engines:
+    """Load what ``request`` needs on this process's device.
+
+    Args:
+        request: of the run.
+        batch_rows: images that go to the device at once; None: what suits it.
+        memory_share: share of the GPU's memory for each call in flight.
+        lanes: threads that will call the engines at a time.
+
+    Raises:
+        ModelError: weights here are not those of the run, or the engine refuses the network.
+    """
+
+    def load(facts: ModelFacts) -> Engine:
+        return Engine(
+            facts,
+            request.precision,
+            request.engine,
+            batch_rows=batch_rows,
+            memory_share=memory_share / (2 if request.gate else 1),
+            lanes=lanes,
+        )
+
+    return Engines(load(request.facts), load(request.gate.facts) if request.gate else None)
 
 
 class _Answered(NamedTuple):
@@ -37,39 +64,27 @@ class _Answered(NamedTuple):
     gate_index: np.ndarray | None
 
 
-class ForwardActor:
-    """Pixels to class, embedding and maps: the one pass."""
+class Forward:
+    """Pixels to class, embedding and maps: the one pass. Threads may share it."""
 
-    def __init__(self, options: ForwardOptions, board: Any) -> None:
-        request, watch = options.request, Stopwatch("load")
-        if not torch.cuda.is_available():
-            torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
+    def __init__(self, request: Request, engines: Engines, board: Reporter) -> None:
         self._request = request
         self._board = board
-        self._engine = self._load(options, request.facts)
-        self._gate = (
-            (request.gate, self._load(options, request.gate.facts)) if request.gate else None
-        )
-        board.block.remote(watch.block(None))
-
-    @staticmethod
-    def _load(options: ForwardOptions, facts: ModelFacts) -> Engine:
-        request = options.request
-        return Engine(
-            facts,
-            request.precision,
-            request.engine,
-            batch_rows=options.batch_rows,
-            memory_share=options.memory_share / (2 if request.gate else 1),
-        )
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        with Attempt(self._board, "forward", rows):
-            return self.answer(rows)
+        self._engine = engines.model
+        self._gate = (request.gate, engines.gate) if request.gate and engines.gate else None
 
     def answer(self, rows: pa.Table) -> pa.Table:
-        """Plan rows with pixels to rows of the run."""
-        request, watch = self._request, Stopwatch("forward")
+        """Plan rows with pixels to rows of the run.
+
+        On a CPU they go through in parts of the same lengths whoever calls, because some libraries
+        compute a few rows otherwise than many: the same rows give the same bits.
+        """
+        most = rows.num_rows if self._engine.on_gpu else DEFAULT_ROWS
+        parts = even_parts(rows.num_rows, most or 1)
+        return pa.concat_tables(self._answer(rows.slice(a, b - a)) for a, b in parts)
+
+    def _answer(self, rows: pa.Table) -> pa.Table:
+        request = self._request
         good = np.asarray(rows["error"].is_null())
         pixels = unpack(rows, PIXELS, request.facts.preprocess)
         if self._gate is not None:
@@ -92,13 +107,11 @@ class ForwardActor:
         )
         for field in run_fields(request):
             table = table.append_column(field, columns[field.name])
-        if table.num_rows:
-            self._board.block.remote(watch.block(table))
         return table
 
     def _report(self, rows: int) -> None:
         if rows:
-            self._board.answered.remote(rows)
+            self._board.answered(rows)
 
     def _cascade(
         self, gate: GateFacts, engine: Engine, rows: pa.Table, pixels: np.ndarray, good: np.ndarray

@@ -1,6 +1,6 @@
-"""HDF5 derived from committed Parquet: shards written by Ray tasks, one virtual file over them.
+"""HDF5 derived from committed Parquet: shards written by tasks, one virtual file over them.
 
-The shards are written by Ray tasks from the record itself, so HDF5 can never disagree with
+The shards are written from the record itself, so HDF5 can never disagree with
 Parquet and memory is bounded by one shard. ``features.h5`` holds no data of its own.
 
 Datasets, row i of each being the same detection:
@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.storage import listed, make_folder, read_parquet
-from cluster.tasks import tasks_of_session
+from cluster.tasks import Tasks
 from pipelines.facts import MapFacts
 from pipelines.records import write_atomic
 from pipelines.request import Request
@@ -54,9 +54,9 @@ class Shard(NamedTuple):
 
 
 def write_hdf5(
-    run: Path, request: Request, *, cpus_per_task: float, stall_seconds: float | None = None
+    run: Path, request: Request, tasks: Tasks, *, stall_seconds: float | None = None
 ) -> None:
-    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``.
+    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``, a shard a task.
 
     Raises:
         StalledError: no shard was finished for ``stall_seconds`` (None: as ``cluster.tasks``).
@@ -71,12 +71,7 @@ def write_hdf5(
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
-    place = tasks_of_session(
-        "hdf5",
-        cpus=cpus_per_task,
-        then="what is written is kept, the same command continues",
-    )
-    shards = place.run(
+    shards = tasks.run(
         partial(_write_one, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
     )
     facts = request.embeds

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +48,35 @@ class Decoded:
     taken: datetime | None
 
 
+class _Quiet:
+    """No warnings while a thread is inside. ``catch_warnings`` is for one thread at a time: what one
+    restores another may have silenced."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 def read(path: Path) -> bytes:
     """Read an image file.
 
@@ -75,9 +107,7 @@ def decode(data: bytes) -> Decoded:
     Raises:
         ImageError: not an image, truncated, or more than ``MAX_PIXELS``.
     """
-    with warnings.catch_warnings():
-        # Pillow warns of large images and odd metadata; size is judged below.
-        warnings.simplefilter("ignore")
+    with _quiet():  # Pillow warns of large images and odd metadata; size is judged below
         try:
             header = Image.open(io.BytesIO(data))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, here, placed, print_json, say, warn
+from cluster.console import Bar, ExecutorOption, Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def train(
             help="Extract once more with the network untrained, and train on that as well.",
         ),
     ] = False,
+    executor: ExecutorOption = "auto",
     as_json: Json = False,
 ) -> None:
     """A new classifier from stored features, with no second pass over the images.
@@ -104,7 +105,7 @@ def train(
         random_backbone=random_backbone,
     )
     with Bar(resumes=False) as bar:
-        trained = train_head(source, out, options, report=bar.update)
+        trained = train_head(source, out, options, executor=executor, report=bar.update)
     if as_json:
         record = trained.record.model_dump(mode="json")
         print_json({"file": str(out), "beside": [str(f) for f in trained.beside], **record})

@@ -6,6 +6,7 @@
       request.json         what was asked, written first: decides whether a rerun may go on
       plan/*.parquet       the rows that must come out
       checkpoint/          Ray Data's committed row ids; gone once the run is finished
+      open/                blocks that lanes are at work on; gone once the run is finished
       detections/*.parquet the record: plan columns, class, embedding, error
       hdf5/*.h5            one shard per Parquet file      (with --hdf5)
       features.h5          one virtual dataset over them   (with --hdf5)
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +51,8 @@ class SessionFacts(Record):
     """What the session that finished a run did, and on what: what its images cost."""
 
     rows: int  # answered in it; earlier sessions had committed the others
-    actors: int  # forward actors, each on a core of its own where there is no GPU
+    executor: Literal["local", "ray"] = "ray"  # as it was before there was another
+    actors: int  # forward actors or lanes, each on a core of its own where there is no GPU
     gpus: float  # that they shared; 0: none
     # Between the first answer and the last, without start-up; None for a single answer.
     rows_a_second: float | None

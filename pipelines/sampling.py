@@ -1,4 +1,4 @@
-"""Taking few out of many, evenly from the first to the last."""
+"""Taking few out of many, evenly from the first to the last; cutting many into equal parts."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def spread(items: Sequence[T], limit: int | None) -> Sequence[T]:
     if limit is None or limit >= len(items):
         return items
     return [items[place] for place in evenly(len(items), limit)]
+
+
+def even_parts(total: int, most: int) -> list[tuple[int, int]]:
+    """``total`` rows cut into as few parts as hold at most ``most`` each, all nearly as long.
+
+    Returns:
+        Where each part begins and ends; one empty part of no rows.
+    """
+    parts = max(1, -(-total // most))
+    return [(total * part // parts, total * (part + 1) // parts) for part in range(parts)]

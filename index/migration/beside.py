@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from cluster.errors import SnapshotError
+from cluster.executors import ExecutorChoice
 from cluster.storage import place
 from index.assemble import Report
 from index.build import Work, check_options, describe
@@ -57,7 +58,12 @@ def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
 
 
 def build_beside(
-    index: Path, old: Run, new: Run, *, progress: Report | None = None
+    index: Path,
+    old: Run,
+    new: Run,
+    *,
+    executor: ExecutorChoice = "auto",
+    progress: Report | None = None,
 ) -> SnapshotManifest:
     """Build a version of ``new`` beside the one that is served, asked for as that one was.
 
@@ -67,6 +73,7 @@ def build_beside(
         index: an index folder that serves ``old``, alone.
         old: the run that was migrated.
         new: what it was migrated to.
+        executor: where to work.
         progress: called with rows done and rows in all.
 
     Raises:
@@ -89,7 +96,7 @@ def build_beside(
         options = there.options
         _check_factory(options, new, index)
         memory = check_options(options, None)
-        work = Work(options, memory, None, progress or (lambda _, __: None))
+        work = Work(options, memory, executor, None, progress or (lambda _, __: None))
         source = [Chosen(new, _kept(now, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError
+from cluster.executors import ExecutorChoice
 from cluster.lock import sole_writer
 from cluster.tasks import tasks
 from index.linking.linker import Linker, Links, by_frame, frame_step, require_times
@@ -43,7 +44,7 @@ from pipelines.run import Run
 GROUP_ROWS = 20_000
 """Detections of a group of sequences: some seconds of work. A longer sequence is one group."""
 
-RAY_FROM_BYTES = 2 * 2**30
+PROCESSES_FROM_BYTES = 2 * 2**30
 """Embeddings of more bytes than this are linked on Ray; below, starting it takes longer."""
 
 
@@ -75,6 +76,7 @@ def link_run(
     out: Path | None = None,
     options: LinkOptions | None = None,
     score_column: str | None = None,
+    executor: ExecutorChoice = "auto",
     address: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LinkSummary:
@@ -85,7 +87,8 @@ def link_run(
         out: where the tracks go; default ``run / "tracks"``.
         options: default ``index.linking.options.PRESETS["default"]``.
         score_column: column of the run with the detector's scores, for ``strong_score``.
-        address: of a Ray cluster; None: this process, or Ray where there is much to link.
+        executor: where sequences are linked, side by side where there is much to link.
+        address: of a Ray cluster.
         progress: called with detections done and detections to do.
 
     Raises:
@@ -109,7 +112,9 @@ def link_run(
     try:
         with sole_writer(beside, "link"):
             try:
-                return _link(opened, plan, options, score_column, out, beside, address, progress)
+                return _link(
+                    opened, plan, options, score_column, out, beside, executor, address, progress
+                )
             finally:
                 for name in ("new", "old"):
                     shutil.rmtree(beside / name, ignore_errors=True)
@@ -125,6 +130,7 @@ def _link(
     score_column: str | None,
     out: Path,
     beside: Path,
+    executor: ExecutorChoice,
     address: str | None,
     progress: Callable[[int, int], None],
 ) -> LinkSummary:
@@ -133,8 +139,10 @@ def _link(
     draft.mkdir()
     groups = _groups(run.path.resolve(), draft.resolve(), plan, options)
     size = 4 * run.manifest.model.feature_dim * plan.table.num_rows
-    on_ray = address is not None or (size > RAY_FROM_BYTES and len(groups) > 1)
-    if on_ray:  # a slice would be sent to a worker with the whole table behind it
+    large = size > PROCESSES_FROM_BYTES and len(groups) > 1
+    if (
+        large or address or executor == "ray"
+    ):  # a slice would be sent with the whole table behind it
         groups = [replace(group, plan=_copied(group.plan)) for group in groups]
     done = 0
 
@@ -143,7 +151,7 @@ def _link(
         done += linked.detections
         progress(done, plan.table.num_rows)
 
-    with tasks("link", on_ray=on_ray, address=address) as place:
+    with tasks("link", executor=executor, address=address, large=large) as place:
         made = place.run(_link_group, groups, done=heard)
     parts = [group.part for group in groups]
     check_once(parts, plan.table["detection_id"])

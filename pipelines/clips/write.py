@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError, RunError
+from cluster.executors import ExecutorChoice
 from cluster.lock import sole_writer
-from cluster.session import session
-from cluster.tasks import tasks_of_session
+from cluster.tasks import Tasks, tasks
 from pipelines.clips.find import Clip, find_clips
 from pipelines.clips.folder import (
     ClipsManifest,
@@ -38,8 +38,8 @@ from pipelines.run import Run
 from pipelines.sampling import spread
 
 MAX_SCALE = 10.0
-# Compressing keeps a core busy, and each task holds a shard in memory.
-_CPUS_PER_TASK = 1.0
+PROCESSES_FROM_BYTES = 64 * 2**20  # of features: a core compresses as many in seconds
+_THEN = "what is written is kept, the same command continues"
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def make_clips(
     *,
     scales: tuple[float, ...] = (REAL_TIME,),
     limit: int | None = None,
+    executor: ExecutorChoice = "auto",
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Write the clips of a run into ``out``, one HDF5 file a split.
@@ -68,6 +69,7 @@ def make_clips(
         out: a new folder, or one of the same call.
         scales: speeds whose mean is stored; see ``multi_scale``.
         limit: only so many clips, spread evenly over the run.
+        executor: where the files are written.
         report: called with (clips done, clips in all).
 
     Raises:
@@ -88,9 +90,10 @@ def make_clips(
     with sole_writer(out, "clips"):
         if is_finished(out, request):  # by another process, meanwhile
             return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
-        with session():
+        large = plan.bytes > PROCESSES_FROM_BYTES
+        with tasks("clips", executor=executor, large=large, then=_THEN) as place:
             write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            resumed = _write_shards(out.resolve(), plan, report)
+            resumed = _write_shards(out.resolve(), plan, place, report)
         for split, shards in plan.shards.items():
             target = out / f"{stem(split, scales)}.h5"
             parts = [Shard(s.name, len(s.ids), s.first_row_id) for s in shards]
@@ -121,6 +124,12 @@ class _Plan:
     attributes: dict[str, Any]  # of every file
     shards: dict[str, list[ClipShard]]  # split to its files; none where no clip is whole
     left_out: tuple[LeftOut, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the features that are written."""
+        clips = sum(len(shard.ids) for inside in self.shards.values() for shard in inside)
+        return 4 * clips * self.layout.max_frames * self.layout.feature_dim
 
     @classmethod
     def of(cls, run: Run, request: ClipsRequest) -> _Plan:
@@ -186,7 +195,7 @@ class _Plan:
         )
 
 
-def _write_shards(out: Path, plan: _Plan, report: Callable[[int, int], None]) -> int:
+def _write_shards(out: Path, plan: _Plan, place: Tasks, report: Callable[[int, int], None]) -> int:
     """Have every shard written that does not stand yet; the number of clips that stood.
 
     Raises:
@@ -211,11 +220,6 @@ def _write_shards(out: Path, plan: _Plan, report: Callable[[int, int], None]) ->
         done += len(shard.ids)
         report(done, total)
 
-    place = tasks_of_session(
-        "clips",
-        cpus=_CPUS_PER_TASK,
-        then="what is written is kept, the same command continues",
-    )
     place.run(partial(_write_shard, out, plan.layout), left, done=wrote)
     return stood
 

@@ -41,9 +41,16 @@ def is_cached(facts: ModelFacts, precision: Precision, device: torch.device) -> 
 
 
 def load(
-    make: NetworkMaker, *, facts: ModelFacts, precision: Precision, device: torch.device
+    make: NetworkMaker,
+    *,
+    facts: ModelFacts,
+    precision: Precision,
+    device: torch.device,
+    lanes: int = 1,
 ) -> Executor:
     """Load the compiled network, compiling it where this machine has not yet.
+
+    ``lanes`` is how many threads will call it at a time.
 
     Raises:
         ModelError: the network cannot be compiled.
@@ -53,7 +60,11 @@ def load(
         cache_name(facts, precision, device),
         lambda draft: _compile(make, size, device, draft),
     )
-    package = torch._inductor.aoti_load_package(str(file))
+    from torch._inductor.package.package import (
+        load_package,  # two seconds, which no other engine needs
+    )
+
+    package = load_package(str(file), num_runners=lanes)
     # The package gives a list, or one tensor bare; the contract is a tuple.
     return lambda pixels: tuple(package(pixels))
 

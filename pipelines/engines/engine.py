@@ -46,6 +46,7 @@ class Engine:
         engine: how it is executed.
         batch_rows: images that go to the device at once; None: found by trial on a GPU.
         memory_share: share of the GPU's memory that one call may use.
+        lanes: threads that will call it at a time; on a CPU each call has a core of its own.
         loaded: the run's own, where the caller has loaded it already.
 
     Raises:
@@ -61,6 +62,7 @@ class Engine:
         *,
         batch_rows: int | None = None,
         memory_share: float = 1.0,
+        lanes: int = 1,
         loaded: Loaded | None = None,
     ) -> None:
         self.facts = facts
@@ -72,7 +74,7 @@ class Engine:
             own = loaded or load_verified(facts)
             return Network(own.backbone, facts, body, own.head)
 
-        self._execute = _executor(engine, make, facts, precision, self.device)
+        self._execute = _executor(engine, make, facts, precision, self.device, lanes)
         self._streams = threading.local()
         if self.device.type == "cuda":
             # PyTorch lets convolutions of float32 run in TF32, which keeps ten bits; float32 is
@@ -99,6 +101,10 @@ class Engine:
         parts, self._rows = in_batches(answer, len(pixels), self._rows)
         columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
         return Answers(columns[0], columns[1], tuple(columns[2:]))
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
     @torch.inference_mode()
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
@@ -153,9 +159,10 @@ def _executor(
     facts: ModelFacts,
     precision: Precision,
     device: torch.device,
+    lanes: int,
 ) -> Executor:
     if engine == "compile":
-        return compiled.load(make, facts=facts, precision=precision, device=device)
+        return compiled.load(make, facts=facts, precision=precision, device=device, lanes=lanes)
     if engine == "openvino":
-        return openvino.load(make, facts=facts, precision=precision)
+        return openvino.load(make, facts=facts, precision=precision, lanes=lanes)
     return eager.load(make, device=device)

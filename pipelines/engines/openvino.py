@@ -39,8 +39,16 @@ def is_cached(facts: ModelFacts) -> bool:
     return (folder() / cache_name(facts)).exists()
 
 
-def load(make: NetworkMaker, *, facts: ModelFacts, precision: Precision) -> Executor:
+def load(
+    make: NetworkMaker, *, facts: ModelFacts, precision: Precision, lanes: int = 1
+) -> Executor:
     """Load the converted network, converting it where this machine has not yet.
+
+    Args:
+        make: builds the network, where it must be converted.
+        facts: of the model.
+        precision: what it computes in.
+        lanes: threads that will call it at a time. One: a call may use all of PyTorch's threads.
 
     Raises:
         ModelError: OpenVINO is not installed, or cannot convert the network.
@@ -59,8 +67,8 @@ def load(make: NetworkMaker, *, facts: ModelFacts, precision: Precision) -> Exec
         "CPU",
         {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": lanes if lanes > 1 else torch.get_num_threads(),
+            "NUM_STREAMS": lanes,
             # Processes that pin their threads all pin them to the same first cores.
             "ENABLE_CPU_PINNING": False,
         },

@@ -1,7 +1,7 @@
 """The board: where the stages of a running extraction report what they did.
 
-A Ray actor of its own, so that reporting never blocks a stage, and a module of its own, so
-that its process need not import torch. Nothing depends on it but what is shown and told.
+A module of its own, so that a process that holds nothing else need not import torch. Nothing
+depends on it but what is shown and told.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -76,19 +75,38 @@ class Look(NamedTuple):
     board: int = 0  # tells a board from the one that stood there before it died
 
 
+class Reporter(Protocol):
+    """What a stage reports to: a board, from wherever the stage runs."""
+
+    @property
+    def lane(self) -> str:
+        """Who reports, as ``Block.lane``."""
+        ...
+
+    def decoded(self, rows: int) -> None: ...
+
+    def answered(self, rows: int) -> None: ...
+
+    def block(self, block: Block) -> None: ...
+
+    def begun(self, stage: str, first_row: int) -> int: ...
+
+    def raised(self, stage: str, first_row: int, said: str) -> None: ...
+
+
 class Board:
-    """Where stages report. A Ray actor of its own, so that reporting never blocks them."""
+    """What stages reported, counted. Each executor has one, and reporters that reach it."""
+
+    lane = "here"
 
     def __init__(self) -> None:
         self._tally = Tally()
         self._seen: set[tuple[str, int]] = set()
         self._begun = Counter[tuple[str, int]]()
         self._blocks: list[Block] = []
-        self._metrics = _Metrics()
 
     def decoded(self, rows: int) -> None:
         self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
-        self._metrics.moved("decode", rows, self._tally)
 
     def answered(self, rows: int) -> None:
         now, before = time.time(), self._tally
@@ -98,7 +116,6 @@ class Board:
             first_rows=before.first_rows or rows,
             last_answer=now,
         )
-        self._metrics.moved("forward", rows, self._tally)
 
     def block(self, block: Block) -> None:
         """Hear of a block that left a stage."""
@@ -115,9 +132,6 @@ class Board:
                 written=tally.written + written,
                 failed=tally.failed + sum(block.errors.values()),
             )
-        if block.stage == "write":
-            self._metrics.moved("write", block.rows, self._tally)
-        self._metrics.block(block, again)
         if len(self._blocks) < _MOST_KEPT:
             self._blocks.append(block._replace(again=again))
 
@@ -137,7 +151,7 @@ class Board:
 
 
 class Attempt:
-    """A stage's work on one block: with ``board`` told if it fails, and ended if it kills.
+    """A stage's work on one block: told to the board if it fails, and ended if it kills.
 
     A process that dies takes its block to another one. A block that ends one process after the
     other would do so for ever, and look busy.
@@ -146,22 +160,15 @@ class Attempt:
         WorkError: on entry, this block has ended ``MOST_DEATHS`` processes.
     """
 
-    def __init__(self, board: Any, stage: str, rows: pa.Table) -> None:
+    def __init__(self, board: Reporter, stage: str, rows: pa.Table) -> None:
         self._board, self._stage = board, stage
         self._first = rows["row_id"][0].as_py() if rows.num_rows else None
         self._last = rows["row_id"][-1].as_py() if rows.num_rows else None
 
     def __enter__(self) -> None:
-        import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
-
         if self._first is None:
             return
-        try:
-            begun = ray.get(self._board.begun.remote(self._stage, self._first), timeout=10)
-        except (GetTimeoutError, RayActorError):  # a board that is lost counts nothing
-            return
-        if begun > MOST_DEATHS:
+        if self._board.begun(self._stage, self._first) > MOST_DEATHS:
             raise WorkError(
                 f"{MOST_DEATHS} processes died in {self._stage}, one after the other, over rows "
                 f"{self._first} to {self._last}: their memory ran out, or an image of these or "
@@ -171,25 +178,40 @@ class Attempt:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and self._first is not None:
             said = f"{type(error).__name__}: {first_line(error)}"
-            self._board.raised.remote(self._stage, self._first, said)
+            self._board.raised(self._stage, self._first, said)
 
 
 class Stopwatch:
-    """The time a stage takes for a block, from here to ``block``."""
+    """The time a stage takes for a block, from here to ``block``, less its pauses.
 
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
-        self._at, self._began = time.time(), time.perf_counter()
+    Args:
+        stage: one of ``STAGES``.
+        lane: who does it, as ``Block.lane``.
+    """
+
+    def __init__(self, stage: str, lane: str = "here") -> None:
+        self._stage, self._lane = stage, lane
+        self._at, self._spent = time.time(), 0.0
+        self._running: float | None = time.perf_counter()
+
+    def pause(self) -> None:
+        if self._running is not None:
+            self._spent += time.perf_counter() - self._running
+            self._running = None
+
+    def resume(self) -> None:
+        self._running = time.perf_counter()
 
     def block(self, rows: pa.Table | None) -> Block:
         """The block that this stage is through with, which is not empty; None: of no rows."""
+        self.pause()
         # Only the stage that decides a row's error tells it.
         told = rows["error"].to_pylist() if rows and self._stage == "forward" else []
         return Block(
             stage=self._stage,
-            lane=_lane(),
+            lane=self._lane,
             began=self._at,
-            seconds=time.perf_counter() - self._began,
+            seconds=self._spent,
             rows=rows.num_rows if rows else 0,
             first_row=rows["row_id"][0].as_py() if rows else -1,
             memory=resident(),
@@ -202,14 +224,6 @@ def error_kinds(errors: Iterable[str | None]) -> dict[str, int]:
     return dict(Counter(text.split(":", 1)[0] for text in errors if text is not None))
 
 
-@cache
-def _lane() -> str:
-    import ray
-
-    node = ray.get_runtime_context().get_node_id()[:8] if ray.is_initialized() else "here"
-    return f"{node}:{os.getpid()}"
-
-
 def resident() -> int:
     """Bytes of memory that this process holds now; its peak where the system tells no more."""
     try:
@@ -218,47 +232,3 @@ def resident() -> int:
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-class _Metrics:
-    """The same for Ray's dashboard and its Prometheus endpoint."""
-
-    def __init__(self) -> None:
-        import ray
-
-        self._on = ray.is_initialized()
-        if not self._on:
-            return
-        from ray.util import metrics
-
-        self._rows: Any = metrics.Counter(
-            "onepass_rows", "Rows through a stage of extraction.", tag_keys=("stage",)
-        )
-        self._seconds: Any = metrics.Counter(
-            "onepass_busy_seconds", "Seconds a stage's processes were busy.", tag_keys=("stage",)
-        )
-        self._errors: Any = metrics.Counter(
-            "onepass_row_errors", "Rows answered with an error.", tag_keys=("kind",)
-        )
-        self._again: Any = metrics.Counter(
-            "onepass_blocks_again", "Blocks a stage did once more.", tag_keys=("stage",)
-        )
-        self._waiting: Any = metrics.Gauge(
-            "onepass_rows_waiting", "Rows that wait for a stage.", tag_keys=("stage",)
-        )
-
-    def moved(self, stage: str, rows: int, tally: Tally) -> None:
-        if not self._on or not rows:
-            return
-        self._rows.inc(rows, {"stage": stage})
-        self._waiting.set(max(0, tally.decoded - tally.answered), {"stage": "forward"})
-        self._waiting.set(max(0, tally.answered - tally.written), {"stage": "write"})
-
-    def block(self, block: Block, again: bool) -> None:
-        if not self._on:
-            return
-        self._seconds.inc(max(block.seconds, 1e-9), {"stage": block.stage})
-        for kind, rows in block.errors.items():
-            self._errors.inc(rows, {"kind": kind})
-        if again:
-            self._again.inc(1, {"stage": block.stage})

@@ -18,6 +18,10 @@ a checkpoint without a whole file          a disk or a late writer broke it: bot
 =========================================  ============================================
 
 What goes is done again. Only rows are lost that way which nothing vouches for.
+
+The local executor writes ``detections/PART.parquet``, named as the part of the plan that it answers.
+It appears whole, by a rename or by the end of an upload, and is its own commit. Before Ray goes
+on with such a run each of these gets a checkpoint (``adopt``).
 """
 
 from __future__ import annotations
@@ -27,9 +31,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from cluster.storage import listed, open_parquet, read_parquet
+from cluster.storage import listed, make_folder, open_parquet, read_parquet
+from pipelines.execution.blocks import PART
+from pipelines.records import write_atomic
 
 PENDING = ".pending"
 _AT_ONCE = 16  # in an object store each is two requests, and a large run has thousands
@@ -37,18 +45,20 @@ _AT_ONCE = 16  # in an object store each is two requests, and a large run has th
 
 def committed_rows(out: Path) -> int:
     """Rows that are written for good; pending checkpoints are not counted."""
+    done = _checkpoints(out)
+    own = [file for file in _local_files(out) if file.stem not in done]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return sum(rows or 0 for rows in pool.map(_rows, _checkpoints(out).values()))
+        return sum(rows or 0 for rows in pool.map(_rows, [*done.values(), *own]))
 
 
-class Mended(NamedTuple):
-    """What ``mend`` found, in rows."""
+class Reconciled(NamedTuple):
+    """What ``reconcile`` left, in rows."""
 
     again: int  # that lost their checkpoint, and must be done again
     committed: int  # as ``committed_rows`` counts them, without reading every checkpoint once more
 
 
-def mend(out: Path) -> Mended:
+def reconcile(out: Path) -> Reconciled:
     """Leave whole files with their checkpoints alone, and nothing else.
 
     Only while no writer is at work on ``out``.
@@ -57,10 +67,14 @@ def mend(out: Path) -> Mended:
     files: dict[str, list[Path]] = {}
     for file in listed(out / "detections", "*.parquet"):
         files.setdefault(_task(file), []).append(file)
+    own = [file for file in _local_files(out) if file.stem not in done]
+    for file in own:
+        del files[_task(file)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         known = list(done)
         wanted = dict(zip(known, pool.map(_rows, done.values()), strict=True))
         stored = dict(zip(known, pool.map(lambda n: _stored(files.get(n, [])), known), strict=True))
+        own_rows = list(pool.map(_rows, own))
     broken = {name for name in known if wanted[name] is None or wanted[name] != stored[name]}
     again = 0
     for name in sorted(broken | (done.keys() & undone.keys())):
@@ -72,7 +86,84 @@ def mend(out: Path) -> Mended:
             file.unlink()
     for file in undone.values():
         file.unlink()
-    return Mended(again, sum(wanted[name] or 0 for name in done))
+    for file, rows in zip(own, own_rows, strict=True):
+        if rows is None:  # a disk broke it
+            file.unlink()
+    committed = sum(wanted[name] or 0 for name in done) + sum(rows or 0 for rows in own_rows)
+    return Reconciled(again, committed)
+
+
+def committed_mask(out: Path, planned: int) -> np.ndarray:
+    """Which of the planned rows stand in a file, bool ``[planned]``; after ``reconcile``."""
+    done = np.zeros(planned, dtype=bool)
+
+    def ids(file: Path) -> np.ndarray:
+        found: np.ndarray = read_parquet(file, columns=["row_id"])["row_id"].to_numpy()
+        return found
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for found in pool.map(ids, listed(out / "detections", "*.parquet")):
+            done[found] = True
+    return done
+
+
+class Part(NamedTuple):
+    """One part of a plan that is not answered, or not wholly."""
+
+    file: Path  # of the plan
+    left: np.ndarray | None  # places of the rows that are not; None: none of them is
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    def read(self) -> pa.Table:
+        """The rows that are left."""
+        rows = read_parquet(self.file)
+        return rows if self.left is None else rows.take(pa.array(self.left))
+
+
+def remaining(out: Path, planned: int) -> list[Part]:
+    """What is left of the plan, after ``reconcile``, in its order.
+
+    A part that is not wholly there and has a file of the local executor loses the file: what
+    it held is answered again, because two files of a part would have one name.
+    """
+    done = committed_mask(out, planned)
+    own = {file.stem: file for file in _local_files(out)}
+    checkpoints = _checkpoints(out)
+    parts: list[Part] = []
+    begin = 0
+    for file in listed(out / "plan", f"{PART}*.parquet"):
+        with open_parquet(file) as plan:
+            end = begin + int(plan.metadata.num_rows)
+        if file.stem in own and not done[begin:end].all():
+            ids = read_parquet(own[file.stem], columns=["row_id"])["row_id"].to_numpy()
+            if file.stem in checkpoints:
+                checkpoints[file.stem].unlink()
+            own[file.stem].unlink()
+            done[ids] = False
+        left = np.flatnonzero(~done[begin:end])
+        if len(left):
+            parts.append(Part(file, None if len(left) == end - begin else left))
+        begin = end
+    return parts
+
+
+def adopt(out: Path) -> None:
+    """Give each file of the local executor a checkpoint, so that Ray leaves its rows alone."""
+    done = _checkpoints(out)
+    own = [file for file in _local_files(out) if file.stem not in done]
+    if own:
+        make_folder(out / "checkpoint")
+
+    def checkpoint(file: Path) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(read_parquet(file, columns=["row_id"]), sink)
+        write_atomic(out / "checkpoint" / file.name, sink.getvalue().to_pybytes())
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(checkpoint, own))
 
 
 def drop_repeats(out: Path) -> int:
@@ -89,7 +180,8 @@ def drop_repeats(out: Path) -> int:
     for file, part in zip(files, rows, strict=True):
         if part and all(seen[row] > 1 for row in part):
             seen.subtract(part)
-            checkpoints[_task(file)].unlink(missing_ok=True)
+            if _task(file) in checkpoints:
+                checkpoints[_task(file)].unlink(missing_ok=True)
             file.unlink()
             dropped += 1
     return dropped
@@ -106,7 +198,12 @@ def _checkpoints(out: Path, *, pending: bool = False) -> dict[str, Path]:
 
 def _task(file: Path) -> str:
     """The write task of a data file: Ray adds a number to each file of a task."""
-    return file.stem.rpartition("-")[0]
+    return file.stem if file.name.startswith(PART) else file.stem.rpartition("-")[0]
+
+
+def _local_files(out: Path) -> list[Path]:
+    """Files that the local executor wrote."""
+    return listed(out / "detections", f"{PART}*.parquet")
 
 
 def _stored(files: list[Path]) -> int | None:

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 
-from pipelines.events.board import Attempt, Stopwatch
+from pipelines.events.board import Attempt, Reporter, Stopwatch
 
 
 class TimedParquet(ParquetDatasink):  # type: ignore[misc]
     """What ``Dataset.write_parquet`` writes with; Ray's files and checkpoints stay its own."""
 
-    def __init__(self, path: str, board: Any, **how: Any) -> None:
+    def __init__(self, path: str, board: Reporter, **how: Any) -> None:
         super().__init__(path, **how)
         self._board = board
 
@@ -27,7 +27,7 @@ class TimedParquet(ParquetDatasink):  # type: ignore[misc]
         if not kept:
             return
         rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
-        watch = Stopwatch("write")
+        watch = Stopwatch("write", self._board.lane)
         with Attempt(self._board, "write", rows):
             super().write(kept, ctx)
-        self._board.block.remote(watch.block(rows))
+        self._board.block(watch.block(rows))

@@ -1,99 +1,85 @@
-"""The stages on Ray Data: read the plan, decode, forward, write Parquet with a checkpoint.
-
-A plan file is one block, cut between images, so that an image is decoded once and every
-actor finds work soon.
-"""
+"""The stages on Ray Data: read the plan, decode, forward, write Parquet with a checkpoint."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.checkpoint import CheckpointConfig
 
 from cluster.session import Slots
-from cluster.storage import arrow, listed, make_folder, remove_folder, write_parquet
+from cluster.storage import arrow, listed, place
+from pipelines.events.board import Attempt, Reporter, Stopwatch
+from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
+from pipelines.execution.ray_internals import Loop
+from pipelines.execution.ray_sink import TimedParquet
 from pipelines.request import Request
 
-if TYPE_CHECKING:
-    from pipelines.forward import ForwardOptions
 
-BLOCK_BYTES = 64 * 2**20  # of what a block holds most of: pixels, or kept maps
-BLOCK_ROWS = 512
-RETRIES = 2  # of a block whose stage raised an error, in the same process
+class DecodeStage:
+    """Decodes a block on one core, in a process that need not have begun with torch."""
 
+    def __init__(self, root: str, request: Request, board: Reporter) -> None:
+        self._root = place(root)
+        self._request = request
+        self._board = board
 
-def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
-    """Write the plan in files of one block each."""
-    cuts = cut_plan(table, request, block_rows(request, table.num_rows, slots))
-    write_blocks(folder, [table.slice(begin, end - begin) for begin, end in cuts])
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        import torch
 
+        from pipelines.decode import decode_rows
+        from pipelines.forward import pixel_columns
 
-def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, int]]:
-    """Where blocks of at least ``rows`` rows begin and end.
-
-    Cut only between images, and where they fit in a block between videos: a video that is
-    cut is decoded up to the cut twice.
-    """
-    most = _most_rows(request)
-    images = _starts(table["image"])
-    videos = _starts(table["sequence"]) if request.command.reading.kind == "video" else images
-    cuts: list[tuple[int, int]] = []
-    begin = 0
-    while begin < table.num_rows:
-        end = _next(videos, begin + rows, table.num_rows)
-        if end - begin > max(most, rows):
-            end = _next(images, begin + rows, table.num_rows)
-        cuts.append((begin, end))
-        begin = end
-    return cuts
+        torch.set_num_threads(1)
+        board, watch = self._board, Stopwatch("decode", self._board.lane)
+        inputs = pixel_columns(self._request)
+        with Attempt(board, "decode", rows):
+            decoded = decode_rows(rows, self._root, inputs, done=board.decoded)
+        if rows.num_rows:
+            board.block(watch.block(decoded))
+        return decoded
 
 
-def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> None:
-    """Write each of ``blocks`` as a plan file; what stood in ``folder`` goes."""
-    remove_folder(folder)
-    make_folder(folder)
-    for number, block in enumerate(blocks):
-        write_parquet(block, folder / f"part-{number:05d}.parquet")
+class ForwardStage:
+    """An actor that holds the models and answers decoded blocks."""
+
+    def __init__(
+        self, request: Request, batch_rows: int | None, memory_share: float, board: Reporter
+    ) -> None:
+        import torch
+
+        from pipelines.forward import Forward, load_engines
+
+        watch = Stopwatch("load", board.lane)
+        if not torch.cuda.is_available():
+            torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
+        engines = load_engines(request, batch_rows=batch_rows, memory_share=memory_share)
+        self._forward = Forward(request, engines, board)
+        self._board = board
+        board.block(watch.block(None))
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        watch = Stopwatch("forward", self._board.lane)
+        with Attempt(self._board, "forward", rows):
+            answered = self._forward.answer(rows)
+        if rows.num_rows:
+            self._board.block(watch.block(answered))
+        return answered
 
 
-def _starts(column: pa.ChunkedArray) -> np.ndarray:
-    """Rows where another value begins."""
-    codes = column.combine_chunks().dictionary_encode().indices.to_numpy()
-    return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-
-
-def _next(starts: np.ndarray, least: int, total: int) -> int:
-    later = starts[np.searchsorted(starts, least) :]
-    return int(later[0]) if len(later) else total
-
-
-def block_rows(request: Request, planned: int, slots: Slots) -> int:
-    """Rows of a block: what fits in its bytes, and fewer where actors would stay idle."""
-    return min(_most_rows(request), max(16, -(-planned // (4 * slots.actors))))
-
-
-def _most_rows(request: Request) -> int:
-    height, width = request.facts.preprocess.input_size
-    kept = sum(4 * math.prod(known.shape) for known in request.facts.maps)
-    return min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
-
-
-def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, board: Any) -> None:
+def run_stages(
+    out: Path,
+    root: Path,
+    request: Request,
+    slots: Slots,
+    board: Reporter,
+    *,
+    batch_rows: int | None,
+) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext
-    from ray.data.checkpoint import CheckpointConfig
-
-    from pipelines.decode import DecodeBlock
-    from pipelines.execution.ray_internals import Loop
-    from pipelines.execution.ray_sink import TimedParquet
-    from pipelines.forward import ForwardActor, pixel_columns
-
     context = DataContext.get_current()
     # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -127,7 +113,7 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
         num_cpus=slots.cpus_to_decode,
     )
     decoded = rows.map_batches(
-        DecodeBlock(str(root), pixel_columns(options.request), board),
+        DecodeStage(str(root), request, board),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -137,8 +123,13 @@ def run_stages(out: Path, root: Path, options: ForwardOptions, slots: Slots, boa
     # batch, and a rest that takes nearly as long. A whole block: the engine knows how many fit
     # on its device.
     answered = decoded.map_batches_internal(
-        ForwardActor,
-        fn_constructor_args=(options, board),
+        ForwardStage,
+        fn_constructor_args=(
+            request,
+            batch_rows,
+            slots.gpus_per_actor / slots.calls_in_flight,
+            board,
+        ),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,

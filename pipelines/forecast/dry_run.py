@@ -1,6 +1,6 @@
 """``extract --dry-run``: who would do what where, how fast, and for how long.
 
-A sample of the run's own images goes through the very pipeline, on the cluster, into a folder
+A sample of the run's own images goes through the very pipeline, on its executor, into a folder
 beside the run that is removed again. So start-up, placement, cores that are shared and the
 store that is written to are measured and not guessed; ``forecast`` makes a run's hours of them.
 """
@@ -21,19 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import failed
-from cluster.session import Slots, nodes, session
 from cluster.storage import is_remote, make_folder, remove_folder
 from pipelines.events.board import Block, Look
 from pipelines.events.measures import Limit
+from pipelines.execution.base import Executor, Job, Watcher
+from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
-from pipelines.execution.ray_pass import Watched, run_pass
-from pipelines.execution.ray_stages import block_rows, cut_plan, write_blocks
-from pipelines.extract import Options, Progress
+from pipelines.extract import Options, Progress, opened
 from pipelines.facts import EngineName, ModelRequest, Precision
 from pipelines.finish import FILES_HERE, data_files, describe_run
 from pipelines.forecast.formula import Costs, Lanes, Pace, costs_of, pace
 from pipelines.hdf5 import write_hdf5
-from pipelines.prepare import Settling, prepare
+from pipelines.prepare import prepare
 from pipelines.records import Record
 from pipelines.request import Request, earlier_request
 from pipelines.run import SessionFacts
@@ -109,39 +108,43 @@ def dry_run(
         return None
     before = committed_rows(out) if earlier else 0
     report(Progress("starting", 0, plan.table.num_rows))
-    settling = Settling(command, plan, earlier, options, timed=True)
-    with settling, session(options.address, gpus_per_actor=options.gpus_per_actor) as slots:
+    with opened(command, plan, earlier, options, timed=True) as executor:
         joined = time.time() - started
-        settled = settling.result(slots)
-        starting = max(joined, time.time() - started - settled.building - settled.timing)
+        resolved = executor.resolve()
+        starting = max(joined, time.time() - started - resolved.building - resolved.timing)
         rows = plan.table.num_rows
-        whole = block_rows(settled.request, rows, slots)
-        blocks = _sample(plan.table, settled.request, whole, slots, settled.seconds_a_row)
+        whole = block_rows(resolved.request, rows, executor.slots)
+        blocks = _sample(plan.table, resolved.request, whole, executor, resolved.seconds_a_row)
         with _folder_beside(out) as folder:
-            sample = _Sample(folder, plan.root, settled.request, blocks, options, slots, report)
+            sample = _Sample(folder, plan.root, resolved.request, blocks, options, executor, report)
             sample.run()
             return sample.forecast(
                 rows=rows - before,
                 before=before,
                 whole=whole,
                 starting=starting,
-                built=settled.building,
+                built=resolved.building,
                 started=started,
                 load=load,
             )
 
 
 def _sample(
-    table: pa.Table, request: Request, whole: int, slots: Slots, seconds_a_row: float | None
+    table: pa.Table,
+    request: Request,
+    whole: int,
+    executor: Executor,
+    seconds_a_row: float | None,
 ) -> list[pa.Table]:
     """Blocks from all over the plan, some for each actor; all of a small plan."""
+    slots = executor.slots
     few, many = _BLOCKS
     rows = round(SAMPLE_SECONDS / few / (seconds_a_row or _GUESS))
     rows = min(whole, max(_LEAST_ROWS, rows // _LEAST_ROWS * _LEAST_ROWS))
     each = SAMPLE_SECONDS / (rows * (seconds_a_row or _GUESS))
     wanted = slots.actors * max(few, min(many, round(each)))
     if slots.gpus_per_actor:  # all who decode must be at work
-        wanted = max(wanted, few * _at_once(slots))
+        wanted = max(wanted, few * _at_once(executor))
     cuts = cut_plan(table, request, rows)
     if wanted * rows >= table.num_rows:
         chosen = cut_plan(table, request, whole)
@@ -182,14 +185,14 @@ class _Sample:
         request: Request,
         blocks: list[pa.Table],
         options: Options,
-        slots: Slots,
+        executor: Executor,
         report: Callable[[Progress], None],
     ) -> None:
         self._folder = folder
         self._root = root
         self._request = request
         self._options = options
-        self._slots = slots
+        self._executor = executor
         self._report = report
         self._rows = sum(block.num_rows for block in blocks)
         self._seen: list[Block] = []
@@ -200,28 +203,31 @@ class _Sample:
 
     def run(self) -> None:
         """Answer the sample, and finish it as a run is finished."""
-        slots = self._slots
-        work = Watched(
+        job = Job(
             folder=self._folder,
             root=self._root,
-            rows=self._rows,
-            slots=slots,
+            request=self._request,
+            planned=self._rows,
+            batch_rows=self._options.batch_rows,
+            gpus_per_actor=self._options.gpus_per_actor,
             stall_seconds=self._options.stall_seconds,
         )
 
-        def seen(look: Look) -> None:
+        def looked(look: Look, _: int) -> None:
             self._seen += look.blocks
             self._report(Progress("measuring", look.tally.answered, self._rows, look.tally.failed))
 
         began = time.time()
-        run_pass(work, self._request, self._options.batch_rows, seen)
+        self._executor.answer(job, Watcher(looked))
         self._costs = costs_of(self._seen, began, time.time())
         self._hdf5 = (0.0, 0.0)
         if self._options.hdf5:
             first, second = self._write_hdf5(), self._write_hdf5()
             self._hdf5 = (max(0.0, first - second), second / self._rows)
         began = time.time()
-        facts = SessionFacts(rows=self._rows, actors=slots.actors, gpus=0, rows_a_second=None)
+        facts = SessionFacts(
+            rows=self._rows, actors=self._executor.slots.actors, gpus=0, rows_a_second=None
+        )
         describe_run(
             self._folder,
             self._root,
@@ -235,7 +241,8 @@ class _Sample:
     def _write_hdf5(self) -> float:
         began = time.time()
         try:
-            write_hdf5(self._folder, self._request, cpus_per_task=self._slots.cpus_per_task)
+            place = self._executor.tasks("the sample's HDF5", then="nothing was changed")
+            write_hdf5(self._folder, self._request, place)
         except Exception as error:
             raise failed("the sample's HDF5", error, then="nothing was changed") from error
         return time.time() - began
@@ -252,10 +259,12 @@ class _Sample:
         load: float | None,
     ) -> Forecast:
         """The run's own numbers, from the sample's."""
-        slots, request = self._slots, self._request
+        slots, request = self._executor.slots, self._request
         files = -(-(rows + before) // whole)
         lanes = Lanes(
-            actors=min(slots.actors, files), decoders=_at_once(slots), writers=_writers(slots)
+            actors=min(slots.actors, files),
+            decoders=_at_once(self._executor),
+            writers=_writers(self._executor),
         )
         coming = pace(self._costs, lanes, rows, whole)
         stored = data_files(self._folder)
@@ -301,7 +310,7 @@ class _Sample:
             return Counter(lane.partition(":")[0] for lane in lanes)
 
         actors, decoding = processes("load"), processes("decode")
-        for node in nodes():
+        for node in self._executor.nodes():
             name = node["node"]
             yield NodePlan(actors=actors[name], decoding=decoding[name], **node)
 
@@ -313,17 +322,22 @@ def _load(options: Options) -> float | None:
     return os.getloadavg()[0]
 
 
-def _at_once(slots: Slots) -> int:
+def _at_once(executor: Executor) -> int:
     """Decoding tasks that find a place beside the actors and have a core, one left for writing."""
-    cpus = sum(node["cpus"] for node in nodes())
+    slots, cpus = executor.slots, _cpus(executor)
     left = cpus - slots.actors * slots.cpus_per_actor
     return max(1, min(int(cpus), int(left / slots.cpus_to_decode)) - 1)
 
 
-def _writers(slots: Slots) -> int:
+def _writers(executor: Executor) -> int:
     """Writing tasks that find a place at a time, where nothing else does."""
-    left = sum(node["cpus"] for node in nodes()) - slots.actors * slots.cpus_per_actor
+    slots = executor.slots
+    left = _cpus(executor) - slots.actors * slots.cpus_per_actor
     return max(1, int(left / slots.cpus_per_task))
+
+
+def _cpus(executor: Executor) -> float:
+    return sum(float(node["cpus"]) for node in executor.nodes())
 
 
 def _seconds_to_hash() -> float:

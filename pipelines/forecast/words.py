@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.console import say, warn
-from cluster.session import local_cores
+from cluster.executors import local_cores
 from pipelines.events.words import count, duration, size
 
 if TYPE_CHECKING:

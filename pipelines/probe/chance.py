@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.errors import RunError
+from cluster.executors import ExecutorChoice
 from pipelines.backbones import examine
 from pipelines.extract import Options, Progress, extract
 from pipelines.facts import Outputs
@@ -15,7 +16,13 @@ from pipelines.request import Request
 from pipelines.run import Run
 
 
-def random_run(run: Run, kind: Kind, out: Path, report: Callable[[Progress], None]) -> Run:
+def random_run(
+    run: Run,
+    kind: Kind,
+    out: Path,
+    executor: ExecutorChoice,
+    report: Callable[[Progress], None],
+) -> Run:
     """Extract the run's source once more with its network untrained; continues like any run.
 
     Raises:
@@ -46,7 +53,7 @@ def random_run(run: Run, kind: Kind, out: Path, report: Callable[[Progress], Non
         command.source,
         model,
         out,
-        Options(outputs=Outputs(map=kind == "map"), reading=command.reading),
+        Options(outputs=Outputs(map=kind == "map"), reading=command.reading, executor=executor),
         report=report,
     ).run
     if found.manifest.rows.planned != run.manifest.rows.planned:

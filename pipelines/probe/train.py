@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.errors import InputError, RunError
+from cluster.executors import ExecutorChoice
 from cluster.storage import place
 from pipelines.head import save_head
 from pipelines.probe.chance import random_run
@@ -62,6 +63,7 @@ def train(
     out: Path,
     options: TrainOptions,
     *,
+    executor: ExecutorChoice = "auto",
     report: Report = lambda stage, done, planned: None,
 ) -> Trained:
     """Train a head on the stored features of a run or of a clip file.
@@ -70,6 +72,7 @@ def train(
         source: a finished run's folder, or a file made by ``onepass clips``.
         out: the head's file, ``*.pt``; what belongs to it is written beside it.
         options: how.
+        executor: where the source is extracted once more, for ``options.random_backbone``.
         report: told of epochs, and of rows where the source is extracted once more.
 
     Raises:
@@ -84,7 +87,9 @@ def train(
     examples = _read(source, run, options)
     parts = _divided(examples, options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    chance = _chance(run, out, options, report) if run and options.random_backbone else None
+    chance = None
+    if run and options.random_backbone:
+        chance = _chance(run, out, options, executor, report)
     fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
     report("measuring", 0, 1)
     record = describe_probe(str(source), fitted, examples, parts, options, random_backbone=chance)
@@ -152,13 +157,16 @@ def _divided(examples: Examples, options: TrainOptions) -> Parts:
     return divide(examples, share=share, seed=options.seed)
 
 
-def _chance(run: Run, out: Path, options: TrainOptions, report: Report) -> RandomBackbone:
+def _chance(
+    run: Run, out: Path, options: TrainOptions, executor: ExecutorChoice, report: Report
+) -> RandomBackbone:
     """Train the same head on features of the untrained network."""
     folder = out.with_name(f"{out.stem}-random-run")
     untrained = random_run(
         run,
         options.features,
         folder,
+        executor,
         lambda at: report(f"random: {at.stage}", at.done, at.planned),
     )
     examples = _read(untrained.path, untrained, options)

@@ -1,0 +1,127 @@
+"""The executor contract: who answers a plan, and what it promises.
+
+Two keep it, ``local.LocalExecutor`` in this process and ``ray_executor.RayExecutor`` on a cluster,
+and one suite of tests holds both to it:
+
+- every planned row is in exactly one file of ``detections/`` when ``answer`` returns, also where
+  earlier sessions of either executor were killed at any moment;
+- the same rows get the same bits from both, in the same engine and precision;
+- an image that cannot be read is a row with an error; an error of the network is tried again and
+  then ends the job; a standstill ends it as well;
+- memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cluster.executors import ExecutorName
+from cluster.session import Slots
+from cluster.tasks import Tasks
+from pipelines.events.board import Look, Tally
+from pipelines.request import Request
+
+if TYPE_CHECKING:
+    from pipelines.execution.unresolved import Resolved, Unresolved
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run's plan, to be answered."""
+
+    folder: Path  # of the run: holds plan/, gets detections/
+    root: Path  # relative image names start here
+    request: Request
+    planned: int  # rows
+    batch_rows: int | None = None  # images a forward pass; None: what suits the device
+    gpus_per_actor: float = 1.0
+    stall_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told how a job goes."""
+
+    # Called some times a second with what happened, and the rows that were committed before.
+    looked: Callable[[Look, int], None] = lambda look, before: None
+    event: Callable[..., None] = lambda name, **facts: None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How a job went."""
+
+    tally: Tally | None = None  # of its longest pass; None where nothing was left to do
+    passes: int = 0  # more than one: nodes were lost, and the others went on
+    raised: int = 0  # errors over blocks that were then answered all the same
+    said: str = ""  # by the last of them
+
+
+class Executor(Protocol):
+    """Answers plans. Made by ``execution.open_executor``, for as long as a command runs."""
+
+    name: ExecutorName
+    slots: Slots  # lanes or actors, and what each has
+
+    def resolve(self) -> Resolved:
+        """What the command left open, where the work will run.
+
+        Raises:
+            InputError, WorkError: model, precision or engine do not fit.
+        """
+        ...
+
+    def answer(self, job: Job, watcher: Watcher) -> Answered:
+        """Answer every planned row that is not committed yet.
+
+        Raises:
+            StalledError: no row moved for ``job.stall_seconds``.
+            WorkError: the work failed; what is committed stays.
+        """
+        ...
+
+    def tasks(self, name: str, *, then: str) -> Tasks:
+        """A place for other work of the same command, as ``cluster.tasks`` describes it."""
+        ...
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The machines: ``node``, ``host``, ``cpus`` and ``gpus`` of each."""
+        ...
+
+
+def no_row_moved(tally: Tally, rows: int, seconds: float) -> str:
+    """How far a job of ``rows`` rows was when it stood still for ``seconds``."""
+    ago = "never" if tally.last_answer is None else f"{time.time() - tally.last_answer:.0f} s ago"
+    return (
+        f"no row moved for {seconds:g} s: {tally.decoded} decoded, {tally.answered} answered, "
+        f"{tally.written} written of {rows}, last answer {ago}"
+    )
+
+
+def open_executor(
+    name: ExecutorName,
+    unresolved: Unresolved,
+    *,
+    address: str | None = None,
+    gpus_per_actor: float = 1.0,
+    stall_seconds: float = 300.0,
+) -> AbstractContextManager[Executor]:
+    """The executor ``name``, at work on one command while the block runs.
+
+    Raises:
+        ClusterError: Ray cannot be reached or is too small.
+    """
+    if name == "local":
+        from pipelines.execution.local import open_local
+
+        return open_local(unresolved)
+    from pipelines.execution.ray_executor import open_ray
+
+    return open_ray(
+        unresolved, address=address, gpus_per_actor=gpus_per_actor, stall_seconds=stall_seconds
+    )

@@ -1,0 +1,256 @@
+"""Lanes: threads that answer the blocks of a run, watched by the thread that started them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from cluster.errors import StalledError, failed, first_line
+from cluster.storage import make_folder
+from pipelines.decode import decode_batches
+from pipelines.engines.batching import DEFAULT_ROWS
+from pipelines.events.board import Block, Board, Look, Stopwatch, Tally
+from pipelines.execution.base import Job, no_row_moved
+from pipelines.execution.blocks import RETRIES
+from pipelines.execution.checkpoints import Part
+from pipelines.execution.open_blocks import OpenBlocks, with_crashes
+from pipelines.forward import Engines, Forward, pixel_columns
+from pipelines.records import write_atomic
+
+POLL_SECONDS = 0.1
+CALLS_IN_FLIGHT = 2  # of a GPU's engine: one copies while the other computes
+_STOP_SECONDS = 5.0  # for lanes to end after Ctrl-C or an error
+_GPU_ROWS = 256  # decoded at a time for a GPU
+
+
+class _Stopped(BaseException):
+    """The job has ended, and this lane with it."""
+
+
+class Reporter:
+    """A lane's: the board is in this process, and is told by one thread at a time."""
+
+    def __init__(self, board: Board, lock: threading.Lock, lane: str) -> None:
+        self._board, self._lock, self.lane = board, lock, f"here:{lane}"
+
+    def decoded(self, rows: int) -> None:
+        with self._lock:
+            self._board.decoded(rows)
+
+    def answered(self, rows: int) -> None:
+        with self._lock:
+            self._board.answered(rows)
+
+    def block(self, block: Block) -> None:
+        with self._lock:
+            self._board.block(block)
+
+    def begun(self, stage: str, first_row: int) -> int:
+        with self._lock:
+            return self._board.begun(stage, first_row)
+
+    def raised(self, stage: str, first_row: int, said: str) -> None:
+        with self._lock:
+            self._board.raised(stage, first_row, said)
+
+
+class Lanes:
+    """Threads that answer parts of a plan, a part at a time each.
+
+    Args:
+        job: whose parts.
+        engines: shared by all lanes.
+        count: lanes.
+    """
+
+    def __init__(self, job: Job, engines: Engines, count: int) -> None:
+        self._job = job
+        self._count = count
+        self._engines = engines
+        self._on_gpu = engines.model.on_gpu
+        self._inputs = pixel_columns(job.request)
+        self._open = OpenBlocks(job.folder)
+        self._board, self._lock = Board(), threading.Lock()
+        self._feed: queue.Queue[tuple[pa.Table, Future[pa.Table]]] = queue.Queue(count)
+        self._stop = threading.Event()
+        self._failure: list[BaseException] = []
+
+    def run(self, parts: list[Part], rows: int, seen: Callable[[Look], None]) -> Tally:
+        """Answer and write ``parts``, of ``rows`` rows in all; ``seen`` hears how it goes.
+
+        Raises:
+            StalledError: no row moved for ``job.stall_seconds``.
+            WorkError: a part failed, each time it was tried.
+        """
+        make_folder(self._job.folder / "detections")
+        left = iter(parts)
+        lanes = [
+            threading.Thread(target=self._lane, args=(str(at), left), daemon=True)
+            for at in range(min(self._count, len(parts)))
+        ]
+        feeders = [
+            threading.Thread(target=self._answer_fed, args=(f"gpu-{at}",), daemon=True)
+            for at in range(CALLS_IN_FLIGHT if self._on_gpu else 0)
+        ]
+        threads = [*lanes, *feeders]
+        for thread in threads:
+            thread.start()
+        try:
+            tally = self._watch(lanes, rows, seen)
+        finally:
+            self._stop.set()
+            deadline = time.monotonic() + _STOP_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        if self._failure:
+            raise failed("extraction", self._failure[0])
+        return tally
+
+    def _watch(
+        self, lanes: list[threading.Thread], rows: int, seen: Callable[[Look], None]
+    ) -> Tally:
+        moved_at, last = time.monotonic(), Tally()
+        while True:
+            working = any(lane.is_alive() for lane in lanes) and not self._failure
+            with self._lock:
+                look = self._board.look()
+            seen(look)
+            tally = look.tally
+            if tally != last:
+                moved_at, last = time.monotonic(), tally
+            elif time.monotonic() - moved_at > self._job.stall_seconds:
+                raise StalledError(
+                    f"{no_row_moved(tally, rows, self._job.stall_seconds)}; an image or the "
+                    "network does not end; what is written is kept, the same command continues"
+                )
+            if not working:
+                return tally
+            self._stop.wait(POLL_SECONDS)
+
+    def _lane(self, name: str, left: Iterator[Part]) -> None:
+        reporter = Reporter(self._board, self._lock, name)
+        try:
+            torch.set_num_threads(1)  # a lane a core beats one lane with all cores twofold
+            reporter.block(Stopwatch("load", reporter.lane).block(None))  # from now on it waits
+            while not self._stop.is_set():
+                with self._lock:
+                    part = next(left, None)
+                if part is None:
+                    return
+                with self._open.working_on(part.name) as died:
+                    self._answer(part, reporter, died=died)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._failure.append(error)
+            self._stop.set()
+
+    def _answer(self, part: Part, reporter: Reporter, *, died: bool) -> None:
+        rows = part.read()
+        if died:
+            rows = with_crashes(rows, self._job.root)
+        first = rows["row_id"][0].as_py()
+        for tried in range(RETRIES + 1):
+            try:
+                answered = self._decode_and_forward(rows, reporter)
+                watch = Stopwatch("write", reporter.lane)
+                write_part(answered, self._job.folder / "detections" / f"{part.name}.parquet")
+                reporter.block(watch.block(answered))
+                return
+            except Exception as error:
+                said = f"{type(error).__name__}: {first_line(error)}"
+                reporter.raised("forward", first, said)
+                if tried == RETRIES:
+                    raise
+
+    def _decode_and_forward(self, rows: pa.Table, reporter: Reporter) -> pa.Table:
+        forward = Forward(self._job.request, self._engines, reporter)
+        most = _GPU_ROWS if self._on_gpu else DEFAULT_ROWS
+        answered: list[pa.Table | Future[pa.Table]] = []
+        decode, answer = Stopwatch("decode", reporter.lane), Stopwatch("forward", reporter.lane)
+        answer.pause()
+        with closing(
+            decode_batches(rows, self._job.root, self._inputs, most, done=reporter.decoded)
+        ) as batches:
+            for batch in batches:
+                decode.pause()
+                if self._stop.is_set():
+                    raise _Stopped
+                if self._on_gpu:
+                    answered.append(self._fed(batch, answered))
+                else:
+                    answer.resume()
+                    answered.append(forward.answer(batch))
+                    answer.pause()
+                decode.resume()
+        decoded = decode.block(rows)
+        reporter.block(decoded)
+        table = pa.concat_tables(
+            each if isinstance(each, pa.Table) else self._result(each) for each in answered
+        )
+        if not self._on_gpu:
+            # Told as if all decoding had come first: what counts is how long each took.
+            began = decoded.began + decoded.seconds
+            reporter.block(answer.block(table)._replace(began=began))
+        return table
+
+    def _fed(
+        self, batch: pa.Table, answered: list[pa.Table | Future[pa.Table]]
+    ) -> Future[pa.Table]:
+        """Hand a batch to the GPU's threads; of a lane, one waits there and one is decoded."""
+        if answered and isinstance(answered[-1], Future):
+            self._result(answered[-1])
+        future: Future[pa.Table] = Future()
+        while not self._stop.is_set():
+            try:
+                self._feed.put((batch, future), timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return future
+        raise _Stopped
+
+    def _result(self, future: Future[pa.Table]) -> pa.Table:
+        while not self._stop.is_set():
+            try:
+                return future.result(POLL_SECONDS)
+            except TimeoutError:
+                if future.done():  # the network's own
+                    raise
+        raise _Stopped
+
+    def _answer_fed(self, name: str) -> None:
+        """One of the threads that keep a GPU busy."""
+        reporter = Reporter(self._board, self._lock, name)
+        forward = Forward(self._job.request, self._engines, reporter)
+        while not self._stop.is_set():
+            try:
+                batch, future = self._feed.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            watch = Stopwatch("forward", reporter.lane)
+            try:
+                table = forward.answer(batch)
+                reporter.block(watch.block(table))
+                future.set_result(table)
+            except BaseException as error:
+                future.set_exception(error)
+
+
+def write_part(answered: pa.Table, file: Path) -> None:
+    """Write a block's rows, whole or not at all: this is its commit.
+
+    Raises:
+        OSError: the disk or the store refused; nothing is left behind.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(answered, sink, compression="zstd")
+    write_atomic(file, sink.getvalue().to_pybytes())

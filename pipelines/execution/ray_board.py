@@ -1,0 +1,136 @@
+"""The board as a Ray actor: as stages reach it, and as the driver sees it.
+
+An actor of its own, so that reporting never blocks a stage; its process must not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util import metrics
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.events.board import Block, Board, Look, Tally
+
+_ANSWER_SECONDS = 10.0
+
+
+class RemoteBoard:
+    """A ``Reporter`` to the board's actor. It travels to workers, and is theirs there."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._lane: str | None = None
+
+    def __reduce__(self) -> tuple[type[RemoteBoard], tuple[Any]]:
+        return RemoteBoard, (self._actor,)
+
+    @property
+    def lane(self) -> str:
+        """This process: ``NODE:PID``."""
+        if self._lane is None:
+            self._lane = f"{ray.get_runtime_context().get_node_id()[:8]}:{os.getpid()}"
+        return self._lane
+
+    def decoded(self, rows: int) -> None:
+        self._actor.decoded.remote(rows)
+
+    def answered(self, rows: int) -> None:
+        self._actor.answered.remote(rows)
+
+    def block(self, block: Block) -> None:
+        self._actor.block.remote(block)
+
+    def begun(self, stage: str, first_row: int) -> int:
+        """As ``Board.begun``; 0 where the board is lost, which counts nothing."""
+        try:
+            times: int = ray.get(
+                self._actor.begun.remote(stage, first_row), timeout=_ANSWER_SECONDS
+            )
+        except (GetTimeoutError, RayActorError):
+            return 0
+        return times
+
+    def raised(self, stage: str, first_row: int, said: str) -> None:
+        self._actor.raised.remote(stage, first_row, said)
+
+
+class DriverBoard:
+    """The board as the driver sees it: near by, replaced if it dies, and added up over that.
+
+    What a lost board had not told yet is lost: files and checkpoints do not depend on it.
+    """
+
+    def __init__(self) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._actor: Any = (
+            ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_MeteredBoard)
+        ).remote()
+        self.reporter = RemoteBoard(self._actor)
+        self._before, self._last = Tally(), Look(Tally(), [])
+
+    def look(self, seen: Callable[[Look], None]) -> Tally:
+        """The tally; the last one where the board is lost or too busy to answer."""
+        try:
+            look: Look = ray.get(self._actor.look.remote(), timeout=_ANSWER_SECONDS)
+        except (GetTimeoutError, RayActorError):
+            look = self._last._replace(blocks=[])
+        if look.board != self._last.board:
+            self._before = self._before.plus(self._last.tally)
+        self._last = look
+        look = look._replace(tally=self._before.plus(look.tally))
+        seen(look)
+        return look.tally
+
+
+class _MeteredBoard(Board):
+    """The same counts for Ray's dashboard and its Prometheus endpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: Any = metrics.Counter(
+            "onepass_rows", "Rows through a stage of extraction.", tag_keys=("stage",)
+        )
+        self._seconds: Any = metrics.Counter(
+            "onepass_busy_seconds", "Seconds a stage's processes were busy.", tag_keys=("stage",)
+        )
+        self._errors: Any = metrics.Counter(
+            "onepass_row_errors", "Rows answered with an error.", tag_keys=("kind",)
+        )
+        self._again: Any = metrics.Counter(
+            "onepass_blocks_again", "Blocks a stage did once more.", tag_keys=("stage",)
+        )
+        self._waiting: Any = metrics.Gauge(
+            "onepass_rows_waiting", "Rows that wait for a stage.", tag_keys=("stage",)
+        )
+
+    def decoded(self, rows: int) -> None:
+        super().decoded(rows)
+        self._moved("decode", rows)
+
+    def answered(self, rows: int) -> None:
+        super().answered(rows)
+        self._moved("forward", rows)
+
+    def block(self, block: Block) -> None:
+        again = self._tally.again
+        super().block(block)
+        if block.stage == "write":
+            self._moved("write", block.rows)
+        self._seconds.inc(max(block.seconds, 1e-9), {"stage": block.stage})
+        for kind, rows in block.errors.items():
+            self._errors.inc(rows, {"kind": kind})
+        if self._tally.again > again:
+            self._again.inc(1, {"stage": block.stage})
+
+    def _moved(self, stage: str, rows: int) -> None:
+        if not rows:
+            return
+        tally = self._tally
+        self._rows.inc(rows, {"stage": stage})
+        self._waiting.set(max(0, tally.decoded - tally.answered), {"stage": "forward"})
+        self._waiting.set(max(0, tally.answered - tally.written), {"stage": "write"})

@@ -1,0 +1,154 @@
+"""The executor on Ray: a pass of Ray Data, and another one where nodes were lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from cluster.children import Child
+from cluster.errors import StalledError, failed, first_line
+from cluster.executors import ExecutorName
+from cluster.session import Slots, nodes, session
+from cluster.tasks import Tasks, tasks_of_session
+from cluster.waiting import what_waits
+from pipelines.events.board import Look, Tally
+from pipelines.execution.base import Answered, Job, Watcher
+from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
+from pipelines.execution.ray_pass import NodesLostError, run_pass, slots_left
+from pipelines.execution.unresolved import Resolved, Unresolved, resolve_here, resolve_on_worker
+
+MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
+
+
+class RayExecutor:
+    """``Executor`` on the Ray session that this process has joined."""
+
+    name: ExecutorName = "ray"
+
+    def __init__(self, slots: Slots, resolving: _Resolving) -> None:
+        self.slots = slots
+        self._resolving = resolving
+
+    def resolve(self) -> Resolved:
+        return self._resolving.result(self.slots)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return nodes()
+
+    def tasks(self, name: str, *, then: str) -> Tasks:
+        return tasks_of_session(name, cpus=1.0, then=then)
+
+    def answer(self, job: Job, watcher: Watcher) -> Answered:
+        tallies: list[Tally] = []
+        passes = vain = 0
+        before = reconcile(job.folder).committed
+        adopt(job.folder)
+        while before < job.planned and vain < MOST_VAIN:
+            passes += 1
+
+            def seen(look: Look, before: int = before) -> None:
+                watcher.looked(look, before)
+
+            try:
+                tallies.append(run_pass(job, self.slots, job.planned - before, seen))
+            except NodesLostError as error:
+                if vain == MOST_VAIN - 1:
+                    raise
+                self.slots = self._wait_for_slots(job, error)
+                watcher.event("again", why=first_line(error), nodes=nodes())
+            done = reconcile(job.folder).committed
+            vain = 0 if done > before else vain + 1
+            before = done
+        if before > job.planned:
+            drop_repeats(job.folder)
+        return Answered(
+            tally=max(tallies, key=lambda tally: tally.answered, default=None),
+            passes=passes,
+            raised=sum(tally.raised for tally in tallies),
+            said=next((tally.said for tally in reversed(tallies) if tally.said), ""),
+        )
+
+    def _wait_for_slots(self, job: Job, error: NodesLostError) -> Slots:
+        """The slots that are left, or that come as long as a standstill may last."""
+        deadline = time.monotonic() + job.stall_seconds
+        while (slots := slots_left(self.slots, job.gpus_per_actor)) is None:
+            if time.monotonic() > deadline:
+                raise error
+            time.sleep(1)
+        return slots
+
+
+@contextmanager
+def open_ray(
+    unresolved: Unresolved, *, address: str | None, gpus_per_actor: float, stall_seconds: float
+) -> Iterator[RayExecutor]:
+    """A Ray session, and the command resolved where its forward actors will run.
+
+    Raises:
+        ClusterError: the cluster cannot be reached or is too small.
+    """
+    remote = bool(address or os.environ.get("RAY_ADDRESS"))
+    resolving = _Resolving(unresolved, stall_seconds, remote=remote)
+    with resolving, session(address, gpus_per_actor=gpus_per_actor) as slots:
+        yield RayExecutor(slots, resolving)
+
+
+class _Resolving:
+    """``resolve``, where the forward actors will run, and never in this process.
+
+    With a Ray of our own that is this machine: loading the model takes a core for seconds and
+    starting Ray mostly waits, so a child does one while this process does the other. On a cluster
+    it is a worker, because the driver's machine may have no GPU or another processor.
+    """
+
+    def __init__(self, unresolved: Unresolved, stall_seconds: float, *, remote: bool) -> None:
+        self._unresolved = unresolved
+        self._stall_seconds = stall_seconds
+        self._remote = remote
+        self._child: Child | None = None
+
+    def __enter__(self) -> _Resolving:
+        if not self._remote:
+            self._child = Child()
+            self._child.send(resolve_here, self._unresolved)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None:
+            self._child.close()
+
+    def result(self, slots: Slots) -> Resolved:
+        """What was resolved; its error, if it has one, is raised here.
+
+        Raises:
+            InputError, WorkError: as ``resolve`` raises them.
+            StalledError: a worker did not answer for long.
+        """
+        if self._child is not None:
+            resolved: Resolved = self._child.receive()
+            return resolved
+        task = ray.remote(
+            num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=3
+        )(resolve_on_worker)
+        try:
+            resolved = ray.get(
+                task.remote(self._unresolved, slots.actors), timeout=self._stall_seconds
+            )
+        except RayTaskError as error:
+            raise error.cause from None
+        except GetTimeoutError:
+            raise StalledError(
+                f"no worker resolved the model within {self._stall_seconds:g} s; "
+                f"{what_waits()}; give the same command again, or a longer --stall-seconds"
+            ) from None
+        except RayError as error:  # nodes or processes that died, more often than is tried
+            raise failed(
+                "resolving the model", error, then="give the same command again"
+            ) from error
+        return resolved
