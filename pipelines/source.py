@@ -36,7 +36,7 @@ from pipelines.detections import RESULT_COLUMNS, complete
 from pipelines.facts import Reading
 from pipelines.run import Run
 from pipelines.sampling import spread
-from pipelines.video.plan import VIDEO_SUFFIXES, plan_videos
+from pipelines.video.layout import VIDEO_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".jfif", ".ppm"}
@@ -183,6 +183,8 @@ def _is_video(name: str) -> bool:
 
 
 def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+    from pipelines.video.plan import plan_videos  # reads images, and so needs torch
+
     if is_remote(path):
         raise SourceError(
             f"{path}: videos are not read from object stores, because jumping in them is many "

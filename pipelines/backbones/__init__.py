@@ -210,10 +210,12 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
                     f"{option} does not go with --model {spec}, which brings its own "
                     "weights; use timm:NAME"
                 )
-        from pipelines.backbones import lite, tiny
-
         if spec == "tiny":  # never trained
+            from pipelines.backbones import tiny
+
             return tiny.load()
+        from pipelines.backbones import lite
+
         return lite.load(spec, random_weights=request.random_weights)
     raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from cluster.children import Child, ChildDiedError
 from cluster.storage import listed, make_folder, place
-from pipelines.images import ImageError
 
 if TYPE_CHECKING:
     from pipelines.video.frames import ImageReader
@@ -79,6 +78,8 @@ def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
 
 def _read(where: tuple[str, str]) -> None:
     """Read an image, whatever comes of it: what is wrong with it is told when it is answered."""
+    from pipelines.images import ImageError
+
     root, image = where
     with contextlib.suppress(ImageError):
         _reader(root).read(image)

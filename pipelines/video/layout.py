@@ -13,6 +13,11 @@ from typing import Literal, NamedTuple
 
 Part = Literal["train", "validation", "test"]
 
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts"}
+    | {".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
+)
+
 ALL = "all"  # the split of what stands in none
 # What splits are called, and the part of training a head that each is for.
 SPLITS: dict[str, Part] = {

@@ -24,12 +24,8 @@ from pipelines.detections import complete, timestamp_in_name
 from pipelines.images import ImageError
 from pipelines.sampling import evenly, spread
 from pipelines.video.frames import TENSOR_SUFFIXES
-from pipelines.video.layout import frame_name, natural, split_and_category
+from pipelines.video.layout import VIDEO_SUFFIXES, frame_name, natural, split_and_category
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts"}
-    | {".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
-)
 _READERS = 8  # files looked at at once: mostly waiting for the disk
 
 
