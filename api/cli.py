@@ -121,6 +121,6 @@ def demo(
     from api.demo import run_demo
 
     with Bar() as bar:
-        report = run_demo(out, cache, say=say, extraction=shown_on(bar))
+        report = run_demo(out, cache, say=say, extraction=shown_on(bar, "auto"))
     if as_json:
         print_json(asdict(report))

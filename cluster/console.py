@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from cluster.errors import InputError, StoppedError
-from cluster.executors import ExecutorChoice, executor_line
+from cluster.executors import ExecutorChoice
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -34,11 +34,6 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
-
-
-def note_executor(choice: ExecutorChoice, address: str | None = None) -> None:
-    """Tell where the work will be done, on stderr."""
-    typer.echo(executor_line(choice, address), err=True)
 
 
 def print_json(value: Any) -> None:

@@ -28,9 +28,8 @@ def executor_line(choice: ExecutorChoice, address: str | None = None) -> str:
     """The choice, for people."""
     name = choose_executor(choice, address)
     if name == "local":
-        return "executor: local, in this process"
-    where = address or os.environ.get("RAY_ADDRESS")
-    return f"executor: ray, {where or 'started for this command'}"
+        return "in this process"
+    return f"on Ray {address or os.environ.get('RAY_ADDRESS') or 'of this machine'}"
 
 
 def local_cores() -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, here, note_executor, placed, print_json, say, warn
+from cluster.console import Bar, Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
 from pipelines.extract_options import Asked, with_options
 
@@ -73,10 +73,9 @@ def migrate(
 
     old = Run.open(run)
     there = None if index is None else check_replaceable(index, old, asked.out)
-    note_executor(asked.executor)
     with Bar() as bar:
         outcome = extract_again(
-            run, asked.request(), asked.out, asked.options(), report=shown_on(bar)
+            run, asked.request(), asked.out, asked.options(), report=shown_on(bar, asked.executor)
         )
     new = outcome.run
     if not as_json and not outcome.already_finished:

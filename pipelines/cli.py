@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, note_executor, print_json, say, warn
+from cluster.console import Bar, Json, print_json, say, warn
 from cluster.errors import InputError
+from cluster.executors import ExecutorChoice, executor_line
 from pipelines import clips_cli, models_cli, probe_cli
 from pipelines.events.words import where_the_time_went
 from pipelines.extract_options import Asked, with_options
@@ -83,9 +84,10 @@ def extract(
     if dry_run:
         _dry_run(source, asked, chosen, as_json=as_json)
         return
-    note_executor(asked.executor)
     with Bar() as bar:
-        outcome = run_extract(source, asked.request(), asked.out, chosen, report=shown_on(bar))
+        outcome = run_extract(
+            source, asked.request(), asked.out, chosen, report=shown_on(bar, asked.executor)
+        )
     manifest = outcome.run.manifest
     if as_json:
         print_json(
@@ -116,7 +118,9 @@ def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> No
     from pipelines.forecast.dry_run import dry_run
 
     with Bar(resumes=False) as bar:
-        coming = dry_run(source, asked.request(), asked.out, chosen, report=shown_on(bar))
+        coming = dry_run(
+            source, asked.request(), asked.out, chosen, report=shown_on(bar, asked.executor)
+        )
     if as_json:
         told = None if coming is None else coming.model_dump(mode="json")
         print_json({"run": str(asked.out), "already_finished": coming is None, "forecast": told})
@@ -191,12 +195,14 @@ def _say_failed_videos(run: Run) -> None:
         say(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
 
 
-def shown_on(bar: Bar) -> Callable[[Progress], None]:
-    """What an extraction reports, as stages of ``bar``."""
+def shown_on(bar: Bar, choice: ExecutorChoice) -> Callable[[Progress], None]:
+    """What an extraction reports, as stages of ``bar``; ``choice`` of where it runs is shown with it."""
     said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
 
     def show(progress: Progress) -> None:
         note = f"{progress.failed} errors" if progress.failed else ""
+        if progress.stage == "starting":
+            note = executor_line(choice)
         bar.update(
             said.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
         )

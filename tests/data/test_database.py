@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pytest
 import sqlalchemy as sa
 
 from index.database.write import write_database
@@ -55,8 +54,7 @@ def embeddings(run: Run, key: str) -> dict[int, np.ndarray]:
     return dict(zip(table[key].to_pylist(), vectors, strict=True))
 
 
-@pytest.mark.ray
-def test_nights_in_a_database(ray_session: None, data: Path, tmp_path: Path) -> None:
+def test_nights_in_a_database(data: Path, tmp_path: Path) -> None:
     trap, url = data / "ami-trap", f"sqlite:///{tmp_path}/ami.db"
     lines = fill(url, trap)
     run = extract(url, TINY, tmp_path / "run", EXACT).run

@@ -16,13 +16,11 @@ from pipelines.probe.fit import TrainOptions
 from pipelines.probe.train import train
 from pipelines.run import Run
 
-pytestmark = pytest.mark.ray
-
 BY_FOLDER = TrainOptions(labels="category", split_by="split")
 
 
 @pytest.fixture(scope="module")
-def hymenoptera(ray_session: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def hymenoptera(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("hymenoptera") / "run"
     source = str(data / "hymenoptera")
     return extract(source, ModelRequest(spec="lite0"), out, Options(precision="fp32")).run

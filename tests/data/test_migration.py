@@ -20,8 +20,6 @@ from pipelines.run import Run
 from tests.data.test_real_images import top1
 from tests.indexes import true_scores
 
-pytestmark = pytest.mark.ray
-
 EXACT = ("--precision", "fp32", "--engine", "eager")
 
 
@@ -38,7 +36,7 @@ def nearest(run: Run) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")[:, :10]
 
 
-def test_lite0_to_lite1(ray_session: None, data: Path, tmp_path: Path) -> None:
+def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     before, out = tmp_path / "lite0", tmp_path / "lite1"
     index, log = tmp_path / "index", tmp_path / "log"
     exact = Options(precision="fp32", engine="eager")

@@ -20,8 +20,6 @@ from pipelines.facts import ModelRequest
 from pipelines.images import decode, fit, read
 from pipelines.run import Run
 
-pytestmark = pytest.mark.ray
-
 LITE0 = ModelRequest(spec="lite0")
 
 
@@ -43,7 +41,7 @@ def truth_of(data: Path, images: list[str]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def imagenet(ray_session: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def imagenet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return extract(str(data / "imagenet"), LITE0, tmp_path_factory.mktemp("imagenet") / "run")
 
 
@@ -93,9 +91,7 @@ def test_wrong_preprocessing_shows(
         assert numbers in capsys.readouterr().out
 
 
-def test_an_insect_classifier_of_somebodys_own(
-    ray_session: None, data: Path, tmp_path: Path
-) -> None:
+def test_an_insect_classifier_of_somebodys_own(data: Path, tmp_path: Path) -> None:
     """A checkpoint, its labels and its preprocessing: bees are bees, trap crops get insects."""
     bees = extract(str(data / "hymenoptera" / "val"), insects(data), tmp_path / "bees").run
     table = bees.table(["image", "label", "score"])
@@ -117,7 +113,7 @@ def test_an_insect_classifier_of_somebodys_own(
     assert np.mean(["Moth" in name for name in named]) >= 0.5
 
 
-def test_a_night_at_the_trap(ray_session: None, data: Path, tmp_path: Path) -> None:
+def test_a_night_at_the_trap(data: Path, tmp_path: Path) -> None:
     run = extract(str(data / "ami-trap" / "detections.csv"), LITE0, tmp_path / "run").run
     assert run.manifest.rows.written == 119
     detections = run.table(["detection_id", "error", "detector_score", "detector_label"])

@@ -14,13 +14,11 @@ from index.tracks.motchallenge import read_truth
 from pipelines.extract import extract
 from pipelines.facts import ModelRequest
 
-pytestmark = pytest.mark.ray
-
 STRIDE = 10
 
 
 @pytest.fixture(scope="module")
-def flies(ray_session: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def flies(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the true boxes of every tenth frame."""
     folder = tmp_path_factory.mktemp("flies")
     truth, _ = read_truth(data / "flies" / "clip_gt_mot.txt")

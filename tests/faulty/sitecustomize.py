@@ -4,7 +4,7 @@ A process that has this folder in its PYTHONPATH and FAULTS in its environment l
 point, for a file ``POINT@ACTION@NUMBER`` in the folder FAULTS, takes it away under another
 name, and does what it says; so a fault happens once, in one process. ``POINT@ACTION@always``
 stays. ``slow`` holds seconds that every block takes longer, ``clock`` seconds that the wall
-clock of our own modules is wrong by.
+clock of our own modules is wrong by, ``crash`` the name of an image that ends who reads it.
 
 Points: ``forward`` (a block is answered), ``write`` (a file begins), ``pending`` (its pending
 checkpoint is there), ``data`` (the file is there too), ``committed`` (so is the commit).
@@ -47,7 +47,7 @@ def point(name: str) -> str | None:
 
 
 def _forward(module: Any) -> None:
-    answer = module.ForwardActor.answer
+    answer = module.Forward.answer
 
     def slowed(self: Any, rows: Any) -> Any:
         point("forward")
@@ -55,7 +55,19 @@ def _forward(module: Any) -> None:
             time.sleep(float((FOLDER / "slow").read_text()))
         return answer(self, rows)
 
-    module.ForwardActor.answer = slowed
+    module.Forward.answer = slowed
+
+
+def _frames(module: Any) -> None:
+    read = module.ImageReader.read
+
+    def crashing(self: Any, name: str) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            if name == (FOLDER / "crash").read_text():
+                os._exit(9)
+        return read(self, name)
+
+    module.ImageReader.read = crashing
 
 
 def _write(module: Any) -> None:
@@ -91,6 +103,7 @@ def _checkpoint(module: Any) -> None:
 
 PATCHES: dict[str, Callable[[Any], None]] = {
     "pipelines.forward": _forward,
+    "pipelines.video.frames": _frames,
     "pipelines.execution.ray_sink": _write,
     "ray.data.checkpoint.checkpoint_writer": _checkpoint,
 }

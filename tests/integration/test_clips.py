@@ -22,8 +22,6 @@ from tests.refusals import only_error
 from tests.runs import TINY_FACTS, write_run
 from tests.unit.test_scales import THREE, by_hand
 
-pytestmark = pytest.mark.ray
-
 DIM = 8
 NOT_OPENED = "unreadable: cannot be opened [bad.mp4]"
 # id, split, category, frames
@@ -151,7 +149,6 @@ def assert_equals_rows(file: Path, made: Made, split: str, scales: tuple[float, 
 
 @pytest.mark.parametrize(("scales", "named"), [((1.0,), ""), ((0.5,), ""), (THREE, "_multiscale")])
 def test_files_equal_the_rows_they_were_made_of(
-    ray_session: None,
     small_shards: None,
     made: Made,
     tmp_path: Path,
@@ -207,9 +204,7 @@ def test_files_equal_the_rows_they_were_made_of(
     assert "verified: every value is there; 3 files as in manifest.json" in checked
 
 
-def test_json_and_a_command_that_is_finished(
-    ray_session: None, made: Made, tmp_path: Path, onepass: Shell
-) -> None:
+def test_json_and_a_command_that_is_finished(made: Made, tmp_path: Path, onepass: Shell) -> None:
     command = ("clips", made.run.path, "--out", tmp_path / "out")
     told = json.loads(onepass.done(*command, "--json"))
     assert told["clips"] == {"train": 4, "val": 2, "lost": 0}
@@ -221,7 +216,7 @@ def test_json_and_a_command_that_is_finished(
 
 
 def test_only_what_is_missing_is_written_again(
-    ray_session: None, small_shards: None, made: Made, tmp_path: Path, onepass: Shell
+    small_shards: None, made: Made, tmp_path: Path, onepass: Shell
 ) -> None:
     out = tmp_path / "out"
     command = ("clips", made.run.path, "--out", out)
@@ -241,9 +236,7 @@ def test_only_what_is_missing_is_written_again(
     onepass.done("inspect", out / "train_features.h5", "--verify")
 
 
-def test_limit_takes_clips_from_all_of_the_run(
-    ray_session: None, made: Made, tmp_path: Path, onepass: Shell
-) -> None:
+def test_limit_takes_clips_from_all_of_the_run(made: Made, tmp_path: Path, onepass: Shell) -> None:
     out = tmp_path / "out"
     onepass.done("clips", made.run.path, "--out", out, "--limit", 4)
     chosen = [made.order[at] for at in (0, 2, 5, 8)]  # of nine
@@ -259,7 +252,7 @@ def test_limit_takes_clips_from_all_of_the_run(
 
 
 def test_a_moved_folder_reads_and_a_missing_shard_is_named(
-    ray_session: None, small_shards: None, made: Made, tmp_path: Path, onepass: Shell
+    small_shards: None, made: Made, tmp_path: Path, onepass: Shell
 ) -> None:
     onepass.done("clips", made.run.path, "--out", tmp_path / "here")
     moved = tmp_path / "far" / "away"
@@ -293,7 +286,6 @@ def test_a_moved_folder_reads_and_a_missing_shard_is_named(
 
 
 def test_a_failing_task_ends_in_one_line_and_the_command_goes_on(
-    ray_session: None,
     made: Made,
     tmp_path: Path,
     onepass: Shell,
@@ -312,9 +304,7 @@ def test_a_failing_task_ends_in_one_line_and_the_command_goes_on(
     assert_equals_rows(out / "val_features.h5", made, "val", (1.0,))
 
 
-def test_out_of_something_else_is_refused(
-    ray_session: None, made: Made, tmp_path: Path, onepass: Shell
-) -> None:
+def test_out_of_something_else_is_refused(made: Made, tmp_path: Path, onepass: Shell) -> None:
     out = tmp_path / "out"
     onepass.done("clips", made.run.path, "--out", out)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
@@ -335,9 +325,7 @@ def test_out_of_something_else_is_refused(
     assert "is a file; give a folder" in line
 
 
-def test_two_at_once_are_refused(
-    ray_session: None, made: Made, tmp_path: Path, onepass: Shell
-) -> None:
+def test_two_at_once_are_refused(made: Made, tmp_path: Path, onepass: Shell) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with (out / ".lock").open("w") as lock:
@@ -380,7 +368,6 @@ def plan_of(rows: int, **columns: list[Any]) -> dict[str, list[Any]]:
     ],
 )
 def test_runs_without_clips_are_refused(
-    ray_session: None,
     tmp_path: Path,
     onepass: Shell,
     plan: dict[str, list[Any]],
@@ -421,7 +408,7 @@ def test_bad_scales(made: Made, tmp_path: Path, onepass: Shell, scales: str, say
 
 
 def test_categories_may_be_numbers_and_rows_one_to_a_batch(
-    ray_session: None, tmp_path: Path, onepass: Shell, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, onepass: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches of two rows: every clip is met several times, its frames mixed up."""
     monkeypatch.setattr(find, "_BATCH_ROWS", 2)

@@ -54,9 +54,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exact(
-    ray_session: None, manifest: Path, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
+def exact(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One float32 run with everything in it, and what was reported on the way."""
     seen: list[Progress] = []
     out = tmp_path_factory.mktemp("runs") / "exact"
@@ -73,7 +71,6 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
 
 
-@pytest.mark.ray
 def test_every_planned_row_is_written(exact: SimpleNamespace) -> None:
     counts = exact.run.manifest.rows
     assert (counts.planned, counts.written, counts.failed) == (3 * PHOTOS, 3 * PHOTOS, 0)
@@ -87,7 +84,6 @@ def test_every_planned_row_is_written(exact: SimpleNamespace) -> None:
     assert not (exact.out / "checkpoint").exists()
 
 
-@pytest.mark.ray
 def test_ray_goes_through_many_files_with_the_same_result(
     exact: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +101,6 @@ def test_ray_goes_through_many_files_with_the_same_result(
     assert again == manifest
 
 
-@pytest.mark.ray
 def test_given_columns_pass_and_missing_ones_are_filled(exact: SimpleNamespace) -> None:
     table = exact.table
     names = [f"n{number}-{at}" for number in range(PHOTOS) for at in range(3)]
@@ -118,7 +113,6 @@ def test_given_columns_pass_and_missing_ones_are_filled(exact: SimpleNamespace) 
     assert boxes == list(BOXES) * PHOTOS
 
 
-@pytest.mark.ray
 def test_answers_equal_the_model_on_the_same_crop(exact: SimpleNamespace) -> None:
     embedder = Embedder.load(exact.run.manifest.model)
     stored, logits = matrix(exact.table["embedding"]), matrix(exact.table["logits"])
@@ -134,7 +128,6 @@ def test_answers_equal_the_model_on_the_same_crop(exact: SimpleNamespace) -> Non
         assert row["score"] == pytest.approx(one.score, abs=1e-5)
 
 
-@pytest.mark.ray
 def test_topk_is_sorted_and_logits_give_the_score(exact: SimpleNamespace) -> None:
     probabilities = softmax(matrix(exact.table["logits"]))
     scores = exact.table["score"].to_numpy()
@@ -185,7 +178,6 @@ def read_with_everything(run: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.ray
 def test_parquet_is_plain_to_four_readers(exact: SimpleNamespace) -> None:
     read_with_everything(exact.run)
 
@@ -213,7 +205,6 @@ def assert_hdf5_equals_parquet(run: Path, table: pa.Table) -> None:
         assert (file["label_index"][:][order][valid] == good["label_index"].to_numpy()).all()
 
 
-@pytest.mark.ray
 def test_hdf5_equals_parquet_here_and_elsewhere(exact: SimpleNamespace, tmp_path: Path) -> None:
     assert_hdf5_equals_parquet(exact.out, exact.table)
     first, elsewhere = tmp_path / "first", tmp_path / "deep" / "elsewhere"
@@ -223,7 +214,6 @@ def test_hdf5_equals_parquet_here_and_elsewhere(exact: SimpleNamespace, tmp_path
     assert_hdf5_equals_parquet(elsewhere, exact.table)
 
 
-@pytest.mark.ray
 def test_a_run_goes_on_where_all_but_its_first_block_is_written(
     exact: SimpleNamespace, manifest: Path, tmp_path: Path
 ) -> None:
@@ -253,7 +243,6 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-@pytest.mark.ray
 def test_a_finished_run_is_left_alone(exact: SimpleNamespace, manifest: Path) -> None:
     before = state(exact.out)
     again: Outcome = extract(str(manifest), TINY, exact.out, EXACT)
@@ -262,7 +251,6 @@ def test_a_finished_run_is_left_alone(exact: SimpleNamespace, manifest: Path) ->
     assert state(exact.out) == before
 
 
-@pytest.mark.ray
 def test_another_command_is_refused_and_told_what_differs(
     exact: SimpleNamespace, manifest: Path
 ) -> None:
@@ -283,7 +271,6 @@ def test_another_command_is_refused_and_told_what_differs(
     assert state(exact.out) == before
 
 
-@pytest.mark.ray
 def test_one_changed_byte_is_found_and_named(exact: SimpleNamespace, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(exact.out, copy)
@@ -298,7 +285,7 @@ def test_one_changed_byte_is_found_and_named(exact: SimpleNamespace, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def bad(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def bad(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The folder of bad files through the command line; its words and its run."""
     folder = bad_folder(tmp_path_factory.mktemp("bad"))
     out = tmp_path_factory.mktemp("runs") / "bad"
@@ -314,7 +301,6 @@ def bad(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> SimpleNa
     return SimpleNamespace(code=exited.value.code, words=words, run=run, out=out, table=table)
 
 
-@pytest.mark.ray
 def test_bad_files_become_rows_with_errors(bad: SimpleNamespace) -> None:
     rows = bad.table.to_pylist()
     assert len(rows) == len(BAD_FILES) + 5
@@ -336,7 +322,6 @@ def test_bad_files_become_rows_with_errors(bad: SimpleNamespace) -> None:
     assert {row["night"] for row in rows} == {1}
 
 
-@pytest.mark.ray
 def test_the_command_counts_the_errors_at_its_end(bad: SimpleNamespace) -> None:
     assert bad.code == 0
     assert "14 rows, 7 with errors" in bad.words[0]
@@ -344,13 +329,11 @@ def test_the_command_counts_the_errors_at_its_end(bad: SimpleNamespace) -> None:
         assert f"  {count} x {kind}" in bad.words
 
 
-@pytest.mark.ray
 def test_failed_rows_are_nan_in_hdf5_and_plain_in_parquet(bad: SimpleNamespace) -> None:
     assert_hdf5_equals_parquet(bad.out, bad.table)
     read_with_everything(bad.run)
 
 
-@pytest.mark.ray
 def test_a_precision_below_float32_is_audited(bad: SimpleNamespace, exact: SimpleNamespace) -> None:
     assert exact.run.manifest.precision_audit is None
     audit = bad.run.manifest.precision_audit
@@ -362,8 +345,7 @@ def test_a_precision_below_float32_is_audited(bad: SimpleNamespace, exact: Simpl
         assert 0 <= audit.top1_agreement <= 1
 
 
-@pytest.mark.ray
-def test_a_folder_is_a_source(ray_session: None, tmp_path: Path) -> None:
+def test_a_folder_is_a_source(tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "photos", 6)
     (folder / "notes.txt").write_text("not an image")
     outcome = extract(str(folder), TINY, tmp_path / "run", Options(precision="fp32"))

@@ -20,8 +20,6 @@ from pipelines.facts import GateRequest, ModelRequest, Outputs
 from pipelines.run import Run
 from tests.pictures import photo_folder
 
-pytestmark = pytest.mark.ray
-
 ROOT = Path(__file__).parents[2]
 SMALL = ModelRequest(spec="timm:test_resnet")
 TINY = ModelRequest(spec="tiny")
@@ -40,9 +38,7 @@ def stored(column: pa.ChunkedArray) -> np.ndarray:
     return values
 
 
-def test_maps_and_pyramid_are_kept_as_they_were(
-    ray_session: None, photos: Path, tmp_path: Path
-) -> None:
+def test_maps_and_pyramid_are_kept_as_they_were(photos: Path, tmp_path: Path) -> None:
     options = Options(
         precision="fp32",
         engine="openvino",
@@ -73,7 +69,6 @@ def test_maps_and_pyramid_are_kept_as_they_were(
 
 
 def test_a_gate_takes_classes_and_leaves_embeddings(
-    ray_session: None,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -114,9 +109,7 @@ def main_exits(code: int) -> None:
     assert exited.value.code == code
 
 
-def test_a_gate_that_embeds_gives_the_index_its_own_model(
-    ray_session: None, photos: Path, tmp_path: Path
-) -> None:
+def test_a_gate_that_embeds_gives_the_index_its_own_model(photos: Path, tmp_path: Path) -> None:
     gate = GateRequest(model=TINY, label="tiny 1", threshold=0.0, embed="gate")
     run = extract(str(photos), SMALL, tmp_path / "run", Options(gate=gate, precision="fp32")).run
     assert run.manifest.model.request == TINY

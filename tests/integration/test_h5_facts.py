@@ -18,14 +18,12 @@ from pipelines.hdf5 import write_hdf5
 from tests.refusals import only_error
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
 
-pytestmark = pytest.mark.ray
-
 DIM = 16
 ROWS = 12
 
 
 @pytest.fixture(scope="module")
-def kept(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run with its features.h5, its clips and its index; one row has an error."""
     folder = tmp_path_factory.mktemp("kept")
     plan = {

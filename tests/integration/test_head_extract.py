@@ -24,8 +24,6 @@ from tests.heads import answered, made_head
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 
-pytestmark = pytest.mark.ray
-
 TINY = ModelRequest(spec="tiny")
 PHOTOS = 30
 EXACT = ("--precision", "fp32", "--engine", "eager")
@@ -45,9 +43,7 @@ def stored(run: Run, name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def first(
-    ray_session: None, photos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
+def first(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run with embeddings and maps, and which of its rows are good."""
     options = Options(precision="fp32", engine="eager", outputs=Outputs(map=True, logits=True))
     run = extract(str(photos), TINY, tmp_path_factory.mktemp("runs") / "first", options).run

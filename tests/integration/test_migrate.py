@@ -32,8 +32,6 @@ from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.videos import broken, write_video
 
-pytestmark = pytest.mark.ray
-
 TINY = ModelRequest(spec="tiny")
 DARKER = ModelRequest(spec="tiny", mean=(0.4,) * 3)  # another fingerprint, much the same space
 EXACT = Options(precision="fp32", engine="eager")
@@ -44,7 +42,7 @@ PLAN += ["sequence", "timestamp", "frame", "note", "parts"]
 
 
 @pytest.fixture(scope="module")
-def world(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Forty rows, two a photo, with columns of the user's; one photo is away for the old run."""
     folder = photo_folder(tmp_path_factory.mktemp("photos"), PHOTOS, width=160, height=120)
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg"))
@@ -198,7 +196,7 @@ def test_another_dimension_says_what_cannot_be_compared(
     assert "drift        cannot be compared: 2048 and 32 numbers" in said
 
 
-def test_frames_of_videos(ray_session: None, tmp_path: Path) -> None:
+def test_frames_of_videos(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     write_video(folder / "train/bees/one.mp4", 20, width=96)
     broken(folder / "train" / "flies")
@@ -284,7 +282,7 @@ def test_a_run_whose_images_went_is_told_from_one_that_never_was(
 
 
 @pytest.mark.long  # tests/data/test_migration.py kills one with real weights
-def test_killed_in_the_middle_and_continued(ray_session: None, tmp_path: Path) -> None:
+def test_killed_in_the_middle_and_continued(tmp_path: Path) -> None:
     rows, log = 2000, tmp_path / "log"
     old, out = tmp_path / "old", tmp_path / "new"
     source = make_source(tmp_path / "images", rows)

@@ -26,8 +26,6 @@ from tests.pictures import drawn
 from tests.refusals import only_error
 from tests.videos import write_video
 
-pytestmark = pytest.mark.ray
-
 TINY = ModelRequest(spec="tiny")
 
 
@@ -49,7 +47,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(ray_session: None, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "run"
     options = Options(precision="fp32", engine="eager", outputs=Outputs(map=True))
     return extract(str(photos), TINY, out, options).run
@@ -152,7 +150,6 @@ def test_refusals_leave_nothing(
 
 
 def test_the_untrained_network_beside_it(
-    ray_session: None,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,9 +194,7 @@ def test_a_network_that_is_untrained_itself(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clips_of_videos(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_clips_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Videos to frames, frames to clips, clips to a head for that model's features."""
     for number in range(6):
         for part in ("train", "val"):

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 import yaml
 
 from pipelines.run import Run
@@ -67,7 +66,6 @@ def run_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.ray
 def test_your_own_images(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 24)
     *lines, serve = commands("Your own images")
@@ -117,7 +115,6 @@ def another_model(folder: Path) -> None:
     assert "v0001" in said["index rollback"]
 
 
-@pytest.mark.ray
 def test_before_a_long_run(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 24)
     ask, *rest = commands("Before a long run")
@@ -138,7 +135,6 @@ def test_on_a_cluster(tmp_path: Path) -> None:
     assert job["spec"]["entrypoint"].endswith("--out s3://b/runs/first")
 
 
-@pytest.mark.ray
 def test_tracks(tmp_path: Path) -> None:
     write_nights(tmp_path)
     said = run_all(commands("Tracks"), tmp_path)
@@ -170,7 +166,6 @@ def write_nights(folder: Path) -> None:
     (folder / "nights.csv").write_text("\n".join(lines))
 
 
-@pytest.mark.ray
 def test_an_ami_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ami.db"
     fill(url, tmp_path / "traps")
@@ -185,7 +180,6 @@ def test_an_ami_database(tmp_path: Path) -> None:
     assert "16 equal: once each is divided by its sum" in compared
 
 
-@pytest.mark.ray
 def test_videos(tmp_path: Path) -> None:
     for name in ("train/still/a.mp4", "val/still/b.mp4"):
         write_video(tmp_path / "clips" / name, 70)
@@ -195,7 +189,6 @@ def test_videos(tmp_path: Path) -> None:
     assert "73" in said["inspect"]
 
 
-@pytest.mark.ray
 def test_new_heads(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 6)
     for number in range(24):

@@ -23,8 +23,6 @@ from pipelines.video.container import VideoFile
 from tests.integration.api.world import serving
 from tests.videos import broken, number_of, numbered, write_video
 
-pytestmark = pytest.mark.ray
-
 TINY = ModelRequest(spec="tiny")
 FRAMES = 8
 EXACT = Options(precision="fp32", engine="eager", reading=Reading(kind="video", frames=FRAMES))
@@ -42,9 +40,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(
-    ray_session: None, videos: Path, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
+def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("runs") / "videos"
     outcome = extract(str(videos), TINY, out, EXACT)
     columns = ["sequence", "frame", "image", "split", "category", "embedding", "error"]

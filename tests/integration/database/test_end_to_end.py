@@ -24,13 +24,10 @@ from pipelines.run import Run
 from tests.ami import change, fill, stored
 from tests.postgres import Server
 
-pytestmark = pytest.mark.ray
-
 TINY = ModelRequest(spec="tiny")
 
 
 def test_from_the_database_and_back(
-    ray_session: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -105,7 +102,6 @@ def test_from_the_database_and_back(
 
 
 def test_a_password_is_nowhere_in_a_run(
-    ray_session: None,
     postgres: Server,
     fresh: str,
     tmp_path: Path,
