@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             dropped.append(item)
         if item.get_closest_marker("gpu") and not _has_gpu():
             dropped.append(item)
+    # A process that has joined Ray works on it, so that those that are not about Ray come before.
+    items.sort(key=lambda item: "ray" in item.keywords)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
@@ -98,7 +100,7 @@ def ray_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session(ray_faults: Path, s3_server: Store) -> Iterator[None]:
+def ray_session(ray_faults: Path, s3_server: Store) -> Iterator[None]:  # noqa: F811
     """One local Ray for all tests that extract on it; ended with the session.
 
     Its processes know the object store and the folder of faults of the tests.

@@ -1,4 +1,4 @@
-"""Killed in the middle, continued with the same command: every row once, nothing lost."""
+"""Ray, killed in the middle, continued with the same command: every row once, nothing lost."""
 
 from __future__ import annotations
 
@@ -30,21 +30,14 @@ pytestmark = pytest.mark.ray
 ROWS = 2000
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [
-        pytest.param(2, marks=pytest.mark.timeout(480)),
-        pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_kills_lose_and_repeat_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    kills: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    kills = 10
     source, out, log = make_source(tmp_path / "images", ROWS), tmp_path / "run", tmp_path / "log"
-    command = extract_command(source, out)
+    command = [*extract_command(source, out), "--executor", "ray"]
     dice = random.Random(7)  # noqa: S311
     committed = 0
     for _ in range(kills):

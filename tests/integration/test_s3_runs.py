@@ -14,14 +14,14 @@ from benchmarks.kill_and_resume import group, kill_once
 from cluster.storage import place
 from pipelines.hdf5 import matrix
 from pipelines.run import Run
-from tests.commands import onepass
+from tests.commands import here, onepass
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.s3 import Rule, Store
 
 PHOTOS = 48
 RUN = "s3://bucket/runs/first"
-EXACT = ("--model", "tiny", "--precision", "fp32", "--engine", "eager")
+EXACT = ("--model", "tiny", "--precision", "fp32", "--engine", "eager", "--executor", "ray")
 SECONDS = 300
 WEATHER = (
     # A request is tried nine times; at 12 % one in 200 million fails every time.
@@ -42,7 +42,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The embeddings of a local run, by row."""
     out = tmp_path_factory.mktemp("local") / "run"
-    done = onepass("extract", photos, *EXACT, "--out", out, seconds=SECONDS)
+    done = here("extract", photos, *EXACT[:-1], "local", "--out", out)
     assert done.returncode == 0, done.stderr
     return embeddings(Run.open(out))
 
@@ -61,13 +61,13 @@ def checkpoints(s3: Store) -> tuple[set[str], set[str]]:
 @pytest.mark.ray
 @pytest.mark.timeout(2 * SECONDS)
 def test_faults_and_a_move_that_stopped_half_way(
-    s3: Store, photos: Path, undisturbed: np.ndarray
+    ray_session: None, s3: Store, photos: Path, undisturbed: np.ndarray
 ) -> None:
     s3.upload(photos, "photos")
     command = ("extract", "s3://bucket/photos", *EXACT, "--out", RUN, "--hdf5")
     # A checkpoint's move is a copy and a deletion; the deletion is refused, however often tried.
     s3.faults(Rule("error", status=403, method="DELETE", key="pending"), *WEATHER)
-    stopped = onepass(*command, seconds=SECONDS)
+    stopped = here(*command)
     assert stopped.returncode == 1
     assert stopped.stderr.splitlines()[-1].endswith(
         "what is written is kept, the same command continues (--debug shows where)"
@@ -76,12 +76,12 @@ def test_faults_and_a_move_that_stopped_half_way(
     assert committed & pending  # Ray's next session would delete the data of these
 
     s3.faults(*WEATHER, seed=1)
-    done = onepass(*command, seconds=SECONDS)
+    done = here(*command)
     assert done.returncode == 0, done.stderr
     injected = s3.counts()
     assert injected["error"] > 5, injected
     assert injected["cut"] > 0, injected
-    checked = onepass("inspect", RUN, "--verify")
+    checked = here("inspect", RUN, "--verify")
     print(f"\n$ onepass {' '.join(command)}\n{done.stdout}injected: {injected}")
     print(f"$ onepass inspect {RUN} --verify\n{checked.stdout}")
     assert checked.returncode == 0, checked.stderr

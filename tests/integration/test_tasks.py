@@ -1,16 +1,16 @@
-"""The one loop that waits for Ray tasks: what it says when nothing moves, and what it ends."""
+"""Tasks on Ray and in children: their results, what is said when nothing moves, what is ended."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
+from cluster.children import Child, ChildDiedError
 from cluster.errors import StalledError, WorkError
-from cluster.tasks import tasks_of_session
-
-pytestmark = pytest.mark.ray
+from cluster.tasks import Tasks, tasks_of_session
 
 THEN = "try again"
 
@@ -20,6 +20,7 @@ def _sleep_and_write(file: Path) -> None:
     file.touch()
 
 
+@pytest.mark.ray
 def test_tasks_that_do_not_end_are_told_and_ended(ray_session: None, tmp_path: Path) -> None:
     place = tasks_of_session("sleeping", cpus=2, then=THEN)  # of two: one at a time
     with pytest.raises(StalledError) as stalled:
@@ -34,15 +35,47 @@ def test_tasks_that_do_not_end_are_told_and_ended(ray_session: None, tmp_path: P
     assert list(tmp_path.iterdir()) == []  # they were ended, not only left
 
 
+@pytest.mark.ray
 def test_tasks_without_a_place_are_told(ray_session: None) -> None:
     place = tasks_of_session("large", cpus=3, then=THEN)
     with pytest.raises(StalledError, match=r"waiting for a place: 1 x 3 CPU; free: [012] of 2 CPU"):
         place.run(abs, [1], stall_seconds=3)
 
 
-def test_results_come_in_the_order_of_the_items(ray_session: None) -> None:
-    place, heard = tasks_of_session("quick", cpus=0.5, then=THEN), []
+@pytest.mark.parametrize("where", ["children", pytest.param("ray", marks=pytest.mark.ray)])
+def test_results_come_in_the_order_of_the_items(where: str, request: pytest.FixtureRequest) -> None:
+    if where == "ray":
+        request.getfixturevalue("ray_session")
+        place = tasks_of_session("quick", cpus=0.5, then=THEN)
+    else:
+        place = Tasks("quick", 2, then=THEN)
+    heard = list[int]()
     assert place.run(abs, [-3, 2, -1], done=heard.append) == [3, 2, 1]
     assert sorted(heard) == [1, 2, 3]
     with pytest.raises(WorkError, match=f"^quick failed: TypeError: .*; {THEN}"):
         place.run(abs, ["x"])
+
+
+def test_an_error_of_a_task_stays_what_it_is() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        Tasks("files", 2, then=THEN).run(os.stat, ["/", "/nowhere", "/"])
+    assert caught.value.filename == "/nowhere"
+
+
+def test_a_child_that_dies_is_told_and_the_others_are_ended() -> None:
+    with pytest.raises(WorkError, match=f"dying failed: .*exit code 7.*; {THEN}"):
+        Tasks("dying", 2, then=THEN).run(os._exit, [7, 7, 7])
+
+
+def test_a_child_answers_until_it_dies_or_takes_too_long() -> None:
+    with Child() as child:
+        assert [child.call(abs, number) for number in (-1, 2)] == [1, 2]
+        with pytest.raises(TypeError):
+            child.call(abs, "x")  # type: ignore[arg-type]
+        assert child.call(abs, -5) == 5
+        began = time.monotonic()
+        with pytest.raises(ChildDiedError, match="took over 1 s"):
+            child.call(time.sleep, 60, seconds=1)
+        assert time.monotonic() - began < 30
+        with pytest.raises(ChildDiedError):
+            child.call(abs, 1)

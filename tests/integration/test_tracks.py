@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cluster.errors import FolderError, InputError, RunError, VerifyError
+from cluster.executors import ExecutorName
 from cluster.lock import sole_writer
 from index.linking.options import PRESETS, LinkOptions
 from index.tracks import link as tracks_module
@@ -374,13 +375,20 @@ def test_equal_times_are_linked_in_the_order_of_names(tmp_path: Path) -> None:
     assert before == {first: None, second: first, third: second}
 
 
-@pytest.mark.ray
-def test_on_ray_the_tracks_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_in_other_processes_the_tracks_are_the_same(
+    run: Path,
+    executor: ExecutorName,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     here = link_run(run)
     expected = read_tracks(run)
     monkeypatch.setattr(tracks_module, "GROUP_ROWS", 1)
-    monkeypatch.setattr(tracks_module, "RAY_FROM_BYTES", 0)
-    there = link_run(run)
+    monkeypatch.setattr(tracks_module, "PROCESSES_FROM_BYTES", 0)
+    if executor == "ray":
+        request.getfixturevalue("ray_session")
+    there = link_run(run, executor=executor)
     assert there == here
     assert read_tracks(run).equals(expected)
     assert len(list((run / "tracks").glob("*.parquet"))) == 2
