@@ -19,6 +19,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.s3 import Store, s3, s3_server  # noqa: F401
+from tests.tiers import Stopwatch, folder_of
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -28,12 +29,15 @@ def data_folder() -> Path | None:
     return Path(given).resolve() if given and Path(given).is_dir() else None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Stopwatch(), "tiers")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen_long = "long" in (config.getoption("-m") or "")
     dropped = []
     for item in items:
-        tier = item.path.relative_to(config.rootpath).parts[1]
-        if tier == "data":
+        if folder_of(item.path, config.rootpath) == "data":
             item.add_marker("data")
             if data_folder() is None and not os.environ.get("CI"):
                 dropped.append(item)
@@ -69,7 +73,7 @@ def data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _unit_tests_stay_unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.path.relative_to(request.config.rootpath).parts[1] != "unit":
+    if folder_of(request.path, request.config.rootpath) != "unit":
         return
 
     def refuse(*_: Any, **__: Any) -> None:
