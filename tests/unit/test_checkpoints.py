@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.execution.checkpoints import committed_rows, drop_repeats, mend
+from pipelines.execution.checkpoints import committed_rows, drop_repeats, reconcile
 
 
 def write(out: Path, task: str, rows: range, *, pending: bool = False, data: bool = True) -> None:
@@ -50,20 +50,20 @@ def broken(out: Path) -> None:
 
 def test_what_is_left_is_whole(tmp_path: Path) -> None:
     broken(tmp_path)
-    assert mend(tmp_path) == (50, 10)  # rows that a checkpoint named in vain
+    assert reconcile(tmp_path) == (50, 10)  # rows that a checkpoint named in vain
     assert stored(tmp_path) == list(range(10))
     assert committed_rows(tmp_path) == 10
     assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["w_000000.parquet"]
-    assert mend(tmp_path) == (0, 10)
+    assert reconcile(tmp_path) == (0, 10)
     assert stored(tmp_path) == list(range(10))
 
 
 def test_a_run_that_did_not_begin_is_left_alone(tmp_path: Path) -> None:
-    assert mend(tmp_path) == (0, 0)
+    assert reconcile(tmp_path) == (0, 0)
     assert committed_rows(tmp_path) == 0
 
 
-def test_mending_may_be_interrupted_anywhere(
+def test_reconciling_may_be_interrupted_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlink = Path.unlink
@@ -83,10 +83,10 @@ def test_mending_may_be_interrupted_anywhere(
         with monkeypatch.context() as patched:
             patched.setattr(Path, "unlink", dying)
             try:
-                mend(out)
+                reconcile(out)
             except KeyboardInterrupt:
                 interrupted += 1
-        mend(out)
+        reconcile(out)
         assert stored(out) == list(range(10))
         assert committed_rows(out) == 10
         shutil.rmtree(out)

@@ -14,7 +14,6 @@ import timm
 import torch
 
 from cluster.errors import ModelError, WorkError
-from pipelines import settle as settling
 from pipelines.backbones import describe, examine, load_backbone, load_verified
 from pipelines.backbones.base import Loaded
 from pipelines.backbones.timm_family import TimmBackbone
@@ -22,6 +21,8 @@ from pipelines.cli import say_extracted
 from pipelines.detections import complete
 from pipelines.embed import Embedder
 from pipelines.engines.engine import Engine
+from pipelines.execution import resolve as resolving
+from pipelines.execution.unresolved import Unresolved
 from pipelines.extract import Outcome
 from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
 from pipelines.request import fingerprint_inputs
@@ -240,10 +241,10 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
     made_head(facts, file, ZEROS, classes=3)
     command = command_of(model=with_head(file))
     earlier = request_of(command, examine(command.model))
-    given = {"rows": 1, "lanes": 1, "earlier": earlier}
     made_head(facts, file, ZEROS, classes=3, seed=4)
+    given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
     with pytest.raises(WorkError, match=r"--head .*h.pt is another file now; restore it or"):
-        settling.settle(command, empty_plan(), str(tmp_path), **given)
+        resolving.resolve(given, lanes=1)
 
 
 def test_with_a_head_classes_mean_something(
@@ -263,12 +264,12 @@ def test_with_a_head_classes_mean_something(
         bare = describe(load(vit), vit, Outputs())
         like = np.zeros((1, bare.feature_dim), np.float32)
         made_head(bare, tmp_path / "h.pt", like, classes=3)
-        monkeypatch.setattr(settling, "load_backbone", load)
+        monkeypatch.setattr(resolving, "load_backbone", load)
         for request, matters in ((vit, False), (with_head(tmp_path / "h.pt", vit), True)):
             torch.manual_seed(0)
-            model = settling._Model(request, Outputs(), empty_plan(), tmp_path)
-            assert model.has_no_classes() == (load is encoder and not matters)
-            assert model.accepts(rounded) == (not matters)
+            model = resolving.Candidate(request, Outputs(), empty_plan(), tmp_path)
+            assert model.has_classes == (load is not encoder or matters)
+            assert (model.judge("bf16", rounded) is None) == (not matters)
 
 
 def test_lite0_untrained() -> None:
