@@ -24,15 +24,15 @@ from pipelines.engines.engine import Engine
 from pipelines.execution import resolve as resolving
 from pipelines.execution.unresolved import Unresolved
 from pipelines.extract import Outcome
-from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.facts import ModelFacts, ModelRequest, Outputs, PrecisionAudit
 from pipelines.request import fingerprint_inputs
 from pipelines.run import Run
 from pipelines.scores import softmax
 from tests.heads import answered, made_head
 from tests.pictures import drawn, encoded
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
+from tests.tiny import HEADS, TINY, check_head, close, map_by_hand, with_head
 
-TINY = ModelRequest(spec="tiny")
 ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
 
 
@@ -53,71 +53,20 @@ def pixels() -> np.ndarray:
     return np.stack([np.asarray(drawn(n, width=32, height=32)) for n in range(40)])
 
 
-def map_by_hand(pixels: np.ndarray) -> np.ndarray:
-    """The last map of ``tiny`` from its own module, the pixels normalised in NumPy."""
-    loaded = load_backbone(TINY)
-    how = loaded.preprocess
-    x = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
-    tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
-    with torch.inference_mode():
-        found: np.ndarray = loaded.backbone.model.body(tensor).numpy()
-    return found
-
-
 def empty_plan() -> pa.Table:
     return complete(pa.table({"image": ["a.jpg"]}), where="test plan").slice(0, 0)
 
 
-def with_head(file: Path, request: ModelRequest = TINY) -> ModelRequest:
-    return request.model_copy(update={"head": str(file)})
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Within 1e-5 of the largest value."""
-    return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("engine", ["eager", "openvino"])
-@pytest.mark.parametrize(
-    ("classes", "features", "hidden"),
-    [(5, "pooled", (8,)), (2, "pooled", ()), (3, "map", ()), (2, "map", (8, 4))],
-)
+@pytest.mark.parametrize(("classes", "features", "hidden"), HEADS)
 def test_the_head_answers_in_the_pass(
     facts: ModelFacts,
     pixels: np.ndarray,
     tmp_path: Path,
-    engine: EngineName,
     classes: int,
     features: str,
     hidden: tuple[int, ...],
 ) -> None:
-    grid = map_by_hand(pixels)
-    wanted = grid if features == "map" else grid.mean((2, 3))
-    head = made_head(facts, tmp_path / "h.pt", wanted, classes=classes, hidden=hidden)
-    headed = examine(with_head(tmp_path / "h.pt"))
-    assert headed.maps == ()  # a head of the map keeps none
-    expected = answered(head, wanted)
-    assert len(np.unique(expected.argmax(1))) > 1  # it tells the pictures apart
-    found = Engine(headed, "fp32", engine)(pixels)
-    assert found.logits.shape == (40, classes)
-    assert close(found.logits, expected)
-    assert close(found.embedding, grid.mean((2, 3)))
-    if engine == "eager":
-        assert np.array_equal(found.embedding, Engine(facts, "fp32")(pixels).embedding)
-
-
-def test_a_compiled_network_has_the_head_in_it(
-    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path
-) -> None:
-    grid = map_by_hand(pixels)
-    head = made_head(facts, tmp_path / "h.pt", grid, classes=2, hidden=(8,))
-    run = Engine(examine(with_head(tmp_path / "h.pt")), "fp32", "compile")
-    expected = answered(head, grid)
-    for rows in (1, 40):
-        found = run(pixels[:rows])
-        assert found.logits.shape == (rows, 2)
-        assert np.abs(found.logits - expected[:rows]).max() <= 1e-5 * np.abs(expected).max()
-        assert close(found.embedding, grid[:rows].mean((2, 3)))
+    check_head(facts, pixels, tmp_path / "h.pt", "eager", classes, features, hidden)
 
 
 @pytest.mark.parametrize("features", ["pooled", "map"])
