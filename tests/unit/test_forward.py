@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.backbones import examine
+from pipelines import backbones
 from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
 from pipelines.events.board import Block, Board
@@ -27,6 +28,9 @@ TINY = ModelRequest(spec="tiny")
 SMALL = ModelRequest(spec="timm:test_resnet")
 LABEL = 4  # a class that tiny gives to some of the drawn photos and not to others
 ROWS = 20
+
+
+examine = functools.cache(backbones.examine)  # facts are frozen, and many tests ask for the same
 
 
 @pytest.fixture(scope="module")
