@@ -226,7 +226,7 @@ def _fixed(values: np.ndarray, blank: np.ndarray) -> pa.Array:
     Not null: Arrow writes null fixed-size lists to Parquet but cannot read them back
     (apache/arrow#35692).
     """
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))  # -1 takes no empty array
     if blank.any():
         flat = np.where(blank[:, None], np.float32(np.nan), flat)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])

@@ -44,7 +44,7 @@ def command_of(**given: Any) -> Command:
 
 
 def request_of(command: Command, facts: ModelFacts, **given: Any) -> Request:
-    """``command``, settled on its ``facts`` in exact float32, but for what is given."""
+    """``command``, resolved on its ``facts`` in exact float32, but for what is given."""
     plain: dict[str, Any] = {
         "labels": None,
         "gate": None,

@@ -20,7 +20,7 @@ from cluster.executors import ExecutorName, local_cores, local_gpus
 from cluster.session import Slots
 from cluster.tasks import Tasks
 from pipelines.execution.base import Answered, Job, Watcher
-from pipelines.execution.checkpoints import reconcile, remaining
+from pipelines.execution.checkpoints import drop_repeats, reconcile, remaining
 from pipelines.execution.unresolved import Resolved, Unresolved
 
 if TYPE_CHECKING:
@@ -75,13 +75,17 @@ class LocalExecutor:
         assert self._resolution is not None, "resolve comes first"
         before = reconcile(job.folder).committed
         parts = remaining(job.folder, job.planned)
-        if not parts:
-            return Answered()
-        engines = self._resolution.engines(job.batch_rows, calls_in_flight=CALLS_IN_FLIGHT)
-        tally = Lanes(job, engines, self._lanes).run(
-            parts, job.planned - before, lambda look: watcher.looked(look, before)
-        )
-        return Answered(tally=tally, passes=1, raised=tally.raised, said=tally.said)
+        answered = Answered()
+        if parts:
+            engines = self._resolution.engines(job.batch_rows, calls_in_flight=CALLS_IN_FLIGHT)
+            tally = Lanes(job, engines, self._lanes).run(
+                parts, job.planned - before, lambda look: watcher.looked(look, before)
+            )
+            answered = Answered(tally=tally, passes=1, raised=tally.raised, said=tally.said)
+        # Writers of a Ray whose driver died may have ended only now.
+        if reconcile(job.folder).committed > job.planned:
+            drop_repeats(job.folder)
+        return answered
 
 
 @contextmanager

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.execution.checkpoints import committed_rows, drop_repeats, mend
+from pipelines.execution import checkpoints
+from pipelines.execution.checkpoints import (
+    adopt,
+    committed_mask,
+    committed_rows,
+    drop_repeats,
+    reconcile,
+    remaining,
+)
 
 
 def write(out: Path, task: str, rows: range, *, pending: bool = False, data: bool = True) -> None:
@@ -50,20 +61,20 @@ def broken(out: Path) -> None:
 
 def test_what_is_left_is_whole(tmp_path: Path) -> None:
     broken(tmp_path)
-    assert mend(tmp_path) == (50, 10)  # rows that a checkpoint named in vain
+    assert reconcile(tmp_path) == (50, 10)  # rows that a checkpoint named in vain
     assert stored(tmp_path) == list(range(10))
     assert committed_rows(tmp_path) == 10
     assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["w_000000.parquet"]
-    assert mend(tmp_path) == (0, 10)
+    assert reconcile(tmp_path) == (0, 10)
     assert stored(tmp_path) == list(range(10))
 
 
 def test_a_run_that_did_not_begin_is_left_alone(tmp_path: Path) -> None:
-    assert mend(tmp_path) == (0, 0)
+    assert reconcile(tmp_path) == (0, 0)
     assert committed_rows(tmp_path) == 0
 
 
-def test_mending_may_be_interrupted_anywhere(
+def test_reconciling_may_be_interrupted_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlink = Path.unlink
@@ -83,10 +94,10 @@ def test_mending_may_be_interrupted_anywhere(
         with monkeypatch.context() as patched:
             patched.setattr(Path, "unlink", dying)
             try:
-                mend(out)
+                reconcile(out)
             except KeyboardInterrupt:
                 interrupted += 1
-        mend(out)
+        reconcile(out)
         assert stored(out) == list(range(10))
         assert committed_rows(out) == 10
         shutil.rmtree(out)
@@ -101,3 +112,290 @@ def test_a_block_done_twice_is_kept_once(tmp_path: Path) -> None:
     assert stored(tmp_path) == list(range(20))
     assert committed_rows(tmp_path) == 20
     assert drop_repeats(tmp_path) == 0
+
+
+PART_ROWS = 10
+HALF = PART_ROWS // 2
+
+
+class Folder:
+    """A run of some parts of ten rows each, to which either executor has written."""
+
+    def __init__(self, out: Path, parts: int) -> None:
+        self.out, self.planned = out, parts * PART_ROWS
+        for folder in ("plan", "checkpoint", "detections"):
+            (out / folder).mkdir(parents=True)
+        for part in range(parts):
+            pq.write_table(ids(self.rows(part)), out / "plan" / f"{named(part)}.parquet")
+
+    @staticmethod
+    def rows(part: int) -> range:
+        return range(part * PART_ROWS, (part + 1) * PART_ROWS)
+
+    def own(self, part: int, rows: range, *, adopted: bool = False) -> Path:
+        """The local executor's file of a part."""
+        file = self.out / "detections" / f"{named(part)}.parquet"
+        pq.write_table(ids(rows), file)
+        if adopted:
+            pq.write_table(ids(rows), self.out / "checkpoint" / file.name)
+        return file
+
+    def ray(self, part: int, rows: range, *, pending: bool = False) -> None:
+        write(self.out, f"w_{part:06d}", rows, pending=pending)
+
+    def checkpoints(self) -> dict[str, list[int]]:
+        files = sorted((self.out / "checkpoint").iterdir())
+        return {file.stem: pq.read_table(file)["row_id"].to_pylist() for file in files}
+
+    def answer(self) -> None:
+        """What the local executor does with the parts that are left."""
+        for part in remaining(self.out, self.planned):
+            pq.write_table(part.read(), self.out / "detections" / f"{part.name}.parquet")
+
+
+def named(part: int) -> str:
+    return f"part-{part:05d}"
+
+
+def ids(rows: range) -> pa.Table:
+    return pa.table({"row_id": pa.array(rows, pa.int64())})
+
+
+def cut_off(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def nothing(folder: Folder, part: int) -> None:
+    pass
+
+
+def own_file(folder: Folder, part: int) -> None:
+    folder.own(part, folder.rows(part))
+
+
+def own_file_adopted(folder: Folder, part: int) -> None:
+    folder.own(part, folder.rows(part), adopted=True)
+
+
+def own_file_cut_off(folder: Folder, part: int) -> None:
+    cut_off(folder.own(part, folder.rows(part)))
+
+
+def own_file_adopted_and_cut_off(folder: Folder, part: int) -> None:
+    cut_off(folder.own(part, folder.rows(part), adopted=True))
+
+
+def own_file_adopted_and_gone(folder: Folder, part: int) -> None:
+    folder.own(part, folder.rows(part), adopted=True).unlink()
+
+
+def own_file_whose_checkpoint_is_cut_off(folder: Folder, part: int) -> None:
+    folder.own(part, folder.rows(part), adopted=True)
+    cut_off(folder.out / "checkpoint" / f"{named(part)}.parquet")
+
+
+def rays_file(folder: Folder, part: int) -> None:
+    folder.ray(part, folder.rows(part))
+
+
+def rays_file_uncommitted(folder: Folder, part: int) -> None:
+    folder.ray(part, folder.rows(part), pending=True)
+
+
+def rays_first_half(folder: Folder, part: int) -> None:
+    folder.ray(part, folder.rows(part)[:HALF])
+
+
+def rays_first_half_and_the_rest(folder: Folder, part: int) -> None:
+    folder.ray(part, folder.rows(part)[:HALF])
+    folder.own(part, folder.rows(part)[HALF:])
+
+
+def rays_first_half_and_the_rest_adopted(folder: Folder, part: int) -> None:
+    folder.ray(part, folder.rows(part)[:HALF])
+    folder.own(part, folder.rows(part)[HALF:], adopted=True)
+
+
+def rays_first_half_and_a_rest_cut_off(folder: Folder, part: int) -> None:
+    folder.ray(part, folder.rows(part)[:HALF])
+    cut_off(folder.own(part, folder.rows(part)[HALF:]))
+
+
+def rays_first_half_lost_and_the_rest(folder: Folder, part: int) -> None:
+    rays_first_half_and_the_rest(folder, part)
+    cut_off(folder.out / "detections" / f"w_{part:06d}-0.parquet")
+
+
+def rays_first_half_lost_and_the_rest_adopted(folder: Folder, part: int) -> None:
+    rays_first_half_and_the_rest_adopted(folder, part)
+    cut_off(folder.out / "detections" / f"w_{part:06d}-0.parquet")
+
+
+class Expected(NamedTuple):
+    """Of the ten rows of a part in one state."""
+
+    again: int  # that ``reconcile`` tells of
+    committed: int  # after it
+    left: int  # after ``remaining``: more, where half a part cannot keep its file
+    kept: tuple[str, ...] = ()  # stems of data files after ``remaining``; {p} is the part
+
+
+STATES: dict[Callable[[Folder, int], None], Expected] = {
+    nothing: Expected(0, 0, 10),
+    own_file: Expected(0, 10, 0, ("part-0000{p}",)),
+    own_file_adopted: Expected(0, 10, 0, ("part-0000{p}",)),
+    own_file_cut_off: Expected(0, 0, 10),
+    own_file_adopted_and_cut_off: Expected(10, 0, 10),
+    own_file_adopted_and_gone: Expected(10, 0, 10),
+    own_file_whose_checkpoint_is_cut_off: Expected(0, 0, 10),
+    rays_file: Expected(0, 10, 0, ("w_00000{p}-0",)),
+    rays_file_uncommitted: Expected(0, 0, 10),
+    rays_first_half: Expected(0, 5, 5, ("w_00000{p}-0",)),
+    rays_first_half_and_the_rest: Expected(0, 10, 0, ("part-0000{p}", "w_00000{p}-0")),
+    rays_first_half_and_the_rest_adopted: Expected(0, 10, 0, ("part-0000{p}", "w_00000{p}-0")),
+    rays_first_half_and_a_rest_cut_off: Expected(0, 5, 5, ("w_00000{p}-0",)),
+    rays_first_half_lost_and_the_rest: Expected(5, 5, 10),
+    rays_first_half_lost_and_the_rest_adopted: Expected(5, 5, 10),
+}
+
+
+def test_states_of_two_parts_do_not_touch_each_other(tmp_path: Path) -> None:
+    for number, states in enumerate(product(STATES, STATES)):
+        folder = Folder(tmp_path / str(number), len(states))
+        for part, state in enumerate(states):
+            state(folder, part)
+        expected = [STATES[state] for state in states]
+        again, committed = reconcile(folder.out)
+        told = [state.__name__ for state in states]
+        assert again == sum(each.again for each in expected), told
+        assert committed == sum(each.committed for each in expected), told
+        assert committed_rows(folder.out) == committed, told
+        assert committed_mask(folder.out, folder.planned).sum() == committed, told
+        left = [
+            row for part in remaining(folder.out, 20) for row in part.read()["row_id"].to_pylist()
+        ]
+        of_each = [len([row for row in left if row in folder.rows(part)]) for part in range(2)]
+        assert of_each == [each.left for each in expected], told
+        assert sorted([*stored(folder.out), *left]) == list(range(20)), told
+        kept = {name.format(p=part) for part, each in enumerate(expected) for name in each.kept}
+        assert {file.stem for file in (folder.out / "detections").iterdir()} == kept, told
+        shutil.rmtree(folder.out)
+
+
+def everything(out: Path) -> Folder:
+    folder = Folder(out, len(STATES))
+    for part, state in enumerate(STATES):
+        state(folder, part)
+    return folder
+
+
+def test_parts_are_left_whole_or_by_the_rows_that_are_missing(tmp_path: Path) -> None:
+    folder = everything(tmp_path)
+    reconcile(tmp_path)
+    left = {part.name: part.left for part in remaining(tmp_path, folder.planned)}
+    for number, expected in enumerate(STATES.values()):
+        if not expected.left:
+            assert named(number) not in left
+        elif expected.left == PART_ROWS:
+            assert left[named(number)] is None
+        else:
+            rest = left[named(number)]
+            assert rest is not None
+            assert rest.tolist() == list(range(HALF, PART_ROWS))
+    assert list(left) == sorted(left)  # in the order of the plan
+
+
+def test_either_executor_ends_what_the_other_began(tmp_path: Path) -> None:
+    folder = everything(tmp_path)
+    reconcile(tmp_path)
+    folder.answer()
+    assert reconcile(tmp_path) == (0, folder.planned)
+    assert remaining(tmp_path, folder.planned) == []
+    assert committed_mask(tmp_path, folder.planned).all()
+    assert stored(tmp_path) == list(range(folder.planned))
+    adopt(tmp_path)  # Ray goes on, and has nothing left to do
+    rows = [row for rows in folder.checkpoints().values() for row in rows]
+    assert sorted(rows) == list(range(folder.planned))
+    assert committed_rows(tmp_path) == folder.planned
+    assert reconcile(tmp_path) == (0, folder.planned)
+
+
+def test_adopting_names_each_row_of_a_file_once(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, 3)
+    folder.own(0, folder.rows(0))
+    folder.own(1, folder.rows(1)[HALF:])
+    folder.ray(1, folder.rows(1)[:HALF])
+    adopt(tmp_path)
+    wanted = {
+        "part-00000": list(folder.rows(0)),
+        "part-00001": list(folder.rows(1)[HALF:]),
+        "w_000001": list(folder.rows(1)[:HALF]),
+    }
+    assert folder.checkpoints() == wanted
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "checkpoint").iterdir()}
+    adopt(tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert folder.checkpoints() == wanted
+
+
+def test_adopting_needs_no_folder_and_makes_none_for_nothing(tmp_path: Path) -> None:
+    adopt(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "detections").mkdir()
+    pq.write_table(ids(range(3)), tmp_path / "detections" / "part-00000.parquet")
+    adopt(tmp_path)
+    assert pq.read_table(tmp_path / "checkpoint" / "part-00000.parquet").num_rows == 3
+
+
+def test_going_on_may_be_interrupted_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any deletion and any checkpoint: the next session has every row once."""
+    unlink, written = Path.unlink, checkpoints.write_atomic
+    interrupted = 0
+    for after in range(40):
+        folder = everything(tmp_path / str(after))
+        left = after
+
+        def living() -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+
+        def dying(self: Path, missing_ok: bool = False) -> None:
+            living()
+            unlink(self, missing_ok)
+
+        def dying_before(file: Path, data: bytes) -> None:
+            living()
+            written(file, data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", dying)
+            patched.setattr(checkpoints, "write_atomic", dying_before)
+            try:
+                reconcile(folder.out)
+                folder.answer()
+                adopt(folder.out)
+            except KeyboardInterrupt:
+                interrupted += 1
+        reconcile(folder.out)
+        folder.answer()
+        assert stored(folder.out) == list(range(folder.planned))
+        assert reconcile(folder.out) == (0, folder.planned)
+        shutil.rmtree(folder.out)
+    assert 15 < interrupted < 40
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_block_that_both_executors_did_is_kept_once(tmp_path: Path, adopted: bool) -> None:
+    folder = Folder(tmp_path, 2)
+    folder.own(0, folder.rows(0), adopted=adopted)
+    folder.own(1, folder.rows(1))
+    folder.ray(0, folder.rows(0))
+    assert reconcile(tmp_path) == (0, 30)
+    assert drop_repeats(tmp_path) == 1
+    assert stored(tmp_path) == list(range(20))
+    assert reconcile(tmp_path) == (0, 20)
+    assert remaining(tmp_path, folder.planned) == []

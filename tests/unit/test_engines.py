@@ -1,4 +1,4 @@
-"""Engines: the same answers whichever way, any number of rows, memory that runs out."""
+"""Engines: the models' own answers, any number of rows, memory that runs out, the cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import pytest
 import torch
 
 from cluster.errors import InputError, ModelError
-from pipelines.backbones import examine, load_backbone
-from pipelines.backbones.base import Loaded
-from pipelines.engines import compiled, openvino
+from pipelines.backbones import examine
 from pipelines.engines import engine as module
+from pipelines.engines import openvino
 from pipelines.engines.batching import find_rows, in_batches, is_out_of_memory
 from pipelines.engines.cache import cached, folder
 from pipelines.engines.engine import Engine
-from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.facts import ModelFacts, Outputs, PrecisionAudit
 from pipelines.network import Network
 from pipelines.precision import check_format, compare, fast_formats, is_harmless
-
-TINY = ModelRequest(spec="tiny")
+from tests.tiny import TINY, by_hand, check_engine
 
 
 @pytest.fixture(scope="module")
@@ -43,55 +41,8 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
 
 
-def by_hand(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and logits of ``tiny`` from its own module, normalised in NumPy."""
-    loaded = load_backbone(TINY)
-    how = loaded.preprocess
-    x = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
-    tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
-    with torch.inference_mode():
-        model = loaded.backbone.model
-        return model.body(tensor).mean((2, 3)).numpy(), model(tensor).numpy()
-
-
-@pytest.mark.parametrize("engine", ["eager", "openvino", "compile"])
-def test_every_engine_gives_the_models_own_answers(
-    own_cache: Path, facts: ModelFacts, pixels: np.ndarray, engine: EngineName
-) -> None:
-    embedding, logits = by_hand(pixels)
-    run = Engine(facts, "fp32", engine, batch_rows=32)
-    for rows in (1, 3, 70):  # fewer than a batch, and two batches and a rest
-        found = run(pixels[:rows])
-        assert np.abs(found.embedding - embedding[:rows]).max() <= 1e-5 * np.abs(embedding).max()
-        assert np.abs(found.logits - logits[:rows]).max() <= 1e-5 * np.abs(logits).max()
-        # The kept map is the one that was pooled.
-        assert np.allclose(found.maps[0].mean((2, 3)), found.embedding, atol=1e-5)
-    half = Engine(facts, "bf16", engine)(pixels)
-    assert compare(half.embedding, half.logits, embedding, logits).cosine_min > 0.999
-
-
-@pytest.mark.parametrize("engine", ["openvino", "compile"])
-def test_what_is_built_is_not_built_again(
-    own_cache: Path,
-    facts: ModelFacts,
-    pixels: np.ndarray,
-    engine: EngineName,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    first = Engine(facts, "fp32", engine)(pixels[:2])
-
-    def never(of: ModelFacts) -> Loaded:
-        raise AssertionError("a built engine needs no network")
-
-    monkeypatch.setattr(module, "load_verified", never)
-    again = Engine(facts, "fp32", engine)(pixels[:2])
-    assert np.array_equal(first.logits, again.logits)
-    is_cached: dict[EngineName, Callable[[ModelFacts], bool]] = {
-        "openvino": openvino.is_cached,
-        "compile": lambda of: compiled.is_cached(of, "fp32", torch.device("cpu")),
-    }
-    assert is_cached[engine](facts)
-    assert not is_cached[engine](facts.model_copy(update={"weights_sha256": "0" * 64}))
+def test_eager_gives_the_models_own_answers(facts: ModelFacts, pixels: np.ndarray) -> None:
+    check_engine(facts, pixels, "eager")
 
 
 def test_engine_refuses_other_weights(facts: ModelFacts) -> None:
@@ -111,26 +62,6 @@ def test_no_rows_have_no_answers(facts: ModelFacts) -> None:
     found = Engine(facts, "fp32")(np.empty((0, 32, 32, 3), np.uint8))
     assert (found.embedding.shape, found.logits.shape) == ((0, 32), (0, 10))
     assert found.maps[0].shape == (0, 32, 4, 4)
-
-
-def test_two_threads_get_their_own_answers(
-    own_cache: Path, facts: ModelFacts, pixels: np.ndarray
-) -> None:
-    run = Engine(facts, "fp32", "openvino", batch_rows=4)
-    expected = run(pixels).logits
-    found: dict[int, np.ndarray] = {}
-
-    def answer(number: int) -> None:
-        mine = pixels[number::2]
-        found[number] = np.stack([run(mine).logits for _ in range(5)])
-
-    threads = [threading.Thread(target=answer, args=(number,)) for number in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    for number in (0, 1):
-        assert np.allclose(found[number], expected[number::2], atol=1e-5)
 
 
 class Small(Network):

@@ -133,3 +133,37 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text(json.dumps({"event": "end", "session": 1}) + "\n{\n")
     with pytest.raises(RunError, match=r"events\.jsonl, line 2 is damaged; delete the file"):
         read_events(tmp_path)
+
+
+def test_a_stopwatch_does_not_count_its_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("pipelines.events.board.time.perf_counter", lambda: now)
+    monkeypatch.setattr("pipelines.events.board.time.time", lambda: 5.0 + now)
+    watch = Stopwatch("decode", "here:3")
+    now = 101.0
+    watch.pause()
+    now = 150.0
+    watch.pause()  # a second time changes nothing
+    watch.resume()
+    now = 150.25
+    watch.pause()
+    now = 170.0
+    watch.resume()
+    now = 170.5  # runs on until the block is through
+    told = watch.block(pa.table({"row_id": [7], "error": [None]}))
+    assert told.seconds == pytest.approx(1.75)
+    assert (told.began, told.lane, told.stage) == (105.0, "here:3", "decode")
+    now = 180.0
+    assert watch.block(None).seconds == pytest.approx(1.75)  # which ends it
+
+
+def test_a_stopwatch_that_never_runs_again_tells_what_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1.0
+    monkeypatch.setattr("pipelines.events.board.time.perf_counter", lambda: now)
+    watch = Stopwatch("forward")
+    watch.pause()
+    now = 9.0
+    told = watch.block(None)
+    assert (told.seconds, told.rows, told.first_row) == (0.0, 0, -1)

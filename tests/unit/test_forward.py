@@ -1,20 +1,23 @@
-"""The forward actor without Ray: cascades, kept maps, numbers that are not finite."""
+"""The forward pass over a block: cascades, kept maps, numbers that are not finite."""
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
-from pipelines.backbones import examine
+from pipelines import backbones
 from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
-from pipelines.events.board import Block
+from pipelines.events.board import Block, Board
+from pipelines.execution.ray_stages import ForwardStage
 from pipelines.facts import GateRequest, ModelRequest, Outputs
-from pipelines.forward import ForwardActor, ForwardOptions, pixel_columns
+from pipelines.forward import Forward, load_engines, pixel_columns
 from pipelines.request import GateFacts, Request
 from pipelines.scores import softmax
 from pipelines.source import read_source
@@ -27,6 +30,9 @@ LABEL = 4  # a class that tiny gives to some of the drawn photos and not to othe
 ROWS = 20
 
 
+examine = functools.cache(backbones.examine)  # facts are frozen, and many tests ask for the same
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = photo_folder(tmp_path_factory.mktemp("photos"), ROWS - 1)
@@ -35,17 +41,19 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(table=found.table, root=found.root)
 
 
-class Counting:
-    """A board without Ray that adds up what it is told."""
+class Counting(Board):
+    """A board that keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rows = 0
-        self.answered = SimpleNamespace(remote=self._add)
         self.blocks: list[Block] = []
-        self.block = SimpleNamespace(remote=self.blocks.append)
 
-    def _add(self, rows: int) -> None:
+    def answered(self, rows: int) -> None:
         self.rows += rows
+
+    def block(self, block: Block) -> None:
+        self.blocks.append(block)
 
 
 def request(
@@ -71,8 +79,8 @@ def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Coun
     """Decoded rows, answered rows, and the board."""
     decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
     board = Counting()
-    options = ForwardOptions(request=asked, batch_rows=8, memory_share=0.0)
-    return decoded, ForwardActor(options, board).answer(decoded), board
+    engines = load_engines(asked, batch_rows=8, memory_share=0.0)
+    return decoded, Forward(asked, engines, board).answer(decoded), board
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -101,10 +109,6 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     good = np.asarray(decoded["error"].is_null())
     assert good.sum() == ROWS - 1
     assert board.rows == ROWS  # every row is reported once
-    load, block = board.blocks
-    assert (load.stage, load.rows) == ("load", 0)
-    assert (block.stage, block.rows, block.first_row) == ("forward", ROWS, 0)
-    assert block.errors == {"not an image": 1}
     passed = np.zeros(ROWS, bool)
     passed[good] = scores >= threshold
     assert 5 < passed.sum() < 15
@@ -126,6 +130,27 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     assert all(name is not None for name in names[good])
     assert names[~good][0] is None
     assert rows["error"].null_count == ROWS - 1
+
+
+@pytest.mark.parametrize("embed", ["model", "gate"])
+def test_the_stage_tells_what_it_loaded_and_each_block(
+    plan: SimpleNamespace, embed: Literal["model", "gate"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of this process
+    asked = request(embed=embed)
+    decoded, rows, _ = run(plan, asked)
+    board = Counting()
+    stage = ForwardStage(asked, 8, 0.0, board)
+    found = stage(decoded)
+    assert found.schema == rows.schema
+    assert np.array_equal(matrix(found["embedding"]), matrix(rows["embedding"]), equal_nan=True)
+    assert found["label_index"].equals(rows["label_index"])
+    assert stage(decoded.slice(0, 0)).num_rows == 0
+    assert board.rows == ROWS
+    load, block = board.blocks  # none of no rows
+    assert (load.stage, load.rows) == ("load", 0)
+    assert (block.stage, block.rows, block.first_row) == ("forward", ROWS, 0)
+    assert block.errors == {"not an image": 1}
 
 
 def test_classes_of_passing_rows_are_the_models_own(plan: SimpleNamespace) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from pipelines.facts import Preprocess
-from pipelines.images import ImageError, cut, decode, fit, read
+from pipelines.images import ImageError, _quiet, cut, decode, fit, read
 from tests.pictures import drawn, encoded
 
 HALF = (0.5, 0.5, 0.5)
@@ -152,3 +155,67 @@ def test_extreme_shapes_fit(resize: str, shape: tuple[int, int]) -> None:
     fitted = fit(pixels, how)
     assert fitted.shape == (3, 224, 224)
     assert (fitted[:, 111:113, 111:113] == 7).all(0).any()
+
+
+def test_threads_that_are_quiet_at_once_leave_warnings_as_they_were() -> None:
+    """Also where the first to come is the first to go, after which the last is still quiet."""
+    came, joined, gone = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with _quiet():
+            came.set()
+            assert joined.wait(60)
+            warnings.warn("from the first", stacklevel=1)
+        gone.set()
+
+    def last() -> None:
+        assert came.wait(60)
+        with _quiet():
+            joined.set()
+            assert gone.wait(60)
+            warnings.warn("from the last", stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before, show = warnings.filters[:], warnings.showwarning
+        for _ in range(20):
+            for event in (came, joined, gone):
+                event.clear()
+            with ThreadPoolExecutor(2) as pool:
+                for each in [pool.submit(first), pool.submit(last)]:
+                    each.result(60)
+            assert warnings.filters == before
+        assert warnings.showwarning is show
+        with pytest.raises(UserWarning, match="heard again"):
+            warnings.warn("heard again", stacklevel=1)
+
+
+def test_many_threads_decode_what_pillow_warns_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # it warns from there to twice as many
+    data = encoded(Image.new("RGB", (10, 10), (9, 99, 9)), "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(io.BytesIO(data))
+        before = warnings.filters[:]
+        together = threading.Barrier(4)
+
+        def decoded(_: int) -> tuple[int, ...]:
+            together.wait(60)
+            (shape,) = {tuple(decode(data).pixels.shape) for _ in range(50)}
+            return shape
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(decoded, range(4))) == [(3, 10, 10)] * 4
+        assert warnings.filters == before
+
+
+def test_an_error_inside_ends_the_quiet() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = warnings.filters[:]
+        with pytest.raises(ImageError):
+            decode(b"no picture")
+        with pytest.raises(ValueError, match="inside"), _quiet(), _quiet():
+            raise ValueError("inside")
+        assert warnings.filters == before

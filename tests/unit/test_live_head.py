@@ -14,7 +14,6 @@ import timm
 import torch
 
 from cluster.errors import ModelError, WorkError
-from pipelines import settle as settling
 from pipelines.backbones import describe, examine, load_backbone, load_verified
 from pipelines.backbones.base import Loaded
 from pipelines.backbones.timm_family import TimmBackbone
@@ -22,16 +21,18 @@ from pipelines.cli import say_extracted
 from pipelines.detections import complete
 from pipelines.embed import Embedder
 from pipelines.engines.engine import Engine
+from pipelines.execution import resolve as resolving
+from pipelines.execution.unresolved import Unresolved
 from pipelines.extract import Outcome
-from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.facts import ModelFacts, ModelRequest, Outputs, PrecisionAudit
 from pipelines.request import fingerprint_inputs
 from pipelines.run import Run
 from pipelines.scores import softmax
 from tests.heads import answered, made_head
 from tests.pictures import drawn, encoded
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
+from tests.tiny import HEADS, TINY, check_head, close, map_by_hand, with_head
 
-TINY = ModelRequest(spec="tiny")
 ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
 
 
@@ -52,71 +53,20 @@ def pixels() -> np.ndarray:
     return np.stack([np.asarray(drawn(n, width=32, height=32)) for n in range(40)])
 
 
-def map_by_hand(pixels: np.ndarray) -> np.ndarray:
-    """The last map of ``tiny`` from its own module, the pixels normalised in NumPy."""
-    loaded = load_backbone(TINY)
-    how = loaded.preprocess
-    x = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
-    tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
-    with torch.inference_mode():
-        found: np.ndarray = loaded.backbone.model.body(tensor).numpy()
-    return found
-
-
 def empty_plan() -> pa.Table:
     return complete(pa.table({"image": ["a.jpg"]}), where="test plan").slice(0, 0)
 
 
-def with_head(file: Path, request: ModelRequest = TINY) -> ModelRequest:
-    return request.model_copy(update={"head": str(file)})
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Within 1e-5 of the largest value."""
-    return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("engine", ["eager", "openvino"])
-@pytest.mark.parametrize(
-    ("classes", "features", "hidden"),
-    [(5, "pooled", (8,)), (2, "pooled", ()), (3, "map", ()), (2, "map", (8, 4))],
-)
+@pytest.mark.parametrize(("classes", "features", "hidden"), HEADS)
 def test_the_head_answers_in_the_pass(
     facts: ModelFacts,
     pixels: np.ndarray,
     tmp_path: Path,
-    engine: EngineName,
     classes: int,
     features: str,
     hidden: tuple[int, ...],
 ) -> None:
-    grid = map_by_hand(pixels)
-    wanted = grid if features == "map" else grid.mean((2, 3))
-    head = made_head(facts, tmp_path / "h.pt", wanted, classes=classes, hidden=hidden)
-    headed = examine(with_head(tmp_path / "h.pt"))
-    assert headed.maps == ()  # a head of the map keeps none
-    expected = answered(head, wanted)
-    assert len(np.unique(expected.argmax(1))) > 1  # it tells the pictures apart
-    found = Engine(headed, "fp32", engine)(pixels)
-    assert found.logits.shape == (40, classes)
-    assert close(found.logits, expected)
-    assert close(found.embedding, grid.mean((2, 3)))
-    if engine == "eager":
-        assert np.array_equal(found.embedding, Engine(facts, "fp32")(pixels).embedding)
-
-
-def test_a_compiled_network_has_the_head_in_it(
-    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path
-) -> None:
-    grid = map_by_hand(pixels)
-    head = made_head(facts, tmp_path / "h.pt", grid, classes=2, hidden=(8,))
-    run = Engine(examine(with_head(tmp_path / "h.pt")), "fp32", "compile")
-    expected = answered(head, grid)
-    for rows in (1, 40):
-        found = run(pixels[:rows])
-        assert found.logits.shape == (rows, 2)
-        assert np.abs(found.logits - expected[:rows]).max() <= 1e-5 * np.abs(expected).max()
-        assert close(found.embedding, grid[:rows].mean((2, 3)))
+    check_head(facts, pixels, tmp_path / "h.pt", "eager", classes, features, hidden)
 
 
 @pytest.mark.parametrize("features", ["pooled", "map"])
@@ -240,10 +190,10 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
     made_head(facts, file, ZEROS, classes=3)
     command = command_of(model=with_head(file))
     earlier = request_of(command, examine(command.model))
-    given = {"rows": 1, "lanes": 1, "earlier": earlier}
     made_head(facts, file, ZEROS, classes=3, seed=4)
+    given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
     with pytest.raises(WorkError, match=r"--head .*h.pt is another file now; restore it or"):
-        settling.settle(command, empty_plan(), str(tmp_path), **given)
+        resolving.resolve(given, lanes=1)
 
 
 def test_with_a_head_classes_mean_something(
@@ -263,37 +213,15 @@ def test_with_a_head_classes_mean_something(
         bare = describe(load(vit), vit, Outputs())
         like = np.zeros((1, bare.feature_dim), np.float32)
         made_head(bare, tmp_path / "h.pt", like, classes=3)
-        monkeypatch.setattr(settling, "load_backbone", load)
+        monkeypatch.setattr(resolving, "load_backbone", load)
         for request, matters in ((vit, False), (with_head(tmp_path / "h.pt", vit), True)):
             torch.manual_seed(0)
-            model = settling._Model(request, Outputs(), empty_plan(), tmp_path)
-            assert model.has_no_classes() == (load is encoder and not matters)
-            assert model.accepts(rounded) == (not matters)
+            model = resolving.Candidate(request, Outputs(), empty_plan(), tmp_path)
+            assert model.has_classes == (load is not encoder or matters)
+            assert (model.judge("bf16", rounded) is None) == (not matters)
 
 
-def test_lite0_untrained() -> None:
-    request = ModelRequest(spec="lite0", random_weights=True)
-    before = torch.get_rng_state()
-    found = examine(request)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(77)  # the weights follow their own seed
-    assert examine(request) == found
-    # timm's own network of that name, drawn from the same seed.
-    assert (
-        found.weights_sha256
-        == examine(ModelRequest(spec="timm:tf_efficientnet_lite0")).weights_sha256
-    )
-    assert found.weights == "random (seed 0)"
-    assert found.labels_sha256 is None
-    trained = examine(ModelRequest(spec="lite0"))
-    assert found.preprocess == trained.preprocess
-    assert (found.num_classes, found.feature_dim) == (1000, 1280)
-    assert found.weights_sha256 != trained.weights_sha256
-    assert found.fingerprint != trained.fingerprint
-    assert trained.labels_sha256 is not None
-
-
-@pytest.mark.parametrize("spec", ["tiny", "timm:test_resnet", "ami:resnet50-lowres"])
+@pytest.mark.parametrize("spec", ["tiny", "timm:test_resnet"])
 def test_what_is_untrained_already_stays_as_it_is(spec: str) -> None:
     plain, asked = (examine(ModelRequest(spec=spec, random_weights=way)) for way in (False, True))
     assert asked.weights_sha256 == plain.weights_sha256

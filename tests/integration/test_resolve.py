@@ -1,4 +1,4 @@
-"""What a command leaves open: settled on the run's own images, and the reason said."""
+"""What a command leaves open: resolved on the run's own images, and the reason said."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import timm
 
 from cluster.errors import ModelError, WorkError
-from pipelines import settle as settling
 from pipelines.backbones import load_backbone
 from pipelines.backbones.base import Loaded
 from pipelines.backbones.timm_family import TimmBackbone
 from pipelines.engines import openvino
+from pipelines.execution import resolve as resolving
+from pipelines.execution.resolve import resolve
+from pipelines.execution.unresolved import Unresolved, sample_of
 from pipelines.facts import GateRequest, ModelRequest
-from pipelines.prepare import sample_of
 from pipelines.request import Request
-from pipelines.settle import settle
 from pipelines.source import read_source
 from tests.pictures import photo_folder
 from tests.runs import command_of
@@ -42,9 +41,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def asked(photos: Path, rows: int = 24, *, earlier: Request | None = None, **how: Any) -> Request:
     command = command_of(**({"source": str(photos), "precision": "auto", "engine": "auto"} | how))
     plan = read_source(str(photos))
-    return settle(
-        command, sample_of(plan.table), str(plan.root), rows=rows, lanes=2, earlier=earlier
-    )
+    unresolved = Unresolved(command, sample_of(plan.table), str(plan.root), rows, earlier)
+    return resolve(unresolved, lanes=2).resolved.request
 
 
 def test_an_engine_is_built_where_the_rows_repay_it(photos: Path) -> None:
@@ -62,10 +60,12 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
         raise ModelError("--engine openvino: this network cannot be converted")
 
     monkeypatch.setattr(openvino, "load", refuse)
-    monkeypatch.setitem(settling._OFFERS, "cpu", {"openvino": settling._OFFERS["cpu"]["openvino"]})
-    settled = asked(photos, 10**7)
-    assert settled.engine == "eager"
-    assert any("openvino passed over" in note for note in settled.notes)
+    monkeypatch.setitem(
+        resolving._OFFERS, "cpu", {"openvino": resolving._OFFERS["cpu"]["openvino"]}
+    )
+    resolved = asked(photos, 10**7)
+    assert resolved.engine == "eager"
+    assert any("openvino passed over" in note for note in resolved.notes)
     with pytest.raises(ModelError, match="cannot be converted"):
         asked(photos, 10, engine="openvino")
 
@@ -73,7 +73,7 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
 def test_auto_takes_half_precision_only_where_classes_survive(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "fast_formats", lambda device: ["bf16", "fp32"])
+    monkeypatch.setattr(resolving, "fast_formats", lambda device: ["bf16", "fp32"])
     robust = asked(photos)  # three convolutions hardly round
     assert robust.precision == "bf16"
     assert robust.audit is not None
@@ -88,7 +88,7 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     assert insisted.audit is not None
     assert 0.99 < insisted.audit.cosine_mean < 0.9999
     # As on GPUs, which are as fast in fp16 and round less there.
-    monkeypatch.setattr(settling, "fast_formats", lambda device: ["bf16", "fp16", "fp32"])
+    monkeypatch.setattr(resolving, "fast_formats", lambda device: ["bf16", "fp16", "fp32"])
     finer = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert finer.precision == "fp16"
     assert finer.audit is not None
@@ -97,27 +97,28 @@ def test_auto_takes_half_precision_only_where_classes_survive(
 
 
 def test_an_encoder_says_that_its_classes_mean_nothing(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vit = ModelRequest(spec="timm:test_vit")
-    settled = asked(photos, model=vit, engine="eager")
-    assert not [note for note in settled.notes if "no classifier" in note]
+    resolved = asked(photos, model=vit, engine="eager")
+    assert not [note for note in resolved.notes if "no classifier" in note]
 
     def without_classifier(request: ModelRequest) -> Loaded:
         encoder = TimmBackbone(timm.create_model("test_vit", num_classes=0))
         return replace(load_backbone(request), backbone=encoder)
 
-    monkeypatch.setattr(settling, "load_backbone", without_classifier)
+    monkeypatch.setattr(resolving, "load_backbone", without_classifier)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where the network is not known yet
     bare = asked(photos, model=vit, engine="eager")
     assert bare.notes[-1] == "timm:test_vit has no classifier: its classes mean nothing"
 
 
 def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
     gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
-    settled = asked(photos, gate=gate)
-    assert settled.gate is not None
-    assert settled.gate.label_index == 3
-    assert settled.labels == tuple(f"tiny {n}" for n in range(10))
+    resolved = asked(photos, gate=gate)
+    assert resolved.gate is not None
+    assert resolved.gate.label_index == 3
+    assert resolved.labels == tuple(f"tiny {n}" for n in range(10))
     with pytest.raises(ModelError, match="--gate-label moth: tiny has tiny 0, tiny 1"):
         asked(photos, gate=gate.model_copy(update={"label": "moth"}))
 
@@ -132,18 +133,8 @@ def test_a_run_goes_on_as_it_began(photos: Path) -> None:
         asked(photos, earlier=other, precision="bf16")
 
 
-def test_images_that_cannot_be_read_do_not_settle_anything(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_do_not_resolve_anything(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    settled = asked(tmp_path, 1)
-    assert settled.engine == "eager"
-    assert settled.audit is None
-
-
-@pytest.mark.parametrize(
-    ("rows", "size"), [(1, 1), (3, 3), (15, 15), (16, 16), (200, 16), (768, 48), (10_000, 64)]
-)
-def test_the_sample_is_spread_over_the_plan(rows: int, size: int) -> None:
-    taken = sample_of(pa.table({"row_id": list(range(rows))}))["row_id"].to_pylist()
-    assert len(taken) == len(set(taken)) == size
-    assert min(taken) == 0
-    assert max(taken) >= 0.75 * (rows - 1)
+    resolved = asked(tmp_path, 1)
+    assert resolved.engine == "eager"
+    assert resolved.audit is None
