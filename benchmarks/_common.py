@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -87,16 +86,8 @@ def link_images(source: Path, target: Path, count: int) -> Path:
     files = jpegs(source)
     target.mkdir()
     for number in range(count):
-        _link(files[number % len(files)], target / f"{number:06d}.jpg")
+        (target / f"{number:06d}.jpg").symlink_to(files[number % len(files)].resolve())
     return target
-
-
-def _link(file: Path, target: Path) -> None:
-    same_disk = file.stat().st_dev == target.parent.stat().st_dev
-    if same_disk and os.access(file, os.W_OK):
-        os.link(file, target)
-    else:
-        shutil.copy(file, target)
 
 
 def crop_images(source: Path, target: Path, count: int) -> Path:
