@@ -18,7 +18,7 @@ from pipelines.engines import openvino
 from pipelines.engines.engine import Engine
 from pipelines.execution.resolve import resolve
 from pipelines.execution.unresolved import Unresolved
-from pipelines.facts import ModelRequest, Outputs
+from pipelines.facts import ModelRequest, Outputs, Reading
 from pipelines.precision import compare
 from pipelines.request import Command
 from pipelines.source import read_source
@@ -52,6 +52,7 @@ def main() -> None:
     for engine in ENGINES:
         command = Command(
             source=source,
+            reading=Reading(),
             model=model,
             gate=None,
             inputs={},

@@ -5,13 +5,13 @@
 
 Runs ``extract`` on IMAGES, repeated under new names up to ROWS, and reads from /proc (Linux)
 once a second the resident size of this process, which the local executor works in, or of each of
-Ray's forward actors, and how many rows were answered by then. For each: its size when the first
-1,000 rows were answered, its peak after that and in each tenth of the rows, and whether the peak is
-within 5 % of that size. The first rows are left out because they pay for buffers that are kept;
-the lowest size is told as well, and a process that gives memory back is well.
+Ray's forward actors, and how many rows were answered by then. For each: its usual size while the
+second 1,000 rows were answered, its peak after that and in each tenth of the rows, and whether the
+peak is within 5 % of that size. The first rows are left out because they pay for buffers that are
+kept; the lowest size is told as well, and a process that gives memory back is well.
 
-Resident size counts pages of Ray's shared object store that an actor has touched, which
-belong to all processes; ``own`` leaves these out, and is what a leak would grow.
+Resident size counts mapped files, and pages of Ray's shared object store that an actor has touched,
+which belong to all processes; ``own`` leaves these out, and is what a leak would grow.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import tempfile
 import threading
 import time
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import link_images
+from _processes import sizes_of
 
 from pipelines.extract import Options, Progress, extract
 from pipelines.facts import ModelRequest
@@ -44,7 +46,7 @@ class Sample:
     seconds: float
     rows: int  # answered by all of them
     resident: float
-    own: float  # without shared memory
+    own: float  # without shared memory and mapped files
 
 
 @dataclass
@@ -69,8 +71,9 @@ class Watch:
             here = os.getpid()
             at_work = {here} if self.executor == "local" else forward_actors(here)
             for pid in at_work | self.seen.keys():
-                if size := resident(pid):
-                    sample = Sample(time.monotonic() - began, self.rows, *size)
+                if sizes := sizes_of(pid):
+                    resident = sizes["VmRSS"]
+                    sample = Sample(time.monotonic() - began, self.rows, resident, sizes["RssAnon"])
                     self.seen.setdefault(pid, []).append(sample)
 
 
@@ -96,20 +99,6 @@ def forward_actors(driver: int) -> set[int]:
     return {pid for pid in named if descends(pid)}
 
 
-def resident(pid: int) -> tuple[float, float] | None:
-    """Resident MiB of a process, with and without shared memory; None where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = {
-        n: int(v.split()[0]) / 1024 for n, _, v in (x.partition(":") for x in lines) if "kB" in v
-    }
-    if "VmRSS" not in sizes:  # a zombie
-        return None
-    return sizes["VmRSS"], sizes["VmRSS"] - sizes.get("RssShmem", 0)
-
-
 def tenths(samples: list[Sample], planned: int, size: str) -> list[float]:
     """The peak while each tenth of the rows was answered; of one too short for a look, none."""
     peaks: dict[int, float] = {}
@@ -120,9 +109,11 @@ def tenths(samples: list[Sample], planned: int, size: str) -> list[float]:
 
 
 def judge(samples: list[Sample], warm: int, size: str) -> dict[str, float | bool]:
-    """The size at ``warm`` rows, and how far it went from there."""
+    """The usual size after ``warm`` rows, while as many again come, and how far it went from there."""
     later = [getattr(sample, size) for sample in samples if sample.rows >= warm]
-    base = later[0]
+    base = statistics.median(
+        [getattr(sample, size) for sample in samples if warm <= sample.rows < 2 * warm] or later[:1]
+    )
     up, down = max(later) / base, min(later) / base
     return {
         "base": base,
