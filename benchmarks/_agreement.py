@@ -2,8 +2,8 @@
 
     _agreement.py FOLDER ROWS SPEC [CHECKPOINT MEAN STD]
 
-Exact is eager float32. ``auto`` is asked through ``pipelines.settle``, once for each engine,
-with a sample of the same images, as ``extract`` asks it.
+Exact is eager float32. ``auto`` is asked through ``pipelines.execution.resolve``, once
+for each engine, with a sample of the same images, as ``extract`` asks it.
 """
 
 import json
@@ -16,10 +16,11 @@ from pipelines.backbones import examine
 from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines import openvino
 from pipelines.engines.engine import Engine
-from pipelines.facts import ModelRequest, Outputs
+from pipelines.execution.resolve import resolve
+from pipelines.execution.unresolved import Unresolved
+from pipelines.facts import ModelRequest, Outputs, Reading
 from pipelines.precision import compare
 from pipelines.request import Command
-from pipelines.settle import settle
 from pipelines.source import read_source
 
 ENGINES = ("eager", "compile", *(("openvino",) if openvino.is_installed() else ()))
@@ -51,6 +52,7 @@ def main() -> None:
     for engine in ENGINES:
         command = Command(
             source=source,
+            reading=Reading(),
             model=model,
             gate=None,
             inputs={},
@@ -61,8 +63,8 @@ def main() -> None:
             hdf5=False,
         )
         sample = _evenly(plan.table, 64)
-        settled = settle(command, sample, str(plan.root), rows=rows, lanes=1, earlier=None)
-        auto[engine] = settled.precision
+        unresolved = Unresolved(command, sample, str(plan.root), rows, earlier=None)
+        auto[engine] = resolve(unresolved, lanes=1).resolved.request.precision
     print(json.dumps({"spec": spec, "compared": found, "auto": auto}))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -40,23 +39,33 @@ def timed(script: str, *arguments: object, seconds: float = 900) -> tuple[float,
     return wall, told
 
 
+def model_request(name: str, **own: object) -> str:
+    """What the helper scripts take for MODEL: a timm network, and how it wants its images."""
+    return json.dumps({"spec": f"timm:{name}", **own})
+
+
 def hot_loop(
-    spec: str,
+    model: str,
     engine: str,
     precision: str,
     seconds: float,
     *,
     passes: int = 1,
     folder: Path | None = None,
+    processes: int = CORES,
+    lanes: int = 1,
 ) -> float:
-    """Images a second of one process a core, all in the same window: ``_engine_loop.py``."""
-    script = [sys.executable, str(HERE / "_engine_loop.py"), spec, engine, precision]
-    command = [*script, str(seconds), str(passes), *([str(folder)] if folder else [])]
+    """Images a second of all ``processes`` in the same window: ``_engine_loop.py``.
+
+    Each has ``lanes`` threads.
+    """
+    script = [sys.executable, str(HERE / "_engine_loop.py"), model, engine, precision]
+    command = [*script, *map(str, (seconds, passes, lanes)), *([str(folder)] if folder else [])]
     running = [
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
-        for _ in range(CORES)
+        for _ in range(processes)
     ]
     try:
         for process in running:  # the first to start builds what is not built yet
@@ -87,16 +96,8 @@ def link_images(source: Path, target: Path, count: int) -> Path:
     files = jpegs(source)
     target.mkdir()
     for number in range(count):
-        _link(files[number % len(files)], target / f"{number:06d}.jpg")
+        (target / f"{number:06d}.jpg").symlink_to(files[number % len(files)].resolve())
     return target
-
-
-def _link(file: Path, target: Path) -> None:
-    same_disk = file.stat().st_dev == target.parent.stat().st_dev
-    if same_disk and os.access(file, os.W_OK):
-        os.link(file, target)
-    else:
-        shutil.copy(file, target)
 
 
 def crop_images(source: Path, target: Path, count: int) -> Path:

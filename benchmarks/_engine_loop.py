@@ -1,16 +1,18 @@
-"""One process, one thread, nothing but an engine, in a window that others share:
+"""Nothing but an engine, in a window that others share:
 
-    _engine_loop.py SPEC ENGINE PRECISION SECONDS PASSES [FOLDER]
+    _engine_loop.py MODEL ENGINE PRECISION SECONDS PASSES LANES [FOLDER]
 
-Says ``ready`` once the engine is built and warm, waits for a line, then answers batches for
-SECONDS. PASSES=2 runs the network twice a batch: once to classify, again to extract. With
-FOLDER every batch is read and decoded from its JPEG files, as ``extract`` does it; without,
-the same ready pixels are answered again and again.
+One process of LANES threads that share the engine, each with a core's worth of work at a time.
+MODEL is a model request as JSON. Says ``ready`` once the engine is built and warm, waits for a
+line, then answers batches for SECONDS. PASSES=2 runs the network twice a batch: once to classify,
+again to extract. With FOLDER every batch is read and decoded from its JPEG files, as ``extract``
+does it; without, the same ready pixels are answered again and again.
 """
 
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +34,9 @@ def ready_pixels(how: Preprocess) -> Iterator[np.ndarray]:
         yield pixels
 
 
-def decoded(folder: Path, how: Preprocess) -> Iterator[np.ndarray]:
+def decoded(folder: Path, how: Preprocess, at: int) -> Iterator[np.ndarray]:
+    """Batches from the files, from the one at ``at`` on, round and round."""
     files = sorted(folder.iterdir())
-    at = os.getpid() * 7919  # each process goes its own way through the files
     while True:
         pixels = torch.empty((ROWS, *how.input_size, 3), dtype=torch.uint8)
         for number in range(ROWS):
@@ -45,31 +47,49 @@ def decoded(folder: Path, how: Preprocess) -> Iterator[np.ndarray]:
 
 
 def main() -> None:
-    spec, engine_name, precision, seconds, passes = sys.argv[1:6]
+    model, engine_name, precision, seconds, passes, lanes = sys.argv[1:7]
+    facts = examine(ModelRequest.model_validate_json(model))
     torch.set_num_threads(1)
-    facts = examine(ModelRequest(spec=spec))
-    engine = Engine(facts, precision, engine_name, batch_rows=ROWS)
-    how = facts.preprocess
-    batches = decoded(Path(sys.argv[6]), how) if sys.argv[6:] else ready_pixels(how)
+    engine = Engine(facts, precision, engine_name, batch_rows=ROWS, lanes=int(lanes))
+    how, folder = facts.preprocess, Path(sys.argv[7]) if sys.argv[7:] else None
+    warm = threading.Barrier(int(lanes) + 1)
+    start = threading.Event()
+    done = [(0, 1.0)] * int(lanes)  # rows and seconds of each
 
-    def answer() -> None:
-        pixels = next(batches)
-        for _ in range(int(passes)):
-            engine(pixels)
+    def lane(number: int) -> None:
+        torch.set_num_threads(1)
+        at = (os.getpid() + number) * 7919  # each goes its own way through the files
+        batches = ready_pixels(how) if folder is None else decoded(folder, how, at)
 
-    answer()
-    answer()
+        def answer() -> None:
+            pixels = next(batches)
+            for _ in range(int(passes)):
+                engine(pixels)
+
+        answer()
+        answer()
+        warm.wait()
+        start.wait()
+        began, rows = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < float(seconds):
+            answer()
+            rows += ROWS
+        done[number] = rows, passed
+        warm.wait()
+        # The slower ones still count: keep the core busy until the parent ends this process.
+        while time.perf_counter() - began < 3 * float(seconds):
+            answer()
+
+    for number in range(int(lanes)):
+        threading.Thread(target=lane, args=(number,), daemon=True).start()
+    warm.wait()
     print("ready", flush=True)
     if not sys.stdin.readline():
         return
-    began, rows = time.perf_counter(), 0
-    while (passed := time.perf_counter() - began) < float(seconds):
-        answer()
-        rows += ROWS
-    print(json.dumps({"rate": rows / passed}), flush=True)
-    # The slower ones still count: keep the core busy until the parent ends this process.
-    while time.perf_counter() - began < 3 * float(seconds):
-        answer()
+    start.set()
+    warm.wait()
+    print(json.dumps({"rate": sum(rows / passed for rows, passed in done)}), flush=True)
+    time.sleep(2 * float(seconds))
 
 
 main()

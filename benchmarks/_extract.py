@@ -1,6 +1,9 @@
 """``extract`` on a folder, telling when it first answered and how fast it then was:
 
-_extract.py FOLDER MODEL OUT [ENGINE [PRECISION]]
+    _extract.py FOLDER MODEL OUT [ENGINE [PRECISION [EXECUTOR]]]
+
+MODEL is a model request as JSON. ``steady`` is taken between whole blocks while all lanes or actors
+are at work, ``between`` from the first answer to the last.
 """
 
 import json
@@ -37,21 +40,23 @@ def steady_rate(run: Run, actors: int) -> float:
 
 def main() -> None:
     source, model, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    engine, precision = [*sys.argv[4:], "auto", "auto"][:2]
+    engine, precision, executor = [*sys.argv[4:], *["auto"] * 3][:3]
     began = time.time()
     outcome = extract(
         source,
-        ModelRequest(spec=f"timm:{model}"),
+        ModelRequest.model_validate_json(model),
         out,
-        Options(engine=engine, precision=precision),
+        Options(engine=engine, precision=precision, executor=executor),
     )
     manifest = outcome.run.manifest
+    assert manifest.session is not None
     actors = local_cores() if this_device().type == "cpu" else 1
     print(
         json.dumps(
             {
                 "first": began + (outcome.first_answer_seconds or 0),
                 "steady": steady_rate(outcome.run, actors),
+                "between": manifest.session.rows_a_second,
                 "engine": manifest.engine,
                 "precision": manifest.precision,
                 "notes": manifest.notes,

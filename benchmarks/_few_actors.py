@@ -11,7 +11,7 @@ from typing import Any
 import _common  # noqa: F401  puts the packages before this folder
 
 import cluster.session
-import pipelines.execution.ray_stages
+import pipelines.execution.blocks
 from cluster.session import Slots, lay_out
 
 
@@ -22,7 +22,7 @@ def only(actors: int, block_rows: int) -> None:
         return lay_out(cpus, gpus, **{**more, "cores": actors})
 
     cluster.session.lay_out = few
-    pipelines.execution.ray_stages.BLOCK_ROWS = block_rows
+    pipelines.execution.blocks.BLOCK_ROWS = block_rows
 
 
 if __name__ == "__main__":

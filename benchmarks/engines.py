@@ -36,7 +36,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _common import CORES, crop_images, hot_loop, link_images, spread, timed, verdict
+from _common import (
+    CORES,
+    crop_images,
+    hot_loop,
+    link_images,
+    model_request,
+    spread,
+    timed,
+    verdict,
+)
 
 WAYS = [("eager", "fp32"), ("eager", "bf16"), ("compile", "bf16")]
 if find_spec("openvino"):
@@ -110,9 +119,10 @@ class Bench:
         for name, folder in self._sources.items():
             found[f"{name}: decode + best"] = self._hot_loop(self.best, "bf16", folder=folder)
             out = self._work / f"{name}-{number}"
-            told = timed("_extract.py", folder, self.model, out / "best", self.best, "bf16")[1]
+            model = model_request(self.model)
+            told = timed("_extract.py", folder, model, out / "best", self.best, "bf16")[1]
             found[f"{name}: pipeline best"] = told["steady"]
-            told = timed("_extract.py", folder, self.model, out / "default")[1]
+            told = timed("_extract.py", folder, model, out / "default")[1]
             found[f"{name}: pipeline default"] = told["steady"]
             self.defaults.add(f"{told['engine']} {told['precision']}")
             shutil.rmtree(out)
@@ -135,8 +145,8 @@ class Bench:
     def _hot_loop(
         self, engine: str, precision: str, *, passes: int = 1, folder: Path | None = None
     ) -> float:
-        spec, seconds = f"timm:{self.model}", self._given.seconds
-        return hot_loop(spec, engine, precision, seconds, passes=passes, folder=folder)
+        model, seconds = model_request(self.model), self._given.seconds
+        return hot_loop(model, engine, precision, seconds, passes=passes, folder=folder)
 
 
 def ratios(best: str, found: Round) -> dict[str, tuple[float, float | None]]:

@@ -1,16 +1,17 @@
-"""Does a forward actor's memory stay level: its resident size over a long extraction.
+"""Does memory stay level: the resident size of what answers, over a long extraction.
 
-    python benchmarks/memory.py IMAGES [--rows 5000] [--model mobilenetv3_large_100]
-                                [--engine openvino] [--every 1] [--json out.json]
+    python benchmarks/memory.py IMAGES [--executor local|ray] [--rows 20000]
+                                [--model mobilenetv3_large_100] [--engine openvino] [--json out.json]
 
 Runs ``extract`` on IMAGES, repeated under new names up to ROWS, and reads from /proc (Linux)
-once a second the resident size of each forward actor and how many rows were answered by
-then. For each actor: its size when the first 500 rows were answered, its peak after that, and
-whether the peak is within 5 % of it. The first rows are left out because they pay for buffers
-that are kept; the lowest size is told as well, and an actor that gives memory back is well.
+once a second the resident size of this process, which the local executor works in, or of each of
+Ray's forward actors, and how many rows were answered by then. For each: its usual size while the
+second 1,000 rows were answered, its peak after that and in each tenth of the rows, and whether the
+peak is within 5 % of that size. The first rows are left out because they pay for buffers that are
+kept; the lowest size is told as well, and a process that gives memory back is well.
 
-Resident size counts pages of Ray's shared object store that the actor has touched, which
-belong to all processes; ``own`` leaves these out, and is what a leak would grow.
+Resident size counts mapped files, and pages of Ray's shared object store that an actor has touched,
+which belong to all processes; ``own`` leaves these out, and is what a leak would grow.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import tempfile
 import threading
 import time
@@ -27,31 +29,32 @@ from pathlib import Path
 from typing import Any
 
 from _common import link_images
+from _processes import sizes_of
 
 from pipelines.extract import Options, Progress, extract
 from pipelines.facts import ModelRequest
 
-WARM_ROWS = 500
+WARM_ROWS = 1000
 ALLOWED = 0.05
-BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 60
+TENTHS = 10
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at an actor; sizes in MiB."""
+    """One look at a process; sizes in MiB."""
 
     seconds: float
-    rows: int  # answered by all actors
+    rows: int  # answered by all of them
     resident: float
-    own: float  # without shared memory
+    own: float  # without shared memory and mapped files
 
 
 @dataclass
 class Watch:
-    """Looks at the forward actors among this process's descendants until told to stop."""
+    """Looks at this process or, with Ray, at the forward actors below it, until told to stop."""
 
     every: float
+    executor: str
     planned: int
     rows: int = 0
     seen: dict[int, list[Sample]] = field(default_factory=dict)
@@ -65,9 +68,12 @@ class Watch:
         began = time.monotonic()
         # An actor with nothing left to do is on its way out.
         while not self.stop.wait(self.every) and self.rows < self.planned:
-            for pid in forward_actors(os.getpid()) | self.seen.keys():
-                if size := resident(pid):
-                    sample = Sample(time.monotonic() - began, self.rows, *size)
+            here = os.getpid()
+            at_work = {here} if self.executor == "local" else forward_actors(here)
+            for pid in at_work | self.seen.keys():
+                if sizes := sizes_of(pid):
+                    resident = sizes["VmRSS"]
+                    sample = Sample(time.monotonic() - began, self.rows, resident, sizes["RssAnon"])
                     self.seen.setdefault(pid, []).append(sample)
 
 
@@ -93,30 +99,21 @@ def forward_actors(driver: int) -> set[int]:
     return {pid for pid in named if descends(pid)}
 
 
-def resident(pid: int) -> tuple[float, float] | None:
-    """Resident MiB of a process, with and without shared memory; None where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return None
-    sizes = {
-        n: int(v.split()[0]) / 1024 for n, _, v in (x.partition(":") for x in lines) if "kB" in v
-    }
-    if "VmRSS" not in sizes:  # a zombie
-        return None
-    return sizes["VmRSS"], sizes["VmRSS"] - sizes.get("RssShmem", 0)
-
-
-def sparkline(values: list[float]) -> str:
-    low, high = min(values), max(values)
-    few = values[:: max(1, -(-len(values) // WIDTH))]
-    return "".join(BARS[int((v - low) / max(high - low, 1e-9) * (len(BARS) - 1))] for v in few)
+def tenths(samples: list[Sample], planned: int, size: str) -> list[float]:
+    """The peak while each tenth of the rows was answered; of one too short for a look, none."""
+    peaks: dict[int, float] = {}
+    for sample in samples:
+        tenth = min(sample.rows * TENTHS // planned, TENTHS - 1)
+        peaks[tenth] = max(peaks.get(tenth, 0.0), getattr(sample, size))
+    return [peaks.get(tenth, 0.0) for tenth in range(TENTHS)]
 
 
 def judge(samples: list[Sample], warm: int, size: str) -> dict[str, float | bool]:
-    """The size at ``warm`` rows, and how far it went from there."""
+    """The usual size after ``warm`` rows, while as many again come, and how far it went from there."""
     later = [getattr(sample, size) for sample in samples if sample.rows >= warm]
-    base = later[0]
+    base = statistics.median(
+        [getattr(sample, size) for sample in samples if warm <= sample.rows < 2 * warm] or later[:1]
+    )
     up, down = max(later) / base, min(later) / base
     return {
         "base": base,
@@ -132,14 +129,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("images", type=Path)
-    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--executor", choices=["local", "ray"], default="local")
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--model", default="mobilenetv3_large_100", help="a timm name")
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--every", type=float, default=1, help="seconds between two looks")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="onepass-memory-"))
-    watch = Watch(given.every, given.rows)
+    watch = Watch(given.every, given.executor, given.rows)
     watcher = threading.Thread(target=watch.run, daemon=True)
     try:
         folder = link_images(given.images, work / "images", given.rows)
@@ -148,7 +146,7 @@ def main() -> None:
             str(folder),
             ModelRequest(spec=f"timm:{given.model}"),
             work / "run",
-            Options(engine=given.engine),
+            Options(engine=given.engine, executor=given.executor),
             report=watch.report,
         )
     finally:
@@ -156,31 +154,35 @@ def main() -> None:
         shutil.rmtree(work)
     watcher.join()
     manifest = outcome.run.manifest
-    print(f"{given.model}, {manifest.engine} {manifest.precision}, {given.rows} rows, MiB")
+    print(
+        f"{given.executor}, {given.model}, {manifest.engine} {manifest.precision}, "
+        f"{given.rows} rows in {manifest.seconds:.0f} s, MiB"
+    )
     found = report(watch, min(WARM_ROWS, given.rows // 4))
     if given.json:
         columns = ["seconds", "rows", "resident", "own"]
-        told = {"rows": given.rows, "columns of curve, MiB": columns, "actors": found}
+        told = {"rows": given.rows, "columns of curve, MiB": columns, "processes": found}
         given.json.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def report(watch: Watch, warm: int) -> list[dict[str, Any]]:
-    """Print each actor's verdict and curve; the same as plain records."""
+    """Print each process's verdict and curve; the same as plain records."""
     found = []
     for pid, samples in watch.seen.items():
         if not any(sample.rows >= warm for sample in samples):
-            print(f"  actor {pid}: ended before {warm} rows")
+            print(f"  process {pid}: ended before {warm} rows")
             continue
         told: dict[str, Any] = {"pid": pid, "warm rows": warm}
         for size in ("resident", "own"):
             said = told[size] = judge(samples, warm, size)
             print(
-                f"  actor {pid} {size:<9}{said['base']:6.0f} at {warm} rows, "
+                f"  process {pid} {size:<9}{said['base']:6.0f} at {warm} rows, "
                 f"peak {said['peak']:.0f}, ratio {said['ratio']:.3f} "
                 f"(lowest {said['lowest ratio']:.3f}), target <= {1 + ALLOWED:g}  "
                 f"{'met' if said['met'] else 'missed'}"
             )
-            print(f"    {sparkline([getattr(sample, size) for sample in samples])}")
+            peaks = told[f"{size} in tenths"] = tenths(samples, watch.planned, size)
+            print("    peak in each tenth of the rows: " + " ".join(f"{p:.0f}" for p in peaks))
         told["curve"] = [[s.seconds, s.rows, s.resident, s.own] for s in samples]
         found.append(told)
     if not found:

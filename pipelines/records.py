@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from cluster.storage import is_remote, put
 
 T = TypeVar("T", bound="Record")
 
+_DRAFT = re.compile(r"\..+\.[0-9]+")  # as ``write_atomic`` names them
 _CHUNK = 8 * 2**20  # of an object store each is a request
 
 
@@ -59,6 +61,19 @@ def write_atomic(file: Path, data: bytes) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file is one that ``write_atomic`` had not finished when its process was killed."""
+    return _DRAFT.fullmatch(name) is not None
+
+
+def drop_drafts(folder: Path) -> None:
+    """Delete what killed processes left of files; only while nobody writes to ``folder``."""
+    if not is_remote(folder) and folder.is_dir():
+        for entry in list(folder.iterdir()):
+            if is_draft(entry.name):
+                entry.unlink(missing_ok=True)
 
 
 def sha256_file(file: Path) -> str:

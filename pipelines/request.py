@@ -29,7 +29,7 @@ from pipelines.facts import (
     PrecisionAudit,
     Reading,
 )
-from pipelines.records import Record, read_record, sha256_file
+from pipelines.records import Record, is_draft, read_record, sha256_file
 
 
 class Command(Record):
@@ -134,7 +134,11 @@ def earlier_request(out: Path, command: Command) -> Request | None:
 
 def _foreign(out: Path) -> Iterator[Path]:
     # A session that died while planning leaves these; they hold no answer yet.
-    others = (entry for entry in listed(out) if entry.name not in (".lock", "plan"))
+    others = (
+        entry
+        for entry in listed(out)
+        if entry.name not in (".lock", "plan") and not is_draft(entry.name)
+    )
     if is_remote(out):
         return (entry for entry in others if entry.is_file() or holds_files(entry))
     return others

@@ -30,7 +30,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.errors import RunError
-from pipelines.records import Record, read_record
+from pipelines.records import Record, is_draft, read_record
 from pipelines.request import differences
 
 FORMAT = 1
@@ -87,7 +87,7 @@ def is_finished(out: Path, request: ClipsRequest) -> bool:
     asked = out / "request.json"
     strange = {"plan", "detections", "checkpoint"}
     if not asked.is_file():
-        strange = {entry.name for entry in out.iterdir()} - {".lock"}
+        strange = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
     found = sorted(name for name in strange if (out / name).exists())
     if found:
         raise RunError(f"--out {out} holds {found[0]!r} and no clips; give a new folder")

@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 
 from cluster.storage import listed, make_folder, open_parquet, read_parquet
 from pipelines.execution.blocks import PART
-from pipelines.records import write_atomic
+from pipelines.records import drop_drafts, write_atomic
 
 PENDING = ".pending"
 _AT_ONCE = 16  # in an object store each is two requests, and a large run has thousands
@@ -63,6 +63,8 @@ def reconcile(out: Path) -> Reconciled:
 
     Only while no writer is at work on ``out``.
     """
+    for folder in (out, out / "detections", out / "checkpoint"):
+        drop_drafts(folder)
     done, undone = _checkpoints(out), _checkpoints(out, pending=True)
     files: dict[str, list[Path]] = {}
     for file in listed(out / "detections", "*.parquet"):
