@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -35,6 +36,15 @@ _STORE_LEAST = 80 * 10**6  # Ray refuses less than 75 MiB
 _FILTER_CPUS = 1.0
 _KNOCK_SECONDS = 5.0
 _SHOWN = 160  # characters of a message of Ray's
+# A raylet insists on its agents. These only wait for it to end, and have no ports to be told of.
+_NO_AGENTS = (
+    "--dashboard_agent_command=cat",
+    "--runtime_env_agent_command=cat",
+    "--metrics_agent_port=-1",
+    "--metrics_export_port=-1",
+    "--dashboard_agent_listen_port=-1",
+    "--runtime_env_agent_port=1",  # asked only for environments of workers, which ours do not have
+)
 _IDLE = "worker processes have been started"  # Ray ends those that have nothing to do
 
 
@@ -236,6 +246,8 @@ def _start(address: str | None) -> None:
     # Ray's core warns on stderr about its own actors; its log files keep everything else.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray has workers give way to everything else, and on a busy machine they then hardly run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # A worker's stack trace is for --debug; what a user needs is raised and shown in one line.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -247,7 +259,7 @@ def _start(address: str | None) -> None:
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
             slots = local_cores() + 2
-            with own_token(), _hushed():
+            with own_token(), _hushed(), _bare():
                 # "local": Ray would else join any cluster it finds running on this machine.
                 ray.init(
                     "local",
@@ -268,6 +280,30 @@ def _start(address: str | None) -> None:
             "check the address, that 'ray start' runs there, RAY_AUTH_MODE=token, and that "
             "RAY_AUTH_TOKEN_PATH is a file with its token"
         ) from None
+
+
+@contextmanager
+def _bare() -> Iterator[None]:
+    """Have Ray start its control store, its raylet and workers, and nothing else.
+
+    An autoscaler, an API server, a log monitor and two agents serve clusters and dashboards. Here
+    they cost six seconds of a core, and the raylet waits for its agents before it lets anyone in.
+    """
+    from ray._private import parameter, services
+
+    params, start, api = parameter.RayParams, services.start_ray_process, services.start_api_server
+
+    def without_agents(command: list[str], kind: str, *args: Any, **how: Any) -> Any:
+        return start([*command, *_NO_AGENTS] if kind == "raylet" else command, kind, *args, **how)
+
+    parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
+    services.start_ray_process = without_agents
+    services.start_api_server = lambda *_, **__: ("", None)
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_ray_process = params, start
+        services.start_api_server = api
 
 
 def _store_here(slots: int) -> int:

@@ -22,12 +22,24 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import RunError
-from pipelines.facts import ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.facts import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
 from pipelines.records import Record, read_record, sha256_file, sha256_json, write_atomic
 
 _PACKAGES = ("onepass", "torch", "torchvision", "timm", "openvino")
 # What decides what a network is and computes; changed code must find nothing.
-_CODE = ("backbones", "engines", "network.py", "head.py", "images.py", "facts.py", "precision.py")
+_CODE = (
+    *("backbones", "engines", "network.py", "head.py", "images.py", "facts.py", "precision.py"),
+    "execution/resolve.py",  # what it chose is kept
+)
+
+
+class Choice(Record):
+    """What was chosen in float32, where any images and any number of rows would have led to it."""
+
+    engine: EngineName
+    built: str | None  # name of the engine, which must still be kept
+    audit: PrecisionAudit | None
+    notes: tuple[str, ...]
 
 
 class KnownModel(Record):
@@ -39,6 +51,7 @@ class KnownModel(Record):
     load_seconds: float  # to import its library, build it and read its weights
     seconds: dict[str, float]  # precision to seconds a row, eager, of one core or GPU
     audits: dict[str, PrecisionAudit]  # "PRECISION ENGINE", on images of some run
+    choices: dict[str, Choice]  # by "PRECISION ENGINE" as they were asked for
 
 
 class ModelCache:

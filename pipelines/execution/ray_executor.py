@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -20,8 +20,13 @@ from cluster.waiting import what_waits
 from pipelines.events.board import Look, Tally
 from pipelines.execution.base import Answered, Job, Watcher
 from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
-from pipelines.execution.ray_pass import NodesLostError, run_pass, slots_left
-from pipelines.execution.unresolved import Resolved, Unresolved, resolve_here, resolve_on_worker
+from pipelines.execution.unresolved import (
+    Resolved,
+    Unresolved,
+    resolve_here,
+    resolve_on_worker,
+    resolved_before,
+)
 
 MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
 
@@ -45,6 +50,8 @@ class RayExecutor:
         return tasks_of_session(name, cpus=1.0, then=then)
 
     def answer(self, job: Job, watcher: Watcher) -> Answered:
+        from pipelines.execution.ray_pass import NodesLostError, run_pass
+
         tallies: list[Tally] = []
         passes = vain = 0
         before = reconcile(job.folder).committed
@@ -74,8 +81,10 @@ class RayExecutor:
             said=next((tally.said for tally in reversed(tallies) if tally.said), ""),
         )
 
-    def _wait_for_slots(self, job: Job, error: NodesLostError) -> Slots:
+    def _wait_for_slots(self, job: Job, error: Exception) -> Slots:
         """The slots that are left, or that come as long as a standstill may last."""
+        from pipelines.execution.ray_pass import slots_left
+
         deadline = time.monotonic() + job.stall_seconds
         while (slots := slots_left(self.slots, job.gpus_per_actor)) is None:
             if time.monotonic() > deadline:
@@ -95,14 +104,20 @@ def open_ray(
     """
     remote = bool(address or os.environ.get("RAY_ADDRESS"))
     resolving = _Resolving(unresolved, stall_seconds, remote=remote)
+    ours = not remote and not ray.is_initialized()
     with resolving, session(address, gpus_per_actor=gpus_per_actor) as slots:
-        yield RayExecutor(slots, resolving)
+        # Imports Ray Data, for which a core works a second: meanwhile workers start on others.
+        from pipelines.execution.ray_internals import alone
+
+        with alone() if ours else nullcontext():
+            yield RayExecutor(slots, resolving)
 
 
 class _Resolving:
     """``resolve``, where the forward actors will run, and never in this process.
 
-    With a Ray of our own that is this machine: loading the model takes a core for seconds and
+    With a Ray of our own that is this machine, and what an earlier command found out on it may be
+    all: then nothing is started, and no core is taken from Ray for three seconds. Else loading the model takes a core for seconds and
     starting Ray mostly waits, so a child does one while this process does the other. On a cluster
     it is a worker, because the driver's machine may have no GPU or another processor.
     """
@@ -112,9 +127,12 @@ class _Resolving:
         self._stall_seconds = stall_seconds
         self._remote = remote
         self._child: Child | None = None
+        self._resolved: Resolved | None = None
 
     def __enter__(self) -> _Resolving:
         if not self._remote:
+            self._resolved = resolved_before(self._unresolved)
+        if not self._remote and self._resolved is None:
             self._child = Child()
             self._child.send(resolve_here, self._unresolved)
         return self
@@ -130,6 +148,8 @@ class _Resolving:
             InputError, WorkError: as ``resolve`` raises them.
             StalledError: a worker did not answer for long.
         """
+        if self._resolved is not None:
+            return self._resolved
         if self._child is not None:
             resolved: Resolved = self._child.receive()
             return resolved

@@ -1,6 +1,6 @@
-"""A view into Ray Data's own loop: which actors wait for a place, and a way to end it.
+"""Where Ray Data's own parts are reached into, the only place that does.
 
-Ray Data gives a lost actor's blocks to its successor alone. Where no node that is left can
+A view into its loop: which actors wait for a place, and a way to end it. Ray Data gives a lost actor's blocks to its successor alone. Where no node that is left can
 hold one, it waits for ever while the other actors have nothing to do.
 """
 
@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import ray
+from ray.data._internal import stats
+from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators import actor_pool_map_operator
 
 _EVERY_SECONDS = 1.0
 
@@ -39,8 +46,6 @@ class View:
 
     def has_no_room(self) -> bool:
         """Whether an actor waits that no living node can hold as things are."""
-        import ray
-
         free = ray._private.state.available_resources_per_node()
         return any(
             not any(
@@ -59,3 +64,50 @@ class Loop(ExecutionCallback):  # type: ignore[misc]
     def on_execution_step(self, executor: Any) -> None:
         if Loop.view is not None:
             Loop.view.step(executor)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have Ray Data do without its three helper actors, in a Ray of our own.
+
+    They tell a dashboard how a pass goes, share a cluster among passes and say on which node an
+    actor is. Each is a process that takes a core for over a second, and no block is read before
+    the second has answered.
+    """
+    with ExitStack() as replaced:
+        for module, name, instead in (
+            (stats, "get_or_create_stats_actor", _Deaf),
+            (rate_based_cluster_autoscaler, "DefaultAutoscalingCoordinator", _WholeCluster),
+            (actor_pool_map_operator, "get_or_create_actor_location_tracker", _Deaf),
+            (actor_pool_map_operator, "get_actor_locations", lambda actors: {}),
+        ):
+            replaced.enter_context(patch.object(module, name, instead))
+        yield
+
+
+class _Deaf:
+    """An actor whose methods may be called and do nothing."""
+
+    def __getattr__(self, name: str) -> _Deaf:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def remote(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class _WholeCluster:
+    """Gives a pass all there is."""
+
+    def __init__(self, **_: Any) -> None:
+        self._all = {"all": ray.cluster_resources()}
+
+    def request_resources(self, **_: Any) -> None:
+        return None
+
+    def cancel_request(self) -> None:
+        return None
+
+    def get_reserved_resources(self) -> dict[str, dict[str, float]]:
+        return self._all

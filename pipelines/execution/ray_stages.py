@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
 from cluster.session import Slots
@@ -17,6 +22,29 @@ from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop
 from pipelines.execution.ray_sink import TimedParquet
 from pipelines.request import Request
+
+
+class PlanFiles(Datasource):  # type: ignore[misc]
+    """The plan's files, each read as one block.
+
+    Ray's own reader first has workers look at the files, and a worker that ran a task becomes no
+    actor: each forward actor then waits for a process that is only starting.
+    """
+
+    def __init__(self, files: list[str], system: pa.fs.FileSystem) -> None:
+        super().__init__()
+        self._files, self._system = files, system
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(partial(_read, file, self._system), unknown) for file in self._files]
+
+
+def _read(file: str, system: pa.fs.FileSystem) -> Iterable[pa.Table]:
+    return [pq.read_table(file, filesystem=system, partitioning=None)]
 
 
 class DecodeStage:
@@ -85,8 +113,6 @@ def run_stages(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.enable_progress_bars = False
     context.target_max_block_size = 2 * BLOCK_BYTES
-    # The newer reader packs small files into one block: one busy actor, the others idle.
-    context.use_datasource_v2 = False
     context.issue_detectors_config.detectors = []
     # An error that comes once in a thousand blocks is no end, one that comes every time soon is.
     # Processes that die are replaced without end; ``Attempt`` sees to blocks that end them.
@@ -106,9 +132,8 @@ def run_stages(
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
     plan_files = [arrow(file)[1] for file in listed(out / "plan", "*.parquet")]
-    rows = ray.data.read_parquet(
-        plan_files,
-        filesystem=system,
+    rows = ray.data.read_datasource(
+        PlanFiles(plan_files, system),
         override_num_blocks=len(plan_files),
         num_cpus=slots.cpus_to_decode,
     )
@@ -150,5 +175,6 @@ def run_stages(
             arrow_parquet_args={"compression": "zstd"},
         ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
+        concurrency=slots.actors,  # Ray would start a process for each block that waits
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours

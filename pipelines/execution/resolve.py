@@ -39,7 +39,7 @@ from pipelines.facts import (
     PrecisionAudit,
 )
 from pipelines.forward import Engines
-from pipelines.model_cache import KnownModel, ModelCache
+from pipelines.model_cache import Choice, KnownModel, ModelCache
 from pipelines.precision import check_format, compare, fast_formats, is_harmless
 from pipelines.request import GateFacts, Request
 
@@ -92,6 +92,7 @@ class Candidate:
         self._audits = dict(self._known.audits) if self._known else {}
         self._seconds = dict(self._known.seconds) if self._known else {}
         self._load_seconds = self._known.load_seconds if self._known else 0.0
+        self._choices = dict(self._known.choices) if self._known else {}
 
     @cached_property
     def loaded(self) -> Loaded:
@@ -247,6 +248,25 @@ class Candidate:
         untrained = self.facts.weights.startswith("random") and self.facts.head is None
         return is_harmless(audit, classes_matter=self.has_classes and not untrained)
 
+    def keep_choice(self, request: Request, *, found_built: bool) -> None:
+        """Keep what was chosen, where it suits the next command whatever its rows are.
+
+        That is float32, in eager where that was asked for, or in an OpenVINO network that was
+        found built (``found_built``), which costs a second to load at most. Half precision is
+        judged on each run's images, and building repays itself by their number.
+        """
+        command, engine = request.command, request.engine
+        if request.precision != "fp32":
+            return
+        kept = engine == "openvino" and found_built and request.audit is not None
+        if kept or command.engine == engine == "eager":
+            self._choices[f"{command.precision} {command.engine}"] = Choice(
+                engine=engine,
+                built=openvino.cache_name(self.facts) if kept else None,
+                audit=request.audit,
+                notes=request.notes,
+            )
+
     def remember(self) -> None:
         """Keep what was found out for the next command."""
         known = KnownModel(
@@ -256,6 +276,7 @@ class Candidate:
             load_seconds=self._load_seconds,
             seconds=self._seconds,
             audits=self._audits,
+            choices=self._choices,
         )
         if known != self._known:
             self._cache.write(known)
@@ -317,7 +338,10 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
         request = _same(earlier, model, gate)
         return Resolution(Resolved(request), model, gate)
     gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
+    found_built = model.is_built("fp32", "openvino")
     request = _choose(unresolved, models, gate_facts, lanes)
+    if gate is None:
+        model.keep_choice(request, found_built=found_built)
     for each in models:
         each.remember()
     resolved = _timed(unresolved, request, models) if unresolved.timed else Resolved(request)

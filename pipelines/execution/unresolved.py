@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipelines.engines.cache import folder
+from pipelines.model_cache import ModelCache
 from pipelines.request import Command, Request
 
 # Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
@@ -46,6 +48,31 @@ def sample_of(plan: pa.Table) -> pa.Table:
     ends = [*starts[1:], plan.num_rows]
     return pa.concat_tables(
         [plan.slice(a, min(each, b - a)) for a, b in zip(starts, ends, strict=True)]
+    )
+
+
+def resolved_before(unresolved: Unresolved) -> Resolved | None:
+    """What resolving would find, where an earlier command on this machine found out all of it."""
+    command = unresolved.command
+    if command.gate is not None or unresolved.earlier is not None or unresolved.timed:
+        return None
+    known = ModelCache(command.model, command.outputs).read()
+    choice = known.choices.get(f"{command.precision} {command.engine}") if known else None
+    if known is None or choice is None:
+        return None
+    if choice.built is not None and not (folder() / choice.built).exists():
+        return None
+    return Resolved(
+        Request(
+            command=command,
+            facts=known.facts,
+            labels=known.labels,
+            gate=None,
+            precision="fp32",
+            engine=choice.engine,
+            audit=choice.audit,
+            notes=choice.notes,
+        )
     )
 
 
