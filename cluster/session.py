@@ -294,7 +294,9 @@ def _bare() -> Iterator[None]:
     params, start, api = parameter.RayParams, services.start_ray_process, services.start_api_server
 
     def without_agents(command: list[str], kind: str, *args: Any, **how: Any) -> Any:
-        return start([*command, *_NO_AGENTS] if kind == "raylet" else command, kind, *args, **how)
+        if kind == "raylet":  # of a flag that is given twice, the last one counts
+            command = [*command, *_NO_AGENTS]
+        return start(command, kind, *args, **how)
 
     parameter.RayParams = partial(params, no_monitor=True, include_log_monitor=False)
     services.start_ray_process = without_agents
