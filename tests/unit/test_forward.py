@@ -35,7 +35,7 @@ examine = functools.cache(backbones.examine)  # facts are frozen, and many tests
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    folder = photo_folder(tmp_path_factory.mktemp("photos"), ROWS - 1)
+    folder = photo_folder(tmp_path_factory.mktemp("photos"), ROWS - 1, width=160, height=120)
     (folder / "broken.jpg").write_bytes(b"no picture")
     found = read_source(str(folder))
     return SimpleNamespace(table=found.table, root=found.root)
