@@ -19,7 +19,7 @@ from cluster.session import Slots
 from cluster.storage import arrow, listed, place
 from pipelines.events.board import Attempt, Reporter, Stopwatch
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
-from pipelines.execution.ray_internals import Loop
+from pipelines.execution.ray_internals import Loop, leave_at_exit
 from pipelines.execution.ray_sink import TimedParquet
 from pipelines.request import Request
 
@@ -81,6 +81,7 @@ class ForwardStage:
 
         from pipelines.forward import Forward, load_engines
 
+        leave_at_exit()
         watch = Stopwatch("load", board.lane)
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
