@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cluster.tasks import Tasks
 from index.build import build_index
 from onepass import main
 from pipelines.clips.write import make_clips
@@ -36,7 +37,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     values = np.random.default_rng(1).normal(size=(ROWS, DIM))
     run = write_run(folder / "run", plan, values, errors={4: "decode: damaged [4.jpg]"})
     facts = TINY_FACTS.model_copy(update={"feature_dim": DIM})
-    write_hdf5(run.path, request_of(command_of(hdf5=True), facts), cpus_per_task=0.5)
+    write_hdf5(run.path, request_of(command_of(hdf5=True), facts), Tasks("hdf5"))
     make_clips(run.path, folder / "clips")
     build_index([run.path], folder / "index")
     return SimpleNamespace(
