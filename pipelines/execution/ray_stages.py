@@ -132,6 +132,7 @@ def run_stages(
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
     plan_files = listed(out / "plan", "*.parquet")
+    actors = min(slots.actors, len(plan_files))
     rows = ray.data.read_datasource(
         PlanFiles(plan_files),
         override_num_blocks=len(plan_files),
@@ -159,7 +160,7 @@ def run_stages(
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
-            size=min(slots.actors, len(plan_files)),
+            size=actors,
             max_concurrent_calls_per_actor=slots.calls_in_flight,
             # Else Ray lets calls in and still runs them one after the other.
             enable_true_multi_threading=slots.calls_in_flight > 1,
@@ -175,6 +176,6 @@ def run_stages(
             arrow_parquet_args={"compression": "zstd"},
         ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
-        concurrency=slots.actors,  # Ray would start a process for each block that waits
+        concurrency=actors,  # Ray would start a process for each block that waits
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours
