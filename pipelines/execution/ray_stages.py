@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
 from cluster.session import Slots
-from cluster.storage import arrow, listed, place
+from cluster.storage import arrow, listed, place, read_parquet
 from pipelines.events.board import Attempt, Reporter, Stopwatch
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, leave_at_exit
@@ -31,20 +30,20 @@ class PlanFiles(Datasource):  # type: ignore[misc]
     actor: each forward actor then waits for a process that is only starting.
     """
 
-    def __init__(self, files: list[str], system: pa.fs.FileSystem) -> None:
+    def __init__(self, files: list[Path]) -> None:
         super().__init__()
-        self._files, self._system = files, system
+        self._files = [str(file.absolute()) for file in files]
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(partial(_read, file, self._system), unknown) for file in self._files]
+        return [ReadTask(partial(_read, file), unknown) for file in self._files]
 
 
-def _read(file: str, system: pa.fs.FileSystem) -> Iterable[pa.Table]:
-    return [pq.read_table(file, filesystem=system, partitioning=None)]
+def _read(file: str) -> Iterable[pa.Table]:
+    return [read_parquet(place(file), partitioning=None)]
 
 
 class DecodeStage:
@@ -132,9 +131,10 @@ def run_stages(
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
-    plan_files = [arrow(file)[1] for file in listed(out / "plan", "*.parquet")]
+    plan_files = listed(out / "plan", "*.parquet")
+    actors = min(slots.actors, len(plan_files))
     rows = ray.data.read_datasource(
-        PlanFiles(plan_files, system),
+        PlanFiles(plan_files),
         override_num_blocks=len(plan_files),
         num_cpus=slots.cpus_to_decode,
     )
@@ -160,7 +160,7 @@ def run_stages(
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
-            size=min(slots.actors, len(plan_files)),
+            size=actors,
             max_concurrent_calls_per_actor=slots.calls_in_flight,
             # Else Ray lets calls in and still runs them one after the other.
             enable_true_multi_threading=slots.calls_in_flight > 1,
@@ -176,6 +176,6 @@ def run_stages(
             arrow_parquet_args={"compression": "zstd"},
         ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
-        concurrency=slots.actors,  # Ray would start a process for each block that waits
+        concurrency=actors,  # Ray would start a process for each block that waits
     )
     context.checkpoint_config = None  # the context is the process's, the checkpoint ours

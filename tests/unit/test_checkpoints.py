@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
-from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import NamedTuple
 
@@ -260,7 +260,7 @@ STATES: dict[Callable[[Folder, int], None], Expected] = {
 
 
 def test_states_of_two_parts_do_not_touch_each_other(tmp_path: Path) -> None:
-    for number, states in enumerate(combinations_with_replacement(STATES, 2)):
+    for number, states in enumerate(itertools.combinations_with_replacement(STATES, 2)):
         folder = Folder(tmp_path / str(number), len(states))
         for part, state in enumerate(states):
             state(folder, part)
@@ -361,7 +361,7 @@ def test_going_on_may_be_interrupted_anywhere(
     unlink, written = Path.unlink, checkpoints.write_atomic
     interrupted = 0
     begun = everything(tmp_path / "begun")
-    for after in range(40):
+    for after in itertools.count():
         folder = copy(begun, tmp_path / str(after))
         left = after
 
@@ -386,6 +386,7 @@ def test_going_on_may_be_interrupted_anywhere(
                 reconcile(folder.out)
                 folder.answer()
                 adopt(folder.out)
+                break  # every point at which it can be interrupted was one
             except KeyboardInterrupt:
                 interrupted += 1
         reconcile(folder.out)
@@ -393,7 +394,7 @@ def test_going_on_may_be_interrupted_anywhere(
         assert stored(folder.out) == list(range(folder.planned))
         assert reconcile(folder.out) == (0, folder.planned)
         shutil.rmtree(folder.out)
-    assert 15 < interrupted < 40
+    assert interrupted > 15
 
 
 @pytest.mark.parametrize("adopted", [False, True])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +14,16 @@ import pytest
 from pipelines import model_cache
 from pipelines.execution import resolve as resolving
 from pipelines.execution.resolve import Candidate, resolve
-from pipelines.execution.unresolved import Unresolved
-from pipelines.facts import ModelRequest, Outputs, PrecisionAudit
-from pipelines.model_cache import KnownModel, ModelCache
+from pipelines.execution.unresolved import Unresolved, resolved_before
+from pipelines.facts import GateRequest, ModelRequest, Outputs, PrecisionAudit
+from pipelines.model_cache import Choice, KnownModel, ModelCache
 from pipelines.request import Request
 from pipelines.source import read_source
 from tests.pictures import photo_folder
 from tests.runs import TINY_FACTS, command_of
 
 TINY = ModelRequest(spec="tiny")
+MAP = Outputs(map=True)
 KNOWN = KnownModel(
     facts=TINY_FACTS,
     labels=("a", "b"),
@@ -30,6 +33,7 @@ KNOWN = KnownModel(
     audits={
         "bf16 eager": PrecisionAudit(rows=16, cosine_mean=0.9, cosine_min=0.8, top1_agreement=1.0)
     },
+    choices={"fp32 eager": Choice(engine="eager", built=None, audit=None, notes=("why",))},
 )
 
 
@@ -199,7 +203,7 @@ def test_the_code_is_all_that_builds_and_runs_networks(
     monkeypatch.setattr(model_cache, "__file__", str(copied / "model_cache.py"))
     assert plain() == expected
     seen = {expected}
-    for changed in ("network.py", "images.py", "backbones/tiny.py", "engines/eager.py"):
+    for changed in ("network.py", "execution/resolve.py", "backbones/tiny.py", "engines/eager.py"):
         with (copied / changed).open("a") as stream:
             stream.write("# changed\n")
         seen.add(plain())
@@ -231,10 +235,14 @@ def rounding(monkeypatch: pytest.MonkeyPatch) -> Rounding:
     return Rounding(monkeypatch)
 
 
-def resolved(photos: Path) -> Request:
-    command = command_of(source=str(photos), precision="auto")
+def unresolved(photos: Path, **asked: Any) -> Unresolved:
+    command = command_of(**({"source": str(photos), "precision": "auto"} | asked))
     plan = read_source(str(photos))
-    return resolve(Unresolved(command, plan.table, str(plan.root), 4, None), lanes=1).resolved[0]
+    return Unresolved(command, plan.table, str(plan.root), 4, None)
+
+
+def resolved(photos: Path, **asked: Any) -> Request:
+    return resolve(unresolved(photos, **asked), lanes=1).resolved.request
 
 
 def candidate(photos: Path) -> Candidate:
@@ -301,3 +309,48 @@ def test_a_network_that_is_known_is_not_built_to_be_described(
     assert known.facts == found.facts
     assert known.labels == found.labels
     assert known.has_classes
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_exact_eager_is_chosen_without_asking_again(
+    photos: Path, rounding: Rounding, precision: str
+) -> None:
+    rounding.cosine = 0.99
+    asked = unresolved(photos, precision=precision)
+    assert resolved_before(asked) is None
+    found = resolve(asked, lanes=1).resolved
+    assert found.request.precision == "fp32"
+    assert resolved_before(asked) == found
+    assert resolved_before(replace(asked, earlier=found.request)) is None
+    assert resolved_before(replace(asked, timed=True)) is None
+    assert resolved_before(unresolved(photos, precision="bf16")) is None
+    assert resolved_before(unresolved(photos, precision=precision, engine="auto")) is None
+    assert resolved_before(unresolved(photos, precision=precision, outputs=MAP)) is None
+    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
+    assert resolved_before(unresolved(photos, precision=precision, gate=gate)) is None
+
+
+def test_half_precision_is_never_chosen_without_this_runs_images(
+    photos: Path, rounding: Rounding
+) -> None:
+    assert resolved(photos).precision == "bf16"
+    assert resolved_before(unresolved(photos)) is None
+    assert resolved(photos, precision="bf16").precision == "bf16"
+    assert resolved_before(unresolved(photos, precision="bf16")) is None
+
+
+def test_a_choice_of_an_engine_holds_while_the_engine_is_kept(photos: Path, cache: Path) -> None:
+    audit = PrecisionAudit(rows=16, cosine_mean=1.0, cosine_min=1.0, top1_agreement=1.0)
+    choice = Choice(engine="openvino", built="network", audit=audit, notes=("why",))
+    of().write(KNOWN.model_copy(update={"choices": {"auto auto": choice}}))
+    asked = unresolved(photos, engine="auto")
+    assert resolved_before(asked) is None
+    built = cache.parent / "engines" / "network"
+    built.mkdir(parents=True)
+    found = resolved_before(asked)
+    assert found is not None
+    request = found.request
+    assert (request.engine, request.precision, request.audit) == ("openvino", "fp32", audit)
+    assert (request.facts, request.labels, request.notes) == (KNOWN.facts, KNOWN.labels, ("why",))
+    built.rmdir()
+    assert resolved_before(asked) is None
