@@ -95,9 +95,9 @@ def reconcile(out: Path) -> Reconciled:
     return Reconciled(again, committed)
 
 
-def committed_mask(out: Path, planned: int) -> np.ndarray:
-    """Which of the planned rows stand in a file, bool ``[planned]``; after ``reconcile``."""
-    done = np.zeros(planned, dtype=bool)
+def times_written(out: Path, planned: int) -> np.ndarray:
+    """In how many files each planned row stands, uint8 ``[planned]``; after ``reconcile``."""
+    times = np.zeros(planned, dtype=np.uint8)
 
     def ids(file: Path) -> np.ndarray:
         found: np.ndarray = read_parquet(file, columns=["row_id"])["row_id"].to_numpy()
@@ -105,14 +105,15 @@ def committed_mask(out: Path, planned: int) -> np.ndarray:
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for found in pool.map(ids, listed(out / "detections", "*.parquet")):
-            done[found] = True
-    return done
+            np.add.at(times, found, 1)
+    return times
 
 
 class Part(NamedTuple):
     """One part of a plan that is not answered, or not wholly."""
 
     file: Path  # of the plan
+    rows: int  # that are left
     left: np.ndarray | None  # places of the rows that are not; None: none of them is
 
     @property
@@ -131,7 +132,7 @@ def remaining(out: Path, planned: int) -> list[Part]:
     A part that is not wholly there and has a file of the local executor loses the file: what
     it held is answered again, because two files of a part would have one name.
     """
-    done = committed_mask(out, planned)
+    times = times_written(out, planned)
     own = {file.stem: file for file in _local_files(out)}
     checkpoints = _checkpoints(out)
     parts: list[Part] = []
@@ -139,15 +140,15 @@ def remaining(out: Path, planned: int) -> list[Part]:
     for file in listed(out / "plan", f"{PART}*.parquet"):
         with open_parquet(file) as plan:
             end = begin + int(plan.metadata.num_rows)
-        if file.stem in own and not done[begin:end].all():
+        if file.stem in own and not times[begin:end].all():
             ids = read_parquet(own[file.stem], columns=["row_id"])["row_id"].to_numpy()
             if file.stem in checkpoints:
                 checkpoints[file.stem].unlink()
             own[file.stem].unlink()
-            done[ids] = False
-        left = np.flatnonzero(~done[begin:end])
+            np.subtract.at(times, ids, 1)
+        left = np.flatnonzero(times[begin:end] == 0)
         if len(left):
-            parts.append(Part(file, None if len(left) == end - begin else left))
+            parts.append(Part(file, len(left), None if len(left) == end - begin else left))
         begin = end
     return parts
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cluster.executors import ExecutorName, local_cores, local_gpus
+from cluster.executors import ExecutorName, local_cores
 from cluster.session import Slots
 from cluster.tasks import Tasks
 from pipelines.execution.base import Answered, Job, Watcher
@@ -30,32 +30,24 @@ _DECODING_LANES = 2  # more than cores, where a GPU forwards: some always wait f
 
 
 class LocalExecutor:
-    """``Executor`` on this machine's cores, or on them and its GPU.
-
-    Args:
-        unresolved: the command.
-        lanes: threads that decode; on CPUs they forward as well.
-        gpu: whether engines are on a GPU.
-    """
+    """``Executor`` on this machine's cores, or on them and its GPU."""
 
     name: ExecutorName = "local"
 
-    def __init__(self, unresolved: Unresolved, lanes: int, *, gpu: bool) -> None:
-        self.slots = Slots(
-            actors=1 if gpu else lanes,
-            cpus_per_actor=1.0,
-            gpus_per_actor=1.0 if gpu else 0.0,
-            cpus_per_task=1.0,
-        )
-        self._lanes = lanes
+    def __init__(self, unresolved: Unresolved) -> None:
+        self.slots = _slots(on_gpu=False)  # until PyTorch says what is there
         self._unresolved = unresolved
         self._resolution: Resolution | None = None
 
     def resolve(self) -> Resolved:
+        import torch
+
         from pipelines.execution.resolve import resolve
 
-        # Threads that will call an engine at a time.
-        callers = 1 if self.slots.gpus_per_actor else self._lanes
+        engine = self._unresolved.command.engine
+        self.slots = _slots(on_gpu=engine != "openvino" and torch.cuda.is_available())
+        # On CPUs each lane calls the engine; on a GPU it is one engine, however many call it.
+        callers = self.slots.actors
         self._resolution = resolve(self._unresolved, lanes=callers, engine_lanes=callers)
         return self._resolution.resolved
 
@@ -73,13 +65,15 @@ class LocalExecutor:
         from pipelines.execution.lanes import CALLS_IN_FLIGHT, Lanes
 
         assert self._resolution is not None, "resolve comes first"
-        before = reconcile(job.folder).committed
+        reconcile(job.folder)
         parts = remaining(job.folder, job.planned)
+        rows = sum(part.rows for part in parts)
         answered = Answered()
         if parts:
             engines = self._resolution.engines(job.batch_rows, calls_in_flight=CALLS_IN_FLIGHT)
-            tally = Lanes(job, engines, self._lanes).run(
-                parts, job.planned - before, lambda look: watcher.looked(look, before)
+            lanes = local_cores() + (_DECODING_LANES if engines.model.on_gpu else 0)
+            tally = Lanes(job, engines, lanes).run(
+                parts, rows, lambda look: watcher.looked(look, job.planned - rows)
             )
             answered = Answered(tally=tally, passes=1, raised=tally.raised, said=tally.said)
         # Writers of a Ray whose driver died may have ended only now.
@@ -91,6 +85,13 @@ class LocalExecutor:
 @contextmanager
 def open_local(unresolved: Unresolved) -> Iterator[LocalExecutor]:
     """This process as an executor."""
-    gpu = local_gpus() > 0
-    lanes = local_cores() + _DECODING_LANES if gpu else local_cores()
-    yield LocalExecutor(unresolved, lanes, gpu=gpu)
+    yield LocalExecutor(unresolved)
+
+
+def _slots(*, on_gpu: bool) -> Slots:
+    return Slots(
+        actors=1 if on_gpu else local_cores(),
+        cpus_per_actor=1.0,
+        gpus_per_actor=1.0 if on_gpu else 0.0,
+        cpus_per_task=1.0,
+    )

@@ -69,7 +69,7 @@ def job(tmp_path: Path) -> Job:
 @pytest.fixture
 def executor(tmp_path: Path) -> LocalExecutor:
     nothing = Unresolved(command_of(), pa.table({}), str(tmp_path), ROWS, None)
-    executor = LocalExecutor(nothing, 2, gpu=False)
+    executor = LocalExecutor(nothing)
     executor._resolution = Resolution()  # type: ignore[assignment]
     return executor
 
