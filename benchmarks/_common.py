@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,16 @@ def hot_loop(
     """
     script = [sys.executable, str(HERE / "_engine_loop.py"), model, engine, precision]
     command = [*script, *map(str, (seconds, passes, lanes)), *([str(folder)] if folder else [])]
+    return sum(told["rate"] for told in together(command, processes))
+
+
+def together(
+    command: list[str], processes: int, began: Callable[[list[int]], None] = lambda pids: None
+) -> list[dict[str, Any]]:
+    """Start a script so many times, let all go on once each has said ``ready``; what each tells.
+
+    ``began`` is told their ids when they have gone on.
+    """
     running = [
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
@@ -76,7 +86,8 @@ def hot_loop(
             assert process.stdin
             process.stdin.write("go\n")
             process.stdin.flush()
-        return sum(json.loads(p.stdout.readline())["rate"] for p in running if p.stdout)
+        began([process.pid for process in running])
+        return [json.loads(process.stdout.readline()) for process in running if process.stdout]
     finally:
         for process in running:
             process.kill()
