@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -24,8 +25,8 @@ class Resolution:
     """Of no network: none is asked."""
 
     @staticmethod
-    def engines(batch_rows: int | None, *, calls_in_flight: int) -> None:
-        return None
+    def engines(batch_rows: int | None, *, calls_in_flight: int) -> SimpleNamespace:
+        return SimpleNamespace(model=SimpleNamespace(on_gpu=False))
 
 
 class LanesBesideRay:
