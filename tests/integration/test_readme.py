@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import yaml
 
 from pipelines.run import Run
 from tests.ami import fill, stored
+from tests.commands import here
 from tests.pictures import drawn, photo_folder
 from tests.videos import write_video
 
@@ -40,13 +42,26 @@ GROUPS = ("probe", "index", "models", "tracks", "database")
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def run_all(lines: list[str], folder: Path) -> dict[str, str]:
-    """What each command said, by the command's name; the later one of two."""
+def run_all(lines: list[str], folder: Path, *, alone: bool = False) -> dict[str, str]:
+    """What each command said, by the command's name; the later one of two.
+
+    Each runs in this process, unless it is to be ``alone`` in one of its own.
+    """
     said = {}
     for line in lines:
-        done = subprocess.run(
-            line.split(), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
-        )
+        if alone:
+            done = subprocess.run(
+                line.split(),
+                cwd=folder,
+                env=ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
+        else:
+            assert line.startswith("onepass ")
+            with contextlib.chdir(folder):
+                done = here(*line.split()[1:])
         assert done.returncode == 0, f"{line}: {done.stderr}"
         words = line.split()[1:]
         said[" ".join(words[: 2 if words[0] in GROUPS else 1])] = done.stdout
@@ -69,7 +84,7 @@ def run_python(code: str, folder: Path) -> str:
 def test_your_own_images(tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 24)
     *lines, serve = commands("Your own images")
-    said = run_all(lines, tmp_path)
+    said = run_all(lines, tmp_path, alone=True)
     assert "24 rows, 0 with errors" in said["extract"]
     assert "each row exactly once" in said["inspect"]
     nearest = said["query"].splitlines()[0].split()
@@ -104,9 +119,8 @@ def test_your_own_images(tmp_path: Path) -> None:
 def another_model(folder: Path) -> None:
     """Drawings are of no class, so two networks name them differently, and that is a verdict."""
     migrate, *rest = commands("Another model")
-    done = subprocess.run(
-        migrate.split(), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200
-    )
+    with contextlib.chdir(folder):
+        done = here(*migrate.split()[1:])
     assert (done.returncode, (folder / "photos.index" / "CURRENT").read_text()) == (1, "v0001\n")
     assert "missed: label agreement" in done.stderr
     assert (folder / "runs/second/migration/report.html").is_file()
