@@ -214,27 +214,6 @@ def test_hdf5_equals_parquet_here_and_elsewhere(exact: SimpleNamespace, tmp_path
     assert_hdf5_equals_parquet(elsewhere, exact.table)
 
 
-def test_a_run_goes_on_where_all_but_its_first_block_is_written(
-    exact: SimpleNamespace, manifest: Path, tmp_path: Path
-) -> None:
-    """Ray passes blocks of which nothing is left to do on without columns, to the very end."""
-    out = tmp_path / "run"
-    shutil.copytree(exact.out, out)
-    (out / "manifest.json").unlink()
-    (out / "checkpoint").mkdir()
-    for file in (out / "detections").iterdir():
-        rows = pq.read_table(file, columns=["row_id"])
-        if 0 not in rows["row_id"].to_pylist():
-            pq.write_table(rows, out / "checkpoint" / f"{file.stem.rpartition('-')[0]}.parquet")
-    outcome = extract(str(manifest), TINY, out, EXACT)
-    assert 0 < outcome.resumed_rows < 3 * PHOTOS
-    assert (
-        outcome.run.table(exact.table.column_names)
-        .sort_by("row_id")
-        .equals(exact.table.sort_by("row_id"))
-    )
-
-
 def state(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.stat().st_size)

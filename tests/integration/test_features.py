@@ -140,6 +140,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.ray
 def test_two_actors_share_a_logical_gpu(photos: Path, tmp_path: Path) -> None:
     """The path of a GPU machine, as far as a machine without one can go."""
     done = subprocess.run(

@@ -70,6 +70,7 @@ def check_events(out: Path, kills: int, committed: int) -> None:
         assert sum(rows) == ROWS - committed
 
 
+@pytest.mark.long
 def test_a_cluster_of_two_slots_does_not_starve_on_resume(tmp_path: Path) -> None:
     source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
     command = extract_command(source, out)

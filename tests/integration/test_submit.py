@@ -232,6 +232,7 @@ def test_a_job_that_fails_ends_submit_with_its_exit_code_and_its_error_in_the_lo
     assert status.endswith(": FAILED (Job entrypoint command failed with exit code 2)")
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_the_job_running(cluster: Cluster) -> None:
     photos = photo_folder(cluster.folder / "more", 4)
     arguments = ["extract", str(photos), "--model", "tiny", "--out", str(cluster.folder / "left")]
@@ -272,6 +273,7 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster) -> None:
     assert followed.stdout.splitlines()[-1].startswith(f"job {job_id}: STOPPED")
 
 
+@pytest.mark.long
 def test_a_job_that_is_left_is_listed_and_followed_later(cluster: Cluster) -> None:
     secret = {VARIABLE: "s3cret"}
     command = ("--", "models", "list", "resnet18")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +159,18 @@ class ExecutorSuite(abc.ABC):
         outcome = extract(str(world.boxes), TINY, out, exact(self.executor, hdf5=True))
         assert 0 < outcome.resumed_rows == stand < world.rows
         assert outcome.run.manifest.session.rows == world.rows - stand  # type: ignore[union-attr]
+        assert same(everything(run_of(outcome)), everything(world.reference))
+
+    def test_it_goes_on_where_all_but_the_first_block_is_written(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        """Ray passes blocks of which nothing is left to do on without columns, to the very end."""
+        out = tmp_path / "run"
+        shutil.copytree(world.reference.path, out)
+        (out / "manifest.json").unlink()
+        (out / "detections" / "part-00000.parquet").unlink()
+        outcome = extract(str(world.boxes), TINY, out, exact(self.executor, hdf5=True))
+        assert 0 < outcome.resumed_rows < world.rows
         assert same(everything(run_of(outcome)), everything(world.reference))
 
     def test_an_error_of_the_network_is_tried_again(

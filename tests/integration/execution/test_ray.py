@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.kill_and_resume import check, extract_command, finish, kill_once, make_source
+from pipelines.extract import Options, extract
+from pipelines.run import Run
 from tests.integration.execution.suite import ExecutorSuite
+from tests.integration.execution.world import TINY
 
 pytestmark = pytest.mark.ray
 
@@ -26,3 +30,22 @@ class TestRay(ExecutorSuite):
                 (ray_faults / f"forward@raise@{times or 'always'}").touch()
 
         return begin
+
+
+def test_killed_on_ray_and_ended_here(tmp_path: Path) -> None:
+    source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
+    command = extract_command(source, out)
+    kill = kill_once([*command, "--executor", "ray"], out, 4, log)
+    assert not (out / "manifest.json").exists()
+    finish([*command, "--executor", "local"], log)
+    assert Run.open(out).manifest.session.rows == 600 - kill.rows  # type: ignore[union-attr]
+    check(out, 600)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_killed_here_and_ended_on_ray(tmp_path: Path) -> None:
+    source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
+    kill = kill_once([*extract_command(source, out), "--executor", "local"], out, 2, log)
+    outcome = extract(str(source), TINY, out, Options(hdf5=True, executor="ray"))
+    assert outcome.resumed_rows == kill.rows
+    check(out, 600)
