@@ -54,14 +54,17 @@ def hot_loop(
     folder: Path | None = None,
     processes: int = CORES,
     lanes: int = 1,
-) -> float:
-    """Images a second of all ``processes`` in the same window: ``_engine_loop.py``.
+) -> dict[str, float]:
+    """Of ``processes`` with ``lanes`` threads each, all in the same window: ``_engine_loop.py``.
 
-    Each has ``lanes`` threads.
+    Returns:
+        Images a second of all, and the milliseconds of a core that an image takes.
     """
     script = [sys.executable, str(HERE / "_engine_loop.py"), model, engine, precision]
     command = [*script, *map(str, (seconds, passes, lanes)), *([str(folder)] if folder else [])]
-    return sum(told["rate"] for told in together(command, processes))
+    told = together(command, processes)
+    core = statistics.mean(one["core ms"] for one in told)
+    return {"rate": sum(one["rate"] for one in told), "core ms": core}
 
 
 def together(

@@ -3,7 +3,8 @@
     _extract.py FOLDER MODEL OUT [ENGINE [PRECISION [EXECUTOR]]]
 
 MODEL is a model request as JSON. ``steady`` is taken between whole blocks while all lanes or actors
-are at work, ``between`` from the first answer to the last.
+are at work, ``between`` from the first answer to the last; ``core ms`` are those of a core that this
+process spent on an image between.
 """
 
 import json
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cluster.session import local_cores
 from pipelines.engines.engine import this_device
-from pipelines.extract import Options, extract
+from pipelines.extract import Options, Progress, extract
 from pipelines.facts import ModelRequest
 from pipelines.run import Run
 
@@ -42,11 +43,18 @@ def main() -> None:
     source, model, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     engine, precision, executor = [*sys.argv[4:], *["auto"] * 3][:3]
     began = time.time()
+    spent: list[tuple[int, float]] = []  # rows, and seconds of a core until then
+
+    def report(progress: Progress) -> None:
+        if progress.stage == "extracting" and progress.done:
+            spent.append((progress.done, time.process_time()))
+
     outcome = extract(
         source,
         ModelRequest.model_validate_json(model),
         out,
         Options(engine=engine, precision=precision, executor=executor),
+        report=report,
     )
     manifest = outcome.run.manifest
     assert manifest.session is not None
@@ -57,6 +65,7 @@ def main() -> None:
                 "first": began + (outcome.first_answer_seconds or 0),
                 "steady": steady_rate(outcome.run, actors),
                 "between": manifest.session.rows_a_second,
+                "core ms": 1000 * (spent[-1][1] - spent[0][1]) / (spent[-1][0] - spent[0][0]),
                 "engine": manifest.engine,
                 "precision": manifest.precision,
                 "notes": manifest.notes,

@@ -146,7 +146,7 @@ class Bench:
         self, engine: str, precision: str, *, passes: int = 1, folder: Path | None = None
     ) -> float:
         model, seconds = model_request(self.model), self._given.seconds
-        return hot_loop(model, engine, precision, seconds, passes=passes, folder=folder)
+        return hot_loop(model, engine, precision, seconds, passes=passes, folder=folder)["rate"]
 
 
 def ratios(best: str, found: Round) -> dict[str, tuple[float, float | None]]:
