@@ -102,12 +102,14 @@ class Lanes:
             for at in range(CALLS_IN_FLIGHT if self._on_gpu else 0)
         ]
         threads = [*lanes, *feeders]
+        torch_threads = torch.get_num_threads()  # one number for the process, which lanes set
         for thread in threads:
             thread.start()
         try:
             tally = self._watch(lanes, rows, seen)
         finally:
             self._stop.set()
+            torch.set_num_threads(torch_threads)
             deadline = time.monotonic() + _STOP_SECONDS
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))

@@ -116,8 +116,8 @@ def open_ray(
 class _Resolving:
     """``resolve``, where the forward actors will run, and never in this process.
 
-    With a Ray of our own that is this machine, and what an earlier command found out on it may be
-    all: then nothing is started, and no core is taken from Ray for three seconds. Else loading the model takes a core for seconds and
+    With a Ray of our own that is this machine. What an earlier command found out on it may be all:
+    then no core is taken from Ray's start. Else loading the model takes a core for seconds and
     starting Ray mostly waits, so a child does one while this process does the other. On a cluster
     it is a worker, because the driver's machine may have no GPU or another processor.
     """
