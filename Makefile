@@ -21,7 +21,11 @@ test: $(VENV)/.dev   ## all tests; set ONEPASS_DATA for those on real images
 	  if $(MAY_INSTALL); then $(APT_INSTALL) postgresql; \
 	  else echo "no PostgreSQL here: its tests are skipped; 'sudo apt-get install postgresql'" >&2; fi; \
 	fi
-	$(BIN)/python -m pytest
+	@# Ray's tests mostly wait, so they run beside the others, in a process of their own.
+	@log=$$(mktemp); trap 'kill $$ray 2>/dev/null; rm -f $$log' EXIT; \
+	$(BIN)/python -m pytest -m ray -p no:cacheprovider > $$log 2>&1 & ray=$$!; \
+	$(BIN)/python -m pytest -m "not ray"; code=$$?; \
+	wait $$ray || code=1; cat $$log; exit $$code
 
 test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs where it may
 	@if test -z "$$CHROMIUM" && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
