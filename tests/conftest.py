@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,9 @@ def data() -> Path:
     return folder
 
 
-# What unit tests may not call. The last two are where the package calls ``openvino.convert_model``
+# What unit tests may not call, beside ``time.sleep``. The last two are where the package calls ``openvino.convert_model``
 # and ``torch._inductor.aoti_compile_and_package``, whose own modules take seconds to import.
 NOT_IN_UNIT = {
-    "time": "sleep",
     "ray": "init",
     "pipelines.engines.openvino": "_convert",
     "pipelines.engines.compiled": "_compile",
@@ -93,6 +94,14 @@ def _unit_tests_stay_unit(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     for module, name in NOT_IN_UNIT.items():
         if module in sys.modules:  # what is not imported is not called, and ray takes seconds
             monkeypatch.setattr(sys.modules[module], name, refuse)
+    sleep = time.sleep
+
+    def refuse_to_sleep(seconds: float) -> None:
+        if threading.current_thread() is threading.main_thread():
+            refuse()
+        sleep(seconds)  # a thread that lives on, as the one that writes the log of a service
+
+    monkeypatch.setattr(time, "sleep", refuse_to_sleep)
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,11 @@ def leave_at_exit() -> None:
     """Have this worker end without Ray's C++ exit handler, which sometimes waits for itself.
 
     In Ray 2.60 it destroys its core worker while a message is still to be published; one in some
-    twenty actors then stayed for ever, with its memory, after its cluster had gone.
+    twenty actors then stayed for ever, with its memory, after its cluster had gone. A process that is
+    no worker of Ray is left alone: its exit code is its own.
     """
+    if ray._private.worker.global_worker.mode != ray.WORKER_MODE:
+        return
 
     def leave() -> None:
         ray.shutdown()

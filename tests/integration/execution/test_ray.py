@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from benchmarks.kill_and_resume import check, extract_command, finish, kill_once, make_source
 from pipelines.extract import Options, extract
 from pipelines.run import Run
+from tests.commands import ROOT
 from tests.integration.execution.suite import ExecutorSuite
 from tests.integration.execution.world import TINY
 
@@ -49,3 +52,12 @@ def test_killed_here_and_ended_on_ray(tmp_path: Path) -> None:
     outcome = extract(str(source), TINY, out, Options(hdf5=True, executor="ray"))
     assert outcome.resumed_rows == kill.rows
     check(out, 600)
+
+
+def test_only_a_worker_leaves_so_that_nobody_hears_its_exit_code() -> None:
+    code = (
+        "from pipelines.execution.ray_internals import leave_at_exit\n"
+        "leave_at_exit()\nraise SystemExit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 3
