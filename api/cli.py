@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, placed, print_json, say
+from cluster.console import Json, placed, print_json, say
 from cluster.errors import InputError
+from cluster.progress import Bar
 from pipelines.cli import shown_on
 
 app = typer.Typer()

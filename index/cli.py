@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.console import Bar, Json, placed, print_json, say
+from cluster.console import Json, placed, print_json, say
 from cluster.errors import InputError
+from cluster.progress import Bar
 from index import database_cli, index_cli, link_cli, migrate_cli, tracks_cli
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, here, print_json, say, warn
+from cluster.console import Json, here, print_json, say, warn
+from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from index.database.compare import Comparison

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cluster.console import Bar, ExecutorOption, Json, here, print_json, say, warn
+from cluster.console import ExecutorOption, Json, here, print_json, say, warn
 from cluster.errors import InputError
+from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from index.linking.options import LinkOptions

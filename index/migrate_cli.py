@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, here, placed, print_json, say, warn
+from cluster.console import Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
+from cluster.progress import Bar
 from pipelines.extract_options import Asked, with_options
 
 if TYPE_CHECKING:

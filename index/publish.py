@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from cluster.console import progress
 from cluster.errors import SnapshotError, WorkError, first_line
 from cluster.lock import Check, sole_writer
+from cluster.progress import progress
 from cluster.storage import is_remote, reaching
 from index import remote
 from index.layout import (

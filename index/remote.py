@@ -27,8 +27,8 @@ from typing import TypeAlias
 
 from pyarrow import fs
 
-from cluster.console import progress
 from cluster.errors import SnapshotError, VerifyError, WorkError, first_line
+from cluster.progress import progress
 from cluster.storage import arrow, is_remote, reaching
 from index.layout import MANIFEST
 from pipelines.records import sha256_json

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, here, print_json, say, warn
+from cluster.console import Json, here, print_json, say, warn
+from cluster.progress import Bar
 from index import tune_cli
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, Json, here, print_json, say, warn
+from cluster.console import Json, here, print_json, say, warn
 from cluster.errors import InputError
+from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from index.tracks.tune import Tuning

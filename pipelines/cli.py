@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, print_json, say, warn
+from cluster.console import Json, print_json, say, warn
 from cluster.errors import InputError
 from cluster.executors import ExecutorChoice, executor_line
+from cluster.progress import Bar
 from pipelines import clips_cli, models_cli, probe_cli
 from pipelines.events.words import where_the_time_went
 from pipelines.extract_options import Asked, with_options

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.console import Bar, ExecutorOption, Json, here, placed, print_json, say
+from cluster.console import ExecutorOption, Json, here, placed, print_json, say
 from cluster.errors import InputError
+from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from pipelines.clips.write import Outcome

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, Json, absolute, print_json, say, warn
+from cluster.console import Json, absolute, print_json, say, warn
+from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from pipelines.compare import Comparison, Difference

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cluster.console import Bar, ExecutorOption, Json, here, placed, print_json, say, warn
+from cluster.console import ExecutorOption, Json, here, placed, print_json, say, warn
 from cluster.errors import InputError
+from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from pipelines.probe.apply import Applied
