@@ -124,6 +124,28 @@ class Linked:
         frames = self.frames[rows]
         return Tracked(frames, unclaimed(frames, tracks, cost) + 1, self.boxes[rows]), rows
 
+    def longest_first(self) -> tuple[Ints, Ints, list[str]]:
+        """The tracks as pictures show them, numbered from 0 with the longest first.
+
+        Returns:
+            Number of the track of each row that has one ``[N]``, which rows these are ``[N]``, and
+            the short name of each track.
+        """
+        tracked, rows = self.tracked()
+        _, first, track, lengths = np.unique(
+            tracked.ids, return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.argsort(-lengths, kind="stable")
+        ids = self.rows["track_id"].take(pa.array(rows[first[order]])).to_pylist()
+        names = [name.rpartition(":")[2].lstrip("0") or "0" for name in ids]
+        return np.argsort(order)[track], rows, names
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """How far the boxes reach to the right and down, in pixels; at least 1."""
+        right, lower = np.nan_to_num(self.boxes[:, 2:]).max(axis=0, initial=1).tolist()
+        return right, lower
+
 
 def unclaimed(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
     """Numbers of tracks, each once a frame.
