@@ -59,17 +59,6 @@ class _Group:
     options: LinkOptions
 
 
-@dataclass(frozen=True)
-class _Linked:
-    """What a task did."""
-
-    detections: int
-    linked: int
-    tracks: int
-    weak: int
-    notes: list[str]
-
-
 def link_run(
     run: Path,
     *,
@@ -140,13 +129,13 @@ def _link(
     groups = _groups(run.path.resolve(), draft.resolve(), plan, options)
     size = 4 * run.manifest.model.feature_dim * plan.table.num_rows
     large = size > PROCESSES_FROM_BYTES and len(groups) > 1
-    if (
-        large or address or executor == "ray"
-    ):  # a slice would be sent with the whole table behind it
-        groups = [replace(group, plan=_copied(group.plan)) for group in groups]
+    if large or address or executor == "ray":
+        # A slice would be sent with the whole table behind it.
+        whole = [pa.array(np.arange(group.plan.num_rows)) for group in groups]
+        groups = [replace(g, plan=g.plan.take(at)) for g, at in zip(groups, whole, strict=True)]
     done = 0
 
-    def heard(linked: _Linked) -> None:
+    def heard(linked: LinkSummary) -> None:
         nonlocal done
         done += linked.detections
         progress(done, plan.table.num_rows)
@@ -156,8 +145,8 @@ def _link(
     parts = [group.part for group in groups]
     check_once(parts, plan.table["detection_id"])
     counts = LinkSummary(
-        sequences=len(plan.sequences),
-        detections=plan.table.num_rows,
+        sequences=sum(one.sequences for one in made),
+        detections=sum(one.detections for one in made),
         linked=sum(one.linked for one in made),
         tracks=sum(one.tracks for one in made),
         left_out=plan.left_out,
@@ -192,11 +181,7 @@ def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[
     return groups
 
 
-def _copied(table: pa.Table) -> pa.Table:
-    return table.take(pa.array(np.arange(table.num_rows)))
-
-
-def _link_group(group: _Group) -> _Linked:
+def _link_group(group: _Group) -> LinkSummary:
     run = Run.open(group.run)
     linked = tracks = weak = 0
     notes: list[str] = []
@@ -208,7 +193,9 @@ def _link_group(group: _Group) -> _Linked:
             weak += int((links.track < 0).sum())
             tracks += int(links.track.max(initial=-1)) + 1
             writer.write_table(_table(group.plan[part], links))
-    return _Linked(group.plan.num_rows, linked, tracks, weak, notes)
+    return LinkSummary(
+        len(group.sequences), group.plan.num_rows, linked, tracks, 0, weak, tuple(notes)
+    )
 
 
 def _link_sequence(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.errors import InputError
+from index.linking.linker import by_frame
 from index.tracks.scores import Tracked
 from index.tracks.sizes import geometry
 from index.tracks.store import read_tracks
@@ -79,13 +79,8 @@ class Linked:
     @cached_property
     def _parts(self) -> dict[str, slice]:
         names = self.rows["sequence"].combine_chunks().dictionary_encode()
-        edges = np.r_[0, np.flatnonzero(np.diff(names.indices.to_numpy())) + 1, len(names)]
-        return {
-            name: slice(start, stop)
-            for name, (start, stop) in zip(
-                names.dictionary.to_pylist(), pairwise(edges.tolist()), strict=True
-            )
-        }
+        parts = by_frame(names.indices.to_numpy())
+        return dict(zip(names.dictionary.to_pylist(), parts, strict=True))
 
     @cached_property
     def frames(self) -> Ints:
