@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from index.linking.assign import assign, assign_listed, margins, margins_listed
+from index.linking.assign import assign, assign_listed, margins
 from index.linking.costs import cost_terms, cost_terms_of
 from index.linking.options import LinkOptions
 from index.linking.state import OpenTracks
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
 
 MAX_PAIRS = 4_000_000
 """Two thousand detections in each of two frames: 32 MiB for each of ten arrays of costs."""
@@ -74,23 +72,23 @@ def decide(
         if gate is not None:
             cost = np.where(tracks.within_reach(boxes, steps, gate), cost, np.inf)
         chosen = assign(cost, max_cost=limit, assignment=options.assignment)
-        later = np.flatnonzero(chosen >= 0)
-        earlier = chosen[later]
-        margin = margins(cost, chosen, max_cost=limit)
+        later, earlier = np.nonzero((cost <= limit).T)
         at: tuple[Ints, ...] = (earlier, later)
+        cost = cost[at]
     else:
-        pairs = candidates(tracks, boxes, looks)
+        earlier, later = pairs = candidates(tracks, boxes, looks)
         costs = cost_terms_of(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
         cost = costs.total
         if gate is not None:
             cost = np.where(tracks.within_reach(boxes, steps, gate, pairs), cost, np.inf)
         chosen = assign_listed(pairs, cost, max_cost=limit, later=len(boxes))
-        linked = np.flatnonzero(chosen[pairs[1]] == pairs[0])
-        earlier, later = pairs[0][linked], pairs[1][linked]
-        margin = margins_listed(pairs, cost, chosen, max_cost=limit, earlier=len(tracks))
-        at = (linked,)
+        at = (np.arange(len(cost)),)
+    margin = margins((earlier, later), cost, chosen, max_cost=limit, earlier=len(tracks))
+    linked = np.flatnonzero(chosen[later] == earlier)
+    at = tuple(places[linked] for places in at)
     terms = np.stack([term[at] for term in costs[:-1]], axis=-1)
-    return Decided(earlier, later, cost[at], terms, margin[later])
+    earlier, later = earlier[linked], later[linked]
+    return Decided(earlier, later, cost[linked], terms, margin[later])
 
 
 def candidates(

@@ -17,10 +17,7 @@ from cluster.errors import InputError
 from index.linking.decide import MAX_PAIRS, decide
 from index.linking.options import PRESETS, TERMS, LinkOptions
 from index.linking.state import OpenTracks, started
-from index.vectors import l1_normalise
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints, l1_normalise
 
 
 @dataclass(frozen=True)

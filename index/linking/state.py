@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
+
 Bools = npt.NDArray[np.bool_]
 
 

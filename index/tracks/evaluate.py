@@ -18,9 +18,10 @@ import numpy as np
 
 from cluster.errors import InputError
 from index.linking.linker import frame_step
-from index.tracks.linked import Ints, Linked
+from index.tracks.linked import Linked
 from index.tracks.motchallenge import FIRST_FRAME, file_names, read_truth
 from index.tracks.scores import Scores, Tracked, evaluate_together
+from index.vectors import Ints
 
 
 @dataclass(frozen=True)

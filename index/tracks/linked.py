@@ -15,11 +15,9 @@ from index.linking.linker import by_frame
 from index.tracks.scores import Tracked
 from index.tracks.sizes import geometry
 from index.tracks.store import read_tracks
+from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "frame", "label", "score", "error")
 

@@ -24,8 +24,9 @@ from PIL import Image, ImageDraw
 from cluster.errors import InputError
 from index.linking.options import TERMS
 from index.pictures.sheet import BLANK, RED, Tile, contact_sheet
-from index.tracks.linked import Floats, Linked
+from index.tracks.linked import Linked
 from index.tracks.scenes import Scenes
+from index.vectors import Floats
 from pipelines.records import write_atomic
 
 PER_SHEET = 18

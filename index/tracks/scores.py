@@ -15,12 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.errors import InputError, first_line
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
 
 # The package asks for OpenCV's desktop build, which would replace the headless one that is
 # installed here, and needs a display's libraries; so it is installed without what it asks for.

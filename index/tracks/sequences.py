@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 from cluster.errors import InputError, RunError
 from cluster.storage import open_parquet, read_parquet
 from index.linking.linker import by_frame
+from index.vectors import Floats
 from pipelines.detections import BOX
 from pipelines.run import Run
-
-Floats = npt.NDArray[np.float64]
 
 _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
 SCORE = "link_score"

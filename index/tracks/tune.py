@@ -23,9 +23,7 @@ from index.linking.options import PRESETS, TERMS, LinkOptions
 from index.linking.state import OpenTracks, started
 from index.tracks.linked import unclaimed
 from index.tracks.scores import Scores, Tracked, evaluate
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
 
 NOBODY = -1
 _MOST_PAIRS = 500_000

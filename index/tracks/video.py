@@ -17,8 +17,9 @@ from PIL import ImageOps
 from cluster.errors import InputError, WorkError, first_line
 from index.linking.linker import by_frame, frame_step
 from index.pictures.annotate import Annotator, Pixels
-from index.tracks.linked import Floats, Ints, Linked
+from index.tracks.linked import Linked
 from index.tracks.scenes import Scenes
+from index.vectors import Floats, Ints
 from pipelines.video.layout import parse_frame
 
 if TYPE_CHECKING:
