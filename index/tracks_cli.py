@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,8 +45,6 @@ def evaluate(
 
     Example: onepass tracks evaluate runs/first --truth gt.txt
     """
-    from dataclasses import asdict
-
     from index.tracks.evaluate import evaluate_run
 
     found = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
@@ -75,22 +74,17 @@ def _scores(name: str, scores: Scores) -> str:
 
 def _left_out(judged: Judged) -> list[str]:
     """What the scores are about, and what they are not about."""
-    lines = [f"{judged.scores.frames} frames judged"]
+    first = f"{judged.scores.frames} frames judged"
     if judged.empty_frames:
-        lines[0] += f", in {judged.empty_frames} of them the run found nothing"
-    if judged.unseen_frames:
-        lines.append(
-            f"{judged.unseen_frames} frames of the truth left out: the run has not seen them"
-        )
-    if judged.truthless_frames:
-        lines.append(f"{judged.truthless_frames} frames of the run left out: the truth has none")
-    if judged.failed:
-        lines.append(f"{judged.failed} detections with an error count as not found")
-    if judged.untracked:
-        lines.append(f"{judged.untracked} detections in no track count as not found")
-    if judged.unjudged_lines:
-        lines.append(f"{judged.unjudged_lines} lines of the truth are marked as not to be judged")
-    return lines
+        first += f", in {judged.empty_frames} of them the run found nothing"
+    left_out = {
+        "frames of the truth left out: the run has not seen them": judged.unseen_frames,
+        "frames of the run left out: the truth has none": judged.truthless_frames,
+        "detections with an error count as not found": judged.failed,
+        "detections in no track count as not found": judged.untracked,
+        "lines of the truth are marked as not to be judged": judged.unjudged_lines,
+    }
+    return [first, *(f"{count} {what}" for what, count in left_out.items() if count)]
 
 
 @app.command()
@@ -104,8 +98,6 @@ def draw(
 
     Example: onepass tracks draw runs/first --out pictures
     """
-    from dataclasses import asdict
-
     from index.tracks.draw import draw_run
 
     with Bar(resumes=False) as bar:
@@ -113,11 +105,8 @@ def draw(
     _warn_of_missing(drawn.missing, "left out of the scenes")
     if drawn.blank:
         warn(f"{drawn.blank} sequences are drawn on white: none of their images can be read")
-    if as_json:
-        print_json(asdict(drawn))
-        return
     last = f" to {drawn.files[-1]}" if len(drawn.files) > 1 else ""
-    say(f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
+    _show(drawn, as_json, f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
 
 
 @app.command()
@@ -135,19 +124,16 @@ def video(
 
     Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
     """
-    from dataclasses import asdict
-
     from index.tracks.video import film_run
 
     with Bar(resumes=False) as bar:
         filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
     _warn_of_missing(filmed.missing, "shown as grey frames")
-    if as_json:
-        print_json(asdict(filmed))
-        return
-    say(
+    _show(
+        filmed,
+        as_json,
         f"{filmed.file}: {filmed.frames} frames of {filmed.sequence} at {filmed.fps:g}/s, "
-        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}"
+        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}",
     )
 
 
@@ -164,19 +150,16 @@ def review(
 
     Example: onepass tracks review runs/first --out review
     """
-    from dataclasses import asdict
-
     from index.tracks.review import review_run
 
     with Bar(resumes=False) as bar:
         made = review_run(run, out, worst=worst, progress=bar.counted("crops"))
     _warn_of_missing(made.missing, "shown as grey crops")
-    if as_json:
-        print_json(asdict(made))
-        return
-    say(
+    _show(
+        made,
+        as_json,
         f"{made.table}: the {made.links} most doubtful of {made.of} links, on "
-        f"{len(made.sheets)} sheets from {made.sheets[0]}"
+        f"{len(made.sheets)} sheets from {made.sheets[0]}",
     )
 
 
@@ -195,8 +178,6 @@ def export(
 
     Example: onepass tracks export runs/first --format mot --out tracks-mot
     """
-    from dataclasses import asdict
-
     from index.tracks.export import export_coco, export_mot
 
     if format_ == "mot":
@@ -211,14 +192,20 @@ def export(
             f"{made.repeated} boxes claim a track that another box of their frame has; each such "
             "claim stands in a track of its own"
         )
-    if as_json:
-        print_json(asdict(made))
-        return
-    say(
+    _show(
+        made,
+        as_json,
         f"{out}: {made.boxes} boxes in {made.tracks} tracks"
         + (f" in {len(made.files)} files" if format_ == "mot" else "")
-        + (f"; {made.left_out} detections in no track left out" if made.left_out else "")
+        + (f"; {made.left_out} detections in no track left out" if made.left_out else ""),
     )
+
+
+def _show(made: Any, as_json: bool, line: str) -> None:
+    if as_json:
+        print_json(asdict(made))
+    else:
+        say(line)
 
 
 def _warn_of_missing(missing: Mapping[str, int], then: str) -> None:
