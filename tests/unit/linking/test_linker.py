@@ -62,6 +62,7 @@ def test_gaps_count_in_the_steps_of_a_sampled_clip() -> None:
     options = LinkOptions(max_gap_frames=1)
     assert one_mover([0, 5, 10, 20], options=options).track.tolist() == [0, 0, 0, 0]
     assert one_mover([0, 5, 10, 25], options=options).track.tolist() == [0, 0, 0, 1]
+    assert one_mover([0, 1, 3], options=PRESETS["ami"]).track.tolist() == [0, 0, 1]
 
 
 def test_frame_step() -> None:
@@ -70,18 +71,23 @@ def test_frame_step() -> None:
     assert frame_step(np.array([7])) == frame_step(np.array([], np.int64)) == 1
 
 
-def test_a_gap_in_seconds() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [([0.0, 60.0, 120.5], [0, 0, 1]), ([5.0] * 3, [0, 0, 0])]
+)
+def test_a_gap_in_seconds(seconds: list[float], expected: list[int]) -> None:
     options = LinkOptions(max_gap_seconds=60.0)
-    links = one_mover([0, 1, 2], options=options, seconds=[0.0, 60.0, 120.5])
-    assert links.track.tolist() == [0, 0, 1]
+    assert one_mover([0, 1, 2], options=options, seconds=seconds).track.tolist() == expected
 
 
-def test_a_gap_in_seconds_needs_times() -> None:
-    options = LinkOptions(max_gap_seconds=60.0)
-    with pytest.raises(InputError, match="1 of 2 detections have no timestamp"):
-        one_mover([0, 1], options=options, seconds=[0.0, math.nan])
-    with pytest.raises(InputError, match="2 of 2"):
-        one_mover([0, 1], options=options)
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [([0.0, math.nan], "1 of 2"), (None, "2 of 2"), ([60.0, 30.0], "backwards 1 times")],
+)
+def test_a_gap_in_seconds_needs_times_that_rise(seconds: list[float] | None, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        one_mover([0, 1], options=LinkOptions(max_gap_seconds=60.0), seconds=seconds)
+    # Frames decide the order; without a gap in seconds, times are not looked at.
+    assert one_mover([0, 1], options=EVEN, seconds=seconds).track.tolist() == [0, 0]
 
 
 def test_a_lost_track_competes_with_a_live_one() -> None:
@@ -147,10 +153,6 @@ def test_the_ami_preset_lets_two_claim_one() -> None:
     assert links.position.tolist() == [0, 1, 1, 2]
 
 
-def test_the_ami_preset_looks_one_frame_back() -> None:
-    assert one_mover([0, 1, 3], options=PRESETS["ami"]).track.tolist() == [0, 0, 1]
-
-
 def test_nothing_at_all() -> None:
     links = link(
         np.empty(0, np.int64), np.empty((0, 4)), np.empty((0, 3), np.float32), diagonal_px=1.0
@@ -167,36 +169,15 @@ def test_diagonal_of_the_later_image_counts() -> None:
     assert links.terms[1:, 3] == pytest.approx([0.1, 0.05])
 
 
-def test_refuses_disorder() -> None:
-    with pytest.raises(ValueError, match="sort the detections"):
-        one_mover([1, 0], options=EVEN)
+def test_refuses_disorder_and_what_is_no_number() -> None:
+    boxes, looks = np.array([SQUARE] * 3), np.ones((3, 2), np.float32)
+    with pytest.raises(ValueError, match="frames"):
+        link(np.array([1, 0, 2]), boxes, looks, diagonal_px=1.0)
     with pytest.raises(ValueError, match="finite"):
-        link(
-            np.array([0]),
-            np.array([[0, 0, np.nan, 1]]),
-            np.ones((1, 2), np.float32),
-            diagonal_px=1.0,
-        )
-
-
-def test_zero_and_broken_embeddings_are_named() -> None:
-    looks = np.ones((3, 2), np.float32)
+        link(np.arange(3), boxes * np.nan, looks, diagonal_px=1.0)
     looks[1] = 0
-    with pytest.raises(InputError, match="1 of 3 vectors are zero or not finite: '1'"):
-        link(np.arange(3), np.array([SQUARE] * 3), looks, diagonal_px=1.0)
-
-
-def test_time_that_runs_backwards_has_no_gap_in_seconds() -> None:
-    options = LinkOptions(max_gap_seconds=60.0)
-    with pytest.raises(InputError, match="backwards 1 times"):
-        one_mover([0, 1, 2], options=options, seconds=[0.0, 60.0, 30.0])
-    # Frames decide the order; without a gap in seconds, times are not looked at.
-    assert one_mover([0, 1, 2], options=EVEN, seconds=[0.0, 60.0, 30.0]).track.tolist() == [0] * 3
-
-
-def test_equal_times_are_no_gap() -> None:
-    options = LinkOptions(max_gap_seconds=1.0)
-    assert one_mover([0, 1, 2], options=options, seconds=[5.0] * 3).track.tolist() == [0] * 3
+    with pytest.raises(InputError, match=r"1 of 3 .*'1'"):
+        link(np.arange(3), boxes, looks, diagonal_px=1.0)
 
 
 def test_a_frame_without_detections_counts_as_missed() -> None:
@@ -211,71 +192,55 @@ def test_a_frame_without_detections_counts_as_missed() -> None:
     assert linker.step(5, box, looks, diagonal_px=100.0).track.tolist() == [1]
 
 
-class TestScoreSplit:
-    BOXES = np.array([SQUARE, SQUARE, [50, 50, 60, 60]])
-
-    def linked(self, scores: list[float]) -> list[int]:
-        links = link(
-            np.array([0, 1, 1]),
-            self.BOXES,
-            np.ones((3, 2), np.float32),
-            diagonal_px=100.0,
-            scores=np.array(scores),
-            options=LinkOptions(strong_score=0.5),
-        )
-        return links.track.tolist()
-
-    def test_a_weak_one_extends_a_track(self) -> None:
-        assert self.linked([0.9, 0.2, 0.9]) == [0, 0, 1]
-
-    def test_a_weak_one_never_starts_one(self) -> None:
-        assert self.linked([0.9, 0.9, 0.2]) == [0, 0, -1]
-        assert self.linked([0.2, 0.9, 0.9]) == [-1, 0, 1]
-
-    def test_an_unknown_score_is_strong(self) -> None:
-        assert self.linked([math.nan, 0.9, math.nan]) == [0, 0, 1]
-
-    def test_strong_ones_choose_first(self) -> None:
-        # The weak one fits better, and still gets only what the strong one leaves.
-        links = link(
-            np.array([0, 1, 1]),
-            np.array([SQUARE, SQUARE, [2, 0, 12, 10]]),
-            np.ones((3, 2), np.float32),
-            diagonal_px=100.0,
-            scores=np.array([0.9, 0.2, 0.9]),
-            options=LinkOptions(strong_score=0.5),
-        )
-        assert links.track.tolist() == [0, -1, 0]
-        assert (links.position.tolist(), links.previous.tolist()) == ([0, -1, 1], [-1, -1, 0])
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.9, 0.2, 0.9], [0, 0, 1]),  # a weak one extends a track
+        ([0.9, 0.9, 0.2], [0, 0, -1]),  # and never starts one
+        ([0.2, 0.9, 0.9], [-1, 0, 1]),
+        ([math.nan, 0.9, math.nan], [0, 0, 1]),  # an unknown score is strong
+    ],
+)
+def test_weak_detections_extend_and_do_not_start(scores: list[float], expected: list[int]) -> None:
+    boxes = np.array([SQUARE, SQUARE, [50, 50, 60, 60]])
+    assert scored(boxes, scores).track.tolist() == expected
 
 
-class TestMotionGate:
-    # 20 pixels a frame to the right; a box is 14 pixels across.
-    FRAMES = np.array([0, 1, 2])
+def test_strong_ones_choose_first() -> None:
+    # The weak one fits better, and still gets only what the strong one leaves.
+    links = scored(np.array([SQUARE, SQUARE, [2, 0, 12, 10]]), [0.9, 0.2, 0.9])
+    assert links.track.tolist() == [0, -1, 0]
+    assert (links.position.tolist(), links.previous.tolist()) == ([0, -1, 1], [-1, -1, 0])
 
-    def track_of_last(self, x: float, *, gate: float | None) -> int:
-        boxes = np.array([SQUARE, [20, 0, 30, 10], [x, 0, x + 10, 10]])
-        options = LinkOptions(motion_gate=gate, max_cost=4.0)
-        looks = np.ones((3, 2), np.float32)
-        links = link(self.FRAMES, boxes, looks, diagonal_px=1000.0, options=options)
-        return int(links.track[2])
 
-    @pytest.mark.parametrize(("x", "expected"), [(40, 0), (60, 0), (70, 1), (20, 0), (10, 1)])
-    def test_a_detection_must_lie_where_the_track_was_heading(self, x: int, expected: int) -> None:
-        assert self.track_of_last(x, gate=1.5) == expected  # 21 pixels around 40
-        assert self.track_of_last(x, gate=None) == 0
+def scored(boxes: np.ndarray, scores: list[float]) -> Links:
+    return link(
+        np.array([0, 1, 1]),
+        boxes,
+        np.ones((3, 2), np.float32),
+        diagonal_px=100.0,
+        scores=np.array(scores),
+        options=LinkOptions(strong_score=0.5),
+    )
 
-    def test_the_reach_grows_with_the_frames_that_passed(self) -> None:
-        boxes = np.array([SQUARE, [0, 0, 10, 10], [40, 0, 50, 10]])
-        for frames, expected in ((np.array([0, 1, 2]), 1), (np.array([0, 1, 4]), 0)):
-            links = link(
-                frames,
-                boxes,
-                np.ones((3, 2), np.float32),
-                diagonal_px=1000.0,
-                options=LinkOptions(motion_gate=1.0, max_cost=4.0),
-            )
-            assert links.track[2] == expected
+
+def gated(frames: list[int], x: list[int], gate: float | None) -> int:
+    """The track of the last detection; a box is 14 pixels across."""
+    boxes = np.array([[left, 0, left + 10, 10] for left in x], dtype=float)
+    options = LinkOptions(motion_gate=gate, max_cost=4.0)
+    looks = np.ones((len(x), 2), np.float32)
+    return int(link(np.array(frames), boxes, looks, diagonal_px=1e3, options=options).track[-1])
+
+
+@pytest.mark.parametrize(("x", "expected"), [(40, 0), (60, 0), (70, 1), (20, 0), (10, 1)])
+def test_a_detection_must_lie_where_the_track_was_heading(x: int, expected: int) -> None:
+    assert gated([0, 1, 2], [0, 20, x], 1.5) == expected  # 21 pixels around 40
+    assert gated([0, 1, 2], [0, 20, x], None) == 0
+
+
+def test_the_reach_of_the_gate_grows_with_the_frames_that_passed() -> None:
+    assert gated([0, 1, 2], [0, 0, 40], 1.0) == 1
+    assert gated([0, 1, 4], [0, 0, 40], 1.0) == 0
 
 
 def test_the_gallery_knows_an_old_look_again() -> None:
