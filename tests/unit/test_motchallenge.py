@@ -19,18 +19,12 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_truth(tmp_path: Path) -> None:
-    text = "2,7,10.5,20,30,40.25,1,1,0.9\n1,7,10,20,30,40,1,1,1\n\n1,3,0,0,5,5,0,2,1\n"
+    text = "2,7,10.5,20,30,40.25,1,1,0.9\n 1, 7, 10, 20, 30, 40\r\n\n1,3,0,0,5,5,0,2,1\n"
     truth, left_out = read_truth(written(tmp_path, text))
     assert truth.frames.tolist() == [2, 1]
     assert truth.ids.tolist() == [7, 7]
     assert truth.boxes.tolist() == [[10.5, 20, 40.5, 60.25], [10, 20, 40, 60]]
     assert left_out == 1
-
-
-def test_six_columns_and_spaces_are_enough(tmp_path: Path) -> None:
-    truth, left_out = read_truth(written(tmp_path, " 1, 2, 3, 4, 5, 6\r\n"))
-    assert (truth.frames[0], truth.ids[0], truth.boxes[0].tolist()) == (1, 2, [3, 4, 8, 10])
-    assert left_out == 0
 
 
 @pytest.mark.parametrize(
@@ -70,13 +64,10 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_names_of_files() -> None:
-    names = file_names(["night 1", "a/b", ".", "..", "", "Ä", "x" * 400, "x" * 401, "a%2Fb"])
-    assert names["night 1"] == "night 1"
-    assert names["a/b"] == "a%2Fb"
-    assert names["."] == "%2E"
-    assert names[".."] == "%2E."
-    assert names["a%2Fb"] == "a%252Fb"
-    assert len(set(names.values())) == len(names)
+    known = {"night 1": "night 1", "a/b": "a%2Fb", ".": "%2E", "..": "%2E.", "a%2Fb": "a%252Fb"}
+    names = file_names([*known, "", "Ä", "x" * 400, "x" * 401])
+    assert {name: names[name] for name in known} == known
+    assert len(set(names.values())) == len(names) == 9
     assert all(len(f"{name}.txt") < 250 and "/" not in name and name for name in names.values())
 
 

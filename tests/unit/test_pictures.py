@@ -112,16 +112,13 @@ def test_demo_finds_what_moves(tmp_path: Path) -> None:
     assert (out / rows[20]["image"]).is_file()
 
 
-def test_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+def test_demo_leaves_other_folders_alone_and_needs_a_video(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.avi"
+    clip.write_bytes(b"not a video")
     with pytest.raises(InputError, match="not a demo"):
-        demo.find_fish(tmp_path / "clip.avi", tmp_path)
-
-
-def test_demo_without_a_video(tmp_path: Path) -> None:
-    (tmp_path / "clip.avi").write_bytes(b"not a video")
-    with pytest.raises(WorkError, match="cannot be read as a video"):
-        demo.find_fish(tmp_path / "clip.avi", tmp_path / "out")
+        demo.find_fish(clip, tmp_path)
+    with pytest.raises(WorkError, match=r"clip\.avi"):
+        demo.find_fish(clip, tmp_path / "out")
 
 
 def test_demo_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

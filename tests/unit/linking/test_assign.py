@@ -9,35 +9,36 @@ import pytest
 
 from index.linking import assign as module
 from index.linking.assign import assign, assign_listed
+from index.linking.options import Assignment
 
-CONTESTED = np.array([[0.1, 0.2], [1.4, 0.3]])  # both later ones like the first best
-
-
-def test_the_cheapest_rule_lets_two_claim_one() -> None:
-    assert assign(CONTESTED, max_cost=1.5, assignment="cheapest").tolist() == [0, 0]
+CONTESTED = [[0.1, 0.2], [1.4, 0.3]]  # both later ones like the first best
 
 
-def test_optimal_gives_each_its_own() -> None:
-    assert assign(CONTESTED, max_cost=1.5).tolist() == [0, 1]
-
-
-def test_a_link_may_cost_exactly_the_limit() -> None:
-    assert assign(np.array([[1.5], [1.6]]), max_cost=1.5).tolist() == [0]
-    assert assign(np.array([[1.6], [1.5]]), max_cost=1.5).tolist() == [1]
+@pytest.mark.parametrize(
+    ("costs", "assignment", "expected"),
+    [
+        (CONTESTED, "cheapest", [0, 0]),
+        (CONTESTED, "optimal", [0, 1]),
+        ([[1.5], [1.6]], "optimal", [0]),  # exactly the limit
+        ([[1.6], [1.5]], "optimal", [1]),
+        # The largest number of links would be 2: the later ones crosswise, at 1.4 each.
+        ([[0.1, 1.4], [1.4, 9.0]], "optimal", [0, -1]),
+    ],
+)
+def test_which_pairs_become_links(
+    costs: list[list[float]], assignment: Assignment, expected: list[int]
+) -> None:
+    assert assign(np.array(costs), max_cost=1.5, assignment=assignment).tolist() == expected
 
 
 @pytest.mark.parametrize("assignment", ["optimal", "greedy", "cheapest"])
-def test_nothing_feasible(assignment: str) -> None:
-    costs = np.full((3, 2), 9.0)
-    assert assign(costs, max_cost=1.0, assignment=assignment).tolist() == [-1, -1]
-    assert assign(np.empty((0, 2)), max_cost=1.0, assignment=assignment).tolist() == [-1, -1]
-    assert assign(np.empty((2, 0)), max_cost=1.0, assignment=assignment).tolist() == []
+def test_nothing_feasible(assignment: Assignment) -> None:
+    def chosen(costs: np.ndarray) -> list[int]:
+        return assign(costs, max_cost=1.0, assignment=assignment).tolist()
 
-
-def test_two_doubtful_links_do_not_break_a_certain_one() -> None:
-    # The largest number of links would be 2: the later ones crosswise, at 1.4 each.
-    costs = np.array([[0.1, 1.4], [1.4, 9.0]])
-    assert assign(costs, max_cost=1.5).tolist() == [0, -1]
+    assert chosen(np.full((3, 2), 9.0)) == chosen(np.empty((0, 2))) == [-1, -1]
+    assert chosen(np.empty((2, 0))) == []
+    assert chosen(np.array([[np.inf], [0.5]])) == [1]
 
 
 def test_gating_never_makes_an_assignment_worse() -> None:
@@ -53,12 +54,6 @@ def test_gating_never_makes_an_assignment_worse() -> None:
             for order in permutations(range(4), 3)
         )
         assert found == pytest.approx(best)
-
-
-@pytest.mark.parametrize("assignment", ["optimal", "greedy", "cheapest"])
-def test_ruled_out_is_not_linked(assignment: str) -> None:
-    costs = np.array([[np.inf], [0.5]])
-    assert assign(costs, max_cost=1.0, assignment=assignment).tolist() == [1]
 
 
 def random_costs(random: np.random.Generator) -> np.ndarray:
