@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cluster.errors import InputError
 from index.linking.decide import MAX_PAIRS, decide
 from index.linking.options import PRESETS, TERMS, LinkOptions
-from index.linking.state import OpenTracks, started
+from index.linking.state import OpenTracks, Seen, started
 from index.vectors import Floats, Ints, l1_normalise
 
 
@@ -105,7 +105,7 @@ class Linker:
         """
         self._close(frame, seconds)
         made = Links.unlinked(len(boxes))
-        numbers = self.rows + np.arange(len(boxes))
+        seen = Seen(frame, seconds, self.rows + np.arange(len(boxes)), boxes, looks)
         weak = np.zeros(len(boxes), dtype=bool)
         if self.options.strong_score is not None and scores is not None:
             weak = np.asarray(scores) < self.options.strong_score
@@ -133,13 +133,7 @@ class Linker:
             made.margin[rows] = decided.margin
             now.append(
                 continued.extended(
-                    row=numbers[rows],
-                    frame=frame,
-                    seconds=seconds,
-                    box=boxes[rows],
-                    looks=looks[rows],
-                    steps=steps[mine],
-                    memory=self.options.look_memory,
+                    seen.at(rows), steps=steps[mine], memory=self.options.look_memory
                 )
             )
             free = np.ones(len(ends), dtype=bool)
@@ -148,15 +142,7 @@ class Linker:
         new = np.flatnonzero(~weak & (made.previous < 0))
         made.track[new] = np.arange(self.tracks, self.tracks + len(new))
         made.position[new] = 0
-        first = started(
-            track=made.track[new],
-            row=numbers[new],
-            frame=frame,
-            seconds=seconds,
-            box=boxes[new],
-            looks=looks[new],
-            looks_kept=self.options.looks_kept,
-        )
+        first = started(made.track[new], seen.at(new), looks_kept=self.options.looks_kept)
         self.tracks += len(new)
         self.rows += len(boxes)
         self.open = OpenTracks.joined([ends, *now, first])

@@ -9,8 +9,8 @@ does not grow with the length of a sequence but by what is written about each de
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,74 +95,65 @@ def link_run(
     out = out or run / "tracks"
     refuse_foreign(out)
     plan = read_plan(opened, score_column)
-    # Everything is written beside ``out``; a folder that a killed command left is taken over.
+    with _replacing(out) as draft:
+        groups = _groups(run.resolve(), draft.resolve(), plan, options)
+        size = 4 * opened.manifest.model.feature_dim * plan.table.num_rows
+        large = size > PROCESSES_FROM_BYTES and len(groups) > 1
+        if large or address or executor == "ray":
+            # A slice would be sent with the whole table behind it.
+            whole = [pa.array(np.arange(group.plan.num_rows)) for group in groups]
+            groups = [replace(g, plan=g.plan.take(at)) for g, at in zip(groups, whole, strict=True)]
+        done = 0
+
+        def heard(linked: LinkSummary) -> None:
+            nonlocal done
+            done += linked.detections
+            progress(done, plan.table.num_rows)
+
+        with tasks("link", executor=executor, address=address, large=large) as place:
+            made = place.run(_link_group, groups, done=heard)
+        parts = [group.part for group in groups]
+        check_once(parts, plan.table["detection_id"])
+        counts = LinkSummary(
+            sequences=sum(one.sequences for one in made),
+            detections=sum(one.detections for one in made),
+            linked=sum(one.linked for one in made),
+            tracks=sum(one.tracks for one in made),
+            left_out=plan.left_out,
+            weak=sum(one.weak for one in made),
+            notes=tuple(note for one in made for note in one.notes),
+        )
+        manifest = TracksManifest(
+            fingerprint=opened.manifest.fingerprint,
+            options=options,
+            score_column=score_column,
+            counts=counts,
+            files={part.name: sha256_file(part) for part in parts},
+        )
+        write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        return counts
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` to write into, which then stands in its place."""
+    # A folder that a killed command left is taken over.
     beside = out.with_name(f".{out.name}.linking")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with sole_writer(beside, "link"):
             try:
-                return _link(
-                    opened, plan, options, score_column, out, beside, executor, address, progress
-                )
+                draft = beside / "new"
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                yield draft
+                swap(draft, out, old=beside / "old")
             finally:
                 for name in ("new", "old"):
                     shutil.rmtree(beside / name, ignore_errors=True)
     finally:
         with suppress(OSError):  # another command is at work there
             beside.rmdir()
-
-
-def _link(
-    run: Run,
-    plan: ToLink,
-    options: LinkOptions,
-    score_column: str | None,
-    out: Path,
-    beside: Path,
-    executor: ExecutorChoice,
-    address: str | None,
-    progress: Callable[[int, int], None],
-) -> LinkSummary:
-    draft = beside / "new"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    groups = _groups(run.path.resolve(), draft.resolve(), plan, options)
-    size = 4 * run.manifest.model.feature_dim * plan.table.num_rows
-    large = size > PROCESSES_FROM_BYTES and len(groups) > 1
-    if large or address or executor == "ray":
-        # A slice would be sent with the whole table behind it.
-        whole = [pa.array(np.arange(group.plan.num_rows)) for group in groups]
-        groups = [replace(g, plan=g.plan.take(at)) for g, at in zip(groups, whole, strict=True)]
-    done = 0
-
-    def heard(linked: LinkSummary) -> None:
-        nonlocal done
-        done += linked.detections
-        progress(done, plan.table.num_rows)
-
-    with tasks("link", executor=executor, address=address, large=large) as place:
-        made = place.run(_link_group, groups, done=heard)
-    parts = [group.part for group in groups]
-    check_once(parts, plan.table["detection_id"])
-    counts = LinkSummary(
-        sequences=sum(one.sequences for one in made),
-        detections=sum(one.detections for one in made),
-        linked=sum(one.linked for one in made),
-        tracks=sum(one.tracks for one in made),
-        left_out=plan.left_out,
-        weak=sum(one.weak for one in made),
-        notes=tuple(note for one in made for note in one.notes),
-    )
-    manifest = TracksManifest(
-        fingerprint=run.manifest.fingerprint,
-        options=options,
-        score_column=score_column,
-        counts=counts,
-        files={part.name: sha256_file(part) for part in parts},
-    )
-    write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
-    swap(draft, out, old=beside / "old")
-    return counts
 
 
 def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[_Group]:

@@ -87,8 +87,10 @@ def review_run(
     order = pc.sort_indices(
         links, [("margin", "ascending"), ("cost", "descending"), ("row_id", "ascending")]
     )
-    chosen = Linked(linked.run, links.take(order[:worst]).combine_chunks())
-    before = _before(linked, chosen)
+    chosen = links.take(order[:worst])
+    ids = linked.rows["detection_id"].combine_chunks()
+    before = linked.rows.take(pc.index_in(chosen["previous_detection_id"], ids))
+    both = Linked(linked.run, pa.concat_tables([before, chosen]).combine_chunks())
     rows = [
         {
             **later,
@@ -99,13 +101,12 @@ def review_run(
             "verdict": "",
         }
         for number, (later, earlier) in enumerate(
-            zip(chosen.rows.to_pylist(), before.rows.to_pylist(), strict=True), start=1
+            zip(chosen.to_pylist(), before.to_pylist(), strict=True), start=1
         )
     ]
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("review-*.png"):
         old.unlink()
-    both = Linked(linked.run, pa.concat_tables([before.rows, chosen.rows]).combine_chunks())
     sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
     reach = _REACH * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
     with closing(Scenes(linked.run.root)) as scenes:
@@ -142,13 +143,6 @@ def _keep_verdicts(table: Path) -> None:
         given = sum(bool((row.get("verdict") or "").strip()) for row in csv.DictReader(file))
     if given:
         raise InputError(f"{table} holds {given} verdicts; give another --out, or move it away")
-
-
-def _before(linked: Linked, links: Linked) -> Linked:
-    """The rows that the links continue, in the order of the links."""
-    ids = linked.rows["detection_id"].combine_chunks()
-    places = pc.index_in(links.rows["previous_detection_id"], ids)
-    return Linked(linked.run, linked.rows.take(places).combine_chunks())
 
 
 def _crops(
