@@ -121,7 +121,7 @@ def video(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Film one sequence: boxes, track ids, the tail of each path, gaps dotted and dashed.
+    """Film one sequence: boxes, track ids, the tail of each path; corners where one is lost.
 
     Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
     """
