@@ -21,6 +21,7 @@ from index.tracks.draw import SIDE_PX
 from index.tracks.link import link_run
 from index.tracks.store import read_tracks
 from onepass import main
+from pipelines.detections import BOX
 from tests.refusals import only_error
 from tests.runs import write_run
 from tests.videos import write_video
@@ -69,6 +70,10 @@ def place(walker: int, frame: int) -> tuple[float, float, float, float]:
     return float(x), float(top), float(x + 20), float(top + 20)
 
 
+def box_columns(boxes: list[Any]) -> dict[str, list[Any]]:
+    return dict(zip(BOX, np.array(boxes).T.tolist(), strict=True))
+
+
 def scene(
     folder: Path,
     *,
@@ -79,7 +84,7 @@ def scene(
 ) -> Path:
     """A linked run of two walkers, one of whom is lost for a frame; images beside it."""
     plan: dict[str, list[Any]] = {
-        name: [] for name in ("image", "x1", "y1", "x2", "y2", "sequence", "frame", "detection_id")
+        name: [] for name in ("image", *BOX, "sequence", "frame", "detection_id")
     }
     looks = []
     base = np.random.default_rng(0).normal(size=(2, 8))
@@ -96,7 +101,7 @@ def scene(
                 plan["sequence"].append(sequence)
                 plan["frame"].append(frame)
                 plan["detection_id"].append(f"{sequence}-{frame}-{walker}")
-                for side, value in zip(("x1", "y1", "x2", "y2"), box, strict=True):
+                for side, value in zip(BOX, box, strict=True):
                     plan[side].append(value)
                 looks.append(base[walker])
             if images:
@@ -156,12 +161,9 @@ def test_a_sampled_run_is_judged_on_what_it_has_seen(ran: Ran, tmp_path: Path) -
 
 
 def test_frames_in_which_nothing_was_found_count_as_misses(ran: Ran, tmp_path: Path) -> None:
-    plan: dict[str, list[Any]] = {"image": [], "x1": [], "y1": [], "x2": [], "y2": [], "frame": []}
-    for frame in (0, 1, 2, 4, 5):
-        plan["image"].append(f"cam/{frame}.png")
-        plan["frame"].append(frame)
-        for side, value in zip(("x1", "y1", "x2", "y2"), place(0, frame), strict=True):
-            plan[side].append(value)
+    frames = [0, 1, 2, 4, 5]
+    plan = {"image": [f"cam/{frame}.png" for frame in frames], "frame": frames}
+    plan |= box_columns([place(0, frame) for frame in frames])
     run = write_run(tmp_path / "sparse", plan, np.ones((5, 8))).path
     link_run(run)
     one, scores = judged(ran, run, truth(tmp_path / "gt.txt", frames=6))
@@ -326,15 +328,9 @@ def test_a_video_of_photos(ran: Ran, tmp_path: Path) -> None:
 def test_a_video_of_frames_of_a_video(ran: Ran, tmp_path: Path) -> None:
     """Every second of 24 frames at 25 a second plays at 12.5."""
     write_video(tmp_path / "clip.mp4", 24, width=96, height=64)
-    plan: dict[str, list[Any]] = {
-        "image": [f"clip.mp4#frame={number}" for number in range(0, 24, 2)],
-        "sequence": ["clip"] * 12,
-        "frame": list(range(0, 24, 2)),
-        **{
-            side: [value] * 12
-            for side, value in zip(("x1", "y1", "x2", "y2"), (5.0, 30.0, 30.0, 55.0), strict=True)
-        },
-    }
+    frames = list(range(0, 24, 2))
+    plan = {"image": [f"clip.mp4#frame={frame}" for frame in frames], "frame": frames}
+    plan |= box_columns([(5.0, 30.0, 30.0, 55.0)] * 12)
     run = write_run(tmp_path / "run", plan, np.ones((12, 8)), root=tmp_path).path
     link_run(run)
     told = json.loads(ran("video", run, "--out", tmp_path / "out.mp4", "--json")[0])
@@ -350,12 +346,11 @@ def test_a_video_of_images_of_two_sizes_keeps_boxes_on_what_they_hold(
     ran: Ran, tmp_path: Path
 ) -> None:
     """The second image is twice as large, and its box as well: both end in one place."""
-    plan: dict[str, list[Any]] = {"image": [], "x1": [], "y1": [], "x2": [], "y2": []}
-    for name, times in (("a.png", 1), ("b.png", 2), ("c.png", 1)):
+    sizes = {"a.png": 1, "b.png": 2, "c.png": 1}
+    for name, times in sizes.items():
         Image.new("RGB", (160 * times, 120 * times), (90, 90, 90)).save(tmp_path / name)
-        plan["image"].append(name)
-        for side, value in zip(("x1", "y1", "x2", "y2"), (40, 60, 80, 100), strict=True):
-            plan[side].append(float(value * times))
+    box = np.array([40.0, 60, 80, 100])
+    plan = {"image": list(sizes), **box_columns([box * times for times in sizes.values()])}
     run = write_run(tmp_path / "run", plan, np.ones((3, 8)), root=tmp_path).path
     link_run(run, options=replace(PRESETS["default"], max_cost=9))
     ran("video", run, "--out", tmp_path / "out.mp4")
