@@ -58,7 +58,9 @@ class Annotator:
         self._lost = sv.BoxCornerAnnotator(
             thickness=self._width, corner_length=4 * self._width, **style
         )
-        self._unnamed = sv.BoxAnnotator(sv.Color.from_hex(GREY), thickness=self._width)
+        self._unnamed = sv.BoxAnnotator(
+            sv.Color.from_hex(GREY), self._width, color_lookup=sv.ColorLookup.INDEX
+        )
         self._tail = sv.TraceAnnotator(trace_length=tail, thickness=self._width, **style)
         self._label = sv.LabelAnnotator(
             text_scale=self._scale,
@@ -85,9 +87,7 @@ class Annotator:
             names: what is written at each box.
             lost: which are not in this image ``[T]``; of their boxes only corners are drawn.
         """
-        given = self._sv.Detections(
-            xyxy=boxes.reshape(-1, 4), class_id=tracks, tracker_id=tracks, data={"name": names}
-        )
+        given = self._sv.Detections(boxes.reshape(-1, 4), tracker_id=tracks)
         self._tail.annotate(image, given)
         self._box.annotate(image, given[~lost])
         self._lost.annotate(image, given[lost])
@@ -95,9 +95,7 @@ class Annotator:
 
     def unnamed(self, image: Pixels, boxes: npt.NDArray[np.floating]) -> None:
         """Draw boxes ``[N, 4]`` that belong to no track, in grey."""
-        self._unnamed.annotate(
-            image, self._sv.Detections(boxes.reshape(-1, 4), class_id=np.zeros(len(boxes), int))
-        )
+        self._unnamed.annotate(image, self._sv.Detections(boxes))
 
     def path(
         self, image: Pixels, points: npt.NDArray[np.floating], track: int | None, *, thin: bool

@@ -7,7 +7,6 @@ end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,13 @@ from PIL import Image, ImageOps
 
 from index.linking.linker import frame_step
 from index.pictures.annotate import Annotator, Pixels
-from index.tracks.linked import Linked
+from index.tracks.linked import Linked, Progress
 from index.tracks.motchallenge import file_names
 from index.tracks.scenes import Scenes
 
 SIDE_PX = 1600  # the longer side of a picture
 NAMED = 30  # tracks with a colour and a name; shorter ones are thin and grey
 _SCENE_OF = 25  # images: more make no better a median
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ COCO has no tracks; as in its relatives for video, an annotation has a ``track_i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from os import getpid
 from pathlib import Path
@@ -18,14 +17,12 @@ import orjson
 
 from cluster.errors import InputError
 from index.tracks import motchallenge
-from index.tracks.linked import Linked
+from index.tracks.linked import Linked, Progress
 from index.tracks.scores import Tracked
 from index.tracks.sizes import image_size
 from pipelines.records import write_atomic
 
 UNNAMED = "object"  # the category of detections without a class
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from index.tracks.store import read_tracks
 from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
+
+Progress = Callable[[int, int], None]  # called with what is done, and what there is to do
 
 _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "frame", "label", "score", "error")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from PIL import Image, ImageDraw
 from cluster.errors import InputError
 from index.linking.options import TERMS
 from index.pictures.sheet import BLANK, RED, Tile, contact_sheet
-from index.tracks.linked import Linked
+from index.tracks.linked import Linked, Progress
 from index.tracks.scenes import Scenes
 from index.vectors import Floats
 from pipelines.records import write_atomic
@@ -40,8 +39,6 @@ COLUMNS = (
     *(f"cost_{term}" for term in TERMS),
     *("image_before", "image", "verdict"),
 )
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from PIL import ImageOps
 from cluster.errors import InputError, WorkError, first_line
 from index.linking.linker import by_frame, frame_step
 from index.pictures.annotate import Annotator, Pixels
-from index.tracks.linked import Linked
+from index.tracks.linked import Linked, Progress
 from index.tracks.scenes import Scenes
 from index.vectors import Floats, Ints
 from pipelines.video.layout import parse_frame
@@ -29,8 +29,6 @@ MAX_SIDE_PX = 1920
 FPS_OF_IMAGES = 4.0
 TAIL = 40  # frames of a path that are shown
 _GONE = 190  # the grey of a frame whose image is gone
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
