@@ -277,6 +277,7 @@ def _dark_regions(cv2: Any, frame: Frame, background: Frame) -> list[tuple[int, 
 
 
 def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
+    from index.tracks.draw import draw_run
     from index.tracks.store import read_tracks
     from pipelines.run import Run
 
@@ -284,7 +285,7 @@ def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
     tracks = read_tracks(run.path)
     lengths = np.sort(np.array(tracks["track_id"].value_counts().field("counts")))[::-1]
     pictures = (out / "tracks.png", out / "neighbours.png")
-    _draw_tracks(run.table(["detection_id", "image", *BOX]), tracks, out, pictures[0])
+    Path(draw_run(run.path, out).files[0]).replace(pictures[0])
     _draw_neighbours(snapshot, tracks, pictures[1])
     rows = run.manifest.rows
     return DemoReport(
@@ -301,22 +302,6 @@ def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
     )
 
 
-def _draw_tracks(rows: pa.Table, tracks: pa.Table, out: Path, picture: Path) -> None:
-    from index.pictures.images import median_image, open_upright, spread
-    from index.pictures.tracks import draw_tracks
-
-    joined = tracks.join(rows, "detection_id")
-    files = sorted((out / "frames").glob("*.jpg"))
-    image = draw_tracks(
-        median_image([open_upright(files[place]) for place in spread(len(files), 25)]),
-        frames=joined["frame"].to_numpy(),
-        boxes=np.column_stack([joined[side].to_numpy() for side in BOX]),
-        tracks=joined["track_id"].to_pylist(),
-        title=f"{len(tracks['track_id'].unique())} tracks, {joined.num_rows} boxes",
-    )
-    image.save(picture)
-
-
 def _draw_neighbours(
     snapshot: Snapshot, tracks: pa.Table, picture: Path, *, queries: int = 6, per_query: int = 7
 ) -> None:
@@ -325,8 +310,9 @@ def _draw_neighbours(
     Neighbouring frames of one fish are nearly the same picture, so crops count as another
     moment only a second apart, from the query and from each other.
     """
-    from index.pictures.images import crops
-    from index.pictures.sheet import Tile, neighbour_sheet
+    from PIL import Image
+
+    from index.pictures.sheet import GREEN, INK, RED, Tile, contact_sheet
 
     apart = 28
     track_of = dict(
@@ -345,16 +331,19 @@ def _draw_neighbours(
             if len(chosen) > per_query:
                 break
         mine = track_of[stored[row]["detection_id"]]
-        regions = [(snapshot.image_path(near), [stored[near][s] for s in BOX]) for near in chosen]
         tiles = []
-        for near, score, crop in zip(chosen, scores, crops(regions, side_px=150), strict=True):
+        for near, score in zip(chosen, scores, strict=True):
             track = track_of[stored[near]["detection_id"]]
             what = "query" if near == row else f"{score:.3f}"
             caption = f"{what}, track {track.rpartition(':')[2]}\nframe {stored[near]['frame']}"
-            tiles.append(Tile(crop, caption, None if near == row else track == mine))
+            with Image.open(snapshot.image_path(near)) as image:
+                x1, y1, x2, y2 = (stored[near][side] for side in BOX)
+                crop = image.crop((x1, y1, x2, y2))
+            border = INK if near == row else GREEN if track == mine else RED
+            tiles.append(Tile(crop, caption, border))
         sheet.append(tiles)
     title = "Nearest crops a second or more apart: green is the query's track, red another"
-    neighbour_sheet(sheet, title=title).save(picture)
+    contact_sheet(sheet, title=title).save(picture)
 
 
 def _spread(tracks: pa.Table, count: int, stored: list[str]) -> list[int]:

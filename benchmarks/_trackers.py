@@ -17,7 +17,8 @@ import numpy as np
 import supervision as sv
 from trackers import ByteTrackTracker, OCSORTTracker, SORTTracker
 
-from index.tracks.scores import Ints, Tracked
+from index.tracks.scores import Tracked
+from index.vectors import Ints
 
 TRACKERS = {"SORT": SORTTracker, "ByteTrack": ByteTrackTracker, "OC-SORT": OCSORTTracker}
 _KNOBS = ("lost_track_buffer", "frame_rate", "minimum_consecutive_frames", "minimum_iou_threshold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ app = typer.Typer()
 
 @app.command()
 def link(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(parser=here, help="A finished run.")],
     out: Annotated[
         Path | None, typer.Option(parser=here, help="Where the tracks go, if not into RUN/tracks.")
@@ -88,30 +89,17 @@ def link(
 
     Example: onepass link runs/first --max-gap-frames 3
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict, fields, replace
 
-    from index.linking.options import PRESETS
+    from index.linking.options import PRESETS, LinkOptions
     from index.tracks.link import link_run
 
     if options is not None and preset != "default":
         raise InputError(f"--options {options} and --preset {preset}: give one of them")
-    changes: dict[str, Any] = {
-        "max_cost": max_cost,
-        "max_gap_frames": max_gap_frames,
-        "max_gap_seconds": max_gap_seconds,
-        "feature_weight": feature_weight,
-        "iou_weight": iou_weight,
-        "area_weight": area_weight,
-        "distance_weight": distance_weight,
-        "appearance": appearance,
-        "appearance_memory": appearance_memory,
-        "gallery_size": gallery_size,
-        "motion_gate": motion_gate,
-        "strong_score": strong_score,
-    }
+    given = {one.name: context.params.get(one.name) for one in fields(LinkOptions)}
     chosen = replace(
         PRESETS[preset] if options is None else read_options(options),
-        **{name: value for name, value in changes.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     )
     with Bar(resumes=False) as bar:
         summary = link_run(

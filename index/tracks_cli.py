@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cluster.console import Json, here, print_json, say, warn
+from cluster.errors import InputError
 from cluster.progress import Bar
-from index import tune_cli
 
 if TYPE_CHECKING:
     from index.tracks.evaluate import Judged
     from index.tracks.scores import Scores
+    from index.tracks.tune import Tuning
 
 app = typer.Typer(no_args_is_help=True, help="Judge, show, review, tune and export tracks.")
-app.add_typer(tune_cli.app)
 
 Run = Annotated[Path, typer.Argument(parser=here, help="A run that 'onepass link' has linked.")]
+FirstFrame = Annotated[
+    int, typer.Option(help="Number in the truth of the frame that the run counts as 0.")
+]
 Sequence = Annotated[str | None, typer.Option(help="This sequence alone.")]
 
 
@@ -34,9 +38,7 @@ def evaluate(
         ),
     ],
     sequence: Sequence = None,
-    first_frame: Annotated[
-        int, typer.Option(help="Number in the truth of the frame that the run counts as 0.")
-    ] = 1,
+    first_frame: FirstFrame = 1,
     as_json: Json = False,
 ) -> None:
     """Judge tracks by their truth: HOTA, IDF1, MOTA, switches.
@@ -45,8 +47,6 @@ def evaluate(
 
     Example: onepass tracks evaluate runs/first --truth gt.txt
     """
-    from dataclasses import asdict
-
     from index.tracks.evaluate import evaluate_run
 
     found = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
@@ -76,22 +76,17 @@ def _scores(name: str, scores: Scores) -> str:
 
 def _left_out(judged: Judged) -> list[str]:
     """What the scores are about, and what they are not about."""
-    lines = [f"{judged.scores.frames} frames judged"]
+    first = f"{judged.scores.frames} frames judged"
     if judged.empty_frames:
-        lines[0] += f", in {judged.empty_frames} of them the run found nothing"
-    if judged.unseen_frames:
-        lines.append(
-            f"{judged.unseen_frames} frames of the truth left out: the run has not seen them"
-        )
-    if judged.truthless_frames:
-        lines.append(f"{judged.truthless_frames} frames of the run left out: the truth has none")
-    if judged.failed:
-        lines.append(f"{judged.failed} detections with an error count as not found")
-    if judged.untracked:
-        lines.append(f"{judged.untracked} detections in no track count as not found")
-    if judged.unjudged_lines:
-        lines.append(f"{judged.unjudged_lines} lines of the truth are marked as not to be judged")
-    return lines
+        first += f", in {judged.empty_frames} of them the run found nothing"
+    left_out = {
+        "frames of the truth left out: the run has not seen them": judged.unseen_frames,
+        "frames of the run left out: the truth has none": judged.truthless_frames,
+        "detections with an error count as not found": judged.failed,
+        "detections in no track count as not found": judged.untracked,
+        "lines of the truth are marked as not to be judged": judged.unjudged_lines,
+    }
+    return [first, *(f"{count} {what}" for what, count in left_out.items() if count)]
 
 
 @app.command()
@@ -105,8 +100,6 @@ def draw(
 
     Example: onepass tracks draw runs/first --out pictures
     """
-    from dataclasses import asdict
-
     from index.tracks.draw import draw_run
 
     with Bar(resumes=False) as bar:
@@ -114,11 +107,8 @@ def draw(
     _warn_of_missing(drawn.missing, "left out of the scenes")
     if drawn.blank:
         warn(f"{drawn.blank} sequences are drawn on white: none of their images can be read")
-    if as_json:
-        print_json(asdict(drawn))
-        return
     last = f" to {drawn.files[-1]}" if len(drawn.files) > 1 else ""
-    say(f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
+    _show(drawn, as_json, f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
 
 
 @app.command()
@@ -132,23 +122,20 @@ def video(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Film one sequence: boxes, track ids, the tail of each path, gaps dotted and dashed.
+    """Film one sequence: boxes, track ids, the tail of each path; corners where one is lost.
 
     Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
     """
-    from dataclasses import asdict
-
     from index.tracks.video import film_run
 
     with Bar(resumes=False) as bar:
         filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
     _warn_of_missing(filmed.missing, "shown as grey frames")
-    if as_json:
-        print_json(asdict(filmed))
-        return
-    say(
+    _show(
+        filmed,
+        as_json,
         f"{filmed.file}: {filmed.frames} frames of {filmed.sequence} at {filmed.fps:g}/s, "
-        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}"
+        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}",
     )
 
 
@@ -165,19 +152,16 @@ def review(
 
     Example: onepass tracks review runs/first --out review
     """
-    from dataclasses import asdict
-
     from index.tracks.review import review_run
 
     with Bar(resumes=False) as bar:
         made = review_run(run, out, worst=worst, progress=bar.counted("crops"))
     _warn_of_missing(made.missing, "shown as grey crops")
-    if as_json:
-        print_json(asdict(made))
-        return
-    say(
+    _show(
+        made,
+        as_json,
         f"{made.table}: the {made.links} most doubtful of {made.of} links, on "
-        f"{len(made.sheets)} sheets from {made.sheets[0]}"
+        f"{len(made.sheets)} sheets from {made.sheets[0]}",
     )
 
 
@@ -196,8 +180,6 @@ def export(
 
     Example: onepass tracks export runs/first --format mot --out tracks-mot
     """
-    from dataclasses import asdict
-
     from index.tracks.export import export_coco, export_mot
 
     if format_ == "mot":
@@ -212,14 +194,96 @@ def export(
             f"{made.repeated} boxes claim a track that another box of their frame has; each such "
             "claim stands in a track of its own"
         )
-    if as_json:
-        print_json(asdict(made))
-        return
-    say(
+    _show(
+        made,
+        as_json,
         f"{out}: {made.boxes} boxes in {made.tracks} tracks"
         + (f" in {len(made.files)} files" if format_ == "mot" else "")
-        + (f"; {made.left_out} detections in no track left out" if made.left_out else "")
+        + (f"; {made.left_out} detections in no track left out" if made.left_out else ""),
     )
+
+
+@app.command()
+def tune(
+    run: Annotated[
+        Path, typer.Argument(parser=here, help="A finished run of two or more labelled sequences.")
+    ],
+    out: Annotated[
+        Path, typer.Option(parser=here, help="The options, a file for onepass link --options.")
+    ],
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            parser=here, help="A folder of MOTChallenge files, as for onepass tracks evaluate."
+        ),
+    ] = None,
+    truth_column: Annotated[
+        str | None, typer.Option(help="Or: a column of the run that names the individual.")
+    ] = None,
+    first_frame: FirstFrame = 1,
+    max_gap_frames: Annotated[
+        int | None, typer.Option(min=0, help="Frames a track may be missing; it is not fitted.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the weights and the threshold of linking to sequences whose individuals are known.
+
+    Each sequence is left out once and linked with what the others taught; the scores shown are
+    of those, beside the default's. Compare before you use the result.
+
+    Example: onepass tracks tune runs/nights --truth truth/ --out nights.json
+    """
+    import json
+
+    from index.linking.options import PRESETS
+    from index.tracks.labels import labelled_by_column, labelled_by_truth
+    from index.tracks.tune import tune as fit
+    from pipelines.records import write_atomic
+
+    if (truth is None) == (truth_column is None):
+        raise InputError("give exactly one of --truth and --truth-column")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out} is a folder; give a file")
+    base = PRESETS["default"]
+    if max_gap_frames is not None:
+        base = replace(base, max_gap_frames=max_gap_frames)
+    if truth is not None:
+        sequences = labelled_by_truth(run, truth, first_frame=first_frame)
+    else:
+        assert truth_column is not None
+        sequences = labelled_by_column(run, truth_column)
+    with Bar(resumes=False) as bar:
+        tuned = fit(sequences, base=base, progress=bar.counted("tune"))
+    write_atomic(out, json.dumps(asdict(tuned.options), indent=2).encode())
+    if as_json:
+        print_json({"out": str(out), **asdict(tuned), "spread": tuned.spread()})
+        return
+    _say_tuned(tuned, out)
+
+
+def _say_tuned(tuned: Tuning, out: Path) -> None:
+    say("left out             IDF1  default    HOTA  default  switches  default")
+    for fold in tuned.folds:
+        one, other = fold.tuned, fold.default
+        say(
+            f"{fold.sequence[:20]:<20} {one.idf1:5.3f}    {other.idf1:5.3f}   {one.hota:5.3f}    "
+            f"{other.hota:5.3f}  {one.switches:8}  {other.switches:7}"
+        )
+    spread = tuned.spread()
+    for name, (mean, deviation) in spread.items():
+        fitted = getattr(tuned.options, name, None)
+        shown = "" if fitted is None else f", fitted to all {fitted:g}"
+        say(f"  {name:<16} {mean:.3f} +- {deviation:.3f}{shown}")
+    if spread["idf1"][0] <= spread["idf1_default"][0]:
+        warn("on sequences it has not seen the default does as well; keep it")
+    say(f"{out}: use it with onepass link RUN --options {out}")
+
+
+def _show(made: Any, as_json: bool, line: str) -> None:
+    if as_json:
+        print_json(asdict(made))
+    else:
+        say(line)
 
 
 def _warn_of_missing(missing: Mapping[str, int], then: str) -> None:

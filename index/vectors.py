@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from cluster.errors import SnapshotError
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 _NAMED = 5  # ids spelled out in a refusal; the rest are counted
 
 

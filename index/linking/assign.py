@@ -8,15 +8,12 @@ continuation, it is never traded for two doubtful ones.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from index.linking.options import Assignment
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
 
 
 def assign(cost: Floats, *, max_cost: float, assignment: Assignment = "optimal") -> Ints:
@@ -77,7 +74,9 @@ def assign_listed(pairs: tuple[Ints, Ints], cost: Floats, *, max_cost: float, la
     return chosen
 
 
-def margins(cost: Floats, chosen: Ints, *, max_cost: float) -> Floats:
+def margins(
+    pairs: tuple[Ints, Ints], cost: Floats, chosen: Ints, *, max_cost: float, earlier: int
+) -> Floats:
     """How much dearer the next best choice was for either end of each link, ``[N]``.
 
     The next best choice is the cheapest other pair that has either end, or ending the link at
@@ -85,25 +84,12 @@ def margins(cost: Floats, chosen: Ints, *, max_cost: float) -> Floats:
     another link needed more. NaN where nothing is linked.
 
     Args:
-        cost: ``[M, N]``, as given to ``assign``.
+        pairs: (earlier, later), ``[P]`` each; none twice, and none at ``max_cost`` or less missing.
+        cost: ``[P]``.
         chosen: what ``assign`` returned.
         max_cost: as given to ``assign``.
+        earlier: how many earlier detections there are.
     """
-    later = np.flatnonzero(chosen >= 0)
-    earlier = chosen[later]
-    others = cost.copy()
-    others[earlier, later] = np.inf
-    best = np.full(len(chosen), np.nan)
-    if len(later):
-        rival = np.minimum(others.min(axis=1)[earlier], others.min(axis=0)[later])
-        best[later] = np.minimum(rival, max_cost) - cost[earlier, later]
-    return best
-
-
-def margins_listed(
-    pairs: tuple[Ints, Ints], cost: Floats, chosen: Ints, *, max_cost: float, earlier: int
-) -> Floats:
-    """``margins`` among the listed pairs, of ``earlier`` detections and ``len(chosen)`` later."""
     one, two = pairs
     linked = chosen[two] == one
     by_one, by_two = np.full(earlier, max_cost), np.full(len(chosen), max_cost)

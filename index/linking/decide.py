@@ -1,4 +1,11 @@
-"""Between the open tracks and the detections of one frame: which are linked, and how surely."""
+"""Between the open tracks and the detections of one frame: which are linked, and how surely.
+
+Where there are too many pairs to compare all, a link is cheap because the two look alike or because
+they stand at the same place, so each detection is compared with the tracks nearest to it in either
+sense. Nearest in looks is asked of a FAISS index over what the open tracks remember. These are the
+rows in the time window, by definition; a built index holds the rows of all times, and not what a
+track remembers.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
-from index.linking.assign import assign, assign_listed, margins, margins_listed
-from index.linking.candidates import candidates
-from index.linking.costs import PairCosts, cost_terms, cost_terms_of
+from index.linking.assign import assign, assign_listed, margins
+from index.linking.costs import cost_terms, cost_terms_of
 from index.linking.options import LinkOptions
 from index.linking.state import OpenTracks
+from index.vectors import Floats, Ints
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+MAX_PAIRS = 4_000_000
+"""Two thousand detections in each of two frames: 32 MiB for each of ten arrays of costs."""
+
+NEAREST = 32
+"""Of each kind."""
 
 
 class Decided(NamedTuple):
@@ -61,23 +72,63 @@ def decide(
         if gate is not None:
             cost = np.where(tracks.within_reach(boxes, steps, gate), cost, np.inf)
         chosen = assign(cost, max_cost=limit, assignment=options.assignment)
-        later = np.flatnonzero(chosen >= 0)
-        earlier = chosen[later]
-        margin = margins(cost, chosen, max_cost=limit)
+        later, earlier = np.nonzero((cost <= limit).T)
         at: tuple[Ints, ...] = (earlier, later)
+        cost = cost[at]
     else:
-        pairs = candidates(tracks, boxes, looks)
+        earlier, later = pairs = candidates(tracks, boxes, looks)
         costs = cost_terms_of(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
         cost = costs.total
         if gate is not None:
             cost = np.where(tracks.within_reach(boxes, steps, gate, pairs), cost, np.inf)
         chosen = assign_listed(pairs, cost, max_cost=limit, later=len(boxes))
-        linked = np.flatnonzero(chosen[pairs[1]] == pairs[0])
-        earlier, later = pairs[0][linked], pairs[1][linked]
-        margin = margins_listed(pairs, cost, chosen, max_cost=limit, earlier=len(tracks))
-        at = (linked,)
-    return Decided(earlier, later, cost[at], _terms(costs, at), margin[later])
+        at = (np.arange(len(cost)),)
+    margin = margins((earlier, later), cost, chosen, max_cost=limit, earlier=len(tracks))
+    linked = np.flatnonzero(chosen[later] == earlier)
+    at = tuple(places[linked] for places in at)
+    terms = np.stack([term[at] for term in costs[:-1]], axis=-1)
+    earlier, later = earlier[linked], later[linked]
+    return Decided(earlier, later, cost[linked], terms, margin[later])
 
 
-def _terms(costs: PairCosts, at: tuple[Ints, ...]) -> Floats:
-    return np.stack([term[at] for term in costs[:-1]], axis=-1)
+def candidates(
+    tracks: OpenTracks,
+    boxes: Floats,
+    looks: npt.NDArray[np.float32],
+) -> tuple[Ints, Ints]:
+    """Pairs (track, detection) that are among the nearest in looks or in place, none twice.
+
+    Args:
+        tracks: M open tracks.
+        boxes: of the detections, ``[N, 4]``.
+        looks: of the detections, ``[N, D]`` L1-normalised.
+    """
+    count = min(NEAREST, len(tracks))
+    centres = (tracks.box[:, :2] + tracks.box[:, 2:]) / 2
+    _, near = cKDTree(centres).query((boxes[:, :2] + boxes[:, 2:]) / 2, k=range(1, count + 1))
+    found = np.hstack([np.asarray(near, dtype=np.int64), _alike(tracks, looks, count)])
+    detections = np.repeat(np.arange(len(boxes)), found.shape[1])
+    flat = found.ravel()
+    known = flat >= 0
+    pairs = np.unique(detections[known] * len(tracks) + flat[known])
+    return pairs % len(tracks), pairs // len(tracks)
+
+
+def _alike(tracks: OpenTracks, looks: npt.NDArray[np.float32], count: int) -> Ints:
+    """Nearest in cosine among all the looks that the tracks keep, by exact search in blocks."""
+    import faiss
+
+    kept = tracks.looks.shape[1]
+    filled = tracks.looks.any(axis=2)
+    owners = np.nonzero(filled)[0]
+    index = faiss.IndexFlatIP(looks.shape[1])
+    index.add(_unit(tracks.looks[filled]))
+    # A track stands once for each of its looks, so as many more are asked for.
+    _, slots = index.search(_unit(looks), min(count * kept, len(owners)))
+    positions: Ints = owners[slots]
+    return positions
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    unit: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(unit, dtype=np.float32)

@@ -7,21 +7,17 @@ lost a few frames ago compete in the same assignment as live ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import InputError
-from index.linking.candidates import MAX_PAIRS
-from index.linking.decide import decide
+from index.linking.decide import MAX_PAIRS, decide
 from index.linking.options import PRESETS, TERMS, LinkOptions
-from index.linking.state import OpenTracks, started
-from index.vectors import l1_normalise
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.linking.state import OpenTracks, Seen, started
+from index.vectors import Floats, Ints, l1_normalise
 
 
 @dataclass(frozen=True)
@@ -47,23 +43,14 @@ class Links:
     @classmethod
     def unlinked(cls, count: int) -> Links:
         """``count`` detections of which nothing is known yet."""
-        nothing = np.full(count, -1, dtype=np.int64)
-        return cls(
-            nothing,
-            nothing.copy(),
-            nothing.copy(),
-            np.full(count, np.nan),
-            np.full((count, len(TERMS)), np.nan),
-            np.full(count, np.nan),
-        )
+        number, cost = np.full(count, -1, dtype=np.int64), np.full(count, np.nan)
+        terms = np.full((count, len(TERMS)), np.nan)
+        return cls(number, number.copy(), number.copy(), cost, terms, cost.copy())
 
     @classmethod
     def joined(cls, parts: list[Links]) -> Links:
         """The frames of one sequence after each other."""
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in _LINK_FIELDS))
-
-
-_LINK_FIELDS = ("track", "position", "previous", "cost", "terms", "margin")
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
 class Linker:
@@ -118,7 +105,7 @@ class Linker:
         """
         self._close(frame, seconds)
         made = Links.unlinked(len(boxes))
-        numbers = self.rows + np.arange(len(boxes))
+        seen = Seen(frame, seconds, self.rows + np.arange(len(boxes)), boxes, looks)
         weak = np.zeros(len(boxes), dtype=bool)
         if self.options.strong_score is not None and scores is not None:
             weak = np.asarray(scores) < self.options.strong_score
@@ -146,13 +133,7 @@ class Linker:
             made.margin[rows] = decided.margin
             now.append(
                 continued.extended(
-                    row=numbers[rows],
-                    frame=frame,
-                    seconds=seconds,
-                    box=boxes[rows],
-                    looks=looks[rows],
-                    steps=steps[mine],
-                    memory=self.options.look_memory,
+                    seen.at(rows), steps=steps[mine], memory=self.options.look_memory
                 )
             )
             free = np.ones(len(ends), dtype=bool)
@@ -161,15 +142,7 @@ class Linker:
         new = np.flatnonzero(~weak & (made.previous < 0))
         made.track[new] = np.arange(self.tracks, self.tracks + len(new))
         made.position[new] = 0
-        first = started(
-            track=made.track[new],
-            row=numbers[new],
-            frame=frame,
-            seconds=seconds,
-            box=boxes[new],
-            looks=looks[new],
-            looks_kept=self.options.looks_kept,
-        )
+        first = started(made.track[new], seen.at(new), looks_kept=self.options.looks_kept)
         self.tracks += len(new)
         self.rows += len(boxes)
         self.open = OpenTracks.joined([ends, *now, first])
@@ -271,6 +244,6 @@ def require_times(seconds: Floats | None, count: int, options: LinkOptions) -> N
 
 
 def by_frame(frames: Ints) -> list[slice]:
-    """The rows of each frame, of frame numbers that never fall."""
+    """The rows of each frame, or of whatever else has one number in neighbouring rows."""
     edges = np.r_[0, np.flatnonzero(np.diff(frames)) + 1, len(frames)]
     return [slice(a, b) for a, b in pairwise(edges.tolist()) if b > a]

@@ -18,17 +18,10 @@ Assignment = Literal["optimal", "greedy", "cheapest"]
 class LinkOptions:
     """What linking can be asked for; costs have no unit.
 
-    The defaults were chosen on EfficientNet-Lite0 embeddings of two sources:
-
-    - eight fish, 501 frames, 3,922 boxes of which some are two touching fish: with a gap of 5
-      and all weights 1, a cost of 1.0 left 186 tracks and 1.5 left 27, and 1.5 and 2.0 linked
-      across the whole tank 8 and 7 times, because a fifth of the diagonal costs only 0.2.
-      With distance weighed 4, a cost of 2.0 left 12 tracks and 2 such jumps.
-    - five moth-trap frames a minute apart, judged by eye: 8 of 8 doubtful true links kept and
-      none of 6 false ones made (all weights 1 at 2.0: 8 and 3; the ``ami`` preset: 3 and 0).
-
-    The two flies of ``benchmarks/tracks.py`` were looked at as well: from a
-    frame every 0.04 to 2 s, 11 of 14 settings around the default have a HOTA of 1.000 like it.
+    The defaults were chosen on EfficientNet-Lite0 embeddings of eight fish (501 frames) and of five
+    moth-trap frames, judged by eye; with them the two flies of ``benchmarks/tracks.py`` have a HOTA
+    of 1.000. Distance weighs 4 because a fifth of the diagonal costs only 0.2 at 1, and fish were
+    linked across the whole tank.
 
     A few scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit
     weights to labelled sequences of your own (``onepass tracks tune``).

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
+
 Bools = npt.NDArray[np.bool_]
+
+
+class Seen(NamedTuple):
+    """N detections of one frame.
+
+    ``row`` is their number, counted over the sequence ``[N]``; ``seconds`` is NaN if unknown;
+    ``box`` is ``[N, 4]``; ``looks`` is ``[N, D]``, L1-normalised.
+    """
+
+    frame: int
+    seconds: float
+    row: Ints
+    box: Floats
+    looks: npt.NDArray[np.float32]
+
+    def at(self, chosen: Ints) -> Seen:
+        """Those at some positions."""
+        return self._replace(row=self.row[chosen], box=self.box[chosen], looks=self.looks[chosen])
 
 
 @dataclass(frozen=True)
@@ -87,44 +106,32 @@ class OpenTracks:
         """By name, to be saved; ``OpenTracks(**arrays)`` is the same tracks again."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def extended(
-        self,
-        *,
-        row: Ints,
-        frame: int,
-        seconds: float,
-        box: Floats,
-        looks: npt.NDArray[np.float32],
-        steps: Floats,
-        memory: float,
-    ) -> OpenTracks:
-        """The same M tracks after each was continued by one detection of ``frame``.
+    def extended(self, seen: Seen, *, steps: Floats, memory: float) -> OpenTracks:
+        """The same M tracks after each was continued by one of M detections.
 
         Args:
-            row, box, looks: of the detections, ``[M]``, ``[M, 4]``, ``[M, D]`` L1-normalised.
-            frame: theirs.
-            seconds: theirs, NaN if unknown.
+            seen: the detections.
             steps: frame steps since each track's last detection ``[M]``.
             memory: share of the old average that is kept, where one look is kept.
         """
         kept = self.looks.shape[1]
         if kept == 1:
-            mixed = np.float32(memory) * self.looks[:, 0] + np.float32(1 - memory) * looks
+            mixed = np.float32(memory) * self.looks[:, 0] + np.float32(1 - memory) * seen.looks
             # Opposite looks can cancel out to nothing; then only the new one is known.
-            mixed[~mixed.any(axis=1)] = looks[~mixed.any(axis=1)]
+            mixed[~mixed.any(axis=1)] = seen.looks[~mixed.any(axis=1)]
             remembered = mixed[:, None, :]
         else:
             remembered = self.looks.copy()
-            remembered[np.arange(len(row)), self.filled % kept] = looks
-        moved = (_centres(box) - _centres(self.box)) / steps[:, None]
+            remembered[np.arange(len(self)), self.filled % kept] = seen.looks
+        moved = (_centres(seen.box) - _centres(self.box)) / steps[:, None]
         first = self.position == 0
         return replace(
             self,
-            row=row,
+            row=seen.row,
             position=self.position + 1,
-            frame=np.full(len(row), frame, dtype=np.int64),
-            seconds=np.full(len(row), seconds),
-            box=box,
+            frame=np.full(len(self), seen.frame, dtype=np.int64),
+            seconds=np.full(len(self), seen.seconds),
+            box=seen.box,
             velocity=np.where(first[:, None], moved, (self.velocity + moved) / 2),
             looks=remembered,
             filled=self.filled + 1,
@@ -150,27 +157,18 @@ class OpenTracks:
         return within
 
 
-def started(
-    *,
-    track: Ints,
-    row: Ints,
-    frame: int,
-    seconds: float,
-    box: Floats,
-    looks: npt.NDArray[np.float32],
-    looks_kept: int,
-) -> OpenTracks:
-    """New tracks of one detection each; arguments as the attributes, looks ``[M, D]``."""
-    count = len(row)
-    slots = np.zeros((count, looks_kept, looks.shape[1]), dtype=np.float32)
-    slots[:, 0] = looks
+def started(track: Ints, seen: Seen, *, looks_kept: int) -> OpenTracks:
+    """New tracks, numbered ``track``, of one detection each."""
+    count = len(track)
+    slots = np.zeros((count, looks_kept, seen.looks.shape[1]), dtype=np.float32)
+    slots[:, 0] = seen.looks
     return OpenTracks(
         track=track,
-        row=row,
+        row=seen.row,
         position=np.zeros(count, dtype=np.int64),
-        frame=np.full(count, frame, dtype=np.int64),
-        seconds=np.full(count, seconds),
-        box=box,
+        frame=np.full(count, seen.frame, dtype=np.int64),
+        seconds=np.full(count, seen.seconds),
+        box=seen.box,
         velocity=np.zeros((count, 2)),
         looks=slots,
         filled=np.ones(count, dtype=np.int64),

@@ -1,4 +1,1 @@
-"""Pictures of tracks and of neighbours, with Pillow and numpy alone.
-
-So that a server or a laptop without a plotting stack can draw them.
-"""
+"""What pictures are made of: boxes, labels and paths on an image, and sheets of crops."""

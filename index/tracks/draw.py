@@ -1,28 +1,29 @@
-"""A picture of the tracks of each sequence, over the scene without what moves."""
+"""A picture of the tracks of each sequence, over the scene without what moves.
+
+A track is a line through its box centres, thin where frames are missing, with box and name at its
+end.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import Image, ImageOps
 
-from index.pictures.images import median_image, spread
-from index.pictures.style import PAPER
-from index.pictures.tracks import draw_tracks
-from index.tracks.linked import Linked
+from index.linking.linker import frame_step
+from index.pictures.annotate import Annotator, Pixels
+from index.tracks.linked import Linked, Progress
 from index.tracks.motchallenge import file_names
 from index.tracks.scenes import Scenes
 
-MAX_SIDE_PX = 2000
+SIDE_PX = 1600  # the longer side of a picture
+NAMED = 30  # tracks with a colour and a name; shorter ones are thin and grey
 _SCENE_OF = 25  # images: more make no better a median
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def draw_run(
     files, blank = [], 0
     missing: Counter[str] = Counter()
     for done, name in enumerate(chosen, start=1):
-        with closing(Scenes(linked.run.root, MAX_SIDE_PX)) as scenes:
+        with closing(Scenes(linked.run.root)) as scenes:
             image, empty = _drawn(linked.of(name), name, scenes)
         missing.update(scenes.missing)
         blank += empty
@@ -78,34 +79,42 @@ def draw_run(
 
 
 def _drawn(linked: Linked, name: str, scenes: Scenes) -> tuple[Image.Image, bool]:
-    scene, scale, empty = _scene(linked, scenes)
-    tracked, rows = linked.tracked()
-    ids = linked.rows["track_id"].to_pylist()
-    shown = dict(zip(tracked.ids.tolist(), (ids[row] for row in rows), strict=True))
+    """The picture, and whether its scene is blank."""
+    image, scale, blank = _scene(linked, scenes)
+    tracks, rows, names = linked.longest_first()
+    boxes, frames = linked.boxes[rows] * scale, linked.frames[rows]
+    pen = Annotator((image.shape[1], image.shape[0]))
+    step, ends = frame_step(linked.frames), np.zeros(len(names), dtype=np.int64)
+    order = np.argsort(tracks, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(tracks[order])) + 1) if len(order) else []
+    for track, its in reversed(list(enumerate(members))):  # the longest on top
+        ends[track], colour = its[-1], track if track < NAMED else None
+        centres = (boxes[its, :2] + boxes[its, 2:]) / 2
+        pen.path(image, centres, colour, thin=True)
+        for part in np.split(centres, np.flatnonzero(np.diff(frames[its]) > step) + 1):
+            pen.path(image, part, colour, thin=colour is None)
+    ends = ends[:NAMED]
+    pen.tracks(image, boxes[ends], tracks[ends], names[:NAMED], np.zeros(len(ends), dtype=bool))
     alone = linked.rows.num_rows - len(rows)
-    image = draw_tracks(
-        scene,
-        frames=tracked.frames,
-        boxes=tracked.boxes * scale,
-        tracks=[shown[number] for number in tracked.ids.tolist()],
-        title=f"{name}: {len(shown)} tracks, {len(rows)} boxes"
-        + (f", {alone} in none" if alone else ""),
-    )
-    return image, empty
+    text = f"{name}: {len(names)} tracks, {len(rows)} boxes" + (f", {alone} in none" * bool(alone))
+    pen.caption(image, text)
+    return Image.fromarray(image[..., ::-1]), blank
 
 
-def _scene(linked: Linked, scenes: Scenes) -> tuple[Image.Image, float, bool]:
-    """What the tracks are drawn over, how far it is reduced, and whether it is empty."""
+def _scene(linked: Linked, scenes: Scenes) -> tuple[Pixels, float, bool]:
+    """What the tracks are drawn over, its pixels for each of the images', whether it is blank."""
     images = pc.unique(linked.rows["image"]).to_pylist()
-    found: dict[tuple[int, int], list[tuple[Image.Image, float]]] = {}
-    for place in spread(len(images), _SCENE_OF):
-        read = scenes.read(images[place])
-        if read is not None:
-            found.setdefault(read[0].size, []).append(read)
-    if not found:
-        far = np.nan_to_num(linked.boxes[:, 2:]).max(axis=0, initial=1)
-        scale = min(1.0, MAX_SIDE_PX / far.max())
-        size = (max(1, int(far[0] * scale)), max(1, int(far[1] * scale)))
-        return Image.new("RGB", size, PAPER), scale, True
-    usual = max(found.values(), key=len)
-    return median_image([image for image, _ in usual]), usual[0][1], False
+    by_size: dict[tuple[int, int], list[Image.Image]] = {}
+    for place in np.unique(np.linspace(0, len(images) - 1, _SCENE_OF).astype(int)).tolist():
+        image = scenes.read(images[place])
+        if image is not None:
+            reduced = ImageOps.contain(image.convert("L"), (SIDE_PX, SIDE_PX))
+            by_size.setdefault(image.size, []).append(reduced)
+    if not by_size:
+        scale = SIDE_PX / max(linked.extent)
+        right, lower = (max(1, round(side * scale)) for side in linked.extent)
+        return np.full((lower, right, 3), 255, dtype=np.uint8), scale, True
+    size, usual = max(by_size.items(), key=lambda item: len(item[1]))
+    median = np.median(np.stack([np.asarray(image) for image in usual]), axis=0)
+    pale = (64 + 0.75 * median).astype(np.uint8)
+    return np.repeat(pale[..., None], 3, axis=2), SIDE_PX / max(size), False

@@ -17,10 +17,8 @@ import pyarrow as pa
 from cluster.errors import RunError
 from cluster.storage import open_parquet
 from index.tracks.sequences import FILE, PLACE
-from index.vectors import l1_normalise
+from index.vectors import Ints, l1_normalise
 from pipelines.run import Run
-
-Ints = npt.NDArray[np.int64]
 
 WINDOW_BYTES = 16 * 2**20
 _BATCH_ROWS = 1024

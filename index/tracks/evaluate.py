@@ -18,9 +18,10 @@ import numpy as np
 
 from cluster.errors import InputError
 from index.linking.linker import frame_step
-from index.tracks.linked import Ints, Linked
+from index.tracks.linked import Linked
 from index.tracks.motchallenge import FIRST_FRAME, file_names, read_truth
 from index.tracks.scores import Scores, Tracked, evaluate_together
+from index.vectors import Ints
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,14 @@ def truths(truth: Path, sequences: list[str]) -> dict[str, Path]:
         return {sequences[0]: truth}
     if not truth.is_dir():
         raise InputError(f"--truth {truth} does not exist; give a MOTChallenge gt.txt or a folder")
-    found = {}
-    for name, safe in file_names(sequences).items():
+    found, names = {}, file_names(sequences)
+    for name, safe in names.items():
         places = [f"{name}.txt", f"{safe}.txt", f"{name}/gt/gt.txt", f"{safe}/gt/gt.txt"]
-        file = next((truth / place for place in places if (truth / place).is_file()), None)
-        if file is not None:
-            found[name] = file
+        files = [truth / place for place in places if (truth / place).is_file()]
+        if files:
+            found[name] = files[0]
     if not found:
-        safe = file_names(sequences)[sequences[0]]
+        safe = names[sequences[0]]
         raise InputError(
             f"--truth {truth} has no truth for any of {len(sequences)} sequences; for "
             f"{sequences[0]!r} it would be {safe}.txt or {safe}/gt/gt.txt"

@@ -7,7 +7,6 @@ COCO has no tracks; as in its relatives for video, an annotation has a ``track_i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from os import getpid
 from pathlib import Path
@@ -18,14 +17,12 @@ import orjson
 
 from cluster.errors import InputError
 from index.tracks import motchallenge
-from index.tracks.linked import Linked
+from index.tracks.linked import Linked, Progress
 from index.tracks.scores import Tracked
 from index.tracks.sizes import image_size
 from pipelines.records import write_atomic
 
 UNNAMED = "object"  # the category of detections without a class
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,14 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
     category = {label: number for number, label in enumerate(labels, start=1)}
     images: dict[str, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
-    unsized = repeated = tracks_before = 0
-    total = linked.rows["image"].combine_chunks().dictionary_encode()
+    unsized = repeated = tracks = 0
+    total = len(linked.rows["image"].unique())
     for video, sequence in enumerate(linked.sequences, start=1):
         part = linked.of(sequence)
         tracked, rows = part.tracked()
         repeated += part.repeated_claims()
-        number = dict(zip(rows.tolist(), tracked.ids.tolist(), strict=True))
+        number = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
+        tracks += len(set(number.values()))
         columns = part.rows.select(["image", "frame", "label", "score", "detection_id"])
         for place, row in enumerate(columns.to_pylist()):
             image = images.get(row["image"])
@@ -126,35 +124,32 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
                     "video_id": video,
                     "frame_id": row["frame"],
                 }
-                progress(len(images), len(total.dictionary))
-            if place not in number:
-                continue
-            x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[place].tolist())
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": category[row["label"] or UNNAMED],
-                    "track_id": tracks_before + number[place],
-                    "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
-                    "area": round((x2 - x1) * (y2 - y1), 2),
-                    "iscrowd": 0,
-                    "score": row["score"],
-                    "detection_id": row["detection_id"],
-                }
-            )
-        tracks_before += len(set(number.values()))
+                progress(len(images), total)
+            if place in number:
+                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[place].tolist())
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image["id"],
+                        "category_id": category[row["label"] or UNNAMED],
+                        "track_id": number[place],
+                        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+                        "area": round((x2 - x1) * (y2 - y1), 2),
+                        "iscrowd": 0,
+                        "score": row["score"],
+                        "detection_id": row["detection_id"],
+                    }
+                )
     document = {
         "info": {"description": f"tracks of {run}, written by onepass"},
         "licenses": [],
-        "videos": [
-            {"id": number, "name": name} for number, name in enumerate(linked.sequences, start=1)
-        ],
+        "videos": [{"id": at, "name": name} for at, name in enumerate(linked.sequences, start=1)],
         "images": list(images.values()),
         "annotations": annotations,
         "categories": [{"id": number, "name": label} for label, number in category.items()],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, orjson.dumps(document))
-    left_out = linked.rows.num_rows - len(annotations)
-    return Exported([str(out)], len(annotations), tracks_before, left_out, unsized, repeated)
+    boxes = len(annotations)
+    left_out = linked.rows.num_rows - boxes
+    return Exported([str(out)], boxes, tracks, left_out, unsized, repeated)

@@ -18,7 +18,8 @@ from index.tracks.motchallenge import FIRST_FRAME, read_truth
 from index.tracks.scores import Tracked
 from index.tracks.sequences import read_plan
 from index.tracks.sizes import geometry
-from index.tracks.tune import NOBODY, Floats, Ints, Labelled
+from index.tracks.tune import NOBODY, Labelled
+from index.vectors import Floats, Ints
 from pipelines.run import Run
 
 SAME_BOX = 0.5

@@ -9,8 +9,8 @@ does not grow with the length of a sequence but by what is written about each de
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,17 +59,6 @@ class _Group:
     options: LinkOptions
 
 
-@dataclass(frozen=True)
-class _Linked:
-    """What a task did."""
-
-    detections: int
-    linked: int
-    tracks: int
-    weak: int
-    notes: list[str]
-
-
 def link_run(
     run: Path,
     *,
@@ -106,74 +95,65 @@ def link_run(
     out = out or run / "tracks"
     refuse_foreign(out)
     plan = read_plan(opened, score_column)
-    # Everything is written beside ``out``; a folder that a killed command left is taken over.
+    with _replacing(out) as draft:
+        groups = _groups(run.resolve(), draft.resolve(), plan, options)
+        size = 4 * opened.manifest.model.feature_dim * plan.table.num_rows
+        large = size > PROCESSES_FROM_BYTES and len(groups) > 1
+        if large or address or executor == "ray":
+            # A slice would be sent with the whole table behind it.
+            whole = [pa.array(np.arange(group.plan.num_rows)) for group in groups]
+            groups = [replace(g, plan=g.plan.take(at)) for g, at in zip(groups, whole, strict=True)]
+        done = 0
+
+        def heard(linked: LinkSummary) -> None:
+            nonlocal done
+            done += linked.detections
+            progress(done, plan.table.num_rows)
+
+        with tasks("link", executor=executor, address=address, large=large) as place:
+            made = place.run(_link_group, groups, done=heard)
+        parts = [group.part for group in groups]
+        check_once(parts, plan.table["detection_id"])
+        counts = LinkSummary(
+            sequences=sum(one.sequences for one in made),
+            detections=sum(one.detections for one in made),
+            linked=sum(one.linked for one in made),
+            tracks=sum(one.tracks for one in made),
+            left_out=plan.left_out,
+            weak=sum(one.weak for one in made),
+            notes=tuple(note for one in made for note in one.notes),
+        )
+        manifest = TracksManifest(
+            fingerprint=opened.manifest.fingerprint,
+            options=options,
+            score_column=score_column,
+            counts=counts,
+            files={part.name: sha256_file(part) for part in parts},
+        )
+        write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        return counts
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` to write into, which then stands in its place."""
+    # A folder that a killed command left is taken over.
     beside = out.with_name(f".{out.name}.linking")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with sole_writer(beside, "link"):
             try:
-                return _link(
-                    opened, plan, options, score_column, out, beside, executor, address, progress
-                )
+                draft = beside / "new"
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                yield draft
+                swap(draft, out, old=beside / "old")
             finally:
                 for name in ("new", "old"):
                     shutil.rmtree(beside / name, ignore_errors=True)
     finally:
         with suppress(OSError):  # another command is at work there
             beside.rmdir()
-
-
-def _link(
-    run: Run,
-    plan: ToLink,
-    options: LinkOptions,
-    score_column: str | None,
-    out: Path,
-    beside: Path,
-    executor: ExecutorChoice,
-    address: str | None,
-    progress: Callable[[int, int], None],
-) -> LinkSummary:
-    draft = beside / "new"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    groups = _groups(run.path.resolve(), draft.resolve(), plan, options)
-    size = 4 * run.manifest.model.feature_dim * plan.table.num_rows
-    large = size > PROCESSES_FROM_BYTES and len(groups) > 1
-    if (
-        large or address or executor == "ray"
-    ):  # a slice would be sent with the whole table behind it
-        groups = [replace(group, plan=_copied(group.plan)) for group in groups]
-    done = 0
-
-    def heard(linked: _Linked) -> None:
-        nonlocal done
-        done += linked.detections
-        progress(done, plan.table.num_rows)
-
-    with tasks("link", executor=executor, address=address, large=large) as place:
-        made = place.run(_link_group, groups, done=heard)
-    parts = [group.part for group in groups]
-    check_once(parts, plan.table["detection_id"])
-    counts = LinkSummary(
-        sequences=len(plan.sequences),
-        detections=plan.table.num_rows,
-        linked=sum(one.linked for one in made),
-        tracks=sum(one.tracks for one in made),
-        left_out=plan.left_out,
-        weak=sum(one.weak for one in made),
-        notes=tuple(note for one in made for note in one.notes),
-    )
-    manifest = TracksManifest(
-        fingerprint=run.manifest.fingerprint,
-        options=options,
-        score_column=score_column,
-        counts=counts,
-        files={part.name: sha256_file(part) for part in parts},
-    )
-    write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
-    swap(draft, out, old=beside / "old")
-    return counts
 
 
 def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[_Group]:
@@ -192,11 +172,7 @@ def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[
     return groups
 
 
-def _copied(table: pa.Table) -> pa.Table:
-    return table.take(pa.array(np.arange(table.num_rows)))
-
-
-def _link_group(group: _Group) -> _Linked:
+def _link_group(group: _Group) -> LinkSummary:
     run = Run.open(group.run)
     linked = tracks = weak = 0
     notes: list[str] = []
@@ -208,7 +184,9 @@ def _link_group(group: _Group) -> _Linked:
             weak += int((links.track < 0).sum())
             tracks += int(links.track.max(initial=-1)) + 1
             writer.write_table(_table(group.plan[part], links))
-    return _Linked(group.plan.num_rows, linked, tracks, weak, notes)
+    return LinkSummary(
+        len(group.sequences), group.plan.num_rows, linked, tracks, 0, weak, tuple(notes)
+    )
 
 
 def _link_sequence(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.errors import InputError
+from index.linking.linker import by_frame
 from index.tracks.scores import Tracked
 from index.tracks.sizes import geometry
 from index.tracks.store import read_tracks
+from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]  # called with what is done, and what there is to do
 
 _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "frame", "label", "score", "error")
 
@@ -79,13 +80,8 @@ class Linked:
     @cached_property
     def _parts(self) -> dict[str, slice]:
         names = self.rows["sequence"].combine_chunks().dictionary_encode()
-        edges = np.r_[0, np.flatnonzero(np.diff(names.indices.to_numpy())) + 1, len(names)]
-        return {
-            name: slice(start, stop)
-            for name, (start, stop) in zip(
-                names.dictionary.to_pylist(), pairwise(edges.tolist()), strict=True
-            )
-        }
+        parts = by_frame(names.indices.to_numpy())
+        return dict(zip(names.dictionary.to_pylist(), parts, strict=True))
 
     @cached_property
     def frames(self) -> Ints:
@@ -123,6 +119,28 @@ class Linked:
         cost = taken["cost"].fill_null(0).to_numpy()
         frames = self.frames[rows]
         return Tracked(frames, unclaimed(frames, tracks, cost) + 1, self.boxes[rows]), rows
+
+    def longest_first(self) -> tuple[Ints, Ints, list[str]]:
+        """The tracks as pictures show them, numbered from 0 with the longest first.
+
+        Returns:
+            Number of the track of each row that has one ``[N]``, which rows these are ``[N]``, and
+            the short name of each track.
+        """
+        tracked, rows = self.tracked()
+        _, first, track, lengths = np.unique(
+            tracked.ids, return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.argsort(-lengths, kind="stable")
+        ids = self.rows["track_id"].take(pa.array(rows[first[order]])).to_pylist()
+        names = [name.rpartition(":")[2].lstrip("0") or "0" for name in ids]
+        return np.argsort(order)[track], rows, names
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """How far the boxes reach to the right and down, in pixels; at least 1."""
+        right, lower = np.nan_to_num(self.boxes[:, 2:]).max(axis=0, initial=1).tolist()
+        return right, lower
 
 
 def unclaimed(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:

@@ -33,32 +33,30 @@ def read_truth(file: Path) -> tuple[Tracked, int]:
     """
     rows: list[list[float]] = []
     left_out = 0
-    lines: dict[tuple[float, float], int] = {}
     try:
         with file.open(newline="", encoding="utf-8") as opened:
             for number, fields in enumerate(csv.reader(opened), start=1):
-                if not any(field.strip() for field in fields):
-                    continue
-                row = _numbers(fields, f"{file}, line {number}")
-                if len(row) > 6 and row[6] == 0:
-                    left_out += 1
-                    continue
-                before = lines.setdefault((row[0], row[1]), number)
-                if before != number:
-                    raise InputError(
-                        f"{file}, line {number}: id {row[1]:.0f} stands in frame {row[0]:.0f} "
-                        f"already, in line {before}; an individual has one box a frame"
-                    )
-                rows.append(row[:6])
+                if any(field.strip() for field in fields):
+                    row = _numbers(fields, f"{file}, line {number}")
+                    if row[6:7] == [0]:
+                        left_out += 1
+                    else:
+                        rows.append(row[:6])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text of MOTChallenge"
-        raise InputError(f"--truth {file} cannot be read: {said}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no text of MOTChallenge"
+        raise InputError(f"--truth {file} cannot be read: {reason}") from None
     if not rows:
         marked = f" ({left_out} lines are marked not to be judged)" if left_out else ""
         raise InputError(f"--truth {file} has no boxes{marked}; give a MOTChallenge gt.txt")
     table = np.array(rows)
     boxes = np.column_stack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]])
-    return Tracked(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), boxes), left_out
+    truth = Tracked(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), boxes)
+    if (twice := truth.repeated()) is not None:
+        raise InputError(
+            f"{file}: id {twice[1]} stands twice in frame {twice[0]}; an individual has one box a "
+            "frame"
+        )
+    return truth, left_out
 
 
 def _numbers(fields: list[str], where: str) -> list[float]:

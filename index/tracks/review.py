@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +18,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cluster.errors import InputError
 from index.linking.options import TERMS
-from index.pictures.images import surroundings
-from index.pictures.sheet import Link, link_sheet
-from index.tracks.linked import Floats, Linked
+from index.pictures.sheet import BLANK, RED, Tile, contact_sheet
+from index.tracks.linked import Linked, Progress
 from index.tracks.scenes import Scenes
+from index.vectors import Floats
 from pipelines.records import write_atomic
 
 PER_SHEET = 18
+_PER_ROW = 3
 _CROP_PX = 170
 _REACH = 1.5  # of the longer side of both boxes is shown: what they sit on helps the eye
-_FULL_PX = 100_000  # crops are cut from images as they are
 
 COLUMNS = (
     *("number", "sheet", "sequence", "track_id", "position", "frame_before", "frame"),
@@ -40,8 +39,6 @@ COLUMNS = (
     *(f"cost_{term}" for term in TERMS),
     *("image_before", "image", "verdict"),
 )
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,10 @@ def review_run(
     order = pc.sort_indices(
         links, [("margin", "ascending"), ("cost", "descending"), ("row_id", "ascending")]
     )
-    chosen = Linked(linked.run, links.take(order[:worst]).combine_chunks())
-    before = _before(linked, chosen)
+    chosen = links.take(order[:worst])
+    ids = linked.rows["detection_id"].combine_chunks()
+    before = linked.rows.take(pc.index_in(chosen["previous_detection_id"], ids))
+    both = Linked(linked.run, pa.concat_tables([before, chosen]).combine_chunks())
     rows = [
         {
             **later,
@@ -99,25 +98,28 @@ def review_run(
             "verdict": "",
         }
         for number, (later, earlier) in enumerate(
-            zip(chosen.rows.to_pylist(), before.rows.to_pylist(), strict=True), start=1
+            zip(chosen.to_pylist(), before.to_pylist(), strict=True), start=1
         )
     ]
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("review-*.png"):
         old.unlink()
-    both = Linked(linked.run, pa.concat_tables([before.rows, chosen.rows]).combine_chunks())
     sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
     reach = _REACH * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
-    with closing(Scenes(linked.run.root, _FULL_PX)) as scenes:
+    with closing(Scenes(linked.run.root)) as scenes:
         pictures = _crops(both, scenes, np.tile(reach, 2), progress)
     sheets = []
     for start in range(0, len(rows), PER_SHEET):
-        shown = range(start, min(start + PER_SHEET, len(rows)))
-        image = link_sheet(
-            [Link(pictures[at], pictures[len(rows) + at], _words(rows[at])) for at in shown],
-            title=f"{run.name}: doubtful links {start + 1} to {shown[-1] + 1} of {len(rows)}, "
-            "smallest margin first; before, after",
-            crop_px=_CROP_PX,
+        tiles = [
+            Tile(pictures[at + after * len(rows)], words)
+            for at in range(start, min(start + PER_SHEET, len(rows)))
+            for after, words in enumerate(_words(rows[at]))
+        ]
+        image = contact_sheet(
+            [tiles[at : at + 2 * _PER_ROW] for at in range(0, len(tiles), 2 * _PER_ROW)],
+            title=f"{run.name}: doubtful links {start + 1} to {start + len(tiles) // 2} of "
+            f"{len(rows)}, smallest margin first; before, after",
+            tile_px=_CROP_PX,
         )
         file = out / f"review-{start // PER_SHEET + 1:02d}.png"
         image.save(file)
@@ -140,13 +142,6 @@ def _keep_verdicts(table: Path) -> None:
         raise InputError(f"{table} holds {given} verdicts; give another --out, or move it away")
 
 
-def _before(linked: Linked, links: Linked) -> Linked:
-    """The rows that the links continue, in the order of the links."""
-    ids = linked.rows["detection_id"].combine_chunks()
-    places = pc.index_in(links.rows["previous_detection_id"], ids)
-    return Linked(linked.run, linked.rows.take(places).combine_chunks())
-
-
 def _crops(
     linked: Linked, scenes: Scenes, reach: Floats, progress: Progress
 ) -> list[Image.Image | None]:
@@ -159,22 +154,37 @@ def _crops(
         if images[place] != name:
             name, read = images[place], scenes.read(images[place])
         if read is not None:
-            found[place] = surroundings(
-                read[0], linked.boxes[place].tolist(), reach=float(reach[place]), side_px=_CROP_PX
-            )
+            found[place] = _crop(read, linked.boxes[place], float(reach[place]))
         progress(done, len(reach))
     return found
 
 
-def _words(row: dict[str, Any]) -> str:
+def _crop(image: Image.Image, box: Floats, reach: float) -> Image.Image:
+    """A box, outlined, in the middle of a square of ``reach`` pixels; what lies outside is blank.
+
+    Both crops of a link have one ``reach``, so their scale is the same.
+    """
+    factor = max(1, int(reach / _CROP_PX))  # transform() alone would skip pixels
+    left, top = (box[:2] + box[2:] - reach) / 2
+    square = image.reduce(factor).transform(
+        (_CROP_PX, _CROP_PX),
+        Image.Transform.EXTENT,
+        (left / factor, top / factor, (left + reach) / factor, (top + reach) / factor),
+        Image.Resampling.BICUBIC,
+        fillcolor=BLANK,
+    )
+    corners = (box - np.array([left, top] * 2)) * _CROP_PX / reach
+    ImageDraw.Draw(square).rectangle(tuple(corners), outline=RED)
+    return square
+
+
+def _words(row: dict[str, Any]) -> tuple[str, str]:
+    """What stands below the crop before, and below the crop after."""
     margin = "not known" if row["margin"] is None else f"{row['margin']:.3f}"
     track = row["track_id"].rpartition(":")[2]
-    lines = [
-        f"{row['number']}.  margin {margin}",
-        f"cost {row['cost']:.3f}",
-        *(f"  {term} {row[f'cost_{term}']:.3f}" for term in TERMS),
-        f"track {track}",
-        f"frame {row['frame_before']} to {row['frame']}",
-        row["sequence"],
-    ]
-    return "\n".join(lines)
+    before = [f"margin {margin}", f"track {track}", row["sequence"]]
+    after = [f"cost {row['cost']:.3f}", *(f"  {term} {row[f'cost_{term}']:.3f}" for term in TERMS)]
+    return (
+        "\n".join([f"{row['number']}.  frame {row['frame_before']}", *before]),
+        "\n".join([f"{row['number']}.  frame {row['frame']}", *after]),
+    )

@@ -15,12 +15,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.errors import InputError, first_line
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
 
 # The package asks for OpenCV's desktop build, which would replace the headless one that is
 # installed here, and needs a display's libraries; so it is installed without what it asks for.
@@ -109,14 +106,14 @@ def evaluate_together(pairs: Sequence[tuple[Tracked, Tracked]]) -> tuple[list[Sc
     """
     judge = _evaluator()
     measured = [_measure(judge, truth, found) for truth, found in pairs]
-    each = [_scores(one) for one in measured]
-    together = {
-        "hota": judge.aggregate_hota_metrics([one["hota"] for one in measured]),
-        "clear": judge.aggregate_clear_metrics([one["clear"] for one in measured]),
-        "identity": judge.aggregate_identity_metrics([one["identity"] for one in measured]),
-        "sizes": tuple(map(sum, zip(*(one["sizes"] for one in measured), strict=True))),
-    }
-    return each, _scores(together)
+    hota, clear, identity, sizes = zip(*measured, strict=True)
+    together = (
+        judge.aggregate_hota_metrics(list(hota)),
+        judge.aggregate_clear_metrics(list(clear)),
+        judge.aggregate_identity_metrics(list(identity)),
+        tuple(map(sum, zip(*sizes, strict=True))),
+    )
+    return [_scores(*one) for one in measured], _scores(*together)
 
 
 def _evaluator() -> ModuleType:
@@ -130,7 +127,9 @@ def _evaluator() -> ModuleType:
         ) from None
 
 
-def _measure(judge: ModuleType, truth: Tracked, found: Tracked) -> dict[str, Any]:
+def _measure(
+    judge: ModuleType, truth: Tracked, found: Tracked
+) -> tuple[Any, Any, Any, tuple[int, ...]]:
     if not len(truth.frames):
         raise ValueError("the truth has no boxes; there is nothing to judge by")
     for name, side in (("truth", truth), ("found", found)):
@@ -142,15 +141,15 @@ def _measure(judge: ModuleType, truth: Tracked, found: Tracked) -> dict[str, Any
     true_ids, true_boxes = _by_frame(truth, frames)
     found_ids, found_boxes = _by_frame(found, frames)
     overlaps = [judge.box_iou(t, f) for t, f in zip(true_boxes, found_boxes, strict=True)]
-    return {
-        "hota": judge.compute_hota_metrics(true_ids, found_ids, overlaps),
-        "clear": judge.compute_clear_metrics(true_ids, found_ids, overlaps),
-        "identity": judge.compute_identity_metrics(true_ids, found_ids, overlaps),
-        "sizes": (
+    return (
+        judge.compute_hota_metrics(true_ids, found_ids, overlaps),
+        judge.compute_clear_metrics(true_ids, found_ids, overlaps),
+        judge.compute_identity_metrics(true_ids, found_ids, overlaps),
+        (
             *(len(frames), len(truth.ids), len(np.unique(truth.ids))),
             *(len(found.ids), len(np.unique(found.ids))),
         ),
-    }
+    )
 
 
 def _by_frame(side: Tracked, frames: Ints) -> tuple[list[Ints], list[Floats]]:
@@ -161,14 +160,13 @@ def _by_frame(side: Tracked, frames: Ints) -> tuple[list[Ints], list[Floats]]:
     return np.split(ids, cuts), np.split(np.asarray(side.boxes, dtype=np.float64)[order], cuts)
 
 
-def _scores(measured: dict[str, Any]) -> Scores:
-    hota, clear = measured["hota"], measured["clear"]
-    frames, truth_boxes, truth_tracks, boxes, tracks = measured["sizes"]
+def _scores(hota: Any, clear: Any, identity: Any, sizes: tuple[int, ...]) -> Scores:
+    frames, truth_boxes, truth_tracks, boxes, tracks = sizes
     return Scores(
         hota=float(hota["HOTA"]),
         det_a=float(hota["DetA"]),
         ass_a=float(hota["AssA"]),
-        idf1=float(measured["identity"]["IDF1"]),
+        idf1=float(identity["IDF1"]),
         mota=float(clear["MOTA"]),
         switches=int(clear["IDSW"]),
         fragmentations=int(clear["Frag"]),

@@ -7,7 +7,6 @@ given, when the run was planned. What looks wrong about a sequence is said and n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,10 @@ import pyarrow.compute as pc
 
 from cluster.errors import InputError, RunError
 from cluster.storage import open_parquet, read_parquet
+from index.linking.linker import by_frame
+from index.vectors import Floats
 from pipelines.detections import BOX
 from pipelines.run import Run
-
-Floats = npt.NDArray[np.float64]
 
 _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
 SCORE = "link_score"
@@ -75,7 +74,8 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
     good = good.sort_by(
         [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
     )
-    return ToLink(good, _sequences(good["sequence"]), rows - good.num_rows)
+    names = good["sequence"].combine_chunks().dictionary_encode()
+    return ToLink(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
 
 
 def doubts(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
@@ -118,11 +118,3 @@ def _numbers(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise InputError(f"--score-column {name} holds {column.type}; give a column of numbers")
     return column.cast(pa.float64())
-
-
-def _sequences(names: pa.ChunkedArray) -> list[slice]:
-    if len(names) == 0:
-        return []
-    codes = names.combine_chunks().dictionary_encode().indices.to_numpy()
-    edges = np.r_[0, np.flatnonzero(np.diff(codes)) + 1, len(names)].tolist()
-    return [slice(start, stop) for start, stop in pairwise(edges)]

@@ -15,15 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from index.vectors import Floats
 from pipelines.detections import BOX
 from pipelines.run import Run
 from pipelines.video.layout import parse_frame
-
-Floats = npt.NDArray[np.float64]
 
 EXIF_ORIENTATION = 0x0112
 

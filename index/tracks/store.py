@@ -128,14 +128,11 @@ def refuse_foreign(out: Path) -> None:
     Raises:
         RunError: it is something else.
     """
-    if out.exists() and not (out.is_dir() and all(map(_is_ours, out.iterdir()))):
+    ours = re.compile(r"manifest\.json|part-\d+\.parquet")
+    if out.exists() and not (
+        out.is_dir() and all(ours.fullmatch(entry.name) for entry in out.iterdir())
+    ):
         raise RunError(f"{out} exists and holds no tracks of onepass; choose another --out")
-
-
-def _is_ours(entry: Path) -> bool:
-    return (
-        entry.name == "manifest.json" or re.fullmatch(r"part-\d+\.parquet", entry.name) is not None
-    )
 
 
 def swap(draft: Path, out: Path, *, old: Path) -> None:

@@ -20,12 +20,10 @@ from cluster.errors import InputError
 from index.linking.costs import cost_terms
 from index.linking.linker import by_frame, frame_step, link
 from index.linking.options import PRESETS, TERMS, LinkOptions
-from index.linking.state import OpenTracks, started
+from index.linking.state import OpenTracks, Seen, started
 from index.tracks.linked import unclaimed
 from index.tracks.scores import Scores, Tracked, evaluate
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from index.vectors import Floats, Ints
 
 NOBODY = -1
 _MOST_PAIRS = 500_000
@@ -168,29 +166,12 @@ def collect_pairs(sequence: Labelled, options: LinkOptions) -> tuple[Floats, npt
         free = np.ones(len(ends), dtype=bool)
         free[mine] = False
         new = np.setdiff1d(np.arange(len(who)), here)
-        ends = OpenTracks.joined(
-            [
-                ends.keep(free),
-                ends.keep(mine).extended(
-                    row=here,
-                    frame=frame,
-                    seconds=np.nan,
-                    box=boxes[here],
-                    looks=looks[here],
-                    steps=steps[mine],
-                    memory=options.look_memory,
-                ),
-                started(
-                    track=who[new],
-                    row=new,
-                    frame=frame,
-                    seconds=np.nan,
-                    box=boxes[new],
-                    looks=looks[new],
-                    looks_kept=options.looks_kept,
-                ),
-            ]
+        seen = Seen(frame, np.nan, np.arange(len(who)), boxes, looks)
+        continued = ends.keep(mine).extended(
+            seen.at(here), steps=steps[mine], memory=options.look_memory
         )
+        begun = started(who[new], seen.at(new), looks_kept=options.looks_kept)
+        ends = OpenTracks.joined([ends.keep(free), continued, begun])
     return np.concatenate(terms), np.concatenate(same)
 
 

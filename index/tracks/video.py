@@ -8,26 +8,27 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import ImageOps
 
-from cluster.errors import InputError
+from cluster.errors import InputError, WorkError, first_line
 from index.linking.linker import by_frame, frame_step
-from index.pictures.encode import encode
-from index.pictures.frames import Shown, annotate
-from index.pictures.style import GREY, Colour, colours
-from index.tracks.linked import Floats, Ints, Linked
+from index.pictures.annotate import Annotator, Pixels
+from index.tracks.linked import Linked, Progress
 from index.tracks.scenes import Scenes
+from index.vectors import Floats, Ints
 from pipelines.video.layout import parse_frame
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
 
 MAX_SIDE_PX = 1920
 FPS_OF_IMAGES = 4.0
-TAIL = 40  # places of a path that are shown
-_GONE = (190, 190, 190)  # the colour of a frame whose image is gone
-
-Progress = Callable[[int, int], None]
+TAIL = 40  # frames of a path that are shown
+_GONE = 190  # the grey of a frame whose image is gone
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,6 @@ class Filmed:
     codec: str
     size: tuple[int, int]
     missing: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Track:
-    """One track: its rows in order, its colour, what it is called, its first and last frame."""
-
-    name: str
-    tint: Colour
-    rows: Ints
-    first: int
-    last: int
 
 
 def film_run(
@@ -99,13 +89,14 @@ def film_run(
         )
     frames = by_frame(linked.frames)
     rate = Fraction(fps or _natural_fps(linked)).limit_denominator(1000)
+    size = _size(linked)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.stem}.{os.getpid()}.mp4")
-    tracks = _tracks(linked)
+    tracks = linked.longest_first()
     try:
-        with closing(Scenes(linked.run.root, MAX_SIDE_PX)) as scenes:
-            drawn = _frames(linked, frames, tracks, scenes)
-            codec, size = encode(draft, drawn, rate, lambda done: progress(done, len(frames)))
+        with closing(Scenes(linked.run.root)) as scenes:
+            images = _annotated(linked, frames, tracks, size, scenes)
+            codec = encode(draft, images, size, rate, lambda done: progress(done, len(frames)))
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)
@@ -113,7 +104,7 @@ def film_run(
         file=str(out),
         sequence=linked.sequences[0],
         frames=len(frames),
-        tracks=len(tracks),
+        tracks=len(tracks[2]),
         fps=float(rate),
         codec=codec,
         size=size,
@@ -137,118 +128,106 @@ def _natural_fps(linked: Linked) -> float:
     return max(1.0, rate / step) if rate else FPS_OF_IMAGES
 
 
-def _tracks(linked: Linked) -> list[_Track]:
-    """Longest first, so that the clearest colours go to them."""
-    tracked, rows = linked.tracked()
-    ids = linked.rows["track_id"].to_pylist()
-    order = np.lexsort([tracked.frames, tracked.ids])
-    cuts = np.flatnonzero(np.diff(tracked.ids[order])) + 1
-    members = [part for part in np.split(rows[order], cuts) if len(part)]
-    members.sort(key=lambda part: (-len(part), ids[part[0]]))
-    tints = [
-        tint if len(part) > 1 else GREY
-        for tint, part in zip(colours(len(members)), members, strict=True)
-    ]
-    return [
-        _Track(
-            name=ids[part[0]].rpartition(":")[2].lstrip("0") or "0",
-            tint=tint,
-            rows=part,
-            first=int(linked.frames[part[0]]),
-            last=int(linked.frames[part[-1]]),
-        )
-        for part, tint in zip(members, tints, strict=True)
-    ]
+def _size(linked: Linked) -> tuple[int, int]:
+    """That of the first image that can be read, else how far boxes reach; even, as videos need."""
+    with closing(Scenes(linked.run.root)) as scenes:
+        images = map(scenes.read, pc.unique(linked.rows["image"]).to_pylist())
+        full = next((image.size for image in images if image is not None), linked.extent)
+    wide, high = (int(side * min(1.0, MAX_SIDE_PX / max(full))) for side in full)
+    return max(2, wide - wide % 2), max(2, high - high % 2)
 
 
-def _frames(
-    linked: Linked, frames: list[slice], tracks: list[_Track], scenes: Scenes
-) -> Iterator[Image.Image]:
-    """Every frame as it is to be seen, all of one size with even sides."""
-    images = linked.rows["image"].to_pylist()
-    failed = linked.rows["error"].is_valid().to_numpy()
-    step = frame_step(linked.frames)
-    size = None
-    waiting: list[int] = []  # frames before the first image that can be read: its size is theirs
-    for place, rows in enumerate(frames):
-        read = scenes.read(images[rows.start])
-        if size is None and read is None:
-            waiting.append(place)
-            continue
-        if size is None and read is not None:
-            size = _even(read[0].size)
-            for before in waiting:
-                yield _frame(linked, frames[before], tracks, failed, None, size, step)
-        assert size is not None
-        yield _frame(linked, rows, tracks, failed, read, size, step)
-    if size is None:  # not one image: as large as the boxes reach
-        far = np.nan_to_num(linked.boxes[:, 2:]).max(axis=0, initial=2)
-        size = _even(tuple((far * min(1.0, MAX_SIDE_PX / far.max())).astype(int).tolist()))
-        for rows in frames:
-            yield _frame(linked, rows, tracks, failed, None, size, step)
-
-
-def _frame(
+def _annotated(
     linked: Linked,
-    rows: slice,
-    tracks: list[_Track],
-    failed: np.ndarray,
-    read: tuple[Image.Image, float] | None,
+    frames: list[slice],
+    tracks: tuple[Ints, Ints, list[str]],
     size: tuple[int, int],
-    step: int,
-) -> Image.Image:
-    canvas = Image.new("RGB", size, _GONE)
-    if read is None:
-        far = np.nan_to_num(linked.boxes[:, 2:]).max(axis=0, initial=1)
-        scale, offset = min(1.0, *(np.array(size) / far).tolist()), np.zeros(2)
-    else:
-        image, reduced = read
-        fit = min(1.0, size[0] / image.width, size[1] / image.height)
-        if fit < 1 and (image.width - size[0] > 1 or image.height - size[1] > 1):
-            image = image.resize((max(1, int(image.width * fit)), max(1, int(image.height * fit))))
-            reduced *= fit
-        left, top = max(0, (size[0] - image.width) // 2), max(0, (size[1] - image.height) // 2)
-        canvas.paste(image, (left, top))
-        offset = np.array([left, top], dtype=np.float64)
-        scale = reduced
-    frame = int(linked.frames[rows.start])
-    shown = list(_shown(linked, frame, tracks, scale, offset, step))
-    lone = [
-        row for row in range(rows.start, rows.stop) if not linked.in_track[row] and not failed[row]
-    ]
-    for row in lone:
-        box = linked.boxes[row] * scale + np.tile(offset, 2)
-        shown.append(Shown("", GREY, box, True, np.empty((0, 2)), np.empty(0, dtype=bool)))
-    here = sum(one.here and bool(one.name) for one in shown)
-    words = [f"frame {frame}", f"{here} track{'' if here == 1 else 's'}"]
-    lost = sum(not one.here for one in shown)
-    errors = int(failed[rows].sum())
-    words += [f"{lost} lost"] * bool(lost) + [f"{len(lone)} in no track"] * bool(lone)
-    words += [f"{errors} with errors"] * bool(errors) + ["image is gone"] * (read is None)
-    annotate(canvas, shown, "  ".join(words))
-    return canvas
-
-
-def _shown(
-    linked: Linked, frame: int, tracks: list[_Track], scale: float, offset: Floats, step: int
-) -> Iterator[Shown]:
-    """Tracks that are in this frame, or have been and will be again."""
-    for track in reversed(tracks):  # the longest on top
-        if not track.first <= frame <= track.last:
-            continue
-        frames = linked.frames[track.rows]
-        seen = int(np.searchsorted(frames, frame, side="right"))
-        last = track.rows[max(0, seen - TAIL) : seen]
-        boxes = linked.boxes[last] * scale + np.tile(offset, 2)
-        yield Shown(
-            name=track.name,
-            tint=track.tint,
-            box=boxes[-1],
-            here=bool(frames[seen - 1] == frame),
-            tail=(boxes[:, :2] + boxes[:, 2:]) / 2,
-            missed=np.diff(linked.frames[last]) > step,
+    scenes: Scenes,
+) -> Iterator[Pixels]:
+    """Every frame as it is to be seen; tracks that come back later are shown where they were."""
+    numbers, rows, names = tracks
+    track = np.full(linked.rows.num_rows, -1)
+    track[rows] = numbers
+    ends = np.zeros(len(names), dtype=np.int64)
+    ends[numbers] = linked.frames[rows]  # frames never fall, so the last one stands
+    images, failed = linked.rows["image"], linked.rows["error"].is_valid().to_numpy()
+    pen = Annotator(size, tail=TAIL)
+    scale, corner = min(1.0, *(np.array(size) / linked.extent).tolist()), np.zeros(2)
+    shown: dict[int, Floats] = {}  # number of a track to its last box, in pixels of the video
+    for part in frames:
+        frame = int(linked.frames[part.start])
+        image = scenes.read(images[part.start].as_py())
+        if image is None:  # as large as the one before
+            canvas = np.full((size[1], size[0], 3), _GONE, dtype=np.uint8)
+        else:
+            scale = min(size[0] / image.width, size[1] / image.height)
+            corner = (np.array(size) - scale * np.array(image.size)) / 2
+            padded = ImageOps.pad(image, size, color=(_GONE,) * 3)
+            canvas = np.ascontiguousarray(np.asarray(padded)[..., ::-1])
+        boxes = linked.boxes[part] * scale + np.tile(corner, 2)
+        here = track[part]
+        alone = (here < 0) & ~failed[part]
+        shown.update(zip(here[here >= 0].tolist(), boxes[here >= 0], strict=True))
+        order = np.array(sorted(shown, reverse=True), dtype=np.int64)  # the longest on top
+        lost = ~np.isin(order, here)
+        pen.unnamed(canvas, boxes[alone])
+        pen.tracks(
+            canvas,
+            np.array([shown[one] for one in order.tolist()]),
+            order,
+            [
+                names[one] + " ?" * gone
+                for one, gone in zip(order.tolist(), lost.tolist(), strict=True)
+            ],
+            lost,
         )
+        counts = {
+            "lost": lost.sum(),
+            "in no track": alone.sum(),
+            "with errors": failed[part].sum(),
+        }
+        words = [f"frame {frame}", f"{(~lost).sum()} tracks"]
+        words += [f"{count} {what}" for what, count in counts.items() if count]
+        pen.caption(canvas, ", ".join(words + ["image is gone"] * (image is None)))
+        yield canvas
+        shown = {one: box for one, box in shown.items() if ends[one] > frame}
 
 
-def _even(size: tuple[int, ...]) -> tuple[int, int]:
-    return max(2, size[0] - size[0] % 2), max(2, size[1] - size[1] % 2)
+def encode(
+    file: Path,
+    images: Iterator[Pixels],
+    size: tuple[int, int],
+    rate: Fraction,
+    wrote: Callable[[int], None],
+) -> str:
+    """Write images as an H.264 video, or MPEG-4 where FFmpeg was built without libx264.
+
+    Args:
+        file: what to write; its suffix says the container.
+        images: ``[H, W, 3]``, blue first.
+        size: their width and height, both even.
+        rate: frames a second.
+        wrote: called with frames written.
+
+    Returns:
+        The codec.
+
+    Raises:
+        WorkError: FFmpeg refuses.
+    """
+    import av
+
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"b": "8000000"}
+    try:
+        with av.open(str(file), "w") as container:
+            stream: VideoStream = container.add_stream(codec, rate, options)  # type: ignore[assignment]
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuv420p"
+            for number, image in enumerate(images, start=1):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+                wrote(number)
+            container.mux(stream.encode())
+    except av.FFmpegError as error:
+        raise WorkError(f"{file.name} cannot be written: {first_line(error)}") from None
+    return codec

@@ -19,7 +19,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_truth(tmp_path: Path) -> None:
-    text = "2,7,10.5,20,30,40.25,1,1,0.9\n1,7,10,20,30,40,1,1,1\n\n1,3,0,0,5,5,0,2,1\n"
+    text = "2,7,10.5,20,30,40.25,1,1,0.9\n 1, 7, 10, 20, 30, 40\r\n\n1,3,0,0,5,5,0,2,1\n"
     truth, left_out = read_truth(written(tmp_path, text))
     assert truth.frames.tolist() == [2, 1]
     assert truth.ids.tolist() == [7, 7]
@@ -27,38 +27,27 @@ def test_a_truth(tmp_path: Path) -> None:
     assert left_out == 1
 
 
-def test_six_columns_and_spaces_are_enough(tmp_path: Path) -> None:
-    truth, left_out = read_truth(written(tmp_path, " 1, 2, 3, 4, 5, 6\r\n"))
-    assert (truth.frames[0], truth.ids[0], truth.boxes[0].tolist()) == (1, 2, [3, 4, 8, 10])
-    assert left_out == 0
-
-
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "where"),
     [
-        ("", "has no boxes; give a MOTChallenge gt.txt"),
-        ("1,1,0,0,5,5,0\n", r"has no boxes \(1 lines are marked not to be judged\)"),
-        ("1,1,0,0,5\n", "line 1: '1,1,0,0,5' is not frame,id,left,top,width,height"),
-        ("frame,id,x,y,w,h\n", "line 1: 'frame,id,x,y,w,h' is not frame,id"),
-        ("1,1,0,0,5,5\n1.5,1,0,0,5,5\n", "line 2: '1.5,1,0,0,5,5' is not frame,id"),
-        ("1,1,0,0,nan,5\n", "line 1: '1,1,0,0,nan,5' is not frame,id"),
-        ("1,1,0,0,5,0\n", "line 1: a box 5 wide and 0 high; both must be above 0"),
-        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "line 3: id 1 stands in frame 1 already, in"),
-        ("\x00\xff\x00", "is not frame,id|is no text|no boxes"),
+        ("", "no boxes"),
+        ("1,1,0,0,5,5,0\n", "1 lines are marked"),
+        ("1,1,0,0,5\n", "line 1: '1,1,0,0,5'"),
+        ("frame,id,x,y,w,h\n", "line 1"),
+        ("1,1,0,0,5,5\n1.5,1,0,0,5,5\n", "line 2"),
+        ("1,1,0,0,nan,5\n", "line 1"),
+        ("1,1,0,0,5,0\n", "line 1"),
+        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "id 1 stands twice in frame 1"),
+        (bytes(range(256)).decode("latin1"), "gt.txt"),
     ],
 )
-def test_what_is_no_truth(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(InputError, match=says) as refused:
-        read_truth(written(tmp_path, text))
+def test_what_is_no_truth(tmp_path: Path, text: str, where: str) -> None:
+    (tmp_path / "gt.txt").write_bytes(text.encode("latin1"))
+    with pytest.raises(InputError, match=where) as refused:
+        read_truth(tmp_path / "gt.txt")
     assert "\n" not in str(refused.value)
-
-
-def test_a_truth_that_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"gone\.txt"):
         read_truth(tmp_path / "gone.txt")
-    (tmp_path / "clip.mp4").write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match=r"clip\.mp4"):
-        read_truth(tmp_path / "clip.mp4")
 
 
 def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
@@ -75,13 +64,10 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_names_of_files() -> None:
-    names = file_names(["night 1", "a/b", ".", "..", "", "Ä", "x" * 400, "x" * 401, "a%2Fb"])
-    assert names["night 1"] == "night 1"
-    assert names["a/b"] == "a%2Fb"
-    assert names["."] == "%2E"
-    assert names[".."] == "%2E."
-    assert names["a%2Fb"] == "a%252Fb"
-    assert len(set(names.values())) == len(names)
+    known = {"night 1": "night 1", "a/b": "a%2Fb", ".": "%2E", "..": "%2E.", "a%2Fb": "a%252Fb"}
+    names = file_names([*known, "", "Ä", "x" * 400, "x" * 401])
+    assert {name: names[name] for name in known} == known
+    assert len(set(names.values())) == len(names) == 9
     assert all(len(f"{name}.txt") < 250 and "/" not in name and name for name in names.values())
 
 

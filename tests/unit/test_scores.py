@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import InputError
 from index.tracks import scores as module
 from index.tracks.linked import unclaimed
-from index.tracks.scores import Scores, Tracked, evaluate, evaluate_together
+from index.tracks.scores import Tracked, evaluate, evaluate_together
 
 FAR = 100.0  # between individuals: their boxes never touch
 
@@ -33,61 +33,62 @@ def tracked(*individuals: Sequence[int | None]) -> Tracked:
     )
 
 
-TWO = tracked([1] * 4, [2] * 4)
+ONE, TWO = tracked([1] * 4), tracked([1] * 4, [2] * 4)
 
 
-def shares(scores: Scores) -> tuple[float, ...]:
-    return scores.hota, scores.det_a, scores.ass_a, scores.idf1, scores.mota
+FLAT = Tracked(ONE.frames, ONE.ids, ONE.boxes * [1, 1, 1, 0.62])
+ASS_A = (3 * 0.75 + 4) / 7
 
 
-def test_a_perfect_answer() -> None:
-    scores = evaluate(TWO, tracked([8] * 4, [7] * 4))
-    assert shares(scores) == pytest.approx((1, 1, 1, 1, 1))
-    assert (scores.switches, scores.fragmentations, scores.missed, scores.false) == (0, 0, 0, 0)
-    assert (scores.frames, scores.truth_boxes, scores.boxes) == (4, 8, 8)
-    assert (scores.truth_tracks, scores.tracks) == (2, 2)
-
-
-def test_one_switch() -> None:
-    """Of each of four boxes, half the association is right: AssA 2 / (2 + 2 + 0)."""
-    scores = evaluate(tracked([1] * 4), tracked([5, 5, 6, 6]))
-    assert shares(scores) == pytest.approx((sqrt(0.5), 1, 0.5, 0.5, 0.75))
-    assert (scores.switches, scores.fragmentations, scores.tracks) == (1, 0, 2)
-
-
-def test_two_that_change_places() -> None:
-    """AssA 2 / (2 + 2 + 2); both are switched."""
-    scores = evaluate(TWO, tracked([5, 5, 6, 6], [6, 6, 5, 5]))
-    assert shares(scores) == pytest.approx((sqrt(1 / 3), 1, 1 / 3, 0.5, 0.75))
-    assert scores.switches == 2
-
-
-def test_one_missed_box() -> None:
-    """Seven of eight found; three of them share a track that lacks a quarter of its individual."""
-    scores = evaluate(TWO, tracked([5, 5, None, 5], [6] * 4))
-    ass_a = (3 * 0.75 + 4) / 7
-    assert shares(scores) == pytest.approx((sqrt(7 / 8 * ass_a), 7 / 8, ass_a, 14 / 15, 7 / 8))
-    assert (scores.missed, scores.false, scores.fragmentations, scores.switches) == (1, 0, 1, 0)
-
-
-def test_one_false_box() -> None:
-    scores = evaluate(tracked([1] * 4), tracked([5] * 4, [6, None, None, None]))
-    assert shares(scores) == pytest.approx((sqrt(0.8), 0.8, 1, 8 / 9, 0.75))
-    assert (scores.missed, scores.false) == (0, 1)
-
-
-def test_boxes_that_lie_a_little_off() -> None:
-    """IoU 0.62 counts at 12 of HOTA's 19 thresholds, and at the 0.5 of the others."""
-    truth = tracked([1] * 4)
-    found = Tracked(truth.frames, truth.ids, truth.boxes * [1, 1, 1, 0.62])
-    assert shares(evaluate(truth, found)) == pytest.approx((12 / 19, 12 / 19, 12 / 19, 1, 1))
-
-
-def test_nothing_found() -> None:
-    nothing = Tracked(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)))
-    scores = evaluate(TWO, nothing)
-    assert shares(scores) == (0, 0, 0, 0, 0)
-    assert (scores.missed, scores.tracks, scores.truth_tracks) == (8, 0, 2)
+@pytest.mark.parametrize(
+    ("truth", "found", "expected", "counts"),
+    [
+        pytest.param(TWO, tracked([8] * 4, [7] * 4), (1, 1, 1, 1, 1), (0, 0, 0, 0), id="perfect"),
+        # Of each of four boxes, half the association is right: AssA 2 / (2 + 2 + 0).
+        pytest.param(
+            ONE, tracked([5, 5, 6, 6]), (sqrt(0.5), 1, 0.5, 0.5, 0.75), (1, 0, 0, 0), id="a switch"
+        ),
+        # AssA 2 / (2 + 2 + 2); both are switched.
+        pytest.param(
+            TWO,
+            tracked([5, 5, 6, 6], [6, 6, 5, 5]),
+            (sqrt(1 / 3), 1, 1 / 3, 0.5, 0.75),
+            (2, 0, 0, 0),
+            id="two change",
+        ),
+        # Seven of eight found; three of them share a track that lacks a quarter of its individual.
+        pytest.param(
+            TWO,
+            tracked([5, 5, None, 5], [6] * 4),
+            (sqrt(7 / 8 * ASS_A), 7 / 8, ASS_A, 14 / 15, 7 / 8),
+            (0, 1, 1, 0),
+            id="a miss",
+        ),
+        pytest.param(
+            ONE,
+            tracked([5] * 4, [6, None, None, None]),
+            (sqrt(0.8), 0.8, 1, 8 / 9, 0.75),
+            (0, 0, 0, 1),
+            id="a false box",
+        ),
+        # IoU 0.62 counts at 12 of HOTA's 19 thresholds, and at the 0.5 of the others.
+        pytest.param(ONE, FLAT, (12 / 19, 12 / 19, 12 / 19, 1, 1), (0, 0, 0, 0), id="a little off"),
+        pytest.param(TWO, ONE.at(np.array([9])), (0, 0, 0, 0, 0), (0, 0, 8, 0), id="nothing"),
+    ],
+)
+def test_scores_by_hand(
+    truth: Tracked, found: Tracked, expected: tuple[float, ...], counts: tuple[int, ...]
+) -> None:
+    scores = evaluate(truth, found)
+    shares = (scores.hota, scores.det_a, scores.ass_a, scores.idf1, scores.mota)
+    assert shares == pytest.approx(expected)
+    assert (scores.switches, scores.fragmentations, scores.missed, scores.false) == counts
+    assert (scores.frames, scores.truth_boxes, scores.boxes) == (
+        4,
+        len(truth.ids),
+        len(found.ids),
+    )
+    assert (scores.truth_tracks, scores.tracks) == (len(set(truth.ids)), len(set(found.ids)))
 
 
 def test_the_order_of_rows_is_nothing() -> None:

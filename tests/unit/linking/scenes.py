@@ -6,26 +6,10 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from index.linking.linker import Links, link
-from index.linking.options import LinkOptions
 from index.live.session import Frame
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
 NOON = datetime(2024, 6, 1, 12)
-
-
-def one_mover(
-    frames: list[int], *, options: LinkOptions, seconds: list[float] | None = None
-) -> Links:
-    """Link one unchanging object that stands still in the given frames."""
-    return link(
-        np.array(frames),
-        np.array([SQUARE] * len(frames)),
-        np.ones((len(frames), 4), np.float32),
-        diagonal_px=100.0,
-        seconds=None if seconds is None else np.array(seconds),
-        options=options,
-    )
 
 
 def crowd(frames: int = 12, objects: int = 7, *, seed: int = 0) -> tuple[np.ndarray, ...]:

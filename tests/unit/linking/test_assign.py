@@ -7,36 +7,38 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from index.linking.assign import assign, assign_listed, margins, margins_listed
+from index.linking import assign as module
+from index.linking.assign import assign, assign_listed
+from index.linking.options import Assignment
 
-CONTESTED = np.array([[0.1, 0.2], [1.4, 0.3]])  # both later ones like the first best
-
-
-def test_the_cheapest_rule_lets_two_claim_one() -> None:
-    assert assign(CONTESTED, max_cost=1.5, assignment="cheapest").tolist() == [0, 0]
+CONTESTED = [[0.1, 0.2], [1.4, 0.3]]  # both later ones like the first best
 
 
-def test_optimal_gives_each_its_own() -> None:
-    assert assign(CONTESTED, max_cost=1.5).tolist() == [0, 1]
-
-
-def test_a_link_may_cost_exactly_the_limit() -> None:
-    assert assign(np.array([[1.5], [1.6]]), max_cost=1.5).tolist() == [0]
-    assert assign(np.array([[1.6], [1.5]]), max_cost=1.5).tolist() == [1]
+@pytest.mark.parametrize(
+    ("costs", "assignment", "expected"),
+    [
+        (CONTESTED, "cheapest", [0, 0]),
+        (CONTESTED, "optimal", [0, 1]),
+        ([[1.5], [1.6]], "optimal", [0]),  # exactly the limit
+        ([[1.6], [1.5]], "optimal", [1]),
+        # The largest number of links would be 2: the later ones crosswise, at 1.4 each.
+        ([[0.1, 1.4], [1.4, 9.0]], "optimal", [0, -1]),
+    ],
+)
+def test_which_pairs_become_links(
+    costs: list[list[float]], assignment: Assignment, expected: list[int]
+) -> None:
+    assert assign(np.array(costs), max_cost=1.5, assignment=assignment).tolist() == expected
 
 
 @pytest.mark.parametrize("assignment", ["optimal", "greedy", "cheapest"])
-def test_nothing_feasible(assignment: str) -> None:
-    costs = np.full((3, 2), 9.0)
-    assert assign(costs, max_cost=1.0, assignment=assignment).tolist() == [-1, -1]
-    assert assign(np.empty((0, 2)), max_cost=1.0, assignment=assignment).tolist() == [-1, -1]
-    assert assign(np.empty((2, 0)), max_cost=1.0, assignment=assignment).tolist() == []
+def test_nothing_feasible(assignment: Assignment) -> None:
+    def chosen(costs: np.ndarray) -> list[int]:
+        return assign(costs, max_cost=1.0, assignment=assignment).tolist()
 
-
-def test_two_doubtful_links_do_not_break_a_certain_one() -> None:
-    # The largest number of links would be 2: the later ones crosswise, at 1.4 each.
-    costs = np.array([[0.1, 1.4], [1.4, 9.0]])
-    assert assign(costs, max_cost=1.5).tolist() == [0, -1]
+    assert chosen(np.full((3, 2), 9.0)) == chosen(np.empty((0, 2))) == [-1, -1]
+    assert chosen(np.empty((2, 0))) == []
+    assert chosen(np.array([[np.inf], [0.5]])) == [1]
 
 
 def test_gating_never_makes_an_assignment_worse() -> None:
@@ -54,16 +56,17 @@ def test_gating_never_makes_an_assignment_worse() -> None:
         assert found == pytest.approx(best)
 
 
-@pytest.mark.parametrize("assignment", ["optimal", "greedy", "cheapest"])
-def test_ruled_out_is_not_linked(assignment: str) -> None:
-    costs = np.array([[np.inf], [0.5]])
-    assert assign(costs, max_cost=1.0, assignment=assignment).tolist() == [1]
-
-
 def random_costs(random: np.random.Generator) -> np.ndarray:
     costs = random.uniform(0, 2, random.integers(1, 9, 2))
     costs[random.random(costs.shape) < 0.3] = np.inf
     return np.asarray(costs)
+
+
+def margins(costs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    pairs = np.nonzero(costs <= 1.0)
+    return module.margins(
+        (pairs[0], pairs[1]), costs[pairs], chosen, max_cost=1.0, earlier=len(costs)
+    )
 
 
 def test_greedy_takes_the_cheapest_pair_first() -> None:
@@ -94,9 +97,13 @@ def test_a_list_of_all_pairs_gives_what_the_matrix_gives() -> None:
             (pairs[0], pairs[1]), costs[pairs], max_cost=1.0, later=costs.shape[1]
         )
         assert listed.tolist() == whole.tolist()
-        assert margins_listed(
-            (pairs[0], pairs[1]), costs[pairs], whole, max_cost=1.0, earlier=len(costs)
-        ) == pytest.approx(margins(costs, whole, max_cost=1.0), nan_ok=True)
+        others = costs.copy()  # what either end could have had instead
+        linked = np.flatnonzero(whole >= 0)
+        others[whole[linked], linked] = np.inf
+        rival = np.minimum(others.min(axis=1)[whole[linked]], others.min(axis=0)[linked])
+        expected = np.minimum(rival, 1.0) - costs[whole[linked], linked]
+        assert margins(costs, whole)[linked].tolist() == expected.tolist()
+        assert np.isnan(margins(costs, whole)).sum() == costs.shape[1] - len(linked)
 
 
 def test_a_list_of_free_pairs() -> None:
@@ -111,9 +118,9 @@ def test_margins_by_hand() -> None:
     chosen = assign(costs, max_cost=1.0)
     assert chosen.tolist() == [0, 1, 2]
     # 0: its rivals are 0.6 and 0.7. 1: 0.15, cheaper than itself. 2: its track's 0.15.
-    assert margins(costs, chosen, max_cost=1.0) == pytest.approx([0.5, -0.05, -0.75])
+    assert margins(costs, chosen) == pytest.approx([0.5, -0.05, -0.75])
 
 
 def test_without_a_rival_the_limit_is_the_other_choice() -> None:
-    assert margins(np.array([[0.3]]), np.array([0]), max_cost=1.0) == pytest.approx([0.7])
-    assert np.isnan(margins(np.array([[3.0]]), np.array([-1]), max_cost=1.0)).all()
+    assert margins(np.array([[0.3]]), np.array([0])) == pytest.approx([0.7])
+    assert np.isnan(margins(np.array([[3.0]]), np.array([-1]))).all()

@@ -33,27 +33,21 @@ def test_weights_apply_to_their_own_term() -> None:
     assert pairs.total[0, 0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_itself_costs_nothing() -> None:
+def test_itself_costs_nothing_at_any_scale() -> None:
     looks = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
     boxes = np.array([SQUARE]) + np.arange(5)[:, None] * 30
-    pairs = cost_terms(looks, boxes, looks, boxes, diagonal_px=10.0)
+    pairs = cost_terms(looks, boxes, 1000 * looks, boxes, diagonal_px=10.0)
     assert np.diag(pairs.total) == pytest.approx(np.zeros(5), abs=1e-6)
     for term in pairs[:-1]:
-        assert term == pytest.approx(term.T)
+        assert term == pytest.approx(term.T, abs=1e-6)
 
 
-def test_scale_of_an_embedding_does_not_count() -> None:
-    looks = np.array([[1.0, -2.0, 3.0]], np.float32)
-    pairs = cost_terms(looks, np.array([SQUARE]), 1000 * looks, np.array([SQUARE]), diagonal_px=1.0)
-    assert pairs.feature[0, 0] == pytest.approx(0.0, abs=1e-6)
-
-
-def test_flat_boxes_give_numbers() -> None:
-    flat = np.array([[5.0, 5.0, 5.0, 5.0]])
-    one = np.ones((1, 3), np.float32)
+def test_flat_boxes_and_no_boxes_give_numbers() -> None:
+    flat, one = np.array([[5.0, 5.0, 5.0, 5.0]]), np.ones((1, 3), np.float32)
     pairs = cost_terms(one, flat, one, flat, diagonal_px=10.0)
     assert (pairs.iou[0, 0], pairs.area[0, 0], pairs.distance[0, 0]) == (1.0, 1.0, 0.0)
     assert np.isfinite(pairs.total).all()
+    assert cost_terms(one[:0], flat[:0], one, flat, diagonal_px=1.0).total.shape == (0, 1)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -61,14 +55,8 @@ def test_a_zero_vector_is_an_error_that_names_its_row(where: str) -> None:
     looks = {"before": np.ones((3, 4), np.float32), "after": np.ones((3, 4), np.float32)}
     looks[where][1] = 0
     boxes = np.array([SQUARE] * 3)
-    with pytest.raises(ValueError, match="1 embeddings are zero, the first in row 1"):
+    with pytest.raises(ValueError, match="row 1"):
         cost_terms(looks["before"], boxes, looks["after"], boxes, diagonal_px=1.0)
-
-
-def test_no_earlier_detection() -> None:
-    nothing, one = np.empty((0, 3), np.float32), np.ones((1, 3), np.float32)
-    pairs = cost_terms(nothing, np.empty((0, 4)), one, np.array([SQUARE]), diagonal_px=1.0)
-    assert pairs.total.shape == (0, 1)
 
 
 def literal_terms(

@@ -43,15 +43,17 @@ def test_no_weight_is_below_zero() -> None:
     assert weights[0] > 5
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_pairs_of_one_kind_teach_nothing(same: bool) -> None:
-    with pytest.raises(InputError, match="labels need pairs of one and of two"):
-        fit_weights(np.ones((10, 4)), np.full(10, same))
-
-
-def test_pairs_that_nothing_tells_apart() -> None:
-    with pytest.raises(InputError, match="check that the labels belong to this run"):
-        fit_weights(np.repeat([[1.0] * 4, [0.1] * 4], 5, axis=0), np.repeat([True, False], 5))
+@pytest.mark.parametrize(
+    ("terms", "same", "says"),
+    [
+        (np.ones((10, 4)), [True] * 10, "pairs of one"),
+        (np.ones((10, 4)), [False] * 10, "pairs of one"),
+        (np.repeat([[1.0] * 4, [0.1] * 4], 5, axis=0), [True] * 5 + [False] * 5, "this run"),
+    ],
+)
+def test_pairs_that_teach_nothing(terms: np.ndarray, same: list[bool], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        fit_weights(terms, np.array(same))
 
 
 def test_pairs_follow_the_truth() -> None:
@@ -95,5 +97,5 @@ def test_a_left_out_sequence_is_not_looked_at() -> None:
 
 
 def test_one_sequence_is_too_few() -> None:
-    with pytest.raises(InputError, match="1 labelled sequence; give two or more"):
+    with pytest.raises(InputError, match="1 labelled sequence"):
         tune([labelled("alone", seed=0)])
