@@ -37,7 +37,7 @@ def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
     assert record.baselines["majority"]["validation"].accuracy == 0.5
     assert record.baselines["knn"]["validation"].accuracy >= 0.9
     assert record.random_backbone is not None
-    assert record.random_backbone.scores["validation"].accuracy <= 0.75
+    assert record.random_backbone.scores["validation"].accuracy <= 0.8
     for file in trained.beside[1:]:
         with Image.open(file) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
