@@ -106,7 +106,7 @@ def _widths(text: str | None) -> tuple[int, ...]:
         widths = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
         widths = (0,)
-    if any(width < 1 for width in widths):
+    if min(widths, default=1) < 1:
         raise InputError(f"--hidden {text}: give whole numbers above 0, as 256,128")
     return widths
 
