@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,7 @@ from cluster.progress import Bar
 
 if TYPE_CHECKING:
     from pipelines.probe.apply import Applied
-    from pipelines.probe.report import Measures, Score
+    from pipelines.probe.report import Score
     from pipelines.probe.train import Trained
 
 app = typer.Typer(no_args_is_help=True, help="Train heads on stored features, and use them.")
@@ -41,15 +42,7 @@ def train(
     hidden: Annotated[
         str | None, typer.Option(help="Widths of hidden layers, as 256,128; without: linear.")
     ] = None,
-    dropout: Annotated[float, typer.Option(min=0, max=0.95)] = 0.0,
-    epochs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
-    patience: Annotated[
-        int, typer.Option(min=1, help="Stop after so many epochs without a better one.")
-    ] = 20,
-    lr: Annotated[float, typer.Option("--lr", min=1e-9, help="Learning rate of AdamW.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-2,
-    batch: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and division.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of division, weights and order.")] = 0,
     split_by: Annotated[
         str | None,
         typer.Option(
@@ -81,7 +74,8 @@ def train(
 ) -> None:
     """A new classifier from stored features, with no second pass over the images.
 
-    Writes what it is worth beside it: measures, baselines, curves, confusion, images.
+    scikit-learn fits it: logistic regression, whose strength the validation rows choose, or
+    with --hidden an MLP, which they stop. Measures, baselines, confusion and images go beside it.
 
     Example: onepass probe train runs/first --labels category --split-by split --out head.pt
     """
@@ -92,12 +86,6 @@ def train(
         labels=labels,
         features=features,
         hidden=_widths(hidden),
-        dropout=dropout,
-        epochs=epochs,
-        patience=patience,
-        lr=lr,
-        weight_decay=weight_decay,
-        batch=batch,
         seed=seed,
         split_by=split_by,
         val_share=val_share,
@@ -119,7 +107,7 @@ def _widths(text: str | None) -> tuple[int, ...]:
         widths = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
         widths = (0,)
-    if any(width < 1 for width in widths):
+    if min(widths, default=1) < 1:
         raise InputError(f"--hidden {text}: give whole numbers above 0, as 256,128")
     return widths
 
@@ -133,26 +121,23 @@ def _say_trained(trained: Trained) -> None:
     layers = "linear" if not head.hidden else "hidden " + ", ".join(map(str, head.hidden))
     say(f"{trained.file}: {len(head.classes)} classes, {layers}, on {shape} {head.features}")
     say(f"  features of {head.spec} ({head.fingerprint[:12]})")
-    say(f"  best after {record.best_epoch} of {record.epochs} epochs")
+    for name, value in record.chosen.items():
+        say(f"  {name} {value:g}, chosen by the validation loss")
     say(f"  {'':<17}{'part':<12}{'rows':>6}{'accuracy':>10}{'macro-F1':>10}")
-    for part, measured in record.measures.items():
-        _say_score("head", part, record.rows[part], measured)
-    for name, scores in record.baselines.items():
+    chance = record.random_backbone
+    rows: dict[str, Mapping[str, Score]] = {"head": record.measures, **record.baselines}
+    for name, scores in (rows | ({"random backbone": chance.scores} if chance else {})).items():
         for part, score in scores.items():
-            _say_score(name, part, record.rows[part], score)
-    if record.random_backbone is not None:
-        for part, score in record.random_backbone.scores.items():
-            _say_score("random backbone", part, record.rows[part], score)
+            say(
+                f"  {name:<17}{part:<12}{record.rows[part]:>6}{score.accuracy:>10.3f}"
+                f"{score.macro_f1:>10.3f}"
+            )
     for note in record.notes:
         say(f"  {note}")
     say(f"  beside it: {', '.join(file.name for file in trained.beside)}")
     if not any(file.name.endswith("-validation.png") for file in trained.beside):
         say("  no picture of validated images: a clip file does not hold them")
     say(f"next: onepass probe apply RUN --head {trained.file}")
-
-
-def _say_score(name: str, part: str, rows: int, score: Score) -> None:
-    say(f"  {name:<17}{part:<12}{rows:>6}{score.accuracy:>10.3f}{score.macro_f1:>10.3f}")
 
 
 @app.command()
@@ -211,16 +196,13 @@ def _say_applied(applied: Applied, labels: str | None) -> None:
     if applied.unknown:
         names = ", ".join(f"{count} x {name}" for name, count in applied.unknown.items())
         warn(f"labels that are no class of the head were not measured: {names}")
-    if applied.measures is not None:
-        _say_measures(applied.measures, str(labels))
-
-
-def _say_measures(measures: Measures, column: str) -> None:
-    say(
-        f"  against {column!r}, {measures.rows} rows: accuracy {measures.accuracy:.3f}, macro-F1 "
-        f"{measures.macro_f1:.3f}"
-    )
-    for name, one in measures.classes.items():
+    if (measures := applied.measures) is not None:
         say(
-            f"    {name}: precision {one.precision:.3f}, recall {one.recall:.3f}, {one.support} rows"
+            f"  against {labels!r}, {measures.rows} rows: accuracy {measures.accuracy:.3f}, "
+            f"macro-F1 {measures.macro_f1:.3f}"
         )
+        for name, one in measures.classes.items():
+            say(
+                f"    {name}: precision {one.precision:.3f}, recall {one.recall:.3f}, "
+                f"{one.support} rows"
+            )

@@ -86,7 +86,7 @@ def apply_head(
         head_file: made by ``onepass probe train``.
         out: where the answers go; default ``RUN/heads/`` and the head's name.
         labels: a column of the run to hold the answers against.
-        report: told rows done and planned.
+        report: receives rows done and planned.
 
     Raises:
         ModelError: the file is no head.
@@ -101,12 +101,9 @@ def apply_head(
     out = out or opened.path / "heads" / Path(head_file).stem
     manifest = _earlier(out, opened, head)
     already_done = manifest is not None
-    if manifest is None:
-        manifest = _write(opened, head, out, report)
-    if truth is None:
-        return Applied(out, manifest, already_done, None, {})
-    measures, unknown = _held_against(out, manifest, truth)
-    return Applied(out, manifest, already_done, measures, unknown)
+    manifest = manifest or _write(opened, head, out, report)
+    measured = (None, {}) if truth is None else _held_against(out, manifest, truth)
+    return Applied(out, manifest, already_done, *measured)
 
 
 def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
@@ -114,26 +111,23 @@ def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
     extra("sklearn")
     good = run.table(["error"])["error"].is_null()
     labels = pc.if_else(good, label_values(run, column), None)
-    classes = head.facts.classes
-    if not pc.any(pc.is_in(labels, pa.array(classes))).as_py():
+    if not pc.any(pc.is_in(labels, pa.array(head.facts.classes))).as_py():
         raise InputError(
-            f"--labels {column}: no row of {run.path} is labelled with a class of the head; its "
-            f"{len(classes)} classes are {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}"
+            f"--labels {column}: no row of {run.path} is labelled with a class of the head, as "
+            f"{head.facts.classes[0]!r}"
         )
     return labels
 
 
 def _refuse_misfit(run: Run, head: Head, file: str | Path) -> None:
-    wants = head.facts
-    holds = model_of(run, wants.features)
+    wants, holds = head.facts, model_of(run, head.facts.features)
     if holds.fingerprint != wants.fingerprint:
         raise RunError(
             f"--head {file} wants features of {wants.spec} ({wants.fingerprint[:12]}), {run.path} "
             f"holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
             "run, or extract with the head's model, weights and preprocessing"
         )
-    _, shape = column_of(run, wants.features)
-    if shape != wants.shape:
+    if (shape := column_of(run, wants.features)[1]) != wants.shape:
         raise RunError(
             f"--head {file} wants {wants.features} features of shape {wants.shape}, {run.path} "
             f"holds {shape}; train a head on this run"
@@ -154,13 +148,8 @@ def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
     if not file.is_file():
         raise RunError(f"{out} exists and holds no answers of a head; give another --out")
     earlier = read_record(file, AppliedManifest)
-    if earlier.head_sha256 != head_sha256(head):
-        raise RunError(
-            f"{out} holds answers of another head ({earlier.head_sha256[:12]}, this one is "
-            f"{head_sha256(head)[:12]}); give another --out"
-        )
-    if earlier.rows_sha256 != _rows_sha256(run):
-        raise RunError(f"{out} holds answers for another run's rows; give another --out")
+    if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
+        raise RunError(f"{out} holds answers of another head or run; give another --out")
     return earlier
 
 

@@ -35,15 +35,9 @@ def random_run(
         raise RunError(f"--random-backbone: {run.path} has no request.json to repeat")
     command = read_record(file, Request).command
     own = model_of(run, kind)
-    model = own.request.model_copy(
-        update={
-            "random_weights": True,
-            "checkpoint": None,
-            "pretrained": False,
-            "labels": None,
-            "head": None,
-        }
-    )
+    untrained: dict[str, bool | None] = {"random_weights": True, "pretrained": False}
+    untrained |= dict.fromkeys(("checkpoint", "labels", "head"))
+    model = own.request.model_copy(update=untrained)
     if examine(model).weights_sha256 == own.weights_sha256:
         raise RunError(
             f"--random-backbone: the network of {run.path} is untrained itself ({own.weights}), so "

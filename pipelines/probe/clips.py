@@ -57,10 +57,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
         "without frames": int(((names != "") & (frames == 0)).sum()),
     }
     rows = np.flatnonzero((names != "") & (frames > 0))
-    if not len(rows):
-        said = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise InputError(f"{file} has no clip to train on ({said})")
-    rows = at_most(limit, rows, left_out)
+    rows = at_most(limit, rows, left_out, f"{file} has no clip")
     features = allocate(len(rows), first.width)
     begin = 0
     for clips in sources:

@@ -25,6 +25,7 @@ from pipelines.video.layout import ALL, SPLITS, split_and_category
 Kind = Literal["pooled", "map"]
 
 BATCH_BYTES = 64 * 2**20
+COPIES = 3  # of all features in memory at once: as stored, the parts, scaled or of unit length
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,7 @@ def read_run(
         # The model ran only on rows that passed: the others have no map.
         leave_out("that the gate did not let pass", np.asarray(plan["label_index"].is_null()))
     rows = np.flatnonzero(keep)
-    if not len(rows):
-        said = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise InputError(f"--labels {labels}: {run.path} has no row to train on ({said})")
-    rows = at_most(limit, rows, left_out)
+    rows = at_most(limit, rows, left_out, f"--labels {labels}: {run.path} has no row")
     taken = pa.array(rows)
     return Examples(
         features=_scatter(run, column, rows, math.prod(shape)),
@@ -130,9 +128,16 @@ def read_run(
 
 
 def at_most(
-    limit: int | None, rows: npt.NDArray[np.int64], left_out: dict[str, int]
+    limit: int | None, rows: npt.NDArray[np.int64], left_out: dict[str, int], none: str
 ) -> npt.NDArray[np.int64]:
-    """``limit`` of ``rows``, spread evenly; how many more there were goes into ``left_out``."""
+    """``limit`` of ``rows``, spread evenly; how many more there were goes into ``left_out``.
+
+    Raises:
+        InputError: there are none; its text starts with ``none``.
+    """
+    if not len(rows):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise InputError(f"{none} to train on ({reasons})")
     if limit is None or limit >= len(rows):
         return rows
     left_out["beyond --limit"] = len(rows) - limit
@@ -175,25 +180,19 @@ def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedA
 
 
 def _holds_names(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-    )
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    of = pa.types
+    allowed = (of.is_string, of.is_large_string, of.is_integer, of.is_boolean)
+    return any(is_kind(kind) for is_kind in allowed)
 
 
 def _parts(values: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.str_]:
-    names, places = np.unique(values, return_inverse=True)
-    unknown = [name for name in names.tolist() if name.strip().lower() not in SPLITS]
+    unknown = [name for name in values.tolist() if name.strip().lower() not in SPLITS]
     if unknown:
         raise InputError(
-            f"--split-by {column}: {unknown[0]!r} is no part; allowed are train, training, val, "
-            "valid, validation, test"
+            f"--split-by {column}: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
         )
-    return np.array([SPLITS[name.strip().lower()] for name in names.tolist()])[places]
+    return np.array([SPLITS[name.strip().lower()] for name in values.tolist()])
 
 
 def batch_rows(width: int) -> int:
@@ -205,21 +204,21 @@ def allocate(rows: int, width: int) -> npt.NDArray[np.float32]:
     """An array for all features.
 
     Raises:
-        InputError: it would take more than half of the memory that is free.
+        InputError: training, which copies it twice, would take more memory than is free.
     """
-    need, free = rows * width * 4, free_bytes()
-    if need > free / 2:
+    need, free = COPIES * rows * width * 4, free_bytes()
+    if need > free:
         raise InputError(
-            f"{rows} rows of {width} numbers need {need / 2**30:.1f} GiB, and half of the "
-            f"{free / 2**30:.1f} GiB free here may be used; give --limit ROWS or --features pooled"
+            f"{rows} rows of {width} numbers need {need / 2**30:.1f} GiB to train on, and "
+            f"{free / 2**30:.1f} GiB are free here; give --limit ROWS or --features pooled"
         )
     return np.empty((rows, width), dtype=np.float32)
 
 
 def free_bytes() -> int:
     """Memory that can be had without swapping; all there is where the system does not say."""
-    told = Path("/proc/meminfo")
-    for line in told.read_text().splitlines() if told.is_file() else ():
+    known = Path("/proc/meminfo")
+    for line in known.read_text().splitlines() if known.is_file() else ():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -245,14 +244,13 @@ def check_finite(features: npt.NDArray[np.float32], where: str, names: Any) -> N
     Raises:
         InputError: naming the first row.
     """
-    step = batch_rows(features.shape[1])
-    for start in range(0, len(features), step):
-        bad = np.flatnonzero(~np.isfinite(features[start : start + step]).all(1))
-        if len(bad):
-            raise InputError(
-                f"{where} {names[start + bad[0]]} has features that are not finite and no error; "
-                "extract again, or check the file with onepass inspect --verify"
-            )
+    # One number a row, so that no second array of all features is made.
+    bad = np.flatnonzero(~np.isfinite(features.sum(1, dtype=np.float64)))
+    if len(bad):
+        raise InputError(
+            f"{where} {names[bad[0]]} has features that are not finite and no error; extract "
+            "again, or check the file with onepass inspect --verify"
+        )
 
 
 def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.str_]:

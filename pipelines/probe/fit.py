@@ -1,28 +1,32 @@
-"""Fit a head: rows to train on and to validate on, standardised, until validation stops falling."""
+"""Fit a head with scikit-learn; the validation rows choose how strongly it is regularised."""
 
 from __future__ import annotations
 
-import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch import nn
 
-from cluster.errors import InputError
-from pipelines.engines.engine import this_device
 from pipelines.facts import HeadFacts
 from pipelines.head import Head
 from pipelines.probe.features import Examples, Kind, batch_rows
-from pipelines.records import Record
+from pipelines.probe.parts import Parts, Rows
+from pipelines.probe.report import extra
 from pipelines.scores import top_classes
 
-Rows = npt.NDArray[np.int64]
-DEFAULT_SHARE = 0.2
+Floats = npt.NDArray[np.float32]
+Weights = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]  # of each layer: [in, out] and [out]
+Losses = Callable[[Any], npt.NDArray[np.float64]]  # of a model, one a validation row
+Report = Callable[[int, int], None]  # steps done and the most there will be
+STRENGTHS = tuple(10.0**power for power in range(-5, 2))  # C of LogisticRegression
+_EPOCHS, _PATIENCE, _BATCH = 200, 20, 64  # of MLPClassifier
 # A column that varies by less than this share of its own size holds rounding, not a feature.
 _CONSTANT = 1e-6
 
@@ -34,237 +38,146 @@ class TrainOptions:
     labels: str
     features: Kind = "pooled"
     hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
-    epochs: int = 200
-    patience: int = 20  # epochs without a better validation loss
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    batch: int = 64
     seed: int = 0
     split_by: str | None = None
-    val_share: float | None = None  # DEFAULT_SHARE where nothing else divides
+    val_share: float | None = None  # a fifth where nothing else divides
     validation: Path | None = None  # a second clip file
     limit: int | None = None
     random_backbone: bool = False
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Which rows are trained on, validated on and tested on, as places among the examples."""
-
-    classes: tuple[str, ...]  # by name
-    targets: Rows  # class of every row
-    train: Rows
-    validation: Rows
-    test: Rows
-
-
-class Curves(Record):
-    """Loss and accuracy, one number an epoch; of training while its weights still moved."""
-
-    train_loss: tuple[float, ...]
-    train_accuracy: tuple[float, ...]
-    validation_loss: tuple[float, ...]
-    validation_accuracy: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Fitted:
-    """A head with the weights of its best epoch (counted from 1)."""
+    """A head, and the setting that the validation loss chose: ``C``, or ``epochs``."""
 
     head: Head
-    curves: Curves
-    best_epoch: int
-
-
-def divide(examples: Examples, *, share: float, seed: int) -> Parts:
-    """Divide as the source says, or take a stratified share of every class to validate on.
-
-    A class of two rows or more always gets one to validate on and keeps one to train on.
-
-    Raises:
-        InputError: fewer than two classes, a class with nothing to train on, or nothing to
-            validate on.
-    """
-    names, targets = np.unique(examples.labels, return_inverse=True)
-    classes = tuple(names.tolist())
-    if len(classes) < 2:
-        raise InputError(
-            f"all {len(targets)} labelled rows are {classes[0]!r}; a head needs two classes or more"
-        )
-    parts = examples.parts
-    if parts is None:
-        parts = _stratified(targets, share, seed)
-    places = {name: np.flatnonzero(parts == name) for name in ("train", "validation", "test")}
-    trained = np.bincount(targets[places["train"]], minlength=len(classes))
-    for index in np.flatnonzero(trained == 0).tolist():
-        seen = {name: int((targets[rows] == index).sum()) for name, rows in places.items()}
-        where = ", ".join(f"{count} to {name}" for name, count in seen.items() if count)
-        raise InputError(
-            f"class {classes[index]!r} has no row to train on ({where}); give it some, or take "
-            "its label away"
-        )
-    if not len(places["validation"]):
-        raise InputError(
-            f"none of the {len(targets)} labelled rows is there to validate on; give another "
-            "--split-by or --validation, or classes of two rows or more"
-        )
-    return Parts(classes, targets, places["train"], places["validation"], places["test"])
-
-
-def _stratified(targets: Rows, share: float, seed: int) -> npt.NDArray[np.str_]:
-    stream = np.random.Generator(np.random.PCG64(seed))
-    parts = np.full(len(targets), "train", dtype="<U10")
-    for index in range(int(targets.max()) + 1):
-        rows = stream.permutation(np.flatnonzero(targets == index))
-        count = min(len(rows) - 1, max(1, math.floor(len(rows) * share + 0.5)))
-        parts[rows[:count]] = "validation"
-    return parts
+    chosen: dict[str, float]
 
 
 def fit(
     examples: Examples,
     parts: Parts,
     options: TrainOptions,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = lambda done, most: None,
 ) -> Fitted:
-    """Train a head with AdamW and keep the weights of the lowest validation loss.
+    """Train logistic regression, or an MLP where ``options.hidden`` has widths.
 
-    ``report`` is told epochs done and the most there will be. The same arguments give the
-    same weights on one machine.
-
-    Raises:
-        InputError: the loss is not finite from the first epoch on.
+    ``report`` receives steps done and the most there will be. The same arguments give the same
+    weights on one machine.
     """
+    mean, scale = standardisation(examples.features, parts.train)
+    if options.hidden:  # rows of length 1: else a step of Adam moves a wide layer too far
+        scale /= np.float32(math.sqrt(len(scale)))
+    x, held = (_scaled(examples.features[r], mean, scale) for r in (parts.train, parts.validation))
+    y, truth = parts.targets[parts.train], parts.targets[parts.validation]
+
+    def losses(model: Any) -> npt.NDArray[np.float64]:
+        likely = model.predict_proba(held)[np.arange(len(truth)), truth]
+        found: npt.NDArray[np.float64] = -np.log(np.maximum(likely, 1e-12), dtype=np.float64)
+        return found
+
+    fitted = _network if options.hidden else _linear
+    weights, chosen = fitted(x, y, losses, options, report)
     facts = HeadFacts(
         features=examples.kind,
         shape=examples.shape,
         hidden=options.hidden,
-        dropout=options.dropout,
+        dropout=0.0,
         classes=parts.classes,
         spec=examples.spec,
         fingerprint=examples.fingerprint,
     )
-    device = this_device()
-    gpus = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        torch.manual_seed(options.seed)
-        head = Head(facts)
-        mean, scale = standardisation(examples.features, parts.train)
-        head.mean.copy_(torch.from_numpy(mean))
-        head.scale.copy_(torch.from_numpy(scale))
-        return _epochs(head.to(device), examples.features, parts, options, report)
+    return Fitted(head_of(facts, mean, scale, weights), chosen)
 
 
-def _epochs(
-    head: Head,
-    features: npt.NDArray[np.float32],
-    parts: Parts,
-    options: TrainOptions,
-    report: Callable[[int, int], None],
-) -> Fitted:
-    order = np.random.Generator(np.random.PCG64(options.seed))
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=options.lr, weight_decay=options.weight_decay
+def _scaled(rows: Floats, mean: Floats, scale: Floats) -> Floats:
+    rows -= mean  # in place: they are a copy already, and may be most of the memory
+    rows *= scale
+    return rows
+
+
+def _linear(
+    x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
+) -> tuple[Weights, dict[str, float]]:
+    """The strongest regularisation within one standard error of the lowest validation loss."""
+    model = extra("sklearn.linear_model").LogisticRegression(max_iter=1000, warm_start=True)
+    tried: list[tuple[float, float, Weights]] = []
+    for strength in STRENGTHS:
+        with warnings.catch_warnings():
+            # Where the steps run out, the validation loss judges the weights of the last one.
+            warnings.simplefilter("ignore", extra("sklearn.exceptions").ConvergenceWarning)
+            model.set_params(C=strength).fit(x, y)
+        found = losses(model)
+        tried.append((found.mean(), found.std() / math.sqrt(len(found)), weights_of(model)))
+        report(len(tried), len(STRENGTHS))
+    lowest, error, _ = min(tried, key=lambda one: one[0])
+    best = next(n for n, (loss, _, _) in enumerate(tried) if loss <= lowest + error)
+    return tried[best][2], {"C": STRENGTHS[best]}
+
+
+def _network(
+    x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
+) -> tuple[Weights, dict[str, float]]:
+    """The epoch of the lowest validation loss."""
+    model = extra("sklearn.neural_network").MLPClassifier(
+        options.hidden, batch_size=min(_BATCH, len(y)), random_state=options.seed
     )
-    train: list[tuple[float, float]] = []
-    validation: list[tuple[float, float]] = []
-    best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(head.state_dict())
-    for epoch in range(1, options.epochs + 1):
-        head.train()
-        loss_sum, right = 0.0, 0
-        for x, y in _batches(
-            features, parts.targets, order.permutation(parts.train), options.batch, head.mean.device
-        ):
-            optimizer.zero_grad()
-            outputs = head.outputs(x)
-            loss = loss_of(outputs, y)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            loss_sum += float(loss.detach()) * len(y)
-            right += int((chosen(outputs) == y).sum())
-        train.append((loss_sum / len(parts.train), right / len(parts.train)))
-        validation.append(evaluate(head, features, parts.targets, parts.validation))
-        if validation[-1][0] < best_loss:
-            best_loss, best_epoch = validation[-1][0], epoch
-            best = copy.deepcopy(head.state_dict())
-        report(epoch, options.epochs)
-        if not best_epoch:
-            raise InputError(
-                f"the loss is {validation[-1][0]} after the first epoch; give a smaller --lr than "
-                f"{options.lr:g}"
-            )
-        if epoch - best_epoch >= options.patience:
+    best, epochs, weights = math.inf, 0, None
+    for epoch in range(1, _EPOCHS + 1):
+        loss = losses(model.partial_fit(x, y, classes=np.unique(y))).mean()
+        if weights is None or loss < best:
+            best, epochs, weights = loss, epoch, weights_of(model)
+        report(epoch, _EPOCHS)
+        if epoch - epochs >= _PATIENCE:
             break
-    head.load_state_dict(best)
-    curves = Curves(
-        train_loss=tuple(loss for loss, _ in train),
-        train_accuracy=tuple(share for _, share in train),
-        validation_loss=tuple(loss for loss, _ in validation),
-        validation_accuracy=tuple(share for _, share in validation),
-    )
-    return Fitted(head.cpu().eval().requires_grad_(False), curves, best_epoch)
+    assert weights is not None
+    return weights, {"epochs": epochs}
 
 
-def standardisation(
-    features: npt.NDArray[np.float32], rows: Rows
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def standardisation(features: Floats, rows: Rows) -> tuple[Floats, Floats]:
     """Mean and one over the standard deviation of each column, ``[D]`` each, over ``rows``.
 
     A column that is constant but for rounding gets the scale 1: dividing by its deviation
     would make noise as loud as features.
     """
-    width = features.shape[1]
-    total, square = np.zeros(width), np.zeros(width)
-    for some in _blocks(rows, width):
-        total += features[some].sum(0, dtype=np.float64)
-    mean = total / len(rows)
-    for some in _blocks(rows, width):
-        square += ((features[some] - mean) ** 2).sum(0)
-    deviation = np.sqrt(square / len(rows))
-    constant = deviation <= _CONSTANT * np.abs(mean)
-    scale = 1 / np.where(constant, 1.0, deviation)
-    return mean.astype(np.float32), scale.astype(np.float32)
-
-
-def loss_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean loss of ``Head.outputs``: binary cross-entropy for ``[B, 1]``, else cross-entropy."""
-    if outputs.shape[1] == 1:
-        return binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
-    return cross_entropy(outputs, targets)
-
-
-def chosen(outputs: torch.Tensor) -> torch.Tensor:
-    """Class of each row of ``Head.outputs``."""
-    return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
-
-
-@torch.no_grad()
-def evaluate(
-    head: Head, features: npt.NDArray[np.float32], targets: Rows, rows: Rows
-) -> tuple[float, float]:
-    """Mean loss and accuracy over ``rows``."""
-    head.eval()
-    loss, right = 0.0, 0
+    scaler = extra("sklearn.preprocessing").StandardScaler()
     for some in _blocks(rows, features.shape[1]):
-        for x, y in _batches(features, targets, some, len(some), head.mean.device):
-            outputs = head.outputs(x)
-            loss += float(loss_of(outputs, y)) * len(y)
-            right += int((chosen(outputs) == y).sum())
-    return loss / len(rows), right / len(rows)
+        scaler.partial_fit(features[some])  # sums in float64
+    deviation = np.sqrt(scaler.var_)
+    constant = deviation <= _CONSTANT * np.abs(scaler.mean_)
+    scale = 1 / np.where(constant, 1.0, deviation)
+    return scaler.mean_.astype(np.float32), scale.astype(np.float32)
+
+
+def weights_of(model: Any) -> Weights:
+    """A copy of weights ``[in, out]`` and bias ``[out]`` of each layer of a fitted classifier."""
+    if hasattr(model, "coefs_"):
+        return [(w.copy(), b.copy()) for w, b in zip(model.coefs_, model.intercepts_, strict=True)]
+    return [(model.coef_.T.copy(), model.intercept_.copy())]
+
+
+def head_of(facts: HeadFacts, mean: Floats, scale: Floats, weights: Weights) -> Head:
+    """A head that answers like the classifier of ``weights`` does on standardised features."""
+    head = Head(facts)
+    layers = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        head.mean.copy_(torch.from_numpy(mean))
+        head.scale.copy_(torch.from_numpy(scale))
+        for layer, (weight, bias) in zip(layers, weights, strict=True):
+            layer.weight.copy_(torch.from_numpy(weight.T))
+            layer.bias.copy_(torch.from_numpy(bias))
+    return head.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def classify(
-    head: Head, features: npt.NDArray[np.float32], rows: Rows | None = None
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    head: Head, features: Floats, rows: Rows | None = None
+) -> tuple[npt.NDArray[np.int32], Floats]:
     """Best class and its score, ``[N]`` each, of flattened features ``[N, D]``, or some rows."""
-    head.eval()
     rows = np.arange(len(features)) if rows is None else rows
     logits = [np.empty((0, len(head.facts.classes)), np.float32)]
     for some in _blocks(rows, features.shape[1]):
-        x = torch.from_numpy(features[some]).to(head.mean.device)
-        logits.append(head(x).cpu().numpy())
+        logits.append(head(torch.from_numpy(features[some]).to(head.mean.device)).cpu().numpy())
     index, score = top_classes(np.concatenate(logits), 1)
     return index[:, 0], score[:, 0]
 
@@ -273,18 +186,3 @@ def _blocks(rows: Rows, width: int) -> Iterator[Rows]:
     step = batch_rows(width)
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
-
-
-def _batches(
-    features: npt.NDArray[np.float32],
-    targets: Rows,
-    rows: Rows,
-    size: int,
-    device: torch.device,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        yield (
-            torch.from_numpy(features[some]).to(device),
-            torch.from_numpy(targets[some]).to(device),
-        )

@@ -3,7 +3,6 @@
 ::
 
     head.json            how it was made and what it is worth
-    head-curves.png      loss and accuracy by epoch
     head-confusion.png   of the test rows, else of those it was validated on
     head-validation.png  images it was validated on; of clips there is none
     head-random-run/     the run of the untrained network, where it was asked for
@@ -12,8 +11,11 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,32 +23,26 @@ import numpy as np
 from cluster.errors import InputError, RunError
 from cluster.executors import ExecutorChoice
 from cluster.storage import place
-from pipelines.head import save_head
+from pipelines.head import Head, head_sha256, save_head
 from pipelines.probe.chance import random_run
 from pipelines.probe.clips import read_clips
 from pipelines.probe.features import Examples, read_run
-from pipelines.probe.fit import (
-    DEFAULT_SHARE,
-    Fitted,
-    Parts,
-    TrainOptions,
-    classify,
-    divide,
-    fit,
-)
-from pipelines.probe.pictures import Judged, draw_confusion, draw_curves, draw_validation
+from pipelines.probe.fit import TrainOptions, classify, fit
+from pipelines.probe.parts import DEFAULT_SHARE, Parts, divide, notes_of
+from pipelines.probe.pictures import Judged, draw_confusion, draw_validation
 from pipelines.probe.report import (
+    Measures,
     ProbeRecord,
     RandomBackbone,
-    Score,
-    describe_probe,
+    baselines_of,
     extra,
-    measures_of,
+    measure,
 )
 from pipelines.records import read_record, write_atomic
 from pipelines.run import Run
 
 Report = Callable[[str, int, int], None]  # stage, done, planned
+_PACKAGES = ("onepass", "torch", "numpy", "scikit-learn", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def train(
         out: the head's file, ``*.pt``; what belongs to it is written beside it.
         options: how.
         executor: where the source is extracted once more, for ``options.random_backbone``.
-        report: told of epochs, and of rows where the source is extracted once more.
+        report: receives steps of training, and rows where the source is extracted once more.
 
     Raises:
         InputError: source, options or ``out`` do not fit; nothing was written.
@@ -84,18 +80,47 @@ def train(
     clips = place(source).is_file()
     _refuse_options(source, options, clips=clips)
     run = None if clips else Run.open(source)
-    examples = _read(source, run, options)
-    parts = _divided(examples, options)
+    examples, parts = _read(source, run, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     chance = None
     if run and options.random_backbone:
         chance = _chance(run, out, options, executor, report)
     fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
     report("measuring", 0, 1)
-    record = describe_probe(str(source), fitted, examples, parts, options, random_backbone=chance)
-    beside = _write_beside(out, record, fitted, examples, parts, run)
+    baselines = baselines_of(examples, parts)
+    if options.hidden and options.features == "pooled":  # of maps it takes longer than the head
+        linear = measures_of(
+            fit(examples, parts, replace(options, hidden=())).head, examples, parts
+        )
+        baselines["linear"] = {part: m.score for part, m in linear.items() if part != "train"}
+    used = {name: value for name, value in vars(options).items() if value is not None}
+    record = ProbeRecord(
+        source=str(source),
+        head=fitted.head.facts,
+        head_sha256=head_sha256(fitted.head),
+        options=json.loads(json.dumps(used, default=str)),  # paths are text there
+        chosen=fitted.chosen,
+        rows={part: len(rows) for part, rows in parts.measured.items()},
+        left_out=examples.left_out,
+        measures=measures_of(fitted.head, examples, parts),
+        baselines=baselines,
+        random_backbone=chance,
+        notes=notes_of(examples, parts),
+        versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+    )
+    beside = _write_beside(out, record, fitted.head, examples, parts, run)
     save_head(fitted.head, out)
     return Trained(out, record, beside)
+
+
+def measures_of(head: Head, examples: Examples, parts: Parts) -> dict[str, Measures]:
+    """A head's measures on every part that has rows."""
+    return {
+        part: measure(
+            parts.targets[rows], classify(head, examples.features, rows)[0], parts.classes
+        )
+        for part, rows in parts.measured.items()
+    }
 
 
 def _refuse_taken(out: Path) -> None:
@@ -109,7 +134,7 @@ def _refuse_taken(out: Path) -> None:
             read_record(record, ProbeRecord)
         except RunError:
             raise RunError(
-                f"--out {out}: {record} stands in the place of its record; give another --out"
+                f"--out {out}: {record} is there and is no record of a head; give another --out"
             ) from None
 
 
@@ -119,42 +144,36 @@ def _refuse_options(source: str | Path, options: TrainOptions, *, clips: bool) -
             "--val-share takes part of the rows to validate on, --split-by and --validation name "
             "them; give one of the three"
         )
-    if not clips:
-        if options.validation is not None:
-            raise InputError(
-                f"--validation goes with a clip file, and {source} is none; divide a run with "
-                "--split-by COLUMN"
-            )
-        return
-    refused = {
+    if not clips and options.validation is not None:
+        raise InputError(
+            f"--validation goes with a clip file, and {source} is none; divide a run with "
+            "--split-by COLUMN"
+        )
+    run_only = {
         f"--labels {options.labels}": options.labels != "category",
         "--features map": options.features == "map",
         "--split-by": options.split_by is not None,
         "--random-backbone": options.random_backbone,
     }
-    for option, given in refused.items():
-        if given:
-            raise InputError(
-                f"{option} needs a run, and {source} is a clip file: its labels are 'category', "
-                "its features pooled; divide it with --validation OTHER.h5 or --val-share"
-            )
+    for option in [option for option, given in run_only.items() if clips and given]:
+        raise InputError(
+            f"{option} needs a run, and {source} is a clip file: its labels are 'category', "
+            "its features pooled; divide it with --validation OTHER.h5 or --val-share"
+        )
 
 
-def _read(source: str | Path, run: Run | None, options: TrainOptions) -> Examples:
+def _read(source: str | Path, run: Run | None, options: TrainOptions) -> tuple[Examples, Parts]:
     if run is None:
-        return read_clips(Path(source), validation=options.validation, limit=options.limit)
-    return read_run(
-        run,
-        labels=options.labels,
-        kind=options.features,
-        split_by=options.split_by,
-        limit=options.limit,
-    )
-
-
-def _divided(examples: Examples, options: TrainOptions) -> Parts:
-    share = DEFAULT_SHARE if options.val_share is None else options.val_share
-    return divide(examples, share=share, seed=options.seed)
+        examples = read_clips(Path(source), validation=options.validation, limit=options.limit)
+    else:
+        examples = read_run(
+            run,
+            labels=options.labels,
+            kind=options.features,
+            split_by=options.split_by,
+            limit=options.limit,
+        )
+    return examples, divide(examples, share=options.val_share or DEFAULT_SHARE, seed=options.seed)
 
 
 def _chance(
@@ -169,71 +188,40 @@ def _chance(
         executor,
         lambda at: report(f"random: {at.stage}", at.done, at.planned),
     )
-    examples = _read(untrained.path, untrained, options)
-    parts = _divided(examples, options)
-    fitted = fit(
-        examples, parts, options, lambda done, most: report("random: training", done, most)
-    )
-    found = measures_of(fitted, examples, parts)
+    examples, parts = _read(untrained.path, untrained, options)
+    fitted = fit(examples, parts, options, lambda *at: report("random: training", *at))
+    measures = measures_of(fitted.head, examples, parts)
     return RandomBackbone(
-        run=folder.name,
-        scores={
-            part: Score(accuracy=measured.accuracy, macro_f1=measured.macro_f1)
-            for part, measured in found.items()
-        },
+        run=folder.name, scores={part: found.score for part, found in measures.items()}
     )
 
 
 def _write_beside(
-    out: Path,
-    record: ProbeRecord,
-    fitted: Fitted,
-    examples: Examples,
-    parts: Parts,
-    run: Run | None,
+    out: Path, record: ProbeRecord, head: Head, examples: Examples, parts: Parts, run: Run | None
 ) -> tuple[Path, ...]:
-    """Write all that stands beside a head, and say what that is."""
-    made = [out.with_suffix(".json")]
-    write_atomic(made[0], record.model_dump_json(indent=2).encode())
-
-    def picture(name: str) -> Path:
-        made.append(out.with_name(f"{out.stem}-{name}.png"))
-        return made[-1]
-
-    draw_curves(record, picture("curves"))
+    """Write the record and the pictures; returns their files."""
+    beside = [out.with_suffix(".json"), out.with_name(f"{out.stem}-confusion.png")]
+    write_atomic(beside[0], record.model_dump_json(indent=2).encode())
     part = "test" if "test" in record.measures else "validation"
-    measured = record.measures[part]
-    draw_confusion(
-        measured,
-        picture("confusion"),
-        title=f"{part}: {measured.rows} rows, accuracy {measured.accuracy:.3f}",
-    )
+    measures = record.measures[part]
+    title = f"{part}: {measures.rows} rows, accuracy {measures.accuracy:.3f}"
+    draw_confusion(measures, beside[1], title=title)
     if run is not None:
-        judged = _judged(fitted, examples, parts)
-        draw_validation(judged, run.root, picture("validation"), title="validation")
-    return tuple(made)
+        beside.append(out.with_name(f"{out.stem}-validation.png"))
+        draw_validation(_judged(head, examples, parts), run.root, beside[2], title="validation")
+    return tuple(beside)
 
 
-def _judged(fitted: Fitted, examples: Examples, parts: Parts) -> list[Judged]:
+def _judged(head: Head, examples: Examples, parts: Parts) -> list[Judged]:
     assert examples.images is not None
     assert examples.boxes is not None
-    rows = parts.validation
-    answers, scores = classify(fitted.head, examples.features, rows)
-    corners = examples.boxes[rows].tolist()
-    return [
-        Judged(
-            image=image,
-            box=tuple(None if np.isnan(value) else value for value in box),
-            truth=parts.classes[truth],
-            answer=parts.classes[answer],
-            score=score,
-        )
-        for image, box, truth, answer, score in zip(
-            examples.images[rows].tolist(),
-            corners,
-            parts.targets[rows].tolist(),
-            answers.tolist(),
-            scores.tolist(),
-            strict=True,
-        )
-    ]
+    rows, names = parts.validation, np.array(parts.classes)
+    answers, scores = classify(head, examples.features, rows)
+    columns = (
+        examples.images[rows].tolist(),
+        [tuple(None if np.isnan(v) else v for v in box) for box in examples.boxes[rows].tolist()],
+        names[parts.targets[rows]].tolist(),
+        names[answers].tolist(),
+        scores.tolist(),
+    )
+    return [Judged(*row) for row in zip(*columns, strict=True)]

@@ -32,12 +32,12 @@ def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
     record = trained.record
     assert record.rows == {"train": 120, "validation": 80}
     assert record.left_out == {}
-    assert record.measures["validation"].accuracy >= 0.93
-    assert record.measures["validation"].macro_f1 >= 0.93
+    assert record.measures["validation"].accuracy >= 0.95
+    assert record.measures["validation"].macro_f1 >= 0.95
     assert record.baselines["majority"]["validation"].accuracy == 0.5
     assert record.baselines["knn"]["validation"].accuracy >= 0.9
     assert record.random_backbone is not None
-    assert record.random_backbone.scores["validation"].accuracy <= 0.75
+    assert record.random_backbone.scores["validation"].accuracy <= 0.8
     for file in trained.beside[1:]:
         with Image.open(file) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
@@ -63,7 +63,7 @@ def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
 
 
 def test_hidden_layers_on_the_same_features(hymenoptera: Run, tmp_path: Path) -> None:
-    options = TrainOptions(**{**vars(BY_FOLDER), "hidden": (256,), "dropout": 0.2})
+    options = TrainOptions(**{**vars(BY_FOLDER), "hidden": (256,)})
     record = train(hymenoptera.path, tmp_path / "ants.pt", options).record
-    assert record.measures["validation"].accuracy >= 0.93
-    assert record.baselines["linear"]["validation"].accuracy >= 0.93
+    assert record.measures["validation"].accuracy >= 0.95
+    assert record.baselines["linear"]["validation"].accuracy >= 0.95

@@ -103,47 +103,37 @@ def test_again_finds_it_done(run: Run, tmp_path: Path) -> None:
     assert {f: f.stat().st_mtime_ns for f in first.out.iterdir()} == before
 
 
-def test_another_head_of_that_name(run: Run, tmp_path: Path) -> None:
+def test_a_folder_of_other_answers_is_left_alone(run: Run, tmp_path: Path) -> None:
     facts = run.manifest.model
     made_head(facts, tmp_path / "h.pt", EXAMPLES.features, classes=2)
-    apply_head(run.path, tmp_path / "h.pt")
-    made_head(facts, tmp_path / "h.pt", EXAMPLES.features, classes=2, seed=4)
-    with pytest.raises(RunError, match=r"heads/h holds answers of another head .* another --out"):
-        apply_head(run.path, tmp_path / "h.pt")
-    elsewhere = apply_head(run.path, tmp_path / "h.pt", out=tmp_path / "answers")
+    first = apply_head(run.path, tmp_path / "h.pt")
     other = labelled_run(tmp_path / "other", blobs(30, NAMES, seed=1))
-    with pytest.raises(RunError, match="answers holds answers for another run's rows"):
-        apply_head(other.path, tmp_path / "h.pt", out=elsewhere.out)
-    with pytest.raises(RunError, match="detections exists and holds no answers of a head"):
-        apply_head(run.path, tmp_path / "h.pt", out=run.path / "detections")
+    made_head(facts, tmp_path / "new.pt", EXAMPLES.features, classes=2, seed=4)
+    for source, head, out in (
+        (run, "new.pt", first.out),
+        (other, "h.pt", first.out),
+        (run, "h.pt", run.path / "detections"),
+    ):
+        before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+        with pytest.raises(RunError):
+            apply_head(source.path, tmp_path / head, out=out)
+        assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == before
 
 
-def test_features_of_another_model(run: Run, tmp_path: Path) -> None:
+def test_what_does_not_fit_the_head(run: Run, tmp_path: Path) -> None:
     facts = run.manifest.model
     other = facts.model_copy(update={"weights_sha256": "1" * 64})
-    made_head(other, tmp_path / "h.pt", EXAMPLES.features, classes=2)
-    with pytest.raises(RunError) as error:
-        apply_head(run.path, tmp_path / "h.pt")
-    assert f"wants features of tiny ({other.fingerprint[:12]}), " in str(error.value)
-    assert f"holds those of tiny ({facts.fingerprint[:12]})" in str(error.value)
-    made_head(facts, tmp_path / "h.pt", EXAMPLES.features[:, :5], classes=2)
-    with pytest.raises(RunError, match=r"wants pooled features of shape \(5,\), .* holds \(8,\)"):
-        apply_head(run.path, tmp_path / "h.pt")
-    maps = EXAMPLES.features.reshape(30, 2, 2, 2)
-    made_head(facts, tmp_path / "h.pt", maps, classes=2)
-    with pytest.raises(RunError, match="holds no feature maps"):
-        apply_head(run.path, tmp_path / "h.pt")
-    assert not (run.path / "heads").exists()
-
-
-def test_labels_that_the_head_does_not_know(run: Run, tmp_path: Path) -> None:
-    made_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=2)
-    with pytest.raises(
-        InputError, match=r"--labels sequence: no row .* classes are kind 0, kind 1"
+    values = EXAMPLES.features
+    for model, like, labels, error in (
+        (other, values, None, RunError),
+        (facts, values[:, :5], None, RunError),
+        (facts, values.reshape(30, 2, 2, 2), None, RunError),
+        (facts, values, "sequence", InputError),  # no class of the head there
+        (facts, values, "species", RunError),
     ):
-        apply_head(run.path, tmp_path / "h.pt", labels="sequence")
-    with pytest.raises(RunError, match=r"--labels species: .* has no such column"):
-        apply_head(run.path, tmp_path / "h.pt", labels="species")
+        made_head(model, tmp_path / "h.pt", like, classes=2)
+        with pytest.raises(error):
+            apply_head(run.path, tmp_path / "h.pt", labels=labels)
     assert not (run.path / "heads").exists()
 
 

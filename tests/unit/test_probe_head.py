@@ -85,33 +85,22 @@ class _Runs:
 
 def test_what_is_no_head_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "head.pt"
-    with pytest.raises(ModelError, match="no such file; make one with 'onepass probe train'"):
+    with pytest.raises(ModelError):
         load_head(file)
-    file.write_bytes(b"not a zip")
-    with pytest.raises(ModelError, match=r"head\.pt cannot be read: "):
-        load_head(file)
-    file.write_bytes(pickle.dumps(_Runs()))
-    with pytest.raises(ModelError, match=r"head\.pt cannot be read: "):
-        load_head(file)
-    torch.save({"conv.weight": torch.zeros(2)}, file)
-    with pytest.raises(ModelError, match=r"head\.pt is not a head; make one with"):
-        load_head(file)
-
-
-def test_a_damaged_head_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "head.pt"
     save_head(made(), file)
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match=r"head\.pt cannot be read: "):
-        load_head(file)
-    facts = made().facts
+    whole, facts = file.read_bytes(), made().facts.model_dump_json()
+    for content in (b"not a zip", pickle.dumps(_Runs()), whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        with pytest.raises(ModelError):
+            load_head(file)
     state = made(hidden=(4,)).state_dict()
-    for damaged in (
-        {"facts": facts.model_dump_json(), "state": state},
-        {"facts": '{"classes": []}', "state": state},
-        {"state": state},
+    for stored in (
+        {"conv.weight": torch.zeros(2)},
+        {"onepass_head": 2, "facts": facts, "state": made().state_dict()},
+        {"onepass_head": 1, "facts": facts, "state": state},
+        {"onepass_head": 1, "facts": '{"classes": []}', "state": state},
+        {"onepass_head": 1, "state": state},
     ):
-        torch.save({"onepass_head": 1, **damaged}, file)
-        with pytest.raises(ModelError, match=r"head\.pt is damaged: "):
+        torch.save(stored, file)
+        with pytest.raises(ModelError):
             load_head(file)
