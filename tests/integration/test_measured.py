@@ -128,10 +128,7 @@ def test_the_profile_is_words_numbers_and_a_picture(
 ) -> None:
     picture = tmp_path / "profile.png"
     assert asked(monkeypatch, "inspect", job.out, picture, "--profile") == 0
-    said = capsys.readouterr().out
-    assert f"session 1: OSError, {PHOTOS} rows in " in said
-    assert f"session 2: finished, 0 rows in " in said  # noqa: F541
-    assert f"error     {BROKEN} x not an image" in said
+    assert "session 1: OSError, " in capsys.readouterr().out
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
@@ -140,7 +137,10 @@ def test_the_profile_is_words_numbers_and_a_picture(
     assert asked(monkeypatch, "inspect", job.out, "--profile", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["picture"] is None
-    assert [session["rows"] for session in told["sessions"]] == [PHOTOS, 0]
+    first, second = told["sessions"]
+    assert (first["outcome"], first["rows"]) == ("OSError", PHOTOS)
+    assert first["errors"] == {"not an image": BROKEN}
+    assert (second["outcome"], second["rows"], second["executor"]) == ("finished", 0, "local")
 
 
 def test_profiles_that_cannot_be_drawn(
@@ -154,9 +154,8 @@ def test_profiles_that_cannot_be_drawn(
         captured = capsys.readouterr()
         return only_error(code, captured.out, captured.err)
 
-    assert "has no events.jsonl" in refused("inspect", tmp_path, "--profile")
-    assert "a picture is of --profile" in refused("inspect", job.out, tmp_path / "a.png")
+    assert "events.jsonl" in refused("inspect", tmp_path, "--profile")
+    assert "--profile" in refused("inspect", job.out, tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    said = refused("inspect", job.out, tmp_path / "a.png", "--profile")
-    assert "matplotlib is not installed" in said
+    assert "matplotlib" in refused("inspect", job.out, tmp_path / "a.png", "--profile")
     assert not (tmp_path / "a.png").exists()
