@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,6 @@ from pipelines.prepare import prepare
 from pipelines.records import Record
 from pipelines.request import Request, earlier_request
 from pipelines.run import SessionFacts
-from pipelines.source import Plan
 
 SAMPLE_SECONDS = 10.0  # of each actor's work, about
 _BLOCKS = (5, 40)  # of the sample, for each actor, at least and at most
@@ -65,16 +64,6 @@ class Forecast(Record):
     file_bytes: int
     sample_rows: int
     sample_seconds: float  # this dry run's own
-
-
-class _Measured(NamedTuple):
-    """What the sample took."""
-
-    rows: int
-    blocks: list[Block]
-    seconds: float  # of the pass, from start to the last answer
-    finish: tuple[float, float]  # seconds of finishing it, the first time and once more
-    file_bytes: int
 
 
 def dry_run(
@@ -110,16 +99,29 @@ def dry_run(
         start = max(joined, time.time() - started - resolved.building - resolved.timing)
         request, slots = resolved.request, executor.slots
         whole = block_rows(request, planned, slots)
-        blocks = _sample(plan.table, request, whole, executor, resolved.seconds_a_row)
+        sample = _sample(plan.table, request, whole, executor, resolved.seconds_a_row)
+        sampled = sum(block.num_rows for block in sample)
         with _folder_beside(out) as folder:
-            measured = _measure(folder, plan, request, blocks, options, executor, report)
+            write_blocks(folder / "plan", sample)
+            job = Job(
+                folder=folder,
+                root=plan.root,
+                request=request,
+                planned=sampled,
+                batch_rows=options.batch_rows,
+                gpus_per_actor=options.gpus_per_actor,
+                stall_seconds=options.stall_seconds,
+            )
+            blocks, passed = _answer(job, executor, report)
+            # What is done once, such as starting processes, is in the first time only.
+            once, again = _finish(job, executor), _finish(job, executor)
+            stored = sum(file.stat().st_size for file in data_files(folder))
         nodes = tuple(executor.nodes())
-    rates, limit = stage_rates(measured.blocks)
+    rates, limit = stage_rates(blocks)
     rate = min(rates.values())
-    start += max(0.0, measured.seconds - measured.rows / rate)
+    start += max(0.0, passed - sampled / rate)
     work = (planned - before) / rate
-    first, again = measured.finish
-    finish = max(0.0, first - again) + again * planned / measured.rows
+    finish = max(0.0, once - again) + again * planned / sampled
     seconds = start + work + finish
     files = -(-planned // whole)
     actors = min(slots.actors, files)
@@ -142,8 +144,8 @@ def dry_run(
         built_seconds=resolved.building,
         block_rows=whole,
         files=files,
-        file_bytes=round(measured.file_bytes / measured.rows * planned),
-        sample_rows=measured.rows,
+        file_bytes=round(stored / sampled * planned),
+        sample_rows=sampled,
         sample_seconds=time.time() - started,
     )
 
@@ -158,7 +160,7 @@ def _sample(
     """Blocks from all over the plan, some for each actor; all of a small plan."""
     slots, (few, many) = executor.slots, _BLOCKS
     each = SAMPLE_SECONDS / (seconds_a_row or _GUESS)  # rows of an actor
-    rows = min(whole, max(_LEAST_ROWS, int(each / few) // _LEAST_ROWS * _LEAST_ROWS))
+    rows = min(whole, max(_LEAST_ROWS, int(each / few)))
     wanted = slots.actors * max(few, min(many, round(each / rows)))
     if slots.gpus_per_actor:  # every core that decodes must be at work
         wanted = max(wanted, few * int(sum(node["cpus"] for node in executor.nodes())))
@@ -191,56 +193,32 @@ def _folder_beside(out: Path) -> Iterator[Path]:
         remove_folder(folder)
 
 
-def _measure(
-    folder: Path,
-    plan: Plan,
-    request: Request,
-    blocks: list[pa.Table],
-    options: Options,
-    executor: Executor,
-    report: Callable[[Progress], None],
-) -> _Measured:
-    """Answer the sample, and finish it as a run is finished."""
-    rows = sum(block.num_rows for block in blocks)
-    write_blocks(folder / "plan", blocks)
-    job = Job(
-        folder=folder,
-        root=plan.root,
-        request=request,
-        planned=rows,
-        batch_rows=options.batch_rows,
-        gpus_per_actor=options.gpus_per_actor,
-        stall_seconds=options.stall_seconds,
-    )
-    seen: list[Block] = []
+def _answer(
+    job: Job, executor: Executor, report: Callable[[Progress], None]
+) -> tuple[list[Block], float]:
+    """Answer the sample; its blocks, and the seconds that all of it took."""
+    blocks: list[Block] = []
 
     def looked(look: Look, _: int) -> None:
-        seen.extend(look.blocks)
-        report(Progress("measuring", look.tally.answered, rows, look.tally.failed))
-
-    def finish() -> float:
-        began = time.time()
-        if options.hdf5:
-            try:
-                tasks = executor.tasks("the sample's HDF5", then="nothing was changed")
-                write_hdf5(folder, request, tasks)
-            except Exception as error:
-                raise failed("the sample's HDF5", error, then="nothing was changed") from error
-        session = SessionFacts(rows=rows, actors=executor.slots.actors, gpus=0, rows_a_second=None)
-        describe_run(folder, plan.root, request, planned=rows, seconds=0.0, session=session)
-        return time.time() - began
+        blocks.extend(look.blocks)
+        report(Progress("measuring", look.tally.answered, job.planned, look.tally.failed))
 
     began = time.time()
     executor.answer(job, Watcher(looked))
-    seconds = time.time() - began
-    # What is done once, such as imports, is in the first time only.
-    return _Measured(
-        rows=rows,
-        blocks=seen,
-        seconds=seconds,
-        finish=(finish(), finish()),
-        file_bytes=sum(file.stat().st_size for file in data_files(folder)),
-    )
+    return blocks, time.time() - began
+
+
+def _finish(job: Job, executor: Executor) -> float:
+    """Finish the sample as a run is finished; the seconds that it took."""
+    began, rows, then = time.time(), job.planned, "nothing was changed"
+    if job.request.command.hdf5:
+        try:
+            write_hdf5(job.folder, job.request, executor.tasks("the sample's HDF5", then=then))
+        except Exception as error:
+            raise failed("the sample's HDF5", error, then=then) from error
+    session = SessionFacts(rows=rows, actors=executor.slots.actors, gpus=0, rows_a_second=None)
+    describe_run(job.folder, job.root, job.request, planned=rows, seconds=0.0, session=session)
+    return time.time() - began
 
 
 def stage_rates(blocks: Sequence[Block]) -> tuple[dict[str, float], Limit]:
