@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -91,58 +92,66 @@ class Reporter(Protocol):
 
 
 class Board:
-    """What stages reported, counted. Each executor has one, and reporters that reach it."""
+    """What stages reported, counted; threads may share it. Ray's stages reach one that is an actor."""
 
     lane = "here"
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._tally = Tally()
         self._seen: set[tuple[str, int]] = set()
         self._begun = Counter[tuple[str, int]]()
         self._blocks: list[Block] = []
 
     def decoded(self, rows: int) -> None:
-        self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
+        with self._lock:
+            self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
 
     def answered(self, rows: int) -> None:
-        now, before = time.time(), self._tally
-        self._tally = before._replace(
-            answered=before.answered + rows,
-            first_answer=before.first_answer or now,
-            first_rows=before.first_rows or rows,
-            last_answer=now,
-        )
+        with self._lock:
+            now, before = time.time(), self._tally
+            self._tally = before._replace(
+                answered=before.answered + rows,
+                first_answer=before.first_answer or now,
+                first_rows=before.first_rows or rows,
+                last_answer=now,
+            )
 
     def block(self, block: Block) -> None:
         """Hear of a block that left a stage."""
-        key, tally = (block.stage, block.first_row), self._tally
-        self._begun.pop(key, None)
-        again = key in self._seen
-        if block.rows:
-            self._seen.add(key)
-        if again:
-            self._tally = tally._replace(again=tally.again + 1)
-        else:
-            self._tally = tally._replace(
-                written=tally.written + (block.rows if block.stage == "write" else 0),
-                failed=tally.failed + sum(block.errors.values()),
-            )
-        if len(self._blocks) < _MOST_KEPT:
-            self._blocks.append(block._replace(again=again))
+        key = block.stage, block.first_row
+        with self._lock:
+            tally = self._tally
+            self._begun.pop(key, None)
+            again = key in self._seen
+            if block.rows:
+                self._seen.add(key)
+            if again:
+                self._tally = tally._replace(again=tally.again + 1)
+            else:
+                self._tally = tally._replace(
+                    written=tally.written + (block.rows if block.stage == "write" else 0),
+                    failed=tally.failed + sum(block.errors.values()),
+                )
+            if len(self._blocks) < _MOST_KEPT:
+                self._blocks.append(block._replace(again=again))
 
     def begun(self, stage: str, first_row: int) -> int:
         """How many times ``stage`` has begun with this block and not ended, this time included."""
-        self._begun[stage, first_row] += 1
-        return self._begun[stage, first_row]
+        with self._lock:
+            self._begun[stage, first_row] += 1
+            return self._begun[stage, first_row]
 
     def raised(self, stage: str, first_row: int, said: str) -> None:
         """Hear of an error that a stage raised over a block; it may be tried again."""
-        self._begun.pop((stage, first_row), None)  # its process lives
-        self._tally = self._tally._replace(raised=self._tally.raised + 1, said=said)
+        with self._lock:
+            self._begun.pop((stage, first_row), None)  # its process lives
+            self._tally = self._tally._replace(raised=self._tally.raised + 1, said=said)
 
     def look(self) -> Look:
-        blocks, self._blocks = self._blocks, []
-        return Look(self._tally, blocks, os.getpid())
+        with self._lock:
+            blocks, self._blocks = self._blocks, []
+            return Look(self._tally, blocks, os.getpid())
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 
 from pipelines.events.board import Block, Board, Stopwatch, Tally
@@ -31,6 +33,13 @@ def test_the_board_knows_what_was_done_again() -> None:
     assert (tally.failed, tally.again, tally.written) == (2, 1, 10)
     assert [each.again for each in blocks] == [False, True, False, False]
     assert board.look().blocks == []
+
+
+def test_threads_share_a_board() -> None:
+    board = Board()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: [board.decoded(1) for _ in range(5000)], range(8)))
+    assert board.look().tally.decoded == 8 * 5000
 
 
 def test_a_lost_board_is_added_to_its_successor() -> None:
