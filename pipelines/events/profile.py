@@ -128,7 +128,7 @@ def draw_profile(sessions: list[Session], file: Path, *, title: str) -> None:
         base = top
     below.set_ylabel("processes at work")
     below.set_xlabel("seconds" + (", sessions one after another" if len(sessions) > 1 else ""))
-    below.legend(loc="upper right")
+    below.legend(loc="upper left")
     for axes in (above, below):
         for begin in begins[1:-1]:
             axes.axvline(begin, color="black", linewidth=1)
