@@ -2,7 +2,7 @@
 
 The sample goes through the same executor into a folder beside the run, which is removed again. So
 start-up, shared cores and the store that is written to are measured, not guessed. The estimate is
-start-up as measured, the rows at the sample's steady rate, and finishing in proportion to the rows.
+start-up as measured, the rows at the sample's steady rate, and finishing in proportion.
 """
 
 from __future__ import annotations
@@ -121,9 +121,11 @@ def dry_run(
     rate = min(rates.values())
     start += max(0.0, passed - sampled / rate)
     work = (planned - before) / rate
-    finish = max(0.0, once - again) + again * planned / sampled
-    seconds = start + work + finish
     files = -(-planned // whole)
+    # Checking is mostly of files, HDF5 of rows.
+    times = planned / sampled if options.hdf5 else files / len(sample)
+    finish = max(0.0, once - again) + again * times
+    seconds = start + work + finish
     actors = min(slots.actors, files)
     return Forecast(
         rows=planned - before,
