@@ -23,7 +23,6 @@ from pipelines.decode import decode_batches
 from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Engine
 from pipelines.events.board import Board
-from pipelines.execution.lanes import Reporter
 from pipelines.facts import ModelRequest
 from pipelines.forward import Engines, Forward, pixel_columns
 from pipelines.source import read_source
@@ -41,20 +40,19 @@ def main() -> None:
     request = request_of(command_of(model=asked, source=folder), facts)
     engine = None if work == "decode" else Engine(facts, "fp32", work, lanes=int(lanes))
     warm, start = threading.Barrier(int(lanes) + 1), threading.Event()
-    board, lock = Board(), threading.Lock()
+    board = Board()
     done = [(0, 1.0)] * int(lanes)  # rows and seconds of each
 
     def lane(number: int) -> None:
         torch.set_num_threads(1)
-        reporter = Reporter(board, lock, str(number))
-        forward = Forward(request, Engines(engine), reporter) if engine else None
+        forward = Forward(request, Engines(engine), board) if engine else None
         at = number * 7919 % plan.table.num_rows  # each goes its own way through the rows
         began, rows = 0.0, 0
         while not rows or time.perf_counter() - began < float(seconds):
             block = plan.table.slice(at, BLOCK_ROWS)
             at = at + BLOCK_ROWS if at + BLOCK_ROWS < plan.table.num_rows else 0
             for batch in decode_batches(
-                block, plan.root, pixel_columns(request), DEFAULT_ROWS, done=reporter.decoded
+                block, plan.root, pixel_columns(request), DEFAULT_ROWS, done=board.decoded
             ):
                 if forward:
                     forward.answer(batch)

@@ -173,23 +173,21 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
 
 def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
     from cluster.storage import reaching
-    from pipelines.events.profile import profile_of
-    from pipelines.events.words import say_profile
+    from pipelines.events.profile import draw_profile, sessions_of
+    from pipelines.events.words import say_session
 
     with reaching(run):
-        found = profile_of(run)
+        sessions = sessions_of(run)
     if picture is None and not as_json:
         picture = Path(f"{run.resolve().name}-profile.png")
     if picture is not None:
-        from pipelines.events.picture import draw_profile
-
-        draw_profile(found, picture, title=str(run))
+        draw_profile(sessions, picture, title=str(run))
     if as_json:
-        sessions = [told.model_dump(mode="json") for told in found.sessions]
-        print_json({"run": str(run), "picture": picture, "sessions": sessions})
+        profiles = [session.profile.model_dump(mode="json") for session in sessions]
+        print_json({"run": str(run), "picture": picture, "sessions": profiles})
         return
-    for told in found.sessions:
-        say_profile(told)
+    for session in sessions:
+        say_session(session.profile)
     say(f"picture: {picture}")
 
 

@@ -12,11 +12,11 @@ from cluster.errors import InputError
 from cluster.executors import ExecutorChoice, executor_line
 from cluster.progress import Bar
 from pipelines import clips_cli, models_cli, probe_cli
-from pipelines.events.words import where_the_time_went
+from pipelines.events.words import count, duration, where_the_time_went
 from pipelines.extract_options import Asked, with_options
-from pipelines.forecast.words import say_forecast
 
 if TYPE_CHECKING:
+    from pipelines.dry_run import Forecast
     from pipelines.extract import Options, Outcome, Progress
     from pipelines.run import Run
 
@@ -63,7 +63,7 @@ def extract(
         bool,
         typer.Option(
             "--dry-run",
-            help="Say who would do what where, how fast and for how long, from a sample that is "
+            help="Say how fast, how long and how large the run would be, from a sample that is "
             "measured now; nothing is kept.",
         ),
     ] = False,
@@ -116,7 +116,7 @@ def extract(
 
 
 def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> None:
-    from pipelines.forecast.dry_run import dry_run
+    from pipelines.dry_run import dry_run
 
     with Bar(resumes=False) as bar:
         coming = dry_run(
@@ -128,7 +128,39 @@ def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> No
     elif coming is None:
         say(f"{asked.out} is finished already; nothing would be done")
     else:
-        say_forecast(str(asked.out), coming)
+        _say_forecast(str(asked.out), coming)
+
+
+def _say_forecast(run: str, coming: Forecast) -> None:
+    before = f", {coming.resumed_rows} more are done" if coming.resumed_rows else ""
+    say(
+        f"{run} would answer {coming.rows} rows{before}, with {coming.model}, {coming.engine} "
+        f"{coming.precision}, in about {duration(coming.seconds)}; nothing was kept"
+    )
+    on = f" on {count(coming.gpus, 'GPU')}" if coming.gpus else ""
+    say(f"  actors     {coming.actors}{on}")
+    for node in coming.nodes:
+        cpus, gpus = count(node["cpus"], "CPU slot"), count(node["gpus"], "GPU")
+        say(f"  node       {node['host']} {node['node']}: {cpus}, {gpus}")
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in coming.rates.items())
+    say(f"  speed      {coming.rate:.0f} images/s at work ({rates}); the limit is {coming.limit}")
+    working = coming.seconds - coming.start_seconds - coming.finish_seconds
+    say(
+        f"  time       {duration(coming.start_seconds)} to start, {duration(working)} of work, "
+        f"{duration(coming.finish_seconds)} to finish"
+    )
+    say(
+        f"  files      {coming.files} Parquet files of some {coming.block_rows} rows, "
+        f"{coming.file_bytes / 1e6:,.1f} MB"
+    )
+    say(
+        f"  based on   {coming.sample_rows} rows of the source, measured in "
+        f"{duration(coming.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
+    )
+    for note in coming.notes:
+        say(f"  {note}")
+    if coming.built_seconds > 1:
+        say(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
 
 
 def say_extracted(outcome: Outcome) -> None:
@@ -182,8 +214,8 @@ def say_extracted(outcome: Outcome) -> None:
         say(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
     for note in manifest.notes:
         say(f"  {note}")
-    for kind, count in sorted(manifest.errors.items(), key=lambda item: -item[1]):
-        say(f"  {count} x {kind}")
+    for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
+        say(f"  {failed} x {kind}")
     if outcome.events_lost:
         warn(outcome.events_lost)
 

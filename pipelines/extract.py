@@ -228,18 +228,13 @@ class _Work:
                 tally.last_answer - tally.first_answer,
             )
             rate = later / seconds if later and seconds > 0 else None
-        seen = self._log.measures
         return SessionFacts(
             executor=self._executor.name,
             rows=self._planned - before,
             actors=actors,
             gpus=actors * self._executor.slots.gpus_per_actor,
             rows_a_second=rate,
-            stages=seen.stages,
-            start_seconds=None if seen.first_began is None else seen.first_began - started,
-            work_seconds=seen.work_seconds,
-            waited=seen.waited,
-            limit=seen.limit(self._seconds()),
+            **self._log.measures.session(started, self._seconds()),
         )
 
     def _seconds(self) -> float:

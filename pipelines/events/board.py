@@ -1,7 +1,6 @@
 """The board: where the stages of a running extraction report what they did.
 
-A module of its own, so that a process that holds nothing else need not import torch. Nothing
-depends on it but what is shown and told.
+Its process must not import torch, so no module that this one needs may.
 """
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -53,16 +54,12 @@ class Tally(NamedTuple):
 
     def plus(self, later: Tally) -> Tally:
         """Both, where a board was lost and ``later`` is what its successor counted."""
-        return Tally(
-            decoded=self.decoded + later.decoded,
-            answered=self.answered + later.answered,
+        counts = ("decoded", "answered", "written", "failed", "again", "raised")
+        return later._replace(
+            **{name: getattr(self, name) + getattr(later, name) for name in counts},
             first_answer=self.first_answer or later.first_answer,
             first_rows=self.first_rows or later.first_rows,
             last_answer=later.last_answer or self.last_answer,
-            written=self.written + later.written,
-            failed=self.failed + later.failed,
-            again=self.again + later.again,
-            raised=self.raised + later.raised,
             said=later.said or self.said,
         )
 
@@ -95,63 +92,71 @@ class Reporter(Protocol):
 
 
 class Board:
-    """What stages reported, counted. Each executor has one, and reporters that reach it."""
+    """What stages reported, counted; threads may share it. Ray's stages reach one that is an actor."""
 
     lane = "here"
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._tally = Tally()
         self._seen: set[tuple[str, int]] = set()
         self._begun = Counter[tuple[str, int]]()
         self._blocks: list[Block] = []
 
     def decoded(self, rows: int) -> None:
-        self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
+        with self._lock:
+            self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
 
     def answered(self, rows: int) -> None:
-        now, before = time.time(), self._tally
-        self._tally = before._replace(
-            answered=before.answered + rows,
-            first_answer=before.first_answer or now,
-            first_rows=before.first_rows or rows,
-            last_answer=now,
-        )
+        with self._lock:
+            now, before = time.time(), self._tally
+            self._tally = before._replace(
+                answered=before.answered + rows,
+                first_answer=before.first_answer or now,
+                first_rows=before.first_rows or rows,
+                last_answer=now,
+            )
 
     def block(self, block: Block) -> None:
         """Hear of a block that left a stage."""
         key = block.stage, block.first_row
-        self._begun.pop(key, None)
-        again = key in self._seen
-        if block.rows:
-            self._seen.add(key)
-        tally = self._tally
-        self._tally = tally._replace(again=tally.again + again)
-        if not again:
-            written = block.rows if block.stage == "write" else 0
-            self._tally = self._tally._replace(
-                written=tally.written + written,
-                failed=tally.failed + sum(block.errors.values()),
-            )
-        if len(self._blocks) < _MOST_KEPT:
-            self._blocks.append(block._replace(again=again))
+        with self._lock:
+            tally = self._tally
+            self._begun.pop(key, None)
+            again = key in self._seen
+            if block.rows:
+                self._seen.add(key)
+            if again:
+                self._tally = tally._replace(again=tally.again + 1)
+            else:
+                self._tally = tally._replace(
+                    written=tally.written + (block.rows if block.stage == "write" else 0),
+                    failed=tally.failed + sum(block.errors.values()),
+                )
+            if len(self._blocks) < _MOST_KEPT:
+                self._blocks.append(block._replace(again=again))
 
     def begun(self, stage: str, first_row: int) -> int:
         """How many times ``stage`` has begun with this block and not ended, this time included."""
-        self._begun[stage, first_row] += 1
-        return self._begun[stage, first_row]
+        with self._lock:
+            self._begun[stage, first_row] += 1
+            return self._begun[stage, first_row]
 
     def raised(self, stage: str, first_row: int, said: str) -> None:
         """Hear of an error that a stage raised over a block; it may be tried again."""
-        self._begun.pop((stage, first_row), None)  # its process lives
-        self._tally = self._tally._replace(raised=self._tally.raised + 1, said=said)
+        with self._lock:
+            self._begun.pop((stage, first_row), None)  # its process lives
+            self._tally = self._tally._replace(raised=self._tally.raised + 1, said=said)
 
     def look(self) -> Look:
-        blocks, self._blocks = self._blocks, []
-        return Look(self._tally, blocks, os.getpid())
+        with self._lock:
+            blocks, self._blocks = self._blocks, []
+            return Look(self._tally, blocks, os.getpid())
 
 
-class Attempt:
-    """A stage's work on one block: told to the board if it fails, and ended if it kills.
+@contextmanager
+def attempt(board: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
+    """A stage's work on one block: an error is reported, and a block that kills is given up.
 
     A process that dies takes its block to another one. A block that ends one process after the
     other would do so for ever, and look busy.
@@ -159,26 +164,20 @@ class Attempt:
     Raises:
         WorkError: on entry, this block has ended ``MOST_DEATHS`` processes.
     """
-
-    def __init__(self, board: Reporter, stage: str, rows: pa.Table) -> None:
-        self._board, self._stage = board, stage
-        self._first = rows["row_id"][0].as_py() if rows.num_rows else None
-        self._last = rows["row_id"][-1].as_py() if rows.num_rows else None
-
-    def __enter__(self) -> None:
-        if self._first is None:
-            return
-        if self._board.begun(self._stage, self._first) > MOST_DEATHS:
-            raise WorkError(
-                f"{MOST_DEATHS} processes died in {self._stage}, one after the other, over rows "
-                f"{self._first} to {self._last}: their memory ran out, or an image of these or "
-                "the network crashes them"
-            )
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and self._first is not None:
-            said = f"{type(error).__name__}: {first_line(error)}"
-            self._board.raised(self._stage, self._first, said)
+    if not rows.num_rows:
+        yield
+        return
+    first, last = rows["row_id"][0].as_py(), rows["row_id"][-1].as_py()
+    if board.begun(stage, first) > MOST_DEATHS:
+        raise WorkError(
+            f"{MOST_DEATHS} processes died in {stage}, one after the other, over rows {first} to "
+            f"{last}: their memory ran out, or an image of these or the network crashes them"
+        )
+    try:
+        yield
+    except Exception as error:
+        board.raised(stage, first, f"{type(error).__name__}: {first_line(error)}")
+        raise
 
 
 class Stopwatch:
@@ -205,8 +204,8 @@ class Stopwatch:
     def block(self, rows: pa.Table | None) -> Block:
         """The block that this stage is through with, which is not empty; None: of no rows."""
         self.pause()
-        # Only the stage that decides a row's error tells it.
-        told = rows["error"].to_pylist() if rows and self._stage == "forward" else []
+        # Only the stage that decides a row's error counts it.
+        errors = rows["error"].drop_null().to_pylist() if rows and self._stage == "forward" else []
         return Block(
             stage=self._stage,
             lane=self._lane,
@@ -215,13 +214,8 @@ class Stopwatch:
             rows=rows.num_rows if rows else 0,
             first_row=rows["row_id"][0].as_py() if rows else -1,
             memory=resident(),
-            errors=error_kinds(told),
+            errors=dict(Counter(text.split(":", 1)[0] for text in errors)),
         )
-
-
-def error_kinds(errors: Iterable[str | None]) -> dict[str, int]:
-    """Rows by the kind of their error, which is what stands before the colon."""
-    return dict(Counter(text.split(":", 1)[0] for text in errors if text is not None))
 
 
 def resident() -> int:

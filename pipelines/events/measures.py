@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pipelines.events.board import STAGES, Block
 from pipelines.records import Record
@@ -24,62 +25,39 @@ class StageFacts(Record):
 
 
 @dataclass
-class _Lane:
-    """One process: when it began, ended, and was busy in between."""
+class _Work:
+    """What one process did in one stage."""
 
     began: float
     ended: float
-    busy: float = 0.0
-    decoding: float = 0.0
-    forwarding: float = 0.0
-
-
-@dataclass
-class _Stage:
     rows: int = 0
     blocks: int = 0
     again: int = 0
     seconds: float = 0.0
+    busy: float = 0.0  # seconds with at least one block: calls of an actor may overlap
     memory: int = 0
-    lanes: set[str] = field(default_factory=set)
 
 
 class Measures:
     """The blocks of a session, added up; memory does not grow with their number."""
 
     def __init__(self) -> None:
-        self._stages = {name: _Stage() for name in STAGES}
-        self._lanes: dict[str, _Lane] = {}
-        self.errors: dict[str, int] = {}
-        self.first_began: float | None = None
-        self.last_ended: float | None = None
+        self._work: dict[str, dict[str, _Work]] = {stage: {} for stage in STAGES}
+        self.errors = Counter[str]()  # error kind to rows
 
     def add(self, block: Block) -> None:
-        stage, ended = self._stages[block.stage], block.began + block.seconds
-        stage.rows += 0 if block.again else block.rows
-        stage.blocks += 1
-        stage.again += block.again
-        stage.seconds += block.seconds
-        stage.memory = max(stage.memory, block.memory)
-        stage.lanes.add(block.lane)
+        """Add a block; they come in the order of their ends."""
+        ended = block.began + block.seconds
+        work = self._work[block.stage].setdefault(block.lane, _Work(block.began, block.began))
+        work.busy += max(0.0, ended - max(block.began, work.ended))
+        work.began, work.ended = min(work.began, block.began), max(work.ended, ended)
+        work.blocks += 1
+        work.again += block.again
+        work.seconds += block.seconds
+        work.memory = max(work.memory, block.memory)
         if not block.again:
-            for kind, rows in block.errors.items():
-                self.errors[kind] = self.errors.get(kind, 0) + rows
-        if block.stage == "write":
-            return
-        if block.stage == "load":  # from now on the actor waits for blocks
-            self._lanes[block.lane] = _Lane(ended, ended)
-            return
-        lane = self._lanes.setdefault(block.lane, _Lane(block.began, block.began))
-        # Blocks come in the order of their ends; two calls of an actor may overlap.
-        lane.busy += max(0.0, ended - max(block.began, lane.ended))
-        lane.ended = max(lane.ended, ended)
-        if block.stage == "decode":
-            lane.decoding += block.seconds
-        else:
-            lane.forwarding += block.seconds
-            self.last_ended = max(self.last_ended or ended, ended)
-        self.first_began = min(self.first_began or block.began, block.began)
+            work.rows += block.rows
+            self.errors.update(block.errors)
 
     @property
     def stages(self) -> tuple[StageFacts, ...]:
@@ -87,26 +65,16 @@ class Measures:
         return tuple(
             StageFacts(
                 name=name,
-                rows=stage.rows,
-                blocks=stage.blocks,
-                again=stage.again,
-                processes=len(stage.lanes),
-                seconds=round(stage.seconds, 3),
-                memory=stage.memory,
+                rows=sum(each.rows for each in work.values()),
+                blocks=sum(each.blocks for each in work.values()),
+                again=sum(each.again for each in work.values()),
+                processes=len(work),
+                seconds=round(sum(each.seconds for each in work.values()), 3),
+                memory=max(each.memory for each in work.values()),
             )
-            for name, stage in self._stages.items()
-            if stage.blocks
+            for name, work in self._work.items()
+            if work
         )
-
-    @property
-    def work_seconds(self) -> float | None:
-        """From the beginning of the first block to the last answer."""
-        if self.first_began is None or self.last_ended is None:
-            return None
-        return self.last_ended - self.first_began
-
-    def _forward_lanes(self) -> list[_Lane]:
-        return [lane for lane in self._lanes.values() if lane.forwarding]
 
     @property
     def waited(self) -> float | None:
@@ -114,25 +82,53 @@ class Measures:
 
         Handing blocks on counts as waiting. None before the first answer.
         """
-        lanes = self._forward_lanes()
-        span = sum(lane.ended - lane.began for lane in lanes)
-        return 1 - sum(lane.busy for lane in lanes) / span if span > 0 else None
+        busy = span = 0.0
+        for lane in self._work["forward"]:
+            own = [self._work[stage][lane] for stage in STAGES[:3] if lane in self._work[stage]]
+            if loaded := self._work["load"].get(lane):
+                own.remove(loaded)
+            busy += sum(each.busy for each in own)
+            span += max(each.ended for each in own)
+            span -= loaded.ended if loaded else min(each.began for each in own)
+        return 1 - busy / span if span > 0 else None
 
-    def limit(self, seconds: float) -> Limit | None:
+    def session(self, started: float, seconds: float) -> dict[str, Any]:
+        """The fields of ``SessionFacts`` that follow from the blocks.
+
+        Args:
+            started: of the session, in seconds since the epoch.
+            seconds: that it took.
+        """
+        _, decode, forward, _ = (list(work.values()) for work in self._work.values())
+        began = min((each.began for each in decode + forward), default=None)
+        work = None
+        if began is not None and forward:
+            work = max(each.ended for each in forward) - began
+        return {
+            "stages": self.stages,
+            "start_seconds": None if began is None else began - started,
+            "work_seconds": work,  # from the beginning of the first block to the last answer
+            "waited": self.waited,
+            "limit": None if work is None else self._limit(work, seconds),
+        }
+
+    def _limit(self, work_seconds: float, seconds: float) -> Limit | None:
         """What a session of ``seconds`` spent most of its time on; None where nothing was done."""
-        if self.work_seconds is None or self.waited is None:
+        waited = self.waited
+        if waited is None:
             return None
-        if self.work_seconds < seconds / 2:
+        if work_seconds < seconds / 2:
             return "start-up"
-        lanes = self._forward_lanes()
-        decoding = sum(lane.decoding for lane in lanes)
-        forwarding = sum(lane.forwarding for lane in lanes)
-        if decoding:  # one process does both
-            if self.waited > 0.5:
+        decode, forward, write = (self._work[stage] for stage in STAGES[1:])
+        own = sum(each.seconds for lane, each in decode.items() if lane in forward)
+        if own:  # actors decode for themselves
+            if waited > 0.5:
                 return "waiting"
-            return "decode" if decoding > forwarding else "forward"
-        if self.waited < 0.3:
+            return "decode" if own > sum(each.seconds for each in forward.values()) else "forward"
+        if waited < 0.3:
             return "forward"
-        decode, write = self._stages["decode"], self._stages["write"]
-        each = [stage.seconds / max(1, len(stage.lanes)) for stage in (decode, write)]
-        return "decode" if each[0] >= each[1] else "write"
+        decoding, writing = (
+            sum(each.seconds for each in work.values()) / max(1, len(work))
+            for work in (decode, write)
+        )
+        return "decode" if decoding >= writing else "write"

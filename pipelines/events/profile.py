@@ -1,81 +1,57 @@
-"""Where the time of a run went, out of its events: numbers for people, machines and a picture.
-
-Sessions stand one after another, without the time between them. A block counts evenly over
-the time that it took.
-"""
+"""Where the time of a run went, out of its events: its sessions in numbers, and as a picture."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.errors import RunError, first_line
 from pipelines.events.board import STAGES, Block
 from pipelines.events.log import NAME, Line, read_events
-from pipelines.events.measures import Limit, Measures, StageFacts
-from pipelines.records import Record
+from pipelines.events.measures import Measures, StageFacts
+from pipelines.probe.report import extra
+from pipelines.records import write_atomic
+from pipelines.run import SessionFacts
 
 BINS = 160
+COLOURS = {"load": "#b39ddb", "decode": "#e39a2d", "forward": "#1f62c4", "write": "#4c9f70"}
 
-Numbers = npt.NDArray[np.float64]
 
-
-class SessionProfile(Record):
-    """One session, as its events tell it."""
+class SessionProfile(SessionFacts):
+    """One session, as its events tell it; its ``rows`` are answered, none counted twice."""
 
     session: int
     host: str
     model: str
-    actors: int
     outcome: str  # "finished", an error's name, or "killed": it ended without a word
     error: str | None
     seconds: float
-    start_seconds: float | None  # until the first block was begun
-    work_seconds: float | None  # from there to the last answer
-    rows: int  # answered, none counted twice
-    rows_a_second: float | None  # while at work
-    again: int  # blocks that were answered again
     errors: dict[str, int]  # error kind to rows
-    waited: float | None  # share of their time that forward actors waited
-    limit: Limit | None
-    stages: tuple[StageFacts, ...]
 
 
-class Curves(NamedTuple):
-    """What is drawn; times are seconds at work, sessions one after another."""
+class Session(NamedTuple):
+    """A session and its blocks: of a long one some, evenly."""
 
-    edges: Numbers  # [BINS + 1]
-    rates: Numbers  # [BINS] rows answered a second
-    busy: dict[str, Numbers]  # stage to [BINS], processes at work
-    memory: dict[str, tuple[Numbers, Numbers]]  # whose to times and bytes
-    begins: list[float]  # of each session
-    idle: list[tuple[float, float]]  # starting and finishing
-    troubles: list[float]  # when blocks were answered again
+    profile: SessionProfile
+    began: float  # seconds since the epoch
+    blocks: list[Block]
 
 
-class Profile(NamedTuple):
-    """A run's sessions and their curves."""
-
-    sessions: list[SessionProfile]
-    curves: Curves
-
-
-def profile_of(run: Path) -> Profile:
-    """Read the events of ``run``, finished or not.
+def sessions_of(run: Path) -> list[Session]:
+    """The sessions of ``run``, finished or not, from its events.
 
     Raises:
         RunError: it has none, or they are damaged.
     """
     lines = read_events(run)
-    numbers = sorted({line["session"] for line in lines})
-    if not numbers:
+    if not lines:
         raise RunError(f"{run / NAME} is empty")
+    numbers = sorted({line["session"] for line in lines})
     try:
-        parts = [_Part([line for line in lines if line["session"] == n]) for n in numbers]
-        return Profile([part.told for part in parts], _curves(parts))
+        return [_session([line for line in lines if line["session"] == n]) for n in numbers]
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run / NAME} cannot be read: {first_line(error)}; it was written by another version "
@@ -83,50 +59,37 @@ def profile_of(run: Path) -> Profile:
         ) from None
 
 
-class _Part:
-    """The lines of one session."""
-
-    def __init__(self, lines: list[Line]) -> None:
-        first = next((line for line in lines if line["event"] == "session"), lines[0])
-        end = next((line for line in lines if line["event"] == "end"), None)
-        self.began = float(first["started"] if "started" in first else first["at"])
-        self.blocks = [_block(line) for line in lines if line["event"] == "block"]
-        self.looks = [line for line in lines if line["event"] == "look"]
-        last = max(line["at"] + line.get("seconds", 0) for line in lines if line["event"] != "end")
-        self.seconds = end["seconds"] if end else last - self.began
-        self.told = self._tell(first, end)
-
-    def _tell(self, first: Line, end: Line | None) -> SessionProfile:
-        seen = Measures()
-        for block in sorted(self.blocks, key=lambda block: block.began + block.seconds):
-            seen.add(block)
-        # The end adds up all blocks; without it there are those that were written down.
-        stages = tuple(StageFacts(**s) for s in end["stages"]) if end else seen.stages
-        rows = sum(stage.rows for stage in stages if stage.name == "forward")
-        started = None if seen.first_began is None else seen.first_began - self.began
-        return SessionProfile(
-            session=first["session"],
-            host=first.get("host", ""),
-            model=first.get("model", ""),
-            actors=first.get("actors", 0),
-            outcome=end["outcome"] if end else "killed",
-            error=end.get("error") if end else None,
-            seconds=self.seconds,
-            start_seconds=started,
-            work_seconds=seen.work_seconds,
-            rows=rows,
-            rows_a_second=rows / seen.work_seconds if seen.work_seconds else None,
-            again=sum(stage.again for stage in stages if stage.name == "forward"),
-            errors=end["errors"] if end else seen.errors,
-            waited=seen.waited,
-            limit=seen.limit(self.seconds),
-            stages=stages,
-        )
-
-    def thinned(self) -> float:
-        """How many blocks there were for each that was written down."""
-        there = sum(stage.blocks for stage in self.told.stages)
-        return there / len(self.blocks) if self.blocks else 1.0
+def _session(lines: list[Line]) -> Session:
+    first = next((line for line in lines if line["event"] == "session"), lines[0])
+    end = next((line for line in lines if line["event"] == "end"), None)
+    began = float(first["started"] if "started" in first else first["at"])
+    last = max(line["at"] + line.get("seconds", 0) for line in lines if line is not end)
+    seconds = end["seconds"] if end else last - began
+    blocks = [_block(line) for line in lines if line["event"] == "block"]
+    measures = Measures()
+    for block in sorted(blocks, key=lambda block: block.began + block.seconds):
+        measures.add(block)
+    facts = measures.session(began, seconds)
+    if end:  # which adds up all blocks, and not only those that were written down
+        facts["stages"] = tuple(StageFacts(**stage) for stage in end["stages"])
+    rows = sum(stage.rows for stage in facts["stages"] if stage.name == "forward")
+    actors = first.get("actors", 0)
+    profile = SessionProfile(
+        session=first["session"],
+        host=first.get("host", ""),
+        model=first.get("model", ""),
+        outcome=end["outcome"] if end else "killed",
+        error=end.get("error") if end else None,
+        seconds=seconds,
+        errors=end["errors"] if end else measures.errors,
+        executor=first.get("executor", "ray"),
+        rows=rows,
+        actors=actors,
+        gpus=actors * first.get("slots", {}).get("gpus_per_actor", 0),
+        rows_a_second=rows / facts["work_seconds"] if facts["work_seconds"] else None,
+        **facts,
+    )
+    return Session(profile, began, blocks)
 
 
 def _block(line: Line) -> Block:
@@ -134,51 +97,41 @@ def _block(line: Line) -> Block:
     return Block(**({"errors": {}, "began": line["at"]} | own))
 
 
-def _curves(parts: list[_Part]) -> Curves:
-    begins = list(np.cumsum([0.0, *(part.seconds for part in parts)]))
+def draw_profile(sessions: list[Session], file: Path, *, title: str) -> None:
+    """Draw rows a second and busy processes over time, sessions one after another, as a PNG.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    figure = extra("matplotlib.figure").Figure(figsize=(11, 6), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    above, below = figure.subplots(2, 1, sharex=True)
+    begins = np.cumsum([0.0, *(session.profile.seconds for session in sessions)])
     edges = np.linspace(0, max(begins[-1], 1e-3), BINS + 1)
-    width = edges[1]
-    rates, idle, troubles = np.zeros(BINS), [], []
-    busy = {name: np.zeros(BINS) for name in STAGES}
-    memory: dict[str, list[tuple[float, float]]] = {}
-    for part, offset in zip(parts, begins, strict=False):
-        shift, weight = offset - part.began, part.thinned()
-        for block in part.blocks:
-            share = _overlap(edges, block.began + shift, block.seconds)
-            busy[block.stage] += weight * share / width
+    rates, busy = np.zeros(BINS), {name: np.zeros(BINS) for name in STAGES}
+    for session, begin in zip(sessions, begins, strict=False):
+        done = sum(stage.blocks for stage in session.profile.stages)
+        weight = done / max(1, len(session.blocks)) / edges[1]
+        for block in session.blocks:  # counts evenly over the time that it took
+            began, seconds = block.began - session.began + begin, max(block.seconds, 1e-6)
+            inside = np.minimum(edges[1:], began + seconds) - np.maximum(edges[:-1], began)
+            share = weight * np.maximum(0.0, inside)
+            busy[block.stage] += share
             if block.stage == "forward" and not block.again:
-                rates += weight * block.rows * share / max(block.seconds, 1e-9) / width
-            if block.stage == "forward" and block.again:
-                troubles.append(block.began + shift)
-            ended = block.began + block.seconds + shift
-            memory.setdefault(block.stage, []).append((ended, block.memory))
-        for look in part.looks:
-            memory.setdefault("driver", []).append((look["at"] + shift, look["driver_memory"]))
-        told = part.told
-        if told.start_seconds is not None and told.work_seconds is not None:
-            worked = told.start_seconds + told.work_seconds
-            idle += [
-                (offset, offset + told.start_seconds),
-                (offset + worked, offset + part.seconds),
-            ]
-    return Curves(
-        edges=edges,
-        rates=rates,
-        busy={name: values for name, values in busy.items() if values.any()},
-        memory={name: _sorted(points) for name, points in memory.items()},
-        begins=begins[:-1],
-        idle=idle,
-        troubles=troubles,
-    )
-
-
-def _overlap(edges: Numbers, began: float, seconds: float) -> Numbers:
-    """Seconds of an interval that fall into each bin."""
-    ended = began + max(seconds, 1e-9)
-    inside: Numbers = np.minimum(edges[1:], ended) - np.maximum(edges[:-1], began)
-    return np.maximum(0.0, inside)
-
-
-def _sorted(points: list[tuple[float, float]]) -> tuple[Numbers, Numbers]:
-    values: npt.NDArray[Any] = np.array(sorted(points), dtype=np.float64)
-    return values[:, 0], values[:, 1]
+                rates += block.rows / seconds * share
+    above.stairs(rates, edges, fill=True, color=COLOURS["forward"])
+    above.set_ylabel("rows answered a second")
+    base = np.zeros(BINS)
+    for name, values in busy.items():
+        top = base + values
+        below.stairs(top, edges, baseline=base, fill=True, color=COLOURS[name], label=name)
+        base = top
+    below.set_ylabel("processes at work")
+    below.set_xlabel("seconds" + (", sessions one after another" if len(sessions) > 1 else ""))
+    below.legend(loc="upper left")
+    for axes in (above, below):
+        for begin in begins[1:-1]:
+            axes.axvline(begin, color="black", linewidth=1)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=120)
+    write_atomic(file, sink.getvalue())

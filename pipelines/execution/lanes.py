@@ -18,7 +18,7 @@ from cluster.errors import StalledError, failed, first_line
 from cluster.storage import make_folder
 from pipelines.decode import decode_batches
 from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.events.board import Block, Board, Look, Stopwatch, Tally
+from pipelines.events.board import Board, Look, Stopwatch, Tally
 from pipelines.execution.base import Job, no_row_moved
 from pipelines.execution.blocks import RETRIES
 from pipelines.execution.checkpoints import Part
@@ -34,33 +34,6 @@ _GPU_ROWS = 256  # decoded at a time for a GPU
 
 class _Stopped(BaseException):
     """The job has ended, and this lane with it."""
-
-
-class Reporter:
-    """A lane's: the board is in this process, and is told by one thread at a time."""
-
-    def __init__(self, board: Board, lock: threading.Lock, lane: str) -> None:
-        self._board, self._lock, self.lane = board, lock, f"here:{lane}"
-
-    def decoded(self, rows: int) -> None:
-        with self._lock:
-            self._board.decoded(rows)
-
-    def answered(self, rows: int) -> None:
-        with self._lock:
-            self._board.answered(rows)
-
-    def block(self, block: Block) -> None:
-        with self._lock:
-            self._board.block(block)
-
-    def begun(self, stage: str, first_row: int) -> int:
-        with self._lock:
-            return self._board.begun(stage, first_row)
-
-    def raised(self, stage: str, first_row: int, said: str) -> None:
-        with self._lock:
-            self._board.raised(stage, first_row, said)
 
 
 class Lanes:
@@ -79,7 +52,8 @@ class Lanes:
         self._on_gpu = engines.model.on_gpu
         self._inputs = pixel_columns(job.request)
         self._open = OpenBlocks(job.folder)
-        self._board, self._lock = Board(), threading.Lock()
+        self._board = Board()
+        self._lock = threading.Lock()  # of the parts that are left
         self._feed: queue.Queue[tuple[pa.Table, Future[pa.Table]]] = queue.Queue(count)
         self._stop = threading.Event()
         self._failure: list[BaseException] = []
@@ -123,8 +97,7 @@ class Lanes:
         moved_at, last = time.monotonic(), Tally()
         while True:
             working = any(lane.is_alive() for lane in lanes) and not self._failure
-            with self._lock:
-                look = self._board.look()
+            look = self._board.look()
             seen(look)
             tally = look.tally
             if tally != last:
@@ -139,49 +112,49 @@ class Lanes:
             self._stop.wait(POLL_SECONDS)
 
     def _lane(self, name: str, left: Iterator[Part]) -> None:
-        reporter = Reporter(self._board, self._lock, name)
+        lane = f"here:{name}"
         try:
             torch.set_num_threads(1)  # a lane a core beats one lane with all cores twofold
-            reporter.block(Stopwatch("load", reporter.lane).block(None))  # from now on it waits
+            self._board.block(Stopwatch("load", lane).block(None))  # from now on it waits
             while not self._stop.is_set():
                 with self._lock:
                     part = next(left, None)
                 if part is None:
                     return
                 with self._open.working_on(part.name) as died:
-                    self._answer(part, reporter, died=died)
+                    self._answer(part, lane, died=died)
         except _Stopped:
             pass
         except BaseException as error:
             self._failure.append(error)
             self._stop.set()
 
-    def _answer(self, part: Part, reporter: Reporter, *, died: bool) -> None:
+    def _answer(self, part: Part, lane: str, *, died: bool) -> None:
         rows = part.read()
         if died:
             rows = with_crashes(rows, self._job.root)
         first = rows["row_id"][0].as_py()
         for tried in range(RETRIES + 1):
             try:
-                answered = self._decode_and_forward(rows, reporter)
-                watch = Stopwatch("write", reporter.lane)
+                answered = self._decode_and_forward(rows, lane)
+                watch = Stopwatch("write", lane)
                 write_part(answered, self._job.folder / "detections" / f"{part.name}.parquet")
-                reporter.block(watch.block(answered))
+                self._board.block(watch.block(answered))
                 return
             except Exception as error:
                 said = f"{type(error).__name__}: {first_line(error)}"
-                reporter.raised("forward", first, said)
+                self._board.raised("forward", first, said)
                 if tried == RETRIES:
                     raise
 
-    def _decode_and_forward(self, rows: pa.Table, reporter: Reporter) -> pa.Table:
-        forward = Forward(self._job.request, self._engines, reporter)
+    def _decode_and_forward(self, rows: pa.Table, lane: str) -> pa.Table:
+        forward = Forward(self._job.request, self._engines, self._board)
         most = _GPU_ROWS if self._on_gpu else DEFAULT_ROWS
         answered: list[pa.Table | Future[pa.Table]] = []
-        decode, answer = Stopwatch("decode", reporter.lane), Stopwatch("forward", reporter.lane)
+        decode, answer = Stopwatch("decode", lane), Stopwatch("forward", lane)
         answer.pause()
         with closing(
-            decode_batches(rows, self._job.root, self._inputs, most, done=reporter.decoded)
+            decode_batches(rows, self._job.root, self._inputs, most, done=self._board.decoded)
         ) as batches:
             for batch in batches:
                 decode.pause()
@@ -195,14 +168,14 @@ class Lanes:
                     answer.pause()
                 decode.resume()
         decoded = decode.block(rows)
-        reporter.block(decoded)
+        self._board.block(decoded)
         table = pa.concat_tables(
             each if isinstance(each, pa.Table) else self._result(each) for each in answered
         )
         if not self._on_gpu:
             # Told as if all decoding had come first: what counts is how long each took.
             began = decoded.began + decoded.seconds
-            reporter.block(answer.block(table)._replace(began=began))
+            self._board.block(answer.block(table)._replace(began=began))
         return table
 
     def _fed(
@@ -231,17 +204,16 @@ class Lanes:
 
     def _answer_fed(self, name: str) -> None:
         """One of the threads that keep a GPU busy."""
-        reporter = Reporter(self._board, self._lock, name)
-        forward = Forward(self._job.request, self._engines, reporter)
+        forward = Forward(self._job.request, self._engines, self._board)
         while not self._stop.is_set():
             try:
                 batch, future = self._feed.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-            watch = Stopwatch("forward", reporter.lane)
+            watch = Stopwatch("forward", f"here:{name}")
             try:
                 table = forward.answer(batch)
-                reporter.block(watch.block(table))
+                self._board.block(watch.block(table))
                 future.set_result(table)
             except BaseException as error:
                 future.set_exception(error)

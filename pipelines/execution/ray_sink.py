@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 
-from pipelines.events.board import Attempt, Reporter, Stopwatch
+from pipelines.events.board import Reporter, Stopwatch, attempt
 
 
 class TimedParquet(ParquetDatasink):  # type: ignore[misc]
@@ -28,6 +28,6 @@ class TimedParquet(ParquetDatasink):  # type: ignore[misc]
             return
         rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
         watch = Stopwatch("write", self._board.lane)
-        with Attempt(self._board, "write", rows):
+        with attempt(self._board, "write", rows):
             super().write(kept, ctx)
         self._board.block(watch.block(rows))

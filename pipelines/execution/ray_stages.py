@@ -16,7 +16,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from cluster.session import Slots
 from cluster.storage import arrow, listed, place, read_parquet
-from pipelines.events.board import Attempt, Reporter, Stopwatch
+from pipelines.events.board import Reporter, Stopwatch, attempt
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, leave_at_exit
 from pipelines.execution.ray_sink import TimedParquet
@@ -63,7 +63,7 @@ class DecodeStage:
         torch.set_num_threads(1)
         board, watch = self._board, Stopwatch("decode", self._board.lane)
         inputs = pixel_columns(self._request)
-        with Attempt(board, "decode", rows):
+        with attempt(board, "decode", rows):
             decoded = decode_rows(rows, self._root, inputs, done=board.decoded)
         if rows.num_rows:
             board.block(watch.block(decoded))
@@ -91,7 +91,7 @@ class ForwardStage:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         watch = Stopwatch("forward", self._board.lane)
-        with Attempt(self._board, "forward", rows):
+        with attempt(self._board, "forward", rows):
             answered = self._forward.answer(rows)
         if rows.num_rows:
             self._board.block(watch.block(answered))
@@ -115,7 +115,7 @@ def run_stages(
     context.target_max_block_size = 2 * BLOCK_BYTES
     context.issue_detectors_config.detectors = []
     # An error that comes once in a thousand blocks is no end, one that comes every time soon is.
-    # Processes that die are replaced without end; ``Attempt`` sees to blocks that end them.
+    # Processes that die are replaced without end; ``attempt`` sees to blocks that end them.
     context.retried_map_errors = True
     context.max_map_retries = RETRIES
     context.raise_original_map_exception = True  # Ray's own wrapping loses what was said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 
 from pipelines.events.board import Block, Board, Stopwatch, Tally
@@ -19,6 +21,25 @@ def test_a_block_that_ends_its_processes_is_counted_until_it_is_through() -> Non
     board.block(Stopwatch("forward").block(ROWS))
     assert board.begun("forward", 40) == 1
     assert board.look().tally.raised == 1
+
+
+def test_the_board_knows_what_was_done_again() -> None:
+    board = Board()
+    first = Block("forward", "n:1", 0.0, 1.0, 10, 0, 0, {"missing file": 2})
+    other = first._replace(first_row=10, errors={})
+    for each in (first, first, other, first._replace(stage="write", errors={})):
+        board.block(each)
+    tally, blocks, _ = board.look()
+    assert (tally.failed, tally.again, tally.written) == (2, 1, 10)
+    assert [each.again for each in blocks] == [False, True, False, False]
+    assert board.look().blocks == []
+
+
+def test_threads_share_a_board() -> None:
+    board = Board()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: [board.decoded(1) for _ in range(5000)], range(8)))
+    assert board.look().tally.decoded == 8 * 5000
 
 
 def test_a_lost_board_is_added_to_its_successor() -> None:
