@@ -1,13 +1,12 @@
-"""The commands of this room: ``submit``, ``job`` and ``manifests``."""
+"""The commands of this room: ``submit`` and ``job``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.console import Json, print_json, say
-from cluster.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.jobs import Ended
@@ -148,74 +147,6 @@ def stop(job_id: JobId, address: Address, as_json: Json = False) -> None:
         print_json(asdict(found))
     else:
         say(f"job {job_id}: {found.status}; the same command, submitted again, continues")
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def manifests(
-    context: typer.Context,
-    kind: Annotated[
-        Literal["rayjob", "raycluster", "rayservice", "api", "machines", "dockerfile"],
-        typer.Argument(
-            help="rayjob: one command on a cluster of its own. raycluster: one that stays, for "
-            "submit. rayservice: the API on Ray Serve. api: the API without Ray. machines: for "
-            "'ray up' over SSH. dockerfile: the image of all of them."
-        ),
-    ],
-    image: Annotated[str, typer.Option(help="With onepass in it.")] = "onepass:latest",
-    name: Annotated[str, typer.Option(help="Of what is made.")] = "onepass",
-    namespace: Annotated[str | None, typer.Option(help="Of Kubernetes.")] = None,
-    claim: Annotated[
-        str, typer.Option(help="Volume claim that all pods mount at /data.")
-    ] = "onepass-data",
-    token_secret: Annotated[
-        str, typer.Option(help="Secret whose key auth_token is Ray's token.")
-    ] = "onepass-ray-token",  # noqa: S107
-    env_secret: Annotated[
-        str | None, typer.Option(help="Secret that becomes variables, as AWS credentials.")
-    ] = None,
-    spot: Annotated[
-        str, typer.Option(help="Label of your spot nodes, and their taint where they have one.")
-    ] = "onepass/spot=true",
-    gpu_workers: Annotated[int, typer.Option(min=0, help="Spot pods with a GPU, at most.")] = 2,
-    decode_workers: Annotated[int, typer.Option(min=0, help="Pods without one, at most.")] = 2,
-    cpus: Annotated[int, typer.Option(min=2, help="Of a pod without a GPU, or a machine.")] = 8,
-    memory_gib: Annotated[int, typer.Option(min=2, help="Of a worker, or a machine.")] = 32,
-    index: Annotated[str, typer.Option(help="Index folder of the API.")] = "/data/index",
-    replicas: Annotated[int, typer.Option(min=1, help="Of the API.")] = 2,
-    head: Annotated[str, typer.Option(help="machines: address of the head.")] = "10.0.0.1",
-    worker: Annotated[
-        list[str] | None, typer.Option(help="machines: address of a worker; again for more.")
-    ] = None,
-    ssh_user: Annotated[str, typer.Option(help="machines: who logs in.")] = "ubuntu",
-) -> None:
-    """Print a manifest for Kubernetes (KubeRay), for 'ray up', or a Dockerfile.
-
-    Example: onepass manifests rayjob --image registry/onepass:1 -- extract s3://b/photos --out
-    s3://b/runs/first --model lite0
-    """
-    from cluster.deploy import render
-    from cluster.pods import Deployment
-
-    made = Deployment(
-        name=name,
-        namespace=namespace,
-        image=image,
-        claim=claim,
-        token_secret=token_secret,
-        env_secret=env_secret,
-        spot=spot,
-        gpu_workers=gpu_workers,
-        decode_workers=decode_workers,
-        cpus=cpus,
-        memory_gib=memory_gib,
-        index=index,
-        replicas=replicas,
-    )
-    if context.args and kind != "rayjob":
-        raise InputError(f"a command after -- is for rayjob; {kind} takes none")
-    at = {"workers": tuple(worker)} if worker else {}
-    text = render(kind, made, command=context.args, head=head, user=ssh_user, **at)
-    typer.echo(text, nl=False)
 
 
 def _finish(ended: Ended, as_json: bool) -> None:

@@ -44,7 +44,6 @@ EXAMPLES = {
     ("migrate",): "onepass migrate runs/first --model lite1",
     ("serve",): "onepass serve photos.index",
     ("submit",): "onepass submit --address",
-    ("manifests",): "onepass manifests rayjob --image",
     ("job",): "",
     ("job", "list"): "onepass job list --address",
     ("job", "status"): "onepass job status raysubmit_x --address",

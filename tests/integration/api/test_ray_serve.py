@@ -22,8 +22,6 @@ import yaml
 
 from api.client import Client, ServiceError
 from api.shards import SEARCH_SECONDS
-from cluster.deploy import render
-from cluster.pods import Deployment
 from index.build import build_index
 from index.snapshot import Snapshot
 from tests.integration.api import contract
@@ -38,6 +36,7 @@ from tests.integration.api.world import (
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[3]
 START_SECONDS, END_SECONDS = 80.0, 60.0
 MARK = "ONEPASS_TEST_OF_RAY_SERVE"
 
@@ -238,14 +237,17 @@ class TestLife:
 @pytest.mark.long
 def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None:
     """As KubeRay applies it: all applications at once, nobody who stays."""
-    (document,) = yaml.safe_load_all(render("rayservice", Deployment(shards=2, replicas=1)))
+    document = yaml.safe_load((ROOT / "deploy" / "rayservice.yaml").read_text())
     config = yaml.safe_load(document["spec"]["serveConfigV2"])
+    first, service = config["applications"]
+    second = {"name": "onepass-shard-1", "args": first["args"] | {"own": 1}}
+    config["applications"] = [first, first | second, service]
     keys = tmp_path / "keys"
     keys.write_text("secret-key\n")
     keys.chmod(0o600)
     for application in config["applications"]:
-        application["args"] |= {"index": str(world.index), "cpus": 0.1}
-    config["applications"][-1]["args"]["api_key_file"] = str(keys)
+        application["args"] |= {"index": str(world.index), "cpus": 0.1, "shards": 2, "replicas": 1}
+    service["args"]["api_key_file"] = str(keys)
 
     def command(port: int) -> list[str]:
         config["http_options"] |= {"host": "127.0.0.1", "port": port}
