@@ -237,7 +237,7 @@ class TestLife:
 @pytest.mark.long
 def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None:
     """As KubeRay applies it: all applications at once, nobody who stays."""
-    document = yaml.safe_load((ROOT / "deploy" / "rayservice.yaml").read_text())
+    document = yaml.safe_load((ROOT / "deploy" / "rayservice" / "rayservice.yaml").read_text())
     config = yaml.safe_load(document["spec"]["serveConfigV2"])
     first, service = config["applications"]
     second = {"name": "onepass-shard-1", "args": first["args"] | {"own": 1}}
