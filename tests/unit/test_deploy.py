@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.scripts.scripts
 import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -70,13 +71,18 @@ def pods(kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def parse(words: list[str]) -> dict[str, Any]:
-    """Parse a onepass command without running it; its parameters."""
-    assert words[:3] == ["python", "-m", "onepass"]
-    command, rest = typer.main.get_command(onepass.app), words[3:]
+def parse(words: list[str]) -> Any:
+    """Parse a command of onepass or ray without running it; its context."""
+    if words[0] == "python":
+        assert words[1] == "-m"
+        words = words[2:]
+    command = {"onepass": typer.main.get_command(onepass.app), "ray": ray.scripts.scripts.cli}[
+        words[0]
+    ]
+    rest = words[1:]
     while hasattr(command, "commands"):
         command, rest = command.commands[rest[0]], rest[1:]
-    return dict(command.make_context(command.name, rest).params)
+    return command.make_context(command.name, rest)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "overlays/example"])
@@ -145,7 +151,7 @@ def test_groups_ask_ray_for_what_their_pods_have(kind: str) -> None:
 def test_a_job_runs_a_command_that_can_be_submitted(kind: str) -> None:
     (document,) = built(DEPLOY / kind)
     words = shlex.split(document["spec"]["entrypoint"])
-    assert parse(words)["model"] == "lite0"
+    assert parse(words).params["model"] == "lite0"
     check_command(words[3:])
     assert document["spec"]["backoffLimit"] > 0  # begun again, it continues
 
@@ -183,7 +189,7 @@ def test_the_api_is_probed_on_its_routes(tmp_path: Path) -> None:
         asked = container[probe]["httpGet"]
         assert asked["path"] in routes
         assert asked["port"] == port["name"]
-    params = parse(container["command"])
+    params = parse(container["command"]).params
     assert (params["host"], params["port"]) == ("0.0.0.0", port["containerPort"])  # noqa: S104
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
     assert params["api_key_file"] == Path(mounts["keys"]["mountPath"], "api-keys")
@@ -195,10 +201,13 @@ def test_the_api_is_probed_on_its_routes(tmp_path: Path) -> None:
 def test_machines_are_what_rays_launcher_reads() -> None:
     config = yaml.safe_load((DEPLOY / "machines.yaml").read_text())
     validate_config(prepare_config(copy.deepcopy(config)))
-    for start in (config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]):
-        assert start.startswith("RAY_AUTH_MODE=token ray start ")
+    mode, *head = shlex.split(config["head_start_ray_commands"][-1])
+    same, *worker = shlex.split(config["worker_start_ray_commands"][-1])
+    assert mode == same == "RAY_AUTH_MODE=token"
+    assert parse(head).params["head"] is True
+    assert parse(head).params["num_cpus"] == 0
+    assert parse(worker).params["address"] == "$RAY_HEAD_IP:6379"
     assert list(config["file_mounts"].values()) == ["~/.ray/auth_token"]
-    assert "--num-cpus=0" in config["head_start_ray_commands"][-1]
     assert config["max_workers"] == len(config["provider"]["worker_ips"])
 
 
@@ -220,3 +229,16 @@ def test_the_image_is_of_this_project() -> None:
     seen = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert seen[0] == "*"
     assert {line[1:] for line in seen if line.startswith("!")} == copied
+
+
+def test_the_commands_of_the_page_on_clusters_are_there() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/clusters.md").read_text(), re.DOTALL)
+    lines = [shlex.split(line, comments=True) for line in "".join(blocks).splitlines()]
+    lines = [line[1:] if line[0] == "RAY_AUTH_MODE=token" else line for line in lines]
+    commands = [line for line in lines if line[0] in ("onepass", "ray")]
+    assert len(commands) >= 8
+    for words in commands:
+        context = parse(words)
+        if words[:2] == ["onepass", "submit"]:
+            check_command(context.args)
+            parse(["onepass", *context.args])
