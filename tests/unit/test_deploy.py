@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 KINDS = ("rayjob", "raycluster", "rayservice", "api")
 RAY = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+ONEPASS, RAY_CLI = typer.main.get_command(onepass.app), ray.scripts.scripts.cli
 STORE_SHARE = 0.3  # of memory; Ray warns of a larger object store
 
 
@@ -63,26 +64,17 @@ def groups(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def pods(kind: str) -> list[dict[str, Any]]:
-    documents = built(DEPLOY / kind)
+    document = built(DEPLOY / kind)[0]
     if kind == "api":
-        return [documents[0]["spec"]["template"]["spec"]]
-    return [
-        group["template"]["spec"] for n, group in groups(documents[0]).items() if n != "cluster"
-    ]
+        return [document["spec"]["template"]["spec"]]
+    return [each["template"]["spec"] for each in groups(document).values() if "template" in each]
 
 
-def parse(words: list[str]) -> Any:
+def parse(program: Any, words: list[str]) -> Any:
     """Parse a command of onepass or ray without running it; its context."""
-    if words[0] == "python":
-        assert words[1] == "-m"
-        words = words[2:]
-    command = {"onepass": typer.main.get_command(onepass.app), "ray": ray.scripts.scripts.cli}[
-        words[0]
-    ]
-    rest = words[1:]
-    while hasattr(command, "commands"):
-        command, rest = command.commands[rest[0]], rest[1:]
-    return command.make_context(command.name, rest)
+    while hasattr(program, "commands"):
+        program, words = program.commands[words[0]], words[1:]
+    return program.make_context(program.name, words)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "overlays/example"])
@@ -151,7 +143,8 @@ def test_groups_ask_ray_for_what_their_pods_have(kind: str) -> None:
 def test_a_job_runs_a_command_that_can_be_submitted(kind: str) -> None:
     (document,) = built(DEPLOY / kind)
     words = shlex.split(document["spec"]["entrypoint"])
-    assert parse(words).params["model"] == "lite0"
+    assert words[:3] == ["python", "-m", "onepass"]
+    assert parse(ONEPASS, words[3:]).params["model"] == "lite0"
     check_command(words[3:])
     assert document["spec"]["backoffLimit"] > 0  # begun again, it continues
 
@@ -189,7 +182,8 @@ def test_the_api_is_probed_on_its_routes(tmp_path: Path) -> None:
         asked = container[probe]["httpGet"]
         assert asked["path"] in routes
         assert asked["port"] == port["name"]
-    params = parse(container["command"]).params
+    assert container["command"][:3] == ["python", "-m", "onepass"]
+    params = parse(ONEPASS, container["command"][3:]).params
     assert (params["host"], params["port"]) == ("0.0.0.0", port["containerPort"])  # noqa: S104
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
     assert params["api_key_file"] == Path(mounts["keys"]["mountPath"], "api-keys")
@@ -204,9 +198,10 @@ def test_machines_are_what_rays_launcher_reads() -> None:
     mode, *head = shlex.split(config["head_start_ray_commands"][-1])
     same, *worker = shlex.split(config["worker_start_ray_commands"][-1])
     assert mode == same == "RAY_AUTH_MODE=token"
-    assert parse(head).params["head"] is True
-    assert parse(head).params["num_cpus"] == 0
-    assert parse(worker).params["address"] == "$RAY_HEAD_IP:6379"
+    assert head[0] == worker[0] == "ray"
+    head_options, worker_options = (parse(RAY_CLI, line[1:]).params for line in (head, worker))
+    assert (head_options["head"], head_options["num_cpus"]) == (True, 0)
+    assert worker_options["address"] == "$RAY_HEAD_IP:6379"
     assert list(config["file_mounts"].values()) == ["~/.ray/auth_token"]
     assert config["max_workers"] == len(config["provider"]["worker_ips"])
 
@@ -233,12 +228,12 @@ def test_the_image_is_of_this_project() -> None:
 
 def test_the_commands_of_the_page_on_clusters_are_there() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/clusters.md").read_text(), re.DOTALL)
-    lines = [shlex.split(line, comments=True) for line in "".join(blocks).splitlines()]
-    lines = [line[1:] if line[0] == "RAY_AUTH_MODE=token" else line for line in lines]
-    commands = [line for line in lines if line[0] in ("onepass", "ray")]
-    assert len(commands) >= 8
-    for words in commands:
-        context = parse(words)
-        if words[:2] == ["onepass", "submit"]:
-            check_command(context.args)
-            parse(["onepass", *context.args])
+    text = "".join(blocks).replace("RAY_AUTH_MODE=token ray", "ray")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    for _, *words in (line for line in lines if line[0] == "ray"):
+        parse(RAY_CLI, words)
+    submitted = [parse(ONEPASS, words) for name, *words in lines if name == "onepass"]
+    for context in submitted:
+        check_command(context.args)
+        parse(ONEPASS, context.args)
+    assert len(submitted) >= 3
