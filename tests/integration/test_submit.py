@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.commands import onepass
+from tests.nodes import marked, signal_to
 from tests.pictures import photo_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -65,13 +66,13 @@ class Cluster:
         return [sys.executable, "-m", "onepass", "submit", "--address", self.url, *arguments]
 
     def submit(self, *arguments: str, seconds: float = 120, **env: str) -> Any:
-        return self._run(self.command("--", *arguments), seconds, env)
+        return self.run(self.command("--", *arguments), seconds, **env)
 
     def ray_job(self, *arguments: str, **env: str) -> Any:
         """Ray's own command, as docs/clusters.md has it."""
-        return self._run([RAY, "job", *arguments, "--address", self.url], 60, env)
+        return self.run([RAY, "job", *arguments, "--address", self.url], **env)
 
-    def _run(self, command: list[str], seconds: float, env: dict[str, str]) -> Any:
+    def run(self, command: list[str], seconds: float = 60, **env: str) -> Any:
         return subprocess.run(
             command,
             cwd=self.checkout,
@@ -165,30 +166,15 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _marked(folder: Path) -> list[int]:
-    """Every process of the cluster, whatever group or parent it has by now."""
-    sign, found = f"{MARK}={folder}".encode(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if sign in (process / "environ").read_bytes():
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
 def _end(nodes: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    for node in nodes:
-        with suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGKILL)
-        node.wait(15)
-    end = time.monotonic() + 20
-    while left := _marked(folder):
+    end = time.monotonic() + 30
+    while left := marked(f"{MARK}={folder}"):
         assert time.monotonic() < end, f"still alive: {left}"
         for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            signal_to(pid, signal.SIGKILL)
         time.sleep(0.2)
+    for node in nodes:
+        node.wait(15)
 
 
 def test_extract_on_two_nodes_with_the_code_of_this_checkout(cluster: Cluster) -> None:
@@ -202,15 +188,7 @@ def test_extract_on_two_nodes_with_the_code_of_this_checkout(cluster: Cluster) -
     assert done.stdout.splitlines()[-1].endswith(": SUCCEEDED")
     assert done.stderr == ""
 
-    checked = subprocess.run(
-        [sys.executable, "-m", "onepass", "inspect", str(out), "--verify"],
-        cwd=CHECKOUT,
-        env=cluster.env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    checked = onepass("inspect", out, "--verify")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "each row exactly once" in checked.stdout
 
@@ -264,24 +242,16 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster) -> None:
     assert "RUNNING" in cluster.ray_job("status", job_id).stdout
     stop = shlex.split(error.split("stop it: ", 1)[1])
     assert stop == ["ray", "job", "stop", "--address", cluster.url, job_id]
-    stopped = subprocess.run(stop, env=cluster.env, capture_output=True, timeout=60, check=False)
+    stopped = cluster.run(stop)
     assert stopped.returncode == 0, stopped.stderr
     assert "was stopped" in cluster.ray_job("status", job_id).stdout
 
 
 @pytest.mark.long
 def test_a_job_that_is_left_is_listed_and_followed_with_ray(cluster: Cluster) -> None:
-    left = subprocess.run(
-        cluster.command(
-            "--no-wait", "--json", "--env", VARIABLE, "--", "models", "list", "resnet18"
-        ),
-        cwd=cluster.checkout,
-        env={**cluster.env, VARIABLE: "s3cret"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    options = ("--no-wait", "--json", "--env", VARIABLE)
+    command = cluster.command(*options, "--", "models", "list", "resnet18")
+    left = cluster.run(command, **{VARIABLE: "s3cret"})
     assert "s3cret" not in left.stdout + left.stderr
     job_id = json.loads(left.stdout)["job_id"]
     followed = cluster.ray_job("logs", "--follow", job_id)
