@@ -21,7 +21,7 @@ from cluster.errors import LeaseLostError, OnepassError, StalledError, StoppedEr
 
 ORDER = (
     *("extract", "inspect", "query", "link", "migrate", "clips", "serve", "submit", "demo"),
-    *("probe", "models", "index", "tracks", "database", "job", "manifests"),
+    *("probe", "models", "index", "tracks", "database"),
 )
 
 

@@ -1,7 +1,7 @@
 """What a Ray Serve config file names: the same shards and replicas as ``onepass serve --ray``.
 
-A RayService on Kubernetes reads such a file; ``onepass manifests rayservice`` writes it. Nobody
-stays to watch: Ray Serve keeps the applications running.
+A RayService on Kubernetes has such a file in it, as in ``deploy/``. Nobody stays to watch: Ray Serve
+keeps the applications running.
 """
 
 from __future__ import annotations

@@ -1,42 +1,21 @@
-"""The commands of this room: ``submit``, ``job`` and ``manifests``."""
+"""The command of this room: ``submit``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from cluster.console import Json, print_json, say
-from cluster.errors import InputError
-
-if TYPE_CHECKING:
-    from cluster.jobs import Ended
 
 app = typer.Typer()
-job = typer.Typer(
-    help="Look at, follow and stop what was submitted to a Ray cluster.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(job, name="job")
-
-Address = Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")]
-JobId = Annotated[str, typer.Argument(help="As 'submit' printed it, or 'job list'.")]
-
-
-def _to_stdout(text: str) -> None:
-    typer.echo(text, nl=False)
-
-
-def _to_stderr(text: str) -> None:
-    typer.echo(text, nl=False, err=True)
 
 
 # What stands after ``--`` is another onepass command; it is parsed on the cluster, not here.
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(
     context: typer.Context,
-    address: Address,
+    address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
     env: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,179 +32,28 @@ def submit(
 
     A token-protected cluster needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here as well.
     Paths are the cluster's: give absolute ones, on storage that every node sees, or s3://.
+    Later: ray job list, status, logs and stop, with the same --address.
 
     Example: onepass submit --address http://head:8265 -- extract /data --model lite0 --out /runs/a
     """
-    from cluster.jobs import by_hand
-    from cluster.submit import run_job
-    from cluster.submit import submit as send
-
-    if wait:
-        log = _to_stderr if as_json else _to_stdout
-        _finish(run_job(address, context.args, env=env or (), log=log), as_json)
-        return
-    job_id = send(address, context.args, env=env or ())
-    if as_json:
-        print_json({"job_id": job_id, "address": address})
-    else:
-        say(f"job {job_id} is submitted; {by_hand(address, job_id)}")
-
-
-@job.command(name="list")
-def list_command(address: Address, as_json: Json = False) -> None:
-    """The jobs that a cluster knows, the oldest first.
-
-    Example: onepass job list --address http://head:8265
-    """
     from dataclasses import asdict
 
-    from cluster.jobs import list_jobs
+    from cluster import submit as job
 
-    jobs = list_jobs(address)
-    if as_json:
-        print_json([asdict(each) for each in jobs])
+    client, job_id = job.submit(address, context.args, env=env or ())
+    if not wait:
+        if as_json:
+            print_json({"job_id": job_id, "address": address})
+        else:
+            say(f"job {job_id} is submitted; {job.next_steps(address, job_id)}")
         return
-    for each in jobs:
-        say(f"{each.job_id}  {each.status:<9}  {each.started or '-':<20}  {each.command}")
-    if not jobs:
-        say("no jobs")
-
-
-@job.command()
-def status(job_id: JobId, address: Address, as_json: Json = False) -> None:
-    """Whether a job runs, and how it ended.
-
-    Example: onepass job status raysubmit_x --address http://head:8265
-    """
-    from dataclasses import asdict
-
-    from cluster.jobs import look_at
-
-    found = look_at(address, job_id)
-    if as_json:
-        print_json(asdict(found))
-        return
-    ended = "" if found.exit_code is None else f", exit code {found.exit_code}"
-    say(f"job {found.job_id}: {found.status}{ended}")
-    say(f"  {found.command}")
-    say(f"  started {found.started or '-'}, ended {found.ended or '-'}")
-    if found.message:
-        say(f"  {found.message}")
-
-
-@job.command()
-def logs(
-    job_id: JobId,
-    address: Address,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="To the job's end, and return its exit code.")
-    ] = False,
-) -> None:
-    """What a job has printed.
-
-    Example: onepass job logs raysubmit_x --follow --address http://head:8265
-    """
-    from cluster import jobs
-
-    if follow:
-        _finish(jobs.follow(address, job_id, log=_to_stdout), as_json=False)
-    else:
-        jobs.print_logs(address, job_id, log=_to_stdout)
-
-
-@job.command()
-def stop(job_id: JobId, address: Address, as_json: Json = False) -> None:
-    """Stop a job and wait until it has ended; the same command, submitted again, continues.
-
-    Example: onepass job stop raysubmit_x --address http://head:8265
-    """
-    from dataclasses import asdict
-
-    from cluster import jobs
-
-    found = jobs.stop(address, job_id)
-    if as_json:
-        print_json(asdict(found))
-    else:
-        say(f"job {job_id}: {found.status}; the same command, submitted again, continues")
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def manifests(
-    context: typer.Context,
-    kind: Annotated[
-        Literal["rayjob", "raycluster", "rayservice", "api", "machines", "dockerfile"],
-        typer.Argument(
-            help="rayjob: one command on a cluster of its own. raycluster: one that stays, for "
-            "submit. rayservice: the API on Ray Serve. api: the API without Ray. machines: for "
-            "'ray up' over SSH. dockerfile: the image of all of them."
-        ),
-    ],
-    image: Annotated[str, typer.Option(help="With onepass in it.")] = "onepass:latest",
-    name: Annotated[str, typer.Option(help="Of what is made.")] = "onepass",
-    namespace: Annotated[str | None, typer.Option(help="Of Kubernetes.")] = None,
-    claim: Annotated[
-        str, typer.Option(help="Volume claim that all pods mount at /data.")
-    ] = "onepass-data",
-    token_secret: Annotated[
-        str, typer.Option(help="Secret whose key auth_token is Ray's token.")
-    ] = "onepass-ray-token",  # noqa: S107
-    env_secret: Annotated[
-        str | None, typer.Option(help="Secret that becomes variables, as AWS credentials.")
-    ] = None,
-    spot: Annotated[
-        str, typer.Option(help="Label of your spot nodes, and their taint where they have one.")
-    ] = "onepass/spot=true",
-    gpu_workers: Annotated[int, typer.Option(min=0, help="Spot pods with a GPU, at most.")] = 2,
-    decode_workers: Annotated[int, typer.Option(min=0, help="Pods without one, at most.")] = 2,
-    cpus: Annotated[int, typer.Option(min=2, help="Of a pod without a GPU, or a machine.")] = 8,
-    memory_gib: Annotated[int, typer.Option(min=2, help="Of a worker, or a machine.")] = 32,
-    index: Annotated[str, typer.Option(help="Index folder of the API.")] = "/data/index",
-    replicas: Annotated[int, typer.Option(min=1, help="Of the API.")] = 2,
-    head: Annotated[str, typer.Option(help="machines: address of the head.")] = "10.0.0.1",
-    worker: Annotated[
-        list[str] | None, typer.Option(help="machines: address of a worker; again for more.")
-    ] = None,
-    ssh_user: Annotated[str, typer.Option(help="machines: who logs in.")] = "ubuntu",
-) -> None:
-    """Print a manifest for Kubernetes (KubeRay), for 'ray up', or a Dockerfile.
-
-    Example: onepass manifests rayjob --image registry/onepass:1 -- extract s3://b/photos --out
-    s3://b/runs/first --model lite0
-    """
-    from cluster.deploy import render
-    from cluster.pods import Deployment
-
-    made = Deployment(
-        name=name,
-        namespace=namespace,
-        image=image,
-        claim=claim,
-        token_secret=token_secret,
-        env_secret=env_secret,
-        spot=spot,
-        gpu_workers=gpu_workers,
-        decode_workers=decode_workers,
-        cpus=cpus,
-        memory_gib=memory_gib,
-        index=index,
-        replicas=replicas,
+    ended = job.follow(
+        client, address, job_id, log=lambda text: typer.echo(text, nl=False, err=as_json)
     )
-    if context.args and kind != "rayjob":
-        raise InputError(f"a command after -- is for rayjob; {kind} takes none")
-    at = {"workers": tuple(worker)} if worker else {}
-    text = render(kind, made, command=context.args, head=head, user=ssh_user, **at)
-    typer.echo(text, nl=False)
-
-
-def _finish(ended: Ended, as_json: bool) -> None:
-    """Say how a followed job ended, and end as it did."""
-    from dataclasses import asdict
-
     if as_json:
         print_json(asdict(ended))
     else:
         why = f" ({ended.message})" if ended.message else ""
-        say(f"job {ended.job_id}: {ended.status}{why}")
+        say(f"job {job_id}: {ended.status}{why}")
     if ended.exit_code:
         raise typer.Exit(ended.exit_code)

@@ -173,6 +173,19 @@ def title_of(pid: int) -> str:
         return ""
 
 
+def marked(sign: str) -> dict[int, str]:
+    """Living processes with ``sign``, NAME=VALUE, in their environment, and their titles.
+
+    It finds them whatever parent or group they have by now.
+    """
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # ended meanwhile, or of another user
+            if sign.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = title_of(int(folder.name))
+    return found
+
+
 def signal_to(pid: int, number: signal.Signals) -> bool:
     """Send a signal; False where the process has ended."""
     if not stat_of(pid):

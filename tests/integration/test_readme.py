@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import httpx
-import yaml
 
 from pipelines.run import Run
 from tests.ami import fill, stored
@@ -139,14 +138,6 @@ def test_before_a_long_run(tmp_path: Path) -> None:
     assert "24 rows, 0 with errors" in said["extract"]
     assert "session 1: finished, 24 rows" in said["inspect"]
     assert (tmp_path / "where.png").stat().st_size > 10_000
-
-
-def test_on_a_cluster(tmp_path: Path) -> None:
-    """``submit`` and ``job`` need a cluster, and have their own tests; manifests need none."""
-    *_, manifests = commands("On a cluster")
-    (job,) = yaml.safe_load_all(run_all([manifests], tmp_path)["manifests"])
-    assert job["kind"] == "RayJob"
-    assert job["spec"]["entrypoint"].endswith("--out s3://b/runs/first")
 
 
 def test_tracks(tmp_path: Path) -> None:

@@ -15,12 +15,10 @@ import ray
 from ray.job_submission import JobStatus
 from setuptools import find_packages
 
-import cluster.jobs
 import cluster.submit
 from cluster.errors import ClusterError, LeftRunningError, WorkError
-from cluster.jobs import Ended
 from cluster.session import lay_out, session
-from cluster.submit import read_env, run_job
+from cluster.submit import Ended, check_command, follow, read_env, submit
 
 URL = "http://127.0.0.1:1"
 
@@ -41,18 +39,22 @@ def test_relative_paths_are_refused_before_anything_is_sent(
     arguments: list[str], named: str
 ) -> None:
     with pytest.raises(ClusterError, match=f"^{named}: .* give an absolute path"):
-        run_job(URL, arguments, log=print)
+        submit(URL, arguments)
 
 
-def test_absolute_paths_and_uris_pass() -> None:
-    cluster.submit._refuse_relative_paths(
-        ["extract", "s3://bucket/images", "--model", "timm:a/b", "--out", "/runs/a"]
-    )
-    cluster.submit._refuse_relative_paths(["index", "build", "/runs/a", "--out=/index"])
-    cluster.submit._refuse_relative_paths(["tracks", "evaluate", "/runs/a", "--truth", "/gt"])
-    cluster.submit._refuse_relative_paths(["extract", "gs://b/images", "--out=s3://b/runs/a"])
-    cluster.submit._refuse_relative_paths(["models", "describe", "timm:resnet18"])
-    cluster.submit._refuse_relative_paths(["probe", "train", "/runs/a", "--labels", "category"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "extract s3://bucket/images --model timm:a/b --out /runs/a",
+        "extract gs://b/images --out=s3://b/runs/a",
+        "index build /runs/a --out=/index",
+        "tracks evaluate /runs/a --truth /gt",
+        "models describe timm:resnet18",
+        "probe train /runs/a --labels category",
+    ],
+)
+def test_absolute_paths_and_uris_pass(command: str) -> None:
+    check_command(command.split())
 
 
 @pytest.mark.parametrize(
@@ -61,17 +63,17 @@ def test_absolute_paths_and_uris_pass() -> None:
 )
 def test_passwords_are_not_sent_to_the_list_of_jobs(source: str) -> None:
     with pytest.raises(ClusterError, match="PGPASSWORD") as refused:
-        run_job(URL, ["extract", source, "--out", "/run"], log=print)
+        submit(URL, ["extract", source, "--out", "/run"])
     assert "s3cret" not in str(refused.value)
     with pytest.raises(ClusterError, match="check that Ray's dashboard answers"):
-        run_job(URL, ["extract", "postgresql://anna@host:5432/ami", "--out", "/run"], log=print)
+        submit(URL, ["extract", "postgresql://anna@host:5432/ami", "--out", "/run"])
 
 
 def test_a_command_and_a_scheme_are_needed() -> None:
     with pytest.raises(ClusterError, match="nothing to submit"):
-        run_job(URL, [], log=print)
+        submit(URL, [])
     with pytest.raises(ClusterError, match="as http://HOST:8265"):
-        run_job("127.0.0.1:8265", ["link", "/runs/a"], log=print)
+        submit("127.0.0.1:8265", ["link", "/runs/a"])
 
 
 def test_the_code_that_is_sent_is_the_code_that_is_packaged() -> None:
@@ -89,7 +91,7 @@ def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # restored afterwards
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # Ray would prefer it to ours
     with pytest.raises(ClusterError, match=r"^--address http://127.0.0.1:1: .*dashboard answers"):
-        run_job(URL, ["link", "/runs/a"], log=print)
+        submit(URL, ["link", "/runs/a"])
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests may hold a session
     with (
         pytest.raises(ClusterError, match=r"127.0.0.1:1 could not be reached"),
@@ -100,11 +102,11 @@ def test_a_dead_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_silent_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
-    monkeypatch.setattr(cluster.jobs, "_HELLO_SECONDS", 0.2)
+    monkeypatch.setattr(cluster.submit, "_HELLO_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"(?i)timed out"):
-            run_job(url, ["link", "/runs/a"], log=print)
+            submit(url, ["link", "/runs/a"])
 
 
 @dataclass
@@ -140,36 +142,44 @@ class _Details:
     driver_exit_code: int | None
 
 
-def follow(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[Ended, str]:
+def run(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[Ended, str]:
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr(cluster.submit, "_submit", lambda *_: (job, "job_1"))
     log: list[str] = []
-    ended = run_job(URL, ["link", "/runs/a"], log=log.append)
+    ended = follow(job, URL, "job_1", log=log.append)
     return ended, "".join(log)
 
 
-def test_a_broken_stream_is_opened_again_and_nothing_is_said_twice(
+def test_a_broken_stream_is_opened_again_and_nothing_is_logged_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = Job([["one\n", RuntimeError("closed")], ["one\ntw"], ["one\ntwo\n", "three\n"]])
-    ended, log = follow(job, monkeypatch)
+    ended, log = run(job, monkeypatch)
     assert log == "one\ntwo\nthree\n"
     assert ended == Ended("job_1", "SUCCEEDED", "", 0)
 
 
-def test_the_reason_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "Job entrypoint command failed with exit code 2, last available logs (tr…):\nmany\n"
-    ended, _ = follow(Job([["many\n"]], JobStatus.FAILED, said), monkeypatch)
-    assert ended.message == "Job entrypoint command failed with exit code 2"
-    ended, _ = follow(Job([[]], JobStatus.FAILED, "no environment:\n disk full"), monkeypatch)
-    assert ended.message == "no environment: disk full"
+@pytest.mark.parametrize(
+    ("log", "theirs", "ours"),
+    [
+        (
+            ["many\n"],
+            "failed with exit code 2, last available logs (tr…):\nmany\n",
+            "failed with exit code 2",
+        ),
+        ([], "no environment:\n disk full", "no environment: disk full"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, log: list[str | BaseException], theirs: str, ours: str
+) -> None:
+    ended, _ = run(Job([log], JobStatus.FAILED, theirs), monkeypatch)
+    assert ended.message == ours
 
 
 @pytest.mark.parametrize(
     ("status", "own", "ours"),
     [
         (JobStatus.FAILED, 2, 2),
-        (JobStatus.FAILED, 1, 1),
         (JobStatus.FAILED, 130, 130),
         (JobStatus.FAILED, -9, 1),  # killed by a signal
         (JobStatus.FAILED, None, 1),  # it never began
@@ -180,7 +190,7 @@ def test_the_reason_of_a_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_exit_code_is_the_commands_own(
     monkeypatch: pytest.MonkeyPatch, status: JobStatus, own: int | None, ours: int
 ) -> None:
-    ended, _ = follow(Job([["many\n"]], status, "why", own), monkeypatch)
+    ended, _ = run(Job([["many\n"]], status, "why", own), monkeypatch)
     assert ended.exit_code == ours
 
 
@@ -196,23 +206,23 @@ def test_variables_are_taken_by_name_and_no_message_shows_one(
         "EMPTY": "",
     }
     with pytest.raises(ClusterError, match="AWS_ACCESS_KEY_ID: it is not set here"):
-        run_job(URL, ["link", "/runs/a"], env=["AWS_ACCESS_KEY_ID"], log=print)
+        submit(URL, ["link", "/runs/a"], env=["AWS_ACCESS_KEY_ID"])
     with pytest.raises(ClusterError, match=r"--env, the 2. of 2") as refused:
         read_env(["A=1", "AWS KEY=s3cret"])
     assert "s3cret" not in str(refused.value)
 
 
 def test_a_cluster_that_is_gone_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.jobs, "_LOST_SECONDS", -1.0)
+    monkeypatch.setattr(cluster.submit, "_LOST_SECONDS", -1.0)
     with pytest.raises(WorkError, match=r"stopped answering while job job_1 ran \(refused\)"):
-        follow(Job([["one\n"]], gone=True), monkeypatch)
+        run(Job([["one\n"]], gone=True), monkeypatch)
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(LeftRunningError, match=f"onepass job stop --address {URL} job_1") as caught:
-        follow(Job([["one\n", KeyboardInterrupt()]]), monkeypatch)
+    with pytest.raises(LeftRunningError, match=f"ray job stop --address {URL} job_1") as caught:
+        run(Job([["one\n", KeyboardInterrupt()]]), monkeypatch)
     assert caught.value.exit_code == 130
 
 

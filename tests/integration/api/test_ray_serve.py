@@ -22,8 +22,6 @@ import yaml
 
 from api.client import Client, ServiceError
 from api.shards import SEARCH_SECONDS
-from cluster.deploy import render
-from cluster.pods import Deployment
 from index.build import build_index
 from index.snapshot import Snapshot
 from tests.integration.api import contract
@@ -35,23 +33,13 @@ from tests.integration.api.world import (
     told,
     wait_until_ready,
 )
+from tests.nodes import marked
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[3]
 START_SECONDS, END_SECONDS = 80.0, 60.0
 MARK = "ONEPASS_TEST_OF_RAY_SERVE"
-
-
-def marked(name: str) -> dict[int, str]:
-    """Processes with our mark in their environment, and what they are called."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={name}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode().strip("\0")
-        except OSError:  # ended meanwhile, or somebody else's
-            continue
-    return found
 
 
 def until(done: Callable[[], bool], seconds: float, what: str) -> None:
@@ -67,12 +55,12 @@ class Served:
     def __init__(self, command: Callable[[int], list[str]], log: Path, **env: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
-        self.name = uuid4().hex
+        self.mark = f"{MARK}={uuid4().hex}"
         self.log = log
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, *command(self.port)],
-                env=os.environ | {MARK: self.name, "RAY_ADDRESS": ""} | env,
+                env=os.environ | dict([self.mark.split("=")]) | {"RAY_ADDRESS": ""} | env,
                 stderr=stderr,
             )
 
@@ -92,10 +80,10 @@ class Served:
         pytest.fail(f"not ready: {self.log.read_text()}")
 
     def pids(self, part: str) -> list[int]:
-        return [pid for pid, called in marked(self.name).items() if part in called]
+        return [pid for pid, called in marked(self.mark).items() if part in called]
 
     def kill(self) -> None:
-        for pid in [self.process.pid, *marked(self.name)]:
+        for pid in [self.process.pid, *marked(self.mark)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -226,10 +214,10 @@ class TestLife:
             check_hits(few.hits, nearest(world, query, 4, label="class 1"))
 
     def test_told_to_stop_it_leaves_nothing(self, served: Served) -> None:
-        assert len(marked(served.name)) > 5  # Ray's own among them
+        assert len(marked(served.mark)) > 5  # Ray's own among them
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(END_SECONDS) == 0
-        until(lambda: not marked(served.name), 10, "every process ends")
+        until(lambda: not marked(served.mark), 10, "every process ends")
         log = served.log.read_text()
         assert "Traceback" not in log
         assert "ending" in log
@@ -238,14 +226,17 @@ class TestLife:
 @pytest.mark.long
 def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None:
     """As KubeRay applies it: all applications at once, nobody who stays."""
-    (document,) = yaml.safe_load_all(render("rayservice", Deployment(shards=2, replicas=1)))
+    document = yaml.safe_load((ROOT / "deploy" / "rayservice" / "rayservice.yaml").read_text())
     config = yaml.safe_load(document["spec"]["serveConfigV2"])
+    first, service = config["applications"]
+    second = {"name": "onepass-shard-1", "args": first["args"] | {"own": 1}}
+    config["applications"] = [first, first | second, service]
     keys = tmp_path / "keys"
     keys.write_text("secret-key\n")
     keys.chmod(0o600)
     for application in config["applications"]:
-        application["args"] |= {"index": str(world.index), "cpus": 0.1}
-    config["applications"][-1]["args"]["api_key_file"] = str(keys)
+        application["args"] |= {"index": str(world.index), "cpus": 0.1, "shards": 2, "replicas": 1}
+    service["args"]["api_key_file"] = str(keys)
 
     def command(port: int) -> list[str]:
         config["http_options"] |= {"host": "127.0.0.1", "port": port}
