@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from index.snapshot import Snapshot
+    from pipelines.events.profile import SessionProfile
     from pipelines.h5_facts import H5Facts
     from pipelines.run import Run
 
@@ -174,7 +175,6 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
 def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
     from cluster.storage import reaching
     from pipelines.events.profile import draw_profile, sessions_of
-    from pipelines.events.words import say_session
 
     with reaching(run):
         sessions = sessions_of(run)
@@ -187,8 +187,25 @@ def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
         print_json({"run": str(run), "picture": picture, "sessions": profiles})
         return
     for session in sessions:
-        say_session(session.profile)
+        _show_session(session.profile)
     say(f"picture: {picture}")
+
+
+def _show_session(session: SessionProfile) -> None:
+    """One session of a run: how it ended, where its time went, its errors."""
+    from pipelines.events.words import duration, where_the_time_went
+
+    say(
+        f"session {session.session}: {session.outcome}, {session.rows} rows in "
+        f"{duration(session.seconds)} on {session.host}"
+        + (f", {session.rows_a_second:.0f}/s while at work" if session.rows_a_second else "")
+    )
+    if session.error:
+        say(f"  {session.error}")
+    if session.stages:
+        say(f"  {where_the_time_went(session, session.seconds)}")
+    for kind, rows in session.errors.items():
+        say(f"  error     {rows} x {kind}")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -20,7 +20,6 @@ import pyarrow as pa
 from cluster.errors import failed
 from cluster.storage import is_remote, make_folder, remove_folder
 from pipelines.events.board import STAGES, Block, Look
-from pipelines.events.measures import Limit
 from pipelines.execution.base import Executor, Job, Watcher
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
@@ -31,7 +30,7 @@ from pipelines.hdf5 import write_hdf5
 from pipelines.prepare import prepare
 from pipelines.records import Record
 from pipelines.request import Request, earlier_request
-from pipelines.run import SessionFacts
+from pipelines.run import Limit, SessionFacts
 
 SAMPLE_SECONDS = 10.0  # of each actor's work, about
 _BLOCKS = (5, 40)  # of the sample, for each actor, at least and at most

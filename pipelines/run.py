@@ -27,11 +27,12 @@ from pydantic import Field
 
 from cluster.errors import RunError, VerifyError
 from cluster.storage import locate, open_parquet, place, reaching, read_parquet
-from pipelines.events.measures import Limit, StageFacts
 from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
 from pipelines.records import Record, read_record, sha256_file
 
 FORMAT = 1
+
+Limit = Literal["start-up", "decode", "forward", "write", "waiting"]
 
 
 class RowCounts(Record):
@@ -45,6 +46,18 @@ class RowCounts(Record):
     written: int
     failed: int
     refused: int = 0
+
+
+class StageFacts(Record):
+    """One stage of one session; blocks done again are in all but ``rows``."""
+
+    name: str
+    rows: int
+    blocks: int
+    again: int  # blocks done once more, after an actor or a node was lost
+    processes: int
+    seconds: float  # busy, all processes together
+    memory: int  # resident bytes of its largest process
 
 
 class SessionFacts(Record):

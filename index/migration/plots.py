@@ -6,12 +6,11 @@ Matplotlib is in the extra ``migrate``; who has none gets the report in JSON all
 from __future__ import annotations
 
 import io
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.errors import InputError
+from cluster.extras import optional
 from index.migration.report import Drift, Histogram, Labels, Neighbours, Threshold
 
 if TYPE_CHECKING:
@@ -67,7 +66,9 @@ def changes_plot(labels: Labels) -> str:
 
 def costs_plot(threshold: Threshold) -> str:
     """Costs of linked and of other pairs in both spaces, with the threshold of each."""
-    figure = _module("matplotlib.figure").Figure(figsize=(4.3, 3.6), layout="constrained")
+    figure = optional("matplotlib.figure", "migrate").Figure(
+        figsize=(4.3, 3.6), layout="constrained"
+    )
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, name, linked, others, bound in (
         (upper, "old space", threshold.linked_then, threshold.others_then, threshold.max_cost),
@@ -90,7 +91,9 @@ def costs_plot(threshold: Threshold) -> str:
 
 
 def _figure(height: float = 2.6) -> tuple[Figure, Any]:
-    figure = _module("matplotlib.figure").Figure(figsize=(4.3, height), layout="constrained")
+    figure = optional("matplotlib.figure", "migrate").Figure(
+        figsize=(4.3, height), layout="constrained"
+    )
     axes = figure.subplots()
     _bare(axes)
     return figure, axes
@@ -108,7 +111,7 @@ def _shares(counted: Histogram) -> Any:
 
 
 def _whole_numbers() -> Any:
-    return _module("matplotlib.ticker").MaxNLocator(integer=True)
+    return optional("matplotlib.ticker", "migrate").MaxNLocator(integer=True)
 
 
 def _short(name: str) -> str:
@@ -119,16 +122,6 @@ def _short(name: str) -> str:
 def _svg(figure: Figure) -> str:
     sink = io.StringIO()
     # Without a date and with names that are no accident, one report makes one page.
-    with _module("matplotlib").rc_context({"svg.hashsalt": "onepass"}):
+    with optional("matplotlib", "migrate").rc_context({"svg.hashsalt": "onepass"}):
         figure.savefig(sink, format="svg", metadata={"Date": None})
     return sink.getvalue()
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError:
-        raise InputError(
-            "the page of a migration needs matplotlib, which is not installed; run: pip install "
-            "'onepass[migrate]' and give the same command again"
-        ) from None

@@ -6,13 +6,11 @@ Images are arrays ``[H, W, 3]`` in the channel order of OpenCV, blue first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import InputError, first_line
+from cluster.extras import optional
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,21 +22,6 @@ COLOURS = (
 GREY = "#828282"
 
 
-def extra(module: str) -> Any:
-    """A module of the extra ``tracks``.
-
-    Raises:
-        InputError: it is not installed, or a library of the system is missing.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"{module}, which draws tracks, cannot be used ({first_line(error)}); run: "
-            "pip install 'onepass[tracks]'"
-        ) from None
-
-
 class Annotator:
     """Draws onto images of one size; every method changes the image that it is given.
 
@@ -48,7 +31,7 @@ class Annotator:
     """
 
     def __init__(self, size: tuple[int, int], *, tail: int = 1) -> None:
-        self._sv = sv = extra("supervision")
+        self._sv = sv = optional("supervision", "tracks")
         self._size = size
         self._width = max(1, round(max(size) / 640))
         self._scale = max(0.35, sv.calculate_optimal_text_scale(size) * 0.8)
@@ -102,7 +85,7 @@ class Annotator:
     ) -> None:
         """Draw a line through ``[N, 2]`` in the colour of a track, or in grey."""
         colour = self._sv.Color.from_hex(GREY) if track is None else self._palette.by_idx(track)
-        width, cv2 = self._width if thin else 2 * self._width, extra("cv2")
+        width, cv2 = self._width if thin else 2 * self._width, optional("cv2", "tracks")
         line = points.round().astype(np.int32)
         cv2.polylines(image, [line], False, colour.as_bgr(), width, cv2.LINE_AA)
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from cluster.errors import InputError, first_line
+from cluster.extras import optional
 from index.vectors import Floats, Ints
 
 # The package asks for OpenCV's desktop build, which would replace the headless one that is
 # installed here, and needs a display's libraries; so it is installed without what it asks for.
-INSTALL = "pip install 'onepass[tracks]' && pip install --no-deps 'trackers>=2.6'"
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,10 @@ def evaluate_together(pairs: Sequence[tuple[Tracked, Tracked]]) -> tuple[list[Sc
     return [_scores(*one) for one in measured], _scores(*together)
 
 
-def _evaluator() -> ModuleType:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a library's import warnings are not our user's
-            return import_module("trackers.eval")
-    except ImportError as error:  # not there, or a library of the system that it wants is not
-        raise InputError(
-            f"the evaluator 'trackers' cannot be used ({first_line(error)}); run: {INSTALL}"
-        ) from None
+def _evaluator() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a library's import warnings are not our user's
+        return optional("trackers.eval", "tracks", then="pip install --no-deps 'trackers>=2.6'")
 
 
 def _measure(

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from cluster.errors import InputError
+from cluster.extras import optional
 
-INSTALL = "pip install 'onepass[database]'"
-
-try:
-    import sqlalchemy  # noqa: F401
-except ModuleNotFoundError:
-    raise InputError(f"SQLAlchemy is not installed, which databases need; run: {INSTALL}") from None
+optional("sqlalchemy", "database")

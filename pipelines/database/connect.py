@@ -18,8 +18,9 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+import pipelines.database  # noqa: F401  (says what to install where SQLAlchemy is missing)
 from cluster.errors import InputError, OnepassError, SourceError, WorkError
-from pipelines.database import INSTALL
+from cluster.extras import optional
 
 KINDS = "sqlite:///path/ami.db or postgresql+psycopg://user@host/name"
 
@@ -136,17 +137,13 @@ def _engine(parsed: sa.URL, write: bool) -> sa.Engine:
         begin = "BEGIN IMMEDIATE" if write else "BEGIN"
     else:
         one_state = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        try:
-            engine = sa.create_engine(
-                parsed,
-                connect_args={"connect_timeout": WAIT_SECONDS},
-                execution_options={} if write else one_state,
-                **common,
-            )
-        except ModuleNotFoundError:
-            raise InputError(
-                f"psycopg is not installed, which PostgreSQL needs; run: {INSTALL}"
-            ) from None
+        optional("psycopg", "database")
+        engine = sa.create_engine(
+            parsed,
+            connect_args={"connect_timeout": WAIT_SECONDS},
+            execution_options={} if write else one_state,
+            **common,
+        )
         # Times come as text, which must not depend on the server's taste.
         begin = (
             f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'; SET LOCAL datestyle = 'ISO'; "

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.events.board import STAGES, Block
-from pipelines.records import Record
-
-Limit = Literal["start-up", "decode", "forward", "write", "waiting"]
-
-
-class StageFacts(Record):
-    """One stage of one session; blocks done again are in all but ``rows``."""
-
-    name: str
-    rows: int
-    blocks: int
-    again: int  # blocks done once more, after an actor or a node was lost
-    processes: int
-    seconds: float  # busy, all processes together
-    memory: int  # resident bytes of its largest process
+from pipelines.run import Limit, StageFacts
 
 
 @dataclass

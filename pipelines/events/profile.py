@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.errors import RunError, first_line
+from cluster.extras import optional
 from pipelines.events.board import STAGES, Block
 from pipelines.events.log import NAME, Line, read_events
-from pipelines.events.measures import Measures, StageFacts
-from pipelines.probe.report import extra
+from pipelines.events.measures import Measures
 from pipelines.records import write_atomic
-from pipelines.run import SessionFacts
+from pipelines.run import SessionFacts, StageFacts
 
 BINS = 160
 COLOURS = {"load": "#b39ddb", "decode": "#e39a2d", "forward": "#1f62c4", "write": "#4c9f70"}
@@ -103,7 +103,7 @@ def draw_profile(sessions: list[Session], file: Path, *, title: str) -> None:
     Raises:
         InputError: matplotlib is not installed.
     """
-    figure = extra("matplotlib.figure").Figure(figsize=(11, 6), layout="constrained")
+    figure = optional("matplotlib.figure", "probe").Figure(figsize=(11, 6), layout="constrained")
     figure.suptitle(title, parse_math=False)
     above, below = figure.subplots(2, 1, sharex=True)
     begins = np.cumsum([0.0, *(session.profile.seconds for session in sessions)])

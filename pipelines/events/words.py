@@ -5,10 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from cluster.console import say
-
 if TYPE_CHECKING:
-    from pipelines.events.profile import SessionProfile
     from pipelines.run import SessionFacts
 
 
@@ -30,21 +27,6 @@ def where_the_time_went(session: SessionFacts, seconds: float) -> str:
     if session.limit is not None:
         parts.append(f"the limit was {session.limit}")
     return "; ".join(parts)
-
-
-def say_session(session: SessionProfile) -> None:
-    """One session of a run: how it ended, where its time went, its errors."""
-    say(
-        f"session {session.session}: {session.outcome}, {session.rows} rows in "
-        f"{duration(session.seconds)} on {session.host}"
-        + (f", {session.rows_a_second:.0f}/s while at work" if session.rows_a_second else "")
-    )
-    if session.error:
-        say(f"  {session.error}")
-    if session.stages:
-        say(f"  {where_the_time_went(session, session.seconds)}")
-    for kind, rows in session.errors.items():
-        say(f"  error     {rows} x {kind}")
 
 
 def duration(seconds: float) -> str:

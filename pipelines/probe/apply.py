@@ -22,13 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError, RunError, VerifyError
+from cluster.extras import optional
 from cluster.storage import open_parquet, read_parquet
 from pipelines.engines.engine import this_device
 from pipelines.hdf5 import matrix
 from pipelines.head import Head, head_sha256, load_head
 from pipelines.probe.features import batch_rows, column_of, label_values, model_of
 from pipelines.probe.fit import classify
-from pipelines.probe.report import Measures, extra, measure
+from pipelines.probe.report import Measures, measure
 from pipelines.records import Record, read_record, sha256_file, sha256_json, write_atomic
 from pipelines.run import Run
 
@@ -108,7 +109,7 @@ def apply_head(
 
 def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
     """A run's labels, of rows that can be answered; null for others."""
-    extra("sklearn")
+    optional("sklearn", "probe")
     good = run.table(["error"])["error"].is_null()
     labels = pc.if_else(good, label_values(run, column), None)
     if not pc.any(pc.is_in(labels, pa.array(head.facts.classes))).as_py():

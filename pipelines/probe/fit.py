@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from cluster.extras import optional
 from pipelines.facts import HeadFacts
 from pipelines.head import Head
 from pipelines.probe.features import Examples, Kind, batch_rows
 from pipelines.probe.parts import Parts, Rows
-from pipelines.probe.report import extra
 from pipelines.scores import top_classes
 
 Floats = npt.NDArray[np.float32]
@@ -100,12 +100,16 @@ def _linear(
     x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
 ) -> tuple[Weights, dict[str, float]]:
     """The strongest regularisation within one standard error of the lowest validation loss."""
-    model = extra("sklearn.linear_model").LogisticRegression(max_iter=1000, warm_start=True)
+    model = optional("sklearn.linear_model", "probe").LogisticRegression(
+        max_iter=1000, warm_start=True
+    )
     tried: list[tuple[float, float, Weights]] = []
     for strength in STRENGTHS:
         with warnings.catch_warnings():
             # Where the steps run out, the validation loss judges the weights of the last one.
-            warnings.simplefilter("ignore", extra("sklearn.exceptions").ConvergenceWarning)
+            warnings.simplefilter(
+                "ignore", optional("sklearn.exceptions", "probe").ConvergenceWarning
+            )
             model.set_params(C=strength).fit(x, y)
         found = losses(model)
         tried.append((found.mean(), found.std() / math.sqrt(len(found)), weights_of(model)))
@@ -119,7 +123,7 @@ def _network(
     x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
 ) -> tuple[Weights, dict[str, float]]:
     """The epoch of the lowest validation loss."""
-    model = extra("sklearn.neural_network").MLPClassifier(
+    model = optional("sklearn.neural_network", "probe").MLPClassifier(
         options.hidden, batch_size=min(_BATCH, len(y)), random_state=options.seed
     )
     best, epochs, weights = math.inf, 0, None
@@ -140,7 +144,7 @@ def standardisation(features: Floats, rows: Rows) -> tuple[Floats, Floats]:
     A column that is constant but for rounding gets the scale 1: dividing by its deviation
     would make noise as loud as features.
     """
-    scaler = extra("sklearn.preprocessing").StandardScaler()
+    scaler = optional("sklearn.preprocessing", "probe").StandardScaler()
     for some in _blocks(rows, features.shape[1]):
         scaler.partial_fit(features[some])  # sums in float64
     deviation = np.sqrt(scaler.var_)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from cluster.extras import optional
 from pipelines.images import ImageError, cut
-from pipelines.probe.report import Measures, extra
+from pipelines.probe.report import Measures
 from pipelines.records import write_atomic
 from pipelines.sampling import spread
 
@@ -55,9 +56,11 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
     """Counts, coloured by their share of the row: of a class, the answers it was given."""
     counts, many = np.array(measures.confusion), len(measures.classes)
     side = 3 + 0.45 * min(many, _NAMED)
-    figure = extra("matplotlib.figure").Figure(figsize=(side + 1, side), layout="constrained")
+    figure = optional("matplotlib.figure", "probe").Figure(
+        figsize=(side + 1, side), layout="constrained"
+    )
     axes = figure.subplots()
-    drawn = extra("sklearn.metrics").ConfusionMatrixDisplay(
+    drawn = optional("sklearn.metrics", "probe").ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(1, keepdims=True), 1),
         display_labels=[_label(name) for name in measures.classes],
     )
@@ -90,7 +93,7 @@ def draw_validation(rows: Sequence[Judged], root: Path, file: Path, *, title: st
     shown = [*wrong[:MOST_TILES], *spread(right, max(0, MOST_TILES - len(wrong)))]
     lines = -(-len(shown) // COLUMNS)
     size = (2 * COLUMNS, 2.4 * lines + 0.6)
-    figure = extra("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    figure = optional("matplotlib.figure", "probe").Figure(figsize=size, layout="constrained")
     left_out = f", {len(shown)} shown" if len(shown) < len(rows) else ""
     figure.suptitle(f"{title}: {len(wrong)} of {len(rows)} wrong{left_out}")
     tiles = figure.subplots(lines, COLUMNS, squeeze=False).ravel()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
-from cluster.errors import InputError
+from cluster.extras import optional
 from pipelines.facts import HeadFacts
 from pipelines.probe.features import Examples
 from pipelines.probe.parts import Parts, Rows
@@ -74,24 +73,9 @@ class ProbeRecord(Record):
     versions: dict[str, str]
 
 
-def extra(module: str) -> Any:
-    """A module of the extra ``probe``.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError:
-        raise InputError(
-            f"{module.partition('.')[0]} is not installed, which heads and pictures need; run: "
-            "pip install 'onepass[probe]'"
-        ) from None
-
-
 def measure(truth: Rows, answers: npt.NDArray[Any], classes: tuple[str, ...]) -> Measures:
     """Hold class indices against the labels' ``[N]``, N at least 1."""
-    metrics, indices = extra("sklearn.metrics"), np.arange(len(classes))
+    metrics, indices = optional("sklearn.metrics", "probe"), np.arange(len(classes))
     columns = metrics.precision_recall_fscore_support(
         truth, answers, labels=indices, zero_division=0
     )
@@ -115,8 +99,8 @@ def baselines_of(examples: Examples, parts: Parts) -> dict[str, dict[str, Score]
     """
     features, targets = examples.features, parts.targets
     models = {
-        "majority": extra("sklearn.dummy").DummyClassifier(strategy="most_frequent"),
-        "knn": extra("sklearn.neighbors").KNeighborsClassifier(
+        "majority": optional("sklearn.dummy", "probe").DummyClassifier(strategy="most_frequent"),
+        "knn": optional("sklearn.neighbors", "probe").KNeighborsClassifier(
             min(NEIGHBOURS, len(parts.train)), metric="cosine", algorithm="brute"
         ),
     }

@@ -22,6 +22,7 @@ import numpy as np
 
 from cluster.errors import InputError, RunError
 from cluster.executors import ExecutorChoice
+from cluster.extras import optional
 from cluster.storage import place
 from pipelines.head import Head, head_sha256, save_head
 from pipelines.probe.chance import random_run
@@ -35,7 +36,6 @@ from pipelines.probe.report import (
     ProbeRecord,
     RandomBackbone,
     baselines_of,
-    extra,
     measure,
 )
 from pipelines.records import read_record, write_atomic
@@ -76,7 +76,7 @@ def train(
     """
     _refuse_taken(out)
     for module in ("sklearn", "matplotlib"):
-        extra(module)
+        optional(module, "probe")
     clips = place(source).is_file()
     _refuse_options(source, options, clips=clips)
     run = None if clips else Run.open(source)

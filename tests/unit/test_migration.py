@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import InputError, RunError
+from cluster.errors import RunError
 from index.linking.options import LinkOptions
-from index.migration import plots, spaces
+from index.migration import spaces
 from index.migration.compare import compare_runs
 from index.migration.costs import run_cost
 from index.migration.labels import compare_labels
@@ -387,14 +387,3 @@ def test_page_says_what_is_not_compared(tmp_path: Path) -> None:
     assert "Cannot be compared: 2 and 4 numbers." in page
     assert "Not compared: the new model has no class names; give --labels." in page
     assert "1 not comparable" in page
-
-
-def test_without_matplotlib_the_page_says_what_to_install(
-    report: MigrationReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def gone(name: str) -> None:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(plots, "import_module", gone)
-    with pytest.raises(InputError, match=r"pip install 'onepass\[migrate\]'"):
-        render(report)

@@ -16,7 +16,6 @@ from PIL import Image
 
 from api import demo
 from cluster.errors import InputError, WorkError
-from index.pictures import annotate
 from index.pictures.annotate import COLOURS, GREY, Annotator
 from index.pictures.sheet import BLANK, GREEN, INK, RED, Tile, contact_sheet
 from index.tracks.video import encode
@@ -56,15 +55,6 @@ def test_a_lost_track_has_corners_alone(lost: bool) -> None:
     assert tint[50, 42:79].all()  # from where it was before
     assert (image[70, 151:189] == blue_first(GREY)).all()
     assert (image[-8:, 60:140] == 0).any()  # the caption
-
-
-def test_a_library_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> None:
-        raise ImportError("no library of that name")
-
-    monkeypatch.setattr(annotate, "import_module", broken)
-    with pytest.raises(InputError, match=r"supervision.*pip install 'onepass\[tracks\]'"):
-        Annotator((10, 10))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pipelines.head import head_sha256, load_head
 from pipelines.probe.fit import TrainOptions
 from pipelines.probe.parts import divide, notes_of
 from pipelines.probe.pictures import Judged, draw_confusion, draw_validation
-from pipelines.probe.report import ProbeRecord, baselines_of, extra, measure
+from pipelines.probe.report import ProbeRecord, baselines_of, measure
 from pipelines.probe.train import train
 from pipelines.records import read_record
 from tests.pictures import drawn
@@ -194,11 +193,3 @@ def test_of_clips_there_is_no_picture_of_images(tmp_path: Path) -> None:
     assert [file.name for file in trained.beside] == ["h.json", "h-confusion.png"]
     assert trained.record.measures["validation"].accuracy == 1
     assert load_head(trained.file).facts.fingerprint == "f" * 64
-
-
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"pip install 'onepass\[probe"):
-        extra("sklearn")
-    with pytest.raises(InputError):
-        train(tmp_path / "run", tmp_path / "h.pt", OPTIONS)

@@ -8,8 +8,6 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from cluster.errors import InputError
-from index.tracks import scores as module
 from index.tracks.linked import unclaimed
 from index.tracks.scores import Tracked, evaluate, evaluate_together
 
@@ -121,15 +119,6 @@ def test_sequences_together_add_up() -> None:
 def test_what_cannot_be_judged(truth: Tracked, found: Tracked, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         evaluate(truth, found)
-
-
-def test_without_the_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> None:
-        raise ImportError("libGL.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(module, "import_module", broken)
-    with pytest.raises(InputError, match=r"libGL\.so\.1.*pip install 'onepass\[tracks\]'"):
-        evaluate(TWO, TWO)
 
 
 def test_a_track_claimed_twice_keeps_the_cheaper_claim() -> None:
