@@ -5,8 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pytest
 
-from pipelines.events.board import Block, Board, Stopwatch, Tally
+from cluster.errors import WorkError
+from pipelines.events.board import MOST_DEATHS, Block, Board, Stopwatch, Tally, attempt
 
 ROWS = pa.table({"row_id": [40, 41], "error": pa.array([None, "not an image: x"], pa.string())})
 
@@ -21,6 +23,21 @@ def test_a_block_that_ends_its_processes_is_counted_until_it_is_through() -> Non
     board.block(Stopwatch("forward").block(ROWS))
     assert board.begun("forward", 40) == 1
     assert board.look().tally.raised == 1
+
+
+def test_a_block_that_kills_is_given_up_and_an_error_is_no_death() -> None:
+    board = Board()
+    for _ in range(2 * MOST_DEATHS):  # which the process survives
+        with pytest.raises(RuntimeError), attempt(board, "forward", ROWS):
+            raise RuntimeError("once")
+    tally = board.look().tally
+    assert (tally.raised, tally.said) == (2 * MOST_DEATHS, "RuntimeError: once")
+    for _ in range(MOST_DEATHS):
+        attempt(board, "forward", ROWS).__enter__()  # and never leaves
+    with pytest.raises(WorkError), attempt(board, "forward", ROWS):
+        pass
+    with attempt(board, "forward", ROWS.slice(0, 0)):  # no rows, nothing to count
+        pass
 
 
 def test_the_board_knows_what_was_done_again() -> None:
