@@ -1,5 +1,5 @@
-"""The HTTP query API: one snapshot of an index, served as JSON.
+"""The HTTP service over an index, its page, and its Python client.
 
-It reads what `index` and `pipelines` wrote and writes nothing itself, so any number of
-these processes may serve one index folder.
+It promises that an answer comes from one snapshot and that a new version is served without a request
+noticing. It may import every package but ``onepass``.
 """

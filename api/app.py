@@ -19,21 +19,21 @@ from pathlib import Path
 import anyio
 from fastapi import FastAPI
 
-from api import errors, keys
-from api.batching import Batcher
-from api.keys import KeyCheck
-from api.limits import BodyLimit, Limits
-from api.line import Line
-from api.metrics import Metrics
-from api.observe import Observe
+from api.http import errors, keys
+from api.http.keys import KeyCheck
+from api.http.limits import BodyLimit, Limits
+from api.http.metrics import Metrics
+from api.http.observe import Observe
 from api.routes import browse, detections, health, index, link, page, search, tracks
-from api.service import Service
-from cluster.errors import OnepassError
-from cluster.storage import is_remote
-from index.linking.options import PRESETS, LinkOptions
-from index.live.session import LiveLinker
-from index.live.store import LINK_STATE, LinkStore
-from index.snapshot import Snapshot
+from api.service.batching import Batcher
+from api.service.line import Line
+from api.service.served import Service
+from common.errors import OnepassError
+from common.storage import is_remote
+from index.search.snapshot import Snapshot
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.live.session import LiveLinker
+from tracks.live.store import LINK_STATE, LinkStore
 
 logger = logging.getLogger("onepass.api")
 

@@ -1,4 +1,4 @@
-"""A typed client of the service: one method a route, answers as the models of ``api.schemas``.
+"""A typed client of the service: one method a route, answers as the models of ``api.schemas.search``.
 
 ::
 
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from api.schemas import (
+from api.schemas.link import LinkAnswer, OpenSequence
+from api.schemas.search import (
     BatchAnswer,
     Detection,
     ImageSearchAnswer,
@@ -29,7 +30,6 @@ from api.schemas import (
     TrackDetail,
     TrackList,
 )
-from api.schemas_link import LinkAnswer, OpenSequence
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Vector = NDArray[np.floating]

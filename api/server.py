@@ -21,12 +21,12 @@ from types import FrameType
 import uvicorn
 
 from api.app import create_app
-from api.keys import read_keys
-from api.logs import configure
-from api.service import Service
-from cluster.errors import InputError, OnepassError
-from index.linking.options import LinkOptions
-from index.live.store import LINK_STATE
+from api.http.keys import read_keys
+from api.http.logs import configure
+from api.service.served import Service
+from common.errors import InputError, OnepassError
+from tracks.association.options import LinkOptions
+from tracks.live.store import LINK_STATE
 
 DRAIN_SECONDS = 2.0  # not ready, but answering
 SHUTDOWN_SECONDS = 30  # answers under way get this long after that

@@ -2,7 +2,7 @@
 
     _agreement.py FOLDER ROWS SPEC [CHECKPOINT MEAN STD]
 
-Exact is eager float32. ``auto`` is asked through ``pipelines.execution.resolve``, once
+Exact is eager float32. ``auto`` is asked through ``pipelines.engines.resolve``, once
 for each engine, with a sample of the same images, as ``extract`` asks it.
 """
 
@@ -12,16 +12,16 @@ import sys
 import numpy as np
 import torch
 
-from pipelines.backbones import examine
-from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines import openvino
 from pipelines.engines.engine import Engine
-from pipelines.execution.resolve import resolve
-from pipelines.execution.unresolved import Unresolved
-from pipelines.facts import ModelRequest, Outputs, Reading
-from pipelines.precision import compare
+from pipelines.engines.precision import compare
+from pipelines.engines.resolve import resolve
+from pipelines.engines.unresolved import Unresolved
+from pipelines.images.decode import PIXELS, decode_rows, unpack
+from pipelines.model_info import ModelRequest, Outputs, Reading
+from pipelines.models.registry import examine
 from pipelines.request import Command
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 
 ENGINES = ("eager", "compile", *(("openvino",) if openvino.is_installed() else ()))
 

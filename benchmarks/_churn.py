@@ -18,10 +18,10 @@ from pathlib import Path
 
 import _common  # noqa: F401  (makes 'index' the package)
 
-from index.filters import Filter
-from index.layout import current_version
-from index.update import add_runs, compact, delete_rows
-from index.versions import promote, rollback
+from index.build.update import add_runs, compact, delete_rows
+from index.build.versions import promote, rollback
+from index.search.filters import Filter
+from index.storage.layout import current_version
 
 
 def main() -> None:

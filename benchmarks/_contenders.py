@@ -27,11 +27,11 @@ from _truth import Rows, recall_of
 from _vectors import Floats, embeddings, unit
 from usearch.index import Index
 
-from index.accelerator import Accelerator, Effort
-from index.factory import FLAT
-from index.layout import SEARCH, SEGMENTS, VECTORS
-from index.snapshot import Snapshot
-from index.store import open_store
+from index.search.accelerator import Accelerator, Effort
+from index.search.factory import FLAT
+from index.search.snapshot import Snapshot
+from index.storage.layout import SEARCH, SEGMENTS, VECTORS
+from index.storage.store import open_store
 from pipelines.run import Run
 
 K = 10

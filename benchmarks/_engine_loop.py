@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.backbones import examine
 from pipelines.engines.engine import Engine
-from pipelines.facts import ModelRequest, Preprocess
-from pipelines.images import decode, fit, read
+from pipelines.images.pixels import decode, fit, read
+from pipelines.model_info import ModelRequest, Preprocess
+from pipelines.models.registry import examine
 
 ROWS = 32
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cluster.session import local_cores
 from pipelines.engines.engine import this_device
 from pipelines.extract import Options, Progress, extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 
 

@@ -26,7 +26,7 @@ def only(actors: int, block_rows: int) -> None:
 
 
 if __name__ == "__main__":
-    from onepass import main
+    from onepass.cli.main import main
 
     only(int(sys.argv[1]), int(sys.argv[2]))
     sys.argv = ["onepass", *sys.argv[3:]]

@@ -18,7 +18,7 @@ from _processes import ONEPASS, Watched, watched
 from _truth import exact
 from _vectors import Floats, made_queries, made_run, real_split
 
-from index.layout import read_manifest
+from index.storage.layout import read_manifest
 from pipelines.run import Run
 
 K = 10

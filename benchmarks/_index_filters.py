@@ -16,8 +16,8 @@ from _index_compare import RECALL, K, build
 from _truth import Chosen, exact, recall_of
 from _vectors import Floats, made_queries, made_run
 
-from index.filters import Filter
-from index.snapshot import Snapshot
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot
 from pipelines.run import Run
 
 SHARES = (0.5, 0.1, 0.01, 0.001)

@@ -34,8 +34,8 @@ from _truth import Rows
 from _vectors import DIM, embeddings, made_queries, made_run, nearest, unit
 from kill_and_resume import finish, group, kill_all
 
-from index.layout import CURRENT, current_version
-from index.snapshot import Snapshot
+from index.search.snapshot import Snapshot
+from index.storage.layout import CURRENT, current_version
 from pipelines.run import Run
 
 K = 10

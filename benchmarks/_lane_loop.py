@@ -18,14 +18,14 @@ import time
 
 import torch
 
-from pipelines.backbones import examine
-from pipelines.decode import decode_batches
 from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Engine
-from pipelines.events.board import Board
-from pipelines.facts import ModelRequest
-from pipelines.forward import Engines, Forward, pixel_columns
-from pipelines.source import read_source
+from pipelines.engines.forward import Engines, Forward, pixel_columns
+from pipelines.images.decode import decode_batches
+from pipelines.model_info import ModelRequest
+from pipelines.models.registry import examine
+from pipelines.progress.counters import Board
+from pipelines.sources.plan import read_source
 from tests.runs import command_of, request_of
 
 BLOCK_ROWS = 256

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.json_models import sha256_file, write_atomic
 from pipelines.detections import PLAN_SCHEMA, result_fields
-from pipelines.facts import ModelFacts
-from pipelines.records import sha256_file, write_atomic
+from pipelines.model_info import ModelFacts
 from pipelines.run import RowCounts, Run, RunManifest
 
 

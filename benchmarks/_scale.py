@@ -16,11 +16,11 @@ import torch
 from _extract import steady_rate
 from _few_actors import only
 
-from pipelines.backbones import examine
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
-from pipelines.images import decode, fit, read
+from pipelines.images.pixels import decode, fit, read
+from pipelines.model_info import ModelRequest
+from pipelines.models.registry import examine
 
 ROWS = 32  # a forward pass
 BLOCK_ROWS = 64

@@ -27,8 +27,8 @@ from _serve_speed import CLIENTS, SEARCH, K, text
 from _serving import Request, Server, serving, start_client, write_requests
 from _vectors import Floats, embeddings, made_queries, made_run, nearest, unit
 
-from index.layout import current_version
-from index.snapshot import Snapshot
+from index.search.snapshot import Snapshot
+from index.storage.layout import current_version
 from pipelines.run import Run
 
 ROWS, MORE = 20_000, 2_000

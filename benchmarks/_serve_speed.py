@@ -16,7 +16,7 @@ from _contenders import Child, row_ids
 from _serving import Server, load, serving, write_requests
 from _vectors import Floats
 
-from index.snapshot import Snapshot
+from index.search.snapshot import Snapshot
 
 K = 10
 CLIENTS = 32

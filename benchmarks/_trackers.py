@@ -17,8 +17,8 @@ import numpy as np
 import supervision as sv
 from trackers import ByteTrackTracker, OCSORTTracker, SORTTracker
 
-from index.tracks.scores import Tracked
 from index.vectors import Ints
+from tracks.evaluation.scores import Tracked
 
 TRACKERS = {"SORT": SORTTracker, "ByteTrack": ByteTrackTracker, "OC-SORT": OCSORTTracker}
 _KNOBS = ("lost_track_buffer", "frame_rate", "minimum_consecutive_frames", "minimum_iou_threshold")

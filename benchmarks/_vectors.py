@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipelines.detections import BOX, PLAN_SCHEMA
-from pipelines.facts import ModelFacts, ModelRequest, Preprocess
+from pipelines.model_info import ModelFacts, ModelRequest, Preprocess
 from pipelines.run import Run
 
 Floats = NDArray[np.float32]

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _common import ENVIRONMENT
 
-from pipelines.facts import ModelFacts, ModelRequest, Preprocess
-from pipelines.records import write_atomic
+from common.json_models import write_atomic
+from pipelines.model_info import ModelFacts, ModelRequest, Preprocess
 from pipelines.run import RowCounts, RunManifest
 
 SCALES = "1.0,0.85,1.15"

@@ -35,12 +35,12 @@ import torch
 from _common import CORES, jpegs, link_images
 from PIL import Image
 
-from pipelines.backbones import examine
-from pipelines.decode import PIXELS, decode_rows
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, Progress, extract
-from pipelines.facts import ModelFacts, ModelRequest
-from pipelines.source import read_source
+from pipelines.images.decode import PIXELS, decode_rows
+from pipelines.model_info import ModelFacts, ModelRequest
+from pipelines.models.registry import examine
+from pipelines.sources.plan import read_source
 
 BLOCK = 512
 HELD_BACK = 0.75  # of the slower stage: below it something else is in the way

@@ -36,9 +36,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.storage import listed
-from pipelines.events.log import NAME as EVENTS
+from common.storage import listed
 from pipelines.execution.checkpoints import committed_rows
+from pipelines.progress.event_log import NAME as EVENTS
 from pipelines.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,12 +31,12 @@ from _processes import ONEPASS, watched
 from _runs import RunWriter
 from numpy.typing import NDArray
 
-from index.linking.linker import Linker
-from index.linking.options import PRESETS
-from index.linking.threads import one_thread
-from index.tracks.store import read_tracks
 from index.vectors import l1_normalise
-from pipelines.facts import ModelFacts, ModelRequest, Preprocess
+from pipelines.model_info import ModelFacts, ModelRequest, Preprocess
+from tracks.association.linker import Linker
+from tracks.association.options import PRESETS
+from tracks.association.threads import one_thread
+from tracks.store import read_tracks
 
 SIDE_PX = 4000
 TARGET = 100.0

@@ -32,7 +32,7 @@ from _common import link_images
 from _processes import sizes_of
 
 from pipelines.extract import Options, Progress, extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 
 WARM_ROWS = 1000
 ALLOWED = 0.05

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 
-from cluster.errors import ModelError
-from pipelines.compare import Comparison, compare
-from pipelines.describe import matching
-from pipelines.facts import ModelRequest
+from common.errors import ModelError
+from pipelines.model_info import ModelRequest
+from pipelines.models.compare import Comparison, compare
+from pipelines.models.describe import matching
 
 MODELS = (
     "lite0",

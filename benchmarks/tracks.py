@@ -8,7 +8,7 @@ true boxes of every 1st, 5th, … frame are the detections; their identities are
 
 Rows are onepass' presets, and SORT, ByteTrack and OC-SORT of ``trackers`` as they are shipped and
 at the best of the settings of ``_trackers.py`` for that stride, chosen on this clip. All are judged
-by ``index.tracks.scores`` (``trackers.eval``). These trackers work as frames come in and give the
+by ``tracks.evaluation.scores`` (``trackers.eval``). These trackers work as frames come in and give the
 first boxes of a track no identity, which the scores count as boxes not found: look at switches and
 tracks as well before calling a few thousandths a difference.
 
@@ -34,12 +34,12 @@ import numpy as np
 from _common import CORES, ENVIRONMENT
 from _trackers import TRACKERS, kinder, shipped, track
 
-from index.linking.linker import link
-from index.linking.options import PRESETS, LinkOptions
-from index.tracks.linked import unclaimed
-from index.tracks.motchallenge import FIRST_FRAME, read_truth
-from index.tracks.scores import Scores, Tracked, evaluate
 from pipelines.run import Run
+from tracks.association.linker import link
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.evaluation.motchallenge import FIRST_FRAME, read_truth
+from tracks.evaluation.scores import Scores, Tracked, evaluate
+from tracks.linked import unclaimed
 
 FRAMES_PER_SECOND = 25
 SIDE = 1024  # of the clip, in pixels

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from _common import spread, verdict
 
-from pipelines.backbones import examine
-from pipelines.clips.scales import multi_scale
-from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
-from pipelines.facts import ModelRequest, Reading
-from pipelines.source import Plan, read_source
+from pipelines.images.decode import PIXELS, decode_rows, unpack
+from pipelines.model_info import ModelRequest, Reading
+from pipelines.models.registry import examine
+from pipelines.outputs.clips.scales import multi_scale
+from pipelines.sources.plan import Plan, read_source
 
 SCALES = (1.0, 0.85, 1.15)
 SIDE = 256

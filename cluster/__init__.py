@@ -1,5 +1,6 @@
-"""Where work runs: the Ray session, job submission, and the errors every layer raises.
+"""Where work runs: this process, children of it, or Ray; and submitting a command to a cluster.
 
-Nothing in this package knows about pixels, models or vectors, and it imports none of
-the other packages.
+It promises that the same function over many items gives the same results wherever it ran, and that
+a Ray that was started here is ended here. It knows nothing of images, vectors or tracks.
+It may import ``common``.
 """

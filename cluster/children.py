@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cluster.errors import WorkError
+from common.errors import WorkError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -25,9 +25,9 @@ from functools import partial
 from textwrap import shorten
 from typing import Any
 
-from cluster.errors import ClusterError, StalledError
 from cluster.executors import local_cores
 from cluster.token import forget, own_token, refusal
+from common.errors import ClusterError, StalledError
 
 MIN_CPUS = 2
 _STORE_BYTES_A_SLOT = 512 * 2**20  # eight blocks of Ray Data, which are 64 MiB here

@@ -18,12 +18,12 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, LeftRunningError, WorkError
+from common.errors import ClusterError, LeftRunningError, WorkError
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 # All that a job needs of a checkout. Naming it keeps out whatever else lies there: pictures,
 # runs, a virtual environment. Ray refuses more than 500 MiB, and sends what is below that.
-CODE = ("onepass.py", "api", "cluster", "index", "pipelines")
+CODE = ("ami", "api", "cluster", "common", "index", "migration", "onepass", "pipelines", "tracks")
 # Options that name files. For a probe, --labels is a column.
 _FILES = (
     *("--out", "--checkpoint", "--head", "--validation", "--gate-checkpoint", "--gate-labels"),

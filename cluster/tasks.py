@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cluster.children import Child, ChildDiedError
-from cluster.errors import OnepassError, StalledError, failed
 from cluster.executors import ExecutorChoice, choose_executor, local_cores
 from cluster.waiting import what_waits
+from common.errors import OnepassError, StalledError, failed
 
 POLL_SECONDS = 0.2  # short, so that Ctrl-C ends a wait
 STALL_SECONDS = 600.0

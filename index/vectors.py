@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.errors import SnapshotError
+from common.errors import SnapshotError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

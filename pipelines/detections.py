@@ -37,10 +37,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.errors import SourceError, first_line
-from cluster.storage import is_remote
-from cluster.untrusted import refuse_pickled
-from pipelines.video.layout import parse_frame
+from common.errors import SourceError, first_line
+from common.storage import is_remote
+from common.untrusted import refuse_pickled
+from pipelines.frame_names import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
 

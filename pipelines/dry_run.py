@@ -17,18 +17,18 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from cluster.errors import failed
-from cluster.storage import is_remote, make_folder, remove_folder
-from pipelines.events.board import STAGES, Block, Look
+from common.errors import failed
+from common.json_models import Record
+from common.storage import is_remote, make_folder, remove_folder
 from pipelines.execution.base import Executor, Job, Watcher
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.extract import Options, Progress, opened
-from pipelines.facts import EngineName, ModelRequest, Precision
-from pipelines.finish import data_files, describe_run
-from pipelines.hdf5 import write_hdf5
+from pipelines.model_info import EngineName, ModelRequest, Precision
+from pipelines.outputs.finish import data_files, describe_run
+from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.prepare import prepare
-from pipelines.records import Record
+from pipelines.progress.counters import STAGES, Block, Look
 from pipelines.request import Request, earlier_request
 from pipelines.run import Limit, SessionFacts
 

@@ -16,24 +16,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.errors import WorkError, failed, first_line
 from cluster.executors import ExecutorChoice, choose_executor
-from cluster.storage import listed, reaching, remove_folder
-from pipelines.events.board import Look, Tally
-from pipelines.events.log import EventLog
+from common.errors import WorkError, failed, first_line
+from common.json_models import write_atomic
+from common.storage import listed, reaching, remove_folder
+from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Answered, Executor, Job, Watcher, open_executor
 from pipelines.execution.blocks import write_plan
 from pipelines.execution.checkpoints import reconcile
 from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
-from pipelines.execution.unresolved import Unresolved, sample_of
-from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
-from pipelines.finish import describe_run
-from pipelines.hdf5 import write_hdf5
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
+from pipelines.outputs.finish import describe_run
+from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.prepare import prepare
-from pipelines.records import write_atomic
+from pipelines.progress.counters import Look, Tally
+from pipelines.progress.event_log import EventLog
 from pipelines.request import Command, Request, claim
 from pipelines.run import Run, SessionFacts
-from pipelines.source import Plan
+from pipelines.sources.plan import Plan
 
 CONTINUES = "what is written is kept, the same command continues"
 

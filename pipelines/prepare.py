@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.request import Command, fingerprint_inputs
-from pipelines.source import Plan, name_source, read_source
+from pipelines.sources.plan import Plan, name_source, read_source
 
 if TYPE_CHECKING:
     from pipelines.extract import Options, Progress

@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.csv
 
-from cluster.errors import ModelError, RunError
-from cluster.lock import Check, sole_writer
-from cluster.storage import holds_files, is_remote, listed, reaching, remove_folder
-from pipelines.facts import (
+from common.errors import ModelError, RunError
+from common.json_models import Record, is_draft, read_record, sha256_file
+from common.lock import Check, sole_writer
+from common.storage import holds_files, is_remote, listed, reaching, remove_folder
+from pipelines.model_info import (
     EngineName,
     GateRequest,
     ModelFacts,
@@ -29,7 +30,6 @@ from pipelines.facts import (
     PrecisionAudit,
     Reading,
 )
-from pipelines.records import Record, is_draft, read_record, sha256_file
 
 
 class Command(Record):

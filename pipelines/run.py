@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from cluster.errors import RunError, VerifyError
-from cluster.storage import locate, open_parquet, place, reaching, read_parquet
-from pipelines.facts import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
-from pipelines.records import Record, read_record, sha256_file
+from common.errors import RunError, VerifyError
+from common.json_models import Record, read_record, sha256_file
+from common.storage import locate, open_parquet, place, reaching, read_parquet
+from pipelines.model_info import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
 
 FORMAT = 1
 

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
-from onepass import main
+from onepass.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.facts import HeadFacts, ModelFacts
-from pipelines.head import Head, save_head
+from pipelines.model_info import HeadFacts, ModelFacts
+from pipelines.models.head import Head, save_head
 
 
 def made_head(

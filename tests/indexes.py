@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from index.layout import SEGMENTS
 from index.metrics import Metric, higher_is_nearer
-from index.recall import Hits
-from index.snapshot import Snapshot
+from index.search.recall import Hits
+from index.search.snapshot import Snapshot
+from index.storage.layout import SEGMENTS
 from tests.runs import write_run
 
 DIM = 32

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cluster.lease import Patience
+from common.lease import Patience
 
 CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"))
 
@@ -73,10 +73,10 @@ class Nursery:
 
 def work(name: str, index: Path, *more: str) -> None:
     """Do a command on an index, in this process."""
-    from index.build import build_index
-    from index.filters import Filter
-    from index.update import add_runs, compact, delete_rows
-    from index.versions import promote, prune
+    from index.build.update import add_runs, compact, delete_rows
+    from index.build.version import build_index
+    from index.build.versions import promote, prune
+    from index.search.filters import Filter
 
     if name == "build":
         build_index([Path(more[0])], index, factory=more[1])
@@ -111,8 +111,8 @@ def _die_at(change: int, *, in_store: bool) -> None:
     if not in_store:
         sys.addaudithook(see)
         return
-    from index import remote
-    from pipelines import records
+    from common import json_models as records
+    from index.storage import remote
 
     really, put = remote.arrow, records.put
 
@@ -141,7 +141,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
 def _child(command: list[str], change: int | None) -> int:
     import faiss
 
-    from cluster.storage import is_remote, place
+    from common.storage import is_remote, place
 
     faiss.omp_set_num_threads(1)
     if change is not None:
@@ -158,9 +158,9 @@ def _serve() -> None:
     # Imported once, for all children; pyarrow imports pandas when it first makes an array.
     import pandas  # noqa: F401
 
-    import index.update
-    import index.versions  # noqa: F401
-    from cluster import lease
+    import index.build.update
+    import index.build.versions  # noqa: F401
+    from common import lease
 
     lease.Patience = QUICK  # type: ignore[assignment,misc]
 

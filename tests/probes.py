@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pipelines.probe.features import Examples
+from pipelines.heads.features import Examples
 from pipelines.run import Run
 from tests.runs import TINY_FACTS, write_run
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.json_models import sha256_file, write_atomic
 from pipelines.detections import complete, result_fields
-from pipelines.facts import ModelFacts, ModelRequest, Outputs, Preprocess, Reading
-from pipelines.records import sha256_file, write_atomic
+from pipelines.model_info import ModelFacts, ModelRequest, Outputs, Preprocess, Reading
 from pipelines.request import Command, Request
 from pipelines.run import RowCounts, Run, RunManifest
 

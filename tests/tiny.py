@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.backbones import examine, load_backbone
 from pipelines.engines.engine import Engine
-from pipelines.facts import EngineName, ModelFacts, ModelRequest
-from pipelines.precision import compare
+from pipelines.engines.precision import compare
+from pipelines.model_info import EngineName, ModelFacts, ModelRequest
+from pipelines.models.registry import examine, load_backbone
 from tests.heads import answered, made_head
 
 TINY = ModelRequest(spec="tiny")

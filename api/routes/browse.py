@@ -11,15 +11,15 @@ from typing import Annotated, Literal
 import numpy as np
 from fastapi import APIRouter, Query
 
-from api.answers import detections
-from api.catalog import facets, selection
-from api.errors import ApiError, error_responses
+from api.http.errors import ApiError, error_responses
 from api.routes.common import Held
 from api.routes.detections import DetectionId
 from api.routes.tracks import MAX_OFFSET, MAX_PAGE, track
-from api.schemas import Detection, TrackDetail
-from api.schemas_browse import DetectionPage, Facet, Facets
-from cluster.errors import FilterError
+from api.schemas.browse import DetectionPage, Facet, Facets
+from api.schemas.search import Detection, TrackDetail
+from api.service.answers import detections
+from api.service.catalog import facets, selection
+from common.errors import FilterError
 
 router = APIRouter()
 

@@ -9,14 +9,14 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request, Response
 from numpy.typing import NDArray
 
-from api.answers import SHOWN, detections
-from api.batching import Batcher, Search
-from api.errors import ApiError
-from api.limits import Limits
-from api.observe import SNAPSHOT
-from api.service import Service
-from api.state import Holdings
-from index.filters import Filter
+from api.http.errors import ApiError
+from api.http.limits import Limits
+from api.http.observe import SNAPSHOT
+from api.service.answers import SHOWN, detections
+from api.service.batching import Batcher, Search
+from api.service.served import Service
+from api.service.state import Holdings
+from index.search.filters import Filter
 
 
 def held_of(request: Request) -> Holdings:

@@ -17,13 +17,13 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
 
-from api.answers import search_body
-from api.batching import Search
-from api.errors import ApiError, error_responses
+from api.http.errors import ApiError, error_responses
 from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, held_of, limits_of
-from api.schemas import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
-from api.state import Holdings
-from cluster.errors import StorageError, UnavailableError
+from api.schemas.search import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
+from api.service.answers import search_body
+from api.service.batching import Search
+from api.service.state import Holdings
+from common.errors import StorageError, UnavailableError
 
 JPEG_QUALITY = 90
 
@@ -90,8 +90,8 @@ def _crop(held: Holdings, detection_id: str) -> bytes:
     # torch takes seconds to import, and a server that is only searched never needs it
     from PIL import Image
 
-    from pipelines.images import ImageError, cut
-    from pipelines.video.frames import open_image
+    from pipelines.images.opener import open_image
+    from pipelines.images.pixels import ImageError, cut
 
     row = held.row_of(detection_id)
     columns = held.snapshot.columns(np.array([row]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from api.errors import ApiError, error_responses
-from api.metrics import CONTENT_TYPE, Metrics
+from api.http.errors import ApiError, error_responses
+from api.http.metrics import CONTENT_TYPE, Metrics
 from api.routes.common import Serving
-from api.schemas import Health
+from api.schemas.search import Health
 
 router = APIRouter()
 

@@ -8,11 +8,11 @@ from pathlib import PurePath
 
 from fastapi import APIRouter
 
-from api.errors import ApiError, error_responses
+from api.http.errors import ApiError, error_responses
 from api.routes.common import Held, Serving
-from api.schemas import IndexSummary, ModelSummary, Recall, Reloaded
-from cluster.errors import OnepassError, StorageError
-from index.snapshot import list_versions
+from api.schemas.search import IndexSummary, ModelSummary, Recall, Reloaded
+from common.errors import OnepassError, StorageError
+from index.search.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
 

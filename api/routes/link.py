@@ -9,15 +9,15 @@ from typing import Annotated, Any, TypeVar
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
-from api.errors import ApiError, error_responses
-from api.frames import digest_of, frame_of
-from api.line import Line
+from api.http.errors import ApiError, error_responses
 from api.routes.common import held_of, limits_of
 from api.routes.direct import DirectRoute
-from api.schemas_link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
-from cluster.errors import ClashError, FrameError, LinkStateError
-from index.live.session import Answer, LiveLinker
-from index.tracks.store import track_id
+from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
+from api.service.frames import digest_of, frame_of
+from api.service.line import Line
+from common.errors import ClashError, FrameError, LinkStateError
+from tracks.live.session import Answer, LiveLinker
+from tracks.store import track_id
 
 router = APIRouter(prefix="/v1/link", tags=["link"])
 direct = APIRouter(prefix="/v1/link", tags=["link"], route_class=DirectRoute)

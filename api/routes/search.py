@@ -9,13 +9,10 @@ import numpy as np
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from numpy.typing import NDArray
 
-from api.answers import batch_body, search_body
-from api.batching import Search
-from api.errors import ApiError, error_responses
-from api.line import Line
+from api.http.errors import ApiError, error_responses
 from api.routes.common import ask, filter_of, held_of, limits_of, usable
 from api.routes.direct import DirectRoute
-from api.schemas import (
+from api.schemas.search import (
     DEFAULT_K,
     MAX_K,
     WHERE,
@@ -28,6 +25,9 @@ from api.schemas import (
     read_floats,
     read_vector,
 )
+from api.service.answers import batch_body, search_body
+from api.service.batching import Search
+from api.service.line import Line
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 # Read and answered without FastAPI's own steps in between; see DirectRoute.

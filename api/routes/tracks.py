@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.errors import ApiError, error_responses
+from api.http.errors import ApiError, error_responses
 from api.routes.common import Held
-from api.schemas import Detection, Track, TrackDetail, TrackList, TrackStep
+from api.schemas.search import Detection, Track, TrackDetail, TrackList, TrackStep
 
 MAX_PAGE = 1000
 MAX_OFFSET = 2**31 - 1  # more than Arrow can slice at is an error there

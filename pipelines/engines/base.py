@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from cluster.errors import ModelError, first_line
-from pipelines.network import Network
+from common.errors import ModelError, first_line
+from pipelines.models.network import Network
 
 
 class Executor(Protocol):

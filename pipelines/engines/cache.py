@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.errors import ModelError
+from common.errors import ModelError
 
 
 def folder() -> Path:

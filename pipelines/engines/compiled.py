@@ -16,7 +16,7 @@ import torch
 from pipelines.engines.base import Executor, NetworkMaker, refusal
 from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.cache import cached, digest, folder
-from pipelines.facts import ModelFacts, Precision
+from pipelines.model_info import ModelFacts, Precision
 
 _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a constant
 # What a compiled file takes. With more, numbers of elements of a large map pass 2**31 and the

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipelines.backbones import load_verified
-from pipelines.backbones.base import Loaded
 from pipelines.engines import compiled, eager, openvino
 from pipelines.engines.base import Executor, NetworkMaker
 from pipelines.engines.batching import (
@@ -25,8 +23,10 @@ from pipelines.engines.batching import (
     find_rows,
     in_batches,
 )
-from pipelines.facts import EngineName, ModelFacts, Precision
-from pipelines.network import Network
+from pipelines.model_info import EngineName, ModelFacts, Precision
+from pipelines.models.base import Loaded
+from pipelines.models.network import Network
+from pipelines.models.registry import load_verified
 
 
 class Answers(NamedTuple):

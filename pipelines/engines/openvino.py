@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.errors import ModelError
+from common.errors import ModelError
 from pipelines.engines.base import Executor, NetworkMaker, refusal
 from pipelines.engines.cache import cached, digest, folder
-from pipelines.facts import ModelFacts, Precision
+from pipelines.model_info import ModelFacts, Precision
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _EXAMPLE_ROWS = 2  # any number but 1, which a converter could take for a constant

@@ -1,5 +1,6 @@
-"""Where a run's work is done: planned blocks to written files, each row exactly once.
+"""Who does the work: planned blocks to written files, each row exactly once.
 
-Nothing here decides what a row's answer is. No module that Ray's worker processes need may import
-torch unless the work needs it.
+One contract (``base``), two executors that keep it: threads in this process (``local``, ``lanes``) and
+Ray Data (``ray_*``). It promises that either continues what the other began, and that a standstill
+ends with a reason. It may import ``pipelines.engines`` and all below.
 """

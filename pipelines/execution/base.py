@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.executors import ExecutorName
 from cluster.session import Slots
 from cluster.tasks import Tasks
-from pipelines.events.board import Look, Tally
+from pipelines.progress.counters import Look, Tally
 from pipelines.request import Request
 
 if TYPE_CHECKING:
-    from pipelines.execution.unresolved import Resolved, Unresolved
+    from pipelines.engines.unresolved import Resolved, Unresolved
 
 
 @dataclass(frozen=True)

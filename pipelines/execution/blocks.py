@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.session import Slots
-from cluster.storage import make_folder, remove_folder, write_parquet
+from common.storage import make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 
 BLOCK_BYTES = 64 * 2**20  # of what a block holds most of: pixels, or kept maps

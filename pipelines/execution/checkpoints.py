@@ -35,9 +35,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.storage import listed, make_folder, open_parquet, read_parquet
+from common.json_models import drop_drafts, write_atomic
+from common.storage import listed, make_folder, open_parquet, read_parquet
 from pipelines.execution.blocks import PART
-from pipelines.records import drop_drafts, write_atomic
 
 PENDING = ".pending"
 _AT_ONCE = 16  # in an object store each is two requests, and a large run has thousands

@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cluster.errors import StalledError, failed, first_line
-from cluster.storage import make_folder
-from pipelines.decode import decode_batches
+from common.errors import StalledError, failed, first_line
+from common.json_models import write_atomic
+from common.storage import make_folder
 from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.events.board import Board, Look, Stopwatch, Tally
+from pipelines.engines.forward import Engines, Forward, pixel_columns
 from pipelines.execution.base import Job, no_row_moved
 from pipelines.execution.blocks import RETRIES
 from pipelines.execution.checkpoints import Part
 from pipelines.execution.open_blocks import OpenBlocks, with_crashes
-from pipelines.forward import Engines, Forward, pixel_columns
-from pipelines.records import write_atomic
+from pipelines.images.decode import decode_batches
+from pipelines.progress.counters import Board, Look, Stopwatch, Tally
 
 POLL_SECONDS = 0.1
 CALLS_IN_FLIGHT = 2  # of a GPU's engine: one copies while the other computes

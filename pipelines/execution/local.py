@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from cluster.executors import ExecutorName, local_cores
 from cluster.session import Slots
 from cluster.tasks import Tasks
+from pipelines.engines.unresolved import Resolved, Unresolved
 from pipelines.execution.base import Answered, Job, Watcher
 from pipelines.execution.checkpoints import drop_repeats, reconcile, remaining
-from pipelines.execution.unresolved import Resolved, Unresolved
 
 if TYPE_CHECKING:
-    from pipelines.execution.resolve import Resolution
+    from pipelines.engines.resolve import Resolution
 
 _DECODING_LANES = 2  # more than cores, where a GPU forwards: some always wait for it
 
@@ -42,7 +42,7 @@ class LocalExecutor:
     def resolve(self) -> Resolved:
         import torch
 
-        from pipelines.execution.resolve import resolve
+        from pipelines.engines.resolve import resolve
 
         engine = self._unresolved.command.engine
         self.slots = _slots(on_gpu=engine != "openvino" and torch.cuda.is_available())

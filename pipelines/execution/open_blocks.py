@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cluster.children import Child, ChildDiedError
-from cluster.storage import listed, make_folder, place
+from common.storage import listed, make_folder, place
 
 if TYPE_CHECKING:
-    from pipelines.video.frames import ImageReader
+    from pipelines.images.opener import ImageReader
 
 FOLDER = "open"
 _IMAGE_SECONDS = 120.0  # an image that takes longer to read is as bad as one that crashes
@@ -78,7 +78,7 @@ def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
 
 def _read(where: tuple[str, str]) -> None:
     """Read an image, whatever comes of it: what is wrong with it is told when it is answered."""
-    from pipelines.images import ImageError
+    from pipelines.images.pixels import ImageError
 
     root, image = where
     with contextlib.suppress(ImageError):
@@ -88,6 +88,6 @@ def _read(where: tuple[str, str]) -> None:
 @functools.cache
 def _reader(root: str) -> ImageReader:
     """One for all calls, because opening a video takes long."""
-    from pipelines.video.frames import ImageReader
+    from pipelines.images.opener import ImageReader
 
     return ImageReader(place(root))

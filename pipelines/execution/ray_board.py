@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.events.board import Block, Board, Look, Tally
+from pipelines.progress.counters import Block, Board, Look, Tally
 
 _ANSWER_SECONDS = 10.0
 

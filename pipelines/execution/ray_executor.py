@@ -12,21 +12,21 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from cluster.children import Child
-from cluster.errors import StalledError, failed, first_line
 from cluster.executors import ExecutorName
 from cluster.session import Slots, nodes, session
 from cluster.tasks import Tasks, tasks_of_session
 from cluster.waiting import what_waits
-from pipelines.events.board import Look, Tally
-from pipelines.execution.base import Answered, Job, Watcher
-from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
-from pipelines.execution.unresolved import (
+from common.errors import StalledError, failed, first_line
+from pipelines.engines.unresolved import (
     Resolved,
     Unresolved,
     resolve_here,
     resolve_on_worker,
     resolved_before,
 )
+from pipelines.execution.base import Answered, Job, Watcher
+from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
+from pipelines.progress.counters import Look, Tally
 
 MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
 

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from cluster.errors import ClusterError, StalledError, WorkError, failed
 from cluster.session import Slots, nodes, present_slots
 from cluster.waiting import what_waits
-from pipelines.events.board import Look, Tally
+from common.errors import ClusterError, StalledError, WorkError, failed
 from pipelines.execution.base import Job, no_row_moved
 from pipelines.execution.ray_board import DriverBoard
 from pipelines.execution.ray_internals import Loop, View
 from pipelines.execution.ray_stages import run_stages
+from pipelines.progress.counters import Look, Tally
 
 POLL_SECONDS = 0.25
 # Nothing moves, a node is gone and an actor has no place: then others are given its work.

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 
-from pipelines.events.board import Reporter, Stopwatch, attempt
+from pipelines.progress.counters import Reporter, Stopwatch, attempt
 
 
 class TimedParquet(ParquetDatasink):  # type: ignore[misc]

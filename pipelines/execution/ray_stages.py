@@ -15,11 +15,11 @@ from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
 from cluster.session import Slots
-from cluster.storage import arrow, listed, place, read_parquet
-from pipelines.events.board import Reporter, Stopwatch, attempt
+from common.storage import arrow, listed, place, read_parquet
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, leave_at_exit
 from pipelines.execution.ray_sink import TimedParquet
+from pipelines.progress.counters import Reporter, Stopwatch, attempt
 from pipelines.request import Request
 
 
@@ -57,8 +57,8 @@ class DecodeStage:
     def __call__(self, rows: pa.Table) -> pa.Table:
         import torch
 
-        from pipelines.decode import decode_rows
-        from pipelines.forward import pixel_columns
+        from pipelines.engines.forward import pixel_columns
+        from pipelines.images.decode import decode_rows
 
         torch.set_num_threads(1)
         board, watch = self._board, Stopwatch("decode", self._board.lane)
@@ -78,7 +78,7 @@ class ForwardStage:
     ) -> None:
         import torch
 
-        from pipelines.forward import Forward, load_engines
+        from pipelines.engines.forward import Forward, load_engines
 
         leave_at_exit()
         watch = Stopwatch("load", board.lane)

@@ -17,16 +17,16 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from api.app import create_app
-from index.build import build_index
-from index.linking.options import LinkOptions
-from index.snapshot import Snapshot
-from index.tracks.link import link_run
-from pipelines.backbones import examine
-from pipelines.embed import Embedded, Embedder
-from pipelines.facts import ModelRequest
+from index.build.version import build_index
+from index.search.snapshot import Snapshot
+from pipelines.engines.embed import Embedded, Embedder
+from pipelines.model_info import ModelRequest
+from pipelines.models.registry import examine
 from tests.integration.api.world import draw, serving
 from tests.pictures import drawn
 from tests.runs import write_run
+from tracks.association.options import LinkOptions
+from tracks.link import link_run
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -18,8 +18,8 @@ import timm
 import torch
 import torchvision
 
-from pipelines.backbones import timm_family, torchvision_family
-from pipelines.backbones.ami import KINDS
+from pipelines.models import timm_family, torchvision_family
+from pipelines.models.ami import KINDS
 from tests.conformance.chosen import SMALLEST
 from tests.conformance.suite import Finding, check
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from cluster.errors import ModelError
-from pipelines.backbones import load_backbone
-from pipelines.backbones.base import Backbone, Loaded, relative
-from pipelines.backbones.timm_family import TimmBackbone
-from pipelines.facts import ModelRequest
+from common.errors import ModelError
+from pipelines.model_info import ModelRequest
+from pipelines.models.base import Backbone, Loaded, relative
+from pipelines.models.registry import load_backbone
+from pipelines.models.timm_family import TimmBackbone
 
 TOLERANCE = 1e-4  # of the largest logit, float32
 

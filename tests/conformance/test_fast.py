@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.backbones import load_backbone
-from pipelines.backbones.ami import KINDS
-from pipelines.backbones.torchvision_parts import ChainBackbone
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
+from pipelines.models.ami import KINDS
+from pipelines.models.registry import load_backbone
+from pipelines.models.torchvision_parts import ChainBackbone
 from tests.conformance.suite import check
 
 SPECS = {

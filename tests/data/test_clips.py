@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.clips.write import make_clips
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest, Reading
-from pipelines.images import fit
+from pipelines.images.pixels import fit
+from pipelines.model_info import ModelRequest, Reading
+from pipelines.outputs.clips.write import make_clips
 
 SCALES = (1.0, 0.85, 1.15)
 CACHE = Path(__file__).parents[2] / ".cache"

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from index.database.write import write_database
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
+from ami.write_back import write_database
 from pipelines.detections import BOX
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.ami import DETECTIONS, IMAGES, METADATA, SESSIONS, stored
+from tracks.link import link_run
+from tracks.store import read_tracks
 
 TINY = ModelRequest(spec="tiny")
 EXACT = Options(precision="fp32", engine="eager")

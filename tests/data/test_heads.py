@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
-from pipelines.probe.apply import apply_head
-from pipelines.probe.fit import TrainOptions
-from pipelines.probe.train import train
+from pipelines.heads.apply import apply_head
+from pipelines.heads.fit import TrainOptions
+from pipelines.heads.train import train
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 
 BY_FOLDER = TrainOptions(labels="category", split_by="split")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.kill_and_resume import finish, kill_once
-from index.build import build_index
-from index.layout import current_version, read_manifest
-from index.migration.report import MigrationReport
-from index.snapshot import Snapshot
-from index.versions import rollback
+from index.build.version import build_index
+from index.build.versions import rollback
+from index.search.snapshot import Snapshot
+from index.storage.layout import current_version, read_manifest
+from migration.report import MigrationReport
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.data.test_real_images import top1
 from tests.indexes import true_scores

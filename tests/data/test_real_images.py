@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from index.cli import inspect
-from index.linking.options import LinkOptions
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
+from onepass.cli.query import inspect
 from pipelines.engines.engine import Engine
 from pipelines.extract import Outcome, extract
-from pipelines.facts import ModelRequest
-from pipelines.images import decode, fit, read
+from pipelines.images.pixels import decode, fit, read
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
+from tracks.association.options import LinkOptions
+from tracks.link import link_run
+from tracks.store import read_tracks
 
 LITE0 = ModelRequest(spec="lite0")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from index.linking.options import PRESETS
-from index.tracks.evaluate import evaluate_run
-from index.tracks.link import link_run
-from index.tracks.motchallenge import read_truth
 from pipelines.extract import extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
+from tracks.association.options import PRESETS
+from tracks.evaluation.evaluate import evaluate_run
+from tracks.evaluation.motchallenge import read_truth
+from tracks.link import link_run
 
 STRIDE = 10
 

@@ -102,8 +102,8 @@ def _checkpoint(module: Any) -> None:
 
 
 PATCHES: dict[str, Callable[[Any], None]] = {
-    "pipelines.forward": _forward,
-    "pipelines.video.frames": _frames,
+    "pipelines.engines.forward": _forward,
+    "pipelines.images.opener": _frames,
     "pipelines.execution.ray_sink": _write,
     "ray.data.checkpoint.checkpoint_writer": _checkpoint,
 }

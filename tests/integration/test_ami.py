@@ -12,10 +12,10 @@ import torch
 import torchvision
 from torch import nn
 
-from cluster.errors import ModelError
-from pipelines.backbones import examine, load_backbone
-from pipelines.backbones.ami import HALF, IMAGENET
-from pipelines.facts import ModelRequest
+from common.errors import ModelError
+from pipelines.model_info import ModelRequest
+from pipelines.models.ami import HALF, IMAGENET
+from pipelines.models.registry import examine, load_backbone
 
 CLASSES = ("Noctua", "Agrotis", "Xestia")
 

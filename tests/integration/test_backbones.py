@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.errors import ModelError
-from pipelines.backbones import (
-    examine,
-    load_backbone,
-    torchvision_family,
-)
-from pipelines.backbones.base import check_levels
-from pipelines.embed import Embedder
+from common.errors import ModelError
+from pipelines.engines.embed import Embedder
 from pipelines.engines.engine import Engine
-from pipelines.facts import ModelRequest, Outputs
-from pipelines.precision import compare
+from pipelines.engines.precision import compare
+from pipelines.model_info import ModelRequest, Outputs
+from pipelines.models import torchvision_family
+from pipelines.models.base import check_levels
+from pipelines.models.registry import examine, load_backbone
 from tests.pictures import drawn, encoded
 
 GOLDEN = Path(__file__).parent / "golden_lite0.json"

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from index.build import build_index
-from pipelines.backbones import examine
-from pipelines.facts import ModelRequest
-from pipelines.records import write_atomic
+from common.json_models import write_atomic
+from index.build.version import build_index
+from pipelines.model_info import ModelRequest
+from pipelines.models.registry import examine
 from pipelines.request import fingerprint_inputs
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.commands import ROOT, here, onepass
 from tests.pictures import photo_folder
 from tests.refusals import only_error
@@ -104,7 +104,7 @@ def test_help_of_every_command(command: tuple[str, ...]) -> None:
 def test_every_command_has_a_help_test() -> None:
     import typer
 
-    from onepass import app
+    from onepass.cli.main import app
 
     root = typer.main.get_command(app)
     assert hasattr(root, "commands")
@@ -117,9 +117,9 @@ def test_every_command_has_a_help_test() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     script = (
-        "import sys, onepass\n"
+        "import sys, onepass.cli.main\n"
         "sys.argv = ['onepass', '--help']\n"
-        "try:\n    onepass.main()\n"
+        "try:\n    onepass.cli.main.main()\n"
         "except SystemExit as ended:\n    assert ended.code == 0\n"
         "heavy = {'torch', 'ray', 'faiss', 'timm', 'pyarrow', 'numpy', 'fastapi'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cluster.errors import WorkError
-from onepass import main
-from pipelines.clips import find, shards, write
+from common.errors import WorkError
+from onepass.cli.main import main
+from pipelines.outputs.clips import find, shards, write
 from pipelines.run import Run
 from tests.refusals import only_error
 from tests.runs import TINY_FACTS, write_run

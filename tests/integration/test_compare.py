@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.compare import compare
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
+from pipelines.models.compare import compare
 from tests.pictures import photo_folder
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.backbones import examine
-from pipelines.backbones.base import Loaded
 from pipelines.engines import compiled, openvino
 from pipelines.engines import engine as module
 from pipelines.engines.engine import Engine
-from pipelines.facts import EngineName, ModelFacts, Outputs
+from pipelines.model_info import EngineName, ModelFacts, Outputs
+from pipelines.models.base import Loaded
+from pipelines.models.registry import examine
 from tests.heads import answered, made_head
 from tests.pictures import drawn
 from tests.tiny import HEADS, TINY, check_engine, check_head, close, map_by_hand, with_head

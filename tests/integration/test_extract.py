@@ -15,21 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.video.frames
-from cluster.errors import FolderError, RunError, VerifyError
-from onepass import main
-from pipelines import finish
-from pipelines.decode import decode_rows
+import pipelines.images.opener
+from common.errors import FolderError, RunError, VerifyError
+from common.json_models import read_record
+from onepass.cli.main import main
 from pipelines.detections import BOX, complete
-from pipelines.embed import Embedder
+from pipelines.engines.embed import Embedder
 from pipelines.extract import Options, Outcome, Progress, extract
-from pipelines.facts import ModelRequest, Outputs, Preprocess
-from pipelines.images import decode, read
-from pipelines.records import read_record
+from pipelines.images.decode import decode_rows
+from pipelines.images.pixels import decode, read
+from pipelines.model_info import ModelRequest, Outputs, Preprocess
+from pipelines.models.scores import softmax
+from pipelines.outputs import finish
 from pipelines.request import Request, claim, fingerprint_inputs
 from pipelines.run import Run
-from pipelines.scores import softmax
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 from tests.runs import command_of
 
@@ -272,7 +272,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         arguments = ["extract", str(folder / "rows.csv"), "--model", "tiny", "--out", str(out)]
         patch.setattr(sys, "argv", ["onepass", *arguments, "--hdf5"])
-        patch.setattr("pipelines.cli.say", words.append)
+        patch.setattr("onepass.cli.extract.say", words.append)
         with pytest.raises(SystemExit) as exited:
             main()
     run = Run.open(out)
@@ -349,7 +349,7 @@ def test_an_image_with_several_boxes_is_decoded_once(
         calls.append(len(data))
         return decode(data)
 
-    monkeypatch.setattr(pipelines.video.frames, "decode", counted)
+    monkeypatch.setattr(pipelines.images.opener, "decode", counted)
     how = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
     pixels = decode_rows(table, plan.root, {"pixels": how})
     assert pixels.num_rows == 3 * PHOTOS

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from onepass import main
+from onepass.cli.main import main
 from pipelines.extract import Options, extract
-from pipelines.facts import GateRequest, ModelRequest, Outputs
+from pipelines.model_info import GateRequest, ModelRequest, Outputs
 from pipelines.run import Run
 from tests.pictures import photo_folder
 
@@ -127,7 +127,7 @@ with own_token():
 from pathlib import Path
 from cluster.session import session
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 with session(gpus_per_actor=0.5) as slots:
     pass
 run = extract(sys.argv[1], ModelRequest(spec="tiny"), Path(sys.argv[2]),

@@ -16,15 +16,22 @@ import pytest
 import torch
 
 from benchmarks.kill_and_resume import finish, kill_once, make_source
-from pipelines.backbones import examine, load_backbone
-from pipelines.decode import PIXELS, decode_rows, unpack
 from pipelines.engines import compiled
 from pipelines.engines.engine import Answers, Engine
+from pipelines.engines.precision import compare
 from pipelines.extract import Options, extract
-from pipelines.facts import EngineName, GateRequest, ModelFacts, ModelRequest, Outputs, Precision
-from pipelines.precision import compare
+from pipelines.images.decode import PIXELS, decode_rows, unpack
+from pipelines.model_info import (
+    EngineName,
+    GateRequest,
+    ModelFacts,
+    ModelRequest,
+    Outputs,
+    Precision,
+)
+from pipelines.models.registry import examine, load_backbone
 from pipelines.run import Run
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.pictures import photo_folder
 
 pytestmark = pytest.mark.gpu
@@ -250,7 +257,7 @@ def test_no_gpu_is_held_when_all_is_done(photos: Path, tmp_path: Path) -> None:
         "import sys, json\n"
         "from pathlib import Path\n"
         "from pipelines.extract import extract\n"
-        "from pipelines.facts import ModelRequest\n"
+        "from pipelines.model_info import ModelRequest\n"
         "run = extract(sys.argv[1], ModelRequest(spec='tiny'), Path(sys.argv[2])).run\n"
         "import torch\n"
         "print(json.dumps([run.manifest.rows.written, torch.cuda.memory_allocated()]))\n"

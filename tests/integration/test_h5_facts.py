@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cluster.tasks import Tasks
-from index.build import build_index
-from onepass import main
-from pipelines.clips.write import make_clips
-from pipelines.hdf5 import write_hdf5
+from index.build.version import build_index
+from onepass.cli.main import main
+from pipelines.outputs.clips.write import make_clips
+from pipelines.outputs.hdf5 import write_hdf5
 from tests.refusals import only_error
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
 

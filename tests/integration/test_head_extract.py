@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import ModelError, RunError
-from onepass import main
-from pipelines.backbones import load_verified
-from pipelines.embed import Embedder
+from common.errors import ModelError, RunError
+from onepass.cli.main import main
+from pipelines.engines.embed import Embedder
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest, Outputs
-from pipelines.images import read
+from pipelines.images.pixels import read
+from pipelines.model_info import ModelRequest, Outputs
+from pipelines.models.registry import load_verified
+from pipelines.models.scores import softmax
 from pipelines.run import Run
-from pipelines.scores import softmax
 from tests.heads import answered, made_head
 from tests.pictures import photo_folder
 from tests.refusals import only_error

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from cluster.errors import FolderError, LeaseLostError, StorageError
-from cluster.lease import LEASE, Patience, leased
-from cluster.storage import place
+from common.errors import FolderError, LeaseLostError, StorageError
+from common.lease import LEASE, Patience, leased
+from common.storage import place
 from tests.s3 import Rule, Store
 
 QUICK = Patience(renew=0.1, watch=1.0, settle=0.2)

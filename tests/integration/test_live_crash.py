@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.linking.options import PRESETS
-from index.live.session import LiveLinker
-from index.live.store import LinkStore
 from tests.unit.linking.scenes import crowd, frames_of
+from tracks.association.options import PRESETS
+from tracks.live.session import LiveLinker
+from tracks.live.store import LinkStore
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 40
@@ -43,9 +43,9 @@ def linked(file: Path, numbers: range) -> dict[int, Any]:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from index.linking.options import PRESETS
-from index.live.session import LiveLinker
-from index.live.store import LinkStore, Turn
+from tracks.association.options import PRESETS
+from tracks.live.session import LiveLinker
+from tracks.live.store import LinkStore, Turn
 from tests.unit.linking.scenes import crowd, frames_of
 file, first, die = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 left = 2

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.errors import RunError
 from cluster.executors import local_cores
-from onepass import main
+from common.errors import RunError
+from onepass.cli.main import main
 from pipelines import extract as extracting
 from pipelines.dry_run import dry_run
-from pipelines.events.log import read_events
 from pipelines.extract import Options, Progress, extract
-from pipelines.facts import ModelRequest, Outputs
+from pipelines.model_info import ModelRequest, Outputs
+from pipelines.progress.event_log import read_events
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 

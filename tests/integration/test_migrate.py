@@ -13,24 +13,24 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.kill_and_resume import check, finish, group, kill_once, make_source
-from cluster.errors import RunError, SourceError
-from index.build import build_index
-from index.layout import current_version, list_versions, read_manifest
-from index.migration.report import MigrationReport
-from index.snapshot import Snapshot
-from index.tracks.link import link_run
-from index.update import add_runs
-from index.versions import promote, rollback
-from onepass import main
+from common.errors import RunError, SourceError
+from index.build.update import add_runs
+from index.build.version import build_index
+from index.build.versions import promote, rollback
+from index.search.snapshot import Snapshot
+from index.storage.layout import current_version, list_versions, read_manifest
+from migration.extract import extract_again, reading_of
+from migration.report import MigrationReport
+from onepass.cli.main import main
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest, Reading
-from pipelines.migrate import extract_again, reading_of
+from pipelines.model_info import ModelRequest, Reading
 from pipelines.run import Run
-from pipelines.source import read_run
+from pipelines.sources.plan import read_run
 from tests.indexes import embeddings, make_run, tree
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.videos import broken, write_video
+from tracks.link import link_run
 
 TINY = ModelRequest(spec="tiny")
 DARKER = ModelRequest(spec="tiny", mean=(0.4,) * 3)  # another fingerprint, much the same space

@@ -15,11 +15,11 @@ import timm
 import torch
 from PIL import Image
 
-from onepass import main
-from pipelines.clips.write import make_clips
+from onepass.cli.main import main
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest, Outputs, Reading
-from pipelines.head import load_head
+from pipelines.model_info import ModelRequest, Outputs, Reading
+from pipelines.models.head import load_head
+from pipelines.outputs.clips.write import make_clips
 from pipelines.run import Run
 from tests.heads import answered
 from tests.pictures import drawn

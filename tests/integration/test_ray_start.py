@@ -22,7 +22,7 @@ from pathlib import Path
 from cluster import children
 from pipelines.execution import ray_pass
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest
+from pipelines.model_info import ModelRequest
 
 photos, out = sys.argv[1:]
 found = {"children": [], "requests": [], "first": [], "board": False}

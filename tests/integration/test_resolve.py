@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import timm
 
-from cluster.errors import ModelError, WorkError
-from pipelines.backbones import load_backbone
-from pipelines.backbones.base import Loaded
-from pipelines.backbones.timm_family import TimmBackbone
+from common.errors import ModelError, WorkError
 from pipelines.engines import openvino
-from pipelines.execution import resolve as resolving
-from pipelines.execution.resolve import resolve
-from pipelines.execution.unresolved import Unresolved, sample_of
-from pipelines.facts import GateRequest, ModelRequest
+from pipelines.engines import resolve as resolving
+from pipelines.engines.resolve import resolve
+from pipelines.engines.unresolved import Unresolved, sample_of
+from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.models.base import Loaded
+from pipelines.models.registry import load_backbone
+from pipelines.models.timm_family import TimmBackbone
 from pipelines.request import Request
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.pictures import photo_folder
 from tests.runs import command_of
 

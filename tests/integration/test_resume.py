@@ -21,9 +21,9 @@ from benchmarks.kill_and_resume import (
     kill_once,
     make_source,
 )
-from onepass import main
-from pipelines.events.log import read_events
+from onepass.cli.main import main
 from pipelines.execution.checkpoints import committed_rows
+from pipelines.progress.event_log import read_events
 
 pytestmark = pytest.mark.ray
 

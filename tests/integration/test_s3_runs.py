@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.kill_and_resume import group, kill_once
-from cluster.storage import place
-from pipelines.hdf5 import matrix
+from common.storage import place
+from pipelines.outputs.hdf5 import matrix
 from pipelines.run import Run
 from tests.commands import here, onepass
 from tests.pictures import photo_folder

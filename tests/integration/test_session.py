@@ -27,7 +27,7 @@ def facts():
 
 ask = '''
 import json, sys
-from cluster.errors import ClusterError
+from common.errors import ClusterError
 from cluster.session import session
 try:
     with session(sys.argv[1]):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import SourceError, StorageError
-from cluster.storage import listed, place, remove_folder
-from pipelines.decode import decode_rows
-from pipelines.facts import Preprocess, Reading
-from pipelines.source import read_source
+from common.errors import SourceError, StorageError
+from common.storage import listed, place, remove_folder
+from pipelines.images.decode import decode_rows
+from pipelines.model_info import Preprocess, Reading
+from pipelines.sources.plan import read_source
 from tests.commands import onepass
 from tests.pictures import bad_folder, photo_folder
 from tests.refusals import only_error

@@ -21,12 +21,13 @@ from typing import Any
 
 import pytest
 
+from cluster import submit
 from tests.commands import onepass
 from tests.nodes import marked, signal_to
 from tests.pictures import photo_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CODE = ("onepass.py", "pyproject.toml", "api", "cluster", "index", "pipelines")
+CODE = ("pyproject.toml", *submit.CODE)
 MARK = "ONEPASS_TEST_CLUSTER"
 VARIABLE = "ONEPASS_TEST_SECRET"
 RAY = str(Path(sys.executable).parent / "ray")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.children import Child, ChildDiedError
-from cluster.errors import StalledError, WorkError
 from cluster.tasks import Tasks, tasks_of_session
+from common.errors import StalledError, WorkError
 
 THEN = "try again"
 

@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cluster.errors import FolderError, InputError, RunError, VerifyError
 from cluster.executors import ExecutorName
-from cluster.lock import sole_writer
-from index.linking.options import PRESETS, LinkOptions
-from index.tracks import link as tracks_module
-from index.tracks.embeddings import Looks
-from index.tracks.link import link_run
-from index.tracks.sizes import image_size
-from index.tracks.store import SCHEMA, LinkSummary, TracksManifest, read_tracks
+from common.errors import FolderError, InputError, RunError, VerifyError
+from common.json_models import read_record, sha256_file
+from common.lock import sole_writer
 from pipelines.detections import BOX
-from pipelines.records import read_record, sha256_file
 from pipelines.run import Run
 from tests.runs import write_run
+from tracks import link as tracks_module
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.embeddings import Looks
+from tracks.link import link_run
+from tracks.sizes import image_size
+from tracks.store import SCHEMA, LinkSummary, TracksManifest, read_tracks
 
 CAMERAS = ("north", "south")
 FRAMES, OBJECTS = 6, 3

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from index.linking.options import PRESETS
-from index.pictures.annotate import COLOURS
-from index.tracks.draw import SIDE_PX
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
-from onepass import main
+from onepass.cli.main import main
 from pipelines.detections import BOX
 from tests.refusals import only_error
 from tests.runs import write_run
 from tests.videos import write_video
+from tracks.association.options import PRESETS
+from tracks.link import link_run
+from tracks.pictures.annotate import COLOURS
+from tracks.pictures.draw import SIDE_PX
+from tracks.store import read_tracks
 
 FRAMES = 12
 SIZE = (160, 121)  # an odd height, which no video may have

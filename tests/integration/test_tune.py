@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import InputError
-from index.link_cli import read_options
-from index.linking.options import LinkOptions
-from index.tracks.labels import individuals, labelled_by_column, labelled_by_truth
-from index.tracks.scores import Tracked
-from index.tracks.tune import NOBODY
+from common.errors import InputError
+from onepass.cli.link import read_options
 from pipelines.run import Run
 from tests.commands import onepass
 from tests.refusals import only_error
 from tests.runs import write_run
 from tests.unit.linking.scenes import crowd
+from tracks.association.options import LinkOptions
+from tracks.evaluation.labels import individuals, labelled_by_column, labelled_by_truth
+from tracks.evaluation.scores import Tracked
+from tracks.evaluation.tune import NOBODY
 
 NIGHTS = ("monday", "tuesday", "wednesday")
 

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from api.app import create_app
-from cluster.errors import RunError
-from index.build import build_index
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
-from pipelines.embed import Embedder
+from common.errors import RunError
+from index.build.version import build_index
+from pipelines.engines.embed import Embedder
 from pipelines.extract import Options, extract
-from pipelines.facts import ModelRequest, Reading
-from pipelines.images import fit
-from pipelines.video.container import VideoFile
+from pipelines.images.pixels import fit
+from pipelines.images.video import VideoFile
+from pipelines.model_info import ModelRequest, Reading
 from tests.integration.api.world import serving
 from tests.videos import broken, number_of, numbered, write_video
+from tracks.link import link_run
+from tracks.store import read_tracks
 
 TINY = ModelRequest(spec="tiny")
 FRAMES = 8

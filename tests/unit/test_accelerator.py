@@ -11,9 +11,9 @@ import faiss
 import numpy as np
 import pytest
 
-from index.accelerator import Accelerator, Allowed, Effort
-from index.factory import make_index, train
 from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
+from index.search.accelerator import Accelerator, Allowed, Effort
+from index.search.factory import make_index, train
 from tests.indexes import DIM, embeddings, true_scores
 
 ROWS, K = 2000, 10

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cluster import session
-from cluster.errors import ModelError
-from pipelines.backbones import examine, load_backbone, load_verified, read_labels
-from pipelines.facts import ModelRequest
+from common.errors import ModelError
+from pipelines.model_info import ModelRequest
+from pipelines.models.registry import examine, load_backbone, load_verified, read_labels
 
 
 def test_tiny_is_the_same_everywhere() -> None:

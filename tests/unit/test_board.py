@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from cluster.errors import WorkError
-from pipelines.events.board import MOST_DEATHS, Block, Board, Stopwatch, Tally, attempt
+from common.errors import WorkError
+from pipelines.progress.counters import MOST_DEATHS, Block, Board, Stopwatch, Tally, attempt
 
 ROWS = pa.table({"row_id": [40, 41], "error": pa.array([None, "not an image: x"], pa.string())})
 

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-import pipelines.compare as module
-from cluster.errors import ModelError, SourceError
-from onepass import app, main
-from pipelines.backbones import load_backbone
-from pipelines.backbones.base import Backbone, Loaded
-from pipelines.compare import FormerExtractor, compare, divided_by_sum, normalise
-from pipelines.facts import FeaturePoint, ModelRequest, Preprocess
-from pipelines.images import decode, fit, read
+import pipelines.models.compare as module
+from common.errors import ModelError, SourceError
+from onepass.cli.main import app, main
+from pipelines.images.pixels import decode, fit, read
+from pipelines.model_info import FeaturePoint, ModelRequest, Preprocess
+from pipelines.models.base import Backbone, Loaded
+from pipelines.models.compare import FormerExtractor, compare, divided_by_sum, normalise
+from pipelines.models.registry import load_backbone
 from tests.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 from tests.refusals import only_error
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import InputError, SourceError
-from index.database.beside import Some, features_of
-from pipelines.database.connect import name_of, opened
-from pipelines.database.plan import box_of, deployment_names
-from pipelines.images import ImageError
-from pipelines.source import is_database, name_source, read_source
+from ami.join import Some, features_of
+from common.errors import InputError, SourceError
+from pipelines.images.pixels import ImageError
+from pipelines.sources.database.connect import name_of, opened
+from pipelines.sources.database.plan import box_of, deployment_names
+from pipelines.sources.plan import is_database, name_source, read_source
 
 SECRETS = [
     "postgresql://anna:s3cret@127.0.0.1:1/ami",

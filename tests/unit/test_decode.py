@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines.decode import GATE_PIXELS, PIXELS, decode_batches, decode_rows, unpack
 from pipelines.detections import complete
-from pipelines.facts import Preprocess
-from pipelines.source import read_source
-from pipelines.video.frames import ImageReader
+from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_batches, decode_rows, unpack
+from pipelines.images.opener import ImageReader
+from pipelines.model_info import Preprocess
+from pipelines.sources.plan import read_source
 from tests.pictures import bad_folder, drawn, encoded
 from tests.videos import write_video
 

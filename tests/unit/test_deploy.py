@@ -18,8 +18,8 @@ import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-import api.deployed
-import onepass
+import api.ray_serve.deployed
+import onepass.cli.main
 from api.app import create_app
 from cluster.submit import CODE, check_command
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 KINDS = ("rayjob", "raycluster", "rayservice", "api")
 RAY = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-ONEPASS, RAY_CLI = typer.main.get_command(onepass.app), ray.scripts.scripts.cli
+ONEPASS, RAY_CLI = typer.main.get_command(onepass.cli.main.app), ray.scripts.scripts.cli
 STORE_SHARE = 0.3  # of memory; Ray warns of a larger object store
 
 
@@ -156,15 +156,18 @@ def test_the_service_names_applications_that_are_there() -> None:
     (document,) = built(DEPLOY / "rayservice")
     config = ServeDeploySchema.model_validate(yaml.safe_load(document["spec"]["serveConfigV2"]))
     *shards, service = config.applications
-    names = [api.deployed.shard_name(own) for own in range(len(shards))]
+    names = [api.ray_serve.deployed.shard_name(own) for own in range(len(shards))]
     assert [one.name for one in shards] == names
     assert [one.route_prefix for one in config.applications] == [*(None for _ in shards), "/"]
     workers = groups(document)["serve"]
     for one in config.applications:
         module, _, function = one.import_path.partition(":")
-        assert (module, function) == ("api.deployed", "service" if one is service else "shard")
-        args = api.deployed.Args.model_validate(one.args)
-        assert callable(getattr(api.deployed, function))
+        assert (module, function) == (
+            "api.ray_serve.deployed",
+            "service" if one is service else "shard",
+        )
+        args = api.ray_serve.deployed.Args.model_validate(one.args)
+        assert callable(getattr(api.ray_serve.deployed, function))
         assert (args.shards, args.replicas) == (len(shards), workers["replicas"])
     (container,) = workers["template"]["spec"]["containers"]
     port = config.http_options.port

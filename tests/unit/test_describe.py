@@ -10,11 +10,11 @@ import pytest
 import timm
 from typer.testing import CliRunner
 
-from cluster.errors import ModelError
-from onepass import app, main
-from pipelines.backbones import load_backbone
-from pipelines.describe import describe_model, matching
-from pipelines.facts import ModelRequest
+from common.errors import ModelError
+from onepass.cli.main import app, main
+from pipelines.model_info import ModelRequest
+from pipelines.models.describe import describe_model, matching
+from pipelines.models.registry import load_backbone
 from tests.refusals import only_error
 
 VIT_TOKENS, VIT_WIDTH, VIT_HEADS, VIT_BLOCKS = 197, 192, 3, 12
@@ -79,7 +79,7 @@ def test_multiply_adds_follow_the_input_size() -> None:
 
 def test_describing_leaves_the_model_as_it_was() -> None:
     """Weights are described, not moved: the hash is that of a model nobody described."""
-    from pipelines.backbones.base import weights_sha256
+    from pipelines.models.base import weights_sha256
 
     found = describe_model(ModelRequest(spec="tiny"))
     loaded = load_backbone(ModelRequest(spec="tiny"))
@@ -133,9 +133,9 @@ def test_describe_for_people() -> None:
 
 def test_list_of_families_needs_no_torch() -> None:
     script = (
-        "import sys, onepass\n"
+        "import sys, onepass.cli.main\n"
         "sys.argv = ['onepass', 'models', 'list']\n"
-        "try:\n    onepass.main()\n"
+        "try:\n    onepass.cli.main.main()\n"
         "except SystemExit as ended:\n    assert ended.code == 0\n"
         "assert not {'torch', 'timm'} & sys.modules.keys()\n"
     )

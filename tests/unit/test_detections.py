@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import SourceError
+from common.errors import SourceError
 from pipelines.detections import PLAN_SCHEMA, complete, make_detection_id, timestamp_in_name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.dry_run import stage_rates
-from pipelines.events.board import Block
+from pipelines.progress.counters import Block
 
 
 def block(stage: str, lane: str, began: float, seconds: float, first_row: int) -> Block:

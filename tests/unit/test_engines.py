@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.errors import InputError, ModelError
-from pipelines.backbones import examine
+from common.errors import InputError, ModelError
 from pipelines.engines import engine as module
 from pipelines.engines import openvino
 from pipelines.engines.batching import find_rows, in_batches, is_out_of_memory
 from pipelines.engines.cache import cached, folder
 from pipelines.engines.engine import Engine
-from pipelines.facts import ModelFacts, Outputs, PrecisionAudit
-from pipelines.network import Network
-from pipelines.precision import check_format, compare, fast_formats, is_harmless
+from pipelines.engines.precision import check_format, compare, fast_formats, is_harmless
+from pipelines.model_info import ModelFacts, Outputs, PrecisionAudit
+from pipelines.models.network import Network
+from pipelines.models.registry import examine
 from tests.tiny import TINY, by_hand, check_engine
 
 

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from cluster.errors import StoppedError, WorkError, failed
-from cluster.progress import Bar
+from common.errors import StoppedError, WorkError, failed
+from common.progress import Bar
 
 
 def test_the_innermost_cause_is_told_in_one_line() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import RunError
-from pipelines.events import log as events
-from pipelines.events.board import Block, Look, Stopwatch, Tally
-from pipelines.events.log import EventLog, read_events
-from pipelines.events.measures import Measures
-from pipelines.events.profile import sessions_of
+from common.errors import RunError
+from pipelines.progress import event_log as events
+from pipelines.progress.counters import Block, Look, Stopwatch, Tally
+from pipelines.progress.event_log import EventLog, read_events
+from pipelines.progress.measures import Measures
+from pipelines.progress.profile import sessions_of
 
 
 def block(stage: str, began: float, seconds: float, first_row: int, lane: str = "n:1") -> Block:
@@ -144,8 +144,8 @@ def test_events_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
 
 def test_a_stopwatch_does_not_count_its_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("pipelines.events.board.time.perf_counter", lambda: now)
-    monkeypatch.setattr("pipelines.events.board.time.time", lambda: 5.0 + now)
+    monkeypatch.setattr("pipelines.progress.counters.time.perf_counter", lambda: now)
+    monkeypatch.setattr("pipelines.progress.counters.time.time", lambda: 5.0 + now)
     watch = Stopwatch("decode", "here:3")
     now = 101.0
     watch.pause()

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import InputError
-from cluster.extras import optional
-from index.migration.plots import overlap_plot
-from index.pictures.annotate import Annotator
-from index.tracks.scores import Tracked, evaluate
-from pipelines.probe.fit import TrainOptions
-from pipelines.probe.train import train
+from common.errors import InputError
+from common.extras import optional
+from migration.plots import overlap_plot
+from pipelines.heads.fit import TrainOptions
+from pipelines.heads.train import train
+from tracks.evaluation.scores import Tracked, evaluate
+from tracks.pictures.annotate import Annotator
 
 TRACKED = Tracked(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0.0, 0, 1, 1]]))
 

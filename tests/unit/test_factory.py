@@ -8,8 +8,9 @@ import faiss
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError
-from index.factory import (
+from common.errors import SnapshotError
+from index.metrics import Metric, prepare
+from index.search.factory import (
     choose_factory,
     exact_scores,
     is_flat,
@@ -19,7 +20,6 @@ from index.factory import (
     train,
     training_rows,
 )
-from index.metrics import Metric, prepare
 
 GB = 2**30
 DIM = 16

@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from cluster.errors import FilterError
-from index.filters import MAX_WHERE, Filter, check, matches
-from index.rows import ROWS_SCHEMA
+from common.errors import FilterError
+from index.search.filters import MAX_WHERE, Filter, check, matches
+from index.storage.rows import ROWS_SCHEMA
 
 ROWS = 60
 

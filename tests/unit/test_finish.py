@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import VerifyError
-from pipelines.finish import data_files, describe_run
+from common.errors import VerifyError
+from pipelines.outputs.finish import data_files, describe_run
 from pipelines.run import Run, RunManifest, SessionFacts
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
 

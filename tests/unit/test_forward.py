@@ -11,16 +11,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines import backbones
-from pipelines.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.engines.engine import Engine
-from pipelines.events.board import Block, Board
+from pipelines.engines.forward import Forward, load_engines, pixel_columns
 from pipelines.execution.ray_stages import ForwardStage
-from pipelines.facts import GateRequest, ModelRequest, Outputs
-from pipelines.forward import Forward, load_engines, pixel_columns
+from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
+from pipelines.model_info import GateRequest, ModelRequest, Outputs
+from pipelines.models import registry as backbones
+from pipelines.models.scores import softmax
+from pipelines.progress.counters import Block, Board
 from pipelines.request import GateFacts, Request
-from pipelines.scores import softmax
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.pictures import photo_folder
 from tests.runs import command_of, request_of
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipelines.hdf5 import new_h5
+from pipelines.outputs.hdf5 import new_h5
 
 
 def test_a_file_holds_what_was_put_in(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from pipelines.facts import Preprocess
-from pipelines.images import ImageError, _quiet, cut, decode, fit, read
+from pipelines.images.pixels import ImageError, _quiet, cut, decode, fit, read
+from pipelines.model_info import Preprocess
 from tests.pictures import drawn, encoded
 
 HALF = (0.5, 0.5, 0.5)

@@ -13,21 +13,21 @@ import pytest
 import timm
 import torch
 
-from cluster.errors import ModelError, WorkError
-from pipelines.backbones import describe, examine, load_backbone, load_verified
-from pipelines.backbones.base import Loaded
-from pipelines.backbones.timm_family import TimmBackbone
-from pipelines.cli import say_extracted
+from common.errors import ModelError, WorkError
+from onepass.cli.extract import say_extracted
 from pipelines.detections import complete
-from pipelines.embed import Embedder
+from pipelines.engines import resolve as resolving
+from pipelines.engines.embed import Embedder
 from pipelines.engines.engine import Engine
-from pipelines.execution import resolve as resolving
-from pipelines.execution.unresolved import Unresolved
+from pipelines.engines.unresolved import Unresolved
 from pipelines.extract import Outcome
-from pipelines.facts import ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.model_info import ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.models.base import Loaded
+from pipelines.models.registry import describe, examine, load_backbone, load_verified
+from pipelines.models.scores import softmax
+from pipelines.models.timm_family import TimmBackbone
 from pipelines.request import fingerprint_inputs
 from pipelines.run import Run
-from pipelines.scores import softmax
 from tests.heads import answered, made_head
 from tests.pictures import drawn, encoded
 from tests.runs import TINY_FACTS, command_of, request_of, write_run

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.events.board import Tally
+from pipelines.engines.unresolved import Unresolved
 from pipelines.execution import lanes
 from pipelines.execution.base import Job, Watcher
 from pipelines.execution.checkpoints import Part, reconcile
 from pipelines.execution.local import LocalExecutor
-from pipelines.execution.unresolved import Unresolved
+from pipelines.progress.counters import Tally
 from tests.runs import TINY_FACTS, command_of, request_of
 
 ROWS = 20

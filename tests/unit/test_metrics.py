@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from cluster.errors import SnapshotError
+from common.errors import SnapshotError
 from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
 from tests.indexes import embeddings, true_scores
 

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import RunError
-from index.linking.options import LinkOptions
-from index.migration import spaces
-from index.migration.compare import compare_runs
-from index.migration.costs import run_cost
-from index.migration.labels import compare_labels
-from index.migration.links import (
+from common.errors import RunError
+from common.json_models import write_atomic
+from migration import spaces
+from migration.compare import compare_runs
+from migration.costs import run_cost
+from migration.labels import compare_labels
+from migration.links import (
     Pairs,
     changed_links,
     compare_links,
@@ -25,16 +25,16 @@ from index.migration.links import (
     separation,
     threshold,
 )
-from index.migration.page import render
-from index.migration.report import Labels, Limits, MigrationReport
-from index.migration.rows import Rows, beside
-from index.migration.spaces import compare_spaces, shared_neighbours
-from index.migration.verdict import judge
-from index.tracks.link import link_run
-from pipelines.facts import ModelRequest
-from pipelines.records import write_atomic
+from migration.page import render
+from migration.report import Labels, Limits, MigrationReport
+from migration.rows import Rows, beside
+from migration.spaces import compare_spaces, shared_neighbours
+from migration.verdict import judge
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run, SessionFacts
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
+from tracks.association.options import LinkOptions
+from tracks.link import link_run
 
 
 def run_of(path: Path, vectors: Any, *, names: tuple[str, ...] | None = None, **more: Any) -> Run:

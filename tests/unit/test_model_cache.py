@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import model_cache
-from pipelines.execution import resolve as resolving
-from pipelines.execution.resolve import Candidate, resolve
-from pipelines.execution.unresolved import Unresolved, resolved_before
-from pipelines.facts import GateRequest, ModelRequest, Outputs, PrecisionAudit
-from pipelines.model_cache import Choice, KnownModel, ModelCache
+import pipelines
+from pipelines.engines import resolve as resolving
+from pipelines.engines.resolve import Candidate, resolve
+from pipelines.engines.unresolved import Unresolved, resolved_before
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, PrecisionAudit
+from pipelines.models import cache as model_cache
+from pipelines.models.cache import Choice, KnownModel, ModelCache
 from pipelines.request import Request
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.pictures import photo_folder
 from tests.runs import TINY_FACTS, command_of
 
@@ -188,7 +189,7 @@ def test_the_code_is_all_that_builds_and_runs_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change of a byte of any of these files changes the key."""
-    package = Path(model_cache.__file__).parent
+    package = Path(pipelines.__file__).parent
     files = [package / name for name in model_cache._CODE]
     assert all(file.exists() for file in files)
     copied = tmp_path / "pipelines"
@@ -200,10 +201,15 @@ def test_the_code_is_all_that_builds_and_runs_networks(
         copy.write_bytes(file.read_bytes())
     plain = model_cache._code.__wrapped__
     expected = plain()
-    monkeypatch.setattr(model_cache, "__file__", str(copied / "model_cache.py"))
+    monkeypatch.setattr(pipelines, "__file__", str(copied / "__init__.py"))
     assert plain() == expected
     seen = {expected}
-    for changed in ("network.py", "execution/resolve.py", "backbones/tiny.py", "engines/eager.py"):
+    for changed in (
+        "models/network.py",
+        "engines/resolve.py",
+        "models/tiny.py",
+        "images/pixels.py",
+    ):
         with (copied / changed).open("a") as stream:
             stream.write("# changed\n")
         seen.add(plain())

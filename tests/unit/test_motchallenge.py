@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import InputError
-from index.tracks.motchallenge import file_names, read_truth, result_lines
-from index.tracks.scores import Tracked
+from common.errors import InputError
+from tracks.evaluation.motchallenge import file_names, read_truth, result_lines
+from tracks.evaluation.scores import Tracked
 
 
 def written(folder: Path, text: str) -> Path:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api import demo
-from cluster.errors import InputError, WorkError
-from index.pictures.annotate import COLOURS, GREY, Annotator
-from index.pictures.sheet import BLANK, GREEN, INK, RED, Tile, contact_sheet
-from index.tracks.video import encode
+from common.errors import InputError, WorkError
+from onepass import demo
+from tracks.pictures.annotate import COLOURS, GREY, Annotator
+from tracks.pictures.sheet import BLANK, GREEN, INK, RED, Tile, contact_sheet
+from tracks.pictures.video import encode
 
 
 def blue_first(colour: str) -> list[int]:

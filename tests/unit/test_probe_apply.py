@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import InputError, RunError
-from pipelines.probe import features
-from pipelines.probe.apply import SCHEMA, Applied, AppliedManifest, apply_head
-from pipelines.records import read_record, sha256_file
+from common.errors import InputError, RunError
+from common.json_models import read_record, sha256_file
+from pipelines.heads import features
+from pipelines.heads.apply import SCHEMA, Applied, AppliedManifest, apply_head
 from pipelines.run import Run
 from tests.heads import answered, made_head
 from tests.probes import blobs, labelled_run

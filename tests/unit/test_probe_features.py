@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.errors import InputError, RunError, VerifyError
-from pipelines.facts import MapFacts
-from pipelines.probe import features
-from pipelines.probe.clips import read_clips
-from pipelines.probe.features import label_values, read_run
+from common.errors import InputError, RunError, VerifyError
+from pipelines.heads import features
+from pipelines.heads.clips import read_clips
+from pipelines.heads.features import label_values, read_run
+from pipelines.model_info import MapFacts
 from pipelines.run import Run
 from tests.probes import blobs, clip_file
 from tests.runs import TINY_FACTS, write_run

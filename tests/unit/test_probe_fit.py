@@ -11,12 +11,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from cluster.errors import InputError
-from pipelines.facts import HeadFacts
-from pipelines.head import head_sha256
-from pipelines.probe.features import Examples
-from pipelines.probe.fit import Fitted, TrainOptions, fit, head_of, standardisation, weights_of
-from pipelines.probe.parts import Parts, divide
+from common.errors import InputError
+from pipelines.heads.features import Examples
+from pipelines.heads.fit import Fitted, TrainOptions, fit, head_of, standardisation, weights_of
+from pipelines.heads.parts import Parts, divide
+from pipelines.model_info import HeadFacts
+from pipelines.models.head import head_sha256
 from tests.heads import answered
 from tests.probes import blobs
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.errors import ModelError
-from pipelines.facts import HeadFacts
-from pipelines.head import Head, head_sha256, load_head, save_head
-from pipelines.probe.fit import classify
+from common.errors import ModelError
+from pipelines.heads.fit import classify
+from pipelines.model_info import HeadFacts
+from pipelines.models.head import Head, head_sha256, load_head, save_head
 from tests.heads import answered
 
 

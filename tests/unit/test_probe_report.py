@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.errors import InputError, RunError
-from pipelines.head import head_sha256, load_head
-from pipelines.probe.fit import TrainOptions
-from pipelines.probe.parts import divide, notes_of
-from pipelines.probe.pictures import Judged, draw_confusion, draw_validation
-from pipelines.probe.report import ProbeRecord, baselines_of, measure
-from pipelines.probe.train import train
-from pipelines.records import read_record
+from common.errors import InputError, RunError
+from common.json_models import read_record
+from pipelines.heads.fit import TrainOptions
+from pipelines.heads.parts import divide, notes_of
+from pipelines.heads.pictures import Judged, draw_confusion, draw_validation
+from pipelines.heads.report import ProbeRecord, baselines_of, measure
+from pipelines.heads.train import train
+from pipelines.models.head import head_sha256, load_head
 from tests.pictures import drawn
 from tests.probes import blobs, clip_file, labelled_run
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index import recall
-from index.accelerator import Effort
 from index.metrics import Metric, prepare
-from index.recall import ExactKnn, Hits, recall_at, tune
+from index.search import recall
+from index.search.accelerator import Effort
+from index.search.recall import ExactKnn, Hits, recall_at, tune
 from tests.indexes import embeddings, true_hits
 
 

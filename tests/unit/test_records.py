@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.clips.folder import ClipsRequest, is_finished
 from pipelines.execution.checkpoints import reconcile
+from pipelines.outputs.clips.folder import ClipsRequest, is_finished
 from pipelines.request import earlier_request
 from tests.runs import command_of
 

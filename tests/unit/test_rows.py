@@ -10,8 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import rows
-from index.rows import ROWS_SCHEMA, IdTable, RowTable, hash_ids, read_rows, write_ids, write_rows
+from index.storage import rows
+from index.storage.rows import (
+    ROWS_SCHEMA,
+    IdTable,
+    RowTable,
+    hash_ids,
+    read_rows,
+    write_ids,
+    write_rows,
+)
 
 NAMES = ["moth", "Ölkäfer", "蛾", "🦋", "", "a b", "moth2"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.sampling import even_parts, evenly, spread
+from common.sampling import even_parts, evenly, spread
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.clips.scales import multi_scale, scaled_frames
+from pipelines.outputs.clips.scales import multi_scale, scaled_frames
 
 THREE = (1.0, 0.85, 1.15)
 

@@ -8,8 +8,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from index.tracks.linked import unclaimed
-from index.tracks.scores import Tracked, evaluate, evaluate_together
+from tracks.evaluation.scores import Tracked, evaluate, evaluate_together
+from tracks.linked import unclaimed
 
 FAR = 100.0  # between individuals: their boxes never touch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import ray
 
-from cluster.errors import ClusterError
 from cluster.session import lay_out, session, store_bytes
+from common.errors import ClusterError
 
 
 @pytest.mark.parametrize("cpus", [2, 3, 4, 8, 16, 64, 512])

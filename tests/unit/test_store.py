@@ -8,8 +8,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index import store
 from index.metrics import Metric, faiss_metric, prepare
+from index.storage import store
 from tests.indexes import embeddings
 
 ROWS, DIM = 101, 32

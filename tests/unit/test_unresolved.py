@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipelines.execution.unresolved import sample_of
+from pipelines.engines.unresolved import sample_of
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError
+from common.errors import SnapshotError
 from index.vectors import l1_normalise
 
 

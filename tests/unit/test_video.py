@@ -13,17 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster.errors import SourceError
-from pipelines.decode import PIXELS, decode_rows, unpack
-from pipelines.facts import Preprocess, Reading
-from pipelines.images import ImageError
-from pipelines.source import Plan, read_source
-from pipelines.video import container
-from pipelines.video.container import VideoFile, examine
-from pipelines.video.frames import open_image
-from pipelines.video.layout import natural, parse_frame, split_and_category
-from pipelines.video.plan import sampled
-from pipelines.video.tensors import TensorFile
+from common.errors import SourceError
+from pipelines.frame_names import natural, parse_frame, split_and_category
+from pipelines.images import video as container
+from pipelines.images.decode import PIXELS, decode_rows, unpack
+from pipelines.images.opener import open_image
+from pipelines.images.pixels import ImageError
+from pipelines.images.tensors import TensorFile
+from pipelines.images.video import VideoFile, examine
+from pipelines.model_info import Preprocess, Reading
+from pipelines.sources.plan import Plan, read_source
+from pipelines.sources.videos import sampled
 from tests.videos import SIDE, broken, number_of, numbered, write_video
 
 VIDEO = Reading(kind="video", frames=8)

@@ -22,7 +22,6 @@ import pytest
 from PIL import Image
 
 from api.client import Client, ServiceError
-from index.tracks.store import read_tracks
 from tests.integration.api.world import (
     FAILED,
     FRAMES,
@@ -35,6 +34,7 @@ from tests.integration.api.world import (
     nearest,
     told,
 )
+from tracks.store import read_tracks
 
 
 def refused(call: Any, *args: Any, **wishes: Any) -> ServiceError:

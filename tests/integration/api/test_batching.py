@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from api.app import create_app
-from api.limits import Limits
-from index.snapshot import Hits, Snapshot
+from api.http.limits import Limits
+from index.search.snapshot import Hits, Snapshot
 from tests.integration.api.world import World, nearest, serving, told
 
 Gate = tuple[threading.Event, list[int]]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from api.app import create_app
-from index.build import build_index
-from index.linking.options import TERMS
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
+from index.build.version import build_index
 from tests.integration.api.world import detection_url, serving, told
 from tests.runs import write_run
 from tests.unit.linking.scenes import crowd
+from tracks.association.options import TERMS
+from tracks.link import link_run
+from tracks.store import read_tracks
 
 ROWS = 30
 LABELS = [("it's", "moth", "fly")[min(row % 5, 2)] for row in range(ROWS)]

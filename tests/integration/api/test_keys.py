@@ -9,8 +9,8 @@ import pytest
 
 from api.app import create_app
 from api.client import Client, ServiceError
-from api.keys import read_keys
-from cluster.errors import InputError
+from api.http.keys import read_keys
+from common.errors import InputError
 from tests.integration.api.world import World, serving, told
 
 

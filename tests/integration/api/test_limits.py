@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from api.app import create_app
-from api.limits import Limits
-from api.state import Holdings
-from cluster.errors import InputError
+from api.http.limits import Limits
+from api.service.state import Holdings
+from common.errors import InputError
 from tests.integration.api.world import JSON, World, serving, told
 
 

@@ -25,18 +25,18 @@ from PIL import Image
 
 from api.app import create_app
 from api.client import Client
-from api.limits import Limits
+from api.http.limits import Limits
 from api.routes import link as routes
-from index.build import build_index
-from index.filters import Filter
-from index.linking.options import LinkOptions
-from index.live.session import IDLE_DAYS, LiveLinker
-from index.live.store import KEPT_ANSWERS, LINK_STATE
-from index.update import delete_rows
+from index.build.update import delete_rows
+from index.build.version import build_index
+from index.search.filters import Filter
 from tests.integration.api.contract import a_frame, refused
 from tests.integration.api.world import World, serving, told, wait_until_ready
 from tests.refusals import only_error
 from tests.runs import write_run
+from tracks.association.options import LinkOptions
+from tracks.live.session import IDLE_DAYS, LiveLinker
+from tracks.live.store import KEPT_ANSWERS, LINK_STATE
 
 ROOT = Path(__file__).parents[3]
 SIZE = (240, 160)
@@ -98,7 +98,7 @@ def test_a_server_killed_outright_goes_on_where_it_was(world: World, tmp_path: P
 def test_two_preset_and_options_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from onepass import main
+    from onepass.cli.main import main
 
     for given, says in (
         (["--link-preset", "ami", "--link-options", "x"], "give one of them"),

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from api.app import create_app
-from api.logs import JsonLines, PlainLines
-from api.state import Holdings
+from api.http.logs import JsonLines, PlainLines
+from api.service.state import Holdings
 from tests.integration.api.world import ODD_ID, World, detection_url, serving, told
 
 

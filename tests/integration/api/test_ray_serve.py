@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 from api.client import Client, ServiceError
-from api.shards import SEARCH_SECONDS
-from index.build import build_index
-from index.snapshot import Snapshot
+from api.ray_serve.shards import SEARCH_SECONDS
+from index.build.version import build_index
+from index.search.snapshot import Snapshot
 from tests.integration.api import contract
 from tests.integration.api.world import (
     World,

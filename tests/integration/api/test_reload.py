@@ -12,20 +12,20 @@ import httpx
 import numpy as np
 import pytest
 
-from api import service
 from api.app import create_app
 from api.client import Client, ServiceError
-from api.state import Holdings
-from cluster.errors import OnepassError, SnapshotError
-from index.build import build_index
-from index.filters import Filter
-from index.linking.options import LinkOptions
-from index.snapshot import Hits, Snapshot
-from index.tracks.link import link_run
-from index.update import delete_rows
+from api.service import served as service
+from api.service.state import Holdings
+from common.errors import OnepassError, SnapshotError
+from index.build.update import delete_rows
+from index.build.version import build_index
+from index.search.filters import Filter
+from index.search.snapshot import Hits, Snapshot
 from pipelines.run import Run
 from tests.integration.api.world import World, serving, told, wait_until_ready
 from tests.runs import write_run
+from tracks.association.options import LinkOptions
+from tracks.link import link_run
 
 DIM = 8
 

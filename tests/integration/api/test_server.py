@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from api.server import serve
-from cluster.errors import InputError, SnapshotError
+from common.errors import InputError, SnapshotError
 from tests.integration.api.world import World, told, wait_until_ready
 
 # A search with exact=true takes two seconds, long enough to be told to stop meanwhile.
@@ -27,7 +27,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from api.server import serve
-from index.snapshot import Snapshot
+from index.search.snapshot import Snapshot
 really = Snapshot.search
 def slowly(self, vectors, k, **wishes):
     time.sleep(2 * wishes.get("exact", False))

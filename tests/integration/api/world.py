@@ -18,14 +18,14 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
 
-from api.schemas import Hit
-from index.build import build_index
-from index.linking.options import LinkOptions
-from index.tracks.link import link_run
-from pipelines.backbones import examine
-from pipelines.embed import Embedder
-from pipelines.facts import ModelFacts, ModelRequest
+from api.schemas.search import Hit
+from index.build.version import build_index
+from pipelines.engines.embed import Embedder
+from pipelines.model_info import ModelFacts, ModelRequest
+from pipelines.models.registry import examine
 from tests.runs import write_run
+from tracks.association.options import LinkOptions
+from tracks.link import link_run
 
 FRAMES, PER_FRAME = 8, 3
 ODD_ID = "trap 1/é?#%26+%/x"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import RunError, SourceError
-from index.database.compare import compare_database
-from pipelines.source import read_source
+from ami.compare import compare_database
+from common.errors import RunError, SourceError
+from pipelines.sources.plan import read_source
 from tests.ami import DETECTIONS, change, fill
 from tests.commands import here
 from tests.integration.database.worlds import DIM, World, world_of

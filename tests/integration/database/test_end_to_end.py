@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ami.compare import compare_database
+from ami.write_back import GROUPS, Changes, write_database
 from benchmarks.kill_and_resume import finish, kill_once
-from index.database.compare import compare_database
-from index.database.write import GROUPS, Changes, write_database
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
-from onepass import main
-from pipelines.embed import Embedder
+from migration.extract import extract_again
+from onepass.cli.main import main
+from pipelines.engines.embed import Embedder
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.extract import extract
-from pipelines.facts import ModelRequest
-from pipelines.images import read
-from pipelines.migrate import extract_again
+from pipelines.images.pixels import read
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.ami import change, fill, stored
 from tests.postgres import Server
+from tracks.link import link_run
+from tracks.store import read_tracks
 
 TINY = ModelRequest(spec="tiny")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import pipelines.database.plan
-from cluster.errors import SourceError, WorkError
+import pipelines.sources.database.plan
+from common.errors import SourceError, WorkError
 from pipelines.detections import BOX
-from pipelines.facts import ModelRequest, Reading
+from pipelines.model_info import ModelRequest, Reading
 from pipelines.request import fingerprint_inputs
-from pipelines.source import name_source, read_source
+from pipelines.sources.plan import name_source, read_source
 from tests.ami import DETECTIONS, IMAGES, NIGHT, change, fill, stored
 from tests.commands import ROOT, here
 from tests.postgres import Server
@@ -129,7 +129,7 @@ def test_chunks_are_of_no_consequence(
 ) -> None:
     fill(url, tmp_path / "traps")
     whole, seen = read_source(url).table, []
-    monkeypatch.setattr(pipelines.database.plan, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(pipelines.sources.database.plan, "CHUNK_ROWS", 3)
     table = read_source(url, report=lambda done, total: seen.append((done, total))).table
     assert table.equals(whole)
     assert seen == [(done, 16) for done in (3, 6, 9, 12, 15, 16)]
@@ -276,7 +276,7 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
 def test_a_locked_file_is_work_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path}/ami.db"
     fill(url, tmp_path / "traps")
-    monkeypatch.setattr("pipelines.database.connect.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("pipelines.sources.database.connect.WAIT_SECONDS", 0.1)
     engine = sa.create_engine(url, isolation_level=None)
     with engine.connect() as other:
         other.exec_driver_sql("BEGIN EXCLUSIVE")
@@ -330,9 +330,9 @@ def test_the_command_says_a_wrong_password_in_one_line(guarded: str, tmp_path: P
 )
 def test_a_missing_extra_is_named(module: str, url: str) -> None:
     script = (
-        f"import sys\nsys.modules[{module!r}] = None\nimport onepass\n"
+        f"import sys\nsys.modules[{module!r}] = None\nimport onepass.cli.main\n"
         f"sys.argv = ['onepass', 'extract', {url!r}, '--model', 'tiny', '--out', '/tmp/none']\n"
-        "onepass.main()\n"
+        "onepass.cli.main.main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60

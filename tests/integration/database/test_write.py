@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-import index.database.beside
-from cluster.errors import InputError, OnepassError, RunError, SourceError, WorkError
-from index.database.write import Changes, write_database
+import ami.join
+from ami.write_back import Changes, write_database
+from common.errors import InputError, OnepassError, RunError, SourceError, WorkError
 from tests.ami import DETECTIONS, change, fill, stored
 from tests.commands import ROOT, here
 from tests.integration.database.worlds import DIM, World, run_of, world_of
@@ -140,7 +140,7 @@ def test_old_tracks_are_replaced_and_old_links_emptied(world: World) -> None:
 def test_a_class_that_a_gate_refused_keeps_the_old_label(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = index.database.beside.pairs
+    real = ami.join.pairs
 
     def refused(*given: Any, **named: Any) -> Any:
         for chunk in real(*given, **named):
@@ -149,7 +149,7 @@ def test_a_class_that_a_gate_refused_keeps_the_old_label(
                     pair.ours.update(label=None, score=None)
             yield chunk
 
-    monkeypatch.setattr("index.database.write.pairs", refused)
+    monkeypatch.setattr("ami.write_back.pairs", refused)
     done = write_database(world.path, world.url, groups=["labels"], write_back=True)
     assert done.columns["specific_label"] == Changes(changed=15, kept=1)
     assert stored(world.url, *LABELS)[5]["specific_label"] == "Noctua pronuba"
@@ -203,7 +203,7 @@ def repair(url: str) -> None:
 @pytest.fixture
 def chunks(world: World, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Ids of what one transaction writes, for chunks of three."""
-    monkeypatch.setattr(index.database.beside, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(ami.join, "CHUNK_ROWS", 3)
     return [
         batch["database_id"].to_pylist()
         for batch in world.run.batches(["database_id"], batch_rows=3)
@@ -245,14 +245,14 @@ def test_interrupted_between_two_transactions(world: World, chunks: list[list[in
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import index.database.beside
-from index.database.write import write_database
+import ami.join
+from ami.write_back import write_database
 
 def die(done, total):
     if done == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 
-index.database.beside.CHUNK_ROWS = 3
+ami.join.CHUNK_ROWS = 3
 write_database(Path(sys.argv[1]), sys.argv[2], write_back=True, progress=die)
 """
 
@@ -275,7 +275,7 @@ def test_killed_after_two_transactions(world: World, chunks: list[list[int]]) ->
 def test_what_others_lock_is_waited_for_and_then_said(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.database.connect.WAIT_SECONDS", 1)
+    monkeypatch.setattr("pipelines.sources.database.connect.WAIT_SECONDS", 1)
     engine = sa.create_engine(world.url, isolation_level="AUTOCOMMIT")
     sqlite = world.url.startswith("sqlite")
     with engine.connect() as other:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from index.tracks.link import link_run
-from index.tracks.store import read_tracks
 from pipelines.run import Run
-from pipelines.source import read_source
+from pipelines.sources.plan import read_source
 from tests.ami import fill
 from tests.runs import write_run
+from tracks.link import link_run
+from tracks.store import read_tracks
 
 DIM = 24
 

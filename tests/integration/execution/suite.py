@@ -13,12 +13,12 @@ import h5py
 import numpy as np
 import pytest
 
-from cluster.errors import WorkError
 from cluster.executors import ExecutorName
-from cluster.storage import place
-from pipelines.events.log import read_events
+from common.errors import WorkError
+from common.storage import place
 from pipelines.extract import Progress, extract
-from pipelines.facts import GateRequest, ModelRequest
+from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.progress.event_log import read_events
 from tests.integration.execution.world import (
     CLIPS,
     FRAMES,

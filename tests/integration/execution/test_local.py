@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.kill_and_resume import check, extract_command, finish, group, make_source
-from cluster.errors import StalledError
-from pipelines import forward as forwarding
+from common.errors import StalledError
+from pipelines.engines import forward as forwarding
 from pipelines.engines.engine import Engine
 from pipelines.execution import lanes
 from pipelines.extract import extract
@@ -82,7 +82,7 @@ class TestLocal(ExecutorSuite):
 def test_neither_ray_nor_torch_is_imported_to_plan(world: World, tmp_path: Path) -> None:
     code = (
         "import sys, json; import pipelines.extract, pipelines.prepare\n"
-        "from pipelines.facts import ModelRequest\n"
+        "from pipelines.model_info import ModelRequest\n"
         "from pipelines.extract import Options\n"
         f"pipelines.prepare.prepare({str(world.boxes)!r}, ModelRequest(spec='tiny'), Options(),"
         " lambda _: None)\n"
@@ -98,7 +98,7 @@ def test_neither_ray_nor_torch_is_imported_to_plan(world: World, tmp_path: Path)
 def test_ray_is_not_imported_to_extract(world: World, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipelines.extract import Options, extract\n"
-        "from pipelines.facts import ModelRequest\n"
+        "from pipelines.model_info import ModelRequest\n"
         f"extract({str(world.photos)!r}, ModelRequest(spec='tiny'), Path({str(tmp_path / 'run')!r}),"
         " Options(executor='local'))\n"
         "assert 'ray' not in sys.modules and 'timm' not in sys.modules"

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.executors import ExecutorName
-from cluster.storage import open_parquet
+from common.storage import open_parquet
 from pipelines.extract import Options, Outcome, extract
-from pipelines.facts import GateRequest, ModelRequest, Outputs, Reading
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.run import Run
 from tests.heads import made_head
 from tests.pictures import bad_folder, photo_folder

@@ -9,8 +9,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index.build import build_index
-from index.snapshot import Snapshot
+from index.build.version import build_index
+from index.search.snapshot import Snapshot
 from tests.indexes import (
     embeddings,
     make_run,

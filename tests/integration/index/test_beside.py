@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.state import Holdings
-from cluster.errors import SnapshotError
-from index.build import build_index
-from index.filters import Filter
-from index.layout import current_version, list_versions
-from index.migration.beside import build_beside, check_replaceable
-from index.snapshot import Snapshot
-from index.update import add_runs, delete_rows
-from index.versions import promote, rollback
+from api.service.state import Holdings
+from common.errors import SnapshotError
+from index.build.update import add_runs, delete_rows
+from index.build.version import build_index
+from index.build.versions import promote, rollback
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot
+from index.storage.layout import current_version, list_versions
+from migration.beside import build_beside, check_replaceable
 from pipelines.run import Run
 from tests.indexes import embeddings, make_run, tree, true_scores
 from tests.runs import TINY_FACTS

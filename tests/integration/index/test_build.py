@@ -8,11 +8,11 @@ import faiss
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError
-from index.accelerator import Accelerator, Effort
-from index.build import build_index
-from index.factory import make_index, train
+from common.errors import SnapshotError
+from index.build.version import build_index
 from index.metrics import prepare
+from index.search.accelerator import Accelerator, Effort
+from index.search.factory import make_index, train
 from tests.indexes import (
     DIM,
     embeddings,
@@ -123,7 +123,7 @@ def test_merged_codes_are_those_of_all_rows_added_at_once(
     tmp_path: Path, vectors: np.ndarray, factory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of the rows held out among them, which recall is not measured on."""
-    monkeypatch.setattr("index.inputs.PART_ROWS", 100)
+    monkeypatch.setattr("index.build.inputs.PART_ROWS", 100)
     run = make_run(tmp_path / "run", vectors, files=7)
     snapshot = build_index([run], tmp_path / "index", factory=factory)
     merged = faiss.read_index(str(part_of(snapshot) / "search.faiss"))

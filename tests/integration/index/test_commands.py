@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from index.build import build_index
-from index.filters import Filter
-from index.snapshot import current_version
-from index.update import delete_rows
-from onepass import main
+from index.build.update import delete_rows
+from index.build.version import build_index
+from index.search.filters import Filter
+from index.search.snapshot import current_version
+from onepass.cli.main import main
 from tests.indexes import embeddings, make_run
 from tests.refusals import only_error
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.build import build_index
-from index.filters import Filter
-from index.layout import SEGMENTS, current_version, list_versions, read_manifest
-from index.snapshot import Snapshot
-from index.update import delete_rows
-from index.versions import promote
+from index.build.update import delete_rows
+from index.build.version import build_index
+from index.build.versions import promote
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot
+from index.storage.layout import SEGMENTS, current_version, list_versions, read_manifest
 from tests.indexes import embeddings, make_run
 from tests.killed import Nursery, work
 

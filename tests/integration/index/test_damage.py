@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import SnapshotError, VerifyError
-from index.build import build_index
-from index.layout import SEGMENTS
-from index.snapshot import Snapshot, list_versions
+from common.errors import SnapshotError, VerifyError
+from index.build.version import build_index
+from index.search.snapshot import Snapshot, list_versions
+from index.storage.layout import SEGMENTS
 from tests.indexes import (
     embeddings,
     make_run,
@@ -82,7 +82,7 @@ def test_interrupted_build_leaves_the_old_snapshot_served(tmp_path: Path, run: P
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from index.build import build_index
+from index.build.version import build_index
 build_index([Path(sys.argv[1])], Path(sys.argv[2]),
             progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
 """

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import WorkError
-from index.build import build_index
-from index.filters import Filter
-from index.layout import SEGMENTS, current_version
-from index.snapshot import Snapshot
-from index.update import add_runs, compact, delete_rows
-from index.versions import promote
+from common.errors import WorkError
+from index.build.update import add_runs, compact, delete_rows
+from index.build.version import build_index
+from index.build.versions import promote
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot
+from index.storage.layout import SEGMENTS, current_version
 from tests.indexes import embeddings, make_run, tree
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -10,12 +10,12 @@ import faiss
 import numpy as np
 import pytest
 
-from index.build import build_index
-from index.factory import core_of, make_index, train
-from index.filters import Filter
+from index.build.version import build_index
 from index.metrics import prepare
-from index.recall import recall_at
-from index.snapshot import Snapshot
+from index.search.factory import core_of, make_index, train
+from index.search.filters import Filter
+from index.search.recall import recall_at
+from index.search.snapshot import Snapshot
 from tests.indexes import embeddings, make_run, true_hits, true_scores
 
 pytestmark = pytest.mark.gpu

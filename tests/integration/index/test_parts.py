@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError
-from index.build import MIN_MEMORY, build_index
-from index.filters import Filter
-from index.layout import SEGMENTS
-from index.recall import recall_at
-from index.segment import Segment
-from index.snapshot import Snapshot
-from index.update import compact, delete_rows
+from common.errors import SnapshotError
+from index.build.update import compact, delete_rows
+from index.build.version import MIN_MEMORY, build_index
+from index.search.filters import Filter
+from index.search.recall import recall_at
+from index.search.segment import Segment
+from index.search.snapshot import Snapshot
+from index.storage.layout import SEGMENTS
 from tests.indexes import embeddings, make_run, part_of
 
 
@@ -113,7 +113,7 @@ def test_lists_that_are_too_large_stay_on_the_disk(tmp_path: Path, large: Path) 
 def test_four_bit_codes_that_do_not_fit_are_refused(
     tmp_path: Path, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index.assemble.lists_bytes", lambda rows, code: MIN_MEMORY)
+    monkeypatch.setattr("index.build.assemble.lists_bytes", lambda rows, code: MIN_MEMORY)
     with pytest.raises(SnapshotError, match="4-bit codes must be in memory") as caught:
         build_index([large], tmp_path / "index", factory="IVF8,PQ50x4fs", memory_bytes=MIN_MEMORY)
     assert "\n" not in str(caught.value)
@@ -124,7 +124,7 @@ def test_filters_are_right_where_too_many_rows_fit_to_compare(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a large index: lists are visited, graphs walked, codes compared with all."""
-    monkeypatch.setattr("index.segment.COMPARED_VALUES", 0)
+    monkeypatch.setattr("index.search.segment.COMPARED_VALUES", 0)
     queries = embeddings(20, seed=5)
     for factory in ("IVF16,Flat", "IVF16,PQ16x4fs", "HNSW16", "SQ8", "PCA16,IVF8,Flat"):
         snapshot = build_index(

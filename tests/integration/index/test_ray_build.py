@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError, WorkError
-from index.build import build_index
-from index.filters import Filter
-from index.update import add_runs, compact, delete_rows
+from common.errors import SnapshotError, WorkError
+from index.build.update import add_runs, compact, delete_rows
+from index.build.version import build_index
+from index.search.filters import Filter
 from tests.indexes import embeddings, make_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
 @pytest.fixture
 def _on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.build.RAY_FROM_BYTES", 0)
+    monkeypatch.setattr("index.build.version.RAY_FROM_BYTES", 0)
 
 
 @pytest.mark.usefixtures("_on_ray")
@@ -28,11 +28,11 @@ def test_files_are_those_of_a_build_without_ray(
 ) -> None:
     run = make_run(tmp_path / "run", embeddings(900), files=5, errors={7: "torn"})
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr("index.inputs.PART_ROWS", 200)
+    monkeypatch.setattr("index.build.inputs.PART_ROWS", 200)
     ray_made = build_index(
         [run], tmp_path / "ray", factory=factory, progress=lambda *done: seen.append(done)
     )
-    monkeypatch.setattr("index.build.RAY_FROM_BYTES", 2**40)
+    monkeypatch.setattr("index.build.version.RAY_FROM_BYTES", 2**40)
     here_made = build_index([run], tmp_path / "here", factory=factory)
     a, b = ray_made.manifest.largest, here_made.manifest.largest
     for name in ("vectors.faiss", "ids.npy"):
@@ -88,7 +88,7 @@ def test_disk_that_refuses_a_task_is_one_line(
         for file in (run / "detections").glob("*.parquet"):
             file.unlink()
 
-    monkeypatch.setattr("index.build.refuse_repeated", gone)
+    monkeypatch.setattr("index.build.version.refuse_repeated", gone)
     with pytest.raises(WorkError, match=r"No such file or directory|Failed to open") as caught:
         build_index([run], tmp_path / "index")
     assert "\n" not in str(caught.value)

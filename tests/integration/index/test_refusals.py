@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import InputError, RunError, SnapshotError
-from index.build import build_index
-from index.snapshot import Snapshot, current_version, list_versions
+from common.errors import InputError, RunError, SnapshotError
+from index.build.version import build_index
+from index.search.snapshot import Snapshot, current_version, list_versions
 from tests.indexes import (
     DIM,
     embeddings,

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api import service
 from api.app import create_app
 from api.client import Client, ServiceError
-from cluster import lease
-from cluster.errors import FolderError, SnapshotError, StorageError, VerifyError, WorkError
-from cluster.storage import place
-from index import remote
-from index.build import build_index
-from index.filters import Filter
-from index.layout import current_version, list_versions, read_manifest
-from index.snapshot import Snapshot
-from index.update import add_runs, compact, delete_rows
-from index.versions import promote, prune, rollback
+from api.service import served as service
+from common import lease
+from common.errors import FolderError, SnapshotError, StorageError, VerifyError, WorkError
+from common.storage import place
+from index.build.update import add_runs, compact, delete_rows
+from index.build.version import build_index
+from index.build.versions import promote, prune, rollback
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot
+from index.storage import remote
+from index.storage.layout import current_version, list_versions, read_manifest
 from tests.commands import onepass
 from tests.indexes import embeddings, make_run
 from tests.integration.api.world import serving

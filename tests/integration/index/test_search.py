@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import SnapshotError
-from index.build import build_index
-from index.recall import recall_at
-from index.snapshot import Snapshot
+from common.errors import SnapshotError
+from index.build.version import build_index
+from index.search.recall import recall_at
+from index.search.snapshot import Snapshot
 from tests.indexes import (
     DIM,
     embeddings,

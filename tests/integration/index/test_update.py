@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import FilterError, SnapshotError
-from index.build import build_index
-from index.filters import Filter
-from index.layout import SEGMENTS, current_version, list_versions
-from index.snapshot import Snapshot
-from index.update import add_runs, compact, delete_rows
+from common.errors import FilterError, SnapshotError
+from index.build.update import add_runs, compact, delete_rows
+from index.build.version import build_index
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot
+from index.storage.layout import SEGMENTS, current_version, list_versions
 from tests.indexes import embeddings, make_run, tree, true_scores
 from tests.runs import TINY_FACTS, write_run
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import FolderError, SnapshotError, VerifyError
-from index.build import build_index
-from index.filters import Filter
-from index.layout import SEGMENTS
-from index.snapshot import Snapshot, current_version, list_versions
-from index.update import add_runs, compact, delete_rows
-from index.versions import bytes_of, history, promote, prune, rollback
+from common.errors import FolderError, SnapshotError, VerifyError
+from index.build.update import add_runs, compact, delete_rows
+from index.build.version import build_index
+from index.build.versions import bytes_of, history, promote, prune, rollback
+from index.search.filters import Filter
+from index.search.snapshot import Snapshot, current_version, list_versions
+from index.storage.layout import SEGMENTS
 from tests.indexes import embeddings, make_run, tree
 
 

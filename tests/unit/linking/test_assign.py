@@ -7,9 +7,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from index.linking import assign as module
-from index.linking.assign import assign, assign_listed
-from index.linking.options import Assignment
+from tracks.association import assign as module
+from tracks.association.assign import assign, assign_listed
+from tracks.association.options import Assignment
 
 CONTESTED = [[0.1, 0.2], [1.4, 0.3]]  # both later ones like the first best
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from index.linking.costs import cost_terms, cost_terms_of
 from tests.unit.linking.scenes import SQUARE
+from tracks.association.costs import cost_terms, cost_terms_of
 
 
 def test_worked_out_by_hand() -> None:

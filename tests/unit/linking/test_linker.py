@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from cluster.errors import InputError
-from index.linking.linker import Linker, Links, by_frame, frame_step, link
-from index.linking.options import PRESETS, LinkOptions
-from index.linking.state import OpenTracks
-from index.linking.threads import one_thread
+from common.errors import InputError
 from index.vectors import l1_normalise
 from tests.unit.linking.scenes import SQUARE, crowd
+from tracks.association.linker import Linker, Links, by_frame, frame_step, link
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.association.state import OpenTracks
+from tracks.association.threads import one_thread
 
 
 def linked(

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import ClashError, FrameError, LinkStateError, SnapshotError
-from index.linking.linker import Links, link
-from index.linking.options import PRESETS, LinkOptions
-from index.live.session import IDLE_DAYS, Frame, LiveLinker
-from index.live.store import KEPT_ANSWERS, LinkStore
+from common.errors import ClashError, FrameError, LinkStateError, SnapshotError
 from tests.unit.linking.scenes import NOON, SQUARE, crowd, frames_of
+from tracks.association.linker import Links, link
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.live.session import IDLE_DAYS, Frame, LiveLinker
+from tracks.live.store import KEPT_ANSWERS, LinkStore
 
 _opened: list[LinkStore] = []
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from cluster.errors import InputError
-from index.linking.options import LinkOptions
+from common.errors import InputError
+from tracks.association.options import LinkOptions
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cluster.errors import InputError
-from index.linking.linker import by_frame
-from index.linking.options import PRESETS, LinkOptions
-from index.tracks.tune import NOBODY, Labelled, collect_pairs, fit_weights, judged, tune
+from common.errors import InputError
 from index.vectors import l1_normalise
 from tests.unit.linking.scenes import crowd
+from tracks.association.linker import by_frame
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.evaluation.tune import NOBODY, Labelled, collect_pairs, fit_weights, judged, tune
 
 
 def labelled(name: str, *, seed: int, frames: int = 12) -> Labelled:

@@ -1,0 +1,10 @@
+"""The AMI world: a run held against the AMI data companion's database, and written back to it.
+
+It promises that nothing is written to a detection whose image or box has changed, and that an
+interrupted write goes on. It may import ``tracks``, ``index``, ``pipelines``, ``cluster``
+and ``common``.
+"""
+
+from __future__ import annotations
+
+import pipelines.sources.database  # noqa: F401  (says what to install where SQLAlchemy is missing)

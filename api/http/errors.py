@@ -1,0 +1,113 @@
+"""One JSON shape for every error: ``{"error": {"code", "message"}}``.
+
+A client switches on ``code`` and shows ``message``. Errors raised below the API may name
+folders of the server's disk, so none of their text is passed on (but a filter's, which names
+none): routes word their own answers, and what nobody foresaw is a plain 500 whose traceback
+goes to the server's log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api.schemas.search import ErrorAnswer
+from common.errors import UnavailableError
+
+# Worded here and not by http.HTTPStatus, whose phrases change with the version of Python.
+_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_MEANINGS = {
+    400: "The body cannot be read as what its content type says.",
+    401: "No API key, or one that this server does not know.",
+    404: "There is no such thing here.",
+    409: "It clashes with a request that came before it; the message says how.",
+    413: "The body is over the server's limit.",
+    422: "The request does not fit; the message says where.",
+    429: "Too much is waiting; ask again after Retry-After seconds.",
+    503: "Not ready, or not able on this machine.",
+}
+_NAMED = 3  # problems of one request that are spelled out; the rest are counted
+INTERNAL = "the server failed to answer; its log has the traceback under this X-Request-ID"
+
+
+class ApiError(Exception):
+    """An answer other than success, worded for the client."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+
+def too_busy(message: str) -> ApiError:
+    """429 with the seconds after which asking again is worth it."""
+    return ApiError(429, "too_busy", message, headers={"retry-after": "1"})
+
+
+def error_response(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None
+) -> Response:
+    """The one shape of an error, on one line."""
+    # A request may hold half a surrogate pair, which is no UTF-8, or line ends; both are shown.
+    line = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
+    body = orjson.dumps({"error": {"code": code, "message": line}})
+    return Response(body, status, headers, media_type="application/json")
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares for the OpenAPI document: these statuses answer in the one shape."""
+    return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer every error in the one shape; the unforeseen is ``Observe``'s."""
+    app.add_exception_handler(ApiError, _deliberate)
+    app.add_exception_handler(UnavailableError, _unavailable)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+
+
+async def _deliberate(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error.status, error.code, error.message, error.headers)
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    message = "a part of the index does not answer; ask again in a few seconds"
+    return error_response(503, "unavailable", message, {"retry-after": "5"})
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "http_error")
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"there is no {request.url.path!r} here; see /docs for what there is"
+    elif error.status_code == 405:
+        message = f"{request.method} is not allowed on {request.url.path!r}; see /docs"
+    return error_response(error.status_code, code, message, dict(error.headers or {}))
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    parts = []
+    for item in problems[:_NAMED]:  # a vector of a million words has a million problems
+        # loc is ("body", "k"): where it was sent, then the field; a JSON error has a byte offset.
+        at = ".".join(str(part) for part in item["loc"])
+        reason = item["msg"].removeprefix("Value error, ")
+        detail = item.get("ctx", {}).get("error")
+        if item["type"] == "json_invalid":
+            reason = f"not JSON: {detail}"
+        parts.append(f"{at}: {reason}")
+    if len(problems) > _NAMED:
+        parts.append(f"and {len(problems) - _NAMED} more")
+    return error_response(422, "invalid_request", "; ".join(parts))

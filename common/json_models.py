@@ -1,0 +1,90 @@
+"""What is stored as JSON, and how a file is written and hashed: the floor of the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import RunError
+from common.storage import is_remote, put
+
+T = TypeVar("T", bound="Record")
+
+_DRAFT = re.compile(r"\..+\.[0-9]+")  # as ``write_atomic`` names them
+_CHUNK = 8 * 2**20  # of an object store each is a request
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_record(file: Path, kind: type[T]) -> T:
+    """Read one JSON record.
+
+    Raises:
+        RunError: the file is not what this version writes.
+    """
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise RunError(
+            f"{file} cannot be read: {at}: {first['msg']}; it was written by another version or damaged"
+        ) from None
+
+
+def write_atomic(file: Path, data: bytes) -> None:
+    """Write ``file`` so that a reader sees all of it or none of it.
+
+    Raises:
+        OSError: the disk refused, and nothing is left behind; or the store did, or gave no answer.
+    """
+    if is_remote(file):
+        put(file, data)
+        return
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file is one that ``write_atomic`` had not finished when its process was killed."""
+    return _DRAFT.fullmatch(name) is not None
+
+
+def drop_drafts(folder: Path) -> None:
+    """Delete what killed processes left of files; only while nobody writes to ``folder``."""
+    if not is_remote(folder) and folder.is_dir():
+        for entry in list(folder.iterdir()):
+            if is_draft(entry.name):
+                entry.unlink(missing_ok=True)
+
+
+def sha256_file(file: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,202 @@
+"""Choose and make what speeds a search up, by FAISS factory string.
+
+The vectors themselves stand beside it, exact (``store.py``), and every answer is scored with
+them. So a factory decides how fast candidates are found and how many are missed, never what a
+score means, and what is missed is measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import SnapshotError
+from index.metrics import Metric, faiss_metric
+
+FLAT = "Flat"
+FLAT_VALUES = 2_560_000
+"""``auto`` compares with every vector up to this many stored values (rows x dimension).
+
+2,000 rows of 1,280 or 10,000 of 256: half a millisecond a query on one core of two shared ones.
+"""
+
+GRAPH_ROWS = 50_000
+"""``auto`` grows a graph up to here, where that takes seconds; above, lists are built side by side.
+
+A graph answers single queries faster than lists do, and batches as fast.
+"""
+
+GRAPH_LINKS = 16
+_GRAPH_CARE = 100  # efConstruction: with FAISS's own 40 a search has to go twice as wide
+_COARSE_LINKS = 32
+EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fsr, IVF1024,SQ8, PCA256,IVF1024,Flat"
+
+_POINTS_A_LIST = 40  # FAISS wants 39 to train one
+_POINTS_A_QUANTISER = 65_536
+_COARSE_GRAPH_FROM = 1_024  # lists; below, comparing with all their centres is as fast
+_MOST_SUBQUANTISERS = 320
+_faiss: Any = faiss  # its type stubs know neither keyword arguments nor SWIG vectors
+
+
+def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> str:
+    """A factory string for ``rows`` vectors of ``dim`` values.
+
+    Few values: ``Flat``. Few rows: a graph, if it fits into half of ``memory_bytes``. Else inverted
+    lists of 4-bit codes of what a list's centre leaves (a quarter of the candidates that codes
+    of the vectors themselves need), unless the lists would fill more than half of the memory
+    and must stay on the disk, which 4-bit codes cannot. For ``l1``, which no code knows: a
+    graph, or lists of whole vectors.
+    """
+    if rows * dim <= FLAT_VALUES:
+        return FLAT
+    graph_bytes = rows * (4 * dim + 2 * 4 * GRAPH_LINKS)
+    if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
+        return f"HNSW{GRAPH_LINKS}"
+    if metric == "l1":
+        return f"IVF{_lists(rows)},Flat"  # FAISS trains no graph of centres for l1
+    lists = f"IVF{_lists(rows)}"
+    if _lists(rows) >= _COARSE_GRAPH_FROM:
+        lists += f"_HNSW{_COARSE_LINKS}"
+    per_code = next((n for n in (2, 4, 8, 16) if _fits(dim, n)), None)
+    if per_code is None:
+        return f"{lists},SQ8"
+    codes = dim // per_code
+    if 2 * lists_bytes(rows, codes // 2) <= memory_bytes:
+        return f"{lists},PQ{codes}x4fsr"
+    return f"{lists},PQ{codes // 2}"  # 8 bits over twice the values: as large
+
+
+def lists_bytes(rows: int, code_bytes: int) -> int:
+    """What inverted lists of ``rows`` codes take: each code, and a row number of 8 bytes."""
+    return rows * (code_bytes + 8)
+
+
+def _lists(rows: int) -> int:
+    return int(2 ** round(np.log2(1.5 * np.sqrt(rows))))
+
+
+def _fits(dim: int, per_code: int) -> bool:
+    return dim % (2 * per_code) == 0 and dim // per_code <= _MOST_SUBQUANTISERS
+
+
+def bare(factory: str) -> str:
+    """A factory string without the parts that every index here has anyway."""
+    return factory.strip().removeprefix("L2norm,").removesuffix(",RFlat")
+
+
+def make_index(factory: str, dim: int, metric: Metric) -> Any:
+    """Make an empty index; it may still need training.
+
+    Raises:
+        SnapshotError: FAISS knows no such factory, or not for this metric or dimension.
+    """
+    try:
+        index = faiss.index_factory(dim, bare(factory), faiss_metric(metric))
+    except RuntimeError as error:
+        raise refused(factory, metric, dim, reason_of(error)) from None
+    core = core_of(index)
+    if isinstance(core, faiss.IndexRefine):
+        why = "a refining index is not needed: every answer is scored with the vectors themselves"
+        raise refused(factory, metric, dim, why)
+    if isinstance(core, faiss.IndexIDMap):
+        raise refused(factory, metric, dim, "rows are numbered here already")
+    if isinstance(core, faiss.IndexHNSW):
+        core.hnsw.efConstruction = _GRAPH_CARE
+    if metric == "l1" and not exact_scores(index):
+        # FAISS makes such an index without a word, and it ranks by another metric.
+        raise refused(factory, metric, dim, "it ranks by something else; l1 needs whole vectors")
+    if core.metric_type != faiss_metric(
+        metric
+    ):  # a graph of codes is made for l2, whatever is asked
+        raise refused(factory, metric, dim, "FAISS makes it for another metric")
+    return index
+
+
+def training_rows(index: Any, rows: int, dim: int, memory_bytes: int) -> int:
+    """How many of ``rows`` to train on: 0 for an index that learns nothing."""
+    if index.is_trained:
+        return 0
+    core = core_of(index)
+    lists = core.nlist if isinstance(core, faiss.IndexIVF) else 0
+    wanted = max(_POINTS_A_QUANTISER, _POINTS_A_LIST * lists)
+    return min(rows, wanted, memory_bytes // 4 // (4 * dim))  # FAISS may copy it once or twice
+
+
+def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric) -> None:
+    """Train ``index`` on ``sample`` [S, D] if it needs training, on GPUs where there are any.
+
+    Raises:
+        SnapshotError: FAISS refuses, most often for want of rows.
+    """
+    if index.is_trained:
+        return
+    core = core_of(index)
+    on_gpu = isinstance(core, faiss.IndexIVF) and faiss.get_num_gpus() > 0
+    if on_gpu:  # k-means is nearly all of the work
+        flat = faiss.IndexFlat(core.d, core.metric_type)
+        core.clustering_index = _faiss.index_cpu_to_all_gpus(flat)
+    try:
+        index.train(sample)
+    except RuntimeError as error:
+        why = f"training on {len(sample)} rows: {reason_of(error)}"
+        raise refused(factory, metric, index.d, why) from None
+    finally:
+        if on_gpu:
+            core.clustering_index = None
+
+
+def is_flat(factory: str) -> bool:
+    """Whether the vectors alone are searched."""
+    return bare(factory) == FLAT
+
+
+def mergeable(index: Any) -> bool:
+    """Whether parts of it, filled side by side, can be put together."""
+    return isinstance(core_of(index), faiss.IndexIVF)
+
+
+def exact_scores(index: Any) -> bool:
+    """Whether what it answers are scores of the vectors themselves, not of codes for them."""
+    if isinstance(index, faiss.IndexPreTransform):
+        return False
+    whole = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
+    return isinstance(index, whole)
+
+
+def core_of(index: Any) -> Any:
+    """The index behind projections and rotations."""
+    if isinstance(index, faiss.IndexPreTransform):
+        return faiss.downcast_index(index.index)
+    return index
+
+
+def save(index: Any, file: Path, flags: int = 0) -> None:
+    """Write ``index`` to ``file``.
+
+    Raises:
+        OSError: the disk refused; FAISS has an error of its own for that.
+    """
+    try:
+        _faiss.write_index(index, str(file), flags)
+    except RuntimeError as error:
+        raise OSError(reason_of(error)) from error
+
+
+def reason_of(error: RuntimeError) -> str:
+    """The human part of a FAISS exception, on one line."""
+    text = " ".join(str(error).split())
+    if "failed: " in text:
+        return text.rsplit("failed: ", 1)[1] or text
+    return text.rsplit(": ", 1)[-1].strip()
+
+
+def refused(factory: str, metric: Metric, dim: int, why: str) -> SnapshotError:
+    """The one way to say that a factory does not do."""
+    return SnapshotError(
+        f"factory {factory!r} does not work for metric {metric!r} in {dim} dimensions ({why}); "
+        f"give 'auto' or a FAISS string such as {EXAMPLES}"
+    )

@@ -1,0 +1,239 @@
+"""Indexes in object stores: what is read lies in a cache of this machine, what is made is uploaded.
+
+A search needs memory-mapped files, and an object store has none. The parts of an index never
+change, so each is fetched once, checked against its sha256, and mapped from the cache::
+
+    ~/.cache/onepass/indexes/s3_bucket_photos.index-1f0c…/     one folder an index
+      4be1…/                 one part (or one version's tombstones), named by what its files hold
+      .building-PID/         a version that this machine is making; it moves here once it is uploaded
+      .lock                  one download at a time
+
+``XDG_CACHE_HOME`` moves it, and it may be deleted at any time. A part that no version opened
+here within a day needed goes when the next one is fetched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import TypeAlias
+
+from pyarrow import fs
+
+from common.errors import SnapshotError, VerifyError, WorkError, first_line
+from common.json_models import sha256_json
+from common.progress import progress
+from common.storage import arrow, is_remote, reaching
+from index.storage.layout import MANIFEST
+
+UNUSED_SECONDS = 86_400.0
+_CHUNK = 16 * 2**20  # one request to the store: large enough that its delay does not count
+_MIB = 2**20
+_TRIES = 3  # of an upload; a store may have done what it then answered an error to
+_TORN = ".part"
+
+Files: TypeAlias = Mapping[str, str]  # name to sha256
+Part: TypeAlias = tuple[Path, Files]
+
+
+def cache_of(index: Path) -> Path:
+    """The folder of this machine for what an index in an object store holds."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = re.sub(r"[^\w.-]+", "_", str(index))[-80:]
+    digest = hashlib.sha256(str(index).encode()).hexdigest()[:12]
+    return Path(base) / "onepass" / "indexes" / f"{name}-{digest}"
+
+
+def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) -> list[Path]:
+    """Local folders with the files of ``parts`` of ``index``; those of a local index themselves.
+
+    Args:
+        index: the index folder.
+        parts: folders of it, and what their files are.
+        without: names of files that are not needed.
+
+    Raises:
+        SnapshotError: a file is missing in the store.
+        StorageError: the store does not answer.
+        VerifyError: a file is not what the manifest says; nothing of it is kept.
+        WorkError: the cache cannot be written.
+    """
+    if not is_remote(index):
+        return [folder for folder, _ in parts]
+    for folder, files in parts:
+        for name in files:
+            if PurePath(name).name != name:  # what the store says names no file elsewhere
+                raise SnapshotError(
+                    f"{folder} names a file {name!r}, which does not lie in it; build the index again"
+                )
+    cache = cache_of(index)
+    wanted = [(cache / _name_of(files), folder, files) for folder, files in parts]
+    missing = [
+        (folder / name, local / name, digest)
+        for local, folder, files in wanted
+        for name, digest in files.items()
+        if name not in without and not (local / name).exists()
+    ]
+    try:
+        if missing:
+            with _alone(cache):
+                _fetch(missing)
+                _forget(cache, {local for local, _, _ in wanted})
+        for local, _, files in wanted:
+            if files:
+                os.utime(local)
+    except OSError as error:
+        raise WorkError(
+            f"{cache} cannot hold what {index} is made of: {error.strerror or first_line(error)}; "
+            "make room there, or set XDG_CACHE_HOME to a folder on another disk"
+        ) from error
+    return [local for local, _, _ in wanted]
+
+
+def send(draft: Path, out: Path, version: str) -> None:
+    """Upload a version made in ``draft``: its parts, then its own files, its manifest last.
+
+    Whoever dies in between leaves files that no version names. ``draft`` holds ``segments`` and
+    the version's own files.
+
+    Raises:
+        WorkError: the store refused, or did not answer.
+    """
+    own = sorted((file for file in draft.iterdir() if file.is_file()), key=_manifest_last)
+    parts = [file for file in sorted(draft.rglob("*")) if file.is_file() and file not in own]
+    pairs = [(file, out / file.relative_to(draft).as_posix()) for file in parts]
+    pairs += [(file, out / version / file.name) for file in own]
+    total = sum(file.stat().st_size for file, _ in pairs)
+    done = 0
+    for file, target in pairs:
+        for sent in _upload(file, target):
+            _show("upload", done + sent, total)
+        done += file.stat().st_size
+
+
+def keep(draft: Path, out: Path, parts: Sequence[Part]) -> None:
+    """Move what was just uploaded into the cache, so that nobody here fetches it."""
+    cache = cache_of(out)
+    for folder, files in parts:
+        target = cache / _name_of(files)
+        if files and not target.exists():
+            target.mkdir()
+            for name in files:
+                (draft / folder / name).rename(target / name)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of an index in an object store; a version's manifest first.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    system, name = arrow(folder)
+    with reaching(folder):
+        if (folder / MANIFEST).is_file():  # half a version must never look like a whole one
+            system.delete_file(f"{name}/{MANIFEST}")
+        system.delete_dir(name)
+
+
+def _show(name: str, done: int, total: int) -> None:
+    if total >= _MIB:
+        progress(f"{name} MiB", done // _MIB, total // _MIB)
+
+
+def _name_of(files: Files) -> str:
+    return sha256_json(dict(files))[:32]
+
+
+def _manifest_last(file: Path) -> tuple[bool, str]:
+    return file.name == MANIFEST, file.name
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(missing: Sequence[tuple[Path, Path, str]]) -> None:
+    """Download (from, to, sha256), but for what another process fetched meanwhile."""
+    left = [one for one in missing if not one[1].exists()]
+    total = sum(_size(source) for source, _, _ in left)
+    done = 0
+    for source, target, expected in left:
+        target.parent.mkdir(exist_ok=True)
+        draft = target.with_name(target.name + _TORN)  # of one who died: written over
+        digest = hashlib.sha256()
+        with draft.open("wb") as stream:
+            for chunk in _chunks(source):
+                digest.update(chunk)
+                stream.write(chunk)
+                done += len(chunk)
+                _show("fetch", done, total)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if digest.hexdigest() != expected:
+            draft.unlink()
+            raise VerifyError(
+                f"{source} does not match its sha256 in the manifest; build the index again"
+            )
+        draft.rename(target)
+
+
+def _size(file: Path) -> int:
+    system, name = arrow(file)
+    with reaching(file):
+        info = system.get_file_info(name)
+    if info.type != fs.FileType.File:
+        raise SnapshotError(
+            f"{file} is named in the manifest but missing; open another version or build the index "
+            "again"
+        )
+    return int(info.size)
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with reaching(file), file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            yield chunk
+
+
+def _upload(file: Path, target: Path) -> Iterator[int]:
+    """Upload a file; bytes sent so far."""
+    system, name = arrow(target)
+    size = file.stat().st_size
+    for left in reversed(range(_TRIES)):
+        try:
+            with file.open("rb") as source, system.open_output_stream(name) as sink:
+                sent = 0
+                while chunk := source.read(_CHUNK):
+                    sink.write(chunk)
+                    sent += len(chunk)
+                    yield sent
+            if system.get_file_info(name).size == size:
+                return
+            why = "another size than was sent stands there"
+        except OSError as error:
+            why = first_line(error)
+        if not left:
+            raise WorkError(
+                f"{target} cannot be written: {why}; what was served is served on: look at the "
+                "store, then run the same command again"
+            )
+
+
+def _forget(cache: Path, used: set[Path]) -> None:
+    """Remove parts that nobody opened for a day; who has one open goes on reading it."""
+    old = time.time() - UNUSED_SECONDS
+    for entry in cache.iterdir():
+        part = entry.is_dir() and not entry.name.startswith(".")
+        if part and entry not in used and entry.stat().st_mtime < old:
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,327 @@
+"""The page of a migration: one HTML file with everything in it, made from the report alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from html import escape
+
+from migration import plots
+from migration.report import (
+    Labels,
+    LinksChanged,
+    MigrationReport,
+    Neighbours,
+    RunCost,
+    Separation,
+    Side,
+    Threshold,
+)
+
+_MOST_ROWS = 12  # of a table of classes
+_SHOWN = ("0.05", "0.25", "0.5", "0.75", "0.95")  # quantiles
+
+_STYLE = """
+:root { --ink: #1d232b; --soft: #5b6573; --line: #d9dee5; --paper: #fff; --shade: #f5f7f9;
+  --good: #1c7c3c; --bad: #b3261e; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--shade); color: var(--ink);
+  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
+main { max-width: 1180px; margin: 0 auto; padding: 24px 16px 48px; }
+h1 { font-size: 22px; margin: 0 0 4px; }
+h2 { font-size: 16px; margin: 0 0 8px; }
+p { margin: 0 0 10px; }
+.soft { color: var(--soft); font-size: 13px; }
+.verdict { border-left: 6px solid; padding: 12px 16px; margin: 16px 0; background: var(--paper);
+  border-radius: 4px; }
+.verdict.passed { border-color: var(--good); } .verdict.missed { border-color: var(--bad); }
+.verdict strong { font-size: 18px; } .verdict table { margin: 0; }
+.passed strong, td.met { color: var(--good); } .missed strong, td.missed { color: var(--bad); }
+.verdict td:first-child { width: 8.5em; }
+td.met, td.missed, td.not { font-weight: 600; white-space: nowrap; } td.not { color: var(--soft); }
+.columns { columns: 2 440px; column-gap: 16px; margin-bottom: 16px; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: 16px;
+  margin: 0 0 16px; break-inside: avoid; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; margin: 0 0 10px; }
+th, td { text-align: left; padding: 5px 10px 5px 0; border-top: 1px solid var(--line);
+  vertical-align: top; }
+th:first-child, td:first-child { overflow-wrap: break-word; }
+thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: 13px; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { width: 100%; max-width: 500px; height: auto; display: block; margin: 6px 0; }
+.big { font-size: 26px; font-weight: 600; font-variant-numeric: tabular-nums; }
+code { font-size: 12px; }
+ul { margin: 0; padding-left: 20px; }
+"""
+
+
+def render(report: MigrationReport) -> str:
+    """The page as HTML.
+
+    Raises:
+        InputError: Matplotlib is not installed.
+    """
+    title = f"{report.then.spec} to {report.now.spec}"
+    measured = (
+        _section("Rows", _rows(report)),
+        _section("Labels", _labels(report.labels)),
+        _section("Neighbours", _neighbours(report.neighbours)),
+        _section("Drift", _drift(report)),
+        _section("Links", _links(report.links)),
+        _section("Threshold of the tracker", _threshold(report.threshold)),
+        _section("Cost", _costs(report.costs.then, report.costs.now)),
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    return (
+        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>Migration: {escape(title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"<h1>Migration: {escape(title)}</h1>"
+        f"<p class=soft>{escape(report.then.run)} to {escape(report.now.run)}, "
+        f"{escape(report.created)}</p>{_verdict(report)}"
+        f"{_section('Know this first', f'<ul>{notes}</ul>') if notes else ''}"
+        f"<div class=columns>{''.join(measured)}</div>"
+        f"{_section('The two runs', _sides(report.then, report.now))}"
+        "</main></body></html>\n"
+    )
+
+
+def _section(title: str, parts: Iterable[str]) -> str:
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]], *, words: int = 1) -> str:
+    """A table; ``numbers`` columns from the left are words, the others numbers."""
+
+    def line(cells: Iterable[object], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if place >= words else ''}>{escape(str(cell))}</{tag}>"
+            for place, cell in enumerate(cells)
+        )
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _picture(svg: str, what: str) -> str:
+    data = base64.b64encode(svg.encode()).decode()
+    return f"<img alt='{escape(what, quote=True)}' src='data:image/svg+xml;base64,{data}'>"
+
+
+def _soft(text: str) -> str:
+    return f"<p class=soft>{escape(text)}</p>"
+
+
+def _reason(text: str) -> str:
+    return f"<p>Not compared: {escape(text)}.</p>"
+
+
+def _verdict(report: MigrationReport) -> str:
+    verdict = report.verdict
+    missed = sum(one.outcome == "missed" for one in verdict.limits)
+    silent = sum(one.outcome == "not comparable" for one in verdict.limits)
+    said = "Passed" if verdict.passed else f"Missed: {missed} of {len(verdict.limits)} limits"
+    more = f"; {silent} not comparable" if silent else ""
+    lines = "".join(
+        f"<tr><td class={one.outcome.split()[0]}>{escape(one.outcome)}</td>"
+        f"<td>{escape(one.says)}</td></tr>"
+        for one in verdict.limits
+    )
+    kind = "passed" if verdict.passed else "missed"
+    return (
+        f"<div class='verdict {kind}'><p><strong>{said}</strong>{more}</p>"
+        f"<table><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _rows(report: MigrationReport) -> Iterator[str]:
+    counts = report.counts
+    yield _table(
+        ("", "then", "now"),
+        (
+            ("rows", counts.rows, counts.rows),
+            ("with an error", counts.failed_then, counts.failed_now),
+        ),
+    )
+    yield _table(
+        ("rows that", ""),
+        (
+            ("fail now and did not", counts.newly_failed),
+            ("failed and do not now", counts.newly_fine),
+        ),
+    )
+    if counts.first_failures:
+        yield _table(
+            ("first of the new failures", "error"),
+            ((one.detection_id, one.error) for one in counts.first_failures),
+            words=2,
+        )
+
+
+def _labels(labels: Labels) -> Iterator[str]:
+    if labels.reason is not None:
+        yield _reason(labels.reason)
+        return
+    yield f"<p><span class=big>{labels.agreement:.1%}</span> of {labels.rows} rows keep their class.</p>"
+    if labels.by == "number":
+        yield _soft("Neither model names its classes: they are compared by number.")
+    if labels.only_then or labels.only_now:
+        yield _soft(
+            f"Over the {labels.classes_shared} classes that both models have. Of the other rows, "
+            f"{labels.only_then} were of a class that the new model lacks and {labels.only_now} "
+            "are of one that the old model lacked."
+        )
+    if not labels.changes:
+        return
+    yield _picture(plots.changes_plot(labels), "the most frequent changes of class")
+    changed = [one for one in labels.by_class if one.kept < one.rows]
+    yield _table(
+        ("old class", "rows", "kept"),
+        ((one.label, one.rows, one.kept) for one in changed[:_MOST_ROWS]),
+    )
+    if len(changed) > _MOST_ROWS:
+        yield _soft(f"and {len(changed) - _MOST_ROWS} classes more, in report.json")
+
+
+def _neighbours(found: Neighbours) -> Iterator[str]:
+    if found.reason is not None or found.overlap is None or found.chance is None:
+        yield _reason(found.reason or "there are none")
+        return
+    yield (
+        f"<p><span class=big>{found.overlap:.3f}</span> overlap@{found.k}, by chance "
+        f"{found.chance:.3f}.</p>"
+    )
+    yield _picture(plots.overlap_plot(found), "queries by the neighbours that both spaces name")
+    yield _soft(
+        f"For {found.queries} of {found.rows} detections the {found.k} nearest others were found "
+        f"in both spaces, exactly, by {found.metric}; overlap is the share that both name."
+    )
+
+
+def _drift(report: MigrationReport) -> Iterator[str]:
+    drift = report.drift
+    if drift.reason is not None:
+        yield f"<p>{escape(drift.reason[:1].upper() + drift.reason[1:])}.</p>"
+        return
+    yield f"<p><span class=big>{drift.mean:.3f}</span> mean cosine of old to new.</p>"
+    yield _picture(plots.drift_plot(drift), "rows by the cosine of old to new embedding")
+    yield _table(
+        [f"{float(q):.0%}" for q in _SHOWN],
+        [[f"{drift.quantiles[q]:.3f}" for q in _SHOWN]],
+        words=0,
+    )
+    yield _soft(
+        "Equal length does not make it one space: unless the new model was trained from the old "
+        "one, cosines lie near zero and say nothing about its worth."
+    )
+
+
+def _links(links: LinksChanged) -> Iterator[str]:
+    if links.reason is not None:
+        yield _reason(links.reason)
+        return
+    yield (
+        f"<p><span class=big>{links.changed:.1%}</span> of all links of either run are in one of "
+        "them only.</p>"
+    )
+    yield _table(
+        ("", "then", "now"),
+        (("links", links.then, links.now), ("tracks", links.tracks_then, links.tracks_now)),
+    )
+    yield _table(("links", ""), (("kept", links.kept), ("lost", links.lost), ("new", links.new)))
+    if links.options is not None:
+        options = links.options
+        yield _soft(
+            f"Both linked with max_cost {options.max_cost:g}, weights "
+            f"{', '.join(f'{weight:g}' for weight in options.weights)} and a gap of "
+            f"{options.max_gap_frames} frames. A detection that continues another one than before "
+            "has lost a link and has a new one."
+        )
+
+
+def _threshold(found: Threshold) -> Iterator[str]:
+    if found.suggested is not None:
+        yield (
+            f"<p>max_cost {found.max_cost:g} becomes <span class=big>{found.suggested:.3g}</span></p>"
+        )
+    else:
+        yield f"<p>Nothing is suggested: {escape(found.reason or '')}.</p>"
+    if not found.pairs:
+        return
+    yield _picture(plots.costs_plot(found), "costs of linked and other pairs in both spaces")
+    parted = [
+        (name, f"{one.threshold:.3f}", f"{one.linked_within:.1%}", f"{one.others_beyond:.1%}")
+        for name, one in (("old space", found.then), ("new space", found.now))
+        if isinstance(one, Separation)
+    ]
+    if parted:
+        yield _table(("best parted at", "cost", "linked within", "others beyond"), parted)
+    kept = found.linked_within_now
+    yield _soft(
+        f"From {found.pairs} pairs of detections in neighbouring frames, {found.linked} of them "
+        f"linked by the old run. {found.within} cost at most max_cost in the old space; as many "
+        "cost at most the suggestion in the new one."
+        + (
+            f" Of the linked ones, {kept:.1%} cost at most the old max_cost there."
+            if kept is not None
+            else ""
+        )
+        + " A pair's cost is of its two detections alone, not of a track's memory."
+    )
+
+
+def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
+    def said(value: float | None, digits: int = 1) -> str:
+        return "-" if value is None else f"{value:,.{digits}f}"
+
+    rows: list[tuple[str, ...]] = [
+        ("images/s", said(then.images_a_second), said(now.images_a_second)),
+        ("images/s with start-up", said(then.with_start_up), said(now.with_start_up)),
+        ("hours of the session", said(then.seconds / 3600, 3), said(now.seconds / 3600, 3)),
+        ("hours a million rows", said(then.hours_a_million), said(now.hours_a_million)),
+    ]
+    for unit in dict.fromkeys(one.unit for one in (then, now) if one.unit):
+        own = [one if one.unit == unit else None for one in (then, now)]
+        rows.append(
+            (
+                f"{unit}-hours of the session, on {' and '.join(f'{one.units:g}' for one in own if one)}",
+                *(said(one.unit_hours if one else None, 3) for one in own),
+            )
+        )
+        rows.append(
+            (
+                f"{unit}-hours a million rows",
+                *(said(one.unit_hours_a_million if one else None) for one in own),
+            )
+        )
+    yield _table(("", "then", "now"), rows)
+    for name, one in (("then", then), ("now", now)):
+        if one.reason is not None:
+            yield _soft(f"{name}: not known, {one.reason}")
+    yield _soft(
+        "Images a second are between the first answer and the last, so that a short run tells of "
+        "a long one. The two compare where the same machine made both."
+    )
+
+
+def _sides(then: Side, now: Side) -> Iterator[str]:
+    names = (
+        ("run", "run"),
+        ("model", "spec"),
+        ("weights", "weights"),
+        ("fingerprint", "fingerprint"),
+        ("numbers", "dim"),
+        ("classes", "classes"),
+        ("precision", "precision"),
+        ("engine", "engine"),
+    )
+    yield _table(
+        ("", "then", "now"),
+        ((name, *(_side_value(one, field) for one in (then, now))) for name, field in names),
+        words=3,
+    )
+
+
+def _side_value(side: Side, field: str) -> str:
+    value = str(getattr(side, field))
+    return value[:16] if field == "fingerprint" else value

@@ -1,0 +1,49 @@
+"""Hold what was measured against limits; what cannot be compared neither passes nor fails."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from migration.report import (
+    Counts,
+    Held,
+    Labels,
+    Limits,
+    LinksChanged,
+    Neighbours,
+    Verdict,
+)
+
+LIMIT_OPTIONS = {
+    "max_new_failures": "new failures",
+    "min_label_agreement": "label agreement",
+    "min_overlap": "neighbour overlap",
+    "max_changed_links": "changed links",
+}
+
+
+def judge(
+    limits: Limits, counts: Counts, labels: Labels, neighbours: Neighbours, links: LinksChanged
+) -> Verdict:
+    """The verdict on a migration."""
+    measured: dict[str, tuple[float | None, str | None]] = {
+        "max_new_failures": (counts.newly_failed, None),
+        "min_label_agreement": (labels.agreement, labels.reason),
+        "min_overlap": (neighbours.overlap, neighbours.reason),
+        "max_changed_links": (links.changed, links.reason),
+    }
+    held = tuple(_hold(name, getattr(limits, name), *measured[name]) for name in LIMIT_OPTIONS)
+    return Verdict(passed=all(one.outcome != "missed" for one in held), limits=held)
+
+
+def _hold(name: str, limit: float, measured: float | None, reason: str | None) -> Held:
+    what = LIMIT_OPTIONS[name]
+    option = "--" + name.replace("_", "-")
+    outcome: Literal["met", "missed", "not comparable"] = "not comparable"
+    says = f"{what}: {reason}"
+    if measured is not None:
+        met = measured <= limit if name.startswith("max") else measured >= limit
+        outcome = "met" if met else "missed"
+        bound = "at most" if name.startswith("max") else "at least"
+        says = f"{what}: {measured:.4g}, {option} wants {bound} {limit:g}"
+    return Held(name=name, limit=limit, measured=measured, outcome=outcome, says=says)

@@ -1,0 +1,106 @@
+"""The command ``clips``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from common.errors import InputError
+from common.progress import Bar
+from onepass.cli.console import ExecutorOption, Json, here, placed, print_json, say
+
+if TYPE_CHECKING:
+    from pipelines.outputs.clips.write import Outcome
+
+app = typer.Typer()
+
+_NAMED = 10  # clips left out that are said; the manifest has all
+
+
+@app.command()
+def clips(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            parser=placed, help="A finished run of videos, or of frames with their columns."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(parser=here, help="The folder; the same command continues it.")
+    ],
+    scales: Annotated[
+        str,
+        typer.Option(
+            help="Speeds whose mean is stored, as 1.0,0.85,1.15; 1.0: frames as they are."
+        ),
+    ] = "1.0",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many clips, spread over the run.")
+    ] = None,
+    executor: ExecutorOption = "auto",
+    as_json: Json = False,
+) -> None:
+    """Embeddings of a run's videos as one HDF5 file a split, one clip a row.
+
+    A clip with a frame that failed is left out and named. The network is not run again.
+
+    Example: onepass clips runs/videos --out features --scales 1.0,0.85,1.15
+    """
+    from pipelines.outputs.clips.write import make_clips
+
+    with Bar() as bar:
+        outcome = make_clips(
+            run,
+            out,
+            scales=_numbers(scales),
+            limit=limit,
+            executor=executor,
+            report=bar.counted("clips"),
+        )
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "already_finished": outcome.already_finished,
+                "resumed_clips": outcome.resumed_clips,
+                **outcome.manifest.model_dump(mode="json", exclude={"files"}),
+            }
+        )
+        return
+    _say_made(out, outcome)
+
+
+def _say_made(out: Path, outcome: Outcome) -> None:
+    from pipelines.outputs.clips.folder import stem
+
+    manifest = outcome.manifest
+    written = sum(manifest.clips.values())
+    if outcome.already_finished:
+        say(f"{out} is finished already: {written} clips; nothing to do")
+        return
+    files = {split: out / f"{stem(split, manifest.request.scales)}.h5" for split in manifest.clips}
+    for split, count in manifest.clips.items():
+        if count:
+            shape = f"{count} clip{'' if count == 1 else 's'}, {manifest.max_frames} frames, {manifest.feature_dim}-d"
+            say(f"{files[split]}: {shape}")
+        else:
+            say(f"split {split}: every clip has an error; no file was written")
+    if outcome.resumed_clips:
+        say(f"  {outcome.resumed_clips} clips were there from before")
+    for lost in manifest.left_out[:_NAMED]:
+        say(f"left out: {lost.id}: {lost.error}")
+    if len(manifest.left_out) > _NAMED:
+        more = len(manifest.left_out) - _NAMED
+        say(f"and {more} more, in {out / 'manifest.json'}")
+    first = next(split for split, count in manifest.clips.items() if count)
+    chosen = files["train" if manifest.clips.get("train") else first]
+    say(f"next: onepass probe train {chosen} --labels category --out head.pt")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--scales {text}: give numbers, as 1.0,0.85,1.15") from None

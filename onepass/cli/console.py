@@ -1,0 +1,63 @@
+"""What every command shares: printing, folders by name, and common options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.executors import ExecutorChoice
+from common.errors import InputError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+ExecutorOption = Annotated[
+    ExecutorChoice,
+    typer.Option(
+        "--executor",
+        help="local: this process. ray: the cluster of RAY_ADDRESS, or a Ray of its own. auto: ray "
+        "with a cluster, in a Ray job, or with two GPUs or more; else local.",
+    ),
+]
+
+
+def say(text: str) -> None:
+    typer.echo(text)
+
+
+def warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def placed(name: str | Path) -> Path:
+    """A folder as the command line names it: of this machine, or in an object store."""
+    if "://" not in str(name):
+        return Path(name)
+    from common.storage import place  # late: Arrow takes half a second
+
+    return place(name)
+
+
+def here(name: str | Path) -> Path:
+    """A folder or file of this machine, for what does not work in an object store.
+
+    Raises:
+        InputError: it is the URI of something else.
+    """
+    if "://" in str(name):
+        raise InputError(
+            f"{name}: this command works on folders of this machine; copy it here first (aws s3 "
+            "sync, gcloud storage rsync) and name the copy, or name a folder for what it writes"
+        )
+    return Path(name)
+
+
+def absolute(file: str | None) -> str | None:
+    """A path that other working folders and processes understand as well."""
+    return str(Path(file).resolve()) if file else None

@@ -1,0 +1,245 @@
+"""The command of this room: ``extract``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cluster.executors import ExecutorChoice, executor_line
+from common.errors import InputError
+from common.progress import Bar
+from onepass.cli import clips as clips_cli
+from onepass.cli import models as models_cli
+from onepass.cli import probe as probe_cli
+from onepass.cli.console import Json, print_json, say, warn
+from onepass.cli.extract_options import Asked, with_options
+from pipelines.progress.words import count, duration, where_the_time_went
+
+if TYPE_CHECKING:
+    from pipelines.dry_run import Forecast
+    from pipelines.extract import Options, Outcome, Progress
+    from pipelines.run import Run
+
+_NAMED = 10  # failed videos
+
+app = typer.Typer()
+app.add_typer(clips_cli.app)
+app.add_typer(probe_cli.app, name="probe")
+app.add_typer(models_cli.app, name="models")
+
+
+@app.command()
+@with_options
+def extract(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
+            "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI "
+            "database, as sqlite:///ami.db or postgresql+psycopg://user@host/name (its password "
+            "is best kept in PGPASSWORD or ~/.pgpass)."
+        ),
+    ],
+    *,
+    asked: Asked,
+    kind: Annotated[
+        Literal["images", "video"],
+        typer.Option(
+            "--source",
+            help="video: SPLIT/CATEGORY/… of videos, folders of images, or .pt tensors; frames "
+            "are squashed to 256 pixels unless you say otherwise.",
+        ),
+    ] = "images",
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of each video, evenly spread; 64 if not given, 0 for every frame."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many images or videos only, for trying out.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say how fast, how long and how large the run would be, from a sample that is "
+            "measured now; nothing is kept.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Class and embedding of every image or box, in one forward pass.
+
+    An image that cannot be read becomes a row with an error, never a missing row. Runs in this
+    process, or on the Ray cluster of RAY_ADDRESS where that is set.
+
+    Example: onepass extract photos/ --model lite0 --out runs/first --hdf5
+    """
+    from pipelines.extract import extract as run_extract
+    from pipelines.model_info import Reading
+
+    if frames is not None and kind != "video":
+        raise InputError(f"--frames {frames} is of videos; add --source video")
+    chosen = asked.options(Reading(kind=kind, frames=frames, limit=limit))
+    if dry_run:
+        _dry_run(source, asked, chosen, as_json=as_json)
+        return
+    with Bar() as bar:
+        outcome = run_extract(
+            source, asked.request(), asked.out, chosen, report=shown_on(bar, asked.executor)
+        )
+    manifest = outcome.run.manifest
+    if as_json:
+        print_json(
+            {
+                "run": str(asked.out),
+                "already_finished": outcome.already_finished,
+                "resumed_rows": outcome.resumed_rows,
+                "first_answer_seconds": outcome.first_answer_seconds,
+                "skipped_files": outcome.skipped_files,
+                "source_notes": outcome.source_notes,
+                **({"failed_videos": outcome.run.failed_sequences()} if kind == "video" else {}),
+                **manifest.model_dump(mode="json", exclude={"files"}),
+            }
+        )
+        return
+    say_extracted(outcome)
+    run = outcome.run
+    if outcome.already_finished:
+        return
+    if kind == "video":
+        _say_failed_videos(run)
+        say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
+        return
+    say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
+
+
+def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> None:
+    from pipelines.dry_run import dry_run
+
+    with Bar(resumes=False) as bar:
+        coming = dry_run(
+            source, asked.request(), asked.out, chosen, report=shown_on(bar, asked.executor)
+        )
+    if as_json:
+        told = None if coming is None else coming.model_dump(mode="json")
+        print_json({"run": str(asked.out), "already_finished": coming is None, "forecast": told})
+    elif coming is None:
+        say(f"{asked.out} is finished already; nothing would be done")
+    else:
+        _say_forecast(str(asked.out), coming)
+
+
+def _say_forecast(run: str, coming: Forecast) -> None:
+    before = f", {coming.resumed_rows} more are done" if coming.resumed_rows else ""
+    say(
+        f"{run} would answer {coming.rows} rows{before}, with {coming.model}, {coming.engine} "
+        f"{coming.precision}, in about {duration(coming.seconds)}; nothing was kept"
+    )
+    on = f" on {count(coming.gpus, 'GPU')}" if coming.gpus else ""
+    say(f"  actors     {coming.actors}{on}")
+    for node in coming.nodes:
+        cpus, gpus = count(node["cpus"], "CPU slot"), count(node["gpus"], "GPU")
+        say(f"  node       {node['host']} {node['node']}: {cpus}, {gpus}")
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in coming.rates.items())
+    say(f"  speed      {coming.rate:.0f} images/s at work ({rates}); the limit is {coming.limit}")
+    working = coming.seconds - coming.start_seconds - coming.finish_seconds
+    say(
+        f"  time       {duration(coming.start_seconds)} to start, {duration(working)} of work, "
+        f"{duration(coming.finish_seconds)} to finish"
+    )
+    say(
+        f"  files      {coming.files} Parquet files of some {coming.block_rows} rows, "
+        f"{coming.file_bytes / 1e6:,.1f} MB"
+    )
+    say(
+        f"  based on   {coming.sample_rows} rows of the source, measured in "
+        f"{duration(coming.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
+    )
+    for note in coming.notes:
+        say(f"  {note}")
+    if coming.built_seconds > 1:
+        say(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
+
+
+def say_extracted(outcome: Outcome) -> None:
+    """What an extraction came to, for people."""
+    run, manifest = outcome.run, outcome.run.manifest
+    rows = manifest.rows
+    if outcome.already_finished:
+        say(f"{run.path} is finished already: {rows.written} rows; nothing to do")
+        return
+    own = manifest.model.request
+    if manifest.model.weights.startswith("random") and not (own.random_weights or own.head):
+        warn(
+            f"{manifest.model.request.spec} has random weights: classes and embeddings mean "
+            "nothing; give --checkpoint FILE or --pretrained"
+        )
+    if outcome.skipped_files:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
+        warn(f"other files were left out: {kinds}")
+    for note in outcome.source_notes:
+        warn(note)
+    if outcome.raised:
+        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.said}")
+    if outcome.passes > 1:
+        warn("nodes were lost; what they had not done was done by the others")
+    audit = manifest.precision_audit
+    if audit is not None and audit.cosine_min < 0.99:
+        warn(
+            f"{manifest.precision} moves embeddings (cosine to fp32 {audit.cosine_min:.3f} at "
+            "worst); --precision fp32 is slower and exact"
+        )
+    again = f", {outcome.resumed_rows} of them from before" if outcome.resumed_rows else ""
+    model = manifest.model
+    say(
+        f"{run.path}: {rows.written} rows{again}, {rows.failed} with errors, in "
+        f"{manifest.seconds:.1f} s ({(rows.written - outcome.resumed_rows) / manifest.seconds:.0f} "
+        f"images/s with start-up)"
+    )
+    say(
+        f"  {model.request.spec}, {manifest.engine} {manifest.precision}: {model.num_classes} classes, "
+        f"{model.feature_dim}-d embeddings"
+        + (f", cosine to fp32 {audit.cosine_mean:.4f}" if audit else "")
+    )
+    classifier = manifest.classifier or model
+    if classifier.head is not None:
+        say(f"  {classifier.num_classes} classes by head {classifier.request.head}")
+    if manifest.session is not None and manifest.session.stages:
+        say(f"  {where_the_time_went(manifest.session, manifest.seconds)}")
+    for known in classifier.maps:
+        say(f"  {known.name}: {' x '.join(map(str, known.shape))} a row")
+    if manifest.gate is not None:
+        say(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
+    for note in manifest.notes:
+        say(f"  {note}")
+    for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
+        say(f"  {failed} x {kind}")
+    if outcome.events_lost:
+        warn(outcome.events_lost)
+
+
+def _say_failed_videos(run: Run) -> None:
+    failed = run.failed_sequences()
+    for rows, error in list(failed.values())[:_NAMED]:
+        say(f"  {error}" + (f" (and {rows - 1} frames more)" if rows > 1 else ""))
+    if len(failed) > _NAMED:
+        say(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
+
+
+def shown_on(bar: Bar, choice: ExecutorChoice) -> Callable[[Progress], None]:
+    """What an extraction reports, as stages of ``bar``; ``choice`` of where it runs is shown with it."""
+    said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
+
+    def show(progress: Progress) -> None:
+        note = f"{progress.failed} errors" if progress.failed else ""
+        if progress.stage == "starting":
+            note = executor_line(choice)
+        bar.update(
+            said.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
+        )
+
+    return show

@@ -1,0 +1,208 @@
+"""The commands ``probe train`` and ``probe apply``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from common.errors import InputError
+from common.progress import Bar
+from onepass.cli.console import ExecutorOption, Json, here, placed, print_json, say, warn
+
+if TYPE_CHECKING:
+    from pipelines.heads.apply import Applied
+    from pipelines.heads.report import Score
+    from pipelines.heads.train import Trained
+
+app = typer.Typer(no_args_is_help=True, help="Train heads on stored features, and use them.")
+
+
+@app.command()
+def train(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            parser=placed, help="A finished run, or a clip file FILE.h5 of onepass clips."
+        ),
+    ],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(parser=here, help="The head's file, as head.pt.")],
+    features: Annotated[
+        Literal["pooled", "map"],
+        typer.Option(help="What to train on; map needs a run with --features map."),
+    ] = "pooled",
+    hidden: Annotated[
+        str | None, typer.Option(help="Widths of hidden layers, as 256,128; without: linear.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of division, weights and order.")] = 0,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that says train, val or test; split: of images laid out "
+            "SPLIT/CATEGORY/FILE."
+        ),
+    ] = None,
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=0.9, help="Without --split-by: this share of each class validates; 0.2."
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(parser=here, help="A second clip file, to validate on.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Rows at most, spread evenly; for trying out.")
+    ] = None,
+    random_backbone: Annotated[
+        bool,
+        typer.Option(
+            "--random-backbone",
+            help="Extract once more with the network untrained, and train on that as well.",
+        ),
+    ] = False,
+    executor: ExecutorOption = "auto",
+    as_json: Json = False,
+) -> None:
+    """A new classifier from stored features, with no second pass over the images.
+
+    scikit-learn fits it: logistic regression, whose strength the validation rows choose, or
+    with --hidden an MLP, which they stop. Measures, baselines, confusion and images go beside it.
+
+    Example: onepass probe train runs/first --labels category --split-by split --out head.pt
+    """
+    from pipelines.heads.fit import TrainOptions
+    from pipelines.heads.train import train as train_head
+
+    options = TrainOptions(
+        labels=labels,
+        features=features,
+        hidden=_widths(hidden),
+        seed=seed,
+        split_by=split_by,
+        val_share=val_share,
+        validation=validation,
+        limit=limit,
+        random_backbone=random_backbone,
+    )
+    with Bar(resumes=False) as bar:
+        trained = train_head(source, out, options, executor=executor, report=bar.update)
+    if as_json:
+        record = trained.record.model_dump(mode="json")
+        print_json({"file": str(out), "beside": [str(f) for f in trained.beside], **record})
+        return
+    _say_trained(trained)
+
+
+def _widths(text: str | None) -> tuple[int, ...]:
+    try:
+        widths = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        widths = (0,)
+    if min(widths, default=1) < 1:
+        raise InputError(f"--hidden {text}: give whole numbers above 0, as 256,128")
+    return widths
+
+
+def _say_trained(trained: Trained) -> None:
+    record = trained.record
+    head = record.head
+    for reason, count in record.left_out.items():
+        warn(f"{count} rows {reason} were left out")
+    shape = " x ".join(map(str, head.shape))
+    layers = "linear" if not head.hidden else "hidden " + ", ".join(map(str, head.hidden))
+    say(f"{trained.file}: {len(head.classes)} classes, {layers}, on {shape} {head.features}")
+    say(f"  features of {head.spec} ({head.fingerprint[:12]})")
+    for name, value in record.chosen.items():
+        say(f"  {name} {value:g}, chosen by the validation loss")
+    say(f"  {'':<17}{'part':<12}{'rows':>6}{'accuracy':>10}{'macro-F1':>10}")
+    chance = record.random_backbone
+    rows: dict[str, Mapping[str, Score]] = {"head": record.measures, **record.baselines}
+    for name, scores in (rows | ({"random backbone": chance.scores} if chance else {})).items():
+        for part, score in scores.items():
+            say(
+                f"  {name:<17}{part:<12}{record.rows[part]:>6}{score.accuracy:>10.3f}"
+                f"{score.macro_f1:>10.3f}"
+            )
+    for note in record.notes:
+        say(f"  {note}")
+    say(f"  beside it: {', '.join(file.name for file in trained.beside)}")
+    if not any(file.name.endswith("-validation.png") for file in trained.beside):
+        say("  no picture of validated images: a clip file does not hold them")
+    say(f"next: onepass probe apply RUN --head {trained.file}")
+
+
+@app.command()
+def apply(
+    run: Annotated[
+        Path,
+        typer.Argument(parser=placed, help="A finished run of the model the head was made for."),
+    ],
+    head: Annotated[
+        Path, typer.Option(parser=here, help="The head's file, of onepass probe train.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=here, help="The folder of the answers; default RUN/heads/NAME."),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A column of the run to hold the answers against.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Classify a finished run with a head; the network does not run again.
+
+    Example: onepass probe apply runs/first --head head.pt
+    """
+    from common.storage import is_remote
+    from pipelines.heads.apply import apply_head
+
+    if out is None and is_remote(run):
+        raise InputError(f"{run} is in an object store; say where the answers go with --out FOLDER")
+    with Bar(resumes=False) as bar:
+        applied = apply_head(run, head, out=out, labels=labels, report=bar.counted("classifying"))
+    if as_json:
+        print_json(
+            {
+                "out": str(applied.out),
+                "already_done": applied.already_done,
+                "measures": applied.measures and applied.measures.model_dump(mode="json"),
+                "unknown_labels": applied.unknown,
+                **applied.manifest.model_dump(mode="json", exclude={"files"}),
+            }
+        )
+        return
+    _say_applied(applied, labels)
+
+
+def _say_applied(applied: Applied, labels: str | None) -> None:
+    manifest = applied.manifest
+    if applied.already_done:
+        say(f"{applied.out} is done already: {manifest.rows} rows; nothing to do")
+    else:
+        say(f"{applied.out}: {manifest.rows} rows, {manifest.failed} with errors")
+        if manifest.without_features:
+            say(f"  {manifest.without_features} rows did not pass the gate: no features, no class")
+        for name, count in sorted(manifest.counts.items(), key=lambda item: -item[1]):
+            say(f"  {count} x {name}")
+    if applied.unknown:
+        names = ", ".join(f"{count} x {name}" for name, count in applied.unknown.items())
+        warn(f"labels that are no class of the head were not measured: {names}")
+    if (measures := applied.measures) is not None:
+        say(
+            f"  against {labels!r}, {measures.rows} rows: accuracy {measures.accuracy:.3f}, "
+            f"macro-F1 {measures.macro_f1:.3f}"
+        )
+        for name, one in measures.classes.items():
+            say(
+                f"    {name}: precision {one.precision:.3f}, recall {one.recall:.3f}, "
+                f"{one.support} rows"
+            )

@@ -1,0 +1,289 @@
+"""The commands of this room: ``inspect`` and ``query``; the others have files of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.errors import InputError
+from common.progress import Bar
+from onepass.cli import database as database_cli
+from onepass.cli import index as index_cli
+from onepass.cli import link as link_cli
+from onepass.cli import migrate as migrate_cli
+from onepass.cli import tracks as tracks_cli
+from onepass.cli.console import Json, placed, print_json, say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from index.search.snapshot import Snapshot
+    from pipelines.outputs.hdf5_info import H5Facts
+    from pipelines.progress.profile import SessionProfile
+    from pipelines.run import Run
+
+app = typer.Typer()
+app.add_typer(index_cli.app, name="index")
+app.add_typer(migrate_cli.app)
+app.add_typer(link_cli.app)
+app.add_typer(tracks_cli.app, name="tracks")
+app.add_typer(database_cli.app, name="database")
+
+_SHOWN = 80  # characters of an attribute; --json has all
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            parser=placed, help="A run, an index, or a file FEATURES.h5 of a run or of clips."
+        ),
+    ],
+    picture: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PICTURE.png]",
+            help="With --profile: the picture; NAME-profile.png here, if not given.",
+        ),
+    ] = None,
+    *,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Where the time of a run went, as words and a picture."),
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every file's sha256 and every row.")
+    ] = False,
+    expect_dim: Annotated[
+        int | None, typer.Option(min=1, help="Refuse embeddings of another width.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a run, an index or an HDF5 file is made of, and whether it is intact.
+
+    Example: onepass inspect features/train_features.h5 --expect-dim 1280
+    """
+    if picture is not None and not profile:
+        raise InputError(f"{picture}: a picture is of --profile; give that as well, or one path")
+    if profile:
+        _show_profile(path, picture, as_json=as_json)
+        return
+    from common.storage import is_remote, reaching
+
+    if not is_remote(path) and (
+        path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
+    ):
+        from pipelines.outputs.hdf5_info import read_h5, verify_h5
+
+        facts = read_h5(path)
+        _check_dim(path, facts.feature_dim, facts.backbone, expect_dim)
+        compared = verify_h5(facts) if verify else None
+        _show_h5(facts, compared=compared, as_json=as_json)
+        return
+    with reaching(path):
+        is_index = (path / "CURRENT").is_file()
+    if is_index:
+        from index.search.snapshot import Snapshot
+
+        with Bar():
+            snapshot = Snapshot.open(path)
+        about = snapshot.manifest
+        _check_dim(path, about.dim, about.model.request.spec, expect_dim)
+        if verify:
+            snapshot.verify()
+        index_cli.show_index(snapshot, verified=verify, as_json=as_json)
+        return
+    from pipelines.run import Run
+
+    run = Run.open(path)
+    model = run.manifest.model
+    _check_dim(path, model.feature_dim, model.request.spec, expect_dim)
+    if verify:
+        run.verify()
+    _show_run(run, verified=verify, as_json=as_json)
+
+
+def _check_dim(path: Path, dim: int, backbone: str, expected: int | None) -> None:
+    if expected is not None and dim != expected:
+        raise InputError(
+            f"{path} holds {dim}-d embeddings of {backbone}, and --expect-dim is {expected}; give "
+            "a file of the model whose embeddings are wanted"
+        )
+
+
+def _show_h5(facts: H5Facts, *, compared: int | None, as_json: bool) -> None:
+    verified = compared is not None
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({"verified": verified, **asdict(facts)})
+        return
+    say(f"{facts.path}: {'clips' if facts.kind == 'clips' else 'rows of a run'}")
+    for name, value in facts.attributes.items():
+        said = str(value)
+        say(f"  {name:<16} {said if len(said) <= _SHOWN else said[: _SHOWN - 1] + '…'}")
+    for dataset in facts.datasets:
+        shape = " x ".join(map(str, dataset.shape))
+        shards = f"{len(dataset.shards)} shard" + ("" if len(dataset.shards) == 1 else "s")
+        say(f"  {dataset.name:<16} {dataset.dtype} {shape}, in {shards}")
+    if verified:
+        against = (
+            f"{compared} files as in manifest.json" if compared else "no sha256 of them is known"
+        )
+        say(f"verified: every value is there; {against}")
+
+
+def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
+    manifest = run.manifest
+    if as_json:
+        print_json({"verified": verified, **manifest.model_dump(mode="json")})
+        return
+    model = manifest.model
+    say(f"run {run.path}: {manifest.rows.written} rows, {manifest.rows.failed} with errors")
+    say(f"  source       {manifest.source}")
+    say(f"  model        {model.request.spec}, weights {model.weights}")
+    say(f"  fingerprint  {manifest.fingerprint[:16]}")
+    say(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")
+    say(
+        f"  input        {model.preprocess.input_size[0]}x{model.preprocess.input_size[1]} "
+        f"{model.preprocess.resize}, {model.preprocess.interpolation}, "
+        f"mean {_numbers(model.preprocess.mean)}, std {_numbers(model.preprocess.std)}"
+    )
+    classifier = manifest.classifier or model
+    if classifier.head is not None:
+        say(f"  classes by   head {classifier.request.head}")
+    elif manifest.classifier is not None:
+        say(f"  classes by   {classifier.request.spec}")
+    if manifest.gate is not None:
+        gate = manifest.gate
+        say(
+            f"  gate         {gate.model.spec} passes {gate.label} from {gate.threshold:g} on: "
+            f"{manifest.rows.refused} rows did not pass"
+        )
+    for known in classifier.maps:
+        shape = " x ".join(map(str, known.shape))
+        say(f"  kept         {known.name}: {shape}, one cell for {known.reduction or '?'} pixels")
+    say(f"  precision    {manifest.precision}, {manifest.engine}")
+    for note in manifest.notes:
+        say(f"               {note}")
+    for kind, count in manifest.errors.items():
+        say(f"  error        {count} x {kind}")
+    if verified:
+        say(f"verified: {len(manifest.files)} files, each row exactly once")
+
+
+def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
+    from common.storage import reaching
+    from pipelines.progress.profile import draw_profile, sessions_of
+
+    with reaching(run):
+        sessions = sessions_of(run)
+    if picture is None and not as_json:
+        picture = Path(f"{run.resolve().name}-profile.png")
+    if picture is not None:
+        draw_profile(sessions, picture, title=str(run))
+    if as_json:
+        profiles = [session.profile.model_dump(mode="json") for session in sessions]
+        print_json({"run": str(run), "picture": picture, "sessions": profiles})
+        return
+    for session in sessions:
+        _show_session(session.profile)
+    say(f"picture: {picture}")
+
+
+def _show_session(session: SessionProfile) -> None:
+    """One session of a run: how it ended, where its time went, its errors."""
+    from pipelines.progress.words import duration, where_the_time_went
+
+    say(
+        f"session {session.session}: {session.outcome}, {session.rows} rows in "
+        f"{duration(session.seconds)} on {session.host}"
+        + (f", {session.rows_a_second:.0f}/s while at work" if session.rows_a_second else "")
+    )
+    if session.error:
+        say(f"  {session.error}")
+    if session.stages:
+        say(f"  {where_the_time_went(session, session.seconds)}")
+    for kind, rows in session.errors.items():
+        say(f"  error     {rows} x {kind}")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+@app.command()
+def query(
+    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
+    detection_id: Annotated[str | None, typer.Option("--id", help="A detection in it.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file, embedded now.")] = None,
+    vector: Annotated[Path | None, typer.Option(help="An .npy file, [D].")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only rows that fit, as: \"label = 'moth' AND score >= 0.5\"."),
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only these ids, a file of one a line.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Brute force, for comparison.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The nearest detections to one of the index, an image, or a vector.
+
+    Example: onepass query photos.index --image moth.jpg -k 5
+    """
+    from index.search.filters import Filter
+    from index.search.snapshot import Snapshot
+
+    if sum(given is not None for given in (detection_id, image, vector)) != 1:
+        raise InputError("give exactly one of --id, --image, --vector")
+    with Bar():
+        snapshot = Snapshot.open(index)
+    chosen = Filter(where, index_cli.read_ids(ids))
+    if detection_id is not None:
+        hits = snapshot.neighbours(detection_id, k, chosen=chosen, exact=exact)
+    else:
+        raw = _embed_file(snapshot, image) if image is not None else _load_vector(vector)
+        hits = snapshot.search(raw, k, chosen=chosen, exact=exact)
+    found = snapshot.describe(hits)
+    if as_json:
+        print_json({"metric": snapshot.manifest.metric, "hits": found})
+        return
+    for hit in found:
+        box = "" if hit["box"] is None else " [" + " ".join(f"{v:.0f}" for v in hit["box"]) + "]"
+        label = hit["label"] or ""
+        say(
+            f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['detection_id']}  {label}  "
+            f"{hit['image']}{box}"
+        )
+
+
+def _embed_file(snapshot: Snapshot, file: Path) -> NDArray[np.floating]:
+    from pipelines.engines.embed import Embedder
+    from pipelines.images.pixels import ImageError, read
+
+    try:
+        data = read(file)
+        return Embedder.load(snapshot.manifest.model).embed_bytes(data).embedding[None]
+    except ImageError as error:
+        raise InputError(f"--image {file}: {error}") from None
+
+
+def _load_vector(file: Path | None) -> NDArray[np.floating]:
+    import numpy as np
+
+    assert file is not None
+    try:
+        values: NDArray[Any] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--vector {file} cannot be read as .npy: {error}") from None
+    if values.ndim == 2 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"--vector {file} is {values.dtype} {values.shape}; give one vector of numbers, [D]"
+        )
+    return values.astype(np.float32)[None]

@@ -1,0 +1,127 @@
+"""The commands of this room: ``serve`` and ``demo``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from common.errors import InputError
+from common.progress import Bar
+from onepass.cli.console import Json, placed, print_json, say
+from onepass.cli.extract import shown_on
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Ask for one of its keys (one a line) in X-API-Key.")
+    ] = None,
+    log_json: Annotated[
+        bool | None,
+        typer.Option(help="Log lines as JSON; by default where stderr is no terminal."),
+    ] = None,
+    link_state: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps the open tracks of live cameras, on a disk of this machine; "
+            "by default INDEX/live/links.sqlite3."
+        ),
+    ] = None,
+    link_preset: Annotated[
+        Literal["default", "ami", "antenna"],
+        typer.Option(help="How frames of live cameras are linked; as onepass link --preset."),
+    ] = "default",
+    link_options: Annotated[
+        Path | None, typer.Option(help="The same from a file, as onepass link --options.")
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Serve from Ray: parts of the index searched by processes of their own. Takes "
+            "some 15 s and 2 GB to start; where one process is enough, it is faster.",
+        ),
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: processes a part (1).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With --ray: a cluster to join; it sees the index too.")
+    ] = None,
+) -> None:
+    """Serve search, neighbours, crops, tracks and live linking over HTTP; documentation at /docs.
+
+    Example: onepass serve photos.index --port 8000
+    """
+    if not ray and (replicas or address):
+        given = f"--replicas {replicas}" if replicas else f"--address {address}"
+        raise InputError(f"{given} needs --ray; without it one process serves, and Ray is not used")
+    from onepass.cli.link import read_options
+    from tracks.association.options import PRESETS
+    from tracks.live.store import LINK_STATE
+
+    if link_options is not None and link_preset != "default":
+        raise InputError(
+            f"--link-options {link_options} and --link-preset {link_preset}: give one of them"
+        )
+    linking = (
+        PRESETS[link_preset]
+        if link_options is None
+        else read_options(link_options, "--link-options")
+    )
+    state = LINK_STATE if link_state is None else link_state.absolute()
+    # FAISS's threads would spin for work between two searches, on cores that answer requests.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if ray:
+        from api.ray_serve.scaled import serve_scaled
+
+        serve_scaled(
+            index,
+            host=host,
+            port=port,
+            replicas=replicas or 1,
+            address=address,
+            api_key_file=api_key_file,
+            log_json=log_json,
+            link_state=state,
+            link_options=linking,
+        )
+        return
+    from api.server import serve as run_server
+
+    run_server(
+        index,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        log_json=log_json,
+        link_state=state,
+        link_options=linking,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all that the demo makes.")] = Path(
+        "demo-out"
+    ),
+    cache: Annotated[Path, typer.Option(help="Folder for the downloaded clip.")] = Path(".cache"),
+    as_json: Json = False,
+) -> None:
+    """A real clip of eight fish: boxes, one pass, index, tracks, pictures."""
+    from dataclasses import asdict
+
+    from onepass.demo import run_demo
+
+    with Bar() as bar:
+        report = run_demo(out, cache, say=say, extraction=shown_on(bar, "auto"))
+    if as_json:
+        print_json(asdict(report))

@@ -1,0 +1,59 @@
+"""The command of this room: ``submit``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onepass.cli.console import Json, print_json, say
+
+app = typer.Typer()
+
+
+# What stands after ``--`` is another onepass command; it is parsed on the cluster, not here.
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    address: Annotated[str, typer.Option(help="The cluster's dashboard, http://HOST:8265.")],
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Variable of the job: NAME, with its value here, or NAME=VALUE; again for more. "
+            "Ray keeps it with the job: who has the cluster's token can read it."
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Follow the log to the end; --no-wait prints the job's id.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Run an onepass command on a Ray cluster, follow its log, return its exit code.
+
+    A token-protected cluster needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here as well.
+    Paths are the cluster's: give absolute ones, on storage that every node sees, or s3://.
+    Later: ray job list, status, logs and stop, with the same --address.
+
+    Example: onepass submit --address http://head:8265 -- extract /data --model lite0 --out /runs/a
+    """
+    from dataclasses import asdict
+
+    from cluster import submit as job
+
+    client, job_id = job.submit(address, context.args, env=env or ())
+    if not wait:
+        if as_json:
+            print_json({"job_id": job_id, "address": address})
+        else:
+            say(f"job {job_id} is submitted; {job.next_steps(address, job_id)}")
+        return
+    ended = job.follow(
+        client, address, job_id, log=lambda text: typer.echo(text, nl=False, err=as_json)
+    )
+    if as_json:
+        print_json(asdict(ended))
+    else:
+        why = f" ({ended.message})" if ended.message else ""
+        say(f"job {job_id}: {ended.status}{why}")
+    if ended.exit_code:
+        raise typer.Exit(ended.exit_code)

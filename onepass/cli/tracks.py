@@ -1,0 +1,292 @@
+"""The commands of ``onepass tracks``: judge them, show them, take them elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from common.errors import InputError
+from common.progress import Bar
+from onepass.cli.console import Json, here, print_json, say, warn
+
+if TYPE_CHECKING:
+    from tracks.evaluation.evaluate import Judged
+    from tracks.evaluation.scores import Scores
+    from tracks.evaluation.tune import Tuning
+
+app = typer.Typer(no_args_is_help=True, help="Judge, show, review, tune and export tracks.")
+
+Run = Annotated[Path, typer.Argument(parser=here, help="A run that 'onepass link' has linked.")]
+FirstFrame = Annotated[
+    int, typer.Option(help="Number in the truth of the frame that the run counts as 0.")
+]
+Sequence = Annotated[str | None, typer.Option(help="This sequence alone.")]
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    truth: Annotated[
+        Path,
+        typer.Option(
+            parser=here,
+            help="A MOTChallenge gt.txt, or a folder of SEQUENCE.txt or SEQUENCE/gt/gt.txt.",
+        ),
+    ],
+    sequence: Sequence = None,
+    first_frame: FirstFrame = 1,
+    as_json: Json = False,
+) -> None:
+    """Judge tracks by their truth: HOTA, IDF1, MOTA, switches.
+
+    Only frames that the run has images of are judged.
+
+    Example: onepass tracks evaluate runs/first --truth gt.txt
+    """
+    from tracks.evaluation.evaluate import evaluate_run
+
+    found = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for judged in found.sequences:
+        say(_scores(judged.sequence, judged.scores))
+        for line in _left_out(judged):
+            say(f"  {line}")
+    if len(found.sequences) > 1:
+        say(_scores(f"all {len(found.sequences)}", found.together))
+    if found.without_truth:
+        shown = ", ".join(found.without_truth[:5]) + (", …" if found.without_truth[5:] else "")
+        warn(f"{len(found.without_truth)} sequences have no truth and are not judged: {shown}")
+
+
+def _scores(name: str, scores: Scores) -> str:
+    return (
+        f"{name}: HOTA {scores.hota:.3f}  DetA {scores.det_a:.3f}  AssA {scores.ass_a:.3f}  "
+        f"IDF1 {scores.idf1:.3f}  MOTA {scores.mota:.3f}\n"
+        f"  {scores.switches} switches, {scores.fragmentations} fragmentations; "
+        f"{scores.truth_tracks} individuals as {scores.tracks} tracks; {scores.missed} of "
+        f"{scores.truth_boxes} boxes missed, {scores.false} of {scores.boxes} false"
+    )
+
+
+def _left_out(judged: Judged) -> list[str]:
+    """What the scores are about, and what they are not about."""
+    first = f"{judged.scores.frames} frames judged"
+    if judged.empty_frames:
+        first += f", in {judged.empty_frames} of them the run found nothing"
+    left_out = {
+        "frames of the truth left out: the run has not seen them": judged.unseen_frames,
+        "frames of the run left out: the truth has none": judged.truthless_frames,
+        "detections with an error count as not found": judged.failed,
+        "detections in no track count as not found": judged.untracked,
+        "lines of the truth are marked as not to be judged": judged.unjudged_lines,
+    }
+    return [first, *(f"{count} {what}" for what, count in left_out.items() if count)]
+
+
+@app.command()
+def draw(
+    run: Run,
+    out: Annotated[Path, typer.Option(parser=here, help="A folder; one picture a sequence.")],
+    sequence: Sequence = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the tracks of each sequence over its scene.
+
+    Example: onepass tracks draw runs/first --out pictures
+    """
+    from tracks.pictures.draw import draw_run
+
+    with Bar(resumes=False) as bar:
+        drawn = draw_run(run, out, sequence=sequence, progress=bar.counted("draw"))
+    _warn_of_missing(drawn.missing, "left out of the scenes")
+    if drawn.blank:
+        warn(f"{drawn.blank} sequences are drawn on white: none of their images can be read")
+    last = f" to {drawn.files[-1]}" if len(drawn.files) > 1 else ""
+    _show(drawn, as_json, f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
+
+
+@app.command()
+def video(
+    run: Run,
+    out: Annotated[Path, typer.Option(parser=here, help="A file that ends in .mp4.")],
+    sequence: Annotated[str | None, typer.Option(help="Which, where the run has several.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=240, help="Frames a second; of a video its own, of photos 4."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Film one sequence: boxes, track ids, the tail of each path; corners where one is lost.
+
+    Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
+    """
+    from tracks.pictures.video import film_run
+
+    with Bar(resumes=False) as bar:
+        filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
+    _warn_of_missing(filmed.missing, "shown as grey frames")
+    _show(
+        filmed,
+        as_json,
+        f"{filmed.file}: {filmed.frames} frames of {filmed.sequence} at {filmed.fps:g}/s, "
+        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}",
+    )
+
+
+@app.command()
+def review(
+    run: Run,
+    out: Annotated[Path, typer.Option(parser=here, help="A folder for the sheets and review.csv.")],
+    worst: Annotated[int, typer.Option(min=1, help="How many links to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show the most doubtful links: both crops, the four terms, cost and margin.
+
+    review.csv has the same links with their ids, and a column for your verdict.
+
+    Example: onepass tracks review runs/first --out review
+    """
+    from tracks.pictures.review import review_run
+
+    with Bar(resumes=False) as bar:
+        made = review_run(run, out, worst=worst, progress=bar.counted("crops"))
+    _warn_of_missing(made.missing, "shown as grey crops")
+    _show(
+        made,
+        as_json,
+        f"{made.table}: the {made.links} most doubtful of {made.of} links, on "
+        f"{len(made.sheets)} sheets from {made.sheets[0]}",
+    )
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(parser=here, help="A new folder for mot, a file for coco.")],
+    format_: Annotated[
+        Literal["mot", "coco"],
+        typer.Option("--format", help="MOTChallenge, a file a sequence; JSON as of COCO."),
+    ],
+    first_frame: Annotated[int, typer.Option(help="What mot calls frame 0.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write tracks for other tools.
+
+    Example: onepass tracks export runs/first --format mot --out tracks-mot
+    """
+    from tracks.export import export_coco, export_mot
+
+    if format_ == "mot":
+        made = export_mot(run, out, first_frame=first_frame)
+    else:
+        with Bar(resumes=False) as bar:
+            made = export_coco(run, out, progress=bar.counted("images"))
+    if made.unsized:
+        warn(f"{made.unsized} images have no width and height: they cannot be read")
+    if made.repeated:
+        warn(
+            f"{made.repeated} boxes claim a track that another box of their frame has; each such "
+            "claim stands in a track of its own"
+        )
+    _show(
+        made,
+        as_json,
+        f"{out}: {made.boxes} boxes in {made.tracks} tracks"
+        + (f" in {len(made.files)} files" if format_ == "mot" else "")
+        + (f"; {made.left_out} detections in no track left out" if made.left_out else ""),
+    )
+
+
+@app.command()
+def tune(
+    run: Annotated[
+        Path, typer.Argument(parser=here, help="A finished run of two or more labelled sequences.")
+    ],
+    out: Annotated[
+        Path, typer.Option(parser=here, help="The options, a file for onepass link --options.")
+    ],
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            parser=here, help="A folder of MOTChallenge files, as for onepass tracks evaluate."
+        ),
+    ] = None,
+    truth_column: Annotated[
+        str | None, typer.Option(help="Or: a column of the run that names the individual.")
+    ] = None,
+    first_frame: FirstFrame = 1,
+    max_gap_frames: Annotated[
+        int | None, typer.Option(min=0, help="Frames a track may be missing; it is not fitted.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the weights and the threshold of linking to sequences whose individuals are known.
+
+    Each sequence is left out once and linked with what the others taught; the scores shown are
+    of those, beside the default's. Compare before you use the result.
+
+    Example: onepass tracks tune runs/nights --truth truth/ --out nights.json
+    """
+    import json
+
+    from common.json_models import write_atomic
+    from tracks.association.options import PRESETS
+    from tracks.evaluation.labels import labelled_by_column, labelled_by_truth
+    from tracks.evaluation.tune import tune as fit
+
+    if (truth is None) == (truth_column is None):
+        raise InputError("give exactly one of --truth and --truth-column")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out} is a folder; give a file")
+    base = PRESETS["default"]
+    if max_gap_frames is not None:
+        base = replace(base, max_gap_frames=max_gap_frames)
+    if truth is not None:
+        sequences = labelled_by_truth(run, truth, first_frame=first_frame)
+    else:
+        assert truth_column is not None
+        sequences = labelled_by_column(run, truth_column)
+    with Bar(resumes=False) as bar:
+        tuned = fit(sequences, base=base, progress=bar.counted("tune"))
+    write_atomic(out, json.dumps(asdict(tuned.options), indent=2).encode())
+    if as_json:
+        print_json({"out": str(out), **asdict(tuned), "spread": tuned.spread()})
+        return
+    _say_tuned(tuned, out)
+
+
+def _say_tuned(tuned: Tuning, out: Path) -> None:
+    say("left out             IDF1  default    HOTA  default  switches  default")
+    for fold in tuned.folds:
+        one, other = fold.tuned, fold.default
+        say(
+            f"{fold.sequence[:20]:<20} {one.idf1:5.3f}    {other.idf1:5.3f}   {one.hota:5.3f}    "
+            f"{other.hota:5.3f}  {one.switches:8}  {other.switches:7}"
+        )
+    spread = tuned.spread()
+    for name, (mean, deviation) in spread.items():
+        fitted = getattr(tuned.options, name, None)
+        shown = "" if fitted is None else f", fitted to all {fitted:g}"
+        say(f"  {name:<16} {mean:.3f} +- {deviation:.3f}{shown}")
+    if spread["idf1"][0] <= spread["idf1_default"][0]:
+        warn("on sequences it has not seen the default does as well; keep it")
+    say(f"{out}: use it with onepass link RUN --options {out}")
+
+
+def _show(made: Any, as_json: bool, line: str) -> None:
+    if as_json:
+        print_json(asdict(made))
+    else:
+        say(line)
+
+
+def _warn_of_missing(missing: Mapping[str, int], then: str) -> None:
+    if missing:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(missing.items()))
+        warn(f"{sum(missing.values())} images cannot be read ({kinds}), {then}")

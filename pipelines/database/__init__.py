@@ -1,7 +1,0 @@
-"""AMI databases: opened by URL, read as a source; the extra ``database``."""
-
-from __future__ import annotations
-
-from cluster.extras import optional
-
-optional("sqlalchemy", "database")

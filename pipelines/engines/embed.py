@@ -1,0 +1,94 @@
+"""A few images at a time, in this process: for queries, uploads and live cameras.
+
+The same decode, the same resize and the same engine as an extraction; only Ray is missing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.engines.batching import DEFAULT_ROWS
+from pipelines.engines.engine import Engine
+from pipelines.images.pixels import cut, decode, fit
+from pipelines.model_info import ModelFacts
+from pipelines.models.registry import load_verified
+from pipelines.models.scores import top_classes
+
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Class and embedding of one image; ``embedding`` is raw float32 ``[D]``."""
+
+    embedding: np.ndarray
+    label: str | None
+    label_index: int
+    score: float
+    topk: list[dict[str, Any]]
+
+
+class Embedder:
+    """A model held in memory to embed single images; safe to share between threads."""
+
+    def __init__(self, engine: Engine, labels: tuple[str, ...] | None) -> None:
+        self._engine = engine
+        self._labels = labels
+        self._lock = threading.Lock()  # one forward at a time: torch uses all cores itself
+
+    @classmethod
+    def load(cls, facts: ModelFacts) -> Embedder:
+        """Load the model that ``facts`` describes, in float32.
+
+        Raises:
+            ModelError: it cannot be built here, or its weights or its head are not the same.
+        """
+        loaded = load_verified(facts)
+        alone = facts.model_copy(update={"maps": ()})
+        return cls(Engine(alone, "fp32", batch_rows=DEFAULT_ROWS, loaded=loaded), loaded.labels)
+
+    def embed_bytes(
+        self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)
+    ) -> Embedded:
+        """Embed an encoded image, or ``box`` (x1, y1, x2, y2 in pixels) of it.
+
+        Raises:
+            ImageError: it cannot be decoded, or the box has no pixels in it.
+        """
+        return self.embed_regions([cut(decode(data).pixels, box)])[0]
+
+    def embed_regions(self, regions: Iterable[torch.Tensor]) -> list[Embedded]:
+        """Embed upright RGB images or parts of them, uint8 ``[3, h, w]`` each, in their order.
+
+        They are asked for a batch at a time, so large ones need not be held all at once.
+        """
+        how = self._engine.facts.preprocess
+        left = iter(regions)
+        found: list[Embedded] = []
+        while some := [fit(one, how).permute(1, 2, 0) for one in islice(left, DEFAULT_ROWS)]:
+            with self._lock:
+                answers = self._engine(torch.stack(some).numpy())
+            indices, scores = top_classes(answers.logits, TOP_K)
+            found += map(self._embedded, answers.embedding, indices, scores)
+        return found
+
+    def _embedded(self, embedding: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> Embedded:
+        names = self._labels
+        labels = [names[index] if names else None for index in indices]
+        return Embedded(
+            embedding=embedding,
+            label=labels[0],
+            label_index=int(indices[0]),
+            score=float(scores[0]),
+            topk=[
+                {"label": label, "label_index": int(index), "score": float(score)}
+                for label, index, score in zip(labels, indices, scores, strict=True)
+            ],
+        )

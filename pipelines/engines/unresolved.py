@@ -1,0 +1,101 @@
+"""What a command leaves open, and the way to have it resolved in any process.
+
+No torch here: a process that only plans, or drives Ray, asks another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipelines.engines.cache import folder
+from pipelines.models.cache import ModelCache
+from pipelines.request import Command, Request
+
+# Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
+SAMPLE_ROWS = (16, 64)
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    """A command, with all that is needed to choose precision and engine."""
+
+    command: Command
+    sample: pa.Table  # rows of the plan, to judge by
+    root: str  # relative image names start here
+    rows: int  # planned
+    earlier: Request | None  # of the run that is continued
+    timed: bool = False  # whether it is to be told what resolving tells of time
+
+
+class Resolved(NamedTuple):
+    """A request, and where that was asked for what resolving it told of time."""
+
+    request: Request
+    # Of one core with decoding, or of the GPU; None where not asked for or no image could be read.
+    seconds_a_row: float | None = None
+    building: float = 0.0  # seconds spent on engines that are built now and will be only loaded
+    timing: float = 0.0  # seconds spent to tell all this
+
+
+def sample_of(plan: pa.Table) -> pa.Table:
+    """A few rows from four places of the plan; neighbours share their image's decoding."""
+    least, most = SAMPLE_ROWS
+    each = min(most, max(least, plan.num_rows // 16)) // 4
+    starts = sorted({plan.num_rows * part // 4 for part in range(4)})
+    ends = [*starts[1:], plan.num_rows]
+    return pa.concat_tables(
+        [plan.slice(a, min(each, b - a)) for a, b in zip(starts, ends, strict=True)]
+    )
+
+
+def resolved_before(unresolved: Unresolved) -> Resolved | None:
+    """What resolving would find, where an earlier command on this machine found out all of it."""
+    command = unresolved.command
+    if command.gate is not None or unresolved.earlier is not None or unresolved.timed:
+        return None
+    known = ModelCache(command.model, command.outputs).read()
+    choice = known.choices.get(f"{command.precision} {command.engine}") if known else None
+    if known is None or choice is None:
+        return None
+    if choice.built is not None and not (folder() / choice.built).exists():
+        return None
+    return Resolved(
+        Request(
+            command=command,
+            facts=known.facts,
+            labels=known.labels,
+            gate=None,
+            precision="fp32",
+            engine=choice.engine,
+            audit=choice.audit,
+            notes=choice.notes,
+        )
+    )
+
+
+def resolve_here(unresolved: Unresolved) -> Resolved:
+    """Resolve for forward actors on all cores or GPUs of this machine.
+
+    Raises:
+        InputError: model, labels, precision or engine do not fit.
+        WorkError: an unfinished run was started with another model.
+    """
+    import torch
+
+    from cluster.executors import local_cores
+    from pipelines.engines.resolve import resolve
+
+    return resolve(unresolved, lanes=torch.cuda.device_count() or local_cores()).resolved
+
+
+def resolve_on_worker(unresolved: Unresolved, lanes: int) -> Resolved:
+    """Resolve for ``lanes`` forward actors, on the cores that each of them has."""
+    import torch
+
+    from pipelines.engines.resolve import resolve
+
+    torch.set_num_threads(1)
+    return resolve(unresolved, lanes=lanes).resolved

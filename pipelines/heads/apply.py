@@ -1,0 +1,238 @@
+"""``onepass probe apply``: classify a run's stored features with a head, file by file.
+
+::
+
+    RUN/heads/NAME/
+      part-00000.parquet   one for each of the run's detections files, row for row
+      manifest.json        which head, which rows, what came of them
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from common.errors import InputError, RunError, VerifyError
+from common.extras import optional
+from common.json_models import Record, read_record, sha256_file, sha256_json, write_atomic
+from common.storage import open_parquet, read_parquet
+from pipelines.engines.engine import this_device
+from pipelines.heads.features import batch_rows, column_of, label_values, model_of
+from pipelines.heads.fit import classify
+from pipelines.heads.report import Measures, measure
+from pipelines.models.head import Head, head_sha256, load_head
+from pipelines.outputs.hdf5 import matrix
+from pipelines.run import Run
+
+FORMAT = 1
+
+SCHEMA = pa.schema(
+    [
+        ("row_id", pa.int64()),
+        ("detection_id", pa.string()),
+        ("label", pa.string()),
+        ("label_index", pa.int32()),
+        ("score", pa.float32()),
+        ("error", pa.string()),
+    ]
+)
+
+
+class AppliedManifest(Record):
+    """Contents of ``manifest.json``; ``rows`` are ``failed``, without features, or counted."""
+
+    format: int = FORMAT
+    head_sha256: str
+    rows_sha256: str  # of the run's detections files
+    classes: tuple[str, ...]
+    rows: int
+    failed: int  # with an error, and so without a class
+    without_features: int  # a gate did not let the model see them
+    counts: dict[str, int]  # label to rows
+    files: dict[str, str]  # name to sha256
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of a run's rows, and where it stands."""
+
+    out: Path
+    manifest: AppliedManifest
+    already_done: bool
+    measures: Measures | None  # where labels were given
+    unknown: dict[str, int]  # labels that are no class of the head, to rows
+
+
+def apply_head(
+    run: str | Path,
+    head_file: str | Path,
+    *,
+    out: Path | None = None,
+    labels: str | None = None,
+    report: Callable[[int, int], None] = lambda done, planned: None,
+) -> Applied:
+    """Classify every row of a finished run by its stored features; no network runs.
+
+    Args:
+        run: the run folder.
+        head_file: made by ``onepass probe train``.
+        out: where the answers go; default ``RUN/heads/`` and the head's name.
+        labels: a column of the run to hold the answers against.
+        report: receives rows done and planned.
+
+    Raises:
+        ModelError: the file is no head.
+        RunError: the run's features are not those the head was trained on, or ``out`` holds
+            something else.
+        InputError: no row has a label that the head knows.
+    """
+    opened = Run.open(run)
+    head = load_head(head_file)
+    _refuse_misfit(opened, head, head_file)
+    truth = None if labels is None else _truth(opened, labels, head)
+    out = out or opened.path / "heads" / Path(head_file).stem
+    manifest = _earlier(out, opened, head)
+    already_done = manifest is not None
+    manifest = manifest or _write(opened, head, out, report)
+    measured = (None, {}) if truth is None else _held_against(out, manifest, truth)
+    return Applied(out, manifest, already_done, *measured)
+
+
+def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
+    """A run's labels, of rows that can be answered; null for others."""
+    optional("sklearn", "probe")
+    good = run.table(["error"])["error"].is_null()
+    labels = pc.if_else(good, label_values(run, column), None)
+    if not pc.any(pc.is_in(labels, pa.array(head.facts.classes))).as_py():
+        raise InputError(
+            f"--labels {column}: no row of {run.path} is labelled with a class of the head, as "
+            f"{head.facts.classes[0]!r}"
+        )
+    return labels
+
+
+def _refuse_misfit(run: Run, head: Head, file: str | Path) -> None:
+    wants, holds = head.facts, model_of(run, head.facts.features)
+    if holds.fingerprint != wants.fingerprint:
+        raise RunError(
+            f"--head {file} wants features of {wants.spec} ({wants.fingerprint[:12]}), {run.path} "
+            f"holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
+            "run, or extract with the head's model, weights and preprocessing"
+        )
+    if (shape := column_of(run, wants.features)[1]) != wants.shape:
+        raise RunError(
+            f"--head {file} wants {wants.features} features of shape {wants.shape}, {run.path} "
+            f"holds {shape}; train a head on this run"
+        )
+
+
+def _rows_sha256(run: Run) -> str:
+    return sha256_json(
+        {name: sha for name, sha in run.manifest.files.items() if name.startswith("detections/")}
+    )
+
+
+def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
+    """The answers of this head for these rows, where they stand in ``out`` already."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    file = out / "manifest.json"
+    if not file.is_file():
+        raise RunError(f"{out} exists and holds no answers of a head; give another --out")
+    earlier = read_record(file, AppliedManifest)
+    if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
+        raise RunError(f"{out} holds answers of another head or run; give another --out")
+    return earlier
+
+
+def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) -> AppliedManifest:
+    planned = run.manifest.rows.planned
+    counts: Counter[str] = Counter()
+    rows = failed = without = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    draft.mkdir()
+    digest = head_sha256(head)
+    head.to(this_device())
+    try:
+        for number, file in enumerate(run.files()):
+            with pq.ParquetWriter(draft / f"part-{number:05d}.parquet", SCHEMA) as writer:
+                for batch in _answered(file, run, head):
+                    writer.write_batch(batch)
+                    rows += batch.num_rows
+                    failed += batch.num_rows - batch["error"].null_count
+                    without += batch["label"].null_count
+                    counts.update(batch["label"].drop_null().to_pylist())
+                    report(rows, planned)
+        if rows != planned:
+            raise VerifyError(
+                f"{run.path}: {planned} rows planned, {rows} found; check it with onepass inspect "
+                "--verify"
+            )
+        manifest = AppliedManifest(
+            head_sha256=digest,
+            rows_sha256=_rows_sha256(run),
+            classes=head.facts.classes,
+            rows=rows,
+            failed=failed,
+            without_features=without - failed,
+            counts={name: counts[name] for name in head.facts.classes},
+            files={file.name: sha256_file(file) for file in sorted(draft.glob("*.parquet"))},
+        )
+        write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def _answered(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
+    """The answers for one detections file; rows without features have no class."""
+    column, shape = column_of(run, head.facts.features)
+    names = np.array(head.facts.classes, dtype=object)
+    step = batch_rows(int(np.prod(shape)))
+    with open_parquet(file) as parquet:
+        wanted = ["row_id", "detection_id", column, "error"]
+        for batch in parquet.iter_batches(step, columns=wanted):
+            features = matrix(batch[column])
+            good = np.asarray(batch["error"].is_null()) & np.isfinite(features).all(1)
+            index, score = classify(head, features, np.flatnonzero(good))
+            place = pa.array(np.where(good, np.cumsum(good) - 1, 0), mask=~good)
+            yield pa.record_batch(
+                [
+                    batch["row_id"],
+                    batch["detection_id"],
+                    pa.array(names[index], pa.string()).take(place),
+                    pa.array(index, pa.int32()).take(place),
+                    pa.array(score, pa.float32()).take(place),
+                    batch["error"],
+                ],
+                schema=SCHEMA,
+            )
+
+
+def _held_against(
+    out: Path, manifest: AppliedManifest, truth: pa.ChunkedArray
+) -> tuple[Measures, dict[str, int]]:
+    """Measures over the rows that have a class and a label the head knows; the other labels."""
+    parts = [read_parquet(out / name, columns=["row_id", "label_index"]) for name in manifest.files]
+    found = pa.concat_tables(parts).sort_by("row_id")["label_index"]
+    labelled = pc.index_in(truth, pa.array(manifest.classes))
+    known = np.asarray(pc.and_(found.is_valid(), labelled.is_valid()))
+    strange = pc.and_(found.is_valid(), pc.and_(truth.is_valid(), labelled.is_null()))
+    unknown = Counter(truth.filter(strange).to_pylist())
+    measures = measure(
+        labelled.filter(pa.array(known)).to_numpy().astype(np.int64),
+        found.filter(pa.array(known)).to_numpy(),
+        manifest.classes,
+    )
+    return measures, dict(sorted(unknown.items()))

@@ -1,0 +1,58 @@
+"""The same source through the same network untrained: what a head makes of chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.executors import ExecutorChoice
+from common.errors import RunError
+from common.json_models import read_record
+from pipelines.extract import Options, Progress, extract
+from pipelines.heads.features import Kind, model_of
+from pipelines.model_info import Outputs
+from pipelines.models.registry import examine
+from pipelines.request import Request
+from pipelines.run import Run
+
+
+def random_run(
+    run: Run,
+    kind: Kind,
+    out: Path,
+    executor: ExecutorChoice,
+    report: Callable[[Progress], None],
+) -> Run:
+    """Extract the run's source once more with its network untrained; continues like any run.
+
+    Raises:
+        RunError: the run does not say how it was made, its network is untrained itself, or its
+            source has changed since.
+        InputError: as ``extract`` raises them.
+    """
+    file = run.path / "request.json"
+    if not file.is_file():
+        raise RunError(f"--random-backbone: {run.path} has no request.json to repeat")
+    command = read_record(file, Request).command
+    own = model_of(run, kind)
+    untrained: dict[str, bool | None] = {"random_weights": True, "pretrained": False}
+    untrained |= dict.fromkeys(("checkpoint", "labels", "head"))
+    model = own.request.model_copy(update=untrained)
+    if examine(model).weights_sha256 == own.weights_sha256:
+        raise RunError(
+            f"--random-backbone: the network of {run.path} is untrained itself ({own.weights}), so "
+            "there is nothing to compare; leave it out"
+        )
+    found = extract(
+        command.source,
+        model,
+        out,
+        Options(outputs=Outputs(map=kind == "map"), reading=command.reading, executor=executor),
+        report=report,
+    ).run
+    if found.manifest.rows.planned != run.manifest.rows.planned:
+        raise RunError(
+            f"--random-backbone: {command.source} has {found.manifest.rows.planned} rows now, "
+            f"{run.path} was made from {run.manifest.rows.planned}; extract it again first"
+        )
+    return found

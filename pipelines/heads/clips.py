@@ -1,0 +1,119 @@
+"""Clips to train on: of each, the mean of its frames' features, read from a clip file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import InputError
+from pipelines.heads.features import Examples, allocate, at_most, batch_rows, check_finite
+from pipelines.outputs.hdf5_info import read_h5
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """What a clip file says of its clips; their features stay in it."""
+
+    file: Path
+    names: npt.NDArray[np.str_]  # category of each clip; empty: none
+    frames: npt.NDArray[np.int64]  # frames of each clip
+    ids: npt.NDArray[np.str_]
+    width: int
+    spec: str
+    fingerprint: str
+
+
+def read_clips(file: Path, *, validation: Path | None = None, limit: int | None = None) -> Examples:
+    """Read the labelled clips of a clip file, each as the mean of its frames.
+
+    Args:
+        file: made by ``onepass clips``.
+        validation: another such file, whose clips are validated on.
+        limit: keep at most so many clips, spread evenly.
+
+    Raises:
+        InputError: not a clip file, two files of different models, no clip with a category,
+            features not finite, or too many for the memory.
+        VerifyError: a shard of a file is missing.
+    """
+    sources = [_open(path) for path in (file, validation) if path is not None]
+    first = sources[0]
+    for other in sources[1:]:
+        if other.fingerprint != first.fingerprint:
+            raise InputError(
+                f"--validation {other.file} holds features of {other.spec} "
+                f"({other.fingerprint[:12]}), {file} of {first.spec} ({first.fingerprint[:12]}); "
+                "extract both with the same model"
+            )
+    names = np.concatenate([clips.names for clips in sources])
+    frames = np.concatenate([clips.frames for clips in sources])
+    left_out = {
+        "without a category": int((names == "").sum()),
+        "without frames": int(((names != "") & (frames == 0)).sum()),
+    }
+    rows = np.flatnonzero((names != "") & (frames > 0))
+    rows = at_most(limit, rows, left_out, f"{file} has no clip")
+    features = allocate(len(rows), first.width)
+    begin = 0
+    for clips in sources:
+        inside = (rows >= begin) & (rows < begin + len(clips.frames))
+        _fill(features, np.flatnonzero(inside), clips, rows[inside] - begin)
+        begin += len(clips.frames)
+    check_finite(features, f"{file}: clip", np.concatenate([c.ids for c in sources])[rows])
+    part = np.repeat(["train", "validation"][: len(sources)], [len(c.frames) for c in sources])
+    return Examples(
+        features=features,
+        labels=names[rows],
+        parts=None if validation is None else part[rows],
+        kind="pooled",
+        shape=(first.width,),
+        spec=first.spec,
+        fingerprint=first.fingerprint,
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _open(file: Path) -> _Clips:
+    facts = read_h5(file)
+    if facts.kind != "clips":
+        raise InputError(
+            f"{file} is the HDF5 of a run; give the run's folder, or a file made by 'onepass clips'"
+        )
+    mapping: dict[str, int] = json.loads(facts.attributes["category_mapping"])
+    by_index = {index: name for name, index in mapping.items()}
+    with h5py.File(file) as opened:
+        indices = opened["labels"][:].tolist()
+        return _Clips(
+            file=file,
+            names=np.array([by_index.get(index, "") for index in indices], dtype=np.str_),
+            frames=opened["num_frames"][:].astype(np.int64),
+            ids=np.array([name.decode() for name in opened["ids"][:]], dtype=np.str_),
+            width=facts.feature_dim,
+            spec=facts.backbone,
+            fingerprint=str(facts.attributes["fingerprint"]),
+        )
+
+
+def _fill(
+    features: npt.NDArray[np.float32],
+    to: npt.NDArray[np.int64],
+    clips: _Clips,
+    rows: npt.NDArray[np.int64],
+) -> None:
+    """Write the mean features of the clips ``rows`` to the places ``to``, some at a time."""
+    with h5py.File(clips.file) as opened:
+        stored = opened["features"]
+        step = batch_rows(clips.width * stored.shape[1])
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            frames = clips.frames[some]
+            values = stored[some, : frames.max()]
+            padding = np.arange(frames.max()) >= frames[:, None]
+            values[padding] = 0
+            means = values.sum(1, dtype=np.float64) / frames[:, None]
+            features[to[start : start + step]] = means

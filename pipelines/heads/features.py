@@ -1,0 +1,262 @@
+"""What a head is trained on: labelled rows of a run or of a clip file, in one float32 array."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common.errors import InputError, RunError
+from common.sampling import evenly
+from common.storage import open_parquet
+from pipelines.detections import BOX
+from pipelines.frame_names import ALL, SPLITS, split_and_category
+from pipelines.model_info import ModelFacts
+from pipelines.outputs.hdf5 import matrix
+from pipelines.run import Run
+
+Kind = Literal["pooled", "map"]
+
+BATCH_BYTES = 64 * 2**20
+COPIES = 3  # of all features in memory at once: as stored, the parts, scaled or of unit length
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N labelled rows with their features, in the order of their source.
+
+    ``images`` and ``boxes`` say where a row's picture is: ``boxes`` is ``[N, 4]`` in pixels,
+    NaN for a whole image. A clip file has neither.
+    """
+
+    features: npt.NDArray[np.float32]  # [N, D], flattened
+    labels: npt.NDArray[np.str_]  # [N]
+    parts: npt.NDArray[np.str_] | None  # [N], of Part; None: not divided yet
+    kind: Kind
+    shape: tuple[int, ...]  # of one row's features, before they were flattened
+    spec: str  # the model whose features these are, for people
+    fingerprint: str
+    left_out: dict[str, int]  # reason to rows
+    images: npt.NDArray[np.str_] | None = None
+    boxes: npt.NDArray[np.float64] | None = None
+
+
+def model_of(run: Run, kind: Kind) -> ModelFacts:
+    """The model whose features of this kind the run holds; a gate may have given embeddings."""
+    manifest = run.manifest
+    return (manifest.classifier or manifest.model) if kind == "map" else manifest.model
+
+
+def column_of(run: Run, kind: Kind) -> tuple[str, tuple[int, ...]]:
+    """The column that holds features of this kind, and the shape of one row's.
+
+    Raises:
+        RunError: the run has kept no map.
+    """
+    facts = model_of(run, kind)
+    if kind == "pooled":
+        return "embedding", (facts.feature_dim,)
+    for known in facts.maps:
+        if known.name == "feature_map":
+            return known.name, known.shape
+    raise RunError(
+        f"{run.path} holds no feature maps; extract again with --features map, or train on "
+        "--features pooled"
+    )
+
+
+def read_run(
+    run: Run, *, labels: str, kind: Kind, split_by: str | None = None, limit: int | None = None
+) -> Examples:
+    """Read the labelled rows of a finished run, without those that have an error.
+
+    Args:
+        run: the run.
+        labels: the column with the classes.
+        kind: which features.
+        split_by: the column that says which part a row belongs to.
+        limit: keep at most so many rows, spread evenly.
+
+    Raises:
+        RunError: the run has no such column or features.
+        InputError: no row has a label, a value of ``split_by`` is unknown, features are not
+            finite, or they do not fit in memory.
+    """
+    column, shape = column_of(run, kind)
+    model = model_of(run, kind)
+    named = label_values(run, labels)
+    divided = None if split_by is None else label_values(run, split_by, "--split-by")
+    plan = run.table(["image", *BOX, "label_index", "error"])
+    left_out: dict[str, int] = {}
+    keep = np.ones(plan.num_rows, dtype=bool)
+
+    def leave_out(reason: str, which: npt.NDArray[np.bool_]) -> None:
+        if count := int((keep & which).sum()):
+            left_out[reason] = count
+        np.logical_and(keep, ~which, out=keep)
+
+    leave_out("with an error", np.asarray(plan["error"].is_valid()))
+    leave_out(f"without a value in {labels!r}", np.asarray(named.is_null()))
+    if divided is not None:
+        leave_out(f"without a value in {split_by!r}", np.asarray(divided.is_null()))
+    gate = run.manifest.gate
+    if kind == "map" and gate is not None and gate.embed == "gate":
+        # The model ran only on rows that passed: the others have no map.
+        leave_out("that the gate did not let pass", np.asarray(plan["label_index"].is_null()))
+    rows = np.flatnonzero(keep)
+    rows = at_most(limit, rows, left_out, f"--labels {labels}: {run.path} has no row")
+    taken = pa.array(rows)
+    return Examples(
+        features=_scatter(run, column, rows, math.prod(shape)),
+        labels=_strings(named.take(taken)),
+        parts=None if divided is None else _parts(_strings(divided.take(taken)), str(split_by)),
+        kind=kind,
+        shape=shape,
+        spec=model.request.spec,
+        fingerprint=model.fingerprint,
+        left_out=left_out,
+        images=_strings(plan["image"].take(taken)),
+        boxes=np.stack([_floats(plan[name].take(taken)) for name in BOX], axis=1),
+    )
+
+
+def at_most(
+    limit: int | None, rows: npt.NDArray[np.int64], left_out: dict[str, int], none: str
+) -> npt.NDArray[np.int64]:
+    """``limit`` of ``rows``, spread evenly; how many more there were goes into ``left_out``.
+
+    Raises:
+        InputError: there are none; its text starts with ``none``.
+    """
+    if not len(rows):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise InputError(f"{none} to train on ({reasons})")
+    if limit is None or limit >= len(rows):
+        return rows
+    left_out["beyond --limit"] = len(rows) - limit
+    return rows[evenly(len(rows), limit)]
+
+
+def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedArray:
+    """A column's values as text, in the order of row_id; null where there is none.
+
+    ``category`` and ``split`` are read from image names laid out ``SPLIT/CATEGORY/…/FILE``
+    where the run has no such column.
+
+    Raises:
+        RunError: no such column, or one that holds no classes.
+    """
+    with open_parquet(run.files()[0]) as first:
+        schema = first.schema_arrow
+    if column in schema.names:
+        kind = schema.field(column).type
+        if not _holds_names(kind):
+            raise RunError(
+                f"{option} {column}: {run.path} holds {kind} there; give a column of words, whole "
+                "numbers or true and false"
+            )
+        values = run.table([column])[column].cast(pa.string())
+        return pc.if_else(pc.equal(values, ""), None, values)
+    if column not in ("category", "split"):
+        known = ", ".join(field.name for field in schema if _holds_names(field.type))
+        raise RunError(f"{option} {column}: {run.path} has no such column; it has {known}")
+    images = run.table(["image"])["image"].to_pylist()
+    found = [split_and_category(name)[column == "category"] for name in images]
+    if column == "split":
+        found = [None if name == ALL else name for name in found]
+    if not any(found):
+        raise RunError(
+            f"{option} {column}: {run.path} has no such column, and {images[0]} is not laid out "
+            "as SPLIT/CATEGORY/FILE; extract from the folder above, or a manifest with the column"
+        )
+    return pa.chunked_array([pa.array(found, pa.string())])
+
+
+def _holds_names(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    of = pa.types
+    allowed = (of.is_string, of.is_large_string, of.is_integer, of.is_boolean)
+    return any(is_kind(kind) for is_kind in allowed)
+
+
+def _parts(values: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.str_]:
+    unknown = [name for name in values.tolist() if name.strip().lower() not in SPLITS]
+    if unknown:
+        raise InputError(
+            f"--split-by {column}: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
+        )
+    return np.array([SPLITS[name.strip().lower()] for name in values.tolist()])
+
+
+def batch_rows(width: int) -> int:
+    """Rows of ``width`` float32 numbers to read at a time."""
+    return max(1, min(4096, BATCH_BYTES // (4 * width)))
+
+
+def allocate(rows: int, width: int) -> npt.NDArray[np.float32]:
+    """An array for all features.
+
+    Raises:
+        InputError: training, which copies it twice, would take more memory than is free.
+    """
+    need, free = COPIES * rows * width * 4, free_bytes()
+    if need > free:
+        raise InputError(
+            f"{rows} rows of {width} numbers need {need / 2**30:.1f} GiB to train on, and "
+            f"{free / 2**30:.1f} GiB are free here; give --limit ROWS or --features pooled"
+        )
+    return np.empty((rows, width), dtype=np.float32)
+
+
+def free_bytes() -> int:
+    """Memory that can be had without swapping; all there is where the system does not say."""
+    known = Path("/proc/meminfo")
+    for line in known.read_text().splitlines() if known.is_file() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _scatter(
+    run: Run, column: str, rows: npt.NDArray[np.int64], width: int
+) -> npt.NDArray[np.float32]:
+    """Stream ``column`` of ``rows`` into one array, in their order; memory is that array's."""
+    features = allocate(len(rows), width)
+    slot = np.full(run.manifest.rows.planned, -1, dtype=np.int64)
+    slot[rows] = np.arange(len(rows))
+    for batch in run.batches(["row_id", column], batch_rows=batch_rows(width)):
+        to = slot[batch["row_id"].to_numpy()]
+        features[to[to >= 0]] = matrix(batch[column])[to >= 0]
+    check_finite(features, f"{run.path}: row_id", rows)
+    return features
+
+
+def check_finite(features: npt.NDArray[np.float32], where: str, names: Any) -> None:
+    """Refuse features that cannot be trained on.
+
+    Raises:
+        InputError: naming the first row.
+    """
+    # One number a row, so that no second array of all features is made.
+    bad = np.flatnonzero(~np.isfinite(features.sum(1, dtype=np.float64)))
+    if len(bad):
+        raise InputError(
+            f"{where} {names[bad[0]]} has features that are not finite and no error; extract "
+            "again, or check the file with onepass inspect --verify"
+        )
+
+
+def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.str_]:
+    return np.array(column.to_pylist(), dtype=np.str_)
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = pc.fill_null(column, np.nan).to_numpy().astype(np.float64)
+    return values

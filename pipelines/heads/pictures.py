@@ -1,0 +1,122 @@
+"""Pictures of a head: its confusion, and the images it was validated on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from common.extras import optional
+from common.json_models import write_atomic
+from common.sampling import spread
+from pipelines.heads.report import Measures
+from pipelines.images.pixels import ImageError, cut
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pipelines.images.opener import ImageReader
+
+RIGHT, WRONG, NOTHING = "#2c963c", "#d62728", "#c8c8c8"
+COLUMNS, MOST_TILES, TILE = 8, 48, 168  # pixels a side of a tile
+_NUMBERED, _NAMED = 30, 60  # classes up to which counts and names can be read
+
+
+class Judged(NamedTuple):
+    """A row that was validated on: where its picture is, and the class it was given."""
+
+    image: str
+    box: tuple[float | None, ...]
+    truth: str
+    answer: str
+    score: float
+
+    @property
+    def right(self) -> bool:
+        return self.truth == self.answer
+
+
+def _save(figure: Figure, file: Path) -> None:
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=100)
+    write_atomic(file, sink.getvalue())
+
+
+def _label(text: str, most: int = 28) -> str:
+    """``text``, cut to ``most`` letters, with no ``$`` that matplotlib would read as a formula."""
+    return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
+
+
+def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
+    """Counts, coloured by their share of the row: of a class, the answers it was given."""
+    counts, many = np.array(measures.confusion), len(measures.classes)
+    side = 3 + 0.45 * min(many, _NAMED)
+    figure = optional("matplotlib.figure", "probe").Figure(
+        figsize=(side + 1, side), layout="constrained"
+    )
+    axes = figure.subplots()
+    drawn = optional("sklearn.metrics", "probe").ConfusionMatrixDisplay(
+        counts / np.maximum(counts.sum(1, keepdims=True), 1),
+        display_labels=[_label(name) for name in measures.classes],
+    )
+    drawn.plot(
+        ax=axes,
+        cmap="Blues",
+        xticks_rotation="vertical",
+        include_values=many <= _NUMBERED,
+        im_kw={"vmin": 0, "vmax": 1},
+    )
+    if many <= _NUMBERED:
+        for text, count in zip(drawn.text_.flat, counts.flat, strict=True):
+            text.set_text(str(count))
+    if many > _NAMED:
+        axes.set(xticks=[], yticks=[])
+    axes.set(xlabel="answered", ylabel="labelled")
+    axes.set_title(title, fontsize=10)
+    _save(figure, file)
+
+
+def draw_validation(rows: Sequence[Judged], root: Path, file: Path, *, title: str) -> None:
+    """Images with answer and label: the wrong ones first, the surest of them in front.
+
+    An image that cannot be read becomes a grey tile that says why.
+    """
+    from pipelines.images.opener import ImageReader
+
+    wrong = sorted((row for row in rows if not row.right), key=lambda row: -row.score)
+    right = [row for row in rows if row.right]
+    shown = [*wrong[:MOST_TILES], *spread(right, max(0, MOST_TILES - len(wrong)))]
+    lines = -(-len(shown) // COLUMNS)
+    size = (2 * COLUMNS, 2.4 * lines + 0.6)
+    figure = optional("matplotlib.figure", "probe").Figure(figsize=size, layout="constrained")
+    left_out = f", {len(shown)} shown" if len(shown) < len(rows) else ""
+    figure.suptitle(f"{title}: {len(wrong)} of {len(rows)} wrong{left_out}")
+    tiles = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for axes in tiles:
+        axes.set_axis_off()
+    with closing(ImageReader(root)) as reader:
+        # By name, so that a video is opened once and read forward.
+        for row, axes in sorted(zip(shown, tiles, strict=False), key=lambda pair: pair[0].image):
+            _draw_tile(axes, row, reader)
+    _save(figure, file)
+
+
+def _draw_tile(axes: Any, row: Judged, reader: ImageReader) -> None:
+    axes.set_axis_on()
+    axes.set(xticks=[], yticks=[], facecolor=NOTHING, box_aspect=1)
+    tint = RIGHT if row.right else WRONG
+    axes.spines[:].set(color=tint, linewidth=4)
+    axes.set_title(_label(f"{row.answer} {row.score:.2f}", 22), color=tint, fontsize=9)
+    axes.set_xlabel("right" if row.right else _label(f"is {row.truth}", 22), fontsize=9)
+    try:
+        pixels = cut(reader.read(row.image).pixels, row.box)
+    except ImageError as error:
+        axes.text(0.5, 0.5, error.kind, ha="center", va="center")
+        return
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    axes.imshow(ImageOps.pad(picture, (TILE, TILE), color=(240, 240, 240)))

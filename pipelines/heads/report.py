@@ -1,0 +1,115 @@
+"""What a head is worth: measures of it and of simple baselines, and the record of its training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field
+
+from common.extras import optional
+from common.json_models import Record
+from pipelines.heads.features import Examples
+from pipelines.heads.parts import Parts, Rows
+from pipelines.model_info import HeadFacts
+
+FORMAT = 1
+NEIGHBOURS = 5
+
+
+class Score(Record):
+    """Two numbers to compare by; macro-F1 is the mean over classes that occur."""
+
+    accuracy: float
+    macro_f1: float
+
+
+class ClassMeasures(Record):
+    """One class; 0 where there is nothing to divide by."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int  # rows of this class
+
+
+class Measures(Score):
+    """A classifier's answers held against labels."""
+
+    rows: int
+    classes: dict[str, ClassMeasures]
+    confusion: tuple[tuple[int, ...], ...]  # rows: the label; columns: the answer
+
+    @property
+    def score(self) -> Score:
+        return Score(accuracy=self.accuracy, macro_f1=self.macro_f1)
+
+
+class RandomBackbone(Record):
+    """The same head on the same network's features, untrained: what chance comes to."""
+
+    run: str
+    scores: dict[str, Score]
+
+
+class ProbeRecord(Record):
+    """Contents of the JSON beside a head; the curves of earlier versions are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: int = FORMAT
+    source: str
+    head: HeadFacts
+    head_sha256: str
+    options: dict[str, Any]
+    chosen: dict[str, float] = Field(default_factory=dict)  # by the validation loss: C, or epochs
+    rows: dict[str, int]  # part to rows
+    left_out: dict[str, int]  # reason to rows
+    measures: dict[str, Measures]  # train, validation and, where there is one, test
+    baselines: dict[str, dict[str, Score]]  # majority, knn, linear: part to score
+    random_backbone: RandomBackbone | None
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+
+
+def measure(truth: Rows, answers: npt.NDArray[Any], classes: tuple[str, ...]) -> Measures:
+    """Hold class indices against the labels' ``[N]``, N at least 1."""
+    metrics, indices = optional("sklearn.metrics", "probe"), np.arange(len(classes))
+    columns = metrics.precision_recall_fscore_support(
+        truth, answers, labels=indices, zero_division=0
+    )
+    return Measures(
+        accuracy=metrics.accuracy_score(truth, answers),
+        macro_f1=metrics.f1_score(truth, answers, average="macro", zero_division=0),
+        rows=len(truth),
+        classes={
+            name: ClassMeasures(precision=p, recall=r, f1=f, support=n)
+            for name, p, r, f, n in zip(classes, *(c.tolist() for c in columns), strict=True)
+        },
+        confusion=metrics.confusion_matrix(truth, answers, labels=indices).tolist(),
+    )
+
+
+def baselines_of(examples: Examples, parts: Parts) -> dict[str, dict[str, Score]]:
+    """Scores of simple classifiers on the rows that were not trained on.
+
+    ``majority`` answers the most frequent class, ``knn`` that of the five nearest training rows
+    by cosine.
+    """
+    features, targets = examples.features, parts.targets
+    models = {
+        "majority": optional("sklearn.dummy", "probe").DummyClassifier(strategy="most_frequent"),
+        "knn": optional("sklearn.neighbors", "probe").KNeighborsClassifier(
+            min(NEIGHBOURS, len(parts.train)), metric="cosine", algorithm="brute"
+        ),
+    }
+    scores: dict[str, dict[str, Score]] = {}
+    for name, model in models.items():
+        model.fit(features[parts.train], targets[parts.train])
+        scores[name] = {
+            part: measure(targets[rows], model.predict(features[rows]), parts.classes).score
+            for part, rows in parts.measured.items()
+            if part != "train"
+        }
+    return scores

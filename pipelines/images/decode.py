@@ -1,0 +1,160 @@
+"""The decode stage: plan rows in, uint8 pixels out, trouble as text.
+
+Pixels travel in fixed-size binary columns, which Arrow and NumPy share without a copy: one
+for the model, and one for a gate that wants its input otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from common.sampling import even_parts
+from pipelines.detections import BOX
+from pipelines.images.opener import ImageReader
+from pipelines.images.pixels import Decoded, ImageError, cut, fit
+from pipelines.model_info import Preprocess
+
+PIXELS = "pixels"
+GATE_PIXELS = "gate_pixels"
+_REPORT_SECONDS = 1.0  # the frames of a block may lie hours of video apart
+
+
+def decode_rows(
+    rows: pa.Table,
+    root: Path,
+    inputs: dict[str, Preprocess],
+    *,
+    done: Callable[[int], None] = lambda rows: None,
+) -> pa.Table:
+    """Plan rows with an ``error`` column and one column of pixels for each of ``inputs``.
+
+    Whatever is wrong with an image or a box becomes the row's ``error``, unless the plan knew
+    of an error already. ``done(rows)`` is told now and then of rows that are through.
+    """
+    return _decode(rows, decode_images(rows, root), inputs, done)
+
+
+def decode_batches(
+    rows: pa.Table,
+    root: Path,
+    inputs: dict[str, Preprocess],
+    most: int,
+    *,
+    done: Callable[[int], None] = lambda rows: None,
+) -> Generator[pa.Table]:
+    """``decode_rows`` in parts of at most ``most`` rows, so that pixels of so many are held.
+
+    Videos stay open from one part to the next, and an image that has rows in two is decoded once.
+    """
+    with closing(decode_images(rows, root)) as images:
+        for begin, end in even_parts(rows.num_rows, most):
+            yield _decode(rows.slice(begin, end - begin), images, inputs, done)
+
+
+def _decode(
+    rows: pa.Table,
+    images: Iterator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]],
+    inputs: dict[str, Preprocess],
+    done: Callable[[int], None],
+) -> pa.Table:
+    """``decode_rows``, of the next images that ``images`` gives."""
+    buffers = {
+        name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
+        for name, how in inputs.items()
+    }
+    errors: list[str | None] = []
+    taken: list[Any] = []
+    reported, told = 0, time.monotonic()
+    for number, (image, decoded, box) in enumerate(islice(images, rows.num_rows)):
+        if time.monotonic() - told > _REPORT_SECONDS:
+            done(number - reported)
+            reported, told = number, time.monotonic()
+        taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
+        try:
+            region = cut(pixels_of(decoded), box)
+            for name, how in inputs.items():
+                buffers[name][number] = fit(region, how).permute(1, 2, 0)
+        except ImageError as error:
+            errors.append(f"{error} [{image}]")
+            continue
+        errors.append(None)
+    stamps = rows["timestamp"].combine_chunks()
+    stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
+    at = rows.column_names.index("timestamp")
+    rows = rows.set_column(at, "timestamp", stamps)
+    done(rows.num_rows - reported)
+    found = pa.array(errors, pa.string())
+    if "error" in rows.column_names:
+        at = rows.column_names.index("error")
+        rows = rows.set_column(at, "error", pc.coalesce(rows["error"], found))
+    else:
+        rows = rows.append_column("error", found)
+    for name, buffer in buffers.items():
+        rows = rows.append_column(name, _pack(buffer))
+    return rows
+
+
+def decode_images(
+    rows: pa.Table, root: Path
+) -> Generator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]:
+    """Each row's image name, its decoded image or what is wrong with it, and its box.
+
+    An image with several boxes is decoded once: rows of one image stand together in a plan,
+    so remembering the last image is enough. Of rows with an error nothing is read.
+    """
+    last: str | None = None
+    decoded: Decoded | ImageError | None = None
+    boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
+    known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
+    images = rows["image"].to_pylist()
+    usable = (image for image, error in zip(images, known, strict=True) if error is None)
+    with closing(ImageReader(root, (image for image, _ in groupby(usable)))) as reader:
+        for image, box, error in zip(images, boxes, known, strict=True):
+            if error is not None:
+                yield image, ImageError("known", error), box
+                continue
+            if image != last or decoded is None:
+                try:
+                    decoded = reader.read(image)
+                except ImageError as trouble:
+                    decoded = trouble
+                last = image
+            yield image, decoded, box
+
+
+def pixels_of(decoded: Decoded | ImageError) -> torch.Tensor:
+    """RGB uint8 ``[3, H, W]``.
+
+    Raises:
+        ImageError: there are none.
+    """
+    if isinstance(decoded, ImageError):
+        raise decoded
+    return decoded.pixels
+
+
+def _pack(pixels: torch.Tensor) -> pa.Array:
+    """uint8 ``[N, H, W, 3]`` as one fixed-size binary value a row, without a copy."""
+    size = pixels[0].numel() if len(pixels) else 1
+    return pa.Array.from_buffers(pa.binary(size), len(pixels), [None, pa.py_buffer(pixels.numpy())])
+
+
+def unpack(rows: pa.Table, name: str, how: Preprocess) -> np.ndarray:
+    """The pixels of column ``name``, uint8 ``[N, H, W, 3]``, without a copy."""
+    packed = rows[name].combine_chunks()
+    shape = (len(packed), *how.input_size, 3)
+    if not len(packed):
+        return np.empty(shape, np.uint8)
+    size = shape[1] * shape[2] * 3
+    raw = np.frombuffer(packed.buffers()[1], dtype=np.uint8)
+    return raw[packed.offset * size : (packed.offset + len(packed)) * size].reshape(shape)

@@ -1,0 +1,90 @@
+"""Images by name, whatever they stand in: an image file, a video, a file of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.storage import is_remote, locate
+from pipelines.frame_names import parse_frame
+from pipelines.images.fetch import Ahead
+from pipelines.images.pixels import Decoded, ImageError, decode
+
+if TYPE_CHECKING:
+    from pipelines.images.tensors import TensorFile
+    from pipelines.images.video import VideoFile
+
+TENSOR_SUFFIXES = frozenset({".pt", ".pth"})
+
+
+class ImageReader:
+    """Reads images of one folder by name; keeps the video of the last name open.
+
+    Args:
+        root: folder that relative names start from.
+        coming: names that will be asked for, in this order. A request to an object store takes
+            tens of milliseconds, so the next images are fetched while one is decoded.
+    """
+
+    def __init__(self, root: Path, coming: Iterable[str] = ()) -> None:
+        self._root = root
+        self._ahead = Ahead(
+            file
+            for name in coming
+            if parse_frame(name) is None and is_remote(file := locate(root, name))
+        )
+        self._name: str | None = None
+        self._open: VideoFile | TensorFile | ImageError | None = None
+
+    def read(self, name: str) -> Decoded:
+        """The image called ``name``.
+
+        Raises:
+            ImageError: it cannot be read, for whatever reason.
+            StorageError: an object store did not answer.
+        """
+        frame = parse_frame(name)
+        if frame is None:
+            return decode(self._ahead.read(locate(self._root, name)))
+        if frame.file != self._name:
+            self._close_video()
+            self._name, self._open = frame.file, self._opened(locate(self._root, frame.file))
+        if isinstance(self._open, ImageError):  # every frame of such a video says the same
+            raise self._open
+        assert self._open is not None
+        return Decoded(self._open.frame(frame.frame, frame.clip or 0), taken=None)
+
+    @staticmethod
+    def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
+        if is_remote(file):
+            return ImageError("unreadable file", f"{file.name}: a video in an object store")
+        # PyAV loads FFmpeg, which a run of photos never needs.
+        from pipelines.images.tensors import TensorFile
+        from pipelines.images.video import VideoFile
+
+        try:
+            return TensorFile(file) if file.suffix.lower() in TENSOR_SUFFIXES else VideoFile(file)
+        except ImageError as error:
+            return error
+
+    def close(self) -> None:
+        """Close the video that is open, if one is, and fetch nothing more."""
+        self._ahead.close()
+        self._close_video()
+
+    def _close_video(self) -> None:
+        if self._open is not None and not isinstance(self._open, ImageError):
+            self._open.close()
+        self._name = self._open = None
+
+
+def open_image(root: Path, name: str) -> Decoded:
+    """One image by name; for many of one video an ``ImageReader`` opens it once.
+
+    Raises:
+        ImageError: it cannot be read, for whatever reason.
+    """
+    with closing(ImageReader(root)) as reader:
+        return reader.read(name)

@@ -1,0 +1,238 @@
+"""From bytes to network input: decode, cut out the box, resize; uint8 all the way.
+
+libjpeg-turbo through simplejpeg and torch's own resize are about twice as fast as Pillow, so
+they come first; Pillow takes what they do not read (PNG, WebP, TIFF, GIF, BMP, and JPEGs that
+are turned, in CMYK or irregular). torchvision would do the same, but importing it costs each
+process three seconds of a core. Pixels stay uint8 until they are on the device: a float32
+image is four times as large on its way there.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch.nn.functional import interpolate
+
+from common.errors import first_line
+from common.storage import is_remote, reaching, refused
+from pipelines.model_info import Preprocess
+
+MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
+
+
+class ImageError(ValueError):
+    """This image or box has no pixels to embed; ``kind`` groups, the message explains."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded image: RGB uint8 ``[3, H, W]``, upright, and when it was taken if it says."""
+
+    pixels: torch.Tensor
+    taken: datetime | None
+
+
+class _Quiet:
+    """No warnings while a thread is inside. ``catch_warnings`` is for one thread at a time: what one
+    restores another may have silenced."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
+def read(path: Path) -> bytes:
+    """Read an image file.
+
+    Raises:
+        ImageError: missing, a folder, unreadable, or empty.
+        StorageError: an object store did not answer, which is not the image's fault.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError("missing file", f"{path.name} does not exist") from None
+    except OSError as error:
+        if is_remote(path) and not refused(error):
+            with reaching(path):
+                raise
+        said = error.strerror or "access denied"
+        raise ImageError("unreadable file", f"{path.name}: {said}") from None
+    if not data:
+        raise ImageError("empty file", f"{path.name} has 0 bytes")
+    return data
+
+
+def decode(data: bytes) -> Decoded:
+    """Decode to upright RGB.
+
+    Animations give their first frame, transparency is dropped, 16-bit greys are scaled.
+
+    Raises:
+        ImageError: not an image, truncated, or more than ``MAX_PIXELS``.
+    """
+    with _quiet():  # Pillow warns of large images and odd metadata; size is judged below
+        try:
+            header = Image.open(io.BytesIO(data))
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+            raise ImageError("not an image", f"{len(data)} bytes in no known format") from None
+        except Image.DecompressionBombError:
+            raise ImageError("too large", "past any plausible photo size") from None
+        with header:
+            width, height = header.size
+            if width * height > MAX_PIXELS:
+                raise ImageError("too large", f"{width}x{height} is over {MAX_PIXELS} pixels")
+            taken = _taken(header)
+            try:
+                pixels = _decode_jpeg(data, header)
+                if pixels is None:
+                    pixels = _decode_pillow(header)
+            except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+                raise ImageError(
+                    "damaged image", f"{header.format} {width}x{height}: {first_line(error)}"
+                ) from None
+    return Decoded(pixels, taken)
+
+
+def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
+    """A plain upright JPEG; None for anything else, which Pillow then judges."""
+    if header.format != "JPEG" or header.mode not in ("RGB", "L"):
+        return None
+    if header.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return None
+    try:
+        array = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # strict about what Pillow forgives, such as bytes after the end
+        return None
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _decode_pillow(image: Image.Image) -> torch.Tensor:
+    upright = ImageOps.exif_transpose(image)
+    array = np.asarray(upright)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.ndim == 2:
+        # Pillow's own conversion of 16-bit greys clips at 255 and turns them white.
+        rgb = np.repeat((array >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    else:
+        rgb = np.array(upright.convert("RGB"))
+    return torch.from_numpy(rgb).permute(2, 0, 1)
+
+
+def _taken(header: Image.Image) -> datetime | None:
+    try:
+        text = header.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
+        return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S") if text else None
+    except (ValueError, OSError, SyntaxError, KeyError, TypeError):
+        return None  # damaged metadata does not make the picture unusable
+
+
+def cut(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:
+    """Cut ``box`` (x1, y1, x2, y2 in pixels; all None: everything) out of ``[3, H, W]``.
+
+    The box grows outward to whole pixels and is clipped to the image.
+
+    Raises:
+        ImageError: incomplete, not finite, without area, or wholly outside.
+    """
+    if all(value is None for value in box):
+        return pixels
+    if any(value is None for value in box):
+        raise ImageError("incomplete box", f"{box} has some corners missing")
+    x1, y1, x2, y2 = corners = [float(value) for value in box if value is not None]
+    if not all(math.isfinite(value) for value in corners):
+        raise ImageError("box not finite", f"{corners}")
+    if x2 <= x1 or y2 <= y1:
+        raise ImageError("box without area", f"{corners} (x1,y1,x2,y2)")
+    height, width = pixels.shape[1:]
+    left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
+    right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
+    if left >= right or top >= bottom:
+        raise ImageError("box outside image", f"{corners} in {width}x{height}")
+    return pixels[:, top:bottom, left:right]
+
+
+def fit(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
+    """Resize uint8 ``[3, h, w]`` to the network's input size, as its weights expect.
+
+    ``squash`` ignores the aspect ratio; ``crop`` resizes the short side to
+    ``size / crop_pct`` and keeps the centre; ``pad`` fits the whole image in and fills
+    with the mean colour, which is zero after normalisation.
+    """
+    height, width = how.input_size
+
+    def resized(h: int, w: int) -> torch.Tensor:
+        size = [max(1, h), max(1, w)]
+        if list(pixels.shape[1:]) == size:
+            return pixels
+        return interpolate(
+            pixels[None], size, mode=how.interpolation, align_corners=False, antialias=True
+        )[0]
+
+    if how.resize == "squash":
+        return resized(height, width)
+    if how.resize == "crop":
+        pixels = _shorten(pixels, height / width)
+    have_h, have_w = pixels.shape[1:]
+    if how.resize == "crop":
+        scale = max(height / how.crop_pct / have_h, width / how.crop_pct / have_w)
+        full = resized(
+            max(height, int(have_h * scale + 1e-6)), max(width, int(have_w * scale + 1e-6))
+        )
+        top, left = round((full.shape[1] - height) / 2), round((full.shape[2] - width) / 2)
+        return full[:, top : top + height, left : left + width]
+    scale = min(height / have_h, width / have_w)
+    inner = resized(round(have_h * scale), round(have_w * scale))
+    fill = torch.tensor([round(255 * value) for value in how.mean], dtype=torch.uint8)
+    canvas = fill[:, None, None].expand(3, height, width).clone()
+    top, left = (height - inner.shape[1]) // 2, (width - inner.shape[2]) // 2
+    canvas[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
+    return canvas
+
+
+def _shorten(pixels: torch.Tensor, aspect: float) -> torch.Tensor:
+    """Keep the centre of a strip more than four times longer than the crop needs.
+
+    The rest would be resized only to be thrown away, and a strip of 30,000 x 1 pixels
+    would grow to gigabytes on the way.
+    """
+    height, width = pixels.shape[1:]
+    keep_h = min(height, max(1, math.ceil(4 * width * max(1.0, aspect))))
+    keep_w = min(width, max(1, math.ceil(4 * height * max(1.0, 1 / aspect))))
+    top, left = (height - keep_h) // 2, (width - keep_w) // 2
+    return pixels[:, top : top + keep_h, left : left + keep_w]

@@ -1,0 +1,110 @@
+"""``ami:NAME``: the six classifiers of the AMI camera-trap data companion.
+
+Their checkpoints hold weights alone, so the network's layout and its preprocessing are
+written down here; class names come with ``--labels``, a category map ``{name: index}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import nn
+
+from pipelines.model_info import Preprocess
+from pipelines.models.base import (
+    Backbone,
+    Loaded,
+    load_state,
+    read_checkpoint,
+    unknown_name,
+)
+from pipelines.models.timm_family import TimmBackbone
+from pipelines.models.torchvision_family import build
+from pipelines.models.torchvision_parts import ChainBackbone, Parts, take_apart
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Resnet50(nn.Module):
+    """torchvision's ResNet-50 up to its last map, and a classifier without bias."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(*list(build("resnet50").children())[:-2])
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.classifier = nn.Linear(2048, num_classes, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.avgpool(self.backbone(x)).flatten(1))
+        return logits
+
+
+def _resnet50(num_classes: int) -> Backbone:
+    parts = Parts("backbone.*", "avgpool flatten", "classifier")
+    return ChainBackbone(Resnet50(num_classes), parts)
+
+
+def _plain_resnet50(num_classes: int) -> Backbone:
+    return take_apart(build("resnet50", num_classes=num_classes))
+
+
+def _timm(name: str) -> Callable[[int], Backbone]:
+    return lambda num_classes: TimmBackbone(timm.create_model(name, num_classes=num_classes))
+
+
+class Kind(NamedTuple):
+    """One row: how to build it, the weight that tells the number of classes, preprocessing."""
+
+    make: Callable[[int], Backbone]
+    last: str
+    size: int
+    norm: tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+KINDS = {
+    "resnet50": Kind(_resnet50, "classifier.weight", 300, IMAGENET),
+    "resnet50-turing": Kind(_resnet50, "classifier.weight", 300, HALF),
+    "resnet50-lowres": Kind(_plain_resnet50, "fc.weight", 128, IMAGENET),
+    # The models of 2024 were trained at 128 pixels: --input-size 128.
+    "resnet50-timm": Kind(_timm("resnet50"), "fc.weight", 300, IMAGENET),
+    "efficientnet": Kind(_timm("tf_efficientnetv2_b3"), "classifier.weight", 300, HALF),
+    # Trained as convnext_tiny_in22k, an older name of the same architecture.
+    "convnext-order": Kind(_timm("convnext_tiny"), "head.fc.weight", 128, IMAGENET),
+}
+
+
+def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = None) -> Loaded:
+    """Build ``name`` with the checkpoint's weights, or random ones (seed 0).
+
+    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count
+    wins, and without either there are 2.
+
+    Raises:
+        ModelError: unknown name, or a checkpoint that does not fit.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise unknown_name(
+            f"ami:{name}", "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}"
+        )
+    state: dict[str, Any] | None = read_checkpoint(checkpoint) if checkpoint else None
+    count = num_classes or 2
+    if state is not None and kind.last in state:
+        count = len(state[kind.last])
+    # Every actor that builds the model must come to the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = kind.make(count)
+    if checkpoint and state is not None:
+        load_state(backbone.model, state, file=checkpoint, spec=f"ami:{name}")
+    mean, std = kind.norm
+    return Loaded(
+        backbone,
+        Preprocess(input_size=(kind.size, kind.size), resize="squash", mean=mean, std=std),
+        None,
+        checkpoint or "random (seed 0)",
+    )

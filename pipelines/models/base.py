@@ -1,0 +1,253 @@
+"""Contract 3: the one pass.
+
+::
+
+    features(x)   [B, 3, H, W] -> feature map
+    pool(map)     -> [B, D]     penultimate
+    head(pooled)  -> [B, C]     logits
+
+``head(pool(features(x)))`` equals the model's own ``model(x)``: one pass gives the class
+and the embedding, and neither is an approximation. Every family is held to that identity
+by one conformance suite, and every model by ``check_one_pass`` when it is loaded.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from common.errors import ModelError, first_line
+from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
+from pipelines.models.head import Head
+
+
+class Level(NamedTuple):
+    """One level of a network's pyramid, as timm's ``feature_info`` describes it."""
+
+    name: str
+    channels: int
+    reduction: int  # input pixels a cell
+
+
+class Pass(NamedTuple):
+    """All answers of one forward pass, float32."""
+
+    embedding: torch.Tensor  # [B, D]
+    logits: torch.Tensor  # [B, C]
+    feature_map: torch.Tensor  # unpooled, as the family has it
+    pyramid: tuple[torch.Tensor, ...]  # [B, C, H, W] each, in the order asked for
+
+
+class Backbone(abc.ABC):
+    """A classifier taken apart at its penultimate layer."""
+
+    levels: tuple[Level, ...] = ()  # of the pyramid; empty where the family has none
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @abc.abstractmethod
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised images ``[B, 3, H, W]`` to the unpooled feature map."""
+
+    @abc.abstractmethod
+    def pool(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """Feature map to penultimate features ``[B, D]``."""
+
+    @abc.abstractmethod
+    def head(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Penultimate features ``[B, D]`` to logits ``[B, C]``."""
+
+    def classify(self, feature_map: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, C]``; overridden only where they do not follow from ``pooled`` alone."""
+        return self.head(pooled)
+
+    def mean(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """The map's average over all places ``[B, C]``: the feature point ``map_mean``."""
+        return feature_map.mean((2, 3))
+
+    def features_and_levels(
+        self, x: torch.Tensor, indices: Sequence[int]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """``features(x)`` and some of ``levels`` ``[B, C, H, W]``, from one forward pass."""
+        raise NotImplementedError("a family that declares levels gives them")
+
+    def one_pass(
+        self,
+        x: torch.Tensor,
+        *,
+        dtype: torch.dtype = torch.float32,
+        point: FeaturePoint = "penultimate",
+        pyramid: Sequence[int] = (),
+    ) -> Pass:
+        """Run the network once and keep every answer.
+
+        Only the network's body computes in ``dtype``. Pooling and classifier cost next to
+        nothing, and rounding there would change classes: they are always float32.
+        """
+        half = dtype != torch.float32
+        with torch.autocast(x.device.type, dtype if half else torch.bfloat16, enabled=half):
+            if pyramid:
+                feature_map, levels = self.features_and_levels(x, pyramid)
+            else:
+                feature_map, levels = self.features(x), ()
+        feature_map = feature_map.float()
+        pooled = self.pool(feature_map)
+        return Pass(
+            embedding=pooled if point == "penultimate" else self.mean(feature_map),
+            logits=self.classify(feature_map, pooled),
+            feature_map=feature_map,
+            pyramid=tuple(level.float() for level in levels),
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone with all that its weights came with."""
+
+    backbone: Backbone
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    weights: str  # where they came from, for people
+    head: Head | None = None  # gives the classes in place of the backbone's own
+
+
+def check_one_pass(
+    backbone: Backbone, preprocess: Preprocess, request: ModelRequest, outputs: Outputs
+) -> Pass:
+    """Compare the one pass with ``model(x)`` on one random image, in float32.
+
+    Returns:
+        The pass, whose shapes say what this model gives.
+
+    Raises:
+        ModelError: the model cannot be taken apart so that the parts give its own answer,
+            or has no such levels.
+    """
+    spec = request.spec
+    check_levels(backbone, outputs.pyramid, spec)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((1, 3, *preprocess.input_size), generator=generator)
+    try:
+        with torch.inference_mode():
+            found = backbone.one_pass(x, point=request.feature_point, pyramid=outputs.pyramid)
+            whole = backbone.model(x)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        height, width = preprocess.input_size
+        hint = "; give the --input-size it is made for" if request.input_size else ""
+        raise ModelError(
+            f"{spec} fails on a {height}x{width} image: {first_line(error).rstrip('.')}{hint}"
+        ) from None
+    fits = (
+        isinstance(whole, torch.Tensor)
+        and found.embedding.ndim == 2
+        and found.logits.shape == whole.shape
+        and relative(found.logits, whole) <= 1e-4
+    )
+    if not fits:
+        raise ModelError(
+            f"{spec}: its head over its pooled features does not give its own logits, "
+            "so class and embedding would not come from one pass; choose another model"
+        )
+    return found
+
+
+def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
+    """Refuse levels that the network does not have.
+
+    Raises:
+        ModelError: naming the levels there are.
+    """
+    count = len(backbone.levels)
+    wrong = [index for index in indices if not -count <= index < count]
+    if wrong:
+        known = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
+        raise ModelError(
+            f"--feature-indices {wrong[0]}: {spec} has "
+            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of --features")
+        )
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference as a share of the largest expected value."""
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((found - expected).abs().max() / scale)
+
+
+def load_state(model: nn.Module, state: dict[str, Any], *, file: str, spec: str) -> None:
+    """Load a checkpoint strictly.
+
+    Raises:
+        ModelError: of another architecture or number of classes; names the first misfits.
+    """
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the model's is {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    problems = shapes[:1]
+    if missing:
+        problems.append(f"{len(missing)} weights missing (first: {missing[0]})")
+    if extra:
+        problems.append(f"{len(extra)} unknown (first: {extra[0]})")
+    if problems:
+        raise ModelError(f"{file} is not a checkpoint of {spec}: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def read_checkpoint(file: str) -> dict[str, Any]:
+    """Read a state dict, unwrapping ``state_dict``/``model_state_dict`` and ``module.``.
+
+    Raises:
+        ModelError: missing, not a checkpoint, or one that holds more than tensors.
+    """
+    try:
+        data = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"--checkpoint {file}: no such file") from None
+    except Exception as error:
+        raise ModelError(
+            f"--checkpoint {file} cannot be read as weights: {first_line(error)}"
+        ) from None
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            data = data[key]
+    if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
+        raise ModelError(f"--checkpoint {file} holds no state dict of tensors")
+    return {name.removeprefix("module."): tensor for name, tensor in data.items()}
+
+
+def unknown_name(spec: str, library: str, known: Iterable[str], otherwise: str) -> ModelError:
+    """The refusal of a name that ``library`` does not have, with those nearest to it."""
+    near = get_close_matches(spec.partition(":")[2], known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else otherwise
+    return ModelError(f"--model {spec}: {library}; {hint}")
+
+
+def not_fetched(spec: str, where: str, error: Exception) -> ModelError:
+    """The refusal of ``--pretrained`` where the weights are out of reach."""
+    return ModelError(
+        f"--pretrained: the weights of {spec} could not be fetched from {where} "
+        f"({type(error).__name__}); on a machine without it give --checkpoint FILE, "
+        "or --model lite0 for weights from a Python package"
+    )
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash of names, shapes, types and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
+        digest.update(array.view(-1).view(torch.uint8).numpy().data if array.numel() else b"")
+    return digest.hexdigest()

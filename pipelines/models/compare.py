@@ -1,0 +1,359 @@
+"""The former extractor, run beside the one pass on real images: can stored vectors stay?
+
+The former way is ``nn.Sequential(*list(model.children())[:-1])``, flattened, and each vector
+divided by its sum. It equals the penultimate features only where the model's children happen
+to be its forward pass, so it is run here and not reasoned about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from common.errors import ModelError, SourceError
+from common.json_models import Record
+from pipelines.images.decode import decode_images, pixels_of
+from pipelines.images.pixels import ImageError, cut, fit
+from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
+from pipelines.models.base import Backbone, relative
+from pipelines.models.registry import describe, load_backbone
+from pipelines.sources.plan import Plan, read_source
+
+Verdict = Literal["identical", "other_point", "different", "not_runnable"]
+TOLERANCE = 1e-5  # of a vector's largest value
+UNSTEADY = 0.05  # share of Σ|x| left in the sum; below it noise is enlarged twentyfold
+BATCH = 16
+
+
+class Difference(Record):
+    """The one pass at one feature point, held against the old vectors.
+
+    Both are divided by their sums first. The numbers are None where the dimensions differ.
+    """
+
+    point: FeaturePoint
+    dim: int
+    max_abs: float | None = None
+    relative: float | None = None  # largest difference in a row over that row's largest value
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.relative is not None and self.relative <= TOLERANCE
+
+
+class Comparison(Record):
+    """What came of running both extractors on the same pixels, in float32."""
+
+    request: ModelRequest
+    source: str
+    weights: str  # where they came from, for people
+    verdict: Verdict
+    says: str  # the verdict in words, with what to do
+    rows: int  # compared
+    errors: tuple[str, ...]  # rows left out, each with its reason and image
+    old_dim: int | None = None
+    old_shape: tuple[int, ...] | None = None  # of one image, before it was flattened
+    old_error: str | None = None  # why the old extractor does not run
+    old_is_map: bool = False  # it gives the unpooled map, flattened
+    # How far the division by the sum can be trusted: the smallest |Σx| / Σ|x|, and the rows
+    # whose sum is below zero, which the division turned to their opposite.
+    sum_share_min: float | None = None
+    negative_sums: int = 0
+    new: Difference  # at the feature point that was asked for
+    other: Difference | None  # at the other one, where the network has it
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the verdict, or the stored vectors, less than they seem."""
+        found = []
+        if self.weights.startswith("random"):
+            found.append(
+                f"{self.request.spec} has random weights: the verdict holds for the network, "
+                "the sums and cosines only for these weights; give --checkpoint FILE"
+            )
+        if self.negative_sums:
+            found.append(
+                f"{self.negative_sums} of {self.rows} old vectors have a sum below zero: dividing "
+                "by it turned them to their opposite, away from their like; a new run stores "
+                "vectors undivided"
+            )
+        elif self.sum_share_min is not None and self.sum_share_min < UNSTEADY:
+            found.append(
+                f"the sum of an old vector is only {self.sum_share_min:.1e} of the sum of its "
+                "absolute values: dividing by it enlarges noise; a new run stores vectors undivided"
+            )
+        return tuple(found)
+
+
+def compare(
+    request: ModelRequest,
+    source: str,
+    *,
+    limit: int = 64,
+    report: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Run the former extractor and the one pass on at most ``limit`` rows of ``source``.
+
+    The rows are spread evenly over the source. ``report`` is told rows done and planned.
+
+    Raises:
+        SourceError: no such source, or not one of its rows can be compared.
+        ModelError: unknown spec, or weights or labels that do not fit.
+    """
+    plan = read_source(source)
+    loaded = load_backbone(request)
+    facts = describe(loaded, request, Outputs())
+    backbone, how = loaded.backbone, loaded.preprocess
+    old = FormerExtractor(backbone.model)
+    tallies: dict[FeaturePoint, _Tally] = {point: _Tally() for point in get_args(FeaturePoint)}
+    found = _Found()
+    with torch.inference_mode():
+        for names, pixels in _batches(_spread(plan, limit), plan.root, how, found.errors, report):
+            x = normalise(pixels, how)
+            if not found.add_old(old, x):
+                break
+            new = backbone.one_pass(x)
+            points = {"penultimate": new.embedding, "map_mean": _mean(backbone, new.feature_map)}
+            found.is_map &= _same_map(found.answer, new.feature_map)
+            good = _finite(found.vectors, *(v for v in points.values() if v is not None))
+            found.errors += [
+                f"not finite: an extractor overflowed [{name}]"
+                for name, fine in zip(names, good.tolist(), strict=True)
+                if not fine
+            ]
+            found.count(good)
+            for point, tally in tallies.items():
+                vectors = points[point]
+                if vectors is not None and good.any():
+                    tally.add(found.vectors[good], vectors[good])
+    if old.error is None and found.rows == 0:
+        raise SourceError(
+            f"{source}: not one row can be compared, the first because of {found.errors[0]}; "
+            "give a source with readable images"
+        )
+    asked = request.feature_point
+    rest: FeaturePoint = "map_mean" if asked == "penultimate" else "penultimate"
+    chosen = tallies[asked].difference(asked) or Difference(point=asked, dim=facts.feature_dim)
+    other = tallies[rest].difference(rest)
+    verdict = _verdict(old.error, chosen, other)
+    shape = None if old.error else tuple(found.answer.shape[1:])
+    return Comparison(
+        request=request,
+        source=source,
+        weights=loaded.weights,
+        verdict=verdict,
+        says=_words(verdict, asked, rest, shape if found.is_map and found.steady else None),
+        rows=found.rows,
+        errors=tuple(found.errors),
+        old_dim=None if old.error else found.vectors.shape[1],
+        old_shape=shape,
+        old_error=old.error,
+        old_is_map=old.error is None and found.is_map,
+        sum_share_min=None if old.error else found.share,
+        negative_sums=found.negative,
+        new=chosen,
+        other=other,
+    )
+
+
+class FormerExtractor:
+    """All children of a model but the last, run one after the other.
+
+    ``error`` says why that does not run on this model, once it has been found out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        children = list(model.children())[:-1]
+        self._layers = nn.Sequential(*children)
+        self.error = None if children else "the model has one child, without it nothing is left"
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor | None:
+        """``[B, 3, H, W]`` to ``[B, ...]``, not flattened yet; None where it fails."""
+        if self.error is None:
+            try:
+                answer = self._layers(x)
+            except Exception as error:  # any network's own code, put together the wrong way
+                said = " ".join((str(error).splitlines() or [""])[0].split())
+                self.error = f"{type(error).__name__}: {said}"
+            else:
+                if not isinstance(answer, torch.Tensor):
+                    self.error = f"it gives a {type(answer).__name__}, not a tensor"
+                elif answer.ndim < 2 or len(answer) != len(x):
+                    self.error = f"{len(x)} images give {tuple(answer.shape)}, not a row each"
+                else:
+                    return answer.float()
+        return None
+
+
+def normalise(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
+    """uint8 ``[B, 3, H, W]`` to network input, float32."""
+    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (how.mean, how.std))
+    return (pixels.float() / 255 - mean) / std
+
+
+def divided_by_sum(vectors: torch.Tensor) -> torch.Tensor:
+    """``[N, D]`` with each row divided by its sum, in float64; a row that sums to 0 is kept.
+
+    float64, so that the division adds no difference of its own to what is compared.
+    """
+    exact = vectors.double()
+    total = exact.sum(1, keepdim=True)
+    return exact / torch.where(total == 0, torch.ones_like(total), total)
+
+
+@dataclass
+class _Tally:
+    """Differences of one feature point, added up batch by batch."""
+
+    dim: int | None = None
+    comparable: bool = False
+    max_abs: float = 0.0
+    relative: float = 0.0
+    cosines: list[float] = field(default_factory=list)
+
+    def add(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        self.dim = new.shape[1]
+        self.comparable = old.shape == new.shape
+        if not self.comparable:
+            return
+        a, b = divided_by_sum(old), divided_by_sum(new)
+        apart = (a - b).abs().amax(1)
+        largest = a.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+        self.max_abs = max(self.max_abs, float(apart.max()))
+        self.relative = max(self.relative, float((apart / largest).max()))
+        self.cosines += torch.cosine_similarity(a, b).tolist()
+
+    def difference(self, point: FeaturePoint) -> Difference | None:
+        if self.dim is None:
+            return None
+        if not self.comparable:
+            return Difference(point=point, dim=self.dim)
+        return Difference(
+            point=point,
+            dim=self.dim,
+            max_abs=self.max_abs,
+            relative=self.relative,
+            cosine_mean=float(np.mean(self.cosines)),
+            cosine_min=min(self.cosines),
+        )
+
+
+class _Found:
+    """What the old extractor gave: the last batch, and what is counted over all."""
+
+    answer: torch.Tensor  # [B, ...] as it came
+    vectors: torch.Tensor  # [B, D], flattened
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.rows = 0
+        self.is_map = True
+        self.share = 1.0
+        self.negative = 0
+
+    @property
+    def steady(self) -> bool:
+        """Whether the old vectors have kept their direction through the division."""
+        return self.share >= UNSTEADY and not self.negative
+
+    def add_old(self, old: FormerExtractor, x: torch.Tensor) -> bool:
+        answer = old(x)
+        if answer is None:
+            return False
+        self.answer, self.vectors = answer, answer.flatten(1)
+        return True
+
+    def count(self, good: torch.Tensor) -> None:
+        if not good.any():
+            return
+        exact = self.vectors[good].double()
+        total = exact.sum(1)
+        share = total.abs() / exact.abs().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+        self.rows += len(exact)
+        self.share = min(self.share, float(share.min()))
+        self.negative += int((total < 0).sum())
+
+
+def _spread(plan: Plan, limit: int) -> pa.Table:
+    """At most ``limit`` rows, evenly over the plan, in its order."""
+    count = plan.table.num_rows
+    return plan.table.take(np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)))
+
+
+def _batches(
+    rows: pa.Table,
+    root: Path,
+    how: Preprocess,
+    errors: list[str],
+    report: Callable[[int, int], None] | None,
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Image names and uint8 pixels ``[B, 3, H, W]``; what cannot be read goes to ``errors``."""
+    names: list[str] = []
+    pixels: list[torch.Tensor] = []
+    for number, (name, decoded, box) in enumerate(decode_images(rows, root), start=1):
+        try:
+            pixels.append(fit(cut(pixels_of(decoded), box), how))
+            names.append(name)
+        except ImageError as error:
+            errors.append(f"{error} [{name}]")
+        if len(names) == BATCH or (names and number == rows.num_rows):
+            yield names, torch.stack(pixels)
+            names, pixels = [], []
+        if report is not None:
+            report(number, rows.num_rows)
+
+
+def _mean(backbone: Backbone, feature_map: torch.Tensor) -> torch.Tensor | None:
+    try:
+        return backbone.mean(feature_map)
+    except (ModelError, IndexError, RuntimeError):
+        return None  # a network whose map has no places, or which ends in several maps
+
+
+def _same_map(old: torch.Tensor, feature_map: torch.Tensor) -> bool:
+    """Whether the old extractor stopped before pooling."""
+    unpooled = old.ndim > 2 and old[0].numel() > old.shape[1]
+    return unpooled and old.shape == feature_map.shape and relative(old, feature_map) <= TOLERANCE
+
+
+def _finite(*answers: torch.Tensor) -> torch.Tensor:
+    """Rows ``[B]`` that are finite in every answer."""
+    return torch.stack([answer.isfinite().all(1) for answer in answers]).all(0)
+
+
+def _verdict(error: str | None, chosen: Difference, other: Difference | None) -> Verdict:
+    if error is not None:
+        return "not_runnable"
+    if chosen.equal:
+        return "identical"
+    return "other_point" if other is not None and other.equal else "different"
+
+
+def _words(
+    verdict: Verdict, asked: FeaturePoint, rest: FeaturePoint, as_map: tuple[int, ...] | None
+) -> str:
+    if verdict == "identical":
+        with_option = " with --feature-point map_mean" if asked == "map_mean" else ""
+        return f"identical{with_option}: stored vectors can be kept"
+    if verdict == "not_runnable":
+        return "old extractor fails on this network: re-extract"
+    if verdict == "other_point":
+        return (
+            f"differ by construction: re-extract, or use --feature-point {rest} "
+            "which equals the old one"
+        )
+    if as_map is not None:
+        return (
+            "differ by construction: re-extract, or average each stored vector over the places "
+            f"of its map {list(as_map)}, which gives --feature-point map_mean"
+        )
+    return "differ by construction: re-extract"

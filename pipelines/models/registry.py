@@ -1,0 +1,285 @@
+"""Models by spec: a preset or ``FAMILY:NAME``. One file a family, one contract.
+
+``examine`` builds a model once, checks the one-pass identity and returns the facts that go
+into the manifest; ``load_backbone`` builds it again wherever it runs. A family's library
+takes seconds to import, so each is imported where it is asked for: an actor that finds its
+engine built needs none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from common.errors import ModelError
+from pipelines.model_info import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
+from pipelines.models.base import Loaded, Pass, check_one_pass, weights_sha256
+from pipelines.models.head import Head, head_sha256, load_head
+
+SPECS = "lite0, lite1, lite2, tiny, timm:NAME, torchvision:NAME, ami:NAME"
+_PRESETS = ("lite0", "lite1", "lite2", "tiny")
+_FAMILIES = ("torchvision", "ami")
+
+
+def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelFacts:
+    """Build what ``request`` describes and say what it is.
+
+    Raises:
+        ModelError: unknown spec, weights or labels that do not fit, bad preprocessing, or
+            ``outputs`` that the network does not have.
+    """
+    return describe(load_backbone(request), request, outputs or Outputs())
+
+
+def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFacts:
+    """Say what a model that is loaded already is.
+
+    Raises:
+        ModelError: labels or head that do not fit, bad preprocessing, unknown outputs.
+    """
+    found = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
+    labels, head = loaded.labels, loaded.head
+    num_classes = found.logits.shape[1] if head is None else len(head.facts.classes)
+    if labels is not None and len(labels) != num_classes:
+        raise ModelError(
+            f"--labels {request.labels} has {len(labels)} names, {request.spec} has "
+            f"{num_classes} classes; give one name a class"
+        )
+    facts = ModelFacts(
+        request=request,
+        weights=loaded.weights,
+        weights_sha256=weights_sha256(loaded.backbone.model),
+        labels_sha256=_labels_sha256(labels),
+        num_classes=num_classes,
+        feature_dim=found.embedding.shape[1],
+        feature_kind="pooled" if request.feature_point == "penultimate" else "map_mean",
+        preprocess=loaded.preprocess,
+        maps=_map_facts(loaded, found, outputs),
+    )
+    return facts if head is None else _with_head(facts, head, found)
+
+
+def _with_head(facts: ModelFacts, head: Head, found: Pass) -> ModelFacts:
+    """The model's facts with the head's, if this model gives the features that it wants.
+
+    Raises:
+        ModelError: it was trained on other features.
+    """
+    wants, file, spec = head.facts, facts.request.head, facts.request.spec
+    if wants.fingerprint != facts.fingerprint:
+        raise ModelError(
+            f"--head {file} was trained on features of {wants.spec} (fingerprint "
+            f"{wants.fingerprint[:12]}), this model's are {spec} ({facts.fingerprint[:12]}); "
+            "use the same --model, --checkpoint and preprocessing"
+        )
+    given = found.embedding if wants.features == "pooled" else found.feature_map
+    shape = tuple(given.shape[1:])
+    if wants.shape != shape:
+        raise ModelError(
+            f"--head {file} wants {wants.features} features of {_sides(wants.shape)}, {spec} "
+            f"gives {_sides(shape)}; train the head again with 'onepass probe train'"
+        )
+    return facts.model_copy(update={"head": wants, "head_sha256": head_sha256(head)})
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapFacts, ...]:
+    maps = []
+    if outputs.map:
+        shape = tuple(found.feature_map.shape[1:])
+        # The last grid's cells; tokens and channels-last maps are no [C, H, W].
+        reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
+        maps.append(MapFacts(name="feature_map", level=None, shape=shape, reduction=reduction))
+    for index, level in zip(outputs.pyramid, found.pyramid, strict=True):
+        known = loaded.backbone.levels[index]
+        maps.append(
+            MapFacts(
+                name="pyramid/" + known.name.replace(".", "_"),
+                level=index,
+                shape=tuple(level.shape[1:]),
+                reduction=known.reduction,
+            )
+        )
+    return tuple(maps)
+
+
+def load_backbone(request: ModelRequest) -> Loaded:
+    """Build the model with the user's head, labels and preprocessing, without checking them.
+
+    Raises:
+        ModelError: unknown spec, weights that do not fit, or files that cannot be read.
+    """
+    if request.head and request.labels:
+        raise ModelError(
+            f"--labels {request.labels} does not go with --head {request.head}, which brings its "
+            "own class names; leave --labels out"
+        )
+    # Small files first: building a network to refuse one of them costs seconds.
+    head = load_head(request.head) if request.head else None
+    labels = read_labels(request.labels) if request.labels else None
+    loaded = _load_spec(request, None if labels is None else len(labels))
+    if head is not None:
+        labels = head.facts.classes
+    return replace(
+        loaded,
+        preprocess=_override(loaded.preprocess, request),
+        labels=labels or loaded.labels,
+        head=head,
+    )
+
+
+def load_verified(facts: ModelFacts) -> Loaded:
+    """Build the model of a run.
+
+    Raises:
+        ModelError: weights or head here are not those the run was planned with.
+    """
+    loaded = load_backbone(facts.request)
+    found = weights_sha256(loaded.backbone.model)
+    if found != facts.weights_sha256:
+        raise ModelError(
+            f"{facts.request.spec}: weights here hash to {found[:12]}, the run was made with "
+            f"{facts.weights_sha256[:12]}; use the same files and package versions everywhere"
+        )
+    if loaded.head is not None and facts.head_sha256 is not None:
+        answers = head_sha256(loaded.head)
+        if answers != facts.head_sha256:
+            raise ModelError(
+                f"--head {facts.request.head} hashes to {answers[:12]} here, the run was made "
+                f"with {facts.head_sha256[:12]}; use the same file everywhere"
+            )
+    return loaded
+
+
+def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
+    spec = request.spec
+    family, _, name = spec.partition(":")
+    if request.random_weights and (request.checkpoint or request.pretrained):
+        given = f"--checkpoint {request.checkpoint}" if request.checkpoint else "--pretrained"
+        raise ModelError(
+            f"--random-weights does not go with {given}: it is the network untrained; leave out "
+            "one of the two"
+        )
+    # With weights from elsewhere their class count decides, and labels are held against it.
+    count = None if request.checkpoint or request.pretrained else label_count
+    if family == "timm" and name:
+        from pipelines.models import timm_family
+
+        return timm_family.load(
+            name,
+            checkpoint=request.checkpoint,
+            pretrained=request.pretrained,
+            num_classes=count,
+            output_stride=request.output_stride,
+        )
+    if request.output_stride is not None and (spec in _PRESETS or family in _FAMILIES):
+        raise ModelError(
+            f"--output-stride: {spec} has a fixed stride; leave it out, or use timm:NAME"
+        )
+    if family == "torchvision" and name:
+        from pipelines.models import torchvision_family
+
+        return torchvision_family.load(
+            name,
+            checkpoint=request.checkpoint,
+            pretrained=request.pretrained,
+            num_classes=count,
+        )
+    if family == "ami" and name:
+        if request.pretrained:
+            raise ModelError(
+                f"--pretrained: {spec} has no public weights to fetch; give --checkpoint FILE"
+            )
+        from pipelines.models import ami
+
+        return ami.load(name, checkpoint=request.checkpoint, num_classes=count)
+    if spec in _PRESETS:
+        for option, value in (
+            ("--checkpoint", request.checkpoint),
+            ("--pretrained", request.pretrained),
+        ):
+            if value:
+                raise ModelError(
+                    f"{option} does not go with --model {spec}, which brings its own "
+                    "weights; use timm:NAME"
+                )
+        if spec == "tiny":  # never trained
+            from pipelines.models import tiny
+
+            return tiny.load()
+        from pipelines.models import lite
+
+        return lite.load(spec, random_weights=request.random_weights)
+    raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
+
+
+def all_specs() -> list[str]:
+    """Every model there is, presets first; none is built."""
+    import timm
+
+    from pipelines.models import ami, torchvision_family
+
+    return [
+        *_PRESETS,
+        *(f"timm:{name}" for name in timm.list_models()),
+        *(f"torchvision:{name}" for name in torchvision_family.names()),
+        *(f"ami:{name}" for name in ami.KINDS),
+    ]
+
+
+def _near(spec: str) -> str:
+    """Models that are called so in a family, or nearly so."""
+    known = all_specs()
+    name = spec.rpartition(":")[2]
+    called = [full for full in known if name and full.rpartition(":")[2] == name]
+    near = called or get_close_matches(spec, known, n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _override(own: Preprocess, request: ModelRequest) -> Preprocess:
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("mean", "std", "interpolation", "resize")
+        if (value := getattr(request, name)) is not None
+    }
+    if request.input_size is not None:
+        changes["input_size"] = (request.input_size, request.input_size)
+    return own.model_copy(update=changes)
+
+
+def read_labels(file: str) -> tuple[str, ...]:
+    """Read class names: one a line, or a JSON list, or a JSON map ``{name: index}``.
+
+    Raises:
+        ModelError: missing, empty, or indices that do not run from 0 without a gap.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"--labels {file}: no such file")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"--labels {file} is not JSON: {error}") from None
+        if isinstance(data, dict):
+            if sorted(data.values()) != list(range(len(data))):
+                raise ModelError(f"--labels {file}: the indices must run from 0 without a gap")
+            data = sorted(data, key=data.__getitem__)
+        names = tuple(str(name) for name in data)
+    else:
+        names = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
+    if not any(names):
+        raise ModelError(f"--labels {file} has no names")
+    return names
+
+
+def _labels_sha256(labels: tuple[str, ...] | None) -> str | None:
+    return None if labels is None else hashlib.sha256("\n".join(labels).encode()).hexdigest()

@@ -1,0 +1,300 @@
+"""``timm:NAME``: any classifier that timm can build, taken apart by timm's own methods.
+
+Which parts are used is read off the model's structure, once, when it is built:
+
+===========================  ============================================================
+the classifier is            logits are
+===========================  ============================================================
+one layer (nearly always)    that layer over the pooled features
+a 1x1 convolution            the same, over the pooled features as a 1x1 map
+anything else: one a branch  timm's whole ``forward_head`` over the feature map: the body
+(distilled, crossvit), with  still runs once, but the logits do not follow from ``pooled``
+pooling inside (sequencer),
+or with a second one (volo)
+===========================  ============================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import timm
+import timm.data
+import torch
+from huggingface_hub import constants as hub
+from torch import nn
+
+from cluster.session import knock
+from common.errors import ModelError, first_line
+from pipelines.model_info import Preprocess
+from pipelines.models.base import (
+    Backbone,
+    Level,
+    Loaded,
+    load_state,
+    not_fetched,
+    read_checkpoint,
+    unknown_name,
+)
+
+_RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
+
+
+class TimmBackbone(Backbone):
+    """timm's ``forward_features``, ``forward_head(pre_logits=True)`` and classifier.
+
+    A few networks end in several maps (coat, crossvit, efficientvim). Their feature map is
+    ``[B, N]``, the maps flattened one after another.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        if not (hasattr(model, "get_classifier") and hasattr(model, "forward_head")):
+            raise ModelError(
+                f"{type(model).__name__} has no classifier to separate; choose another model"
+            )
+        self.classifier = _one_layer(model)
+        self.levels = _levels(model)
+        self._shapes: tuple[torch.Size, ...] = ()  # of several maps, each without B
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self._packed(self.model.forward_features(x))  # type: ignore[operator]
+
+    def pool(self, feature_map: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.model.forward_head(  # type: ignore[operator]
+            self._unpacked(feature_map), pre_logits=True
+        )
+        return pooled
+
+    def head(self, pooled: torch.Tensor) -> torch.Tensor:
+        if self.classifier is None:
+            raise NotImplementedError("several classifiers: use classify(feature_map, pooled)")
+        if isinstance(self.classifier, nn.Conv2d):
+            pooled = pooled[:, :, None, None]
+        logits: torch.Tensor = self.classifier(pooled)
+        return logits.flatten(1)
+
+    def classify(self, feature_map: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        if self.classifier is not None:
+            return self.head(pooled)
+        logits: torch.Tensor = self.model.forward_head(  # type: ignore[operator]
+            self._unpacked(feature_map)
+        )
+        return logits
+
+    def mean(self, feature_map: torch.Tensor) -> torch.Tensor:
+        if self._shapes:
+            raise ModelError(
+                f"--feature-point map_mean: {type(self.model).__name__} ends in "
+                f"{len(self._shapes)} maps of different sizes; use penultimate"
+            )
+        if feature_map.ndim == 3:  # [B, N, D], or [B, D, N]
+            if self._is_first(feature_map):
+                return feature_map.mean(2)
+            return feature_map[:, _prefix_tokens(self.model, feature_map.shape[1]) :].mean(1)
+        return feature_map.mean((2, 3) if self._is_first(feature_map) else (1, 2))
+
+    def features_and_levels(
+        self, x: torch.Tensor, indices: Sequence[int]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        # timm gives each level once and from the shallowest, whatever order is asked for.
+        positions = [index % len(self.levels) for index in indices]
+        ascending = sorted(set(positions))
+        final, found = self.model.forward_intermediates(  # type: ignore[operator]
+            x, indices=ascending, output_fmt="NCHW"
+        )
+        by_position = dict(zip(ascending, found, strict=True))
+        return self._packed(final), tuple(by_position[position] for position in positions)
+
+    def _is_first(self, feature_map: torch.Tensor) -> bool:
+        """Whether channels come before places."""
+        layout = getattr(self.model, "output_fmt", None)
+        if layout is not None:
+            return str(layout).endswith(("NCHW", "NCL"))
+        channels = self.model.num_features
+        if feature_map.ndim == 3:
+            return feature_map.shape[2] != channels and feature_map.shape[1] == channels
+        return feature_map.shape[1] == channels or feature_map.shape[3] != channels
+
+    def _packed(self, found: Any) -> torch.Tensor:
+        if isinstance(found, torch.Tensor):
+            return found
+        # They depend on the input's size alone, which is one for all of a run's images.
+        self._shapes = tuple(part.shape[1:] for part in found)
+        return torch.cat([part.flatten(1) for part in found], dim=1)
+
+    def _unpacked(self, feature_map: torch.Tensor) -> Any:
+        if not self._shapes:
+            return feature_map
+        sizes = [math.prod(shape) for shape in self._shapes]
+        parts = feature_map.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+
+def _one_layer(model: nn.Module) -> nn.Module | None:
+    """The classifier, if it alone makes the logits from the pooled features."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    alone = (
+        isinstance(classifier, nn.Module)
+        and not isinstance(classifier, nn.ModuleList)
+        and not hasattr(classifier, "global_pool")
+        and getattr(model, "aux_head", None) is None
+    )
+    return classifier if alone else None
+
+
+def _prefix_tokens(model: nn.Module, tokens: int) -> int:
+    """How many tokens stand before those of the patches (class token, registers)."""
+    known: int | None = getattr(model, "num_prefix_tokens", None)
+    if known is None:
+        # volo does not say how many; pit's last map is its class token alone.
+        known = int(getattr(model, "cls_token", None) is not None)
+    return known if known < tokens else 0
+
+
+def _levels(model: nn.Module) -> tuple[Level, ...]:
+    """timm's own list of levels, where timm can also give them."""
+    info = getattr(model, "feature_info", None)
+    if info is None or not hasattr(model, "forward_intermediates"):
+        return ()
+    levels = list(getattr(info, "info", info))
+    modules = [level["module"] for level in levels]
+    return tuple(
+        # Names become columns: where timm has none or one for several levels, say which.
+        Level(
+            module if module and modules.count(module) == 1 else f"{module or 'level'}.{index}",
+            level["num_chs"],
+            level["reduction"],
+        )
+        for index, (module, level) in enumerate(zip(modules, levels, strict=True))
+    )
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None = None,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    output_stride: int | None = None,
+) -> Loaded:
+    """Build ``name`` with the checkpoint's weights, the hub's, or random ones (seed 0).
+
+    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count wins.
+
+    Raises:
+        ModelError: unknown name, a checkpoint that does not fit, no way to the hub, or a
+            network without that output stride.
+    """
+    if not timm.is_model(name):
+        raise unknown_name(
+            f"timm:{name}", "timm has no such model", timm.list_models(), "see timm.list_models()"
+        )
+    options: dict[str, Any] = {}
+    if output_stride is not None and _must_dilate(name, output_stride):
+        options["output_stride"] = output_stride
+    state = read_checkpoint(checkpoint) if checkpoint else None
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    elif state is not None:
+        options["num_classes"] = _classes_in(name, state)
+    model = _create(name, pretrained=pretrained, **options)
+    if checkpoint and state is not None:
+        load_state(model, state, file=checkpoint, spec=f"timm:{name}")
+    weights = checkpoint or ("timm hub" if pretrained else "random (seed 0)")
+    config = timm.data.resolve_model_data_config(model)
+    labels = _imagenet_labels(config, model) if pretrained else None
+    return Loaded(TimmBackbone(model), preprocess_of(config), labels, weights)
+
+
+def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    if pretrained and not _hub_answers():
+        # Without this the hub's client retries for most of a minute; its cache still works.
+        hub.HF_HUB_OFFLINE = True
+    # Every actor that builds the model must come to the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        except Exception as error:
+            if not pretrained:
+                raise ModelError(
+                    f"--model timm:{name} cannot be built: {first_line(error)}"
+                ) from None
+            raise not_fetched(f"timm:{name}", "the hub", error) from None
+    return model
+
+
+def _must_dilate(name: str, output_stride: int) -> bool:
+    """Whether the network has to be built with another stride than its own.
+
+    Raises:
+        ModelError: it does not take this one, or takes and ignores it.
+    """
+    own = _levels(_skeleton(name))
+    if own and own[-1].reduction == output_stride:
+        return False
+    try:
+        got = _levels(_skeleton(name, output_stride=output_stride))
+    except Exception:
+        got = ()
+    if not got or got[-1].reduction != output_stride:
+        known = f" of {own[-1].reduction}" if own else ""
+        raise ModelError(
+            f"--output-stride {output_stride}: timm:{name} has a fixed stride{known} or does "
+            "not know this one; leave it out, or take a network that dilates (8, 16 or 32)"
+        )
+    return True
+
+
+def _skeleton(name: str, **options: Any) -> nn.Module:
+    """The network without weights, to read its structure."""
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name, **options)
+    return model
+
+
+def _hub_answers() -> bool:
+    try:
+        knock(urlsplit(hub.ENDPOINT).hostname or "", 443)
+    except OSError:
+        return False
+    return True
+
+
+def _classes_in(name: str, state: dict[str, Any]) -> int:
+    """Number of classes a checkpoint was made for: the rows of timm's last classifier."""
+    bare = _skeleton(name)
+    found = bare.get_classifier()  # type: ignore[operator]
+    first = found[0] if isinstance(found, tuple | nn.ModuleList) else found
+    for path, module in bare.named_modules():
+        if module is first:
+            # The classifier may be a small stack (norm and linear); its last matrix decides.
+            inside = [f"{path}.{name}" for name, p in module.named_parameters() if p.ndim in (2, 4)]
+            if inside and inside[-1] in state:
+                return int(state[inside[-1]].shape[0])
+    return int(bare.num_classes)  # type: ignore[arg-type]
+
+
+def preprocess_of(config: dict[str, Any]) -> Preprocess:
+    """timm's data configuration in our words."""
+    interpolation = config["interpolation"]
+    return Preprocess(
+        input_size=tuple(config["input_size"][1:]),
+        resize=_RESIZE.get(config["crop_mode"], "crop"),  # type: ignore[arg-type]
+        crop_pct=config["crop_pct"],
+        interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bicubic",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _imagenet_labels(config: dict[str, Any], model: nn.Module) -> tuple[str, ...] | None:
+    subset = timm.data.infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    info = timm.data.ImageNetInfo(subset)
+    return tuple(info.index_to_description(i) for i in range(info.num_classes()))

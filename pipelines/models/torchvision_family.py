@@ -1,0 +1,149 @@
+"""``torchvision:NAME``: building torchvision's classifiers and reading their weights.
+
+How each is taken apart is in ``torchvision_parts``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import torchvision
+from torch import nn
+
+from cluster.session import knock
+from pipelines.model_info import Preprocess
+from pipelines.models.base import (
+    Loaded,
+    load_state,
+    not_fetched,
+    read_checkpoint,
+    unknown_name,
+)
+from pipelines.models.torchvision_parts import take_apart
+
+
+def names() -> list[str]:
+    """All classifiers that torchvision can build."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def load(
+    name: str,
+    *,
+    checkpoint: str | None = None,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+) -> Loaded:
+    """Build ``name`` with the checkpoint's weights, torchvision's, or random ones (seed 0).
+
+    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count wins.
+
+    Raises:
+        ModelError: unknown name, a checkpoint that does not fit, or no way to the weights.
+    """
+    if name not in names():
+        raise unknown_name(
+            f"torchvision:{name}",
+            "torchvision has no such model",
+            names(),
+            "see torchvision.models.list_models()",
+        )
+    known = torchvision.models.get_model_weights(name).DEFAULT
+    transforms = known.transforms()
+    if checkpoint:
+        state, weights = read_checkpoint(checkpoint), checkpoint
+    elif pretrained:
+        state, weights = _fetch(name, known), f"torchvision {known.name}"
+    else:
+        state, weights = None, "random (seed 0)"
+    count = num_classes if state is None else _classes_in(state)
+    model = build(name, num_classes=count, image_size=transforms.crop_size[0])
+    if state is not None:
+        load_state(model, updated(state, model), file=weights, spec=f"torchvision:{name}")
+    labels = tuple(known.meta["categories"]) if pretrained else None
+    return Loaded(take_apart(model), _preprocess_of(transforms), labels, weights)
+
+
+def build(name: str, *, num_classes: int | None = None, image_size: int = 224) -> nn.Module:
+    """One of torchvision's networks with random weights, the same in every process."""
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        # Auxiliary heads serve training alone. torchvision's weights, and all that were tuned
+        # from them, renormalise ImageNet's normalisation to 0.5 / 0.5 inside the network.
+        options |= {"aux_logits": False, "init_weights": False, "transform_input": True}
+    if name.startswith("vit_"):
+        options["image_size"] = image_size  # its position embedding is of one size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return model
+
+
+def updated(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A checkpoint in the names of the present torchvision, without auxiliary heads.
+
+    torchvision renames old checkpoints by the version that their metadata states, which
+    reading them as plain tensors loses.
+    """
+    new: OrderedDict[str, Any] = OrderedDict()
+    for key, tensor in state.items():
+        if key.startswith(("AuxLogits.", "aux1.", "aux2.")):
+            continue
+        key = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
+        key = re.sub(r"\.mlp\.linear_1\.", ".mlp.0.", key)
+        new[re.sub(r"\.mlp\.linear_2\.", ".mlp.3.", key)] = tensor
+    own = model.state_dict()
+    for key, tensor in own.items():
+        # Checkpoints older than this counter lack it; it plays no part in inference.
+        if key.endswith("num_batches_tracked"):
+            new.setdefault(key, tensor)
+    new._metadata = own._metadata  # type: ignore[attr-defined]
+    return new
+
+
+def _classes_in(state: dict[str, Any]) -> int | None:
+    """Rows of the last matrix under a classifier's name, auxiliary heads aside."""
+    rows = [
+        len(tensor)
+        for key, tensor in state.items()
+        if key.startswith(("classifier.", "fc.", "head.", "heads."))
+        and key.endswith("weight")
+        and tensor.ndim in (2, 4)
+    ]
+    return rows[-1] if rows else None
+
+
+def _fetch(name: str, known: Any) -> dict[str, Any]:
+    """torchvision's own weights, from its cache or its server.
+
+    Raises:
+        ModelError: neither has them.
+    """
+    url = urlsplit(known.url)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url.path).name
+    try:
+        if not cached.is_file():
+            # The download itself has no timeout.
+            knock(url.hostname or "", 443)
+        state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:
+        raise not_fetched(f"torchvision:{name}", str(url.hostname), error) from None
+    return state
+
+
+def _preprocess_of(transforms: Any) -> Preprocess:
+    """A weights enum's own transforms in our words."""
+    size = transforms.crop_size[0]
+    return Preprocess(
+        input_size=(size, size),
+        resize="crop",
+        crop_pct=size / transforms.resize_size[0],
+        interpolation=transforms.interpolation.value,
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )

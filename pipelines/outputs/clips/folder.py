@@ -1,0 +1,100 @@
+"""The folder that ``onepass clips`` writes: its records, and whether it may be gone on with.
+
+::
+
+    OUT/
+      request.json         what was asked, written first: decides whether a rerun may go on
+      shards/*.h5          the clips, some at a time
+      {split}_features.h5  one virtual dataset over a split's shards
+      manifest.json        written last; without it the clips are unfinished
+
+With several scales the files are named ``{split}_features_multiscale.h5``. Datasets, row i of
+each being the same clip, in the order of the plan:
+
+==========  ===========================  =====================================================
+features    float32 [clips, frames, D]   embeddings in the order of frames, zeros after them
+labels      int64 [clips]                place of the category in ``category_mapping``, or -1
+num_frames  int32 [clips]                frames before the zeros
+ids         bytes [clips]                the clip's sequence, UTF-8
+==========  ===========================  =====================================================
+
+``category_mapping`` and the number of frames are the run's, so that splits fit together. A
+clip with a frame that failed is left out, and named in the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from common.errors import RunError
+from common.json_models import Record, is_draft, read_record
+from pipelines.request import differences
+
+FORMAT = 1
+
+
+class ClipsRequest(Record):
+    """Contents of ``request.json``; two equal requests give the same files."""
+
+    format: int = FORMAT
+    run: str  # short sha256 of the run's manifest
+    fingerprint: str
+    scales: tuple[float, ...]
+    limit: int | None
+
+
+class LeftOut(Record):
+    """A clip that is in no file: ``failed`` of its ``planned`` frames have an error."""
+
+    id: str
+    split: str
+    failed: int
+    planned: int
+    error: str  # of the first
+
+
+class ClipsManifest(Record):
+    """Contents of ``manifest.json``."""
+
+    format: int = FORMAT
+    run: str
+    request: ClipsRequest
+    clips: dict[str, int]  # split to clips written
+    max_frames: int
+    feature_dim: int
+    left_out: tuple[LeftOut, ...]
+    files: dict[str, str] = Field(repr=False)  # relative name to sha256
+
+
+def stem(split: str, scales: Sequence[float]) -> str:
+    """What a split's file is called, without its ending."""
+    return f"{split}_features" + ("_multiscale" if len(scales) > 1 else "")
+
+
+def is_finished(out: Path, request: ClipsRequest) -> bool:
+    """Whether ``out`` holds all that is asked for.
+
+    Raises:
+        RunError: ``out`` is a file, holds something else, or clips of another command.
+    """
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise RunError(f"--out {out} is a file; give a folder")
+    asked = out / "request.json"
+    strange = {"plan", "detections", "checkpoint"}
+    if not asked.is_file():
+        strange = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
+    found = sorted(name for name in strange if (out / name).exists())
+    if found:
+        raise RunError(f"--out {out} holds {found[0]!r} and no clips; give a new folder")
+    if not asked.is_file():
+        return False
+    earlier = read_record(asked, ClipsRequest)
+    if earlier != request:
+        differs = "; ".join(differences(earlier, request))
+        raise RunError(f"--out {out} holds clips of another command ({differs}); give a new --out")
+    return (out / "manifest.json").is_file()

@@ -1,0 +1,247 @@
+"""``onepass clips``: the stored frame embeddings of a run as one HDF5 file a split."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.executors import ExecutorChoice
+from cluster.tasks import Tasks, tasks
+from common.errors import InputError, RunError
+from common.json_models import read_record, sha256_file, write_atomic
+from common.lock import sole_writer
+from common.sampling import spread
+from pipelines.outputs.clips.find import Clip, find_clips
+from pipelines.outputs.clips.folder import (
+    ClipsManifest,
+    ClipsRequest,
+    LeftOut,
+    is_finished,
+    stem,
+)
+from pipelines.outputs.clips.scales import REAL_TIME
+from pipelines.outputs.clips.shards import (
+    FOLDER,
+    ClipShard,
+    Layout,
+    cut,
+    stands_whole,
+    write_clip_shard,
+)
+from pipelines.outputs.hdf5 import Shard, join
+from pipelines.run import Run
+
+MAX_SCALE = 10.0
+PROCESSES_FROM_BYTES = 64 * 2**20  # of features: a core compresses as many in seconds
+_THEN = "what is written is kept, the same command continues"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``make_clips`` did."""
+
+    manifest: ClipsManifest
+    already_finished: bool = False
+    resumed_clips: int = 0  # clips that an earlier session had written
+
+
+def make_clips(
+    run_folder: Path,
+    out: Path,
+    *,
+    scales: tuple[float, ...] = (REAL_TIME,),
+    limit: int | None = None,
+    executor: ExecutorChoice = "auto",
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Outcome:
+    """Write the clips of a run into ``out``, one HDF5 file a split.
+
+    The same call continues what is unfinished and leaves what is finished alone.
+
+    Args:
+        run_folder: a finished run with columns ``sequence``, ``frame``, ``split``, ``category``.
+        out: a new folder, or one of the same call.
+        scales: speeds whose mean is stored; see ``multi_scale``.
+        limit: only so many clips, spread evenly over the run.
+        executor: where the files are written.
+        report: called with (clips done, clips in all).
+
+    Raises:
+        InputError: run, scales or ``out`` do not fit; nothing was written.
+        WorkError: the work failed; the same call continues it.
+    """
+    _check_scales(scales)
+    run = Run.open(run_folder)
+    request = ClipsRequest(
+        run=sha256_file(run.path / "manifest.json")[:16],
+        fingerprint=run.manifest.fingerprint,
+        scales=scales,
+        limit=limit,
+    )
+    if is_finished(out, request):
+        return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
+    plan = _Plan.of(run, request)
+    with sole_writer(out, "clips"):
+        if is_finished(out, request):  # by another process, meanwhile
+            return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
+        large = plan.bytes > PROCESSES_FROM_BYTES
+        with tasks("clips", executor=executor, large=large, then=_THEN) as place:
+            write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
+            resumed = _write_shards(out.resolve(), plan, place, report)
+        for split, shards in plan.shards.items():
+            target = out / f"{stem(split, scales)}.h5"
+            parts = [Shard(s.name, len(s.ids), s.first_row_id) for s in shards]
+            if parts:
+                join(target, parts, plan.attributes | {"num_videos": sum(p.rows for p in parts)})
+        manifest = _describe(out, plan)
+        write_atomic(out / "manifest.json", manifest.model_dump_json(indent=2).encode())
+    return Outcome(manifest, resumed_clips=resumed)
+
+
+def _check_scales(scales: tuple[float, ...]) -> None:
+    shown = ",".join(f"{scale:g}" for scale in scales)
+    if not scales or not all(math.isfinite(s) and 0 < s <= MAX_SCALE for s in scales):
+        raise InputError(
+            f"--scales {shown}: each must be above 0 and at most {MAX_SCALE:g}, as 1.0,0.85,1.15"
+        )
+    if len(set(scales)) != len(scales):
+        raise InputError(f"--scales {shown}: each scale once")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is known before the first embedding is read."""
+
+    run: Run
+    request: ClipsRequest
+    layout: Layout
+    attributes: dict[str, Any]  # of every file
+    shards: dict[str, list[ClipShard]]  # split to its files; none where no clip is whole
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the features that are written."""
+        clips = sum(len(shard.ids) for inside in self.shards.values() for shard in inside)
+        return 4 * clips * self.layout.max_frames * self.layout.feature_dim
+
+    @classmethod
+    def of(cls, run: Run, request: ClipsRequest) -> _Plan:
+        """Count the run's clips and share out those that are asked for.
+
+        Raises:
+            RunError: the run has no clips, or none without an error.
+        """
+        clips = find_clips(run)
+        asked = spread(clips, request.limit)
+        left_out = tuple(
+            LeftOut(
+                id=clip.id,
+                split=clip.split,
+                failed=clip.failed,
+                planned=clip.rows,
+                error=clip.first_error[1],
+            )
+            for clip in asked
+            if clip.first_error is not None
+        )
+        if len(left_out) == len(asked):
+            raise RunError(
+                f"{run.path}: each of {len(asked)} clips has an error, the first {left_out[0].id}: "
+                f"{left_out[0].error}; look at the source of the run"
+            )
+        model = run.manifest.model
+        # Of all clips, whatever the limit, so that any two files of a run fit together.
+        layout = Layout(
+            scales=request.scales,
+            stored_frames=max(clip.rows for clip in clips if not clip.failed),
+            feature_dim=model.feature_dim,
+            id_bytes=max(len(clip.id.encode()) for clip in clips),
+        )
+        names = sorted({clip.category for clip in clips if clip.category is not None})
+        labels = {name: number for number, name in enumerate(names)}
+        files = [file.resolve() for file in run.files()]
+        whole: dict[str, list[Clip]] = {clip.split: [] for clip in asked}
+        for clip in asked:
+            if not clip.failed:
+                whole[clip.split].append(clip)
+        return cls(
+            run=run,
+            request=request,
+            layout=layout,
+            attributes={
+                "max_frames": layout.max_frames,
+                "feature_dim": layout.feature_dim,
+                "category_mapping": json.dumps(labels, ensure_ascii=False),
+                "multi_scale": len(request.scales) > 1,
+                "scales": list(request.scales),
+                "backbone": model.request.spec,
+                "model_sha256": model.weights_sha256,
+                "fingerprint": run.manifest.fingerprint,
+                "frames_per_video": layout.stored_frames,
+                "image_size": list(model.preprocess.input_size),
+            },
+            shards={
+                split: list(cut(stem(split, request.scales), inside, layout, files, labels))
+                for split, inside in whole.items()
+            },
+            left_out=left_out,
+        )
+
+
+def _write_shards(out: Path, plan: _Plan, place: Tasks, report: Callable[[int, int], None]) -> int:
+    """Have every shard written that does not stand yet; the number of clips that stood.
+
+    Raises:
+        StalledError: no shard was finished for long.
+        WorkError: a task failed; the others are cancelled.
+        OSError: a task's own, as of a disk that refused.
+    """
+    shards = [shard for inside in plan.shards.values() for shard in inside]
+    folder = out / FOLDER
+    folder.mkdir(exist_ok=True)
+    wanted = {Path(shard.name).name for shard in shards}
+    for draft in folder.iterdir():  # of a session that was killed in the middle
+        if draft.name not in wanted:
+            draft.unlink(missing_ok=True)  # a task that is being cancelled may rename it
+    left = [shard for shard in shards if not stands_whole(out / shard.name, shard)]
+    total = sum(len(shard.ids) for shard in shards)
+    stood = done = total - sum(len(shard.ids) for shard in left)
+    report(done, total)
+
+    def wrote(shard: ClipShard) -> None:
+        nonlocal done
+        done += len(shard.ids)
+        report(done, total)
+
+    place.run(partial(_write_shard, out, plan.layout), left, done=wrote)
+    return stood
+
+
+def _write_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
+    write_clip_shard(out, shard, layout)
+    return shard
+
+
+def _describe(out: Path, plan: _Plan) -> ClipsManifest:
+    names = [shard.name for inside in plan.shards.values() for shard in inside]
+    names += [f"{stem(split, plan.request.scales)}.h5" for split, own in plan.shards.items() if own]
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(sha256_file, [out / name for name in names]))
+    return ClipsManifest(
+        run=str(plan.run.path.resolve()),
+        request=plan.request,
+        clips={
+            split: sum(len(shard.ids) for shard in inside) for split, inside in plan.shards.items()
+        },
+        max_frames=plan.layout.max_frames,
+        feature_dim=plan.layout.feature_dim,
+        left_out=plan.left_out,
+        files=dict(zip(names, hashes, strict=True)),
+    )

@@ -1,0 +1,145 @@
+"""The end of a run: count every row, hash every file, describe what was made.
+
+A few files are gone through here. Many are gone through by tasks, because a billion rows are
+terabytes, which one process would read for hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import platform
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster.tasks import Tasks
+from common.errors import VerifyError
+from common.json_models import sha256_file
+from common.storage import listed
+from common.untrusted import refuse_pickled
+from pipelines.request import Request
+from pipelines.run import RowCounts, RunManifest, SessionFacts
+
+_FILES_A_TASK = 16
+FILES_HERE = 64  # up to so many, tasks cost more than they save
+
+
+class _Found(NamedTuple):
+    """What some files hold; of those that are not the record only their hashes."""
+
+    hashes: list[str]
+    row_ids: list[np.ndarray]
+    errors: Counter[str]
+    refused: int
+
+
+def describe_run(
+    out: Path,
+    root: Path,
+    request: Request,
+    *,
+    planned: int,
+    seconds: float,
+    session: SessionFacts,
+    tasks: Callable[[], Tasks] = lambda: Tasks("checking", 0),
+    done: Callable[[int], None] = lambda rows: None,
+) -> RunManifest:
+    """Check that every planned row stands once, then describe the run.
+
+    ``tasks`` gives a place for going through many files; ``done(rows)`` is told of rows that are
+    counted.
+
+    Raises:
+        VerifyError: rows are missing or stand twice.
+        StalledError, WorkError: of the tasks that read the files.
+    """
+    stored = [*data_files(out), *listed(out / "plan", "*.parquet")]
+    if request.command.hdf5:
+        stored += [*listed(out / "hdf5", "*.h5"), out / "features.h5"]
+    parts = [stored[at : at + _FILES_A_TASK] for at in range(0, len(stored), _FILES_A_TASK)]
+    errors = Counter[str]()
+    seen = np.zeros(planned, dtype=np.uint8)
+    refused = 0
+
+    def count(found: _Found) -> None:
+        nonlocal refused
+        for ids in found.row_ids:
+            np.add.at(seen, ids, 1)
+        errors.update(found.errors)
+        refused += found.refused
+        found.row_ids.clear()  # results are kept to the end, and these would be gigabytes
+        done(int(np.count_nonzero(seen)))
+
+    where = tasks() if len(stored) > FILES_HERE else Tasks("checking", 0)
+    found = where.run(_go_through, parts, done=count)
+    if not (seen == 1).all():
+        raise VerifyError(
+            f"{out}: {int((seen == 0).sum())} planned rows are missing and "
+            f"{int((seen > 1).sum())} stand twice; keep the folder and report this"
+        )
+    hashes = [each for part in found for each in part.hashes]
+    names = [file.relative_to(out).as_posix() for file in stored]
+    return RunManifest(
+        source=request.command.source,
+        root=str(root),
+        model=request.embeds,
+        classifier=None if request.embeds == request.facts else request.facts,
+        gate=request.command.gate,
+        fingerprint=request.embeds.fingerprint,
+        precision=request.precision,
+        engine=request.engine,
+        precision_audit=request.audit,
+        notes=request.notes,
+        rows=RowCounts(
+            planned=planned,
+            written=planned,
+            failed=sum(errors.values()),
+            refused=refused,
+        ),
+        errors=dict(errors),
+        versions=_versions(),
+        seconds=seconds,
+        session=session,
+        files=dict(zip(names, hashes, strict=True)),
+    )
+
+
+def _go_through(files: list[Path]) -> _Found:
+    """Each file is read once: its bytes are hashed and, where it is of the record, opened."""
+    hashes, row_ids, errors, refused = [], [], Counter[str](), 0
+    for file in files:
+        if file.parent.name != "detections":
+            hashes.append(sha256_file(file))
+            continue
+        data = file.read_bytes()
+        hashes.append(hashlib.sha256(data).hexdigest())
+        table = pq.read_table(io.BytesIO(data), columns=["row_id", "error", "label_index"])
+        refuse_pickled(table.schema, str(file))
+        row_ids.append(table["row_id"].to_numpy())
+        for text in pc.drop_null(table["error"]).to_pylist():
+            errors[text.split(":", 1)[0]] += 1
+        refused += table["label_index"].null_count - (table.num_rows - table["error"].null_count)
+    return _Found(hashes, row_ids, errors, refused)
+
+
+def data_files(out: Path) -> list[Path]:
+    """The committed record, in name order."""
+    return listed(out / "detections", "*.parquet")
+
+
+def _versions() -> dict[str, str]:
+    names = ("onepass", "ray", "torch", "torchvision", "timm", "openvino", "pyarrow", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an extra that is not installed
+            continue
+    return found

@@ -1,0 +1,184 @@
+"""HDF5 derived from committed Parquet: shards written by tasks, one virtual file over them.
+
+The shards are written from the record itself, so HDF5 can never disagree with
+Parquet and memory is bounded by one shard. ``features.h5`` holds no data of its own.
+
+Datasets, row i of each being the same detection:
+
+============  ==================  =========================================
+row_id        int64 [N]           position in the plan
+detection_id  bytes [N]           UTF-8
+features      float32 [N, D]      embedding; NaN where ``valid`` is False
+label_index   int32 [N]           -1 where ``valid`` is False
+score         float32 [N]         NaN where ``valid`` is False
+valid         bool [N]            False: the row has an error instead
+logits        float32 [N, C]      only in runs that keep logits
+feature_map   float32 [N, …]      only in runs that keep it, as the network shapes it
+pyramid/NAME  float32 [N, C,H,W]  only in runs that keep it, one a level
+============  ==================  =========================================
+
+``valid`` is False where the row has an error; ``label_index`` is -1 and ``score`` NaN also
+where a gate let the row have no class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.tasks import Tasks
+from common.json_models import write_atomic
+from common.storage import listed, make_folder, read_parquet
+from pipelines.model_info import MapFacts
+from pipelines.request import Request
+
+# What a reader sees of a shard that is gone: no number that could be meant.
+_FILL: dict[str, float] = {"f": np.nan, "i": -1}
+
+
+class Shard(NamedTuple):
+    """A written shard: its name under the folder, its rows and where it starts in the plan."""
+
+    name: str
+    rows: int
+    first_row_id: int
+
+
+def write_hdf5(
+    run: Path, request: Request, tasks: Tasks, *, stall_seconds: float | None = None
+) -> None:
+    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``, a shard a task.
+
+    Raises:
+        StalledError: no shard was finished for ``stall_seconds`` (None: as ``cluster.tasks``).
+        WorkError: a task failed; the others are cancelled.
+        OSError: a task's own, as of a disk that refused.
+    """
+    files = listed(run / "detections", "*.parquet")
+    folder = run / "hdf5"
+    make_folder(folder)
+    wanted = {file.with_suffix(".h5").name for file in files}
+    for stale in listed(folder):  # of a session that was killed in the middle
+        if stale.name not in wanted:
+            stale.unlink(missing_ok=True)
+    width = max(_longest_id(file) for file in files)
+    shards = tasks.run(
+        partial(_write_one, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
+    )
+    facts = request.embeds
+    attributes = {
+        "rows": sum(shard.rows for shard in shards),
+        "feature_dim": facts.feature_dim,
+        "feature_kind": facts.feature_kind,
+        "model": facts.request.spec,
+        "weights_sha256": facts.weights_sha256,
+        "fingerprint": facts.fingerprint,
+        "preprocess": json.dumps(facts.preprocess.model_dump()),
+    }
+    reductions = {
+        known.name: {"reduction": known.reduction}
+        for known in request.facts.maps
+        if known.reduction is not None
+    }
+    ordered = sorted(shards, key=lambda shard: shard.first_row_id)
+    join(run / "features.h5", ordered, attributes, of_datasets=reductions)
+
+
+def _longest_id(file: Path) -> int:
+    lengths = pc.binary_length(read_parquet(file, columns=["detection_id"])["detection_id"])
+    return int(pc.max(lengths).as_py())
+
+
+@contextmanager
+def new_h5(target: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to fill, which appears under its name only when complete.
+
+    It is built in memory, because the HDF5 library takes the whole process down with it when
+    the disk is full; so memory is that of the file.
+
+    Raises:
+        OSError: the disk refused; nothing is left behind.
+    """
+    with h5py.File(target.name, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomic(target, image)
+
+
+def _write_one(folder: Path, width: int, maps: tuple[MapFacts, ...], source: Path) -> Shard:
+    return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
+
+
+def write_shard(
+    source: Path, target: Path, id_bytes: int, maps: tuple[MapFacts, ...] = ()
+) -> Shard:
+    """Write one Parquet file as HDF5; appears under its name only when complete."""
+    table = read_parquet(source).combine_chunks()
+    valid = np.asarray(table["error"].is_null())
+    with new_h5(target) as file:
+        file["row_id"] = table["row_id"].to_numpy()
+        ids = table["detection_id"].to_pylist()
+        file["detection_id"] = np.array([i.encode() for i in ids], dtype=f"S{id_bytes}")
+        file["features"] = matrix(table["embedding"].combine_chunks())
+        if "logits" in table.column_names:
+            file["logits"] = matrix(table["logits"].combine_chunks())
+        for known in maps:
+            maps_of = matrix(table[known.name].combine_chunks())
+            file[known.name] = maps_of.reshape(-1, *known.shape)
+        file["label_index"] = pc.fill_null(table["label_index"], -1).to_numpy()
+        file["score"] = pc.fill_null(table["score"], np.nan).to_numpy()
+        file["valid"] = valid
+    rows = table["row_id"].to_numpy()
+    return Shard(f"hdf5/{target.name}", len(rows), int(rows.min()))
+
+
+def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    """A column of lists of D numbers as ``[N, D]``; rows with an error hold NaN already."""
+    values: np.ndarray = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    return values
+
+
+def join(
+    target: Path,
+    shards: Sequence[Shard],
+    attributes: Mapping[str, Any],
+    *,
+    of_datasets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write ``target``: every dataset of the shards, end to end in their order, as one.
+
+    Shards are named relative to ``target``'s folder, so that the folder can be moved. A shard
+    that is missing later reads as NaN and -1. ``of_datasets`` gives a dataset its attributes.
+    """
+    total = sum(shard.rows for shard in shards)
+    with new_h5(target) as joined:
+        with (target.parent / shards[0].name).open("rb") as stream, h5py.File(stream) as first:
+            names: list[str] = []
+            first.visit(names.append)
+            datasets = {name: first[name] for name in names}
+            shapes = {
+                name: (found.shape[1:], found.dtype)
+                for name, found in datasets.items()
+                if isinstance(found, h5py.Dataset)  # a pyramid's group is none
+            }
+        for name, (inner, dtype) in shapes.items():
+            layout = h5py.VirtualLayout((total, *inner), dtype)
+            at = 0
+            for shard in shards:
+                source = h5py.VirtualSource(shard.name, name, (shard.rows, *inner), dtype)
+                layout[at : at + shard.rows] = source
+                at += shard.rows
+            joined.create_virtual_dataset(name, layout, fillvalue=_FILL.get(dtype.kind))
+        for name, values in (of_datasets or {}).items():
+            joined[name].attrs.update(values)
+        joined.attrs.update(attributes)

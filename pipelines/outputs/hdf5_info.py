@@ -1,0 +1,181 @@
+"""What an HDF5 file of ours says of itself, and whether all of it is there.
+
+Two kinds are known: a run's ``features.h5``, and the files of ``onepass clips``. Both are
+virtual: their numbers stand in shards beside them, and HDF5 reads a missing shard as if it
+were full of fill values, without a word. So the shards are looked for by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from common.errors import InputError, VerifyError, first_line
+from common.json_models import sha256_file
+
+_BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
+_READ_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """One dataset, and the files its numbers stand in."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    shards: tuple[str, ...]  # relative to the file's folder
+
+
+@dataclass(frozen=True)
+class H5Facts:
+    """A file as it describes itself."""
+
+    path: Path
+    kind: Literal["clips", "run"]
+    attributes: dict[str, Any]
+    datasets: tuple[DatasetFacts, ...]
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of ``features``, as it is stored."""
+        return next(d.shape[-1] for d in self.datasets if d.name == "features")
+
+    @property
+    def backbone(self) -> str:
+        """The spec of the model whose features these are."""
+        return str(self.attributes[_BACKBONE[self.kind]])
+
+    @property
+    def shards(self) -> list[str]:
+        """Every shard once, in the order of the rows."""
+        return list(dict.fromkeys(name for dataset in self.datasets for name in dataset.shards))
+
+
+def read_h5(path: Path) -> H5Facts:
+    """Read attributes, datasets and shards of a ``features.h5`` or a file of clips.
+
+    Raises:
+        InputError: no such file, no HDF5, or none that onepass wrote.
+        VerifyError: a shard is missing.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; HDF5 is written by 'onepass clips' and 'onepass extract --hdf5'"
+        )
+    try:
+        with h5py.File(path) as file:
+            facts = _read(path, file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as HDF5: {first_line(error)}") from None
+    for name in facts.shards:
+        if not (path.parent / name).is_file():
+            raise VerifyError(
+                f"{path}: its shard {path.parent / name} is missing; move the whole folder, or "
+                "make it again with the command it was made with"
+            )
+    return facts
+
+
+def _read(path: Path, file: h5py.File) -> H5Facts:
+    attributes = {name: _plain(value) for name, value in file.attrs.items()}
+    kinds: tuple[Literal["clips"], Literal["run"]] = ("clips", "run")
+    kind = next((kind for kind in kinds if _BACKBONE[kind] in attributes), None)
+    if kind is None or "fingerprint" not in attributes or "features" not in file:
+        raise InputError(
+            f"{path} is HDF5, but neither the features.h5 of a run nor a file of 'onepass clips'; "
+            "a shard is inspected through the file above it"
+        )
+    names: list[str] = []
+    file.visit(names.append)
+    found = [(name, file[name]) for name in names]
+    return H5Facts(
+        path=path,
+        kind=kind,
+        attributes=attributes,
+        datasets=tuple(
+            DatasetFacts(name, tuple(item.shape), str(item.dtype), _shards(item))
+            for name, item in found
+            if isinstance(item, h5py.Dataset)
+        ),
+    )
+
+
+def _shards(dataset: h5py.Dataset) -> tuple[str, ...]:
+    if not dataset.is_virtual:
+        return ()
+    return tuple(source.file_name for source in dataset.virtual_sources())
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def verify_h5(facts: H5Facts) -> int:
+    """Read every number, and hold the files against the manifest where one stands beside.
+
+    Returns:
+        The number of files whose sha256 was compared; 0 where there is no manifest.
+
+    Raises:
+        VerifyError: naming the first file that differs or row that is not there.
+    """
+    folder = facts.path.parent
+    hashes = _hashes(folder)
+    mine = [name for name in (facts.path.name, *facts.shards) if name in hashes]
+    for name in mine:
+        if sha256_file(folder / name) != hashes[name]:
+            raise VerifyError(f"{folder / name} does not match its sha256 in the manifest")
+    with h5py.File(facts.path) as file:
+        for dataset in facts.datasets:
+            for rows in _slices(dataset):
+                try:
+                    values = file[dataset.name][rows]
+                except OSError as error:
+                    raise VerifyError(
+                        f"{facts.path}: {dataset.name} cannot be read: {first_line(error)}"
+                    ) from None
+                gone = _not_there(file, dataset.name, rows, values)
+                if gone.any():
+                    raise VerifyError(
+                        f"{facts.path}: {dataset.name} of row {rows.start + int(gone.argmax())} "
+                        "was never written, or its shard cannot be read; make the file again"
+                    )
+    return len(mine)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return {}
+    try:
+        hashes: dict[str, str] = json.loads(manifest.read_bytes())["files"]
+    except (ValueError, KeyError, TypeError):
+        raise VerifyError(f"{manifest} cannot be read; it was damaged") from None
+    return hashes
+
+
+def _slices(dataset: DatasetFacts) -> Iterator[slice]:
+    """Rows in pieces of bounded size."""
+    per_row = int(np.prod(dataset.shape[1:])) * np.dtype(dataset.dtype).itemsize
+    step = max(1, _READ_BYTES // max(per_row, 1))
+    for start in range(0, dataset.shape[0], step):
+        yield slice(start, min(start + step, dataset.shape[0]))
+
+
+def _not_there(file: h5py.File, name: str, rows: slice, values: np.ndarray) -> np.ndarray:
+    """``[N]``, True where a row holds what only a missing one can."""
+    if name == "features":
+        holes: np.ndarray = np.isnan(values).reshape(len(values), -1).any(axis=1)
+        # A row with an error is NaN on purpose; -1 as its row_id would still tell.
+        return holes & file["valid"][rows] if "valid" in file else holes
+    if name in ("row_id", "num_frames"):
+        below: np.ndarray = values < 0
+        return below
+    return np.zeros(len(values), dtype=bool)

@@ -1,0 +1,110 @@
+"""``RUN/events.jsonl``: what happened in a run and when, one JSON object a line, for machines.
+
+::
+
+    {"event": "session", "session": 1, "at": …, "planned": …, "before": …, "actors": …, …}
+    {"event": "phase", "session": 1, "at": …, "name": "extracting"}
+    {"event": "block", "session": 1, "at": …, "stage": "decode", "lane": "NODE:PID", "seconds": …, …}
+    {"event": "end", "session": 1, "at": …, "outcome": "finished", "stages": …}
+
+Every session adds its own. Nothing reads it but people and ``inspect --profile``: losing it
+costs nothing. It is written whole each time, because object stores cannot append, so a long
+session keeps every second block, then every fourth, … ; what ``end`` says is of all blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+from common.json_models import write_atomic
+from pipelines.progress.counters import Block, Look
+from pipelines.progress.measures import Measures
+
+NAME = "events.jsonl"
+MOST_BLOCKS = 20_000  # lines of a session: some 4 MB
+_RARE = ("errors", "again")  # of a block: left out where there is nothing to say
+_WRITE_SECONDS = 10.0
+_WRITE_SHARE = 0.02  # of the time, at most, goes into writing
+
+Line = dict[str, Any]
+
+
+class EventLog:
+    """One session's part of a run's events; ``measures`` adds up all its blocks.
+
+    The first line is written when the session is: before that a run folder may come to nothing.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._file = run / NAME
+        self._earlier = self._file.read_text() if self._file.is_file() else ""
+        last = self._earlier.rstrip().rpartition("\n")[2]
+        self.session = 1 + (json.loads(last)["session"] if last else 0)
+        self.measures = Measures()
+        self.lost: str | None = None  # why nothing more is written
+        self._lines: list[Line] = []
+        self._blocks: list[Line] = []
+        self._seen, self._every = 0, 1  # blocks; one of how many is kept
+        self._next_write = 0.0
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Add an event, and write."""
+        self._lines.append(self._line(event, time.time(), facts))
+        self.write()
+
+    def look(self, look: Look) -> None:
+        """Add the blocks that the board heard of."""
+        for block in look.blocks:
+            self.measures.add(block)
+            if self._seen % self._every == 0:
+                self._blocks.append(self._line("block", block.began, _block_facts(block)))
+            self._seen += 1
+        if len(self._blocks) > MOST_BLOCKS:
+            self._blocks, self._every = self._blocks[::2], 2 * self._every
+        if time.monotonic() > self._next_write:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file; a store that refuses costs the events, not the run."""
+        if self.lost is not None:
+            return
+        began = time.monotonic()
+        # Sorting keeps this order where two are of the same moment.
+        lines = [*self._lines[:1], *self._blocks, *self._lines[1:]]
+        lines.sort(key=lambda line: float(line["at"]))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        try:
+            write_atomic(self._file, (self._earlier + text).encode())
+        except OSError as error:
+            self.lost = f"{self._file} could not be written: {error.strerror or error}"
+        now = time.monotonic()
+        self._next_write = now + max(_WRITE_SECONDS, (now - began) / _WRITE_SHARE)
+
+    def _line(self, event: str, at: float, facts: Line) -> Line:
+        return {"event": event, "session": self.session, "at": round(at, 3), **facts}
+
+
+def _block_facts(block: Block) -> Line:
+    facts = {**block._asdict(), "seconds": round(block.seconds, 4)}
+    del facts["began"]
+    return {name: value for name, value in facts.items() if value or name not in _RARE}
+
+
+def read_events(run: Path) -> list[Line]:
+    """The lines of a run's events, sessions in turn; earlier versions wrote lines ``look`` too.
+
+    Raises:
+        RunError: the run has none, or they are damaged.
+    """
+    file = run / NAME
+    if not file.is_file():
+        raise RunError(f"{run} has no {NAME}: it was made before events were recorded")
+    try:
+        lines = [json.loads(text) for text in file.read_text().splitlines()]
+        return [line | {"session": int(line["session"]), "event": line["event"]} for line in lines]
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{file} is damaged; delete it, the run does not need it") from None

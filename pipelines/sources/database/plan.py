@@ -1,0 +1,272 @@
+"""From an AMI database to a plan: one row a detection, with its frame among all its session's.
+
+A sequence is a monitoring session of one deployment. Its frames count every image of the session,
+also those in which nothing was found: a moth that is missed for two images is missed for two
+frames. A detection that cannot be used, because its box or its image is no good, is a row that
+says why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from common.errors import SourceError
+from pipelines.detections import BOX, complete
+from pipelines.images.pixels import ImageError
+from pipelines.sources.database.connect import name_of, opened
+from pipelines.sources.database.schema import PREFIX, Tables, read_tables
+
+CHUNK_ROWS = 5000
+NO_IMAGE = "(no image)"
+
+PASSED = {
+    "path": ("crop_path", pa.string()),
+    "specific_label": ("specific_label", pa.string()),
+    "specific_label_score": ("specific_label_score", pa.float64()),
+    "binary_label": ("binary_label", pa.string()),
+    "binary_label_score": ("binary_label_score", pa.float64()),
+    "sequence_id": ("sequence_id", pa.string()),
+}
+"""Columns of detections that pass into the run where they are there: name and type in it."""
+
+
+def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Table, tuple[str, ...]]:
+    """The plan of every detection, in the order of images and ids.
+
+    Args:
+        url: an SQLAlchemy URL.
+        report: told of detections read and detections there are.
+
+    Returns:
+        A complete detections table with ``database``, ``database_id`` and
+        ``database_image_id``, the columns of ``PASSED`` that there are, and ``error``; what
+        people should know.
+
+    Raises:
+        SourceError: the database cannot be read, is none of AMI's, or holds no detection.
+        WorkError: it is locked, or failed while it was read.
+    """
+    name = name_of(url)
+    with opened(url) as connection:
+        tables = read_tables(connection, url)
+        total = _count(connection, tables.detections)
+        if total == 0:
+            raise SourceError(f"{name} holds no detections; there is nothing to extract")
+        reader = _Reader(name, tables, connection)
+        parts = []
+        done = 0
+        for part in reader.parts():
+            parts.append(part)
+            done += part.num_rows
+            report(done, total)
+        notes = tuple(reader.notes())
+    table = complete(pa.concat_tables(parts), where=name)
+    return table.rename_columns({"problem": "error"}), notes
+
+
+def _count(connection: sa.Connection, table: sa.FromClause) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+class _Reader:
+    def __init__(self, name: str, tables: Tables, connection: sa.Connection) -> None:
+        self._name = name
+        self._tables = tables
+        self._connection = connection
+        self._deployments: dict[str, str] = {}
+        self._unread_times = 0
+        found = tables.detections.c
+        self._passed = {new: kind for old, (new, kind) in PASSED.items() if old in found}
+        ids = pa.int64() if tables.whole_ids else pa.string()
+        self._schema = pa.schema(
+            [
+                ("detection_id", pa.string()),
+                ("image", pa.string()),
+                *((corner, pa.float32()) for corner in BOX),
+                ("sequence", pa.string()),
+                ("timestamp", pa.timestamp("us")),
+                ("frame", pa.int64()),
+                ("database", pa.string()),
+                ("database_id", ids),
+                ("database_image_id", pa.string()),
+                *self._passed.items(),
+                ("problem", pa.string()),
+            ]
+        )
+
+    def parts(self) -> Iterator[pa.Table]:
+        images = self._tables.images.c
+        if "base_path" in images:
+            bases = self._connection.execute(sa.select(images.base_path).distinct()).scalars()
+            self._deployments = deployment_names(str(base) for base in bases if base is not None)
+        rows = self._connection.execute(self._query().execution_options(yield_per=CHUNK_ROWS))
+        for chunk in rows.partitions():
+            yield pa.Table.from_pylist([self._row(row) for row in chunk], schema=self._schema)
+
+    def _query(self) -> sa.Select[Any]:
+        """Detections with their image, its frame, and its session; rows come image by image."""
+        found, sessions = self._tables.detections, self._tables.sessions
+        images = self._numbered_images()
+        session: sa.ColumnElement[Any] = images.c.session
+        if "monitoring_session_id" in found.c:
+            session = sa.func.coalesce(session, found.c.monitoring_session_id)
+        joined = found.outerjoin(images, images.c.id == found.c.image_id)
+        about: list[sa.ColumnElement[Any]] = []
+        if sessions is not None:
+            joined = joined.outerjoin(sessions, sessions.c.id == session)
+            wanted = {"day": "day", "base_directory": "directory"}
+            about = [
+                sa.cast(sessions.c[old], sa.Text).label(new)
+                for old, new in wanted.items()
+                if old in sessions.c
+            ]
+        return (
+            sa.select(
+                found.c.id,
+                found.c.image_id,
+                found.c.bbox,
+                images.c.timestamp,
+                session.label("session"),
+                images.c.id.label("found_image"),
+                images.c.path.label("image_path"),
+                images.c.base,
+                images.c.frame,
+                *about,
+                *(found.c[old].label(new) for old, (new, _) in PASSED.items() if old in found.c),
+            )
+            .select_from(joined)
+            .order_by(found.c.image_id, found.c.id)
+        )
+
+    def _numbered_images(self) -> sa.Subquery:
+        images = self._tables.images.c
+        session = images.monitoring_session_id
+        base = images.get("base_path")
+        place = sa.func.row_number().over(
+            partition_by=[session] if base is None else [session, base],
+            # By time, then by name; SQLite and PostgreSQL put missing times at different ends.
+            order_by=[images.timestamp.is_(None), images.timestamp, images.path, images.id],
+        )
+        return sa.select(
+            images.id,
+            images.path,
+            (sa.null() if base is None else base).label("base"),
+            session.label("session"),
+            # PostgreSQL has times that Python has not, as 'infinity'; as text they end nothing.
+            sa.cast(images.timestamp, sa.Text).label("timestamp"),
+            (place - 1).label("frame"),
+        ).subquery("numbered")
+
+    def _row(self, row: sa.Row[Any]) -> dict[str, Any]:
+        values = row._mapping
+        base = values["base"] if values["base"] is not None else values.get("directory")
+        image, box, problem = NO_IMAGE, None, None
+        try:
+            if values["found_image"] is None or not values["image_path"]:
+                what = "it names none" if row.image_id is None else f"{row.image_id} is not there"
+                raise ImageError("no image", what)
+            image = str(PurePosixPath(str(base or ""), str(values["image_path"])))
+            box = box_of(row.bbox)
+        except ImageError as error:
+            problem = f"{error} [{image}]"
+        made: dict[str, Any] = {
+            "detection_id": f"{PREFIX}{row.id}",
+            "image": image,
+            **dict(zip(BOX, box or (None,) * 4, strict=True)),
+            "sequence": self._sequence(base, values.get("day"), row.session),
+            "timestamp": self._time(row.timestamp),
+            "frame": row.frame,
+            "database": self._name,
+            "database_id": row.id if self._tables.whole_ids else str(row.id),
+            "database_image_id": _text(row.image_id),
+            "problem": problem,
+        }
+        for name, kind in self._passed.items():
+            made[name] = _text(values[name]) if kind == pa.string() else _number(values[name])
+        return made
+
+    def _sequence(self, base: object, day: object, session: object) -> str:
+        deployment = self._deployments.get(_clean(str(base or "")))
+        if deployment is None:
+            deployment = PurePosixPath(str(base or "")).name or "deployment"
+        when = "" if day is None else str(day)[:10].replace("-", "") + "-"
+        return f"{deployment}/{when}{'no-session' if session is None else session}"
+
+    def _time(self, raw: str | None) -> datetime | None:
+        try:
+            time = datetime.fromisoformat(raw or "")
+        except ValueError:
+            self._unread_times += raw is not None
+            return None
+        return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+    def notes(self) -> Iterator[str]:
+        """What people should know, once all parts are read."""
+        images, found = self._tables.images, self._tables.detections
+        total = _count(self._connection, images)
+        # The companion has no index of image_id: detections are gone through once, not once an image.
+        used = sa.select(found.c.image_id).join(images, images.c.id == found.c.image_id).distinct()
+        without = total - _count(self._connection, used.subquery())
+        if without:
+            yield f"{without} of {total} images have no detections; they count as frames"
+        if self._unread_times:
+            yield f"{self._unread_times} detections have a timestamp that is none; it is left out"
+
+
+def box_of(raw: object) -> tuple[float, float, float, float]:
+    """The corners in a ``bbox``: a list, or the text of one in JSON.
+
+    Raises:
+        ImageError: it is anything but four finite numbers.
+    """
+    if isinstance(raw, str | bytes):
+        try:
+            raw = json.loads(raw)
+        except ValueError:
+            raise ImageError("unreadable box", f"{raw!r:.60} is no JSON") from None
+    if raw is None:
+        raise ImageError("no box", "bbox is null")
+    if not isinstance(raw, list) or len(raw) != 4:
+        raise ImageError("incomplete box", f"{raw!r:.60}, not [x1, y1, x2, y2]")
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in raw):
+        raise ImageError("box not numbers", f"{raw!r:.60}")
+    x1, y1, x2, y2 = (float(value) for value in raw)
+    if not all(math.isfinite(value) for value in (x1, y1, x2, y2)):
+        raise ImageError("box not finite", f"{raw!r:.60}")
+    return x1, y1, x2, y2
+
+
+def deployment_names(bases: Iterable[str]) -> dict[str, str]:
+    """A name for each folder of images: its last part, or as many as tell it from the others."""
+    parts = {clean: PurePosixPath(clean).parts for clean in {_clean(base) for base in bases}}
+    names: dict[str, str] = {}
+    for base, mine in parts.items():
+        for depth in range(1, len(mine) + 1):
+            alike = sum(other[-depth:] == mine[-depth:] for other in parts.values())
+            if alike == 1 or depth == len(mine):
+                break
+        names[base] = "/".join(mine[-depth:]).strip("/") if mine else "deployment"
+    return names
+
+
+def _clean(base: str) -> str:
+    return str(PurePosixPath(base))
+
+
+def _text(raw: object) -> str | None:
+    return None if raw is None else str(raw)
+
+
+def _number(raw: Any) -> float | None:
+    try:
+        return None if raw is None else float(raw)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,98 @@
+"""The tables of an AMI database as they are: what is needed must be there, the rest may be.
+
+Values are taken as the driver gives them, whatever type a column was declared with, because one
+wrong value must cost its row and not the read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import NoSuchTableError
+
+from common.errors import SourceError
+from pipelines.sources.database.connect import name_of
+
+PREFIX = "ami:"
+"""Detection ids of a database are its own ids behind this."""
+
+NEEDED = {
+    "detections": ("id", "image_id", "bbox"),
+    "images": ("id", "path", "timestamp", "monitoring_session_id"),
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What stands in a database.
+
+    Attributes:
+        detections, images: with untyped columns, but for the id of detections.
+        sessions: monitoring sessions; None where there is no such table.
+        types: of the columns of detections, as declared.
+    """
+
+    detections: sa.TableClause
+    images: sa.TableClause
+    sessions: sa.TableClause | None
+    types: Mapping[str, sa.types.TypeEngine[Any]]
+
+    def key(self, detection_id: str) -> Any:
+        """A detection id as the database's own; None where it cannot be one of them."""
+        if not detection_id.startswith(PREFIX):
+            return None
+        text, kind = detection_id[len(PREFIX) :], self.types["id"]
+        try:
+            return int(text) if _whole(kind) else kind.python_type(text)
+        except ValueError:
+            return None
+
+    @property
+    def whole_ids(self) -> bool:
+        """Whether ids are whole numbers."""
+        return _whole(self.types["id"])
+
+
+def _whole(kind: sa.types.TypeEngine[Any]) -> bool:
+    return isinstance(kind, sa.Integer | sa.types.NullType)
+
+
+def read_tables(connection: sa.Connection, url: str) -> Tables:
+    """Look at what tables and columns there are.
+
+    Raises:
+        SourceError: a table or a column is missing that onepass cannot do without.
+    """
+    looked = sa.inspect(connection)
+    columns: dict[str, dict[str, sa.types.TypeEngine[Any]]] = {}
+    for table in (*NEEDED, "monitoring_sessions"):
+        try:
+            columns[table] = {one["name"]: one["type"] for one in looked.get_columns(table)}
+        except NoSuchTableError:
+            if table in NEEDED:
+                raise SourceError(
+                    f"{name_of(url)} has no table {table!r} (it has "
+                    f"{', '.join(sorted(looked.get_table_names())) or 'none'}); is it an AMI database?"
+                ) from None
+            continue
+        lacking = [name for name in NEEDED.get(table, ("id",)) if name not in columns[table]]
+        if lacking:
+            raise SourceError(
+                f"{name_of(url)}: table {table!r} has no column {lacking[0]!r} (it has "
+                f"{', '.join(columns[table])})"
+            )
+    # Typed, because it is compared with values of ours; NullType is the driver's own choice.
+    ids = {"detections": columns["detections"]["id"]}
+    made = {
+        table: sa.table(
+            table,
+            *(sa.column(n, ids.get(table) if n == "id" else None) for n in names),
+        )
+        for table, names in columns.items()
+    }
+    return Tables(
+        made["detections"], made["images"], made.get("monitoring_sessions"), columns["detections"]
+    )

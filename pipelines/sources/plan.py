@@ -1,0 +1,270 @@
+"""From what a user points at to a complete detections table.
+
+A source is a folder of images, a manifest (Parquet, CSV, JSON Lines) with one row a
+detection, a folder of videos, the URL of an AMI database, or a finished run, whose rows are
+answered again. No image is opened here: what is wrong with an image becomes that row's error
+later, so that a bad file never stops a plan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+from pyarrow import fs
+
+from common.errors import SourceError, first_line
+from common.sampling import spread
+from common.storage import (
+    SCHEMES,
+    arrow,
+    is_remote,
+    listed,
+    open_parquet,
+    place,
+    reaching,
+    read_parquet,
+)
+from pipelines.detections import RESULT_COLUMNS, complete
+from pipelines.frame_names import VIDEO_SUFFIXES
+from pipelines.model_info import Reading
+from pipelines.run import Run
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".jfif", ".ppm"}
+)
+MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
+FRAMES = 64  # of a video, where nothing else is asked
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A complete detections table and the folder its relative image names start from.
+
+    A row that is known to be of no use carries its ``error`` already.
+    """
+
+    table: pa.Table
+    root: Path
+    skipped: dict[str, int]  # suffix to files of a folder that are not images
+    notes: tuple[str, ...] = ()  # what people should know of the source
+    passing: tuple[str, ...] = ()  # columns that others go on changing, a write-back among them
+
+    @property
+    def decisive(self) -> pa.Table:
+        """What a rerun must find as it was: all rows, without the columns that are passing."""
+        return self.table.drop_columns(list(self.passing))
+
+
+def read_source(
+    source: str,
+    reading: Reading | None = None,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Read a folder, a manifest, videos, a database or a run; ``report`` is told how far it is.
+
+    Raises:
+        SourceError: missing, of an unknown kind, empty, or malformed.
+        StorageError: in an object store that cannot be reached.
+    """
+    reading = reading or Reading()
+    if is_database(source):
+        return _limited(_read_database(source, reading, report), reading.limit)
+    path = place(source)
+    with reaching(path):
+        return _read_path(source, path, reading, report)
+
+
+def _read_path(
+    source: str, path: Path, reading: Reading, report: Callable[[int, int], None]
+) -> Plan:
+    if not path.exists():
+        raise SourceError(
+            f"{source}: no such folder or file; give a folder of images or a manifest"
+        )
+    if reading.again:
+        return read_run(path)
+    if reading.kind == "video":
+        return _read_videos(path, reading, report)
+    if path.is_dir():
+        plan = _read_folder(path)
+    else:
+        if path.suffix.lower() not in MANIFEST_SUFFIXES:
+            hint = "; for a video add --source video" if _is_video(path.name) else ""
+            raise SourceError(
+                f"{source}: a source is a folder of images or a manifest that ends in "
+                f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
+            )
+        table = complete(_read_manifest(path), where=source, folder=path.stem)
+        plan = Plan(table, path.parent.resolve(), {})
+    return _limited(plan, reading.limit)
+
+
+def read_run(path: Path) -> Plan:
+    """The rows of a finished run as a plan: the same ids, order and columns of the user's.
+
+    A row that failed is tried again, its image may be back; but one that failed when the run
+    was planned names no frame, only a clip that could not be used, and keeps its error.
+
+    Raises:
+        RunError: not a finished run.
+        SourceError: the folder that its images start from is gone.
+    """
+    run = Run.open(path)
+    files = run.files()
+    facts = [run.manifest.model, run.manifest.classifier]
+    answers = {*RESULT_COLUMNS, *(known.name for each in facts if each for known in each.maps)}
+    with open_parquet(files[0]) as first:
+        names = [name for name in first.schema_arrow.names if name not in answers]
+    table = run.table(names)
+    relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
+    if not run.root.is_dir() and pc.any(relative).as_py():
+        raise SourceError(
+            f"{path}: its images start from {run.root}, which is not there; bring that folder "
+            "back, or extract anew from where they stand now"
+        )
+    table = table.replace_schema_metadata(None)  # Ray's and pandas' own
+    known = _errors_of_plan(path)
+    if known is not None:
+        table = table.append_column("error", known)
+    return Plan(table.combine_chunks(), run.root, {})
+
+
+def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
+    """What the plan of a run knew to be wrong, by row_id; None where no plan of it could."""
+    parts = [open_parquet(file) for file in listed(path / "plan", "*.parquet")]
+    if not parts or "error" not in parts[0].schema_arrow.names:
+        return None
+    table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
+    return table.sort_by("row_id")["error"]
+
+
+def is_database(source: str) -> bool:
+    """Whether a source is a URL, and so no path: none of its text may be shown as it is."""
+    return "://" in source and not is_remote(source)
+
+
+def name_source(source: str) -> str:
+    """A source as runs name it: an absolute path, or a database without its password.
+
+    Raises:
+        SourceError: a URL of no database that onepass knows.
+    """
+    if is_database(source):
+        from pipelines.sources.database.connect import name_of
+
+        return name_of(source)
+    return str(place(source).resolve())
+
+
+def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+    # SQLAlchemy is an extra.
+    from pipelines.sources.database.connect import folder_of, name_of
+    from pipelines.sources.database.plan import PASSED, plan_database
+
+    if reading.kind == "video":
+        raise SourceError(f"{name_of(source)}: --source video takes a folder or a video")
+    table, notes = plan_database(source, report)
+    passing = tuple(name for name, _ in PASSED.values() if name in table.column_names)
+    return Plan(table, folder_of(source), {}, notes, passing)
+
+
+def _is_video(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+    from pipelines.sources.videos import plan_videos  # reads images, and so needs torch
+
+    if is_remote(path):
+        raise SourceError(
+            f"{path}: videos are not read from object stores, because jumping in them is many "
+            "requests a frame; copy them to a folder of every machine and give that"
+        )
+    if path.is_file() and not _is_video(path.name):
+        raise SourceError(
+            f"{path}: --source video takes a folder or a video that ends in "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    frames = FRAMES if reading.frames is None else reading.frames
+    table, skipped, notes = plan_videos(path, frames, reading.limit, IMAGE_SUFFIXES, report)
+    root = path.parent if path.is_file() else path
+    return Plan(table, root.resolve(), skipped, notes)
+
+
+def _limited(plan: Plan, limit: int | None) -> Plan:
+    """The rows of ``limit`` images, spread evenly over the plan; None: every row."""
+    if limit is None:
+        return plan
+    table = plan.table
+    chosen = spread(pc.unique(table["image"]).to_pylist(), limit)
+    few = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
+    at = few.column_names.index("row_id")
+    few = few.set_column(at, "row_id", pa.array(np.arange(few.num_rows, dtype=np.int64)))
+    return replace(plan, table=few.combine_chunks())
+
+
+def _read_folder(folder: Path) -> Plan:
+    names: list[str] = []
+    skipped: Counter[str] = Counter()
+    for name in _walk(folder):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            names.append(name)
+        else:
+            skipped[suffix or "no suffix"] += 1
+    if not names:
+        hint = "; for videos add --source video" if skipped.keys() & VIDEO_SUFFIXES else ""
+        raise SourceError(
+            f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); "
+            f"{sum(skipped.values())} other files were found{hint}"
+        )
+    table = complete(pa.table({"image": names}), where=str(folder), folder=folder.resolve().name)
+    return Plan(table, folder.resolve(), dict(skipped))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Names of all files below, in the same order wherever they stand."""
+    if is_remote(folder):
+        system, base = arrow(folder)
+        found = system.get_file_info(fs.FileSelector(base, recursive=True))
+        names = [info.path[len(base) :].strip("/") for info in found if info.is_file]
+        # The files of a folder come before the folders in it.
+        yield from sorted(names, key=lambda name: (*_folders_of(name), (0, name)))
+        return
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def _folders_of(name: str) -> list[tuple[int, str]]:
+    return [(1, part) for part in name.split("/")[:-1]]
+
+
+def _read_manifest(path: Path) -> pa.Table:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return read_parquet(path)
+        if path.suffix.lower() == ".csv":
+            # An empty field is null; "nan" stays NaN, which is a wrong box and not no box.
+            convert = pyarrow.csv.ConvertOptions(
+                null_values=[""],
+                strings_can_be_null=True,
+                column_types={"image": pa.string(), "detection_id": pa.string()},
+            )
+            with path.open("rb") as stream:
+                return pyarrow.csv.read_csv(stream, convert_options=convert)
+        with path.open("rb") as stream:
+            return pyarrow.json.read_json(stream)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} cannot be read: {first_line(error)}") from None

@@ -1,0 +1,242 @@
+"""From a folder of clips to a plan: which clips there are, and which of their frames.
+
+A clip is a video file, a folder of images, or one of the clips in a file of tensors, laid out
+``SPLIT/CATEGORY/…``. Each is looked at (its index, not its pixels) to spread the wanted
+frames evenly over it. A clip that cannot be used is one row that says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from common.errors import SourceError
+from common.sampling import evenly, spread
+from pipelines.detections import complete, timestamp_in_name
+from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and_category
+from pipelines.images.opener import TENSOR_SUFFIXES
+from pipelines.images.pixels import ImageError
+
+_READERS = 8  # files looked at at once: mostly waiting for the disk
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """One clip: its id, and the rows that its frames become."""
+
+    name: str
+    images: list[str]
+    numbers: list[int | None]  # of the frames, in the source
+    fps: float | None = None
+    sizes: frozenset[tuple[int, int]] = frozenset()  # width, height in pixels
+    error: str | None = None
+
+
+@dataclass
+class _Found:
+    """What a walk over the folder met."""
+
+    videos: list[str] = field(default_factory=list)
+    sequences: dict[str, list[str]] = field(default_factory=dict)  # folder to its images
+    skipped: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
+
+
+def plan_videos(
+    source: Path,
+    frames: int,
+    limit: int | None,
+    image_suffixes: frozenset[str],
+    report: Callable[[int, int], None],
+) -> tuple[pa.Table, dict[str, int], tuple[str, ...]]:
+    """The plan of ``source``, a video or a folder of clips.
+
+    Args:
+        source: what to look at; names are relative to it, or to the file's folder.
+        frames: of each clip, spread evenly; 0: every frame.
+        limit: clips at most, spread evenly over all there are.
+        image_suffixes: what counts as an image of a sequence.
+        report: told of clips looked at and clips found.
+
+    Returns:
+        A complete detections table with ``split``, ``category`` and ``error``; files that are
+        no clips, by suffix; what people should know.
+
+    Raises:
+        SourceError: there is no clip at all.
+    """
+    found = _Found(videos=[source.name]) if source.is_file() else _walk(source, image_suffixes)
+    root = source.parent if source.is_file() else source
+    names = sorted([*found.videos, *found.sequences], key=natural)
+    if not names:
+        skipped = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.skipped.items()))
+        raise SourceError(
+            f"{source} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))}), folders of images or "
+            f"tensors ({', '.join(sorted(TENSOR_SUFFIXES))}); found: {skipped or 'nothing'}"
+        )
+    names = list(spread(names, limit))
+
+    def look(name: str) -> list[_Clip]:
+        images = found.sequences.get(name)
+        return _look_at_images(root, name, images, frames) if images else _look(root, name, frames)
+
+    clips: list[_Clip] = []
+    with ThreadPoolExecutor(_READERS) as pool:
+        for done, looked in enumerate(pool.map(look, names), start=1):
+            clips += looked
+            report(done, len(names))
+    clips = list(spread(clips, limit))  # a file of tensors holds many
+    table = _table(clips, where=str(source))
+    return table, dict(found.skipped), tuple(_notes(clips, found.empty))
+
+
+def sampled(count: int, frames: int) -> list[int]:
+    """Numbers of the frames to take of ``count``; 0: every one."""
+    return list(range(count)) if frames == 0 else evenly(count, frames)
+
+
+def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Found:
+    found = _Found()
+    used: set[str] = set()
+    folders: list[str] = []
+    for parent, children, files in os.walk(folder):
+        children.sort()
+        here = Path(parent).relative_to(folder).as_posix()
+        images: list[str] = []
+        for name in files:
+            path = name if here == "." else f"{here}/{name}"
+            suffix = Path(name).suffix.lower()
+            if suffix in VIDEO_SUFFIXES or suffix in TENSOR_SUFFIXES:
+                found.videos.append(path)
+            elif suffix in image_suffixes:
+                images.append(path)
+            else:
+                found.skipped[suffix or "no suffix"] += 1
+                continue
+            used.update({here, *(above.as_posix() for above in Path(here).parents)})
+        if images:
+            name = folder.resolve().name if here == "." else here
+            found.sequences[name] = sorted(images, key=natural)
+        folders.append(here)
+    # The outermost only: what is in an empty folder is empty as well.
+    empty = [name for name in folders if name not in used]
+    found.empty = [name for name in empty if Path(name).parent.as_posix() not in empty]
+    return found
+
+
+def _look(root: Path, name: str, frames: int) -> list[_Clip]:
+    """A video, or the clips of a file of tensors."""
+    # PyAV loads FFmpeg; planning a folder of photos never gets here.
+    from pipelines.images.tensors import TensorFile
+    from pipelines.images.video import examine
+
+    try:
+        if Path(name).suffix.lower() not in TENSOR_SUFFIXES:
+            facts = examine(root / name)
+            size = frozenset({(facts.width, facts.height)})
+            numbers = _enough(facts.frames, frames)
+            images = [frame_name(name, number) for number in numbers]
+            return [_Clip(name, images, [*numbers], facts.fps, size)]
+        clips, count, height, width = TensorFile(root / name).shape
+        numbers = _enough(count, frames)
+    except ImageError as error:
+        return [_failed(name, name, error)]
+    return [
+        _Clip(
+            f"{name}#video={clip}",
+            [frame_name(name, number, clip) for number in numbers],
+            [*numbers],
+            sizes=frozenset({(width, height)}),
+        )
+        for clip in range(clips)
+    ]
+
+
+def _look_at_images(root: Path, name: str, images: list[str], frames: int) -> list[_Clip]:
+    try:
+        numbers = _enough(len(images), frames)
+    except ImageError as error:
+        return [_failed(name, images[0], error)]
+    chosen = [images[number] for number in numbers]
+    sizes = {size for image in chosen if (size := _image_size(root / image)) is not None}
+    return [_Clip(name, chosen, [*numbers], sizes=frozenset(sizes))]
+
+
+def _failed(name: str, image: str, error: ImageError) -> _Clip:
+    return _Clip(name, [image], [None], error=f"{error} [{name}]")
+
+
+def _enough(count: int, frames: int) -> list[int]:
+    if count < max(1, frames):
+        raise ImageError(
+            "short video",
+            f"{count} frame{'' if count == 1 else 's'}, fewer than the {max(1, frames)} to sample",
+        )
+    return sampled(count, frames)
+
+
+def _image_size(file: Path) -> tuple[int, int] | None:
+    """Width and height; None where decoding will say what is wrong."""
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _table(clips: list[_Clip], *, where: str) -> pa.Table:
+    counts = [len(clip.images) for clip in clips]
+    names = np.repeat(np.arange(len(clips)), counts)
+
+    def per_clip(values: list[str | None]) -> pa.Array:
+        return pa.array(values, pa.string()).take(pa.array(names))
+
+    places = [split_and_category(clip.name) for clip in clips]
+    table = complete(
+        pa.table(
+            {
+                "image": pa.array([image for clip in clips for image in clip.images]),
+                "sequence": per_clip([clip.name for clip in clips]),
+                "timestamp": pa.array(
+                    [stamp for clip in clips for stamp in _stamps(clip)], pa.timestamp("us")
+                ),
+                "frame": pa.array([n for clip in clips for n in clip.numbers], pa.int64()),
+                "split": per_clip([split for split, _ in places]),
+                "category": per_clip([category for _, category in places]),
+            }
+        ),
+        where=where,
+    )
+    return table.append_column("error", per_clip([clip.error for clip in clips]))
+
+
+def _stamps(clip: _Clip) -> Iterator[object]:
+    """When each frame was shown, where the file's name says when the first was."""
+    began = timestamp_in_name(clip.name)
+    for number in clip.numbers:
+        known = began is not None and clip.fps and number is not None
+        yield began + timedelta(seconds=number / clip.fps) if known else None  # type: ignore[operator]
+
+
+def _notes(clips: list[_Clip], empty: list[str]) -> Iterator[str]:
+    if empty:
+        shown = ", ".join(empty[:10]) + (", …" if len(empty) > 10 else "")
+        yield f"folders without a clip: {shown}"
+    sizes = Counter(min(clip.sizes) for clip in clips if len(clip.sizes) == 1)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sizes.most_common(5))
+        more = ", …" if len(sizes) > 5 else ""
+        yield f"clips of {len(sizes)} sizes, all resized alike: {shown}{more}"
+    mixed = [clip.name for clip in clips if len(clip.sizes) > 1]
+    if mixed:
+        shown = ", ".join(mixed[:10]) + (", …" if len(mixed) > 10 else "")
+        yield f"clips whose frames differ in size, all resized alike: {shown}"

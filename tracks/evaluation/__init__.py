@@ -1,0 +1,1 @@
+"""Tracks held against a truth: HOTA, IDF1, MOTA; and options fitted to labelled sequences."""

@@ -1,0 +1,155 @@
+"""Tracks in the files that other tools open: MOTChallenge text, and JSON as of COCO.
+
+COCO has no tracks; as in its relatives for video, an annotation has a ``track_id``, and an image a
+``frame_id`` and the id of its video.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from os import getpid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from common.errors import InputError
+from common.json_models import write_atomic
+from tracks.evaluation import motchallenge
+from tracks.evaluation.scores import Tracked
+from tracks.linked import Linked, Progress
+from tracks.sizes import image_size
+
+UNNAMED = "object"  # the category of detections without a class
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        files: their paths.
+        boxes, tracks: in them.
+        left_out: detections in no track: with an error, or weak ones.
+        unsized: images whose size could not be read, written without one (COCO).
+        repeated: boxes that claim a track which another box of their frame has.
+    """
+
+    files: list[str]
+    boxes: int
+    tracks: int
+    left_out: int
+    unsized: int
+    repeated: int
+
+
+def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FRAME) -> Exported:
+    """Write a folder with one result file of MOTChallenge for each sequence.
+
+    Args:
+        run: a linked run.
+        out: the folder, new or empty.
+        first_frame: what frame 0 is called in the files.
+
+    Raises:
+        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        InputError: ``out`` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out} exists already; give a new folder")
+    linked = Linked.open(run)
+    draft = out.with_name(f".{out.name}.{getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        boxes = tracks = repeated = 0
+        names = motchallenge.file_names(linked.sequences)
+        for sequence, name in names.items():
+            part = linked.of(sequence)
+            tracked, rows = part.tracked()
+            shifted = Tracked(tracked.frames + first_frame, tracked.ids, tracked.boxes)
+            text = motchallenge.result_lines(shifted)
+            (draft / f"{name}.txt").write_text(text, encoding="utf-8")
+            boxes += len(rows)
+            tracks += len(np.unique(tracked.ids))
+            repeated += part.repeated_claims()
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    files = [str(out / f"{name}.txt") for name in names.values()]
+    return Exported(files, boxes, tracks, linked.rows.num_rows - boxes, 0, repeated)
+
+
+def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total: None) -> Exported:
+    """Write one JSON document: images, annotations with ``track_id`` and ``score``, categories.
+
+    Args:
+        run: a linked run.
+        out: the file; one that stands there is replaced.
+        progress: called with images looked at and images to look at, for their sizes.
+
+    Raises:
+        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        InputError: ``out`` is a folder.
+    """
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; give a file, such as {out / 'tracks.json'}")
+    linked = Linked.open(run)
+    labels = sorted({label or UNNAMED for label in linked.rows["label"].to_pylist()})
+    category = {label: number for number, label in enumerate(labels, start=1)}
+    images: dict[str, dict[str, Any]] = {}
+    annotations: list[dict[str, Any]] = []
+    unsized = repeated = tracks = 0
+    total = len(linked.rows["image"].unique())
+    for video, sequence in enumerate(linked.sequences, start=1):
+        part = linked.of(sequence)
+        tracked, rows = part.tracked()
+        repeated += part.repeated_claims()
+        number = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
+        tracks += len(set(number.values()))
+        columns = part.rows.select(["image", "frame", "label", "score", "detection_id"])
+        for place, row in enumerate(columns.to_pylist()):
+            image = images.get(row["image"])
+            if image is None:
+                size = image_size(linked.run.image_path(row["image"]))
+                unsized += size is None
+                image = images[row["image"]] = {
+                    "id": len(images) + 1,
+                    "file_name": row["image"],
+                    **({"width": size[0], "height": size[1]} if size else {}),
+                    "video_id": video,
+                    "frame_id": row["frame"],
+                }
+                progress(len(images), total)
+            if place in number:
+                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[place].tolist())
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image["id"],
+                        "category_id": category[row["label"] or UNNAMED],
+                        "track_id": number[place],
+                        "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+                        "area": round((x2 - x1) * (y2 - y1), 2),
+                        "iscrowd": 0,
+                        "score": row["score"],
+                        "detection_id": row["detection_id"],
+                    }
+                )
+    document = {
+        "info": {"description": f"tracks of {run}, written by onepass"},
+        "licenses": [],
+        "videos": [{"id": at, "name": name} for at, name in enumerate(linked.sequences, start=1)],
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": [{"id": number, "name": label} for label, number in category.items()],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, orjson.dumps(document))
+    boxes = len(annotations)
+    left_out = linked.rows.num_rows - boxes
+    return Exported([str(out)], boxes, tracks, left_out, unsized, repeated)

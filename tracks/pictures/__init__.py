@@ -1,0 +1,1 @@
+"""Tracks to look at: one picture a sequence, an annotated video, the doubtful links first."""

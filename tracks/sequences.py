@@ -1,0 +1,120 @@
+"""Which detections of a run there are to link, in which order, and where their embeddings stand.
+
+A sequence is linked in the order of its frame numbers; time decides only where ``frame`` was not
+given, when the run was planned. What looks wrong about a sequence is said and not guessed at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common.errors import InputError, RunError
+from common.storage import open_parquet, read_parquet
+from index.vectors import Floats
+from pipelines.detections import BOX
+from pipelines.run import Run
+from tracks.association.linker import by_frame
+
+_PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
+SCORE = "link_score"
+FILE, PLACE = "file", "place"  # which of run.files() an embedding stands in, and where
+_SHARED = 0.5  # of the frames: more at times of other frames are hardly bursts
+
+
+@dataclass(frozen=True)
+class ToLink:
+    """The detections of a run that have an embedding.
+
+    Attributes:
+        table: by sequence, frame and row_id; ``file`` and ``place`` say where the embedding
+            stands, ``link_score`` is there where a score was asked for.
+        sequences: the rows of each sequence.
+        left_out: rows with an error, which have no embedding.
+    """
+
+    table: pa.Table
+    sequences: list[slice]
+    left_out: int
+
+
+def read_plan(run: Run, score_column: str | None) -> ToLink:
+    """Read everything about a run's detections but their embeddings.
+
+    Raises:
+        RunError: the run keeps no embeddings.
+        InputError: ``score_column`` is not a column of numbers.
+    """
+    tables = []
+    for number, file in enumerate(run.files()):
+        with open_parquet(file) as parquet:
+            schema = parquet.schema_arrow
+        if "embedding" not in schema.names:
+            raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
+        columns = [*_PLAN, *([score_column] if score_column else [])]
+        if score_column and score_column not in schema.names:
+            known = ", ".join(name for name in schema.names if name not in ("embedding", "topk"))
+            raise InputError(
+                f"--score-column {score_column}: {run.path} has no such column; it has {known}"
+            )
+        table = read_parquet(file, columns=list(dict.fromkeys(columns)))
+        if score_column:
+            table = table.append_column(SCORE, _numbers(table[score_column], score_column))
+        places = np.arange(table.num_rows)
+        table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
+        tables.append(table.append_column(PLACE, pa.array(places.astype(np.int32))))
+    everything = pa.concat_tables(tables)
+    rows = everything.num_rows
+    good = everything.filter(pc.is_null(everything["error"])).drop_columns(["error"])
+    del everything, tables  # of millions of rows a few copies are felt
+    good = good.sort_by(
+        [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
+    )
+    names = good["sequence"].combine_chunks().dictionary_encode()
+    return ToLink(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
+
+
+def doubts(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
+    """What looks wrong about the times of one sequence, for people.
+
+    Args:
+        name: of the sequence.
+        frames: number of each detection's frame, never falling.
+        seconds: its time, NaN where none is known.
+    """
+    first = np.flatnonzero(np.r_[True, np.diff(frames) > 0]) if len(frames) else np.empty(0, int)
+    times = seconds[first]
+    times = times[~np.isnan(times)]
+    found = []
+    falls = int((np.diff(times) < 0).sum())
+    if falls:
+        found.append(
+            f"sequence {name!r}: time runs backwards {falls} times from a frame to the next; "
+            "frame numbers decide the order"
+        )
+    _, counts = np.unique(times, return_counts=True)
+    shared = int(counts[counts > 1].sum())
+    if shared > _SHARED * len(times):
+        found.append(
+            f"sequence {name!r}: {shared} of {len(times)} frames have the time of another; if two "
+            "cameras write into one folder, tell them apart with a column 'sequence'"
+        )
+    return found
+
+
+def seconds_of(column: pa.ChunkedArray) -> Floats:
+    """Timestamps as seconds, NaN where there is none."""
+    micros = column.cast(pa.int64())
+    seconds: Floats = micros.fill_null(0).to_numpy() / 1e6
+    seconds[micros.is_null().to_numpy()] = np.nan
+    return seconds
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise InputError(f"--score-column {name} holds {column.type}; give a column of numbers")
+    return column.cast(pa.float64())
