@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ami.join import Pair, Some, features_of, is_null, pairs, require_source
+from ami.join import Pair, RowChunk, features_of, is_null, pairs, require_source
 from common.errors import SourceError
 from pipelines.run import Run
-from pipelines.sources.database.connect import name_of, opened
+from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import read_tables
 
 TOLERANCE = 1e-3
@@ -50,10 +50,10 @@ class Comparison:
     dim: int
     rows: int = 0
     failed: int = 0
-    gone: Some = field(default_factory=Some)
-    moved: Some = field(default_factory=Some)
+    gone: RowChunk = field(default_factory=RowChunk)
+    moved: RowChunk = field(default_factory=RowChunk)
     missing: int = 0
-    unusable: dict[str, Some] = field(default_factory=dict)
+    unusable: dict[str, RowChunk] = field(default_factory=dict)
     other_dims: dict[int, int] = field(default_factory=dict)
     compared: int = 0
     equal: int = 0
@@ -75,7 +75,7 @@ def compare_database(
     made = Comparison(name, run.manifest.model.feature_dim)
     dims: Counter[int] = Counter()
     cosines: list[float] = []
-    with opened(url) as connection:
+    with open_database(url) as connection:
         tables = read_tables(connection, url)
         if "cnn_features" not in tables.detections.c:
             raise SourceError(f"{name}: table 'detections' has no column 'cnn_features' to compare")
@@ -129,5 +129,5 @@ def _old_features(pair: Pair, made: Comparison) -> NDArray[np.float64] | None:
                 raise ValueError("all zero in the run")
             return old
         except ValueError as error:
-            made.unusable.setdefault(str(error), Some()).add(name)
+            made.unusable.setdefault(str(error), RowChunk()).add(name)
     return None

@@ -33,7 +33,7 @@ NAMED = 5
 
 
 @dataclass
-class Some:
+class RowChunk:
     """How many, and the first of them by name."""
 
     count: int = 0

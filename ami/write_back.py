@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from ami.join import Pair, Some, features_of, is_null, pairs, require_source
+from ami.join import Pair, RowChunk, features_of, is_null, pairs, require_source
 from common.errors import InputError, RunError, SourceError, WorkError
 from pipelines.run import Run
-from pipelines.sources.database.connect import name_of, opened
+from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import Tables, read_tables
 from tracks.store import read_tracks
 
@@ -72,8 +72,8 @@ class Written:
     columns: dict[str, Changes]
     rows: int = 0
     failed: int = 0
-    gone: Some = field(default_factory=Some)
-    moved: Some = field(default_factory=Some)
+    gone: RowChunk = field(default_factory=RowChunk)
+    moved: RowChunk = field(default_factory=RowChunk)
     updated: int = 0
     others: int = 0
 
@@ -114,7 +114,7 @@ def write_database(
     columns = [column for group in GROUPS if group in groups for column in GROUPS[group]]
     tracks = _Tracks(run) if "tracks" in groups else None
     made = Written(name, write_back, {column: Changes() for column in columns})
-    with opened(url, write=write_back) as connection:
+    with open_database(url, write=write_back) as connection:
         tables = read_tables(connection, url)
         lacking = [column for column in columns if column not in tables.detections.c]
         if lacking:

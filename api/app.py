@@ -26,7 +26,7 @@ from api.http.metrics import Metrics
 from api.http.observe import Observe
 from api.routes import browse, detections, health, index, link, page, search, tracks
 from api.service.batching import Batcher
-from api.service.line import Line
+from api.service.line import BoundedQueue
 from api.service.served import Service
 from common.errors import OnepassError
 from common.storage import is_remote
@@ -91,13 +91,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.uploads = Line(
+        app.state.uploads = BoundedQueue(
             limits.waiting_uploads,
             "images wait for the model",
             reason="uploads",
             metrics=metrics,
         )
-        app.state.frames = Line(
+        app.state.frames = BoundedQueue(
             limits.waiting_frames, "frames wait to be linked", reason="frames", metrics=metrics
         )
         app.state.crop_turn = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image

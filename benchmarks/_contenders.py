@@ -27,7 +27,7 @@ from _truth import Rows, recall_of
 from _vectors import Floats, embeddings, unit
 from usearch.index import Index
 
-from index.search.accelerator import Accelerator, Effort
+from index.search.accelerator import Accelerator, SearchParams
 from index.search.factory import FLAT
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEARCH, SEGMENTS, VECTORS
@@ -79,7 +79,7 @@ class Faiss:
         folder = index / SEGMENTS / entry.name
         store = open_store(folder / VECTORS)
         self._accelerator = Accelerator.open(folder / SEARCH, store, manifest.metric)
-        self._effort = Effort(entry.search_params)
+        self._effort = SearchParams(entry.search_params)
 
     def prepare(self, *, threads: int, effort: int) -> None:
         faiss.omp_set_num_threads(threads)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pipelines.engines.engine import Engine
-from pipelines.images.pixels import decode, fit, read
+from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import ModelRequest, Preprocess
 from pipelines.models.registry import examine
 
@@ -41,7 +41,7 @@ def decoded(folder: Path, how: Preprocess, at: int) -> Iterator[np.ndarray]:
         pixels = torch.empty((ROWS, *how.input_size, 3), dtype=torch.uint8)
         for number in range(ROWS):
             image = decode(read(files[(at + number) % len(files)]))
-            pixels[number] = fit(image.pixels, how).permute(1, 2, 0)
+            pixels[number] = resize(image.pixels, how).permute(1, 2, 0)
         at += ROWS
         yield pixels.numpy()
 

@@ -12,16 +12,16 @@ import _common  # noqa: F401  puts the packages before this folder
 
 import cluster.session
 import pipelines.execution.blocks
-from cluster.session import Slots, lay_out
+from cluster.session import Slots, plan_slots
 
 
 def only(actors: int, block_rows: int) -> None:
     """Have sessions of this process lay out ``actors`` at most, and plans blocks that small."""
 
     def few(cpus: float, gpus: float, **more: Any) -> Slots:
-        return lay_out(cpus, gpus, **{**more, "cores": actors})
+        return plan_slots(cpus, gpus, **{**more, "cores": actors})
 
-    cluster.session.lay_out = few
+    cluster.session.plan_slots = few
     pipelines.execution.blocks.BLOCK_ROWS = block_rows
 
 

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 
 from common.json_models import sha256_file, write_atomic
 from pipelines.detections import PLAN_SCHEMA, result_fields
-from pipelines.model_info import ModelFacts
+from pipelines.model_info import ModelInfo
 from pipelines.run import RowCounts, Run, RunManifest
 
 
 class RunWriter:
     """Writes RUN/detections a file at a time and the manifest last; one table is in memory."""
 
-    def __init__(self, path: Path, facts: ModelFacts, *, source: str, root: str = ".") -> None:
+    def __init__(self, path: Path, facts: ModelInfo, *, source: str, root: str = ".") -> None:
         self._path, self._facts, self._source, self._root = path, facts, source, root
         self._files: dict[str, str] = {}
         self._rows = 0

@@ -18,7 +18,7 @@ from _few_actors import only
 
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, extract
-from pipelines.images.pixels import decode, fit, read
+from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import ModelRequest
 from pipelines.models.registry import examine
 
@@ -60,7 +60,7 @@ def alone(folder: str, model: str, engine: str) -> None:
         nonlocal at
         for number in range(ROWS):
             image = decode(read(files[(at + number) % len(files)]))
-            pixels[number] = fit(image.pixels, how).permute(1, 2, 0)
+            pixels[number] = resize(image.pixels, how).permute(1, 2, 0)
         at += ROWS
 
     costs = {

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipelines.detections import BOX, PLAN_SCHEMA
-from pipelines.model_info import ModelFacts, ModelRequest, Preprocess
+from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
 from pipelines.run import Run
 
 Floats = NDArray[np.float32]
@@ -189,7 +189,7 @@ def made_run(real: Run, out: Path, rows: int, *, seed: int = 1, first: int = 0) 
     if (out / "manifest.json").is_file():
         return Run.open(out)
     base, random = Real(real), np.random.default_rng(seed)
-    facts = ModelFacts(
+    facts = ModelInfo(
         request=ModelRequest(spec="tiny"),
         weights="none: the vectors are made from real ones",
         weights_sha256="0" * 64,

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from _common import ENVIRONMENT
 
 from common.json_models import write_atomic
-from pipelines.model_info import ModelFacts, ModelRequest, Preprocess
+from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
 from pipelines.run import RowCounts, RunManifest
 
 SCALES = "1.0,0.85,1.15"
@@ -59,7 +59,7 @@ def write_run(folder: Path, clips: int, frames: int, dim: int) -> None:
         )
         names.append(f"detections/part-{first:06d}.parquet")
         pq.write_table(table, folder / names[-1])
-    facts = ModelFacts(
+    facts = ModelInfo(
         request=ModelRequest(spec="tiny"),
         weights="made up",
         weights_sha256="0" * 64,

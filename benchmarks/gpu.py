@@ -38,7 +38,7 @@ from PIL import Image
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, Progress, extract
 from pipelines.images.decode import PIXELS, decode_rows
-from pipelines.model_info import ModelFacts, ModelRequest
+from pipelines.model_info import ModelInfo, ModelRequest
 from pipelines.models.registry import examine
 from pipelines.sources.plan import read_source
 
@@ -102,7 +102,7 @@ def _core_times() -> tuple[int, int]:
     return sum(values) - values[3] - values[4], sum(values)
 
 
-def hot_loop(facts: ModelFacts, engine_name: Any, precision: Any, seconds: float) -> dict[str, Any]:
+def hot_loop(facts: ModelInfo, engine_name: Any, precision: Any, seconds: float) -> dict[str, Any]:
     began = time.perf_counter()
     run = Engine(facts, precision, engine_name)
     told: dict[str, Any] = {"load_s": time.perf_counter() - began, "batch": run._rows}
@@ -144,7 +144,7 @@ def hot_loop(facts: ModelFacts, engine_name: Any, precision: Any, seconds: float
     return told
 
 
-def _decode_part(given: tuple[str, ModelFacts, int, int, float]) -> float:
+def _decode_part(given: tuple[str, ModelInfo, int, int, float]) -> float:
     """Rows a second of one process, in a window that the others share."""
     source, facts, part, parts, seconds = given
     torch.set_num_threads(1)
@@ -158,7 +158,7 @@ def _decode_part(given: tuple[str, ModelFacts, int, int, float]) -> float:
     return rows / passed
 
 
-def decode_rate(source: Path, facts: ModelFacts, seconds: float) -> float:
+def decode_rate(source: Path, facts: ModelInfo, seconds: float) -> float:
     with multiprocessing.get_context("spawn").Pool(CORES) as pool:
         asked = [(str(source), facts, part, CORES, seconds) for part in range(CORES)]
         return sum(pool.map(_decode_part, asked, chunksize=1))

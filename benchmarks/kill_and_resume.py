@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from common.storage import listed
+from common.storage import list_folder
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.progress.event_log import NAME as EVENTS
 from pipelines.run import Run
@@ -145,7 +145,7 @@ def stat_of(pid: int) -> list[str]:
 
 
 def data_files(out: Path) -> int:
-    return len(listed(out / "detections", "*.parquet"))
+    return len(list_folder(out / "detections", "*.parquet"))
 
 
 def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
@@ -187,7 +187,7 @@ def _names(out: Path) -> set[str]:
     return {
         f"{folder}/{entry.name}"
         for folder in ("checkpoint", "detections", "hdf5")
-        for entry in listed(out / folder)
+        for entry in list_folder(out / folder)
     }
 
 
@@ -315,7 +315,7 @@ class Found:
 def answers(out: Path) -> pa.Table:
     """Every row's class and embedding, in the plan's order."""
     columns = ["row_id", "label_index", "score", "embedding"]
-    files = listed(out / "detections", "*.parquet")
+    files = list_folder(out / "detections", "*.parquet")
     return pa.concat_tables(pq.read_table(file, columns=columns) for file in files).sort_by(
         "row_id"
     )

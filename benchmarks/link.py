@@ -32,7 +32,7 @@ from _runs import RunWriter
 from numpy.typing import NDArray
 
 from index.vectors import l1_normalise
-from pipelines.model_info import ModelFacts, ModelRequest, Preprocess
+from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
 from tracks.association.linker import Linker
 from tracks.association.options import PRESETS
 from tracks.association.threads import one_thread
@@ -110,7 +110,7 @@ def write_scene(folder: Path, frames: int, detections: int, dim: int, *, sequenc
     """A run of ``sequences`` scenes, once; some megabytes a file."""
     if (folder / "manifest.json").is_file():
         return folder
-    facts = ModelFacts(
+    facts = ModelInfo(
         request=ModelRequest(spec="tiny"),
         weights="made for a benchmark",
         weights_sha256="0" * 64,

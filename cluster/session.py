@@ -26,7 +26,7 @@ from textwrap import shorten
 from typing import Any
 
 from cluster.executors import local_cores
-from cluster.token import forget, own_token, refusal
+from cluster.token import forget, own_token, token_refusal
 from common.errors import ClusterError, StalledError
 
 MIN_CPUS = 2
@@ -73,7 +73,7 @@ class Slots:
         return self.cpus_per_task if self.gpus_per_actor else self.cpus_per_actor
 
 
-def lay_out(
+def plan_slots(
     cpus: float,
     gpus: float,
     *,
@@ -139,7 +139,7 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
         _start(address)
     try:
         ours = not joined_already and not address
-        yield present_slots(gpus_per_actor, cores=local_cores() if ours else None)
+        yield available_slots(gpus_per_actor, cores=local_cores() if ours else None)
     except (KeyboardInterrupt, StalledError):
         # A thread still works inside Ray, and ending Ray under it can end this process
         # without a word. Ray's processes watch ours and end when it does.
@@ -171,7 +171,7 @@ def store_bytes(slots: int, *, memory: int, shm: int | None) -> int:
     return max(_STORE_LEAST, wanted)
 
 
-def present_slots(gpus_per_actor: float, *, cores: int | None = None) -> Slots:
+def available_slots(gpus_per_actor: float, *, cores: int | None = None) -> Slots:
     """The slots of the cluster that was joined, as large as it is now.
 
     Raises:
@@ -180,7 +180,7 @@ def present_slots(gpus_per_actor: float, *, cores: int | None = None) -> Slots:
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return lay_out(
+    return plan_slots(
         sum(node.get("CPU", 0) for node in alive),
         sum(node.get("GPU", 0) for node in alive),
         cores=cores,
@@ -223,7 +223,7 @@ def cpus_each(parts: int) -> float:
     return float(int(share)) if share >= 1 else int(share * 100) / 100
 
 
-def tell_on_stderr() -> None:
+def print_status() -> None:
     """Have what a raylet says of the cluster shown on stderr, a line each.
 
     Ray itself takes stdout, where answers go, and pages; its log files have them.
@@ -242,7 +242,7 @@ def tell_on_stderr() -> None:
 def _start(address: str | None) -> None:
     import ray
 
-    tell_on_stderr()
+    print_status()
     # Ray's core warns on stderr about its own actors; its log files keep everything else.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -253,13 +253,13 @@ def _start(address: str | None) -> None:
     try:
         if address:
             forget()  # the token of an earlier Ray of this process
-            _knock_on_ray(address)
-            with _hushed():
+            _check_ray_port(address)
+            with _without_output():
                 ray.init(address=address, **quiet)
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
             slots = local_cores() + 2
-            with own_token(), _hushed(), _bare():
+            with own_token(), _without_output(), _bare():
                 # "local": Ray would else join any cluster it finds running on this machine.
                 ray.init(
                     "local",
@@ -319,7 +319,7 @@ def _store_here(slots: int) -> int:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _without_output() -> Iterator[None]:
     """Keep file descriptor 2 quiet: Ray's core announces its own log level there."""
     saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
@@ -331,15 +331,15 @@ def _hushed() -> Iterator[None]:
         os.close(sink)
 
 
-def _knock_on_ray(address: str) -> None:
+def _check_ray_port(address: str) -> None:
     """Fail in seconds where nothing listens or the token is refused; Ray itself takes minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
-        knock(host.strip("[]"), int(port))
-        if why := refusal(address):
+        check_port(host.strip("[]"), int(port))
+        if why := token_refusal(address):
             raise ConnectionRefusedError(why)
 
 
-def knock(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     """Raise ``OSError`` within seconds where nothing listens."""
     socket.create_connection((host, port), timeout=_KNOCK_SECONDS).close()

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from cluster.children import Child, ChildDiedError
 from cluster.executors import ExecutorChoice, choose_executor, local_cores
-from cluster.waiting import what_waits
-from common.errors import OnepassError, StalledError, failed
+from cluster.waiting import waiting_tasks
+from common.errors import OnepassError, StalledError, work_error
 
 POLL_SECONDS = 0.2  # short, so that Ctrl-C ends a wait
 STALL_SECONDS = 600.0
@@ -123,11 +123,11 @@ class Tasks:
                 except queue.Empty:  # short waits, so that Ctrl-C ends them
                     continue
                 if isinstance(error, ChildDiedError):
-                    raise failed(self._name, error, then=self._then) from None
+                    raise work_error(self._name, error, then=self._then) from None
                 if isinstance(error, OnepassError | OSError):
                     raise error
                 if error is not None:
-                    raise failed(self._name, error, then=self._then) from error
+                    raise work_error(self._name, error, then=self._then) from error
                 found[number] = result
                 done(found[number])
         finally:
@@ -167,7 +167,7 @@ class Tasks:
                     raise StalledError(
                         f"{self._name}: no task ended for {stall_seconds:g} s; {len(found)} of "
                         f"{len(items)} have ended and {len(running)} run or wait, each for "
-                        f"{self._cpus:g} CPU; {what_waits()}; {self._then}"
+                        f"{self._cpus:g} CPU; {waiting_tasks()}; {self._then}"
                     )
         except BaseException as error:
             for reference in running:
@@ -177,7 +177,7 @@ class Tasks:
             ):
                 raise error.cause from None
             if isinstance(error, ray.exceptions.RayError):
-                raise failed(self._name, error, then=self._then) from error
+                raise work_error(self._name, error, then=self._then) from error
             raise
         return [found[number] for number in range(len(items))]
 

@@ -75,7 +75,7 @@ def _loader() -> Any:
     return ray._raylet.AuthenticationTokenLoader.instance()
 
 
-def refusal(address: str) -> str | None:
+def token_refusal(address: str) -> str | None:
     """Why the control store at ``HOST:PORT`` does not let us in, or None.
 
     Asked at once: ``ray.init`` tries for 20 seconds and then does not say that it was the token.

@@ -9,7 +9,7 @@ _ANSWER_SECONDS = 5.0
 _NODES_SHOWN = 4
 
 
-def what_waits() -> str:
+def waiting_tasks() -> str:
     """Which requests have no place, and what is free on which node, as Ray's scheduler sees it.
 
     Asks the control store and not the dashboard, which a Ray of our own does not have. It never
@@ -24,10 +24,10 @@ def what_waits() -> str:
         reply.ParseFromString(client.get_cluster_resource_state(timeout_s=_ANSWER_SECONDS))
     except Exception as error:
         return f"Ray does not say what waits ({type(error).__name__})"
-    return in_words(reply.cluster_resource_state)
+    return describe_waiting(reply.cluster_resource_state)
 
 
-def in_words(state: Any) -> str:
+def describe_waiting(state: Any) -> str:
     """Ray's ``ClusterResourceState`` in one line."""
     waiting = [
         f"{request.count} x {_amounts(request.request.resources_bundle)}"

@@ -129,7 +129,7 @@ class VerifyError(WorkError):
     """Stored files disagree with what their manifest says of them."""
 
 
-def failed(
+def work_error(
     what: str,
     error: BaseException,
     *,

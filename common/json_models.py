@@ -12,21 +12,21 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import RunError
-from common.storage import is_remote, put
+from common.storage import is_remote, write_bytes
 
-T = TypeVar("T", bound="Record")
+T = TypeVar("T", bound="JsonModel")
 
 _DRAFT = re.compile(r"\..+\.[0-9]+")  # as ``write_atomic`` names them
 _CHUNK = 8 * 2**20  # of an object store each is a request
 
 
-class Record(BaseModel):
+class JsonModel(BaseModel):
     """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def read_record(file: Path, kind: type[T]) -> T:
+def read_json(file: Path, kind: type[T]) -> T:
     """Read one JSON record.
 
     Raises:
@@ -49,7 +49,7 @@ def write_atomic(file: Path, data: bytes) -> None:
         OSError: the disk refused, and nothing is left behind; or the store did, or gave no answer.
     """
     if is_remote(file):
-        put(file, data)
+        write_bytes(file, data)
         return
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:

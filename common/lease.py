@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import FolderError, LeaseLostError
-from common.storage import reaching
+from common.storage import storage_errors
 
 LEASE = ".lock"
 
 
 @dataclass(frozen=True)
-class Patience:
+class LeaseTimeouts:
     """Seconds. A request that a store leaves unanswered delays a renewal by 15."""
 
     renew: float = 5.0
@@ -38,7 +38,7 @@ class Patience:
 class Lease:
     """A held lease; ``check`` before anything that only its holder may do."""
 
-    def __init__(self, folder: Path, work: str, patience: Patience) -> None:
+    def __init__(self, folder: Path, work: str, patience: LeaseTimeouts) -> None:
         self._file = folder / LEASE
         self._folder = folder
         self._patience = patience
@@ -118,11 +118,11 @@ class Lease:
 
 
 @contextmanager
-def leased(
+def hold_lease(
     folder: Path,
     work: str,
     told: Callable[[float, float], None] = lambda waited, of: None,
-    patience: Patience | None = None,
+    patience: LeaseTimeouts | None = None,
 ) -> Iterator[Lease]:
     """Hold the lease of a remote ``folder`` while the block runs.
 
@@ -135,8 +135,8 @@ def leased(
         FolderError: another command holds it.
         StorageError: the store cannot be reached.
     """
-    lease = Lease(folder, work, patience or Patience())
-    with reaching(folder):
+    lease = Lease(folder, work, patience or LeaseTimeouts())
+    with storage_errors(folder):
         lease.take(told)
     try:
         yield lease

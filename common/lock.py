@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from common.errors import FolderError
-from common.lease import leased
+from common.lease import hold_lease
 from common.storage import is_remote
 
 # Raises LeaseLostError where another command has taken the folder over.
@@ -18,7 +18,7 @@ Check: TypeAlias = Callable[[], None]
 
 
 @contextmanager
-def sole_writer(
+def lock_folder(
     folder: Path, work: str, told: Callable[[float, float], None] = lambda waited, of: None
 ) -> Iterator[Check]:
     """Keep other processes off ``folder`` while the block runs; the lock dies with the process.
@@ -35,7 +35,7 @@ def sole_writer(
         StorageError: an object store cannot be reached.
     """
     if is_remote(folder):
-        with leased(folder, work, told) as lease:
+        with hold_lease(folder, work, told) as lease:
             yield lease.check
         return
     new = [one for one in (folder, *folder.parents) if not one.exists()]

@@ -15,11 +15,11 @@ from common.errors import StoppedError
 
 def progress(name: str, done: int, total: int) -> None:
     """Show work that nobody passes a callback to, where a command shows any."""
-    if Bar.shown is not None:
-        Bar.shown.update(name, done, total)
+    if ProgressBar.shown is not None:
+        ProgressBar.shown.update(name, done, total)
 
 
-class Bar:
+class ProgressBar:
     """Progress on stderr: a bar for people, a line now and then for logs.
 
     Args:
@@ -29,7 +29,7 @@ class Bar:
         shown: the one that is on the screen.
     """
 
-    shown: ClassVar[Bar | None] = None
+    shown: ClassVar[ProgressBar | None] = None
 
     def __init__(self, *, resumes: bool = True) -> None:
         from rich.console import Console
@@ -58,13 +58,13 @@ class Bar:
         self._began: dict[str, tuple[float, int]] = {}
         self._logged = time.monotonic()  # what ends, or fails, at once needs no progress
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
-        Bar.shown = self
+        ProgressBar.shown = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        Bar.shown = None
+        ProgressBar.shown = None
         self._progress.stop()
         if kind is KeyboardInterrupt:  # said here, because Typer would only print "Aborted"
             after = "continues where it was" if self._resumes else "starts anew"

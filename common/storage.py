@@ -213,7 +213,7 @@ def is_remote(name: str | Path) -> bool:
     return str(name).startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
 
 
-def place(name: str | Path) -> Path:
+def to_path(name: str | Path) -> Path:
     """The folder or file of that name; in an object store a ``UPath``, which has Path's methods.
 
     Typed as a Path, because code should read one way for both.
@@ -231,12 +231,12 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
     return remote.fs.fs, remote.path
 
 
-def locate(root: Path, name: str) -> Path:
+def resolve_path(root: Path, name: str) -> Path:
     """The file ``name`` below ``root``, or where it says itself: an absolute path, a URI."""
-    return place(name) if is_remote(name) or name.startswith("/") else root / name
+    return to_path(name) if is_remote(name) or name.startswith("/") else root / name
 
 
-def listed(folder: Path, pattern: str = "*") -> list[Path]:
+def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
     """What lies in a folder under a name that fits, in name order; nothing where there is none.
 
     Raises:
@@ -277,7 +277,7 @@ def read_parquet(file: Path, **how: Any) -> pa.Table:
     return table
 
 
-def put(file: Path, data: bytes | pa.Buffer) -> None:
+def write_bytes(file: Path, data: bytes | pa.Buffer) -> None:
     """Write a small file of an object store, whole or not at all.
 
     Raises:
@@ -297,7 +297,7 @@ def write_parquet(table: pa.Table, file: Path) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     if is_remote(file):
-        put(file, sink.getvalue())
+        write_bytes(file, sink.getvalue())
     else:
         file.write_bytes(sink.getvalue())
 
@@ -328,7 +328,7 @@ def refused(error: OSError) -> bool:
 
 
 @contextmanager
-def reaching(name: str | Path) -> Iterator[None]:
+def storage_errors(name: str | Path) -> Iterator[None]:
     """Tell in one line that an object store refused or did not answer.
 
     Raises:

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
 from common.json_models import sha256_file
-from common.storage import place
+from common.storage import to_path
 from index.build.assemble import Report
-from index.build.inputs import Chosen
+from index.build.inputs import Selection
 from index.build.version import Work, check_options, describe
-from index.search.factory import bare, is_flat, make_index
+from index.search.factory import is_flat, make_index, without_transforms
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
     BuildOptions,
@@ -57,7 +57,7 @@ def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
     )
 
 
-def build_beside(
+def build_candidate(
     index: Path,
     old: Run,
     new: Run,
@@ -97,7 +97,7 @@ def build_beside(
         _check_factory(options, new, index)
         memory = check_options(options, None)
         work = Work(options, memory, executor, None, progress or (lambda _, __: None))
-        source = [Chosen(new, _kept(now, old))]
+        source = [Selection(new, _kept(now, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             made = work.segments(draft, version, source, first_run=0)
@@ -116,7 +116,7 @@ def build_beside(
 
 
 def _serves(manifest: SnapshotManifest, run: Path) -> bool:
-    return [place(entry.path) for entry in manifest.runs] == [run.resolve()]
+    return [to_path(entry.path) for entry in manifest.runs] == [run.resolve()]
 
 
 def _built_before(index: Path, there: SnapshotManifest, new: Run) -> SnapshotManifest | None:
@@ -147,7 +147,7 @@ def _kept(now: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
 
 def _check_factory(options: BuildOptions, new: Run, index: Path) -> None:
     """Refuse a factory that the new vectors do not fit, before anything is written."""
-    if is_flat(options.factory) or bare(options.factory) == "auto":
+    if is_flat(options.factory) or without_transforms(options.factory) == "auto":
         return
     try:
         make_index(options.factory, new.manifest.model.feature_dim, options.metric)

@@ -23,7 +23,7 @@ from migration.report import (
     Side,
     Threshold,
 )
-from migration.rows import Rows, beside
+from migration.rows import Rows, align_runs
 from migration.spaces import Spaces, compare_spaces
 from migration.verdict import judge
 from pipelines.run import Run
@@ -57,7 +57,7 @@ def compare_runs(
         RunError: the two do not hold the same detections.
         WorkError: the report cannot be written.
     """
-    then, now = beside(old, new)
+    then, now = align_runs(old, new)
     folder = new.path / FOLDER
     try:
         folder.mkdir(exist_ok=True)

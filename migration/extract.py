@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import RunError
-from common.json_models import read_record
+from common.json_models import read_json
 from pipelines.extract import Options, Outcome, Progress, extract
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.request import Request
@@ -46,5 +46,5 @@ def extract_again(
 def reading_of(run: Path) -> Reading:
     """How the rows of ``run`` came to be, as it is asked for to have them again."""
     file = run / "request.json"
-    how = read_record(file, Request).command.reading if file.is_file() else Reading()
+    how = read_json(file, Request).command.reading if file.is_file() else Reading()
     return how.model_copy(update={"again": True})

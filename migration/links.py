@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.json_models import read_record
+from common.json_models import read_json
 from migration.report import Histogram, LinksChanged, Separation, Threshold
 from migration.rows import Bools, Rows
 from migration.spaces import SEED, histogram
@@ -187,7 +187,7 @@ def _asked(then: Rows) -> tuple[LinkOptions, str | None]:
     """What the old run's tracks were made with; the defaults where it has none."""
     if not has_tracks(then.run.path):
         return LinkOptions(), None
-    made = read_record(then.run.path / "tracks" / "manifest.json", TracksManifest)
+    made = read_json(then.run.path / "tracks" / "manifest.json", TracksManifest)
     return made.options, made.score_column
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.json_models import Record
+from common.json_models import JsonModel
 from index.metrics import Metric
 from pipelines.model_info import EngineName, Precision
 from tracks.association.options import LinkOptions
@@ -18,14 +18,14 @@ FORMAT = 1
 Quantiles = dict[str, float]  # "0.05" to the value that a share of 0.05 lies below
 
 
-class Histogram(Record):
+class Histogram(JsonModel):
     """Counts between edges; one edge more than counts."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
-class Side(Record):
+class Side(JsonModel):
     """One of the two runs."""
 
     run: str
@@ -39,14 +39,14 @@ class Side(Record):
     engine: EngineName
 
 
-class NewFailure(Record):
+class NewFailure(JsonModel):
     """A row that has an error now and had none."""
 
     detection_id: str
     error: str
 
 
-class Counts(Record):
+class Counts(JsonModel):
     """Rows, and how many of them have an error."""
 
     rows: int
@@ -57,7 +57,7 @@ class Counts(Record):
     first_failures: tuple[NewFailure, ...]  # a few of the newly failed
 
 
-class Change(Record):
+class Change(JsonModel):
     """Rows whose class was one and is another."""
 
     then: str
@@ -65,7 +65,7 @@ class Change(Record):
     rows: int
 
 
-class ClassKept(Record):
+class ClassKept(JsonModel):
     """Rows of one old class, and how many of them are of it still."""
 
     label: str
@@ -73,7 +73,7 @@ class ClassKept(Record):
     kept: int
 
 
-class Labels(Record):
+class Labels(JsonModel):
     """Classes of the rows that both runs classify.
 
     ``agreement`` is over the ``rows`` of which both answers are classes that both models have;
@@ -95,7 +95,7 @@ class Labels(Record):
     by_class: tuple[ClassKept, ...]  # the most rows changed first
 
 
-class Neighbours(Record):
+class Neighbours(JsonModel):
     """Overlap of the k nearest of the same detections, in the old space and in the new.
 
     For each query, a detection of the run, the k nearest others are found in both spaces by
@@ -115,7 +115,7 @@ class Neighbours(Record):
     counts: tuple[int, ...]  # queries that share 0, 1, … k neighbours
 
 
-class Drift(Record):
+class Drift(JsonModel):
     """Cosine of each row's old embedding to its new one, where both have as many numbers.
 
     Equal length does not make it one space: unless the new model was trained from the old one,
@@ -129,7 +129,7 @@ class Drift(Record):
     histogram: Histogram | None
 
 
-class LinksChanged(Record):
+class LinksChanged(JsonModel):
     """Links (previous, this) that linking makes with the same options in both spaces.
 
     ``changed`` is the share of all links of either run that only one of them has.
@@ -147,7 +147,7 @@ class LinksChanged(Record):
     tracks_now: int
 
 
-class Separation(Record):
+class Separation(JsonModel):
     """Where one threshold parts linked pairs from the others best.
 
     That is where (share of linked pairs within it + share of other pairs beyond it) / 2 is
@@ -160,7 +160,7 @@ class Separation(Record):
     others_beyond: float
 
 
-class Threshold(Record):
+class Threshold(JsonModel):
     """What ``max_cost`` becomes in the new space.
 
     Pairs are those of detections in neighbouring frames of a sequence, up to a bound drawn at
@@ -189,7 +189,7 @@ class Threshold(Record):
     others_now: Histogram | None
 
 
-class RunCost(Record):
+class RunCost(JsonModel):
     """What a run's images cost, by the session that finished it.
 
     ``images_a_second`` is between the first answer and the last where there are two, else of the
@@ -208,14 +208,14 @@ class RunCost(Record):
     unit_hours_a_million: float | None
 
 
-class Costs(Record):
+class Costs(JsonModel):
     """Both runs' costs; they compare where the same machine made both."""
 
     then: RunCost
     now: RunCost
 
 
-class Limits(Record):
+class Limits(JsonModel):
     """What a migration must keep to pass.
 
     The defaults lie below what two models of one kind reach and above what a network that was
@@ -231,7 +231,7 @@ class Limits(Record):
     max_changed_links: float = 0.3
 
 
-class Held(Record):
+class Held(JsonModel):
     """One limit and what was measured."""
 
     name: str
@@ -241,14 +241,14 @@ class Held(Record):
     says: str
 
 
-class Verdict(Record):
+class Verdict(JsonModel):
     """Passed: no limit was missed. What is not comparable neither passes nor fails it."""
 
     passed: bool
     limits: tuple[Held, ...]
 
 
-class MigrationReport(Record):
+class MigrationReport(JsonModel):
     """Contents of ``report.json``."""
 
     format: int = FORMAT

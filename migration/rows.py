@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError
-from common.json_models import read_record
+from common.json_models import read_json
 from common.storage import read_parquet
 from pipelines.request import Request
 from pipelines.run import Run
@@ -71,13 +71,13 @@ class Rows:
         """All classes that the run's model tells apart; None where it has no names."""
         file = self.run.path / "request.json"
         if file.is_file():
-            names = read_record(file, Request).labels
+            names = read_json(file, Request).labels
             return None if names is None else frozenset(names)
         seen = pc.unique(self.table["label"]).drop_null().to_pylist()
         return frozenset(seen) or None
 
 
-def beside(old: Run, new: Run) -> tuple[Rows, Rows]:
+def align_runs(old: Run, new: Run) -> tuple[Rows, Rows]:
     """The rows of both.
 
     Raises:

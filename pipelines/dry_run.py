@@ -17,20 +17,20 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from common.errors import failed
-from common.json_models import Record
+from common.errors import work_error
+from common.json_models import JsonModel
 from common.storage import is_remote, make_folder, remove_folder
-from pipelines.execution.base import Executor, Job, Watcher
+from pipelines.execution.base import Executor, Job, Supervisor
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
-from pipelines.extract import Options, Progress, opened
+from pipelines.extract import Options, Progress, open_for
 from pipelines.model_info import EngineName, ModelRequest, Precision
 from pipelines.outputs.finish import data_files, describe_run
 from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.prepare import prepare
 from pipelines.progress.counters import STAGES, Block, Look
 from pipelines.request import Request, earlier_request
-from pipelines.run import Limit, SessionFacts
+from pipelines.run import Limit, SessionInfo
 
 SAMPLE_SECONDS = 10.0  # of each actor's work, about
 _BLOCKS = (5, 40)  # of the sample, for each actor, at least and at most
@@ -38,7 +38,7 @@ _LEAST_ROWS = 32  # of a block of the sample: what goes to a CPU at once
 _GUESS = 0.05  # seconds a row where nothing is known yet
 
 
-class Forecast(Record):
+class Forecast(JsonModel):
     """What a run is estimated to take, and what was measured for it."""
 
     rows: int  # to answer; ``resumed_rows`` are done already
@@ -92,7 +92,7 @@ def dry_run(
         return None
     before = committed_rows(out) if earlier else 0
     report(Progress("starting", 0, planned))
-    with opened(command, plan, earlier, options, timed=True) as executor:
+    with open_for(command, plan, earlier, options, timed=True) as executor:
         joined = time.time() - started
         resolved = executor.resolve()
         start = max(joined, time.time() - started - resolved.building - resolved.timing)
@@ -205,7 +205,7 @@ def _answer(
         report(Progress("measuring", look.tally.answered, job.planned, look.tally.failed))
 
     began = time.time()
-    executor.answer(job, Watcher(looked))
+    executor.answer(job, Supervisor(looked))
     return blocks, time.time() - began
 
 
@@ -216,8 +216,8 @@ def _finish(job: Job, executor: Executor) -> float:
         try:
             write_hdf5(job.folder, job.request, executor.tasks("the sample's HDF5", then=then))
         except Exception as error:
-            raise failed("the sample's HDF5", error, then=then) from error
-    session = SessionFacts(rows=rows, actors=executor.slots.actors, gpus=0, rows_a_second=None)
+            raise work_error("the sample's HDF5", error, then=then) from error
+    session = SessionInfo(rows=rows, actors=executor.slots.actors, gpus=0, rows_a_second=None)
     describe_run(job.folder, job.root, job.request, planned=rows, seconds=0.0, session=session)
     return time.time() - began
 

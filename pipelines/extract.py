@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.executors import ExecutorChoice, choose_executor
-from common.errors import WorkError, failed, first_line
+from common.errors import WorkError, first_line, work_error
 from common.json_models import write_atomic
-from common.storage import listed, reaching, remove_folder
+from common.storage import list_folder, remove_folder, storage_errors
 from pipelines.engines.unresolved import Unresolved, sample_of
-from pipelines.execution.base import Answered, Executor, Job, Watcher, open_executor
+from pipelines.execution.base import Answered, Executor, Job, Supervisor, open_executor
 from pipelines.execution.blocks import write_plan
 from pipelines.execution.checkpoints import reconcile
 from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
@@ -31,8 +31,8 @@ from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.prepare import prepare
 from pipelines.progress.counters import Look, Tally
 from pipelines.progress.event_log import EventLog
-from pipelines.request import Command, Request, claim
-from pipelines.run import Run, SessionFacts
+from pipelines.request import Command, Request, lock_run
+from pipelines.run import Run, SessionInfo
 from pipelines.sources.plan import Plan
 
 CONTINUES = "what is written is kept, the same command continues"
@@ -106,22 +106,22 @@ def extract(
     def told(waited: float, of: float) -> None:
         report(Progress("waiting", int(waited), int(of)))
 
-    with claim(out, command, told) as (earlier, check), reaching(out):
+    with lock_run(out, command, told) as (earlier, check), storage_errors(out):
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
         report(Progress("starting", 0, plan.table.num_rows))
-        with opened(command, plan, earlier, options) as executor:
+        with open_for(command, plan, earlier, options) as executor:
             request = executor.resolve().request
             if earlier is None:
                 write_plan(out / "plan", plan.table, request, executor.slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            work = _Work(out, plan, request, options, executor, report, check)
+            work = _Session(out, plan, request, options, executor, report, check)
             return work.run(started, began)
 
 
-def opened(
+def open_for(
     command: Command,
     plan: Plan,
     earlier: Request | None,
@@ -140,7 +140,7 @@ def opened(
     )
 
 
-class _Work:
+class _Session:
     """One session's work on a run, once everything is known."""
 
     def __init__(
@@ -190,7 +190,7 @@ class _Work:
             except WorkError:  # it says what failed already
                 raise
             except Exception as error:
-                raise failed("extraction", error) from error
+                raise work_error("extraction", error) from error
         self._phase("checking")
         manifest = describe_run(
             self._out,
@@ -220,7 +220,7 @@ class _Work:
             passes=answered.passes,
         )
 
-    def _session(self, started: float, before: int, tally: Tally | None) -> SessionFacts:
+    def _session(self, started: float, before: int, tally: Tally | None) -> SessionInfo:
         actors, rate = self._actors(), None
         if tally and tally.first_answer and tally.last_answer:
             later, seconds = (
@@ -228,7 +228,7 @@ class _Work:
                 tally.last_answer - tally.first_answer,
             )
             rate = later / seconds if later and seconds > 0 else None
-        return SessionFacts(
+        return SessionInfo(
             executor=self._executor.name,
             rows=self._planned - before,
             actors=actors,
@@ -241,7 +241,7 @@ class _Work:
         return time.monotonic() - self._began
 
     def _actors(self) -> int:
-        return min(self._executor.slots.actors, len(listed(self._out / "plan", "*.parquet")))
+        return min(self._executor.slots.actors, len(list_folder(self._out / "plan", "*.parquet")))
 
     def _answer(self) -> Answered:
         job = Job(
@@ -265,7 +265,7 @@ class _Work:
                 done = min(before + last.answered, self._planned)  # some are answered twice
                 self._report(Progress("extracting", done, self._planned, last.failed))
 
-        return self._executor.answer(job, Watcher(looked, self._log.add))
+        return self._executor.answer(job, Supervisor(looked, self._log.add))
 
     def _phase(self, name: Literal["hdf5", "checking"]) -> None:
         self._log.add("phase", name=name)
@@ -280,7 +280,7 @@ class _Work:
             "process": os.getpid(),
             "planned": self._planned,
             "before": before,
-            "blocks": len(listed(self._out / "plan", "*.parquet")),
+            "blocks": len(list_folder(self._out / "plan", "*.parquet")),
             "model": request.facts.request.spec,
             "precision": request.precision,
             "engine": request.engine,

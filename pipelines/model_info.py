@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from common.json_models import Record, sha256_json
+from common.json_models import JsonModel, sha256_json
 
 Precision = Literal["fp32", "bf16", "fp16"]
 EngineName = Literal["eager", "compile", "openvino"]
 FeaturePoint = Literal["penultimate", "map_mean"]
 
 
-class Preprocess(Record):
+class Preprocess(JsonModel):
     """How an image becomes network input; sizes in pixels, mean and std on a 0..1 scale."""
 
     input_size: tuple[int, int]  # height, width
@@ -22,7 +22,7 @@ class Preprocess(Record):
     std: tuple[float, float, float]
 
 
-class ModelRequest(Record):
+class ModelRequest(JsonModel):
     """Everything a user can say about the model; enough to build it again elsewhere."""
 
     spec: str
@@ -41,7 +41,7 @@ class ModelRequest(Record):
     random_weights: bool = False  # the network untrained, to compare with
 
 
-class Reading(Record):
+class Reading(JsonModel):
     """How a source becomes rows."""
 
     kind: Literal["images", "video"] = "images"
@@ -50,7 +50,7 @@ class Reading(Record):
     again: bool = False  # the source is a run that read its own so: its rows, once more
 
 
-class GateRequest(Record):
+class GateRequest(JsonModel):
     """A model that decides, before the species model, which rows get a class.
 
     Every row gets an embedding: the model's own, for which it runs on every row; or the
@@ -63,7 +63,7 @@ class GateRequest(Record):
     embed: Literal["model", "gate"]
 
 
-class Outputs(Record):
+class Outputs(JsonModel):
     """What a run keeps of each pass beside class and embedding."""
 
     logits: bool = False
@@ -71,7 +71,7 @@ class Outputs(Record):
     pyramid: tuple[int, ...] = ()  # levels of the network, by index; -1 is the last
 
 
-class MapFacts(Record):
+class MapInfo(JsonModel):
     """One kept feature map: a Parquet column and an HDF5 dataset, float32 ``[N, *shape]``."""
 
     name: str  # "feature_map", or "pyramid/" and the level's name
@@ -80,7 +80,7 @@ class MapFacts(Record):
     reduction: int | None  # input pixels a cell; None where the map is no grid
 
 
-class HeadFacts(Record):
+class HeadInfo(JsonModel):
     """A classifier trained on a model's stored features, and the features it wants."""
 
     features: Literal["pooled", "map"]
@@ -92,7 +92,7 @@ class HeadFacts(Record):
     fingerprint: str  # of that model; features of another mean nothing to this head
 
 
-class ModelFacts(Record):
+class ModelInfo(JsonModel):
     """What a built model turned out to be."""
 
     request: ModelRequest
@@ -103,8 +103,8 @@ class ModelFacts(Record):
     feature_dim: int
     feature_kind: Literal["pooled", "map_mean"] = "pooled"
     preprocess: Preprocess
-    maps: tuple[MapFacts, ...] = ()  # in the order the network gives them
-    head: HeadFacts | None = None  # whose classes these are, if not the model's own
+    maps: tuple[MapInfo, ...] = ()  # in the order the network gives them
+    head: HeadInfo | None = None  # whose classes these are, if not the model's own
     head_sha256: str | None = None
 
     @property
@@ -131,7 +131,7 @@ class ModelFacts(Record):
         return sha256_json(decisive)
 
 
-class PrecisionAudit(Record):
+class PrecisionAudit(JsonModel):
     """Some rows of the run, computed in the run's engine and precision and in exact float32."""
 
     rows: int

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.csv
 
 from common.errors import ModelError, RunError
-from common.json_models import Record, is_draft, read_record, sha256_file
-from common.lock import Check, sole_writer
-from common.storage import holds_files, is_remote, listed, reaching, remove_folder
+from common.json_models import JsonModel, is_draft, read_json, sha256_file
+from common.lock import Check, lock_folder
+from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
 from pipelines.model_info import (
     EngineName,
     GateRequest,
-    ModelFacts,
+    ModelInfo,
     ModelRequest,
     Outputs,
     Precision,
@@ -32,7 +32,7 @@ from pipelines.model_info import (
 )
 
 
-class Command(Record):
+class Command(JsonModel):
     """What the user asked for; two equal commands give the same rows."""
 
     source: str
@@ -47,36 +47,36 @@ class Command(Record):
     hdf5: bool
 
 
-class GateFacts(Record):
+class GateInfo(JsonModel):
     """What a gate turned out to be."""
 
     asked: GateRequest
-    facts: ModelFacts
+    facts: ModelInfo
     labels: tuple[str, ...]
     label_index: int  # of the class that passes
 
 
-class Request(Record):
+class Request(JsonModel):
     """Contents of ``request.json``."""
 
     command: Command
-    facts: ModelFacts
+    facts: ModelInfo
     labels: tuple[str, ...] | None
-    gate: GateFacts | None
+    gate: GateInfo | None
     precision: Precision
     engine: EngineName
     audit: PrecisionAudit | None  # of precision and engine; None where both are exact
     notes: tuple[str, ...]  # why what was left open was settled so; for people
 
     @property
-    def embeds(self) -> ModelFacts:
+    def embeds(self) -> ModelInfo:
         """The model whose embeddings the rows hold."""
         if self.gate is not None and self.gate.asked.embed == "gate":
             return self.gate.facts
         return self.facts
 
 
-class Claim(NamedTuple):
+class LockedRun(NamedTuple):
     """A run folder that is this command's alone."""
 
     earlier: Request | None  # the unfinished request that stands there
@@ -84,9 +84,9 @@ class Claim(NamedTuple):
 
 
 @contextmanager
-def claim(
+def lock_run(
     out: Path, command: Command, told: Callable[[float, float], None] = lambda waited, of: None
-) -> Iterator[Claim]:
+) -> Iterator[LockedRun]:
     """Take ``out`` for this command alone; ``told`` as ``sole_writer`` takes it.
 
     A new folder is made only when the block first writes; if the block fails before that,
@@ -97,16 +97,16 @@ def claim(
         FolderError: ``out`` cannot be written, or another process is at work on it.
         StorageError: ``out`` is in an object store that cannot be reached.
     """
-    with reaching(out):
+    with storage_errors(out):
         earlier_request(out, command)  # before anything is touched
-    with sole_writer(out, "extract", told) as check:
+    with lock_folder(out, "extract", told) as check:
         try:
-            with reaching(out):  # again: another process may have ended meanwhile
+            with storage_errors(out):  # again: another process may have ended meanwhile
                 earlier = earlier_request(out, command)
-            yield Claim(earlier, check)
+            yield LockedRun(earlier, check)
         finally:
             with suppress(OSError):  # of a store; what failed before is what is told
-                if not (out / "request.json").is_file() and not listed(out / "detections"):
+                if not (out / "request.json").is_file() and not list_folder(out / "detections"):
                     remove_folder(out / "plan")
 
 
@@ -125,7 +125,7 @@ def earlier_request(out: Path, command: Command) -> Request | None:
         if any(_foreign(out)):
             raise RunError(f"--out {out} is not empty and not a run; give a new folder")
         return None
-    earlier = read_record(request_file, Request)
+    earlier = read_json(request_file, Request)
     if earlier.command != command:
         differs = "; ".join(differences(earlier.command, command))
         raise RunError(f"--out {out} is a run of another command ({differs}); give a new --out")
@@ -136,7 +136,7 @@ def _foreign(out: Path) -> Iterator[Path]:
     # A session that died while planning leaves these; they hold no answer yet.
     others = (
         entry
-        for entry in listed(out)
+        for entry in list_folder(out)
         if entry.name not in (".lock", "plan") and not is_draft(entry.name)
     )
     if is_remote(out):
@@ -144,7 +144,7 @@ def _foreign(out: Path) -> Iterator[Path]:
     return others
 
 
-def differences(then: Record, now: Record) -> list[str]:
+def differences(then: JsonModel, now: JsonModel) -> list[str]:
     """Fields that differ, each as ``name: then 'a', now 'b'``."""
     found: list[str] = []
 

@@ -26,16 +26,16 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from common.errors import RunError, VerifyError
-from common.json_models import Record, read_record, sha256_file
-from common.storage import locate, open_parquet, place, reaching, read_parquet
-from pipelines.model_info import EngineName, GateRequest, ModelFacts, Precision, PrecisionAudit
+from common.json_models import JsonModel, read_json, sha256_file
+from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
+from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
 FORMAT = 1
 
 Limit = Literal["start-up", "decode", "forward", "write", "waiting"]
 
 
-class RowCounts(Record):
+class RowCounts(JsonModel):
     """``planned == written`` in every finished run.
 
     ``failed`` rows are written with an error, ``refused`` ones without a class: a gate did not
@@ -48,7 +48,7 @@ class RowCounts(Record):
     refused: int = 0
 
 
-class StageFacts(Record):
+class StageFacts(JsonModel):
     """One stage of one session; blocks done again are in all but ``rows``."""
 
     name: str
@@ -60,7 +60,7 @@ class StageFacts(Record):
     memory: int  # resident bytes of its largest process
 
 
-class SessionFacts(Record):
+class SessionInfo(JsonModel):
     """What the session that finished a run did, and on what: what its images cost."""
 
     rows: int  # answered in it; earlier sessions had committed the others
@@ -76,14 +76,14 @@ class SessionFacts(Record):
     limit: Limit | None = None  # what most of the time went into
 
 
-class RunManifest(Record):
+class RunManifest(JsonModel):
     """Contents of ``manifest.json``."""
 
     format: int = FORMAT
     source: str
     root: str  # relative image names start here
-    model: ModelFacts  # whose embeddings these are
-    classifier: ModelFacts | None = None  # whose classes, where it is another
+    model: ModelInfo  # whose embeddings these are
+    classifier: ModelInfo | None = None  # whose classes, where it is another
     gate: GateRequest | None = None
     fingerprint: str
     precision: Precision
@@ -94,7 +94,7 @@ class RunManifest(Record):
     errors: dict[str, int]  # error kind to rows
     versions: dict[str, str]
     seconds: float  # wall time of the session that finished the run
-    session: SessionFacts | None = None  # None: made before it was recorded
+    session: SessionInfo | None = None  # None: made before it was recorded
     files: dict[str, str] = Field(repr=False)  # relative name to sha256
 
 
@@ -113,8 +113,8 @@ class Run:
             RunError: no such folder, no manifest (unfinished), or one of another format.
             StorageError: it is in an object store that cannot be reached.
         """
-        folder = place(path)
-        with reaching(folder):
+        folder = to_path(path)
+        with storage_errors(folder):
             return cls._open(folder)
 
     @classmethod
@@ -129,12 +129,12 @@ class Run:
                 else "this folder is not a run"
             )
             raise RunError(f"{folder} has no manifest.json: {hint}")
-        return cls(folder, read_record(file, RunManifest))
+        return cls(folder, read_json(file, RunManifest))
 
     @property
     def root(self) -> Path:
         """Folder that relative image names start from."""
-        return place(self.manifest.root)
+        return to_path(self.manifest.root)
 
     def files(self) -> list[Path]:
         """Parquet files of the record, in name order."""
@@ -173,7 +173,7 @@ class Run:
 
     def image_path(self, image: str) -> Path:
         """Where a row's image stands on this machine."""
-        return locate(self.root, image)
+        return resolve_path(self.root, image)
 
     def verify(self) -> int:
         """Check every file's sha256 and that each planned row stands exactly once.

@@ -120,10 +120,10 @@ def ray_session(ray_faults: Path, s3_server: Store) -> Iterator[None]:  # noqa: 
 
     import ray
 
-    from cluster.session import tell_on_stderr
+    from cluster.session import print_status
     from cluster.token import own_token
 
-    tell_on_stderr()
+    print_status()
     faulty = {"FAULTS": str(ray_faults), "PYTHONPATH": str(Path(__file__).parent / "faulty")}
     with own_token(), patch.dict(os.environ, faulty | s3_server.environment):
         ray.init(

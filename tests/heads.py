@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.model_info import HeadFacts, ModelFacts
+from pipelines.model_info import HeadInfo, ModelInfo
 from pipelines.models.head import Head, save_head
 
 
 def made_head(
-    facts: ModelFacts,
+    facts: ModelInfo,
     file: Path,
     like: np.ndarray,
     *,
@@ -25,7 +25,7 @@ def made_head(
     ``like``: some of these features ``[N, D]``, or maps ``[N, ...]``; the head standardises by
     them and its outputs average 0 over them, so that it tells them apart.
     """
-    wants = HeadFacts(
+    wants = HeadInfo(
         features="pooled" if like.ndim == 2 else "map",
         shape=like.shape[1:],
         hidden=hidden,

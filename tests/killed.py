@@ -17,13 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common.lease import Patience
+from common.lease import LeaseTimeouts
 
 CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"))
 
 
 # Leases of those who were killed are waited for, but not as long as users wait.
-QUICK = partial(Patience, renew=0.1, watch=0.6, settle=0.05)
+QUICK = partial(LeaseTimeouts, renew=0.1, watch=0.6, settle=0.05)
 
 
 class Nursery:
@@ -141,13 +141,13 @@ def _die_at(change: int, *, in_store: bool) -> None:
 def _child(command: list[str], change: int | None) -> int:
     import faiss
 
-    from common.storage import is_remote, place
+    from common.storage import is_remote, to_path
 
     faiss.omp_set_num_threads(1)
     if change is not None:
         _die_at(change, in_store=is_remote(command[1]))
     try:
-        work(command[0], place(command[1]), *command[2:])
+        work(command[0], to_path(command[1]), *command[2:])
     except BaseException as error:
         print(f"{command}: {error!r}", file=sys.stderr, flush=True)
         return 1
@@ -162,7 +162,7 @@ def _serve() -> None:
     import index.build.versions  # noqa: F401
     from common import lease
 
-    lease.Patience = QUICK  # type: ignore[assignment,misc]
+    lease.LeaseTimeouts = QUICK  # type: ignore[assignment,misc]
 
     for line in sys.stdin:
         asked = json.loads(line)

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from common.json_models import sha256_file, write_atomic
 from pipelines.detections import complete, result_fields
-from pipelines.model_info import ModelFacts, ModelRequest, Outputs, Preprocess, Reading
+from pipelines.model_info import ModelInfo, ModelRequest, Outputs, Preprocess, Reading
 from pipelines.request import Command, Request
 from pipelines.run import RowCounts, Run, RunManifest
 
-TINY_FACTS = ModelFacts(
+TINY_FACTS = ModelInfo(
     request=ModelRequest(spec="tiny"),
     weights="made for a test",
     weights_sha256="0" * 64,
@@ -43,7 +43,7 @@ def command_of(**given: Any) -> Command:
     return Command(**(plain | given))
 
 
-def request_of(command: Command, facts: ModelFacts, **given: Any) -> Request:
+def request_of(command: Command, facts: ModelInfo, **given: Any) -> Request:
     """``command``, resolved on its ``facts`` in exact float32, but for what is given."""
     plain: dict[str, Any] = {
         "labels": None,
@@ -63,7 +63,7 @@ def write_run(
     *,
     errors: dict[int, str] | None = None,
     root: Path | None = None,
-    facts: ModelFacts | None = None,
+    facts: ModelInfo | None = None,
     files: int = 2,
     labels: list[str] | None = None,
 ) -> Run:

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.engines.engine import Engine
 from pipelines.engines.precision import compare
-from pipelines.model_info import EngineName, ModelFacts, ModelRequest
+from pipelines.model_info import EngineName, ModelInfo, ModelRequest
 from pipelines.models.registry import examine, load_backbone
 from tests.heads import answered, made_head
 
@@ -45,7 +45,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
-def check_engine(facts: ModelFacts, pixels: np.ndarray, engine: EngineName) -> None:
+def check_engine(facts: ModelInfo, pixels: np.ndarray, engine: EngineName) -> None:
     """Hold an engine to the answers of the model itself, to 70 images and to parts of them."""
     embedding, logits = by_hand(pixels)
     run = Engine(facts, "fp32", engine, batch_rows=32)
@@ -60,7 +60,7 @@ def check_engine(facts: ModelFacts, pixels: np.ndarray, engine: EngineName) -> N
 
 
 def check_head(
-    facts: ModelFacts,
+    facts: ModelInfo,
     pixels: np.ndarray,
     file: Path,
     engine: EngineName,

@@ -24,7 +24,7 @@ WINDOW_BYTES = 16 * 2**20
 _BATCH_ROWS = 1024
 
 
-class Looks:
+class EmbeddingReader:
     """L1-normalised embeddings of the rows of a plan, read as they are asked for, in order.
 
     Args:

@@ -22,13 +22,13 @@ from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import InputError
 from common.json_models import sha256_file, write_atomic
-from common.lock import sole_writer
+from common.lock import lock_folder
 from pipelines.run import Run
 from tracks.association.linker import Linker, Links, by_frame, frame_step, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
-from tracks.embeddings import Looks
-from tracks.sequences import SCORE, ToLink, doubts, read_plan, seconds_of
+from tracks.embeddings import EmbeddingReader
+from tracks.sequences import SCORE, ToLink, order_warnings, read_plan, seconds_of
 from tracks.sizes import geometry
 from tracks.store import (
     PART,
@@ -141,7 +141,7 @@ def _replacing(out: Path) -> Iterator[Path]:
     beside = out.with_name(f".{out.name}.linking")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with sole_writer(beside, "link"):
+        with lock_folder(beside, "link"):
             try:
                 draft = beside / "new"
                 shutil.rmtree(draft, ignore_errors=True)
@@ -176,7 +176,7 @@ def _link_group(group: _Group) -> LinkSummary:
     run = Run.open(group.run)
     linked = tracks = weak = 0
     notes: list[str] = []
-    looks = Looks(run, group.plan)
+    looks = EmbeddingReader(run, group.plan)
     with one_thread(), pq.ParquetWriter(group.part, SCHEMA) as writer:
         for part in group.sequences:
             links = _link_sequence(run, group.plan[part], part.start, looks, group.options, notes)
@@ -190,7 +190,12 @@ def _link_group(group: _Group) -> LinkSummary:
 
 
 def _link_sequence(
-    run: Run, plan: pa.Table, at: int, looks: Looks, options: LinkOptions, notes: list[str]
+    run: Run,
+    plan: pa.Table,
+    at: int,
+    looks: EmbeddingReader,
+    options: LinkOptions,
+    notes: list[str],
 ) -> Links:
     """Link the rows ``plan`` of one sequence, whose embeddings start at ``at`` in ``looks``."""
     name = plan["sequence"][0].as_py()
@@ -200,7 +205,7 @@ def _link_sequence(
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
     places = geometry(run, plan)
-    notes += [*doubts(name, frames, seconds), *places.doubts(name)]
+    notes += [*order_warnings(name, frames, seconds), *places.doubts(name)]
     scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
     linker = Linker(run.manifest.model.feature_dim, options, frame_step=frame_step(frames))
     return Links.joined(

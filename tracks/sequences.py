@@ -78,7 +78,7 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
     return ToLink(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
 
 
-def doubts(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
+def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
     """What looks wrong about the times of one sequence, for people.
 
     Args:

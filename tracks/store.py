@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
-from common.json_models import Record, read_record, sha256_file
+from common.json_models import JsonModel, read_json, sha256_file
 from common.storage import read_parquet
 from tracks.association.options import TERMS, LinkOptions
 
@@ -66,7 +66,7 @@ class LinkSummary:
     notes: tuple[str, ...] = ()
 
 
-class TracksManifest(Record):
+class TracksManifest(JsonModel):
     """Contents of ``tracks/manifest.json``."""
 
     format: int = FORMAT
@@ -93,7 +93,7 @@ def read_tracks(run: Path) -> pa.Table:
     folder = run / "tracks"
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
-    manifest = read_record(folder / "manifest.json", TracksManifest)
+    manifest = read_json(folder / "manifest.json", TracksManifest)
     tables = []
     for name, expected in sorted(manifest.files.items()):
         file = folder / name

@@ -15,11 +15,11 @@ from api.http.observe import SNAPSHOT
 from api.service.answers import SHOWN, detections
 from api.service.batching import Batcher, Search
 from api.service.served import Service
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from index.search.filters import Filter
 
 
-def held_of(request: Request) -> Holdings:
+def held_of(request: Request) -> ServedIndex:
     """What is served now.
 
     Raises:
@@ -50,7 +50,7 @@ async def _service(request: Request) -> Service:
     return service
 
 
-async def _holdings(request: Request) -> Holdings:
+async def _holdings(request: Request) -> ServedIndex:
     return held_of(request)
 
 
@@ -60,11 +60,11 @@ async def _crop_turn(request: Request) -> CapacityLimiter:
 
 
 Serving = Annotated[Service, Depends(_service)]
-Held = Annotated[Holdings, Depends(_holdings)]
+Held = Annotated[ServedIndex, Depends(_holdings)]
 CropTurn = Annotated[CapacityLimiter, Depends(_crop_turn)]
 
 
-def detection_fields(held: Holdings, row: int) -> dict[str, Any]:
+def detection_fields(held: ServedIndex, row: int) -> dict[str, Any]:
     """A row of the index as the fields of ``Detection``, without any folder of the server."""
     return detections(held.snapshot.columns(np.array([row]), SHOWN))[0]
 

@@ -22,7 +22,7 @@ from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, 
 from api.schemas.search import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
 from api.service.answers import search_body
 from api.service.batching import Search
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from common.errors import StorageError, UnavailableError
 
 JPEG_QUALITY = 90
@@ -86,19 +86,19 @@ def detection(held: Held, detection_id: DetectionId) -> Detection:
     return Detection(**detection_fields(held, held.row_of(detection_id)))
 
 
-def _crop(held: Holdings, detection_id: str) -> bytes:
+def _crop(held: ServedIndex, detection_id: str) -> bytes:
     # torch takes seconds to import, and a server that is only searched never needs it
     from PIL import Image
 
     from pipelines.images.opener import open_image
-    from pipelines.images.pixels import ImageError, cut
+    from pipelines.images.pixels import ImageError, crop
 
     row = held.row_of(detection_id)
     columns = held.snapshot.columns(np.array([row]))
     name = columns["image"][0].rsplit("/", 1)[-1]
     try:
         pixels = open_image(Path(), str(held.snapshot.image_path(row))).pixels
-        part = cut(pixels, tuple(columns[corner][0] for corner in ("x1", "y1", "x2", "y2")))
+        part = crop(pixels, tuple(columns[corner][0] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":
             raise ApiError(

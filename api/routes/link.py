@@ -14,7 +14,7 @@ from api.routes.common import held_of, limits_of
 from api.routes.direct import DirectRoute
 from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
 from api.service.frames import digest_of, frame_of
-from api.service.line import Line
+from api.service.line import BoundedQueue
 from common.errors import ClashError, FrameError, LinkStateError
 from tracks.live.session import Answer, LiveLinker
 from tracks.store import track_id
@@ -44,7 +44,7 @@ async def link(request: Request, asked: LinkRequest) -> Response:
     held, limits = held_of(request), limits_of(request)
     limits.check_detections(len(asked.detections))
     live: LiveLinker = request.app.state.live
-    frames: Line = request.app.state.frames
+    frames: BoundedQueue = request.app.state.frames
     with frames.place():
         digest = await anyio.to_thread.run_sync(digest_of, asked)
 
@@ -77,7 +77,7 @@ async def sequence(
     """For a camera that was restarted: its last frame, and the tracks that may go on."""
     held = held_of(request)
     live: LiveLinker = request.app.state.live
-    frames: Line = request.app.state.frames
+    frames: BoundedQueue = request.app.state.frames
     state = await anyio.to_thread.run_sync(
         _told, request, lambda: live.state(sequence), limiter=frames.turn
     )

@@ -27,7 +27,7 @@ from api.schemas.search import (
 )
 from api.service.answers import batch_body, search_body
 from api.service.batching import Search
-from api.service.line import Line
+from api.service.line import BoundedQueue
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 # Read and answered without FastAPI's own steps in between; see DirectRoute.
@@ -117,7 +117,7 @@ async def search_image(
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
     held, limits = held_of(request), limits_of(request)
-    uploads: Line = request.app.state.uploads
+    uploads: BoundedQueue = request.app.state.uploads
     limits.check_k(k)
     limits.check_size(1, k, held.snapshot.manifest.dim, include_features=include_features)
     with uploads.place():

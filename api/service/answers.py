@@ -26,7 +26,7 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundHits:
     """Hits of Q queries in one snapshot, as dicts with the fields of ``Hit``."""
 
     snapshot: Snapshot
@@ -63,7 +63,7 @@ def found(
     wanted: Sequence[int],
     itself: NDArray[np.int64],
     features: NDArray[np.bool_],
-) -> Found:
+) -> FoundHits:
     """Cut hits to what each query wants, and read what stands in their rows.
 
     Args:
@@ -87,10 +87,12 @@ def found(
         asked = np.flatnonzero(np.repeat(features, counts))
         for place, vector in zip(asked.tolist(), snapshot.vectors(rows[asked]), strict=True):
             described[place]["features"] = vector
-    return Found(snapshot, described, np.cumsum(counts).tolist())
+    return FoundHits(snapshot, described, np.cumsum(counts).tolist())
 
 
-def search_body(found: Found, place: int, k: int, *, upload: dict[str, Any] | None = None) -> bytes:
+def search_body(
+    found: FoundHits, place: int, k: int, *, upload: dict[str, Any] | None = None
+) -> bytes:
     """A ``SearchAnswer`` for the query at ``place``; an ``ImageSearchAnswer`` with ``upload``."""
     answer = _head(found, k) | {"hits": found.of(place)}
     if upload is not None:
@@ -98,12 +100,12 @@ def search_body(found: Found, place: int, k: int, *, upload: dict[str, Any] | No
     return orjson.dumps(answer, option=_NUMPY)
 
 
-def batch_body(found: Found, first: int, count: int, k: int) -> bytes:
+def batch_body(found: FoundHits, first: int, count: int, k: int) -> bytes:
     """A ``BatchAnswer`` for ``count`` queries from the one at ``first`` on."""
     results = [{"hits": found.of(place)} for place in range(first, first + count)]
     return orjson.dumps(_head(found, k) | {"results": results}, option=_NUMPY)
 
 
-def _head(found: Found, k: int) -> dict[str, Any]:
+def _head(found: FoundHits, k: int) -> dict[str, Any]:
     manifest = found.snapshot.manifest
     return {"snapshot": manifest.version, "metric": manifest.metric, "k": k}

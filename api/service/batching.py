@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError, too_busy
 from api.http.limits import Limits
 from api.http.metrics import Metrics
-from api.service.answers import Found, found
+from api.service.answers import FoundHits, found
 from common.errors import FilterError
 from index.search.filters import Filter
 
 if TYPE_CHECKING:
-    from api.service.state import Holdings
+    from api.service.state import ServedIndex
 
 _TOGETHER_K = 100  # a search for more hits is slower for all that share it: such go by themselves
 _CLOSE_SECONDS = 10.0  # a call of FAISS cannot be broken off, only left alone
@@ -50,7 +50,7 @@ class Search:
 
     queries: list[str | NDArray[np.float32]]
     k: int
-    write: Callable[[Found, int], bytes]
+    write: Callable[[FoundHits, int], bytes]
     chosen: Filter | None = None
     exact: bool = False
     include_features: bool = False
@@ -99,7 +99,7 @@ class Batcher:
     """
 
     def __init__(
-        self, held: Callable[[], Holdings], *, limits: Limits, metrics: Metrics, together: bool
+        self, held: Callable[[], ServedIndex], *, limits: Limits, metrics: Metrics, together: bool
     ) -> None:
         self._held = held
         self._limits = limits
@@ -225,8 +225,8 @@ class _Group:
     def __init__(self, members: list[_Waiting]) -> None:
         self._members = members
         self._failures: dict[_Waiting, Exception] = {}
-        self._look_up: Callable[[], Found] | None = None
-        self._found: Found | None = None
+        self._look_up: Callable[[], FoundHits] | None = None
+        self._found: FoundHits | None = None
         self.queries: list[str | NDArray[np.float32]] = []
 
     @classmethod
@@ -236,7 +236,7 @@ class _Group:
         group._failures = dict.fromkeys(members, error)
         return group
 
-    def search(self, held: Holdings) -> None:
+    def search(self, held: ServedIndex) -> None:
         """Find the rows; what a member asks for that is not there fails that member alone."""
         snapshot = held.snapshot
         named = [q for one in self._members for q in one.search.queries if isinstance(q, str)]
@@ -303,7 +303,7 @@ class _Group:
             self._failures.setdefault(one, error)
 
 
-def _refusal(held: Holdings, search: Search, own: list[int]) -> ApiError | None:
+def _refusal(held: ServedIndex, search: Search, own: list[int]) -> ApiError | None:
     """Why a search cannot be answered by this snapshot."""
     many, dim = len(own) > 1, held.snapshot.manifest.dim
     for number, (query, row) in enumerate(zip(search.queries, own, strict=True)):

@@ -15,8 +15,8 @@ from api.http.limits import Limits
 from api.routes.common import usable
 from api.schemas.link import LinkRequest
 from api.schemas.search import read_bytes, read_vector
-from api.service.line import Line
-from api.service.state import Holdings
+from api.service.line import BoundedQueue
+from api.service.state import ServedIndex
 from tracks.live.session import Frame
 
 Vectors = NDArray[np.float32]
@@ -28,7 +28,9 @@ def digest_of(asked: LinkRequest) -> bytes:
     return hashlib.sha256(asked.model_dump_json(exclude_unset=True).encode()).digest()
 
 
-async def frame_of(asked: LinkRequest, held: Holdings, limits: Limits, uploads: Line) -> Frame:
+async def frame_of(
+    asked: LinkRequest, held: ServedIndex, limits: Limits, uploads: BoundedQueue
+) -> Frame:
     """The frame that was asked about, with an embedding of each detection.
 
     Raises:
@@ -78,7 +80,7 @@ def _sent(asked: LinkRequest, dim: int) -> Vectors:
 
 
 def _made(
-    asked: LinkRequest, held: Holdings, max_pixels: int
+    asked: LinkRequest, held: ServedIndex, max_pixels: int
 ) -> tuple[Vectors, _More, tuple[int, int]]:
     """Embeddings, classes, and the size of the frame."""
     size = (asked.image_width or 0, asked.image_height or 0)

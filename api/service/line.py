@@ -16,7 +16,7 @@ from api.http.errors import too_busy
 from api.http.metrics import Metrics
 
 
-class Line:
+class BoundedQueue:
     """Those that wait; made and used on the event loop.
 
     Args:

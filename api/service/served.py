@@ -21,7 +21,7 @@ import anyio
 
 from api.http.errors import ApiError
 from api.http.metrics import Metrics
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from common.errors import OnepassError, StorageError, WorkError
 from common.storage import is_remote
 from index.search.snapshot import Snapshot, current_version
@@ -60,12 +60,12 @@ class Service:
         self._metrics = metrics
         self._on_failure = on_failure
         self._open_snapshot = open_snapshot
-        self._holdings: Holdings | None = None
+        self._holdings: ServedIndex | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
         self.tried = asyncio.Event()  # to open the index, for the first time
 
-    def holdings(self) -> Holdings:
+    def holdings(self) -> ServedIndex:
         """What is served.
 
         Raises:
@@ -151,8 +151,8 @@ class Service:
             text = text.replace(folder, "the index")
         return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s,;:'\"]+", "…", text)
 
-    def _open(self, before: Holdings | None) -> Holdings:
-        return Holdings.open(self._open_snapshot(self.index), before=before)
+    def _open(self, before: ServedIndex | None) -> ServedIndex:
+        return ServedIndex.open(self._open_snapshot(self.index), before=before)
 
     def _outdated(self) -> bool:
         """Whether ``CURRENT`` names another version, and not one that has just failed."""

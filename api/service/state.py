@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
 logger = logging.getLogger("onepass.api")
 
 
-class Holdings:
+class ServedIndex:
     """One opened snapshot and what is read along with it."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -46,7 +46,7 @@ class Holdings:
         self._embedder_lock = threading.Lock()
 
     @classmethod
-    def open(cls, snapshot: Snapshot, *, before: Holdings | None = None) -> Holdings:
+    def open(cls, snapshot: Snapshot, *, before: ServedIndex | None = None) -> ServedIndex:
         """See one search of ``snapshot`` answer, and hold it.
 
         Args:
@@ -180,7 +180,7 @@ class Holdings:
         """
         _check_pixels(image, max_pixels)
         embedder = self._load_embedder()
-        from pipelines.images.pixels import ImageError, cut, decode
+        from pipelines.images.pixels import ImageError, crop, decode
 
         try:
             pixels = decode(image).pixels
@@ -189,7 +189,7 @@ class Holdings:
         regions = []
         for number, box in enumerate(boxes):
             try:
-                regions.append(cut(pixels, box))
+                regions.append(crop(pixels, box))
             except ImageError as error:
                 raise ApiError(422, "invalid_box", f"detection {number}: {error}") from None
         covered = sum(region.shape[1] * region.shape[2] for region in regions)

@@ -34,10 +34,9 @@ from index.build.encode import (
 )
 from index.build.inputs import Inputs
 from index.metrics import scores_of
-from index.search.accelerator import Accelerator, Allowed, Effort
+from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import (
     FLAT,
-    bare,
     choose_factory,
     core_of,
     is_flat,
@@ -49,6 +48,7 @@ from index.search.factory import (
     save,
     train,
     training_rows,
+    without_transforms,
 )
 from index.search.recall import ExactKnn, Hits, recall_at, tune
 from index.search.segment import Segment
@@ -92,7 +92,7 @@ def assemble(
         OSError: the disk refused.
     """
     metric, total = options.metric, inputs.rows
-    asked = bare(options.factory)
+    asked = without_transforms(options.factory)
     name = choose_factory(total, dim, metric, memory_bytes) if asked == "auto" else asked
     index = None if is_flat(name) else make_index(name, dim, metric)
     random = np.random.default_rng(SEED)
@@ -117,7 +117,7 @@ def assemble(
     _join_rows(folder, inputs, held, encoded)
     exact = truth.hits()
     if index is None:
-        effort, measured = Effort({}), 1.0 if len(held) else None
+        effort, measured = SearchParams({}), 1.0 if len(held) else None
     else:
         built = _Built(folder, index, name, base, queries, exact, options, memory_bytes)
         effort, measured = built.merge(len(encoded)) if merges else built.grow()
@@ -261,7 +261,7 @@ class _Built:
     options: BuildOptions
     memory_bytes: int
 
-    def merge(self, shards: int) -> tuple[Effort, float | None]:
+    def merge(self, shards: int) -> tuple[SearchParams, float | None]:
         """Put the shards' lists together, in memory or on the disk."""
         files = [shard_file(self.folder, number) for number in range(shards)]
         index, core = self.index, core_of(self.index)
@@ -297,7 +297,7 @@ class _Built:
             file.unlink()
         return tuned
 
-    def grow(self) -> tuple[Effort, float | None]:
+    def grow(self) -> tuple[SearchParams, float | None]:
         """Add the vectors one block after another, in this process."""
         vectors = store.open_store(self.folder / VECTORS)
         for first in range(0, self.base, _GRAPH_BLOCK):
@@ -308,7 +308,7 @@ class _Built:
         Accelerator.write(self.index, self.folder / SEARCH)
         return tuned
 
-    def _tune(self, allowed: Allowed | None) -> tuple[Effort, float | None]:
+    def _tune(self, allowed: Allowed | None) -> tuple[SearchParams, float | None]:
         exact = store.open_store(self.folder / VECTORS)
         quick = Accelerator(self.index, exact, self.options.metric)
         ladders = quick.ladders()
@@ -316,7 +316,7 @@ class _Built:
             return ladders[0][-1], None
         k = self.exact.rows.shape[1]
 
-        def search(effort: Effort) -> Hits:
+        def search(effort: SearchParams) -> Hits:
             values, rows = quick.search(self.queries, k, effort, allowed, no_harder=True)
             return Hits(rows, scores_of(values, self.options.metric))
 
@@ -354,6 +354,6 @@ def _recall_when_filtered(
         search = partial(segment.search_among, asked, RECALL_K, Allowed(mask))
         exact = search(None)
         if exact.rows.shape[1]:
-            hits = search(Effort(entry.search_params))
+            hits = search(SearchParams(entry.search_params))
             found[f"{share:g}"] = round(recall_at(exact, hits), 4)
     return found

@@ -21,7 +21,7 @@ PART_ROWS = 50_000  # of small files that one task takes together
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """A run, and which of its rows are wanted: row_ids, ascending; None: all."""
 
     run: Run
@@ -77,7 +77,7 @@ def check_same_model(run: Run, other: str, fingerprint: str) -> None:
         )
 
 
-def gather(source: Sequence[Chosen], first_run: int, shards: int, place: Tasks) -> Inputs:
+def gather(source: Sequence[Selection], first_run: int, shards: int, place: Tasks) -> Inputs:
     """Count every row of the runs; they are numbered from ``first_run``.
 
     Raises:
@@ -120,7 +120,7 @@ def _together(inputs: Inputs, most_rows: int) -> Inputs:
     return Inputs([part for part, _ in joined], [one for _, one in joined])
 
 
-def deal_out(inputs: Inputs, shards: int) -> Iterator[Inputs]:
+def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     """Parts dealt out in order, so that each shard has about as many rows."""
     groups: list[Inputs] = [Inputs([], []) for _ in range(min(shards, len(inputs.parts)))]
     seen = 0
@@ -133,7 +133,7 @@ def deal_out(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     return (group for group in groups if group.rows)
 
 
-def entries(source: Sequence[Chosen], inputs: Inputs, first_run: int) -> list[RunEntry]:
+def entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
     """The runs as a manifest names them."""
     pairs = list(zip(inputs.parts, inputs.counted, strict=True))
     return [

@@ -19,8 +19,8 @@ from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
 from index.build.assemble import Report
 from index.build.encode import good_ids
-from index.build.inputs import Chosen, Inputs, check_same_model, open_runs
-from index.build.version import Made, Work, check_options, describe, stamp
+from index.build.inputs import Inputs, Selection, check_same_model, open_runs
+from index.build.version import BuildReport, Work, check_options, describe, stamp
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import DELETED, SnapshotManifest, read_manifest
@@ -80,7 +80,7 @@ def add_runs(
             made = work.segments(
                 draft,
                 version,
-                [Chosen(run) for run in opened],
+                [Selection(run) for run in opened],
                 first_run=len(there.runs),
                 known=refuse_known,
             )
@@ -94,7 +94,7 @@ def add_runs(
                 there.options,
                 made_by="add",
                 parent=there.version,
-                made=Made(
+                made=BuildReport(
                     [*there.segments, *made.segments],
                     [*there.runs, *made.runs],
                     there.skipped + made.skipped,
@@ -205,7 +205,7 @@ def compact(
     return Snapshot.open(index_dir, version)
 
 
-def _what_is_left(index_dir: Path, now: Snapshot) -> list[Chosen]:
+def _what_is_left(index_dir: Path, now: Snapshot) -> list[Selection]:
     """The runs that still have rows, and which of them."""
     present = now.mask()
     run_of = now.rows["run"].to_numpy()
@@ -227,7 +227,7 @@ def _what_is_left(index_dir: Path, now: Snapshot) -> list[Chosen]:
                 "index anew with 'onepass index build'"
             )
         # By what is here: what an earlier compacting left out stands in no segment.
-        source.append(Chosen(run, np.sort(row_ids[own & present])))
+        source.append(Selection(run, np.sort(row_ids[own & present])))
     return source
 
 

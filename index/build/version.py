@@ -20,19 +20,19 @@ import numpy as np
 from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import SnapshotError
-from common.storage import is_remote, place, reaching
+from common.storage import is_remote, storage_errors, to_path
 from index.build.assemble import Report, assemble
 from index.build.inputs import (
-    Chosen,
     Inputs,
-    deal_out,
+    Selection,
     entries,
     gather,
     open_runs,
+    partition,
     refuse_repeated,
 )
 from index.metrics import METRICS, Metric
-from index.search.factory import bare, is_flat, make_index
+from index.search.factory import is_flat, make_index, without_transforms
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
     SEGMENTS,
@@ -98,9 +98,9 @@ def build_index(
     options = BuildOptions(metric=metric, factory=factory, recall=recall, shards=shards)
     memory = check_options(options, memory_bytes)
     opened = open_runs(runs)
-    if not is_flat(factory) and bare(factory) != "auto":
+    if not is_flat(factory) and without_transforms(factory) != "auto":
         make_index(factory, opened[0].manifest.model.feature_dim, metric)
-    out = place(out)
+    out = to_path(out)
     if beside:
         read_manifest(out)  # before a lock is made where there is no index
     else:
@@ -109,7 +109,7 @@ def build_index(
         parent = read_manifest(out).version if beside else None
         if not beside:
             check_folder(out, opened[0], metric)  # another build may have ended meanwhile
-        source = [Chosen(run) for run in opened]
+        source = [Selection(run) for run in opened]
         work = Work(options, memory, executor, address, progress or (lambda _, __: None))
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
@@ -150,14 +150,14 @@ def check_options(options: BuildOptions, memory_bytes: int | None) -> int:
 
 def check_folder(out: Path, run: Run, metric: Metric) -> None:
     """Refuse a folder that is no index, or whose current snapshot holds other vectors."""
-    with reaching(out):
+    with storage_errors(out):
         if not out.exists():
             return
         if not out.is_dir():
             raise SnapshotError(f"{out} is a file; give a folder for the index")
     version = current_version(out)
     if version is None:
-        with reaching(out):
+        with storage_errors(out):
             names = [entry.name for entry in out.iterdir()]
         other = [
             name
@@ -186,7 +186,7 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
 
 
 @dataclass(frozen=True)
-class Made:
+class BuildReport:
     """New segments and what they were made from."""
 
     segments: list[SegmentEntry]
@@ -208,11 +208,11 @@ class Work:
         self,
         draft: Path,
         version: str,
-        source: Sequence[Chosen],
+        source: Sequence[Selection],
         *,
         first_run: int,
         known: Callable[[Inputs], None] = lambda _: None,
-    ) -> Made:
+    ) -> BuildReport:
         """Make segments of ``source`` in ``draft``; its runs are numbered from ``first_run``.
 
         ``known`` hears of the rows before the first vector is written, and may refuse.
@@ -233,9 +233,9 @@ class Work:
             everything = gather(source, first_run, self.options.shards, place)
             refuse_repeated(everything)
             known(everything)
-            made = Made([], entries(source, everything, first_run), everything.skipped)
+            made = BuildReport([], entries(source, everything, first_run), everything.skipped)
             total, before = everything.rows, 0
-            for number, inputs in enumerate(deal_out(everything, self.options.shards)):
+            for number, inputs in enumerate(partition(everything, self.options.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
                 folder.mkdir()
                 entry = assemble(
@@ -259,7 +259,7 @@ def describe(
     *,
     made_by: str,
     parent: str | None,
-    made: Made,
+    made: BuildReport,
     deleted: int = 0,
     began: float,
 ) -> SnapshotManifest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SnapshotError
-from common.storage import is_remote, reaching
+from common.storage import is_remote, storage_errors
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
     SEGMENTS,
@@ -20,14 +20,14 @@ from index.storage.publish import locked, remove, remove_leftovers, switch
 
 
 @dataclass(frozen=True)
-class Standing:
+class VersionInfo:
     """A version that stands in an index folder."""
 
     manifest: SnapshotManifest
     current: bool
 
 
-def history(index_dir: Path) -> list[Standing]:
+def history(index_dir: Path) -> list[VersionInfo]:
     """All versions that stand, oldest first.
 
     Raises:
@@ -35,7 +35,7 @@ def history(index_dir: Path) -> list[Standing]:
     """
     current = read_manifest(index_dir).version
     return [
-        Standing(read_manifest(index_dir, version), version == current)
+        VersionInfo(read_manifest(index_dir, version), version == current)
         for version in list_versions(index_dir)
     ]
 
@@ -106,5 +106,5 @@ def bytes_of(index_dir: Path, manifest: SnapshotManifest) -> int:
     """What a version's files take, segments that it shares with others included."""
     folders = [index_dir / manifest.version]
     folders += [index_dir / SEGMENTS / entry.name for entry in manifest.segments]
-    with reaching(index_dir):
+    with storage_errors(index_dir):
         return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

@@ -71,7 +71,7 @@ class Allowed:
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchParams:
     """How hard to search: the values of the knobs, as they stand in a manifest."""
 
     values: dict[str, int]
@@ -92,7 +92,7 @@ class Accelerator:
         self._core = core_of(index)
         self._refines = not exact_scores(index)
         # The last effort as parameters: to make them costs a third of a single search.
-        self._usual: tuple[Effort | None, Any] = None, None
+        self._usual: tuple[SearchParams | None, Any] = None, None
         if self._refines:
             # FAISS wants as many rows in both; while a build tunes, those held out are missing.
             present, index.ntotal = index.ntotal, store.ntotal
@@ -128,7 +128,7 @@ class Accelerator:
         """Whether it can be told which rows to answer with."""
         return isinstance(self._core, faiss.IndexIVF | faiss.IndexHNSW)
 
-    def ladders(self) -> list[list[Effort]]:
+    def ladders(self) -> list[list[SearchParams]]:
         """Efforts to try, each ladder from little to much; one where there is nothing to turn."""
         knob, steps = "", [0]
         if isinstance(self._core, faiss.IndexIVF):
@@ -137,9 +137,9 @@ class Accelerator:
             knob, steps = EF_SEARCH, _rising(*_EF_LADDER)
         factors = _REFINE_LADDER if self._refines else (0,)
         if not knob:
-            return [[Effort({REFINE: factor} if factor else {}) for factor in factors]]
+            return [[SearchParams({REFINE: factor} if factor else {}) for factor in factors]]
         return [
-            [Effort({knob: step} | ({REFINE: factor} if factor else {})) for step in steps]
+            [SearchParams({knob: step} | ({REFINE: factor} if factor else {})) for step in steps]
             for factor in factors
         ]
 
@@ -147,7 +147,7 @@ class Accelerator:
         self,
         queries: NDArray[np.float32],
         k: int,
-        effort: Effort,
+        effort: SearchParams,
         allowed: Allowed | None = None,
         *,
         no_harder: bool = False,
@@ -179,7 +179,7 @@ class Accelerator:
         found = searched.search(queries, k, params=params)
         return found
 
-    def _parameters(self, effort: Effort, selector: Any) -> Any:
+    def _parameters(self, effort: SearchParams, selector: Any) -> Any:
         """FAISS parameters; given to each call, since threads share the index."""
         params = self._inner_parameters(effort.values, selector)
         if not self._refines:
@@ -198,7 +198,7 @@ class Accelerator:
         return params
 
     def _walk(
-        self, queries: NDArray[np.float32], k: int, effort: Effort, allowed: Allowed
+        self, queries: NDArray[np.float32], k: int, effort: SearchParams, allowed: Allowed
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Take what fits among the nearest of all.
 
@@ -218,7 +218,7 @@ class Accelerator:
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def _visit(
-        self, queries: NDArray[np.float32], k: int, effort: Effort, allowed: Allowed
+        self, queries: NDArray[np.float32], k: int, effort: SearchParams, allowed: Allowed
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Search the nearest lists that hold rows which fit, until enough of those were seen."""
         inner = self._projected(queries)

@@ -83,7 +83,7 @@ def _fits(dim: int, per_code: int) -> bool:
     return dim % (2 * per_code) == 0 and dim // per_code <= _MOST_SUBQUANTISERS
 
 
-def bare(factory: str) -> str:
+def without_transforms(factory: str) -> str:
     """A factory string without the parts that every index here has anyway."""
     return factory.strip().removeprefix("L2norm,").removesuffix(",RFlat")
 
@@ -95,7 +95,7 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
         SnapshotError: FAISS knows no such factory, or not for this metric or dimension.
     """
     try:
-        index = faiss.index_factory(dim, bare(factory), faiss_metric(metric))
+        index = faiss.index_factory(dim, without_transforms(factory), faiss_metric(metric))
     except RuntimeError as error:
         raise refused(factory, metric, dim, reason_of(error)) from None
     core = core_of(index)
@@ -151,7 +151,7 @@ def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric)
 
 def is_flat(factory: str) -> bool:
     """Whether the vectors alone are searched."""
-    return bare(factory) == FLAT
+    return without_transforms(factory) == FLAT
 
 
 def mergeable(index: Any) -> bool:

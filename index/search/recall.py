@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from index.metrics import Metric, faiss_metric, nearest_first, scores_of
 
 if TYPE_CHECKING:
-    from index.search.accelerator import Effort
+    from index.search.accelerator import SearchParams
 
 MARGIN = 0.005
 """Searches are tuned to this much over the target, half of what a thousand queries can tell."""
@@ -105,8 +105,12 @@ def recall_at(exact: Hits, found: Hits) -> float:
 
 
 def tune(
-    search: Callable[[Effort], Hits], ladders: list[list[Effort]], exact: Hits, *, target: float
-) -> tuple[Effort, float]:
+    search: Callable[[SearchParams], Hits],
+    ladders: list[list[SearchParams]],
+    exact: Hits,
+    *,
+    target: float,
+) -> tuple[SearchParams, float]:
     """Find the effort that reaches ``target`` in the least time.
 
     Args:
@@ -119,8 +123,8 @@ def tune(
         The effort and its recall: below ``target`` when even the best of them misses it.
     """
     aim = min(1.0, target + MARGIN)
-    reached: list[tuple[float, float, Effort]] = []  # seconds, recall, effort
-    best: tuple[float, Effort] | None = None
+    reached: list[tuple[float, float, SearchParams]] = []  # seconds, recall, effort
+    best: tuple[float, SearchParams] | None = None
     for ladder in ladders:
         before, flat = -1.0, 0
         for effort in ladder:
@@ -144,7 +148,7 @@ def tune(
     return best[1], best[0]
 
 
-def _seconds(search: Callable[[Effort], Hits], effort: Effort) -> float:
+def _seconds(search: Callable[[SearchParams], Hits], effort: SearchParams) -> float:
     def once() -> float:
         began = time.perf_counter()
         search(effort)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError, first_line
 from index.metrics import Metric, faiss_metric, scores_of
-from index.search.accelerator import Accelerator, Allowed, Effort
+from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import is_flat, reason_of
 from index.search.filters import Filter, matches
 from index.search.recall import Hits
@@ -91,7 +91,7 @@ class Segment:
             table.schema != ROWS_SCHEMA
         ):
             raise damaged(folder, f"it holds {stand}, its manifest says {entry.rows} rows of {dim}")
-        self._effort = Effort(entry.search_params)
+        self._effort = SearchParams(entry.search_params)
         self._alive = None if deleted is None or not deleted.any() else Allowed(~deleted)
         # Per object and not on the method, where it would keep every snapshot alive.
         self._allowed: Callable[[Filter], Allowed] = lru_cache(KEPT_FILTERS)(self._evaluate)
@@ -119,7 +119,7 @@ class Segment:
         queries: NDArray[np.float32],
         k: int,
         allowed: Allowed | None,
-        effort: Effort | None,
+        effort: SearchParams | None,
     ) -> Hits:
         """``search`` by rows instead of a filter; without an ``effort`` it is exhaustive."""
         k = min(k, self.entry.rows if allowed is None else allowed.count)
@@ -140,7 +140,7 @@ class Segment:
                 values[short], rows[short] = self._compare(queries[short], k, allowed)
         return Hits(rows, scores_of(values, self._metric))
 
-    def efforts(self) -> list[list[Effort]]:
+    def efforts(self) -> list[list[SearchParams]]:
         """What there is to try when tuning; nothing for a Flat segment."""
         return [] if self._accelerator is None else self._accelerator.ladders()
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError, VerifyError, first_line
 from common.json_models import sha256_file
-from common.storage import locate, place, reaching
+from common.storage import resolve_path, storage_errors, to_path
 from index.metrics import nearest_first, prepare
 from index.search.filters import Filter
 from index.search.recall import Hits
@@ -41,7 +41,7 @@ from pipelines.detections import BOX
 __all__ = ["Hits", "Snapshot", "SnapshotManifest", "current_version", "list_versions"]
 
 # From the number of a segment to who searches it, where that is not this process.
-Elsewhere = Callable[[int], Searchable]
+Searcher = Callable[[int], Searchable]
 
 
 class Snapshot:
@@ -59,7 +59,7 @@ class Snapshot:
         path: Path,
         manifest: SnapshotManifest,
         segments: Sequence[Segment],
-        elsewhere: Elsewhere | None,
+        elsewhere: Searcher | None,
     ) -> None:
         """Use ``Snapshot.open``."""
         self.path = path
@@ -80,7 +80,7 @@ class Snapshot:
         index_dir: str | Path,
         version: str | None = None,
         *,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: Searcher | None = None,
     ) -> Snapshot:
         """Open ``version`` of an index; None opens the one that is served.
 
@@ -92,7 +92,7 @@ class Snapshot:
         Raises:
             SnapshotError: no index there, no such version, or its files are damaged.
         """
-        folder = place(index_dir)
+        folder = to_path(index_dir)
         manifest = read_manifest(folder, version)
         path = folder / manifest.version
         numbers = range(len(manifest.segments))
@@ -277,7 +277,7 @@ class Snapshot:
     def image_path(self, row: int) -> Path:
         """Where the image of a row stands: its run's root, then the image's own name."""
         run, image = self.rows["run"][row].as_py(), self.rows["image"][row].as_py()
-        return locate(place(self.manifest.runs[run].root), str(image))
+        return resolve_path(to_path(self.manifest.runs[run].root), str(image))
 
     def verify(self) -> int:
         """Check every file's sha256; returns the number of rows a search can find.
@@ -291,7 +291,7 @@ class Snapshot:
         for folder, files in named:
             for name, expected in files.items():
                 file = folder / name
-                with reaching(file):
+                with storage_errors(file):
                     if not file.is_file():
                         raise VerifyError(f"{file} is named in the manifest but missing")
                     digest = sha256_file(file)

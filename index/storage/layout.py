@@ -31,10 +31,10 @@ from pathlib import Path
 from pydantic import Field
 
 from common.errors import RunError, SnapshotError
-from common.json_models import Record, read_record
-from common.storage import place, reaching
+from common.json_models import JsonModel, read_json
+from common.storage import storage_errors, to_path
 from index.metrics import Metric
-from pipelines.model_info import ModelFacts
+from pipelines.model_info import ModelInfo
 
 FORMAT = 2
 CURRENT = "CURRENT"
@@ -47,7 +47,7 @@ VERSION = re.compile(r"v(\d{4,})")
 SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
 
 
-class BuildOptions(Record):
+class BuildOptions(JsonModel):
     """What was asked for; ``compact`` asks for the same again."""
 
     metric: Metric = "cosine"
@@ -56,7 +56,7 @@ class BuildOptions(Record):
     shards: int = 1  # segments that a build makes
 
 
-class RunEntry(Record):
+class RunEntry(JsonModel):
     """A run whose rows are in the snapshot; its place in the manifest is column ``run``."""
 
     path: str
@@ -65,7 +65,7 @@ class RunEntry(Record):
     manifest_sha256: str  # of the run's manifest.json: compacting must find the same run
 
 
-class RecallFacts(Record):
+class RecallFacts(JsonModel):
     """Recall@k measured on held-out queries while building."""
 
     k: int
@@ -76,7 +76,7 @@ class RecallFacts(Record):
     filtered: dict[str, float] = Field(default_factory=dict)
 
 
-class SegmentEntry(Record):
+class SegmentEntry(JsonModel):
     """One immutable part of a snapshot."""
 
     name: str
@@ -87,7 +87,7 @@ class SegmentEntry(Record):
     files: dict[str, str] = Field(repr=False)  # name to sha256
 
 
-class SnapshotManifest(Record):
+class SnapshotManifest(JsonModel):
     """Contents of a snapshot's ``manifest.json``."""
 
     format: int = FORMAT
@@ -99,7 +99,7 @@ class SnapshotManifest(Record):
     deleted: int
     skipped: int  # rows of the runs that have an error and no embedding
     dim: int
-    model: ModelFacts
+    model: ModelInfo
     fingerprint: str
     runs: list[RunEntry]
     segments: list[SegmentEntry]
@@ -147,8 +147,8 @@ class SnapshotManifest(Record):
 
 def list_versions(index_dir: str | Path) -> list[str]:
     """Versions that stand complete in ``index_dir``, oldest first; empty when there is none."""
-    folder = place(index_dir)
-    with reaching(folder):
+    folder = to_path(index_dir)
+    with storage_errors(folder):
         if not folder.is_dir():
             return []
         names = [
@@ -165,8 +165,8 @@ def current_version(index_dir: str | Path) -> str | None:
     Raises:
         SnapshotError: CURRENT says something that is not a version name.
     """
-    file = place(index_dir) / CURRENT
-    with reaching(file):
+    file = to_path(index_dir) / CURRENT
+    with storage_errors(file):
         try:
             version = file.read_bytes().decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -185,9 +185,9 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
     Raises:
         SnapshotError: no index, no such version, or its manifest cannot be read.
     """
-    folder = place(index_dir)
+    folder = to_path(index_dir)
     version = version or current_version(folder)
-    with reaching(folder):
+    with storage_errors(folder):
         if version is None or not folder.is_dir():
             what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
             raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")
@@ -196,7 +196,7 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
             have = ", ".join(list_versions(folder)) or "none"
             raise SnapshotError(f"{folder} has no version {version!r} (it has: {have})")
     try:
-        with reaching(file):
-            return read_record(file, SnapshotManifest)
+        with storage_errors(file):
+            return read_json(file, SnapshotManifest)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from common.errors import SnapshotError, WorkError, first_line
 from common.json_models import sha256_file, write_atomic
-from common.lock import Check, sole_writer
+from common.lock import Check, lock_folder
 from common.progress import progress
-from common.storage import is_remote, reaching
+from common.storage import is_remote, storage_errors
 from index.storage import remote
 from index.storage.layout import (
     CURRENT,
@@ -50,7 +50,7 @@ def locked(out: Path) -> AbstractContextManager[Check]:
     def told(waited: float, most: float) -> None:
         progress("lock, waited", int(waited), int(most))
 
-    return sole_writer(out, "index", told)
+    return lock_folder(out, "index", told)
 
 
 def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
@@ -140,7 +140,7 @@ def remove_leftovers(out: Path) -> None:
     Call it under ``locked(out)``: then no draft is anybody's but of a process that died.
     """
     if is_remote(out):
-        with reaching(out):
+        with storage_errors(out):
             for name in _folders(out):
                 if VERSION.fullmatch(name) and not (out / name / MANIFEST).is_file():
                     remote.remove(out / name)
@@ -174,7 +174,7 @@ def _next_version(out: Path) -> str:
 
 def _folders(out: Path) -> list[str]:
     """Names in a folder; none where there is no such folder."""
-    with reaching(out):
+    with storage_errors(out):
         return [entry.name for entry in out.iterdir()] if out.is_dir() else []
 
 

@@ -30,7 +30,7 @@ from pyarrow import fs
 from common.errors import SnapshotError, VerifyError, WorkError, first_line
 from common.json_models import sha256_json
 from common.progress import progress
-from common.storage import arrow, is_remote, reaching
+from common.storage import arrow, is_remote, storage_errors
 from index.storage.layout import MANIFEST
 
 UNUSED_SECONDS = 86_400.0
@@ -136,7 +136,7 @@ def remove(folder: Path) -> None:
         StorageError: the store does not answer.
     """
     system, name = arrow(folder)
-    with reaching(folder):
+    with storage_errors(folder):
         if (folder / MANIFEST).is_file():  # half a version must never look like a whole one
             system.delete_file(f"{name}/{MANIFEST}")
         system.delete_dir(name)
@@ -190,7 +190,7 @@ def _fetch(missing: Sequence[tuple[Path, Path, str]]) -> None:
 
 def _size(file: Path) -> int:
     system, name = arrow(file)
-    with reaching(file):
+    with storage_errors(file):
         info = system.get_file_info(name)
     if info.type != fs.FileType.File:
         raise SnapshotError(
@@ -201,7 +201,7 @@ def _size(file: Path) -> int:
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
-    with reaching(file), file.open("rb") as stream:
+    with storage_errors(file), file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             yield chunk
 

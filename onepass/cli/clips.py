@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import ExecutorOption, Json, here, placed, print_json, say
+from common.progress import ProgressBar
+from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, to_path
 
 if TYPE_CHECKING:
     from pipelines.outputs.clips.write import Outcome
@@ -24,11 +24,11 @@ def clips(
     run: Annotated[
         Path,
         typer.Argument(
-            parser=placed, help="A finished run of videos, or of frames with their columns."
+            parser=to_path, help="A finished run of videos, or of frames with their columns."
         ),
     ],
     out: Annotated[
-        Path, typer.Option(parser=here, help="The folder; the same command continues it.")
+        Path, typer.Option(parser=local_path, help="The folder; the same command continues it.")
     ],
     scales: Annotated[
         str,
@@ -50,7 +50,7 @@ def clips(
     """
     from pipelines.outputs.clips.write import make_clips
 
-    with Bar() as bar:
+    with ProgressBar() as bar:
         outcome = make_clips(
             run,
             out,
@@ -78,25 +78,25 @@ def _say_made(out: Path, outcome: Outcome) -> None:
     manifest = outcome.manifest
     written = sum(manifest.clips.values())
     if outcome.already_finished:
-        say(f"{out} is finished already: {written} clips; nothing to do")
+        echo(f"{out} is finished already: {written} clips; nothing to do")
         return
     files = {split: out / f"{stem(split, manifest.request.scales)}.h5" for split in manifest.clips}
     for split, count in manifest.clips.items():
         if count:
             shape = f"{count} clip{'' if count == 1 else 's'}, {manifest.max_frames} frames, {manifest.feature_dim}-d"
-            say(f"{files[split]}: {shape}")
+            echo(f"{files[split]}: {shape}")
         else:
-            say(f"split {split}: every clip has an error; no file was written")
+            echo(f"split {split}: every clip has an error; no file was written")
     if outcome.resumed_clips:
-        say(f"  {outcome.resumed_clips} clips were there from before")
+        echo(f"  {outcome.resumed_clips} clips were there from before")
     for lost in manifest.left_out[:_NAMED]:
-        say(f"left out: {lost.id}: {lost.error}")
+        echo(f"left out: {lost.id}: {lost.error}")
     if len(manifest.left_out) > _NAMED:
         more = len(manifest.left_out) - _NAMED
-        say(f"and {more} more, in {out / 'manifest.json'}")
+        echo(f"and {more} more, in {out / 'manifest.json'}")
     first = next(split for split, count in manifest.clips.items() if count)
     chosen = files["train" if manifest.clips.get("train") else first]
-    say(f"next: onepass probe train {chosen} --labels category --out head.pt")
+    echo(f"next: onepass probe train {chosen} --labels category --out head.pt")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ ExecutorOption = Annotated[
 ]
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     typer.echo(text)
 
 
@@ -35,16 +35,16 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
-def placed(name: str | Path) -> Path:
+def to_path(name: str | Path) -> Path:
     """A folder as the command line names it: of this machine, or in an object store."""
     if "://" not in str(name):
         return Path(name)
-    from common.storage import place  # late: Arrow takes half a second
+    from common.storage import to_path  # late: Arrow takes half a second
 
-    return place(name)
+    return to_path(name)
 
 
-def here(name: str | Path) -> Path:
+def local_path(name: str | Path) -> Path:
     """A folder or file of this machine, for what does not work in an object store.
 
     Raises:

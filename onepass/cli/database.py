@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.progress import Bar
-from onepass.cli.console import Json, here, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
     from ami.compare import Comparison
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Compare a run with an AMI database; write it back.")
 
 Run = Annotated[
-    Path, typer.Argument(parser=here, help="A run that was extracted from the database.")
+    Path, typer.Argument(parser=local_path, help="A run that was extracted from the database.")
 ]
 Url = Annotated[
     str,
@@ -38,7 +38,7 @@ def compare(run: Run, url: Url, as_json: Json = False) -> None:
 
     from ami.compare import compare_database
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         found = compare_database(run, url, progress=bar.counted("compare"))
     if as_json:
         print_json(asdict(found))
@@ -52,24 +52,24 @@ def _show_comparison(run: Path, found: Comparison) -> None:
     unusable = sum(some.count for some in found.unusable.values())
     other = sum(found.other_dims.values())
     old = found.compared + other + unusable
-    say(
+    echo(
         f"{found.database}: {old} of {found.rows} detections of {run} have features, "
         f"{found.missing} have none"
     )
     if found.failed:
-        say(f"  {found.failed} have an error in the run and were not looked at")
+        echo(f"  {found.failed} have an error in the run and were not looked at")
     if found.gone.count:
         warn(f"{found.gone.count} are gone from the database: {found.gone}")
     if found.moved.count:
         warn(f"{found.moved.count} have another image or box by now: {found.moved}")
     for why, some in found.unusable.items():
-        say(f"  {some.count} cannot be used, {why}: {some}")
+        echo(f"  {some.count} cannot be used, {why}: {some}")
     for dim, count in found.other_dims.items():
-        say(f"  {count} cannot be compared: {dim} and {found.dim} numbers")
+        echo(f"  {count} cannot be compared: {dim} and {found.dim} numbers")
     if found.cosine is not None:
         said = ", ".join(f"{name} {value:.4f}" for name, value in found.cosine.items())
-        say(f"  {found.compared} compared, cosine: {said}")
-        say(
+        echo(f"  {found.compared} compared, cosine: {said}")
+        echo(
             f"  {found.equal} equal: once each is divided by its sum, no number differs by more "
             f"than {TOLERANCE:g} of the largest"
         )
@@ -100,7 +100,7 @@ def write(
     from ami.write_back import write_database
 
     groups = [part.strip() for part in columns.split(",")]
-    with Bar() as bar:
+    with ProgressBar() as bar:
         done = write_database(
             run, url, groups=groups, write_back=write_back, progress=bar.counted("write")
         )
@@ -112,7 +112,7 @@ def write(
 
 def _show_written(run: Path, done: Written) -> None:
     verb = "were updated" if done.wrote else "would be updated"
-    say(f"{done.database}: {done.updated} of {done.rows} detections of {run} {verb}")
+    echo(f"{done.database}: {done.updated} of {done.rows} detections of {run} {verb}")
     for name, counts in done.columns.items():
         parts = [
             f"{counts.filled} set",
@@ -121,11 +121,11 @@ def _show_written(run: Path, done: Written) -> None:
         ]
         parts += [f"{counts.cleared} emptied"] if counts.cleared else []
         parts += [f"{counts.kept} left: the run has none"] if counts.kept else []
-        say(f"  {name:<23} {', '.join(parts)}")
+        echo(f"  {name:<23} {', '.join(parts)}")
     if done.failed:
-        say(f"  {done.failed} have an error in the run and stay as they are")
+        echo(f"  {done.failed} have an error in the run and stay as they are")
     if done.others:
-        say(f"  {done.others} of the database are not in the run and stay as they are")
+        echo(f"  {done.others} of the database are not in the run and stay as they are")
     if done.gone.count:
         warn(f"{done.gone.count} of the run are gone from the database: {done.gone}")
     if done.moved.count:
@@ -133,4 +133,4 @@ def _show_written(run: Path, done: Written) -> None:
             f"{done.moved.count} have another image or box by now and stay as they are: {done.moved}"
         )
     if not done.wrote and done.updated:
-        say("dry run: nothing was written; add --write-back to write")
+        echo("dry run: nothing was written; add --write-back to write")

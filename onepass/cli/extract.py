@@ -9,11 +9,11 @@ import typer
 
 from cluster.executors import ExecutorChoice, executor_line
 from common.errors import InputError
-from common.progress import Bar
+from common.progress import ProgressBar
 from onepass.cli import clips as clips_cli
 from onepass.cli import models as models_cli
 from onepass.cli import probe as probe_cli
-from onepass.cli.console import Json, print_json, say, warn
+from onepass.cli.console import Json, echo, print_json, warn
 from onepass.cli.extract_options import Asked, with_options
 from pipelines.progress.words import count, duration, where_the_time_went
 
@@ -87,9 +87,9 @@ def extract(
     if dry_run:
         _dry_run(source, asked, chosen, as_json=as_json)
         return
-    with Bar() as bar:
+    with ProgressBar() as bar:
         outcome = run_extract(
-            source, asked.request(), asked.out, chosen, report=shown_on(bar, asked.executor)
+            source, asked.request(), asked.out, chosen, report=show_progress(bar, asked.executor)
         )
     manifest = outcome.run.manifest
     if as_json:
@@ -106,71 +106,71 @@ def extract(
             }
         )
         return
-    say_extracted(outcome)
+    print_extracted(outcome)
     run = outcome.run
     if outcome.already_finished:
         return
     if kind == "video":
         _say_failed_videos(run)
-        say(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
+        echo(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
         return
-    say(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
+    echo(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
 
 
 def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> None:
     from pipelines.dry_run import dry_run
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         coming = dry_run(
-            source, asked.request(), asked.out, chosen, report=shown_on(bar, asked.executor)
+            source, asked.request(), asked.out, chosen, report=show_progress(bar, asked.executor)
         )
     if as_json:
         told = None if coming is None else coming.model_dump(mode="json")
         print_json({"run": str(asked.out), "already_finished": coming is None, "forecast": told})
     elif coming is None:
-        say(f"{asked.out} is finished already; nothing would be done")
+        echo(f"{asked.out} is finished already; nothing would be done")
     else:
         _say_forecast(str(asked.out), coming)
 
 
 def _say_forecast(run: str, coming: Forecast) -> None:
     before = f", {coming.resumed_rows} more are done" if coming.resumed_rows else ""
-    say(
+    echo(
         f"{run} would answer {coming.rows} rows{before}, with {coming.model}, {coming.engine} "
         f"{coming.precision}, in about {duration(coming.seconds)}; nothing was kept"
     )
     on = f" on {count(coming.gpus, 'GPU')}" if coming.gpus else ""
-    say(f"  actors     {coming.actors}{on}")
+    echo(f"  actors     {coming.actors}{on}")
     for node in coming.nodes:
         cpus, gpus = count(node["cpus"], "CPU slot"), count(node["gpus"], "GPU")
-        say(f"  node       {node['host']} {node['node']}: {cpus}, {gpus}")
+        echo(f"  node       {node['host']} {node['node']}: {cpus}, {gpus}")
     rates = ", ".join(f"{name} {rate:.0f}" for name, rate in coming.rates.items())
-    say(f"  speed      {coming.rate:.0f} images/s at work ({rates}); the limit is {coming.limit}")
+    echo(f"  speed      {coming.rate:.0f} images/s at work ({rates}); the limit is {coming.limit}")
     working = coming.seconds - coming.start_seconds - coming.finish_seconds
-    say(
+    echo(
         f"  time       {duration(coming.start_seconds)} to start, {duration(working)} of work, "
         f"{duration(coming.finish_seconds)} to finish"
     )
-    say(
+    echo(
         f"  files      {coming.files} Parquet files of some {coming.block_rows} rows, "
         f"{coming.file_bytes / 1e6:,.1f} MB"
     )
-    say(
+    echo(
         f"  based on   {coming.sample_rows} rows of the source, measured in "
         f"{duration(coming.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
     )
     for note in coming.notes:
-        say(f"  {note}")
+        echo(f"  {note}")
     if coming.built_seconds > 1:
-        say(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
+        echo(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
 
 
-def say_extracted(outcome: Outcome) -> None:
+def print_extracted(outcome: Outcome) -> None:
     """What an extraction came to, for people."""
     run, manifest = outcome.run, outcome.run.manifest
     rows = manifest.rows
     if outcome.already_finished:
-        say(f"{run.path} is finished already: {rows.written} rows; nothing to do")
+        echo(f"{run.path} is finished already: {rows.written} rows; nothing to do")
         return
     own = manifest.model.request
     if manifest.model.weights.startswith("random") and not (own.random_weights or own.head):
@@ -195,29 +195,29 @@ def say_extracted(outcome: Outcome) -> None:
         )
     again = f", {outcome.resumed_rows} of them from before" if outcome.resumed_rows else ""
     model = manifest.model
-    say(
+    echo(
         f"{run.path}: {rows.written} rows{again}, {rows.failed} with errors, in "
         f"{manifest.seconds:.1f} s ({(rows.written - outcome.resumed_rows) / manifest.seconds:.0f} "
         f"images/s with start-up)"
     )
-    say(
+    echo(
         f"  {model.request.spec}, {manifest.engine} {manifest.precision}: {model.num_classes} classes, "
         f"{model.feature_dim}-d embeddings"
         + (f", cosine to fp32 {audit.cosine_mean:.4f}" if audit else "")
     )
     classifier = manifest.classifier or model
     if classifier.head is not None:
-        say(f"  {classifier.num_classes} classes by head {classifier.request.head}")
+        echo(f"  {classifier.num_classes} classes by head {classifier.request.head}")
     if manifest.session is not None and manifest.session.stages:
-        say(f"  {where_the_time_went(manifest.session, manifest.seconds)}")
+        echo(f"  {where_the_time_went(manifest.session, manifest.seconds)}")
     for known in classifier.maps:
-        say(f"  {known.name}: {' x '.join(map(str, known.shape))} a row")
+        echo(f"  {known.name}: {' x '.join(map(str, known.shape))} a row")
     if manifest.gate is not None:
-        say(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
+        echo(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
     for note in manifest.notes:
-        say(f"  {note}")
+        echo(f"  {note}")
     for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
-        say(f"  {failed} x {kind}")
+        echo(f"  {failed} x {kind}")
     if outcome.events_lost:
         warn(outcome.events_lost)
 
@@ -225,12 +225,12 @@ def say_extracted(outcome: Outcome) -> None:
 def _say_failed_videos(run: Run) -> None:
     failed = run.failed_sequences()
     for rows, error in list(failed.values())[:_NAMED]:
-        say(f"  {error}" + (f" (and {rows - 1} frames more)" if rows > 1 else ""))
+        echo(f"  {error}" + (f" (and {rows - 1} frames more)" if rows > 1 else ""))
     if len(failed) > _NAMED:
-        say(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
+        echo(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
 
 
-def shown_on(bar: Bar, choice: ExecutorChoice) -> Callable[[Progress], None]:
+def show_progress(bar: ProgressBar, choice: ExecutorChoice) -> Callable[[Progress], None]:
     """What an extraction reports, as stages of ``bar``; ``choice`` of where it runs is shown with it."""
     said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from common.errors import InputError
-from onepass.cli.console import ExecutorOption, absolute, placed
+from onepass.cli.console import ExecutorOption, absolute, to_path
 
 if TYPE_CHECKING:
     from pipelines.extract import Options
@@ -36,7 +36,7 @@ class Asked:
     ]
     out: Annotated[
         Path,
-        typer.Option(parser=placed, help="The run folder; the same command continues it."),
+        typer.Option(parser=to_path, help="The run folder; the same command continues it."),
     ]
     checkpoint: Annotated[
         str | None, typer.Option(help="Your weights for the model (a state dict).")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import ExecutorOption, Json, placed, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import ExecutorOption, Json, echo, print_json, to_path, warn
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Build a vector index from runs, change it, choose the version that is served.",
 )
 
-Index = Annotated[Path, typer.Argument(parser=placed, help="An index folder.")]
+Index = Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")]
 Memory = Annotated[
     str | None, typer.Option(help="What one process may use, as 2GB; half of the machine's.")
 ]
@@ -32,10 +32,10 @@ _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
 @app.command()
 def build(
-    runs: Annotated[list[Path], typer.Argument(parser=placed, help="Finished runs of one model.")],
+    runs: Annotated[list[Path], typer.Argument(parser=to_path, help="Finished runs of one model.")],
     out: Annotated[
         Path,
-        typer.Option(parser=placed, help="The index folder; a new version is added to it."),
+        typer.Option(parser=to_path, help="The index folder; a new version is added to it."),
     ],
     metric: Annotated[
         Literal["cosine", "ip", "l1", "l2"],
@@ -69,7 +69,7 @@ def build(
     """
     from index.build.version import build_index
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         snapshot = build_index(
             runs,
             out,
@@ -85,16 +85,16 @@ def build(
         )
     _told(snapshot, as_json=as_json)
     if not as_json and beside:
-        say(f"next: onepass index promote {out} {snapshot.manifest.version}")
+        echo(f"next: onepass index promote {out} {snapshot.manifest.version}")
     elif not as_json:
-        say(f"next: onepass query {out} --id DETECTION_ID   or: onepass serve {out}")
+        echo(f"next: onepass query {out} --id DETECTION_ID   or: onepass serve {out}")
 
 
 @app.command()
 def add(
     index: Index,
     runs: Annotated[
-        list[Path], typer.Argument(parser=placed, help="Finished runs of the index's model.")
+        list[Path], typer.Argument(parser=to_path, help="Finished runs of the index's model.")
     ],
     memory: Memory = None,
     executor: ExecutorOption = "auto",
@@ -107,7 +107,7 @@ def add(
     """
     from index.build.update import add_runs
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         snapshot = add_runs(
             index,
             runs,
@@ -137,11 +137,11 @@ def delete(
 
     if where is None and ids is None:
         raise InputError("say which rows: --where \"label = 'background'\" or --ids FILE")
-    with Bar(resumes=False):
+    with ProgressBar(resumes=False):
         snapshot, gone = delete_rows(index, Filter(where, read_ids(ids)))
     if not as_json:
         said = "rows deleted" if gone else "rows fit, so nothing was published"
-        say(f"{gone or 'no'} {said}")
+        echo(f"{gone or 'no'} {said}")
     _told(snapshot, as_json=as_json)
 
 
@@ -159,7 +159,7 @@ def compact(
     """
     from index.build.update import compact as fold
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         snapshot = fold(
             index,
             memory_bytes=_bytes(memory),
@@ -190,7 +190,7 @@ def list_(index: Index, as_json: Json = False) -> None:
         return
     for one in found:
         made = one.manifest
-        say(
+        echo(
             f"{'*' if one.current else ' '} {made.version}  {made.created}  {made.made_by:<7}  "
             f"{made.rows} rows, {made.deleted} deleted, {len(made.segments)} "
             f"part{'s' if len(made.segments) > 1 else ''}, {made.factory}, "
@@ -210,7 +210,7 @@ def promote(
     """
     from index.build.versions import promote as serve
 
-    with Bar(resumes=False):
+    with ProgressBar(resumes=False):
         snapshot = serve(index, version)
     _told(snapshot, as_json=as_json)
 
@@ -223,7 +223,7 @@ def rollback(index: Index, as_json: Json = False) -> None:
     """
     from index.build.versions import rollback as back
 
-    with Bar(resumes=False):
+    with ProgressBar(resumes=False):
         snapshot = back(index)
     _told(snapshot, as_json=as_json)
 
@@ -240,12 +240,12 @@ def prune(
     """
     from index.build.versions import prune as remove
 
-    with Bar(resumes=False):
+    with ProgressBar(resumes=False):
         gone = remove(index, keep)
     if as_json:
         print_json({"removed": gone})
         return
-    say(f"removed: {', '.join(gone) if gone else 'nothing'}")
+    echo(f"removed: {', '.join(gone) if gone else 'nothing'}")
 
 
 def read_ids(file: Path | None) -> frozenset[str] | None:
@@ -273,19 +273,19 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
         return
     recall = manifest.recall
     measured = "not measured" if recall.measured is None else f"{recall.measured:.3f}"
-    say(f"index {snapshot.path}: {manifest.rows} vectors of {manifest.dim}, {manifest.metric}")
-    say(f"  factory      {manifest.factory} {manifest.largest.search_params or ''}")
-    say(f"  recall@{recall.k}    {measured} on {recall.queries} held-out queries")
+    echo(f"index {snapshot.path}: {manifest.rows} vectors of {manifest.dim}, {manifest.metric}")
+    echo(f"  factory      {manifest.factory} {manifest.largest.search_params or ''}")
+    echo(f"  recall@{recall.k}    {measured} on {recall.queries} held-out queries")
     if recall.filtered:
         under = ", ".join(f"{value:.3f} of {share}" for share, value in recall.filtered.items())
-        say(f"  filtered     {under} of the rows")
+        echo(f"  filtered     {under} of the rows")
     parts, gone = len(manifest.segments), manifest.deleted
     if parts > 1 or gone:
-        say(f"  made of      {parts} part{'s' if parts > 1 else ''}, {gone} rows deleted")
-    say(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model.request.spec})")
+        echo(f"  made of      {parts} part{'s' if parts > 1 else ''}, {gone} rows deleted")
+    echo(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model.request.spec})")
     if verified:
         files = len(manifest.files) + sum(len(one.files) for one in manifest.segments)
-        say(f"verified: {files} files")
+        echo(f"verified: {files} files")
 
 
 def _told(snapshot: Snapshot, *, as_json: bool) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import ExecutorOption, Json, here, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
     from tracks.association.options import LinkOptions
@@ -24,9 +24,10 @@ app = typer.Typer()
 @app.command()
 def link(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(parser=here, help="A finished run.")],
+    run: Annotated[Path, typer.Argument(parser=local_path, help="A finished run.")],
     out: Annotated[
-        Path | None, typer.Option(parser=here, help="Where the tracks go, if not into RUN/tracks.")
+        Path | None,
+        typer.Option(parser=local_path, help="Where the tracks go, if not into RUN/tracks."),
     ] = None,
     preset: Annotated[
         Literal["default", "ami", "antenna"],
@@ -34,7 +35,9 @@ def link(
     ] = "default",
     options: Annotated[
         Path | None,
-        typer.Option(parser=here, help="Options that onepass tracks tune wrote, as a preset."),
+        typer.Option(
+            parser=local_path, help="Options that onepass tracks tune wrote, as a preset."
+        ),
     ] = None,
     max_cost: Annotated[float | None, typer.Option(help="Dearest link allowed.")] = None,
     max_gap_frames: Annotated[
@@ -101,7 +104,7 @@ def link(
         PRESETS[preset] if options is None else read_options(options),
         **{name: value for name, value in given.items() if value is not None},
     )
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         summary = link_run(
             run,
             out=out,
@@ -118,7 +121,7 @@ def link(
         warn(note)
     if len(summary.notes) > _NOTED:
         warn(f"and {len(summary.notes) - _NOTED} more of this kind; --json lists them")
-    say(
+    echo(
         f"{out or run / 'tracks'}: {summary.tracks} tracks of {summary.detections} detections in "
         f"{summary.sequences} sequences, {summary.linked} links"
         + (f", {summary.weak} weak ones in no track" if summary.weak else "")

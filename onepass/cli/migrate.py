@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import Json, here, placed, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import Json, echo, local_path, print_json, to_path, warn
 from onepass.cli.extract_options import Asked, with_options
 
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ _MISSED = 1  # exit code
 @with_options
 def migrate(
     run: Annotated[
-        Path, typer.Argument(parser=here, help="The finished run to migrate; it is only read.")
+        Path,
+        typer.Argument(parser=local_path, help="The finished run to migrate; it is only read."),
     ],
     *,
     asked: Asked,
     index: Annotated[
         Path | None,
         typer.Option(
-            parser=placed,
+            parser=to_path,
             help="An index of this run alone: a version of the new run is built beside the one "
             "that is served, and served when the verdict is passed.",
         ),
@@ -65,23 +66,27 @@ def migrate(
     Example: onepass migrate runs/first --model lite1 --out runs/second --index photos.index
     """
     from index.build.versions import promote
-    from migration.beside import build_beside, check_replaceable
+    from migration.beside import build_candidate, check_replaceable
     from migration.compare import compare_runs
     from migration.extract import extract_again
     from migration.report import Limits
-    from onepass.cli.extract import say_extracted, shown_on
+    from onepass.cli.extract import print_extracted, show_progress
     from pipelines.run import Run
 
     old = Run.open(run)
     there = None if index is None else check_replaceable(index, old, asked.out)
-    with Bar() as bar:
+    with ProgressBar() as bar:
         outcome = extract_again(
-            run, asked.request(), asked.out, asked.options(), report=shown_on(bar, asked.executor)
+            run,
+            asked.request(),
+            asked.out,
+            asked.options(),
+            report=show_progress(bar, asked.executor),
         )
     new = outcome.run
     if not as_json and not outcome.already_finished:
-        say_extracted(outcome)
-    with Bar() as bar:
+        print_extracted(outcome)
+    with ProgressBar() as bar:
         report = compare_runs(
             old,
             new,
@@ -99,8 +104,8 @@ def migrate(
     made: SnapshotManifest | None = None
     served = False
     if index is not None:
-        with Bar() as bar:
-            made = build_beside(
+        with ProgressBar() as bar:
+            made = build_candidate(
                 index, old, new, executor=asked.executor, progress=bar.counted("index")
             )
         if report.verdict.passed:
@@ -111,7 +116,7 @@ def migrate(
         print_json({**report.model_dump(mode="json"), "index": beside})
     else:
         _say_report(report)
-        say(f"report: {page or new.path / 'migration' / 'report.json'}")
+        echo(f"report: {page or new.path / 'migration' / 'report.json'}")
         if made is not None:
             _say_index(index, made, served=served)
     if not report.verdict.passed:
@@ -140,39 +145,39 @@ def _write_page(report: MigrationReport, new: Run) -> Path | None:
 
 def _say_report(report: MigrationReport) -> None:
     then, now = report.then, report.now
-    say(f"{then.spec} of {then.run} -> {now.spec} of {now.run}")
+    echo(f"{then.spec} of {then.run} -> {now.spec} of {now.run}")
     for note in report.notes:
         warn(note)
     counts = report.counts
-    say(
+    echo(
         f"  rows         {counts.rows}; {counts.failed_now} failed, {counts.newly_failed} of them "
         f"new, and {counts.newly_fine} that had failed are fine"
     )
     for one in report.verdict.limits:
-        say(f"  {one.outcome:<14} {one.says}")
+        echo(f"  {one.outcome:<14} {one.says}")
     changes = report.labels.changes
     if changes:
         shown = "; ".join(f"{one.rows} x {one.then} -> {one.now}" for one in changes[:_NAMED])
-        say(f"  changed      {shown}{'; …' if len(changes) > _NAMED else ''}")
+        echo(f"  changed      {shown}{'; …' if len(changes) > _NAMED else ''}")
     drift = report.drift
-    say(f"  drift        {drift.reason or f'mean cosine {drift.mean:.3f} of old to new'}")
+    echo(f"  drift        {drift.reason or f'mean cosine {drift.mean:.3f} of old to new'}")
     threshold = report.threshold
     if threshold.suggested is not None:
-        say(f"  threshold    max_cost {threshold.max_cost:g} becomes {threshold.suggested:.3f}")
+        echo(f"  threshold    max_cost {threshold.max_cost:g} becomes {threshold.suggested:.3f}")
     cost = report.costs.now
     if cost.reason is None:
-        say(
+        echo(
             f"  cost         {cost.images_a_second:.0f} images/s, {cost.unit_hours_a_million:.1f} "
             f"{cost.unit}-hours a million rows"
         )
-    say(f"verdict: {'passed' if report.verdict.passed else 'missed'}")
+    echo(f"verdict: {'passed' if report.verdict.passed else 'missed'}")
 
 
 def _say_index(index: Path | None, made: SnapshotManifest, *, served: bool) -> None:
     if served:
-        say(f"{index} serves {made.version} now; back: onepass index rollback {index}")
+        echo(f"{index} serves {made.version} now; back: onepass index rollback {index}")
         return
-    say(
+    echo(
         f"{index} serves what it served; {made.version} stands beside it, and 'onepass index "
         f"promote {index} {made.version}' serves it all the same"
     )

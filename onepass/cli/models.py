@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from common.progress import Bar
-from onepass.cli.console import Json, absolute, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import Json, absolute, echo, print_json, warn
 
 if TYPE_CHECKING:
     from pipelines.model_info import ModelRequest
@@ -48,15 +48,15 @@ def list_models(
             print_json({"families": [family._asdict() for family in FAMILIES]})
             return
         for family in FAMILIES:
-            say(f"{family.spec:<18}{family.what}")
-        say("next: onepass models list PATTERN   or: onepass models describe SPEC")
+            echo(f"{family.spec:<18}{family.what}")
+        echo("next: onepass models list PATTERN   or: onepass models describe SPEC")
         return
     found = matching(pattern)
     if as_json:
         print_json({"pattern": pattern, "models": found})
         return
     for spec in found:
-        say(spec)
+        echo(spec)
 
 
 @app.command()
@@ -117,7 +117,7 @@ def compare(
         input_size=input_size,
         feature_point=feature_point,
     )
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         found = run_compare(request, source, limit=limit, report=bar.counted("compare"))
     for line in found.warnings:
         warn(line)
@@ -165,8 +165,8 @@ def _say_description(found: Description) -> None:
         "multiply-adds": f"{found.multiply_adds / 1e6:,.0f} million an image",
     }
     for name, value in facts.items():
-        say(f"{name:<15}{value}")
-    say("")
+        echo(f"{name:<15}{value}")
+    echo("")
     if found.levels:
         _say_table(
             ("level", "name", "channels", "reduction"),
@@ -176,8 +176,8 @@ def _say_description(found: Description) -> None:
             ],
         )
     else:
-        say("no pyramid")
-    say("")
+        echo("no pyramid")
+    echo("")
     rows = []
     for layer in found.layers:
         indent = "  " * (layer.name.count(".") + bool(layer.name))
@@ -189,24 +189,24 @@ def _say_description(found: Description) -> None:
 
 
 def _say_comparison(found: Comparison) -> None:
-    say(f"{found.request.spec}, weights {found.weights}: {found.rows} rows of {found.source}")
+    echo(f"{found.request.spec}, weights {found.weights}: {found.rows} rows of {found.source}")
     if found.errors:
-        say(f"  left out       {len(found.errors)} rows")
+        echo(f"  left out       {len(found.errors)} rows")
         for line in found.errors[:_ERRORS_NAMED]:
-            say(f"    {line}")
+            echo(f"    {line}")
         if len(found.errors) > _ERRORS_NAMED:
-            say(f"    and {len(found.errors) - _ERRORS_NAMED} more")
+            echo(f"    and {len(found.errors) - _ERRORS_NAMED} more")
     if found.old_error is not None:
-        say(f"  old extractor  fails: {found.old_error}")
+        echo(f"  old extractor  fails: {found.old_error}")
     elif found.old_shape is not None:
         flattened = f", {list(found.old_shape)} flattened" if len(found.old_shape) > 1 else ""
-        say(f"  old extractor  {found.old_dim}-d{flattened}")
-    say(f"  {found.new.point:<15}{_in_words(found.new)}")
+        echo(f"  old extractor  {found.old_dim}-d{flattened}")
+    echo(f"  {found.new.point:<15}{_in_words(found.new)}")
     if found.other is not None:
-        say(f"  {found.other.point:<15}{_in_words(found.other)}")
+        echo(f"  {found.other.point:<15}{_in_words(found.other)}")
     if found.sum_share_min is not None:
-        say(f"  sums           |sum| is at least {found.sum_share_min:.3g} of the sum of |x|")
-    say(found.says)
+        echo(f"  sums           |sum| is at least {found.sum_share_min:.3g} of the sum of |x|")
+    echo(found.says)
 
 
 def _in_words(found: Difference) -> str:
@@ -223,4 +223,4 @@ def _say_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None
     table = [header, *rows]
     widths = [max(len(row[at]) for row in table) for at in range(len(header))]
     for row in table:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

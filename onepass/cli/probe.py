@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import ExecutorOption, Json, here, placed, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, to_path, warn
 
 if TYPE_CHECKING:
     from pipelines.heads.apply import Applied
@@ -25,7 +25,7 @@ def train(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=placed, help="A finished run, or a clip file FILE.h5 of onepass clips."
+            parser=to_path, help="A finished run, or a clip file FILE.h5 of onepass clips."
         ),
     ],
     labels: Annotated[
@@ -34,7 +34,7 @@ def train(
             help="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
         ),
     ],
-    out: Annotated[Path, typer.Option(parser=here, help="The head's file, as head.pt.")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="The head's file, as head.pt.")],
     features: Annotated[
         Literal["pooled", "map"],
         typer.Option(help="What to train on; map needs a run with --features map."),
@@ -57,7 +57,7 @@ def train(
         ),
     ] = None,
     validation: Annotated[
-        Path | None, typer.Option(parser=here, help="A second clip file, to validate on.")
+        Path | None, typer.Option(parser=local_path, help="A second clip file, to validate on.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=2, help="Rows at most, spread evenly; for trying out.")
@@ -93,7 +93,7 @@ def train(
         limit=limit,
         random_backbone=random_backbone,
     )
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         trained = train_head(source, out, options, executor=executor, report=bar.update)
     if as_json:
         record = trained.record.model_dump(mode="json")
@@ -119,39 +119,39 @@ def _say_trained(trained: Trained) -> None:
         warn(f"{count} rows {reason} were left out")
     shape = " x ".join(map(str, head.shape))
     layers = "linear" if not head.hidden else "hidden " + ", ".join(map(str, head.hidden))
-    say(f"{trained.file}: {len(head.classes)} classes, {layers}, on {shape} {head.features}")
-    say(f"  features of {head.spec} ({head.fingerprint[:12]})")
+    echo(f"{trained.file}: {len(head.classes)} classes, {layers}, on {shape} {head.features}")
+    echo(f"  features of {head.spec} ({head.fingerprint[:12]})")
     for name, value in record.chosen.items():
-        say(f"  {name} {value:g}, chosen by the validation loss")
-    say(f"  {'':<17}{'part':<12}{'rows':>6}{'accuracy':>10}{'macro-F1':>10}")
+        echo(f"  {name} {value:g}, chosen by the validation loss")
+    echo(f"  {'':<17}{'part':<12}{'rows':>6}{'accuracy':>10}{'macro-F1':>10}")
     chance = record.random_backbone
     rows: dict[str, Mapping[str, Score]] = {"head": record.measures, **record.baselines}
     for name, scores in (rows | ({"random backbone": chance.scores} if chance else {})).items():
         for part, score in scores.items():
-            say(
+            echo(
                 f"  {name:<17}{part:<12}{record.rows[part]:>6}{score.accuracy:>10.3f}"
                 f"{score.macro_f1:>10.3f}"
             )
     for note in record.notes:
-        say(f"  {note}")
-    say(f"  beside it: {', '.join(file.name for file in trained.beside)}")
+        echo(f"  {note}")
+    echo(f"  beside it: {', '.join(file.name for file in trained.beside)}")
     if not any(file.name.endswith("-validation.png") for file in trained.beside):
-        say("  no picture of validated images: a clip file does not hold them")
-    say(f"next: onepass probe apply RUN --head {trained.file}")
+        echo("  no picture of validated images: a clip file does not hold them")
+    echo(f"next: onepass probe apply RUN --head {trained.file}")
 
 
 @app.command()
 def apply(
     run: Annotated[
         Path,
-        typer.Argument(parser=placed, help="A finished run of the model the head was made for."),
+        typer.Argument(parser=to_path, help="A finished run of the model the head was made for."),
     ],
     head: Annotated[
-        Path, typer.Option(parser=here, help="The head's file, of onepass probe train.")
+        Path, typer.Option(parser=local_path, help="The head's file, of onepass probe train.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(parser=here, help="The folder of the answers; default RUN/heads/NAME."),
+        typer.Option(parser=local_path, help="The folder of the answers; default RUN/heads/NAME."),
     ] = None,
     labels: Annotated[
         str | None, typer.Option(help="A column of the run to hold the answers against.")
@@ -167,7 +167,7 @@ def apply(
 
     if out is None and is_remote(run):
         raise InputError(f"{run} is in an object store; say where the answers go with --out FOLDER")
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         applied = apply_head(run, head, out=out, labels=labels, report=bar.counted("classifying"))
     if as_json:
         print_json(
@@ -186,23 +186,23 @@ def apply(
 def _say_applied(applied: Applied, labels: str | None) -> None:
     manifest = applied.manifest
     if applied.already_done:
-        say(f"{applied.out} is done already: {manifest.rows} rows; nothing to do")
+        echo(f"{applied.out} is done already: {manifest.rows} rows; nothing to do")
     else:
-        say(f"{applied.out}: {manifest.rows} rows, {manifest.failed} with errors")
+        echo(f"{applied.out}: {manifest.rows} rows, {manifest.failed} with errors")
         if manifest.without_features:
-            say(f"  {manifest.without_features} rows did not pass the gate: no features, no class")
+            echo(f"  {manifest.without_features} rows did not pass the gate: no features, no class")
         for name, count in sorted(manifest.counts.items(), key=lambda item: -item[1]):
-            say(f"  {count} x {name}")
+            echo(f"  {count} x {name}")
     if applied.unknown:
         names = ", ".join(f"{count} x {name}" for name, count in applied.unknown.items())
         warn(f"labels that are no class of the head were not measured: {names}")
     if (measures := applied.measures) is not None:
-        say(
+        echo(
             f"  against {labels!r}, {measures.rows} rows: accuracy {measures.accuracy:.3f}, "
             f"macro-F1 {measures.macro_f1:.3f}"
         )
         for name, one in measures.classes.items():
-            say(
+            echo(
                 f"    {name}: precision {one.precision:.3f}, recall {one.recall:.3f}, "
                 f"{one.support} rows"
             )

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
+from common.progress import ProgressBar
 from onepass.cli import database as database_cli
 from onepass.cli import index as index_cli
 from onepass.cli import link as link_cli
 from onepass.cli import migrate as migrate_cli
 from onepass.cli import tracks as tracks_cli
-from onepass.cli.console import Json, placed, print_json, say
+from onepass.cli.console import Json, echo, print_json, to_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from index.search.snapshot import Snapshot
-    from pipelines.outputs.hdf5_info import H5Facts
+    from pipelines.outputs.hdf5_info import Hdf5Info
     from pipelines.progress.profile import SessionProfile
     from pipelines.run import Run
 
@@ -40,7 +40,7 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
-            parser=placed, help="A run, an index, or a file FEATURES.h5 of a run or of clips."
+            parser=to_path, help="A run, an index, or a file FEATURES.h5 of a run or of clips."
         ),
     ],
     picture: Annotated[
@@ -72,7 +72,7 @@ def inspect(
     if profile:
         _show_profile(path, picture, as_json=as_json)
         return
-    from common.storage import is_remote, reaching
+    from common.storage import is_remote, storage_errors
 
     if not is_remote(path) and (
         path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
@@ -84,12 +84,12 @@ def inspect(
         compared = verify_h5(facts) if verify else None
         _show_h5(facts, compared=compared, as_json=as_json)
         return
-    with reaching(path):
+    with storage_errors(path):
         is_index = (path / "CURRENT").is_file()
     if is_index:
         from index.search.snapshot import Snapshot
 
-        with Bar():
+        with ProgressBar():
             snapshot = Snapshot.open(path)
         about = snapshot.manifest
         _check_dim(path, about.dim, about.model.request.spec, expect_dim)
@@ -115,26 +115,26 @@ def _check_dim(path: Path, dim: int, backbone: str, expected: int | None) -> Non
         )
 
 
-def _show_h5(facts: H5Facts, *, compared: int | None, as_json: bool) -> None:
+def _show_h5(facts: Hdf5Info, *, compared: int | None, as_json: bool) -> None:
     verified = compared is not None
     if as_json:
         from dataclasses import asdict
 
         print_json({"verified": verified, **asdict(facts)})
         return
-    say(f"{facts.path}: {'clips' if facts.kind == 'clips' else 'rows of a run'}")
+    echo(f"{facts.path}: {'clips' if facts.kind == 'clips' else 'rows of a run'}")
     for name, value in facts.attributes.items():
         said = str(value)
-        say(f"  {name:<16} {said if len(said) <= _SHOWN else said[: _SHOWN - 1] + '…'}")
+        echo(f"  {name:<16} {said if len(said) <= _SHOWN else said[: _SHOWN - 1] + '…'}")
     for dataset in facts.datasets:
         shape = " x ".join(map(str, dataset.shape))
         shards = f"{len(dataset.shards)} shard" + ("" if len(dataset.shards) == 1 else "s")
-        say(f"  {dataset.name:<16} {dataset.dtype} {shape}, in {shards}")
+        echo(f"  {dataset.name:<16} {dataset.dtype} {shape}, in {shards}")
     if verified:
         against = (
             f"{compared} files as in manifest.json" if compared else "no sha256 of them is known"
         )
-        say(f"verified: every value is there; {against}")
+        echo(f"verified: every value is there; {against}")
 
 
 def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
@@ -143,44 +143,44 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
         print_json({"verified": verified, **manifest.model_dump(mode="json")})
         return
     model = manifest.model
-    say(f"run {run.path}: {manifest.rows.written} rows, {manifest.rows.failed} with errors")
-    say(f"  source       {manifest.source}")
-    say(f"  model        {model.request.spec}, weights {model.weights}")
-    say(f"  fingerprint  {manifest.fingerprint[:16]}")
-    say(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")
-    say(
+    echo(f"run {run.path}: {manifest.rows.written} rows, {manifest.rows.failed} with errors")
+    echo(f"  source       {manifest.source}")
+    echo(f"  model        {model.request.spec}, weights {model.weights}")
+    echo(f"  fingerprint  {manifest.fingerprint[:16]}")
+    echo(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")
+    echo(
         f"  input        {model.preprocess.input_size[0]}x{model.preprocess.input_size[1]} "
         f"{model.preprocess.resize}, {model.preprocess.interpolation}, "
         f"mean {_numbers(model.preprocess.mean)}, std {_numbers(model.preprocess.std)}"
     )
     classifier = manifest.classifier or model
     if classifier.head is not None:
-        say(f"  classes by   head {classifier.request.head}")
+        echo(f"  classes by   head {classifier.request.head}")
     elif manifest.classifier is not None:
-        say(f"  classes by   {classifier.request.spec}")
+        echo(f"  classes by   {classifier.request.spec}")
     if manifest.gate is not None:
         gate = manifest.gate
-        say(
+        echo(
             f"  gate         {gate.model.spec} passes {gate.label} from {gate.threshold:g} on: "
             f"{manifest.rows.refused} rows did not pass"
         )
     for known in classifier.maps:
         shape = " x ".join(map(str, known.shape))
-        say(f"  kept         {known.name}: {shape}, one cell for {known.reduction or '?'} pixels")
-    say(f"  precision    {manifest.precision}, {manifest.engine}")
+        echo(f"  kept         {known.name}: {shape}, one cell for {known.reduction or '?'} pixels")
+    echo(f"  precision    {manifest.precision}, {manifest.engine}")
     for note in manifest.notes:
-        say(f"               {note}")
+        echo(f"               {note}")
     for kind, count in manifest.errors.items():
-        say(f"  error        {count} x {kind}")
+        echo(f"  error        {count} x {kind}")
     if verified:
-        say(f"verified: {len(manifest.files)} files, each row exactly once")
+        echo(f"verified: {len(manifest.files)} files, each row exactly once")
 
 
 def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
-    from common.storage import reaching
+    from common.storage import storage_errors
     from pipelines.progress.profile import draw_profile, sessions_of
 
-    with reaching(run):
+    with storage_errors(run):
         sessions = sessions_of(run)
     if picture is None and not as_json:
         picture = Path(f"{run.resolve().name}-profile.png")
@@ -192,24 +192,24 @@ def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
         return
     for session in sessions:
         _show_session(session.profile)
-    say(f"picture: {picture}")
+    echo(f"picture: {picture}")
 
 
 def _show_session(session: SessionProfile) -> None:
     """One session of a run: how it ended, where its time went, its errors."""
     from pipelines.progress.words import duration, where_the_time_went
 
-    say(
+    echo(
         f"session {session.session}: {session.outcome}, {session.rows} rows in "
         f"{duration(session.seconds)} on {session.host}"
         + (f", {session.rows_a_second:.0f}/s while at work" if session.rows_a_second else "")
     )
     if session.error:
-        say(f"  {session.error}")
+        echo(f"  {session.error}")
     if session.stages:
-        say(f"  {where_the_time_went(session, session.seconds)}")
+        echo(f"  {where_the_time_went(session, session.seconds)}")
     for kind, rows in session.errors.items():
-        say(f"  error     {rows} x {kind}")
+        echo(f"  error     {rows} x {kind}")
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -218,7 +218,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 @app.command()
 def query(
-    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
+    index: Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")],
     detection_id: Annotated[str | None, typer.Option("--id", help="A detection in it.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image file, embedded now.")] = None,
     vector: Annotated[Path | None, typer.Option(help="An .npy file, [D].")] = None,
@@ -240,7 +240,7 @@ def query(
 
     if sum(given is not None for given in (detection_id, image, vector)) != 1:
         raise InputError("give exactly one of --id, --image, --vector")
-    with Bar():
+    with ProgressBar():
         snapshot = Snapshot.open(index)
     chosen = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:
@@ -255,7 +255,7 @@ def query(
     for hit in found:
         box = "" if hit["box"] is None else " [" + " ".join(f"{v:.0f}" for v in hit["box"]) + "]"
         label = hit["label"] or ""
-        say(
+        echo(
             f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['detection_id']}  {label}  "
             f"{hit['image']}{box}"
         )

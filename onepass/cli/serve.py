@@ -9,16 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import Json, placed, print_json, say
-from onepass.cli.extract import shown_on
+from common.progress import ProgressBar
+from onepass.cli.console import Json, echo, print_json, to_path
+from onepass.cli.extract import show_progress
 
 app = typer.Typer()
 
 
 @app.command()
 def serve(
-    index: Annotated[Path, typer.Argument(parser=placed, help="An index folder.")],
+    index: Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     api_key_file: Annotated[
@@ -121,7 +121,7 @@ def demo(
 
     from onepass.demo import run_demo
 
-    with Bar() as bar:
-        report = run_demo(out, cache, say=say, extraction=shown_on(bar, "auto"))
+    with ProgressBar() as bar:
+        report = run_demo(out, cache, say=echo, extraction=show_progress(bar, "auto"))
     if as_json:
         print_json(asdict(report))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onepass.cli.console import Json, print_json, say
+from onepass.cli.console import Json, echo, print_json
 
 app = typer.Typer()
 
@@ -45,7 +45,7 @@ def submit(
         if as_json:
             print_json({"job_id": job_id, "address": address})
         else:
-            say(f"job {job_id} is submitted; {job.next_steps(address, job_id)}")
+            echo(f"job {job_id} is submitted; {job.next_steps(address, job_id)}")
         return
     ended = job.follow(
         client, address, job_id, log=lambda text: typer.echo(text, nl=False, err=as_json)
@@ -54,6 +54,6 @@ def submit(
         print_json(asdict(ended))
     else:
         why = f" ({ended.message})" if ended.message else ""
-        say(f"job {job_id}: {ended.status}{why}")
+        echo(f"job {job_id}: {ended.status}{why}")
     if ended.exit_code:
         raise typer.Exit(ended.exit_code)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from common.errors import InputError
-from common.progress import Bar
-from onepass.cli.console import Json, here, print_json, say, warn
+from common.progress import ProgressBar
+from onepass.cli.console import Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
     from tracks.evaluation.evaluate import Judged
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Judge, show, review, tune and export tracks.")
 
-Run = Annotated[Path, typer.Argument(parser=here, help="A run that 'onepass link' has linked.")]
+Run = Annotated[
+    Path, typer.Argument(parser=local_path, help="A run that 'onepass link' has linked.")
+]
 FirstFrame = Annotated[
     int, typer.Option(help="Number in the truth of the frame that the run counts as 0.")
 ]
@@ -33,7 +35,7 @@ def evaluate(
     truth: Annotated[
         Path,
         typer.Option(
-            parser=here,
+            parser=local_path,
             help="A MOTChallenge gt.txt, or a folder of SEQUENCE.txt or SEQUENCE/gt/gt.txt.",
         ),
     ],
@@ -54,11 +56,11 @@ def evaluate(
         print_json(asdict(found))
         return
     for judged in found.sequences:
-        say(_scores(judged.sequence, judged.scores))
+        echo(_scores(judged.sequence, judged.scores))
         for line in _left_out(judged):
-            say(f"  {line}")
+            echo(f"  {line}")
     if len(found.sequences) > 1:
-        say(_scores(f"all {len(found.sequences)}", found.together))
+        echo(_scores(f"all {len(found.sequences)}", found.together))
     if found.without_truth:
         shown = ", ".join(found.without_truth[:5]) + (", …" if found.without_truth[5:] else "")
         warn(f"{len(found.without_truth)} sequences have no truth and are not judged: {shown}")
@@ -92,7 +94,7 @@ def _left_out(judged: Judged) -> list[str]:
 @app.command()
 def draw(
     run: Run,
-    out: Annotated[Path, typer.Option(parser=here, help="A folder; one picture a sequence.")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="A folder; one picture a sequence.")],
     sequence: Sequence = None,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +104,7 @@ def draw(
     """
     from tracks.pictures.draw import draw_run
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         drawn = draw_run(run, out, sequence=sequence, progress=bar.counted("draw"))
     _warn_of_missing(drawn.missing, "left out of the scenes")
     if drawn.blank:
@@ -114,7 +116,7 @@ def draw(
 @app.command()
 def video(
     run: Run,
-    out: Annotated[Path, typer.Option(parser=here, help="A file that ends in .mp4.")],
+    out: Annotated[Path, typer.Option(parser=local_path, help="A file that ends in .mp4.")],
     sequence: Annotated[str | None, typer.Option(help="Which, where the run has several.")] = None,
     fps: Annotated[
         float | None,
@@ -128,7 +130,7 @@ def video(
     """
     from tracks.pictures.video import film_run
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
     _warn_of_missing(filmed.missing, "shown as grey frames")
     _show(
@@ -142,7 +144,9 @@ def video(
 @app.command()
 def review(
     run: Run,
-    out: Annotated[Path, typer.Option(parser=here, help="A folder for the sheets and review.csv.")],
+    out: Annotated[
+        Path, typer.Option(parser=local_path, help="A folder for the sheets and review.csv.")
+    ],
     worst: Annotated[int, typer.Option(min=1, help="How many links to show.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -154,7 +158,7 @@ def review(
     """
     from tracks.pictures.review import review_run
 
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         made = review_run(run, out, worst=worst, progress=bar.counted("crops"))
     _warn_of_missing(made.missing, "shown as grey crops")
     _show(
@@ -168,7 +172,9 @@ def review(
 @app.command()
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option(parser=here, help="A new folder for mot, a file for coco.")],
+    out: Annotated[
+        Path, typer.Option(parser=local_path, help="A new folder for mot, a file for coco.")
+    ],
     format_: Annotated[
         Literal["mot", "coco"],
         typer.Option("--format", help="MOTChallenge, a file a sequence; JSON as of COCO."),
@@ -185,7 +191,7 @@ def export(
     if format_ == "mot":
         made = export_mot(run, out, first_frame=first_frame)
     else:
-        with Bar(resumes=False) as bar:
+        with ProgressBar(resumes=False) as bar:
             made = export_coco(run, out, progress=bar.counted("images"))
     if made.unsized:
         warn(f"{made.unsized} images have no width and height: they cannot be read")
@@ -206,15 +212,18 @@ def export(
 @app.command()
 def tune(
     run: Annotated[
-        Path, typer.Argument(parser=here, help="A finished run of two or more labelled sequences.")
+        Path,
+        typer.Argument(parser=local_path, help="A finished run of two or more labelled sequences."),
     ],
     out: Annotated[
-        Path, typer.Option(parser=here, help="The options, a file for onepass link --options.")
+        Path,
+        typer.Option(parser=local_path, help="The options, a file for onepass link --options."),
     ],
     truth: Annotated[
         Path | None,
         typer.Option(
-            parser=here, help="A folder of MOTChallenge files, as for onepass tracks evaluate."
+            parser=local_path,
+            help="A folder of MOTChallenge files, as for onepass tracks evaluate.",
         ),
     ] = None,
     truth_column: Annotated[
@@ -252,7 +261,7 @@ def tune(
     else:
         assert truth_column is not None
         sequences = labelled_by_column(run, truth_column)
-    with Bar(resumes=False) as bar:
+    with ProgressBar(resumes=False) as bar:
         tuned = fit(sequences, base=base, progress=bar.counted("tune"))
     write_atomic(out, json.dumps(asdict(tuned.options), indent=2).encode())
     if as_json:
@@ -262,10 +271,10 @@ def tune(
 
 
 def _say_tuned(tuned: Tuning, out: Path) -> None:
-    say("left out             IDF1  default    HOTA  default  switches  default")
+    echo("left out             IDF1  default    HOTA  default  switches  default")
     for fold in tuned.folds:
         one, other = fold.tuned, fold.default
-        say(
+        echo(
             f"{fold.sequence[:20]:<20} {one.idf1:5.3f}    {other.idf1:5.3f}   {one.hota:5.3f}    "
             f"{other.hota:5.3f}  {one.switches:8}  {other.switches:7}"
         )
@@ -273,17 +282,17 @@ def _say_tuned(tuned: Tuning, out: Path) -> None:
     for name, (mean, deviation) in spread.items():
         fitted = getattr(tuned.options, name, None)
         shown = "" if fitted is None else f", fitted to all {fitted:g}"
-        say(f"  {name:<16} {mean:.3f} +- {deviation:.3f}{shown}")
+        echo(f"  {name:<16} {mean:.3f} +- {deviation:.3f}{shown}")
     if spread["idf1"][0] <= spread["idf1_default"][0]:
         warn("on sequences it has not seen the default does as well; keep it")
-    say(f"{out}: use it with onepass link RUN --options {out}")
+    echo(f"{out}: use it with onepass link RUN --options {out}")
 
 
 def _show(made: Any, as_json: bool, line: str) -> None:
     if as_json:
         print_json(asdict(made))
     else:
-        say(line)
+        echo(line)
 
 
 def _warn_of_missing(missing: Mapping[str, int], then: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from pipelines.engines.base import Executor, NetworkMaker, refusal
 from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.cache import cached, digest, folder
-from pipelines.model_info import ModelFacts, Precision
+from pipelines.model_info import ModelInfo, Precision
 
 _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a constant
 # What a compiled file takes. With more, numbers of elements of a large map pass 2**31 and the
@@ -24,7 +24,7 @@ _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a const
 _MOST_ROWS = MOST_ROWS
 
 
-def cache_name(facts: ModelFacts, precision: Precision, device: torch.device) -> str:
+def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> str:
     """What decides the compiled file: the network, the compiler and the processor."""
     processor = (
         torch.cuda.get_device_name()
@@ -35,7 +35,7 @@ def cache_name(facts: ModelFacts, precision: Precision, device: torch.device) ->
     return f"{key}.pt2"
 
 
-def is_cached(facts: ModelFacts, precision: Precision, device: torch.device) -> bool:
+def is_cached(facts: ModelInfo, precision: Precision, device: torch.device) -> bool:
     """Whether this machine has compiled the network before."""
     return (folder() / cache_name(facts, precision, device)).exists()
 
@@ -43,7 +43,7 @@ def is_cached(facts: ModelFacts, precision: Precision, device: torch.device) -> 
 def load(
     make: NetworkMaker,
     *,
-    facts: ModelFacts,
+    facts: ModelInfo,
     precision: Precision,
     device: torch.device,
     lanes: int = 1,

@@ -16,8 +16,8 @@ import torch
 
 from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Engine
-from pipelines.images.pixels import cut, decode, fit
-from pipelines.model_info import ModelFacts
+from pipelines.images.pixels import crop, decode, resize
+from pipelines.model_info import ModelInfo
 from pipelines.models.registry import load_verified
 from pipelines.models.scores import top_classes
 
@@ -44,7 +44,7 @@ class Embedder:
         self._lock = threading.Lock()  # one forward at a time: torch uses all cores itself
 
     @classmethod
-    def load(cls, facts: ModelFacts) -> Embedder:
+    def load(cls, facts: ModelInfo) -> Embedder:
         """Load the model that ``facts`` describes, in float32.
 
         Raises:
@@ -62,7 +62,7 @@ class Embedder:
         Raises:
             ImageError: it cannot be decoded, or the box has no pixels in it.
         """
-        return self.embed_regions([cut(decode(data).pixels, box)])[0]
+        return self.embed_regions([crop(decode(data).pixels, box)])[0]
 
     def embed_regions(self, regions: Iterable[torch.Tensor]) -> list[Embedded]:
         """Embed upright RGB images or parts of them, uint8 ``[3, h, w]`` each, in their order.
@@ -72,7 +72,7 @@ class Embedder:
         how = self._engine.facts.preprocess
         left = iter(regions)
         found: list[Embedded] = []
-        while some := [fit(one, how).permute(1, 2, 0) for one in islice(left, DEFAULT_ROWS)]:
+        while some := [resize(one, how).permute(1, 2, 0) for one in islice(left, DEFAULT_ROWS)]:
             with self._lock:
                 answers = self._engine(torch.stack(some).numpy())
             indices, scores = top_classes(answers.logits, TOP_K)

@@ -23,7 +23,7 @@ from pipelines.engines.batching import (
     find_rows,
     in_batches,
 )
-from pipelines.model_info import EngineName, ModelFacts, Precision
+from pipelines.model_info import EngineName, ModelInfo, Precision
 from pipelines.models.base import Loaded
 from pipelines.models.network import Network
 from pipelines.models.registry import load_verified
@@ -56,7 +56,7 @@ class Engine:
 
     def __init__(
         self,
-        facts: ModelFacts,
+        facts: ModelInfo,
         precision: Precision,
         engine: EngineName = "eager",
         *,
@@ -156,7 +156,7 @@ def this_device() -> torch.device:
 def _executor(
     engine: EngineName,
     make: NetworkMaker,
-    facts: ModelFacts,
+    facts: ModelInfo,
     precision: Precision,
     device: torch.device,
     lanes: int,

@@ -14,10 +14,10 @@ from pipelines.detections import TOPK_TYPE, result_fields
 from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Answers, Engine
 from pipelines.images.decode import GATE_PIXELS, PIXELS, unpack
-from pipelines.model_info import ModelFacts, Preprocess
+from pipelines.model_info import ModelInfo, Preprocess
 from pipelines.models.scores import softmax, top_classes
 from pipelines.progress.counters import Reporter
-from pipelines.request import GateFacts, Request
+from pipelines.request import GateInfo, Request
 
 
 class Engines(NamedTuple):
@@ -42,7 +42,7 @@ def load_engines(
         ModelError: weights here are not those of the run, or the engine refuses the network.
     """
 
-    def load(facts: ModelFacts) -> Engine:
+    def load(facts: ModelInfo) -> Engine:
         return Engine(
             facts,
             request.precision,
@@ -114,7 +114,7 @@ class Forward:
             self._board.answered(rows)
 
     def _cascade(
-        self, gate: GateFacts, engine: Engine, rows: pa.Table, pixels: np.ndarray, good: np.ndarray
+        self, gate: GateInfo, engine: Engine, rows: pa.Table, pixels: np.ndarray, good: np.ndarray
     ) -> _Answered:
         """The gate on every good row; then the model, on all of them or on those that pass."""
         pixels_of_gate = unpack(rows, gate_column(self._request), gate.facts.preprocess)

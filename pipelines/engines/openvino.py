@@ -19,7 +19,7 @@ import torch
 from common.errors import ModelError
 from pipelines.engines.base import Executor, NetworkMaker, refusal
 from pipelines.engines.cache import cached, digest, folder
-from pipelines.model_info import ModelFacts, Precision
+from pipelines.model_info import ModelInfo, Precision
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _EXAMPLE_ROWS = 2  # any number but 1, which a converter could take for a constant
@@ -29,19 +29,17 @@ def is_installed() -> bool:
     return find_spec("openvino") is not None
 
 
-def cache_name(facts: ModelFacts) -> str:
+def cache_name(facts: ModelInfo) -> str:
     """What decides the converted network: the network and the converter."""
     return digest(facts.answers_sha256, version("openvino"))
 
 
-def is_cached(facts: ModelFacts) -> bool:
+def is_cached(facts: ModelInfo) -> bool:
     """Whether this machine has converted the network before."""
     return (folder() / cache_name(facts)).exists()
 
 
-def load(
-    make: NetworkMaker, *, facts: ModelFacts, precision: Precision, lanes: int = 1
-) -> Executor:
+def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: int = 1) -> Executor:
     """Load the converted network, converting it where this machine has not yet.
 
     Args:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from common.errors import ModelError, WorkError
-from common.storage import place
+from common.storage import to_path
 from pipelines.engines import compiled, openvino
 from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Engine, this_device
@@ -32,7 +32,7 @@ from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,
     GateRequest,
-    ModelFacts,
+    ModelInfo,
     ModelRequest,
     Outputs,
     Precision,
@@ -41,7 +41,7 @@ from pipelines.model_info import (
 from pipelines.models.base import Loaded
 from pipelines.models.cache import Choice, KnownModel, ModelCache
 from pipelines.models.registry import describe, load_backbone
-from pipelines.request import GateFacts, Request
+from pipelines.request import GateInfo, Request
 
 _TIMED_ROWS = 8
 # As many take a core long enough to tell; a GPU with few rows does little but wait for its orders.
@@ -49,16 +49,16 @@ _FORWARD_ROWS = {"cpu": _TIMED_ROWS, "cuda": 256}
 _BATCH_ROWS = {"cpu": DEFAULT_ROWS, "cuda": 256}
 
 
-class _Offer(NamedTuple):
+class _EngineOption(NamedTuple):
     """What an engine promised on the networks measured in ``benchmarks/engines.py``."""
 
     gain: float  # at least so many times eager
     build_seconds: float
 
 
-_OFFERS: dict[str, dict[EngineName, _Offer]] = {
-    "cpu": {"openvino": _Offer(1.5, 8.0), "compile": _Offer(1.4, 60.0)},
-    "cuda": {"compile": _Offer(1.4, 90.0)},
+_OFFERS: dict[str, dict[EngineName, _EngineOption]] = {
+    "cpu": {"openvino": _EngineOption(1.5, 8.0), "compile": _EngineOption(1.4, 60.0)},
+    "cuda": {"compile": _EngineOption(1.4, 90.0)},
 }
 _LOAD_SECONDS = 1.0  # of an engine that is built already
 _LATER_RUNS = 8  # that share what it costs to build one, because it is kept on this machine
@@ -107,7 +107,7 @@ class Candidate:
         return loaded
 
     @cached_property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelInfo:
         if self._known is not None:
             return self._known.facts
         return describe(self.loaded, self._request, self._outputs)
@@ -324,7 +324,7 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
     command, earlier, device = unresolved.command, unresolved.earlier, this_device()
     if command.precision != "auto":
         check_format(command.precision, device)
-    sample, root = unresolved.sample, place(unresolved.root)
+    sample, root = unresolved.sample, to_path(unresolved.root)
     if earlier is not None:
         sample = sample.slice(0, 0)  # it is resolved; only the models are held against it
     model = Candidate(command.model, command.outputs, sample, root, engine_lanes)
@@ -349,7 +349,7 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
 
 
 def _choose(
-    unresolved: Unresolved, models: list[Candidate], gate: GateFacts | None, lanes: int
+    unresolved: Unresolved, models: list[Candidate], gate: GateInfo | None, lanes: int
 ) -> Request:
     command, model = unresolved.command, models[0]
     formats = fast_formats(this_device()) if command.precision == "auto" else [command.precision]
@@ -396,7 +396,7 @@ def _timed(unresolved: Unresolved, request: Request, models: list[Candidate]) ->
     building = sum(model.building(*how) for model in models)
     began = time.perf_counter()
     few = unresolved.sample.slice(0, _TIMED_ROWS)
-    decode_rows(few, place(unresolved.root), {PIXELS: request.facts.preprocess})
+    decode_rows(few, to_path(unresolved.root), {PIXELS: request.facts.preprocess})
     decoding = (time.perf_counter() - began) / few.num_rows
     forward = sum(model.seconds_a_row(*how) for model in models) * _threads()
     if this_device().type == "cpu":
@@ -470,7 +470,7 @@ def _choose_engine(
     return "eager", [*notes, f"engine eager: {work:.0f} s of work do not repay building another"]
 
 
-def _gate_facts(asked: GateRequest, gate: Candidate) -> GateFacts:
+def _gate_facts(asked: GateRequest, gate: Candidate) -> GateInfo:
     names = gate.labels
     if names is None or asked.label not in names:
         known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "no labels"
@@ -478,6 +478,6 @@ def _gate_facts(asked: GateRequest, gate: Candidate) -> GateFacts:
             f"--gate-label {asked.label}: {asked.model.spec} has {known}; give one of its "
             "labels, or its names with --gate-labels"
         )
-    return GateFacts(
+    return GateInfo(
         asked=asked, facts=gate.facts, labels=names, label_index=names.index(asked.label)
     )

@@ -44,7 +44,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Watcher:
+class Supervisor:
     """Who is told how a job goes."""
 
     # Called some times a second with what happened, and the rows that were committed before.
@@ -76,7 +76,7 @@ class Executor(Protocol):
         """
         ...
 
-    def answer(self, job: Job, watcher: Watcher) -> Answered:
+    def answer(self, job: Job, watcher: Supervisor) -> Answered:
         """Answer every planned row that is not committed yet.
 
         Raises:

@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.json_models import drop_drafts, write_atomic
-from common.storage import listed, make_folder, open_parquet, read_parquet
+from common.storage import list_folder, make_folder, open_parquet, read_parquet
 from pipelines.execution.blocks import PART
 
 PENDING = ".pending"
@@ -67,7 +67,7 @@ def reconcile(out: Path) -> Reconciled:
         drop_drafts(folder)
     done, undone = _checkpoints(out), _checkpoints(out, pending=True)
     files: dict[str, list[Path]] = {}
-    for file in listed(out / "detections", "*.parquet"):
+    for file in list_folder(out / "detections", "*.parquet"):
         files.setdefault(_task(file), []).append(file)
     own = [file for file in _local_files(out) if file.stem not in done]
     for file in own:
@@ -104,7 +104,7 @@ def times_written(out: Path, planned: int) -> np.ndarray:
         return found
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for found in pool.map(ids, listed(out / "detections", "*.parquet")):
+        for found in pool.map(ids, list_folder(out / "detections", "*.parquet")):
             np.add.at(times, found, 1)
     return times
 
@@ -137,7 +137,7 @@ def remaining(out: Path, planned: int) -> list[Part]:
     checkpoints = _checkpoints(out)
     parts: list[Part] = []
     begin = 0
-    for file in listed(out / "plan", f"{PART}*.parquet"):
+    for file in list_folder(out / "plan", f"{PART}*.parquet"):
         with open_parquet(file) as plan:
             end = begin + int(plan.metadata.num_rows)
         if file.stem in own and not times[begin:end].all():
@@ -175,7 +175,7 @@ def drop_repeats(out: Path) -> int:
     A writer of an earlier session may commit after this one has read what was committed: then
     its block is done twice. The answers are the same.
     """
-    files = listed(out / "detections", "*.parquet")
+    files = list_folder(out / "detections", "*.parquet")
     rows = [read_parquet(file, columns=["row_id"])["row_id"].to_pylist() for file in files]
     seen = Counter(row for part in rows for row in part)
     checkpoints = _checkpoints(out)
@@ -193,7 +193,7 @@ def drop_repeats(out: Path) -> int:
 def _checkpoints(out: Path, *, pending: bool = False) -> dict[str, Path]:
     """Checkpoint files by the write task that they are of."""
     found = {}
-    for file in listed(out / "checkpoint", "*.parquet"):
+    for file in list_folder(out / "checkpoint", "*.parquet"):
         if (PENDING in file.name) == pending:
             found[file.stem.removesuffix(PENDING)] = file
     return found
@@ -206,7 +206,7 @@ def _task(file: Path) -> str:
 
 def _local_files(out: Path) -> list[Path]:
     """Files that the local executor wrote."""
-    return listed(out / "detections", f"{PART}*.parquet")
+    return list_folder(out / "detections", f"{PART}*.parquet")
 
 
 def _stored(files: list[Path]) -> int | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from common.errors import StalledError, failed, first_line
+from common.errors import StalledError, first_line, work_error
 from common.json_models import write_atomic
 from common.storage import make_folder
 from pipelines.engines.batching import DEFAULT_ROWS
@@ -88,7 +88,7 @@ class Lanes:
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
         if self._failure:
-            raise failed("extraction", self._failure[0])
+            raise work_error("extraction", self._failure[0])
         return tally
 
     def _watch(

@@ -20,7 +20,7 @@ from cluster.executors import ExecutorName, local_cores
 from cluster.session import Slots
 from cluster.tasks import Tasks
 from pipelines.engines.unresolved import Resolved, Unresolved
-from pipelines.execution.base import Answered, Job, Watcher
+from pipelines.execution.base import Answered, Job, Supervisor
 from pipelines.execution.checkpoints import drop_repeats, reconcile, remaining
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LocalExecutor:
     def tasks(self, name: str, *, then: str) -> Tasks:
         return Tasks(name, 0, then=then)
 
-    def answer(self, job: Job, watcher: Watcher) -> Answered:
+    def answer(self, job: Job, watcher: Supervisor) -> Answered:
         from pipelines.execution.lanes import CALLS_IN_FLIGHT, Lanes
 
         assert self._resolution is not None, "resolve comes first"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cluster.children import Child, ChildDiedError
-from common.storage import listed, make_folder, place
+from common.storage import list_folder, make_folder, to_path
 
 if TYPE_CHECKING:
     from pipelines.images.opener import ImageReader
@@ -31,7 +31,7 @@ class OpenBlocks:
     def __init__(self, run: Path) -> None:
         self._folder = run / FOLDER
         make_folder(self._folder)
-        self._died = {mark.name for mark in listed(self._folder)}
+        self._died = {mark.name for mark in list_folder(self._folder)}
 
     @contextlib.contextmanager
     def working_on(self, name: str) -> Iterator[bool]:
@@ -90,4 +90,4 @@ def _reader(root: str) -> ImageReader:
     """One for all calls, because opening a video takes long."""
     from pipelines.images.opener import ImageReader
 
-    return ImageReader(place(root))
+    return ImageReader(to_path(root))

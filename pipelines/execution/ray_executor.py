@@ -15,8 +15,8 @@ from cluster.children import Child
 from cluster.executors import ExecutorName
 from cluster.session import Slots, nodes, session
 from cluster.tasks import Tasks, tasks_of_session
-from cluster.waiting import what_waits
-from common.errors import StalledError, failed, first_line
+from cluster.waiting import waiting_tasks
+from common.errors import StalledError, first_line, work_error
 from pipelines.engines.unresolved import (
     Resolved,
     Unresolved,
@@ -24,11 +24,13 @@ from pipelines.engines.unresolved import (
     resolve_on_worker,
     resolved_before,
 )
-from pipelines.execution.base import Answered, Job, Watcher
+from pipelines.execution.base import Answered, Job, Supervisor
 from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
 from pipelines.progress.counters import Look, Tally
 
-MOST_VAIN = 3  # passes in a row that commit nothing, before nodes that go away end the job
+MAX_FRUITLESS_PASSES = (
+    3  # passes in a row that commit nothing, before nodes that go away end the job
+)
 
 
 class RayExecutor:
@@ -49,14 +51,14 @@ class RayExecutor:
     def tasks(self, name: str, *, then: str) -> Tasks:
         return tasks_of_session(name, cpus=1.0, then=then)
 
-    def answer(self, job: Job, watcher: Watcher) -> Answered:
+    def answer(self, job: Job, watcher: Supervisor) -> Answered:
         from pipelines.execution.ray_pass import NodesLostError, run_pass
 
         tallies: list[Tally] = []
         passes = vain = 0
         before = reconcile(job.folder).committed
         adopt(job.folder)
-        while before < job.planned and vain < MOST_VAIN:
+        while before < job.planned and vain < MAX_FRUITLESS_PASSES:
             passes += 1
 
             def seen(look: Look, before: int = before) -> None:
@@ -65,7 +67,7 @@ class RayExecutor:
             try:
                 tallies.append(run_pass(job, self.slots, job.planned - before, seen))
             except NodesLostError as error:
-                if vain == MOST_VAIN - 1:
+                if vain == MAX_FRUITLESS_PASSES - 1:
                     raise
                 self.slots = self._wait_for_slots(job, error)
                 watcher.event("again", why=first_line(error), nodes=nodes())
@@ -165,10 +167,10 @@ class _Resolving:
         except GetTimeoutError:
             raise StalledError(
                 f"no worker resolved the model within {self._stall_seconds:g} s; "
-                f"{what_waits()}; give the same command again, or a longer --stall-seconds"
+                f"{waiting_tasks()}; give the same command again, or a longer --stall-seconds"
             ) from None
         except RayError as error:  # nodes or processes that died, more often than is tried
-            raise failed(
+            raise work_error(
                 "resolving the model", error, then="give the same command again"
             ) from error
         return resolved

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from cluster.session import Slots, nodes, present_slots
-from cluster.waiting import what_waits
-from common.errors import ClusterError, StalledError, WorkError, failed
+from cluster.session import Slots, available_slots, nodes
+from cluster.waiting import waiting_tasks
+from common.errors import ClusterError, StalledError, WorkError, work_error
 from pipelines.execution.base import Job, no_row_moved
 from pipelines.execution.ray_board import DriverBoard
 from pipelines.execution.ray_internals import Loop, View
@@ -83,7 +83,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
                 raise StalledError(_standstill(job, slots, rows, tally, there))
     if failure:
         board.close()
-        wrapped = failed("extraction", failure[0])
+        wrapped = work_error("extraction", failure[0])
         if there - _alive():
             raise NodesLostError(str(wrapped)) from failure[0]
         raise wrapped
@@ -99,7 +99,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
 def slots_left(before: Slots, gpus_per_actor: float) -> Slots | None:
     """The slots of the nodes that are left; None where these cannot do the work."""
     try:
-        slots = present_slots(gpus_per_actor)
+        slots = available_slots(gpus_per_actor)
     except ClusterError:
         return None
     # What was settled for a GPU is not what a CPU would do.
@@ -118,7 +118,7 @@ def _standstill(job: Job, slots: Slots, rows: int, tally: Tally, there: set[str]
     lost = sorted(there - _alive())
     return (
         f"{no_row_moved(tally, rows, job.stall_seconds)}; {_waiting(rows, tally)}; "
-        f"{slots.actors} actors want {asks} each; {what_waits()}; "
+        f"{slots.actors} actors want {asks} each; {waiting_tasks()}; "
         + (f"nodes lost since the start: {', '.join(lost)}; " if lost else "")
         + "what is written is kept, give the same command again on a larger cluster"
     )

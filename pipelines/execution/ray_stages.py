@@ -15,7 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
 from cluster.session import Slots
-from common.storage import arrow, listed, place, read_parquet
+from common.storage import arrow, list_folder, read_parquet, to_path
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, leave_at_exit
 from pipelines.execution.ray_sink import TimedParquet
@@ -43,14 +43,14 @@ class PlanFiles(Datasource):  # type: ignore[misc]
 
 
 def _read(file: str) -> Iterable[pa.Table]:
-    return [read_parquet(place(file), partitioning=None)]
+    return [read_parquet(to_path(file), partitioning=None)]
 
 
 class DecodeStage:
     """Decodes a block on one core, in a process that need not have begun with torch."""
 
     def __init__(self, root: str, request: Request, board: Reporter) -> None:
-        self._root = place(root)
+        self._root = to_path(root)
         self._request = request
         self._board = board
 
@@ -131,7 +131,7 @@ def run_stages(
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # the slots hold one whole CPU for it
     context.checkpoint_config = checkpoint
-    plan_files = listed(out / "plan", "*.parquet")
+    plan_files = list_folder(out / "plan", "*.parquet")
     actors = min(slots.actors, len(plan_files))
     rows = ray.data.read_datasource(
         PlanFiles(plan_files),

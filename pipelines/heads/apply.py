@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError, RunError, VerifyError
 from common.extras import optional
-from common.json_models import Record, read_record, sha256_file, sha256_json, write_atomic
+from common.json_models import JsonModel, read_json, sha256_file, sha256_json, write_atomic
 from common.storage import open_parquet, read_parquet
 from pipelines.engines.engine import this_device
 from pipelines.heads.features import batch_rows, column_of, label_values, model_of
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
 )
 
 
-class AppliedManifest(Record):
+class AppliedManifest(JsonModel):
     """Contents of ``manifest.json``; ``rows`` are ``failed``, without features, or counted."""
 
     format: int = FORMAT
@@ -148,7 +148,7 @@ def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
     file = out / "manifest.json"
     if not file.is_file():
         raise RunError(f"{out} exists and holds no answers of a head; give another --out")
-    earlier = read_record(file, AppliedManifest)
+    earlier = read_json(file, AppliedManifest)
     if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
         raise RunError(f"{out} holds answers of another head or run; give another --out")
     return earlier

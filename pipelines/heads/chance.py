@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.executors import ExecutorChoice
 from common.errors import RunError
-from common.json_models import read_record
+from common.json_models import read_json
 from pipelines.extract import Options, Progress, extract
 from pipelines.heads.features import Kind, model_of
 from pipelines.model_info import Outputs
@@ -33,7 +33,7 @@ def random_run(
     file = run.path / "request.json"
     if not file.is_file():
         raise RunError(f"--random-backbone: {run.path} has no request.json to repeat")
-    command = read_record(file, Request).command
+    command = read_json(file, Request).command
     own = model_of(run, kind)
     untrained: dict[str, bool | None] = {"random_weights": True, "pretrained": False}
     untrained |= dict.fromkeys(("checkpoint", "labels", "head"))

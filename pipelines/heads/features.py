@@ -18,7 +18,7 @@ from common.sampling import evenly
 from common.storage import open_parquet
 from pipelines.detections import BOX
 from pipelines.frame_names import ALL, SPLITS, split_and_category
-from pipelines.model_info import ModelFacts
+from pipelines.model_info import ModelInfo
 from pipelines.outputs.hdf5 import matrix
 from pipelines.run import Run
 
@@ -48,7 +48,7 @@ class Examples:
     boxes: npt.NDArray[np.float64] | None = None
 
 
-def model_of(run: Run, kind: Kind) -> ModelFacts:
+def model_of(run: Run, kind: Kind) -> ModelInfo:
     """The model whose features of this kind the run holds; a gate may have given embeddings."""
     manifest = run.manifest
     return (manifest.classifier or manifest.model) if kind == "map" else manifest.model

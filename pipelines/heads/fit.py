@@ -17,7 +17,7 @@ from torch import nn
 from common.extras import optional
 from pipelines.heads.features import Examples, Kind, batch_rows
 from pipelines.heads.parts import Parts, Rows
-from pipelines.model_info import HeadFacts
+from pipelines.model_info import HeadInfo
 from pipelines.models.head import Head
 from pipelines.models.scores import top_classes
 
@@ -78,7 +78,7 @@ def fit(
 
     fitted = _network if options.hidden else _linear
     weights, chosen = fitted(x, y, losses, options, report)
-    facts = HeadFacts(
+    facts = HeadInfo(
         features=examples.kind,
         shape=examples.shape,
         hidden=options.hidden,
@@ -160,7 +160,7 @@ def weights_of(model: Any) -> Weights:
     return [(model.coef_.T.copy(), model.intercept_.copy())]
 
 
-def head_of(facts: HeadFacts, mean: Floats, scale: Floats, weights: Weights) -> Head:
+def head_of(facts: HeadInfo, mean: Floats, scale: Floats, weights: Weights) -> Head:
     """A head that answers like the classifier of ``weights`` does on standardised features."""
     head = Head(facts)
     layers = [layer for layer in head.layers if isinstance(layer, nn.Linear)]

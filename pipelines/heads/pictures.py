@@ -15,7 +15,7 @@ from common.extras import optional
 from common.json_models import write_atomic
 from common.sampling import spread
 from pipelines.heads.report import Measures
-from pipelines.images.pixels import ImageError, cut
+from pipelines.images.pixels import ImageError, crop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def _draw_tile(axes: Any, row: Judged, reader: ImageReader) -> None:
     axes.set_title(_label(f"{row.answer} {row.score:.2f}", 22), color=tint, fontsize=9)
     axes.set_xlabel("right" if row.right else _label(f"is {row.truth}", 22), fontsize=9)
     try:
-        pixels = cut(reader.read(row.image).pixels, row.box)
+        pixels = crop(reader.read(row.image).pixels, row.box)
     except ImageError as error:
         axes.text(0.5, 0.5, error.kind, ha="center", va="center")
         return

@@ -9,23 +9,23 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from common.extras import optional
-from common.json_models import Record
+from common.json_models import JsonModel
 from pipelines.heads.features import Examples
 from pipelines.heads.parts import Parts, Rows
-from pipelines.model_info import HeadFacts
+from pipelines.model_info import HeadInfo
 
 FORMAT = 1
 NEIGHBOURS = 5
 
 
-class Score(Record):
+class Score(JsonModel):
     """Two numbers to compare by; macro-F1 is the mean over classes that occur."""
 
     accuracy: float
     macro_f1: float
 
 
-class ClassMeasures(Record):
+class ClassMeasures(JsonModel):
     """One class; 0 where there is nothing to divide by."""
 
     precision: float
@@ -46,21 +46,21 @@ class Measures(Score):
         return Score(accuracy=self.accuracy, macro_f1=self.macro_f1)
 
 
-class RandomBackbone(Record):
+class RandomBackbone(JsonModel):
     """The same head on the same network's features, untrained: what chance comes to."""
 
     run: str
     scores: dict[str, Score]
 
 
-class ProbeRecord(Record):
+class ProbeRecord(JsonModel):
     """Contents of the JSON beside a head; the curves of earlier versions are passed over."""
 
     model_config = ConfigDict(extra="ignore")
 
     format: int = FORMAT
     source: str
-    head: HeadFacts
+    head: HeadInfo
     head_sha256: str
     options: dict[str, Any]
     chosen: dict[str, float] = Field(default_factory=dict)  # by the validation loss: C, or epochs

@@ -23,8 +23,8 @@ import numpy as np
 from cluster.executors import ExecutorChoice
 from common.errors import InputError, RunError
 from common.extras import optional
-from common.json_models import read_record, write_atomic
-from common.storage import place
+from common.json_models import read_json, write_atomic
+from common.storage import to_path
 from pipelines.heads.chance import random_run
 from pipelines.heads.clips import read_clips
 from pipelines.heads.features import Examples, read_run
@@ -77,7 +77,7 @@ def train(
     _refuse_taken(out)
     for module in ("sklearn", "matplotlib"):
         optional(module, "probe")
-    clips = place(source).is_file()
+    clips = to_path(source).is_file()
     _refuse_options(source, options, clips=clips)
     run = None if clips else Run.open(source)
     examples, parts = _read(source, run, options)
@@ -131,7 +131,7 @@ def _refuse_taken(out: Path) -> None:
     record = out.with_suffix(".json")
     if record.exists():  # of a training that was stopped, or it is somebody's own
         try:
-            read_record(record, ProbeRecord)
+            read_json(record, ProbeRecord)
         except RunError:
             raise RunError(
                 f"--out {out}: {record} is there and is no record of a head; give another --out"

@@ -21,7 +21,7 @@ import torch
 from common.sampling import even_parts
 from pipelines.detections import BOX
 from pipelines.images.opener import ImageReader
-from pipelines.images.pixels import Decoded, ImageError, cut, fit
+from pipelines.images.pixels import Decoded, ImageError, crop, resize
 from pipelines.model_info import Preprocess
 
 PIXELS = "pixels"
@@ -81,9 +81,9 @@ def _decode(
             reported, told = number, time.monotonic()
         taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
         try:
-            region = cut(pixels_of(decoded), box)
+            region = crop(pixels_of(decoded), box)
             for name, how in inputs.items():
-                buffers[name][number] = fit(region, how).permute(1, 2, 0)
+                buffers[name][number] = resize(region, how).permute(1, 2, 0)
         except ImageError as error:
             errors.append(f"{error} [{image}]")
             continue

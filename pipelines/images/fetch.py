@@ -14,7 +14,7 @@ _THREADS = 8  # of each decoding task
 _AHEAD = 16  # files held in memory at most
 
 
-class Ahead:
+class Prefetcher:
     """Reads files in a stated order; while one is used, the next are on their way.
 
     Args:

@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.storage import is_remote, locate
+from common.storage import is_remote, resolve_path
 from pipelines.frame_names import parse_frame
-from pipelines.images.fetch import Ahead
+from pipelines.images.fetch import Prefetcher
 from pipelines.images.pixels import Decoded, ImageError, decode
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class ImageReader:
 
     def __init__(self, root: Path, coming: Iterable[str] = ()) -> None:
         self._root = root
-        self._ahead = Ahead(
+        self._ahead = Prefetcher(
             file
             for name in coming
-            if parse_frame(name) is None and is_remote(file := locate(root, name))
+            if parse_frame(name) is None and is_remote(file := resolve_path(root, name))
         )
         self._name: str | None = None
         self._open: VideoFile | TensorFile | ImageError | None = None
@@ -47,10 +47,10 @@ class ImageReader:
         """
         frame = parse_frame(name)
         if frame is None:
-            return decode(self._ahead.read(locate(self._root, name)))
+            return decode(self._ahead.read(resolve_path(self._root, name)))
         if frame.file != self._name:
             self._close_video()
-            self._name, self._open = frame.file, self._opened(locate(self._root, frame.file))
+            self._name, self._open = frame.file, self._opened(resolve_path(self._root, frame.file))
         if isinstance(self._open, ImageError):  # every frame of such a video says the same
             raise self._open
         assert self._open is not None

@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from common.errors import first_line
-from common.storage import is_remote, reaching, refused
+from common.storage import is_remote, refused, storage_errors
 from pipelines.model_info import Preprocess
 
 MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
@@ -90,7 +90,7 @@ def read(path: Path) -> bytes:
         raise ImageError("missing file", f"{path.name} does not exist") from None
     except OSError as error:
         if is_remote(path) and not refused(error):
-            with reaching(path):
+            with storage_errors(path):
                 raise
         said = error.strerror or "access denied"
         raise ImageError("unreadable file", f"{path.name}: {said}") from None
@@ -162,7 +162,7 @@ def _taken(header: Image.Image) -> datetime | None:
         return None  # damaged metadata does not make the picture unusable
 
 
-def cut(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:
+def crop(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:
     """Cut ``box`` (x1, y1, x2, y2 in pixels; all None: everything) out of ``[3, H, W]``.
 
     The box grows outward to whole pixels and is clipped to the image.
@@ -187,7 +187,7 @@ def cut(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:
     return pixels[:, top:bottom, left:right]
 
 
-def fit(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
+def resize(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
     """Resize uint8 ``[3, h, w]`` to the network's input size, as its weights expect.
 
     ``squash`` ignores the aspect ratio; ``crop`` resizes the short side to

@@ -23,15 +23,15 @@ from typing import Any
 
 import pipelines
 from common.errors import RunError
-from common.json_models import Record, read_record, sha256_file, sha256_json, write_atomic
-from pipelines.model_info import EngineName, ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from common.json_models import JsonModel, read_json, sha256_file, sha256_json, write_atomic
+from pipelines.model_info import EngineName, ModelInfo, ModelRequest, Outputs, PrecisionAudit
 
 _PACKAGES = ("onepass", "torch", "torchvision", "timm", "openvino")
 # What decides what a network is and computes; changed code must find nothing.
 _CODE = ("engines", "images/pixels.py", "model_info.py", "models")
 
 
-class Choice(Record):
+class Choice(JsonModel):
     """What was chosen in float32, where any images and any number of rows would have led to it."""
 
     engine: EngineName
@@ -40,10 +40,10 @@ class Choice(Record):
     notes: tuple[str, ...]
 
 
-class KnownModel(Record):
+class KnownModel(JsonModel):
     """What was found out."""
 
-    facts: ModelFacts
+    facts: ModelInfo
     labels: tuple[str, ...] | None
     has_classes: bool  # False: an encoder, whose "logits" are its features once more
     load_seconds: float  # to import its library, build it and read its weights
@@ -79,7 +79,7 @@ class ModelCache:
         if self._file is None or not self._file.is_file():
             return None
         try:
-            return read_record(self._file, KnownModel)
+            return read_json(self._file, KnownModel)
         except (RunError, OSError):
             return None
 

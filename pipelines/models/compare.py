@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from common.errors import ModelError, SourceError
-from common.json_models import Record
+from common.json_models import JsonModel
 from pipelines.images.decode import decode_images, pixels_of
-from pipelines.images.pixels import ImageError, cut, fit
+from pipelines.images.pixels import ImageError, crop, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
 from pipelines.models.base import Backbone, relative
 from pipelines.models.registry import describe, load_backbone
@@ -32,7 +32,7 @@ UNSTEADY = 0.05  # share of Σ|x| left in the sum; below it noise is enlarged tw
 BATCH = 16
 
 
-class Difference(Record):
+class Difference(JsonModel):
     """The one pass at one feature point, held against the old vectors.
 
     Both are divided by their sums first. The numbers are None where the dimensions differ.
@@ -50,7 +50,7 @@ class Difference(Record):
         return self.relative is not None and self.relative <= TOLERANCE
 
 
-class Comparison(Record):
+class Comparison(JsonModel):
     """What came of running both extractors on the same pixels, in float32."""
 
     request: ModelRequest
@@ -301,7 +301,7 @@ def _batches(
     pixels: list[torch.Tensor] = []
     for number, (name, decoded, box) in enumerate(decode_images(rows, root), start=1):
         try:
-            pixels.append(fit(cut(pixels_of(decoded), box), how))
+            pixels.append(resize(crop(pixels_of(decoded), box), how))
             names.append(name)
         except ImageError as error:
             errors.append(f"{error} [{name}]")

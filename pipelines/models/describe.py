@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import ModelError
-from common.json_models import Record
+from common.json_models import JsonModel
 from pipelines.model_info import ModelRequest, Outputs, Preprocess
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FAMILIES = (
 )
 
 
-class LevelInfo(Record):
+class LevelInfo(JsonModel):
     """One level of the pyramid, as ``--feature-indices`` counts them."""
 
     index: int
@@ -43,7 +43,7 @@ class LevelInfo(Record):
     reduction: int  # input pixels a cell
 
 
-class Layer(Record):
+class Layer(JsonModel):
     """One module of the network, with everything inside it."""
 
     name: str  # dotted, as in the state dict; empty for the whole network
@@ -52,7 +52,7 @@ class Layer(Record):
     parameters: int
 
 
-class Description(Record):
+class Description(JsonModel):
     """What a model is, for people and for scripts."""
 
     spec: str

@@ -18,7 +18,7 @@ from torch import nn
 
 from common.errors import ModelError, first_line
 from common.json_models import write_atomic
-from pipelines.model_info import HeadFacts
+from pipelines.model_info import HeadInfo
 
 FORMAT = 1
 
@@ -33,7 +33,7 @@ class Head(nn.Module):
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, facts: HeadFacts) -> None:
+    def __init__(self, facts: HeadInfo) -> None:
         super().__init__()
         self.facts = facts
         width = math.prod(facts.shape)
@@ -89,7 +89,7 @@ def load_head(file: str | Path) -> Head:
     if not isinstance(data, dict) or data.get("onepass_head") != FORMAT:
         raise ModelError(f"--head {file} is not a head; make one with 'onepass probe train'")
     try:
-        head = Head(HeadFacts.model_validate_json(data["facts"]))
+        head = Head(HeadInfo.model_validate_json(data["facts"]))
         head.load_state_dict(data["state"])
     except (ValidationError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"--head {file} is damaged: {first_line(error)}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipelines.model_info import ModelFacts, Precision
+from pipelines.model_info import ModelInfo, Precision
 from pipelines.models.base import Backbone
 from pipelines.models.head import Head
 
@@ -36,7 +36,7 @@ class Network(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        facts: ModelFacts,
+        facts: ModelInfo,
         precision: Precision,
         head: Head | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ModelError
-from pipelines.model_info import MapFacts, ModelFacts, ModelRequest, Outputs, Preprocess
+from pipelines.model_info import MapInfo, ModelInfo, ModelRequest, Outputs, Preprocess
 from pipelines.models.base import Loaded, Pass, check_one_pass, weights_sha256
 from pipelines.models.head import Head, head_sha256, load_head
 
@@ -25,7 +25,7 @@ _PRESETS = ("lite0", "lite1", "lite2", "tiny")
 _FAMILIES = ("torchvision", "ami")
 
 
-def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelFacts:
+def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelInfo:
     """Build what ``request`` describes and say what it is.
 
     Raises:
@@ -35,7 +35,7 @@ def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelFacts
     return describe(load_backbone(request), request, outputs or Outputs())
 
 
-def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFacts:
+def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelInfo:
     """Say what a model that is loaded already is.
 
     Raises:
@@ -49,7 +49,7 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFa
             f"--labels {request.labels} has {len(labels)} names, {request.spec} has "
             f"{num_classes} classes; give one name a class"
         )
-    facts = ModelFacts(
+    facts = ModelInfo(
         request=request,
         weights=loaded.weights,
         weights_sha256=weights_sha256(loaded.backbone.model),
@@ -63,7 +63,7 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelFa
     return facts if head is None else _with_head(facts, head, found)
 
 
-def _with_head(facts: ModelFacts, head: Head, found: Pass) -> ModelFacts:
+def _with_head(facts: ModelInfo, head: Head, found: Pass) -> ModelInfo:
     """The model's facts with the head's, if this model gives the features that it wants.
 
     Raises:
@@ -90,17 +90,17 @@ def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapFacts, ...]:
+def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
     maps = []
     if outputs.map:
         shape = tuple(found.feature_map.shape[1:])
         # The last grid's cells; tokens and channels-last maps are no [C, H, W].
         reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
-        maps.append(MapFacts(name="feature_map", level=None, shape=shape, reduction=reduction))
+        maps.append(MapInfo(name="feature_map", level=None, shape=shape, reduction=reduction))
     for index, level in zip(outputs.pyramid, found.pyramid, strict=True):
         known = loaded.backbone.levels[index]
         maps.append(
-            MapFacts(
+            MapInfo(
                 name="pyramid/" + known.name.replace(".", "_"),
                 level=index,
                 shape=tuple(level.shape[1:]),
@@ -135,7 +135,7 @@ def load_backbone(request: ModelRequest) -> Loaded:
     )
 
 
-def load_verified(facts: ModelFacts) -> Loaded:
+def load_verified(facts: ModelInfo) -> Loaded:
     """Build the model of a run.
 
     Raises:

@@ -27,7 +27,7 @@ import torch
 from huggingface_hub import constants as hub
 from torch import nn
 
-from cluster.session import knock
+from cluster.session import check_port
 from common.errors import ModelError, first_line
 from pipelines.model_info import Preprocess
 from pipelines.models.base import (
@@ -259,7 +259,7 @@ def _skeleton(name: str, **options: Any) -> nn.Module:
 
 def _hub_answers() -> bool:
     try:
-        knock(urlsplit(hub.ENDPOINT).hostname or "", 443)
+        check_port(urlsplit(hub.ENDPOINT).hostname or "", 443)
     except OSError:
         return False
     return True

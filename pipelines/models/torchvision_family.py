@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cluster.session import knock
+from cluster.session import check_port
 from pipelines.model_info import Preprocess
 from pipelines.models.base import (
     Loaded,
@@ -129,7 +129,7 @@ def _fetch(name: str, known: Any) -> dict[str, Any]:
     try:
         if not cached.is_file():
             # The download itself has no timeout.
-            knock(url.hostname or "", 443)
+            check_port(url.hostname or "", 443)
         state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
         raise not_fetched(f"torchvision:{name}", str(url.hostname), error) from None

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from cluster.tasks import Tasks
 from common.errors import VerifyError
 from common.json_models import sha256_file
-from common.storage import listed
+from common.storage import list_folder
 from common.untrusted import refuse_pickled
 from pipelines.request import Request
-from pipelines.run import RowCounts, RunManifest, SessionFacts
+from pipelines.run import RowCounts, RunManifest, SessionInfo
 
 _FILES_A_TASK = 16
 FILES_HERE = 64  # up to so many, tasks cost more than they save
@@ -47,7 +47,7 @@ def describe_run(
     *,
     planned: int,
     seconds: float,
-    session: SessionFacts,
+    session: SessionInfo,
     tasks: Callable[[], Tasks] = lambda: Tasks("checking", 0),
     done: Callable[[int], None] = lambda rows: None,
 ) -> RunManifest:
@@ -60,9 +60,9 @@ def describe_run(
         VerifyError: rows are missing or stand twice.
         StalledError, WorkError: of the tasks that read the files.
     """
-    stored = [*data_files(out), *listed(out / "plan", "*.parquet")]
+    stored = [*data_files(out), *list_folder(out / "plan", "*.parquet")]
     if request.command.hdf5:
-        stored += [*listed(out / "hdf5", "*.h5"), out / "features.h5"]
+        stored += [*list_folder(out / "hdf5", "*.h5"), out / "features.h5"]
     parts = [stored[at : at + _FILES_A_TASK] for at in range(0, len(stored), _FILES_A_TASK)]
     errors = Counter[str]()
     seen = np.zeros(planned, dtype=np.uint8)
@@ -78,7 +78,7 @@ def describe_run(
         done(int(np.count_nonzero(seen)))
 
     where = tasks() if len(stored) > FILES_HERE else Tasks("checking", 0)
-    found = where.run(_go_through, parts, done=count)
+    found = where.run(_count_rows, parts, done=count)
     if not (seen == 1).all():
         raise VerifyError(
             f"{out}: {int((seen == 0).sum())} planned rows are missing and "
@@ -111,7 +111,7 @@ def describe_run(
     )
 
 
-def _go_through(files: list[Path]) -> _Found:
+def _count_rows(files: list[Path]) -> _Found:
     """Each file is read once: its bytes are hashed and, where it is of the record, opened."""
     hashes, row_ids, errors, refused = [], [], Counter[str](), 0
     for file in files:
@@ -131,7 +131,7 @@ def _go_through(files: list[Path]) -> _Found:
 
 def data_files(out: Path) -> list[Path]:
     """The committed record, in name order."""
-    return listed(out / "detections", "*.parquet")
+    return list_folder(out / "detections", "*.parquet")
 
 
 def _versions() -> dict[str, str]:

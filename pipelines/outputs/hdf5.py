@@ -37,8 +37,8 @@ import pyarrow.compute as pc
 
 from cluster.tasks import Tasks
 from common.json_models import write_atomic
-from common.storage import listed, make_folder, read_parquet
-from pipelines.model_info import MapFacts
+from common.storage import list_folder, make_folder, read_parquet
+from pipelines.model_info import MapInfo
 from pipelines.request import Request
 
 # What a reader sees of a shard that is gone: no number that could be meant.
@@ -63,11 +63,11 @@ def write_hdf5(
         WorkError: a task failed; the others are cancelled.
         OSError: a task's own, as of a disk that refused.
     """
-    files = listed(run / "detections", "*.parquet")
+    files = list_folder(run / "detections", "*.parquet")
     folder = run / "hdf5"
     make_folder(folder)
     wanted = {file.with_suffix(".h5").name for file in files}
-    for stale in listed(folder):  # of a session that was killed in the middle
+    for stale in list_folder(folder):  # of a session that was killed in the middle
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
@@ -115,13 +115,11 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
     write_atomic(target, image)
 
 
-def _write_one(folder: Path, width: int, maps: tuple[MapFacts, ...], source: Path) -> Shard:
+def _write_one(folder: Path, width: int, maps: tuple[MapInfo, ...], source: Path) -> Shard:
     return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
 
 
-def write_shard(
-    source: Path, target: Path, id_bytes: int, maps: tuple[MapFacts, ...] = ()
-) -> Shard:
+def write_shard(source: Path, target: Path, id_bytes: int, maps: tuple[MapInfo, ...] = ()) -> Shard:
     """Write one Parquet file as HDF5; appears under its name only when complete."""
     table = read_parquet(source).combine_chunks()
     valid = np.asarray(table["error"].is_null())

@@ -24,7 +24,7 @@ _READ_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetInfo:
     """One dataset, and the files its numbers stand in."""
 
     name: str
@@ -34,13 +34,13 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True)
-class H5Facts:
+class Hdf5Info:
     """A file as it describes itself."""
 
     path: Path
     kind: Literal["clips", "run"]
     attributes: dict[str, Any]
-    datasets: tuple[DatasetFacts, ...]
+    datasets: tuple[DatasetInfo, ...]
 
     @property
     def feature_dim(self) -> int:
@@ -58,7 +58,7 @@ class H5Facts:
         return list(dict.fromkeys(name for dataset in self.datasets for name in dataset.shards))
 
 
-def read_h5(path: Path) -> H5Facts:
+def read_h5(path: Path) -> Hdf5Info:
     """Read attributes, datasets and shards of a ``features.h5`` or a file of clips.
 
     Raises:
@@ -83,7 +83,7 @@ def read_h5(path: Path) -> H5Facts:
     return facts
 
 
-def _read(path: Path, file: h5py.File) -> H5Facts:
+def _read(path: Path, file: h5py.File) -> Hdf5Info:
     attributes = {name: _plain(value) for name, value in file.attrs.items()}
     kinds: tuple[Literal["clips"], Literal["run"]] = ("clips", "run")
     kind = next((kind for kind in kinds if _BACKBONE[kind] in attributes), None)
@@ -95,12 +95,12 @@ def _read(path: Path, file: h5py.File) -> H5Facts:
     names: list[str] = []
     file.visit(names.append)
     found = [(name, file[name]) for name in names]
-    return H5Facts(
+    return Hdf5Info(
         path=path,
         kind=kind,
         attributes=attributes,
         datasets=tuple(
-            DatasetFacts(name, tuple(item.shape), str(item.dtype), _shards(item))
+            DatasetInfo(name, tuple(item.shape), str(item.dtype), _shards(item))
             for name, item in found
             if isinstance(item, h5py.Dataset)
         ),
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def verify_h5(facts: H5Facts) -> int:
+def verify_h5(facts: Hdf5Info) -> int:
     """Read every number, and hold the files against the manifest where one stands beside.
 
     Returns:
@@ -161,7 +161,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _slices(dataset: DatasetFacts) -> Iterator[slice]:
+def _slices(dataset: DatasetInfo) -> Iterator[slice]:
     """Rows in pieces of bounded size."""
     per_row = int(np.prod(dataset.shape[1:])) * np.dtype(dataset.dtype).itemsize
     step = max(1, _READ_BYTES // max(per_row, 1))

@@ -14,13 +14,13 @@ from common.json_models import write_atomic
 from pipelines.progress.counters import STAGES, Block
 from pipelines.progress.event_log import NAME, Line, read_events
 from pipelines.progress.measures import Measures
-from pipelines.run import SessionFacts, StageFacts
+from pipelines.run import SessionInfo, StageFacts
 
 BINS = 160
 COLOURS = {"load": "#b39ddb", "decode": "#e39a2d", "forward": "#1f62c4", "write": "#4c9f70"}
 
 
-class SessionProfile(SessionFacts):
+class SessionProfile(SessionInfo):
     """One session, as its events tell it; its ``rows`` are answered, none counted twice."""
 
     session: int

@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.run import SessionFacts
+    from pipelines.run import SessionInfo
 
 
-def where_the_time_went(session: SessionFacts, seconds: float) -> str:
+def where_the_time_went(session: SessionInfo, seconds: float) -> str:
     """One line about a session that took ``seconds``."""
     lanes = "lane" if session.executor == "local" else "actor"
     parts = [f"executor {session.executor}, {count(session.actors, lanes)}"]

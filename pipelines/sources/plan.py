@@ -27,11 +27,11 @@ from common.storage import (
     SCHEMES,
     arrow,
     is_remote,
-    listed,
+    list_folder,
     open_parquet,
-    place,
-    reaching,
     read_parquet,
+    storage_errors,
+    to_path,
 )
 from pipelines.detections import RESULT_COLUMNS, complete
 from pipelines.frame_names import VIDEO_SUFFIXES
@@ -79,8 +79,8 @@ def read_source(
     reading = reading or Reading()
     if is_database(source):
         return _limited(_read_database(source, reading, report), reading.limit)
-    path = place(source)
-    with reaching(path):
+    path = to_path(source)
+    with storage_errors(path):
         return _read_path(source, path, reading, report)
 
 
@@ -141,7 +141,7 @@ def read_run(path: Path) -> Plan:
 
 def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
     """What the plan of a run knew to be wrong, by row_id; None where no plan of it could."""
-    parts = [open_parquet(file) for file in listed(path / "plan", "*.parquet")]
+    parts = [open_parquet(file) for file in list_folder(path / "plan", "*.parquet")]
     if not parts or "error" not in parts[0].schema_arrow.names:
         return None
     table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
@@ -163,7 +163,7 @@ def name_source(source: str) -> str:
         from pipelines.sources.database.connect import name_of
 
         return name_of(source)
-    return str(place(source).resolve())
+    return str(to_path(source).resolve())
 
 
 def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:

@@ -16,7 +16,7 @@ import torch
 
 from pipelines.engines.engine import Engine
 from pipelines.extract import Options, extract
-from pipelines.images.pixels import fit
+from pipelines.images.pixels import resize
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.outputs.clips.write import make_clips
 
@@ -54,7 +54,7 @@ def three_passes(file: Path, network: Engine) -> tuple[np.ndarray, int]:
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
                 pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-                frames.append(fit(pixels, network.facts.preprocess).permute(1, 2, 0).numpy())
+                frames.append(resize(pixels, network.facts.preprocess).permute(1, 2, 0).numpy())
     clip = np.stack(frames)
     passes = []
     for scale in SCALES:

@@ -13,7 +13,7 @@ import pytest
 from onepass.cli.query import inspect
 from pipelines.engines.engine import Engine
 from pipelines.extract import Outcome, extract
-from pipelines.images.pixels import decode, fit, read
+from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tracks.association.options import LinkOptions
@@ -68,7 +68,9 @@ def test_what_auto_chose_keeps_class_and_embedding(imagenet: Outcome, data: Path
     table = imagenet.run.table(["image", "label_index", "embedding"])
     pixels = np.stack(
         [
-            fit(decode(read(data / "imagenet" / image)).pixels, facts.preprocess).permute(1, 2, 0)
+            resize(decode(read(data / "imagenet" / image)).pixels, facts.preprocess).permute(
+                1, 2, 0
+            )
             for image in table["image"].to_pylist()
         ]
     )

@@ -13,7 +13,7 @@ import torch
 from pipelines.engines import compiled, openvino
 from pipelines.engines import engine as module
 from pipelines.engines.engine import Engine
-from pipelines.model_info import EngineName, ModelFacts, Outputs
+from pipelines.model_info import EngineName, ModelInfo, Outputs
 from pipelines.models.base import Loaded
 from pipelines.models.registry import examine
 from tests.heads import answered, made_head
@@ -30,12 +30,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def facts() -> ModelFacts:
+def facts() -> ModelInfo:
     return examine(TINY, Outputs(map=True))
 
 
 @pytest.fixture(scope="module")
-def bare() -> ModelFacts:
+def bare() -> ModelInfo:
     """Of tiny that keeps nothing."""
     return examine(TINY)
 
@@ -53,7 +53,7 @@ def pictures() -> np.ndarray:
 
 @pytest.mark.parametrize("engine", ["openvino", "compile"])
 def test_every_engine_gives_the_models_own_answers(
-    own_cache: Path, facts: ModelFacts, pixels: np.ndarray, engine: EngineName
+    own_cache: Path, facts: ModelInfo, pixels: np.ndarray, engine: EngineName
 ) -> None:
     check_engine(facts, pixels, engine)
 
@@ -61,20 +61,20 @@ def test_every_engine_gives_the_models_own_answers(
 @pytest.mark.parametrize("engine", ["openvino", "compile"])
 def test_what_is_built_is_not_built_again(
     own_cache: Path,
-    facts: ModelFacts,
+    facts: ModelInfo,
     pixels: np.ndarray,
     engine: EngineName,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = Engine(facts, "fp32", engine)(pixels[:2])
 
-    def never(of: ModelFacts) -> Loaded:
+    def never(of: ModelInfo) -> Loaded:
         raise AssertionError("a built engine needs no network")
 
     monkeypatch.setattr(module, "load_verified", never)
     again = Engine(facts, "fp32", engine)(pixels[:2])
     assert np.array_equal(first.logits, again.logits)
-    is_cached: dict[EngineName, Callable[[ModelFacts], bool]] = {
+    is_cached: dict[EngineName, Callable[[ModelInfo], bool]] = {
         "openvino": openvino.is_cached,
         "compile": lambda of: compiled.is_cached(of, "fp32", torch.device("cpu")),
     }
@@ -83,7 +83,7 @@ def test_what_is_built_is_not_built_again(
 
 
 def test_two_threads_get_their_own_answers(
-    own_cache: Path, facts: ModelFacts, pixels: np.ndarray
+    own_cache: Path, facts: ModelInfo, pixels: np.ndarray
 ) -> None:
     run = Engine(facts, "fp32", "openvino", batch_rows=4)
     expected = run(pixels).logits
@@ -105,7 +105,7 @@ def test_two_threads_get_their_own_answers(
 @pytest.mark.parametrize(("classes", "features", "hidden"), HEADS)
 def test_the_head_answers_in_the_pass(
     own_cache: Path,
-    bare: ModelFacts,
+    bare: ModelInfo,
     pictures: np.ndarray,
     tmp_path: Path,
     classes: int,
@@ -116,7 +116,7 @@ def test_the_head_answers_in_the_pass(
 
 
 def test_a_compiled_network_has_the_head_in_it(
-    own_cache: Path, bare: ModelFacts, pictures: np.ndarray, tmp_path: Path
+    own_cache: Path, bare: ModelInfo, pictures: np.ndarray, tmp_path: Path
 ) -> None:
     grid = map_by_hand(pictures)
     head = made_head(bare, tmp_path / "h.pt", grid, classes=2, hidden=(8,))

@@ -17,7 +17,7 @@ import pytest
 
 import pipelines.images.opener
 from common.errors import FolderError, RunError, VerifyError
-from common.json_models import read_record
+from common.json_models import read_json
 from onepass.cli.main import main
 from pipelines.detections import BOX, complete
 from pipelines.engines.embed import Embedder
@@ -27,7 +27,7 @@ from pipelines.images.pixels import decode, read
 from pipelines.model_info import ModelRequest, Outputs, Preprocess
 from pipelines.models.scores import softmax
 from pipelines.outputs import finish
-from pipelines.request import Request, claim, fingerprint_inputs
+from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
 from tests.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
@@ -93,7 +93,7 @@ def test_ray_goes_through_many_files_with_the_same_result(
     again = finish.describe_run(
         exact.out,
         exact.run.root,
-        read_record(exact.out / "request.json", Request),
+        read_json(exact.out / "request.json", Request),
         planned=3 * PHOTOS,
         seconds=manifest.seconds,
         session=manifest.session,
@@ -366,7 +366,7 @@ def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_pa
         outputs=Outputs(logits=True),
         hdf5=True,
     )
-    with claim(out, command) as claimed:
+    with lock_run(out, command) as claimed:
         assert claimed.earlier is None
         (out / "plan").mkdir()
         (out / "plan" / "part-00000.parquet").write_bytes(b"the first one's plan")

@@ -24,7 +24,7 @@ from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,
     GateRequest,
-    ModelFacts,
+    ModelInfo,
     ModelRequest,
     Outputs,
     Precision,
@@ -56,14 +56,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-def pixels_of(photos: Path, facts: ModelFacts) -> np.ndarray:
+def pixels_of(photos: Path, facts: ModelInfo) -> np.ndarray:
     plan = read_source(str(photos))
     rows = decode_rows(plan.table, plan.root, {PIXELS: facts.preprocess})
     return unpack(rows, PIXELS, facts.preprocess)
 
 
 @cache
-def facts_of(request: ModelRequest) -> ModelFacts:
+def facts_of(request: ModelRequest) -> ModelInfo:
     return examine(request)
 
 
@@ -130,7 +130,7 @@ def test_a_compiled_network_is_the_eager_one_and_built_once(
     assert distance(found.logits, logits) < FLOAT32
     assert compiled.is_cached(facts, "fp32", torch.device("cuda"))
 
-    def never(of: ModelFacts) -> None:
+    def never(of: ModelInfo) -> None:
         raise AssertionError("a built engine needs no network")
 
     monkeypatch.setattr("pipelines.engines.engine.load_verified", never)

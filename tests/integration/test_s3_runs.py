@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.kill_and_resume import group, kill_once
-from common.storage import place
+from common.storage import to_path
 from pipelines.outputs.hdf5 import matrix
 from pipelines.run import Run
 from tests.commands import here, onepass
@@ -104,7 +104,7 @@ def test_killed_again_and_again(
     command = ("extract", photos, *EXACT, "--out", RUN)
     s3.faults(*WEATHER, Rule("slow", seconds=1, method="PUT", key="detections"))
     for events in (2, 4):
-        kill_once(_line(*command), place(RUN), events, tmp_path / "log", seconds=SECONDS)
+        kill_once(_line(*command), to_path(RUN), events, tmp_path / "log", seconds=SECONDS)
         assert "runs/first/.lock" in s3.stored("runs/first")
     done = onepass(*command, "--json", seconds=SECONDS)
     assert done.returncode == 0, done.stderr

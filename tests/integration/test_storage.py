@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import SourceError, StorageError
-from common.storage import listed, place, remove_folder
+from common.storage import list_folder, remove_folder, to_path
 from pipelines.images.decode import decode_rows
 from pipelines.model_info import Preprocess, Reading
 from pipelines.sources.plan import read_source
@@ -34,7 +34,7 @@ SMALL = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0
     ids=lambda rule: f"{rule.kind}{rule.status}",
 )
 def test_faults_are_tried_again(s3: Store, rule: Rule) -> None:
-    file = place("s3://bucket/folder/file")
+    file = to_path("s3://bucket/folder/file")
     s3.faults(rule)
     file.write_bytes(b"12345" * 100_000)
     assert file.read_bytes() == b"12345" * 100_000
@@ -44,7 +44,7 @@ def test_faults_are_tried_again(s3: Store, rule: Rule) -> None:
 
 def test_faults_are_tried_again_however_many_there_were(s3: Store) -> None:
     """The retries of Arrow's standard strategy run out after a hundred in a process."""
-    file = place("s3://bucket/folder/file")
+    file = to_path("s3://bucket/folder/file")
     file.write_bytes(b"1")
     s3.faults(Rule("error", share=0.15))
     with ThreadPoolExecutor(16) as pool:
@@ -55,18 +55,18 @@ def test_faults_are_tried_again_however_many_there_were(s3: Store) -> None:
 @pytest.mark.parametrize("name", ["a#b.jpg", "a?b.jpg", "a%20b.jpg", "ü/x y.jpg", "a*b[1].jpg"])
 def test_names_are_taken_as_they_are(s3: Store, name: str) -> None:
     s3.write(f"im ages/{name}", b"1")
-    for file in (place("s3://bucket/im ages") / name, place(f"s3://bucket/im ages/{name}")):
+    for file in (to_path("s3://bucket/im ages") / name, to_path(f"s3://bucket/im ages/{name}")):
         assert file.read_bytes() == b"1"
         assert pickle.loads(pickle.dumps(file)).read_bytes() == b"1"  # noqa: S301
-    assert listed(place("s3://bucket/im ages"))
+    assert list_folder(to_path("s3://bucket/im ages"))
 
 
 def test_a_store_that_does_not_answer_is_not_an_empty_one(s3: Store) -> None:
     s3.write("run/detections/part-0.parquet", b"1")
-    folder = place("s3://bucket/run")
+    folder = to_path("s3://bucket/run")
     s3.faults(Rule("error", status=403))
     for asked in (
-        lambda: listed(folder / "detections"),
+        lambda: list_folder(folder / "detections"),
         lambda: list(folder.glob("*")),
         folder.exists,
         folder.is_dir,
@@ -137,7 +137,7 @@ def test_google_without_credentials_is_told_at_once(
         raise socket.gaierror
 
     monkeypatch.setattr(socket, "create_connection", nowhere)
-    file = place("gs://bucket/run")
+    file = to_path("gs://bucket/run")
     assert (str(file / "a"), file.name) == ("gs://bucket/run/a", "run")
     with pytest.raises(StorageError, match="GOOGLE_APPLICATION_CREDENTIALS"):
         file.exists()

@@ -16,14 +16,14 @@ from PIL import Image
 
 from cluster.executors import ExecutorName
 from common.errors import FolderError, InputError, RunError, VerifyError
-from common.json_models import read_record, sha256_file
-from common.lock import sole_writer
+from common.json_models import read_json, sha256_file
+from common.lock import lock_folder
 from pipelines.detections import BOX
 from pipelines.run import Run
 from tests.runs import write_run
 from tracks import link as tracks_module
 from tracks.association.options import PRESETS, LinkOptions
-from tracks.embeddings import Looks
+from tracks.embeddings import EmbeddingReader
 from tracks.link import link_run
 from tracks.sizes import image_size
 from tracks.store import SCHEMA, LinkSummary, TracksManifest, read_tracks
@@ -109,7 +109,9 @@ def test_groups_windows_and_files_do_not_change_a_row(
         expected = expected or read_tracks(run)
         with monkeypatch.context() as small:
             small.setattr(tracks_module, "GROUP_ROWS", group_rows)
-            small.setattr(Looks.__init__, "__kwdefaults__", {"window_bytes": window_bytes})
+            small.setattr(
+                EmbeddingReader.__init__, "__kwdefaults__", {"window_bytes": window_bytes}
+            )
             link_run(run)
         assert len(list((run / "tracks").glob("*.parquet"))) == (2 if group_rows < 36 else 1)
         assert read_tracks(run).equals(expected)
@@ -123,11 +125,11 @@ def test_linking_again_replaces_and_is_the_same(run: Path) -> None:
     options = LinkOptions(max_cost=1e-9, max_gap_seconds=90.0)
     summary = link_run(run, options=options)
     assert len(read_tracks(run)["track_id"].unique()) == 36
-    manifest = read_record(run / "tracks" / "manifest.json", TracksManifest)
+    manifest = read_json(run / "tracks" / "manifest.json", TracksManifest)
     assert (manifest.options, manifest.counts) == (options, summary)
     link_run(run)
     assert sha256_file(run / "tracks" / "part-00000.parquet") == first
-    manifest = read_record(run / "tracks" / "manifest.json", TracksManifest)
+    manifest = read_json(run / "tracks" / "manifest.json", TracksManifest)
     assert manifest.files == {"part-00000.parquet": first}
     assert names_in(run) == {"detections", "manifest.json", "tracks"}
 
@@ -201,7 +203,7 @@ def _fail(*_: object) -> None:
 
 
 def test_two_at_once(run: Path) -> None:
-    with sole_writer(run / ".tracks.linking", "link"), pytest.raises(FolderError):
+    with lock_folder(run / ".tracks.linking", "link"), pytest.raises(FolderError):
         link_run(run)
     assert link_run(run).tracks == 6
 
@@ -277,7 +279,7 @@ def test_weak_detections_are_rows_without_a_track(tmp_path: Path) -> None:
     assert {lone[0][name] for name in ("position", "previous_detection_id", "cost", "margin")} == {
         None
     }
-    manifest = read_record(run / "tracks" / "manifest.json", TracksManifest)
+    manifest = read_json(run / "tracks" / "manifest.json", TracksManifest)
     assert manifest.score_column == "detector_score"
     for column in ("confidence", "label", None):  # none of that name, no numbers, not given
         with pytest.raises(InputError, match=column or "score column"):

@@ -15,7 +15,7 @@ from common.errors import RunError
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
 from pipelines.extract import Options, extract
-from pipelines.images.pixels import fit
+from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
 from pipelines.model_info import ModelRequest, Reading
 from tests.integration.api.world import serving
@@ -57,7 +57,7 @@ def test_each_frame_has_the_embedding_of_its_pixels(done: SimpleNamespace, video
         rows = [row for row in done.rows if row["sequence"] == name]
         assert [row["frame"] for row in rows] == list(np.linspace(0, count - 1, 8).astype(int))
         video = VideoFile(videos / name)
-        pixels = [fit(video.frame(r["frame"]), facts.preprocess).permute(1, 2, 0) for r in rows]
+        pixels = [resize(video.frame(r["frame"]), facts.preprocess).permute(1, 2, 0) for r in rows]
         expected = embedder._engine(np.stack(pixels)).embedding
         np.testing.assert_allclose([r["embedding"] for r in rows], expected, atol=1e-5)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
-from index.search.accelerator import Accelerator, Allowed, Effort
+from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import make_index, train
 from tests.indexes import DIM, embeddings, true_scores
 
@@ -144,7 +144,7 @@ def test_filtered_search_is_brute_force_among_what_fits(
 def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
     """Lists are counted by what fits in them, so that it does not matter where that is."""
     quick = opened(factory, "cosine", tmp_path)
-    effort = Effort({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
+    effort = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
     for query in QUERIES[:5]:
         far = masks("cosine", query[None])["far"]
         _, rows = quick.search(asked("cosine", query[None]), K, effort, Allowed(far))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import pipelines.models.compare as module
 from common.errors import ModelError, SourceError
 from onepass.cli.main import app, main
-from pipelines.images.pixels import decode, fit, read
+from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Preprocess
 from pipelines.models.base import Backbone, Loaded
 from pipelines.models.compare import FormerExtractor, compare, divided_by_sum, normalise
@@ -125,7 +125,7 @@ def test_differences_are_those_computed_by_hand(
     loaded = given(monkeypatch, seeded(Plus(0.5)))
     found = compare(TINY, photos)
     files = sorted(Path(photos).rglob("*.jpg"))
-    pixels = torch.stack([fit(decode(read(file)).pixels, loaded.preprocess) for file in files])
+    pixels = torch.stack([resize(decode(read(file)).pixels, loaded.preprocess) for file in files])
     means = loaded.backbone.features(normalise(pixels, loaded.preprocess)).mean((2, 3))
     old = means.numpy().astype(np.float64)
     new = old + 0.5
@@ -148,7 +148,7 @@ def test_an_unpooled_map_can_be_averaged(photos: str) -> None:
     assert "average each stored vector over the places of its map [32, 4, 4]" in found.says
     assert found.new.relative is None
     loaded = load_backbone(TINY)
-    pixels = fit(decode(read(next(Path(photos).rglob("*.jpg")))).pixels, loaded.preprocess)
+    pixels = resize(decode(read(next(Path(photos).rglob("*.jpg")))).pixels, loaded.preprocess)
     x = normalise(pixels[None], loaded.preprocess)
     with torch.inference_mode():
         stored = divided_by_sum(FormerExtractor(loaded.backbone.model)(x).flatten(1))  # type: ignore[union-attr]

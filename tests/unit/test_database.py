@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ami.join import Some, features_of
+from ami.join import RowChunk, features_of
 from common.errors import InputError, SourceError
 from pipelines.images.pixels import ImageError
-from pipelines.sources.database.connect import name_of, opened
+from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.plan import box_of, deployment_names
 from pipelines.sources.plan import is_database, name_source, read_source
 
@@ -38,7 +38,7 @@ def test_no_secret_is_named_or_said(url: str) -> None:
             said.append(str(asked(url)))
         except InputError as error:
             said.append(str(error))
-    with pytest.raises(SourceError) as refused, opened(url):
+    with pytest.raises(SourceError) as refused, open_database(url):
         pass
     said.append(str(refused.value))
     assert len(said) == 4
@@ -80,7 +80,7 @@ def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
     for write in (False, True):
         with (
             pytest.raises(SourceError, match="no such file"),
-            opened(f"sqlite:///{tmp_path}/gone.db", write=write),
+            open_database(f"sqlite:///{tmp_path}/gone.db", write=write),
         ):
             pass
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +151,7 @@ def test_features_that_are_none(raw: str, why: str) -> None:
 
 
 def test_a_few_are_named_and_all_counted() -> None:
-    some = Some()
+    some = RowChunk()
     for number in range(7):
         some.add(f"ami:{number}")
     assert some.count == 7

@@ -17,7 +17,7 @@ from pipelines.engines.batching import find_rows, in_batches, is_out_of_memory
 from pipelines.engines.cache import cached, folder
 from pipelines.engines.engine import Engine
 from pipelines.engines.precision import check_format, compare, fast_formats, is_harmless
-from pipelines.model_info import ModelFacts, Outputs, PrecisionAudit
+from pipelines.model_info import ModelInfo, Outputs, PrecisionAudit
 from pipelines.models.network import Network
 from pipelines.models.registry import examine
 from tests.tiny import TINY, by_hand, check_engine
@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def facts() -> ModelFacts:
+def facts() -> ModelInfo:
     return examine(TINY, Outputs(map=True))
 
 
@@ -41,24 +41,24 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
 
 
-def test_eager_gives_the_models_own_answers(facts: ModelFacts, pixels: np.ndarray) -> None:
+def test_eager_gives_the_models_own_answers(facts: ModelInfo, pixels: np.ndarray) -> None:
     check_engine(facts, pixels, "eager")
 
 
-def test_engine_refuses_other_weights(facts: ModelFacts) -> None:
+def test_engine_refuses_other_weights(facts: ModelInfo) -> None:
     with pytest.raises(ModelError, match="weights here hash to"):
         Engine(facts.model_copy(update={"weights_sha256": "f" * 64}), "fp32")
 
 
 def test_openvino_that_is_not_installed_is_one_line(
-    facts: ModelFacts, monkeypatch: pytest.MonkeyPatch
+    facts: ModelInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"not installed; run: pip install 'onepass\[openvino\]'"):
         Engine(facts, "fp32", "openvino")
 
 
-def test_no_rows_have_no_answers(facts: ModelFacts) -> None:
+def test_no_rows_have_no_answers(facts: ModelInfo) -> None:
     found = Engine(facts, "fp32")(np.empty((0, 32, 32, 3), np.uint8))
     assert (found.embedding.shape, found.logits.shape) == ((0, 32), (0, 10))
     assert found.maps[0].shape == (0, 32, 4, 4)
@@ -74,7 +74,7 @@ class Small(Network):
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
-    facts: ModelFacts, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    facts: ModelInfo, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "Network", Small)
     run = Engine(facts, "fp32", batch_rows=32)
@@ -112,7 +112,7 @@ def test_batches_are_of_one_size() -> None:
         assert len(parts) == -(-total // rows)
 
 
-def test_pixels_that_may_not_be_written_are_answered(facts: ModelFacts, pixels: np.ndarray) -> None:
+def test_pixels_that_may_not_be_written_are_answered(facts: ModelInfo, pixels: np.ndarray) -> None:
     locked = pixels[:3].copy()
     locked.flags.writeable = False  # as Arrow's memory is
     run = Engine(facts, "fp32")

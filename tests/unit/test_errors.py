@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from common.errors import StoppedError, WorkError, failed
-from common.progress import Bar
+from common.errors import StoppedError, WorkError, work_error
+from common.progress import ProgressBar
 
 
 def test_the_innermost_cause_is_told_in_one_line() -> None:
@@ -15,7 +15,7 @@ def test_the_innermost_cause_is_told_in_one_line() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", advice)
     outer = RuntimeError("a\nlong\ntraceback")
     outer.__cause__ = full
-    told = failed("extraction", outer)
+    told = work_error("extraction", outer)
     assert isinstance(told, WorkError)
     assert str(told).startswith("extraction failed: OSError: No space left on device; what is")
     assert "\n" not in str(told)
@@ -23,14 +23,14 @@ def test_the_innermost_cause_is_told_in_one_line() -> None:
 
 
 def test_advice_in_a_key_error_is_left_out() -> None:
-    told = failed("extraction", KeyError("no such column\nTo change retry attempts"))
+    told = work_error("extraction", KeyError("no such column\nTo change retry attempts"))
     assert str(told).startswith("extraction failed: KeyError: no such column; what is")
 
 
 def test_a_cause_that_says_nothing_is_passed_over() -> None:
     error = ValueError("the block is empty")
     error.__cause__ = RuntimeError()  # as Ray Data marks what is its own
-    assert str(failed("extraction", error)).startswith(
+    assert str(work_error("extraction", error)).startswith(
         "extraction failed: ValueError: the block is empty; what is"
     )
 
@@ -45,5 +45,5 @@ def test_ctrl_c_says_how_to_go_on(resumes: bool, says: str) -> None:
 
 
 def _stopped(resumes: bool) -> None:
-    with Bar(resumes=resumes):
+    with ProgressBar(resumes=resumes):
         raise KeyboardInterrupt

@@ -8,11 +8,11 @@ import pytest
 
 from common.errors import VerifyError
 from pipelines.outputs.finish import data_files, describe_run
-from pipelines.run import Run, RunManifest, SessionFacts
+from pipelines.run import Run, RunManifest, SessionInfo
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
 
 ROWS = 40
-SESSION = SessionFacts(rows=ROWS, actors=1, gpus=0, rows_a_second=None)
+SESSION = SessionInfo(rows=ROWS, actors=1, gpus=0, rows_a_second=None)
 
 
 @pytest.fixture

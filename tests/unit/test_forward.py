@@ -19,7 +19,7 @@ from pipelines.model_info import GateRequest, ModelRequest, Outputs
 from pipelines.models import registry as backbones
 from pipelines.models.scores import softmax
 from pipelines.progress.counters import Block, Board
-from pipelines.request import GateFacts, Request
+from pipelines.request import GateInfo, Request
 from pipelines.sources.plan import read_source
 from tests.pictures import photo_folder
 from tests.runs import command_of, request_of
@@ -70,7 +70,7 @@ def request(
         facts = examine(TINY)
         names = tuple(f"tiny {n}" for n in range(10))
         asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
-        gate = GateFacts(asked=asked, facts=facts, labels=names, label_index=label)
+        gate = GateInfo(asked=asked, facts=facts, labels=names, label_index=label)
     command = command_of(model=model, top_k=3, outputs=outputs)
     return request_of(command, examine(model, outputs), gate=gate)
 

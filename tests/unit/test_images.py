@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from pipelines.images.pixels import ImageError, _quiet, cut, decode, fit, read
+from pipelines.images.pixels import ImageError, _quiet, crop, decode, read, resize
 from pipelines.model_info import Preprocess
 from tests.pictures import drawn, encoded
 
@@ -101,10 +101,10 @@ def test_read_says_missing_and_empty(tmp_path: Path) -> None:
 
 def test_cut_grows_to_whole_pixels_and_clips() -> None:
     pixels = torch.arange(3 * 10 * 20).reshape(3, 10, 20)
-    assert torch.equal(cut(pixels, (None,) * 4), pixels)
-    assert torch.equal(cut(pixels, (2.4, 1.6, 5.1, 4.0)), pixels[:, 1:4, 2:6])
-    assert torch.equal(cut(pixels, (-5, -5, 3, 2)), pixels[:, :2, :3])
-    assert torch.equal(cut(pixels, (15, 5, 99, 99)), pixels[:, 5:, 15:])
+    assert torch.equal(crop(pixels, (None,) * 4), pixels)
+    assert torch.equal(crop(pixels, (2.4, 1.6, 5.1, 4.0)), pixels[:, 1:4, 2:6])
+    assert torch.equal(crop(pixels, (-5, -5, 3, 2)), pixels[:, :2, :3])
+    assert torch.equal(crop(pixels, (15, 5, 99, 99)), pixels[:, 5:, 15:])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_cut_grows_to_whole_pixels_and_clips() -> None:
 )
 def test_bad_boxes_name_their_trouble(box: tuple[float | None, ...], kind: str) -> None:
     with pytest.raises(ImageError) as caught:
-        cut(torch.zeros(3, 10, 20), box)
+        crop(torch.zeros(3, 10, 20), box)
     assert caught.value.kind == kind
 
 
@@ -131,28 +131,28 @@ def test_crop_equals_torchvision(size: tuple[int, int], crop_pct: float) -> None
     pixels = torch.from_numpy(np.array(drawn(7, width=size[0], height=size[1]))).permute(2, 0, 1)
     how = Preprocess(input_size=(224, 224), resize="crop", crop_pct=crop_pct, mean=HALF, std=HALF)
     expected = Compose([Resize(int(224 / crop_pct), antialias=True), CenterCrop(224)])(pixels)
-    difference = (fit(pixels, how).int() - expected.int()).abs()
+    difference = (resize(pixels, how).int() - expected.int()).abs()
     assert difference.float().mean() < 1.0
 
 
 def test_squash_and_pad() -> None:
     pixels = torch.full((3, 50, 100), 200, dtype=torch.uint8)
-    squashed = fit(pixels, Preprocess(input_size=(64, 64), resize="squash", mean=HALF, std=HALF))
+    squashed = resize(pixels, Preprocess(input_size=(64, 64), resize="squash", mean=HALF, std=HALF))
     assert squashed.shape == (3, 64, 64)
     assert (squashed == 200).all()
     mean = (0.2, 0.4, 0.6)
-    padded = fit(pixels, Preprocess(input_size=(64, 64), resize="pad", mean=mean, std=HALF))
+    padded = resize(pixels, Preprocess(input_size=(64, 64), resize="pad", mean=mean, std=HALF))
     assert padded[:, 0, 0].tolist() == [51, 102, 153]
     assert padded[:, 32, 32].tolist() == [200, 200, 200]
     assert (padded[0] == 200).sum() == 32 * 64
 
 
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("mode", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 30_000), (30_000, 1)])
-def test_extreme_shapes_fit(resize: str, shape: tuple[int, int]) -> None:
+def test_extreme_shapes_fit(mode: str, shape: tuple[int, int]) -> None:
     pixels = torch.full((3, *shape), 7, dtype=torch.uint8)
-    how = Preprocess(input_size=(224, 224), resize=resize, mean=HALF, std=HALF)  # type: ignore[arg-type]
-    fitted = fit(pixels, how)
+    how = Preprocess(input_size=(224, 224), resize=mode, mean=HALF, std=HALF)  # type: ignore[arg-type]
+    fitted = resize(pixels, how)
     assert fitted.shape == (3, 224, 224)
     assert (fitted[:, 111:113, 111:113] == 7).all(0).any()
 

@@ -14,14 +14,14 @@ import timm
 import torch
 
 from common.errors import ModelError, WorkError
-from onepass.cli.extract import say_extracted
+from onepass.cli.extract import print_extracted
 from pipelines.detections import complete
 from pipelines.engines import resolve as resolving
 from pipelines.engines.embed import Embedder
 from pipelines.engines.engine import Engine
 from pipelines.engines.unresolved import Unresolved
 from pipelines.extract import Outcome
-from pipelines.model_info import ModelFacts, ModelRequest, Outputs, PrecisionAudit
+from pipelines.model_info import ModelInfo, ModelRequest, Outputs, PrecisionAudit
 from pipelines.models.base import Loaded
 from pipelines.models.registry import describe, examine, load_backbone, load_verified
 from pipelines.models.scores import softmax
@@ -44,7 +44,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def facts() -> ModelFacts:
+def facts() -> ModelInfo:
     return examine(TINY)
 
 
@@ -59,7 +59,7 @@ def empty_plan() -> pa.Table:
 
 @pytest.mark.parametrize(("classes", "features", "hidden"), HEADS)
 def test_the_head_answers_in_the_pass(
-    facts: ModelFacts,
+    facts: ModelInfo,
     pixels: np.ndarray,
     tmp_path: Path,
     classes: int,
@@ -71,7 +71,7 @@ def test_the_head_answers_in_the_pass(
 
 @pytest.mark.parametrize("features", ["pooled", "map"])
 def test_the_head_is_exact_where_the_body_rounds(
-    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path, features: str
+    facts: ModelInfo, pixels: np.ndarray, tmp_path: Path, features: str
 ) -> None:
     grid = map_by_hand(pixels)
     like = grid if features == "map" else grid.mean((2, 3))
@@ -98,7 +98,7 @@ def test_the_head_sees_the_feature_point_asked_for(tmp_path: Path) -> None:
         examine(with_head(file, penultimate))
 
 
-def test_what_a_head_changes_in_the_facts(facts: ModelFacts, tmp_path: Path) -> None:
+def test_what_a_head_changes_in_the_facts(facts: ModelInfo, tmp_path: Path) -> None:
     made_head(facts, tmp_path / "a.pt", ZEROS, classes=5)
     made_head(facts, tmp_path / "b.pt", ZEROS, classes=5, seed=4)
     one, two = (examine(with_head(tmp_path / name)) for name in ("a.pt", "b.pt"))
@@ -112,7 +112,7 @@ def test_what_a_head_changes_in_the_facts(facts: ModelFacts, tmp_path: Path) -> 
     assert one.head.classes[4] == "kind 4"
 
 
-def test_an_upload_gets_the_heads_classes(facts: ModelFacts, tmp_path: Path) -> None:
+def test_an_upload_gets_the_heads_classes(facts: ModelInfo, tmp_path: Path) -> None:
     picture = encoded(drawn(4), "PNG")
     plain = Embedder.load(facts).embed_bytes(picture)
     head = made_head(facts, tmp_path / "h.pt", ZEROS, classes=5)
@@ -127,7 +127,7 @@ def test_an_upload_gets_the_heads_classes(facts: ModelFacts, tmp_path: Path) -> 
     assert found.score == pytest.approx(scores.max(), abs=1e-5)
 
 
-def test_heads_that_do_not_fit_are_refused(facts: ModelFacts, tmp_path: Path) -> None:
+def test_heads_that_do_not_fit_are_refused(facts: ModelInfo, tmp_path: Path) -> None:
     file = tmp_path / "h.pt"
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     for like, changed in (
@@ -144,7 +144,7 @@ def test_heads_that_do_not_fit_are_refused(facts: ModelFacts, tmp_path: Path) ->
 
 
 def test_a_head_that_changed_is_refused(
-    facts: ModelFacts, pixels: np.ndarray, tmp_path: Path
+    facts: ModelInfo, pixels: np.ndarray, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.pt"
     made_head(facts, file, ZEROS, classes=3)
@@ -166,7 +166,7 @@ def test_a_head_that_changed_is_refused(
 
 
 def test_an_unfinished_run_is_not_continued_with_another_head(
-    facts: ModelFacts, tmp_path: Path
+    facts: ModelInfo, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.pt"
     made_head(facts, file, ZEROS, classes=3)
@@ -234,5 +234,5 @@ def test_random_weights_are_warned_of_unless_they_were_wanted(
     facts = TINY_FACTS.model_copy(update={"request": request, "weights": "random (seed 0)"})
     run = write_run(tmp_path / "run", {"image": ["a.jpg"]}, ZEROS, facts=facts, files=1)
     manifest = run.manifest.model_copy(update={"seconds": 1.0})
-    say_extracted(Outcome(Run(run.path, manifest)))
+    print_extracted(Outcome(Run(run.path, manifest)))
     assert ("has random weights: classes and emb" in capsys.readouterr().err) == warned

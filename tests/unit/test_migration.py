@@ -27,11 +27,11 @@ from migration.links import (
 )
 from migration.page import render
 from migration.report import Labels, Limits, MigrationReport
-from migration.rows import Rows, beside
+from migration.rows import Rows, align_runs
 from migration.spaces import compare_spaces, shared_neighbours
 from migration.verdict import judge
 from pipelines.model_info import ModelRequest
-from pipelines.run import Run, SessionFacts
+from pipelines.run import Run, SessionInfo
 from tests.runs import TINY_FACTS, command_of, request_of, write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
@@ -50,11 +50,11 @@ def run_of(path: Path, vectors: Any, *, names: tuple[str, ...] | None = None, **
 
 
 def rows_of(tmp_path: Path, then: Any, now: Any) -> tuple[Rows, Rows]:
-    return beside(run_of(tmp_path / "then", then), run_of(tmp_path / "now", now))
+    return align_runs(run_of(tmp_path / "then", then), run_of(tmp_path / "now", now))
 
 
 def labels_of(tmp_path: Path, then: dict[str, Any], now: dict[str, Any]) -> Labels:
-    pair = beside(
+    pair = align_runs(
         run_of(tmp_path / "then", np.ones((6, 2)), **then),
         run_of(tmp_path / "now", np.ones((6, 2)), **now),
     )
@@ -242,7 +242,7 @@ def two_still_ones(tmp_path: Path) -> tuple[Rows, Rows]:
     x, y = (1.0, 0.0), (0.0, 1.0)
     then = run_of(tmp_path / "then", [x, y, x, y, x, y], plan=plan)
     now = run_of(tmp_path / "now", [x, y, y, x, x, y], plan=plan)
-    return beside(then, now)
+    return align_runs(then, now)
 
 
 def test_links_that_would_change(two_still_ones: tuple[Rows, Rows], tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_one_frame_has_nothing_to_link(tmp_path: Path) -> None:
         "y2": [9] * 6,
     }
     pair = (run_of(tmp_path / name, OLD, plan=plan) for name in ("then", "now"))
-    links, moved = compare_links(*beside(*pair), tmp_path)
+    links, moved = compare_links(*align_runs(*pair), tmp_path)
     assert links.reason == "no sequence has detections in two frames, so there is nothing to link"
     assert (links.changed, moved.suggested, moved.reason) == (None, None, links.reason)
 
@@ -296,16 +296,16 @@ def test_one_frame_has_nothing_to_link(tmp_path: Path) -> None:
 def test_cost(tmp_path: Path) -> None:
     manifest = run_of(tmp_path / "run", OLD).manifest.model_copy(update={"seconds": 50.0})
     assert run_cost(manifest).reason == "the run was made before its session was recorded"
-    session = SessionFacts(rows=100, actors=2, gpus=0, rows_a_second=10)
+    session = SessionInfo(rows=100, actors=2, gpus=0, rows_a_second=10)
     cost = run_cost(manifest.model_copy(update={"session": session}))
     assert (cost.images_a_second, cost.with_start_up, cost.unit, cost.units) == (10, 2, "core", 2)
     assert cost.unit_hours == pytest.approx(2 * 50 / 3600)
     assert cost.hours_a_million == pytest.approx(1e5 / 3600)
     assert cost.unit_hours_a_million == pytest.approx(2e5 / 3600)
-    on_gpus = SessionFacts(rows=100, actors=4, gpus=2, rows_a_second=None)
+    on_gpus = SessionInfo(rows=100, actors=4, gpus=2, rows_a_second=None)
     cost = run_cost(manifest.model_copy(update={"session": on_gpus}))
     assert (cost.images_a_second, cost.unit, cost.units) == (2, "GPU", 2)
-    idle = run_cost(manifest.model_copy(update={"session": SessionFacts(
+    idle = run_cost(manifest.model_copy(update={"session": SessionInfo(
         rows=0, actors=2, gpus=0, rows_a_second=None)}))  # fmt: skip
     assert (idle.reason, idle.unit_hours) == ("an earlier session had answered every row", None)
 
@@ -349,14 +349,14 @@ def test_verdict(report: MigrationReport) -> None:
 def test_runs_of_other_detections_are_refused(tmp_path: Path) -> None:
     then = run_of(tmp_path / "then", OLD)
     with pytest.raises(RunError, match=r"is no migration of .*: 6 rows and 5 rows"):
-        beside(then, run_of(tmp_path / "few", OLD[:5]))
+        align_runs(then, run_of(tmp_path / "few", OLD[:5]))
     other = write_run(
         tmp_path / "other",
         {"image": [f"{n}.jpg" for n in range(6)], "detection_id": ["d0", "d1", "x", *"345"]},
         OLD,
     )
     with pytest.raises(RunError, match="row 2 is 'd2' and 'x'"):
-        beside(then, other)
+        align_runs(then, other)
 
 
 # -- the page

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import InputError, RunError
-from common.json_models import read_record, sha256_file
+from common.json_models import read_json, sha256_file
 from pipelines.heads import features
 from pipelines.heads.apply import SCHEMA, Applied, AppliedManifest, apply_head
 from pipelines.run import Run
@@ -65,7 +65,7 @@ def test_every_row_gets_the_heads_answer(
     ]
     scores = found["score"].drop_null().to_numpy()
     np.testing.assert_allclose(scores, shares.max(1)[good], rtol=1e-4)
-    manifest = read_record(applied.out / "manifest.json", AppliedManifest)
+    manifest = read_json(applied.out / "manifest.json", AppliedManifest)
     assert manifest == applied.manifest
     assert (manifest.rows, manifest.failed, manifest.without_features) == (30, 2, 0)
     assert manifest.counts == {

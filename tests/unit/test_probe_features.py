@@ -15,7 +15,7 @@ from common.errors import InputError, RunError, VerifyError
 from pipelines.heads import features
 from pipelines.heads.clips import read_clips
 from pipelines.heads.features import label_values, read_run
-from pipelines.model_info import MapFacts
+from pipelines.model_info import MapInfo
 from pipelines.run import Run
 from tests.probes import blobs, clip_file
 from tests.runs import TINY_FACTS, write_run
@@ -134,7 +134,7 @@ def test_maps_are_read_flattened(run: Run, tmp_path: Path) -> None:
         read_run(run, labels="kind", kind="map")
     shape = (3, 2, 2)
     maps = np.random.default_rng(1).normal(size=(8, 12)).astype(np.float32)
-    known = MapFacts(name="feature_map", level=None, shape=shape, reduction=8)
+    known = MapInfo(name="feature_map", level=None, shape=shape, reduction=8)
     facts = TINY_FACTS.model_copy(update={"maps": (known,)})
     plan = {"image": [f"{n}.jpg" for n in range(8)], "kind": ["a", "b"] * 4}
     kept = write_run(tmp_path / "kept", plan, VALUES, facts=facts)

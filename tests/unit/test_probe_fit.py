@@ -15,7 +15,7 @@ from common.errors import InputError
 from pipelines.heads.features import Examples
 from pipelines.heads.fit import Fitted, TrainOptions, fit, head_of, standardisation, weights_of
 from pipelines.heads.parts import Parts, divide
-from pipelines.model_info import HeadFacts
+from pipelines.model_info import HeadInfo
 from pipelines.models.head import head_sha256
 from tests.heads import answered
 from tests.probes import blobs
@@ -108,7 +108,7 @@ def test_a_head_answers_as_scikit_learn_does(
             model.partial_fit(scaled, targets, classes=np.unique(targets))
     else:
         model.fit(scaled, targets)
-    facts = HeadFacts(
+    facts = HeadInfo(
         features="pooled",
         shape=(8,),
         hidden=hidden,

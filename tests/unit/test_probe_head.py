@@ -11,13 +11,13 @@ import torch
 
 from common.errors import ModelError
 from pipelines.heads.fit import classify
-from pipelines.model_info import HeadFacts
+from pipelines.model_info import HeadInfo
 from pipelines.models.head import Head, head_sha256, load_head, save_head
 from tests.heads import answered
 
 
 def made(classes: tuple[str, ...] = ("ant", "bee"), hidden: tuple[int, ...] = ()) -> Head:
-    facts = HeadFacts(
+    facts = HeadInfo(
         features="map",
         shape=(2, 3),
         hidden=hidden,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError, RunError
-from common.json_models import read_record
+from common.json_models import read_json
 from pipelines.heads.fit import TrainOptions
 from pipelines.heads.parts import divide, notes_of
 from pipelines.heads.pictures import Judged, draw_confusion, draw_validation
@@ -89,7 +89,7 @@ def test_all_that_stands_beside_a_head(tmp_path: Path, hidden: tuple[int, ...]) 
     ]
     steps = [at for at in stages if at[0] == "training"]
     assert [done for _, done, _ in steps] == list(range(1, len(steps) + 1))
-    record = read_record(tmp_path / "new" / "h.json", ProbeRecord)
+    record = read_json(tmp_path / "new" / "h.json", ProbeRecord)
     assert record == trained.record
     head = load_head(trained.file)
     assert record.head_sha256 == head_sha256(head)

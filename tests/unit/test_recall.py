@@ -7,7 +7,7 @@ import pytest
 
 from index.metrics import Metric, prepare
 from index.search import recall
-from index.search.accelerator import Effort
+from index.search.accelerator import SearchParams
 from index.search.recall import ExactKnn, Hits, recall_at, tune
 from tests.indexes import embeddings, true_hits
 
@@ -79,7 +79,7 @@ class Pretended:
         self._cost |= seconds
         return self
 
-    def search(self, effort: Effort) -> Hits:
+    def search(self, effort: SearchParams) -> Hits:
         self.tried.append(name_of(effort))
         found = round(1000 * self._shares[name_of(effort)])
         rows = EXACT.rows.copy()
@@ -87,13 +87,13 @@ class Pretended:
         return Hits(rows, EXACT.scores)
 
 
-def name_of(effort: Effort) -> str:
+def name_of(effort: SearchParams) -> str:
     (name,) = effort.values
     return name
 
 
-def ladder(*names: str) -> list[Effort]:
-    return [Effort({name: 1}) for name in names]
+def ladder(*names: str) -> list[SearchParams]:
+    return [SearchParams({name: 1}) for name in names]
 
 
 def test_least_effort_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import ray
 
-from cluster.session import lay_out, session, store_bytes
+from cluster.session import plan_slots, session, store_bytes
 from common.errors import ClusterError
 
 
 @pytest.mark.parametrize("cpus", [2, 3, 4, 8, 16, 64, 512])
 @pytest.mark.parametrize("gpus", [0, 1, 8])
 def test_filter_and_two_tasks_fit_beside_all_actors(cpus: int, gpus: int) -> None:
-    slots = lay_out(cpus, gpus)
+    slots = plan_slots(cpus, gpus)
     taken = slots.actors * slots.cpus_per_actor
     assert taken + 1 + 2 * slots.cpus_per_task <= cpus + 1e-9
     assert slots.actors == (gpus or cpus)
@@ -20,12 +20,12 @@ def test_filter_and_two_tasks_fit_beside_all_actors(cpus: int, gpus: int) -> Non
 
 
 def test_one_actor_a_core_where_cores_are_known() -> None:
-    assert lay_out(4, 0, cores=2).actors == 2
+    assert plan_slots(4, 0, cores=2).actors == 2
 
 
 def test_too_small_a_cluster_is_refused() -> None:
     with pytest.raises(ClusterError, match="has 1 logical CPUs, extraction needs 2"):
-        lay_out(1, 0)
+        plan_slots(1, 0)
 
 
 def test_a_start_that_takes_ray_too_long_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from ray.job_submission import JobStatus
 from setuptools import find_packages
 
 import cluster.submit
-from cluster.session import lay_out, session
+from cluster.session import plan_slots, session
 from cluster.submit import Ended, check_command, follow, read_env, submit
 from common.errors import ClusterError, LeftRunningError, WorkError
 
@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(
 def test_slots_are_free_in_one_piece_however_ray_places_the_actors(
     nodes: int, cpus_a_node: int, gpus_a_node: int
 ) -> None:
-    slots = lay_out(nodes * cpus_a_node, nodes * gpus_a_node, nodes=nodes)
+    slots = plan_slots(nodes * cpus_a_node, nodes * gpus_a_node, nodes=nodes)
     free = nodes * cpus_a_node - slots.actors * slots.cpus_per_actor
     assert free >= nodes  # so one node has a whole CPU for the checkpoint filter
     free -= 1
@@ -245,7 +245,7 @@ def test_slots_are_free_in_one_piece_however_ray_places_the_actors(
 
 def test_nodes_of_one_cpu_are_refused() -> None:
     with pytest.raises(ClusterError, match="4 logical CPUs on 4 nodes, too few on each"):
-        lay_out(4, 0, nodes=4)
+        plan_slots(4, 0, nodes=4)
 
 
 def test_the_checkout_is_this_one() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.core.generated.autoscaler_pb2 import ClusterResourceState
 
-from cluster.waiting import in_words, what_waits
+from cluster.waiting import describe_waiting, waiting_tasks
 
 
 def cluster(*nodes: dict[str, tuple[float, float]]) -> ClusterResourceState:
@@ -27,18 +27,18 @@ def test_requests_and_what_is_free_on_each_node() -> None:
     for count, bundle in ((3, {"CPU": 1.0}), (1, {"GPU": 1.0, "CPU": 0.25})):
         request = state.pending_resource_requests.add(count=count)
         request.request.resources_bundle.update(bundle)
-    assert in_words(state) == (
+    assert describe_waiting(state) == (
         "waiting for a place: 3 x 1 CPU, 1 x 0.25 CPU + 1 GPU; free: 0.5 of 4 CPU, 0 of 0 GPU on "
         "10.0.0.0; 0.75 of 8 CPU, 0 of 1 GPU on 10.0.0.1"
     )
 
 
 def test_many_nodes_are_not_all_listed() -> None:
-    said = in_words(cluster(*[{"CPU": (1, 2)}] * 9))
+    said = describe_waiting(cluster(*[{"CPU": (1, 2)}] * 9))
     assert said.startswith("nothing waits for a place; free: 1 of 2 CPU on 10.0.0.0; ")
     assert said.endswith("on 10.0.0.3; and 5 nodes more")
-    assert in_words(cluster()) == "nothing waits for a place; free: no node is there"
+    assert describe_waiting(cluster()) == "nothing waits for a place; free: no node is there"
 
 
 def test_without_ray_it_is_still_a_sentence() -> None:
-    assert what_waits().startswith(("Ray does not say what waits (", "nothing waits", "waiting"))
+    assert waiting_tasks().startswith(("Ray does not say what waits (", "nothing waits", "waiting"))

@@ -14,7 +14,7 @@ from index.vectors import Floats, Ints
 from pipelines.run import Run
 from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
-from tracks.embeddings import Looks
+from tracks.embeddings import EmbeddingReader
 from tracks.evaluation.evaluate import truths
 from tracks.evaluation.motchallenge import FIRST_FRAME, read_truth
 from tracks.evaluation.scores import Tracked
@@ -42,7 +42,7 @@ def labelled_by_truth(run: Path, truth: Path, *, first_frame: int = FIRST_FRAME)
     plan = read_plan(opened, None)
     names = [plan.table["sequence"][part.start].as_py() for part in plan.sequences]
     files = truths(truth, names)
-    looks = Looks(opened, plan.table)
+    looks = EmbeddingReader(opened, plan.table)
     found = []
     for name, part in zip(names, plan.sequences, strict=True):
         if name not in files:
@@ -85,7 +85,7 @@ def labelled_by_column(run: Path, column: str) -> list[Labelled]:
     at = pc.index_in(plan.table["detection_id"], named["detection_id"].combine_chunks())
     codes = names.take(at).combine_chunks().dictionary_encode().indices
     numbers = codes.fill_null(NOBODY).to_numpy(zero_copy_only=False)
-    looks = Looks(opened, plan.table)
+    looks = EmbeddingReader(opened, plan.table)
     found = []
     for part in plan.sequences:
         who = numbers[part].astype(np.int64)

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 import numpy as np
 
 from common.errors import LinkStateError
-from common.json_models import Record
+from common.json_models import JsonModel
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Head(Record):
+class Head(JsonModel):
     """All but the open tracks themselves; stored as JSON, so that a person can read it."""
 
     frame: int  # the last one that was linked

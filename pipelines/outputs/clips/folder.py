@@ -30,13 +30,13 @@ from pathlib import Path
 from pydantic import Field
 
 from common.errors import RunError
-from common.json_models import Record, is_draft, read_record
+from common.json_models import JsonModel, is_draft, read_json
 from pipelines.request import differences
 
 FORMAT = 1
 
 
-class ClipsRequest(Record):
+class ClipsRequest(JsonModel):
     """Contents of ``request.json``; two equal requests give the same files."""
 
     format: int = FORMAT
@@ -46,7 +46,7 @@ class ClipsRequest(Record):
     limit: int | None
 
 
-class LeftOut(Record):
+class LeftOut(JsonModel):
     """A clip that is in no file: ``failed`` of its ``planned`` frames have an error."""
 
     id: str
@@ -56,7 +56,7 @@ class LeftOut(Record):
     error: str  # of the first
 
 
-class ClipsManifest(Record):
+class ClipsManifest(JsonModel):
     """Contents of ``manifest.json``."""
 
     format: int = FORMAT
@@ -93,7 +93,7 @@ def is_finished(out: Path, request: ClipsRequest) -> bool:
         raise RunError(f"--out {out} holds {found[0]!r} and no clips; give a new folder")
     if not asked.is_file():
         return False
-    earlier = read_record(asked, ClipsRequest)
+    earlier = read_json(asked, ClipsRequest)
     if earlier != request:
         differs = "; ".join(differences(earlier, request))
         raise RunError(f"--out {out} holds clips of another command ({differs}); give a new --out")

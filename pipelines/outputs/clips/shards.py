@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.errors import WorkError, first_line
-from common.storage import open_parquet, place
+from common.storage import open_parquet, to_path
 from pipelines.outputs.clips.find import Clip
 from pipelines.outputs.clips.scales import multi_scale, scaled_frames
 from pipelines.outputs.hdf5 import matrix, new_h5
@@ -150,7 +150,7 @@ def _read(shard: ClipShard, layout: Layout) -> tuple[NDArray[np.float32], NDArra
 
 def _batches_with(file: str, sequences: pa.Array) -> Iterator[pa.RecordBatch]:
     """Batches of a Parquet file; embeddings are read of row groups that hold ``sequences``."""
-    with open_parquet(place(file)) as parquet:
+    with open_parquet(to_path(file)) as parquet:
         groups = [
             group
             for group in range(parquet.num_row_groups)

@@ -14,8 +14,8 @@ from typing import Any
 from cluster.executors import ExecutorChoice
 from cluster.tasks import Tasks, tasks
 from common.errors import InputError, RunError
-from common.json_models import read_record, sha256_file, write_atomic
-from common.lock import sole_writer
+from common.json_models import read_json, sha256_file, write_atomic
+from common.lock import lock_folder
 from common.sampling import spread
 from pipelines.outputs.clips.find import Clip, find_clips
 from pipelines.outputs.clips.folder import (
@@ -85,11 +85,11 @@ def make_clips(
         limit=limit,
     )
     if is_finished(out, request):
-        return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
+        return Outcome(read_json(out / "manifest.json", ClipsManifest), already_finished=True)
     plan = _Plan.of(run, request)
-    with sole_writer(out, "clips"):
+    with lock_folder(out, "clips"):
         if is_finished(out, request):  # by another process, meanwhile
-            return Outcome(read_record(out / "manifest.json", ClipsManifest), already_finished=True)
+            return Outcome(read_json(out / "manifest.json", ClipsManifest), already_finished=True)
         large = plan.bytes > PROCESSES_FROM_BYTES
         with tasks("clips", executor=executor, large=large, then=_THEN) as place:
             write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())

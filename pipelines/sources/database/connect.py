@@ -85,7 +85,7 @@ def folder_of(url: str) -> Path:
 
 
 @contextmanager
-def opened(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
+def open_database(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
     """A connection; to read with, one that sees one state of the database and changes nothing.
 
     What was not committed when the block ends is rolled back.

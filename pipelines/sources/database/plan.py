@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from common.errors import SourceError
 from pipelines.detections import BOX, complete
 from pipelines.images.pixels import ImageError
-from pipelines.sources.database.connect import name_of, opened
+from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import PREFIX, Tables, read_tables
 
 CHUNK_ROWS = 5000
@@ -55,7 +55,7 @@ def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Tabl
         WorkError: it is locked, or failed while it was read.
     """
     name = name_of(url)
-    with opened(url) as connection:
+    with open_database(url) as connection:
         tables = read_tables(connection, url)
         total = _count(connection, tables.detections)
         if total == 0:

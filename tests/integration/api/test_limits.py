@@ -14,7 +14,7 @@ from PIL import Image
 
 from api.app import create_app
 from api.http.limits import Limits
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from common.errors import InputError
 from tests.integration.api.world import JSON, World, serving, told
 
@@ -54,7 +54,7 @@ def test_a_decompression_bomb_is_not_decoded(world: World, monkeypatch: pytest.M
         raise AssertionError("it was decoded")
 
     with serving(create_app(world.index)) as http:
-        monkeypatch.setattr(Holdings, "_load_embedder", decoded)
+        monkeypatch.setattr(ServedIndex, "_load_embedder", decoded)
         for side in (9000, 40_000, 300_000):
             data = bomb(side)
             assert len(data) < 200_000
@@ -101,14 +101,14 @@ def test_limits_beyond_the_document_are_refused(given: dict[str, int]) -> None:
 
 def test_uploads_wait_in_a_bounded_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, go_on = threading.Event(), threading.Event()
-    really = Holdings.embed
+    really = ServedIndex.embed
 
-    def slowly(self: Holdings, image: bytes, *, max_pixels: int) -> object:
+    def slowly(self: ServedIndex, image: bytes, *, max_pixels: int) -> object:
         under_way.set()
         assert go_on.wait(60)
         return really(self, image, max_pixels=max_pixels)
 
-    monkeypatch.setattr(Holdings, "embed", slowly)
+    monkeypatch.setattr(ServedIndex, "embed", slowly)
     data = (world.images / world.names[0]).read_bytes()
 
     def upload(http: httpx.Client) -> httpx.Response:

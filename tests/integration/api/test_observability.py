@@ -10,7 +10,7 @@ import pytest
 
 from api.app import create_app
 from api.http.logs import JsonLines, PlainLines
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from tests.integration.api.world import ODD_ID, World, detection_url, serving, told
 
 
@@ -58,7 +58,7 @@ def test_the_unexpected_is_logged_and_not_shown(
         raise RuntimeError("/secret/folder")
 
     with caplog.at_level(logging.ERROR), serving(create_app(world.index)) as http:
-        monkeypatch.setattr(Holdings, "row_of", broken)
+        monkeypatch.setattr(ServedIndex, "row_of", broken)
         response = http.get("/v1/detections/a-0")
     assert told(response, 500)[0] == "internal"
     assert "secret" not in response.text

@@ -15,7 +15,7 @@ import pytest
 from api.app import create_app
 from api.client import Client, ServiceError
 from api.service import served as service
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from common.errors import OnepassError, SnapshotError
 from index.build.update import delete_rows
 from index.build.version import build_index
@@ -226,10 +226,10 @@ def test_what_was_loaded_is_kept_for_the_next_snapshot(runs: list[Run], tmp_path
     link_run(runs[0].path, options=equal)
     index = tmp_path / "index"
     build(runs[:1], index)
-    before = Holdings.open(Snapshot.open(index))
+    before = ServedIndex.open(Snapshot.open(index))
     before.tracks()
     build(runs, index)
-    after = Holdings.open(Snapshot.open(index), before=before)
+    after = ServedIndex.open(Snapshot.open(index), before=before)
     assert after.version == "v0002"
     assert after._tracks is not None
     assert after._tracks is not before._tracks
@@ -251,13 +251,13 @@ def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Pat
 
 def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    really = Holdings.open
+    really = ServedIndex.open
 
-    def slowly(snapshot: Snapshot, *, before: Holdings | None = None) -> Holdings:
+    def slowly(snapshot: Snapshot, *, before: ServedIndex | None = None) -> ServedIndex:
         gate.wait()
         return really(snapshot, before=before)
 
-    monkeypatch.setattr(Holdings, "open", slowly)
+    monkeypatch.setattr(ServedIndex, "open", slowly)
     with serving(create_app(world.index), ready=False) as http:
         try:
             assert http.get("/livez").json() == {"status": "ok"}

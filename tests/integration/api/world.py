@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from api.schemas.search import Hit
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
-from pipelines.model_info import ModelFacts, ModelRequest
+from pipelines.model_info import ModelInfo, ModelRequest
 from pipelines.models.registry import examine
 from tests.runs import write_run
 from tracks.association.options import LinkOptions
@@ -38,7 +38,7 @@ class World:
 
     index: Path
     images: Path
-    facts: ModelFacts
+    facts: ModelInfo
     embedder: Embedder
     ids: list[str]  # of the first run
     boxes: list[tuple[float, ...]]

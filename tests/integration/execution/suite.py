@@ -15,7 +15,7 @@ import pytest
 
 from cluster.executors import ExecutorName
 from common.errors import WorkError
-from common.storage import place
+from common.storage import to_path
 from pipelines.extract import Progress, extract
 from pipelines.model_info import GateRequest, ModelRequest
 from pipelines.progress.event_log import read_events
@@ -142,7 +142,7 @@ class ExecutorSuite(abc.ABC):
             Rule("lost", share=0.04, method="PUT"),
             Rule("cut", share=0.03, method="GET"),
         )
-        out = place(f"s3://bucket/runs/{self.executor}")
+        out = to_path(f"s3://bucket/runs/{self.executor}")
         run = run_of(extract(str(world.boxes), TINY, out, exact(self.executor)))
         assert s3.counts()["error"] > 0
         s3.faults()

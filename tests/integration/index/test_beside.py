@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.service.state import Holdings
+from api.service.state import ServedIndex
 from common.errors import SnapshotError
 from index.build.update import add_runs, delete_rows
 from index.build.version import build_index
@@ -15,7 +15,7 @@ from index.build.versions import promote, rollback
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions
-from migration.beside import build_beside, check_replaceable
+from migration.beside import build_candidate, check_replaceable
 from pipelines.run import Run
 from tests.indexes import embeddings, make_run, tree, true_scores
 from tests.runs import TINY_FACTS
@@ -51,17 +51,17 @@ def ids_of(snapshot: Snapshot) -> set[str]:
 
 def test_built_beside_promoted_and_rolled_back(index: Path, old: Run, new: Run) -> None:
     before = Snapshot.open(index)
-    made = build_beside(index, old, new)
+    made = build_candidate(index, old, new)
     assert (current_version(index), made.version, made.parent) == ("v0001", "v0002", "v0001")
     assert (made.dim, made.fingerprint, made.rows) == (48, OTHER.fingerprint, ROWS - 1)
     assert made.options == before.manifest.options  # asked for as the old one was
-    assert build_beside(index, old, new).version == "v0002"  # found again, not built again
+    assert build_candidate(index, old, new).version == "v0002"  # found again, not built again
     promoted = promote(index, "v0002")
     assert current_version(index) == "v0002"
     vectors = embeddings(ROWS, seed=5, dim=48)
     hits = promoted.search(vectors[:3], 1, exact=True)
     assert promoted.columns(hits.rows[:, 0])["detection_id"] == ["d0", "d1", "d2"]
-    assert build_beside(index, old, new).version == "v0002"  # it is served already
+    assert build_candidate(index, old, new).version == "v0002"  # it is served already
     assert rollback(index).manifest.version == "v0001"
     again = Snapshot.open(index).search(embeddings(3, seed=9), 5)
     expected = true_scores("l2", embeddings(3, seed=9), embeddings(ROWS))
@@ -70,18 +70,18 @@ def test_built_beside_promoted_and_rolled_back(index: Path, old: Run, new: Run) 
 
 
 def test_a_server_goes_over_and_back_while_it_serves(index: Path, old: Run, new: Run) -> None:
-    held = Holdings.open(Snapshot.open(index))
-    build_beside(index, old, new)
-    over = Holdings.open(promote(index, "v0002"), before=held)
+    held = ServedIndex.open(Snapshot.open(index))
+    build_candidate(index, old, new)
+    over = ServedIndex.open(promote(index, "v0002"), before=held)
     assert over.snapshot.manifest.dim == 48
-    back = Holdings.open(rollback(index), before=over)
+    back = ServedIndex.open(rollback(index), before=over)
     assert back.snapshot.manifest.dim == 32
     assert len(held.snapshot.neighbours("d0", 3).rows[0]) == 3  # who holds the old one ends on it
 
 
 def test_what_was_deleted_stays_deleted(index: Path, old: Run, new: Run) -> None:
     delete_rows(index, Filter("row_id < 5"))
-    made = build_beside(index, old, new)
+    made = build_candidate(index, old, new)
     assert (made.version, made.parent) == ("v0003", "v0002")
     found = ids_of(Snapshot.open(index, "v0003"))
     # Row 7 is fine now, row 8 is not.
@@ -89,9 +89,9 @@ def test_what_was_deleted_stays_deleted(index: Path, old: Run, new: Run) -> None
 
 
 def test_built_again_where_the_served_one_changed(index: Path, old: Run, new: Run) -> None:
-    assert build_beside(index, old, new).version == "v0002"
+    assert build_candidate(index, old, new).version == "v0002"
     delete_rows(index, Filter("row_id < 5"))  # v0003, from v0001
-    assert build_beside(index, old, new).version == "v0004"
+    assert build_candidate(index, old, new).version == "v0004"
     assert ids_of(Snapshot.open(index, "v0004")).isdisjoint({"d0", "d4"})
 
 
@@ -101,13 +101,13 @@ def test_an_index_of_other_runs_is_refused(index: Path, old: Run, new: Run, tmp_
     with pytest.raises(
         SnapshotError, match=r"serves the run .*old, not .*stranger; give the index"
     ):
-        build_beside(index, stranger, new)
+        build_candidate(index, stranger, new)
     add_runs(index, [stranger.path])
     before = tree(index)
     with pytest.raises(
         SnapshotError, match=r"rows of 2 runs, and a migration replaces one: .*--beside"
     ):
-        build_beside(index, old, new)
+        build_candidate(index, old, new)
     assert tree(index) == before
     with pytest.raises(SnapshotError, match="does not exist"):
         check_replaceable(tmp_path / "none", old, new.path)
@@ -119,7 +119,7 @@ def test_a_factory_that_does_not_fit_is_refused(tmp_path: Path, old: Run, new: R
     build_index([old.path], out, factory="IVF2,PQ32x4")  # 48 numbers have no 32 parts
     before = tree(out)
     with pytest.raises(SnapshotError, match=r"PQ32x4.*build with another factory: .*--beside"):
-        build_beside(out, old, new)
+        build_candidate(out, old, new)
     assert tree(out) == before
 
 

@@ -11,7 +11,7 @@ import pytest
 from common.errors import SnapshotError
 from index.build.version import build_index
 from index.metrics import prepare
-from index.search.accelerator import Accelerator, Effort
+from index.search.accelerator import Accelerator, SearchParams
 from index.search.factory import make_index, train
 from tests.indexes import (
     DIM,
@@ -39,7 +39,7 @@ def test_recall_in_the_manifest_is_the_recall_there_is(
     index.add(normal[:base])
     exactly = faiss.IndexFlatIP(DIM)
     exactly.add(normal)
-    effort = Effort(snapshot.manifest.largest.search_params)
+    effort = SearchParams(snapshot.manifest.largest.search_params)
     _, found = Accelerator(index, exactly, "cosine").search(normal[base:], 10, effort)
     true = true_hits("cosine", stored[base:], stored[:base], 10).rows
     again = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, true, strict=True)])

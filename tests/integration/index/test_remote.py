@@ -17,7 +17,7 @@ from api.client import Client, ServiceError
 from api.service import served as service
 from common import lease
 from common.errors import FolderError, SnapshotError, StorageError, VerifyError, WorkError
-from common.storage import place
+from common.storage import to_path
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
 from index.build.versions import promote, prune, rollback
@@ -54,8 +54,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def there(s3: Store, runs: tuple[Path, Path]) -> Path:
     """An index of the first run in the store."""
-    build_index([runs[0]], place(INDEX), factory=FACTORY)
-    return place(INDEX)
+    build_index([runs[0]], to_path(INDEX), factory=FACTORY)
+    return to_path(INDEX)
 
 
 def forget(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_it_is_the_index_that_a_folder_would_be(
         lambda index: promote(index, "v0004"),
         lambda index: prune(index, 2),
     ):
-        for index in (here := tmp_path / "index", far := place(INDEX)):
+        for index in (here := tmp_path / "index", far := to_path(INDEX)):
             step(index)
         said = answers(far)
         assert said[:2] == answers(here)[:2]
@@ -173,9 +173,9 @@ def test_refusals_are_one_line(
     with pytest.raises(SnapshotError, match=r"has no version 'v0009' \(it has: v0001\)"):
         promote(there, "v0009")
     with pytest.raises(StorageError, match=r"^s3://nowhere/index cannot be reached: .*NO_SUCH_BUC"):
-        build_index([runs[0]], place("s3://nowhere/index"))
+        build_index([runs[0]], to_path("s3://nowhere/index"))
     with (
-        lease.leased(there, "index", patience=lease.Patience(renew=0.05)),
+        lease.hold_lease(there, "index", patience=lease.LeaseTimeouts(renew=0.05)),
         pytest.raises(FolderError, match=r"index on .*, process \d+ is at work on it"),
     ):
         delete_rows(there, Filter("row_id = 0"))
@@ -279,7 +279,7 @@ def kill_and_check(
     """Kill ``command`` on an index of two versions; whether it was through before that."""
     for key in store.stored():
         store.fs.delete_file(f"bucket/{key}")
-    index = place(INDEX)
+    index = to_path(INDEX)
     build_index([runs[0]], index, factory=FACTORY)
     compact(index)
     given, allowed = COMMANDS[command]
