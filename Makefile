@@ -11,7 +11,7 @@ APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
   apt-get install -qq -y --no-install-recommends
 HAS_POSTGRES := command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 
-.PHONY: demo test test-browser test-cluster conformance check format lint types audit tests test-long clean
+.PHONY: demo test test-browser test-cluster conformance check format lint types audit tests test-long size clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
@@ -59,6 +59,9 @@ tests: test
 
 test-long: $(VENV)/.dev  ## minutes: repeated kills
 	$(BIN)/python -m pytest -m long --timeout 1800
+
+size:  ## what the weight of the code is judged by
+	$(PYTHON) benchmarks/code_size.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

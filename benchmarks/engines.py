@@ -1,210 +1,167 @@
-"""What an engine is worth: alone, inside ``extract``, and against what people run today.
+"""What an engine is worth: alone, inside ``extract``, and beside the usual script.
 
-    python benchmarks/engines.py IMAGES [--rounds 3] [--models resnet50,...] [--seconds 8]
-                                 [--rows 1024] [--json out.json] [--insect CHECKPOINT]
+    python -m benchmarks.engines IMAGES [--models resnet50 mobilenetv3_large_100] [--rows 1024]
 
-One run, contenders interleaved in rounds, medians of each round's ratios. For each model
-(timm names, random weights, their own input size):
+For each model (timm names, random weights, their own input size):
 
-1. **hot loops**: N single-thread processes, N = cores, that do nothing but one engine on
-   ready pixels, all in the same window, after everything is built. Once more with the
-   network run twice a batch, which is what classifying and then extracting costs. And
-   **decode + best**: the best engine on files that the same process reads and decodes: the
-   most that any pipeline can reach where decoding shares the cores.
-2. **pipeline**: the steady state of ``extract``, reading, decoding, answering and writing
-   Parquet: with the best engine in bf16, and as it is when nothing is said (new default).
-   At least ``--rows`` images; more for a fast network, so that it runs for seconds.
-3. **old way**: float32, batch 24, Pillow, all cores, classify every image, then run the
-   network again to extract.
+* **hot loop**: a single-thread process a core that does nothing but one engine on ready pixels;
+  the network once a batch, and twice, which is what classifying and then extracting costs;
+* **decode + best**: the fastest bf16 engine on files that the same process decodes: the most that any
+  pipeline can reach where decoding shares the cores;
+* **pipeline**: the steady state of ``extract``, with that engine in bf16 and by default;
+* **two passes**: the usual script: float32, batches of 24, Pillow, the network twice.
 
-2, 3 and decode + best run on two sources: the photos as they are, and crops of 256 pixels
-as a detector leaves them. The best engine is the fastest bf16 hot loop of the first round.
+The last three run on photos as they are and on crops of 256 pixels, as a detector leaves them. At
+the end **agreement** of every engine and precision with exact float32 for ``lite0`` with its trained
+weights, and which precision ``auto`` takes.
 
-At the end **agreement**: real weights on the same photos, how far every engine and precision
-is from exact float32, and whether what ``auto`` takes is close enough.
+Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), --quick, MobileNetV3-Large,
+images/s: eager 19 (fp32) and 40 (bf16), compiled bf16 103, OpenVINO 145 and 262; pipeline by default
+186 of photos and 103 of crops, 13 and 14 times the two passes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import shutil
-import statistics
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from _common import (
-    CORES,
-    crop_images,
-    hot_loop,
-    link_images,
-    model_request,
-    spread,
-    timed,
-    verdict,
-)
+from benchmarks import runner
+from benchmarks.jobs import extract_run, hot_loop, steady_rate, two_passes
 
 WAYS = [("eager", "fp32"), ("eager", "bf16"), ("compile", "bf16")]
 if find_spec("openvino"):
     WAYS += [("openvino", "fp32"), ("openvino", "bf16")]
-SOURCES = ("photos", "crops")
-PIPELINE_LOOPS = 2.5  # a pipeline runs at least so many times a hot loop's seconds
-OLD_ROWS = 96  # a multiple of its batch
-AGREEMENT_ROWS = 200
-Round = dict[str, float]
+CROP_PIXELS = 256
+
+
+def crops(source: Path, target: Path) -> Path:
+    """The centre square of every image, ``CROP_PIXELS`` wide."""
+    from PIL import Image, ImageOps
+
+    target.mkdir()
+    for file in sorted(source.iterdir()):
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        ImageOps.fit(upright, (CROP_PIXELS, CROP_PIXELS)).save(target / file.name, quality=90)
+    return target
+
+
+def agreement(images: str, spec: str) -> dict[str, Any]:
+    """How far each engine and precision is from eager float32 on a folder's images."""
+    import numpy as np
+    import torch
+
+    from pipelines.engines.engine import Engine
+    from pipelines.engines.precision import compare
+    from pipelines.extract import Options, extract
+    from pipelines.images.decode import PIXELS, decode_rows, unpack
+    from pipelines.model_info import ModelRequest
+    from pipelines.models.registry import examine
+    from pipelines.sources.plan import read_source
+
+    torch.set_num_threads(1)
+    model = ModelRequest(spec=spec)
+    facts, plan = examine(model), read_source(images)
+    decoded = decode_rows(plan.table, plan.root, {PIXELS: facts.preprocess})
+    pixels = unpack(decoded, PIXELS, facts.preprocess)[np.asarray(decoded["error"].is_null())]
+    exact = Engine(facts, "fp32", "eager")(pixels)
+    found: dict[str, Any] = {}
+    for engine, precision in WAYS:
+        answers = Engine(facts, precision, engine)(pixels)  # type: ignore[arg-type]
+        audit = compare(answers.embedding, answers.logits, exact.embedding, exact.logits)
+        found[f"{engine} {precision}"] = audit.model_dump()
+    with runner.folder() as work:
+        run = extract(images, model, work / "run", Options(executor="local")).run
+        found["auto takes"] = f"{run.manifest.engine} {run.manifest.precision}"
+    return found
+
+
+def measure(name: str, sources: dict[str, Path], given: Any, work: Path) -> runner.Report:
+    """All contenders of one model."""
+    model = {"spec": f"timm:{name}"}
+    report = runner.Report(f"{name}, images/s; {given.rows} images a pipeline")
+
+    def loop(engine: str, precision: str, **how: Any) -> runner.Measures:
+        how |= {"engine": engine, "precision": precision, "seconds": given.seconds}
+        return {
+            "images/s": sum(
+                one["rate"] for one in runner.together(hot_loop, runner.CORES, model=model, **how)
+            )
+        }
+
+    def pipeline(source: Path, **how: Any) -> runner.Measures:
+        out = work / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        known = runner.call(extract_run, source=source, model=model, out=out, **how).answer()
+        report.facts[f"{source.name}, {how or 'default'}"] = known
+        return {"images/s": steady_rate(out, runner.CORES)[0]}
+
+    def usual(source: Path) -> runner.Measures:
+        rows = min(96, given.rows)
+        return {
+            "images/s": runner.call(two_passes, images=source, name=name, rows=rows).answer()[
+                "rate"
+            ]
+        }
+
+    hot: dict[str, runner.Contender] = {
+        f"hot loop {engine} {precision}": lambda e=engine, p=precision: loop(e, p)  # type: ignore[misc]
+        for engine, precision in WAYS
+    }
+    report.run(hot, 1)  # settles which engine is best, and builds what is not built yet
+    bf16 = [engine for engine, precision in WAYS if precision == "bf16"]
+    best = max(bf16, key=lambda engine: report.median(f"hot loop {engine} bf16", "images/s"))
+    report.rounds.clear()
+    contenders: dict[str, runner.Contender] = {
+        **hot,
+        f"twice a batch {best} bf16": lambda: loop(best, "bf16", passes=2),
+    }
+    for kind, source in sources.items():
+        contenders |= {
+            f"{kind}: decode + {best}": lambda s=source: loop(best, "bf16", images=str(s)),  # type: ignore[misc]
+            f"{kind}: pipeline {best} bf16": lambda s=source: pipeline(  # type: ignore[misc]
+                s, engine=best, precision="bf16"
+            ),
+            f"{kind}: pipeline by default": lambda s=source: pipeline(s),  # type: ignore[misc]
+            f"{kind}: two passes": lambda s=source: usual(s),  # type: ignore[misc]
+        }
+    report.run(contenders, given.rounds)
+    fastest = f"hot loop {best} bf16"
+    report.ratio(fastest, "hot loop eager bf16", "images/s")
+    report.ratio(fastest, f"twice a batch {best} bf16", "images/s")
+    for kind in sources:
+        report.ratio(f"{kind}: pipeline {best} bf16", fastest, "images/s")
+        report.ratio(f"{kind}: pipeline {best} bf16", f"{kind}: decode + {best}", "images/s")
+        report.ratio(f"{kind}: pipeline by default", f"{kind}: two passes", "images/s")
+    return report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = runner.arguments(__doc__)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", default="resnet50,mobilenetv3_large_100", help="timm names")
-    parser.add_argument("--seconds", type=float, default=8, help="of each hot loop")
-    parser.add_argument("--rows", type=int, default=1024, help="of each pipeline run, at least")
-    parser.add_argument("--insect", type=Path, help="weights of timm:mobilenetv2_100 to compare")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    if not find_spec("openvino"):
-        print("openvino is not installed: its hot loops are left out")
-    machine = f"{CORES} cores, {platform.processor() or platform.machine()}"
-    result: dict[str, Any] = {"machine": machine, "models": {}, "agreement": []}
-    work = Path(tempfile.mkdtemp(prefix="onepass-engines-"))
-    try:
-        crops = crop_images(given.images, work / "cut", given.rows)
-        for model in given.models.split(","):
-            bench = Bench(model, given, work, {"photos": given.images, "crops": crops})
-            rounds = [bench.round(number) for number in range(given.rounds)]
-            result["models"][model] = report(bench, rounds, machine)
-    finally:
-        shutil.rmtree(work)
-    asked: list[tuple[object, ...]] = [("lite0",)]
-    if given.insect:
-        asked.append(("timm:mobilenetv2_100", given.insect, 0.5, 0.5))
-    for arguments in asked:
-        told = timed("_agreement.py", given.images, AGREEMENT_ROWS, *arguments)[1]
-        result["agreement"].append(told)
-        report_agreement(told)
+    parser.add_argument("--models", nargs="+", default=["mobilenetv3_large_100"], help="timm names")
+    parser.add_argument("--seconds", type=float, default=4, help="of each hot loop")
+    parser.add_argument("--rows", type=int, default=2048, help="images of each pipeline")
+    given = runner.parsed(parser, seconds=1.0, rows=1024)
+    told = []
+    with runner.folder() as work:
+        photos = runner.link_images(given.images, work / "photos", given.rows)
+        sources = {"photos": photos, "crops": crops(photos, work / "crops")}
+        for name in given.models:
+            report = measure(name, sources, given, work)
+            report.show()
+            told.append(vars(report))
+        sample = runner.link_images(given.images, work / "sample", 50 if given.quick else 200)
+        found = runner.call(agreement, images=sample, spec="lite0").answer()
+    print("\nlite0, agreement with exact float32")
+    for way, audit in found.items():
+        print(f"  {way:<16} {audit if isinstance(audit, str) else json.dumps(audit)}")
     if given.json:
+        result = {"models": told, "agreement": found}
         given.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
-class Bench:
-    """One model's contenders; what the first round finds is kept for the others."""
-
-    def __init__(
-        self, model: str, given: argparse.Namespace, work: Path, images: dict[str, Path]
-    ) -> None:
-        self.model = model
-        self.best = ""
-        self.rows = 0
-        self.defaults: set[str] = set()
-        self._given = given
-        self._work = work / model
-        self._images = images
-        self._sources: dict[str, Path] = {}
-
-    def round(self, number: int) -> Round:
-        found: Round = {}
-        for engine, precision in WAYS:
-            found[f"hot loop {engine} {precision}"] = self._hot_loop(engine, precision)
-        if not self.best:
-            self._settle(found)
-        for engine in dict.fromkeys(("eager", self.best)):
-            found[f"twice a batch {engine} bf16"] = self._hot_loop(engine, "bf16", passes=2)
-        for name, folder in self._sources.items():
-            found[f"{name}: decode + best"] = self._hot_loop(self.best, "bf16", folder=folder)
-            out = self._work / f"{name}-{number}"
-            model = model_request(self.model)
-            told = timed("_extract.py", folder, model, out / "best", self.best, "bf16")[1]
-            found[f"{name}: pipeline best"] = told["steady"]
-            told = timed("_extract.py", folder, model, out / "default")[1]
-            found[f"{name}: pipeline default"] = told["steady"]
-            self.defaults.add(f"{told['engine']} {told['precision']}")
-            shutil.rmtree(out)
-            told = timed("_two_passes.py", folder, self.model, min(OLD_ROWS, self.rows))[1]
-            found[f"{name}: old way"] = told["rate"]
-        told_all = ", ".join(f"{name} {rate:.1f}" for name, rate in found.items())
-        print(f"{self.model}, round {number + 1}: {told_all}", flush=True)
-        return found
-
-    def _settle(self, found: Round) -> None:
-        """Choose the best engine, and sources long enough for it."""
-        rates = {engine: found[f"hot loop {engine} bf16"] for engine, p in WAYS if p == "bf16"}
-        self.best = max(rates, key=rates.__getitem__)
-        enough = PIPELINE_LOOPS * self._given.seconds * rates[self.best]
-        self.rows = max(self._given.rows, int(enough))
-        self._work.mkdir()
-        for name, folder in self._images.items():
-            self._sources[name] = link_images(folder, self._work / name, self.rows)
-
-    def _hot_loop(
-        self, engine: str, precision: str, *, passes: int = 1, folder: Path | None = None
-    ) -> float:
-        model, seconds = model_request(self.model), self._given.seconds
-        return hot_loop(model, engine, precision, seconds, passes=passes, folder=folder)["rate"]
-
-
-def ratios(best: str, found: Round) -> dict[str, tuple[float, float | None]]:
-    """Each ratio of a round, and its target where it has one."""
-    hot = found[f"hot loop {best} bf16"]
-    eager = found["hot loop eager bf16"]
-    said: dict[str, tuple[float, float | None]] = {
-        f"{best} bf16 / eager bf16": (hot / eager, 1.4),
-        f"{best} bf16 / eager fp32": (hot / found["hot loop eager fp32"], None),
-    }
-    for engine in dict.fromkeys(("eager", best)):
-        once, twice = found[f"hot loop {engine} bf16"], found[f"twice a batch {engine} bf16"]
-        said[f"one pass / two, {engine}"] = (once / twice, 1.9)
-    for name in SOURCES:
-        pipeline, default = found[f"{name}: pipeline best"], found[f"{name}: pipeline default"]
-        said[f"{name}: pipeline / hot loop"] = (pipeline / hot, 0.92)
-        said[f"{name}: pipeline / (decode + best)"] = (
-            pipeline / found[f"{name}: decode + best"],
-            None,
-        )
-        said[f"{name}: new default / old way"] = (default / found[f"{name}: old way"], 8)
-    return said
-
-
-def report(bench: Bench, rounds: list[Round], machine: str) -> dict[str, Any]:
-    defaults = ", ".join(sorted(bench.defaults))
-    print(f"\n{bench.model}, {machine}, {len(rounds)} rounds, medians (min..max)")
-    print(
-        f"  best engine: {bench.best}; new default took: {defaults}; {bench.rows} rows a pipeline"
-    )
-    for name in rounds[0]:
-        print(f"  {name:<34}{spread(found[name] for found in rounds)} img/s")
-    each = [ratios(bench.best, found) for found in rounds]
-    medians = {}
-    for name, (_, target) in each[0].items():
-        values = [known[name][0] for known in each]
-        medians[name] = statistics.median(values)
-        judged = "" if target is None else verdict(medians[name], target)
-        print(f"  {name:<34}{spread(values, 2):<24}{judged}")
-    print(flush=True)
-    return {
-        "best": bench.best,
-        "new default": defaults,
-        "rows": bench.rows,
-        "ratios": medians,
-        "rounds": rounds,
-    }
-
-
-def report_agreement(told: dict[str, Any]) -> None:
-    print(f"{told['spec']}: agreement with exact float32, {told['compared'][0]['rows']} images")
-    for way in told["compared"]:
-        line = f"  {way['engine'] + ' ' + way['precision']:<16}"
-        top1, cosine = way["top1_agreement"], way["cosine_mean"]
-        line += f"top-1 {top1:.4f}  cosine {cosine:.6f} (min {way['cosine_min']:.6f})"
-        if told["auto"][way["engine"]] == way["precision"]:
-            line += f"  auto: top-1 {verdict(top1, 0.995)}, cosine {verdict(cosine, 0.999)}"
-        print(line)
 
 
 if __name__ == "__main__":

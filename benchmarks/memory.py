@@ -1,193 +1,115 @@
-"""Does memory stay level: the resident size of what answers, over a long extraction.
+"""How much memory commands take, and whether it grows with the work.
 
-    python benchmarks/memory.py IMAGES [--executor local|ray] [--rows 20000]
-                                [--model mobilenetv3_large_100] [--engine openvino] [--json out.json]
+    python -m benchmarks.memory [extract] [clips] [link] [--rows 4000 16000]
 
-Runs ``extract`` on IMAGES, repeated under new names up to ROWS, and reads from /proc (Linux)
-once a second the resident size of this process, which the local executor works in, or of each of
-Ray's forward actors, and how many rows were answered by then. For each: its usual size while the
-second 1,000 rows were answered, its peak after that and in each tenth of the rows, and whether the
-peak is within 5 % of that size. The first rows are left out because they pay for buffers that are
-kept; the lowest size is told as well, and a process that gives memory back is well.
+Whole processes at several sizes of the same work; the most that any process of each role took for
+itself (anonymous pages, MiB), and by how many times the largest size exceeds the smallest.
 
-Resident size counts mapped files, and pages of Ray's shared object store that an actor has touched,
-which belong to all processes; ``own`` leaves these out, and is what a leak would grow.
+* **extract**: --rows boxes of drawn images through ``tiny``, locally and on Ray; at the end, the bytes
+  that the command's own process takes for each row more.
+* **clips**: ``onepass clips`` at three scales of --clips videos of 64 frames, 1280 numbers each.
+* **link**: ``onepass link`` of --frames frames of 200 detections, 1280 numbers each.
+
+Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), --quick, own MiB: extract 467 and 477
+at 1,000 and 2,000 rows, clips 150 and 196 at 20 and 40, link 188 and 230 at 10 and 20 frames.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import statistics
-import tempfile
-import threading
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from _common import link_images
-from _processes import sizes_of
+import numpy as np
+import pyarrow as pa
 
-from pipelines.extract import Options, Progress, extract
-from pipelines.model_info import ModelRequest
+from benchmarks import runner
+from benchmarks.link import write_scene
+from benchmarks.made import column, write_run
+from tests.kills import make_source
 
-WARM_ROWS = 1000
-ALLOWED = 0.05
-TENTHS = 10
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One look at a process; sizes in MiB."""
-
-    seconds: float
-    rows: int  # answered by all of them
-    resident: float
-    own: float  # without shared memory and mapped files
+DIM, CLIP_FRAMES, CLIPS_A_FILE = 1280, 64, 125
 
 
-@dataclass
-class Watch:
-    """Looks at this process or, with Ray, at the forward actors below it, until told to stop."""
-
-    every: float
-    executor: str
-    planned: int
-    rows: int = 0
-    seen: dict[int, list[Sample]] = field(default_factory=dict)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def report(self, progress: Progress) -> None:
-        if progress.stage == "extracting":
-            self.rows = progress.done
-
-    def run(self) -> None:
-        began = time.monotonic()
-        # An actor with nothing left to do is on its way out.
-        while not self.stop.wait(self.every) and self.rows < self.planned:
-            here = os.getpid()
-            at_work = {here} if self.executor == "local" else forward_actors(here)
-            for pid in at_work | self.seen.keys():
-                if sizes := sizes_of(pid):
-                    resident = sizes["VmRSS"]
-                    sample = Sample(time.monotonic() - began, self.rows, resident, sizes["RssAnon"])
-                    self.seen.setdefault(pid, []).append(sample)
+def by_role(ran: runner.Ran) -> runner.Measures:
+    """Own MiB of the command itself and of the largest of Ray's and other processes below it."""
+    command = max(own for title, own in ran.peaks if "onepass" in title)
+    below = max((own for title, own in ran.peaks if "onepass" not in title), default=0.0)
+    return {"seconds": ran.seconds, "own MiB": command, "below it MiB": below}
 
 
-def forward_actors(driver: int) -> set[int]:
-    """Descendants of ``driver`` that Ray named after the forward stage."""
-    parents, named = {}, set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(entry.name)] = int(
-                (entry / "stat").read_text().rpartition(")")[2].split()[1]
+def extract(work: Path, rows: int, executor: str) -> runner.Measures:
+    """One extraction of ``rows`` boxes."""
+    source, out = work / f"images-{rows}", work / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    manifest = source / "rows.csv" if source.is_dir() else make_source(source, rows)
+    words = ["extract", str(manifest), "--model", "tiny", "--out", str(out)]
+    words += ["--executor", executor]
+    return by_role(runner.process([*runner.ONEPASS, *words], memory=True))
+
+
+def clips(work: Path, count: int) -> runner.Measures:
+    """``onepass clips`` of a run of ``count`` made videos."""
+
+    def tables() -> Iterator[pa.Table]:
+        for first in range(0, count, CLIPS_A_FILE):
+            clip = np.repeat(np.arange(first, min(first + CLIPS_A_FILE, count)), CLIP_FRAMES)
+            dice = np.random.default_rng(first)
+            yield pa.table(
+                {
+                    "row_id": np.arange(first * CLIP_FRAMES, first * CLIP_FRAMES + len(clip)),
+                    "sequence": [f"clip{number:06d}.mp4" for number in clip],
+                    "frame": np.tile(np.arange(CLIP_FRAMES), len(clip) // CLIP_FRAMES),
+                    "split": ["val" if number % 5 == 4 else "train" for number in clip],
+                    "category": [f"class {number % 10}" for number in clip],
+                    "embedding": column(dice.standard_normal((len(clip), DIM), np.float32)),
+                }
             )
-            title = (entry / "cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if title.startswith(b"ray::") and b"ForwardActor" in title:
-            named.add(int(entry.name))
 
-    def descends(pid: int) -> bool:
-        while pid in parents and pid != driver:
-            pid = parents[pid]
-        return pid == driver
-
-    return {pid for pid in named if descends(pid)}
+    run = write_run(work / "clips-run", DIM, tables())
+    out = work / "clips"
+    shutil.rmtree(out, ignore_errors=True)
+    words = ["clips", str(run.path), "--out", str(out), "--scales", "1.0,0.85,1.15"]
+    return by_role(runner.process([*runner.ONEPASS, *words], memory=True))
 
 
-def tenths(samples: list[Sample], planned: int, size: str) -> list[float]:
-    """The peak while each tenth of the rows was answered; of one too short for a look, none."""
-    peaks: dict[int, float] = {}
-    for sample in samples:
-        tenth = min(sample.rows * TENTHS // planned, TENTHS - 1)
-        peaks[tenth] = max(peaks.get(tenth, 0.0), getattr(sample, size))
-    return [peaks.get(tenth, 0.0) for tenth in range(TENTHS)]
-
-
-def judge(samples: list[Sample], warm: int, size: str) -> dict[str, float | bool]:
-    """The usual size after ``warm`` rows, while as many again come, and how far it went from there."""
-    later = [getattr(sample, size) for sample in samples if sample.rows >= warm]
-    base = statistics.median(
-        [getattr(sample, size) for sample in samples if warm <= sample.rows < 2 * warm] or later[:1]
-    )
-    up, down = max(later) / base, min(later) / base
-    return {
-        "base": base,
-        "peak": max(later),
-        "ratio": up,
-        "lowest ratio": down,
-        "met": up <= 1 + ALLOWED,
-    }
+def link(work: Path, frames: int) -> runner.Measures:
+    """``onepass link`` of one made sequence of ``frames`` frames."""
+    run = write_scene(work / "link-run", frames, detections=200, dim=DIM)
+    return by_role(runner.process([*runner.ONEPASS, "link", str(run)], memory=True))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--executor", choices=["local", "ray"], default="local")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--model", default="mobilenetv3_large_100", help="a timm name")
-    parser.add_argument("--engine", default="openvino")
-    parser.add_argument("--every", type=float, default=1, help="seconds between two looks")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="onepass-memory-"))
-    watch = Watch(given.every, given.executor, given.rows)
-    watcher = threading.Thread(target=watch.run, daemon=True)
-    try:
-        folder = link_images(given.images, work / "images", given.rows)
-        watcher.start()
-        outcome = extract(
-            str(folder),
-            ModelRequest(spec=f"timm:{given.model}"),
-            work / "run",
-            Options(engine=given.engine, executor=given.executor),
-            report=watch.report,
-        )
-    finally:
-        watch.stop.set()
-        shutil.rmtree(work)
-    watcher.join()
-    manifest = outcome.run.manifest
-    print(
-        f"{given.executor}, {given.model}, {manifest.engine} {manifest.precision}, "
-        f"{given.rows} rows in {manifest.seconds:.0f} s, MiB"
-    )
-    found = report(watch, min(WARM_ROWS, given.rows // 4))
-    if given.json:
-        columns = ["seconds", "rows", "resident", "own"]
-        told = {"rows": given.rows, "columns of curve, MiB": columns, "processes": found}
-        given.json.write_text(json.dumps(told, indent=2) + "\n")
-
-
-def report(watch: Watch, warm: int) -> list[dict[str, Any]]:
-    """Print each process's verdict and curve; the same as plain records."""
-    found = []
-    for pid, samples in watch.seen.items():
-        if not any(sample.rows >= warm for sample in samples):
-            print(f"  process {pid}: ended before {warm} rows")
-            continue
-        told: dict[str, Any] = {"pid": pid, "warm rows": warm}
-        for size in ("resident", "own"):
-            said = told[size] = judge(samples, warm, size)
-            print(
-                f"  process {pid} {size:<9}{said['base']:6.0f} at {warm} rows, "
-                f"peak {said['peak']:.0f}, ratio {said['ratio']:.3f} "
-                f"(lowest {said['lowest ratio']:.3f}), target <= {1 + ALLOWED:g}  "
-                f"{'met' if said['met'] else 'missed'}"
-            )
-            peaks = told[f"{size} in tenths"] = tenths(samples, watch.planned, size)
-            print("    peak in each tenth of the rows: " + " ".join(f"{p:.0f}" for p in peaks))
-        told["curve"] = [[s.seconds, s.rows, s.resident, s.own] for s in samples]
-        found.append(told)
-    if not found:
-        print("  nothing to judge: too few rows for so few looks")
-    return found
+    parts = ["extract", "clips", "link"]
+    parser = runner.arguments(__doc__, rounds=1)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all")
+    parser.add_argument("--rows", type=int, nargs="+", default=[4_000, 16_000])
+    parser.add_argument("--clips", type=int, nargs="+", default=[125, 500])
+    parser.add_argument("--frames", type=int, nargs="+", default=[50, 200])
+    given = runner.parsed(parser, rows=[1_000, 2_000], clips=[20, 40], frames=[10, 20])
+    chosen = given.parts or parts
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"{unknown}: the parts are {', '.join(parts)}")
+    report = runner.Report("memory by the size of the work")
+    with runner.folder() as work:
+        sizes = {"extract": given.rows, "clips": given.clips, "link": given.frames}
+        for part in chosen:
+            for executor in ("local", "ray") if part == "extract" else ("",):
+                names = [f"{part} {executor} {size}".replace("  ", " ") for size in sizes[part]]
+                for name, size in zip(names, sizes[part], strict=True):
+                    run = {
+                        "extract": lambda s=size, e=executor: extract(work, s, e),  # type: ignore[misc]
+                        "clips": lambda s=size: clips(work, s),
+                        "link": lambda s=size: link(work, s),
+                    }
+                    report.run({name: run[part]}, given.rounds)
+                report.ratio(names[-1], names[0], "own MiB")
+                grown = report.median(names[-1], "own MiB") - report.median(names[0], "own MiB")
+                more = sizes[part][-1] - sizes[part][0]
+                report.facts[f"{part} {executor}, bytes a piece more"] = grown * runner.MIB / more
+    report.show()
+    print("  " + ", ".join(f"{name} {value:.0f}" for name, value in report.facts.items()))
+    report.write(given.json)
 
 
 if __name__ == "__main__":

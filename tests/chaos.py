@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.kill_and_resume import group, make_source
 from pipelines.run import Run
 from tests.faults import INSIDE, Faults
-from tests.nodes import ROOT, Cluster
+from tests.kills import group, make_source
+from tests.nodes import Cluster
 
 NODES, SLOTS = 3, 2
 BLOCK_ROWS = 128
@@ -82,9 +82,8 @@ class Chaos:
         """
         self._runs += 1
         out = self.work / f"run-{self._runs}"
-        few_actors = ROOT / "benchmarks" / "_few_actors.py"
         command = [
-            *(sys.executable, str(few_actors), str(NODES), str(BLOCK_ROWS)),
+            *(sys.executable, "-m", "tests.few_actors", str(NODES), str(BLOCK_ROWS)),
             *("extract", str(self.source), "--model", "tiny", "--out", str(out)),
             # What a command leaves open is settled by what the machine takes; bits are compared.
             *("--precision", "fp32", "--engine", "eager"),

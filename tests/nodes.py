@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.kill_and_resume import born, family, stat_of
+from tests.kills import born, family, stat_of
 
 ROOT = Path(__file__).resolve().parents[1]
 # How soon a dead node is missed: Ray takes some 15 s, which is long for a test.

@@ -84,7 +84,7 @@ def test_a_block_that_kills_every_process_ends_the_run_with_its_rows(
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_fault_alone(chaos: Chaos, kind: str) -> None:
     if kind == "object store filled":
-        pytest.skip("needs a second driver; benchmarks/chaos.py does it")
+        pytest.skip("needs a second driver; benchmarks/faults.py does it")
     ran = chaos.run([(0 if kind in INSIDE else 2, 0, kind)])
     assert ran.happened == [kind]
     assert ran.commands == (2 if kind == "driver killed" else 1), ran.said

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.kill_and_resume import finish, kill_once
 from index.build.version import build_index
 from index.build.versions import rollback
 from index.search.snapshot import Snapshot
@@ -19,6 +18,7 @@ from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.data.test_real_images import top1
 from tests.indexes import true_scores
+from tests.kills import finish, kill_once
 
 EXACT = ("--precision", "fp32", "--engine", "eager")
 

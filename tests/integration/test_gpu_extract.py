@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from benchmarks.kill_and_resume import finish, kill_once, make_source
 from pipelines.engines import compiled
 from pipelines.engines.engine import Answers, Engine
 from pipelines.engines.precision import compare
@@ -32,6 +31,7 @@ from pipelines.model_info import (
 from pipelines.models.registry import examine, load_backbone
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
+from tests.kills import finish, kill_once, make_source
 from tests.pictures import photo_folder
 
 pytestmark = pytest.mark.gpu

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.kill_and_resume import check, finish, group, kill_once, make_source
 from common.errors import RunError, SourceError
 from index.build.update import add_runs
 from index.build.version import build_index
@@ -27,6 +26,7 @@ from pipelines.model_info import ModelRequest, Reading
 from pipelines.run import Run
 from pipelines.sources.plan import read_run
 from tests.indexes import embeddings, make_run, tree
+from tests.kills import check, finish, group, kill_once, make_source
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.videos import broken, write_video

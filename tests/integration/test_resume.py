@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_and_resume import (
+from onepass.cli.main import main
+from pipelines.execution.checkpoints import committed_rows
+from pipelines.progress.event_log import read_events
+from tests.kills import (
     check,
     events_before_kill,
     extract_command,
@@ -21,9 +24,6 @@ from benchmarks.kill_and_resume import (
     kill_once,
     make_source,
 )
-from onepass.cli.main import main
-from pipelines.execution.checkpoints import committed_rows
-from pipelines.progress.event_log import read_events
 
 pytestmark = pytest.mark.ray
 

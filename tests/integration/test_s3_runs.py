@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.kill_and_resume import group, kill_once
 from common.storage import to_path
 from pipelines.outputs.hdf5 import matrix
 from pipelines.run import Run
 from tests.commands import here, onepass
+from tests.kills import group, kill_once
 from tests.pictures import photo_folder
 from tests.refusals import only_error
 from tests.s3 import Rule, Store

@@ -10,7 +10,6 @@ import pytest
 
 from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
-from benchmarks.kill_and_resume import finish, kill_once
 from migration.extract import extract_again
 from onepass.cli.main import main
 from pipelines.engines.embed import Embedder
@@ -20,6 +19,7 @@ from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.ami import change, fill, stored
+from tests.kills import finish, kill_once
 from tests.postgres import Server
 from tracks.link import link_run
 from tracks.store import read_tracks

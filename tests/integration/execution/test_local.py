@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.kill_and_resume import check, extract_command, finish, group, make_source
 from common.errors import StalledError
 from pipelines.engines import forward as forwarding
 from pipelines.engines.engine import Engine
@@ -25,6 +24,7 @@ from pipelines.extract import extract
 from pipelines.run import Run
 from tests.integration.execution.suite import ExecutorSuite
 from tests.integration.execution.world import TINY, World, everything, exact, run_of, same
+from tests.kills import check, extract_command, finish, group, make_source
 from tests.pictures import drawn
 
 ROOT = Path(__file__).parents[3]

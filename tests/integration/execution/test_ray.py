@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill_and_resume import check, extract_command, finish, kill_once, make_source
 from pipelines.extract import Options, extract
 from pipelines.run import Run
 from tests.commands import ROOT
 from tests.integration.execution.suite import ExecutorSuite
 from tests.integration.execution.world import TINY
+from tests.kills import check, extract_command, finish, kill_once, make_source
 
 pytestmark = pytest.mark.ray
 

@@ -1,4 +1,4 @@
-"""``onepass`` with at most so many forward actors: _few_actors.py ACTORS BLOCK_ROWS extract …
+"""``onepass`` with at most so many forward actors: tests.few_actors ACTORS BLOCK_ROWS extract …
 
 What a cluster of one-core nodes would have, where the nodes have more slots than cores.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-
-import _common  # noqa: F401  puts the packages before this folder
 
 import cluster.session
 import pipelines.execution.blocks
