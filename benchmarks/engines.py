@@ -54,9 +54,10 @@ def agreement(images: str, spec: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from pipelines.config import Options
     from pipelines.engines.engine import Engine
     from pipelines.engines.precision import compare
-    from pipelines.extract import Options, extract
+    from pipelines.extract import extract
     from pipelines.images.decode import PIXELS, decode_rows, unpack
     from pipelines.model_info import ModelRequest
     from pipelines.models.registry import examine

@@ -103,7 +103,8 @@ def decode(source: str, spec: str, seconds: float) -> dict[str, float]:
 
 def whole_run(source: str, spec: str, out: str) -> dict[str, Any]:
     """``extract`` as it is by default."""
-    from pipelines.extract import Options, Progress, extract
+    from pipelines.config import Options, Progress
+    from pipelines.extract import extract
     from pipelines.model_info import ModelRequest
 
     seen: list[tuple[float, int, int]] = []

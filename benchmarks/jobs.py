@@ -31,7 +31,8 @@ def extract_run(source: str, model: dict[str, Any], out: str, **options: Any) ->
         images/s from the first answer to the last. ``core_ms``: milliseconds of a core that this
         process spent on an image between these. ``engine``, ``precision``, ``waited``.
     """
-    from pipelines.extract import Options, Progress, extract
+    from pipelines.config import Options, Progress
+    from pipelines.extract import extract
     from pipelines.model_info import ModelRequest
 
     began = time.time()

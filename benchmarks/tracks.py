@@ -35,9 +35,10 @@ from benchmarks.made import embeddings as embeddings_of
 from pipelines.run import Run
 from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
-from tracks.evaluation.motchallenge import FIRST_FRAME, read_truth
-from tracks.evaluation.scores import Tracked, evaluate
+from tracks.evaluation.scores import evaluate
 from tracks.linked import unclaimed
+from tracks.motchallenge import FIRST_FRAME, read_truth
+from tracks.tracked import Tracked
 
 FRAMES_PER_SECOND = 25
 SIDE = 1024  # of the clip, in pixels

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common.errors import RunError
 from common.json_models import read_json
-from pipelines.extract import Options, Outcome, Progress, extract
+from pipelines.config import Options, Progress
+from pipelines.extract import Outcome, extract
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.request import Request
 from pipelines.run import Run

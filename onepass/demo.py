@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from index.search.snapshot import Snapshot
-    from pipelines.extract import Progress
+    from pipelines.config import Progress
 
 PACKAGE = "idtrackerai==6.0.14"
 WHEEL = "idtrackerai-6.0.14-py3-none-any.whl"
@@ -128,7 +128,8 @@ def run_steps(
     """Extract, build the index and link, each as the command of that name would."""
     from index.build.version import build_index
     from index.search.snapshot import Snapshot, current_version
-    from pipelines.extract import Options, extract
+    from pipelines.config import Options
+    from pipelines.extract import extract
     from pipelines.model_info import ModelRequest
     from tracks.link import link_run
 

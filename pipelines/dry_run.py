@@ -20,10 +20,11 @@ import pyarrow as pa
 from common.errors import work_error
 from common.json_models import JsonModel
 from common.storage import is_remote, make_folder, remove_folder
+from pipelines.config import Options, Progress
 from pipelines.execution.base import Executor, Job, Supervisor
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
-from pipelines.extract import Options, Progress, open_for
+from pipelines.extract import open_for
 from pipelines.model_info import EngineName, ModelRequest, Precision
 from pipelines.outputs.finish import data_files, describe_run
 from pipelines.outputs.hdf5 import write_hdf5

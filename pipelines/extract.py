@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.executors import ExecutorChoice, choose_executor
+from cluster.executors import choose_executor
 from common.errors import WorkError, first_line, work_error
 from common.json_models import write_atomic
 from common.storage import list_folder, remove_folder, storage_errors
+from pipelines.config import Options, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Answered, Executor, Job, Supervisor, open_executor
 from pipelines.execution.blocks import write_plan
 from pipelines.execution.checkpoints import reconcile
 from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
-from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
+from pipelines.model_info import ModelRequest
 from pipelines.outputs.finish import describe_run
 from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.prepare import prepare
@@ -36,34 +37,6 @@ from pipelines.run import Run, SessionInfo
 from pipelines.sources.plan import Plan
 
 CONTINUES = "what is written is kept, the same command continues"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run; none of it changes what a row's answer is, except by rounding."""
-
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    engine: Literal["auto", "eager", "compile", "openvino"] = "auto"
-    outputs: Outputs = field(default_factory=Outputs)
-    gate: GateRequest | None = None
-    reading: Reading = field(default_factory=Reading)
-    top_k: int = 5
-    hdf5: bool = False
-    batch_rows: int | None = None  # images a forward pass; None: what suits the device
-    gpus_per_actor: float = 1.0
-    stall_seconds: float = 300.0
-    executor: ExecutorChoice = "auto"
-    address: str | None = None  # of a Ray cluster
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One look at a running extraction, for whoever draws the progress bar."""
-
-    stage: Literal["planning", "waiting", "starting", "measuring", "extracting", "hdf5", "checking"]
-    done: int
-    planned: int
-    failed: int = 0  # of those done in this session, with an error
 
 
 @dataclass

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from pipelines.config import Options, Progress
 from pipelines.model_info import ModelRequest
 from pipelines.request import Command, fingerprint_inputs
 from pipelines.sources.plan import Plan, name_source, read_source
-
-if TYPE_CHECKING:
-    from pipelines.extract import Options, Progress
 
 VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
 
@@ -23,8 +20,6 @@ def prepare(
     Raises:
         InputError: source or model do not fit.
     """
-    from pipelines.extract import Progress
-
     reading = options.reading
     plan = read_source(
         source, reading, report=lambda done, total: report(Progress("planning", done, total))

@@ -17,10 +17,10 @@ import orjson
 
 from common.errors import InputError
 from common.json_models import write_atomic
-from tracks.evaluation import motchallenge
-from tracks.evaluation.scores import Tracked
+from tracks import motchallenge
 from tracks.linked import Linked, Progress
 from tracks.sizes import image_size
+from tracks.tracked import Tracked
 
 UNNAMED = "object"  # the category of detections without a class
 

@@ -16,9 +16,9 @@ from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
 from tracks.association.linker import by_frame
-from tracks.evaluation.scores import Tracked
 from tracks.sizes import geometry
 from tracks.store import read_tracks
+from tracks.tracked import Tracked
 
 Progress = Callable[[int, int], None]  # called with what is done, and what there is to do
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from numpy.typing import NDArray
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import ask, filter_of, held_of, limits_of, usable
+from api.routes.common import ask, filter_of, held_of, limits_of
 from api.routes.direct import DirectRoute
 from api.schemas.search import (
     DEFAULT_K,
@@ -28,6 +28,7 @@ from api.schemas.search import (
 from api.service.answers import batch_body, search_body
 from api.service.batching import Search
 from api.service.line import BoundedQueue
+from api.service.vectors import usable
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 # Read and answered without FastAPI's own steps in between; see DirectRoute.

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from api.http.errors import ApiError
 from api.http.limits import Limits
-from api.routes.common import usable
 from api.schemas.link import LinkRequest
 from api.schemas.search import read_bytes, read_vector
 from api.service.line import BoundedQueue
 from api.service.state import ServedIndex
+from api.service.vectors import usable
 from tracks.live.session import Frame
 
 Vectors = NDArray[np.float32]

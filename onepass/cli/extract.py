@@ -18,8 +18,9 @@ from onepass.cli.extract_options import Asked, with_options
 from pipelines.progress.words import count, duration, where_the_time_went
 
 if TYPE_CHECKING:
+    from pipelines.config import Options, Progress
     from pipelines.dry_run import Forecast
-    from pipelines.extract import Options, Outcome, Progress
+    from pipelines.extract import Outcome
     from pipelines.run import Run
 
 _NAMED = 10  # failed videos

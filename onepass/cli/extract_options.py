@@ -19,7 +19,7 @@ from common.errors import InputError
 from onepass.cli.console import ExecutorOption, absolute, to_path
 
 if TYPE_CHECKING:
-    from pipelines.extract import Options
+    from pipelines.config import Options
     from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
 
 
@@ -145,7 +145,7 @@ class Asked:
         Raises:
             InputError: options of features or of the gate do not go together.
         """
-        from pipelines.extract import Options
+        from pipelines.config import Options
         from pipelines.model_info import Reading
 
         return Options(

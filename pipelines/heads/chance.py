@@ -8,7 +8,8 @@ from pathlib import Path
 from cluster.executors import ExecutorChoice
 from common.errors import RunError
 from common.json_models import read_json
-from pipelines.extract import Options, Progress, extract
+from pipelines.config import Options, Progress
+from pipelines.extract import extract
 from pipelines.heads.features import Kind, model_of
 from pipelines.model_info import Outputs
 from pipelines.models.registry import examine

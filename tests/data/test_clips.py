@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.config import Options
 from pipelines.engines.engine import Engine
-from pipelines.extract import Options, extract
+from pipelines.extract import extract
 from pipelines.images.pixels import resize
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.outputs.clips.write import make_clips

@@ -10,8 +10,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from ami.write_back import write_database
+from pipelines.config import Options
 from pipelines.detections import BOX
-from pipelines.extract import Options, extract
+from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.ami import DETECTIONS, IMAGES, METADATA, SESSIONS, stored

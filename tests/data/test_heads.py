@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.extract import Options, extract
+from pipelines.config import Options
+from pipelines.extract import extract
 from pipelines.heads.apply import apply_head
 from pipelines.heads.fit import TrainOptions
 from pipelines.heads.train import train

@@ -13,7 +13,8 @@ from index.build.versions import rollback
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, read_manifest
 from migration.report import MigrationReport
-from pipelines.extract import Options, extract
+from pipelines.config import Options
+from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.data.test_real_images import top1

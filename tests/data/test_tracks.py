@@ -11,8 +11,8 @@ from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from tracks.association.options import PRESETS
 from tracks.evaluation.evaluate import evaluate_run
-from tracks.evaluation.motchallenge import read_truth
 from tracks.link import link_run
+from tracks.motchallenge import read_truth
 
 STRIDE = 10
 

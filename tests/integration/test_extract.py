@@ -19,9 +19,10 @@ import pipelines.images.opener
 from common.errors import FolderError, RunError, VerifyError
 from common.json_models import read_json
 from onepass.cli.main import main
+from pipelines.config import Options, Progress
 from pipelines.detections import BOX, complete
 from pipelines.engines.embed import Embedder
-from pipelines.extract import Options, Outcome, Progress, extract
+from pipelines.extract import Outcome, extract
 from pipelines.images.decode import decode_rows
 from pipelines.images.pixels import decode, read
 from pipelines.model_info import ModelRequest, Outputs, Preprocess

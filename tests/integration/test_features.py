@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pytest
 
 from onepass.cli.main import main
-from pipelines.extract import Options, extract
+from pipelines.config import Options
+from pipelines.extract import extract
 from pipelines.model_info import GateRequest, ModelRequest, Outputs
 from pipelines.run import Run
 from tests.pictures import photo_folder

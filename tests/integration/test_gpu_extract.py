@@ -15,10 +15,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipelines.config import Options
 from pipelines.engines import compiled
 from pipelines.engines.engine import Answers, Engine
 from pipelines.engines.precision import compare
-from pipelines.extract import Options, extract
+from pipelines.extract import extract
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,

@@ -13,8 +13,9 @@ import pytest
 
 from common.errors import ModelError, RunError
 from onepass.cli.main import main
+from pipelines.config import Options
 from pipelines.engines.embed import Embedder
-from pipelines.extract import Options, extract
+from pipelines.extract import extract
 from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest, Outputs
 from pipelines.models.registry import load_verified

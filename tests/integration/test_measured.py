@@ -15,8 +15,9 @@ from cluster.executors import local_cores
 from common.errors import RunError
 from onepass.cli.main import main
 from pipelines import extract as extracting
+from pipelines.config import Options, Progress
 from pipelines.dry_run import dry_run
-from pipelines.extract import Options, Progress, extract
+from pipelines.extract import extract
 from pipelines.model_info import ModelRequest, Outputs
 from pipelines.progress.event_log import read_events
 from tests.pictures import photo_folder

@@ -21,7 +21,8 @@ from index.storage.layout import current_version, list_versions, read_manifest
 from migration.extract import extract_again, reading_of
 from migration.report import MigrationReport
 from onepass.cli.main import main
-from pipelines.extract import Options, extract
+from pipelines.config import Options
+from pipelines.extract import extract
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.run import Run
 from pipelines.sources.plan import read_run

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from onepass.cli.main import main
-from pipelines.extract import Options, extract
+from pipelines.config import Options
+from pipelines.extract import extract
 from pipelines.model_info import ModelRequest, Outputs, Reading
 from pipelines.models.head import load_head
 from pipelines.outputs.clips.write import make_clips

@@ -18,8 +18,8 @@ from tests.runs import write_run
 from tests.unit.linking.scenes import crowd
 from tracks.association.options import LinkOptions
 from tracks.evaluation.labels import individuals, labelled_by_column, labelled_by_truth
-from tracks.evaluation.scores import Tracked
 from tracks.evaluation.tune import NOBODY
+from tracks.tracked import Tracked
 
 NIGHTS = ("monday", "tuesday", "wednesday")
 

@@ -13,8 +13,9 @@ from PIL import Image
 from api.app import create_app
 from common.errors import RunError
 from index.build.version import build_index
+from pipelines.config import Options
 from pipelines.engines.embed import Embedder
-from pipelines.extract import Options, extract
+from pipelines.extract import extract
 from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
 from pipelines.model_info import ModelRequest, Reading

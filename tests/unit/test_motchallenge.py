@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from tracks.evaluation.motchallenge import file_names, read_truth, result_lines
-from tracks.evaluation.scores import Tracked
+from tracks.motchallenge import file_names, read_truth, result_lines
+from tracks.tracked import Tracked
 
 
 def written(folder: Path, text: str) -> Path:

@@ -8,8 +8,9 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from tracks.evaluation.scores import Tracked, evaluate, evaluate_together
+from tracks.evaluation.scores import evaluate, evaluate_together
 from tracks.linked import unclaimed
+from tracks.tracked import Tracked
 
 FAR = 100.0  # between individuals: their boxes never touch
 

@@ -19,9 +19,10 @@ import numpy as np
 from common.errors import InputError
 from index.vectors import Ints
 from tracks.association.linker import frame_step
-from tracks.evaluation.motchallenge import FIRST_FRAME, file_names, read_truth
-from tracks.evaluation.scores import Scores, Tracked, evaluate_together
+from tracks.evaluation.scores import Scores, evaluate_together
 from tracks.linked import Linked
+from tracks.motchallenge import FIRST_FRAME, file_names, read_truth
+from tracks.tracked import Tracked
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
 from tracks.embeddings import EmbeddingReader
 from tracks.evaluation.evaluate import truths
-from tracks.evaluation.motchallenge import FIRST_FRAME, read_truth
-from tracks.evaluation.scores import Tracked
 from tracks.evaluation.tune import NOBODY, Labelled
+from tracks.motchallenge import FIRST_FRAME, read_truth
 from tracks.sequences import read_plan
 from tracks.sizes import geometry
+from tracks.tracked import Tracked
 
 SAME_BOX = 0.5
 """Of a true box and a detection: the least IoU to be of the same individual."""

@@ -17,37 +17,10 @@ import numpy as np
 
 from common.extras import optional
 from index.vectors import Floats, Ints
+from tracks.tracked import Tracked
 
 # The package asks for OpenCV's desktop build, which would replace the headless one that is
 # installed here, and needs a display's libraries; so it is installed without what it asks for.
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """Boxes with identities of one sequence, one entry a box, in any order.
-
-    Attributes:
-        frames: frame number ``[N]``.
-        ids: number of the individual, or of the track, ``[N]``; once a frame.
-        boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
-    """
-
-    frames: Ints
-    ids: Ints
-    boxes: Floats
-
-    def at(self, frames: Ints) -> Tracked:
-        """What stands in these frames."""
-        here = np.isin(self.frames, frames)
-        return Tracked(self.frames[here], self.ids[here], self.boxes[here])
-
-    def repeated(self) -> tuple[int, int] | None:
-        """Frame and id of the first that stands twice in its frame; None where all are alone."""
-        pairs, counts = np.unique(
-            np.column_stack([self.frames, self.ids]), axis=0, return_counts=True
-        )
-        twice = pairs[counts > 1]
-        return (int(twice[0, 0]), int(twice[0, 1])) if len(twice) else None
 
 
 @dataclass(frozen=True)

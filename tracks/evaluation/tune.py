@@ -22,8 +22,9 @@ from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame, frame_step, link
 from tracks.association.options import PRESETS, TERMS, LinkOptions
 from tracks.association.state import OpenTracks, Seen, started
-from tracks.evaluation.scores import Scores, Tracked, evaluate
+from tracks.evaluation.scores import Scores, evaluate
 from tracks.linked import unclaimed
+from tracks.tracked import Tracked
 
 NOBODY = -1
 _MOST_PAIRS = 500_000

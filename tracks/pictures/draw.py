@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from tracks.association.linker import frame_step
-from tracks.evaluation.motchallenge import file_names
 from tracks.linked import Linked, Progress
+from tracks.motchallenge import file_names
 from tracks.pictures.annotate import Annotator, Pixels
 from tracks.pictures.scenes import Scenes
 

@@ -16,7 +16,8 @@ import pytest
 from cluster.executors import ExecutorName
 from common.errors import WorkError
 from common.storage import to_path
-from pipelines.extract import Progress, extract
+from pipelines.config import Progress
+from pipelines.extract import extract
 from pipelines.model_info import GateRequest, ModelRequest
 from pipelines.progress.event_log import read_events
 from tests.integration.execution.world import (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.extract import Options, extract
+from pipelines.config import Options
+from pipelines.extract import extract
 from pipelines.run import Run
 from tests.commands import ROOT
 from tests.integration.execution.suite import ExecutorSuite

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from cluster.executors import ExecutorName
 from common.storage import open_parquet
-from pipelines.extract import Options, Outcome, extract
+from pipelines.config import Options
+from pipelines.extract import Outcome, extract
 from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.run import Run
 from tests.heads import made_head

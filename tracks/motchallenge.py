@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from common.errors import InputError
-from tracks.evaluation.scores import Tracked
+from tracks.tracked import Tracked
 
 FIRST_FRAME = 1
 _LONGEST = 200  # bytes of a file's name, well below what file systems take

@@ -1,1 +1,0 @@
-"""Videos: which clips a folder holds, and their frames by number."""
