@@ -54,7 +54,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 audit: $(VENV)/.dev  ## known vulnerabilities of what is installed; says so where it cannot ask
-	$(BIN)/python -m tests.audit
+	$(BIN)/python -m tests.helpers.audit
 
 tests: test
 

@@ -6,7 +6,7 @@
 * **kills**: every session is killed with SIGKILL, all of its processes at once, and the same command
   goes on; two in five moments are drawn from the whole time that an undisturbed run takes, the others
   are the n-th change of what the run writes, because most of a small run is start-up.
-* **chaos**: random faults (``tests/faults.py``), several a run, on a Ray cluster of three nodes; where
+* **chaos**: random faults (``tests/helpers/faults.py``), several a run, on a Ray cluster of three nodes; where
   the command ends with an error, the same is given again. A command that does not end in time hangs.
 
 In each run that has ended every planned row must stand exactly once, every file be whole, and class
@@ -33,9 +33,9 @@ import numpy as np
 from benchmarks import runner
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.run import Run
-from tests.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Ran, differing
-from tests.faults import KINDS, environment
-from tests.kills import (
+from tests.helpers.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Ran, differing
+from tests.helpers.faults import KINDS, environment
+from tests.helpers.kills import (
     check,
     events_before_kill,
     extract_command,
@@ -44,7 +44,7 @@ from tests.kills import (
     kill_once,
     make_source,
 )
-from tests.nodes import cluster
+from tests.helpers.nodes import cluster
 
 COLUMNS = ["row_id", "label", "score", "embedding", "error"]
 STORE_BYTES = 90 * 2**20

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.kills import family, kill_all
-from tests.nodes import title_of
+from tests.helpers.kills import family, kill_all
+from tests.helpers.nodes import title_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = len(os.sched_getaffinity(0))
@@ -263,7 +263,7 @@ def folder(given: Path | None = None) -> Iterator[Path]:
 
 def link_images(source: Path | None, target: Path, count: int) -> Path:
     """``count`` distinct JPEG files: those under ``source`` in turn, or drawn ones without a source."""
-    from tests.pictures import photo_folder
+    from tests.helpers.pictures import photo_folder
 
     source = source or photo_folder(target.with_name(f"{target.name}-drawn"), min(count, 200))
     files = sorted(f for f in source.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg"))

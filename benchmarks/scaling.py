@@ -34,7 +34,7 @@ ENGINES = [None, "eager", *(["openvino"] if find_spec("openvino") else [])]
 
 def few_actors(actors: int, **how: Any) -> dict[str, Any]:
     """``extract_run`` with at most so many actors: nodes have more slots than cores."""
-    from tests.few_actors import only
+    from tests.helpers.few_actors import only
 
     only(actors, BLOCK_ROWS)
     return extract_run(**how)
@@ -62,7 +62,7 @@ def lanes(given: Any, images: Path) -> dict[str, runner.Contender]:
 
 def workers(given: Any, images: Path, count: int, work: Path) -> runner.Measures:
     """One extraction on a fresh cluster of ``count`` nodes."""
-    from tests.nodes import cluster
+    from tests.helpers.nodes import cluster
 
     cores = sorted(os.sched_getaffinity(0))
     held = [[cores[number % len(cores)]] for number in range(count)]

@@ -18,8 +18,8 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.s3 import Store, s3, s3_server  # noqa: F401
-from tests.tiers import Stopwatch, folder_of
+from tests.helpers.s3 import Store, s3, s3_server  # noqa: F401
+from tests.helpers.tiers import Stopwatch, folder_of
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -106,7 +106,7 @@ def _unit_tests_stay_unit(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def ray_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tests leave faults for the processes of ``ray_session``; see ``tests/faulty``."""
+    """Where tests leave faults for the processes of ``ray_session``; see ``tests/helpers/faulty``."""
     return tmp_path_factory.mktemp("faults")
 
 
@@ -124,7 +124,10 @@ def ray_session(ray_faults: Path, s3_server: Store) -> Iterator[None]:  # noqa: 
     from cluster.token import own_token
 
     print_status()
-    faulty = {"FAULTS": str(ray_faults), "PYTHONPATH": str(Path(__file__).parent / "faulty")}
+    faulty = {
+        "FAULTS": str(ray_faults),
+        "PYTHONPATH": str(Path(__file__).parent / "helpers" / "faulty"),
+    }
     with own_token(), patch.dict(os.environ, faulty | s3_server.environment):
         ray.init(
             "local",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import NODES, SLOTS, SLOW_SECONDS, Chaos
-from tests.faults import INSIDE, KINDS, environment
-from tests.nodes import cluster
+from tests.helpers.chaos import NODES, SLOTS, SLOW_SECONDS, Chaos
+from tests.helpers.faults import INSIDE, KINDS, environment
+from tests.helpers.nodes import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

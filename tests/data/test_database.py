@@ -15,7 +15,7 @@ from pipelines.detections import BOX
 from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
-from tests.ami import DETECTIONS, IMAGES, METADATA, SESSIONS, stored
+from tests.helpers.ami import DETECTIONS, IMAGES, METADATA, SESSIONS, stored
 from tracks.link import link_run
 from tracks.store import read_tracks
 

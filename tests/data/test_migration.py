@@ -18,8 +18,8 @@ from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.data.test_real_images import top1
-from tests.indexes import true_scores
-from tests.kills import finish, kill_once
+from tests.helpers.indexes import true_scores
+from tests.helpers.kills import finish, kill_once
 
 EXACT = ("--precision", "fp32", "--engine", "eager")
 

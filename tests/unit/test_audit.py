@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import audit
+from tests.helpers import audit
 
 CLEAN = {"name": "rich", "version": "1", "vulns": []}
 SKIPPED = {"name": "onepass", "skip_reason": "not found on PyPI"}

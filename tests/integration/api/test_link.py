@@ -30,10 +30,10 @@ from api.routes import link as routes
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.search.filters import Filter
+from tests.helpers.refusals import only_error
+from tests.helpers.runs import write_run
 from tests.integration.api.contract import a_frame, refused
 from tests.integration.api.world import World, serving, told, wait_until_ready
-from tests.refusals import only_error
-from tests.runs import write_run
 from tracks.association.options import LinkOptions
 from tracks.live.session import IDLE_DAYS, LiveLinker
 from tracks.live.store import KEPT_ANSWERS, LINK_STATE

@@ -24,6 +24,7 @@ from api.client import Client, ServiceError
 from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
+from tests.helpers.nodes import marked
 from tests.integration.api import contract
 from tests.integration.api.world import (
     World,
@@ -33,7 +34,6 @@ from tests.integration.api.world import (
     told,
     wait_until_ready,
 )
-from tests.nodes import marked
 
 pytestmark = pytest.mark.ray
 

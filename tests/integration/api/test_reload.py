@@ -22,8 +22,8 @@ from index.build.version import build_index
 from index.search.filters import Filter
 from index.search.snapshot import Hits, Snapshot
 from pipelines.run import Run
+from tests.helpers.runs import write_run
 from tests.integration.api.world import World, serving, told, wait_until_ready
-from tests.runs import write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 

@@ -23,7 +23,7 @@ from index.build.version import build_index
 from pipelines.engines.embed import Embedder
 from pipelines.model_info import ModelInfo, ModelRequest
 from pipelines.models.registry import examine
-from tests.runs import write_run
+from tests.helpers.runs import write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 

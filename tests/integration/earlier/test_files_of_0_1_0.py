@@ -23,7 +23,7 @@ import pytest
 
 from api.app import create_app
 from api.client import Client
-from tests.commands import here
+from tests.helpers.commands import here
 from tests.integration.api.world import serving
 
 HOME = Path("/tmp/onepass-0.1.0")  # noqa: S108

@@ -11,7 +11,7 @@ import pytest
 
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
-from tests.indexes import (
+from tests.helpers.indexes import (
     embeddings,
     make_run,
 )

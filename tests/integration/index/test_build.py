@@ -13,7 +13,7 @@ from index.build.version import build_index
 from index.metrics import prepare
 from index.search.accelerator import Accelerator, SearchParams
 from index.search.factory import make_index, train
-from tests.indexes import (
+from tests.helpers.indexes import (
     DIM,
     embeddings,
     make_run,

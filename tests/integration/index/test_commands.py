@@ -15,8 +15,8 @@ from index.build.version import build_index
 from index.search.filters import Filter
 from index.search.snapshot import current_version
 from onepass.cli.main import main
-from tests.indexes import embeddings, make_run
-from tests.refusals import only_error
+from tests.helpers.indexes import embeddings, make_run
+from tests.helpers.refusals import only_error
 
 Said = tuple[int | str | None, str, str]
 Onepass = Callable[..., Said]

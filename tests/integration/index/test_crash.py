@@ -16,8 +16,8 @@ from index.build.versions import promote
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions, read_manifest
-from tests.indexes import embeddings, make_run
-from tests.killed import Nursery, work
+from tests.helpers.indexes import embeddings, make_run
+from tests.helpers.killed import Nursery, work
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 LEFT_ALONE = {"CURRENT", ".lock", SEGMENTS}

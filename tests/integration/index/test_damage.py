@@ -13,7 +13,7 @@ from common.errors import SnapshotError, VerifyError
 from index.build.version import build_index
 from index.search.snapshot import Snapshot, list_versions
 from index.storage.layout import SEGMENTS
-from tests.indexes import (
+from tests.helpers.indexes import (
     embeddings,
     make_run,
     part_of,

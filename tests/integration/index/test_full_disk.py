@@ -21,7 +21,7 @@ from index.build.versions import promote
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version
-from tests.indexes import embeddings, make_run, tree
+from tests.helpers.indexes import embeddings, make_run, tree
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -16,7 +16,7 @@ from index.search.factory import core_of, make_index, train
 from index.search.filters import Filter
 from index.search.recall import recall_at
 from index.search.snapshot import Snapshot
-from tests.indexes import embeddings, make_run, true_hits, true_scores
+from tests.helpers.indexes import embeddings, make_run, true_hits, true_scores
 
 pytestmark = pytest.mark.gpu
 

@@ -16,7 +16,7 @@ from index.search.recall import recall_at
 from index.search.segment import Segment
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS
-from tests.indexes import embeddings, make_run, part_of
+from tests.helpers.indexes import embeddings, make_run, part_of
 
 
 def by_id(snapshot: Snapshot, rows: np.ndarray) -> list[list[str]]:

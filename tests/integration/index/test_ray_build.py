@@ -11,7 +11,7 @@ from common.errors import SnapshotError, WorkError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
 from index.search.filters import Filter
-from tests.indexes import embeddings, make_run
+from tests.helpers.indexes import embeddings, make_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 

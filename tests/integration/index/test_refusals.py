@@ -12,13 +12,13 @@ import pytest
 from common.errors import InputError, RunError, SnapshotError
 from index.build.version import build_index
 from index.search.snapshot import Snapshot, current_version, list_versions
-from tests.indexes import (
+from tests.helpers.indexes import (
     DIM,
     embeddings,
     make_run,
     tree,
 )
-from tests.runs import TINY_FACTS
+from tests.helpers.runs import TINY_FACTS
 
 
 def refused(out: Path, runs: list[Path], match: str, **more: Any) -> None:

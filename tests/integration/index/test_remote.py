@@ -25,11 +25,11 @@ from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage import remote
 from index.storage.layout import current_version, list_versions, read_manifest
-from tests.commands import onepass
-from tests.indexes import embeddings, make_run
+from tests.helpers.commands import onepass
+from tests.helpers.indexes import embeddings, make_run
+from tests.helpers.killed import QUICK, Nursery, work
+from tests.helpers.s3 import Rule, Store
 from tests.integration.api.world import serving
-from tests.killed import QUICK, Nursery, work
-from tests.s3 import Rule, Store
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 FACTORY = "IVF4,Flat"

@@ -14,7 +14,7 @@ from common.errors import SnapshotError
 from index.build.version import build_index
 from index.search.recall import recall_at
 from index.search.snapshot import Snapshot
-from tests.indexes import (
+from tests.helpers.indexes import (
     DIM,
     embeddings,
     l1,
@@ -22,7 +22,7 @@ from tests.indexes import (
     true_hits,
     true_scores,
 )
-from tests.runs import write_run
+from tests.helpers.runs import write_run
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l1"])

@@ -16,8 +16,8 @@ from index.build.version import build_index
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions
-from tests.indexes import embeddings, make_run, tree, true_scores
-from tests.runs import TINY_FACTS, write_run
+from tests.helpers.indexes import embeddings, make_run, tree, true_scores
+from tests.helpers.runs import TINY_FACTS, write_run
 
 A, B = embeddings(200), embeddings(80, seed=1)
 RAW = {f"a{row}": A[row] for row in range(200)} | {f"b{row}": B[row] for row in range(80)}

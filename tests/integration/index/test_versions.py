@@ -17,7 +17,7 @@ from index.build.versions import bytes_of, history, promote, prune, rollback
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot, current_version, list_versions
 from index.storage.layout import SEGMENTS
-from tests.indexes import embeddings, make_run, tree
+from tests.helpers.indexes import embeddings, make_run, tree
 
 
 def test_second_build_leaves_the_first_open_to_readers(tmp_path: Path, run: Path) -> None:

@@ -1,0 +1,195 @@
+"""One extraction on a cluster of several nodes, with faults in it, and what came of it.
+
+Where the command ends with an error or is killed the same command is given again, as a user
+would, so a run ends finished or shows why it cannot be.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.run import Run
+from tests.helpers.faults import INSIDE, Faults
+from tests.helpers.kills import group, make_source
+from tests.helpers.nodes import Cluster
+
+NODES, SLOTS = 3, 2
+BLOCK_ROWS = 128
+SLOW_SECONDS = 0.25  # every block takes longer, so that there is a middle for faults to hit
+STALL_SECONDS = 120
+MOST_COMMANDS = 8  # for one run
+LEFT_SECONDS = 20.0  # for workers of a run to be gone after it
+
+
+@dataclass
+class Ran:
+    """One run, from its first command to its end."""
+
+    seconds: float
+    commands: int = 1
+    happened: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)  # faults after which the command was given again
+    hangs: int = 0
+    lost: int = 0
+    twice: int = 0
+    other: int = 0  # rows that differ from the undisturbed run's
+    left: list[str] = field(default_factory=list)  # processes
+    said: list[str] = field(default_factory=list)  # by commands that ended with an error
+    log: str = ""  # of all commands
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is lost, twice, different, left behind or still running."""
+        return not (self.hangs or self.lost or self.twice or self.other or self.left)
+
+
+class Chaos:
+    """The cluster, the images, and what an undisturbed run makes of them."""
+
+    def __init__(
+        self, nodes: Cluster, work: Path, rows: int, dice: random.Random, hang_seconds: float
+    ) -> None:
+        self.nodes, self.work, self.rows, self.dice = nodes, work, rows, dice
+        self.hang_seconds = hang_seconds
+        self.faults = Faults(nodes, work / "faults", dice)
+        self.source = make_source(work / "images", rows)
+        self.log = work / "log"
+        self._runs = 0
+        self.truth: pa.Table | None = None
+
+    def run(
+        self,
+        planned: Sequence[tuple[int, float, str]] = (),
+        *,
+        most_commands: int = MOST_COMMANDS,
+    ) -> Ran:
+        """One run with ``planned`` faults; what came of it.
+
+        Args:
+            planned: each fault, and when: as soon as so many data files are there, and so many
+                seconds have passed since the start.
+            most_commands: how often the command is given, if it does not end well before.
+        """
+        self._runs += 1
+        out = self.work / f"run-{self._runs}"
+        command = [
+            *(sys.executable, "-m", "tests.helpers.few_actors", str(NODES), str(BLOCK_ROWS)),
+            *("extract", str(self.source), "--model", "tiny", "--out", str(out)),
+            # What a command leaves open is settled by what the machine takes; bits are compared.
+            *("--precision", "fp32", "--engine", "eager"),
+            *("--stall-seconds", str(STALL_SECONDS)),
+        ]
+        began = time.monotonic()
+        ran = Ran(0.0, commands=0)
+        waiting = sorted(planned)
+
+        def is_due() -> bool:
+            files, seconds, _ = waiting[0]
+            return time.monotonic() - began >= seconds and files <= len(
+                list((out / "detections").glob("*.parquet"))
+            )
+
+        at = self.log.stat().st_size if self.log.exists() else 0
+        while ran.commands < most_commands:
+            ran.commands += 1
+            code, last = self._command(command, is_due, waiting, ran)
+            if code == 0:
+                break
+            ran.again.append(last or "start")
+        ran.seconds = time.monotonic() - began
+        ran.log = self.log.read_bytes()[at:].decode(errors="replace")
+        self.faults.clear()
+        self._judge(out, ran)
+        shutil.rmtree(out, ignore_errors=True)
+        while len(self.nodes.nodes) < NODES:
+            self.nodes.add(SLOTS)
+        self.nodes.wait_for(NODES)
+        return ran
+
+    def _command(
+        self,
+        command: list[str],
+        is_due: Callable[[], bool],
+        waiting: list[tuple[int, float, str]],
+        ran: Ran,
+    ) -> tuple[int, str | None]:
+        """Give the command once; its exit code, and the last fault that it met."""
+        last = None
+        deadline = time.monotonic() + self.hang_seconds
+        at = self.log.stat().st_size if self.log.exists() else 0
+        with group(command, self.log, env=self.nodes.env) as driver:
+            while driver.poll() is None:
+                if time.monotonic() > deadline:
+                    ran.hangs += 1
+                    break
+                while waiting and is_due():
+                    _, _, kind = waiting.pop(0)
+                    done = driver.poll() is None and self.faults.do(kind, driver)
+                    if done and kind not in INSIDE:
+                        ran.happened.append(kind)
+                        last = kind
+                for kind in self.faults.happened():
+                    ran.happened.append(kind)
+                    last = kind
+                time.sleep(0.02)
+        for kind in self.faults.happened():
+            ran.happened.append(kind)
+            last = kind
+        code = driver.returncode
+        if code:
+            lines = self.log.read_bytes()[at:].decode(errors="replace").strip().splitlines()
+            # A raylet may have the last word.
+            said = [line for line in lines if not line.startswith("ray: ")]
+            ran.said.append(f"{code}: {said[-1] if said else ''}")
+        return code, last
+
+    def _judge(self, out: Path, ran: Ran) -> None:
+        try:
+            run = Run.open(out)
+            found = run.table(["row_id", "label", "score", "embedding", "error"])
+            run.verify()
+        except Exception as error:
+            ran.said.append(f"not verified: {error}")
+            ran.lost = self.rows
+            return
+        ids = Counter(found["row_id"].to_pylist())
+        ran.lost = sum(row not in ids for row in range(self.rows))
+        ran.twice = sum(count > 1 for count in ids.values())
+        if self.truth is None:
+            self.truth = found
+        elif not ran.lost and not ran.twice:
+            ran.other = differing(self.truth, found)
+        deadline = time.monotonic() + LEFT_SECONDS
+        while titles := self._left():
+            if time.monotonic() > deadline:
+                ran.left = titles
+                break
+            time.sleep(0.2)
+
+    def _left(self) -> list[str]:
+        """Processes on the cluster that belong to a run."""
+        return ["actor" for _ in self.nodes.pids("ray::MapWorker(")] + [
+            "board" for _ in self.nodes.pids("ray::Board")
+        ]
+
+
+def differing(a: pa.Table, b: pa.Table) -> int:
+    """Rows whose answers are not the same, bit for bit."""
+    rows = np.zeros(a.num_rows, bool)
+    for name in ("label", "score", "error"):
+        one, two = a[name].to_pylist(), b[name].to_pylist()
+        rows |= np.array([x != y for x, y in zip(one, two, strict=True)])
+    one, two = (
+        t["embedding"].combine_chunks().flatten().to_numpy().reshape(t.num_rows, -1) for t in (a, b)
+    )
+    return int((rows | (one.view(np.uint32) != two.view(np.uint32)).any(1)).sum())

@@ -1,0 +1,157 @@
+"""Faults by name, done to a cluster of ``tests/helpers/nodes.py`` and the extraction that runs on it.
+
+Those done from outside find a process by its title and kill or stop it. Those at a point inside
+(``model raises``, ``file half written``, …) are left as files for ``tests/helpers/faulty`` to find, and
+happen when a process gets there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.nodes import ROOT, Cluster, signal_to
+
+FAULTY = ROOT / "tests" / "helpers" / "faulty"
+STOPPED_SECONDS = 4.0  # a process is held; shorter than a node may be silent
+FILLED_SECONDS = 4.0
+CLOCK_SECONDS = 3600.0
+
+# At a point inside: kind to POINT@ACTION.
+INSIDE = {
+    "model raises": "forward@raise",
+    "model kills its process": "forward@kill",
+    "writer killed: pending checkpoint": "pending@kill",
+    "writer killed: half a file": "write@half",
+    "writer killed: file, no commit": "data@kill",
+    "writer killed: after the commit": "committed@kill",
+    "disk full, once": "write@full",
+}
+OUTSIDE = (
+    "forward actor killed",
+    "worker killed",
+    "board killed",
+    "node killed, another joins",
+    "node killed",
+    "driver killed",
+    "actor stopped for 4 s",
+    "object store filled",
+    "clock jumps by an hour",
+)
+KINDS = (*OUTSIDE, *INSIDE)
+
+
+class Faults:
+    """Does faults, and knows which have happened.
+
+    Args:
+        nodes: the cluster; every process of it has ``environment`` in its own.
+        folder: where faults inside are left.
+    """
+
+    def __init__(self, nodes: Cluster, folder: Path, dice: random.Random) -> None:
+        self._nodes, self._folder, self._dice = nodes, folder, dice
+        self._left: dict[str, str] = {}  # file name to kind
+        self._number = 0
+        self._filler: subprocess.Popen[str] | None = None
+
+    def do(self, kind: str, driver: subprocess.Popen[bytes]) -> bool:
+        """Do it now, or leave it; False where there is nothing to do it to."""
+        if kind in INSIDE:
+            self._number += 1
+            name = f"{INSIDE[kind]}@{self._number}"
+            self._left[name] = kind
+            (self._folder / name).touch()
+            return True
+        if kind == "forward actor killed":
+            return self._kill("ray::MapWorker(")
+        if kind == "worker killed":
+            return self._kill("ray::Write", "ray::Read", "ray::IDLE")
+        if kind == "board killed":
+            return self._kill("ray::Board")
+        if kind.startswith("node killed"):
+            node = self._dice.choice(self._nodes.nodes)
+            self._nodes.remove(node)
+            if "joins" in kind:
+                self._nodes.add(node.cpus)
+            return True
+        if kind == "driver killed":
+            driver.send_signal(signal.SIGKILL)
+            return True
+        if kind.startswith("actor stopped"):
+            return self._stop()
+        if kind == "object store filled":
+            self.fill(FILLED_SECONDS)
+            return True
+        jump = self._dice.choice((-CLOCK_SECONDS, CLOCK_SECONDS))
+        (self._folder / "clock").write_text(str(jump))
+        return True
+
+    def happened(self) -> list[str]:
+        """Kinds of the faults inside that have happened since this was asked last."""
+        gone = [name for name in self._left if not (self._folder / name).exists()]
+        return [self._left.pop(name) for name in gone]
+
+    def clear(self) -> list[str]:
+        """Take back what has not happened; its kinds. The clock is right again."""
+        (self._folder / "clock").unlink(missing_ok=True)
+        kinds = []
+        for name, kind in self._left.items():
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / name).unlink()
+                kinds.append(kind)
+        self._left = {}
+        return kinds
+
+    def fill(self, seconds: float) -> None:
+        """Keep objects for half as much again as the stores of all nodes hold."""
+        if self._filler is None or self._filler.poll() is not None:
+            raise RuntimeError("the filler is not there; see ``filler``")
+        assert self._filler.stdin
+        print(seconds, file=self._filler.stdin, flush=True)
+
+    @contextlib.contextmanager
+    def filler(self, command: list[str], env: dict[str, str], log: Path) -> Iterator[None]:
+        """Another driver on the cluster, for ``fill``."""
+        with log.open("ab") as stream:
+            self._filler = subprocess.Popen(
+                command, env=env, stdin=subprocess.PIPE, stdout=stream, stderr=stream, text=True
+            )
+        try:
+            yield
+        finally:
+            self._filler.kill()
+            self._filler.wait()
+
+    def _find(self, *titles: str) -> int | None:
+        for title in titles:
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                if found := self._nodes.pids(title):
+                    return self._dice.choice(found)
+                time.sleep(0.02)
+        return None
+
+    def _kill(self, *titles: str) -> bool:
+        pid = self._find(*titles)
+        return pid is not None and signal_to(pid, signal.SIGKILL)
+
+    def _stop(self) -> bool:
+        pid = self._find("ray::MapWorker(")
+        if pid is None or not signal_to(pid, signal.SIGSTOP):
+            return False
+        held: Callable[[], Any] = lambda: signal_to(pid, signal.SIGCONT)  # noqa: E731
+        threading.Timer(STOPPED_SECONDS, held).start()
+        return True
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What a process needs to find the faults left in ``folder``."""
+    return {"FAULTS": str(folder), "PYTHONPATH": str(FAULTY)}

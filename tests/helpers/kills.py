@@ -1,0 +1,205 @@
+"""Sessions of ``extract`` that are killed, continued with the same command, and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from common.storage import list_folder
+from pipelines.execution.checkpoints import committed_rows
+from pipelines.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+BOXES = 20  # a drawn image
+FILES = 8  # a run of up to 4,096 rows on two cores writes
+POLL_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One killed session: rows committed and data files on disk when it died."""
+
+    rows: int
+    files: int
+    seconds: float
+
+
+def make_source(folder: Path, rows: int, seed: int = 0) -> Path:
+    """Draw images with ``BOXES`` boxes each; returns the manifest."""
+    folder.mkdir(parents=True)
+    random_ = np.random.default_rng(seed)
+    lines = ["image,x1,y1,x2,y2"]
+    for number in range(-(-rows // BOXES)):
+        name = f"{number:05d}.jpg"
+        coarse = random_.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((320, 240)).save(folder / name)
+        for _ in range(min(BOXES, rows - number * BOXES)):
+            x, y = random_.uniform(0, 250), random_.uniform(0, 180)
+            lines.append(f"{name},{x:.1f},{y:.1f},{x + 40:.1f},{y + 40:.1f}")
+    manifest = folder / "rows.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
+def extract_command(source: Path, out: Path, executor: str = "auto") -> list[str]:
+    return [
+        *(sys.executable, "-m", "onepass", "extract", str(source)),
+        *("--model", "tiny", "--out", str(out), "--hdf5", "--executor", executor),
+    ]
+
+
+@contextlib.contextmanager
+def group(
+    command: list[str], log: Path, *, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command`` in a session of its own; nothing of it outlives the block."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+            stdout=stream,
+            stderr=stream,
+        )
+    try:
+        yield process
+    finally:
+        kill_all(process)
+
+
+def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> None:
+    """SIGKILL the whole group at once, then whatever it had started elsewhere."""
+    known = family(process.pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + wait_seconds
+    while left := {pid for pid, then in known.items() if born(pid) == then}:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {sorted(left)} do not die")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def family(pid: int) -> dict[int, str]:
+    """``pid``, its descendants and its session's processes, each with when it was born."""
+    stats = {int(entry.name): stat_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
+    found = {pid}
+    grew = True
+    while grew:
+        grew = False
+        for other, stat in stats.items():
+            if stat and other not in found and (int(stat[1]) in found or int(stat[3]) == pid):
+                found.add(other)
+                grew = True
+    return {member: stats[member][19] for member in found if stats.get(member)}
+
+
+def born(pid: int) -> str | None:
+    stat = stat_of(pid)
+    return stat[19] if stat and stat[0] != "Z" else None
+
+
+def stat_of(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the state on; empty where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def data_files(out: Path) -> int:
+    return len(list_folder(out / "detections", "*.parquet"))
+
+
+def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
+    """Draw after how many events to kill, so that ``kills`` of them spread over the run.
+
+    A data file makes three: its pending checkpoint, the file, the checkpoint's commit.
+    """
+    return dice.randint(1, max(1, int(1.5 * 3 * files / (kills + 1))))
+
+
+def kill_once(
+    command: list[str],
+    out: Path,
+    events: int,
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    seconds: float = 120,
+) -> Kill:
+    """Run until ``events`` new names were seen in the folders it writes to; kill."""
+    began = time.monotonic()
+    deadline = began + seconds
+    before, seen = _names(out), set[str]()
+    with group(command, log, env=env) as process:
+        while len(seen) < events:
+            seen |= _names(out) - before
+            if process.poll() is not None:
+                raise RuntimeError(
+                    f"the session ended with {process.returncode} after {len(seen)} events, "
+                    f"before its kill: {log.read_text()[-2000:]}"
+                )
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(seen)} of {events} events in {seconds:g} s")
+            time.sleep(POLL_SECONDS)
+    return Kill(committed_rows(out), data_files(out), time.monotonic() - began)
+
+
+def _names(out: Path) -> set[str]:
+    return {
+        f"{folder}/{entry.name}"
+        for folder in ("checkpoint", "detections", "hdf5")
+        for entry in list_folder(out / folder)
+    }
+
+
+def finish(
+    command: list[str],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    seconds: float = 120,
+) -> float:
+    """Run to the end; returns the wall time."""
+    began = time.monotonic()
+    with group(command, log, env=env) as process:
+        code = process.wait(seconds)
+    if code != 0:
+        raise RuntimeError(f"the last session ended with {code}: {log.read_text()[-2000:]}")
+    return time.monotonic() - began
+
+
+def check(out: Path, rows: int) -> None:
+    """Every planned row once, HDF5 equal to Parquet bit for bit, every file intact."""
+    run = Run.open(out)
+    assert run.verify() == rows == run.manifest.rows.written
+    table = pq.read_table([str(file) for file in run.files()]).sort_by("row_id")
+    assert table["row_id"].to_pylist() == list(range(rows))
+    assert table["detection_id"].combine_chunks().unique().to_pylist() == (
+        table["detection_id"].to_pylist()
+    )
+    parquet = table["embedding"].combine_chunks().flatten().to_numpy().reshape(rows, -1)
+    with h5py.File(out / "features.h5") as file:
+        order = np.argsort(file["row_id"][:])
+        assert (file["row_id"][:][order] == np.arange(rows)).all()
+        assert file["features"][:][order].tobytes() == parquet.tobytes()
+        assert file["valid"][:].all()
+        assert (file["label_index"][:][order] == table["label_index"].to_numpy()).all()

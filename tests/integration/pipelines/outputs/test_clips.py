@@ -1,0 +1,430 @@
+"""``onepass clips``: every number against the rows it was made of; resumed, refused, moved."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from common.errors import WorkError
+from onepass.cli.main import main
+from pipelines.outputs.clips import find, shards, write
+from pipelines.run import Run
+from tests.helpers.refusals import only_error
+from tests.helpers.runs import TINY_FACTS, write_run
+from tests.unit.pipelines.outputs.test_clip_scales import THREE, by_hand
+
+DIM = 8
+NOT_OPENED = "unreadable: cannot be opened [bad.mp4]"
+# id, split, category, frames
+CLIPS = [
+    ("train/bees/c1.mp4", "train", "bees", 6),
+    ("train/bees/c2.mp4", "train", "bees", 4),
+    ("train/ants/ä3.mp4", "train", "ants", 8),
+    ("train/c4.mp4", "train", None, 5),
+    ("train/bees/bad.mp4", "train", "bees", 1),
+    ("train/ants/half.mp4", "train", "ants", 9),
+    ("val/wasps/c5.mp4", "val", "wasps", 6),
+    ("val/bees/c6.mp4", "val", "bees", 3),
+    ("lost/moths/c7.mp4", "lost", "moths", 1),
+]
+GOOD = {"train": CLIPS[:4], "val": CLIPS[6:8]}
+FRAMES = {(1.0,): 8, (0.5,): 5, THREE: 9}  # of eight at most, at each scale
+MAPPING = {"ants": 0, "bees": 1, "moths": 2, "wasps": 3}
+
+
+@dataclass
+class Made:
+    """A run, and what its rows are, for comparison by hand."""
+
+    run: Run
+    rows: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)  # clip, frame
+    order: list[str] = field(default_factory=list)  # clips by their first row
+
+    def in_order(self, split: str) -> list[tuple[str, str | None]]:
+        known = {name: category for name, _, category, _ in GOOD[split]}
+        return [(name, known[name]) for name in self.order if name in known]
+
+    def clip(self, name: str) -> np.ndarray:
+        return np.array([self.rows[name][frame] for frame in sorted(self.rows[name])])
+
+
+def make_run(path: Path, *, seed: int = 3) -> Made:
+    """The clips, their rows shuffled over three files, two clips spoilt and one split lost."""
+    random = np.random.default_rng(seed)
+    rows = [(clip, 3 * n + 2) for clip in CLIPS for n in range(clip[3])]
+    rows = [rows[at] for at in random.permutation(len(rows))]
+    values = random.normal(size=(len(rows), DIM)).astype(np.float32)
+    errors = {}
+    for at, ((name, *_), frame) in enumerate(rows):
+        if "bad" in name or "lost" in name:
+            errors[at] = NOT_OPENED
+        elif "half" in name and frame in (5, 20):
+            errors[at] = f"decode: damaged [frame {frame}]"
+    plan = {
+        "image": [f"{name}#{frame}" for (name, *_), frame in rows],
+        "sequence": [name for (name, *_), _ in rows],
+        "frame": [frame for _, frame in rows],
+        "split": [split for (_, split, *_), _ in rows],
+        "category": [category for (_, _, category, _), _ in rows],
+    }
+    made = Made(write_run(path, plan, values, errors=errors, files=3))
+    for ((name, *_), frame), value in zip(rows, values, strict=True):
+        made.rows.setdefault(name, {})[frame] = value
+    made.order = list(made.rows)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_run(tmp_path_factory.mktemp("made") / "run")
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clips a shard."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 9 * DIM * 4)
+
+
+@dataclass
+class Said:
+    code: Any
+    out: str
+    err: str
+
+
+class Shell:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> Said:
+        self._monkeypatch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        return Said(exited.value.code, *self._capsys.readouterr())
+
+    def done(self, *arguments: object) -> str:
+        said = self(*arguments)
+        assert said.code == 0, said.err
+        return said.out
+
+    def refused(self, *arguments: object) -> str:
+        said = self(*arguments)
+        return only_error(said.code, said.out, said.err)
+
+
+@pytest.fixture
+def onepass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
+
+
+def assert_equals_rows(file: Path, made: Made, split: str, scales: tuple[float, ...]) -> None:
+    """Every dataset of ``file`` against the rows of the run, computed by hand."""
+    wanted = made.in_order(split)
+    with h5py.File(file) as stored:
+        names = [name.decode() for name in stored["ids"][:]]
+        assert names == [name for name, _ in wanted]
+        expected = [-1 if c is None else MAPPING[c] for _, c in wanted]
+        assert stored["labels"][:].tolist() == expected
+        assert stored["labels"].dtype == np.int64
+        assert stored["num_frames"].dtype == np.int32
+        assert stored["features"].dtype == np.float32
+        assert stored["features"].shape == (len(wanted), FRAMES[scales], DIM)
+        for row, name in enumerate(names):
+            clip = made.clip(name)
+            values = clip if scales == (1.0,) else np.array(by_hand(clip, scales))
+            assert stored["num_frames"][row] == len(values)
+            got = stored["features"][row]
+            np.testing.assert_allclose(got[: len(values)], values, rtol=1e-6, atol=1e-7)
+            assert (got[len(values) :] == 0).all()
+
+
+@pytest.mark.parametrize(("scales", "named"), [((1.0,), ""), ((0.5,), ""), (THREE, "_multiscale")])
+def test_files_equal_the_rows_they_were_made_of(
+    small_shards: None,
+    made: Made,
+    tmp_path: Path,
+    onepass: Shell,
+    scales: tuple[float, ...],
+    named: str,
+) -> None:
+    out = tmp_path / "features"
+    said = onepass.done(
+        *("clips", made.run.path, "--out", out, "--scales", ",".join(map(str, scales)))
+    )
+    for split in ("train", "val"):
+        file = out / f"{split}_features{named}.h5"
+        assert_equals_rows(file, made, split, scales)
+        longest = FRAMES[scales]
+        assert f"{file}: {len(GOOD[split])} clips, {longest} frames, 8-d\n" in said
+        with h5py.File(file) as stored:
+            attributes = dict(stored.attrs)
+            assert json.loads(attributes.pop("category_mapping")) == MAPPING
+            assert attributes.pop("scales").tolist() == list(scales)
+            assert attributes.pop("image_size").tolist() == [32, 32]
+            assert attributes == {
+                "num_videos": len(GOOD[split]),
+                "max_frames": longest,
+                "feature_dim": 8,
+                "multi_scale": len(scales) > 1,
+                "backbone": "tiny",
+                "model_sha256": "0" * 64,
+                "fingerprint": made.run.manifest.fingerprint,
+                "frames_per_video": 8,
+            }
+    assert sorted(file.name for file in (out / "shards").iterdir()) == [
+        f"train_features{named}-00000.h5",
+        f"train_features{named}-00001.h5",
+        f"val_features{named}-00000.h5",
+    ]
+    with h5py.File(out / "shards" / f"train_features{named}-00000.h5") as shard:
+        assert shard["features"].chunks == (1, longest, DIM)
+        assert (shard["features"].compression, shard["features"].compression_opts) == ("gzip", 4)
+    assert not (out / f"lost_features{named}.h5").exists()
+    assert "split lost: every clip has an error; no file was written" in said
+    assert f"left out: train/bees/bad.mp4: {NOT_OPENED}\n" in said
+    assert f"next: onepass probe train {out}/train_features{named}.h5 --labels category" in said
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert manifest["clips"] == {"train": 4, "val": 2, "lost": 0}
+    left = {entry["id"]: entry for entry in manifest["left_out"]}
+    assert left.keys() == {"train/bees/bad.mp4", "train/ants/half.mp4", "lost/moths/c7.mp4"}
+    half = left["train/ants/half.mp4"]
+    assert (half["failed"], half["planned"]) == (2, 9)
+    texts = [e for e in made.run.table(["error"])["error"].to_pylist() if e and "damaged" in e]
+    assert half["error"] == texts[0]
+    checked = onepass.done("inspect", out / f"train_features{named}.h5", "--verify")
+    assert "verified: every value is there; 3 files as in manifest.json" in checked
+
+
+def test_json_and_a_command_that_is_finished(made: Made, tmp_path: Path, onepass: Shell) -> None:
+    command = ("clips", made.run.path, "--out", tmp_path / "out")
+    told = json.loads(onepass.done(*command, "--json"))
+    assert told["clips"] == {"train": 4, "val": 2, "lost": 0}
+    assert (told["max_frames"], told["feature_dim"], len(told["left_out"])) == (8, 8, 3)
+    assert told["already_finished"] is False
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*")}
+    assert "out is finished already: 6 clips; nothing to do" in onepass.done(*command)
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*")} == before
+
+
+def test_only_what_is_missing_is_written_again(
+    small_shards: None, made: Made, tmp_path: Path, onepass: Shell
+) -> None:
+    out = tmp_path / "out"
+    command = ("clips", made.run.path, "--out", out)
+    onepass.done(*command)
+    shards = sorted((out / "shards").iterdir())
+    before = {shard: shard.stat().st_mtime_ns for shard in shards}
+    shards[0].unlink()
+    shards[1].write_bytes(b"of a disk that was full")
+    (out / "manifest.json").unlink()
+    (out / "shards" / ".train_features-00000.h5.77").write_bytes(b"of a process that was killed")
+    assert "2 clips were there from before" in onepass.done(*command)
+    assert sorted((out / "shards").iterdir()) == shards
+    kept = [shard for shard in shards if shard.stat().st_mtime_ns == before[shard]]
+    assert kept == shards[2:]
+    for split in ("train", "val"):
+        assert_equals_rows(out / f"{split}_features.h5", made, split, (1.0,))
+    onepass.done("inspect", out / "train_features.h5", "--verify")
+
+
+def test_limit_takes_clips_from_all_of_the_run(made: Made, tmp_path: Path, onepass: Shell) -> None:
+    out = tmp_path / "out"
+    onepass.done("clips", made.run.path, "--out", out, "--limit", 4)
+    chosen = [made.order[at] for at in (0, 2, 5, 8)]  # of nine
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    found = [entry["id"] for entry in manifest["left_out"]]
+    for split in GOOD:
+        if manifest["clips"].get(split):
+            with h5py.File(out / f"{split}_features.h5") as stored:
+                assert json.loads(stored.attrs["category_mapping"]) == MAPPING
+                assert stored["features"].shape[1] == 8
+                found += [name.decode() for name in stored["ids"][:]]
+    assert sorted(found) == sorted(chosen)
+
+
+def test_a_moved_folder_reads_and_a_missing_shard_is_named(
+    small_shards: None, made: Made, tmp_path: Path, onepass: Shell
+) -> None:
+    onepass.done("clips", made.run.path, "--out", tmp_path / "here")
+    moved = tmp_path / "far" / "away"
+    moved.parent.mkdir()
+    shutil.move(tmp_path / "here", moved)
+    file = moved / "train_features.h5"
+    assert_equals_rows(file, made, "train", (1.0,))
+    gone = moved / "shards" / "train_features-00001.h5"
+    content = gone.read_bytes()
+    gone.unlink()
+    said = onepass("inspect", file)
+    assert said.code == 1
+    assert f"{file}: its shard {gone} is missing" in said.err
+    with h5py.File(file) as stored:  # and nobody takes it for zeros
+        assert np.isnan(stored["features"][2:]).all()
+        assert stored["labels"][2:].tolist() == [-1, -1]
+        assert np.isfinite(stored["features"][:2]).all()
+    gone.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    said = onepass("inspect", file, "--verify")
+    assert said.code == 1
+    assert f"{gone} does not match its sha256 in the manifest" in said.err
+    (moved / "manifest.json").unlink()
+    gone.write_bytes(b"no HDF5")
+    said = onepass("inspect", file, "--verify")
+    assert said.code == 1
+    assert f"{file}: features cannot be read" in said.err
+    h5py.File(gone, "w").close()  # nothing in it, which HDF5 takes for fill values
+    said = onepass("inspect", file, "--verify")
+    assert said.code == 1
+    assert f"{file}: features of row 2 was never written, or its shard cannot be" in said.err
+
+
+def test_a_failing_task_ends_in_one_line_and_the_command_goes_on(
+    made: Made,
+    tmp_path: Path,
+    onepass: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    found = write.find_clips(made.run)
+    good = next(clip for clip in found if clip.id == "val/wasps/c5.mp4")
+    good.rows += 1  # as if a row had gone since they were counted
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "find_clips", lambda run: found)
+        with pytest.raises(WorkError, match="frames were counted in the run and 9 are there now"):
+            write.make_clips(made.run.path, out)
+    assert not (out / "manifest.json").exists()
+    onepass.done("clips", made.run.path, "--out", out)
+    assert_equals_rows(out / "val_features.h5", made, "val", (1.0,))
+
+
+def test_out_of_something_else_is_refused(made: Made, tmp_path: Path, onepass: Shell) -> None:
+    out = tmp_path / "out"
+    onepass.done("clips", made.run.path, "--out", out)
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
+    line = onepass.refused("clips", made.run.path, "--out", out, "--limit", 2)
+    assert "out holds clips of another command (limit: then None, now 2); give a new --out" in line
+    line = onepass.refused("clips", made.run.path, "--out", out, "--scales", "1.0,0.5")
+    assert "(scales: then (1.0,), now (1.0, 0.5))" in line
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")} == before
+    other = make_run(tmp_path / "other", seed=4)
+    assert "(run: then '" in onepass.refused("clips", other.run.path, "--out", out)
+    line = onepass.refused("clips", made.run.path, "--out", other.run.path)
+    assert "holds 'detections' and no clips; give a new folder" in line
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear")
+    line = onepass.refused("clips", made.run.path, "--out", tmp_path / "mine")
+    assert "holds 'diary.txt' and no clips" in line
+    line = onepass.refused("clips", made.run.path, "--out", tmp_path / "mine" / "diary.txt")
+    assert "is a file; give a folder" in line
+
+
+def test_two_at_once_are_refused(made: Made, tmp_path: Path, onepass: Shell) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = onepass.refused("clips", made.run.path, "--out", out)
+    assert "another onepass clips is at work on it; wait for it or give another folder" in line
+    assert list(out.iterdir()) == [out / ".lock"]
+
+
+def plan_of(rows: int, **columns: list[Any]) -> dict[str, list[Any]]:
+    plain: dict[str, list[Any]] = {
+        "image": [f"{n}.jpg" for n in range(rows)],
+        "sequence": ["one"] * rows,
+        "frame": list(range(rows)),
+        "split": ["train"] * rows,
+        "category": ["bees"] * rows,
+    }
+    return plain | columns
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (
+            {k: v for k, v in plan_of(4).items() if k != "split"},
+            "has no column 'split', which clips are made by; extract videos with 'onepass extract "
+            "… --source video', or images with a manifest that has it",
+        ),
+        (plan_of(4, frame=[0, 1, 1, 2]), "clip one has several rows for one frame"),
+        (plan_of(4, frame=[0, 3, 1, 2]), ""),  # mixed over two files, and allowed
+        (plan_of(4, frame=[0, 3, 3, 2]), "clip one has several rows for one frame"),
+        (
+            plan_of(4, category=["bees", "bees", "ants", "ants"]),
+            "clip one has rows of category 'bees' and of 'ants'; give all frames of a clip one",
+        ),
+        (plan_of(4, category=["bees", None, None, None]), "category 'bees' and of None"),
+        (plan_of(4, split=["train", "train", "val", "val"]), "split 'train' and of 'val'"),
+        (plan_of(4, split=[None] * 4), "clip one has no split; fill the column 'split' in"),
+        (plan_of(4, split=["../up"] * 4), "is of split '../up', which cannot name a file"),
+    ],
+)
+def test_runs_without_clips_are_refused(
+    tmp_path: Path,
+    onepass: Shell,
+    plan: dict[str, list[Any]],
+    says: str,
+) -> None:
+    write_run(tmp_path / "run", plan, np.ones((4, DIM)), files=2)
+    command = ("clips", tmp_path / "run", "--out", tmp_path / "out")
+    if not says:
+        onepass.done(*command)
+        return
+    assert says in onepass.refused(*command)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_errors_alone_is_refused(tmp_path: Path, onepass: Shell) -> None:
+    errors = dict.fromkeys(range(2), NOT_OPENED)
+    plan = plan_of(2, sequence=["a", "b"], frame=[0, 0])
+    write_run(tmp_path / "run", plan, np.ones((2, DIM)), errors=errors)
+    line = onepass.refused("clips", tmp_path / "run", "--out", tmp_path / "out")
+    assert f"each of 2 clips has an error, the first a: {NOT_OPENED}; look at the source" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("scales", "says"),
+    [
+        ("fast", "--scales fast: give numbers, as 1.0,0.85,1.15"),
+        ("1.0,0", "--scales 1,0: each must be above 0 and at most 10"),
+        ("nan", "--scales nan: each must be above 0 and at most 10"),
+        ("11", "--scales 11: each must be above 0 and at most 10"),
+        ("1.0,1.0", "--scales 1,1: each scale once"),
+    ],
+)
+def test_bad_scales(made: Made, tmp_path: Path, onepass: Shell, scales: str, says: str) -> None:
+    line = onepass.refused("clips", made.run.path, "--out", tmp_path / "out", "--scales", scales)
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_categories_may_be_numbers_and_rows_one_to_a_batch(
+    tmp_path: Path, onepass: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two rows: every clip is met several times, its frames mixed up."""
+    monkeypatch.setattr(find, "_BATCH_ROWS", 2)
+    plan = plan_of(
+        6,
+        sequence=["b", "a", "a", "b", "a", "b"],
+        frame=[9, 2, 1, 5, 0, 7],
+        category=[12, 3, 3, 12, 3, 12],
+    )
+    values = np.arange(6 * DIM).reshape(6, DIM)
+    facts = TINY_FACTS.model_copy(update={"weights": "others"})
+    write_run(tmp_path / "run", plan, values, files=1, facts=facts)
+    onepass.done("clips", tmp_path / "run", "--out", tmp_path / "out")
+    with h5py.File(tmp_path / "out" / "train_features.h5") as stored:
+        assert [name.decode() for name in stored["ids"][:]] == ["b", "a"]
+        assert json.loads(stored.attrs["category_mapping"]) == {"12": 0, "3": 1}
+        assert stored["labels"][:].tolist() == [0, 1]
+        assert np.array_equal(stored["features"][0], values[[3, 5, 0]])
+        assert np.array_equal(stored["features"][1], values[[4, 2, 1]])

@@ -1,0 +1,139 @@
+"""``onepass inspect`` of HDF5 files: what they say of themselves, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from cluster.tasks import Tasks
+from index.build.version import build_index
+from onepass.cli.main import main
+from pipelines.outputs.clips.write import make_clips
+from pipelines.outputs.hdf5 import write_hdf5
+from tests.helpers.refusals import only_error
+from tests.helpers.runs import TINY_FACTS, command_of, request_of, write_run
+
+DIM = 16
+ROWS = 12
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run with its features.h5, its clips and its index; one row has an error."""
+    folder = tmp_path_factory.mktemp("kept")
+    plan = {
+        "image": [f"{n}.jpg" for n in range(ROWS)],
+        "sequence": [f"clip {n // 3}" for n in range(ROWS)],
+        "frame": list(range(ROWS)),
+        "split": ["all"] * ROWS,
+        "category": ["bees"] * ROWS,
+    }
+    values = np.random.default_rng(1).normal(size=(ROWS, DIM))
+    run = write_run(folder / "run", plan, values, errors={4: "decode: damaged [4.jpg]"})
+    facts = TINY_FACTS.model_copy(update={"feature_dim": DIM})
+    write_hdf5(run.path, request_of(command_of(hdf5=True), facts), Tasks("hdf5"))
+    make_clips(run.path, folder / "clips")
+    build_index([run.path], folder / "index")
+    return SimpleNamespace(
+        folder=folder,
+        run=run.path,
+        rows=run.path / "features.h5",
+        clips=folder / "clips" / "all_features.h5",
+        index=folder / "index",
+        fingerprint=facts.fingerprint,
+    )
+
+
+def inspect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int | str | None, str, str]:
+    monkeypatch.setattr(sys, "argv", ["onepass", "inspect", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    return exited.value.code, *capsys.readouterr()
+
+
+def test_clips_and_rows_say_what_they_are(
+    kept: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = inspect(monkeypatch, capsys, kept.clips, "--verify", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["kind"], told["verified"]) == ("clips", True)
+    assert told["attributes"]["backbone"] == "tiny"
+    assert told["attributes"]["scales"] == [1.0]
+    assert told["attributes"]["fingerprint"] == kept.fingerprint
+    shard = ["shards/all_features-00000.h5"]
+    assert {d["name"]: (d["shape"], d["dtype"], d["shards"]) for d in told["datasets"]} == {
+        "features": ([3, 3, DIM], "float32", shard),
+        "ids": ([3], "|S6", shard),
+        "labels": ([3], "int64", shard),
+        "num_frames": ([3], "int32", shard),
+    }
+    code, out, _ = inspect(monkeypatch, capsys, kept.rows, "--verify")
+    assert code == 0
+    assert f"{kept.rows}: rows of a run\n" in out
+    assert f"  features         float32 {ROWS} x {DIM}, in 2 shards\n" in out
+    assert f"  fingerprint      {kept.fingerprint}\n" in out
+    assert "verified: every value is there; no sha256 of them is known\n" in out
+
+
+def test_a_row_that_is_not_there(
+    kept: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row 4 has an error and is NaN on purpose; nobody said so of row 7."""
+    shard = kept.run / "hdf5" / "part-1.h5"
+    whole = shard.read_bytes()
+    try:
+        with h5py.File(shard, "r+") as file:
+            assert file["row_id"][1] == 7
+            file["features"][1, 3] = np.nan
+        code, _, err = inspect(monkeypatch, capsys, kept.rows, "--verify")
+        assert code == 1
+        assert f"{kept.rows}: features of row 7 was never written" in err
+        shard.unlink()
+        code, _, err = inspect(monkeypatch, capsys, kept.rows)
+        assert code == 1
+        assert f"{kept.rows}: its shard {shard} is missing" in err
+        with h5py.File(kept.rows) as file:
+            assert file["row_id"][6:].tolist() == [-1] * 6
+            assert np.isnan(file["features"][6:]).all()
+    finally:
+        shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("what", ["rows", "clips", "run", "index"])
+def test_expected_dimension(
+    kept: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+) -> None:
+    path = getattr(kept, what)
+    code, out, _ = inspect(monkeypatch, capsys, path, "--expect-dim", DIM)
+    assert code == 0
+    assert str(path) in out
+    line = only_error(*inspect(monkeypatch, capsys, path, "--expect-dim", 1280))
+    assert f"{path} holds {DIM}-d embeddings of tiny, and --expect-dim is 1280" in line
+
+
+def test_files_of_others(
+    kept: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = only_error(*inspect(monkeypatch, capsys, tmp_path / "gone.h5"))
+    assert "gone.h5: no such file; HDF5 is written by 'onepass clips' and" in line
+    (tmp_path / "text.h5").write_text("no HDF5")
+    line = only_error(*inspect(monkeypatch, capsys, tmp_path / "text.h5"))
+    assert "text.h5 cannot be read as HDF5: " in line
+    shard = kept.folder / "clips" / "shards" / "all_features-00000.h5"
+    line = only_error(*inspect(monkeypatch, capsys, shard))
+    assert "is HDF5, but neither the features.h5 of a run nor a file of 'onepass clips'" in line

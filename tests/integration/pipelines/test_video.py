@@ -1,0 +1,111 @@
+"""Videos through Ray: frames, errors, clips, the crop over HTTP; and only T frames forwarded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from api.app import create_app
+from common.errors import RunError
+from index.build.version import build_index
+from pipelines.config import Options
+from pipelines.engines.embed import Embedder
+from pipelines.extract import extract
+from pipelines.images.pixels import resize
+from pipelines.images.video import VideoFile
+from pipelines.model_info import ModelRequest, Reading
+from tests.helpers.videos import broken, number_of, numbered, write_video
+from tests.integration.api.world import serving
+from tracks.link import link_run
+from tracks.store import read_tracks
+
+TINY = ModelRequest(spec="tiny")
+FRAMES = 8
+EXACT = Options(precision="fp32", engine="eager", reading=Reading(kind="video", frames=FRAMES))
+GOOD = ("train/bees/one.mp4", "train/flies/two.mp4", "val/bees/three.avi")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for count, name in zip((20, 33, 9), GOOD, strict=True):
+        write_video(folder / name, count, width=96)
+    broken(folder / "train" / "flies")
+    (folder / "val" / "wasps").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    out = tmp_path_factory.mktemp("runs") / "videos"
+    outcome = extract(str(videos), TINY, out, EXACT)
+    columns = ["sequence", "frame", "image", "split", "category", "embedding", "error"]
+    return SimpleNamespace(outcome=outcome, run=outcome.run, out=out,
+                           rows=outcome.run.table(columns).to_pylist())  # fmt: skip
+
+
+def test_each_frame_has_the_embedding_of_its_pixels(done: SimpleNamespace, videos: Path) -> None:
+    facts = done.run.manifest.model
+    assert facts.preprocess.input_size == (256, 256)
+    assert facts.preprocess.resize == "squash"
+    embedder = Embedder.load(facts)
+    for name, count in zip(GOOD, (20, 33, 9), strict=True):
+        rows = [row for row in done.rows if row["sequence"] == name]
+        assert [row["frame"] for row in rows] == list(np.linspace(0, count - 1, 8).astype(int))
+        video = VideoFile(videos / name)
+        pixels = [resize(video.frame(r["frame"]), facts.preprocess).permute(1, 2, 0) for r in rows]
+        expected = embedder._engine(np.stack(pixels)).embedding
+        np.testing.assert_allclose([r["embedding"] for r in rows], expected, atol=1e-5)
+
+
+def test_what_cannot_be_used_is_named_and_nothing_else_is_lost(done: SimpleNamespace) -> None:
+    counts = done.run.manifest.rows
+    assert (counts.planned, counts.written, counts.failed) == (3 * FRAMES + 6, 3 * FRAMES + 6, 6)
+    failed = done.run.failed_sequences()
+    assert set(failed) == {
+        f"train/flies/{name}.mp4" for name in ("empty", "one", "plain", "sound", "text", "web")
+    }
+    assert failed["train/flies/one.mp4"] == (
+        1,
+        "short video: 1 frame, fewer than the 8 to sample [train/flies/one.mp4]",
+    )
+    assert done.outcome.source_notes == ("folders without a clip: val/wasps",)
+    assert done.run.manifest.errors == {
+        "damaged video": 3, "empty file": 1, "no pictures": 1, "short video": 1
+    }  # fmt: skip
+
+
+def test_the_same_command_is_done_and_another_is_refused(
+    done: SimpleNamespace, videos: Path
+) -> None:
+    assert extract(str(videos), TINY, done.out, EXACT).already_finished
+    other = Options(precision="fp32", engine="eager", reading=Reading(kind="video", frames=4))
+    with pytest.raises(RunError, match=r"reading.frames: then 8, now 4"):
+        extract(str(videos), TINY, done.out, other)
+
+
+def test_frames_are_detections_like_any_other(done: SimpleNamespace, tmp_path: Path) -> None:
+    """Index, the picture behind a row, tracks: a frame's name stands for its pixels there too."""
+    index = tmp_path / "index"
+    build_index([done.out], index)
+    row = next(row for row in done.rows if row["sequence"] == GOOD[1] and row["frame"] > 20)
+    identity = done.run.table(["detection_id", "image"]).to_pylist()
+    detection = next(r["detection_id"] for r in identity if r["image"] == row["image"])
+    with serving(create_app(index)) as client:
+        answer = client.get(f"/v1/detections/{detection}/image")
+    assert answer.status_code == httpx.codes.OK
+    (tmp_path / "frame.jpg").write_bytes(answer.content)
+    shown = np.asarray(Image.open(tmp_path / "frame.jpg"))
+    assert shown.shape == numbered(0, width=96).shape
+    assert number_of(shown) == row["frame"]
+
+    link_run(done.out)
+    lengths = read_tracks(done.out).group_by("sequence").aggregate([("detection_id", "count")])
+    assert sorted(lengths.to_pylist(), key=lambda found: str(found["sequence"])) == [
+        {"sequence": name, "detection_id_count": FRAMES} for name in GOOD
+    ]

@@ -1,0 +1,177 @@
+"""Every kind of index, searched as hard as it can be: what brute force finds, filtered or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
+from index.search.accelerator import Accelerator, Allowed, SearchParams
+from index.search.factory import make_index, train
+from tests.helpers.indexes import DIM, embeddings, true_scores
+
+ROWS, K = 2000, 10
+RAW, QUERIES = embeddings(ROWS), embeddings(20, seed=5)
+
+LISTS = ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "IVF16,PQ16x4fs", "IVF32_HNSW8,Flat"]
+PROJECTED = ["PCA8,IVF4,Flat", "OPQ16,IVF16,PQ16x4fs", "PCA16,HNSW16"]
+GRAPHS = ["HNSW16", "HNSW16,SQ8"]
+CODES = ["SQ8", "PQ8x4", "PQ8x4fs", "NSG16"]
+
+EVERY: list[tuple[str, Metric]] = [
+    *((name, "cosine") for name in (*LISTS, *PROJECTED, *GRAPHS, *CODES)),
+    *((name, "ip") for name in ("IVF16,PQ16x4fs", "HNSW16", "SQ8")),
+    *((name, "l2") for name in ("IVF16,PQ16x4fs", "PCA8,IVF4,Flat", "HNSW16", "PQ8x4")),
+    *((name, "l1") for name in ("IVF16,Flat", "HNSW16")),
+]
+FILTERED = [(name, metric) for name, metric in EVERY if name not in CODES]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Work on a few rows is ten times slower when its threads wait for each other."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
+@cache
+def made(factory: str, metric: Metric) -> tuple[Any, Any]:
+    """An index of all rows and the exact vectors."""
+    vectors = prepare(RAW, [""] * ROWS, metric)
+    index = make_index(factory, DIM, metric)
+    train(index, vectors, factory, metric)
+    index.add(vectors)
+    store = faiss.IndexFlat(DIM, faiss_metric(metric))
+    store.add(vectors)
+    return index, store
+
+
+def opened(factory: str, metric: Metric, folder: Path) -> Accelerator:
+    """As a snapshot opens it: from a file."""
+    index, store = made(factory, metric)
+    Accelerator.write(index, folder / "search.faiss")
+    return Accelerator.open(folder / "search.faiss", store, metric)
+
+
+def brute(
+    metric: Metric, queries: np.ndarray, k: int, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows of the ``k`` nearest that ``mask`` lets pass, [Q, k]."""
+    scores = true_scores(metric, queries, RAW)
+    signed = -scores if higher_is_nearer(metric) else scores
+    if mask is not None:
+        signed[:, ~mask] = np.inf
+    return np.argsort(signed, axis=1)[:, :k]
+
+
+def share_found(found: np.ndarray, true: np.ndarray) -> float:
+    pairs = zip(found.tolist(), true.tolist(), strict=True)
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
+
+
+def asked(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
+    return prepare(queries, [""] * len(queries), metric)
+
+
+@pytest.mark.parametrize(("factory", "metric"), EVERY)
+def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Metric) -> None:
+    quick = opened(factory, metric, tmp_path)
+    values, rows = quick.search(asked(metric), K, quick.ladders()[-1][-1])
+    assert share_found(rows, brute(metric, QUERIES, K)) >= 0.995
+    true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
+    np.testing.assert_allclose(scores_of(values, metric), true, atol=3e-6)
+
+
+@pytest.mark.parametrize(("factory", "metric"), EVERY)
+def test_more_effort_never_finds_less(tmp_path: Path, factory: str, metric: Metric) -> None:
+    quick = opened(factory, metric, tmp_path)
+    true = brute(metric, QUERIES, K)
+    for ladder in (quick.ladders()[0], [steps[-1] for steps in quick.ladders()]):
+        found = [share_found(quick.search(asked(metric), K, step)[1], true) for step in ladder]
+        assert found[-1] >= max(found) - 0.02
+        assert np.diff(found).min(initial=0) > -0.05
+
+
+def masks(metric: Metric, query: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows by chance, and rows that are all far from ``query`` [1, D]."""
+    random = np.random.default_rng(0)
+    order = brute(metric, query, ROWS)[0]
+    far, without_near = np.zeros(ROWS, bool), np.ones(ROWS, bool)
+    far[order[-300:]] = True
+    without_near[order[:60]] = False  # 0.97 of all, and the near ones are what is missing
+    return {
+        "a third": random.random(ROWS) < 0.3,
+        "nearly all": random.random(ROWS) < 0.97,
+        "far": far,
+        "without near": without_near,
+        "five": np.arange(ROWS) % 400 == 0,
+    }
+
+
+@pytest.mark.parametrize(("factory", "metric"), FILTERED)
+@pytest.mark.parametrize("which", ["a third", "nearly all", "far", "without near", "five"])
+def test_filtered_search_is_brute_force_among_what_fits(
+    tmp_path: Path, factory: str, metric: Metric, which: str
+) -> None:
+    quick = opened(factory, metric, tmp_path)
+    assert quick.filters
+    query = QUERIES[:1]
+    mask = masks(metric, query)[which]
+    allowed = Allowed(mask)
+    k = min(K, allowed.count)
+    queries = query if which in ("far", "without near") else QUERIES
+    hardest = quick.ladders()[-1][-1]
+    _, rows = quick.search(asked(metric, queries), k, hardest, allowed)
+    assert mask[rows[rows >= 0]].all(), "a row that does not fit"
+    assert all(len(set(row)) == len(row) for row in rows.tolist() if -1 not in row)
+    whole = (rows >= 0).all(axis=1)  # the others are for the segment to compare with all
+    if factory.startswith("IVF"):
+        assert whole.all()
+    true = brute(metric, queries, k, mask)
+    if whole.any():
+        assert share_found(rows[whole], true[whole]) >= 0.97
+
+
+@pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF64,PQ16x4fs"])
+def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
+    """Lists are counted by what fits in them, so that it does not matter where that is."""
+    quick = opened(factory, "cosine", tmp_path)
+    effort = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
+    for query in QUERIES[:5]:
+        far = masks("cosine", query[None])["far"]
+        _, rows = quick.search(asked("cosine", query[None]), K, effort, Allowed(far))
+        assert (rows >= 0).all()
+        assert share_found(rows, brute("cosine", query[None], K, far)) >= 0.9
+
+
+@pytest.mark.parametrize("factory", CODES)
+def test_codes_alone_take_no_filter(tmp_path: Path, factory: str) -> None:
+    assert not opened(factory, "cosine", tmp_path).filters
+
+
+def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
+    opened("HNSW16", "cosine", tmp_path)
+    assert (tmp_path / "search.faiss").stat().st_size < ROWS * (4 * DIM + 2 * 4 * 16)
+
+
+def test_ladders_rise_and_end_at_the_limit() -> None:
+    lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").ladders()
+    assert [[step.values for step in ladder] for ladder in lists] == [
+        [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
+    ]
+    graph = Accelerator(*made("HNSW16", "cosine"), "cosine").ladders()
+    walked = [step.values["efSearch"] for step in graph[0]]
+    assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
+    codes = Accelerator(*made("SQ8", "cosine"), "cosine").ladders()
+    assert [[step.refine for step in ladder] for ladder in codes] == [[1, 2, 4, 8, 16, 32, 64]]
+    both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").ladders()
+    assert len(both) == 7
+    assert both[1][3].values == {"nprobe": 4, "refine": 2}

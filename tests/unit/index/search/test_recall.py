@@ -1,0 +1,140 @@
+"""The exact answer, how recall is counted against it, and which effort tuning takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from index.metrics import Metric, prepare
+from index.search import recall
+from index.search.accelerator import SearchParams
+from index.search.recall import ExactKnn, Hits, recall_at, tune
+from tests.helpers.indexes import embeddings, true_hits
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l1", "l2"])
+def test_exact_search_in_parts_equals_exact_search_at_once(metric: Metric) -> None:
+    raw, asked = embeddings(400), embeddings(9, seed=1)
+    vectors, queries = (prepare(one, [""] * len(one), metric) for one in (raw, asked))
+    at_once = ExactKnn(queries, 7, metric)
+    at_once.add(vectors, 0)
+    joined = ExactKnn(queries, 7, metric)
+    for first, last in ((300, 400), (0, 3), (3, 300), (5, 5)):  # also fewer than are wanted
+        part = ExactKnn(queries, 7, metric)
+        part.add(vectors[first:last], first)
+        joined.join(*part.found())
+    true = true_hits(metric, asked, raw, 7)
+    for found in (at_once.hits(), joined.hits()):
+        np.testing.assert_array_equal(found.rows, true.rows)
+        np.testing.assert_allclose(found.scores, true.scores, atol=2e-6)
+
+
+def test_fewer_vectors_than_wanted_are_all_found() -> None:
+    vectors = prepare(embeddings(3), [""] * 3, "cosine")
+    nearest = ExactKnn(vectors[:2], 10, "cosine")
+    nearest.add(vectors, 40)
+    assert [sorted(rows) for rows in nearest.hits().rows.tolist()] == [[40, 41, 42]] * 2
+    nobody = ExactKnn(vectors[:0], 10, "cosine")
+    nobody.add(vectors, 0)
+    assert len(nobody.hits().rows) == 0
+
+
+def hits(rows: list[int], scores: list[float]) -> Hits:
+    return Hits(np.array([rows]), np.array([scores], np.float32))
+
+
+def test_recall_counts_the_share_found() -> None:
+    exact = hits([1, 2, 3, 4], [0.9, 0.8, 0.7, 0.6])
+    assert recall_at(exact, exact) == 1
+    assert recall_at(exact, hits([4, 1, 8, 9], [0.6, 0.9, 0.5, 0.4])) == 0.5
+    assert recall_at(exact, hits([1, -1, -1, -1], [0.9, 0, 0, 0])) == 0.25
+
+
+def test_recall_takes_a_tie_for_the_last_place_but_not_for_a_better_one() -> None:
+    exact = hits([1, 2, 3], [0.9, 0.5, 0.5])
+    assert recall_at(exact, hits([1, 7, 8], [0.9, 0.5, 0.5])) == 1
+    assert recall_at(exact, hits([7, 8, 9], [0.5, 0.5, 0.5])) == pytest.approx(2 / 3)
+    distances = hits([1, 2, 3], [0.1, 0.5, 0.5])
+    assert recall_at(distances, hits([1, 9, 8], [0.1, 0.5, 0.50002])) == pytest.approx(2 / 3)
+
+
+def test_row_that_is_not_there_never_ties() -> None:
+    exact = hits([1, 2], [0.5, 0.0])
+    assert recall_at(exact, hits([1, -1], [0.5, 0.0])) == 0.5
+
+
+EXACT = hits(list(range(1000)), [1 - row / 1000 for row in range(1000)])
+
+
+class Pretended:
+    """An index of which each effort finds a given share, and takes as long as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
+        self.tried: list[str] = []
+        self._shares = shares
+        self._cost = dict.fromkeys(shares, 0.001)
+        monkeypatch.setattr(recall, "_seconds", lambda _, effort: self._cost[name_of(effort)])
+
+    def costs(self, **seconds: float) -> Pretended:
+        self._cost |= seconds
+        return self
+
+    def search(self, effort: SearchParams) -> Hits:
+        self.tried.append(name_of(effort))
+        found = round(1000 * self._shares[name_of(effort)])
+        rows = EXACT.rows.copy()
+        rows[:, found:] = -1
+        return Hits(rows, EXACT.scores)
+
+
+def name_of(effort: SearchParams) -> str:
+    (name,) = effort.values
+    return name
+
+
+def ladder(*names: str) -> list[SearchParams]:
+    return [SearchParams({name: 1}) for name in names]
+
+
+def test_least_effort_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Pretended(monkeypatch, a=0.5, b=0.96, c=1.0)
+    effort, measured = tune(index.search, [ladder("a", "b", "c")], EXACT, target=0.95)
+    assert (name_of(effort), measured) == ("b", 0.96)
+    assert index.tried == ["a", "b"]
+
+
+def test_target_is_reached_with_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Pretended(monkeypatch, a=0.951, b=0.956)
+    effort, measured = tune(index.search, [ladder("a", "b")], EXACT, target=0.95)
+    assert (name_of(effort), measured) == ("b", 0.956)
+    perfect = Pretended(monkeypatch, a=0.999, b=1.0)
+    assert tune(perfect.search, [ladder("a", "b")], EXACT, target=1.0)[1] == 1.0
+
+
+def test_faster_of_two_ladders_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Pretended(monkeypatch, a=0.9, b=0.97, c=0.96).costs(b=0.02, c=0.01)
+    effort, measured = tune(index.search, [ladder("a", "b"), ladder("c")], EXACT, target=0.95)
+    assert (name_of(effort), measured) == ("c", 0.96)
+    index.costs(b=0.005)
+    assert tune(index.search, [ladder("a", "b"), ladder("c")], EXACT, target=0.95)[1] == 0.97
+
+
+def test_ladder_that_is_flat_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Pretended(monkeypatch, a=0.5, b=0.7, c=0.701, d=0.702, e=0.999, f=0.98)
+    effort, _ = tune(
+        index.search, [ladder("a", "b", "c", "d", "e"), ladder("f")], EXACT, target=0.95
+    )
+    assert index.tried == ["a", "b", "c", "d", "f"]
+    assert name_of(effort) == "f"
+
+
+def test_slow_start_is_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Pretended(monkeypatch, a=0.5, b=0.501, c=0.7, d=0.701, e=0.97)
+    effort, _ = tune(index.search, [ladder("a", "b", "c", "d", "e")], EXACT, target=0.95)
+    assert name_of(effort) == "e"
+
+
+def test_best_is_told_where_none_reaches_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Pretended(monkeypatch, a=0.5, b=0.7, c=0.6)
+    effort, measured = tune(index.search, [ladder("a", "b"), ladder("c")], EXACT, target=0.95)
+    assert (name_of(effort), measured) == ("b", 0.7)

@@ -1,0 +1,92 @@
+"""What a score is, for every metric, against SciPy."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import faiss
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from common.errors import SnapshotError
+from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
+from tests.helpers.indexes import embeddings, true_scores
+
+EVERY = get_args(Metric)
+
+
+def scored(metric: Metric, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Scores of all vectors for each query as the index makes them, [Q, N]."""
+    index = faiss.IndexFlat(vectors.shape[1], faiss_metric(metric))
+    index.add(prepare(vectors, [""] * len(vectors), metric))
+    values, rows = index.search(prepare(queries, [""] * len(queries), metric), len(vectors))
+    scores = scores_of(values, metric)
+    worse = np.diff(scores, axis=1)
+    assert (worse <= 1e-6).all() if higher_is_nearer(metric) else (worse >= -1e-6).all()
+    return np.asarray(np.take_along_axis(scores, np.argsort(rows, axis=1), axis=1))
+
+
+@pytest.mark.parametrize("metric", EVERY)
+def test_scores_are_those_of_the_definition(metric: Metric) -> None:
+    queries, vectors = embeddings(7, seed=1), embeddings(50)
+    found = scored(metric, queries, vectors)
+    np.testing.assert_allclose(found, true_scores(metric, queries, vectors), atol=2e-6)
+
+
+@pytest.mark.parametrize("metric", EVERY)
+def test_length_does_not_matter(metric: Metric) -> None:
+    queries, vectors = embeddings(3, seed=1), embeddings(20)
+    longer = scored(metric, queries * 1000, vectors * np.float32(0.01))
+    np.testing.assert_allclose(longer, scored(metric, queries, vectors), atol=2e-6)
+
+
+def test_inner_product_is_not_cosine() -> None:
+    raw = np.array([[1, 1, 1, 1], [4, 1, 1, 1]], np.float32)
+    even, spiky = 0, 1
+    product, cosine = scored("ip", raw, raw), scored("cosine", raw, raw)
+    assert product[even, even] == pytest.approx(product[even, spiky]), "it ranks spikes as high"
+    assert product[spiky, spiky] > product[spiky, even] > product[even, even] - 1e-6
+    np.testing.assert_allclose(np.diag(cosine), 1, atol=1e-6)
+    np.testing.assert_allclose(cosine, 1 - cdist(raw, raw, "cosine"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "found", "expected"),
+    [
+        ("cosine", [1.0000001, -1.0000001, 0.5], [1, -1, 0.5]),
+        ("ip", [1.0000001, -1.0000001, 0.25], [1, -1, 0.25]),
+        ("l1", [2.0000002, -1e-9, 0.5], [2, 0, 0.5]),
+        ("l2", [4.0000005, -1e-9, 0.25], [2, 0, 0.5]),  # FAISS gives squares
+    ],
+)
+def test_no_score_leaves_its_range(
+    metric: Metric, found: list[float], expected: list[float]
+) -> None:
+    scores = scores_of(np.array(found, np.float32), metric)
+    np.testing.assert_allclose(scores, expected, atol=1e-7)
+    low, high = (-1, 1) if higher_is_nearer(metric) else (0, 2)
+    assert scores.min() >= low
+    assert scores.max() <= high
+
+
+def test_ends_of_the_ranges_are_reached() -> None:
+    raw = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0]], np.float32)
+    for metric, same, opposite in (("cosine", 1, -1), ("ip", 1, -1), ("l1", 0, 2), ("l2", 0, 2)):
+        found = scored(metric, raw[:1], raw)[0]  # type: ignore[arg-type]
+        assert (found[0], found[1]) == (same, opposite)
+
+
+def test_similarities_and_distances() -> None:
+    assert [higher_is_nearer(metric) for metric in ("cosine", "ip", "l1", "l2")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("metric", EVERY)
+def test_vectors_without_direction_are_refused(metric: Metric) -> None:
+    with pytest.raises(SnapshotError, match="zero or not finite: 'b'"):
+        prepare(np.array([[1.0, 2], [0, 0]]), ["a", "b"], metric)

@@ -1,0 +1,362 @@
+"""What this machine remembers of a model, and when it must find out again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pipelines
+from pipelines.engines import resolve as resolving
+from pipelines.engines.resolve import Candidate, resolve
+from pipelines.engines.unresolved import Unresolved, resolved_before
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, PrecisionAudit
+from pipelines.models import cache as model_cache
+from pipelines.models.cache import Choice, KnownModel, ModelCache
+from pipelines.request import Request
+from pipelines.sources.plan import read_source
+from tests.helpers.pictures import photo_folder
+from tests.helpers.runs import TINY_FACTS, command_of
+
+TINY = ModelRequest(spec="tiny")
+MAP = Outputs(map=True)
+KNOWN = KnownModel(
+    facts=TINY_FACTS,
+    labels=("a", "b"),
+    has_classes=True,
+    load_seconds=1.5,
+    seconds={"fp32": 0.01},
+    audits={
+        "bf16 eager": PrecisionAudit(rows=16, cosine_mean=0.9, cosine_min=0.8, top1_agreement=1.0)
+    },
+    choices={"fp32 eager": Choice(engine="eager", built=None, audit=None, notes=("why",))},
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache; its folder of models."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "onepass" / "models"
+
+
+def of(outputs: Outputs | None = None, **asked: object) -> ModelCache:
+    return ModelCache(TINY.model_copy(update=asked), outputs or Outputs())
+
+
+def test_what_is_written_is_read_by_the_next_command(cache: Path) -> None:
+    assert of().read() is None
+    of().write(KNOWN)
+    assert of().read() == KNOWN
+    (file,) = cache.iterdir()  # and no draft
+    assert file.suffix == ".json"
+    assert cache.stat().st_mode & 0o077 == 0
+
+
+def test_another_model_or_other_outputs_find_nothing() -> None:
+    of().write(KNOWN)
+    assert of(input_size=48).read() is None
+    assert of(feature_point="map_mean").read() is None
+    assert of(Outputs(map=True)).read() is None
+    assert of(Outputs(pyramid=(1,))).read() is None
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "labels", "head"])
+def test_a_file_of_the_model_that_changed_finds_nothing(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "given"
+    file.write_bytes(b"one")
+    of(**{name: str(file)}).write(KNOWN)
+    assert of(**{name: str(file)}).read() == KNOWN
+    stamp = file.stat()
+    file.write_bytes(b"two")  # as long as before, and as old
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert of(**{name: str(file)}).read() is None
+    file.write_bytes(b"one")
+    assert of(**{name: str(file)}).read() == KNOWN
+
+
+def test_a_file_of_the_model_that_is_missing_is_nothing_to_know_by(
+    tmp_path: Path, cache: Path
+) -> None:
+    missing = of(checkpoint=str(tmp_path / "gone.pth"))
+    missing.write(KNOWN)
+    assert missing.read() is None
+    assert not cache.exists()
+
+
+def test_weights_that_a_library_fetches_are_never_kept(cache: Path) -> None:
+    pretrained = of(spec="timm:resnet18", pretrained=True)
+    pretrained.write(KNOWN)
+    assert pretrained.read() is None
+    assert not cache.exists()
+
+
+def test_weights_of_a_package_are_part_of_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    weights = tmp_path / "models" / "lite0.pth"
+    package = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
+    monkeypatch.setattr(model_cache, "find_spec", lambda name: package)
+    weights.write_bytes(b"one")
+    of(spec="lite0").write(KNOWN)
+    assert of(spec="lite0").read() == KNOWN
+    weights.write_bytes(b"two")
+    assert of(spec="lite0").read() is None
+    untrained = of(spec="lite0", random_weights=True)  # reads none of them
+    untrained.write(KNOWN)
+    weights.write_bytes(b"six")
+    assert of(spec="lite0", random_weights=True).read() == KNOWN
+
+
+def with_cut_off_end(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def without_bytes(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def with_no_text(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x00")
+
+
+def with_a_field_too_many(file: Path) -> None:
+    file.write_text(file.read_text().replace('{"facts"', '{"later": 1, "facts"', 1))
+
+
+def as_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def as_a_link_to_nothing(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("gone")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(with_cut_off_end, without_bytes, with_no_text, with_a_field_too_many),
+        *(as_a_folder, as_a_link_to_nothing),
+    ],
+)
+def test_a_damaged_file_is_a_model_that_nothing_is_known_of(
+    cache: Path, damage: Callable[[Path], None]
+) -> None:
+    of().write(KNOWN)
+    (file,) = cache.iterdir()
+    damage(file)
+    assert of().read() is None
+    of().write(KNOWN)  # which mends it, but where a folder is in the way
+    assert of().read() == (None if file.is_dir() else KNOWN)
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path, cache: Path) -> None:
+    cache.parent.parent.write_bytes(b"a file is in the way")
+    of().write(KNOWN)
+    assert of().read() is None
+
+
+def test_a_disk_that_refuses_keeps_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: Path, data: bytes) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(model_cache, "write_atomic", refused)
+    of().write(KNOWN)
+    assert of().read() is None
+
+
+@pytest.mark.parametrize(
+    ("what", "now"),
+    [("_code", "0" * 64), ("_version", "99.0"), ("_machine", {"processor": "another"})],
+)
+def test_other_code_versions_and_processors_find_nothing(
+    what: str, now: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of().write(KNOWN)
+    monkeypatch.setattr(model_cache, what, lambda *_: now)
+    assert of().read() is None
+
+
+def test_the_code_is_all_that_builds_and_runs_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of a byte of any of these files changes the key."""
+    package = Path(pipelines.__file__).parent
+    files = [package / name for name in model_cache._CODE]
+    assert all(file.exists() for file in files)
+    copied = tmp_path / "pipelines"
+    for file in (
+        each for found in files for each in ([found] if found.is_file() else found.glob("*.py"))
+    ):
+        copy = copied / file.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    plain = model_cache._code.__wrapped__
+    expected = plain()
+    monkeypatch.setattr(pipelines, "__file__", str(copied / "__init__.py"))
+    assert plain() == expected
+    seen = {expected}
+    for changed in (
+        "models/network.py",
+        "engines/resolve.py",
+        "models/tiny.py",
+        "images/pixels.py",
+    ):
+        with (copied / changed).open("a") as stream:
+            stream.write("# changed\n")
+        seen.add(plain())
+    assert len(seen) == 5
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photo_folder(tmp_path_factory.mktemp("photos"), 4, width=40, height=40)
+
+
+class Rounding:
+    """How far bf16 is from exact, as this test wants it, and how often it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cosine = 1.0
+        self.measured = 0
+        monkeypatch.setattr(resolving, "compare", self._compare)
+        monkeypatch.setattr(resolving, "fast_formats", lambda device: ["bf16", "fp32"])
+
+    def _compare(self, *arrays: np.ndarray) -> PrecisionAudit:
+        self.measured += 1
+        cosine = self.cosine
+        return PrecisionAudit(rows=4, cosine_mean=cosine, cosine_min=cosine, top1_agreement=1.0)
+
+
+@pytest.fixture
+def rounding(monkeypatch: pytest.MonkeyPatch) -> Rounding:
+    return Rounding(monkeypatch)
+
+
+def unresolved(photos: Path, **asked: Any) -> Unresolved:
+    command = command_of(**({"source": str(photos), "precision": "auto"} | asked))
+    plan = read_source(str(photos))
+    return Unresolved(command, plan.table, str(plan.root), 4, None)
+
+
+def resolved(photos: Path, **asked: Any) -> Request:
+    return resolve(unresolved(photos, **asked), lanes=1).resolved.request
+
+
+def candidate(photos: Path) -> Candidate:
+    plan = read_source(str(photos))
+    return Candidate(TINY, Outputs(), plan.table, plan.root)
+
+
+def test_a_refused_format_is_remembered(photos: Path, rounding: Rounding) -> None:
+    rounding.cosine = 0.99
+    first = resolved(photos)
+    assert (first.precision, rounding.measured) == ("fp32", 1)
+    rounding.cosine = 1.0  # what it would be now is not asked
+    second = resolved(photos)
+    assert (second.precision, rounding.measured) == ("fp32", 1)
+    assert second == first  # also in what it says of why
+    assert any("bf16" in note for note in second.notes)
+
+
+def test_a_refusal_is_of_the_engine_that_was_tried(photos: Path, rounding: Rounding) -> None:
+    rounding.cosine = 0.99
+    resolved(photos)
+    known = candidate(photos)
+    assert known.refusal("bf16", "eager") is not None
+    assert known.refusal("bf16", "auto") is not None
+    assert known.refusal("bf16", "compile") is None
+    assert known.refusal("fp16", "eager") is None
+
+
+def test_an_accepted_half_format_is_measured_on_each_runs_own_images(
+    photos: Path, rounding: Rounding
+) -> None:
+    assert (resolved(photos).precision, rounding.measured) == ("bf16", 1)
+    assert (resolved(photos).precision, rounding.measured) == ("bf16", 2)
+    rounding.cosine = 0.99  # of other images
+    assert (resolved(photos).precision, rounding.measured) == ("fp32", 3)
+    rounding.cosine = 1.0
+    assert (resolved(photos).precision, rounding.measured) == ("fp32", 3)
+
+
+def test_how_another_engine_rounds_float32_is_not_measured_again(
+    photos: Path, rounding: Rounding
+) -> None:
+    audit = PrecisionAudit(rows=16, cosine_mean=1.0, cosine_min=1.0, top1_agreement=1.0)
+    resolved(photos)
+    cache = ModelCache(TINY, Outputs())
+    known = cache.read()
+    assert known is not None
+    cache.write(known.model_copy(update={"audits": {"fp32 openvino": audit}}))
+    before = rounding.measured
+    assert candidate(photos).audit("fp32", "openvino") == audit
+    assert rounding.measured == before
+
+
+def test_a_network_that_is_known_is_not_built_to_be_described(
+    photos: Path, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = resolved(photos)
+
+    def never(request: ModelRequest) -> None:
+        raise AssertionError("this machine knows the network")
+
+    monkeypatch.setattr(resolving, "load_backbone", never)
+    known = candidate(photos)
+    assert known.facts == found.facts
+    assert known.labels == found.labels
+    assert known.has_classes
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_exact_eager_is_chosen_without_asking_again(
+    photos: Path, rounding: Rounding, precision: str
+) -> None:
+    rounding.cosine = 0.99
+    asked = unresolved(photos, precision=precision)
+    assert resolved_before(asked) is None
+    found = resolve(asked, lanes=1).resolved
+    assert found.request.precision == "fp32"
+    assert resolved_before(asked) == found
+    assert resolved_before(replace(asked, earlier=found.request)) is None
+    assert resolved_before(replace(asked, timed=True)) is None
+    assert resolved_before(unresolved(photos, precision="bf16")) is None
+    assert resolved_before(unresolved(photos, precision=precision, engine="auto")) is None
+    assert resolved_before(unresolved(photos, precision=precision, outputs=MAP)) is None
+    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
+    assert resolved_before(unresolved(photos, precision=precision, gate=gate)) is None
+
+
+def test_half_precision_is_never_chosen_without_this_runs_images(
+    photos: Path, rounding: Rounding
+) -> None:
+    assert resolved(photos).precision == "bf16"
+    assert resolved_before(unresolved(photos)) is None
+    assert resolved(photos, precision="bf16").precision == "bf16"
+    assert resolved_before(unresolved(photos, precision="bf16")) is None
+
+
+def test_a_choice_of_an_engine_holds_while_the_engine_is_kept(photos: Path, cache: Path) -> None:
+    audit = PrecisionAudit(rows=16, cosine_mean=1.0, cosine_min=1.0, top1_agreement=1.0)
+    choice = Choice(engine="openvino", built="network", audit=audit, notes=("why",))
+    of().write(KNOWN.model_copy(update={"choices": {"auto auto": choice}}))
+    asked = unresolved(photos, engine="auto")
+    assert resolved_before(asked) is None
+    built = cache.parent / "engines" / "network"
+    built.mkdir(parents=True)
+    found = resolved_before(asked)
+    assert found is not None
+    request = found.request
+    assert (request.engine, request.precision, request.audit) == ("openvino", "fp32", audit)
+    assert (request.facts, request.labels, request.notes) == (KNOWN.facts, KNOWN.labels, ("why",))
+    built.rmdir()
+    assert resolved_before(asked) is None
