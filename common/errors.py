@@ -23,8 +23,9 @@
         ├── LeftRunningError  exit 130: the user stopped following; the job goes on
         └── VerifyError       stored files disagree with their manifest
 
-A message is one line: the value, where it stood, what is allowed, what to do next. The
-command line prints it without a traceback.
+A message is one line: the value, what is wrong with it, what is allowed, what to do next. It names
+parameters in backticks, as Python writes them: `` `out='runs/first'` exists ``. The command line
+prints it without a traceback, and with options in their place: ``--out runs/first exists``.
 """
 
 from __future__ import annotations

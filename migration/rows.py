@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from common.errors import RunError
 from common.json_models import read_json
 from common.storage import read_parquet
+from pipelines.embeddings import read_embeddings
 from pipelines.request import Request
 from pipelines.run import Run
-from tracks.embeddings import read_embeddings
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

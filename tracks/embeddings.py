@@ -7,21 +7,16 @@ groups that hold one; memory is that of the rows asked for and one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from common.errors import RunError
-from common.storage import open_parquet
-from index.vectors import Ints, l1_normalise
+from index.vectors import l1_normalise
+from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
 from tracks.sequences import FILE, PLACE
 
 WINDOW_BYTES = 16 * 2**20
-_BATCH_ROWS = 1024
 
 
 class EmbeddingReader:
@@ -53,51 +48,3 @@ class EmbeddingReader:
             raw = read_embeddings(self._run, self._files[part], self._places[part])
             self._window, self._first = l1_normalise(raw, self._ids[part]), start
         return self._window[start - self._first : stop - self._first]
-
-
-def read_embeddings(run: Run, files: Ints, places: Ints) -> npt.NDArray[np.float32]:
-    """Embeddings ``[N, D]`` of N rows.
-
-    Args:
-        run: whose rows these are.
-        files: of each row, which of ``run.files()`` it stands in.
-        places: of each row, which row of that file it is; none twice.
-
-    Raises:
-        RunError: a row has no embedding, although it has no error.
-    """
-    found = np.empty((len(files), run.manifest.model.feature_dim), dtype=np.float32)
-    names = run.files()
-    for number in np.unique(files):
-        mine = np.flatnonzero(files == number)
-        order = mine[np.argsort(places[mine])]
-        done = 0
-        for start, column in _batches(names[number], places[order]):
-            stop = int(np.searchsorted(places[order], start + len(column)))
-            here = order[done:stop]
-            wanted = column.take(pa.array(places[here] - start))
-            if wanted.null_count:
-                raise RunError(
-                    f"{run.path}: {wanted.null_count} detections of {names[number].name} have "
-                    "neither an embedding nor an error; extract again and keep the features"
-                )
-            found[here] = wanted.flatten().to_numpy().reshape(len(here), -1)
-            done = stop
-    return found
-
-
-def _batches(file: Path, places: Ints) -> Iterator[tuple[int, pa.Array]]:
-    """Batches of the embedding column that hold a place, each with the place it starts at."""
-    with open_parquet(file) as parquet:
-        start = 0
-        for group in range(parquet.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            if np.searchsorted(places, start + rows) > np.searchsorted(places, start):
-                at = start
-                for batch in parquet.iter_batches(
-                    _BATCH_ROWS, row_groups=[group], columns=["embedding"]
-                ):
-                    if np.searchsorted(places, at + batch.num_rows) > np.searchsorted(places, at):
-                        yield at, batch["embedding"]
-                    at += batch.num_rows
-            start += rows

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from common.errors import LeaseLostError, OnepassError, StalledError, StoppedError
 from onepass.cli import extract, query, serve, submit
+from onepass.cli.flags import with_flags
 
 ORDER = (
     *("extract", "inspect", "query", "link", "migrate", "clips", "serve", "submit", "demo"),
@@ -61,7 +62,7 @@ def main() -> None:
     except OnepassError as error:
         if given.get("debug"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {with_flags(str(error))}", err=True)
         ended = LeaseLostError | StalledError | StoppedError
         _leave(error.exit_code, at_once=isinstance(error, ended))
     except OSError as error:  # a full disk, a folder without permission

@@ -25,12 +25,12 @@ from common.errors import InputError, RunError, VerifyError
 from common.extras import optional
 from common.json_models import JsonModel, read_json, sha256_file, sha256_json, write_atomic
 from common.storage import open_parquet, read_parquet
+from pipelines.embeddings import matrix
 from pipelines.engines.engine import this_device
 from pipelines.heads.features import batch_rows, column_of, label_values, model_of
 from pipelines.heads.fit import classify
 from pipelines.heads.report import Measures, measure
 from pipelines.models.head import Head, head_sha256, load_head
-from pipelines.outputs.hdf5 import matrix
 from pipelines.run import Run
 
 FORMAT = 1

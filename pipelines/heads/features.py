@@ -17,9 +17,9 @@ from common.errors import InputError, RunError
 from common.sampling import evenly
 from common.storage import open_parquet
 from pipelines.detections import BOX
+from pipelines.embeddings import matrix
 from pipelines.frame_names import ALL, SPLITS, split_and_category
 from pipelines.model_info import ModelInfo
-from pipelines.outputs.hdf5 import matrix
 from pipelines.run import Run
 
 Kind = Literal["pooled", "map"]

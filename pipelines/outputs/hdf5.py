@@ -32,12 +32,12 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.tasks import Tasks
 from common.json_models import write_atomic
 from common.storage import list_folder, make_folder, read_parquet
+from pipelines.embeddings import matrix
 from pipelines.model_info import MapInfo
 from pipelines.request import Request
 
@@ -138,12 +138,6 @@ def write_shard(source: Path, target: Path, id_bytes: int, maps: tuple[MapInfo, 
         file["valid"] = valid
     rows = table["row_id"].to_numpy()
     return Shard(f"hdf5/{target.name}", len(rows), int(rows.min()))
-
-
-def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    """A column of lists of D numbers as ``[N, D]``; rows with an error hold NaN already."""
-    values: np.ndarray = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    return values
 
 
 def join(

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from common.errors import WorkError, first_line
 from common.storage import open_parquet, to_path
+from pipelines.embeddings import matrix
 from pipelines.outputs.clips.find import Clip
 from pipelines.outputs.clips.scales import multi_scale, scaled_frames
-from pipelines.outputs.hdf5 import matrix, new_h5
+from pipelines.outputs.hdf5 import new_h5
 
 SHARD_BYTES = 64 * 2**20  # of features, stored or padded, before compression; a task holds it
 FOLDER = "shards"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.storage import to_path
-from pipelines.outputs.hdf5 import matrix
+from pipelines.embeddings import matrix
 from pipelines.run import Run
 from tests.helpers.commands import here, onepass
 from tests.helpers.kills import group, kill_once
