@@ -84,9 +84,7 @@ def docstrings(trees: Trees) -> dict[str, Any]:
 
 def public_names(root: Path, modules: Container[str]) -> int | None:
     """Names that ``onepass`` offers; None where there is no such module."""
-    files = [
-        f for f in (root / "onepass" / "__init__.py", root / "onepass/cli/main.py") if f.is_file()
-    ]
+    files = [f for f in (root / "onepass" / "__init__.py", root / "onepass.py") if f.is_file()]
     names: set[str] = set()
     for node in ast.parse(files[0].read_text()).body if files else ():
         if isinstance(node, ast.Assign | ast.AnnAssign):

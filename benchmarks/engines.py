@@ -54,7 +54,7 @@ def agreement(images: str, spec: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from pipelines.config import Options
+    from pipelines.config import ExtractConfig
     from pipelines.engines.engine import Engine
     from pipelines.engines.precision import compare
     from pipelines.extract import extract
@@ -74,8 +74,9 @@ def agreement(images: str, spec: str) -> dict[str, Any]:
         answers = Engine(facts, precision, engine)(pixels)  # type: ignore[arg-type]
         audit = compare(answers.embedding, answers.logits, exact.embedding, exact.logits)
         found[f"{engine} {precision}"] = audit.model_dump()
+    config = ExtractConfig(source=images, model=spec, executor="local")
     with runner.folder() as work:
-        run = extract(images, model, work / "run", Options(executor="local")).run
+        run = extract(config, work / "run").run
         found["auto takes"] = f"{run.manifest.engine} {run.manifest.precision}"
     return found
 

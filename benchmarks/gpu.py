@@ -103,9 +103,8 @@ def decode(source: str, spec: str, seconds: float) -> dict[str, float]:
 
 def whole_run(source: str, spec: str, out: str) -> dict[str, Any]:
     """``extract`` as it is by default."""
-    from pipelines.config import Options, Progress
+    from pipelines.config import ExtractConfig, Progress
     from pipelines.extract import extract
-    from pipelines.model_info import ModelRequest
 
     seen: list[tuple[float, int, int]] = []
 
@@ -116,7 +115,7 @@ def whole_run(source: str, spec: str, out: str) -> dict[str, Any]:
     query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
     with tempfile.TemporaryFile("w+") as log:
         with subprocess.Popen(["nvidia-smi", *query], stdout=log) as smi:
-            run = extract(source, ModelRequest(spec=spec), Path(out), Options(), report=report).run
+            run = extract(ExtractConfig(source=source, model=spec), Path(out), report=report).run
             smi.terminate()
         log.seek(0)
         busy = [float(line) for line in log if line.strip().isdigit()]

@@ -31,9 +31,8 @@ def extract_run(source: str, model: dict[str, Any], out: str, **options: Any) ->
         images/s from the first answer to the last. ``core_ms``: milliseconds of a core that this
         process spent on an image between these. ``engine``, ``precision``, ``waited``.
     """
-    from pipelines.config import Options, Progress
+    from pipelines.config import ExtractConfig, Progress
     from pipelines.extract import extract
-    from pipelines.model_info import ModelRequest
 
     began = time.time()
     spent: list[tuple[int, float]] = []  # rows, and seconds of a core until then
@@ -42,9 +41,9 @@ def extract_run(source: str, model: dict[str, Any], out: str, **options: Any) ->
         if progress.stage == "extracting" and progress.done:
             spent.append((progress.done, time.process_time()))
 
-    outcome = extract(
-        source, ModelRequest.model_validate(model), Path(out), Options(**options), report=report
-    )
+    own = {name: value for name, value in model.items() if name != "spec"}
+    config = ExtractConfig(source=source, model=model["spec"], **own, **options)
+    outcome = extract(config, Path(out), report=report)
     session = outcome.run.manifest.session
     assert session is not None
     rows = spent[-1][0] - spent[0][0] if spent else 0
@@ -105,7 +104,6 @@ def hot_loop(
     import torch
 
     from pipelines.engines.engine import Engine
-    from pipelines.model_info import ModelRequest
     from pipelines.models.registry import examine
 
     torch.set_num_threads(1)

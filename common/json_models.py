@@ -6,16 +6,28 @@ import hashlib
 import json
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.errors import RunError
-from common.storage import is_remote, write_bytes
+from common.errors import InputError, RunError
 
 T = TypeVar("T", bound="JsonModel")
 
+_WANTED = {
+    "int": "give a whole number",
+    "float": "give a number",
+    "bool": "give True or False",
+    "string": "give a text",
+    "literal": "choose from {expected}",
+    "greater_than_equal": "give {ge} or more",
+    "less_than_equal": "give {le} or less",
+    "tuple": "give as many values as it takes, separated by commas",
+    "missing": "give as many values as it takes, separated by commas",
+    "too_long": "give fewer values",
+}
 _DRAFT = re.compile(r"\..+\.[0-9]+")  # as ``write_atomic`` names them
 _CHUNK = 8 * 2**20  # of an object store each is a request
 
@@ -24,6 +36,43 @@ class JsonModel(BaseModel):
     """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def configure(kind: type[T], /, **values: Any) -> T:
+    """Make a configuration of what a user gave.
+
+    Args:
+        kind: the configuration.
+        values: its fields; a field that is not given has its default.
+
+    Raises:
+        InputError: a field is missing, unknown, or of another type; or fields do not fit together.
+    """
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    problem, context = first["type"], first.get("ctx", {})
+    if problem == "value_error":
+        given = f"`{name}={values.get(name)!r}`: " if name else ""
+        raise InputError(f"{given}{context['error']}")
+    if problem == "missing" and len(first["loc"]) == 1:
+        raise InputError(f"give `{name}`")
+    if problem == "extra_forbidden":
+        near = get_close_matches(name, kind.model_fields, 1)
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        raise InputError(f"`{name}`: there is no such parameter{hint}")
+    wanted = _wanted(problem, context, first["msg"])
+    raise InputError(f"`{name}={values.get(name)!r}`: {wanted}")
+
+
+def _wanted(problem: str, context: dict[str, Any], message: str) -> str:
+    """What a field takes, where a value of another type was given."""
+    for begin, text in _WANTED.items():
+        if problem.startswith(begin):
+            return text.format(**context)
+    return message[:1].lower() + message[1:]
 
 
 def read_json(file: Path, kind: type[T]) -> T:
@@ -48,6 +97,8 @@ def write_atomic(file: Path, data: bytes) -> None:
     Raises:
         OSError: the disk refused, and nothing is left behind; or the store did, or gave no answer.
     """
+    from common.storage import is_remote, write_bytes  # late: Arrow takes half a second
+
     if is_remote(file):
         write_bytes(file, data)
         return
@@ -70,6 +121,8 @@ def is_draft(name: str) -> bool:
 
 def drop_drafts(folder: Path) -> None:
     """Delete what killed processes left of files; only while nobody writes to ``folder``."""
+    from common.storage import is_remote  # late: Arrow takes half a second
+
     if not is_remote(folder) and folder.is_dir():
         for entry in list(folder.iterdir()):
             if is_draft(entry.name):

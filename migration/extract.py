@@ -7,45 +7,42 @@ once, continued by the same command, refused to another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from common.errors import RunError
 from common.json_models import read_json
-from pipelines.config import Options, Progress
+from pipelines.config import ExtractConfig, Progress
 from pipelines.extract import Outcome, extract
-from pipelines.model_info import ModelRequest, Reading
 from pipelines.request import Request
 from pipelines.run import Run
 
 
 def extract_again(
-    run: Path,
-    model: ModelRequest,
-    out: Path,
-    options: Options | None = None,
-    *,
-    report: Callable[[Progress], None] = lambda _: None,
+    config: ExtractConfig, out: Path, *, report: Callable[[Progress], None] = lambda _: None
 ) -> Outcome:
-    """Answer every row of ``run`` with ``model`` into the run ``out``; continued like ``extract``.
+    """Answer every row of the run ``config.source`` anew into the run ``out``.
 
     Images are found where the old run found them. Frames of a run over videos are prepared as
-    such a run prepares them.
+    such a run prepares them. The same call continues, as ``extract`` does.
+
+    Args:
+        config: as ``extract`` takes it, with a run as its source; how that run read its own source
+            is taken from it.
+        out, report: as ``extract`` takes them.
 
     Raises:
         RunError: ``run`` is no finished run, or ``out`` is the same folder or inside it.
         InputError, StalledError, WorkError: as ``extract`` raises them.
     """
+    run = Path(config.source)
     old, new = run.resolve(), out.resolve()
     if new == old or old in new.parents:
-        raise RunError(f"--out {out} stands in the run that is migrated; give a folder of its own")
-    Run.open(run)  # said first, and not as if it were a folder of images
-    options = replace(options or Options(), reading=reading_of(run))
-    return extract(str(run), model, out, options, report=report)
-
-
-def reading_of(run: Path) -> Reading:
-    """How the rows of ``run`` came to be, as it is asked for to have them again."""
-    file = run / "request.json"
-    how = read_json(file, Request).command.reading if file.is_file() else Reading()
-    return how.model_copy(update={"again": True})
+        raise RunError(
+            f"`out={str(out)!r}` is inside the run that is migrated; give another folder"
+        )
+    Run.open(run)  # first: else it would be refused as a folder of images
+    reading: dict[str, object] = {"from_run": True}
+    if (file := run / "request.json").is_file():
+        earlier = read_json(file, Request).config
+        reading |= {"kind": earlier.kind, "frames": earlier.frames, "limit": earlier.limit}
+    return extract(config.model_copy(update=reading), out, report=report)

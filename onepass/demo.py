@@ -128,14 +128,13 @@ def run_steps(
     """Extract, build the index and link, each as the command of that name would."""
     from index.build.version import build_index
     from index.search.snapshot import Snapshot, current_version
-    from pipelines.config import Options
+    from pipelines.config import ExtractConfig
     from pipelines.extract import extract
-    from pipelines.model_info import ModelRequest
     from tracks.link import link_run
 
     say(f"extract: {manifest} with lite0 into {run}")
     outcome = extract(
-        str(manifest), ModelRequest(spec="lite0"), run, Options(hdf5=True), report=extraction
+        ExtractConfig(source=str(manifest), model="lite0", hdf5=True), run, report=extraction
     )
     rows, seconds = outcome.run.manifest.rows, outcome.run.manifest.seconds
     say(

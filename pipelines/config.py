@@ -1,35 +1,236 @@
-"""How an extraction runs, and what it reports while it does."""
+"""The one configuration of an extraction, and what it reports while it runs.
+
+The fields of ``ExtractConfig`` are the options of ``onepass extract``, the parameters of
+``onepass.extract``, what stands in ``request.json``, and what the manifest says.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
-from pipelines.model_info import GateRequest, Outputs, Reading
+from common.json_models import JsonModel
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
+
+T = TypeVar("T")
+
+Feature = Literal["pooled", "map", "pyramid"]
+
+VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
+
+# How a run is executed, not what its rows are: the same run may be continued with others.
+EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "stall_seconds"})
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to run; none of it changes what a row's answer is, except by rounding."""
+def _absolute(file: Any) -> Any:
+    """A path that other working folders and processes understand as well."""
+    return os.path.abspath(file) if isinstance(file, str | Path) and str(file) else file  # noqa: PTH100
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    engine: Literal["auto", "eager", "compile", "openvino"] = "auto"
-    outputs: Outputs = field(default_factory=Outputs)
-    gate: GateRequest | None = None
-    reading: Reading = field(default_factory=Reading)
-    top_k: int = 5
-    hdf5: bool = False
-    batch_rows: int | None = None  # images a forward pass; None: what suits the device
-    gpus_per_actor: float = 1.0
-    stall_seconds: float = 300.0
-    executor: ExecutorChoice = "auto"
-    address: str | None = None  # of a Ray cluster
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _parts(value: Any) -> Any:
+    """Values in one text, separated by commas, as the command line gives them."""
+    if value is None:
+        return ()
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _three(value: Any) -> Any:
+    """Three numbers, or their text."""
+    try:
+        first, second, third = map(float, _parts(value))
+    except (TypeError, ValueError):
+        raise ValueError("give three numbers, as 0.5,0.5,0.5") from None
+    return first, second, third
+
+
+def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"panel": name}, **limits)
+
+
+File = Annotated[str, BeforeValidator(_absolute)]
+Three = Annotated[tuple[float, float, float], BeforeValidator(_three)]
+SOURCE, MODEL, GATE, KEEP, RUN = "Source", "Model", "Gate", "What is kept", "How it runs"
+
+
+class ExtractConfig(JsonModel):
+    """All that ``extract`` is asked for; frozen, and checked when it is made."""
+
+    source: Annotated[str, BeforeValidator(_text)] = Field(
+        description="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
+        "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI database, as "
+        "sqlite:///ami.db or postgresql+psycopg://user@host/name (its password is best kept in "
+        "PGPASSWORD or ~/.pgpass)."
+    )
+    kind: Literal["images", "video"] = _panel(
+        SOURCE,
+        "video: SPLIT/CATEGORY/… of videos, folders of images, or .pt tensors; frames are squashed "
+        "to 256 pixels unless you say otherwise.",
+        "images",
+    )
+    frames: int | None = _panel(
+        SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
+    )
+    limit: int | None = _panel(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    # The source is a run: its rows again, read as they were read then.
+    from_run: bool = False
+
+    model: str = Field(
+        description="lite0 (EfficientNet-Lite0, ImageNet classes, no download), timm:NAME, "
+        "torchvision:NAME, ami:NAME, or tiny (for trying things out); see onepass models.",
+    )
+    checkpoint: File | None = _panel(MODEL, "Your weights for the model (a state dict).")
+    labels: File | None = _panel(MODEL, "Class names: one a line, or JSON {name: index}.")
+    pretrained: bool = _panel(MODEL, "Fetch the model's own weights.", False)
+    random_weights: bool = _panel(MODEL, "The network untrained, to compare with.", False)
+    head: File | None = _panel(
+        MODEL, "Classes by this head (onepass probe train), not by the model's own."
+    )
+    input_size: int | None = _panel(MODEL, "Pixels a side, if not the model's.", ge=1)
+    mean: Three | None = _panel(MODEL, "Three numbers 0..1, as 0.5,0.5,0.5.")
+    std: Three | None = _panel(MODEL, "Three numbers 0..1, as 0.5,0.5,0.5.")
+    interpolation: Literal["bilinear", "bicubic"] | None = _panel(
+        MODEL, "How images are resized, if not as the model wants it."
+    )
+    resize: Literal["squash", "crop", "pad"] | None = _panel(
+        MODEL, "squash ignores the aspect ratio, crop keeps the centre, pad fits in."
+    )
+    feature_point: Literal["penultimate", "map_mean"] = _panel(
+        MODEL, "Where the embedding is taken; map_mean: the average of the map.", "penultimate"
+    )
+    output_stride: int | None = _panel(
+        MODEL, "Input pixels a cell of the last map, where it can be set.", ge=1
+    )
+
+    gate: str | None = _panel(GATE, "A model that decides first which rows get a class.")
+    gate_label: str | None = _panel(GATE, "The gate's class that passes.")
+    gate_threshold: float = _panel(GATE, "The least score that passes.", 0.5, ge=0, le=1)
+    gate_checkpoint: File | None = _panel(GATE, "The gate's weights.")
+    gate_labels: File | None = _panel(GATE, "The gate's class names.")
+    embed_with: Literal["model", "gate"] = _panel(
+        GATE,
+        "Whose embedding every row gets. gate: the model runs only on rows that pass.",
+        "model",
+    )
+
+    features: Annotated[tuple[Feature, ...], BeforeValidator(_parts)] = _panel(
+        KEEP,
+        "What to keep of the pass: pooled (always), map (unpooled), pyramid (levels).",
+        ("pooled",),
+    )
+    feature_indices: Annotated[tuple[int, ...], BeforeValidator(_parts)] = _panel(
+        KEEP, "Levels of the pyramid, as 2,4; see onepass models describe.", ()
+    )
+    top_k: int = _panel(KEEP, "Best classes of each row to keep.", 5, ge=1)
+    logits: bool = _panel(KEEP, "Also keep all logits.", False)
+    hdf5: bool = _panel(KEEP, "Also write features.h5.", False)
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _panel(
+        RUN, "auto: half where the hardware is faster in it and classes survive it.", "auto"
+    )
+    engine: Literal["auto", "eager", "compile", "openvino"] = _panel(
+        RUN, "auto: another than eager where the rows repay building it.", "auto"
+    )
+    executor: ExecutorChoice = _panel(
+        RUN,
+        "local: this process. ray: the cluster of RAY_ADDRESS, or a Ray of its own. auto: ray with "
+        "a cluster, in a Ray job, or with two GPUs or more; else local.",
+        "auto",
+    )
+    address: str | None = _panel(RUN, "A Ray cluster to work on, if not that of RAY_ADDRESS.")
+    batch_rows: int | None = _panel(
+        RUN, "Images a forward pass, if not what suits the device.", ge=1
+    )
+    gpus_per_actor: float = _panel(RUN, "0.5 puts two actors on a GPU.", 1.0, ge=0.05, le=1)
+    stall_seconds: float = _panel(
+        RUN, "Give up, with an error, when no row moves for this long.", 300.0, ge=1
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExtractConfig:
+        if self.frames is not None and self.kind != "video":
+            raise ValueError(f"`frames={self.frames}` is for videos; set `kind='video'`")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"`std={_joined(self.std)}`: each must be above 0")
+        if ("pyramid" in self.features) != bool(self.feature_indices):
+            raise ValueError(
+                "`features='pyramid'` and `feature_indices='2,4'` go together; the levels are "
+                "listed by onepass models describe"
+            )
+        if len(set(self.feature_indices)) != len(self.feature_indices):
+            raise ValueError(f"`feature_indices={_joined(self.feature_indices)}`: each level once")
+        others = self.gate_label or self.gate_checkpoint or self.gate_labels
+        if self.gate is None and (others or self.embed_with == "gate"):
+            raise ValueError(
+                "`gate_label`, `gate_checkpoint`, `gate_labels` and `embed_with='gate'` need "
+                "`gate`, the model that decides"
+            )
+        if self.gate is not None and self.gate_label is None:
+            raise ValueError(
+                f"`gate={self.gate!r}`: say which of its classes passes, with `gate_label`"
+            )
+        return self
+
+    def for_source(self) -> ExtractConfig:
+        """The same with what follows from the kind of source: frames of videos are squashed."""
+        if self.kind != "video":
+            return self
+        defaults = {"input_size": VIDEO_SIDE, "resize": "squash"}
+        return self.model_copy(
+            update={name: value for name, value in defaults.items() if getattr(self, name) is None}
+        )
+
+    @property
+    def reading(self) -> Reading:
+        """How the source becomes rows."""
+        return Reading(kind=self.kind, frames=self.frames, limit=self.limit, again=self.from_run)
+
+    @property
+    def model_request(self) -> ModelRequest:
+        """The model, with all that changes what it answers."""
+        own = {name: getattr(self, name) for name in ModelRequest.model_fields if name != "spec"}
+        return ModelRequest(spec=self.model, **own)
+
+    @property
+    def gate_request(self) -> GateRequest | None:
+        """The model that decides first which rows get a class."""
+        if self.gate is None or self.gate_label is None:
+            return None
+        return GateRequest(
+            model=ModelRequest(
+                spec=self.gate, checkpoint=self.gate_checkpoint, labels=self.gate_labels
+            ),
+            label=self.gate_label,
+            threshold=self.gate_threshold,
+            embed=self.embed_with,
+        )
+
+    @property
+    def outputs(self) -> Outputs:
+        """What is kept of each pass beside class and embedding."""
+        return Outputs(logits=self.logits, map="map" in self.features, pyramid=self.feature_indices)
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the rows of a run; a run is continued only with the same."""
+        return self.model_dump(exclude=set(EXECUTION))
+
+
+def _joined(values: Sequence[float]) -> str:
+    return repr(",".join(f"{value:g}" for value in values))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a running extraction, for whoever draws the progress bar."""
+    """How far an extraction is, for a progress bar."""
 
     stage: Literal["planning", "waiting", "starting", "measuring", "extracting", "hdf5", "checking"]
     done: int

@@ -20,15 +20,14 @@ import pyarrow as pa
 from common.errors import work_error
 from common.json_models import JsonModel
 from common.storage import is_remote, make_folder, remove_folder
-from pipelines.config import Options, Progress
+from pipelines.config import ExtractConfig, Progress
 from pipelines.execution.base import Executor, Job, Supervisor
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
-from pipelines.extract import open_for
-from pipelines.model_info import EngineName, ModelRequest, Precision
+from pipelines.extract import open_for, prepare
+from pipelines.model_info import EngineName, Precision
 from pipelines.outputs.finish import data_files, describe_run
 from pipelines.outputs.hdf5 import write_hdf5
-from pipelines.prepare import prepare
 from pipelines.progress.counters import STAGES, Block, Look
 from pipelines.request import Request, earlier_request
 from pipelines.run import Limit, SessionInfo
@@ -67,33 +66,31 @@ class Forecast(JsonModel):
 
 
 def dry_run(
-    source: str,
-    model: ModelRequest,
-    out: Path,
-    options: Options | None = None,
-    *,
-    report: Callable[[Progress], None] = lambda _: None,
+    config: ExtractConfig, out: Path, *, report: Callable[[Progress], None] = lambda _: None
 ) -> Forecast | None:
     """Estimate what ``extract`` with the same arguments takes; leaves nothing in or beside ``out``.
+
+    Args:
+        config, out, report: as ``extract`` takes them.
 
     Returns:
         None where ``out`` is finished already.
 
     Raises:
         InputError: source, model or ``out`` do not fit.
-        StalledError: no row of the sample moved for ``options.stall_seconds``.
+        StalledError: no row of the sample moved for ``config.stall_seconds``.
         WorkError: the sample could not be answered.
     """
-    options = options or Options()
     started = time.time()
-    plan, command = prepare(source, model, options, report)
+    prepared = prepare(config, report)
+    config, plan, inputs = prepared
     planned = plan.table.num_rows
-    earlier = earlier_request(out, command)
+    earlier = earlier_request(out, config, inputs)
     if (out / "manifest.json").is_file():
         return None
     before = committed_rows(out) if earlier else 0
     report(Progress("starting", 0, planned))
-    with open_for(command, plan, earlier, options, timed=True) as executor:
+    with open_for(prepared, earlier, timed=True) as executor:
         joined = time.time() - started
         resolved = executor.resolve()
         start = max(joined, time.time() - started - resolved.building - resolved.timing)
@@ -103,15 +100,7 @@ def dry_run(
         sampled = sum(block.num_rows for block in sample)
         with _folder_beside(out) as folder:
             write_blocks(folder / "plan", sample)
-            job = Job(
-                folder=folder,
-                root=plan.root,
-                request=request,
-                planned=sampled,
-                batch_rows=options.batch_rows,
-                gpus_per_actor=options.gpus_per_actor,
-                stall_seconds=options.stall_seconds,
-            )
+            job = Job(folder=folder, root=plan.root, request=request, planned=sampled)
             blocks, passed = _answer(job, executor, report)
             # What is done once, such as starting processes, is in the first time only.
             once, again = _finish(job, executor), _finish(job, executor)
@@ -123,7 +112,7 @@ def dry_run(
     work = (planned - before) / rate
     files = -(-planned // whole)
     # Checking is mostly of files, HDF5 of rows.
-    times = planned / sampled if options.hdf5 else files / len(sample)
+    times = planned / sampled if config.hdf5 else files / len(sample)
     finish = max(0.0, once - again) + again * times
     seconds = start + work + finish
     actors = min(slots.actors, files)
@@ -213,7 +202,7 @@ def _answer(
 def _finish(job: Job, executor: Executor) -> float:
     """Finish the sample as a run is finished; the seconds that it took."""
     began, rows, then = time.time(), job.planned, "nothing was changed"
-    if job.request.command.hdf5:
+    if job.config.hdf5:
         try:
             write_hdf5(job.folder, job.request, executor.tasks("the sample's HDF5", then=then))
         except Exception as error:

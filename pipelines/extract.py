@@ -14,27 +14,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cluster.executors import choose_executor
 from common.errors import WorkError, first_line, work_error
 from common.json_models import write_atomic
 from common.storage import list_folder, remove_folder, storage_errors
-from pipelines.config import Options, Progress
+from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Answered, Executor, Job, Supervisor, open_executor
 from pipelines.execution.blocks import write_plan
 from pipelines.execution.checkpoints import reconcile
 from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
-from pipelines.model_info import ModelRequest
 from pipelines.outputs.finish import describe_run
 from pipelines.outputs.hdf5 import write_hdf5
-from pipelines.prepare import prepare
 from pipelines.progress.counters import Look, Tally
 from pipelines.progress.event_log import EventLog
-from pipelines.request import Command, Request, lock_run
+from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run, SessionInfo
-from pipelines.sources.plan import Plan
+from pipelines.sources.plan import Plan, name_source, read_source
 
 CONTINUES = "what is written is kept, the same command continues"
 
@@ -56,61 +54,91 @@ class Outcome:
 
 
 def extract(
-    source: str,
-    model: ModelRequest,
-    out: Path,
-    options: Options | None = None,
-    *,
-    report: Callable[[Progress], None] = lambda _: None,
+    config: ExtractConfig, out: Path, *, report: Callable[[Progress], None] = lambda _: None
 ) -> Outcome:
-    """Extract class and embedding of every detection of ``source`` into the run ``out``.
+    """Extract class and embedding of every detection of a source into a run.
 
     The same call continues an unfinished run and leaves a finished one alone.
 
+    Args:
+        config: what to extract from what, and how.
+        out: the run folder, here or in an object store.
+        report: called with the progress, some times a second.
+
     Raises:
         InputError: source, model or ``out`` do not fit; nothing was written.
-        StalledError: no row moved for ``options.stall_seconds``.
+        StalledError: no row moved for ``config.stall_seconds``.
         WorkError: the work failed; the same call continues it.
     """
-    options = options or Options()
     started, began = time.time(), time.monotonic()
-    plan, command = prepare(source, model, options, report)
+    prepared = prepare(config, report)
+    plan = prepared.plan
 
-    def told(waited: float, of: float) -> None:
+    def waiting(waited: float, of: float) -> None:
         report(Progress("waiting", int(waited), int(of)))
 
-    with lock_run(out, command, told) as (earlier, check), storage_errors(out):
+    with (
+        lock_run(out, prepared.config, prepared.inputs, waiting) as (earlier, check),
+        storage_errors(out),
+    ):
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
         report(Progress("starting", 0, plan.table.num_rows))
-        with open_for(command, plan, earlier, options) as executor:
+        with open_for(prepared, earlier) as executor:
             request = executor.resolve().request
             if earlier is None:
                 write_plan(out / "plan", plan.table, request, executor.slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            work = _Session(out, plan, request, options, executor, report, check)
+            work = _Session(out, plan, request, executor, report, check)
             return work.run(started, began)
 
 
-def open_for(
-    command: Command,
-    plan: Plan,
-    earlier: Request | None,
-    options: Options,
-    *,
-    timed: bool = False,
-) -> AbstractContextManager[Executor]:
-    """The executor that ``options`` ask for, at work on ``command``; see ``open_executor``."""
-    sample = sample_of(plan.table)
-    return open_executor(
-        choose_executor(options.executor, options.address),
-        Unresolved(command, sample, str(plan.root), plan.table.num_rows, earlier, timed),
-        address=options.address,
-        gpus_per_actor=options.gpus_per_actor,
-        stall_seconds=options.stall_seconds,
+class Prepared(NamedTuple):
+    """What is known before any work is done."""
+
+    config: ExtractConfig  # with what follows from the kind of source
+    plan: Plan
+    inputs: dict[str, str]  # hashes of the plan and of the files that the configuration names
+
+
+def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> Prepared:
+    """Read the source, and hash what the configuration names.
+
+    Raises:
+        InputError: source or model do not fit.
+    """
+    plan = read_source(
+        config.source,
+        config.reading,
+        report=lambda done, total: report(Progress("planning", done, total)),
     )
+    config = config.for_source().model_copy(update={"source": name_source(config.source)})
+    return Prepared(config, plan, fingerprint_inputs(plan.decisive, config))
+
+
+def open_for(
+    prepared: Prepared, earlier: Request | None, *, timed: bool = False
+) -> AbstractContextManager[Executor]:
+    """Open the executor that a configuration asks for, at work on it.
+
+    Args:
+        prepared: the configuration with its plan.
+        earlier: the request of the run that is continued.
+        timed: whether resolving also measures time, for an estimate.
+    """
+    config, plan, inputs = prepared
+    unresolved = Unresolved(
+        config=config,
+        inputs=inputs,
+        sample=sample_of(plan.table),
+        root=str(plan.root),
+        rows=plan.table.num_rows,
+        earlier=earlier,
+        timed=timed,
+    )
+    return open_executor(choose_executor(config.executor, config.address), unresolved)
 
 
 class _Session:
@@ -121,7 +149,6 @@ class _Session:
         out: Path,
         plan: Plan,
         request: Request,
-        options: Options,
         executor: Executor,
         report: Callable[[Progress], None],
         check: Callable[[], None],
@@ -130,7 +157,7 @@ class _Session:
         self._check = check
         self._plan = plan
         self._request = request
-        self._options = options
+        self._config = request.config
         self._executor = executor
         self._report = report
         self._planned = plan.table.num_rows
@@ -151,14 +178,14 @@ class _Session:
     def _finish(self, started: float, before: int) -> Outcome:
         answered = self._answer()
         tally = answered.tally
-        if self._options.hdf5:
+        if self._config.hdf5:
             self._phase("hdf5")
             try:
                 write_hdf5(
                     self._out,
                     self._request,
                     self._executor.tasks("hdf5", then=CONTINUES),
-                    stall_seconds=self._options.stall_seconds,
+                    stall_seconds=self._config.stall_seconds,
                 )
             except WorkError:  # it says what failed already
                 raise
@@ -218,13 +245,7 @@ class _Session:
 
     def _answer(self) -> Answered:
         job = Job(
-            folder=self._out,
-            root=self._plan.root,
-            request=self._request,
-            planned=self._planned,
-            batch_rows=self._options.batch_rows,
-            gpus_per_actor=self._options.gpus_per_actor,
-            stall_seconds=self._options.stall_seconds,
+            folder=self._out, root=self._plan.root, request=self._request, planned=self._planned
         )
         self._log.add("phase", name="extracting")
         last = Tally()

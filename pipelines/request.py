@@ -1,8 +1,8 @@
-"""What was asked of a run: written first, compared before anything is continued.
+"""``request.json``: what was asked of a run, written first, compared before anything is continued.
 
-``Command`` is what the user said, with the hashes of the files it names; ``Request`` adds
-what was resolved from it. A rerun with an equal command continues or finds itself
-finished; any other is refused, and told what differs.
+It holds the configuration, the hashes of the files that it names, and what was resolved from it. A
+rerun with an equal configuration continues the run or finds it finished; any other is refused, and
+the message names what differs.
 """
 
 from __future__ import annotations
@@ -15,36 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
+from pydantic import model_validator
 
 from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
 from common.lock import Check, lock_folder
 from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
-from pipelines.model_info import (
-    EngineName,
-    GateRequest,
-    ModelInfo,
-    ModelRequest,
-    Outputs,
-    Precision,
-    PrecisionAudit,
-    Reading,
-)
-
-
-class Command(JsonModel):
-    """What the user asked for; two equal commands give the same rows."""
-
-    source: str
-    reading: Reading
-    model: ModelRequest
-    gate: GateRequest | None
-    inputs: dict[str, str]  # sha256 of the plan and of each file the model requests name
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    engine: Literal["auto", "eager", "compile", "openvino"]
-    top_k: int
-    outputs: Outputs
-    hdf5: bool
+from pipelines.config import ExtractConfig
+from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
 
 class GateInfo(JsonModel):
@@ -57,16 +35,25 @@ class GateInfo(JsonModel):
 
 
 class Request(JsonModel):
-    """Contents of ``request.json``."""
+    """Contents of ``request.json``: what was asked for, and what was resolved from it."""
 
-    command: Command
+    format: Literal[2] = 2
+    config: ExtractConfig
+    inputs: dict[str, str]  # sha256 of the plan and of each file that the configuration names
     facts: ModelInfo
     labels: tuple[str, ...] | None
     gate: GateInfo | None
     precision: Precision
     engine: EngineName
     audit: PrecisionAudit | None  # of precision and engine; None where both are exact
-    notes: tuple[str, ...]  # why what was left open was settled so; for people
+    notes: tuple[str, ...]  # why what was left open was resolved so; for people
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "command" in values:
+            return _from_format_1(values)
+        return values
 
     @property
     def embeds(self) -> ModelInfo:
@@ -85,12 +72,21 @@ class LockedRun(NamedTuple):
 
 @contextmanager
 def lock_run(
-    out: Path, command: Command, told: Callable[[float, float], None] = lambda waited, of: None
+    out: Path,
+    config: ExtractConfig,
+    inputs: dict[str, str],
+    on_wait: Callable[[float, float], None] = lambda waited, of: None,
 ) -> Iterator[LockedRun]:
-    """Take ``out`` for this command alone; ``told`` as ``sole_writer`` takes it.
+    """Take ``out`` for this process alone while the block runs.
 
     A new folder is made only when the block first writes; if the block fails before that,
     the folder is removed again.
+
+    Args:
+        out: the run folder.
+        config: what is asked for.
+        inputs: hashes of the plan and of the files that ``config`` names.
+        on_wait: called with seconds waited and to wait, as ``lock_folder`` calls it.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -98,20 +94,20 @@ def lock_run(
         StorageError: ``out`` is in an object store that cannot be reached.
     """
     with storage_errors(out):
-        earlier_request(out, command)  # before anything is touched
-    with lock_folder(out, "extract", told) as check:
+        earlier_request(out, config, inputs)  # before anything is touched
+    with lock_folder(out, "extract", on_wait) as check:
         try:
             with storage_errors(out):  # again: another process may have ended meanwhile
-                earlier = earlier_request(out, command)
+                earlier = earlier_request(out, config, inputs)
             yield LockedRun(earlier, check)
         finally:
-            with suppress(OSError):  # of a store; what failed before is what is told
+            with suppress(OSError):  # of a store; what failed before matters more
                 if not (out / "request.json").is_file() and not list_folder(out / "detections"):
                     remove_folder(out / "plan")
 
 
-def earlier_request(out: Path, command: Command) -> Request | None:
-    """The request of a run that ``command`` would continue, or finds finished; None if new.
+def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) -> Request | None:
+    """The request of a run that ``config`` would continue, or finds finished; None if new.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -119,17 +115,23 @@ def earlier_request(out: Path, command: Command) -> Request | None:
     if not out.exists():
         return None
     if out.is_file():
-        raise RunError(f"--out {out} is a file; give a folder")
+        raise RunError(f"`out={str(out)!r}` is a file; give a folder")
     request_file = out / "request.json"
     if not request_file.is_file():
         if any(_foreign(out)):
-            raise RunError(f"--out {out} is not empty and not a run; give a new folder")
+            raise RunError(f"`out={str(out)!r}` is not empty and not a run; give a new folder")
         return None
     earlier = read_json(request_file, Request)
-    if earlier.command != command:
-        differs = "; ".join(differences(earlier.command, command))
-        raise RunError(f"--out {out} is a run of another command ({differs}); give a new --out")
-    return earlier
+    differs = differences(
+        earlier.config.decisive() | {"inputs": earlier.inputs},
+        config.decisive() | {"inputs": inputs},
+    )
+    if differs:
+        raise RunError(
+            f"`out={str(out)!r}` is a run of another command ({'; '.join(differs)}); give a new `out`"
+        )
+    # How it runs is this command's own: cores, waits and places may be others now.
+    return earlier.model_copy(update={"config": config})
 
 
 def _foreign(out: Path) -> Iterator[Path]:
@@ -144,37 +146,66 @@ def _foreign(out: Path) -> Iterator[Path]:
     return others
 
 
-def differences(then: JsonModel, now: JsonModel) -> list[str]:
-    """Fields that differ, each as ``name: then 'a', now 'b'``."""
-    found: list[str] = []
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Values that differ, each as ``name: then 'a', now 'b'``, in the order of their names."""
+    lines: list[str] = []
 
     def compare(name: str, a: Any, b: Any) -> None:
         if isinstance(a, dict) and isinstance(b, dict):
             for key in a.keys() | b.keys():
                 compare(f"{name}.{key}" if name else key, a.get(key), b.get(key))
         elif a != b:
-            found.append(f"{name}: then {a!r}, now {b!r}")
+            lines.append(f"{name}: then {a!r}, now {b!r}")
 
-    compare("", then.model_dump(), now.model_dump())
-    return sorted(found)
+    compare("", then, now)
+    return sorted(lines)
 
 
-def fingerprint_inputs(
-    plan: pa.Table, model: ModelRequest, gate: ModelRequest | None
-) -> dict[str, str]:
-    """Hash the planned rows and each file the model requests name; short, for people.
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """The contents of a ``request.json`` of version 0.1.0 in today's form."""
+    command = values["command"]
+    reading, outputs, gate = command["reading"], command["outputs"], command["gate"]
+    kinds = [kind for kind in ("map", "pyramid") if outputs[kind]]
+    config = {
+        "source": command["source"],
+        "from_run": reading.get("again", False),
+        **{name: reading[name] for name in ("kind", "frames", "limit")},
+        **{name: value for name, value in command["model"].items() if name != "spec"},
+        "model": command["model"]["spec"],
+        "features": ["pooled", *kinds],
+        "feature_indices": outputs["pyramid"],
+        "logits": outputs["logits"],
+        **{name: command[name] for name in ("precision", "engine", "top_k", "hdf5")},
+    }
+    if gate is not None:
+        config |= {
+            "gate": gate["model"]["spec"],
+            "gate_checkpoint": gate["model"]["checkpoint"],
+            "gate_labels": gate["model"]["labels"],
+            "gate_label": gate["label"],
+            "gate_threshold": gate["threshold"],
+            "embed_with": gate["embed"],
+        }
+    rest = {name: value for name, value in values.items() if name != "command"}
+    return {"config": config, "inputs": command["inputs"], **rest}
+
+
+def fingerprint_inputs(plan: pa.Table, config: ExtractConfig) -> dict[str, str]:
+    """Hash the planned rows and each file that the configuration names.
+
+    Returns:
+        Name of the input, as ``plan`` or ``gate-labels``, to the first 16 digits of its sha256.
 
     Raises:
         ModelError: a named file does not exist.
     """
     inputs = {"plan": _table_digest(plan)}
-    for prefix, request in (("", model), ("gate-", gate)):
-        for name in ("checkpoint", "labels", "head"):
-            file = getattr(request, name, None)
-            if file and not Path(file).is_file():
-                raise ModelError(f"--{prefix}{name} {file}: no such file")
-            if file:
-                inputs[prefix + name] = sha256_file(Path(file))[:16]
+    for name in ("checkpoint", "labels", "head", "gate_checkpoint", "gate_labels"):
+        file = getattr(config, name)
+        if file and not Path(file).is_file():
+            raise ModelError(f"`{name}={file!r}`: no such file")
+        if file:
+            inputs[name.replace("_", "-")] = sha256_file(Path(file))[:16]
     return inputs
 
 

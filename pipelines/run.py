@@ -28,6 +28,7 @@ from pydantic import Field
 from common.errors import RunError, VerifyError
 from common.json_models import JsonModel, read_json, sha256_file
 from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
+from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
 FORMAT = 1
@@ -80,6 +81,7 @@ class RunManifest(JsonModel):
     """Contents of ``manifest.json``."""
 
     format: int = FORMAT
+    config: ExtractConfig | None = None  # None: made before it was kept here
     source: str
     root: str  # relative image names start here
     model: ModelInfo  # whose embeddings these are

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.executors import ExecutorChoice, executor_line
-from common.errors import InputError
+from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli import clips as clips_cli
 from onepass.cli import models as models_cli
 from onepass.cli import probe as probe_cli
-from onepass.cli.console import Json, echo, print_json, warn
-from onepass.cli.extract_options import Asked, with_options
+from onepass.cli.config_options import with_config
+from onepass.cli.console import Json, echo, print_json, to_path, warn
+from pipelines.config import ExtractConfig
 from pipelines.progress.words import count, duration, where_the_time_went
 
 if TYPE_CHECKING:
-    from pipelines.config import Options, Progress
+    from pipelines.config import Progress
     from pipelines.dry_run import Forecast
     from pipelines.extract import Outcome
     from pipelines.run import Run
 
 _NAMED = 10  # failed videos
+SOURCE = ExtractConfig.model_fields["source"].description
+
+Out = Annotated[
+    Path, typer.Option(parser=to_path, help="The run folder; the same command continues it.")
+]
 
 app = typer.Typer()
 app.add_typer(clips_cli.app)
@@ -32,36 +39,12 @@ app.add_typer(models_cli.app, name="models")
 
 
 @app.command()
-@with_options
+@with_config(ExtractConfig, leave_out={"source", "from_run"})
 def extract(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
-            "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI "
-            "database, as sqlite:///ami.db or postgresql+psycopg://user@host/name (its password "
-            "is best kept in PGPASSWORD or ~/.pgpass)."
-        ),
-    ],
+    source: Annotated[str, typer.Argument(help=SOURCE)],
     *,
-    asked: Asked,
-    kind: Annotated[
-        Literal["images", "video"],
-        typer.Option(
-            "--source",
-            help="video: SPLIT/CATEGORY/… of videos, folders of images, or .pt tensors; frames "
-            "are squashed to 256 pixels unless you say otherwise.",
-        ),
-    ] = "images",
-    frames: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Of each video, evenly spread; 64 if not given, 0 for every frame."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="So many images or videos only, for trying out.")
-    ] = None,
+    out: Out,
+    options: dict[str, Any],
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -79,59 +62,53 @@ def extract(
 
     Example: onepass extract photos/ --model lite0 --out runs/first --hdf5
     """
-    from pipelines.extract import extract as run_extract
-    from pipelines.model_info import Reading
-
-    if frames is not None and kind != "video":
-        raise InputError(f"--frames {frames} is of videos; add --source video")
-    chosen = asked.options(Reading(kind=kind, frames=frames, limit=limit))
+    config = configure(ExtractConfig, source=source, **options)
     if dry_run:
-        _dry_run(source, asked, chosen, as_json=as_json)
+        _dry_run(config, out, as_json=as_json)
         return
+    from pipelines.extract import extract as run_extract
+
     with ProgressBar() as bar:
         outcome = run_extract(
-            source, asked.request(), asked.out, chosen, report=show_progress(bar, asked.executor)
+            config, out, report=show_progress(bar, config.executor, config.address)
         )
-    manifest = outcome.run.manifest
+    run, manifest = outcome.run, outcome.run.manifest
     if as_json:
         print_json(
             {
-                "run": str(asked.out),
+                "run": str(out),
                 "already_finished": outcome.already_finished,
                 "resumed_rows": outcome.resumed_rows,
                 "first_answer_seconds": outcome.first_answer_seconds,
                 "skipped_files": outcome.skipped_files,
                 "source_notes": outcome.source_notes,
-                **({"failed_videos": outcome.run.failed_sequences()} if kind == "video" else {}),
+                **({"failed_videos": run.failed_sequences()} if config.kind == "video" else {}),
                 **manifest.model_dump(mode="json", exclude={"files"}),
             }
         )
         return
     print_extracted(outcome)
-    run = outcome.run
     if outcome.already_finished:
         return
-    if kind == "video":
+    if config.kind == "video":
         _say_failed_videos(run)
         echo(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
         return
     echo(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
 
 
-def _dry_run(source: str, asked: Asked, chosen: Options, *, as_json: bool) -> None:
+def _dry_run(config: ExtractConfig, out: Path, *, as_json: bool) -> None:
     from pipelines.dry_run import dry_run
 
     with ProgressBar(resumes=False) as bar:
-        coming = dry_run(
-            source, asked.request(), asked.out, chosen, report=show_progress(bar, asked.executor)
-        )
+        forecast = dry_run(config, out, report=show_progress(bar, config.executor, config.address))
     if as_json:
-        told = None if coming is None else coming.model_dump(mode="json")
-        print_json({"run": str(asked.out), "already_finished": coming is None, "forecast": told})
-    elif coming is None:
-        echo(f"{asked.out} is finished already; nothing would be done")
+        values = None if forecast is None else forecast.model_dump(mode="json")
+        print_json({"run": str(out), "already_finished": forecast is None, "forecast": values})
+    elif forecast is None:
+        echo(f"{out} is finished already; nothing would be done")
     else:
-        _say_forecast(str(asked.out), coming)
+        _say_forecast(str(out), forecast)
 
 
 def _say_forecast(run: str, coming: Forecast) -> None:
@@ -231,16 +208,20 @@ def _say_failed_videos(run: Run) -> None:
         echo(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
 
 
-def show_progress(bar: ProgressBar, choice: ExecutorChoice) -> Callable[[Progress], None]:
-    """What an extraction reports, as stages of ``bar``; ``choice`` of where it runs is shown with it."""
-    said = {"waiting": "waiting whether an earlier session, which held the lease, is alive: second"}
+def show_progress(
+    bar: ProgressBar, executor: ExecutorChoice = "auto", address: str | None = None
+) -> Callable[[Progress], None]:
+    """Show what an extraction reports as stages of a progress bar, and where it runs."""
+    names = {
+        "waiting": "waiting whether an earlier session, which held the lease, is alive: second"
+    }
 
     def show(progress: Progress) -> None:
         note = f"{progress.failed} errors" if progress.failed else ""
         if progress.stage == "starting":
-            note = executor_line(choice)
+            note = executor_line(executor, address)
         bar.update(
-            said.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
+            names.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
         )
 
     return show

@@ -9,6 +9,11 @@ _POSITIONAL = frozenset({"source", "run", "runs", "index", "path", "url", "comma
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 
 
+def option_of(name: str) -> str:
+    """The option of a parameter, as ``--batch-rows`` of ``batch_rows``."""
+    return _OTHER_NAMES.get(name) or "--" + name.replace("_", "-")
+
+
 def with_flags(message: str) -> str:
     """Rewrite the parameters of a message as options.
 
@@ -29,7 +34,7 @@ def _as_typed(parameter: re.Match[str]) -> str:
     name, value = parameter[1], parameter[2]
     if name in _POSITIONAL:
         return name.upper() if value is None else _unquoted(value)
-    flag = _OTHER_NAMES.get(name) or "--" + name.replace("_", "-")
+    flag = option_of(name)
     if value is None or value == "True":
         return flag
     if value == "False":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from common.errors import InputError
+from common.json_models import configure
 from common.progress import ProgressBar
+from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, local_path, print_json, to_path, warn
-from onepass.cli.extract_options import Asked, with_options
+from onepass.cli.extract import Out, print_extracted, show_progress
+from pipelines.config import ExtractConfig
 
 if TYPE_CHECKING:
     from index.storage.layout import SnapshotManifest
@@ -24,14 +27,15 @@ _MISSED = 1  # exit code
 
 
 @app.command()
-@with_options
+@with_config(ExtractConfig, leave_out={"source", "kind", "frames", "limit", "from_run"})
 def migrate(
     run: Annotated[
         Path,
         typer.Argument(parser=local_path, help="The finished run to migrate; it is only read."),
     ],
     *,
-    asked: Asked,
+    out: Out,
+    options: dict[str, Any],
     index: Annotated[
         Path | None,
         typer.Option(
@@ -70,18 +74,14 @@ def migrate(
     from migration.compare import compare_runs
     from migration.extract import extract_again
     from migration.report import Limits
-    from onepass.cli.extract import print_extracted, show_progress
     from pipelines.run import Run
 
+    config = configure(ExtractConfig, source=str(run), from_run=True, **options)
     old = Run.open(run)
-    there = None if index is None else check_replaceable(index, old, asked.out)
+    there = None if index is None else check_replaceable(index, old, out)
     with ProgressBar() as bar:
         outcome = extract_again(
-            run,
-            asked.request(),
-            asked.out,
-            asked.options(),
-            report=show_progress(bar, asked.executor),
+            config, out, report=show_progress(bar, config.executor, config.address)
         )
     new = outcome.run
     if not as_json and not outcome.already_finished:
@@ -106,7 +106,7 @@ def migrate(
     if index is not None:
         with ProgressBar() as bar:
             made = build_candidate(
-                index, old, new, executor=asked.executor, progress=bar.counted("index")
+                index, old, new, executor=config.executor, progress=bar.counted("index")
             )
         if report.verdict.passed:
             promote(index, made.version)

@@ -122,6 +122,11 @@ def demo(
     from onepass.demo import run_demo
 
     with ProgressBar() as bar:
-        report = run_demo(out, cache, say=echo, extraction=show_progress(bar, "auto"))
+        report = run_demo(
+            out,
+            cache,
+            say=echo,
+            extraction=show_progress(bar),
+        )
     if as_json:
         print_json(asdict(report))

@@ -135,10 +135,10 @@ class Forward:
         """Arrow columns of all rows; no class where the gate or an error took it."""
         request, answers = self._request, answered.answers
         classed = answered.classed & good
-        index, score = top_classes(answers.logits[classed], request.command.top_k)
+        index, score = top_classes(answers.logits[classed], request.config.top_k)
         columns = _class_columns(index, score, classed, request.labels)
         columns["embedding"] = _fixed(answers.embedding, ~good)
-        if request.command.outputs.logits:
+        if request.config.logits:
             columns["logits"] = _fixed(answers.logits, ~good)
         for known, values in zip(request.facts.maps, answers.maps, strict=True):
             columns[known.name] = _fixed(values, ~good)
@@ -153,7 +153,7 @@ def run_fields(request: Request) -> list[pa.Field]:
     """The columns that this run adds to its plan."""
     return result_fields(
         request.embeds.feature_dim,
-        num_classes=request.facts.num_classes if request.command.outputs.logits else None,
+        num_classes=request.facts.num_classes if request.config.logits else None,
         maps={known.name: math.prod(known.shape) for known in request.facts.maps},
         gate=request.gate is not None,
     )

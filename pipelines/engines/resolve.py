@@ -255,12 +255,12 @@ class Candidate:
         found built (``found_built``), which costs a second to load at most. Half precision is
         judged on each run's images, and building repays itself by their number.
         """
-        command, engine = request.command, request.engine
+        config, engine = request.config, request.engine
         if request.precision != "fp32":
             return
         kept = engine == "openvino" and found_built and request.audit is not None
-        if kept or command.engine == engine == "eager":
-            self._choices[f"{command.precision} {command.engine}"] = Choice(
+        if kept or config.engine == engine == "eager":
+            self._choices[f"{config.precision} {config.engine}"] = Choice(
                 engine=engine,
                 built=openvino.cache_name(self.facts) if kept else None,
                 audit=request.audit,
@@ -321,23 +321,22 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
         InputError: model, labels, precision or engine do not fit.
         WorkError: an unfinished run was started with another model.
     """
-    command, earlier, device = unresolved.command, unresolved.earlier, this_device()
-    if command.precision != "auto":
-        check_format(command.precision, device)
+    config, earlier, device = unresolved.config, unresolved.earlier, this_device()
+    if config.precision != "auto":
+        check_format(config.precision, device)
     sample, root = unresolved.sample, to_path(unresolved.root)
     if earlier is not None:
         sample = sample.slice(0, 0)  # it is resolved; only the models are held against it
-    model = Candidate(command.model, command.outputs, sample, root, engine_lanes)
+    asked_gate = config.gate_request
+    model = Candidate(config.model_request, config.outputs, sample, root, engine_lanes)
     gate = (
-        Candidate(command.gate.model, Outputs(), sample, root, engine_lanes)
-        if command.gate
-        else None
+        Candidate(asked_gate.model, Outputs(), sample, root, engine_lanes) if asked_gate else None
     )
     models = [model] if gate is None else [model, gate]
     if earlier is not None:
         request = _same(earlier, model, gate)
         return Resolution(Resolved(request), model, gate)
-    gate_facts = _gate_facts(command.gate, gate) if command.gate and gate else None
+    gate_facts = _gate_facts(asked_gate, gate) if asked_gate and gate else None
     found_built = model.is_built("fp32", "openvino")
     request = _choose(unresolved, models, gate_facts, lanes)
     if gate is None:
@@ -351,17 +350,15 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
 def _choose(
     unresolved: Unresolved, models: list[Candidate], gate: GateInfo | None, lanes: int
 ) -> Request:
-    command, model = unresolved.command, models[0]
-    formats = fast_formats(this_device()) if command.precision == "auto" else [command.precision]
+    config, model = unresolved.config, models[0]
+    formats = fast_formats(this_device()) if config.precision == "auto" else [config.precision]
     refused: list[str] = []
     for precision, finer in zip(formats, [*formats[1:], None], strict=True):
         said = None
         if finer is not None:
-            said = _first(each.refusal(precision, command.engine) for each in models)
+            said = _first(each.refusal(precision, config.engine) for each in models)
         if said is None:
-            engine, notes = _choose_engine(
-                command.engine, models, precision, unresolved.rows, lanes
-            )
+            engine, notes = _choose_engine(config.engine, models, precision, unresolved.rows, lanes)
             audits = [each.audit(precision, engine) for each in models]
             if finer is None:
                 break
@@ -373,7 +370,8 @@ def _choose(
     bare = [each.facts.request.spec for each in models if not each.has_classes]
     notes += refused
     return Request(
-        command=command,
+        config=config,
+        inputs=unresolved.inputs,
         facts=model.facts,
         labels=model.labels,
         gate=gate,

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipelines.config import ExtractConfig
 from pipelines.engines.cache import folder
 from pipelines.models.cache import ModelCache
-from pipelines.request import Command, Request
+from pipelines.request import Request
 
 # Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
 SAMPLE_ROWS = (16, 64)
@@ -20,9 +21,10 @@ SAMPLE_ROWS = (16, 64)
 
 @dataclass(frozen=True)
 class Unresolved:
-    """A command, with all that is needed to choose precision and engine."""
+    """A configuration, with all that is needed to choose precision and engine."""
 
-    command: Command
+    config: ExtractConfig
+    inputs: dict[str, str]  # hashes of the files that it names
     sample: pa.Table  # rows of the plan, to judge by
     root: str  # relative image names start here
     rows: int  # planned
@@ -53,18 +55,19 @@ def sample_of(plan: pa.Table) -> pa.Table:
 
 def resolved_before(unresolved: Unresolved) -> Resolved | None:
     """What resolving would find, where an earlier command on this machine found out all of it."""
-    command = unresolved.command
-    if command.gate is not None or unresolved.earlier is not None or unresolved.timed:
+    config = unresolved.config
+    if config.gate is not None or unresolved.earlier is not None or unresolved.timed:
         return None
-    known = ModelCache(command.model, command.outputs).read()
-    choice = known.choices.get(f"{command.precision} {command.engine}") if known else None
+    known = ModelCache(config.model_request, config.outputs).read()
+    choice = known.choices.get(f"{config.precision} {config.engine}") if known else None
     if known is None or choice is None:
         return None
     if choice.built is not None and not (folder() / choice.built).exists():
         return None
     return Resolved(
         Request(
-            command=command,
+            config=config,
+            inputs=unresolved.inputs,
             facts=known.facts,
             labels=known.labels,
             gate=None,

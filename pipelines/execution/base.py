@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.executors import ExecutorName
 from cluster.session import Slots
 from cluster.tasks import Tasks
+from pipelines.config import ExtractConfig
 from pipelines.progress.counters import Look, Tally
 from pipelines.request import Request
 
@@ -38,9 +39,11 @@ class Job:
     root: Path  # relative image names start here
     request: Request
     planned: int  # rows
-    batch_rows: int | None = None  # images a forward pass; None: what suits the device
-    gpus_per_actor: float = 1.0
-    stall_seconds: float = 300.0
+
+    @property
+    def config(self) -> ExtractConfig:
+        """What was asked for, and how it runs."""
+        return self.request.config
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Executor(Protocol):
         """Answer every planned row that is not committed yet.
 
         Raises:
-            StalledError: no row moved for ``job.stall_seconds``.
+            StalledError: no row moved for ``job.config.stall_seconds``.
             WorkError: the work failed; what is committed stays.
         """
         ...
@@ -103,15 +106,8 @@ def no_row_moved(tally: Tally, rows: int, seconds: float) -> str:
     )
 
 
-def open_executor(
-    name: ExecutorName,
-    unresolved: Unresolved,
-    *,
-    address: str | None = None,
-    gpus_per_actor: float = 1.0,
-    stall_seconds: float = 300.0,
-) -> AbstractContextManager[Executor]:
-    """The executor ``name``, at work on one command while the block runs.
+def open_executor(name: ExecutorName, unresolved: Unresolved) -> AbstractContextManager[Executor]:
+    """Open an executor, at work on one configuration while the block runs.
 
     Raises:
         ClusterError: Ray cannot be reached or is too small.
@@ -122,6 +118,4 @@ def open_executor(
         return open_local(unresolved)
     from pipelines.execution.ray_executor import open_ray
 
-    return open_ray(
-        unresolved, address=address, gpus_per_actor=gpus_per_actor, stall_seconds=stall_seconds
-    )
+    return open_ray(unresolved)

@@ -36,7 +36,7 @@ def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, in
     """
     most = _most_rows(request)
     images = _starts(table["image"])
-    videos = _starts(table["sequence"]) if request.command.reading.kind == "video" else images
+    videos = _starts(table["sequence"]) if request.config.kind == "video" else images
     cuts: list[tuple[int, int]] = []
     begin = 0
     while begin < table.num_rows:

@@ -62,7 +62,7 @@ class Lanes:
         """Answer and write ``parts``, of ``rows`` rows in all; ``seen`` hears how it goes.
 
         Raises:
-            StalledError: no row moved for ``job.stall_seconds``.
+            StalledError: no row moved for ``job.config.stall_seconds``.
             WorkError: a part failed, each time it was tried.
         """
         make_folder(self._job.folder / "detections")
@@ -102,9 +102,9 @@ class Lanes:
             tally = look.tally
             if tally != last:
                 moved_at, last = time.monotonic(), tally
-            elif time.monotonic() - moved_at > self._job.stall_seconds:
+            elif time.monotonic() - moved_at > self._job.config.stall_seconds:
                 raise StalledError(
-                    f"{no_row_moved(tally, rows, self._job.stall_seconds)}; an image or the "
+                    f"{no_row_moved(tally, rows, self._job.config.stall_seconds)}; an image or the "
                     "network does not end; what is written is kept, the same command continues"
                 )
             if not working:

@@ -44,7 +44,7 @@ class LocalExecutor:
 
         from pipelines.engines.resolve import resolve
 
-        engine = self._unresolved.command.engine
+        engine = self._unresolved.config.engine
         self.slots = _slots(on_gpu=engine != "openvino" and torch.cuda.is_available())
         # On CPUs each lane calls the engine; on a GPU it is one engine, however many call it.
         callers = self.slots.actors
@@ -70,7 +70,9 @@ class LocalExecutor:
         rows = sum(part.rows for part in parts)
         answered = Answered()
         if parts:
-            engines = self._resolution.engines(job.batch_rows, calls_in_flight=CALLS_IN_FLIGHT)
+            engines = self._resolution.engines(
+                job.config.batch_rows, calls_in_flight=CALLS_IN_FLIGHT
+            )
             lanes = local_cores() + (_DECODING_LANES if engines.model.on_gpu else 0)
             tally = Lanes(job, engines, lanes).run(
                 parts, rows, lambda look: watcher.looked(look, job.planned - rows)

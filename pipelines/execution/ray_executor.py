@@ -87,8 +87,8 @@ class RayExecutor:
         """The slots that are left, or that come as long as a standstill may last."""
         from pipelines.execution.ray_pass import slots_left
 
-        deadline = time.monotonic() + job.stall_seconds
-        while (slots := slots_left(self.slots, job.gpus_per_actor)) is None:
+        deadline = time.monotonic() + job.config.stall_seconds
+        while (slots := slots_left(self.slots, job.config.gpus_per_actor)) is None:
             if time.monotonic() > deadline:
                 raise error
             time.sleep(1)
@@ -96,18 +96,17 @@ class RayExecutor:
 
 
 @contextmanager
-def open_ray(
-    unresolved: Unresolved, *, address: str | None, gpus_per_actor: float, stall_seconds: float
-) -> Iterator[RayExecutor]:
+def open_ray(unresolved: Unresolved) -> Iterator[RayExecutor]:
     """A Ray session, and the command resolved where its forward actors will run.
 
     Raises:
         ClusterError: the cluster cannot be reached or is too small.
     """
-    remote = bool(address or os.environ.get("RAY_ADDRESS"))
-    resolving = _Resolving(unresolved, stall_seconds, remote=remote)
+    config = unresolved.config
+    remote = bool(config.address or os.environ.get("RAY_ADDRESS"))
+    resolving = _Resolving(unresolved, remote=remote)
     ours = not remote and not ray.is_initialized()
-    with resolving, session(address, gpus_per_actor=gpus_per_actor) as slots:
+    with resolving, session(config.address, gpus_per_actor=config.gpus_per_actor) as slots:
         # Imports Ray Data, for which a core works a second: meanwhile workers start on others.
         from pipelines.execution.ray_internals import alone
 
@@ -124,9 +123,9 @@ class _Resolving:
     it is a worker, because the driver's machine may have no GPU or another processor.
     """
 
-    def __init__(self, unresolved: Unresolved, stall_seconds: float, *, remote: bool) -> None:
+    def __init__(self, unresolved: Unresolved, *, remote: bool) -> None:
         self._unresolved = unresolved
-        self._stall_seconds = stall_seconds
+        self._stall_seconds = unresolved.config.stall_seconds
         self._remote = remote
         self._child: Child | None = None
         self._resolved: Resolved | None = None

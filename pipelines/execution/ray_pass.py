@@ -36,7 +36,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
         seen: told what happened, some times a second.
 
     Raises:
-        StalledError: no row moved for ``job.stall_seconds``.
+        StalledError: no row moved for ``job.config.stall_seconds``.
         NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
@@ -46,14 +46,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
 
     def run() -> None:
         try:
-            run_stages(
-                job.folder,
-                job.root,
-                job.request,
-                slots,
-                board.reporter,
-                batch_rows=job.batch_rows,
-            )
+            run_stages(job.folder, job.root, job.request, slots, board.reporter)
         except BaseException as error:
             failure.append(error)
 
@@ -69,13 +62,13 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
         quiet = time.monotonic() - moved_at
         if now != last:
             last, moved_at = now, time.monotonic()
-        elif quiet > job.stall_seconds:
+        elif quiet > job.config.stall_seconds:
             raise StalledError(_standstill(job, slots, rows, tally, there))
         elif (
             quiet > _QUIET_SECONDS
             and there - _alive()
             and view.has_no_room()
-            and slots_left(slots, job.gpus_per_actor)
+            and slots_left(slots, job.config.gpus_per_actor)
         ):
             view.stop.set()
             thread.join(_END_SECONDS)
@@ -117,7 +110,7 @@ def _standstill(job: Job, slots: Slots, rows: int, tally: Tally, there: set[str]
         asks += f" and {slots.gpus_per_actor:g} GPU"
     lost = sorted(there - _alive())
     return (
-        f"{no_row_moved(tally, rows, job.stall_seconds)}; {_waiting(rows, tally)}; "
+        f"{no_row_moved(tally, rows, job.config.stall_seconds)}; {_waiting(rows, tally)}; "
         f"{slots.actors} actors want {asks} each; {waiting_tasks()}; "
         + (f"nodes lost since the start: {', '.join(lost)}; " if lost else "")
         + "what is written is kept, give the same command again on a larger cluster"

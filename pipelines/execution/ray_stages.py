@@ -73,9 +73,7 @@ class DecodeStage:
 class ForwardStage:
     """An actor that holds the models and answers decoded blocks."""
 
-    def __init__(
-        self, request: Request, batch_rows: int | None, memory_share: float, board: Reporter
-    ) -> None:
+    def __init__(self, request: Request, memory_share: float, board: Reporter) -> None:
         import torch
 
         from pipelines.engines.forward import Forward, load_engines
@@ -84,7 +82,9 @@ class ForwardStage:
         watch = Stopwatch("load", board.lane)
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
-        engines = load_engines(request, batch_rows=batch_rows, memory_share=memory_share)
+        engines = load_engines(
+            request, batch_rows=request.config.batch_rows, memory_share=memory_share
+        )
         self._forward = Forward(request, engines, board)
         self._board = board
         board.block(watch.block(None))
@@ -104,8 +104,6 @@ def run_stages(
     request: Request,
     slots: Slots,
     board: Reporter,
-    *,
-    batch_rows: int | None,
 ) -> None:
     """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
     context = DataContext.get_current()
@@ -152,7 +150,6 @@ def run_stages(
         ForwardStage,
         fn_constructor_args=(
             request,
-            batch_rows,
             slots.gpus_per_actor / slots.calls_in_flight,
             board,
         ),

@@ -61,7 +61,7 @@ def describe_run(
         StalledError, WorkError: of the tasks that read the files.
     """
     stored = [*data_files(out), *list_folder(out / "plan", "*.parquet")]
-    if request.command.hdf5:
+    if request.config.hdf5:
         stored += [*list_folder(out / "hdf5", "*.h5"), out / "features.h5"]
     parts = [stored[at : at + _FILES_A_TASK] for at in range(0, len(stored), _FILES_A_TASK)]
     errors = Counter[str]()
@@ -87,11 +87,12 @@ def describe_run(
     hashes = [each for part in found for each in part.hashes]
     names = [file.relative_to(out).as_posix() for file in stored]
     return RunManifest(
-        source=request.command.source,
+        config=request.config,
+        source=request.config.source,
         root=str(root),
         model=request.embeds,
         classifier=None if request.embeds == request.facts else request.facts,
-        gate=request.command.gate,
+        gate=request.config.gate_request,
         fingerprint=request.embeds.fingerprint,
         precision=request.precision,
         engine=request.engine,

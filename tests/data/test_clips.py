@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.config import Options
 from pipelines.engines.engine import Engine
-from pipelines.extract import extract
 from pipelines.images.pixels import resize
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.outputs.clips.write import make_clips
+from tests.helpers.extracting import Options, extract
 
 SCALES = (1.0, 0.85, 1.15)
 CACHE = Path(__file__).parents[2] / ".cache"

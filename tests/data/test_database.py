@@ -10,12 +10,11 @@ import numpy as np
 import sqlalchemy as sa
 
 from ami.write_back import write_database
-from pipelines.config import Options
 from pipelines.detections import BOX
-from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.helpers.ami import DETECTIONS, IMAGES, METADATA, SESSIONS, stored
+from tests.helpers.extracting import Options, extract
 from tracks.link import link_run
 from tracks.store import read_tracks
 

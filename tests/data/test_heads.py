@@ -9,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.config import Options
-from pipelines.extract import extract
 from pipelines.heads.apply import apply_head
 from pipelines.heads.fit import TrainOptions
 from pipelines.heads.train import train
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
+from tests.helpers.extracting import Options, extract
 
 BY_FOLDER = TrainOptions(labels="category", split_by="split")
 

@@ -13,11 +13,10 @@ from index.build.versions import rollback
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, read_manifest
 from migration.report import MigrationReport
-from pipelines.config import Options
-from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.data.test_real_images import top1
+from tests.helpers.extracting import Options, extract
 from tests.helpers.indexes import true_scores
 from tests.helpers.kills import finish, kill_once
 

@@ -12,10 +12,11 @@ import pytest
 
 from onepass.cli.query import inspect
 from pipelines.engines.engine import Engine
-from pipelines.extract import Outcome, extract
+from pipelines.extract import Outcome
 from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
+from tests.helpers.extracting import extract
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 from tracks.store import read_tracks

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
+from tests.helpers.extracting import extract
 from tracks.association.options import PRESETS
 from tracks.evaluation.evaluate import evaluate_run
 from tracks.link import link_run

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.json_models import sha256_file, write_atomic
+from pipelines.config import ExtractConfig
 from pipelines.detections import complete, result_fields
-from pipelines.model_info import ModelInfo, ModelRequest, Outputs, Preprocess, Reading
-from pipelines.request import Command, Request
+from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
+from pipelines.request import Request
 from pipelines.run import RowCounts, Run, RunManifest
+from tests.helpers.extracting import Options, config_of
 
 TINY_FACTS = ModelInfo(
     request=ModelRequest(spec="tiny"),
@@ -26,26 +28,17 @@ TINY_FACTS = ModelInfo(
 )
 
 
-def command_of(**given: Any) -> Command:
-    """A command of ``tiny`` with nothing asked for, but what is given."""
+def make_config(
+    model: ModelRequest = TINY_FACTS.request, *, source: str = "", **given: Any
+) -> ExtractConfig:
+    """A configuration of ``tiny`` in exact float32, but for what is given, as ``Options`` has it."""
+    return config_of(source, model, Options(**({"precision": "fp32", "engine": "eager"} | given)))
+
+
+def request_of(config: ExtractConfig, facts: ModelInfo, **given: Any) -> Request:
+    """``config``, resolved on its ``facts`` in exact float32, but for what is given."""
     plain: dict[str, Any] = {
-        "source": "",
-        "reading": Reading(),
-        "model": TINY_FACTS.request,
-        "gate": None,
         "inputs": {},
-        "precision": "fp32",
-        "engine": "eager",
-        "top_k": 5,
-        "outputs": Outputs(),
-        "hdf5": False,
-    }
-    return Command(**(plain | given))
-
-
-def request_of(command: Command, facts: ModelInfo, **given: Any) -> Request:
-    """``command``, resolved on its ``facts`` in exact float32, but for what is given."""
-    plain: dict[str, Any] = {
         "labels": None,
         "gate": None,
         "precision": "fp32",
@@ -53,7 +46,7 @@ def request_of(command: Command, facts: ModelInfo, **given: Any) -> Request:
         "audit": None,
         "notes": (),
     }
-    return Request(command=command, facts=facts, **(plain | given))
+    return Request(config=config, facts=facts, **(plain | given))
 
 
 def write_run(

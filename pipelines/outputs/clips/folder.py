@@ -95,6 +95,6 @@ def is_finished(out: Path, request: ClipsRequest) -> bool:
         return False
     earlier = read_json(asked, ClipsRequest)
     if earlier != request:
-        differs = "; ".join(differences(earlier, request))
+        differs = "; ".join(differences(earlier.model_dump(), request.model_dump()))
         raise RunError(f"--out {out} holds clips of another command ({differs}); give a new --out")
     return (out / "manifest.json").is_file()

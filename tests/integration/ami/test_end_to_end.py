@@ -10,15 +10,14 @@ import pytest
 
 from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
-from migration.extract import extract_again
 from onepass.cli.main import main
 from pipelines.engines.embed import Embedder
 from pipelines.execution.checkpoints import committed_rows
-from pipelines.extract import extract
 from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.helpers.ami import change, fill, stored
+from tests.helpers.extracting import extract, extract_again
 from tests.helpers.kills import finish, kill_once
 from tests.helpers.postgres import Server
 from tracks.link import link_run

@@ -79,7 +79,10 @@ def test_commands_answer_as_they_did(answers: dict[str, Any]) -> None:
     assert len(answers["command"]) == 14
     for command, answer in answers["command"].items():
         words = command.split() if "--where" not in command else _with_filter(command)
-        assert rounded(json.loads(done(*words, "--json"))) == rounded(answer), command
+        now = json.loads(done(*words, "--json"))
+        if isinstance(now, dict):
+            now = {name: value for name, value in now.items() if name in answer}  # less what is new
+        assert rounded(now) == rounded(answer), command
 
 
 def _with_filter(command: str) -> list[str]:

@@ -18,14 +18,12 @@ from index.build.version import build_index
 from index.build.versions import promote, rollback
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions, read_manifest
-from migration.extract import extract_again, reading_of
 from migration.report import MigrationReport
 from onepass.cli.main import main
-from pipelines.config import Options
-from pipelines.extract import extract
 from pipelines.model_info import ModelRequest, Reading
 from pipelines.run import Run
 from pipelines.sources.plan import read_run
+from tests.helpers.extracting import Options, extract, extract_again
 from tests.helpers.indexes import embeddings, make_run, tree
 from tests.helpers.kills import check, finish, group, kill_once, make_source
 from tests.helpers.pictures import photo_folder
@@ -210,7 +208,7 @@ def test_frames_of_videos(tmp_path: Path) -> None:
     assert new.table(columns).equals(old.table(columns))  # errors of planning are kept word by word
     assert new.manifest.model.preprocess.input_size == (256, 256)
     assert new.manifest.model.preprocess.resize == "squash"
-    assert reading_of(new.path) == reading.model_copy(update={"again": True})
+    assert new.manifest.config.reading == reading.model_copy(update={"again": True})
     third = extract_again(new.path, TINY, tmp_path / "third", EXACT).run
     np.testing.assert_array_equal(vectors(third), vectors(old))
 
@@ -218,8 +216,8 @@ def test_frames_of_videos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "says"),
     [
-        ("same", "stands in the run that is migrated; give a folder of its own"),
-        ("inside", "stands in the run that is migrated; give a folder of its own"),
+        ("same", "is inside the run that is migrated"),
+        ("inside", "is inside the run that is migrated"),
         ("no run", "this folder is not a run"),
         ("index of another", "give the index that was built from this run"),
         ("index of two", "serves rows of 2 runs, and a migration replaces one"),

@@ -76,7 +76,7 @@ RUN = "\n".join(f"    line{number} = {number}" for number in range(7))
 TREE = {
     "pyproject.toml": '[[tool.mypy.overrides]]\nmodule = ["a.*", "b.*"]\nfollow_imports = "skip"\n'
     '[[tool.mypy.overrides]]\nmodule = "c.*"\nfollow_imports = "silent"\n',
-    "onepass/cli/main.py": "from one import x\nfrom one.a import f as g\n_own = value = 1\ndef main(): ...\n",
+    "onepass.py": "from one import x\nfrom one.a import f as g\n_own = value = 1\ndef main(): ...\n",
     "one/__init__.py": "x = 1\n",
     # The import of two.b is a cycle of modules and of packages; the one in TYPE_CHECKING is none.
     "one/a.py": f'''from typing import TYPE_CHECKING
@@ -134,7 +134,7 @@ def test_the_weight_of_a_made_tree(tmp_path: Path) -> None:
     assert found["first-party imports in functions"] == 1
     assert found["import cycles of modules"] == 1
     assert found["import cycles of packages"] == 1
-    (tmp_path / "onepass/cli/main.py").write_text('__all__ = ["a", "b"]\n')
+    (tmp_path / "onepass.py").write_text('__all__ = ["a", "b"]\n')
     assert code_size.figures(tmp_path)["public names of onepass"] == 2
 
 

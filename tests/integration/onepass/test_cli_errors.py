@@ -22,7 +22,7 @@ from pipelines.sources.plan import read_source
 from tests.helpers.commands import ROOT, here, onepass
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
-from tests.helpers.runs import command_of, request_of, write_run
+from tests.helpers.runs import make_config, request_of, write_run
 
 TINY = ModelRequest(spec="tiny")
 
@@ -157,11 +157,11 @@ def test_manifest_without_image_column(tmp_path: Path) -> None:
         ("--mean", "0.5,0.5", "--mean 0.5,0.5: give three numbers"),
         ("--mean", "a,b,c", "--mean a,b,c: give three numbers"),
         ("--std", "0.5,0.5,0", "--std 0.5,0.5,0: each must be above 0"),
-        ("--features", "pooled,maps", "--features pooled,maps: 'maps' is unknown; choose from"),
+        ("--features", "pooled,maps", "--features pooled,maps: choose from"),
         ("--features", "pyramid", "--features pyramid and --feature-indices 2,4 go together"),
         ("--feature-indices", "2", "--features pyramid and --feature-indices 2,4 go together"),
-        ("--gate-label", "moth", "need --gate SPEC"),
-        ("--embed-with", "gate", "need --gate SPEC"),
+        ("--gate-label", "moth", "need --gate"),
+        ("--embed-with", "gate", "need --gate"),
         ("--gate", "tiny", "--gate tiny: say which of its classes passes, with --gate-label"),
     ],
 )
@@ -222,13 +222,12 @@ def test_out_of_another_command(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     plan = read_source(str(photos))
-    inputs = fingerprint_inputs(plan.table, TINY, None)
-    command = command_of(source=str(photos), inputs=inputs, engine="auto")
-    request = request_of(command, examine(TINY))
+    config = make_config(source=str(photos), engine="auto")
+    request = request_of(config, examine(TINY), inputs=fingerprint_inputs(plan.table, config))
     write_atomic(out / "request.json", request.model_dump_json().encode())
     before = [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)]
     line = refused("extract", photos, "--model", "lite0", "--out", out, "--precision", "fp32")
-    assert "is a run of another command (model.spec: then 'tiny', now 'lite0')" in line
+    assert "is a run of another command (model: then 'tiny', now 'lite0')" in line
     assert [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)] == before
 
 

@@ -19,10 +19,10 @@ import pipelines.images.opener
 from common.errors import FolderError, RunError, VerifyError
 from common.json_models import read_json
 from onepass.cli.main import main
-from pipelines.config import Options, Progress
+from pipelines.config import Progress
 from pipelines.detections import BOX, complete
 from pipelines.engines.embed import Embedder
-from pipelines.extract import Outcome, extract
+from pipelines.extract import Outcome
 from pipelines.images.decode import decode_rows
 from pipelines.images.pixels import decode, read
 from pipelines.model_info import ModelRequest, Outputs, Preprocess
@@ -31,8 +31,9 @@ from pipelines.outputs import finish
 from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
+from tests.helpers.extracting import Options, extract
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
-from tests.helpers.runs import command_of
+from tests.helpers.runs import make_config
 
 TINY = ModelRequest(spec="tiny")
 PHOTOS = 60
@@ -243,7 +244,7 @@ def test_another_command_is_refused_and_told_what_differs(
     message = str(caught.value)
     for part in (
         "hdf5: then True, now False",
-        "model.input_size: then None, now 64",
+        "input_size: then None, now 64",
         "precision: then 'fp32', now 'bf16'",
     ):
         assert part in message
@@ -273,7 +274,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         arguments = ["extract", str(folder / "rows.csv"), "--model", "tiny", "--out", str(out)]
         patch.setattr(sys, "argv", ["onepass", *arguments, "--hdf5"])
-        patch.setattr("onepass.cli.extract.say", words.append)
+        patch.setattr("onepass.cli.extract.echo", words.append)
         with pytest.raises(SystemExit) as exited:
             main()
     run = Run.open(out)
@@ -361,13 +362,8 @@ def test_an_image_with_several_boxes_is_decoded_once(
 def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = read_source(str(manifest))
-    command = command_of(
-        source=str(manifest.resolve()),
-        inputs=fingerprint_inputs(plan.table, TINY, None),
-        outputs=Outputs(logits=True),
-        hdf5=True,
-    )
-    with lock_run(out, command) as claimed:
+    config = make_config(source=str(manifest.resolve()), outputs=Outputs(logits=True), hdf5=True)
+    with lock_run(out, config, fingerprint_inputs(plan.table, config)) as claimed:
         assert claimed.earlier is None
         (out / "plan").mkdir()
         (out / "plan" / "part-00000.parquet").write_bytes(b"the first one's plan")

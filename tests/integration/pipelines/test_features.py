@@ -15,10 +15,9 @@ import pyarrow.compute as pc
 import pytest
 
 from onepass.cli.main import main
-from pipelines.config import Options
-from pipelines.extract import extract
 from pipelines.model_info import GateRequest, ModelRequest, Outputs
 from pipelines.run import Run
+from tests.helpers.extracting import Options, extract
 from tests.helpers.pictures import photo_folder
 
 ROOT = Path(__file__).parents[3]

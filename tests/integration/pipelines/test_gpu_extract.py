@@ -15,11 +15,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.config import Options
 from pipelines.engines import compiled
 from pipelines.engines.engine import Answers, Engine
 from pipelines.engines.precision import compare
-from pipelines.extract import extract
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,
@@ -32,6 +30,7 @@ from pipelines.model_info import (
 from pipelines.models.registry import examine, load_backbone
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
+from tests.helpers.extracting import Options, extract
 from tests.helpers.kills import finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
 

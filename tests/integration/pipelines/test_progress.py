@@ -15,11 +15,10 @@ from cluster.executors import local_cores
 from common.errors import RunError
 from onepass.cli.main import main
 from pipelines import extract as extracting
-from pipelines.config import Options, Progress
-from pipelines.dry_run import dry_run
-from pipelines.extract import extract
+from pipelines.config import Progress
 from pipelines.model_info import ModelRequest, Outputs
 from pipelines.progress.event_log import read_events
+from tests.helpers.extracting import Options, dry_run, extract
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
 

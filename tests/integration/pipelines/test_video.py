@@ -13,12 +13,11 @@ from PIL import Image
 from api.app import create_app
 from common.errors import RunError
 from index.build.version import build_index
-from pipelines.config import Options
 from pipelines.engines.embed import Embedder
-from pipelines.extract import extract
 from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
 from pipelines.model_info import ModelRequest, Reading
+from tests.helpers.extracting import Options, extract
 from tests.helpers.videos import broken, number_of, numbered, write_video
 from tests.integration.api.world import serving
 from tracks.link import link_run

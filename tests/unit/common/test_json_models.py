@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.execution.checkpoints import reconcile
 from pipelines.outputs.clips.folder import ClipsRequest, is_finished
 from pipelines.request import earlier_request
-from tests.helpers.runs import command_of
+from tests.helpers.runs import make_config
 
 
 def names(folder: Path) -> list[str]:
@@ -17,7 +17,7 @@ def names(folder: Path) -> list[str]:
 def test_half_a_request_does_not_keep_the_same_command_out(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".request.json.17").write_text('{"command"')
-    assert earlier_request(tmp_path, command_of()) is None
+    assert earlier_request(tmp_path, make_config(), {}) is None
     clips = ClipsRequest(run="r", fingerprint="f", scales=(1.0,), limit=None)
     assert not is_finished(tmp_path, clips)
 

@@ -32,7 +32,7 @@ from migration.spaces import compare_spaces, shared_neighbours
 from migration.verdict import judge
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run, SessionInfo
-from tests.helpers.runs import TINY_FACTS, command_of, request_of, write_run
+from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 
@@ -44,7 +44,7 @@ def run_of(path: Path, vectors: Any, *, names: tuple[str, ...] | None = None, **
     plan = more.pop("plan", {"image": [f"cam/{name}.jpg" for name in ids]})
     run = write_run(path, {"detection_id": ids, **plan}, array, **more)
     if names is not None:
-        request = request_of(command_of(), TINY_FACTS, labels=names or None)
+        request = request_of(make_config(), TINY_FACTS, labels=names or None)
         write_atomic(path / "request.json", request.model_dump_json().encode())
     return run
 

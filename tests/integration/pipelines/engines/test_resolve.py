@@ -21,7 +21,7 @@ from pipelines.models.timm_family import TimmBackbone
 from pipelines.request import Request
 from pipelines.sources.plan import read_source
 from tests.helpers.pictures import photo_folder
-from tests.helpers.runs import command_of
+from tests.helpers.runs import make_config
 
 TINY = ModelRequest(spec="tiny")
 
@@ -39,9 +39,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def asked(photos: Path, rows: int = 24, *, earlier: Request | None = None, **how: Any) -> Request:
-    command = command_of(**({"source": str(photos), "precision": "auto", "engine": "auto"} | how))
+    config = make_config(**({"source": str(photos), "precision": "auto", "engine": "auto"} | how))
     plan = read_source(str(photos))
-    unresolved = Unresolved(command, sample_of(plan.table), str(plan.root), rows, earlier)
+    unresolved = Unresolved(config, {}, sample_of(plan.table), str(plan.root), rows, earlier)
     return resolve(unresolved, lanes=2).resolved.request
 
 

@@ -17,9 +17,9 @@ from cluster.executors import ExecutorName
 from common.errors import WorkError
 from common.storage import to_path
 from pipelines.config import Progress
-from pipelines.extract import extract
 from pipelines.model_info import GateRequest, ModelRequest
 from pipelines.progress.event_log import read_events
+from tests.helpers.extracting import extract
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES
 from tests.helpers.s3 import Rule, Store
 from tests.integration.pipelines.execution.world import (

@@ -20,8 +20,8 @@ from common.errors import StalledError
 from pipelines.engines import forward as forwarding
 from pipelines.engines.engine import Engine
 from pipelines.execution import lanes
-from pipelines.extract import extract
 from pipelines.run import Run
+from tests.helpers.extracting import extract
 from tests.helpers.kills import check, extract_command, finish, group, make_source
 from tests.helpers.pictures import drawn
 from tests.integration.pipelines.execution.suite import ExecutorSuite
@@ -81,11 +81,10 @@ class TestLocal(ExecutorSuite):
 
 def test_neither_ray_nor_torch_is_imported_to_plan(world: World, tmp_path: Path) -> None:
     code = (
-        "import sys, json; import pipelines.extract, pipelines.prepare\n"
-        "from pipelines.model_info import ModelRequest\n"
-        "from pipelines.extract import Options\n"
-        f"pipelines.prepare.prepare({str(world.boxes)!r}, ModelRequest(spec='tiny'), Options(),"
-        " lambda _: None)\n"
+        "import sys, json; import pipelines.extract\n"
+        "from pipelines.config import ExtractConfig\n"
+        f"config = ExtractConfig(source={str(world.boxes)!r}, model='tiny')\n"
+        "pipelines.extract.prepare(config, lambda _: None)\n"
         "print(json.dumps([m for m in ('ray', 'torch', 'timm', 'faiss') if m in sys.modules]))"
     )
     done = subprocess.run(

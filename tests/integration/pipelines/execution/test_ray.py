@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import Options
-from pipelines.extract import extract
 from pipelines.run import Run
 from tests.helpers.commands import ROOT
+from tests.helpers.extracting import Options, extract
 from tests.helpers.kills import check, extract_command, finish, kill_once, make_source
 from tests.integration.pipelines.execution.suite import ExecutorSuite
 from tests.integration.pipelines.execution.world import TINY

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from cluster.executors import ExecutorName
 from common.storage import open_parquet
-from pipelines.config import Options
-from pipelines.extract import Outcome, extract
+from pipelines.extract import Outcome
 from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.run import Run
+from tests.helpers.extracting import Options, extract
 from tests.helpers.heads import made_head
 from tests.helpers.pictures import bad_folder, photo_folder
 from tests.helpers.videos import broken, write_video

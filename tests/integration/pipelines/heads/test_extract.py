@@ -13,14 +13,13 @@ import pytest
 
 from common.errors import ModelError, RunError
 from onepass.cli.main import main
-from pipelines.config import Options
 from pipelines.engines.embed import Embedder
-from pipelines.extract import extract
 from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest, Outputs
 from pipelines.models.registry import load_verified
 from pipelines.models.scores import softmax
 from pipelines.run import Run
+from tests.helpers.extracting import Options, extract
 from tests.helpers.heads import answered, made_head
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error

@@ -16,12 +16,11 @@ import torch
 from PIL import Image
 
 from onepass.cli.main import main
-from pipelines.config import Options
-from pipelines.extract import extract
 from pipelines.model_info import ModelRequest, Outputs, Reading
 from pipelines.models.head import load_head
 from pipelines.outputs.clips.write import make_clips
 from pipelines.run import Run
+from tests.helpers.extracting import Options, extract
 from tests.helpers.heads import answered
 from tests.helpers.pictures import drawn
 from tests.helpers.refusals import only_error

@@ -17,7 +17,7 @@ from onepass.cli.main import main
 from pipelines.outputs.clips.write import make_clips
 from pipelines.outputs.hdf5 import write_hdf5
 from tests.helpers.refusals import only_error
-from tests.helpers.runs import TINY_FACTS, command_of, request_of, write_run
+from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
 
 DIM = 16
 ROWS = 12
@@ -37,7 +37,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     values = np.random.default_rng(1).normal(size=(ROWS, DIM))
     run = write_run(folder / "run", plan, values, errors={4: "decode: damaged [4.jpg]"})
     facts = TINY_FACTS.model_copy(update={"feature_dim": DIM})
-    write_hdf5(run.path, request_of(command_of(hdf5=True), facts), Tasks("hdf5"))
+    write_hdf5(run.path, request_of(make_config(hdf5=True), facts), Tasks("hdf5"))
     make_clips(run.path, folder / "clips")
     build_index([run.path], folder / "index")
     return SimpleNamespace(

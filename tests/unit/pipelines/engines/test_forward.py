@@ -22,7 +22,7 @@ from pipelines.progress.counters import Block, Board
 from pipelines.request import GateInfo, Request
 from pipelines.sources.plan import read_source
 from tests.helpers.pictures import photo_folder
-from tests.helpers.runs import command_of, request_of
+from tests.helpers.runs import make_config, request_of
 
 TINY = ModelRequest(spec="tiny")
 SMALL = ModelRequest(spec="timm:test_resnet")
@@ -71,8 +71,8 @@ def request(
         names = tuple(f"tiny {n}" for n in range(10))
         asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
         gate = GateInfo(asked=asked, facts=facts, labels=names, label_index=label)
-    command = command_of(model=model, top_k=3, outputs=outputs)
-    return request_of(command, examine(model, outputs), gate=gate)
+    config = make_config(model, top_k=3, outputs=outputs)
+    return request_of(config, examine(model, outputs), gate=gate)
 
 
 def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Counting]:
@@ -140,7 +140,7 @@ def test_the_stage_tells_what_it_loaded_and_each_block(
     asked = request(embed=embed)
     decoded, rows, _ = run(plan, asked)
     board = Counting()
-    stage = ForwardStage(asked, 8, 0.0, board)
+    stage = ForwardStage(asked, 0.0, board)
     found = stage(decoded)
     assert found.schema == rows.schema
     assert np.array_equal(matrix(found["embedding"]), matrix(rows["embedding"]), equal_nan=True)

@@ -16,7 +16,7 @@ from pipelines.execution.base import Job, Supervisor
 from pipelines.execution.checkpoints import Part, reconcile
 from pipelines.execution.local import LocalExecutor
 from pipelines.progress.counters import Tally
-from tests.helpers.runs import TINY_FACTS, command_of, request_of
+from tests.helpers.runs import TINY_FACTS, make_config, request_of
 
 ROWS = 20
 
@@ -64,12 +64,12 @@ def job(tmp_path: Path) -> Job:
     for part in range(2):
         ids = pa.table({"row_id": list(range(10 * part, 10 * part + 10))})
         pq.write_table(ids, tmp_path / "plan" / f"part-{part:05d}.parquet")
-    return Job(tmp_path, tmp_path, request_of(command_of(), TINY_FACTS), ROWS)
+    return Job(tmp_path, tmp_path, request_of(make_config(), TINY_FACTS), ROWS)
 
 
 @pytest.fixture
 def executor(tmp_path: Path) -> LocalExecutor:
-    nothing = Unresolved(command_of(), pa.table({}), str(tmp_path), ROWS, None)
+    nothing = Unresolved(make_config(), {}, pa.table({}), str(tmp_path), ROWS, None)
     executor = LocalExecutor(nothing)
     executor._resolution = Resolution()  # type: ignore[assignment]
     return executor

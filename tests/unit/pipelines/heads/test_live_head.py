@@ -30,7 +30,7 @@ from pipelines.request import fingerprint_inputs
 from pipelines.run import Run
 from tests.helpers.heads import answered, made_head
 from tests.helpers.pictures import drawn, encoded
-from tests.helpers.runs import TINY_FACTS, command_of, request_of, write_run
+from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
 from tests.helpers.tiny import HEADS, TINY, check_head, close, map_by_hand, with_head
 
 ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
@@ -151,18 +151,19 @@ def test_a_head_that_changed_is_refused(
     request = with_head(file)
     headed = examine(request)
     plan = pa.table({"image": ["a.jpg"]})
-    then = fingerprint_inputs(plan, request, None)
+    config = make_config(request)
+    then = fingerprint_inputs(plan, config)
     assert then["head"] == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     made_head(facts, file, ZEROS, classes=3, seed=4)
-    assert fingerprint_inputs(plan, request, None)["head"] != then["head"]
+    assert fingerprint_inputs(plan, config)["head"] != then["head"]
     for load in (load_verified, Embedder.load, lambda of: Engine(of, "fp32")):
         with pytest.raises(
             ModelError, match=r"h.pt hashes to \w{12} here, the run was made with \w{12}; use the"
         ):
             load(headed)
     file.unlink()
-    with pytest.raises(ModelError, match=r"--head .*h.pt: no such file"):
-        fingerprint_inputs(plan, request, None)
+    with pytest.raises(ModelError, match=r"head=.*h.pt.*: no such file"):
+        fingerprint_inputs(plan, config)
 
 
 def test_an_unfinished_run_is_not_continued_with_another_head(
@@ -170,10 +171,10 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
 ) -> None:
     file = tmp_path / "h.pt"
     made_head(facts, file, ZEROS, classes=3)
-    command = command_of(model=with_head(file))
-    earlier = request_of(command, examine(command.model))
+    config = make_config(with_head(file))
+    earlier = request_of(config, examine(config.model_request))
     made_head(facts, file, ZEROS, classes=3, seed=4)
-    given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
+    given = Unresolved(config, {}, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
     with pytest.raises(WorkError, match=r"--head .*h.pt is another file now; restore it or"):
         resolving.resolve(given, lanes=1)
 

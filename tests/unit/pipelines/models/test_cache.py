@@ -21,7 +21,7 @@ from pipelines.models.cache import Choice, KnownModel, ModelCache
 from pipelines.request import Request
 from pipelines.sources.plan import read_source
 from tests.helpers.pictures import photo_folder
-from tests.helpers.runs import TINY_FACTS, command_of
+from tests.helpers.runs import TINY_FACTS, make_config
 
 TINY = ModelRequest(spec="tiny")
 MAP = Outputs(map=True)
@@ -242,9 +242,9 @@ def rounding(monkeypatch: pytest.MonkeyPatch) -> Rounding:
 
 
 def unresolved(photos: Path, **asked: Any) -> Unresolved:
-    command = command_of(**({"source": str(photos), "precision": "auto"} | asked))
+    config = make_config(**({"source": str(photos), "precision": "auto"} | asked))
     plan = read_source(str(photos))
-    return Unresolved(command, plan.table, str(plan.root), 4, None)
+    return Unresolved(config, {}, plan.table, str(plan.root), 4, None)
 
 
 def resolved(photos: Path, **asked: Any) -> Request:

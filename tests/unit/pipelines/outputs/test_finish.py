@@ -9,7 +9,7 @@ import pytest
 from common.errors import VerifyError
 from pipelines.outputs.finish import data_files, describe_run
 from pipelines.run import Run, RunManifest, SessionInfo
-from tests.helpers.runs import TINY_FACTS, command_of, request_of, write_run
+from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
 
 ROWS = 40
 SESSION = SessionInfo(rows=ROWS, actors=1, gpus=0, rows_a_second=None)
@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Run:
 
 def describe(run: Run, planned: int = ROWS) -> RunManifest:
     told: list[int] = []
-    request = request_of(command_of(), TINY_FACTS)
+    request = request_of(make_config(), TINY_FACTS)
     made = describe_run(
         run.path,
         run.path,
