@@ -104,6 +104,7 @@ def hot_loop(
     import torch
 
     from pipelines.engines.engine import Engine
+    from pipelines.model_info import ModelRequest
     from pipelines.models.registry import examine
 
     torch.set_num_threads(1)
