@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.run import Run
-from tests.helpers.faults import INSIDE, Faults
+from tests.helpers.faults import ACTOR_TITLE, BOARD_TITLE, INSIDE, Faults
 from tests.helpers.kills import group, make_source
 from tests.helpers.nodes import Cluster
 
@@ -178,8 +178,8 @@ class Chaos:
 
     def _left(self) -> list[str]:
         """Processes on the cluster that belong to a run."""
-        return ["actor" for _ in self.nodes.pids("ray::MapWorker(")] + [
-            "board" for _ in self.nodes.pids("ray::Board")
+        return ["actor" for _ in self.nodes.pids(ACTOR_TITLE)] + [
+            "board" for _ in self.nodes.pids(BOARD_TITLE)
         ]
 
 

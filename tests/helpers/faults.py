@@ -17,8 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipelines.execution.ray_board import _MeteredBoard
 from tests.helpers.nodes import ROOT, Cluster, signal_to
 
+# How Ray titles the processes of an extraction's actors.
+ACTOR_TITLE = "ray::MapWorker("
+BOARD_TITLE = f"ray::{_MeteredBoard.__name__}"
 FAULTY = ROOT / "tests" / "helpers" / "faulty"
 STOPPED_SECONDS = 4.0  # a process is held; shorter than a node may be silent
 FILLED_SECONDS = 4.0
@@ -71,11 +75,11 @@ class Faults:
             (self._folder / name).touch()
             return True
         if kind == "forward actor killed":
-            return self._kill("ray::MapWorker(")
+            return self._kill(ACTOR_TITLE)
         if kind == "worker killed":
             return self._kill("ray::Write", "ray::Read", "ray::IDLE")
         if kind == "board killed":
-            return self._kill("ray::Board")
+            return self._kill(BOARD_TITLE)
         if kind.startswith("node killed"):
             node = self._dice.choice(self._nodes.nodes)
             self._nodes.remove(node)
@@ -144,7 +148,7 @@ class Faults:
         return pid is not None and signal_to(pid, signal.SIGKILL)
 
     def _stop(self) -> bool:
-        pid = self._find("ray::MapWorker(")
+        pid = self._find(ACTOR_TITLE)
         if pid is None or not signal_to(pid, signal.SIGSTOP):
             return False
         held: Callable[[], Any] = lambda: signal_to(pid, signal.SIGCONT)  # noqa: E731

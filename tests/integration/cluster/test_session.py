@@ -20,7 +20,7 @@ from pathlib import Path
 import ray
 from ray._private.utils import publish_error_to_driver
 from cluster.session import session
-from cluster.waiting import what_waits
+from cluster.waiting import waiting_tasks
 
 def facts():
     return os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN")
@@ -61,10 +61,10 @@ for number in range(2):
         context = ray.get_runtime_context()
         address = context.gcs_address
         found["store"] = ray.cluster_resources()["object_store_memory"]
-        found["idle"] = what_waits()
+        found["idle"] = waiting_tasks()
         blocked = ray.remote(num_gpus=2)(facts).remote()
         ray.wait([blocked], timeout=3)
-        found["waits"] = what_waits()
+        found["waits"] = waiting_tasks()
         found["address"] = address
         found["without"] = other(address)
         found["wrong"] = other(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 64)
