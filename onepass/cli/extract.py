@@ -88,7 +88,7 @@ def extract(
     if dry_run:
         _dry_run(source, asked, chosen, as_json=as_json)
         return
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         outcome = run_extract(
             source, asked.request(), asked.out, chosen, report=show_progress(bar, asked.executor)
         )

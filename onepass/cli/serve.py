@@ -121,7 +121,7 @@ def demo(
 
     from onepass.demo import run_demo
 
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         report = run_demo(out, cache, say=echo, extraction=show_progress(bar, "auto"))
     if as_json:
         print_json(asdict(report))

@@ -12,7 +12,7 @@ from common.lease import LEASE, LeaseTimeouts, hold_lease
 from common.storage import to_path
 from tests.helpers.s3 import Rule, Store
 
-QUICK = LeaseTimeouts(renew=0.1, watch=1.0, settle=0.2)
+QUICK = LeaseTimeouts(renew_interval=0.1, expiry=1.0, confirm_delay=0.2)
 FOLDER = "s3://bucket/run"
 
 
@@ -33,7 +33,7 @@ def test_a_second_one_is_refused(s3: Store) -> None:
     with (
         hold_lease(to_path(FOLDER), "extract", never, QUICK) as lease,
         pytest.raises(FolderError, match=r"s3://bucket/run: extract on .* is at work on it; wait"),
-        hold_lease(to_path(FOLDER), "link", patience=QUICK),
+        hold_lease(to_path(FOLDER), "link", timeouts=QUICK),
     ):
         pass
     lease.check()
@@ -51,7 +51,7 @@ def test_one_of_a_process_that_died_is_watched_and_taken_over(s3: Store) -> None
 
 def test_garbage_is_taken_over_as_well(s3: Store) -> None:
     s3.write(f"run/{LEASE}", b"\x00")
-    with hold_lease(to_path(FOLDER), "extract", patience=QUICK):
+    with hold_lease(to_path(FOLDER), "extract", timeouts=QUICK):
         pass
 
 
@@ -60,13 +60,13 @@ def test_clocks_do_not_matter(s3: Store, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(time, "time", lambda: 4e9)
         with (
             pytest.raises(FolderError, match="is at work on it"),
-            hold_lease(to_path(FOLDER), "x", patience=QUICK),
+            hold_lease(to_path(FOLDER), "x", timeouts=QUICK),
         ):
             pass
         monkeypatch.setattr(time, "time", lambda: 0.0)
         with (
             pytest.raises(FolderError, match="is at work on it"),
-            hold_lease(to_path(FOLDER), "x", patience=QUICK),
+            hold_lease(to_path(FOLDER), "x", timeouts=QUICK),
         ):
             pass
         lease.check()
@@ -88,7 +88,7 @@ def test_of_many_at_once_one_holds_it(s3: Store) -> None:
 
     def work(number: int) -> None:
         try:
-            with hold_lease(to_path(FOLDER), "extract", patience=QUICK) as lease:
+            with hold_lease(to_path(FOLDER), "extract", timeouts=QUICK) as lease:
                 time.sleep(1.5)  # two may think so for a moment
                 lease.check()
                 kept.append(number)
@@ -116,6 +116,6 @@ def test_a_store_that_is_dead_is_said(s3: Store) -> None:
     s3.faults(Rule("error", status=403))
     with (
         pytest.raises(StorageError, match="ACCESS_DENIED"),
-        hold_lease(to_path(FOLDER), "x", patience=QUICK),
+        hold_lease(to_path(FOLDER), "x", timeouts=QUICK),
     ):
         pass
