@@ -122,6 +122,6 @@ def demo(
     from onepass.demo import run_demo
 
     with ProgressBar(resumes=True) as bar:
-        report = run_demo(out, cache, say=echo, extraction=show_progress(bar, "auto"))
+        report = run_demo(out, cache, log=echo, extraction=show_progress(bar, "auto"))
     if as_json:
         print_json(asdict(report))
