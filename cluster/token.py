@@ -30,15 +30,15 @@ def own_token() -> Iterator[None]:
     """
     forget()  # the token of an earlier Ray of this process
     mode = os.environ.get(_MODE)
-    chosen = os.environ.get(_TOKEN) or os.environ.get(_TOKEN_FILE)
+    has_token = os.environ.get(_TOKEN) or os.environ.get(_TOKEN_FILE)
     if mode and mode.lower() == "token":  # then a file in ~/.ray counts as well
-        chosen = _loader().has_token(ignore_auth_mode=True)
-    if mode and (mode.lower() != "token" or chosen):
+        has_token = _loader().has_token(ignore_auth_mode=True)
+    if mode and (mode.lower() != "token" or has_token):
         yield
         return
     before = {name: os.environ.get(name) for name in (_MODE, _TOKEN)}
     os.environ[_MODE] = "token"
-    if not chosen:
+    if not has_token:
         os.environ[_TOKEN] = secrets.token_hex(32)
     started = False
     try:

@@ -46,9 +46,9 @@ def describe_waiting(state: Any) -> str:
     more = len(nodes) - _NODES_SHOWN
     free = "; ".join(nodes[:_NODES_SHOWN]) + (f"; and {more} nodes more" if more > 0 else "")
     requests = (
-        f"waiting for a place: {', '.join(waiting)}" if waiting else "nothing waits for a place"
+        f"waiting for resources: {', '.join(waiting)}" if waiting else "no task waits for resources"
     )
-    return f"{requests}; free: {free or 'no node is there'}"
+    return f"{requests}; free: {free or 'no node'}"
 
 
 def _amounts(bundle: Mapping[str, float]) -> str:

@@ -114,7 +114,7 @@ def test_a_local_ray_refuses_drivers_without_its_token(tmp_path: Path) -> None:
     assert report["right"] == "joined"
     assert report["disabled"] == ["disabled", None]  # what the user chose
 
-    assert report["idle"].startswith("nothing waits for a place; free: ")
-    assert report["waits"].startswith("waiting for a place: 1 x 1 CPU + 2 GPU; free: ")
+    assert report["idle"].startswith("no task waits for resources; free: ")
+    assert report["waits"].startswith("waiting for resources: 1 x 1 CPU + 2 GPU; free: ")
     assert "0 of 0 GPU" in report["waits"]
     assert 80e6 <= report["store"] <= 2**40

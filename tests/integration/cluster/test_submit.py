@@ -23,7 +23,7 @@ import pytest
 
 from cluster import submit
 from tests.helpers.commands import onepass
-from tests.helpers.nodes import marked, signal_to
+from tests.helpers.nodes import processes_with_env, signal_to
 from tests.helpers.pictures import photo_folder
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -169,7 +169,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _end(nodes: list[subprocess.Popen[bytes]], folder: Path) -> None:
     end = time.monotonic() + 30
-    while left := marked(f"{MARK}={folder}"):
+    while left := processes_with_env(f"{MARK}={folder}"):
         assert time.monotonic() < end, f"still alive: {left}"
         for pid in left:
             signal_to(pid, signal.SIGKILL)

@@ -34,7 +34,9 @@ def test_tasks_that_stall_are_named_and_ended(ray_session: None, tmp_path: Path)
 @pytest.mark.ray
 def test_tasks_that_do_not_fit_are_named(ray_session: None) -> None:
     ray_tasks = tasks_of_session("large", cpus=3, then=THEN)
-    with pytest.raises(StalledError, match=r"waiting for a place: 1 x 3 CPU; free: [012] of 2 CPU"):
+    with pytest.raises(
+        StalledError, match=r"waiting for resources: 1 x 3 CPU; free: [012] of 2 CPU"
+    ):
         ray_tasks.run(abs, [1], stall_seconds=3)
 
 
