@@ -103,16 +103,11 @@ class Faults:
         names = [name for name in self._left if not (self._folder / name).exists()]
         return [self._left.pop(name) for name in names]
 
-    def clear(self) -> list[str]:
-        """Remove faults that have not happened and correct the clock; returns their kinds."""
-        (self._folder / "clock").unlink(missing_ok=True)
-        kinds = []
-        for name, kind in self._left.items():
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / name).unlink()
-                kinds.append(kind)
+    def clear(self) -> None:
+        """Remove faults that have not happened and correct the clock."""
+        for name in ("clock", *self._left):
+            (self._folder / name).unlink(missing_ok=True)
         self._left = {}
-        return kinds
 
     def fill(self, seconds: float) -> None:
         """Keep objects of 1.5 times the size of all object stores."""

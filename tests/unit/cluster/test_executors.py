@@ -37,12 +37,10 @@ def test_a_cluster_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ADDRESS in executor_line("auto", ADDRESS)  # the argument goes first
 
 
-def test_in_a_ray_job_ray_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert choose_executor("auto") == "ray"
-
-
-def test_in_a_process_that_has_joined_ray_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_is_used_in_a_job_and_where_it_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+        assert choose_executor("auto") == "ray"
     monkeypatch.setattr(executors, "has_joined_ray", lambda: True)
     assert choose_executor("auto") == "ray"
 
