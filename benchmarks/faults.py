@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks import runner
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.run import Run
-from tests.helpers.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Ran, differing
+from tests.helpers.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Outcome, differing
 from tests.helpers.faults import KINDS, environment
 from tests.helpers.kills import (
     check,
@@ -134,7 +134,7 @@ def chaos(given: Any, work: Path, dice: random.Random) -> dict[str, float]:
     """Runs with faults; what is wrong with them, added up, and the faults by kind."""
     (work / "faults").mkdir()
     (work / "faults" / "slow").write_text(str(SLOW_SECONDS))
-    runs: list[Ran] = []
+    runs: list[Outcome] = []
     env = environment(work / "faults")
     with cluster(*[SLOTS] * NODES, env=env, store_bytes=STORE_BYTES) as nodes:
         world = Chaos(nodes, work, given.rows, dice, given.hang)
@@ -150,7 +150,7 @@ def chaos(given: Any, work: Path, dice: random.Random) -> dict[str, float]:
                 kinds, deck = deck[:each], deck[each:]
                 ran = world.run([moment(dice, given.rows // BLOCK_ROWS, kind) for kind in kinds])
                 runs.append(ran)
-                what = f"{ran.commands} commands, {', '.join(ran.happened)} {ran.said}"
+                what = f"{ran.commands} commands, {', '.join(ran.happened)} {ran.errors}"
                 print(f"run {len(runs)}: {ran.seconds:.0f} s, {what}", file=sys.stderr, flush=True)
     happened, again = Counter[str](), Counter[str]()
     for run in runs:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.kills import family, kill_all
+from tests.helpers.kills import kill_all, process_tree
 from tests.helpers.nodes import title_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,7 +157,7 @@ def process(
         running = subprocess.Popen(command, stdout=out, stderr=error, start_new_session=True, **how)
         try:
             while memory and running.poll() is None:
-                _look(family(running.pid), peaks)
+                _look(process_tree(running.pid), peaks)
                 time.sleep(SAMPLE_SECONDS)
             running.wait()
             seconds = time.perf_counter() - clock

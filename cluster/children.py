@@ -1,7 +1,7 @@
-"""Python processes of our own beside this one: for what may end its process, or needs another.
+"""Child processes that call functions: for work that may crash, or that needs its own process.
 
-Not ``multiprocessing``, which runs the script of whoever called us once more. A child ends by itself
-when its parent does, however that ended, because the pipe that it reads from does.
+Not ``multiprocessing``, which runs the caller's script once more. A child ends by itself when its
+parent does, however the parent ends, because the pipe that it reads from is closed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class ChildDiedError(WorkError):
 
 
 class Child:
-    """A process that calls functions, one after another. Close it, or use it as a context.
+    """A process that calls functions, one after another. Close it, or use it in a ``with`` block.
 
-    Functions, what they are given and what they return travel by pickle.
+    Functions, their arguments and their results are pickled.
     """
 
     def __init__(self) -> None:
@@ -52,13 +52,13 @@ class Child:
         """``function(item)``, in the child.
 
         Args:
-            function: by the name of its module; a partial of such a one.
-            item: what it is given.
+            function: one at the top of a module, or a partial of such a function.
+            item: its argument.
             seconds: after which the child is ended; None: never.
 
         Raises:
             ChildDiedError: the call ended the child, or took longer.
-            Exception: the call's own.
+            Exception: the error that the function raised.
         """
         self.send(function, item)
         result: Result = self.receive(seconds=seconds)
@@ -71,10 +71,10 @@ class Child:
             pickle.dump((function, item), self._process.stdin)
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # ``receive`` says what ended it
+            pass  # ``receive`` raises and says how the child ended
 
     def receive(self, *, seconds: float | None = None) -> Any:
-        """Wait for what was sent; as ``call``."""
+        """The result of the call that was sent; arguments and errors as of ``call``."""
         assert self._process.stdout is not None
         timer = None
         if seconds is not None:
@@ -83,7 +83,7 @@ class Child:
         try:
             error, result = pickle.load(self._process.stdout)  # noqa: S301 - from our own child
         except (EOFError, pickle.UnpicklingError):
-            raise ChildDiedError(self._ending(seconds)) from None
+            raise ChildDiedError(self._reason(seconds)) from None
         finally:
             if timer is not None:
                 timer.cancel()
@@ -91,17 +91,17 @@ class Child:
             raise error
         return result
 
-    def _ending(self, seconds: float | None) -> str:
+    def _reason(self, seconds: float | None) -> str:
         code = self._process.wait()
         if code == -signal.SIGKILL:
-            late = f"took over {seconds:g} s, or " if seconds is not None else ""
-            return f"{late}ended its process: all memory was used, or somebody killed it"
+            timeout = f"took over {seconds:g} s, or " if seconds is not None else ""
+            return f"{timeout}ended its process: all memory was used, or it was killed"
         if code < 0:
             return f"ended its process ({signal.Signals(-code).name})"
         return f"ended its process (exit code {code})"
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, in the middle of a call as well."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -113,7 +113,7 @@ class Child:
 
 
 def _serve() -> None:
-    """Call what the parent sends, until it sends nothing more."""
+    """Call what the parent sends, until the parent closes the pipe."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries print on stdout
     while True:
@@ -124,7 +124,7 @@ def _serve() -> None:
         error, result = None, None
         try:
             result = function(item)
-        except Exception as raised:
+        except Exception as raised:  # process boundary: the parent raises it again
             error = raised
         pickle.dump((error, result), answers)
         answers.flush()

@@ -1,4 +1,4 @@
-"""Where work is done: in this process and its children, or on Ray. The one place that chooses."""
+"""The choice where work runs: in this process and its children, or on Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ExecutorChoice = Literal["auto", "local", "ray"]
 
 
 def choose_executor(choice: ExecutorChoice, address: str | None = None) -> ExecutorName:
-    """Which executor ``choice`` means here.
+    """The executor that ``choice`` means for this process.
 
     ``auto`` is Ray where a cluster is named (``address`` or ``RAY_ADDRESS``), inside a Ray job, in
     a process that has joined Ray, and on a machine with two or more GPUs; else this process.
@@ -25,7 +25,7 @@ def choose_executor(choice: ExecutorChoice, address: str | None = None) -> Execu
 
 
 def executor_line(choice: ExecutorChoice, address: str | None = None) -> str:
-    """The choice, for people."""
+    """Where the work runs, as text: "in this process", "on Ray HOST:PORT"."""
     name = choose_executor(choice, address)
     if name == "local":
         return "in this process"
@@ -38,7 +38,7 @@ def local_cores() -> int:
 
 
 def local_gpus() -> int:
-    """GPUs that this process may use, without asking their driver, which takes seconds."""
+    """GPUs that this process may use; their driver is not called, which takes seconds."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])

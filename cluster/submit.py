@@ -1,6 +1,6 @@
 """Run a onepass command on a cluster through Ray's job server, and follow it to its end.
 
-What comes later is done with Ray's own commands: ``ray job list|status|logs|stop``.
+Ray's own commands do the rest: ``ray job list|status|logs|stop``.
 """
 
 from __future__ import annotations
@@ -21,34 +21,30 @@ from typing import Any
 from common.errors import ClusterError, LeftRunningError, WorkError
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
-# All that a job needs of a checkout. Naming it keeps out whatever else lies there: pictures,
-# runs, a virtual environment. Ray refuses more than 500 MiB, and sends what is below that.
+# All that a job needs of a checkout, without images, runs or a virtual environment that may lie in
+# it: Ray would send up to 500 MiB.
 CODE = ("ami", "api", "cluster", "common", "index", "migration", "onepass", "pipelines", "tracks")
-# Options that name files. For a probe, --labels is a column.
-_FILES = (
+# Options whose values are files. For a probe, --labels is a column.
+_FILE_OPTIONS = (
     *("--out", "--checkpoint", "--head", "--validation", "--gate-checkpoint", "--gate-labels"),
     "--truth",
 )
 
 _CONNECT_SECONDS = 5.0
-_HELLO_SECONDS = 10.0  # for the first answer: is there a job server at all
+_FIRST_ANSWER_SECONDS = 10.0  # is there a job server at all
 _REQUEST_SECONDS = 60.0  # for any later one; the upload is a few hundred kilobytes
-_QUIET_SECONDS = 30.0  # without a line of log: ask whether the cluster is still there
-_LOST_SECONDS = 60.0  # without any answer: give the cluster up
+_QUIET_SECONDS = 30.0  # without a line of log: check that the cluster still answers
+_LOST_SECONDS = 60.0  # without any answer: give up
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended.
-
-    ``status`` and ``message`` are Ray's (SUCCEEDED, FAILED, STOPPED). ``exit_code`` is the
-    command's own where it ended by itself (0, 1, 2, …), 130 where it was stopped, else 1.
-    """
+    """How a job ended."""
 
     job_id: str
-    status: str
-    message: str
-    exit_code: int
+    status: str  # Ray's: SUCCEEDED, FAILED or STOPPED
+    message: str  # Ray's, in one line
+    exit_code: int  # that of the command where it ended by itself; 130 where it was stopped; else 1
 
 
 def submit(address: str, arguments: Sequence[str], *, env: Sequence[str] = ()) -> tuple[Any, str]:
@@ -56,8 +52,8 @@ def submit(address: str, arguments: Sequence[str], *, env: Sequence[str] = ()) -
 
     Args:
         address: of the dashboard, ``http://HOST:8265``.
-        arguments: the command, as it would stand after ``onepass``.
-        env: environment variables of the job: ``NAME`` with the value it has here, or
+        arguments: of the command: ``["extract", "/data", …]``.
+        env: environment variables of the job: ``NAME`` with the value of this process, or
             ``NAME=VALUE``.
 
     Returns:
@@ -71,11 +67,10 @@ def submit(address: str, arguments: Sequence[str], *, env: Sequence[str] = ()) -
     check_command(arguments)
     variables = read_env(env)
     client = _connect(address)
-    with _errors_of(address):
+    with _client_errors(address):
         job_id: str = client.submit_job(
-            # Not sys.executable: that is a path of this machine, the job starts on the head
-            # node. "python" is whatever PATH says where 'ray start' ran, which is the Ray
-            # image's own, or the virtual environment's if it was activated.
+            # Not sys.executable, which is a path of this machine: the job starts on the head
+            # node, with the "python" of the PATH that 'ray start' had there.
             entrypoint=shlex.join(["python", "-m", "onepass", *arguments]),
             runtime_env=_code() | ({"env_vars": variables} if variables else {}),
         )
@@ -83,7 +78,13 @@ def submit(address: str, arguments: Sequence[str], *, env: Sequence[str] = ()) -
 
 
 def follow(client: Any, address: str, job_id: str, *, log: Callable[[str], object]) -> Ended:
-    """Pass a job's log on, from its beginning, and wait for its end.
+    """Copy a job's log, from its beginning, and wait for the job's end.
+
+    Args:
+        client: as ``submit`` returned it.
+        address: of the dashboard.
+        job_id: as ``submit`` returned it.
+        log: called with each piece of the log.
 
     Raises:
         WorkError: the cluster stopped answering.
@@ -91,24 +92,22 @@ def follow(client: Any, address: str, job_id: str, *, log: Callable[[str], objec
     """
     follower = _Follower(client, address, job_id, log)
     try:
-        details = follower.to_the_end()
+        details = follower.wait()
     except KeyboardInterrupt:
-        raise LeftRunningError(
-            f"job {job_id} goes on without you; {next_steps(address, job_id)}"
-        ) from None
-    status, own, message = str(details.status), details.driver_exit_code, details.message or ""
+        raise LeftRunningError(f"job {job_id} goes on; {next_steps(address, job_id)}") from None
+    status, code, message = str(details.status), details.driver_exit_code, details.message or ""
     if status == "SUCCEEDED":
         message = ""
     elif follower.shown:
         message = _one_line(message.split(", last available logs", 1)[0])
-    else:  # there is no log to read: all that Ray has
+    else:  # there is no log: show all that Ray has
         message = " ".join(message.split())
-    failed = own if own and 0 < own < 256 else 1
+    failed = code if code and 0 < code < 256 else 1
     return Ended(job_id, status, message, {"SUCCEEDED": 0, "STOPPED": 130}.get(status, failed))
 
 
 def next_steps(address: str, job_id: str) -> str:
-    """How to go on without us, for a message."""
+    """Ray's commands to follow and to stop the job, for a message."""
     return (
         f"follow it: ray job logs --follow --address {address} {job_id}; "
         f"stop it: ray job stop --address {address} {job_id}"
@@ -116,7 +115,7 @@ def next_steps(address: str, job_id: str) -> str:
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """What can be known of a command without parsing it, before it is sent.
+    """Check a command before it is sent, as far as that goes without parsing it.
 
     Raises:
         ClusterError: there is none, a path is relative, or a URL has a password in it.
@@ -130,13 +129,13 @@ def check_command(arguments: Sequence[str]) -> None:
         )
     group = arguments[0]
     first = 2 if group in ("index", "probe", "database", "tracks") else 1
-    given = [("the path", value) for value in arguments[first : first + 1] if value[:1] != "-"]
-    if group == "models":  # it names models
-        given = []
-    split = [word.split("=", 1) if word[:2] == "--" else [word] for word in arguments]
-    files = _FILES if group == "probe" else (*_FILES, "--labels")
-    given += [pair for pair in pairwise(chain.from_iterable(split)) if pair[0] in files]
-    for name, value in given:
+    paths = [("the path", value) for value in arguments[first : first + 1] if value[:1] != "-"]
+    if group == "models":  # its arguments are models
+        paths = []
+    words = [word.split("=", 1) if word[:2] == "--" else [word] for word in arguments]
+    options = _FILE_OPTIONS if group == "probe" else (*_FILE_OPTIONS, "--labels")
+    paths += [pair for pair in pairwise(chain.from_iterable(words)) if pair[0] in options]
+    for name, value in paths:
         if not (Path(value).is_absolute() or "://" in value):
             raise ClusterError(
                 f"{name} {value}: the job runs in another folder on the cluster; "
@@ -144,59 +143,61 @@ def check_command(arguments: Sequence[str]) -> None:
             )
 
 
-def read_env(given: Sequence[str]) -> dict[str, str]:
-    """``NAME`` and ``NAME=VALUE`` as variables; a message never shows a value.
+def read_env(env: Sequence[str]) -> dict[str, str]:
+    """Parse ``NAME`` and ``NAME=VALUE``; a message never shows a value.
 
     Raises:
-        ClusterError: a name that is none, or one that is not set here.
+        ClusterError: a name that is no variable's, or that is not set here.
     """
     variables = {}
-    for number, word in enumerate(given, 1):
+    for number, word in enumerate(env, 1):
         name, equals, value = word.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ClusterError(
-                f"--env, the {number}. of {len(given)}: give NAME, or NAME=VALUE, with a name of "
+                f"`env`, the {number}. of {len(env)}: give NAME, or NAME=VALUE, with a name of "
                 "letters, digits and _"
             )
         if not equals and name not in os.environ:
-            raise ClusterError(f"--env {name}: it is not set here; set it, or give {name}=VALUE")
+            raise ClusterError(f"`env={name!r}` is not set here; set it, or give {name}=VALUE")
         variables[name] = value if equals else os.environ[name]
     return variables
 
 
 def _code() -> dict[str, object]:
-    """Take this checkout along; an installed onepass is expected on the cluster."""
+    """Ray's options that send this checkout; an installed onepass sends nothing."""
     if not (_CHECKOUT / "pyproject.toml").is_file():
         return {}
-    # As .gitignore: nothing at the top but the folder itself and the code.
+    # In the syntax of .gitignore: nothing at the top but the folder itself and the code.
     excludes = ["/*", "!/.", *(f"!/{name}" for name in CODE), "__pycache__"]
     return {"working_dir": str(_CHECKOUT), "excludes": excludes}
 
 
 def _connect(address: str) -> Any:
-    """Ray's client, with a bound on every request: its own waits for ever."""
+    """Ray's client, with a time limit on every request: by default there is none."""
     if not address.startswith(("http://", "https://")):
         # Ray would take it for the address of its control store and wait there 40 seconds.
-        raise ClusterError(f"--address {address}: give the dashboard's, as http://HOST:8265")
+        raise ClusterError(
+            f"`address={address!r}` is not the dashboard's; give it as http://HOST:8265"
+        )
     from ray.job_submission import JobSubmissionClient
 
-    class Bounded(JobSubmissionClient):  # type: ignore[misc]
+    class ClientWithTimeouts(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            answer = _HELLO_SECONDS if endpoint == "/api/version" else _REQUEST_SECONDS
-            options.setdefault("timeout", (_CONNECT_SECONDS, answer))
+            seconds = _FIRST_ANSWER_SECONDS if endpoint == "/api/version" else _REQUEST_SECONDS
+            options.setdefault("timeout", (_CONNECT_SECONDS, seconds))
             return super()._do_request(method, endpoint, **options)
 
-    # Ray lets RAY_ADDRESS win over its argument, and this variable over both: what stands
-    # on the command line must be what is used.
+    # For Ray, RAY_ADDRESS overrides its argument, and this variable overrides both: the address that
+    # was given must be the one that is used.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
-    for handler in logging.getLogger("ray").handlers:  # each file it packs, each connection
+    for handler in logging.getLogger("ray").handlers:  # it logs each file and each connection
         handler.setLevel(logging.ERROR)
-    with _errors_of(address):
-        return Bounded(address)
+    with _client_errors(address):
+        return ClientWithTimeouts(address)
 
 
 @contextmanager
-def _errors_of(address: str) -> Iterator[None]:
+def _client_errors(address: str) -> Iterator[None]:
     """Errors of Ray's client as one line: no answer, or a token that is refused."""
     from ray.exceptions import RayError
 
@@ -204,21 +205,21 @@ def _errors_of(address: str) -> Iterator[None]:
         yield
     except RayError as error:  # of these calls only AuthenticationError
         raise ClusterError(
-            f"--address {address}: {_one_line(getattr(error, 'message', str(error)))}; set "
+            f"`address={address!r}`: {_one_line(getattr(error, 'message', str(error)))}; set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
         ) from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise ClusterError(
-            f"--address {address}: {_one_line(str(error)) or type(error).__name__}; check that "
+            f"`address={address!r}`: {_one_line(str(error)) or type(error).__name__}; check that "
             "Ray's dashboard answers there"
         ) from None
 
 
 class _Follower:
-    """Passes a job's log on, each character once, over as many connections as it takes.
+    """Copies a job's log, each character once, over as many connections as it takes.
 
-    Proxies and port forwards close a stream that is quiet, and a machine that loses its
-    power closes nothing at all; the job's own status is the only word that it has ended.
+    Proxies and port forwards close a stream that is quiet, and a machine that loses its power
+    closes nothing at all; so only the job's status says that it has ended.
     """
 
     def __init__(
@@ -228,11 +229,11 @@ class _Follower:
         self._address = address
         self._job_id = job_id
         self._log = log
-        self._heard = time.monotonic()
+        self._last_answer = time.monotonic()
         self.shown = 0
 
-    def to_the_end(self) -> Any:
-        """Ray's details of the ended job."""
+    def wait(self) -> Any:
+        """Copy the log until the job has ended; returns Ray's details of the job."""
         from aiohttp import ClientError
         from ray.exceptions import RayError
 
@@ -245,9 +246,9 @@ class _Follower:
             except BrokenPipeError:  # of the log's reader, not of the cluster
                 raise
             except (ClientError, RayError, OSError, RuntimeError) as error:
-                if time.monotonic() - self._heard > _LOST_SECONDS:
+                if time.monotonic() - self._last_answer > _LOST_SECONDS:
                     raise WorkError(
-                        f"--address {self._address} stopped answering while job {self._job_id} ran "
+                        f"`address={self._address!r}` stopped answering while job {self._job_id} ran "
                         f"({_one_line(str(error)) or type(error).__name__}); "
                         f"{next_steps(self._address, self._job_id)}"
                     ) from None
@@ -255,29 +256,29 @@ class _Follower:
 
     def _details(self) -> Any:
         details = self._client.get_job_info(self._job_id)
-        self._heard = time.monotonic()
+        self._last_answer = time.monotonic()
         return details
 
     async def _tail(self) -> None:
         stream, seen = self._client.tail_job_logs(self._job_id), 0
         try:
             while True:
-                coming = asyncio.ensure_future(anext(stream, None))
-                while not (await asyncio.wait({coming}, timeout=_QUIET_SECONDS))[0]:
+                piece = asyncio.ensure_future(anext(stream, None))
+                while not (await asyncio.wait({piece}, timeout=_QUIET_SECONDS))[0]:
                     self._details()
-                if (text := coming.result()) is None:
+                if (text := piece.result()) is None:
                     return
-                # Each connection begins with the log's beginning.
-                self._heard, seen = time.monotonic(), seen + len(text)
+                # Each connection starts with the beginning of the log.
+                self._last_answer, seen = time.monotonic(), seen + len(text)
                 if seen > self.shown:
                     self._log(text[self.shown - seen :])
                     self.shown = seen
         finally:
-            coming.cancel()
+            piece.cancel()
 
 
 def _one_line(text: str) -> str:
-    """The line of somebody else's error that says what went wrong."""
+    """The line of another program's error that says what went wrong."""
     lines = text.strip().splitlines() or [""]
-    # A server's traceback says what went wrong in its last line.
+    # A server's traceback says it in its last line.
     return (lines[-1] if "Traceback" in lines[0] else lines[0]).rstrip(".")

@@ -1,7 +1,7 @@
-"""The same function over many items: here, one after another, or on Ray, side by side.
+"""One function over many items: in this process, in child processes, or as Ray tasks.
 
-The one loop that waits for Ray tasks: it can be ended by Ctrl-C, it never waits for ever, and it
-says what waited for what.
+Waiting ends with Ctrl-C, and on Ray after a stated time without progress, with an error that names
+what the tasks waited for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from cluster.children import Child, ChildDiedError
 from cluster.executors import ExecutorChoice, choose_executor, local_cores
+from cluster.session import session
 from cluster.waiting import waiting_tasks
 from common.errors import OnepassError, StalledError, work_error
 
@@ -26,35 +27,35 @@ Result = TypeVar("Result")
 
 
 class Tasks:
-    """Where tasks run; made by ``tasks`` or ``tasks_of_session``.
+    """Runs tasks; made by ``tasks`` or ``tasks_of_session``.
 
     Args:
-        name: for messages.
-        at_once: tasks that run at a time; 0: one after another in this process.
+        name: of the work, for messages.
+        workers: tasks that run at a time; 0: one after another in this process.
         on_ray: whether they run on Ray; else in child processes.
-        cpus: what each task asks Ray for.
-        then: what a message of failure says of what was done and what to do.
+        cpus: logical CPUs that each task requests from Ray.
+        then: the end of an error message: what was kept or changed, and what to do next.
     """
 
     def __init__(
         self,
         name: str,
-        at_once: int = 0,
+        workers: int = 0,
         *,
         on_ray: bool = False,
         cpus: float = 1.0,
         then: str = "nothing was changed, try again",
     ) -> None:
         self._name = name
-        self._at_once = at_once
+        self._workers = workers
         self._on_ray = on_ray
         self._cpus = cpus
         self._then = then
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether they run in processes of their own."""
-        return self._at_once > 0
+    def is_parallel(self) -> bool:
+        """Whether tasks run side by side, in other processes than this one."""
+        return self._workers > 0
 
     def run(
         self,
@@ -64,20 +65,23 @@ class Tasks:
         done: Callable[[Result], None] = lambda _: None,
         stall_seconds: float | None = None,
     ) -> list[Result]:
-        """Results in the order of the items; ``done`` hears of each as it comes.
+        """Call ``function`` on every item.
 
         Args:
-            function: of one item; it and the items may be sent to other processes.
-            items: what to do.
-            done: called with each result, in the order they come.
-            stall_seconds: without the end of a task; None: ``STALL_SECONDS``.
+            function: of one item; it and the items may be pickled.
+            items: its arguments.
+            done: called with each result, in the order in which they come.
+            stall_seconds: give up after so long without the end of a task; None: 600.
+
+        Returns:
+            The results, in the order of the items.
 
         Raises:
             StalledError: on Ray, no task ended for ``stall_seconds``.
             WorkError: a task failed; the others are cancelled.
-            OSError: a task's own, as of a disk that refused.
+            OSError: that of a task, as of a full disk.
         """
-        if not self.elsewhere:
+        if not self.is_parallel:
             results = []
             for item in items:
                 results.append(function(item))
@@ -95,11 +99,13 @@ class Tasks:
         items: Sequence[Item],
         done: Callable[[Result], None],
     ) -> list[Result]:
-        """A thread for each child hands it items; this one waits for them."""
+        """A thread per child sends it items; this one waits for their results."""
         waiting = iter(enumerate(items))
-        ended: queue.SimpleQueue[tuple[int, Result | None, Exception | None]] = queue.SimpleQueue()
+        outcomes: queue.SimpleQueue[tuple[int, Result | None, Exception | None]] = (
+            queue.SimpleQueue()
+        )
         lock = threading.Lock()
-        children = [Child() for _ in range(min(self._at_once, len(items)))]
+        children = [Child() for _ in range(min(self._workers, len(items)))]
 
         def feed(child: Child) -> None:
             while True:
@@ -108,18 +114,18 @@ class Tasks:
                 if number is None or item is None:
                     return
                 try:
-                    ended.put((number, child.call(function, item), None))
-                except Exception as error:
-                    ended.put((number, None, error))
+                    outcomes.put((number, child.call(function, item), None))
+                except Exception as error:  # thread boundary: raised again below
+                    outcomes.put((number, None, error))
                     return
 
-        found: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         try:
             for child in children:
                 threading.Thread(target=feed, args=(child,), daemon=True).start()
-            while len(found) < len(items):
+            while len(results) < len(items):
                 try:
-                    number, result, error = ended.get(timeout=POLL_SECONDS)
+                    number, result, error = outcomes.get(timeout=POLL_SECONDS)
                 except queue.Empty:  # short waits, so that Ctrl-C ends them
                     continue
                 if isinstance(error, ChildDiedError):
@@ -128,12 +134,12 @@ class Tasks:
                     raise error
                 if error is not None:
                     raise work_error(self._name, error, then=self._then) from error
-                found[number] = result
-                done(found[number])
+                results[number] = result
+                done(results[number])
         finally:
             for child in children:
                 child.close()
-        return [found[number] for number in range(len(items))]
+        return [results[number] for number in range(len(items))]
 
     def _as_ray_tasks(
         self,
@@ -144,32 +150,32 @@ class Tasks:
     ) -> list[Result]:
         import ray
 
-        def one(item: Item) -> Result:  # Ray takes no partial and no builtin
+        def call(item: Item) -> Result:  # Ray takes no partial and no builtin
             return function(item)
 
-        task = ray.remote(num_cpus=self._cpus)(one).options(name=self._name)
-        found: dict[int, Result] = {}
+        task = ray.remote(num_cpus=self._cpus)(call).options(name=self._name)
+        results: dict[int, Result] = {}
         running: dict[Any, int] = {}
         waiting = list(enumerate(items))[::-1]
-        moved = time.monotonic()
+        last_end = time.monotonic()
         try:
             while waiting or running:
-                while waiting and len(running) < self._at_once:
+                while waiting and len(running) < self._workers:
                     number, item = waiting.pop()
                     running[task.remote(item)] = number
                 ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
                 for reference in ready:
                     number = running.pop(reference)
-                    found[number] = ray.get(reference)
-                    done(found[number])
-                    moved = time.monotonic()
-                if time.monotonic() - moved > stall_seconds:
+                    results[number] = ray.get(reference)
+                    done(results[number])
+                    last_end = time.monotonic()
+                if time.monotonic() - last_end > stall_seconds:
                     raise StalledError(
-                        f"{self._name}: no task ended for {stall_seconds:g} s; {len(found)} of "
+                        f"{self._name}: no task ended for {stall_seconds:g} s; {len(results)} of "
                         f"{len(items)} have ended and {len(running)} run or wait, each for "
                         f"{self._cpus:g} CPU; {waiting_tasks()}; {self._then}"
                     )
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: no task may run on
             for reference in running:
                 ray.cancel(reference, force=True)
             if isinstance(error, ray.exceptions.RayTaskError) and isinstance(
@@ -179,7 +185,7 @@ class Tasks:
             if isinstance(error, ray.exceptions.RayError):
                 raise work_error(self._name, error, then=self._then) from error
             raise
-        return [found[number] for number in range(len(items))]
+        return [results[number] for number in range(len(items))]
 
 
 @contextmanager
@@ -192,44 +198,40 @@ def tasks(
     children: bool = True,
     then: str = "nothing was changed, try again",
 ) -> Iterator[Tasks]:
-    """A place for tasks; a Ray session, where it is one, lasts as long as the block runs.
+    """Tasks where ``executor`` says; a Ray session that is needed lasts as long as the block.
 
     Args:
-        name: for messages.
-        executor: where; ``auto`` as ``cluster.executors`` says, and here where it is not ``large``.
+        name: of the work, for messages.
+        executor: ``auto`` is this process where the work is not ``large``, else as
+            ``choose_executor`` says.
         address: of a cluster; None: ``RAY_ADDRESS``, or this machine.
-        large: whether the work repays starting processes.
-        children: whether large work of this machine is done by child processes. No: the tasks
-            themselves use all cores.
-        then: what a message of failure says of what was done and what to do.
+        large: whether the work is worth the start of processes.
+        children: whether large work on this machine runs in child processes; False where each
+            task uses all cores itself.
+        then: the end of an error message: what was kept or changed, and what to do next.
 
     Raises:
         ClusterError: the cluster cannot be reached or is too small.
     """
-    asked = executor == "ray" or address is not None
-    if not large and not asked:
+    ray_requested = executor == "ray" or address is not None
+    if not large and not ray_requested:
         yield Tasks(name, then=then)
     elif choose_executor(executor, address) == "local":
         yield Tasks(name, local_cores() if children else 0, then=then)
     else:
-        from cluster.session import session
-
         with session(address):
             yield tasks_of_session(name, cpus=1.0, then=then)
 
 
 def tasks_of_session(name: str, *, cpus: float, then: str) -> Tasks:
-    """A place for tasks in the Ray session that this process holds already.
+    """Tasks on the Ray session that this process has joined already.
 
     Args:
-        name: for messages.
-        cpus: what each task asks for.
-        then: what a message of failure says of what was done and what to do.
+        name: of the work, for messages.
+        cpus: logical CPUs that each task requests.
+        then: the end of an error message: what was kept or changed, and what to do next.
     """
-    return Tasks(name, _places(cpus), on_ray=True, cpus=cpus, then=then)
-
-
-def _places(cpus: float) -> int:
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1) / cpus))
+    return Tasks(name, workers, on_ray=True, cpus=cpus, then=then)

@@ -1,10 +1,10 @@
-"""Ray's token: one of its own for a Ray that we start, and whether a cluster takes the one we have.
+"""Ray's token: a random one for a Ray that is started here, and a check against a running cluster.
 
-Who reaches Ray's ports may run any code as the user who started it, so nothing that we start is
-without a token. Ray 2.60 would make one as well, but leaves it in ``~/.ray/auth_token``, readable
-by whom the umask lets, for every later Ray, and leaves ``RAY_AUTH_MODE`` behind in our environment.
-Ours is random, lives in memory and in the environment of the processes that Ray starts (which only
-the same user reads), and ends with them.
+Anybody who reaches Ray's ports may run any code as the user who started it, so every Ray that is
+started here has a token. Ray 2.60 would make one as well, but leaves it in ``~/.ray/auth_token`` for
+every later Ray, as readable as the umask allows, and leaves ``RAY_AUTH_MODE`` in our environment.
+This one is in memory and in the environment of the processes that Ray starts, which only the same
+user can read, and ends with them.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _ANSWER_SECONDS = 5.0
 
 @contextmanager
 def own_token() -> Iterator[None]:
-    """While Ray is started: a random token, unless the user chose one or RAY_AUTH_MODE=disabled.
+    """Start Ray in this block with a random token, unless the user chose a token or none.
 
     Afterwards the environment is as it was. Ray keeps what it read; call ``forget`` when that
-    Ray is over.
+    Ray has ended.
     """
-    forget()  # what this process read for an earlier Ray
+    forget()  # the token of an earlier Ray of this process
     mode = os.environ.get(_MODE)
-    chosen = os.environ.get(_TOKEN) or os.environ.get(_TOKEN_FILE)
-    if mode and mode.lower() == "token":  # a file in ~/.ray counts where it was asked for
-        chosen = _loader().has_token(ignore_auth_mode=True)
-    if mode and (mode.lower() != "token" or chosen):
+    has_token = os.environ.get(_TOKEN) or os.environ.get(_TOKEN_FILE)
+    if mode and mode.lower() == "token":  # then a file in ~/.ray counts as well
+        has_token = _loader().has_token(ignore_auth_mode=True)
+    if mode and (mode.lower() != "token" or has_token):
         yield
         return
     before = {name: os.environ.get(name) for name in (_MODE, _TOKEN)}
     os.environ[_MODE] = "token"
-    if not chosen:
+    if not has_token:
         os.environ[_TOKEN] = secrets.token_hex(32)
     started = False
     try:
@@ -58,8 +58,8 @@ def own_token() -> Iterator[None]:
 def forget() -> None:
     """Have Ray read mode and token from the environment again, unless it is in use.
 
-    The mode first: a thread that still ends inside Ray reads a token that is gone, and Ray ends
-    the process where there is none though the mode asks for one.
+    The mode first: a thread that still ends inside Ray may read the token, and Ray ends the
+    process where the mode requires a token and there is none.
     """
     import ray
 
@@ -76,26 +76,26 @@ def _loader() -> Any:
 
 
 def token_refusal(address: str) -> str | None:
-    """Why the control store at ``HOST:PORT`` does not let us in, or None.
+    """Why the control store at ``HOST:PORT`` refuses this process; None where it does not.
 
-    Asked at once: ``ray.init`` tries for 20 seconds and then does not say that it was the token.
+    ``ray.init`` itself tries for 20 seconds and its error does not name the token.
     """
     import grpc
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     tokens = _loader()
-    ours = tokens.get_token_for_http_header() if tokens.has_token() else {}
+    header = tokens.get_token_for_http_header() if tokens.has_token() else {}
     with grpc.insecure_channel(address) as channel:
         store = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         try:
             store.GetClusterId(
                 gcs_service_pb2.GetClusterIdRequest(),
                 timeout=_ANSWER_SECONDS,
-                metadata=tuple(ours.items()),
+                metadata=tuple(header.items()),
             )
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                return "the token is wrong" if ours else "it asks for a token, and none was given"
+                return "the token is wrong" if header else "it asks for a token, and none was given"
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return f"no answer within {_ANSWER_SECONDS:g} s"
             return str(error.details() or error.code().name)

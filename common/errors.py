@@ -3,21 +3,21 @@
 ::
 
     OnepassError
-    ├── InputError            exit 2: what was asked for cannot be done as written
+    ├── InputError            exit 2: the request cannot be carried out as written
     │   ├── SourceError       the images or the manifest
     │   ├── ModelError        the model spec, its weights, its labels
     │   ├── RunError          a run folder: missing, unfinished, or of another command
     │   ├── SnapshotError     an index folder, a metric, a factory, a query against it
-    │   │   └── FilterError   a condition on rows; names nothing of this machine
-    │   ├── FrameError        a live frame that does not fit; names nothing of this machine
-    │   │   └── ClashError    it would have fitted, had another not come before it
-    │   ├── FolderError       a folder to write in: it cannot be, or another command does
+    │   │   └── FilterError   a condition on rows; shows no path of this machine
+    │   ├── FrameError        a live frame that does not fit; shows no path of this machine
+    │   │   └── ClashError    a live frame that clashes with one that came before it
+    │   ├── FolderError       an output folder: not writable, or in use by another command
     │   ├── ClusterError      the Ray cluster: address, token, too few CPU slots
     │   └── StorageError      an object store: name, credentials, no answer
     └── WorkError             exit 1: the request was right, the work failed
         ├── StalledError      no progress for the stated time
-        ├── LeaseLostError    another command took an object store's folder over
-        ├── UnavailableError  a part of the service does not answer; asking again may help
+        ├── LeaseLostError    another command took over the folder in an object store
+        ├── UnavailableError  a part of the service does not answer; a retry may help
         ├── LinkStateError    the state of live linking cannot be read or written
         ├── StoppedError      exit 130: Ctrl-C; what is written is kept
         ├── LeftRunningError  exit 130: the user stopped following; the job goes on
@@ -32,14 +32,14 @@ from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says, in one line; its type where it says nothing."""
-    return _said(error) or type(error).__name__
+    """The first line of another library's error; its type where there is no message."""
+    return _first_line(error) or type(error).__name__
 
 
-def _said(error: BaseException) -> str:
-    # A KeyError shows what it was given in quotes, line ends and all.
-    said = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return (str(said).strip().splitlines() or [""])[0]
+def _first_line(error: BaseException) -> str:
+    # The text of a KeyError is the repr of its argument, line ends escaped.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return (str(message).strip().splitlines() or [""])[0]
 
 
 class OnepassError(Exception):
@@ -103,11 +103,11 @@ class StalledError(WorkError):
 
 
 class LeaseLostError(WorkError):
-    """Another command has taken over the folder of an object store that this one worked on."""
+    """Another command has taken over the folder in an object store that this one worked on."""
 
 
 class UnavailableError(WorkError):
-    """A part of the service does not answer; asking again may help."""
+    """A part of the service does not answer; a retry may help."""
 
 
 class LinkStateError(WorkError):
@@ -127,7 +127,7 @@ class LeftRunningError(WorkError):
 
 
 class VerifyError(WorkError):
-    """Stored files disagree with what their manifest says of them."""
+    """Stored files disagree with their manifest."""
 
 
 def work_error(
@@ -136,14 +136,23 @@ def work_error(
     *,
     then: str = "what is written is kept, the same command continues",
 ) -> WorkError:
-    """One line out of Ray's nested traceback, the full one kept as the cause."""
+    """One line out of Ray's nested traceback, with the full one as the cause.
+
+    Args:
+        what: what failed: "extraction".
+        error: as it was raised; its innermost cause gives the message.
+        then: what was kept or changed, and what to do next.
+
+    Returns:
+        The error to raise.
+    """
     inner = error
     while (cause := getattr(inner, "cause", None) or inner.__cause__) is not None:
         if str(inner).strip() and not (str(cause).strip() or cause.__cause__):
-            break  # Ray Data marks its own errors by a cause that says nothing
+            break  # Ray Data marks its own errors by a cause without a message
         inner = cause
     # Ray appends advice to a message, in an OSError even as its file name.
-    text = (isinstance(inner, OSError) and inner.strerror) or _said(inner) or "no message"
+    text = (isinstance(inner, OSError) and inner.strerror) or _first_line(inner) or "no message"
     kind = "" if isinstance(inner, OnepassError) else f"{type(inner).__name__}: "
     wrapped = WorkError(f"{what} failed: {kind}{text}; {then} (--debug shows where)")
     wrapped.__cause__ = error

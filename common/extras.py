@@ -14,9 +14,12 @@ def optional(module: str, extra: Extra, *, then: str = "") -> Any:
     """Import a module of an extra of onepass.
 
     Args:
-        module: its full name.
-        extra: the extra that installs it.
-        then: a command that has to follow the installation.
+        module: its full name, as "matplotlib.pyplot".
+        extra: the extra of onepass that installs it.
+        then: a shell command to run after the installation.
+
+    Returns:
+        The module.
 
     Raises:
         InputError: it is not installed, or a library that it needs is missing.

@@ -1,4 +1,4 @@
-"""What is stored as JSON, and how a file is written and hashed: the floor of the package."""
+"""JSON records on disk; writing a file atomically; hashes of files and of JSON values."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _WANTED = {
     "missing": "give as many values as it takes, separated by commas",
     "too_long": "give fewer values",
 }
-_DRAFT = re.compile(r"\..+\.[0-9]+")  # as ``write_atomic`` names them
-_CHUNK = 8 * 2**20  # of an object store each is a request
+_DRAFT = re.compile(r"\..+\.[0-9]+")  # the names that ``write_atomic`` gives them
+_CHUNK_BYTES = 8 * 2**20  # in an object store each chunk is a request
 
 
 class JsonModel(BaseModel):
-    """A frozen record that refuses unknown fields; the base of all that is stored as JSON."""
+    """Base of all records that are stored as JSON: frozen, and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,9 +85,10 @@ def read_json(file: Path, kind: type[T]) -> T:
         return kind.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])
         raise RunError(
-            f"{file} cannot be read: {at}: {first['msg']}; it was written by another version or damaged"
+            f"{file} cannot be read: {field}: {first['msg']}; it was written by another version or "
+            "damaged"
         ) from None
 
 
@@ -95,7 +96,8 @@ def write_atomic(file: Path, data: bytes) -> None:
     """Write ``file`` so that a reader sees all of it or none of it.
 
     Raises:
-        OSError: the disk refused, and nothing is left behind; or the store did, or gave no answer.
+        OSError: the disk is full or not writable, and no draft is left; or an object store refused
+            or did not answer.
     """
     from common.storage import is_remote, write_bytes  # late: Arrow takes half a second
 
@@ -115,12 +117,12 @@ def write_atomic(file: Path, data: bytes) -> None:
 
 
 def is_draft(name: str) -> bool:
-    """Whether a file is one that ``write_atomic`` had not finished when its process was killed."""
+    """Whether a file is an unfinished one of ``write_atomic``, whose process was killed."""
     return _DRAFT.fullmatch(name) is not None
 
 
 def drop_drafts(folder: Path) -> None:
-    """Delete what killed processes left of files; only while nobody writes to ``folder``."""
+    """Delete unfinished files of killed processes; only while no process writes to ``folder``."""
     from common.storage import is_remote  # late: Arrow takes half a second
 
     if not is_remote(folder) and folder.is_dir():
@@ -133,7 +135,7 @@ def sha256_file(file: Path) -> str:
     """Hex sha256 of a file's bytes."""
     digest = hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 

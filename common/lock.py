@@ -1,4 +1,4 @@
-"""One writer at a time of a folder: a lock on this machine, a lease in an object store."""
+"""One writer at a time of a folder: a file lock on this machine, a lease in an object store."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ Check: TypeAlias = Callable[[], None]
 
 @contextmanager
 def lock_folder(
-    folder: Path, work: str, told: Callable[[float, float], None] = lambda waited, of: None
+    folder: Path, work: str, on_wait: Callable[[float, float], None] = lambda waited, limit: None
 ) -> Iterator[Check]:
-    """Keep other processes off ``folder`` while the block runs; the lock dies with the process.
+    """Keep other processes off ``folder`` while the block runs; the lock ends with the process.
 
-    In an object store it is a lease: see ``common.lease``, whose ``told`` this is.
-
-    A block that leaves nothing in ``folder`` leaves no trace: the folders made for it go again.
+    Folders that were made for the lock are removed if the block leaves nothing in them.
 
     Args:
-        work: the command, as others are told of it.
+        folder: local, or in an object store, where the lock is a lease (``common.lease``).
+        work: the command, as the error of another process names it: "extract".
+        on_wait: called with the seconds waited and the most there may be, while the lease of
+            another process is watched. A local lock is never waited for.
+
+    Returns:
+        A function to call before anything that only the holder may do.
 
     Raises:
         FolderError: ``folder`` cannot be written, or another command is at work on it.
         StorageError: an object store cannot be reached.
     """
     if is_remote(folder):
-        with hold_lease(folder, work, told) as lease:
+        with hold_lease(folder, work, on_wait) as lease:
             yield lease.check
         return
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
@@ -59,6 +63,6 @@ def lock_folder(
     finally:
         if all(entry.name == ".lock" for entry in folder.iterdir()):
             (folder / ".lock").unlink(missing_ok=True)
-            for one in new:  # innermost first
-                one.rmdir()
+            for new_folder in new_folders:  # innermost first
+                new_folder.rmdir()
         os.close(lock)

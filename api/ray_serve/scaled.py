@@ -27,7 +27,8 @@ from api.http.limits import Limits
 from api.http.logs import configure
 from api.ray_serve.shards import Shard, Shards
 from api.server import bind
-from cluster.session import cpus_each, session
+from cluster.session import session
+from cluster.slots import cpus_each
 from common.errors import ClusterError, StalledError, WorkError, first_line
 from index.storage.layout import read_manifest
 from tracks.association.options import LinkOptions

@@ -213,7 +213,7 @@ def _encode(
                 trained=trained.resolve() if trained else None,
                 queries=queries,
                 k=min(RECALL_K, inputs.rows - len(held)),
-                threads=1 if tasks.elsewhere else 0,
+                threads=1 if tasks.is_parallel else 0,
             )
         )
         first += counted.rows - len(own[number])

@@ -50,14 +50,14 @@ def clips(
     """
     from pipelines.outputs.clips.write import make_clips
 
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         outcome = make_clips(
             run,
             out,
             scales=_numbers(scales),
             limit=limit,
             executor=executor,
-            report=bar.counted("clips"),
+            report=bar.callback("clips"),
         )
     if as_json:
         print_json(

@@ -1,4 +1,4 @@
-"""What every command shares: printing, folders by name, and common options."""
+"""Shared by all commands: printing, paths, and common options."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def print_json(value: Any) -> None:
 
 
 def to_path(name: str | Path) -> Path:
-    """A folder as the command line names it: of this machine, or in an object store."""
+    """A folder of this machine, or one in an object store by its URI."""
     if "://" not in str(name):
         return Path(name)
     from common.storage import to_path  # late: Arrow takes half a second
@@ -45,10 +45,10 @@ def to_path(name: str | Path) -> Path:
 
 
 def local_path(name: str | Path) -> Path:
-    """A folder or file of this machine, for what does not work in an object store.
+    """A folder or file of this machine, for commands that do not work in an object store.
 
     Raises:
-        InputError: it is the URI of something else.
+        InputError: ``name`` is a URI.
     """
     if "://" in str(name):
         raise InputError(
@@ -59,5 +59,5 @@ def local_path(name: str | Path) -> Path:
 
 
 def absolute(file: str | None) -> str | None:
-    """A path that other working folders and processes understand as well."""
+    """An absolute path, which is valid in other processes and working folders."""
     return str(Path(file).resolve()) if file else None

@@ -39,7 +39,7 @@ def compare(run: Run, url: Url, as_json: Json = False) -> None:
     from ami.compare import compare_database
 
     with ProgressBar(resumes=False) as bar:
-        found = compare_database(run, url, progress=bar.counted("compare"))
+        found = compare_database(run, url, progress=bar.callback("compare"))
     if as_json:
         print_json(asdict(found))
         return
@@ -100,9 +100,9 @@ def write(
     from ami.write_back import write_database
 
     groups = [part.strip() for part in columns.split(",")]
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         done = write_database(
-            run, url, groups=groups, write_back=write_back, progress=bar.counted("write")
+            run, url, groups=groups, write_back=write_back, progress=bar.callback("write")
         )
     if as_json:
         print_json(asdict(done))

@@ -68,7 +68,7 @@ def extract(
         return
     from pipelines.extract import extract as run_extract
 
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         outcome = run_extract(
             config, out, report=show_progress(bar, config.executor, config.address)
         )

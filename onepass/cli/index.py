@@ -81,7 +81,7 @@ def build(
             executor=executor,
             address=address,
             beside=beside,
-            progress=bar.counted("index"),
+            progress=bar.callback("index"),
         )
     _told(snapshot, as_json=as_json)
     if not as_json and beside:
@@ -114,7 +114,7 @@ def add(
             memory_bytes=_bytes(memory),
             executor=executor,
             address=address,
-            progress=bar.counted("index"),
+            progress=bar.callback("index"),
         )
     _told(snapshot, as_json=as_json)
 
@@ -165,7 +165,7 @@ def compact(
             memory_bytes=_bytes(memory),
             executor=executor,
             address=address,
-            progress=bar.counted("index"),
+            progress=bar.callback("index"),
         )
     _told(snapshot, as_json=as_json)
 

@@ -112,7 +112,7 @@ def link(
             score_column=None if chosen.strong_score is None else score_column,
             executor=executor,
             address=address,
-            progress=bar.counted("link"),
+            progress=bar.callback("link"),
         )
     if as_json:
         print_json(asdict(summary))

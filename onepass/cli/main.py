@@ -1,7 +1,7 @@
-"""The command line: the commands of every module put together, and what an error becomes.
+"""The command line: the commands of all modules, and errors as one line and an exit code.
 
-Nothing heavy is imported at the top, here or in the modules beside it: ``onepass --help`` must
-answer at once, so torch, Ray and FAISS are imported by the command that needs them.
+Nothing heavy is imported at the top of any module in ``onepass.cli``: ``onepass --help`` must answer
+at once, so torch, Ray and FAISS are imported by the command that needs them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ORDER = (
 )
 
 
-class _InOrder(TyperGroup):
-    """Help lists the commands in the order of their use, whichever module they are from."""
+class _OrderedGroup(TyperGroup):
+    """Lists the commands in the order of ``ORDER``, whichever module they are from."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=ORDER.index)
@@ -32,7 +32,7 @@ class _InOrder(TyperGroup):
 
 app = typer.Typer(
     name="onepass",
-    cls=_InOrder,
+    cls=_OrderedGroup,
     help="Read every image once, run the network once, keep class and embedding.",
     no_args_is_help=True,
     add_completion=False,
@@ -56,25 +56,25 @@ for group in (extract, query, serve, submit):
 
 def main() -> None:
     """Run the command line; deliberate errors become one line and their exit code."""
-    given: dict[str, bool] = {}  # filled in by the callback; empty if parsing did not get there
+    flags: dict[str, bool] = {}  # filled in by ``options``; empty if parsing failed before it
     try:
-        app(obj=given)
+        app(obj=flags)
     except OnepassError as error:
-        if given.get("debug"):
+        if flags.get("debug"):
             raise
         typer.echo(f"error: {with_flags(str(error))}", err=True)
-        ended = LeaseLostError | StalledError | StoppedError
-        _leave(error.exit_code, at_once=isinstance(error, ended))
+        in_ray = LeaseLostError | StalledError | StoppedError
+        _exit(error.exit_code, at_once=isinstance(error, in_ray))
     except OSError as error:  # a full disk, a folder without permission
-        if given.get("debug"):
+        if flags.get("debug"):
             raise
-        at = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {at}{error.strerror or error}; what is written is kept", err=True)
-        _leave(1, at_once=True)
+        file = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {file}{error.strerror or error}; what is written is kept", err=True)
+        _exit(1, at_once=True)
 
 
-def _leave(code: int, *, at_once: bool) -> None:
-    """Exit; ``at_once`` where a thread inside Ray would wake up and start Ray again."""
+def _exit(code: int, *, at_once: bool) -> None:
+    """Exit; ``at_once`` where a thread inside Ray may wake up and start Ray again."""
     sys.stdout.flush()
     sys.stderr.flush()
     if at_once:

@@ -79,14 +79,14 @@ def migrate(
     config = configure(ExtractConfig, source=str(run), from_run=True, **options)
     old = Run.open(run)
     there = None if index is None else check_replaceable(index, old, out)
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         outcome = extract_again(
             config, out, report=show_progress(bar, config.executor, config.address)
         )
     new = outcome.run
     if not as_json and not outcome.already_finished:
         print_extracted(outcome)
-    with ProgressBar() as bar:
+    with ProgressBar(resumes=True) as bar:
         report = compare_runs(
             old,
             new,
@@ -104,9 +104,9 @@ def migrate(
     made: SnapshotManifest | None = None
     served = False
     if index is not None:
-        with ProgressBar() as bar:
+        with ProgressBar(resumes=True) as bar:
             made = build_candidate(
-                index, old, new, executor=config.executor, progress=bar.counted("index")
+                index, old, new, executor=config.executor, progress=bar.callback("index")
             )
         if report.verdict.passed:
             promote(index, made.version)

@@ -118,7 +118,7 @@ def compare(
         feature_point=feature_point,
     )
     with ProgressBar(resumes=False) as bar:
-        found = run_compare(request, source, limit=limit, report=bar.counted("compare"))
+        found = run_compare(request, source, limit=limit, report=bar.callback("compare"))
     for line in found.warnings:
         warn(line)
     if as_json:

@@ -168,7 +168,7 @@ def apply(
     if out is None and is_remote(run):
         raise InputError(f"{run} is in an object store; say where the answers go with --out FOLDER")
     with ProgressBar(resumes=False) as bar:
-        applied = apply_head(run, head, out=out, labels=labels, report=bar.counted("classifying"))
+        applied = apply_head(run, head, out=out, labels=labels, report=bar.callback("classifying"))
     if as_json:
         print_json(
             {

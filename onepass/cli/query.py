@@ -89,7 +89,7 @@ def inspect(
     if is_index:
         from index.search.snapshot import Snapshot
 
-        with ProgressBar():
+        with ProgressBar(resumes=True):
             snapshot = Snapshot.open(path)
         about = snapshot.manifest
         _check_dim(path, about.dim, about.model.request.spec, expect_dim)
@@ -240,7 +240,7 @@ def query(
 
     if sum(given is not None for given in (detection_id, image, vector)) != 1:
         raise InputError("give exactly one of --id, --image, --vector")
-    with ProgressBar():
+    with ProgressBar(resumes=True):
         snapshot = Snapshot.open(index)
     chosen = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:

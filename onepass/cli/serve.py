@@ -121,12 +121,7 @@ def demo(
 
     from onepass.demo import run_demo
 
-    with ProgressBar() as bar:
-        report = run_demo(
-            out,
-            cache,
-            say=echo,
-            extraction=show_progress(bar),
-        )
+    with ProgressBar(resumes=True) as bar:
+        report = run_demo(out, cache, log=echo, extraction=show_progress(bar))
     if as_json:
         print_json(asdict(report))

@@ -1,7 +1,8 @@
-"""The command of this room: ``submit``."""
+"""The command ``submit``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from onepass.cli.console import Json, echo, print_json
 app = typer.Typer()
 
 
-# What stands after ``--`` is another onepass command; it is parsed on the cluster, not here.
+# The words after ``--`` are another onepass command, which is parsed on the cluster.
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def submit(
     context: typer.Context,
@@ -36,9 +37,7 @@ def submit(
 
     Example: onepass submit --address http://head:8265 -- extract /data --model lite0 --out /runs/a
     """
-    from dataclasses import asdict
-
-    from cluster import submit as job
+    from cluster import submit as job  # late: like all commands' work
 
     client, job_id = job.submit(address, context.args, env=env or ())
     if not wait:
@@ -53,7 +52,7 @@ def submit(
     if as_json:
         print_json(asdict(ended))
     else:
-        why = f" ({ended.message})" if ended.message else ""
-        echo(f"job {job_id}: {ended.status}{why}")
+        message = f" ({ended.message})" if ended.message else ""
+        echo(f"job {job_id}: {ended.status}{message}")
     if ended.exit_code:
         raise typer.Exit(ended.exit_code)

@@ -105,7 +105,7 @@ def draw(
     from tracks.pictures.draw import draw_run
 
     with ProgressBar(resumes=False) as bar:
-        drawn = draw_run(run, out, sequence=sequence, progress=bar.counted("draw"))
+        drawn = draw_run(run, out, sequence=sequence, progress=bar.callback("draw"))
     _warn_of_missing(drawn.missing, "left out of the scenes")
     if drawn.blank:
         warn(f"{drawn.blank} sequences are drawn on white: none of their images can be read")
@@ -131,7 +131,7 @@ def video(
     from tracks.pictures.video import film_run
 
     with ProgressBar(resumes=False) as bar:
-        filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
+        filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.callback("video"))
     _warn_of_missing(filmed.missing, "shown as grey frames")
     _show(
         filmed,
@@ -159,7 +159,7 @@ def review(
     from tracks.pictures.review import review_run
 
     with ProgressBar(resumes=False) as bar:
-        made = review_run(run, out, worst=worst, progress=bar.counted("crops"))
+        made = review_run(run, out, worst=worst, progress=bar.callback("crops"))
     _warn_of_missing(made.missing, "shown as grey crops")
     _show(
         made,
@@ -192,7 +192,7 @@ def export(
         made = export_mot(run, out, first_frame=first_frame)
     else:
         with ProgressBar(resumes=False) as bar:
-            made = export_coco(run, out, progress=bar.counted("images"))
+            made = export_coco(run, out, progress=bar.callback("images"))
     if made.unsized:
         warn(f"{made.unsized} images have no width and height: they cannot be read")
     if made.repeated:
@@ -262,7 +262,7 @@ def tune(
         assert truth_column is not None
         sequences = labelled_by_column(run, truth_column)
     with ProgressBar(resumes=False) as bar:
-        tuned = fit(sequences, base=base, progress=bar.counted("tune"))
+        tuned = fit(sequences, base=base, progress=bar.callback("tune"))
     write_atomic(out, json.dumps(asdict(tuned.options), indent=2).encode())
     if as_json:
         print_json({"out": str(out), **asdict(tuned), "spread": tuned.spread()})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.executors import ExecutorName
-from cluster.session import Slots
+from cluster.slots import Slots
 from cluster.tasks import Tasks
 from pipelines.config import ExtractConfig
 from pipelines.progress.counters import Look, Tally

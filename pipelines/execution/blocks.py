@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cluster.session import Slots
+from cluster.slots import Slots
 from common.storage import make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster.executors import ExecutorName, local_cores
-from cluster.session import Slots
+from cluster.slots import Slots
 from cluster.tasks import Tasks
 from pipelines.engines.unresolved import Resolved, Unresolved
 from pipelines.execution.base import Answered, Job, Supervisor

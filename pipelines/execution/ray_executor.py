@@ -13,7 +13,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from cluster.children import Child
 from cluster.executors import ExecutorName
-from cluster.session import Slots, nodes, session
+from cluster.session import session
+from cluster.slots import Slots, nodes
 from cluster.tasks import Tasks, tasks_of_session
 from cluster.waiting import waiting_tasks
 from common.errors import StalledError, first_line, work_error

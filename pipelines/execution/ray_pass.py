@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from cluster.session import Slots, available_slots, nodes
+from cluster.slots import Slots, available_slots, nodes
 from cluster.waiting import waiting_tasks
 from common.errors import ClusterError, StalledError, WorkError, work_error
 from pipelines.execution.base import Job, no_row_moved

@@ -14,7 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
-from cluster.session import Slots
+from cluster.slots import Slots
 from common.storage import arrow, list_folder, read_parquet, to_path
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, leave_at_exit

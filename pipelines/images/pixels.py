@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from common.errors import first_line
-from common.storage import is_remote, refused, storage_errors
+from common.storage import is_access_denied, is_remote, storage_errors
 from pipelines.model_info import Preprocess
 
 MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
@@ -89,7 +89,7 @@ def read(path: Path) -> bytes:
     except FileNotFoundError:
         raise ImageError("missing file", f"{path.name} does not exist") from None
     except OSError as error:
-        if is_remote(path) and not refused(error):
+        if is_remote(path) and not is_access_denied(error):
             with storage_errors(path):
                 raise
         said = error.strerror or "access denied"

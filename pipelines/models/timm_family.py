@@ -27,8 +27,8 @@ import torch
 from huggingface_hub import constants as hub
 from torch import nn
 
-from cluster.session import check_port
 from common.errors import ModelError, first_line
+from common.network import check_port
 from pipelines.model_info import Preprocess
 from pipelines.models.base import (
     Backbone,

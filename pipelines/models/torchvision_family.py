@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cluster.session import check_port
+from common.network import check_port
 from pipelines.model_info import Preprocess
 from pipelines.models.base import (
     Loaded,

@@ -25,14 +25,14 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
     (work / "faults").mkdir()
     (work / "faults" / "slow").write_text(str(SLOW_SECONDS))
     with cluster(*[SLOTS] * NODES, env=environment(work / "faults")) as nodes:
-        made = Chaos(nodes, work, ROWS, random.Random(0), HANG_SECONDS)  # noqa: S311
-        undisturbed = made.run()
+        chaos = Chaos(nodes, work, ROWS, random.Random(0), HANG_SECONDS)  # noqa: S311
+        undisturbed = chaos.run()
         assert undisturbed.is_whole, undisturbed
-        yield made
+        yield chaos
 
 
 def leave(chaos: Chaos, token: str) -> Path:
-    """A fault that stays until it is taken away."""
+    """Leave a fault that happens again until its file is removed."""
     file = chaos.work / "faults" / f"{token}@always"
     file.touch()
     return file
@@ -41,7 +41,7 @@ def leave(chaos: Chaos, token: str) -> Path:
 def test_writers_and_models_that_fail_once_are_replaced(chaos: Chaos) -> None:
     ran = chaos.run([(0, 0, kind) for kind in INSIDE])
     assert sorted(ran.happened) == sorted(INSIDE)
-    assert ran.commands == 1, ran.said
+    assert ran.commands == 1, ran.errors
     assert ran.is_whole, ran
     assert re.search(
         r"\d times a block was tried again after an error: (RuntimeError: one of|OSError: )",
@@ -53,17 +53,17 @@ def test_processes_and_a_node_that_die_are_replaced(chaos: Chaos) -> None:
     kinds = ["forward actor killed", "board killed", "worker killed", "node killed"]
     ran = chaos.run([(number + 1, 0, kind) for number, kind in enumerate(kinds)])
     assert ran.happened == kinds
-    assert ran.commands == 1, ran.said
+    assert ran.commands == 1, ran.errors
     assert ran.is_whole, ran
 
 
-def test_an_error_every_time_ends_soon_and_in_one_line(chaos: Chaos) -> None:
+def test_an_error_of_every_block_ends_soon_and_in_one_line(chaos: Chaos) -> None:
     always = leave(chaos, "forward@raise")
     ran = chaos.run(most_commands=1)
     always.unlink()
     assert not ran.hangs
-    (said,) = ran.said[:1]
-    assert said.startswith("1: error: extraction failed: RuntimeError: one of a thousand batches")
+    (error,) = ran.errors[:1]
+    assert error.startswith("1: error: extraction failed: RuntimeError: one of a thousand batches")
     assert "Traceback" not in ran.log
     assert not ran.left
 
@@ -77,7 +77,7 @@ def test_a_block_that_kills_every_process_ends_the_run_with_its_rows(
     ran = chaos.run(most_commands=1)
     always.unlink()
     assert not ran.hangs
-    assert f"4 processes died in {stage}, one after the other, over rows" in ran.said[0]
+    assert f"4 processes died in {stage}, one after the other, over rows" in ran.errors[0]
 
 
 @pytest.mark.long
@@ -87,12 +87,12 @@ def test_each_fault_alone(chaos: Chaos, kind: str) -> None:
         pytest.skip("needs a second driver; benchmarks/faults.py does it")
     ran = chaos.run([(0 if kind in INSIDE else 2, 0, kind)])
     assert ran.happened == [kind]
-    assert ran.commands == (2 if kind == "driver killed" else 1), ran.said
+    assert ran.commands == (2 if kind == "driver killed" else 1), ran.errors
     assert ran.is_whole, ran
 
 
 @pytest.mark.long
 def test_a_driver_killed_again_and_again(chaos: Chaos) -> None:
     ran = chaos.run([(number, 0, "driver killed") for number in (1, 4, 8, 12)])
-    assert ran.commands == 5, ran.said
+    assert ran.commands == 5, ran.errors
     assert ran.is_whole, ran

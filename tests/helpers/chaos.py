@@ -1,7 +1,7 @@
-"""One extraction on a cluster of several nodes, with faults in it, and what came of it.
+"""One extraction on a cluster of several nodes, with faults in it, and its outcome.
 
-Where the command ends with an error or is killed the same command is given again, as a user
-would, so a run ends finished or shows why it cannot be.
+Where the command ends with an error or is killed, the same command is given again, as a user would,
+until the run is finished or the limit of commands is reached.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.run import Run
-from tests.helpers.faults import INSIDE, Faults
+from tests.helpers.faults import ACTOR_TITLE, BOARD_TITLE, INSIDE, Faults
 from tests.helpers.kills import group, make_source
 from tests.helpers.nodes import Cluster
 
 NODES, SLOTS = 3, 2
 BLOCK_ROWS = 128
-SLOW_SECONDS = 0.25  # every block takes longer, so that there is a middle for faults to hit
+SLOW_SECONDS = 0.25  # every block takes so much longer, so that faults happen in mid-run
 STALL_SECONDS = 120
 MOST_COMMANDS = 8  # for one run
-LEFT_SECONDS = 20.0  # for workers of a run to be gone after it
+LEFT_SECONDS = 20.0  # in which workers of a run must end after it
 
 
 @dataclass
-class Ran:
+class Outcome:
     """One run, from its first command to its end."""
 
     seconds: float
@@ -43,8 +43,8 @@ class Ran:
     lost: int = 0
     twice: int = 0
     other: int = 0  # rows that differ from the undisturbed run's
-    left: list[str] = field(default_factory=list)  # processes
-    said: list[str] = field(default_factory=list)  # by commands that ended with an error
+    left: list[str] = field(default_factory=list)  # processes that did not end
+    errors: list[str] = field(default_factory=list)  # last lines of commands that failed
     log: str = ""  # of all commands
 
     @property
@@ -54,7 +54,7 @@ class Ran:
 
 
 class Chaos:
-    """The cluster, the images, and what an undisturbed run makes of them."""
+    """The cluster, the images, and the rows of an undisturbed run."""
 
     def __init__(
         self, nodes: Cluster, work: Path, rows: int, dice: random.Random, hang_seconds: float
@@ -72,25 +72,25 @@ class Chaos:
         planned: Sequence[tuple[int, float, str]] = (),
         *,
         most_commands: int = MOST_COMMANDS,
-    ) -> Ran:
-        """One run with ``planned`` faults; what came of it.
+    ) -> Outcome:
+        """One run with ``planned`` faults.
 
         Args:
-            planned: each fault, and when: as soon as so many data files are there, and so many
-                seconds have passed since the start.
-            most_commands: how often the command is given, if it does not end well before.
+            planned: for each fault the number of data files and the seconds since the start after
+                which it is caused, and its kind.
+            most_commands: how often the command is given at most.
         """
         self._runs += 1
         out = self.work / f"run-{self._runs}"
         command = [
             *(sys.executable, "-m", "tests.helpers.few_actors", str(NODES), str(BLOCK_ROWS)),
             *("extract", str(self.source), "--model", "tiny", "--out", str(out)),
-            # What a command leaves open is settled by what the machine takes; bits are compared.
+            # Named, because bits are compared and the defaults depend on the machine.
             *("--precision", "fp32", "--engine", "eager"),
             *("--stall-seconds", str(STALL_SECONDS)),
         ]
         began = time.monotonic()
-        ran = Ran(0.0, commands=0)
+        ran = Outcome(0.0, commands=0)
         waiting = sorted(planned)
 
         def is_due() -> bool:
@@ -121,7 +121,7 @@ class Chaos:
         command: list[str],
         is_due: Callable[[], bool],
         waiting: list[tuple[int, float, str]],
-        ran: Ran,
+        ran: Outcome,
     ) -> tuple[int, str | None]:
         """Give the command once; its exit code, and the last fault that it met."""
         last = None
@@ -148,27 +148,27 @@ class Chaos:
         code = driver.returncode
         if code:
             lines = self.log.read_bytes()[at:].decode(errors="replace").strip().splitlines()
-            # A raylet may have the last word.
-            said = [line for line in lines if not line.startswith("ray: ")]
-            ran.said.append(f"{code}: {said[-1] if said else ''}")
+            # The last line may be a raylet's.
+            lines = [line for line in lines if not line.startswith("ray: ")]
+            ran.errors.append(f"{code}: {lines[-1] if lines else ''}")
         return code, last
 
-    def _judge(self, out: Path, ran: Ran) -> None:
+    def _judge(self, out: Path, ran: Outcome) -> None:
         try:
             run = Run.open(out)
-            found = run.table(["row_id", "label", "score", "embedding", "error"])
+            table = run.table(["row_id", "label", "score", "embedding", "error"])
             run.verify()
-        except Exception as error:
-            ran.said.append(f"not verified: {error}")
+        except Exception as error:  # any error is a run that is not whole
+            ran.errors.append(f"not verified: {error}")
             ran.lost = self.rows
             return
-        ids = Counter(found["row_id"].to_pylist())
+        ids = Counter(table["row_id"].to_pylist())
         ran.lost = sum(row not in ids for row in range(self.rows))
         ran.twice = sum(count > 1 for count in ids.values())
         if self.truth is None:
-            self.truth = found
+            self.truth = table
         elif not ran.lost and not ran.twice:
-            ran.other = differing(self.truth, found)
+            ran.other = differing(self.truth, table)
         deadline = time.monotonic() + LEFT_SECONDS
         while titles := self._left():
             if time.monotonic() > deadline:
@@ -178,18 +178,19 @@ class Chaos:
 
     def _left(self) -> list[str]:
         """Processes on the cluster that belong to a run."""
-        return ["actor" for _ in self.nodes.pids("ray::MapWorker(")] + [
-            "board" for _ in self.nodes.pids("ray::Board")
+        return ["actor" for _ in self.nodes.pids(ACTOR_TITLE)] + [
+            "board" for _ in self.nodes.pids(BOARD_TITLE)
         ]
 
 
 def differing(a: pa.Table, b: pa.Table) -> int:
-    """Rows whose answers are not the same, bit for bit."""
+    """Number of rows whose results differ in any bit."""
     rows = np.zeros(a.num_rows, bool)
     for name in ("label", "score", "error"):
-        one, two = a[name].to_pylist(), b[name].to_pylist()
-        rows |= np.array([x != y for x, y in zip(one, two, strict=True)])
-    one, two = (
-        t["embedding"].combine_chunks().flatten().to_numpy().reshape(t.num_rows, -1) for t in (a, b)
+        pairs = zip(a[name].to_pylist(), b[name].to_pylist(), strict=True)
+        rows |= np.array([x != y for x, y in pairs])
+    bits_a, bits_b = (
+        t["embedding"].combine_chunks().flatten().to_numpy().view(np.uint32).reshape(t.num_rows, -1)
+        for t in (a, b)
     )
-    return int((rows | (one.view(np.uint32) != two.view(np.uint32)).any(1)).sum())
+    return int((rows | (bits_a != bits_b).any(1)).sum())

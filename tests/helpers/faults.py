@@ -1,8 +1,8 @@
 """Faults by name, done to a cluster of ``tests/helpers/nodes.py`` and the extraction that runs on it.
 
-Those done from outside find a process by its title and kill or stop it. Those at a point inside
-(``model raises``, ``file half written``, …) are left as files for ``tests/helpers/faulty`` to find, and
-happen when a process gets there.
+Faults from outside kill or stop a process that is found by its title. Faults at a point inside
+(``model raises``, ``file half written``, …) are left as files for ``tests/helpers/faulty``, and happen
+when a process gets to that point.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from pipelines.execution.ray_board import _MeteredBoard
 from tests.helpers.nodes import ROOT, Cluster, signal_to
 
+# How Ray titles the processes of an extraction's actors.
+ACTOR_TITLE = "ray::MapWorker("
+BOARD_TITLE = f"ray::{_MeteredBoard.__name__}"
 FAULTY = ROOT / "tests" / "helpers" / "faulty"
-STOPPED_SECONDS = 4.0  # a process is held; shorter than a node may be silent
+STOPPED_SECONDS = 4.0  # less than a node may be silent
 FILLED_SECONDS = 4.0
 CLOCK_SECONDS = 3600.0
 
-# At a point inside: kind to POINT@ACTION.
+# Faults at a point inside, as POINT@ACTION.
 INSIDE = {
     "model raises": "forward@raise",
     "model kills its process": "forward@kill",
@@ -49,11 +52,12 @@ KINDS = (*OUTSIDE, *INSIDE)
 
 
 class Faults:
-    """Does faults, and knows which have happened.
+    """Causes faults, and records which have happened.
 
     Args:
-        nodes: the cluster; every process of it has ``environment`` in its own.
-        folder: where faults inside are left.
+        nodes: the cluster; its processes have the variables of ``environment``.
+        folder: where files for faults inside are left.
+        dice: chooses processes and nodes.
     """
 
     def __init__(self, nodes: Cluster, folder: Path, dice: random.Random) -> None:
@@ -63,7 +67,7 @@ class Faults:
         self._filler: subprocess.Popen[str] | None = None
 
     def do(self, kind: str, driver: subprocess.Popen[bytes]) -> bool:
-        """Do it now, or leave it; False where there is nothing to do it to."""
+        """Cause a fault now, or prepare one inside; False where there is no such process."""
         if kind in INSIDE:
             self._number += 1
             name = f"{INSIDE[kind]}@{self._number}"
@@ -71,11 +75,11 @@ class Faults:
             (self._folder / name).touch()
             return True
         if kind == "forward actor killed":
-            return self._kill("ray::MapWorker(")
+            return self._kill(ACTOR_TITLE)
         if kind == "worker killed":
             return self._kill("ray::Write", "ray::Read", "ray::IDLE")
         if kind == "board killed":
-            return self._kill("ray::Board")
+            return self._kill(BOARD_TITLE)
         if kind.startswith("node killed"):
             node = self._dice.choice(self._nodes.nodes)
             self._nodes.remove(node)
@@ -95,25 +99,20 @@ class Faults:
         return True
 
     def happened(self) -> list[str]:
-        """Kinds of the faults inside that have happened since this was asked last."""
-        gone = [name for name in self._left if not (self._folder / name).exists()]
-        return [self._left.pop(name) for name in gone]
+        """Kinds of the faults inside that have happened since the last call."""
+        names = [name for name in self._left if not (self._folder / name).exists()]
+        return [self._left.pop(name) for name in names]
 
-    def clear(self) -> list[str]:
-        """Take back what has not happened; its kinds. The clock is right again."""
-        (self._folder / "clock").unlink(missing_ok=True)
-        kinds = []
-        for name, kind in self._left.items():
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / name).unlink()
-                kinds.append(kind)
+    def clear(self) -> None:
+        """Remove faults that have not happened and correct the clock."""
+        for name in ("clock", *self._left):
+            (self._folder / name).unlink(missing_ok=True)
         self._left = {}
-        return kinds
 
     def fill(self, seconds: float) -> None:
-        """Keep objects for half as much again as the stores of all nodes hold."""
+        """Keep objects of 1.5 times the size of all object stores."""
         if self._filler is None or self._filler.poll() is not None:
-            raise RuntimeError("the filler is not there; see ``filler``")
+            raise RuntimeError("call this inside ``with faults.filler(…)``")
         assert self._filler.stdin
         print(seconds, file=self._filler.stdin, flush=True)
 
@@ -134,8 +133,8 @@ class Faults:
         for title in titles:
             deadline = time.monotonic() + 3
             while time.monotonic() < deadline:
-                if found := self._nodes.pids(title):
-                    return self._dice.choice(found)
+                if pids := self._nodes.pids(title):
+                    return self._dice.choice(pids)
                 time.sleep(0.02)
         return None
 
@@ -144,14 +143,13 @@ class Faults:
         return pid is not None and signal_to(pid, signal.SIGKILL)
 
     def _stop(self) -> bool:
-        pid = self._find("ray::MapWorker(")
+        pid = self._find(ACTOR_TITLE)
         if pid is None or not signal_to(pid, signal.SIGSTOP):
             return False
-        held: Callable[[], Any] = lambda: signal_to(pid, signal.SIGCONT)  # noqa: E731
-        threading.Timer(STOPPED_SECONDS, held).start()
+        threading.Timer(STOPPED_SECONDS, signal_to, (pid, signal.SIGCONT)).start()
         return True
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What a process needs to find the faults left in ``folder``."""
+    """The variables with which a process finds the faults in ``folder``."""
     return {"FAULTS": str(folder), "PYTHONPATH": str(FAULTY)}

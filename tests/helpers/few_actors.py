@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import cluster.session
+import cluster.slots
 import pipelines.execution.blocks
-from cluster.session import Slots, plan_slots
+from cluster.slots import Slots, plan_slots
 
 
 def only(actors: int, block_rows: int) -> None:
@@ -19,7 +19,7 @@ def only(actors: int, block_rows: int) -> None:
     def few(cpus: float, gpus: float, **more: Any) -> Slots:
         return plan_slots(cpus, gpus, **{**more, "cores": actors})
 
-    cluster.session.plan_slots = few
+    cluster.slots.plan_slots = few
     pipelines.execution.blocks.BLOCK_ROWS = block_rows
 
 

@@ -23,7 +23,7 @@ CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.trunc
 
 
 # Leases of those who were killed are waited for, but not as long as users wait.
-QUICK = partial(LeaseTimeouts, renew=0.1, watch=0.6, settle=0.05)
+QUICK = partial(LeaseTimeouts, renew_interval=0.1, expiry=0.6, confirm_delay=0.05)
 
 
 class Nursery:

@@ -24,7 +24,7 @@ from pipelines.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 BOXES = 20  # a drawn image
-FILES = 8  # a run of up to 4,096 rows on two cores writes
+FILES = 8  # that a run of up to 4,096 rows on two cores writes
 POLL_SECONDS = 0.005
 
 
@@ -38,16 +38,16 @@ class Kill:
 
 
 def make_source(folder: Path, rows: int, seed: int = 0) -> Path:
-    """Draw images with ``BOXES`` boxes each; returns the manifest."""
+    """Write random images and a manifest of ``rows`` boxes; returns the manifest."""
     folder.mkdir(parents=True)
-    random_ = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     lines = ["image,x1,y1,x2,y2"]
     for number in range(-(-rows // BOXES)):
         name = f"{number:05d}.jpg"
-        coarse = random_.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((320, 240)).save(folder / name)
         for _ in range(min(BOXES, rows - number * BOXES)):
-            x, y = random_.uniform(0, 250), random_.uniform(0, 180)
+            x, y = rng.uniform(0, 250), rng.uniform(0, 180)
             lines.append(f"{name},{x:.1f},{y:.1f},{x + 40:.1f},{y + 40:.1f}")
     manifest = folder / "rows.csv"
     manifest.write_text("\n".join(lines) + "\n")
@@ -82,13 +82,13 @@ def group(
 
 
 def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> None:
-    """SIGKILL the whole group at once, then whatever it had started elsewhere."""
-    known = family(process.pid)
+    """SIGKILL the whole group at once, then what it had started outside the group."""
+    tree = process_tree(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + wait_seconds
-    while left := {pid for pid, then in known.items() if born(pid) == then}:
+    while left := {pid for pid, then in tree.items() if start_time(pid) == then}:
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {sorted(left)} do not die")
         for pid in left:
@@ -97,27 +97,28 @@ def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> N
         time.sleep(POLL_SECONDS)
 
 
-def family(pid: int) -> dict[int, str]:
-    """``pid``, its descendants and its session's processes, each with when it was born."""
-    stats = {int(entry.name): stat_of(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
-    found = {pid}
+def process_tree(pid: int) -> dict[int, str]:
+    """Start times of ``pid``, its descendants and the processes of its session, by process id."""
+    stats = {int(entry.name): proc_stat(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
+    tree = {pid}
     grew = True
     while grew:
         grew = False
         for other, stat in stats.items():
-            if stat and other not in found and (int(stat[1]) in found or int(stat[3]) == pid):
-                found.add(other)
+            if stat and other not in tree and (int(stat[1]) in tree or int(stat[3]) == pid):
+                tree.add(other)
                 grew = True
-    return {member: stats[member][19] for member in found if stats.get(member)}
+    return {member: stats[member][19] for member in tree if stats.get(member)}
 
 
-def born(pid: int) -> str | None:
-    stat = stat_of(pid)
+def start_time(pid: int) -> str | None:
+    """When a living process was started, in clock ticks since boot: tells reused ids apart."""
+    stat = proc_stat(pid)
     return stat[19] if stat and stat[0] != "Z" else None
 
 
-def stat_of(pid: int) -> list[str]:
-    """Fields of ``/proc/PID/stat`` from the state on; empty where there is no such process."""
+def proc_stat(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the state on; empty where the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -129,7 +130,7 @@ def data_files(out: Path) -> int:
 
 
 def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
-    """Draw after how many events to kill, so that ``kills`` of them spread over the run.
+    """After how many events to kill, at random, so that ``kills`` of them spread over the run.
 
     A data file makes three: its pending checkpoint, the file, the checkpoint's commit.
     """
@@ -145,7 +146,7 @@ def kill_once(
     env: Mapping[str, str] | None = None,
     seconds: float = 120,
 ) -> Kill:
-    """Run until ``events`` new names were seen in the folders it writes to; kill."""
+    """Run until ``events`` new files have appeared in the folders of the run, then kill."""
     began = time.monotonic()
     deadline = began + seconds
     before, seen = _names(out), set[str]()
@@ -188,7 +189,7 @@ def finish(
 
 
 def check(out: Path, rows: int) -> None:
-    """Every planned row once, HDF5 equal to Parquet bit for bit, every file intact."""
+    """Check that every row is there once, HDF5 equals Parquet bit for bit, every file is intact."""
     run = Run.open(out)
     assert run.verify() == rows == run.manifest.rows.written
     table = pq.read_table([str(file) for file in run.files()]).sort_by("row_id")

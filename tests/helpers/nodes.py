@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, and its processes by what they do.
+"""A Ray cluster of several nodes on this machine, and its processes by their titles.
 
-A node dies as a machine does: its raylet and all that raylet has started, by SIGKILL, at once.
-Nothing here ends what it has not started.
+A node is killed as if its machine lost power: SIGKILL to its raylet and all that the raylet started.
+Only processes that were started here are ended.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.helpers.kills import born, family, stat_of
+from tests.helpers.kills import proc_stat, process_tree, start_time
 
 ROOT = Path(__file__).resolve().parents[2]
-# How soon a dead node is missed: Ray takes some 15 s, which is long for a test.
+# How soon Ray notices a dead node: by default some 15 s, which is long for a test.
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
@@ -35,19 +35,19 @@ STORE_BYTES = 200 * 2**20
 class Node:
     """One node and its processes."""
 
-    def __init__(self, started: Any, cpus: int) -> None:
-        self._started = started
+    def __init__(self, ray_node: Any, cpus: int) -> None:
+        self._ray_node = ray_node
         self.cpus = cpus
 
     def pids(self, title: str = "") -> list[int]:
-        """Its living processes whose title has ``title`` in it, oldest first."""
-        return sorted(pid for pid in self._family() if title in title_of(pid))
+        """Its living processes whose title contains ``title``, oldest first."""
+        return sorted(pid for pid in self._processes() if title in title_of(pid))
 
     def kill(self, *, wait_seconds: float = 30) -> None:
         """As if the machine had lost its power."""
-        known = self._family()
+        started = self._processes()
         deadline = time.monotonic() + wait_seconds
-        while left := [pid for pid, then in known.items() if born(pid) == then]:
+        while left := [pid for pid, then in started.items() if start_time(pid) == then]:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"processes {left} do not die")
             for pid in left:
@@ -57,23 +57,23 @@ class Node:
             process.wait()
 
     def _popen(self) -> list[subprocess.Popen[bytes]]:
-        return [info.process for infos in self._started.all_processes.values() for info in infos]
+        return [info.process for infos in self._ray_node.all_processes.values() for info in infos]
 
-    def _family(self) -> dict[int, str]:
-        found: dict[int, str] = {}
+    def _processes(self) -> dict[int, str]:
+        processes: dict[int, str] = {}
         for process in self._popen():
             if process.poll() is None:
-                found |= family(process.pid)
-        return found
+                processes |= process_tree(process.pid)
+        return processes
 
 
 class Cluster:
-    """A head without slots, where the driver is, and worker nodes; made by ``cluster``."""
+    """A head without slots, where the driver runs, and worker nodes; made by ``cluster``."""
 
     def __init__(self, folder: Path, env: Mapping[str, str], store_bytes: int) -> None:
         from ray.cluster_utils import Cluster as RayCluster
 
-        # Workers look for modules there: a checkout need not be installed.
+        # Where workers import from: a checkout need not be installed.
         paths = [*filter(None, [env.get("PYTHONPATH")]), str(ROOT)]
         self._env = {
             "RAY_AUTH_MODE": "disabled",
@@ -98,17 +98,17 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a driver needs in its environment to join."""
+        """The environment of a driver that joins."""
         return {**self._env, "RAY_ADDRESS": self.address}
 
     def add(self, cpus: int, *, cores: Sequence[int] | None = None) -> Node:
-        """Start a worker node of ``cpus`` slots; ``cores`` are all it may run on."""
-        mine = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores or mine)
+        """Start a worker node of ``cpus`` slots that runs on ``cores`` only."""
+        all_cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores or all_cores)
         try:
             node = self._start(cpus)
         finally:
-            os.sched_setaffinity(0, mine)
+            os.sched_setaffinity(0, all_cores)
         self.nodes.append(node)
         return node
 
@@ -126,7 +126,7 @@ class Cluster:
             time.sleep(0.1)
 
     def pids(self, title: str) -> list[int]:
-        """Living processes of all nodes whose title has ``title`` in it, oldest first."""
+        """Living processes of all nodes whose title contains ``title``, oldest first."""
         return sorted(pid for node in [self.head, *self.nodes] for pid in node.pids(title))
 
     def kill(self) -> None:
@@ -135,9 +135,9 @@ class Cluster:
         self._ray.global_state.disconnect()
 
     def _start(self, cpus: int, **more: Any) -> Node:
-        given = {"num_cpus": cpus, "object_store_memory": self._store, **more}
+        options = {"num_cpus": cpus, "object_store_memory": self._store, **more}
         with _environment(self._env):
-            return Node(self._ray.add_node(wait=True, **given), cpus)
+            return Node(self._ray.add_node(wait=True, **options), cpus)
 
 
 @contextlib.contextmanager
@@ -147,48 +147,49 @@ def cluster(
     store_bytes: int = STORE_BYTES,
     cores: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Cluster]:
-    """A cluster with one worker node of each of ``cpus`` slots; nothing of it outlives the block.
+    """A cluster that lasts as long as the block.
 
     Args:
-        env: what every process of the cluster finds in its environment.
+        cpus: slots of each worker node.
+        env: added to the environment of every process of the cluster.
         store_bytes: of each node's object store.
-        cores: which each worker node may run on; None: all of this machine.
+        cores: that each worker node may run on; None: all of this machine.
     """
-    # Ray's sockets need a short path, which pytest's folders are not.
+    # Ray's sockets need a short path; those of pytest's folders are too long.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        made = Cluster(Path(folder), env or {}, store_bytes)
+        started = Cluster(Path(folder), env or {}, store_bytes)
         try:
             for number, slots in enumerate(cpus):
-                made.add(slots, cores=cores[number] if cores else None)
-            yield made
+                started.add(slots, cores=cores[number] if cores else None)
+            yield started
         finally:
-            made.kill()
+            started.kill()
 
 
 def title_of(pid: int) -> str:
-    """What a process calls itself; empty where it has ended."""
+    """A process's title, its command line; empty where it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except OSError:
         return ""
 
 
-def marked(sign: str) -> dict[int, str]:
-    """Living processes with ``sign``, NAME=VALUE, in their environment, and their titles.
+def processes_with_env(variable: str) -> dict[int, str]:
+    """Titles of living processes that have ``variable``, NAME=VALUE, in their environment.
 
-    It finds them whatever parent or group they have by now.
+    The parent and the group of a process do not matter.
     """
-    found = {}
+    titles = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile, or of another user
-            if sign.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found[int(folder.name)] = title_of(int(folder.name))
-    return found
+            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                titles[int(folder.name)] = title_of(int(folder.name))
+    return titles
 
 
 def signal_to(pid: int, number: signal.Signals) -> bool:
     """Send a signal; False where the process has ended."""
-    if not stat_of(pid):
+    if not proc_stat(pid):
         return False
     try:
         os.kill(pid, number)

@@ -1,10 +1,10 @@
-"""What every refusal looks like: exit 2, one line, nothing else."""
+"""The form of every refusal: exit code 2, one line on stderr, nothing on stdout."""
 
 from __future__ import annotations
 
 
 def only_error(code: int | str | None, out: str, err: str) -> str:
-    """The one line of a refusal; nothing else was printed."""
+    """The one line of a refusal; checks that nothing else was printed."""
     assert code == 2, err
     assert out == ""
     lines = err.splitlines()

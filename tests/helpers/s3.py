@@ -1,8 +1,8 @@
-"""An S3 server of the tests' own, that fails when it is told to: moto's, in a process of its own.
+"""An S3 server (moto) that fails by rules, in a process of its own.
 
-``running()`` starts it on two free ports: ``url`` misbehaves by the rules of ``faults``, ``plain``
-never does and is for looking at what was really stored. It is run as ``python -m tests.helpers.s3`` and
-ends with the process that started it.
+``running()`` starts it on two free ports: ``url`` fails by the rules of ``faults``, ``plain`` never
+does and shows what is really stored. The process is ``python -m tests.helpers.s3`` and ends with the
+one that started it.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ CREDENTIALS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What goes wrong, and how often.
+    """A kind of fault, and the requests that it happens to.
 
     ``error``: answered with ``status``, not carried out. ``lost``: carried out, then answered with
-    ``status``. ``stall``: nothing is said for ``seconds``, then hung up. ``cut``: half of the body is
-    sent (of a request without one: carried out), then hung up. ``slow``: carried out ``seconds``
+    ``status``. ``stall``: no answer for ``seconds``, then the connection is closed. ``cut``: carried
+    out, half of the body is sent, then the connection is closed. ``slow``: carried out ``seconds``
     later.
     """
 
     kind: Literal["error", "lost", "stall", "cut", "slow"]
-    share: float = 1.0  # of the requests that fit
+    share: float = 1.0  # of the requests that match
     method: str = ""  # "PUT|POST"; empty: any
-    key: str = ""  # a pattern somewhere in "bucket/key"; empty: any
+    key: str = ""  # a pattern that is searched in "bucket/key"; empty: any
     status: int = 503
     seconds: float = 2.0
     times: int | None = None  # at most; None: no limit
@@ -64,12 +64,12 @@ class Store:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to reach it, faults and all."""
+        """The variables with which a process reaches it, with its faults."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
     @property
     def fs(self) -> fs.FileSystem:
-        """It, without faults."""
+        """A client without faults."""
         return fs.S3FileSystem(
             access_key=CREDENTIALS["AWS_ACCESS_KEY_ID"],
             secret_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
@@ -79,18 +79,18 @@ class Store:
         )
 
     def faults(self, *rules: Rule, seed: int = 0) -> None:
-        """From now on these rules hold, the first that fits; none: it works. Counts start anew."""
+        """Replace the rules, of which the first that matches counts, and reset the counts."""
         body = json.dumps({"rules": [asdict(rule) for rule in rules], "seed": seed}).encode()
         urllib.request.urlopen(f"{self.plain}/_faults", body, timeout=30).close()  # noqa: S310
 
     def counts(self) -> dict[str, int]:
-        """Requests by method, and what was done to them by kind, since ``faults`` was called."""
+        """Requests by method, and faults by kind, since ``faults`` was called."""
         with urllib.request.urlopen(f"{self.plain}/_faults", timeout=30) as answer:  # noqa: S310
-            found: dict[str, int] = json.load(answer)
-        return found
+            counts: dict[str, int] = json.load(answer)
+        return counts
 
     def stored(self, under: str = "") -> list[str]:
-        """Names of what is stored below ``under``, without the bucket."""
+        """Keys below ``under``."""
         selector = fs.FileSelector(f"{BUCKET}/{under}", recursive=True, allow_not_found=True)
         return sorted(
             info.path.removeprefix(f"{BUCKET}/")
@@ -99,7 +99,7 @@ class Store:
         )
 
     def read(self, key: str) -> bytes:
-        """What is stored under ``key``."""
+        """The bytes stored under ``key``."""
         with self.fs.open_input_stream(f"{BUCKET}/{key}") as stream:
             data: bytes = stream.read()
         return data
@@ -117,7 +117,7 @@ class Store:
 
 @contextlib.contextmanager
 def running() -> Iterator[Store]:
-    """Start a server and end it with the block."""
+    """A server that lasts as long as the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.helpers.s3"],
         cwd=Path(__file__).parents[2],
@@ -162,7 +162,7 @@ _App = Callable[[dict[str, Any], _Start], Iterable[bytes]]
 
 
 class _Faults:
-    """WSGI between the socket and moto: does to requests what the rules say."""
+    """WSGI application in front of moto that applies the rules."""
 
     def __init__(self, app: _App) -> None:
         self._app = app
@@ -191,7 +191,7 @@ class _Faults:
         if rule.kind == "lost":
             for _ in self._app(environ, lambda *_: len):
                 pass
-        else:  # a client that still sends when the answer comes sees a reset and not the answer
+        else:  # read the body first: a client that still sends sees a reset and not the answer
             left = int(environ.get("CONTENT_LENGTH") or 0)
             while left > 0 and (data := environ["wsgi.input"].read(min(left, 2**20))):
                 left -= len(data)
@@ -201,10 +201,10 @@ class _Faults:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _cut(self, environ: dict[str, Any], start: _Start) -> Iterator[bytes]:
-        given: list[Any] = []
-        body = b"".join(self._app(environ, lambda *head: given.extend(head) or len))
+        head: list[Any] = []
+        body = b"".join(self._app(environ, lambda *each: head.extend(each) or len))
         if len(body) > 1:
-            start(*given)
+            start(*head)
             yield body[: len(body) // 2]
         raise ConnectionAbortedError
 
@@ -212,9 +212,9 @@ class _Faults:
         with self._lock:
             self.counts[method] += 1
             for number, rule in enumerate(self._rules):
-                fits = re.fullmatch(rule.method or ".*", method) and re.search(rule.key, name)
+                matches = re.fullmatch(rule.method or ".*", method) and re.search(rule.key, name)
                 left = self._left[number]
-                if not fits or left == 0 or self._chance.random() >= rule.share:
+                if not matches or left == 0 or self._chance.random() >= rule.share:
                     continue
                 self._left[number] = None if left is None else left - 1
                 self.counts[rule.kind] += 1
@@ -228,10 +228,10 @@ def _serve() -> None:
 
     class Quiet(WSGIRequestHandler):
         def log(self, *_: object) -> None:
-            """Nothing: thousands of requests."""
+            """Log nothing: there are thousands of requests."""
 
         def connection_dropped(self, *_: object) -> None:
-            self.close_connection = True  # it would be kept for the next request
+            self.close_connection = True  # else it is kept for the next request
 
     moto: Any = DomainDispatcherApplication(create_backend_app)
     faults = _Faults(moto)
@@ -241,8 +241,8 @@ def _serve() -> None:
             answer: Iterable[bytes] = moto(environ, start)
             return answer
         if environ["REQUEST_METHOD"] == "POST":
-            told = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-            faults.set([Rule(**rule) for rule in told["rules"]], told["seed"])
+            request = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            faults.set([Rule(**rule) for rule in request["rules"]], request["seed"])
         body = json.dumps(faults.counts).encode()
         start("200 OK", [("Content-Length", str(len(body)))])
         return [body]

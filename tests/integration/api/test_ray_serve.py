@@ -24,7 +24,7 @@ from api.client import Client, ServiceError
 from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
-from tests.helpers.nodes import marked
+from tests.helpers.nodes import processes_with_env
 from tests.integration.api import contract
 from tests.integration.api.world import (
     World,
@@ -80,10 +80,10 @@ class Served:
         pytest.fail(f"not ready: {self.log.read_text()}")
 
     def pids(self, part: str) -> list[int]:
-        return [pid for pid, called in marked(self.mark).items() if part in called]
+        return [pid for pid, called in processes_with_env(self.mark).items() if part in called]
 
     def kill(self) -> None:
-        for pid in [self.process.pid, *marked(self.mark)]:
+        for pid in [self.process.pid, *processes_with_env(self.mark)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -214,10 +214,10 @@ class TestLife:
             check_hits(few.hits, nearest(world, query, 4, label="class 1"))
 
     def test_told_to_stop_it_leaves_nothing(self, served: Served) -> None:
-        assert len(marked(served.mark)) > 5  # Ray's own among them
+        assert len(processes_with_env(served.mark)) > 5  # Ray's own among them
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(END_SECONDS) == 0
-        until(lambda: not marked(served.mark), 10, "every process ends")
+        until(lambda: not processes_with_env(served.mark), 10, "every process ends")
         log = served.log.read_text()
         assert "Traceback" not in log
         assert "ending" in log

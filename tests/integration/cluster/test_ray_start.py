@@ -1,4 +1,4 @@
-"""What a Ray of our own costs before its first answer: no torch where none is needed, nor a child."""
+"""The start of a local Ray: no torch where none is needed, and no needless processes."""
 
 from __future__ import annotations
 
@@ -25,33 +25,32 @@ from pipelines.extract import Options, extract
 from pipelines.model_info import ModelRequest
 
 photos, out = sys.argv[1:]
-found = {"children": [], "requests": [], "first": [], "board": False}
-board_looks, begin = ray_pass.DriverBoard.look, children.Child.__init__
-begun = []
+report = {"children": [], "requests": [], "board": False}
+board_look, child_init = ray_pass.DriverBoard.look, children.Child.__init__
+started = []
 
 def look(self, seen):
-    tally = board_looks(self, seen)
+    tally = board_look(self, seen)
     maps = Path(f"/proc/{self._last.board}/maps")
     if maps.is_file():
-        found["board"] = found["board"] or "libtorch" in maps.read_text()
-        found["looked"] = True
+        report["board"] = report["board"] or "libtorch" in maps.read_text()
+        report["looked"] = True
         below = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        found["processes"] = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in below)
+        report["processes"] = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in below)
     return tally
 
 def counted(self):
-    begun.append(self)
-    begin(self)
+    started.append(self)
+    child_init(self)
 
 ray_pass.DriverBoard.look, children.Child.__init__ = look, counted
 for name in ("one", "two"):
     options = Options(precision="fp32", engine="eager", executor="ray")
-    outcome = extract(photos, ModelRequest(spec="tiny"), Path(out) / name, options)
-    found["children"].append(len(begun))
-    found["first"].append(outcome.first_answer_seconds)
-    found["requests"].append(json.loads((Path(out) / name / "request.json").read_text()))
-found["driver"] = [name for name in ("torch", "torchvision", "timm") if name in sys.modules]
-print(json.dumps(found))
+    extract(photos, ModelRequest(spec="tiny"), Path(out) / name, options)
+    report["children"].append(len(started))
+    report["requests"].append(json.loads((Path(out) / name / "request.json").read_text()))
+report["driver"] = [name for name in ("torch", "torchvision", "timm") if name in sys.modules]
+print(json.dumps(report))
 """
 
 
@@ -67,12 +66,12 @@ def test_neither_driver_nor_board_imports_torch(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["driver"] == []
-    assert found["looked"]
-    assert not found["board"]
-    # The second resolves by what the first found out, and gets the same request without a child.
-    assert found["children"] == [1, 1]
-    assert found["requests"][0] == found["requests"][1]
-    # Of Ray's own processes those that the work needs.
-    assert found["processes"] == ["gcs_server", "raylet"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["driver"] == []
+    assert report["looked"]
+    assert not report["board"]
+    # The second uses what the first has resolved, and gets the same request without a child.
+    assert report["children"] == [1, 1]
+    assert report["requests"][0] == report["requests"][1]
+    # Of Ray's own processes only those that the work needs.
+    assert report["processes"] == ["gcs_server", "raylet"]

@@ -1,4 +1,4 @@
-"""``onepass submit`` on a real cluster: two node processes that ask for a token."""
+"""``onepass submit`` on a real cluster: two node processes that require a token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 
 from cluster import submit
 from tests.helpers.commands import onepass
-from tests.helpers.nodes import marked, signal_to
+from tests.helpers.nodes import processes_with_env, signal_to
 from tests.helpers.pictures import photo_folder
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -34,12 +34,12 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 pytestmark = pytest.mark.ray
 
-# Appended to a package in the copy that is submitted: each process says what it imported.
+# Appended to a package in the copy that is submitted: each process writes what it imported.
 TRACER = """
 import os as _os
 import pathlib as _pathlib
 import sys as _sys
-if "submit" not in _sys.argv:  # who submits reads the same package for its help texts
+if "submit" not in _sys.argv:  # that process imports the same package for its help
     _trace = _pathlib.Path({folder!r}) / str(_os.getpid())
     _trace.write_text(_sys.prefix + " " + __file__)
     if "{variable}" in _os.environ:
@@ -93,7 +93,7 @@ def cluster() -> Iterator[Cluster]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(folder),  # nobody's own token
+        "HOME": str(folder),  # no token of a user
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -135,9 +135,9 @@ def cluster() -> Iterator[Cluster]:
         )
         address = text.split("--address='", 1)[1].split("'", 1)[0]
         start("w", f"--address={address}", f"--dashboard-agent-listen-port={agents[1]}")
-        made = Cluster(folder, f"http://127.0.0.1:{dashboard}", env)
-        _copy_checkout(made)
-        yield made
+        cluster = Cluster(folder, f"http://127.0.0.1:{dashboard}", env)
+        _copy_checkout(cluster)
+        yield cluster
     finally:
         _end(nodes, folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,22 +154,22 @@ def _copy_checkout(cluster: Cluster) -> None:
     cluster.traces.mkdir()
     with (cluster.checkout / "pipelines" / "__init__.py").open("a") as file:
         file.write(TRACER.format(folder=str(cluster.traces), variable=VARIABLE))
-    for name in ("photos", ".venv", ".git", "runs"):  # what lies about in a checkout
+    for name in ("photos", ".venv", ".git", "runs"):  # what else may lie in a checkout
         (cluster.checkout / name).mkdir()
         (cluster.checkout / name / "large").write_bytes(secrets.token_bytes(2**20))
 
 
 def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
     return ports
 
 
 def _end(nodes: list[subprocess.Popen[bytes]], folder: Path) -> None:
     end = time.monotonic() + 30
-    while left := marked(f"{MARK}={folder}"):
+    while left := processes_with_env(f"{MARK}={folder}"):
         assert time.monotonic() < end, f"still alive: {left}"
         for pid in left:
             signal_to(pid, signal.SIGKILL)
@@ -197,7 +197,7 @@ def test_extract_on_two_nodes_with_the_code_of_this_checkout(cluster: Cluster) -
     assert {prefix for prefix, _ in traces} == {sys.prefix}
     sent = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*"
     for node in ("h", "w"):
-        (code,) = (found for found in (cluster.folder / node).glob(sent) if found.is_dir())
+        (code,) = (path for path in (cluster.folder / node).glob(sent) if path.is_dir())
         assert any(Path(file).is_relative_to(code) for _, file in traces), f"no work on {node}"
         assert {f.name for f in code.iterdir()} - {"__pycache__"} == set(CODE) - {"pyproject.toml"}
         assert sum(file.stat().st_size for file in code.rglob("*.*") if file.is_file()) < 2**22
@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_the_job_running(cluster: Cluster) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has them inherit a deaf ear.
+        # A shell that runs the tests in the background lets them inherit an ignored SIGINT.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
@@ -264,7 +264,7 @@ def test_a_job_that_is_left_is_listed_and_followed_with_ray(cluster: Cluster) ->
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": ""}, "Missing authentication token"),
         ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "cannot be opened or is empty: /nowhere/token"),
@@ -274,12 +274,12 @@ def test_a_job_that_is_left_is_listed_and_followed_with_ray(cluster: Cluster) ->
     ids=["no token", "no file", "no default file", "wrong token"],
 )
 def test_a_token_that_does_not_fit_is_one_line_and_exit_2(
-    cluster: Cluster, env: dict[str, str], said: str
+    cluster: Cluster, env: dict[str, str], message: str
 ) -> None:
     env = {key: value.format(folder=cluster.folder) for key, value in env.items()}
     done = cluster.submit("link", "/runs/a", seconds=30, **env)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --address {cluster.url}: ")
-    assert said in line
+    assert message in line
     assert "RAY_AUTH_TOKEN_PATH" in line

@@ -33,7 +33,7 @@ SMALL = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0
     ],
     ids=lambda rule: f"{rule.kind}{rule.status}",
 )
-def test_faults_are_tried_again(s3: Store, rule: Rule) -> None:
+def test_faults_are_retried(s3: Store, rule: Rule) -> None:
     file = to_path("s3://bucket/folder/file")
     s3.faults(rule)
     file.write_bytes(b"12345" * 100_000)
@@ -42,7 +42,7 @@ def test_faults_are_tried_again(s3: Store, rule: Rule) -> None:
     assert s3.read("folder/file") == b"12345" * 100_000
 
 
-def test_faults_are_tried_again_however_many_there_were(s3: Store) -> None:
+def test_retries_do_not_run_out(s3: Store) -> None:
     """The retries of Arrow's standard strategy run out after a hundred in a process."""
     file = to_path("s3://bucket/folder/file")
     file.write_bytes(b"1")
@@ -53,7 +53,7 @@ def test_faults_are_tried_again_however_many_there_were(s3: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["a#b.jpg", "a?b.jpg", "a%20b.jpg", "ü/x y.jpg", "a*b[1].jpg"])
-def test_names_are_taken_as_they_are(s3: Store, name: str) -> None:
+def test_special_characters_in_names_are_kept(s3: Store, name: str) -> None:
     s3.write(f"im ages/{name}", b"1")
     for file in (to_path("s3://bucket/im ages") / name, to_path(f"s3://bucket/im ages/{name}")):
         assert file.read_bytes() == b"1"
@@ -65,7 +65,7 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(s3: Store) -> None:
     s3.write("run/detections/part-0.parquet", b"1")
     folder = to_path("s3://bucket/run")
     s3.faults(Rule("error", status=403))
-    for asked in (
+    for call in (
         lambda: list_folder(folder / "detections"),
         lambda: list(folder.glob("*")),
         folder.exists,
@@ -74,10 +74,10 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(s3: Store) -> None:
         lambda: remove_folder(folder),
     ):
         with pytest.raises(OSError, match="ACCESS_DENIED"):
-            asked()
+            call()
 
 
-def test_a_folder_is_plan_alike_wherever_it_stands(s3: Store, tmp_path: Path) -> None:
+def test_a_folder_has_the_same_plan_in_a_store(s3: Store, tmp_path: Path) -> None:
     photo_folder(tmp_path / "photos", 5, width=32, height=32)
     for name in ("b/x.png", "b.jpg", "a/z/1.jpg", "a/2.jpg", "B/1.jpg", "notes.txt"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def test_a_folder_is_plan_alike_wherever_it_stands(s3: Store, tmp_path: Path) ->
     assert there.skipped == here.skipped == {".txt": 1}
 
 
-def test_bad_images_are_the_same_errors(s3: Store, tmp_path: Path) -> None:
+def test_bad_images_have_the_same_errors_in_a_store(s3: Store, tmp_path: Path) -> None:
     bad_folder(tmp_path / "bad")
     s3.upload(tmp_path / "bad", "bad")
     here, there = (
@@ -96,12 +96,12 @@ def test_bad_images_are_the_same_errors(s3: Store, tmp_path: Path) -> None:
         read_source("s3://bucket/bad/rows.csv"),
     )
     expected = decode_rows(here.table, here.root, {"pixels": SMALL})
-    found = decode_rows(there.table, there.root, {"pixels": SMALL})
+    rows = decode_rows(there.table, there.root, {"pixels": SMALL})
     for name in ("image", "error", "pixels"):
-        assert found[name].equals(expected[name])
+        assert rows[name].equals(expected[name])
 
 
-def test_an_image_that_is_refused_is_an_error_row_and_an_outage_is_none(
+def test_a_refused_image_is_an_error_row_and_an_outage_is_an_error(
     s3: Store, tmp_path: Path
 ) -> None:
     s3.upload(photo_folder(tmp_path / "photos", 6, width=32, height=32), "photos")
@@ -127,16 +127,16 @@ def test_videos_in_a_store_are_refused(s3: Store) -> None:
         read_source("s3://bucket/clips", Reading(kind="video"))
 
 
-def test_google_without_credentials_is_told_at_once(
+def test_google_without_credentials_fails_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def nowhere(*_: object, **__: object) -> None:
+    def unreachable(*_: object, **__: object) -> None:
         raise socket.gaierror
 
-    monkeypatch.setattr(socket, "create_connection", nowhere)
+    monkeypatch.setattr(socket, "create_connection", unreachable)
     file = to_path("gs://bucket/run")
     assert (str(file / "a"), file.name) == ("gs://bucket/run/a", "run")
     with pytest.raises(StorageError, match="GOOGLE_APPLICATION_CREDENTIALS"):
@@ -154,7 +154,6 @@ def test_google_without_credentials_is_told_at_once(
     ],
     ids=lambda command: command[0],
 )
-def test_what_needs_a_disk_says_so(command: tuple[str, ...]) -> None:
+def test_commands_that_need_a_local_folder_refuse_uris(command: tuple[str, ...]) -> None:
     done = onepass(*command)
-    error = only_error(done.returncode, done.stdout, done.stderr)
-    assert "copy it here first" in error
+    assert "s3://bucket/" in only_error(done.returncode, done.stdout, done.stderr)

@@ -175,7 +175,7 @@ def test_refusals_are_one_line(
     with pytest.raises(StorageError, match=r"^s3://nowhere/index cannot be reached: .*NO_SUCH_BUC"):
         build_index([runs[0]], to_path("s3://nowhere/index"))
     with (
-        lease.hold_lease(there, "index", patience=lease.LeaseTimeouts(renew=0.05)),
+        lease.hold_lease(there, "index", timeouts=lease.LeaseTimeouts(renew_interval=0.05)),
         pytest.raises(FolderError, match=r"index on .*, process \d+ is at work on it"),
     ):
         delete_rows(there, Filter("row_id = 0"))

@@ -1,20 +1,21 @@
-"""What the command line says when it is asked for what cannot be done: one line, exit 2."""
+"""Requests that cannot be carried out: one line on stderr, exit code 2, nothing written."""
 
 from __future__ import annotations
 
-import csv
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 
 from common.json_models import write_atomic
 from index.build.version import build_index
+from onepass.cli.main import app
 from pipelines.model_info import ModelRequest
 from pipelines.models.registry import examine
 from pipelines.request import fingerprint_inputs
@@ -26,44 +27,15 @@ from tests.helpers.runs import make_config, request_of, write_run
 
 TINY = ModelRequest(spec="tiny")
 
-EXAMPLES = {
-    (): "",
-    ("extract",): "onepass extract photos/",
-    ("inspect",): "onepass inspect features/train_features.h5",
-    ("index",): "",
-    ("index", "build"): "onepass index build runs/first",
-    ("index", "add"): "onepass index add photos.index runs/second",
-    ("index", "delete"): "onepass index delete photos.index --where",
-    ("index", "compact"): "onepass index compact photos.index",
-    ("index", "list"): "onepass index list photos.index",
-    ("index", "promote"): "onepass index promote photos.index v0001",
-    ("index", "rollback"): "onepass index rollback photos.index",
-    ("index", "prune"): "onepass index prune photos.index --keep 2",
-    ("query",): "onepass query photos.index",
-    ("link",): "onepass link runs/first",
-    ("migrate",): "onepass migrate runs/first --model lite1",
-    ("serve",): "onepass serve photos.index",
-    ("submit",): "onepass submit --address",
-    ("demo",): "",
-    ("clips",): "onepass clips runs/videos",
-    ("probe",): "",
-    ("probe", "train"): "onepass probe train runs/",
-    ("probe", "apply"): "onepass probe apply runs/",
-    ("tracks",): "",
-    ("tracks", "evaluate"): "onepass tracks evaluate runs/first --truth",
-    ("tracks", "draw"): "onepass tracks draw runs/first --out",
-    ("tracks", "video"): "onepass tracks video runs/first --out",
-    ("tracks", "review"): "onepass tracks review runs/first",
-    ("tracks", "export"): "onepass tracks export runs/first",
-    ("tracks", "tune"): "onepass tracks tune runs/nights --truth",
-    ("database",): "",
-    ("database", "compare"): "onepass database compare runs/first sqlite:///ami.db",
-    ("database", "write"): "onepass database write runs/first sqlite:///ami.db",
-    ("models",): "",
-    ("models", "list"): "onepass models list resnet50",
-    ("models", "describe"): "onepass models describe timm:resnet18",
-    ("models", "compare"): "onepass models compare timm:resnet50",
-}
+
+def all_commands() -> Iterator[tuple[tuple[str, ...], bool]]:
+    """The words of every command, and whether its help has an example."""
+    root = typer.main.get_command(app)
+    yield (), False
+    for name, command in getattr(root, "commands").items():  # noqa: B009 - of click's groups
+        subcommands = getattr(command, "commands", {})
+        yield (name,), name != "demo" and not subcommands
+        yield from (((name, subcommand), True) for subcommand in subcommands)
 
 
 def refused(*arguments: object, run: Callable[..., subprocess.CompletedProcess[str]] = here) -> str:
@@ -92,27 +64,13 @@ def tree(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-@pytest.mark.parametrize("command", EXAMPLES, ids=" ".join)
-def test_help_of_every_command(command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("command", "example"), list(all_commands()))
+def test_help_of_every_command(command: tuple[str, ...], example: bool) -> None:
     done = here(*command, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
     assert "Usage: " in done.stdout
-    assert EXAMPLES[command] in " ".join(done.stdout.split())
-
-
-def test_every_command_has_a_help_test() -> None:
-    import typer
-
-    from onepass.cli.main import app
-
-    root = typer.main.get_command(app)
-    assert hasattr(root, "commands")
-    found = {(): None}
-    for name, command in root.commands.items():
-        found[(name,)] = None
-        found |= {(name, inner): None for inner in getattr(command, "commands", {})}
-    assert found.keys() == EXAMPLES.keys()
+    assert (f"Example: onepass {' '.join(command)}" in " ".join(done.stdout.split())) is example
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -130,64 +88,57 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_missing_source(tmp_path: Path) -> None:
-    line = refused("extract", tmp_path / "gone", "--model", "tiny", "--out", tmp_path / "run")
-    assert "gone: no such folder or file; give a folder of images or a manifest" in line
-    assert tree(tmp_path) == []
-
-
-def test_folder_without_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("gone", ["gone"]),
+        ("empty", ["empty", "no images"]),
+        ("rows.csv", ["rows.csv", "'image'", "path, x1"]),
+    ],
+)
+def test_sources_that_cannot_be_read(tmp_path: Path, source: str, names: list[str]) -> None:
     (tmp_path / "empty").mkdir()
-    line = refused("extract", tmp_path / "empty", "--model", "tiny", "--out", tmp_path / "run")
-    assert "empty holds no images" in line
-    assert not (tmp_path / "run").exists()
-
-
-def test_manifest_without_image_column(tmp_path: Path) -> None:
-    with (tmp_path / "rows.csv").open("w") as file:
-        csv.writer(file).writerows([["path", "x1"], ["a.jpg", 1]])
-    line = refused("extract", tmp_path / "rows.csv", "--model", "tiny", "--out", tmp_path / "run")
-    assert "has no column 'image' (it has path, x1)" in line
-    assert not (tmp_path / "run").exists()
+    (tmp_path / "rows.csv").write_text("path,x1\na.jpg,1\n")
+    before = tree(tmp_path)
+    line = refused("extract", tmp_path / source, "--model", "tiny", "--out", tmp_path / "run")
+    assert all(name in line for name in names), line
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "names"),
     [
-        ("--mean", "0.5,0.5", "--mean 0.5,0.5: give three numbers"),
-        ("--mean", "a,b,c", "--mean a,b,c: give three numbers"),
-        ("--std", "0.5,0.5,0", "--std 0.5,0.5,0: each must be above 0"),
-        ("--features", "pooled,maps", "--features pooled,maps: choose from"),
-        ("--features", "pyramid", "--features pyramid and --feature-indices 2,4 go together"),
-        ("--feature-indices", "2", "--features pyramid and --feature-indices 2,4 go together"),
-        ("--gate-label", "moth", "need --gate"),
-        ("--embed-with", "gate", "need --gate"),
-        ("--gate", "tiny", "--gate tiny: say which of its classes passes, with --gate-label"),
+        ("--mean", "0.5,0.5", "--mean 0.5,0.5"),
+        ("--mean", "a,b,c", "--mean a,b,c"),
+        ("--std", "0.5,0.5,0", "--std 0.5,0.5,0"),
+        ("--features", "pooled,maps", "pooled,maps"),
+        ("--features", "pyramid", "--feature-indices"),
+        ("--feature-indices", "2", "--features"),
+        ("--gate-label", "moth", "--gate"),
+        ("--embed-with", "gate", "--gate"),
+        ("--gate", "tiny", "--gate-label"),
     ],
 )
 def test_bad_values_of_options(
-    photos: Path, tmp_path: Path, option: str, value: str, says: str
+    photos: Path, tmp_path: Path, option: str, value: str, names: str
 ) -> None:
     out = tmp_path / "run"
-    assert says in refused("extract", photos, "--model", "tiny", "--out", out, option, value)
+    assert names in refused("extract", photos, "--model", "tiny", "--out", out, option, value)
     assert tree(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("extra", "says"),
+    ("extra", "names"),
     [
-        (
-            ["--model", "resnet50"],
-            "--model resnet50: unknown model; known are lite0, lite1, lite2, tiny, timm:",
-        ),
+        (["--model", "resnet50"], "resnet50"),
         (["--model", "timm:no_such_net"], "no_such_net"),
-        (["--model", "tiny", "--gate", "tiny", "--gate-label", "moth"], "--gate-label moth: tiny"),
-        (["--model", "lite0", "--features", "pyramid", "--feature-indices", "9"], "the levels 0"),
-        (["--model", "tiny", "--precision", "fp16"], "--precision fp16 needs a GPU"),
-        (["--model", "tiny", "--labels", "LABELS"], "has 3 names, tiny has 10 classes"),
-        (["--model", "tiny", "--checkpoint", "OTHER"], "--checkpoint does not go with"),
-        (["--model", "timm:resnet18", "--checkpoint", "OTHER"], "is not a checkpoint of"),
-        (["--model", "timm:resnet18", "--checkpoint", "GONE"], "no such file"),
+        (["--model", "tiny", "--gate", "tiny", "--gate-label", "moth"], "moth"),
+        (["--model", "lite0", "--features", "pyramid", "--feature-indices", "9"], "9"),
+        (["--model", "tiny", "--precision", "fp16"], "GPU"),
+        (["--model", "tiny", "--labels", "LABELS"], "10 classes"),
+        (["--model", "tiny", "--checkpoint", "OTHER"], "--checkpoint"),
+        (["--model", "timm:resnet18", "--checkpoint", "OTHER"], "resnet18"),
+        (["--model", "timm:resnet18", "--checkpoint", "GONE"], "gone"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -197,7 +148,7 @@ def test_models_that_do_not_fit(
     photos: Path,
     tmp_path: Path,
     extra: list[str],
-    says: str,
+    names: str,
 ) -> None:
     import torch
 
@@ -205,8 +156,8 @@ def test_models_that_do_not_fit(
     files["LABELS"].write_text("ant\nbee\nmoth\n")
     torch.save({"conv.weight": torch.zeros(2, 2)}, files["OTHER"])
     out = tmp_path / "run"
-    chosen = [files.get(part, part) for part in extra]
-    assert says in refused("extract", photos, "--out", out, *chosen)
+    options = [files.get(part, part) for part in extra]
+    assert names in refused("extract", photos, "--out", out, *options)
     assert not out.exists()
 
 
@@ -214,7 +165,7 @@ def test_models_that_do_not_fit(
 def test_unknown_model_in_a_process_of_its_own(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     line = refused("extract", photos, "--model", "resnet50", "--out", out, run=onepass)
-    assert "--model resnet50: unknown model" in line
+    assert "resnet50" in line
     assert tree(tmp_path) == []
 
 
@@ -227,35 +178,35 @@ def test_out_of_another_command(photos: Path, tmp_path: Path) -> None:
     write_atomic(out / "request.json", request.model_dump_json().encode())
     before = [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)]
     line = refused("extract", photos, "--model", "lite0", "--out", out, "--precision", "fp32")
-    assert "is a run of another command (model: then 'tiny', now 'lite0')" in line
+    assert "model: then" in line
     assert [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)] == before
 
 
 def test_out_that_holds_something_else(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("mine")
     line = refused("extract", photos, "--model", "tiny", "--out", tmp_path)
-    assert "is not empty and not a run" in line
+    assert str(tmp_path) in line
     assert tree(tmp_path) == [tmp_path / "diary.txt"]
 
 
 def test_index_of_another_dimension(indexed: SimpleNamespace) -> None:
     before = tree(indexed.index)
     line = refused("index", "build", indexed.run8, "--out", indexed.index)
-    assert "dimension 16, this build has 8" in line
+    assert "16" in line
+    assert "8" in line
     assert tree(indexed.index) == before
 
 
 def test_index_of_an_unfinished_run(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     line = refused("index", "build", tmp_path / "run", "--out", tmp_path / "index")
-    assert "has no manifest.json" in line
+    assert "manifest.json" in line
     assert not (tmp_path / "index").exists()
 
 
-def test_query_takes_exactly_one_question(indexed: SimpleNamespace, tmp_path: Path) -> None:
-    says = "give exactly one of --id, --image, --vector"
-    assert says in refused("query", indexed.index)
-    assert says in refused("query", indexed.index, "--id", "a", "--image", tmp_path / "b.jpg")
+def test_query_takes_exactly_one_of_its_inputs(indexed: SimpleNamespace, tmp_path: Path) -> None:
+    for query in ((), ("--id", "a", "--image", tmp_path / "b.jpg")):
+        assert "--id, --image, --vector" in refused("query", indexed.index, *query)
 
 
 def test_query_of_an_unknown_id(indexed: SimpleNamespace) -> None:
@@ -278,10 +229,10 @@ def test_serving_from_ray_starts_nothing_that_cannot_end_well(
     indexed: SimpleNamespace, tmp_path: Path
 ) -> None:
     line = refused("serve", tmp_path / "gone", "--ray", run=onepass)
-    assert "gone does not exist; make one with 'onepass index build'" in line
+    assert "gone" in line
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         line = refused("serve", indexed.index, "--ray", "--port", port, run=onepass)
-    assert f"cannot listen on 127.0.0.1:{port}" in line
+    assert f"127.0.0.1:{port}" in line
     line = refused("serve", indexed.index, "--ray", "--address", f"127.0.0.1:{port}", run=onepass)
-    assert f"Ray at 127.0.0.1:{port} could not be reached" in line
+    assert f"127.0.0.1:{port}" in line

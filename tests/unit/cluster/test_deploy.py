@@ -1,4 +1,4 @@
-"""``deploy/``: files that fit each other, this project and the Ray that it is tested with."""
+"""Files of ``deploy/`` fit each other, this project and the tested version of Ray."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ STORE_SHARE = 0.3  # of memory; Ray warns of a larger object store
 
 
 def built(folder: Path) -> list[dict[str, Any]]:
-    """What kustomize makes of a folder, as far as these files go: resources and JSON patches."""
-    given = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    """What kustomize builds from a folder, for the features used here: resources and JSON patches."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     documents = []
-    for resource in given["resources"]:
+    for resource in kustomization["resources"]:
         inner = folder / resource
         documents += built(inner) if inner.is_dir() else yaml.safe_load_all(inner.read_text())
-    for patch in given.get("patches", ()):
+    for patch in kustomization.get("patches", ()):
         (target,) = (
             document
             for document in documents
@@ -117,22 +117,22 @@ def test_pods_have_their_volumes_and_no_more_rights_than_they_need(kind: str) ->
 @pytest.mark.parametrize("kind", ["rayjob", "raycluster", "rayservice"])
 def test_groups_ask_ray_for_what_their_pods_have(kind: str) -> None:
     (document,) = built(DEPLOY / kind)
-    found = groups(document)
-    cluster, head = found.pop("cluster"), found.pop("head")
+    pods_of = groups(document)
+    cluster, head = pods_of.pop("cluster"), pods_of.pop("head")
     assert cluster["authOptions"] == {"mode": "token", "secretName": "onepass-ray-token"}
     assert [cluster["rayVersion"]] == RAY
     # A worker's memory or a spot node's end must not take the head.
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert "nodeSelector" not in head["template"]["spec"]
-    for name, group in found.items():
-        pod, given = group["template"]["spec"], group["rayStartParams"]
+    for name, group in pods_of.items():
+        pod, start = group["template"]["spec"], group["rayStartParams"]
         limits = pod["containers"][0]["resources"]["limits"]
-        assert given["num-cpus"] == limits["cpu"]
-        assert given["num-gpus"] == limits.get("nvidia.com/gpu", "0") == str(int(name == "gpu"))
+        assert start["num-cpus"] == limits["cpu"]
+        assert start["num-gpus"] == limits.get("nvidia.com/gpu", "0") == str(int(name == "gpu"))
         assert ("nodeSelector" in pod) is (name == "gpu")
         shm = int(pod["volumes"][1]["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 2**20
         memory = int(limits["memory"].removesuffix("Gi")) * 2**30
-        assert int(given["object-store-memory"]) <= STORE_SHARE * memory < shm < memory
+        assert int(start["object-store-memory"]) <= STORE_SHARE * memory < shm < memory
         # Actors are laid out over what is there at the start: only a cluster that stays scales.
         assert (group["minReplicas"] < group["maxReplicas"]) is (kind == "raycluster")
         assert group["replicas"] == group["minReplicas"] >= 1
@@ -149,7 +149,7 @@ def test_a_job_runs_a_command_that_can_be_submitted(kind: str) -> None:
     assert document["spec"]["backoffLimit"] > 0  # begun again, it continues
 
 
-def test_the_service_names_applications_that_are_there() -> None:
+def test_the_service_names_existing_applications() -> None:
     with warnings.catch_warnings():  # Ray Serve's own, of pydantic
         warnings.simplefilter("ignore")
         from ray.serve.schema import ServeDeploySchema
@@ -157,16 +157,16 @@ def test_the_service_names_applications_that_are_there() -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load(document["spec"]["serveConfigV2"]))
     *shards, service = config.applications
     names = [api.ray_serve.deployed.shard_name(own) for own in range(len(shards))]
-    assert [one.name for one in shards] == names
-    assert [one.route_prefix for one in config.applications] == [*(None for _ in shards), "/"]
+    assert [shard.name for shard in shards] == names
+    assert [app.route_prefix for app in config.applications] == [*(None for _ in shards), "/"]
     workers = groups(document)["serve"]
-    for one in config.applications:
-        module, _, function = one.import_path.partition(":")
+    for app in config.applications:
+        module, _, function = app.import_path.partition(":")
         assert (module, function) == (
             "api.ray_serve.deployed",
-            "service" if one is service else "shard",
+            "service" if app is service else "shard",
         )
-        args = api.ray_serve.deployed.Args.model_validate(one.args)
+        args = api.ray_serve.deployed.Args.model_validate(app.args)
         assert callable(getattr(api.ray_serve.deployed, function))
         assert (args.shards, args.replicas) == (len(shards), workers["replicas"])
     (container,) = workers["template"]["spec"]["containers"]
@@ -182,9 +182,9 @@ def test_the_api_is_probed_on_its_routes(tmp_path: Path) -> None:
     routes = create_app(tmp_path).openapi()["paths"]
     port = container["ports"][0]
     for probe in ("livenessProbe", "readinessProbe"):
-        asked = container[probe]["httpGet"]
-        assert asked["path"] in routes
-        assert asked["port"] == port["name"]
+        request = container[probe]["httpGet"]
+        assert request["path"] in routes
+        assert request["port"] == port["name"]
     assert container["command"][:3] == ["python", "-m", "onepass"]
     params = parse(ONEPASS, container["command"][3:]).params
     assert (params["host"], params["port"]) == ("0.0.0.0", port["containerPort"])  # noqa: S104
@@ -229,7 +229,7 @@ def test_the_image_is_of_this_project() -> None:
     assert {line[1:] for line in seen if line.startswith("!")} == copied
 
 
-def test_the_commands_of_the_page_on_clusters_are_there() -> None:
+def test_the_commands_of_the_page_on_clusters_exist() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/clusters.md").read_text(), re.DOTALL)
     text = "".join(blocks).replace("RAY_AUTH_MODE=token ray", "ray")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]

@@ -34,21 +34,19 @@ def test_a_cluster_that_is_named_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert choose_executor("auto") == "ray"
     assert "10.0.0.1:6379" in executor_line("auto")
-    assert ADDRESS in executor_line("auto", ADDRESS)  # what was asked for goes first
+    assert ADDRESS in executor_line("auto", ADDRESS)  # the argument goes first
 
 
-def test_in_a_ray_job_ray_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert choose_executor("auto") == "ray"
-
-
-def test_in_a_process_that_has_joined_ray_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_is_used_in_a_job_and_where_it_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+        assert choose_executor("auto") == "ray"
     monkeypatch.setattr(executors, "has_joined_ray", lambda: True)
     assert choose_executor("auto") == "ray"
 
 
 @pytest.mark.parametrize(
-    ("visible", "gpus", "chosen"),
+    ("visible", "gpus", "executor"),
     [
         ("", 0, "local"),
         ("-1", 0, "local"),
@@ -60,15 +58,15 @@ def test_in_a_process_that_has_joined_ray_it_is_used(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_two_gpus_are_work_for_ray(
-    visible: str, gpus: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+    visible: str, gpus: int, executor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert local_gpus() == gpus
-    assert choose_executor("auto") == chosen
+    assert choose_executor("auto") == executor
 
 
 @pytest.mark.parametrize("choice", ["local", "ray"])
-def test_what_is_asked_for_is_done_whatever_there_is(
+def test_an_explicit_choice_is_kept(
     choice: executors.ExecutorName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose_executor(choice) == choice
@@ -77,7 +75,7 @@ def test_what_is_asked_for_is_done_whatever_there_is(
     assert choose_executor(choice, ADDRESS) == choice
 
 
-def test_asking_whether_ray_was_joined_does_not_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_has_joined_ray_does_not_import_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     assert executors.has_joined_ray() is False

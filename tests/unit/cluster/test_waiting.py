@@ -1,4 +1,4 @@
-"""What waits for what, in words."""
+"""The text about waiting tasks and free resources."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def test_requests_and_what_is_free_on_each_node() -> None:
         request = state.pending_resource_requests.add(count=count)
         request.request.resources_bundle.update(bundle)
     assert describe_waiting(state) == (
-        "waiting for a place: 3 x 1 CPU, 1 x 0.25 CPU + 1 GPU; free: 0.5 of 4 CPU, 0 of 0 GPU on "
+        "waiting for resources: 3 x 1 CPU, 1 x 0.25 CPU + 1 GPU; free: 0.5 of 4 CPU, 0 of 0 GPU on "
         "10.0.0.0; 0.75 of 8 CPU, 0 of 1 GPU on 10.0.0.1"
     )
 
 
 def test_many_nodes_are_not_all_listed() -> None:
-    said = describe_waiting(cluster(*[{"CPU": (1, 2)}] * 9))
-    assert said.startswith("nothing waits for a place; free: 1 of 2 CPU on 10.0.0.0; ")
-    assert said.endswith("on 10.0.0.3; and 5 nodes more")
-    assert describe_waiting(cluster()) == "nothing waits for a place; free: no node is there"
+    text = describe_waiting(cluster(*[{"CPU": (1, 2)}] * 9))
+    assert text.startswith("no task waits for resources; free: 1 of 2 CPU on 10.0.0.0; ")
+    assert text.endswith("on 10.0.0.3; and 5 nodes more")
+    assert describe_waiting(cluster()) == "no task waits for resources; free: no node"
 
 
-def test_without_ray_it_is_still_a_sentence() -> None:
-    assert waiting_tasks().startswith(("Ray does not say what waits (", "nothing waits", "waiting"))
+def test_without_ray_it_does_not_raise() -> None:
+    assert waiting_tasks().startswith(("Ray does not say what waits (", "no task waits", "waiting"))

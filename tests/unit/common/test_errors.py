@@ -1,4 +1,4 @@
-"""What a user reads when work fails or is stopped: one line, and no stack."""
+"""One line out of a nested error, without advice and stack."""
 
 from __future__ import annotations
 
@@ -6,44 +6,33 @@ import errno
 
 import pytest
 
-from common.errors import StoppedError, WorkError, work_error
-from common.progress import ProgressBar
+from common.errors import WorkError, work_error
 
 
-def test_the_innermost_cause_is_told_in_one_line() -> None:
+def test_the_innermost_cause_is_the_message() -> None:
     advice = "Failed to apply UDF\nTo change retry attempts"
-    full = OSError(errno.ENOSPC, "No space left on device", advice)
+    disk_full = OSError(errno.ENOSPC, "No space left on device", advice)
     outer = RuntimeError("a\nlong\ntraceback")
-    outer.__cause__ = full
-    told = work_error("extraction", outer)
-    assert isinstance(told, WorkError)
-    assert str(told).startswith("extraction failed: OSError: No space left on device; what is")
-    assert "\n" not in str(told)
-    assert told.__cause__ is outer
+    outer.__cause__ = disk_full
+    error = work_error("extraction", outer)
+    assert isinstance(error, WorkError)
+    assert str(error).startswith("extraction failed: OSError: No space left on device; what is")
+    assert "\n" not in str(error)
+    assert error.__cause__ is outer
 
 
-def test_advice_in_a_key_error_is_left_out() -> None:
-    told = work_error("extraction", KeyError("no such column\nTo change retry attempts"))
-    assert str(told).startswith("extraction failed: KeyError: no such column; what is")
-
-
-def test_a_cause_that_says_nothing_is_passed_over() -> None:
+def _with_empty_cause() -> ValueError:
     error = ValueError("the block is empty")
-    error.__cause__ = RuntimeError()  # as Ray Data marks what is its own
-    assert str(work_error("extraction", error)).startswith(
-        "extraction failed: ValueError: the block is empty; what is"
-    )
+    error.__cause__ = RuntimeError()  # as Ray Data marks its own errors
+    return error
 
 
 @pytest.mark.parametrize(
-    ("resumes", "says"), [(True, "continues where it"), (False, "starts anew")]
+    ("error", "line"),
+    [
+        (KeyError("no such column\nTo change retry attempts"), "KeyError: no such column"),
+        (_with_empty_cause(), "ValueError: the block is empty"),
+    ],
 )
-def test_ctrl_c_says_how_to_go_on(resumes: bool, says: str) -> None:
-    with pytest.raises(StoppedError, match=f"the same command {says}") as caught:
-        _stopped(resumes)
-    assert caught.value.exit_code == 130
-
-
-def _stopped(resumes: bool) -> None:
-    with ProgressBar(resumes=resumes):
-        raise KeyboardInterrupt
+def test_advice_and_empty_causes_are_left_out(error: Exception, line: str) -> None:
+    assert str(work_error("extraction", error)).startswith(f"extraction failed: {line}; what is")

@@ -28,7 +28,7 @@ TRACKED = Tracked(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0.0, 
         ("trackers", "tracks", lambda: evaluate(TRACKED, TRACKED)),
     ],
 )
-def test_what_needs_an_extra_names_it(
+def test_the_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, module: str, extra: str, use: Callable[[], object]
 ) -> None:
     for loaded in [name for name in sys.modules if name.split(".")[0] == module]:
@@ -38,9 +38,7 @@ def test_what_needs_an_extra_names_it(
         use()
 
 
-def test_a_missing_library_of_the_system_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_system_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken_package.py").write_text("raise ImportError('libGL.so.1: no such file')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"libGL\.so\.1: no such file"):

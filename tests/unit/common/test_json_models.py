@@ -1,4 +1,4 @@
-"""What a process that was killed while it wrote a file leaves behind."""
+"""Unfinished files of killed processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def names(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
 
 
-def test_half_a_request_does_not_keep_the_same_command_out(tmp_path: Path) -> None:
+def test_an_unfinished_request_does_not_block_the_same_command(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".request.json.17").write_text('{"command"')
     assert earlier_request(tmp_path, make_config(), {}) is None
@@ -22,13 +22,13 @@ def test_half_a_request_does_not_keep_the_same_command_out(tmp_path: Path) -> No
     assert not is_finished(tmp_path, clips)
 
 
-def test_half_a_file_goes_and_nothing_else(tmp_path: Path) -> None:
+def test_only_unfinished_files_are_removed(tmp_path: Path) -> None:
     for folder in ("detections", "checkpoint", "plan"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / ".part-00000.parquet.4711").write_bytes(b"PAR1")
     for name in (".lock", ".features.h5.4711", "events.jsonl"):
         (tmp_path / name).touch()
     reconcile(tmp_path)
-    # A plan that was not finished is made anew, whole.
+    # An unfinished plan is written again, whole.
     kept = [".lock", "checkpoint", "detections", "events.jsonl", "plan"]
     assert names(tmp_path) == [*kept, "plan/.part-00000.parquet.4711"]

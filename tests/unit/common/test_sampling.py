@@ -1,4 +1,4 @@
-"""Few out of many, and many in equal parts."""
+"""Even samples and even parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.sampling import even_parts, evenly, spread
 
 
 @pytest.mark.parametrize(
-    ("total", "most", "parts"),
+    ("total", "limit", "parts"),
     [
         (0, 16, [(0, 0)]),  # one of no rows
         (1, 16, [(0, 1)]),
@@ -18,24 +18,22 @@ from common.sampling import even_parts, evenly, spread
         (3, 1, [(0, 1), (1, 2), (2, 3)]),
     ],
 )
-def test_parts_begin_and_end_where_the_arithmetic_says(
-    total: int, most: int, parts: list[tuple[int, int]]
-) -> None:
-    assert even_parts(total, most) == parts
+def test_parts_of_known_lengths(total: int, limit: int, parts: list[tuple[int, int]]) -> None:
+    assert even_parts(total, limit) == parts
 
 
-def test_parts_are_as_few_as_may_be_and_nearly_as_long_as_each_other() -> None:
+def test_parts_are_few_and_nearly_equal() -> None:
     for total in range(1, 200):
-        for most in range(1, 40):
-            parts = even_parts(total, most)
+        for limit in range(1, 40):
+            parts = even_parts(total, limit)
             assert [row for part in parts for row in range(*part)] == list(range(total))
             lengths = [end - begin for begin, end in parts]
-            assert max(lengths) <= most
+            assert max(lengths) <= limit
             assert max(lengths) - min(lengths) <= 1
-            assert len(parts) == -(-total // most)
+            assert len(parts) == -(-total // limit)
 
 
-def test_places_run_from_the_first_to_the_last() -> None:
+def test_positions_run_from_the_first_to_the_last() -> None:
     assert evenly(10, 4) == [0, 3, 6, 9]
     assert evenly(3, 3) == [0, 1, 2]
     assert spread("abcdefghij", 4) == ["a", "d", "g", "j"]

@@ -1,4 +1,4 @@
-"""Files of strangers: none of them runs code. Each attack works where nothing defends."""
+"""No file from outside runs code. Each attack works where nothing prevents it."""
 
 from __future__ import annotations
 
@@ -77,21 +77,20 @@ def test_a_manifest_with_rays_pickled_objects(
     from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
     values = pa.array([pickle.dumps(Attack(mark))], pa.large_binary())
-    odd = pa.ExtensionArray.from_storage(ArrowPythonObjectType(), values)
+    pickled = pa.ExtensionArray.from_storage(ArrowPythonObjectType(), values)
     if nested:
-        odd = pa.StructArray.from_arrays([odd], ["inner"])
+        pickled = pa.StructArray.from_arrays([pickled], ["inner"])
     file = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({"image": ["a.jpg"]} | {column: odd}), file)
-    said = r"'ray.data.arrow_pickled_object', which can run"
+    pq.write_table(pa.table({"image": ["a.jpg"]} | {column: pickled}), file)
     for read in (lambda file: read_source(str(file)), read_parquet, open_parquet):
-        with pytest.raises(SourceError, match=said):
+        with pytest.raises(SourceError, match=r"ray\.data\.arrow_pickled_object"):
             read(file)
     assert not mark.exists()
     pq.read_table(file)[column].to_pylist()
     assert mark.exists()  # so it was an attack
 
 
-def test_a_manifest_of_a_type_that_nobody_here_knows(tmp_path: Path) -> None:
+def test_a_manifest_with_an_unregistered_type(tmp_path: Path) -> None:
     """Not registered in this process, it may be in another."""
     field = pa.field("note", pa.binary(), metadata={"ARROW:extension:name": "ray.data.other"})
     schema = pa.schema([pa.field("image", pa.string()), field])
@@ -100,14 +99,14 @@ def test_a_manifest_of_a_type_that_nobody_here_knows(tmp_path: Path) -> None:
         read_source(str(tmp_path / "rows.parquet"))
 
 
-@pytest.mark.parametrize("how", ["the folder", "the file"])
+@pytest.mark.parametrize("writable", ["folder", "file"])
 def test_a_compiled_engine_that_others_can_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = cached("engine.pt2", lambda draft: draft.write_bytes(b"code") and None)
+    engine = cached("engine.pt2", lambda draft: draft.write_bytes(b"code") and None)
     assert stat.S_IMODE(folder().stat().st_mode) == 0o700
-    (folder() if how == "the folder" else made).chmod(0o777)
+    (folder() if writable == "folder" else engine).chmod(0o777)
     with pytest.raises(ModelError, match="others can write this one"):
         cached("engine.pt2", lambda draft: None)
 
@@ -123,7 +122,7 @@ def test_h5py_has_no_objects_to_unpickle(tmp_path: Path, mark: Path) -> None:
     assert not mark.exists()
 
 
-# What reads a pickle, or may: allowed only with the argument that forbids it.
+# Functions that unpickle, or may: allowed only with the argument that forbids it.
 NEVER = {
     "pickle.loads",
     "yaml.load",
@@ -141,7 +140,7 @@ ONLY_WITH = {
 ONLY_IN = {
     # From a pipe between a process and a child that it started itself: neither file nor network.
     "pickle.load": {"cluster/children.py"},
-    # What reads Arrow's types, pickled ones too: where they are refused afterwards.
+    # They read Arrow's types, pickled ones too: only where those are refused afterwards.
     "pq.ParquetFile": {"common/storage.py"},
     "pq.read_table": {"common/storage.py", "pipelines/outputs/finish.py"},
     "pq.read_schema": set(),
@@ -149,7 +148,7 @@ ONLY_IN = {
 }
 
 
-def test_nothing_in_the_code_unpickles() -> None:
+def test_the_code_never_unpickles() -> None:
     seen = set()
     for file in ROOT.glob("[a-z]*/**/*.py"):
         if file.relative_to(ROOT).parts[0] in ("tests", "benchmarks"):
@@ -163,18 +162,18 @@ def test_nothing_in_the_code_unpickles() -> None:
                 assert file.relative_to(ROOT).as_posix() in ONLY_IN[name], where
             if name in ONLY_WITH:
                 seen.add(name)
-                given = {
+                constants = {
                     word.arg: word.value.value
                     for word in call.keywords
                     if isinstance(word.value, ast.Constant)
                 }
                 argument, value = ONLY_WITH[name]
-                assert given.get(argument) is value, f"{where}: {argument}={value}"
+                assert constants.get(argument) is value, f"{where}: {argument}={value}"
     assert seen == ONLY_WITH.keys()
 
 
-def test_the_tests_that_security_md_names_are_there() -> None:
+def test_the_tests_that_security_md_names_exist() -> None:
     named = set(re.findall(r"`([\w/]*\w+\.py)`", (ROOT / "SECURITY.md").read_text()))
     assert len(named) > 8
-    there = [file.as_posix() for file in (ROOT / "tests").rglob("*.py")]
-    assert [name for name in named if not any(file.endswith(f"/{name}") for file in there)] == []
+    files = [file.as_posix() for file in (ROOT / "tests").rglob("*.py")]
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
