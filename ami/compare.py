@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ami.join import Pair, RowChunk, features_of, is_null, pairs, require_source
+from ami.join import DetectionCount, RowPair, features_of, is_null, read_pairs, require_source
 from common.errors import SourceError
 from pipelines.run import Run
 from pipelines.sources.database.connect import name_of, open_database
@@ -50,10 +50,10 @@ class Comparison:
     dim: int
     rows: int = 0
     failed: int = 0
-    gone: RowChunk = field(default_factory=RowChunk)
-    moved: RowChunk = field(default_factory=RowChunk)
+    gone: DetectionCount = field(default_factory=DetectionCount)
+    moved: DetectionCount = field(default_factory=DetectionCount)
     missing: int = 0
-    unusable: dict[str, RowChunk] = field(default_factory=dict)
+    unusable: dict[str, DetectionCount] = field(default_factory=dict)
     other_dims: dict[int, int] = field(default_factory=dict)
     compared: int = 0
     equal: int = 0
@@ -79,7 +79,7 @@ def compare_database(
         tables = read_tables(connection, url)
         if "cnn_features" not in tables.detections.c:
             raise SourceError(f"{name}: table 'detections' has no column 'cnn_features' to compare")
-        for chunk in pairs(run, connection, tables, columns=[], stored=["cnn_features"]):
+        for chunk in read_pairs(run, connection, tables, columns=[], stored=["cnn_features"]):
             for pair in chunk:
                 old = _old_features(pair, made)
                 if old is None:
@@ -110,7 +110,7 @@ def _equal(old: NDArray[np.float64], new: NDArray[np.float64]) -> bool:
     return bool(np.abs(a - b).max() <= TOLERANCE * np.abs(b).max())
 
 
-def _old_features(pair: Pair, made: Comparison) -> NDArray[np.float64] | None:
+def _old_features(pair: RowPair, made: Comparison) -> NDArray[np.float64] | None:
     """Old features that can be compared; None, and counted why, where there are none."""
     made.rows += 1
     name = pair.ours["detection_id"]
@@ -129,5 +129,5 @@ def _old_features(pair: Pair, made: Comparison) -> NDArray[np.float64] | None:
                 raise ValueError("all zero in the run")
             return old
         except ValueError as error:
-            made.unusable.setdefault(str(error), RowChunk()).add(name)
+            made.unusable.setdefault(str(error), DetectionCount()).add(name)
     return None

@@ -33,7 +33,7 @@ NAMED = 5
 
 
 @dataclass
-class RowChunk:
+class DetectionCount:
     """How many, and the first of them by name."""
 
     count: int = 0
@@ -50,7 +50,7 @@ class RowChunk:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """A row of the run and the database's own of the same detection."""
 
     key: Any  # the database's id
@@ -84,7 +84,7 @@ def require_source(run: Run, name: str) -> None:
         )
 
 
-def pairs(
+def read_pairs(
     run: Run,
     connection: sa.Connection,
     tables: Tables,
@@ -92,7 +92,7 @@ def pairs(
     columns: Sequence[str],
     stored: Sequence[str],
     lock: bool = False,
-) -> Iterator[list[Pair]]:
+) -> Iterator[list[RowPair]]:
     """Every row of the run beside the database's, ``CHUNK_ROWS`` at a time.
 
     Args:
@@ -123,14 +123,14 @@ def pairs(
         flat = batch["embedding"].flatten().to_numpy()
         rows = flat.reshape(batch.num_rows, -1)
         yield [
-            Pair(key, mine, row, its, its is not None and not _is_at(its, mine))
+            RowPair(key, mine, row, its, its is not None and not _same_detection(its, mine))
             for key, mine, row, its in zip(
                 keys, ours, rows, (theirs.get(key) for key in keys), strict=True
             )
         ]
 
 
-def _is_at(theirs: sa.Row[Any], ours: dict[str, Any]) -> bool:
+def _same_detection(theirs: sa.Row[Any], ours: dict[str, Any]) -> bool:
     """Whether a stored detection is in the image and box of a row; of a failed row it is."""
     if ours["error"] is not None:
         return True

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from ami.join import Pair, RowChunk, features_of, is_null, pairs, require_source
+from ami.join import DetectionCount, RowPair, features_of, is_null, read_pairs, require_source
 from common.errors import InputError, RunError, SourceError, WorkError
 from pipelines.run import Run
 from pipelines.sources.database.connect import name_of, open_database
@@ -52,7 +52,7 @@ class Changes:
 
 
 @dataclass
-class Written:
+class WriteSummary:
     """What a write came to, or would.
 
     Attributes:
@@ -72,8 +72,8 @@ class Written:
     columns: dict[str, Changes]
     rows: int = 0
     failed: int = 0
-    gone: RowChunk = field(default_factory=RowChunk)
-    moved: RowChunk = field(default_factory=RowChunk)
+    gone: DetectionCount = field(default_factory=DetectionCount)
+    moved: DetectionCount = field(default_factory=DetectionCount)
     updated: int = 0
     others: int = 0
 
@@ -85,7 +85,7 @@ def write_database(
     groups: Sequence[str] = tuple(GROUPS),
     write_back: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
+) -> WriteSummary:
     """Write what a run holds of each detection, or count what would be written.
 
     The same call again, after whatever interrupted it, ends in the same state.
@@ -113,7 +113,7 @@ def write_database(
     require_source(run, name)
     columns = [column for group in GROUPS if group in groups for column in GROUPS[group]]
     tracks = _Tracks(run) if "tracks" in groups else None
-    made = Written(name, write_back, {column: Changes() for column in columns})
+    made = WriteSummary(name, write_back, {column: Changes() for column in columns})
     with open_database(url, write=write_back) as connection:
         tables = read_tables(connection, url)
         lacking = [column for column in columns if column not in tables.detections.c]
@@ -122,10 +122,10 @@ def write_database(
                 f"{name}: table 'detections' has no column {lacking[0]!r}; bring the database up "
                 "to date with the companion, or leave it out with --columns"
             )
-        target = _typed(tables, columns)
+        target = _target_table(tables, columns)
         if tracks is not None:
             tracks.refuse_others(connection, target, tables)
-        for chunk in pairs(
+        for chunk in read_pairs(
             run, connection, tables, columns=["label", "score"], stored=columns, lock=write_back
         ):
             updates = list(_updates(chunk, columns, tables, tracks, made))
@@ -141,7 +141,7 @@ def write_database(
     return made
 
 
-def _typed(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
+def _target_table(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
     """Detections with types to write by; features are JSON whatever they were declared as."""
     kinds = {**tables.types, "cnn_features": sa.JSON()}
     return sa.table("detections", *(sa.column(name, kinds[name]) for name in ("id", *columns)))
@@ -205,11 +205,11 @@ class _Tracks:
 
 
 def _updates(
-    chunk: Sequence[Pair],
+    chunk: Sequence[RowPair],
     columns: Sequence[str],
     tables: Tables,
     tracks: _Tracks | None,
-    made: Written,
+    made: WriteSummary,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Ids and the values that differ from what stands there; counts all in ``made``."""
     for pair in chunk:

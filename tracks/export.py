@@ -18,15 +18,15 @@ import orjson
 from common.errors import InputError
 from common.json_models import write_atomic
 from tracks import motchallenge
-from tracks.linked import Linked, Progress
+from tracks.linked import LinkedRun, Progress
 from tracks.sizes import image_size
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
-UNNAMED = "object"  # the category of detections without a class
+UNCLASSIFIED = "object"  # the category of detections without a class
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportSummary:
     """What was written.
 
     Attributes:
@@ -45,7 +45,9 @@ class Exported:
     repeated: int
 
 
-def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FRAME) -> Exported:
+def export_mot(
+    run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FRAME
+) -> ExportSummary:
     """Write a folder with one result file of MOTChallenge for each sequence.
 
     Args:
@@ -59,7 +61,7 @@ def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FR
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} exists already; give a new folder")
-    linked = Linked.open(run)
+    linked = LinkedRun.open(run)
     draft = out.with_name(f".{out.name}.{getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -69,7 +71,7 @@ def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FR
         for sequence, name in names.items():
             part = linked.of(sequence)
             tracked, rows = part.tracked()
-            shifted = Tracked(tracked.frames + first_frame, tracked.ids, tracked.boxes)
+            shifted = TrackBoxes(tracked.frames + first_frame, tracked.ids, tracked.boxes)
             text = motchallenge.result_lines(shifted)
             (draft / f"{name}.txt").write_text(text, encoding="utf-8")
             boxes += len(rows)
@@ -81,10 +83,12 @@ def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FR
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     files = [str(out / f"{name}.txt") for name in names.values()]
-    return Exported(files, boxes, tracks, linked.rows.num_rows - boxes, 0, repeated)
+    return ExportSummary(files, boxes, tracks, linked.rows.num_rows - boxes, 0, repeated)
 
 
-def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total: None) -> Exported:
+def export_coco(
+    run: Path, out: Path, *, progress: Progress = lambda done, total: None
+) -> ExportSummary:
     """Write one JSON document: images, annotations with ``track_id`` and ``score``, categories.
 
     Args:
@@ -98,8 +102,8 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
     """
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; give a file, such as {out / 'tracks.json'}")
-    linked = Linked.open(run)
-    labels = sorted({label or UNNAMED for label in linked.rows["label"].to_pylist()})
+    linked = LinkedRun.open(run)
+    labels = sorted({label or UNCLASSIFIED for label in linked.rows["label"].to_pylist()})
     category = {label: number for number, label in enumerate(labels, start=1)}
     images: dict[str, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
@@ -131,7 +135,7 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
                     {
                         "id": len(annotations) + 1,
                         "image_id": image["id"],
-                        "category_id": category[row["label"] or UNNAMED],
+                        "category_id": category[row["label"] or UNCLASSIFIED],
                         "track_id": number[place],
                         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
                         "area": round((x2 - x1) * (y2 - y1), 2),
@@ -152,4 +156,4 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
     write_atomic(out, orjson.dumps(document))
     boxes = len(annotations)
     left_out = linked.rows.num_rows - boxes
-    return Exported([str(out)], boxes, tracks, left_out, unsized, repeated)
+    return ExportSummary([str(out)], boxes, tracks, left_out, unsized, repeated)

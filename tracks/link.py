@@ -28,16 +28,16 @@ from tracks.association.linker import Linker, Links, by_frame, frame_step, requi
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
 from tracks.embeddings import EmbeddingReader
-from tracks.sequences import SCORE, ToLink, order_warnings, read_plan, seconds_of
+from tracks.sequences import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
 from tracks.sizes import geometry
 from tracks.store import (
     PART,
     SCHEMA,
     LinkSummary,
     TracksManifest,
-    check_once,
-    refuse_foreign,
-    swap,
+    check_complete,
+    replace_folder,
+    require_tracks_folder,
     track_id,
 )
 
@@ -93,7 +93,7 @@ def link_run(
     if (options.strong_score is None) != (score_column is None):
         raise InputError("strong_score and a score column go together; give both or neither")
     out = out or run / "tracks"
-    refuse_foreign(out)
+    require_tracks_folder(out)
     plan = read_plan(opened, score_column)
     with _replacing(out) as draft:
         groups = _groups(run.resolve(), draft.resolve(), plan, options)
@@ -113,7 +113,7 @@ def link_run(
         with tasks("link", executor=executor, address=address, large=large) as place:
             made = place.run(_link_group, groups, done=heard)
         parts = [group.part for group in groups]
-        check_once(parts, plan.table["detection_id"])
+        check_complete(parts, plan.table["detection_id"])
         counts = LinkSummary(
             sequences=sum(one.sequences for one in made),
             detections=sum(one.detections for one in made),
@@ -147,7 +147,7 @@ def _replacing(out: Path) -> Iterator[Path]:
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
                 yield draft
-                swap(draft, out, old=beside / "old")
+                replace_folder(draft, out, old=beside / "old")
             finally:
                 for name in ("new", "old"):
                     shutil.rmtree(beside / name, ignore_errors=True)
@@ -156,7 +156,7 @@ def _replacing(out: Path) -> Iterator[Path]:
             beside.rmdir()
 
 
-def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[_Group]:
+def _groups(run: Path, draft: Path, plan: LinkPlan, options: LinkOptions) -> list[_Group]:
     """Neighbouring sequences together, up to ``GROUP_ROWS``; at least one group, maybe empty."""
     gathered: list[list[slice]] = [[]]
     for part in plan.sequences:

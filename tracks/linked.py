@@ -18,7 +18,7 @@ from pipelines.run import Run
 from tracks.association.linker import by_frame
 from tracks.sizes import geometry
 from tracks.store import read_tracks
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 Progress = Callable[[int, int], None]  # called with what is done, and what there is to do
 
@@ -26,7 +26,7 @@ _PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "frame", "label", 
 
 
 @dataclass(frozen=True)
-class Linked:
+class LinkedRun:
     """A linked run, or some sequences of it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Linked:
     rows: pa.Table
 
     @classmethod
-    def open(cls, path: Path, sequence: str | None = None) -> Linked:
+    def open(cls, path: Path, sequence: str | None = None) -> LinkedRun:
         """Read what linking wrote, and of the run everything but embeddings.
 
         Raises:
@@ -56,7 +56,7 @@ class Linked:
         linked = cls(run, rows.combine_chunks())
         return linked if sequence is None else linked.only(sequence)
 
-    def only(self, sequence: str) -> Linked:
+    def only(self, sequence: str) -> LinkedRun:
         """The sequence that somebody asked for.
 
         Raises:
@@ -73,9 +73,9 @@ class Linked:
         """Their names, in order."""
         return list(self._parts)
 
-    def of(self, sequence: str) -> Linked:
+    def of(self, sequence: str) -> LinkedRun:
         """One sequence alone."""
-        return Linked(self.run, self.rows[self._parts[sequence]])
+        return LinkedRun(self.run, self.rows[self._parts[sequence]])
 
     @cached_property
     def _parts(self) -> dict[str, slice]:
@@ -111,14 +111,16 @@ class Linked:
             - taken.group_by(["sequence", "track_id", "frame"]).aggregate([]).num_rows
         )
 
-    def tracked(self) -> tuple[Tracked, Ints]:
+    def tracked(self) -> tuple[TrackBoxes, Ints]:
         """The rows that a track took, and which rows these are; tracks are numbered from 1."""
         rows = np.flatnonzero(self.in_track)
         taken = self.rows.take(pa.array(rows))
         tracks = taken["track_id"].combine_chunks().dictionary_encode().indices.to_numpy()
         cost = taken["cost"].fill_null(0).to_numpy()
         frames = self.frames[rows]
-        return Tracked(frames, unclaimed(frames, tracks, cost) + 1, self.boxes[rows]), rows
+        return TrackBoxes(
+            frames, unique_per_frame(frames, tracks, cost) + 1, self.boxes[rows]
+        ), rows
 
     def longest_first(self) -> tuple[Ints, Ints, list[str]]:
         """The tracks as pictures show them, numbered from 0 with the longest first.
@@ -143,7 +145,7 @@ class Linked:
         return right, lower
 
 
-def unclaimed(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
+def unique_per_frame(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
     """Numbers of tracks, each once a frame.
 
     The preset ``ami`` lets two detections of a frame claim one track. Evaluators and files of

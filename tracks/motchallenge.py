@@ -19,13 +19,13 @@ from urllib.parse import quote
 import numpy as np
 
 from common.errors import InputError
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 FIRST_FRAME = 1
 _LONGEST = 200  # bytes of a file's name, well below what file systems take
 
 
-def read_truth(file: Path) -> tuple[Tracked, int]:
+def read_truth(file: Path) -> tuple[TrackBoxes, int]:
     """The boxes to judge by, frames as in the file, and how many lines were marked out.
 
     Raises:
@@ -50,7 +50,7 @@ def read_truth(file: Path) -> tuple[Tracked, int]:
         raise InputError(f"--truth {file} has no boxes{marked}; give a MOTChallenge gt.txt")
     table = np.array(rows)
     boxes = np.column_stack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]])
-    truth = Tracked(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), boxes)
+    truth = TrackBoxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), boxes)
     if (twice := truth.repeated()) is not None:
         raise InputError(
             f"{file}: id {twice[1]} stands twice in frame {twice[0]}; an individual has one box a "
@@ -76,7 +76,7 @@ def _numbers(fields: list[str], where: str) -> list[float]:
     return row
 
 
-def result_lines(tracked: Tracked) -> str:
+def result_lines(tracked: TrackBoxes) -> str:
     """The text of a result file, by frame and id; frames stand as they are given.
 
     Its confidence is 1: a class's score is not how sure a box is, and 0 would mark a line out.

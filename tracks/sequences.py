@@ -27,7 +27,7 @@ _SHARED = 0.5  # of the frames: more at times of other frames are hardly bursts
 
 
 @dataclass(frozen=True)
-class ToLink:
+class LinkPlan:
     """The detections of a run that have an embedding.
 
     Attributes:
@@ -42,7 +42,7 @@ class ToLink:
     left_out: int
 
 
-def read_plan(run: Run, score_column: str | None) -> ToLink:
+def read_plan(run: Run, score_column: str | None) -> LinkPlan:
     """Read everything about a run's detections but their embeddings.
 
     Raises:
@@ -75,7 +75,7 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
         [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
     )
     names = good["sequence"].combine_chunks().dictionary_encode()
-    return ToLink(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
+    return LinkPlan(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
 
 
 def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:

@@ -106,7 +106,7 @@ def read_tracks(run: Path) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
+def check_complete(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
     """See that every detection that was to be linked stands in the files once, in its order.
 
     Raises:
@@ -122,7 +122,7 @@ def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
         )
 
 
-def refuse_foreign(out: Path) -> None:
+def require_tracks_folder(out: Path) -> None:
     """Linking again replaces ``out``, so it must be tracks, or nothing.
 
     Raises:
@@ -135,7 +135,7 @@ def refuse_foreign(out: Path) -> None:
         raise RunError(f"{out} exists and holds no tracks of onepass; choose another --out")
 
 
-def swap(draft: Path, out: Path, *, old: Path) -> None:
+def replace_folder(draft: Path, out: Path, *, old: Path) -> None:
     """Put a finished folder in place of the one there, which is kept as ``old`` until then."""
     if old.exists():  # a command was killed between the two renames, or right after
         shutil.rmtree(old)

@@ -10,7 +10,7 @@ from index.vectors import Floats, Ints
 
 
 @dataclass(frozen=True)
-class Tracked:
+class TrackBoxes:
     """Boxes with identities of one sequence, one entry a box, in any order.
 
     Attributes:
@@ -23,10 +23,10 @@ class Tracked:
     ids: Ints
     boxes: Floats
 
-    def at(self, frames: Ints) -> Tracked:
+    def at(self, frames: Ints) -> TrackBoxes:
         """What stands in these frames."""
         here = np.isin(self.frames, frames)
-        return Tracked(self.frames[here], self.ids[here], self.boxes[here])
+        return TrackBoxes(self.frames[here], self.ids[here], self.boxes[here])
 
     def repeated(self) -> tuple[int, int] | None:
         """Frame and id of the first that stands twice in its frame; None where all are alone."""

@@ -12,7 +12,7 @@ from onepass.cli.console import Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
     from ami.compare import Comparison
-    from ami.write_back import Written
+    from ami.write_back import WriteSummary
 
 app = typer.Typer(no_args_is_help=True, help="Compare a run with an AMI database; write it back.")
 
@@ -110,7 +110,7 @@ def write(
     _show_written(run, done)
 
 
-def _show_written(run: Path, done: Written) -> None:
+def _show_written(run: Path, done: WriteSummary) -> None:
     verb = "were updated" if done.wrote else "would be updated"
     echo(f"{done.database}: {done.updated} of {done.rows} detections of {run} {verb}")
     for name, counts in done.columns.items():

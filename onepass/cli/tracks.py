@@ -14,7 +14,7 @@ from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
-    from tracks.evaluation.evaluate import Judged
+    from tracks.evaluation.evaluate import SequenceEvaluation
     from tracks.evaluation.scores import Scores
     from tracks.evaluation.tune import Tuning
 
@@ -76,7 +76,7 @@ def _scores(name: str, scores: Scores) -> str:
     )
 
 
-def _left_out(judged: Judged) -> list[str]:
+def _left_out(judged: SequenceEvaluation) -> list[str]:
     """What the scores are about, and what they are not about."""
     first = f"{judged.scores.frames} frames judged"
     if judged.empty_frames:
@@ -128,10 +128,10 @@ def video(
 
     Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
     """
-    from tracks.pictures.video import film_run
+    from tracks.pictures.video import render_video
 
     with ProgressBar(resumes=False) as bar:
-        filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
+        filmed = render_video(run, out, sequence=sequence, fps=fps, progress=bar.counted("video"))
     _warn_of_missing(filmed.missing, "shown as grey frames")
     _show(
         filmed,

@@ -36,13 +36,13 @@ def assign(cost: Floats, *, max_cost: float, assignment: Assignment = "optimal")
         return _greedy(np.where(feasible, cost, np.inf), chosen)
     # A ruled-out pair costs what leaving both ends alone costs, and a hair more so that a
     # tie goes to a link. Any larger figure would break certain links to make more of them.
-    rows, columns = linear_sum_assignment(np.where(feasible, cost, _alone(max_cost)))
+    rows, columns = linear_sum_assignment(np.where(feasible, cost, _unlinked_cost(max_cost)))
     kept = feasible[rows, columns]
     chosen[columns[kept]] = rows[kept]
     return chosen
 
 
-def assign_listed(pairs: tuple[Ints, Ints], cost: Floats, *, max_cost: float, later: int) -> Ints:
+def assign_sparse(pairs: tuple[Ints, Ints], cost: Floats, *, max_cost: float, later: int) -> Ints:
     """The optimal assignment where only the listed ``pairs`` (earlier, later) may be linked.
 
     Memory is that of the list. Every later detection has a private way to stay alone, which
@@ -64,7 +64,7 @@ def assign_listed(pairs: tuple[Ints, Ints], cost: Floats, *, max_cost: float, la
     used, one = np.unique(pairs[0][feasible], return_inverse=True)
     here, two = np.unique(pairs[1][feasible], return_inverse=True)
     # One more for every edge: a weight of 0 would be no edge. Each row takes exactly one.
-    weights = np.r_[cost[feasible], np.full(len(here), _alone(max_cost))] + 1
+    weights = np.r_[cost[feasible], np.full(len(here), _unlinked_cost(max_cost))] + 1
     rows = np.r_[two, np.arange(len(here))]
     columns = np.r_[one, len(used) + np.arange(len(here))]
     graph = csr_array((weights, (rows, columns)), shape=(len(here), len(used) + len(here)))
@@ -100,7 +100,7 @@ def margins(
     return best
 
 
-def _alone(max_cost: float) -> float:
+def _unlinked_cost(max_cost: float) -> float:
     return max_cost + 1e-9 * (1.0 + max_cost)
 
 

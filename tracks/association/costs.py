@@ -54,7 +54,7 @@ def cost_terms(
     """
     kept = before.shape[1] if before.ndim == 3 else 1
     looks = before.reshape(-1, before.shape[-1])
-    length, later = _lengths(before).reshape(-1), _lengths(after)
+    length, later = _norms(before).reshape(-1), _norms(after)
     cosine = looks @ after.T
     cosine /= np.where(length > 0, length, 1)[:, None]
     cosine /= later
@@ -62,7 +62,7 @@ def cost_terms(
         # A slot that is not filled has cosine 0, which must not beat a real one below it.
         cosine[length == 0] = -np.inf
         cosine = cosine.reshape(-1, kept, len(after)).max(axis=1)
-    return _together(
+    return _combine(
         cosine.astype(np.float64),
         np.asarray(boxes_before, dtype=np.float64)[:, None, :],
         np.asarray(boxes_after, dtype=np.float64)[None, :, :],
@@ -71,7 +71,7 @@ def cost_terms(
     )
 
 
-def cost_terms_of(
+def cost_terms_of_pairs(
     pairs: tuple[Ints, Ints],
     before: npt.NDArray[np.float32],
     boxes_before: npt.NDArray[np.floating],
@@ -83,18 +83,18 @@ def cost_terms_of(
 ) -> PairCosts:
     """Cost of the P ``pairs`` (earlier, later) alone, ``[P]``; the rest as ``cost_terms``."""
     one, two = pairs
-    length, later = _lengths(before), _lengths(after)
+    length, later = _norms(before), _norms(after)
     cosine = np.empty(len(one))
-    for start in range(0, len(one), _AT_ONCE):
-        mine, theirs = one[start : start + _AT_ONCE], two[start : start + _AT_ONCE]
+    for start in range(0, len(one), _PAIRS_AT_ONCE):
+        mine, theirs = one[start : start + _PAIRS_AT_ONCE], two[start : start + _PAIRS_AT_ONCE]
         dot = np.einsum("p...d,pd->p...", before[mine], after[theirs])
         if before.ndim == 3:
             there = length[mine] > 0
             each = np.divide(dot, length[mine], out=np.full_like(dot, -np.inf), where=there)
-            cosine[start : start + _AT_ONCE] = each.max(axis=1) / later[theirs]
+            cosine[start : start + _PAIRS_AT_ONCE] = each.max(axis=1) / later[theirs]
         else:
-            cosine[start : start + _AT_ONCE] = dot / (length[mine] * later[theirs])
-    return _together(
+            cosine[start : start + _PAIRS_AT_ONCE] = dot / (length[mine] * later[theirs])
+    return _combine(
         cosine,
         np.asarray(boxes_before, dtype=np.float64)[one],
         np.asarray(boxes_after, dtype=np.float64)[two],
@@ -103,10 +103,10 @@ def cost_terms_of(
     )
 
 
-_AT_ONCE = 4096  # pairs whose embeddings are gathered at once: 20 MiB of 1280 numbers, twice
+_PAIRS_AT_ONCE = 4096  # pairs whose embeddings are gathered at once: 20 MiB of 1280 numbers, twice
 
 
-def _together(
+def _combine(
     cosine: Floats,
     one: Floats,
     two: Floats,
@@ -139,7 +139,7 @@ def _areas(boxes: Floats) -> Floats:
     return areas
 
 
-def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Euclidean lengths of ``[N, D]``, or of ``[N, K, D]`` where some of K may be empty.
 
     In float32: NumPy sums in pairs, which keeps cosines to some 1e-7.

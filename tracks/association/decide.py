@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from index.vectors import Floats, Ints
-from tracks.association.assign import assign, assign_listed, margins
-from tracks.association.costs import cost_terms, cost_terms_of
+from tracks.association.assign import assign, assign_sparse, margins
+from tracks.association.costs import cost_terms, cost_terms_of_pairs
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 
@@ -28,7 +28,7 @@ NEAREST = 32
 """Of each kind."""
 
 
-class Decided(NamedTuple):
+class Decision(NamedTuple):
     """L links.
 
     ``earlier`` and ``later`` are positions of tracks and of detections; ``cost`` and ``margin``
@@ -51,7 +51,7 @@ def decide(
     diagonal_px: float,
     options: LinkOptions,
     max_pairs: int,
-) -> Decided:
+) -> Decision:
     """Link M tracks and N detections of one frame.
 
     Args:
@@ -77,18 +77,18 @@ def decide(
         cost = cost[at]
     else:
         earlier, later = pairs = candidates(tracks, boxes, looks)
-        costs = cost_terms_of(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
+        costs = cost_terms_of_pairs(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
         cost = costs.total
         if gate is not None:
             cost = np.where(tracks.within_reach(boxes, steps, gate, pairs), cost, np.inf)
-        chosen = assign_listed(pairs, cost, max_cost=limit, later=len(boxes))
+        chosen = assign_sparse(pairs, cost, max_cost=limit, later=len(boxes))
         at = (np.arange(len(cost)),)
     margin = margins((earlier, later), cost, chosen, max_cost=limit, earlier=len(tracks))
     linked = np.flatnonzero(chosen[later] == earlier)
     at = tuple(places[linked] for places in at)
     terms = np.stack([term[at] for term in costs[:-1]], axis=-1)
     earlier, later = earlier[linked], later[linked]
-    return Decided(earlier, later, cost[linked], terms, margin[later])
+    return Decision(earlier, later, cost[linked], terms, margin[later])
 
 
 def candidates(
@@ -106,7 +106,9 @@ def candidates(
     count = min(NEAREST, len(tracks))
     centres = (tracks.box[:, :2] + tracks.box[:, 2:]) / 2
     _, near = cKDTree(centres).query((boxes[:, :2] + boxes[:, 2:]) / 2, k=range(1, count + 1))
-    found = np.hstack([np.asarray(near, dtype=np.int64), _alike(tracks, looks, count)])
+    found = np.hstack(
+        [np.asarray(near, dtype=np.int64), _nearest_by_embedding(tracks, looks, count)]
+    )
     detections = np.repeat(np.arange(len(boxes)), found.shape[1])
     flat = found.ravel()
     known = flat >= 0
@@ -114,7 +116,7 @@ def candidates(
     return pairs % len(tracks), pairs // len(tracks)
 
 
-def _alike(tracks: OpenTracks, looks: npt.NDArray[np.float32], count: int) -> Ints:
+def _nearest_by_embedding(tracks: OpenTracks, looks: npt.NDArray[np.float32], count: int) -> Ints:
     """Nearest in cosine among all the looks that the tracks keep, by exact search in blocks."""
     import faiss
 
@@ -122,13 +124,13 @@ def _alike(tracks: OpenTracks, looks: npt.NDArray[np.float32], count: int) -> In
     filled = tracks.looks.any(axis=2)
     owners = np.nonzero(filled)[0]
     index = faiss.IndexFlatIP(looks.shape[1])
-    index.add(_unit(tracks.looks[filled]))
+    index.add(_unit_vectors(tracks.looks[filled]))
     # A track stands once for each of its looks, so as many more are asked for.
-    _, slots = index.search(_unit(looks), min(count * kept, len(owners)))
+    _, slots = index.search(_unit_vectors(looks), min(count * kept, len(owners)))
     positions: Ints = owners[slots]
     return positions
 
 
-def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _unit_vectors(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     unit: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(unit, dtype=np.float32)

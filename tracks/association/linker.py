@@ -17,7 +17,7 @@ from common.errors import InputError
 from index.vectors import Floats, Ints, l1_normalise
 from tracks.association.decide import MAX_PAIRS, decide
 from tracks.association.options import PRESETS, TERMS, LinkOptions
-from tracks.association.state import OpenTracks, Seen, started
+from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Linker:
         """
         self._close(frame, seconds)
         made = Links.unlinked(len(boxes))
-        seen = Seen(frame, seconds, self.rows + np.arange(len(boxes)), boxes, looks)
+        seen = FrameDetections(frame, seconds, self.rows + np.arange(len(boxes)), boxes, looks)
         weak = np.zeros(len(boxes), dtype=bool)
         if self.options.strong_score is not None and scores is not None:
             weak = np.asarray(scores) < self.options.strong_score
@@ -142,7 +142,7 @@ class Linker:
         new = np.flatnonzero(~weak & (made.previous < 0))
         made.track[new] = np.arange(self.tracks, self.tracks + len(new))
         made.position[new] = 0
-        first = started(made.track[new], seen.at(new), looks_kept=self.options.looks_kept)
+        first = new_tracks(made.track[new], seen.at(new), looks_kept=self.options.looks_kept)
         self.tracks += len(new)
         self.rows += len(boxes)
         self.open = OpenTracks.joined([ends, *now, first])

@@ -13,7 +13,7 @@ from index.vectors import Floats, Ints
 Bools = npt.NDArray[np.bool_]
 
 
-class Seen(NamedTuple):
+class FrameDetections(NamedTuple):
     """N detections of one frame.
 
     ``row`` is their number, counted over the sequence ``[N]``; ``seconds`` is NaN if unknown;
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
     box: Floats
     looks: npt.NDArray[np.float32]
 
-    def at(self, chosen: Ints) -> Seen:
+    def at(self, chosen: Ints) -> FrameDetections:
         """Those at some positions."""
         return self._replace(row=self.row[chosen], box=self.box[chosen], looks=self.looks[chosen])
 
@@ -106,7 +106,7 @@ class OpenTracks:
         """By name, to be saved; ``OpenTracks(**arrays)`` is the same tracks again."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def extended(self, seen: Seen, *, steps: Floats, memory: float) -> OpenTracks:
+    def extended(self, seen: FrameDetections, *, steps: Floats, memory: float) -> OpenTracks:
         """The same M tracks after each was continued by one of M detections.
 
         Args:
@@ -157,7 +157,7 @@ class OpenTracks:
         return within
 
 
-def started(track: Ints, seen: Seen, *, looks_kept: int) -> OpenTracks:
+def new_tracks(track: Ints, seen: FrameDetections, *, looks_kept: int) -> OpenTracks:
     """New tracks, numbered ``track``, of one detection each."""
     count = len(track)
     slots = np.zeros((count, looks_kept, seen.looks.shape[1]), dtype=np.float32)

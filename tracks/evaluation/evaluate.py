@@ -20,13 +20,13 @@ from common.errors import InputError
 from index.vectors import Ints
 from tracks.association.linker import frame_step
 from tracks.evaluation.scores import Scores, evaluate_together
-from tracks.linked import Linked
+from tracks.linked import LinkedRun
 from tracks.motchallenge import FIRST_FRAME, file_names, read_truth
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 
 @dataclass(frozen=True)
-class Judged:
+class SequenceEvaluation:
     """One sequence, judged.
 
     Attributes:
@@ -62,7 +62,7 @@ class Evaluation:
         without_truth: sequences that were not judged.
     """
 
-    sequences: list[Judged]
+    sequences: list[SequenceEvaluation]
     together: Scores
     without_truth: list[str]
 
@@ -84,22 +84,22 @@ def evaluate_run(
         InputError: no truth, a truth that is malformed or shares no frame with its sequence, or
             the evaluator is not installed.
     """
-    linked = Linked.open(run, sequence)
-    files = truths(truth, linked.sequences)
+    linked = LinkedRun.open(run, sequence)
+    files = truth_files(truth, linked.sequences)
     pairs, facts = [], []
     for name, file in files.items():
-        compared = _compared(linked.of(name), file, first_frame)
+        compared = _boxes_to_compare(linked.of(name), file, first_frame)
         pairs.append(compared[:2])
         facts.append((name, str(file), compared[2]))
     each, together = evaluate_together(pairs)
     judged = [
-        Judged(name, file, scores, **left)
+        SequenceEvaluation(name, file, scores, **left)
         for (name, file, left), scores in zip(facts, each, strict=True)
     ]
     return Evaluation(judged, together, [name for name in linked.sequences if name not in files])
 
 
-def truths(truth: Path, sequences: list[str]) -> dict[str, Path]:
+def truth_files(truth: Path, sequences: list[str]) -> dict[str, Path]:
     """The truth of each of ``sequences`` that has one; ``truth`` as for ``evaluate_run``.
 
     Raises:
@@ -129,14 +129,14 @@ def truths(truth: Path, sequences: list[str]) -> dict[str, Path]:
     return found
 
 
-def _compared(
-    linked: Linked, file: Path, first_frame: int
-) -> tuple[Tracked, Tracked, dict[str, int]]:
+def _boxes_to_compare(
+    linked: LinkedRun, file: Path, first_frame: int
+) -> tuple[TrackBoxes, TrackBoxes, dict[str, int]]:
     """Truth and tracks in the frames to judge, and how much was left out."""
     told, unjudged = read_truth(file)
-    truth = Tracked(told.frames - first_frame, told.ids, told.boxes)
+    truth = TrackBoxes(told.frames - first_frame, told.ids, told.boxes)
     rows = np.unique(linked.frames)
-    seen = np.arange(rows[0], rows[-1] + 1, frame_step(rows)) if _rhythmic(rows) else rows
+    seen = np.arange(rows[0], rows[-1] + 1, frame_step(rows)) if _evenly_spaced(rows) else rows
     inside = seen[(seen >= truth.frames.min()) & (seen <= truth.frames.max())]
     if not np.isin(truth.frames, inside).any():
         raise InputError(
@@ -161,6 +161,6 @@ def _compared(
     )
 
 
-def _rhythmic(frames: Ints) -> bool:
+def _evenly_spaced(frames: Ints) -> bool:
     """Whether all frames lie a multiple of their usual distance apart."""
     return bool((np.diff(frames) % frame_step(frames) == 0).all())

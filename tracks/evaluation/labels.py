@@ -15,18 +15,20 @@ from pipelines.run import Run
 from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
 from tracks.embeddings import EmbeddingReader
-from tracks.evaluation.evaluate import truths
-from tracks.evaluation.tune import NOBODY, Labelled
+from tracks.evaluation.evaluate import truth_files
+from tracks.evaluation.tune import UNLABELLED, LabelledSequence
 from tracks.motchallenge import FIRST_FRAME, read_truth
 from tracks.sequences import read_plan
 from tracks.sizes import geometry
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 SAME_BOX = 0.5
 """Of a true box and a detection: the least IoU to be of the same individual."""
 
 
-def labelled_by_truth(run: Path, truth: Path, *, first_frame: int = FIRST_FRAME) -> list[Labelled]:
+def labelled_by_truth(
+    run: Path, truth: Path, *, first_frame: int = FIRST_FRAME
+) -> list[LabelledSequence]:
     """Sequences that have a MOTChallenge truth; detections without a true box are nobody.
 
     Args:
@@ -41,7 +43,7 @@ def labelled_by_truth(run: Path, truth: Path, *, first_frame: int = FIRST_FRAME)
     opened = Run.open(run)
     plan = read_plan(opened, None)
     names = [plan.table["sequence"][part.start].as_py() for part in plan.sequences]
-    files = truths(truth, names)
+    files = truth_files(truth, names)
     looks = EmbeddingReader(opened, plan.table)
     found = []
     for name, part in zip(names, plan.sequences, strict=True):
@@ -50,21 +52,21 @@ def labelled_by_truth(run: Path, truth: Path, *, first_frame: int = FIRST_FRAME)
         told, _ = read_truth(files[name])
         rows = plan.table[part]
         frames, places = rows["frame"].to_numpy(), geometry(opened, rows)
-        who = individuals(
-            frames, places.boxes, Tracked(told.frames - first_frame, told.ids, told.boxes)
+        who = match_individuals(
+            frames, places.boxes, TrackBoxes(told.frames - first_frame, told.ids, told.boxes)
         )
-        if (who == NOBODY).all():
+        if (who == UNLABELLED).all():
             raise InputError(
                 f"{files[name]} and sequence {name!r} share no box: none of {len(who)} detections "
                 f"covers a true one by half; is frame 0 the truth's frame {first_frame} "
                 "(--first-frame)?"
             )
         normal = looks.rows(part.start, part.stop)
-        found.append(Labelled(name, frames, places.boxes, normal, places.diagonals, who))
+        found.append(LabelledSequence(name, frames, places.boxes, normal, places.diagonals, who))
     return found
 
 
-def labelled_by_column(run: Path, column: str) -> list[Labelled]:
+def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     """Sequences whose individuals are named in a column; null, or nothing, is nobody.
 
     Raises:
@@ -84,17 +86,17 @@ def labelled_by_column(run: Path, column: str) -> list[Labelled]:
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.string()), names)
     at = pc.index_in(plan.table["detection_id"], named["detection_id"].combine_chunks())
     codes = names.take(at).combine_chunks().dictionary_encode().indices
-    numbers = codes.fill_null(NOBODY).to_numpy(zero_copy_only=False)
+    numbers = codes.fill_null(UNLABELLED).to_numpy(zero_copy_only=False)
     looks = EmbeddingReader(opened, plan.table)
     found = []
     for part in plan.sequences:
         who = numbers[part].astype(np.int64)
-        if (who == NOBODY).all():
+        if (who == UNLABELLED).all():
             continue
         rows = plan.table[part]
         name, frames = rows["sequence"][0].as_py(), rows["frame"].to_numpy()
         for frame in by_frame(frames):
-            known = who[frame][who[frame] != NOBODY]
+            known = who[frame][who[frame] != UNLABELLED]
             if len(np.unique(known)) < len(known):
                 raise InputError(
                     f"--truth-column {column}: sequence {name!r}, frame {frames[frame.start]} "
@@ -102,13 +104,13 @@ def labelled_by_column(run: Path, column: str) -> list[Labelled]:
                 )
         places = geometry(opened, rows)
         normal = looks.rows(part.start, part.stop)
-        found.append(Labelled(name, frames, places.boxes, normal, places.diagonals, who))
+        found.append(LabelledSequence(name, frames, places.boxes, normal, places.diagonals, who))
     if not found:
         raise InputError(f"--truth-column {column} names nobody in {run}")
     return found
 
 
-def individuals(frames: Ints, boxes: Floats, truth: Tracked) -> Ints:
+def match_individuals(frames: Ints, boxes: Floats, truth: TrackBoxes) -> Ints:
     """Whom each detection shows: the true box it covers best, each box once; else ``NOBODY``.
 
     Args:
@@ -116,7 +118,7 @@ def individuals(frames: Ints, boxes: Floats, truth: Tracked) -> Ints:
         boxes: theirs, ``[N, 4]``.
         truth: true boxes, by the same frame numbers.
     """
-    who = np.full(len(frames), NOBODY, dtype=np.int64)
+    who = np.full(len(frames), UNLABELLED, dtype=np.int64)
     order = np.argsort(truth.frames, kind="stable")
     for rows in by_frame(frames):
         frame = frames[rows.start]

@@ -17,7 +17,7 @@ import numpy as np
 
 from common.extras import optional
 from index.vectors import Floats, Ints
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 # The package asks for OpenCV's desktop build, which would replace the headless one that is
 # installed here, and needs a display's libraries; so it is installed without what it asks for.
@@ -56,7 +56,7 @@ class Scores:
     false: int
 
 
-def evaluate(truth: Tracked, found: Tracked) -> Scores:
+def evaluate(truth: TrackBoxes, found: TrackBoxes) -> Scores:
     """The scores of one sequence, over every frame that stands in ``truth`` or in ``found``.
 
     Raises:
@@ -66,7 +66,9 @@ def evaluate(truth: Tracked, found: Tracked) -> Scores:
     return evaluate_together([(truth, found)])[1]
 
 
-def evaluate_together(pairs: Sequence[tuple[Tracked, Tracked]]) -> tuple[list[Scores], Scores]:
+def evaluate_together(
+    pairs: Sequence[tuple[TrackBoxes, TrackBoxes]],
+) -> tuple[list[Scores], Scores]:
     """The scores of each sequence, and of all: counts added up, not scores averaged.
 
     Args:
@@ -94,7 +96,7 @@ def _evaluator() -> Any:
 
 
 def _measure(
-    judge: ModuleType, truth: Tracked, found: Tracked
+    judge: ModuleType, truth: TrackBoxes, found: TrackBoxes
 ) -> tuple[Any, Any, Any, tuple[int, ...]]:
     if not len(truth.frames):
         raise ValueError("the truth has no boxes; there is nothing to judge by")
@@ -118,7 +120,7 @@ def _measure(
     )
 
 
-def _by_frame(side: Tracked, frames: Ints) -> tuple[list[Ints], list[Floats]]:
+def _by_frame(side: TrackBoxes, frames: Ints) -> tuple[list[Ints], list[Floats]]:
     """Ids, counted from 0, and boxes of each of ``frames``."""
     order = np.argsort(side.frames, kind="stable")
     ids = np.unique(side.ids, return_inverse=True)[1][order]

@@ -21,19 +21,19 @@ from index.vectors import Floats, Ints
 from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame, frame_step, link
 from tracks.association.options import PRESETS, TERMS, LinkOptions
-from tracks.association.state import OpenTracks, Seen, started
+from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 from tracks.evaluation.scores import Scores, evaluate
-from tracks.linked import unclaimed
-from tracks.tracked import Tracked
+from tracks.linked import unique_per_frame
+from tracks.tracked import TrackBoxes
 
-NOBODY = -1
+UNLABELLED = -1
 _MOST_PAIRS = 500_000
 _RIDGE = 1e-3  # pairs that can be told apart without fault would else want endless weights
-_STEPS = np.geomspace(0.4, 2.5, 15)  # thresholds tried, times the fitted one
+_THRESHOLD_FACTORS = np.geomspace(0.4, 2.5, 15)  # thresholds tried, times the fitted one
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSequence:
     """One sequence of N detections whose individuals are known, by frame.
 
     Attributes:
@@ -42,7 +42,7 @@ class Labelled:
         boxes: ``[N, 4]`` in pixels.
         looks: ``[N, D]`` L1-normalised embeddings.
         diagonals: of each one's image, in pixels.
-        who: number of the individual, ``NOBODY`` where the truth knows none.
+        who: number of the individual, ``UNLABELLED`` where the truth knows none.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Tuning:
 
 
 def tune(
-    sequences: Sequence[Labelled],
+    sequences: Sequence[LabelledSequence],
     *,
     base: LinkOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -110,7 +110,12 @@ def tune(
         others = [other for number, other in enumerate(sequences) if number != place]
         options = _fit(others, [p for number, p in enumerate(pairs) if number != place], base)
         folds.append(
-            Fold(left_out.name, options, judged(left_out, options), judged(left_out, base))
+            Fold(
+                left_out.name,
+                options,
+                score_linking(left_out, options),
+                score_linking(left_out, base),
+            )
         )
         progress(place + 1, len(sequences) + 1)
     options = _fit(sequences, pairs, base)
@@ -118,7 +123,7 @@ def tune(
     return Tuning(options, folds)
 
 
-def judged(sequence: Labelled, options: LinkOptions) -> Scores:
+def score_linking(sequence: LabelledSequence, options: LinkOptions) -> Scores:
     """The scores of linking one sequence, by its own labels."""
     links = link(
         sequence.frames,
@@ -127,18 +132,20 @@ def judged(sequence: Labelled, options: LinkOptions) -> Scores:
         diagonal_px=sequence.diagonals,
         options=options,
     )
-    known, tracked = sequence.who != NOBODY, links.track >= 0
+    known, tracked = sequence.who != UNLABELLED, links.track >= 0
     return evaluate(
-        Tracked(sequence.frames[known], sequence.who[known], sequence.boxes[known]),
-        Tracked(
+        TrackBoxes(sequence.frames[known], sequence.who[known], sequence.boxes[known]),
+        TrackBoxes(
             sequence.frames[tracked],
-            unclaimed(sequence.frames[tracked], links.track[tracked], links.cost[tracked]),
+            unique_per_frame(sequence.frames[tracked], links.track[tracked], links.cost[tracked]),
             sequence.boxes[tracked],
         ),
     )
 
 
-def collect_pairs(sequence: Labelled, options: LinkOptions) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def collect_pairs(
+    sequence: LabelledSequence, options: LinkOptions
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Terms ``[P, 4]`` of the pairs a linker would compare if it had made no mistake so far.
 
     Returns:
@@ -161,17 +168,17 @@ def collect_pairs(sequence: Labelled, options: LinkOptions) -> tuple[Floats, npt
             diagonal_px=float(sequence.diagonals[rows.start]),
         )
         terms.append(np.stack(costs[:-1], axis=-1).reshape(-1, len(TERMS)))
-        alike = (ends.track[:, None] == who[None, :]) & (who != NOBODY)[None, :]
+        alike = (ends.track[:, None] == who[None, :]) & (who != UNLABELLED)[None, :]
         same.append(alike.ravel())
         mine, here = np.nonzero(alike)
         free = np.ones(len(ends), dtype=bool)
         free[mine] = False
         new = np.setdiff1d(np.arange(len(who)), here)
-        seen = Seen(frame, np.nan, np.arange(len(who)), boxes, looks)
+        seen = FrameDetections(frame, np.nan, np.arange(len(who)), boxes, looks)
         continued = ends.keep(mine).extended(
             seen.at(here), steps=steps[mine], memory=options.look_memory
         )
-        begun = started(who[new], seen.at(new), looks_kept=options.looks_kept)
+        begun = new_tracks(who[new], seen.at(new), looks_kept=options.looks_kept)
         ends = OpenTracks.joined([ends.keep(free), continued, begun])
     return np.concatenate(terms), np.concatenate(same)
 
@@ -221,7 +228,7 @@ def fit_weights(terms: Floats, same: npt.NDArray[np.bool_]) -> tuple[Floats, flo
 
 
 def _fit(
-    sequences: Sequence[Labelled],
+    sequences: Sequence[LabelledSequence],
     pairs: Sequence[tuple[Floats, npt.NDArray[np.bool_]]],
     base: LinkOptions,
 ) -> LinkOptions:
@@ -237,9 +244,11 @@ def _fit(
         distance_weight=distance,
         max_cost=limit,
     )
-    tried = [replace(options, max_cost=_short(limit * step)) for step in _STEPS.tolist()]
+    tried = [
+        replace(options, max_cost=_short(limit * step)) for step in _THRESHOLD_FACTORS.tolist()
+    ]
     reached = np.array(
-        [np.mean([judged(sequence, one).idf1 for sequence in sequences]) for one in tried]
+        [np.mean([score_linking(sequence, one).idf1 for sequence in sequences]) for one in tried]
     )
     # Of thresholds that do as well the middle one, which is furthest from doing worse.
     best = np.flatnonzero(reached >= reached.max() - 1e-9)

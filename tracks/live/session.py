@@ -25,7 +25,7 @@ from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
 from tracks.association.threads import one_thread
 from tracks.live.state import Head, State, pack, seconds_of, unpack
-from tracks.live.store import Kept, LinkStore, Row
+from tracks.live.store import LinkStore, SequenceRow, StoredAnswer
 from tracks.store import track_id
 
 IDLE_DAYS = 30
@@ -106,7 +106,7 @@ class LiveLinker:
         """
         with self.store.look() as turn:
             kept = None if turn is None else turn.answer(sequence, request_id)
-        return _the_same(kept, sequence, request_id, digest)
+        return _matching_answer(kept, sequence, request_id, digest)
 
     def link(self, frame: Frame, *, request_id: str, digest: bytes, fingerprint: str) -> Answer:
         """Link a frame, or give the answer again that it had.
@@ -126,7 +126,7 @@ class LiveLinker:
         """
         looks = l1_normalise(frame.vectors, frame.ids)
         with self.store.turn() as turn:
-            before = _the_same(
+            before = _matching_answer(
                 turn.answer(frame.sequence, request_id), frame.sequence, request_id, digest
             )
             if before is not None:
@@ -175,9 +175,9 @@ class LiveLinker:
             revision = 1 if row is None else row.revision + 1
             turn.save(
                 frame.sequence,
-                Row(revision, self._now(), head.model_dump_json(), pack(linker.open)),
+                SequenceRow(revision, self._now(), head.model_dump_json(), pack(linker.open)),
                 request_id,
-                Kept(digest, body),
+                StoredAnswer(digest, body),
             )
         if restarted:
             logger.warning("sequence %r starts new tracks: %s", frame.sequence, restarted)
@@ -197,7 +197,7 @@ class LiveLinker:
     def _idle_before(self) -> float:
         return self._now() - IDLE_DAYS * 86_400
 
-    def _state(self, row: Row) -> State:
+    def _state(self, row: SequenceRow) -> State:
         tracks = None
         if row.tracks is not None and row.touched >= self._idle_before():
             tracks = unpack(row.tracks)
@@ -246,7 +246,9 @@ class LiveLinker:
         return last + frame.step if frame.number is None else frame.number
 
 
-def _the_same(kept: Kept | None, sequence: str, request_id: str, digest: bytes) -> bytes | None:
+def _matching_answer(
+    kept: StoredAnswer | None, sequence: str, request_id: str, digest: bytes
+) -> bytes | None:
     if kept is None:
         return None
     if kept.digest != digest:

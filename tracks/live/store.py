@@ -50,7 +50,7 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class SequenceRow:
     """A sequence as it stands in the file; fields as the columns."""
 
     revision: int
@@ -60,35 +60,35 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredAnswer:
     """An answer that was given."""
 
     digest: bytes
     body: bytes
 
 
-class Turn:
+class Transaction:
     """One transaction, in which a sequence may be read and written."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._do = connection.execute
 
-    def answer(self, sequence: str, request_id: str) -> Kept | None:
+    def answer(self, sequence: str, request_id: str) -> StoredAnswer | None:
         """What was answered to a request, if it is remembered."""
         found = self._do(
             "SELECT digest, body FROM answers WHERE sequence = ? AND request_id = ?",
             (sequence, request_id),
         ).fetchone()
-        return None if found is None else Kept(*found)
+        return None if found is None else StoredAnswer(*found)
 
-    def row(self, sequence: str) -> Row | None:
+    def row(self, sequence: str) -> SequenceRow | None:
         """A sequence; None where no frame of it ever came."""
         found = self._do(
             "SELECT revision, touched, head, tracks FROM sequences WHERE name = ?", (sequence,)
         ).fetchone()
-        return None if found is None else Row(*found)
+        return None if found is None else SequenceRow(*found)
 
-    def save(self, sequence: str, row: Row, request_id: str, kept: Kept) -> None:
+    def save(self, sequence: str, row: SequenceRow, request_id: str, kept: StoredAnswer) -> None:
         """Put a sequence in place of what stood there, with the answer that made it so."""
         self._do(
             "INSERT INTO sequences (name, revision, touched, head, tracks) VALUES (?, ?, ?, ?, ?) "
@@ -135,7 +135,7 @@ class LinkStore:
         self._opened: tuple[int, int] | None = None  # which file it is a connection to
 
     @contextmanager
-    def turn(self) -> Iterator[Turn]:
+    def turn(self) -> Iterator[Transaction]:
         """Write: all that is done in the block is kept when it ends, nothing if it raises.
 
         Raises:
@@ -145,21 +145,21 @@ class LinkStore:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")  # so that nobody writes between read and write
             try:
-                yield Turn(connection)
+                yield Transaction(connection)
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def look(self) -> Iterator[Turn | None]:
+    def look(self) -> Iterator[Transaction | None]:
         """Read alone; None where there is no file yet.
 
         Raises:
             LinkStateError: as ``turn``.
         """
         with self._lock, self._explained():
-            yield Turn(self._open()) if self.file.exists() else None
+            yield Transaction(self._open()) if self.file.exists() else None
 
     def close(self) -> None:
         """Give the file back; the next turn opens it again."""

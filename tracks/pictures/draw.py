@@ -16,18 +16,18 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from tracks.association.linker import frame_step
-from tracks.linked import Linked, Progress
+from tracks.linked import LinkedRun, Progress
 from tracks.motchallenge import file_names
 from tracks.pictures.annotate import Annotator, Pixels
-from tracks.pictures.scenes import Scenes
+from tracks.pictures.scenes import RunImages
 
 SIDE_PX = 1600  # the longer side of a picture
 NAMED = 30  # tracks with a colour and a name; shorter ones are thin and grey
-_SCENE_OF = 25  # images: more make no better a median
+_BACKGROUND_IMAGES = 25  # images: more make no better a median
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawSummary:
     """What was drawn.
 
     Attributes:
@@ -47,7 +47,7 @@ def draw_run(
     *,
     sequence: str | None = None,
     progress: Progress = lambda done, total: None,
-) -> Drawn:
+) -> DrawSummary:
     """Draw the tracks of every sequence of a linked run, or of one, as ``out/NAME.png``.
 
     Args:
@@ -60,27 +60,27 @@ def draw_run(
         RunError, VerifyError: the run is not linked, or not as its manifests say.
         InputError: there is no such sequence.
     """
-    linked = Linked.open(run)
+    linked = LinkedRun.open(run)
     names = file_names(linked.sequences)
     chosen = (linked if sequence is None else linked.only(sequence)).sequences
     out.mkdir(parents=True, exist_ok=True)
     files, blank = [], 0
     missing: Counter[str] = Counter()
     for done, name in enumerate(chosen, start=1):
-        with closing(Scenes(linked.run.root)) as scenes:
-            image, empty = _drawn(linked.of(name), name, scenes)
+        with closing(RunImages(linked.run.root)) as scenes:
+            image, empty = _draw_sequence(linked.of(name), name, scenes)
         missing.update(scenes.missing)
         blank += empty
         file = out / f"{names[name]}.png"
         image.save(file)
         files.append(str(file))
         progress(done, len(chosen))
-    return Drawn(files, dict(missing), blank)
+    return DrawSummary(files, dict(missing), blank)
 
 
-def _drawn(linked: Linked, name: str, scenes: Scenes) -> tuple[Image.Image, bool]:
+def _draw_sequence(linked: LinkedRun, name: str, scenes: RunImages) -> tuple[Image.Image, bool]:
     """The picture, and whether its scene is blank."""
-    image, scale, blank = _scene(linked, scenes)
+    image, scale, blank = _background(linked, scenes)
     tracks, rows, names = linked.longest_first()
     boxes, frames = linked.boxes[rows] * scale, linked.frames[rows]
     pen = Annotator((image.shape[1], image.shape[0]))
@@ -101,11 +101,13 @@ def _drawn(linked: Linked, name: str, scenes: Scenes) -> tuple[Image.Image, bool
     return Image.fromarray(image[..., ::-1]), blank
 
 
-def _scene(linked: Linked, scenes: Scenes) -> tuple[Pixels, float, bool]:
+def _background(linked: LinkedRun, scenes: RunImages) -> tuple[Pixels, float, bool]:
     """What the tracks are drawn over, its pixels for each of the images', whether it is blank."""
     images = pc.unique(linked.rows["image"]).to_pylist()
     by_size: dict[tuple[int, int], list[Image.Image]] = {}
-    for place in np.unique(np.linspace(0, len(images) - 1, _SCENE_OF).astype(int)).tolist():
+    for place in np.unique(
+        np.linspace(0, len(images) - 1, _BACKGROUND_IMAGES).astype(int)
+    ).tolist():
         image = scenes.read(images[place])
         if image is not None:
             reduced = ImageOps.contain(image.convert("L"), (SIDE_PX, SIDE_PX))

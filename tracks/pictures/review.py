@@ -24,8 +24,8 @@ from common.errors import InputError
 from common.json_models import write_atomic
 from index.vectors import Floats
 from tracks.association.options import TERMS
-from tracks.linked import Linked, Progress
-from tracks.pictures.scenes import Scenes
+from tracks.linked import LinkedRun, Progress
+from tracks.pictures.scenes import RunImages
 from tracks.pictures.sheet import BLANK, RED, Tile, contact_sheet
 
 PER_SHEET = 18
@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Review:
+class ReviewSummary:
     """What there is to look at.
 
     Attributes:
@@ -62,7 +62,7 @@ class Review:
 
 def review_run(
     run: Path, out: Path, *, worst: int = 50, progress: Progress = lambda done, total: None
-) -> Review:
+) -> ReviewSummary:
     """Show the ``worst`` links of a run: smallest margin first, then dearest.
 
     Args:
@@ -75,9 +75,9 @@ def review_run(
         RunError, VerifyError: the run is not linked, or not as its manifests say.
         InputError: it has no link, or ``out`` holds a review with verdicts in it.
     """
-    linked = Linked.open(run)
+    linked = LinkedRun.open(run)
     table = out / "review.csv"
-    _keep_verdicts(table)
+    _refuse_verdicts(table)
     links = linked.rows.filter(linked.rows["previous_detection_id"].is_valid())
     if not links.num_rows:
         raise InputError(f"{run} has no links to review: every track is one detection")
@@ -87,7 +87,7 @@ def review_run(
     chosen = links.take(order[:worst])
     ids = linked.rows["detection_id"].combine_chunks()
     before = linked.rows.take(pc.index_in(chosen["previous_detection_id"], ids))
-    both = Linked(linked.run, pa.concat_tables([before, chosen]).combine_chunks())
+    both = LinkedRun(linked.run, pa.concat_tables([before, chosen]).combine_chunks())
     rows = [
         {
             **later,
@@ -106,14 +106,14 @@ def review_run(
         old.unlink()
     sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
     reach = _REACH * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
-    with closing(Scenes(linked.run.root)) as scenes:
+    with closing(RunImages(linked.run.root)) as scenes:
         pictures = _crops(both, scenes, np.tile(reach, 2), progress)
     sheets = []
     for start in range(0, len(rows), PER_SHEET):
         tiles = [
             Tile(pictures[at + after * len(rows)], words)
             for at in range(start, min(start + PER_SHEET, len(rows)))
-            for after, words in enumerate(_words(rows[at]))
+            for after, words in enumerate(_captions(rows[at]))
         ]
         image = contact_sheet(
             [tiles[at : at + 2 * _PER_ROW] for at in range(0, len(tiles), 2 * _PER_ROW)],
@@ -129,10 +129,10 @@ def review_run(
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(table, text.getvalue().encode())
-    return Review(str(table), sheets, len(rows), links.num_rows, dict(scenes.missing))
+    return ReviewSummary(str(table), sheets, len(rows), links.num_rows, dict(scenes.missing))
 
 
-def _keep_verdicts(table: Path) -> None:
+def _refuse_verdicts(table: Path) -> None:
     """See that nobody's work is written over."""
     if not table.is_file():
         return
@@ -143,7 +143,7 @@ def _keep_verdicts(table: Path) -> None:
 
 
 def _crops(
-    linked: Linked, scenes: Scenes, reach: Floats, progress: Progress
+    linked: LinkedRun, scenes: RunImages, reach: Floats, progress: Progress
 ) -> list[Image.Image | None]:
     """A crop of each row, ``reach`` pixels wide, None where its image is gone; images in order."""
     found: list[Image.Image | None] = [None] * len(reach)
@@ -178,7 +178,7 @@ def _crop(image: Image.Image, box: Floats, reach: float) -> Image.Image:
     return square
 
 
-def _words(row: dict[str, Any]) -> tuple[str, str]:
+def _captions(row: dict[str, Any]) -> tuple[str, str]:
     """What stands below the crop before, and below the crop after."""
     margin = "not known" if row["margin"] is None else f"{row['margin']:.3f}"
     track = row["track_id"].rpartition(":")[2]

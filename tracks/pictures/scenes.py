@@ -12,7 +12,7 @@ from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import ImageError
 
 
-class Scenes:
+class RunImages:
     """Reads images of a run by name, frames of videos as well; fastest in order.
 
     Args:

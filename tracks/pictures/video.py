@@ -18,9 +18,9 @@ from common.errors import InputError, WorkError, first_line
 from index.vectors import Floats, Ints
 from pipelines.frame_names import parse_frame
 from tracks.association.linker import by_frame, frame_step
-from tracks.linked import Linked, Progress
+from tracks.linked import LinkedRun, Progress
 from tracks.pictures.annotate import Annotator, Pixels
-from tracks.pictures.scenes import Scenes
+from tracks.pictures.scenes import RunImages
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 MAX_SIDE_PX = 1920
 FPS_OF_IMAGES = 4.0
 TAIL = 40  # frames of a path that are shown
-_GONE = 190  # the grey of a frame whose image is gone
+_MISSING_GREY = 190  # the grey of a frame whose image is gone
 
 
 @dataclass(frozen=True)
-class Filmed:
+class VideoSummary:
     """What was written.
 
     Attributes:
@@ -55,14 +55,14 @@ class Filmed:
     missing: dict[str, int]
 
 
-def film_run(
+def render_video(
     run: Path,
     out: Path,
     *,
     sequence: str | None = None,
     fps: float | None = None,
     progress: Progress = lambda done, total: None,
-) -> Filmed:
+) -> VideoSummary:
     """Write the annotated video of one sequence of a linked run.
 
     Args:
@@ -79,7 +79,7 @@ def film_run(
     """
     if out.suffix.lower() != ".mp4" or out.is_dir():
         raise InputError(f"--out {out}: give a file that ends in .mp4")
-    linked = Linked.open(run, sequence)
+    linked = LinkedRun.open(run, sequence)
     if len(linked.sequences) > 1:
         shown = ", ".join(map(repr, linked.sequences[:5]))
         more = ", …" if len(linked.sequences) > 5 else ""
@@ -89,18 +89,18 @@ def film_run(
         )
     frames = by_frame(linked.frames)
     rate = Fraction(fps or _natural_fps(linked)).limit_denominator(1000)
-    size = _size(linked)
+    size = _video_size(linked)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.stem}.{os.getpid()}.mp4")
     tracks = linked.longest_first()
     try:
-        with closing(Scenes(linked.run.root)) as scenes:
-            images = _annotated(linked, frames, tracks, size, scenes)
+        with closing(RunImages(linked.run.root)) as scenes:
+            images = _annotated_frames(linked, frames, tracks, size, scenes)
             codec = encode(draft, images, size, rate, lambda done: progress(done, len(frames)))
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)
-    return Filmed(
+    return VideoSummary(
         file=str(out),
         sequence=linked.sequences[0],
         frames=len(frames),
@@ -112,7 +112,7 @@ def film_run(
     )
 
 
-def _natural_fps(linked: Linked) -> float:
+def _natural_fps(linked: LinkedRun) -> float:
     """How fast the run's frames were filmed; photos are no film."""
     names = [parse_frame(image) for image in pc.unique(linked.rows["image"]).to_pylist()]
     if names[0] is None or names[0].clip is not None:  # a file of tensors does not say
@@ -128,21 +128,21 @@ def _natural_fps(linked: Linked) -> float:
     return max(1.0, rate / step) if rate else FPS_OF_IMAGES
 
 
-def _size(linked: Linked) -> tuple[int, int]:
+def _video_size(linked: LinkedRun) -> tuple[int, int]:
     """That of the first image that can be read, else how far boxes reach; even, as videos need."""
-    with closing(Scenes(linked.run.root)) as scenes:
+    with closing(RunImages(linked.run.root)) as scenes:
         images = map(scenes.read, pc.unique(linked.rows["image"]).to_pylist())
         full = next((image.size for image in images if image is not None), linked.extent)
     wide, high = (int(side * min(1.0, MAX_SIDE_PX / max(full))) for side in full)
     return max(2, wide - wide % 2), max(2, high - high % 2)
 
 
-def _annotated(
-    linked: Linked,
+def _annotated_frames(
+    linked: LinkedRun,
     frames: list[slice],
     tracks: tuple[Ints, Ints, list[str]],
     size: tuple[int, int],
-    scenes: Scenes,
+    scenes: RunImages,
 ) -> Iterator[Pixels]:
     """Every frame as it is to be seen; tracks that come back later are shown where they were."""
     numbers, rows, names = tracks
@@ -158,11 +158,11 @@ def _annotated(
         frame = int(linked.frames[part.start])
         image = scenes.read(images[part.start].as_py())
         if image is None:  # as large as the one before
-            canvas = np.full((size[1], size[0], 3), _GONE, dtype=np.uint8)
+            canvas = np.full((size[1], size[0], 3), _MISSING_GREY, dtype=np.uint8)
         else:
             scale = min(size[0] / image.width, size[1] / image.height)
             corner = (np.array(size) - scale * np.array(image.size)) / 2
-            padded = ImageOps.pad(image, size, color=(_GONE,) * 3)
+            padded = ImageOps.pad(image, size, color=(_MISSING_GREY,) * 3)
             canvas = np.ascontiguousarray(np.asarray(padded)[..., ::-1])
         boxes = linked.boxes[part] * scale + np.tile(corner, 2)
         here = track[part]

@@ -140,7 +140,7 @@ def test_old_tracks_are_replaced_and_old_links_emptied(world: World) -> None:
 def test_a_class_that_a_gate_refused_keeps_the_old_label(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ami.join.pairs
+    real = ami.join.read_pairs
 
     def refused(*given: Any, **named: Any) -> Any:
         for chunk in real(*given, **named):
@@ -149,7 +149,7 @@ def test_a_class_that_a_gate_refused_keeps_the_old_label(
                     pair.ours.update(label=None, score=None)
             yield chunk
 
-    monkeypatch.setattr("ami.write_back.pairs", refused)
+    monkeypatch.setattr("ami.write_back.read_pairs", refused)
     done = write_database(world.path, world.url, groups=["labels"], write_back=True)
     assert done.columns["specific_label"] == Changes(changed=15, kept=1)
     assert stored(world.url, *LABELS)[5]["specific_label"] == "Noctua pronuba"

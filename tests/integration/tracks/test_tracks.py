@@ -191,7 +191,7 @@ def test_distance_is_measured_in_diagonals_of_the_upright_image(tmp_path: Path) 
 def test_a_failure_leaves_the_old_tracks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link_run(run)
     before = sha256_file(run / "tracks" / "part-00000.parquet")
-    monkeypatch.setattr(tracks_module, "check_once", _fail)
+    monkeypatch.setattr(tracks_module, "check_complete", _fail)
     with pytest.raises(VerifyError, match="on purpose"):
         link_run(run, options=LinkOptions(max_cost=1e-9))
     assert sha256_file(run / "tracks" / "part-00000.parquet") == before
