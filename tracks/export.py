@@ -1,6 +1,6 @@
-"""Tracks in the files that other tools open: MOTChallenge text, and JSON as of COCO.
+"""Tracks in the files that other tools open: MOTChallenge text, and JSON like COCO's.
 
-COCO has no tracks; as in its relatives for video, an annotation has a ``track_id``, and an image a
+COCO has no tracks; as in its extensions for video, an annotation has a ``track_id``, and an image a
 ``frame_id`` and the id of its video.
 """
 
@@ -27,12 +27,13 @@ UNCLASSIFIED = "object"  # the category of detections without a class
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written.
+    """Files and counts of an export.
 
     Attributes:
-        files: their paths.
-        boxes, tracks: in them.
-        left_out: detections in no track: with an error, or weak ones.
+        files: paths of the written files.
+        boxes: written boxes.
+        tracks: written tracks.
+        left_out: detections in no track: with an error, or weak.
         unsized: images whose size could not be read, written without one (COCO).
         repeated: boxes that claim a track which another box of their frame has.
     """
@@ -48,19 +49,20 @@ class ExportSummary:
 def export_mot(
     run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FRAME
 ) -> ExportSummary:
-    """Write a folder with one result file of MOTChallenge for each sequence.
+    """Write a folder with one MOTChallenge result file for each sequence.
 
     Args:
         run: a linked run.
         out: the folder, new or empty.
-        first_frame: what frame 0 is called in the files.
+        first_frame: number of frame 0 in the files.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: ``out`` exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out} exists already; give a new folder")
+        raise InputError(f"`out={str(out)!r}` exists already; give a new folder")
     linked = LinkedRun.open(run)
     draft = out.with_name(f".{out.name}.{getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -93,15 +95,17 @@ def export_coco(
 
     Args:
         run: a linked run.
-        out: the file; one that stands there is replaced.
-        progress: called with images looked at and images to look at, for their sizes.
+        out: the file; an existing one is replaced.
+        progress: called with the number of images whose size was read, and of all images.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: ``out`` is a folder.
     """
     if out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file, such as {out / 'tracks.json'}")
+        example = out / "tracks.json"
+        raise InputError(f"`out={str(out)!r}` is a folder; give a file, such as {example}")
     linked = LinkedRun.open(run)
     labels = sorted({label or UNCLASSIFIED for label in linked.rows["label"].to_pylist()})
     category = {label: number for number, label in enumerate(labels, start=1)}
@@ -113,10 +117,10 @@ def export_coco(
         part = linked.of(sequence)
         tracked, rows = part.tracked()
         repeated += part.repeated_claims()
-        number = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
-        tracks += len(set(number.values()))
+        track_of = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
+        tracks += len(set(track_of.values()))
         columns = part.rows.select(["image", "frame", "label", "score", "detection_id"])
-        for place, row in enumerate(columns.to_pylist()):
+        for number, row in enumerate(columns.to_pylist()):
             image = images.get(row["image"])
             if image is None:
                 size = image_size(linked.run.image_path(row["image"]))
@@ -129,14 +133,14 @@ def export_coco(
                     "frame_id": row["frame"],
                 }
                 progress(len(images), total)
-            if place in number:
-                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[place].tolist())
+            if number in track_of:
+                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[number].tolist())
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image["id"],
                         "category_id": category[row["label"] or UNCLASSIFIED],
-                        "track_id": number[place],
+                        "track_id": track_of[number],
                         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
                         "area": round((x2 - x1) * (y2 - y1), 2),
                         "iscrowd": 0,

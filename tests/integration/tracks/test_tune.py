@@ -60,14 +60,14 @@ def test_both_kinds_of_labels_say_the_same(nights: tuple[Path, Path]) -> None:
     by_truth, by_column = labelled_by_truth(run, truth), labelled_by_column(run, "who")
     assert [one.name for one in by_truth] == [one.name for one in by_column] == list(NIGHTS)
     for one, other in zip(by_truth, by_column, strict=True):
-        assert np.array_equal(one.looks, other.looks)
-        assert np.abs(one.looks).sum(axis=1) == pytest.approx(1)
-        assert one.who[0] == other.who[0] == UNLABELLED
-        pairs = set(zip(one.who[1:].tolist(), other.who[1:].tolist(), strict=True))
-        assert len(pairs) == len(set(one.who[1:].tolist())) > 3
+        assert np.array_equal(one.embeddings, other.embeddings)
+        assert np.abs(one.embeddings).sum(axis=1) == pytest.approx(1)
+        assert one.individuals[0] == other.individuals[0] == UNLABELLED
+        pairs = set(zip(one.individuals[1:].tolist(), other.individuals[1:].tolist(), strict=True))
+        assert len(pairs) == len(set(one.individuals[1:].tolist())) > 3
     stored = Run.open(run).table(["embedding"])["embedding"].combine_chunks().flatten().to_numpy()
     first = stored.reshape(-1, 16)[0]
-    assert by_truth[0].looks[0] == pytest.approx(first / np.abs(first).sum())
+    assert by_truth[0].embeddings[0] == pytest.approx(first / np.abs(first).sum())
 
 
 def test_a_true_box_is_given_once_and_to_the_best() -> None:
@@ -132,7 +132,7 @@ def test_options_that_are_none(tmp_path: Path) -> None:
     for text, said in (
         ("{", "odd.json"),
         ('{"weight": 1}', "weight"),
-        ('{"max_cost": 0}', "max_cost is 0"),
+        ('{"max_cost": 0}', "max_cost=0"),
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=said):

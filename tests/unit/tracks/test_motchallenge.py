@@ -37,7 +37,7 @@ def test_a_truth(tmp_path: Path) -> None:
         ("1,1,0,0,5,5\n1.5,1,0,0,5,5\n", "line 2"),
         ("1,1,0,0,nan,5\n", "line 1"),
         ("1,1,0,0,5,0\n", "line 1"),
-        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "id 1 stands twice in frame 1"),
+        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "id 1 .* in frame 1"),
         (bytes(range(256)).decode("latin1"), "gt.txt"),
     ],
 )

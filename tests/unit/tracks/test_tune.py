@@ -53,8 +53,8 @@ def test_no_weight_is_below_zero() -> None:
 @pytest.mark.parametrize(
     ("terms", "same", "says"),
     [
-        (np.ones((10, 4)), [True] * 10, "pairs of one"),
-        (np.ones((10, 4)), [False] * 10, "pairs of one"),
+        (np.ones((10, 4)), [True] * 10, "individual"),
+        (np.ones((10, 4)), [False] * 10, "individual"),
         (np.repeat([[1.0] * 4, [0.1] * 4], 5, axis=0), [True] * 5 + [False] * 5, "this run"),
     ],
 )
@@ -88,10 +88,10 @@ def test_a_left_out_sequence_is_not_looked_at() -> None:
     tuned = tune(sequences, progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [fold.sequence for fold in tuned.folds] == ["s0", "s1", "s2"]
-    shuffled, random = sequences[1].who.copy(), np.random.default_rng(9)
+    shuffled, random = sequences[1].individuals.copy(), np.random.default_rng(9)
     for rows in by_frame(sequences[1].frames):
         shuffled[rows] = random.permutation(shuffled[rows])
-    again = tune([sequences[0], replace(sequences[1], who=shuffled), sequences[2]])
+    again = tune([sequences[0], replace(sequences[1], individuals=shuffled), sequences[2]])
     assert again.folds[1].options == tuned.folds[1].options
     assert again.folds[0].options != tuned.folds[0].options
     for fold, sequence in zip(tuned.folds, sequences, strict=True):
