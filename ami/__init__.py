@@ -1,7 +1,7 @@
-"""The AMI world: a run held against the AMI data companion's database, and written back to it.
+"""Databases of the AMI data companion: a run is compared with one, and written back to it.
 
 It promises that nothing is written to a detection whose image or box has changed, and that an
-interrupted write goes on. It may import ``tracks``, ``index``, ``pipelines``, ``cluster``
+interrupted write can be continued. It may import ``tracks``, ``index``, ``pipelines``, ``cluster``
 and ``common``.
 """
 

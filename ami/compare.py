@@ -1,11 +1,11 @@
-"""The features a database holds beside those of a run: how many, and how alike.
+"""The features in a database compared with those of a run: how many, and how similar.
 
-Old features of another model have another length or another meaning. A length that differs is
-counted and not compared; where it is the same, the cosine says whether they are of the same model.
+Old features of another model have another length or another meaning. Features of another length are
+counted and not compared; for the same length, the cosine tells whether they are of the same model.
 
-Extractors that people run divide a vector by its sum before they store it, and a run stores it as
-it came. So each is divided by the sum of its absolute values before two are called equal, as the
-index and the tracks do that read them.
+Other extractors divide a vector by its sum before they store it, and a run stores it unchanged. So
+both are divided by the sum of their absolute values before they are compared, as the index and the
+tracks do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ami.join import Pair, RowChunk, features_of, is_null, pairs, require_source
+from ami.join import DetectionCount, RowPair, features_of, is_null, read_pairs, require_source
 from common.errors import SourceError
 from pipelines.run import Run
 from pipelines.sources.database.connect import name_of, open_database
@@ -30,19 +30,20 @@ QUANTILES = {"least": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1.0}
 
 @dataclass
 class Comparison:
-    """What comparing came to; counts are of detections.
+    """Result of a comparison; counts are of detections.
 
     Attributes:
         database: its name.
+        dim: length of the run's embeddings.
         rows: of the run.
-        failed: rows of the run without an embedding; not looked up further.
-        gone: from the database.
-        moved: detections whose image or box is another by now; not compared.
+        failed: rows of the run with an error; not compared.
+        gone: deleted from the database.
+        moved: whose image or box has changed since; not compared.
         missing: without old features.
-        unusable: why old features are none, to the detections.
-        other_dims: numbers of old features, where the run has another number of them.
+        unusable: whose old features cannot be used, by reason.
+        other_dims: number of old features of another length than the run's, by length.
         compared: with old features of the run's length.
-        equal: of them, those whose numbers all differ by ``TOLERANCE`` of the largest at most.
+        equal: of them, those whose numbers all differ by at most ``TOLERANCE`` of the largest.
         cosine: quantiles over the compared; None where there are none.
     """
 
@@ -50,10 +51,10 @@ class Comparison:
     dim: int
     rows: int = 0
     failed: int = 0
-    gone: RowChunk = field(default_factory=RowChunk)
-    moved: RowChunk = field(default_factory=RowChunk)
+    gone: DetectionCount = field(default_factory=DetectionCount)
+    moved: DetectionCount = field(default_factory=DetectionCount)
     missing: int = 0
-    unusable: dict[str, RowChunk] = field(default_factory=dict)
+    unusable: dict[str, DetectionCount] = field(default_factory=dict)
     other_dims: dict[int, int] = field(default_factory=dict)
     compared: int = 0
     equal: int = 0
@@ -61,27 +62,32 @@ class Comparison:
 
 
 def compare_database(
-    path: Path, url: str, *, progress: Callable[[int, int], None] = lambda done, total: None
+    run: Path, url: str, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Comparison:
-    """Hold the database's ``cnn_features`` against the embeddings of a run.
+    """Compare the database's ``cnn_features`` with the embeddings of a run.
+
+    Args:
+        run: folder of a finished run that was extracted from this database.
+        url: of the database.
+        progress: called with the number of rows compared and of all rows.
 
     Raises:
-        RunError: no finished run, or one that was not extracted from this database.
+        RunError: the run is unfinished, or was not extracted from this database.
         SourceError: the database cannot be read, or has no such column.
         WorkError: it is locked, or failed while it was read.
     """
-    run, name = Run.open(path), name_of(url)
-    require_source(run, name)
-    made = Comparison(name, run.manifest.model.feature_dim)
+    opened, name = Run.open(run), name_of(url)
+    require_source(opened, name)
+    result = Comparison(name, opened.manifest.model.feature_dim)
     dims: Counter[int] = Counter()
     cosines: list[float] = []
     with open_database(url) as connection:
         tables = read_tables(connection, url)
         if "cnn_features" not in tables.detections.c:
             raise SourceError(f"{name}: table 'detections' has no column 'cnn_features' to compare")
-        for chunk in pairs(run, connection, tables, columns=[], stored=["cnn_features"]):
+        for chunk in read_pairs(opened, connection, tables, columns=[], stored=["cnn_features"]):
             for pair in chunk:
-                old = _old_features(pair, made)
+                old = _old_features(pair, result)
                 if old is None:
                     continue
                 if len(old) != len(pair.embedding):
@@ -91,18 +97,18 @@ def compare_database(
                 # Rounding alone makes the cosine of equal vectors more than 1.
                 cosine = float(old @ new / (np.linalg.norm(old) * np.linalg.norm(new)))
                 cosines.append(min(1.0, cosine))
-                made.equal += _equal(old, new)
-            progress(made.rows, run.manifest.rows.written)
-    made.other_dims = dict(sorted(dims.items()))
-    made.compared = len(cosines)
+                result.equal += _equal(old, new)
+            progress(result.rows, opened.manifest.rows.written)
+    result.other_dims = dict(sorted(dims.items()))
+    result.compared = len(cosines)
     if cosines:
-        made.cosine = {
+        result.cosine = {
             label: float(value)
             for label, value in zip(
                 QUANTILES, np.quantile(cosines, list(QUANTILES.values())), strict=True
             )
         }
-    return made
+    return result
 
 
 def _equal(old: NDArray[np.float64], new: NDArray[np.float64]) -> bool:
@@ -110,24 +116,24 @@ def _equal(old: NDArray[np.float64], new: NDArray[np.float64]) -> bool:
     return bool(np.abs(a - b).max() <= TOLERANCE * np.abs(b).max())
 
 
-def _old_features(pair: Pair, made: Comparison) -> NDArray[np.float64] | None:
-    """Old features that can be compared; None, and counted why, where there are none."""
-    made.rows += 1
-    name = pair.ours["detection_id"]
-    if pair.ours["error"] is not None:
-        made.failed += 1
-    elif pair.theirs is None:
-        made.gone.add(name)
-    elif pair.other:
-        made.moved.add(name)
-    elif is_null(pair.theirs.cnn_features):
-        made.missing += 1
+def _old_features(pair: RowPair, result: Comparison) -> NDArray[np.float64] | None:
+    """Old features that can be compared; else None, and the reason is counted in ``result``."""
+    result.rows += 1
+    detection_id = pair.run_row["detection_id"]
+    if pair.run_row["error"] is not None:
+        result.failed += 1
+    elif pair.stored is None:
+        result.gone.add(detection_id)
+    elif pair.changed:
+        result.moved.add(detection_id)
+    elif is_null(pair.stored.cnn_features):
+        result.missing += 1
     else:
         try:
-            old = features_of(pair.theirs.cnn_features)
+            old = features_of(pair.stored.cnn_features)
             if not pair.embedding.any():
                 raise ValueError("all zero in the run")
             return old
         except ValueError as error:
-            made.unusable.setdefault(str(error), RowChunk()).add(name)
+            result.unusable.setdefault(str(error), DetectionCount()).add(detection_id)
     return None

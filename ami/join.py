@@ -1,6 +1,6 @@
-"""The rows of a run beside the database's own, a bounded number at a time.
+"""The rows of a run joined with the database's rows, a bounded number at a time.
 
-An id alone does not tell a detection: the companion deletes those of an image that it looks at
+An id alone does not identify a detection: the companion deletes those of an image that it processes
 again, and SQLite gives freed ids to new ones. So image and box are compared as well.
 """
 
@@ -20,21 +20,22 @@ from numpy.typing import NDArray
 from common.errors import RunError
 from common.storage import open_parquet
 from pipelines.detections import BOX
+from pipelines.embeddings import matrix
 from pipelines.images.pixels import ImageError
 from pipelines.run import Run
 from pipelines.sources.database.plan import box_of
 from pipelines.sources.database.schema import Tables
 
 CHUNK_ROWS = 500
-"""Rows at once: the parameters of one SELECT, and what one transaction writes."""
+"""Rows of a chunk: the parameters of one SELECT, and the updates of one transaction."""
 
 NAMED = 5
-"""Detections that are named; the others are counted."""
+"""Detections that a ``DetectionCount`` names."""
 
 
 @dataclass
-class RowChunk:
-    """How many, and the first of them by name."""
+class DetectionCount:
+    """Number of some detections, and the ids of the first of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -50,21 +51,29 @@ class RowChunk:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A row of the run and the database's own of the same detection."""
+class RowPair:
+    """A row of the run and the database's row with the same id.
 
-    key: Any  # the database's id
-    ours: dict[str, Any]  # the embedding apart
-    embedding: NDArray[np.float32]  # NaN where the row has an error
-    theirs: sa.Row[Any] | None  # None: gone
-    other: bool = False  # the id is another detection's by now
+    Attributes:
+        key: the database's id.
+        run_row: columns of the run, without the embedding.
+        embedding: ``[D]`` float32; NaN where the row has an error.
+        stored: the database's row; None where it was deleted.
+        changed: whether its image or box is another by now, so that it is another detection.
+    """
+
+    key: Any
+    run_row: dict[str, Any]
+    embedding: NDArray[np.float32]
+    stored: sa.Row[Any] | None
+    changed: bool = False
 
 
 def require_source(run: Run, name: str) -> None:
-    """See that every row of a run came out of the database ``name``.
+    """Check that every row of a run was read from the database ``name``.
 
     Raises:
-        RunError: it did not.
+        RunError: one was not.
     """
     with open_parquet(run.files()[0]) as parquet:
         columns = parquet.schema_arrow.names
@@ -73,18 +82,18 @@ def require_source(run: Run, name: str) -> None:
             f"{run.path} was not extracted from a database but from {run.manifest.source}; its ids "
             f"mean nothing in {name}"
         )
-    seen: set[str | None] = set()
+    databases: set[str | None] = set()
     for batch in run.batches(["database"], batch_rows=65536):
-        seen.update(pc.unique(batch["database"]).to_pylist())
-    if seen != {name}:
-        others = ", ".join(sorted(str(one) for one in seen - {name}))
+        databases.update(pc.unique(batch["database"]).to_pylist())
+    if databases != {name}:
+        others = ", ".join(sorted(map(str, databases - {name})))
         raise RunError(
             f"{run.path} was extracted from {others}, not from {name}: the same id may be another "
             "detection there"
         )
 
 
-def pairs(
+def read_pairs(
     run: Run,
     connection: sa.Connection,
     tables: Tables,
@@ -92,70 +101,68 @@ def pairs(
     columns: Sequence[str],
     stored: Sequence[str],
     lock: bool = False,
-) -> Iterator[list[Pair]]:
-    """Every row of the run beside the database's, ``CHUNK_ROWS`` at a time.
+) -> Iterator[list[RowPair]]:
+    """Every row of the run with the database's row, ``CHUNK_ROWS`` at a time.
 
     Args:
         run: extracted from this database.
-        connection: of the database.
+        connection: to the database.
         tables: of the database.
-        columns: wanted of the run, beside its id, place, embedding and error.
-        stored: wanted of detections.
-        lock: keep others from changing these detections until the transaction ends.
+        columns: of the run to read, besides id, image, box, embedding and error.
+        stored: columns of the database's detections to read, besides id, image and box.
+        lock: prevent others from changing these detections until the transaction ends.
 
     Raises:
         RunError: an id that cannot be one of this database.
     """
-    found = tables.detections.c
+    detections = tables.detections.c
     wanted = ["detection_id", "database_image_id", *BOX, "error", "embedding", *columns]
     for batch in run.batches(wanted, batch_rows=CHUNK_ROWS):
-        names = batch["detection_id"].to_pylist()
-        keys = [tables.key(name) for name in names]
+        ids = batch["detection_id"].to_pylist()
+        keys = [tables.key(detection_id) for detection_id in ids]
         if None in keys:
             raise RunError(
-                f"{run.path}: detection {names[keys.index(None)]!r} has no id of an AMI database"
+                f"{run.path}: detection {ids[keys.index(None)]!r} has no id of an AMI database"
             )
-        names_there = dict.fromkeys(("id", "image_id", "bbox", *stored))
-        asked = sa.select(*(found[name] for name in names_there)).where(found.id.in_(keys))
-        asked = asked.with_for_update() if lock else asked  # SQLite locks the file, and ignores it
-        theirs = {row.id: row for row in connection.execute(asked)}
-        ours = batch.drop_columns(["embedding"]).to_pylist()
-        flat = batch["embedding"].flatten().to_numpy()
-        rows = flat.reshape(batch.num_rows, -1)
-        yield [
-            Pair(key, mine, row, its, its is not None and not _is_at(its, mine))
-            for key, mine, row, its in zip(
-                keys, ours, rows, (theirs.get(key) for key in keys), strict=True
-            )
-        ]
+        names = dict.fromkeys(("id", "image_id", "bbox", *stored))
+        select = sa.select(*(detections[name] for name in names)).where(detections.id.in_(keys))
+        select = select.with_for_update() if lock else select  # SQLite ignores it: it locks files
+        stored_rows = {row.id: row for row in connection.execute(select)}
+        run_rows = batch.drop_columns(["embedding"]).to_pylist()
+        chunk = []
+        for key, row, vector in zip(keys, run_rows, matrix(batch["embedding"]), strict=True):
+            stored_row = stored_rows.get(key)
+            changed = stored_row is not None and not _same_detection(stored_row, row)
+            chunk.append(RowPair(key, row, vector, stored_row, changed))
+        yield chunk
 
 
-def _is_at(theirs: sa.Row[Any], ours: dict[str, Any]) -> bool:
-    """Whether a stored detection is in the image and box of a row; of a failed row it is."""
-    if ours["error"] is not None:
+def _same_detection(stored: sa.Row[Any], run_row: dict[str, Any]) -> bool:
+    """Whether image and box are those of the run's row; not checked for rows with an error."""
+    if run_row["error"] is not None:
         return True
     try:
-        box = np.array(box_of(theirs.bbox), np.float32)
+        stored_box = np.array(box_of(stored.bbox), np.float32)
     except ImageError:
         return False
-    mine = np.array([ours[corner] for corner in BOX], np.float32)
-    return str(theirs.image_id) == ours["database_image_id"] and np.array_equal(box, mine)
+    box = np.array([run_row[side] for side in BOX], np.float32)
+    return str(stored.image_id) == run_row["database_image_id"] and np.array_equal(stored_box, box)
 
 
 def features_of(raw: object) -> NDArray[np.float64]:
-    """Numbers in a ``cnn_features``: a list, or the text of one in JSON.
+    """The numbers of a ``cnn_features``: a list, or one as JSON text.
 
     Raises:
-        ValueError: it is no list of finite numbers with one that is not zero; why, in a few words.
+        ValueError: it is no list of finite numbers that are not all zero; the reason in a few words.
     """
-    found = _parsed(raw) if isinstance(raw, str | bytes) else raw
-    if not isinstance(found, list):
+    parsed = _parsed(raw) if isinstance(raw, str | bytes) else raw
+    if not isinstance(parsed, list):
         raise ValueError("no list")
-    if not found:
+    if not parsed:
         raise ValueError("empty")
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in found):
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in parsed):
         raise ValueError("not numbers")
-    values = np.array(found, np.float64)
+    values = np.array(parsed, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("not finite")
     if not values.any():
@@ -168,11 +175,11 @@ def _parsed(text: str | bytes) -> object:
         return orjson.loads(text)
     except ValueError:
         try:
-            return json.loads(text)  # NaN is no JSON, but Python's own json writes it
+            return json.loads(text)  # NaN is not JSON, but Python's json writes it
         except ValueError:
             raise ValueError("no JSON") from None
 
 
 def is_null(raw: object) -> bool:
-    """Whether a column of JSON holds nothing: SQL's NULL, or JSON's."""
+    """Whether a JSON column holds SQL's NULL or JSON's null."""
     return raw is None or raw in ("null", b"null")

@@ -1,12 +1,12 @@
-"""A run's features, tracks and labels into an AMI database: looked at first, then written.
+"""Write a run's features, tracks and labels into an AMI database, or count what would change.
 
-Every detection's old values are read beside its new ones, so a dry run and a write count the same
-things, what is equal already is not written again, and a write that was interrupted goes on by
-being asked for once more. A transaction is ``CHUNK_ROWS`` detections.
+Every detection's old values are read together with its new ones, so a dry run and a write count the
+same, equal values are not written again, and repeating an interrupted write continues it. A
+transaction is ``CHUNK_ROWS`` detections.
 
 Where the run has no value, the database keeps its own: a row with an error, a class that a gate
-refused. Where a track has none, the old value goes: a track's first detection has no previous one,
-and a detection in no track has no sequence.
+rejected. Where a track has none, the old value is cleared: a track's first detection has no previous
+one, and a detection in no track has no sequence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from ami.join import Pair, RowChunk, features_of, is_null, pairs, require_source
+from ami.join import DetectionCount, RowPair, features_of, is_null, read_pairs, require_source
 from common.errors import InputError, RunError, SourceError, WorkError
 from pipelines.run import Run
 from pipelines.sources.database.connect import name_of, open_database
@@ -37,34 +37,42 @@ GROUPS = {
     ),
     "labels": ("specific_label", "specific_label_score"),
 }
-"""What can be written, and the columns of ``detections`` that it is."""
+"""The columns of ``detections`` that each group writes."""
 
 
 @dataclass
 class Changes:
-    """Of one column, how many detections: ``filled`` held nothing, ``cleared`` will hold nothing."""
+    """Number of detections by what happens to one of their columns.
+
+    Attributes:
+        filled: it was empty.
+        changed: it held another value.
+        cleared: it becomes empty.
+        equal: it holds the value already.
+        kept: the run has no value, so it stays.
+    """
 
     filled: int = 0
     changed: int = 0
     cleared: int = 0
     equal: int = 0
-    kept: int = 0  # the run has no value
+    kept: int = 0
 
 
 @dataclass
-class Written:
-    """What a write came to, or would.
+class WriteSummary:
+    """Counts of a write, or of a dry run.
 
     Attributes:
         database: its name.
         wrote: False for a dry run.
+        columns: the changes of each column.
         rows: of the run.
-        failed: of them, those with an error; nothing is written of them.
-        gone: detections of the run that the database has no more.
-        moved: detections whose image or box is another by now; nothing is written of them.
-        updated: detections with a value that is not equal already.
-        others: detections of the database that the run does not hold.
-        columns: what becomes of each.
+        failed: rows with an error; their detections are not changed.
+        gone: detections of the run that were deleted from the database.
+        moved: whose image or box has changed since; they are not changed.
+        updated: detections with a value that differs.
+        others: detections of the database that are not in the run.
     """
 
     database: str
@@ -72,112 +80,117 @@ class Written:
     columns: dict[str, Changes]
     rows: int = 0
     failed: int = 0
-    gone: RowChunk = field(default_factory=RowChunk)
-    moved: RowChunk = field(default_factory=RowChunk)
+    gone: DetectionCount = field(default_factory=DetectionCount)
+    moved: DetectionCount = field(default_factory=DetectionCount)
     updated: int = 0
     others: int = 0
 
 
 def write_database(
-    path: Path,
+    run: Path,
     url: str,
     *,
-    groups: Sequence[str] = tuple(GROUPS),
+    columns: Sequence[str] = tuple(GROUPS),
     write_back: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
-    """Write what a run holds of each detection, or count what would be written.
+) -> WriteSummary:
+    """Write a run's results into the database it was extracted from, or count the changes.
 
-    The same call again, after whatever interrupted it, ends in the same state.
+    Repeating an interrupted call ends in the same state.
 
     Args:
-        path: a finished run, linked if its tracks are to be written.
-        url: of the database it was extracted from.
-        groups: keys of ``GROUPS``.
+        run: folder of a finished run, linked if its tracks are to be written.
+        url: of the database.
+        columns: groups of columns to write, keys of ``GROUPS``.
         write_back: False: only count.
-        progress: told of rows done and rows there are.
+        progress: called with the number of rows done and of all rows.
 
     Raises:
-        InputError: a group that is unknown; a database that refuses to be written.
-        RunError: no finished run, one without tracks, or not of this database.
+        InputError: an unknown group; the database refuses to be written.
+        RunError: the run is unfinished, has no tracks, or is not of this database.
         SourceError: the database cannot be read, or lacks a table or column.
         WorkError: it is locked, or failed in between; what was committed stays.
     """
-    unknown = [group for group in groups if group not in GROUPS]
-    if unknown or not groups:
+    unknown = [group for group in columns if group not in GROUPS]
+    if unknown or not columns:
         raise InputError(
-            f"--columns {','.join(groups)}: {(unknown or [''])[0]!r} is unknown; choose from "
+            f"`columns={','.join(columns)!r}`: {(unknown or [''])[0]!r} is unknown; choose from "
             f"{', '.join(GROUPS)}, with commas"
         )
-    run, name = Run.open(path), name_of(url)
-    require_source(run, name)
-    columns = [column for group in GROUPS if group in groups for column in GROUPS[group]]
-    tracks = _Tracks(run) if "tracks" in groups else None
-    made = Written(name, write_back, {column: Changes() for column in columns})
+    opened, name = Run.open(run), name_of(url)
+    require_source(opened, name)
+    names = [column for group in GROUPS if group in columns for column in GROUPS[group]]
+    tracks = _Tracks(opened) if "tracks" in columns else None
+    summary = WriteSummary(name, write_back, {column: Changes() for column in names})
     with open_database(url, write=write_back) as connection:
         tables = read_tables(connection, url)
-        lacking = [column for column in columns if column not in tables.detections.c]
-        if lacking:
+        missing = [column for column in names if column not in tables.detections.c]
+        if missing:
             raise SourceError(
-                f"{name}: table 'detections' has no column {lacking[0]!r}; bring the database up "
-                "to date with the companion, or leave it out with --columns"
+                f"{name}: table 'detections' has no column {missing[0]!r}; bring the database up "
+                "to date with the companion, or leave it out of `columns`"
             )
-        target = _typed(tables, columns)
+        target = _target_table(tables, names)
         if tracks is not None:
             tracks.refuse_others(connection, target, tables)
-        for chunk in pairs(
-            run, connection, tables, columns=["label", "score"], stored=columns, lock=write_back
+        for chunk in read_pairs(
+            opened, connection, tables, columns=["label", "score"], stored=names, lock=write_back
         ):
-            updates = list(_updates(chunk, columns, tables, tracks, made))
+            updates = list(_updates(chunk, tables, tracks, summary))
             if write_back:
                 _update(connection, target, updates, name)
                 connection.commit()
-            made.updated += len(updates)
-            progress(made.rows, run.manifest.rows.written)
-        if made.gone.count == made.rows:
-            raise RunError(f"{name} has none of the {made.rows} detections of {path}")
-        there = connection.execute(sa.select(sa.func.count()).select_from(target)).scalar_one()
-        made.others = there - (made.rows - made.gone.count)
-    return made
+            summary.updated += len(updates)
+            progress(summary.rows, opened.manifest.rows.written)
+        if summary.gone.count == summary.rows:
+            raise RunError(f"{name} has none of the {summary.rows} detections of {run}")
+        count = sa.select(sa.func.count()).select_from(target)
+        stored = connection.execute(count).scalar_one()
+        summary.others = stored - (summary.rows - summary.gone.count)
+    return summary
 
 
-def _typed(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
-    """Detections with types to write by; features are JSON whatever they were declared as."""
-    kinds = {**tables.types, "cnn_features": sa.JSON()}
-    return sa.table("detections", *(sa.column(name, kinds[name]) for name in ("id", *columns)))
+def _target_table(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
+    """The detections with types for writing; features are JSON whatever was declared."""
+    types = {**tables.types, "cnn_features": sa.JSON()}
+    return sa.table("detections", *(sa.column(name, types[name]) for name in ("id", *columns)))
 
 
 class _Tracks:
-    """The tracks of a run by detection; their ids are unique in the database."""
+    """The tracks of a run by detection; track ids must be unique in the database."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        wanted = ["track_id", "position", "previous_detection_id", "cost"]
         table = read_tracks(run.path)
-        self._places = {name: at for at, name in enumerate(table["detection_id"].to_pylist())}
-        self._table = table.select(wanted).combine_chunks()
+        self._rows = {name: row for row, name in enumerate(table["detection_id"].to_pylist())}
+        columns = ["track_id", "position", "previous_detection_id", "cost"]
+        self._table = table.select(columns).combine_chunks()
 
     def refuse_others(
         self, connection: sa.Connection, target: sa.TableClause, tables: Tables
     ) -> None:
-        """See that no detection that the run does not hold is on one of its tracks.
+        """Check that no detection outside the run has the id of one of its tracks.
+
+        Args:
+            connection: to the database.
+            target: its detections.
+            tables: of the database.
 
         Raises:
-            RunError: one is, from another run of its session.
+            RunError: one has, from another run of its session.
         """
-        ids = set(self._table["track_id"].to_pylist())
-        # Rows with an error are in no track, and are the run's all the same.
-        mine = {
+        track_ids = set(self._table["track_id"].to_pylist())
+        # With the rows that have an error: they are in no track, but in the run.
+        keys = {
             tables.key(name)
             for batch in self._run.batches(["detection_id"], batch_rows=65536)
             for name in batch["detection_id"].to_pylist()
         }
-        asked = sa.select(target.c.id, target.c.sequence_id).where(
-            target.c.sequence_id.is_not(None)
-        )
-        with connection.execute(asked, execution_options={"yield_per": 5000}) as rows:
+        linked = target.c.sequence_id.is_not(None)
+        select = sa.select(target.c.id, target.c.sequence_id).where(linked)
+        with connection.execute(select, execution_options={"yield_per": 5000}) as rows:
             for row in rows:
-                if row.sequence_id in ids and row.id not in mine:
+                if row.sequence_id in track_ids and row.id not in keys:
                     raise RunError(
                         f"track {row.sequence_id!r} of {self._run.path} is on detection {row.id} "
                         "already, which is not in the run; extract the whole database and link that"
@@ -187,15 +200,15 @@ class _Tracks:
         """The four columns of a detection.
 
         Raises:
-            RunError: the tracks do not know it.
+            RunError: it is not in the tracks.
         """
-        place = self._places.get(detection_id)
-        if place is None:
+        row = self._rows.get(detection_id)
+        if row is None:
             raise RunError(
                 f"{self._run.path}: its tracks lack detection {detection_id!r}; link it again with "
                 f"'onepass link {self._run.path}'"
             )
-        track, position, previous, cost = (column[place].as_py() for column in self._table.columns)
+        track, position, previous, cost = (column[row].as_py() for column in self._table.columns)
         return {
             "sequence_id": track,
             "sequence_frame": position,
@@ -205,33 +218,29 @@ class _Tracks:
 
 
 def _updates(
-    chunk: Sequence[Pair],
-    columns: Sequence[str],
-    tables: Tables,
-    tracks: _Tracks | None,
-    made: Written,
+    chunk: Sequence[RowPair], tables: Tables, tracks: _Tracks | None, summary: WriteSummary
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Ids and the values that differ from what stands there; counts all in ``made``."""
+    """Keys and the values that differ from the stored ones; all are counted in ``summary``."""
     for pair in chunk:
-        made.rows += 1
-        name = pair.ours["detection_id"]
-        if pair.theirs is None:
-            made.gone.add(name)
-        if pair.ours["error"] is not None:
-            made.failed += 1
-        if pair.other:
-            made.moved.add(name)
-        if pair.theirs is None or pair.ours["error"] is not None or pair.other:
+        row, stored, detection_id = pair.run_row, pair.stored, pair.run_row["detection_id"]
+        summary.rows += 1
+        if stored is None:
+            summary.gone.add(detection_id)
+        if row["error"] is not None:
+            summary.failed += 1
+        if pair.changed:
+            summary.moved.add(detection_id)
+        if stored is None or row["error"] is not None or pair.changed:
             continue
         new: dict[str, Any] = {"cnn_features": pair.embedding}
-        if pair.ours["label"] is not None:
-            new["specific_label"] = pair.ours["label"]
-            new["specific_label_score"] = pair.ours["score"]
+        if row["label"] is not None:
+            new["specific_label"] = row["label"]
+            new["specific_label_score"] = row["score"]
         if tracks is not None:
-            new |= tracks.of(name, tables)
-        differs = {}
-        for column in columns:
-            counts, old = made.columns[column], pair.theirs._mapping[column]
+            new |= tracks.of(detection_id, tables)
+        differing = {}
+        for column, counts in summary.columns.items():
+            old = stored._mapping[column]
             if column not in new:
                 counts.kept += 1
             elif _equal(old, new[column]):
@@ -240,13 +249,13 @@ def _updates(
                 counts.filled += is_null(old)
                 counts.cleared += new[column] is None
                 counts.changed += not (is_null(old) or new[column] is None)
-                differs[column] = new[column]
-        if differs:
-            yield pair.key, differs
+                differing[column] = new[column]
+        if differing:
+            yield pair.key, differing
 
 
 def _equal(old: Any, new: Any) -> bool:
-    """Whether a stored value is the new one, as exactly as a float32 can be told."""
+    """Whether a stored value is the new one; numbers are compared as float32."""
     if is_null(old) or new is None:
         return is_null(old) and new is None
     try:
@@ -266,19 +275,19 @@ def _update(
     name: str,
 ) -> None:
     """Send the updates: one statement for each set of columns, with many parameters."""
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for key, differs in updates:
-        values = {f"new_{column}": value for column, value in differs.items()}
-        alike[tuple(differs)].append({"key": key, **values})
-    for columns, parameters in alike.items():
+    by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for key, differing in updates:
+        values = {f"new_{column}": value for column, value in differing.items()}
+        by_columns[tuple(differing)].append({"key": key, **values})
+    for columns, parameters in by_columns.items():
         statement = (
             sa.update(target)
             .where(target.c.id == sa.bindparam("key"))
             .values({column: sa.bindparam(f"new_{column}") for column in columns})
         )
-        done = connection.execute(statement, parameters).rowcount
-        if done != len(parameters):  # a rule, a trigger or a row policy keeps them as they are
+        updated = connection.execute(statement, parameters).rowcount
+        if updated != len(parameters):  # a rule, a trigger or a row policy prevents it
             raise WorkError(
-                f"{name} took {done} of {len(parameters)} updates without an error; these were rolled "
+                f"{name} took {updated} of {len(parameters)} updates without an error; these were rolled "
                 "back, look for its rules, triggers and row policies"
             )

@@ -36,9 +36,9 @@ from pipelines.run import Run
 from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.evaluation.scores import evaluate
-from tracks.linked import unclaimed
+from tracks.linked import unique_per_frame
 from tracks.motchallenge import FIRST_FRAME, read_truth
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 FRAMES_PER_SECOND = 25
 SIDE = 1024  # of the clip, in pixels
@@ -47,13 +47,13 @@ ANY_OVERLAP = 0.01
 SCORES = ("hota", "det_a", "ass_a", "idf1", "mota", "switches", "fragmentations", "tracks")
 
 
-def flies(data: Path, work: Path) -> tuple[Tracked, np.ndarray]:
+def flies(data: Path, work: Path) -> tuple[TrackBoxes, np.ndarray]:
     """The truth, by frame from 0 and shuffled inside, and the embedding [N, D] of each box."""
     truth, _ = read_truth(data / "flies" / "clip_gt_mot.txt")
     truth = replace(truth, frames=truth.frames - FIRST_FRAME)
     # Nobody may profit from how the truth lists its boxes, so each frame is shuffled.
     order = np.lexsort([np.random.default_rng(0).random(len(truth.ids)), truth.frames])
-    truth = Tracked(truth.frames[order], truth.ids[order], truth.boxes[order])
+    truth = TrackBoxes(truth.frames[order], truth.ids[order], truth.boxes[order])
     run = work / "run"
     if not (run / "manifest.json").is_file():
         clip = (data / "flies" / "clip.mp4").resolve()
@@ -70,12 +70,12 @@ def flies(data: Path, work: Path) -> tuple[Tracked, np.ndarray]:
     return truth, embeddings_of(table)[rows]
 
 
-def linked(seen: Tracked, embeddings: np.ndarray, options: LinkOptions) -> Tracked:
+def linked(seen: TrackBoxes, embeddings: np.ndarray, options: LinkOptions) -> TrackBoxes:
     """What ``onepass link`` makes of these boxes and embeddings [N, D]."""
     links = link(seen.frames, seen.boxes, embeddings, diagonal_px=SIDE * 2**0.5, options=options)
     took = links.track >= 0
-    numbers = unclaimed(seen.frames[took], links.track[took], links.cost[took])
-    return Tracked(seen.frames[took], numbers, seen.boxes[took])
+    numbers = unique_per_frame(seen.frames[took], links.track[took], links.cost[took])
+    return TrackBoxes(seen.frames[took], numbers, seen.boxes[took])
 
 
 def trackers() -> dict[str, Any]:
@@ -97,7 +97,7 @@ def settings(tracker: Any, frames_per_second: float) -> Iterator[dict[str, Any]]
         yield {**shipped, **dict(zip(KNOBS[1:], choice, strict=True))}
 
 
-def track(tracker: Any, setting: dict[str, Any], boxes: Tracked) -> Tracked:
+def track(tracker: Any, setting: dict[str, Any], boxes: TrackBoxes) -> TrackBoxes:
     """Identities of ``boxes``, whose own are not looked at; boxes left without one are dropped."""
     import supervision as sv
 
@@ -111,7 +111,7 @@ def track(tracker: Any, setting: dict[str, Any], boxes: Tracked) -> Tracked:
             if number >= 0:
                 found.append([frame, number, *box])
     table = np.array(found, float).reshape(-1, 6)
-    return Tracked(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:])
+    return TrackBoxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:])
 
 
 def main() -> None:
@@ -125,9 +125,9 @@ def main() -> None:
         truth, embeddings = flies(given.data, work)
     for stride in given.strides:
         here = truth.frames % stride == 0
-        seen = Tracked(truth.frames[here], truth.ids[here], truth.boxes[here])
+        seen = TrackBoxes(truth.frames[here], truth.ids[here], truth.boxes[here])
 
-        def judged(found: Tracked, seen: Tracked = seen) -> runner.Measures:
+        def judged(found: TrackBoxes, seen: TrackBoxes = seen) -> runner.Measures:
             scores = evaluate(seen, found)
             return {name: float(getattr(scores, name)) for name in SCORES}
 

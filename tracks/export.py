@@ -1,6 +1,6 @@
-"""Tracks in the files that other tools open: MOTChallenge text, and JSON as of COCO.
+"""Tracks in the files that other tools open: MOTChallenge text, and JSON like COCO's.
 
-COCO has no tracks; as in its relatives for video, an annotation has a ``track_id``, and an image a
+COCO has no tracks; as in its extensions for video, an annotation has a ``track_id``, and an image a
 ``frame_id`` and the id of its video.
 """
 
@@ -18,21 +18,22 @@ import orjson
 from common.errors import InputError
 from common.json_models import write_atomic
 from tracks import motchallenge
-from tracks.linked import Linked, Progress
+from tracks.linked import LinkedRun, Progress
 from tracks.sizes import image_size
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
-UNNAMED = "object"  # the category of detections without a class
+UNCLASSIFIED = "object"  # the category of detections without a class
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written.
+class ExportSummary:
+    """Files and counts of an export.
 
     Attributes:
-        files: their paths.
-        boxes, tracks: in them.
-        left_out: detections in no track: with an error, or weak ones.
+        files: paths of the written files.
+        boxes: written boxes.
+        tracks: written tracks.
+        left_out: detections in no track: with an error, or weak.
         unsized: images whose size could not be read, written without one (COCO).
         repeated: boxes that claim a track which another box of their frame has.
     """
@@ -45,21 +46,24 @@ class Exported:
     repeated: int
 
 
-def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FRAME) -> Exported:
-    """Write a folder with one result file of MOTChallenge for each sequence.
+def export_mot(
+    run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FRAME
+) -> ExportSummary:
+    """Write a folder with one MOTChallenge result file for each sequence.
 
     Args:
         run: a linked run.
         out: the folder, new or empty.
-        first_frame: what frame 0 is called in the files.
+        first_frame: number of frame 0 in the files.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: ``out`` exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out} exists already; give a new folder")
-    linked = Linked.open(run)
+        raise InputError(f"`out={str(out)!r}` exists already; give a new folder")
+    linked = LinkedRun.open(run)
     draft = out.with_name(f".{out.name}.{getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -69,7 +73,7 @@ def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FR
         for sequence, name in names.items():
             part = linked.of(sequence)
             tracked, rows = part.tracked()
-            shifted = Tracked(tracked.frames + first_frame, tracked.ids, tracked.boxes)
+            shifted = TrackBoxes(tracked.frames + first_frame, tracked.ids, tracked.boxes)
             text = motchallenge.result_lines(shifted)
             (draft / f"{name}.txt").write_text(text, encoding="utf-8")
             boxes += len(rows)
@@ -81,25 +85,29 @@ def export_mot(run: Path, out: Path, *, first_frame: int = motchallenge.FIRST_FR
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     files = [str(out / f"{name}.txt") for name in names.values()]
-    return Exported(files, boxes, tracks, linked.rows.num_rows - boxes, 0, repeated)
+    return ExportSummary(files, boxes, tracks, linked.rows.num_rows - boxes, 0, repeated)
 
 
-def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total: None) -> Exported:
+def export_coco(
+    run: Path, out: Path, *, progress: Progress = lambda done, total: None
+) -> ExportSummary:
     """Write one JSON document: images, annotations with ``track_id`` and ``score``, categories.
 
     Args:
         run: a linked run.
-        out: the file; one that stands there is replaced.
-        progress: called with images looked at and images to look at, for their sizes.
+        out: the file; an existing one is replaced.
+        progress: called with the number of images whose size was read, and of all images.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: ``out`` is a folder.
     """
     if out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file, such as {out / 'tracks.json'}")
-    linked = Linked.open(run)
-    labels = sorted({label or UNNAMED for label in linked.rows["label"].to_pylist()})
+        example = out / "tracks.json"
+        raise InputError(f"`out={str(out)!r}` is a folder; give a file, such as {example}")
+    linked = LinkedRun.open(run)
+    labels = sorted({label or UNCLASSIFIED for label in linked.rows["label"].to_pylist()})
     category = {label: number for number, label in enumerate(labels, start=1)}
     images: dict[str, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
@@ -109,10 +117,10 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
         part = linked.of(sequence)
         tracked, rows = part.tracked()
         repeated += part.repeated_claims()
-        number = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
-        tracks += len(set(number.values()))
+        track_of = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
+        tracks += len(set(track_of.values()))
         columns = part.rows.select(["image", "frame", "label", "score", "detection_id"])
-        for place, row in enumerate(columns.to_pylist()):
+        for number, row in enumerate(columns.to_pylist()):
             image = images.get(row["image"])
             if image is None:
                 size = image_size(linked.run.image_path(row["image"]))
@@ -125,14 +133,14 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
                     "frame_id": row["frame"],
                 }
                 progress(len(images), total)
-            if place in number:
-                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[place].tolist())
+            if number in track_of:
+                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[number].tolist())
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image["id"],
-                        "category_id": category[row["label"] or UNNAMED],
-                        "track_id": number[place],
+                        "category_id": category[row["label"] or UNCLASSIFIED],
+                        "track_id": track_of[number],
                         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
                         "area": round((x2 - x1) * (y2 - y1), 2),
                         "iscrowd": 0,
@@ -152,4 +160,4 @@ def export_coco(run: Path, out: Path, *, progress: Progress = lambda done, total
     write_atomic(out, orjson.dumps(document))
     boxes = len(annotations)
     left_out = linked.rows.num_rows - boxes
-    return Exported([str(out)], boxes, tracks, left_out, unsized, repeated)
+    return ExportSummary([str(out)], boxes, tracks, left_out, unsized, repeated)

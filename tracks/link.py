@@ -1,9 +1,9 @@
 """Link a finished run: its detections in, ``tracks/`` out, one sequence after the other.
 
-Sequences know nothing of each other, so neighbouring ones are gathered into groups, and each
-group is a task that writes its own part: here, or on Ray where there is much to do. A task goes
-through one sequence at a time and reads the embeddings of a few frames at a time, so memory
-does not grow with the length of a sequence but by what is written about each detection.
+Sequences are independent, so neighbouring ones are gathered into groups, and each group is a task
+that writes its own part: in this process, or on Ray where there is much to do. A task goes through
+one sequence at a time and reads the embeddings of a few frames at a time, so memory does not grow
+with the length of a sequence but by what is written about each detection.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from tracks.association.linker import Linker, Links, by_frame, frame_step, requi
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
 from tracks.embeddings import EmbeddingReader
-from tracks.sequences import SCORE, ToLink, order_warnings, read_plan, seconds_of
+from tracks.sequences import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
 from tracks.sizes import geometry
 from tracks.store import (
     PART,
     SCHEMA,
     LinkSummary,
     TracksManifest,
-    check_once,
-    refuse_foreign,
-    swap,
+    check_complete,
+    replace_folder,
+    require_tracks_folder,
     track_id,
 )
 
@@ -50,7 +50,15 @@ PROCESSES_FROM_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class _Group:
-    """A task: sequences to link into one part."""
+    """A task: sequences to link into one part.
+
+    Attributes:
+        run: the run folder.
+        part: file to write.
+        plan: the rows of these sequences.
+        sequences: the rows of each, counted in ``plan``.
+        options: of linking.
+    """
 
     run: Path
     part: Path
@@ -69,59 +77,74 @@ def link_run(
     address: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LinkSummary:
-    """Link every sequence of a finished run and write its tracks, replacing older ones.
+    """Link the detections of every sequence of a finished run into tracks, and write the tracks.
+
+    The new tracks replace the old ones in ``out`` when they are complete; a command that fails
+    leaves the old ones. Read the result with ``tracks.store.read_tracks``.
 
     Args:
-        run: the run folder.
-        out: where the tracks go; default ``run / "tracks"``.
-        options: default ``tracks.association.options.PRESETS["default"]``.
-        score_column: column of the run with the detector's scores, for ``strong_score``.
-        executor: where sequences are linked, side by side where there is much to link.
-        address: of a Ray cluster.
-        progress: called with detections done and detections to do.
+        run: folder of the run.
+        out: folder of the tracks, new or holding older tracks; default ``run / "tracks"``.
+        options: weights, limits and rules of linking; default ``LinkOptions()``.
+        score_column: column of the run with the detector's score, needed for
+            ``options.strong_score`` and for nothing else.
+        executor: where sequences are linked: ``local`` in this process, ``ray`` side by side on
+            Ray, ``auto`` on Ray where there is much to link.
+        address: of a Ray cluster; default ``RAY_ADDRESS``, else a Ray of its own.
+        progress: called with the number of detections done and the number to do.
+
+    Returns:
+        Counts of sequences, detections, links and tracks, and warnings about the input.
 
     Raises:
         RunError: the run is missing, unfinished or without embeddings; ``out`` holds something
-            else than tracks, or another command links into it.
-        InputError: ``strong_score`` without scores; ``max_gap_seconds`` in a sequence without
-            times, or whose times run backwards; embeddings that are zero or not finite, named.
-        VerifyError: a detection would not stand exactly once in the output.
+            other than tracks.
+        FolderError: another command links into ``out``.
+        InputError: ``strong_score`` without ``score_column`` or the reverse; ``max_gap_seconds``
+            in a sequence without times, or whose times run backwards; embeddings that are zero or
+            not finite, named.
+        VerifyError: the output does not hold every detection exactly once; nothing is replaced.
         WorkError: a task on Ray failed or stalled.
+
+    Example:
+        >>> summary = link_run(Path("runs/first"), options=LinkOptions(max_gap_frames=3))
+        >>> print(summary.tracks, "tracks of", summary.detections, "detections")
+        6 tracks of 36 detections
     """
     opened = Run.open(run)
     options = options or LinkOptions()
     if (options.strong_score is None) != (score_column is None):
-        raise InputError("strong_score and a score column go together; give both or neither")
+        raise InputError("`strong_score` and `score_column` go together; give both or neither")
     out = out or run / "tracks"
-    refuse_foreign(out)
+    require_tracks_folder(out)
     plan = read_plan(opened, score_column)
+    rows = plan.table.num_rows
     with _replacing(out) as draft:
         groups = _groups(run.resolve(), draft.resolve(), plan, options)
-        size = 4 * opened.manifest.model.feature_dim * plan.table.num_rows
-        large = size > PROCESSES_FROM_BYTES and len(groups) > 1
+        large = 4 * opened.manifest.model.feature_dim * rows > PROCESSES_FROM_BYTES
+        large = large and len(groups) > 1
         if large or address or executor == "ray":
             # A slice would be sent with the whole table behind it.
-            whole = [pa.array(np.arange(group.plan.num_rows)) for group in groups]
-            groups = [replace(g, plan=g.plan.take(at)) for g, at in zip(groups, whole, strict=True)]
+            groups = [replace(group, plan=_copied(group.plan)) for group in groups]
         done = 0
 
-        def heard(linked: LinkSummary) -> None:
+        def report(summary: LinkSummary) -> None:
             nonlocal done
-            done += linked.detections
-            progress(done, plan.table.num_rows)
+            done += summary.detections
+            progress(done, rows)
 
-        with tasks("link", executor=executor, address=address, large=large) as place:
-            made = place.run(_link_group, groups, done=heard)
+        with tasks("link", executor=executor, address=address, large=large) as runner:
+            summaries = runner.run(_link_group, groups, done=report)
         parts = [group.part for group in groups]
-        check_once(parts, plan.table["detection_id"])
+        check_complete(parts, plan.table["detection_id"])
         counts = LinkSummary(
-            sequences=sum(one.sequences for one in made),
-            detections=sum(one.detections for one in made),
-            linked=sum(one.linked for one in made),
-            tracks=sum(one.tracks for one in made),
+            sequences=len(plan.sequences),
+            detections=rows,
+            linked=sum(summary.linked for summary in summaries),
+            tracks=sum(summary.tracks for summary in summaries),
             left_out=plan.left_out,
-            weak=sum(one.weak for one in made),
-            notes=tuple(note for one in made for note in one.notes),
+            weak=sum(summary.weak for summary in summaries),
+            notes=tuple(note for summary in summaries for note in summary.notes),
         )
         manifest = TracksManifest(
             fingerprint=opened.manifest.fingerprint,
@@ -136,85 +159,85 @@ def link_run(
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` to write into, which then stands in its place."""
+    """A new folder to write into, which replaces ``out`` at the end of the block."""
     # A folder that a killed command left is taken over.
-    beside = out.with_name(f".{out.name}.linking")
+    work = out.with_name(f".{out.name}.linking")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with lock_folder(beside, "link"):
+        with lock_folder(work, "link"):
             try:
-                draft = beside / "new"
+                draft = work / "new"
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
                 yield draft
-                swap(draft, out, old=beside / "old")
+                replace_folder(draft, out, old=work / "old")
             finally:
                 for name in ("new", "old"):
-                    shutil.rmtree(beside / name, ignore_errors=True)
+                    shutil.rmtree(work / name, ignore_errors=True)
     finally:
         with suppress(OSError):  # another command is at work there
-            beside.rmdir()
+            work.rmdir()
 
 
-def _groups(run: Path, draft: Path, plan: ToLink, options: LinkOptions) -> list[_Group]:
+def _groups(run: Path, draft: Path, plan: LinkPlan, options: LinkOptions) -> list[_Group]:
     """Neighbouring sequences together, up to ``GROUP_ROWS``; at least one group, maybe empty."""
     gathered: list[list[slice]] = [[]]
-    for part in plan.sequences:
-        if gathered[-1] and part.stop - gathered[-1][0].start > GROUP_ROWS:
+    for rows in plan.sequences:
+        if gathered[-1] and rows.stop - gathered[-1][0].start > GROUP_ROWS:
             gathered.append([])
-        gathered[-1].append(part)
+        gathered[-1].append(rows)
     groups = []
-    for number, parts in enumerate(gathered):
-        start, stop = (parts[0].start, parts[-1].stop) if parts else (0, 0)
-        inside = [slice(part.start - start, part.stop - start) for part in parts]
-        part_file = draft / PART.format(number)
-        groups.append(_Group(run, part_file, plan.table[start:stop], inside, options))
+    for number, sequences in enumerate(gathered):
+        start, stop = (sequences[0].start, sequences[-1].stop) if sequences else (0, 0)
+        shifted = [slice(rows.start - start, rows.stop - start) for rows in sequences]
+        part = draft / PART.format(number)
+        groups.append(_Group(run, part, plan.table[start:stop], shifted, options))
     return groups
+
+
+def _copied(table: pa.Table) -> pa.Table:
+    return table.take(pa.array(np.arange(table.num_rows)))
 
 
 def _link_group(group: _Group) -> LinkSummary:
     run = Run.open(group.run)
     linked = tracks = weak = 0
     notes: list[str] = []
-    looks = EmbeddingReader(run, group.plan)
+    reader = EmbeddingReader(run, group.plan)
     with one_thread(), pq.ParquetWriter(group.part, SCHEMA) as writer:
-        for part in group.sequences:
-            links = _link_sequence(run, group.plan[part], part.start, looks, group.options, notes)
+        for rows in group.sequences:
+            links = _link_sequence(run, group, rows, reader, notes)
             linked += int((links.previous >= 0).sum())
             weak += int((links.track < 0).sum())
             tracks += int(links.track.max(initial=-1)) + 1
-            writer.write_table(_table(group.plan[part], links))
+            writer.write_table(_table(group.plan[rows], links))
     return LinkSummary(
         len(group.sequences), group.plan.num_rows, linked, tracks, 0, weak, tuple(notes)
     )
 
 
 def _link_sequence(
-    run: Run,
-    plan: pa.Table,
-    at: int,
-    looks: EmbeddingReader,
-    options: LinkOptions,
-    notes: list[str],
+    run: Run, group: _Group, sequence: slice, reader: EmbeddingReader, notes: list[str]
 ) -> Links:
-    """Link the rows ``plan`` of one sequence, whose embeddings start at ``at`` in ``looks``."""
+    """Link the rows ``sequence`` of a group; warnings are appended to ``notes``."""
+    plan, options = group.plan[sequence], group.options
     name = plan["sequence"][0].as_py()
     frames, seconds = plan["frame"].to_numpy(), seconds_of(plan["timestamp"])
     try:
         require_times(seconds, len(frames), options)
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
-    places = geometry(run, plan)
-    notes += [*order_warnings(name, frames, seconds), *places.doubts(name)]
+    measured = geometry(run, plan)
+    notes += [*order_warnings(name, frames, seconds), *measured.warnings(name)]
     scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
     linker = Linker(run.manifest.model.feature_dim, options, frame_step=frame_step(frames))
-    return Links.joined(
+    return Links.concatenate(
         [
             linker.step(
                 int(frames[rows.start]),
-                places.boxes[rows],
-                looks.rows(at + rows.start, at + rows.stop),
-                diagonal_px=float(places.diagonals[rows.start]),
+                measured.boxes[rows],
+                reader.rows(sequence.start + rows.start, sequence.start + rows.stop),
+                diagonal_px=float(measured.diagonals[rows.start]),
                 seconds=float(seconds[rows.start]),
                 scores=None if scores is None else scores[rows],
             )
@@ -227,17 +250,18 @@ def _table(plan: pa.Table, links: Links) -> pa.Table:
     """The tracks of one sequence, as ``SCHEMA``."""
     name = plan["sequence"][0].as_py()
     ids = plan["detection_id"].combine_chunks()
-    alone = links.track < 0
-    start = links.previous < 0
+    trackless, start = links.track < 0, links.previous < 0
     costs = np.column_stack([links.cost, links.terms, links.margin]).astype(np.float32)
-    names = pa.array([track_id(name, one) for one in range(links.track.max(initial=-1) + 1)])
+    names = pa.array(
+        [track_id(name, number) for number in range(links.track.max(initial=-1) + 1)], pa.string()
+    )
     return pa.table(
         [
             ids,
-            names.cast(pa.string()).take(pa.array(links.track, mask=alone)),
+            names.take(pa.array(links.track, mask=trackless)),
             plan["sequence"].combine_chunks(),
             plan["frame"].combine_chunks(),
-            pa.array(links.position.astype(np.int32), mask=alone),
+            pa.array(links.position.astype(np.int32), mask=trackless),
             ids.take(pa.array(links.previous, mask=start)),
             *(pa.array(column, mask=start) for column in costs.T),
         ],

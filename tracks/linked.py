@@ -1,4 +1,4 @@
-"""The tracks of a run beside its images and boxes: what pictures, exports and scores are made of."""
+"""A run's detections together with their tracks: the input of pictures, exports and scores."""
 
 from __future__ import annotations
 
@@ -18,54 +18,57 @@ from pipelines.run import Run
 from tracks.association.linker import by_frame
 from tracks.sizes import geometry
 from tracks.store import read_tracks
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
-Progress = Callable[[int, int], None]  # called with what is done, and what there is to do
+Progress = Callable[[int, int], None]  # called with the number done and the number to do
 
-_PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "frame", "label", "score", "error")
+_COLUMNS = (
+    *("row_id", "detection_id", "image", *BOX, "sequence", "frame"),
+    *("label", "score", "error"),
+)
 
 
 @dataclass(frozen=True)
-class Linked:
+class LinkedRun:
     """A linked run, or some sequences of it.
 
     Attributes:
         run: the run.
-        rows: all its detections by sequence, frame and row_id, with their columns of
-            ``tracks/``; those with an error, or that no track took, have no ``track_id``.
+        rows: all N detections by sequence, frame and row_id, with their columns of ``tracks/``;
+            those with an error, or in no track, have no ``track_id``.
     """
 
     run: Run
     rows: pa.Table
 
     @classmethod
-    def open(cls, path: Path, sequence: str | None = None) -> Linked:
-        """Read what linking wrote, and of the run everything but embeddings.
+    def open(cls, path: Path, sequence: str | None = None) -> LinkedRun:
+        """Read the tracks of a run, and of the run everything but embeddings.
 
         Raises:
             RunError: the run is unfinished or not linked.
-            VerifyError: its tracks are not the ones their manifest names.
+            VerifyError: its tracks differ from their manifest.
             InputError: there is no such sequence.
         """
         run = Run.open(path)
         tracks = read_tracks(path).drop_columns(["sequence", "frame"])
-        rows = run.table(list(_PLAN))
+        rows = run.table(list(_COLUMNS))
         rows = rows.join(tracks, "detection_id").sort_by(
             [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
         )
         linked = cls(run, rows.combine_chunks())
         return linked if sequence is None else linked.only(sequence)
 
-    def only(self, sequence: str) -> Linked:
-        """The sequence that somebody asked for.
+    def only(self, sequence: str) -> LinkedRun:
+        """The sequence that the user named.
 
         Raises:
             InputError: there is none of that name.
         """
         if sequence not in self._parts:
-            known = self.sequences
-            shown = ", ".join(map(repr, known[:5])) + (", …" if len(known) > 5 else "")
-            raise InputError(f"--sequence {sequence!r}: {self.run.path} has {shown}")
+            raise InputError(
+                f"`sequence={sequence!r}`: {self.run.path} has {shortened(self.sequences)}"
+            )
         return self.of(sequence)
 
     @cached_property
@@ -73,9 +76,9 @@ class Linked:
         """Their names, in order."""
         return list(self._parts)
 
-    def of(self, sequence: str) -> Linked:
+    def of(self, sequence: str) -> LinkedRun:
         """One sequence alone."""
-        return Linked(self.run, self.rows[self._parts[sequence]])
+        return LinkedRun(self.run, self.rows[self._parts[sequence]])
 
     @cached_property
     def _parts(self) -> dict[str, slice]:
@@ -85,7 +88,7 @@ class Linked:
 
     @cached_property
     def frames(self) -> Ints:
-        """Frame number of each row."""
+        """Frame number of each row ``[N]``."""
         return np.asarray(self.rows["frame"].to_numpy(), dtype=np.int64)
 
     @cached_property
@@ -99,33 +102,39 @@ class Linked:
 
     @cached_property
     def in_track(self) -> npt.NDArray[np.bool_]:
-        """Which rows a track took."""
-        known: npt.NDArray[np.bool_] = self.rows["track_id"].is_valid().to_numpy()
-        return known
+        """Which rows are in a track ``[N]``."""
+        mask: npt.NDArray[np.bool_] = self.rows["track_id"].is_valid().to_numpy()
+        return mask
+
+    @cached_property
+    def failed(self) -> npt.NDArray[np.bool_]:
+        """Which rows have an error ``[N]``."""
+        mask: npt.NDArray[np.bool_] = self.rows["error"].is_valid().to_numpy()
+        return mask
 
     def repeated_claims(self) -> int:
-        """Boxes that claim a track which another box of their frame has as well."""
-        taken = self.rows.filter(self.rows["track_id"].is_valid())
-        return int(
-            taken.num_rows
-            - taken.group_by(["sequence", "track_id", "frame"]).aggregate([]).num_rows
-        )
+        """Number of boxes in a track that another box of their frame is in as well."""
+        rows = self.rows.filter(pa.array(self.in_track))
+        distinct = rows.group_by(["sequence", "track_id", "frame"]).aggregate([])
+        return int(rows.num_rows - distinct.num_rows)
 
-    def tracked(self) -> tuple[Tracked, Ints]:
-        """The rows that a track took, and which rows these are; tracks are numbered from 1."""
+    def tracked(self) -> tuple[TrackBoxes, Ints]:
+        """The boxes in tracks, numbered from 1, and the rows they are."""
         rows = np.flatnonzero(self.in_track)
-        taken = self.rows.take(pa.array(rows))
-        tracks = taken["track_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        cost = taken["cost"].fill_null(0).to_numpy()
+        table = self.rows.take(pa.array(rows))
+        tracks = table["track_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+        cost = table["cost"].fill_null(0).to_numpy()
         frames = self.frames[rows]
-        return Tracked(frames, unclaimed(frames, tracks, cost) + 1, self.boxes[rows]), rows
+        return TrackBoxes(
+            frames, unique_per_frame(frames, tracks, cost) + 1, self.boxes[rows]
+        ), rows
 
     def longest_first(self) -> tuple[Ints, Ints, list[str]]:
         """The tracks as pictures show them, numbered from 0 with the longest first.
 
         Returns:
-            Number of the track of each row that has one ``[N]``, which rows these are ``[N]``, and
-            the short name of each track.
+            The track number of each of M boxes in tracks ``[M]``, their rows ``[M]``, and the
+            short name of each track.
         """
         tracked, rows = self.tracked()
         _, first, track, lengths = np.unique(
@@ -138,30 +147,38 @@ class Linked:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """How far the boxes reach to the right and down, in pixels; at least 1."""
+        """Largest x and y of the boxes, in pixels; at least 1."""
         right, lower = np.nan_to_num(self.boxes[:, 2:]).max(axis=0, initial=1).tolist()
         return right, lower
 
 
-def unclaimed(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
-    """Numbers of tracks, each once a frame.
+def shortened(sequences: list[str]) -> str:
+    """The first five names, for a message."""
+    return ", ".join(map(repr, sequences[:5])) + (", …" if len(sequences) > 5 else "")
 
-    The preset ``ami`` lets two detections of a frame claim one track. Evaluators and files of
-    tracks know one box a frame: the cheapest claim keeps the track, and the second, third, … of
-    each frame make up tracks of their own, numbered behind all others.
+
+def unique_per_frame(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
+    """Track numbers such that each occurs once in a frame.
+
+    The preset ``ami`` lets two detections of a frame claim one track. Evaluators and track files
+    allow one box per frame: the cheapest claim keeps the track, and the second, third, … claims of
+    all frames make up tracks of their own, numbered after all others.
 
     Args:
         frames: of each detection ``[N]``.
         tracks: number of its track, from 0 ``[N]``.
         cost: of its link ``[N]``; NaN where the track starts.
+
+    Returns:
+        The new numbers ``[N]``.
     """
     numbers = tracks.astype(np.int64)
-    made: dict[tuple[int, int], int] = {}
-    claims: dict[tuple[int, int], int] = {}
-    behind = int(numbers.max(initial=-1)) + 1
-    for place in np.lexsort([np.nan_to_num(cost), frames]).tolist():
-        key = (int(frames[place]), int(tracks[place]))
+    added: dict[tuple[int, int], int] = {}  # number of the new track by (track, claim)
+    claims: dict[tuple[int, int], int] = {}  # so far, by (frame, track)
+    next_number = int(numbers.max(initial=-1)) + 1
+    for row in np.lexsort([np.nan_to_num(cost), frames]).tolist():
+        key = (int(frames[row]), int(tracks[row]))
         claims[key] = claim = claims.get(key, 0) + 1
         if claim > 1:
-            numbers[place] = made.setdefault((key[1], claim), behind + len(made))
+            numbers[row] = added.setdefault((key[1], claim), next_number + len(added))
     return numbers

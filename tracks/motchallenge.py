@@ -1,11 +1,11 @@
-"""The files of MOTChallenge: one a sequence, one line a box, frames from 1.
+"""The files of MOTChallenge: one per sequence, one line per box, frames from 1.
 
 ::
 
     frame, id, left, top, width, height, conf, class, visibility
 
-Only the first six are needed. A line whose ``conf`` is 0 is one that is not to be judged, as
-MOTChallenge marks them in its truth.
+Only the first six are needed. A line whose ``conf`` is 0 is not to be judged, as MOTChallenge marks
+them in its ground truth.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from urllib.parse import quote
 import numpy as np
 
 from common.errors import InputError
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 FIRST_FRAME = 1
-_LONGEST = 200  # bytes of a file's name, well below what file systems take
+_MAX_NAME_BYTES = 200  # well below what file systems allow
 
 
-def read_truth(file: Path) -> tuple[Tracked, int]:
-    """The boxes to judge by, frames as in the file, and how many lines were marked out.
+def read_truth(file: Path) -> tuple[TrackBoxes, int]:
+    """The true boxes, frames as in the file, and the number of lines that are not to be judged.
 
     Raises:
         InputError: no such file, a line that is not as above, an id twice in a frame, or no box.
     """
     rows: list[list[float]] = []
-    left_out = 0
+    unjudged = 0
     try:
         with file.open(newline="", encoding="utf-8") as opened:
             for number, fields in enumerate(csv.reader(opened), start=1):
                 if any(field.strip() for field in fields):
                     row = _numbers(fields, f"{file}, line {number}")
                     if row[6:7] == [0]:
-                        left_out += 1
+                        unjudged += 1
                     else:
                         rows.append(row[:6])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text of MOTChallenge"
-        raise InputError(f"--truth {file} cannot be read: {reason}") from None
+        raise InputError(f"`truth={str(file)!r}` cannot be read: {reason}") from None
     if not rows:
-        marked = f" ({left_out} lines are marked not to be judged)" if left_out else ""
-        raise InputError(f"--truth {file} has no boxes{marked}; give a MOTChallenge gt.txt")
+        marked = f" ({unjudged} lines are marked not to be judged)" if unjudged else ""
+        raise InputError(f"`truth={str(file)!r}` has no boxes{marked}; give a MOTChallenge gt.txt")
     table = np.array(rows)
     boxes = np.column_stack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]])
-    truth = Tracked(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), boxes)
-    if (twice := truth.repeated()) is not None:
+    truth = TrackBoxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), boxes)
+    if (duplicate := truth.first_duplicate()) is not None:
         raise InputError(
-            f"{file}: id {twice[1]} stands twice in frame {twice[0]}; an individual has one box a "
-            "frame"
+            f"{file}: id {duplicate[1]} occurs twice in frame {duplicate[0]}; an individual has "
+            "one box per frame"
         )
-    return truth, left_out
+    return truth, unjudged
 
 
 def _numbers(fields: list[str], where: str) -> list[float]:
@@ -76,10 +76,10 @@ def _numbers(fields: list[str], where: str) -> list[float]:
     return row
 
 
-def result_lines(tracked: Tracked) -> str:
-    """The text of a result file, by frame and id; frames stand as they are given.
+def result_lines(tracked: TrackBoxes) -> str:
+    """The text of a result file, by frame and id; frame numbers are written as given.
 
-    Its confidence is 1: a class's score is not how sure a box is, and 0 would mark a line out.
+    Its confidence is 1: a class score is not the certainty of a box, and 0 would exclude a line.
     """
     rows = zip(tracked.frames.tolist(), tracked.ids.tolist(), tracked.boxes.tolist(), strict=True)
     return "".join(
@@ -89,22 +89,23 @@ def result_lines(tracked: Tracked) -> str:
 
 
 def file_names(sequences: Iterable[str]) -> dict[str, str]:
-    """A file's name, without suffix, for each sequence; no two alike, even where case is not told.
+    """File names without suffix by sequence; no two equal, even on file systems that ignore case.
 
-    What a file system may not like stands as ``%2F``; most names stay as they are.
+    Characters that file systems may not allow are escaped as ``%2F``; most names stay unchanged.
     """
     names: dict[str, str] = {}
-    taken: set[str] = set()
+    used: set[str] = set()
     for sequence in sorted(set(sequences)):
-        made = quote(sequence, safe=" ()+,=@")
-        if made.startswith("."):
-            made = f"%2E{made[1:]}"
-        if len(made) > _LONGEST:
-            made = f"{made[:_LONGEST]}-{blake2b(sequence.encode(), digest_size=8).hexdigest()}"
-        name, times = made or "%", 1
-        while name.casefold() in taken:
+        safe = quote(sequence, safe=" ()+,=@")
+        if safe.startswith("."):
+            safe = f"%2E{safe[1:]}"
+        if len(safe) > _MAX_NAME_BYTES:
+            digest = blake2b(sequence.encode(), digest_size=8).hexdigest()
+            safe = f"{safe[:_MAX_NAME_BYTES]}-{digest}"
+        name, times = safe or "%", 1
+        while name.casefold() in used:
             times += 1
-            name = f"{made}~{times}"
-        taken.add(name.casefold())
+            name = f"{safe}~{times}"
+        used.add(name.casefold())
         names[sequence] = name
     return names

@@ -1,7 +1,7 @@
-"""Which detections of a run there are to link, in which order, and where their embeddings stand.
+"""Which detections of a run are linked, in which order, and where their embeddings are stored.
 
 A sequence is linked in the order of its frame numbers; time decides only where ``frame`` was not
-given, when the run was planned. What looks wrong about a sequence is said and not guessed at.
+given when the run was planned. What looks wrong about a sequence becomes a warning, not a guess.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pipelines.detections import BOX
 from pipelines.run import Run
 from tracks.association.linker import by_frame
 
-_PLAN = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
+_COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
 SCORE = "link_score"
-FILE, PLACE = "file", "place"  # which of run.files() an embedding stands in, and where
-_SHARED = 0.5  # of the frames: more at times of other frames are hardly bursts
+FILE, FILE_ROW = "file", "file_row"  # which of run.files() holds an embedding, and in which row
+_MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bursts
 
 
 @dataclass(frozen=True)
-class ToLink:
+class LinkPlan:
     """The detections of a run that have an embedding.
 
     Attributes:
-        table: by sequence, frame and row_id; ``file`` and ``place`` say where the embedding
-            stands, ``link_score`` is there where a score was asked for.
+        table: by sequence, frame and row_id; ``file`` and ``file_row`` locate the embedding,
+            ``link_score`` exists where a score column was given.
         sequences: the rows of each sequence.
-        left_out: rows with an error, which have no embedding.
+        left_out: number of rows with an error, which have no embedding.
     """
 
     table: pa.Table
@@ -42,7 +42,7 @@ class ToLink:
     left_out: int
 
 
-def read_plan(run: Run, score_column: str | None) -> ToLink:
+def read_plan(run: Run, score_column: str | None) -> LinkPlan:
     """Read everything about a run's detections but their embeddings.
 
     Raises:
@@ -55,55 +55,55 @@ def read_plan(run: Run, score_column: str | None) -> ToLink:
             schema = parquet.schema_arrow
         if "embedding" not in schema.names:
             raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
-        columns = [*_PLAN, *([score_column] if score_column else [])]
+        columns = [*_COLUMNS, *([score_column] if score_column else [])]
         if score_column and score_column not in schema.names:
-            known = ", ".join(name for name in schema.names if name not in ("embedding", "topk"))
+            names = ", ".join(name for name in schema.names if name not in ("embedding", "topk"))
             raise InputError(
-                f"--score-column {score_column}: {run.path} has no such column; it has {known}"
+                f"`score_column={score_column!r}`: {run.path} has no such column; it has {names}"
             )
         table = read_parquet(file, columns=list(dict.fromkeys(columns)))
         if score_column:
-            table = table.append_column(SCORE, _numbers(table[score_column], score_column))
-        places = np.arange(table.num_rows)
+            table = table.append_column(SCORE, _scores(table[score_column], score_column))
+        file_rows = np.arange(table.num_rows)
         table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
-        tables.append(table.append_column(PLACE, pa.array(places.astype(np.int32))))
+        tables.append(table.append_column(FILE_ROW, pa.array(file_rows.astype(np.int32))))
     everything = pa.concat_tables(tables)
     rows = everything.num_rows
     good = everything.filter(pc.is_null(everything["error"])).drop_columns(["error"])
-    del everything, tables  # of millions of rows a few copies are felt
+    del everything, tables  # a few copies of millions of rows matter
     good = good.sort_by(
         [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
     )
     names = good["sequence"].combine_chunks().dictionary_encode()
-    return ToLink(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
+    return LinkPlan(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
 
 
 def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
-    """What looks wrong about the times of one sequence, for people.
+    """Warnings about the times of one sequence.
 
     Args:
         name: of the sequence.
-        frames: number of each detection's frame, never falling.
-        seconds: its time, NaN where none is known.
+        frames: frame number of each detection ``[N]``, never falling.
+        seconds: time of each detection ``[N]``, NaN where none is known.
     """
     first = np.flatnonzero(np.r_[True, np.diff(frames) > 0]) if len(frames) else np.empty(0, int)
     times = seconds[first]
     times = times[~np.isnan(times)]
-    found = []
+    warnings = []
     falls = int((np.diff(times) < 0).sum())
     if falls:
-        found.append(
+        warnings.append(
             f"sequence {name!r}: time runs backwards {falls} times from a frame to the next; "
             "frame numbers decide the order"
         )
     _, counts = np.unique(times, return_counts=True)
     shared = int(counts[counts > 1].sum())
-    if shared > _SHARED * len(times):
-        found.append(
+    if shared > _MOST_SHARED * len(times):
+        warnings.append(
             f"sequence {name!r}: {shared} of {len(times)} frames have the time of another; if two "
             "cameras write into one folder, tell them apart with a column 'sequence'"
         )
-    return found
+    return warnings
 
 
 def seconds_of(column: pa.ChunkedArray) -> Floats:
@@ -114,7 +114,7 @@ def seconds_of(column: pa.ChunkedArray) -> Floats:
     return seconds
 
 
-def _numbers(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+def _scores(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        raise InputError(f"--score-column {name} holds {column.type}; give a column of numbers")
+        raise InputError(f"`score_column={name!r}` holds {column.type}; give a column of numbers")
     return column.cast(pa.float64())

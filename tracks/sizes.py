@@ -1,9 +1,9 @@
-"""How large the images of a sequence are: the unit of distance, and the box of a whole image.
+"""Sizes of the images of a sequence: the unit of distance, and the box of a whole image.
 
-A run does not store image sizes, so they are read from the images' headers, once an image. Where
-an image is gone or remote, the usual size in its sequence stands in, or else the extent of the
-boxes: too small by the empty margin, which makes the distance term a little stricter and leaves
-the other three as they are.
+A run does not store image sizes, so they are read from the images' headers, once per image. Where
+an image is missing or remote, the most common size in its sequence is used, or else the extent of
+the boxes: too small by the empty margin, which makes the distance term a little stricter and
+leaves the other three as they are.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where N detections of one sequence lie.
+    """Boxes and image sizes of N detections of one sequence.
 
     Attributes:
         boxes: ``[N, 4]`` in pixels; the whole image where a detection has none.
-        diagonals: of each one's image ``[N]``, in pixels.
-        unread: images whose size could not be read.
-        sizes: different sizes among those that could.
+        diagonals: of the image of each detection ``[N]``, in pixels.
+        unread: number of images whose size could not be read.
+        sizes: number of different sizes among the others.
     """
 
     boxes: Floats
@@ -42,20 +42,20 @@ class Geometry:
     unread: int
     sizes: int
 
-    def doubts(self, name: str) -> list[str]:
-        """What looks wrong about the images of the sequence ``name``, for people."""
-        found = []
+    def warnings(self, name: str) -> list[str]:
+        """Warnings about the images of the sequence ``name``."""
+        messages = []
         if self.unread:
-            found.append(
+            messages.append(
                 f"sequence {name!r}: the size of {self.unread} images is not known, they are gone "
                 "or unreadable; distances are measured in the extent of the sequence instead"
             )
         if self.sizes > 1:
-            found.append(
+            messages.append(
                 f"sequence {name!r}: its images have {self.sizes} sizes; if these are several "
                 "cameras, tell them apart with a column 'sequence'"
             )
-        return found
+        return messages
 
 
 def geometry(run: Run, plan: pa.Table) -> Geometry:
@@ -63,18 +63,17 @@ def geometry(run: Run, plan: pa.Table) -> Geometry:
     boxes = np.column_stack([plan[name].to_numpy() for name in BOX]).astype(np.float64)
     whole = np.isnan(boxes).any(axis=1)
     encoded = plan["image"].combine_chunks().dictionary_encode()
-    found = [image_size(run.image_path(image)) for image in encoded.dictionary.to_pylist()]
-    known = Counter(size for size in found if size is not None)
-    if known:
-        instead = known.most_common(1)[0][0]
+    sizes = [image_size(run.image_path(image)) for image in encoded.dictionary.to_pylist()]
+    counts = Counter(size for size in sizes if size is not None)
+    if counts:
+        substitute = counts.most_common(1)[0][0]
     else:
-        instead = tuple(boxes[~whole, 2:].max(axis=0)) if not whole.all() else (1, 1)
-    sizes = np.array([size or instead for size in found], dtype=np.float64)
-    sizes = sizes[encoded.indices.to_numpy()]
-    boxes[whole] = np.column_stack([np.zeros_like(sizes), sizes])[whole]
-    return Geometry(
-        boxes, np.hypot(sizes[:, 0], sizes[:, 1]), sum(size is None for size in found), len(known)
-    )
+        substitute = tuple(boxes[~whole, 2:].max(axis=0)) if not whole.all() else (1, 1)
+    by_image = np.array([size or substitute for size in sizes], dtype=np.float64)
+    of_rows = by_image[encoded.indices.to_numpy()]
+    boxes[whole] = np.column_stack([np.zeros_like(of_rows), of_rows])[whole]
+    diagonals = np.hypot(of_rows[:, 0], of_rows[:, 1])
+    return Geometry(boxes, diagonals, sum(size is None for size in sizes), len(counts))
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -88,20 +87,20 @@ def image_size(path: Path) -> tuple[int, int] | None:
             with Image.open(path) as image:
                 width, height = image.size
                 # Not image.getexif(): for a PNG without EXIF that decodes the pixels.
-                turned = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+                rotated = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return (height, width) if turned else (width, height)
+    return (height, width) if rotated else (width, height)
 
 
-@lru_cache(maxsize=1)  # the frames of a video stand together
+@lru_cache(maxsize=1)  # neighbouring rows are frames of one video
 def _video_size(file: Path) -> tuple[int, int] | None:
-    # They take seconds to import, and tracks over photos never need them.
+    # late: torch and FFmpeg take seconds, and tracks over photos never need them
     from pipelines.images.pixels import ImageError
     from pipelines.images.video import examine
 
     try:
-        facts = examine(file)
+        video = examine(file)
     except ImageError:
         return None
-    return facts.width, facts.height
+    return video.width, video.height

@@ -1,13 +1,13 @@
-"""The tracks of a run on disk: what stands in ``tracks/``, reading it, replacing it whole.
+"""The tracks of a run on disk: the layout of ``tracks/``, reading it, replacing it as a whole.
 
 ::
 
     RUN/tracks/
-      part-00000.parquet   one row a detection, by sequence, frame and row_id; more parts follow
+      part-00000.parquet   one row per detection, by sequence, frame and row_id; more parts follow
       manifest.json        the options, the counts, the sha256
 
-A row without ``track_id`` is a weak detection that no track took. Where a track starts, there is
-no previous detection, no cost and no margin.
+A row without ``track_id`` is a weak detection in no track. The first detection of a track has no
+previous detection, no cost and no margin.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LinkSummary:
-    """What linking a run came to.
+    """Counts of a linked run.
 
     Attributes:
-        sequences, tracks: how many there are.
+        sequences: linked ones.
         detections: with an embedding, each one row of the tracks.
         linked: of them, those that continue another.
-        weak: of them, those in no track.
+        tracks: of all sequences.
         left_out: rows with an error and no embedding.
-        notes: what looks wrong, for people.
+        weak: detections in no track.
+        notes: warnings about the input, for people.
     """
 
     sequences: int
@@ -74,11 +75,11 @@ class TracksManifest(JsonModel):
     options: LinkOptions
     score_column: str | None = None
     counts: LinkSummary
-    files: dict[str, str]  # name to sha256
+    files: dict[str, str]  # sha256 by name
 
 
 def track_id(sequence: str, number: int) -> str:
-    """A track's name, unique in a run: its sequence, and its place by start."""
+    """A track's name, unique in a run: its sequence and its number, in order of the starts."""
     # A colon: sequences are folder names, and './00001' would not survive in a URL.
     return f"{sequence}:{number:05d}"
 
@@ -88,7 +89,7 @@ def read_tracks(run: Path) -> pa.Table:
 
     Raises:
         RunError: the run has no tracks yet.
-        VerifyError: the file is not the one its manifest names.
+        VerifyError: a file differs from the one its manifest names.
     """
     folder = run / "tracks"
     if not (folder / "manifest.json").is_file():
@@ -99,18 +100,22 @@ def read_tracks(run: Path) -> pa.Table:
         file = folder / name
         if not file.is_file() or sha256_file(file) != expected:
             raise VerifyError(
-                f"{file} is not the file {folder / 'manifest.json'} names; "
-                f"give 'onepass link {run}' again"
+                f"{file} differs from what {folder / 'manifest.json'} names; "
+                f"run 'onepass link {run}' again"
             )
         tables.append(read_parquet(file, schema=SCHEMA))
     return pa.concat_tables(tables)
 
 
-def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
-    """See that every detection that was to be linked stands in the files once, in its order.
+def check_complete(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
+    """Check that the files hold every detection exactly once, in order.
+
+    Args:
+        files: the written parts.
+        expected: ids of the detections to link.
 
     Raises:
-        VerifyError: it does not.
+        VerifyError: they do not.
     """
     tables = [read_parquet(file, columns=["detection_id"]) for file in files]
     written = pa.concat_tables(tables)["detection_id"]
@@ -122,21 +127,27 @@ def check_once(files: Sequence[Path], expected: pa.ChunkedArray) -> None:
         )
 
 
-def refuse_foreign(out: Path) -> None:
-    """Linking again replaces ``out``, so it must be tracks, or nothing.
+def require_tracks_folder(out: Path) -> None:
+    """Check that ``out``, which linking replaces, holds tracks or does not exist.
 
     Raises:
-        RunError: it is something else.
+        RunError: it holds something else.
     """
-    ours = re.compile(r"manifest\.json|part-\d+\.parquet")
+    names = re.compile(r"manifest\.json|part-\d+\.parquet")
     if out.exists() and not (
-        out.is_dir() and all(ours.fullmatch(entry.name) for entry in out.iterdir())
+        out.is_dir() and all(names.fullmatch(entry.name) for entry in out.iterdir())
     ):
-        raise RunError(f"{out} exists and holds no tracks of onepass; choose another --out")
+        raise RunError(f"`out={str(out)!r}` exists and holds no tracks; give a new folder")
 
 
-def swap(draft: Path, out: Path, *, old: Path) -> None:
-    """Put a finished folder in place of the one there, which is kept as ``old`` until then."""
+def replace_folder(draft: Path, out: Path, *, old: Path) -> None:
+    """Rename a finished folder to ``out``, whose current contents are kept as ``old`` until then.
+
+    Args:
+        draft: the finished folder.
+        out: where it goes.
+        old: free path on the same file system.
+    """
     if old.exists():  # a command was killed between the two renames, or right after
         shutil.rmtree(old)
     if out.exists():

@@ -1,4 +1,4 @@
-"""Boxes with identities as arrays: what is judged, drawn and exported."""
+"""Boxes with identities as arrays: what is evaluated, drawn and exported."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from index.vectors import Floats, Ints
 
 
 @dataclass(frozen=True)
-class Tracked:
-    """Boxes with identities of one sequence, one entry a box, in any order.
+class TrackBoxes:
+    """Boxes with identities of one sequence, N in any order.
 
     Attributes:
         frames: frame number ``[N]``.
-        ids: number of the individual, or of the track, ``[N]``; once a frame.
+        ids: number of the individual, or of the track, ``[N]``; once per frame.
         boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
     """
 
@@ -23,15 +23,15 @@ class Tracked:
     ids: Ints
     boxes: Floats
 
-    def at(self, frames: Ints) -> Tracked:
-        """What stands in these frames."""
-        here = np.isin(self.frames, frames)
-        return Tracked(self.frames[here], self.ids[here], self.boxes[here])
+    def at(self, frames: Ints) -> TrackBoxes:
+        """The boxes in these frames."""
+        inside = np.isin(self.frames, frames)
+        return TrackBoxes(self.frames[inside], self.ids[inside], self.boxes[inside])
 
-    def repeated(self) -> tuple[int, int] | None:
-        """Frame and id of the first that stands twice in its frame; None where all are alone."""
+    def first_duplicate(self) -> tuple[int, int] | None:
+        """Frame and id of the first id that occurs twice in its frame; None if there is none."""
         pairs, counts = np.unique(
             np.column_stack([self.frames, self.ids]), axis=0, return_counts=True
         )
-        twice = pairs[counts > 1]
-        return (int(twice[0, 0]), int(twice[0, 1])) if len(twice) else None
+        duplicates = pairs[counts > 1]
+        return (int(duplicates[0, 0]), int(duplicates[0, 1])) if len(duplicates) else None

@@ -51,7 +51,7 @@ async def link(request: Request, asked: LinkRequest) -> Response:
         def ask(what: Callable[[], T]) -> Any:
             return anyio.to_thread.run_sync(_told, request, what, limiter=frames.turn)
 
-        known = await ask(lambda: live.answered(asked.sequence, asked.request_id, digest))
+        known = await ask(lambda: live.stored_answer(asked.sequence, asked.request_id, digest))
         if known is not None:
             answer = Answer(known, repeated=True)
         else:

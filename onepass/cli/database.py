@@ -1,4 +1,4 @@
-"""The commands of ``onepass database``: hold a run against an AMI database, and write it back."""
+"""The commands of ``onepass database``: compare a run with an AMI database, and write it back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onepass.cli.console import Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
     from ami.compare import Comparison
-    from ami.write_back import Written
+    from ami.write_back import WriteSummary
 
 app = typer.Typer(no_args_is_help=True, help="Compare a run with an AMI database; write it back.")
 
@@ -30,7 +30,7 @@ Url = Annotated[
 
 @app.command()
 def compare(run: Run, url: Url, as_json: Json = False) -> None:
-    """Hold the features in the database (cnn_features) against the run's embeddings.
+    """Compare the features in the database (cnn_features) with the run's embeddings.
 
     Example: onepass database compare runs/first sqlite:///ami.db
     """
@@ -39,38 +39,37 @@ def compare(run: Run, url: Url, as_json: Json = False) -> None:
     from ami.compare import compare_database
 
     with ProgressBar(resumes=False) as bar:
-        found = compare_database(run, url, progress=bar.callback("compare"))
+        comparison = compare_database(run, url, progress=bar.callback("compare"))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(comparison))
         return
-    _show_comparison(run, found)
+    _show_comparison(run, comparison)
 
 
-def _show_comparison(run: Path, found: Comparison) -> None:
+def _show_comparison(run: Path, result: Comparison) -> None:
     from ami.compare import TOLERANCE
 
-    unusable = sum(some.count for some in found.unusable.values())
-    other = sum(found.other_dims.values())
-    old = found.compared + other + unusable
+    unusable = sum(detections.count for detections in result.unusable.values())
+    with_features = result.compared + sum(result.other_dims.values()) + unusable
     echo(
-        f"{found.database}: {old} of {found.rows} detections of {run} have features, "
-        f"{found.missing} have none"
+        f"{result.database}: {with_features} of {result.rows} detections of {run} have features, "
+        f"{result.missing} have none"
     )
-    if found.failed:
-        echo(f"  {found.failed} have an error in the run and were not looked at")
-    if found.gone.count:
-        warn(f"{found.gone.count} are gone from the database: {found.gone}")
-    if found.moved.count:
-        warn(f"{found.moved.count} have another image or box by now: {found.moved}")
-    for why, some in found.unusable.items():
-        echo(f"  {some.count} cannot be used, {why}: {some}")
-    for dim, count in found.other_dims.items():
-        echo(f"  {count} cannot be compared: {dim} and {found.dim} numbers")
-    if found.cosine is not None:
-        said = ", ".join(f"{name} {value:.4f}" for name, value in found.cosine.items())
-        echo(f"  {found.compared} compared, cosine: {said}")
+    if result.failed:
+        echo(f"  {result.failed} have an error in the run and were not looked at")
+    if result.gone.count:
+        warn(f"{result.gone.count} are gone from the database: {result.gone}")
+    if result.moved.count:
+        warn(f"{result.moved.count} have another image or box by now: {result.moved}")
+    for reason, detections in result.unusable.items():
+        echo(f"  {detections.count} cannot be used, {reason}: {detections}")
+    for dim, count in result.other_dims.items():
+        echo(f"  {count} cannot be compared: {dim} and {result.dim} numbers")
+    if result.cosine is not None:
+        quantiles = ", ".join(f"{name} {value:.4f}" for name, value in result.cosine.items())
+        echo(f"  {result.compared} compared, cosine: {quantiles}")
         echo(
-            f"  {found.equal} equal: once each is divided by its sum, no number differs by more "
+            f"  {result.equal} equal: once each is divided by its sum, no number differs by more "
             f"than {TOLERANCE:g} of the largest"
         )
 
@@ -80,7 +79,7 @@ def write(
     run: Run,
     url: Url,
     write_back: Annotated[
-        bool, typer.Option("--write-back", help="Write; without it, only say what would be.")
+        bool, typer.Option("--write-back", help="Write; without it, only count the changes.")
     ] = False,
     columns: Annotated[
         str, typer.Option(help="What to write, with commas: features, tracks, labels.")
@@ -99,21 +98,21 @@ def write(
 
     from ami.write_back import write_database
 
-    groups = [part.strip() for part in columns.split(",")]
+    groups = [group.strip() for group in columns.split(",")]
     with ProgressBar(resumes=True) as bar:
-        done = write_database(
-            run, url, groups=groups, write_back=write_back, progress=bar.callback("write")
+        summary = write_database(
+            run, url, columns=groups, write_back=write_back, progress=bar.callback("write")
         )
     if as_json:
-        print_json(asdict(done))
+        print_json(asdict(summary))
         return
-    _show_written(run, done)
+    _show_written(run, summary)
 
 
-def _show_written(run: Path, done: Written) -> None:
-    verb = "were updated" if done.wrote else "would be updated"
-    echo(f"{done.database}: {done.updated} of {done.rows} detections of {run} {verb}")
-    for name, counts in done.columns.items():
+def _show_written(run: Path, summary: WriteSummary) -> None:
+    verb = "were updated" if summary.wrote else "would be updated"
+    echo(f"{summary.database}: {summary.updated} of {summary.rows} detections of {run} {verb}")
+    for name, counts in summary.columns.items():
         parts = [
             f"{counts.filled} set",
             f"{counts.changed} changed from another value",
@@ -122,15 +121,15 @@ def _show_written(run: Path, done: Written) -> None:
         parts += [f"{counts.cleared} emptied"] if counts.cleared else []
         parts += [f"{counts.kept} left: the run has none"] if counts.kept else []
         echo(f"  {name:<23} {', '.join(parts)}")
-    if done.failed:
-        echo(f"  {done.failed} have an error in the run and stay as they are")
-    if done.others:
-        echo(f"  {done.others} of the database are not in the run and stay as they are")
-    if done.gone.count:
-        warn(f"{done.gone.count} of the run are gone from the database: {done.gone}")
-    if done.moved.count:
+    if summary.failed:
+        echo(f"  {summary.failed} have an error in the run and stay as they are")
+    if summary.others:
+        echo(f"  {summary.others} of the database are not in the run and stay as they are")
+    if summary.gone.count:
+        warn(f"{summary.gone.count} of the run are gone from the database: {summary.gone}")
+    if summary.moved.count:
         warn(
-            f"{done.moved.count} have another image or box by now and stay as they are: {done.moved}"
+            f"{summary.moved.count} have another image or box by now and stay as they are: {summary.moved}"
         )
-    if not done.wrote and done.updated:
+    if not summary.wrote and summary.updated:
         echo("dry run: nothing was written; add --write-back to write")

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, warn
+from tracks.association.options import PRESETS, LinkOptions
 
-if TYPE_CHECKING:
-    from tracks.association.options import LinkOptions
+_NOTES_SHOWN = 5  # warnings about sequences; --json and the manifest have all
 
-_NOTED = 5  # sequences that look wrong; --json and the manifest have all
-
-Weight = Annotated[float | None, typer.Option(min=0, help="Weight of this term of the cost.")]
+_WEIGHT = "Weight of this term of the cost."
+_HELP = {
+    "max_cost": "Dearest link allowed.",
+    "max_gap_frames": "Frames a track may be missing.",
+    "max_gap_seconds": "Seconds between two detections of a track.",
+    "feature_weight": _WEIGHT,
+    "iou_weight": _WEIGHT,
+    "area_weight": _WEIGHT,
+    "distance_weight": _WEIGHT,
+    "appearance": "What a track is compared by: the average of its embeddings, or the best match "
+    "among its last ones.",
+    "appearance_memory": "Share of the old average kept at each link, 0 to 1.",
+    "gallery_size": "Embeddings of a track that the gallery holds.",
+    "motion_gate": "How far from where its track was heading a detection may lie, in diagonals of "
+    "its box a frame.",
+    "strong_score": "Detections that score less may extend tracks and not start them.",
+}
+"""The fields of ``LinkOptions`` that are options of the command, with their help."""
 
 app = typer.Typer()
 
 
+def _with_link_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace ``**given`` of a command by an option for each field in ``_HELP``; default None."""
+    own, types = signature(command, eval_str=True), get_type_hints(LinkOptions)
+    parameters = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    for name, text in _HELP.items():
+        annotation: Any = Annotated[types[name] | None, typer.Option(help=text)]
+        parameters.append(
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
 @app.command()
+@_with_link_options
 def link(
-    context: typer.Context,
     run: Annotated[Path, typer.Argument(parser=local_path, help="A finished run.")],
     out: Annotated[
         Path | None,
@@ -39,41 +69,6 @@ def link(
             parser=local_path, help="Options that onepass tracks tune wrote, as a preset."
         ),
     ] = None,
-    max_cost: Annotated[float | None, typer.Option(help="Dearest link allowed.")] = None,
-    max_gap_frames: Annotated[
-        int | None, typer.Option(min=0, help="Frames a track may be missing.")
-    ] = None,
-    max_gap_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Seconds between two detections of a track.")
-    ] = None,
-    feature_weight: Weight = None,
-    iou_weight: Weight = None,
-    area_weight: Weight = None,
-    distance_weight: Weight = None,
-    appearance: Annotated[
-        Literal["average", "gallery"] | None,
-        typer.Option(
-            help="What a track is compared by: the average of its embeddings, or the "
-            "best match among its last ones."
-        ),
-    ] = None,
-    appearance_memory: Annotated[
-        float | None, typer.Option(help="Share of the old average kept at each link, 0 to 1.")
-    ] = None,
-    gallery_size: Annotated[
-        int | None, typer.Option(min=1, help="Embeddings of a track that the gallery holds.")
-    ] = None,
-    motion_gate: Annotated[
-        float | None,
-        typer.Option(
-            help="How far from where its track was heading a detection may lie, in "
-            "diagonals of its box a frame."
-        ),
-    ] = None,
-    strong_score: Annotated[
-        float | None,
-        typer.Option(help="Detections that score less may extend tracks and not start them."),
-    ] = None,
     score_column: Annotated[
         str, typer.Option(help="The detector's score, a column of the run; for --strong-score.")
     ] = "detector_score",
@@ -83,6 +78,7 @@ def link(
         typer.Option(help="A Ray cluster to link sequences on, side by side; local starts one."),
     ] = None,
     as_json: Json = False,
+    **given: Any,
 ) -> None:
     """Link detections into tracks, one individual each, sequence by sequence.
 
@@ -92,14 +88,12 @@ def link(
 
     Example: onepass link runs/first --max-gap-frames 3
     """
-    from dataclasses import asdict, fields, replace
+    from dataclasses import asdict, replace
 
-    from tracks.association.options import PRESETS, LinkOptions
-    from tracks.link import link_run
+    from tracks.link import link_run  # late: SciPy and Arrow take a second
 
     if options is not None and preset != "default":
         raise InputError(f"--options {options} and --preset {preset}: give one of them")
-    given = {one.name: context.params.get(one.name) for one in fields(LinkOptions)}
     chosen = replace(
         PRESETS[preset] if options is None else read_options(options),
         **{name: value for name, value in given.items() if value is not None},
@@ -117,10 +111,10 @@ def link(
     if as_json:
         print_json(asdict(summary))
         return
-    for note in summary.notes[:_NOTED]:
+    for note in summary.notes[:_NOTES_SHOWN]:
         warn(note)
-    if len(summary.notes) > _NOTED:
-        warn(f"and {len(summary.notes) - _NOTED} more of this kind; --json lists them")
+    if len(summary.notes) > _NOTES_SHOWN:
+        warn(f"and {len(summary.notes) - _NOTES_SHOWN} more of this kind; --json lists them")
     echo(
         f"{out or run / 'tracks'}: {summary.tracks} tracks of {summary.detections} detections in "
         f"{summary.sequences} sequences, {summary.linked} links"
@@ -129,17 +123,19 @@ def link(
     )
 
 
-def read_options(file: Path, given: str = "--options") -> LinkOptions:
-    """Link options from a file of JSON, that the command line's ``given`` names.
+def read_options(file: Path, flag: str = "--options") -> LinkOptions:
+    """Link options from a JSON file.
+
+    Args:
+        file: as ``onepass tracks tune`` writes it.
+        flag: the option that named the file, for messages.
 
     Raises:
-        InputError: it cannot be read, or says something that is no option.
+        InputError: it cannot be read, or holds something that is no option.
     """
     import json
 
-    from tracks.association.options import LinkOptions
-
     try:
         return LinkOptions(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{given} {file} cannot be read as link options: {error}") from None
+    except (OSError, ValueError, TypeError, InputError) as error:
+        raise InputError(f"{flag} {file} cannot be read as link options: {error}") from None

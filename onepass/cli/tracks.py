@@ -1,4 +1,4 @@
-"""The commands of ``onepass tracks``: judge them, show them, take them elsewhere."""
+"""The commands of ``onepass tracks``: evaluate, draw, review, export and tune."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, local_path, print_json, warn
 
 if TYPE_CHECKING:
-    from tracks.evaluation.evaluate import Judged
+    from tracks.evaluation.evaluate import SequenceEvaluation
     from tracks.evaluation.scores import Scores
     from tracks.evaluation.tune import Tuning
 
@@ -51,19 +51,19 @@ def evaluate(
     """
     from tracks.evaluation.evaluate import evaluate_run
 
-    found = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
+    evaluation = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(evaluation))
         return
-    for judged in found.sequences:
+    for judged in evaluation.sequences:
         echo(_scores(judged.sequence, judged.scores))
         for line in _left_out(judged):
             echo(f"  {line}")
-    if len(found.sequences) > 1:
-        echo(_scores(f"all {len(found.sequences)}", found.together))
-    if found.without_truth:
-        shown = ", ".join(found.without_truth[:5]) + (", …" if found.without_truth[5:] else "")
-        warn(f"{len(found.without_truth)} sequences have no truth and are not judged: {shown}")
+    if len(evaluation.sequences) > 1:
+        echo(_scores(f"all {len(evaluation.sequences)}", evaluation.together))
+    if missing := evaluation.without_truth:
+        shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
+        warn(f"{len(missing)} sequences have no truth and are not judged: {shown}")
 
 
 def _scores(name: str, scores: Scores) -> str:
@@ -76,8 +76,8 @@ def _scores(name: str, scores: Scores) -> str:
     )
 
 
-def _left_out(judged: Judged) -> list[str]:
-    """What the scores are about, and what they are not about."""
+def _left_out(judged: SequenceEvaluation) -> list[str]:
+    """Lines that say what was evaluated, and what was left out."""
     first = f"{judged.scores.frames} frames judged"
     if judged.empty_frames:
         first += f", in {judged.empty_frames} of them the run found nothing"
@@ -128,10 +128,10 @@ def video(
 
     Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
     """
-    from tracks.pictures.video import film_run
+    from tracks.pictures.video import render_video
 
     with ProgressBar(resumes=False) as bar:
-        filmed = film_run(run, out, sequence=sequence, fps=fps, progress=bar.callback("video"))
+        filmed = render_video(run, out, sequence=sequence, fps=fps, progress=bar.callback("video"))
     _warn_of_missing(filmed.missing, "shown as grey frames")
     _show(
         filmed,
@@ -159,13 +159,13 @@ def review(
     from tracks.pictures.review import review_run
 
     with ProgressBar(resumes=False) as bar:
-        made = review_run(run, out, worst=worst, progress=bar.callback("crops"))
-    _warn_of_missing(made.missing, "shown as grey crops")
+        reviewed = review_run(run, out, worst=worst, progress=bar.callback("crops"))
+    _warn_of_missing(reviewed.missing, "shown as grey crops")
     _show(
-        made,
+        reviewed,
         as_json,
-        f"{made.table}: the {made.links} most doubtful of {made.of} links, on "
-        f"{len(made.sheets)} sheets from {made.sheets[0]}",
+        f"{reviewed.table}: the {reviewed.links} most doubtful of {reviewed.of} links, on "
+        f"{len(reviewed.sheets)} sheets from {reviewed.sheets[0]}",
     )
 
 
@@ -189,23 +189,23 @@ def export(
     from tracks.export import export_coco, export_mot
 
     if format_ == "mot":
-        made = export_mot(run, out, first_frame=first_frame)
+        exported = export_mot(run, out, first_frame=first_frame)
     else:
         with ProgressBar(resumes=False) as bar:
-            made = export_coco(run, out, progress=bar.callback("images"))
-    if made.unsized:
-        warn(f"{made.unsized} images have no width and height: they cannot be read")
-    if made.repeated:
+            exported = export_coco(run, out, progress=bar.callback("images"))
+    if exported.unsized:
+        warn(f"{exported.unsized} images have no width and height: they cannot be read")
+    if exported.repeated:
         warn(
-            f"{made.repeated} boxes claim a track that another box of their frame has; each such "
-            "claim stands in a track of its own"
+            f"{exported.repeated} boxes claim a track that another box of their frame has; each such "
+            "claim is written as a track of its own"
         )
     _show(
-        made,
+        exported,
         as_json,
-        f"{out}: {made.boxes} boxes in {made.tracks} tracks"
-        + (f" in {len(made.files)} files" if format_ == "mot" else "")
-        + (f"; {made.left_out} detections in no track left out" if made.left_out else ""),
+        f"{out}: {exported.boxes} boxes in {exported.tracks} tracks"
+        + (f" in {len(exported.files)} files" if format_ == "mot" else "")
+        + (f"; {exported.left_out} detections in no track left out" if exported.left_out else ""),
     )
 
 
@@ -262,25 +262,25 @@ def tune(
         assert truth_column is not None
         sequences = labelled_by_column(run, truth_column)
     with ProgressBar(resumes=False) as bar:
-        tuned = fit(sequences, base=base, progress=bar.callback("tune"))
-    write_atomic(out, json.dumps(asdict(tuned.options), indent=2).encode())
+        tuning = fit(sequences, base=base, progress=bar.callback("tune"))
+    write_atomic(out, json.dumps(asdict(tuning.options), indent=2).encode())
     if as_json:
-        print_json({"out": str(out), **asdict(tuned), "spread": tuned.spread()})
+        print_json({"out": str(out), **asdict(tuning), "spread": tuning.spread()})
         return
-    _say_tuned(tuned, out)
+    _show_tuning(tuning, out)
 
 
-def _say_tuned(tuned: Tuning, out: Path) -> None:
+def _show_tuning(tuning: Tuning, out: Path) -> None:
     echo("left out             IDF1  default    HOTA  default  switches  default")
-    for fold in tuned.folds:
-        one, other = fold.tuned, fold.default
+    for fold in tuning.folds:
+        tuned, default = fold.tuned, fold.default
         echo(
-            f"{fold.sequence[:20]:<20} {one.idf1:5.3f}    {other.idf1:5.3f}   {one.hota:5.3f}    "
-            f"{other.hota:5.3f}  {one.switches:8}  {other.switches:7}"
+            f"{fold.sequence[:20]:<20} {tuned.idf1:5.3f}    {default.idf1:5.3f}   "
+            f"{tuned.hota:5.3f}    {default.hota:5.3f}  {tuned.switches:8}  {default.switches:7}"
         )
-    spread = tuned.spread()
+    spread = tuning.spread()
     for name, (mean, deviation) in spread.items():
-        fitted = getattr(tuned.options, name, None)
+        fitted = getattr(tuning.options, name, None)
         shown = "" if fitted is None else f", fitted to all {fitted:g}"
         echo(f"  {name:<16} {mean:.3f} +- {deviation:.3f}{shown}")
     if spread["idf1"][0] <= spread["idf1_default"][0]:
@@ -288,14 +288,14 @@ def _say_tuned(tuned: Tuning, out: Path) -> None:
     echo(f"{out}: use it with onepass link RUN --options {out}")
 
 
-def _show(made: Any, as_json: bool, line: str) -> None:
+def _show(summary: Any, as_json: bool, line: str) -> None:
     if as_json:
-        print_json(asdict(made))
+        print_json(asdict(summary))
     else:
         echo(line)
 
 
-def _warn_of_missing(missing: Mapping[str, int], then: str) -> None:
+def _warn_of_missing(missing: Mapping[str, int], consequence: str) -> None:
     if missing:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(missing.items()))
-        warn(f"{sum(missing.values())} images cannot be read ({kinds}), {then}")
+        warn(f"{sum(missing.values())} images cannot be read ({kinds}), {consequence}")

@@ -1,11 +1,11 @@
-"""What a pair of detections costs: the four-term sum the AMI data companion uses.
+"""Cost of linking two detections: the four-term sum the AMI data companion uses.
 
 ::
 
     w_f (1 - cosine) + w_i (1 - IoU) + w_a (1 - min area / max area) + w_d distance / diagonal
 
-Terms are worked out for all pairs of two frames, or for the pairs of a list; the formulas are
-the same lines, because NumPy's broadcasting does not care which.
+Terms are computed for all pairs of two frames, or for a list of pairs; both use the same formulas
+through NumPy's broadcasting.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index.vectors import Floats, Ints
+
+_PAIRS_AT_ONCE = 4096  # of a list, whose embeddings are copied: 20 MiB of 1280 numbers, twice
 
 
 class PairCosts(NamedTuple):
@@ -40,29 +42,28 @@ def cost_terms(
     """Cost of every pair of M earlier and N later detections, ``[M, N]``.
 
     Args:
-        before: embeddings ``[M, D]``, of any scale, or ``[M, K, D]``: the best of K counts. An
-            embedding of K that is all zero is not there.
+        before: embeddings ``[M, D]`` of any scale, or ``[M, K, D]``, of which the most similar of
+            K counts. An all-zero embedding among K is an empty slot.
         boxes_before: ``[M, 4]`` as x1, y1, x2, y2 in pixels.
         after: embeddings ``[N, D]``.
         boxes_after: ``[N, 4]``.
-        diagonal_px: diagonal of the later image; with the AMI data companion, the unit of
-            distance (not the diagonal of a box).
+        diagonal_px: diagonal of the later image in pixels, the unit of distance as in the AMI data
+            companion (not the diagonal of a box).
         weights: of feature, IoU, area and distance.
 
     Raises:
         ValueError: an embedding is zero, and so has no cosine to anything.
     """
-    kept = before.shape[1] if before.ndim == 3 else 1
-    looks = before.reshape(-1, before.shape[-1])
-    length, later = _lengths(before).reshape(-1), _lengths(after)
-    cosine = looks @ after.T
-    cosine /= np.where(length > 0, length, 1)[:, None]
-    cosine /= later
-    if kept > 1:
-        # A slot that is not filled has cosine 0, which must not beat a real one below it.
-        cosine[length == 0] = -np.inf
-        cosine = cosine.reshape(-1, kept, len(after)).max(axis=1)
-    return _together(
+    slots = before.shape[1] if before.ndim == 3 else 1
+    norms, norms_after = _norms(before).reshape(-1), _norms(after)
+    cosine = before.reshape(-1, before.shape[-1]) @ after.T
+    cosine /= np.where(norms > 0, norms, 1)[:, None]
+    cosine /= norms_after
+    if slots > 1:
+        # An empty slot has cosine 0, which must not beat a real one below it.
+        cosine[norms == 0] = -np.inf
+        cosine = cosine.reshape(-1, slots, len(after)).max(axis=1)
+    return _combine(
         cosine.astype(np.float64),
         np.asarray(boxes_before, dtype=np.float64)[:, None, :],
         np.asarray(boxes_after, dtype=np.float64)[None, :, :],
@@ -71,7 +72,7 @@ def cost_terms(
     )
 
 
-def cost_terms_of(
+def cost_terms_of_pairs(
     pairs: tuple[Ints, Ints],
     before: npt.NDArray[np.float32],
     boxes_before: npt.NDArray[np.floating],
@@ -81,44 +82,56 @@ def cost_terms_of(
     diagonal_px: float,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
 ) -> PairCosts:
-    """Cost of the P ``pairs`` (earlier, later) alone, ``[P]``; the rest as ``cost_terms``."""
-    one, two = pairs
-    length, later = _lengths(before), _lengths(after)
-    cosine = np.empty(len(one))
-    for start in range(0, len(one), _AT_ONCE):
-        mine, theirs = one[start : start + _AT_ONCE], two[start : start + _AT_ONCE]
-        dot = np.einsum("p...d,pd->p...", before[mine], after[theirs])
+    """Cost of the P listed ``pairs`` alone, ``[P]``.
+
+    Args:
+        pairs: positions of the earlier and of the later detection of each pair, ``[P]`` each.
+        before: as for ``cost_terms``, like all that follow.
+        boxes_before: ``[M, 4]``.
+        after: ``[N, D]``.
+        boxes_after: ``[N, 4]``.
+        diagonal_px: of the later image.
+        weights: of the four terms.
+
+    Raises:
+        ValueError: as ``cost_terms``.
+    """
+    earlier, later = pairs
+    norms, norms_after = _norms(before), _norms(after)
+    cosine = np.empty(len(earlier))
+    for start in range(0, len(earlier), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        rows, columns = earlier[part], later[part]
+        dot = np.einsum("p...d,pd->p...", before[rows], after[columns])
         if before.ndim == 3:
-            there = length[mine] > 0
-            each = np.divide(dot, length[mine], out=np.full_like(dot, -np.inf), where=there)
-            cosine[start : start + _AT_ONCE] = each.max(axis=1) / later[theirs]
+            filled = norms[rows] > 0
+            similarity = np.divide(dot, norms[rows], out=np.full_like(dot, -np.inf), where=filled)
+            cosine[part] = similarity.max(axis=1) / norms_after[columns]
         else:
-            cosine[start : start + _AT_ONCE] = dot / (length[mine] * later[theirs])
-    return _together(
+            cosine[part] = dot / (norms[rows] * norms_after[columns])
+    return _combine(
         cosine,
-        np.asarray(boxes_before, dtype=np.float64)[one],
-        np.asarray(boxes_after, dtype=np.float64)[two],
+        np.asarray(boxes_before, dtype=np.float64)[earlier],
+        np.asarray(boxes_after, dtype=np.float64)[later],
         diagonal_px,
         weights,
     )
 
 
-_AT_ONCE = 4096  # pairs whose embeddings are gathered at once: 20 MiB of 1280 numbers, twice
-
-
-def _together(
+def _combine(
     cosine: Floats,
-    one: Floats,
-    two: Floats,
+    before: Floats,
+    after: Floats,
     diagonal_px: float,
     weights: tuple[float, float, float, float],
 ) -> PairCosts:
-    area_one, area_two = _areas(one), _areas(two)
+    area_before, area_after = _areas(before), _areas(after)
     feature = 1.0 - cosine
-    iou = 1.0 - box_overlap(one, two)
-    area = 1.0 - _divide(np.minimum(area_one, area_two), np.maximum(area_one, area_two))
+    iou = 1.0 - box_overlap(before, after)
+    area = 1.0 - _divide(np.minimum(area_before, area_after), np.maximum(area_before, area_after))
     x, y = (
-        one[..., axis] + one[..., axis + 2] - two[..., axis] - two[..., axis + 2] for axis in (0, 1)
+        before[..., axis] + before[..., axis + 2] - after[..., axis] - after[..., axis + 2]
+        for axis in (0, 1)
     )
     distance = np.sqrt(x * x + y * y) / (2 * diagonal_px)
     total = weights[0] * feature + weights[1] * iou + weights[2] * area + weights[3] * distance
@@ -127,9 +140,9 @@ def _together(
 
 def box_overlap(one: Floats, two: Floats) -> Floats:
     """Intersection over union of boxes ``[..., 4]`` that broadcast; 0 where both are flat."""
-    wide = np.minimum(one[..., 2], two[..., 2]) - np.maximum(one[..., 0], two[..., 0])
-    high = np.minimum(one[..., 3], two[..., 3]) - np.maximum(one[..., 1], two[..., 1])
-    shared = np.maximum(wide, 0) * np.maximum(high, 0)
+    width = np.minimum(one[..., 2], two[..., 2]) - np.maximum(one[..., 0], two[..., 0])
+    height = np.minimum(one[..., 3], two[..., 3]) - np.maximum(one[..., 1], two[..., 1])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
     return _divide(shared, _areas(one) + _areas(two) - shared)
 
 
@@ -139,19 +152,19 @@ def _areas(boxes: Floats) -> Floats:
     return areas
 
 
-def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Euclidean lengths of ``[N, D]``, or of ``[N, K, D]`` where some of K may be empty.
+def _norms(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Euclidean norms of ``[N, D]``, or of ``[N, K, D]`` where some of K may be empty.
 
     In float32: NumPy sums in pairs, which keeps cosines to some 1e-7.
     """
-    length: npt.NDArray[np.float32] = np.linalg.norm(vectors, axis=-1)
-    empty = length == 0 if length.ndim == 1 else (length == 0).all(axis=1)
+    norms: npt.NDArray[np.float32] = np.linalg.norm(vectors, axis=-1)
+    empty = norms == 0 if norms.ndim == 1 else (norms == 0).all(axis=1)
     if empty.any():
         raise ValueError(
             f"{int(empty.sum())} embeddings are zero, the first in row {int(empty.argmax())}: "
             "they have no cosine"
         )
-    return length
+    return norms
 
 
 def _divide(part: Floats, whole: Floats) -> Floats:

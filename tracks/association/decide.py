@@ -1,10 +1,9 @@
 """Between the open tracks and the detections of one frame: which are linked, and how surely.
 
-Where there are too many pairs to compare all, a link is cheap because the two look alike or because
-they stand at the same place, so each detection is compared with the tracks nearest to it in either
-sense. Nearest in looks is asked of a FAISS index over what the open tracks remember. These are the
-rows in the time window, by definition; a built index holds the rows of all times, and not what a
-track remembers.
+Where there are too many pairs to compare all, each detection is compared with the tracks nearest to
+it by embedding or by position: a cheap link is near in one of them. Nearest by embedding is
+searched in a FAISS index over the embeddings that the open tracks hold. A built index cannot answer
+that: it holds the rows of all times, and not the averages of tracks.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from index.vectors import Floats, Ints
-from tracks.association.assign import assign, assign_listed, margins
-from tracks.association.costs import cost_terms, cost_terms_of
+from tracks.association.assign import assign, assign_sparse, margins
+from tracks.association.costs import cost_terms, cost_terms_of_pairs
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 
@@ -25,14 +24,18 @@ MAX_PAIRS = 4_000_000
 """Two thousand detections in each of two frames: 32 MiB for each of ten arrays of costs."""
 
 NEAREST = 32
-"""Of each kind."""
+"""Candidates of each kind for one detection."""
 
 
-class Decided(NamedTuple):
+class Decision(NamedTuple):
     """L links.
 
-    ``earlier`` and ``later`` are positions of tracks and of detections; ``cost`` and ``margin``
-    are ``[L]``, ``terms`` ``[L, 4]``.
+    Attributes:
+        earlier: position of the track of each link ``[L]``.
+        later: position of its detection ``[L]``.
+        cost: ``[L]``.
+        terms: ``[L, 4]``, unweighted, in the order of ``TERMS``.
+        margin: ``[L]``, as in ``assign.margins``.
     """
 
     earlier: Ints
@@ -45,90 +48,94 @@ class Decided(NamedTuple):
 def decide(
     tracks: OpenTracks,
     boxes: Floats,
-    looks: npt.NDArray[np.float32],
+    embeddings: npt.NDArray[np.float32],
     *,
     steps: Floats,
     diagonal_px: float,
     options: LinkOptions,
     max_pairs: int,
-) -> Decided:
+) -> Decision:
     """Link M tracks and N detections of one frame.
 
     Args:
         tracks: M of them.
         boxes: ``[N, 4]`` in pixels.
-        looks: ``[N, D]`` L1-normalised.
+        embeddings: ``[N, D]`` L1-normalised.
         steps: frame steps since each track's last detection ``[M]``.
-        diagonal_px: of the image.
+        diagonal_px: of the image, in pixels.
         options: weights, gate, limit, assignment.
-        max_pairs: up to so many all pairs are compared; of more, where the assignment is
-            optimal, the ``candidates``.
+        max_pairs: up to this many, all pairs are compared; where there are more and the
+            assignment is optimal, the ``candidates``.
     """
-    sides = (tracks.remembered, tracks.box, looks, boxes)
+    sides = (tracks.embeddings, tracks.box, embeddings, boxes)
     gate, limit = options.motion_gate, options.max_cost
     if len(tracks) * len(boxes) <= max_pairs or options.assignment != "optimal":
         costs = cost_terms(*sides, diagonal_px=diagonal_px, weights=options.weights)
         cost = costs.total
         if gate is not None:
-            cost = np.where(tracks.within_reach(boxes, steps, gate), cost, np.inf)
-        chosen = assign(cost, max_cost=limit, assignment=options.assignment)
+            cost = np.where(tracks.within_gate(boxes, steps, gate), cost, np.inf)
+        assigned = assign(cost, max_cost=limit, assignment=options.assignment)
         later, earlier = np.nonzero((cost <= limit).T)
-        at: tuple[Ints, ...] = (earlier, later)
-        cost = cost[at]
+        positions: tuple[Ints, ...] = (earlier, later)
+        cost = cost[positions]
     else:
-        earlier, later = pairs = candidates(tracks, boxes, looks)
-        costs = cost_terms_of(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
+        earlier, later = pairs = candidates(tracks, boxes, embeddings)
+        costs = cost_terms_of_pairs(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
         cost = costs.total
         if gate is not None:
-            cost = np.where(tracks.within_reach(boxes, steps, gate, pairs), cost, np.inf)
-        chosen = assign_listed(pairs, cost, max_cost=limit, later=len(boxes))
-        at = (np.arange(len(cost)),)
-    margin = margins((earlier, later), cost, chosen, max_cost=limit, earlier=len(tracks))
-    linked = np.flatnonzero(chosen[later] == earlier)
-    at = tuple(places[linked] for places in at)
-    terms = np.stack([term[at] for term in costs[:-1]], axis=-1)
+            cost = np.where(tracks.within_gate(boxes, steps, gate, pairs), cost, np.inf)
+        assigned = assign_sparse(pairs, cost, max_cost=limit, later=len(boxes))
+        positions = (np.arange(len(cost)),)
+    margin = margins((earlier, later), cost, assigned, max_cost=limit, earlier=len(tracks))
+    linked = np.flatnonzero(assigned[later] == earlier)
+    positions = tuple(axis[linked] for axis in positions)
+    terms = np.stack([term[positions] for term in costs[:-1]], axis=-1)
     earlier, later = earlier[linked], later[linked]
-    return Decided(earlier, later, cost[linked], terms, margin[later])
+    return Decision(earlier, later, cost[linked], terms, margin[later])
 
 
 def candidates(
-    tracks: OpenTracks,
-    boxes: Floats,
-    looks: npt.NDArray[np.float32],
+    tracks: OpenTracks, boxes: Floats, embeddings: npt.NDArray[np.float32]
 ) -> tuple[Ints, Ints]:
-    """Pairs (track, detection) that are among the nearest in looks or in place, none twice.
+    """Pairs that are among the nearest by embedding or by position, none twice.
 
     Args:
         tracks: M open tracks.
         boxes: of the detections, ``[N, 4]``.
-        looks: of the detections, ``[N, D]`` L1-normalised.
+        embeddings: of the detections, ``[N, D]`` L1-normalised.
+
+    Returns:
+        Positions of the tracks and of the detections.
     """
     count = min(NEAREST, len(tracks))
     centres = (tracks.box[:, :2] + tracks.box[:, 2:]) / 2
     _, near = cKDTree(centres).query((boxes[:, :2] + boxes[:, 2:]) / 2, k=range(1, count + 1))
-    found = np.hstack([np.asarray(near, dtype=np.int64), _alike(tracks, looks, count)])
-    detections = np.repeat(np.arange(len(boxes)), found.shape[1])
-    flat = found.ravel()
-    known = flat >= 0
-    pairs = np.unique(detections[known] * len(tracks) + flat[known])
+    similar = _nearest_by_embedding(tracks, embeddings, count)
+    nearest = np.hstack([np.asarray(near, dtype=np.int64), similar])
+    detections = np.repeat(np.arange(len(boxes)), nearest.shape[1])
+    positions = nearest.ravel()
+    valid = positions >= 0
+    pairs = np.unique(detections[valid] * len(tracks) + positions[valid])
     return pairs % len(tracks), pairs // len(tracks)
 
 
-def _alike(tracks: OpenTracks, looks: npt.NDArray[np.float32], count: int) -> Ints:
-    """Nearest in cosine among all the looks that the tracks keep, by exact search in blocks."""
-    import faiss
+def _nearest_by_embedding(
+    tracks: OpenTracks, embeddings: npt.NDArray[np.float32], count: int
+) -> Ints:
+    """Nearest in cosine among all embeddings that the tracks hold, by exact search in blocks."""
+    import faiss  # late: few frames have so many pairs
 
-    kept = tracks.looks.shape[1]
     filled = tracks.looks.any(axis=2)
     owners = np.nonzero(filled)[0]
-    index = faiss.IndexFlatIP(looks.shape[1])
-    index.add(_unit(tracks.looks[filled]))
-    # A track stands once for each of its looks, so as many more are asked for.
-    _, slots = index.search(_unit(looks), min(count * kept, len(owners)))
-    positions: Ints = owners[slots]
+    index = faiss.IndexFlatIP(embeddings.shape[1])
+    index.add(_unit_vectors(tracks.looks[filled]))
+    # A track occurs once for each of its embeddings, so as many more are searched.
+    slots = min(count * tracks.looks.shape[1], len(owners))
+    _, rows = index.search(_unit_vectors(embeddings), slots)
+    positions: Ints = owners[rows]
     return positions
 
 
-def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _unit_vectors(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     unit: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.ascontiguousarray(unit, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Goes through the frames of one sequence, and says of each detection which one it continues.
+"""Goes through the frames of one sequence, and finds which earlier detection each one continues.
 
 A ``Linker`` takes one frame at a time and keeps only the ends of open tracks, so that a whole
 season, or a camera that is still filming, needs no more memory than its busiest minutes. Tracks
@@ -17,20 +17,21 @@ from common.errors import InputError
 from index.vectors import Floats, Ints, l1_normalise
 from tracks.association.decide import MAX_PAIRS, decide
 from tracks.association.options import PRESETS, TERMS, LinkOptions
-from tracks.association.state import OpenTracks, Seen, started
+from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 
 
 @dataclass(frozen=True)
 class Links:
-    """What was decided of N detections, one entry each in the order given.
+    """Tracks and links of N detections, one entry each in the order given.
 
     Attributes:
         track: number of its track, from 0 in order of their start; -1 for a weak detection that
-            no track took.
+            is in no track.
         position: in the track, from 0; -1 without a track.
         previous: number of the detection it continues, counted over the sequence; -1 for none.
-        cost, terms, margin: of that link, ``[N]``, ``[N, 4]`` in the order of ``TERMS``, ``[N]``
-            as in ``assign.margins``; NaN where there is none.
+        cost: of that link ``[N]``; NaN where there is none, as in ``terms`` and ``margin``.
+        terms: its four unweighted terms ``[N, 4]``, in the order of ``TERMS``.
+        margin: ``[N]``, as in ``assign.margins``.
     """
 
     track: Ints
@@ -42,13 +43,13 @@ class Links:
 
     @classmethod
     def unlinked(cls, count: int) -> Links:
-        """``count`` detections of which nothing is known yet."""
+        """``count`` detections in no track."""
         number, cost = np.full(count, -1, dtype=np.int64), np.full(count, np.nan)
         terms = np.full((count, len(TERMS)), np.nan)
         return cls(number, number.copy(), number.copy(), cost, terms, cost.copy())
 
     @classmethod
-    def joined(cls, parts: list[Links]) -> Links:
+    def concatenate(cls, parts: list[Links]) -> Links:
         """The frames of one sequence after each other."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
@@ -59,9 +60,13 @@ class Linker:
     Args:
         dim: length of an embedding.
         options: default ``PRESETS["default"]``.
-        frame_step: how far apart neighbouring frames are numbered; gaps are counted in it.
-        max_pairs: of open tracks and detections; more are not enumerated, but looked for with
-            ``candidates``, where the assignment is optimal.
+        frame_step: usual difference of the numbers of neighbouring frames, the unit of gaps.
+        max_pairs: as for ``decide``.
+
+    Attributes:
+        open: the tracks that may still continue.
+        tracks: number of tracks started so far.
+        rows: number of detections so far.
     """
 
     def __init__(
@@ -74,20 +79,26 @@ class Linker:
     ) -> None:
         self.options = options or PRESETS["default"]
         self.frame_step = frame_step
-        self.open = OpenTracks.none(looks_kept=self.options.looks_kept, dim=dim)
-        self.tracks = 0  # started so far
-        self.rows = 0  # seen so far
+        self.open = OpenTracks.empty(embeddings_kept=self.options.embeddings_kept, dim=dim)
+        self.tracks = 0
+        self.rows = 0
         self._max_pairs = max_pairs
 
     def restore(self, tracks: OpenTracks, *, started: int, rows: int) -> None:
-        """Go on where another linker with the same options stood."""
+        """Continue from the state of another linker with the same options.
+
+        Args:
+            tracks: its ``open``.
+            started: its ``tracks``.
+            rows: its ``rows``.
+        """
         self.open, self.tracks, self.rows = tracks, started, rows
 
     def step(
         self,
         frame: int,
         boxes: Floats,
-        looks: npt.NDArray[np.float32],
+        embeddings: npt.NDArray[np.float32],
         *,
         diagonal_px: float,
         seconds: float = float("nan"),
@@ -96,73 +107,78 @@ class Linker:
         """Link the N detections of the next frame.
 
         Args:
-            frame: later than any before.
+            frame: its number, above all earlier ones.
             boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
-            looks: ``[N, D]`` L1-normalised embeddings, none zero.
-            diagonal_px: of the image.
-            seconds: when it was taken; needed for ``max_gap_seconds``.
-            scores: of the detections, for ``strong_score``; NaN counts as strong.
+            embeddings: ``[N, D]`` L1-normalised, none zero.
+            diagonal_px: of the image, in pixels.
+            seconds: time of the frame; needed for ``max_gap_seconds``.
+            scores: of the detections ``[N]``, for ``strong_score``; NaN counts as strong.
         """
-        self._close(frame, seconds)
-        made = Links.unlinked(len(boxes))
-        seen = Seen(frame, seconds, self.rows + np.arange(len(boxes)), boxes, looks)
+        options = self.options
+        self._close_old(frame, seconds)
+        links = Links.unlinked(len(boxes))
+        rows = self.rows + np.arange(len(boxes))
+        detections = FrameDetections(frame, seconds, rows, boxes, embeddings)
         weak = np.zeros(len(boxes), dtype=bool)
-        if self.options.strong_score is not None and scores is not None:
-            weak = np.asarray(scores) < self.options.strong_score
-        ends, now = self.open, []
-        for chosen in (np.flatnonzero(~weak), np.flatnonzero(weak)):
-            if not (len(chosen) and len(ends)):
+        if options.strong_score is not None and scores is not None:
+            weak = np.asarray(scores) < options.strong_score
+        free, extended = self.open, []
+        for group in (np.flatnonzero(~weak), np.flatnonzero(weak)):
+            if not (len(group) and len(free)):
                 continue
-            steps = ends.steps_to(frame, self.frame_step)
-            decided = decide(
-                ends,
-                boxes[chosen],
-                looks[chosen],
+            steps = free.steps_to(frame, self.frame_step)
+            decision = decide(
+                free,
+                boxes[group],
+                embeddings[group],
                 steps=steps,
                 diagonal_px=diagonal_px,
-                options=self.options,
+                options=options,
                 max_pairs=self._max_pairs,
             )
-            mine = decided.earlier
-            rows, continued = chosen[decided.later], ends.keep(mine)
-            made.track[rows] = continued.track
-            made.position[rows] = continued.position + 1
-            made.previous[rows] = continued.row
-            made.cost[rows] = decided.cost
-            made.terms[rows] = decided.terms
-            made.margin[rows] = decided.margin
-            now.append(
+            rows, continued = group[decision.later], free.select(decision.earlier)
+            links.track[rows] = continued.track
+            links.position[rows] = continued.position + 1
+            links.previous[rows] = continued.row
+            links.cost[rows] = decision.cost
+            links.terms[rows] = decision.terms
+            links.margin[rows] = decision.margin
+            extended.append(
                 continued.extended(
-                    seen.at(rows), steps=steps[mine], memory=self.options.look_memory
+                    detections.select(rows),
+                    steps=steps[decision.earlier],
+                    memory=options.average_memory,
                 )
             )
-            free = np.ones(len(ends), dtype=bool)
-            free[mine] = False
-            ends = ends.keep(free)
-        new = np.flatnonzero(~weak & (made.previous < 0))
-        made.track[new] = np.arange(self.tracks, self.tracks + len(new))
-        made.position[new] = 0
-        first = started(made.track[new], seen.at(new), looks_kept=self.options.looks_kept)
+            unclaimed = np.ones(len(free), dtype=bool)
+            unclaimed[decision.earlier] = False
+            free = free.select(unclaimed)
+        new = np.flatnonzero(~weak & (links.previous < 0))
+        links.track[new] = np.arange(self.tracks, self.tracks + len(new))
+        links.position[new] = 0
+        first = new_tracks(
+            links.track[new], detections.select(new), embeddings_kept=options.embeddings_kept
+        )
         self.tracks += len(new)
         self.rows += len(boxes)
-        self.open = OpenTracks.joined([ends, *now, first])
-        return made
+        self.open = OpenTracks.concatenate([free, *extended, first])
+        return links
 
-    def _close(self, frame: int, seconds: float) -> None:
-        """Forget tracks that have been missing for too long."""
+    def _close_old(self, frame: int, seconds: float) -> None:
+        """Remove tracks that have been missing for too long."""
         options = self.options
-        near = self.open.steps_to(frame, self.frame_step) <= options.max_gap_frames + 1
+        recent = self.open.steps_to(frame, self.frame_step) <= options.max_gap_frames + 1
         if options.max_gap_seconds is not None:
-            near &= seconds - self.open.seconds <= options.max_gap_seconds
-        if not near.all():
-            self.open = self.open.keep(near)
+            recent &= seconds - self.open.seconds <= options.max_gap_seconds
+        if not recent.all():
+            self.open = self.open.select(recent)
 
 
 def frame_step(frames: Ints) -> int:
     """The usual distance of neighbouring frames: 5 for a clip sampled every fifth frame.
 
-    Gaps are counted in this step, so that a sampled clip and a numbered folder mean the same
-    by "one frame missing". The smaller of two equally frequent distances counts.
+    Gaps are counted in this step, so that "one frame missing" means the same for a sampled clip
+    and a numbered folder. The smaller of two equally frequent distances counts.
     """
     distances = np.diff(np.unique(frames))
     if not len(distances):
@@ -185,11 +201,12 @@ def link(
 
     Args:
         frames: frame number of each detection ``[N]``, never falling.
-        boxes: ``[N, 4]`` in pixels, no NaN (a detection without a box spans its image).
+        boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels, no NaN (a detection without a box spans its
+            image).
         embeddings: ``[N, D]`` of any scale.
-        diagonal_px: image diagonal, one for all or one per detection.
-        seconds: time of each detection; needed for ``max_gap_seconds``.
-        scores: of each detection, for ``strong_score``.
+        diagonal_px: image diagonal in pixels, one for all or one per detection ``[N]``.
+        seconds: time of each detection ``[N]``; needed for ``max_gap_seconds``.
+        scores: of each detection ``[N]``, for ``strong_score``.
         options: default ``PRESETS["default"]``.
 
     Raises:
@@ -198,12 +215,12 @@ def link(
         ValueError: frames out of order, or boxes that are not finite.
     """
     if (np.diff(frames) < 0).any():
-        raise ValueError("frames must not fall; sort the detections by frame")
+        raise ValueError("`frames` must not fall; sort the detections by frame")
     if not np.isfinite(boxes).all():
-        raise ValueError("boxes must be finite; leave failed rows out")
+        raise ValueError("`boxes` must be finite; leave failed rows out")
     linker = Linker(embeddings.shape[1], options, frame_step=frame_step(frames))
     require_times(seconds, len(frames), linker.options)
-    looks = l1_normalise(embeddings, [str(row) for row in range(len(frames))])
+    normalised = l1_normalise(embeddings, [str(row) for row in range(len(frames))])
     diagonals = np.broadcast_to(np.asarray(diagonal_px, dtype=np.float64), len(frames))
     parts = [Links.unlinked(0)]
     for rows in by_frame(frames):
@@ -211,39 +228,44 @@ def link(
             linker.step(
                 int(frames[rows.start]),
                 np.asarray(boxes[rows], dtype=np.float64),
-                looks[rows],
+                normalised[rows],
                 diagonal_px=float(diagonals[rows.start]),
                 seconds=float("nan") if seconds is None else float(seconds[rows.start]),
                 scores=None if scores is None else scores[rows],
             )
         )
-    return Links.joined(parts)
+    return Links.concatenate(parts)
 
 
 def require_times(seconds: Floats | None, count: int, options: LinkOptions) -> None:
-    """See that a gap in seconds can be measured in a sequence of ``count`` detections.
+    """Check that a gap in seconds can be measured, where ``max_gap_seconds`` is set.
+
+    Args:
+        seconds: time of each detection of one sequence ``[N]``, NaN or None where unknown.
+        count: number of detections N.
+        options: of linking.
 
     Raises:
-        InputError: it is wanted, and times are missing or fall from one frame to a later one.
+        InputError: times are missing, or fall from one frame to a later one.
     """
     if options.max_gap_seconds is None:
         return
-    wanted = f"max_gap_seconds is {options.max_gap_seconds:g} but"
+    option = f"`max_gap_seconds={options.max_gap_seconds:g}`:"
     missing = count if seconds is None else int(np.isnan(seconds).sum())
     if seconds is None or missing:
         raise InputError(
-            f"{wanted} {missing} of {count} detections have no timestamp; give timestamps or use "
-            "max_gap_frames alone"
+            f"{option} {missing} of {count} detections have no timestamp; give timestamps or use "
+            "`max_gap_frames` alone"
         )
     falls = int((np.diff(seconds) < 0).sum())
     if falls:
         raise InputError(
-            f"{wanted} time runs backwards {falls} times from a frame to the next; correct the "
-            "timestamps or frame numbers, or use max_gap_frames alone"
+            f"{option} time runs backwards {falls} times from a frame to the next; correct the "
+            "timestamps or frame numbers, or use `max_gap_frames` alone"
         )
 
 
 def by_frame(frames: Ints) -> list[slice]:
-    """The rows of each frame, or of whatever else has one number in neighbouring rows."""
+    """Slices of neighbouring rows that have the same number, one for each frame."""
     edges = np.r_[0, np.flatnonzero(np.diff(frames)) + 1, len(frames)]
     return [slice(a, b) for a, b in pairwise(edges.tolist()) if b > a]

@@ -16,36 +16,48 @@ Assignment = Literal["optimal", "greedy", "cheapest"]
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:
-    """What linking can be asked for; costs have no unit.
+    """Options of linking. Costs have no unit; an unweighted term is 0 to 1, ``feature`` 0 to 2.
 
     The defaults were chosen on EfficientNet-Lite0 embeddings of eight fish (501 frames) and of five
     moth-trap frames, judged by eye; with them the two flies of ``benchmarks/tracks.py`` have a HOTA
-    of 1.000. Distance weighs 4 because a fifth of the diagonal costs only 0.2 at 1, and fish were
-    linked across the whole tank.
+    of 1.000. Distance weighs 4 because a fifth of the diagonal costs only 0.2 at weight 1, and fish
+    were linked across the whole tank.
 
     A few scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit
     weights to labelled sequences of your own (``onepass tracks tune``).
 
     Attributes:
-        feature_weight, iou_weight, area_weight, distance_weight: of the four terms.
-        max_cost: a dearer pair is never linked.
-        max_gap_frames: frames a track may be missing; 0 links neighbouring frames only.
-        max_gap_seconds: seconds between two detections of a track; None: any.
-        appearance: what a track is compared by: the running ``average`` of its embeddings, or
-            the best match among its last ones, the ``gallery``.
-        appearance_memory: share of the old average kept at each link; 0 compares with the last
-            detection only.
-        gallery_size: embeddings of a track that the gallery holds.
-        motion_gate: how far a detection may lie from where its track was heading, in diagonals
-            of the track's last box, for each frame that passed; None: anywhere.
-        strong_score: detections that score less are weak: they may extend tracks that no
-            strong one extends, and never start one; None: all are strong.
-        assignment: ``optimal`` links so that most is saved in all; ``greedy`` takes the
-            cheapest pair first; both are one-to-one. ``cheapest`` gives every detection its
-            cheapest predecessor, so that two may claim one.
+        feature_weight: weight of 1 - cosine similarity of the embeddings; 0 or more.
+        iou_weight: weight of 1 - intersection over union of the boxes; 0 or more.
+        area_weight: weight of 1 - smaller box area / larger box area; 0 or more.
+        distance_weight: weight of the distance between box centres, in diagonals of the later
+            image; 0 or more.
+        max_cost: most that a link may cost, as the weighted sum of the four terms; above 0.
+        max_gap_frames: frames that a track may be missing, counted in the usual step between
+            frames; 0 links neighbouring frames only.
+        max_gap_seconds: most seconds between two detections of a track; above 0, or None for no
+            limit. It needs timestamps.
+        appearance: what a detection is compared with: ``average``, the running average of the
+            track's embeddings, or ``gallery``, the most similar of its last embeddings.
+        appearance_memory: for ``average``, the share of the old average that each link keeps; 0
+            (the last detection only) to just below 1.
+        gallery_size: for ``gallery``, the number of embeddings kept of each track; 1 or more.
+        motion_gate: largest distance of a detection from the position that the track's motion
+            predicts, in diagonals of the track's last box for each frame step since; above 0, or
+            None for no limit.
+        strong_score: detections with a lower detector score are weak: they may continue tracks
+            that no strong detection continues, and never start one. In the unit of the score
+            column; None: all are strong.
+        assignment: ``optimal`` makes the sum of ``max_cost`` - cost over the links of a frame
+            largest; ``greedy`` takes the cheapest pair first; both are one-to-one. ``cheapest``
+            gives every detection its cheapest predecessor, so that two may claim the same one.
 
     Raises:
         InputError: a value outside its range.
+
+    Example:
+        >>> LinkOptions(max_gap_frames=3).weights
+        (1.0, 1.0, 1.0, 4.0)
     """
 
     feature_weight: float = 1.0
@@ -63,33 +75,29 @@ class LinkOptions:
     assignment: Assignment = "optimal"
 
     def __post_init__(self) -> None:
-        for name, weight in zip(TERMS, self.weights, strict=True):
-            if not (math.isfinite(weight) and weight >= 0):
-                raise InputError(f"{name}_weight is {weight}; give a number of 0 or more")
+        for term, weight in zip(TERMS, self.weights, strict=True):
+            self._require(f"{term}_weight", 0 <= weight < math.inf, "a number of 0 or more")
         if not any(self.weights):
             raise InputError("all four link weights are 0; give at least one above 0")
         for name in ("max_cost", "max_gap_seconds", "motion_gate"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} is {value}; give a number above 0")
-        if self.max_gap_frames < 0:
-            raise InputError(f"max_gap_frames is {self.max_gap_frames}; give 0 or more")
-        if not 0 <= self.appearance_memory < 1:
-            raise InputError(
-                f"appearance_memory is {self.appearance_memory}; give 0 (none) to just below 1"
-            )
-        if self.gallery_size < 1:
-            raise InputError(f"gallery_size is {self.gallery_size}; give 1 or more")
-        if self.strong_score is not None and not math.isfinite(self.strong_score):
-            raise InputError(f"strong_score is {self.strong_score}; give a number")
-        for name, allowed in (
+            self._require(name, value is None or 0 < value < math.inf, "a number above 0")
+        self._require("max_gap_frames", self.max_gap_frames >= 0, "0 or more")
+        self._require(
+            "appearance_memory", 0 <= self.appearance_memory < 1, "0 (none) to just below 1"
+        )
+        self._require("gallery_size", self.gallery_size >= 1, "1 or more")
+        score = self.strong_score
+        self._require("strong_score", score is None or math.isfinite(score), "a number")
+        for name, choices in (
             ("appearance", ("average", "gallery")),
             ("assignment", ("optimal", "greedy", "cheapest")),
         ):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
-                )
+            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+
+    def _require(self, name: str, valid: bool, allowed: str) -> None:
+        if not valid:
+            raise InputError(f"`{name}={getattr(self, name)!r}`: give {allowed}")
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
@@ -97,13 +105,13 @@ class LinkOptions:
         return (self.feature_weight, self.iou_weight, self.area_weight, self.distance_weight)
 
     @property
-    def looks_kept(self) -> int:
-        """Embeddings that each open track holds."""
+    def embeddings_kept(self) -> int:
+        """Number of embeddings that each open track holds."""
         return self.gallery_size if self.appearance == "gallery" else 1
 
     @property
-    def look_memory(self) -> float:
-        """Share of the old look kept where one is held; a gallery of one holds the last."""
+    def average_memory(self) -> float:
+        """Share of the old embedding kept where a track holds one; a gallery of one keeps none."""
         return self.appearance_memory if self.appearance == "average" else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What is known of the tracks that may still go on: arrays with one entry a track."""
+"""The tracks that may still continue, as arrays with one entry per track."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from index.vectors import Floats, Ints
 Bools = npt.NDArray[np.bool_]
 
 
-class Seen(NamedTuple):
+class FrameDetections(NamedTuple):
     """N detections of one frame.
 
-    ``row`` is their number, counted over the sequence ``[N]``; ``seconds`` is NaN if unknown;
-    ``box`` is ``[N, 4]``; ``looks`` is ``[N, D]``, L1-normalised.
+    Attributes:
+        frame: its number.
+        seconds: its time; NaN if unknown.
+        row: number of each detection, counted over the sequence ``[N]``.
+        box: ``[N, 4]`` in pixels.
+        embedding: ``[N, D]`` float32, L1-normalised.
     """
 
     frame: int
     seconds: float
     row: Ints
     box: Floats
-    looks: npt.NDArray[np.float32]
+    embedding: npt.NDArray[np.float32]
 
-    def at(self, chosen: Ints) -> Seen:
-        """Those at some positions."""
-        return self._replace(row=self.row[chosen], box=self.box[chosen], looks=self.looks[chosen])
+    def select(self, rows: Ints) -> FrameDetections:
+        """The detections at ``rows``."""
+        return self._replace(row=self.row[rows], box=self.box[rows], embedding=self.embedding[rows])
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,17 @@ class OpenTracks:
     """Ends of M tracks. Everything a later frame needs is here, so this is all that is saved.
 
     Attributes:
-        track: number of the track ``[M]``; it stands twice only where two detections claimed
+        track: number of the track ``[M]``; it occurs twice only where two detections claimed
             one predecessor (``cheapest``).
         row: number of its last detection, counted over the sequence.
         position: of that detection in the track.
         frame: of that detection.
-        seconds: its time; NaN where none is known.
+        seconds: its time; NaN if unknown.
         box: ``[M, 4]`` its box, in pixels.
-        velocity: ``[M, 2]`` what its centre moves in one frame step, in pixels.
-        looks: ``[M, K, D]`` L1-normalised embeddings it is compared by; zero where there are
-            fewer than K yet.
-        filled: how many of the K there are.
+        velocity: ``[M, 2]`` movement of its centre in one frame step, in pixels.
+        looks: ``[M, K, D]`` float32, L1-normalised embeddings it is compared by; zero in the slots
+            that are not filled yet. (The name is that of the array in stored states.)
+        filled: number of embeddings that the track has stored so far.
     """
 
     track: Ints
@@ -60,27 +64,23 @@ class OpenTracks:
     filled: Ints
 
     @classmethod
-    def none(cls, *, looks_kept: int, dim: int) -> OpenTracks:
+    def empty(cls, *, embeddings_kept: int, dim: int) -> OpenTracks:
         """No track yet."""
-        numbers, reals = np.empty(0, dtype=np.int64), np.empty(0)
-        return cls(
-            track=numbers,
-            row=numbers,
-            position=numbers,
-            frame=numbers,
-            seconds=reals,
-            box=np.empty((0, 4)),
-            velocity=np.empty((0, 2)),
-            looks=np.empty((0, looks_kept, dim), dtype=np.float32),
-            filled=numbers,
+        nothing = FrameDetections(
+            0,
+            np.nan,
+            np.empty(0, dtype=np.int64),
+            np.empty((0, 4)),
+            np.empty((0, dim), dtype=np.float32),
         )
+        return new_tracks(nothing.row, nothing, embeddings_kept=embeddings_kept)
 
     def __len__(self) -> int:
         return len(self.track)
 
     @property
-    def remembered(self) -> npt.NDArray[np.float32]:
-        """What they are compared by: ``[M, D]`` where one look is kept, else ``[M, K, D]``."""
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """What they are compared by: ``[M, D]`` where one is kept, else ``[M, K, D]``."""
         return self.looks[:, 0] if self.looks.shape[1] == 1 else self.looks
 
     def steps_to(self, frame: int, frame_step: int) -> Floats:
@@ -88,87 +88,100 @@ class OpenTracks:
         steps: Floats = np.maximum(np.rint((frame - self.frame) / frame_step), 1)
         return steps
 
-    def keep(self, chosen: Bools | Ints) -> OpenTracks:
-        """Those of a mask or of positions."""
-        return OpenTracks(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+    def select(self, rows: Bools | Ints) -> OpenTracks:
+        """The tracks of a mask or at positions."""
+        return OpenTracks(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
-    def joined(cls, parts: list[OpenTracks]) -> OpenTracks:
+    def concatenate(cls, parts: list[OpenTracks]) -> OpenTracks:
         """All of them, one after the other; ``parts`` has at least one."""
-        some = [part for part in parts if len(part)] or parts[:1]
-        if len(some) == 1:
-            return some[0]
+        filled = [part for part in parts if len(part)] or parts[:1]
+        if len(filled) == 1:
+            return filled[0]
         return cls(
-            **{f.name: np.concatenate([getattr(p, f.name) for p in some]) for f in fields(cls)}
+            **{f.name: np.concatenate([getattr(p, f.name) for p in filled]) for f in fields(cls)}
         )
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """By name, to be saved; ``OpenTracks(**arrays)`` is the same tracks again."""
+        """All arrays by name, to be saved; ``OpenTracks(**arrays)`` restores the tracks."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def extended(self, seen: Seen, *, steps: Floats, memory: float) -> OpenTracks:
-        """The same M tracks after each was continued by one of M detections.
+    def extended(self, detections: FrameDetections, *, steps: Floats, memory: float) -> OpenTracks:
+        """The M tracks after each was continued by one of M detections.
 
         Args:
-            seen: the detections.
+            detections: M of one frame.
             steps: frame steps since each track's last detection ``[M]``.
-            memory: share of the old average that is kept, where one look is kept.
+            memory: share of the old average that is kept, where one embedding is kept; 0 to 1.
         """
-        kept = self.looks.shape[1]
-        if kept == 1:
-            mixed = np.float32(memory) * self.looks[:, 0] + np.float32(1 - memory) * seen.looks
-            # Opposite looks can cancel out to nothing; then only the new one is known.
-            mixed[~mixed.any(axis=1)] = seen.looks[~mixed.any(axis=1)]
-            remembered = mixed[:, None, :]
+        new, slots = detections.embedding, self.looks.shape[1]
+        if slots == 1:
+            average = np.float32(memory) * self.looks[:, 0] + np.float32(1 - memory) * new
+            # Opposite embeddings can cancel out to zero; then only the new one is kept.
+            cancelled = ~average.any(axis=1)
+            average[cancelled] = new[cancelled]
+            looks = average[:, None, :]
         else:
-            remembered = self.looks.copy()
-            remembered[np.arange(len(self)), self.filled % kept] = seen.looks
-        moved = (_centres(seen.box) - _centres(self.box)) / steps[:, None]
+            looks = self.looks.copy()
+            looks[np.arange(len(self)), self.filled % slots] = new
+        moved = (_centres(detections.box) - _centres(self.box)) / steps[:, None]
         first = self.position == 0
         return replace(
             self,
-            row=seen.row,
+            row=detections.row,
             position=self.position + 1,
-            frame=np.full(len(self), seen.frame, dtype=np.int64),
-            seconds=np.full(len(self), seen.seconds),
-            box=seen.box,
+            frame=np.full(len(self), detections.frame, dtype=np.int64),
+            seconds=np.full(len(self), detections.seconds),
+            box=detections.box,
             velocity=np.where(first[:, None], moved, (self.velocity + moved) / 2),
-            looks=remembered,
+            looks=looks,
             filled=self.filled + 1,
         )
 
-    def within_reach(
+    def within_gate(
         self, boxes: Floats, steps: Floats, gate: float, pairs: tuple[Ints, Ints] | None = None
     ) -> Bools:
-        """Whether boxes lie within ``gate`` of where tracks were heading, ``[M, N]``.
+        """Whether boxes lie where the tracks' motion predicts them.
 
-        The reach is ``gate`` diagonals of the track's last box for each step that passed. With
-        ``pairs`` (track, box) only of these, ``[P]``.
+        Args:
+            boxes: ``[N, 4]`` in pixels.
+            steps: frame steps since each track's last detection ``[M]``.
+            gate: largest distance, in diagonals of the track's last box for each step.
+            pairs: positions of (track, box), ``[P]`` each, to test these alone.
+
+        Returns:
+            ``[M, N]``, or ``[P]`` with ``pairs``.
         """
         expected = _centres(self.box) + self.velocity * steps[:, None]
         sides = self.box[:, 2:] - self.box[:, :2]
         reach = gate * np.hypot(sides[:, 0], sides[:, 1]) * steps
         centres = _centres(boxes)
         if pairs is None:
-            away, reach = centres[None] - expected[:, None], reach[:, None]
+            offset, reach = centres[None] - expected[:, None], reach[:, None]
         else:
-            away, reach = centres[pairs[1]] - expected[pairs[0]], reach[pairs[0]]
-        within: Bools = np.hypot(away[..., 0], away[..., 1]) <= reach
+            offset, reach = centres[pairs[1]] - expected[pairs[0]], reach[pairs[0]]
+        within: Bools = np.hypot(offset[..., 0], offset[..., 1]) <= reach
         return within
 
 
-def started(track: Ints, seen: Seen, *, looks_kept: int) -> OpenTracks:
-    """New tracks, numbered ``track``, of one detection each."""
+def new_tracks(track: Ints, detections: FrameDetections, *, embeddings_kept: int) -> OpenTracks:
+    """Tracks that start with one detection each.
+
+    Args:
+        track: their numbers ``[N]``.
+        detections: N of one frame.
+        embeddings_kept: slots for embeddings of each track.
+    """
     count = len(track)
-    slots = np.zeros((count, looks_kept, seen.looks.shape[1]), dtype=np.float32)
-    slots[:, 0] = seen.looks
+    slots = np.zeros((count, embeddings_kept, detections.embedding.shape[1]), dtype=np.float32)
+    slots[:, 0] = detections.embedding
     return OpenTracks(
         track=track,
-        row=seen.row,
+        row=detections.row,
         position=np.zeros(count, dtype=np.int64),
-        frame=np.full(count, seen.frame, dtype=np.int64),
-        seconds=np.full(count, seen.seconds),
-        box=seen.box,
+        frame=np.full(count, detections.frame, dtype=np.int64),
+        seconds=np.full(count, detections.seconds),
+        box=detections.box,
         velocity=np.zeros((count, 2)),
         looks=slots,
         filled=np.ones(count, dtype=np.int64),

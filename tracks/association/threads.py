@@ -1,7 +1,7 @@
 """NumPy's matrix products on one thread.
 
 Those of linking are small. Where cores are shared, several threads spend ten times as long waiting
-for each other as the product takes, and a service has other threads that want the cores.
+for each other as the product takes, and a service has other threads that need the cores.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from threadpoolctl import ThreadpoolController
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """While the block runs; other libraries, FAISS above all, keep the threads they have.
+    """Limit NumPy to one thread in this block; other libraries, such as FAISS, keep theirs.
 
-    Where blocks of several threads overlap, one thread may be what is left of it.
+    The limit is of the process: where blocks of several threads overlap, it may outlast them.
     """
-    with _numpy().limit(limits=1):
+    with _numpy_threads().limit(limits=1):
         yield
 
 
 @cache
-def _numpy() -> ThreadpoolController:
-    everything = ThreadpoolController()
-    files = [one["filepath"] for one in everything.info() if one["user_api"] == "blas"]
-    return everything.select(filepath=[file for file in files if "numpy" in file])
+def _numpy_threads() -> ThreadpoolController:
+    pools = ThreadpoolController()
+    files = [pool["filepath"] for pool in pools.info() if pool["user_api"] == "blas"]
+    return pools.select(filepath=[file for file in files if "numpy" in file])

@@ -1,1 +1,1 @@
-"""Tracks held against a truth: HOTA, IDF1, MOTA; and options fitted to labelled sequences."""
+"""Tracks compared with the truth: HOTA, IDF1, MOTA; and options fitted to labelled sequences."""

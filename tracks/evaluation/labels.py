@@ -1,7 +1,9 @@
-"""Sequences of a run whose individuals are known: from a truth of boxes, or from a column."""
+"""Sequences of a run whose individuals are known: from true boxes, or from a column."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,115 +17,129 @@ from pipelines.run import Run
 from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
 from tracks.embeddings import EmbeddingReader
-from tracks.evaluation.evaluate import truths
-from tracks.evaluation.tune import NOBODY, Labelled
+from tracks.evaluation.evaluate import truth_files
+from tracks.evaluation.tune import UNLABELLED, LabelledSequence
 from tracks.motchallenge import FIRST_FRAME, read_truth
-from tracks.sequences import read_plan
+from tracks.sequences import LinkPlan, read_plan
 from tracks.sizes import geometry
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 SAME_BOX = 0.5
-"""Of a true box and a detection: the least IoU to be of the same individual."""
+"""Least IoU of a true box and a detection to be of the same individual."""
 
 
-def labelled_by_truth(run: Path, truth: Path, *, first_frame: int = FIRST_FRAME) -> list[Labelled]:
-    """Sequences that have a MOTChallenge truth; detections without a true box are nobody.
+def labelled_by_truth(
+    run: Path, truth: Path, *, first_frame: int = FIRST_FRAME
+) -> list[LabelledSequence]:
+    """Sequences that have a MOTChallenge truth; detections without a true box are unlabelled.
 
     Args:
         run: a finished run.
         truth: as for ``evaluate_run``.
-        first_frame: number in the truth of the frame that the run counts as 0.
+        first_frame: number in the truth of the run's frame 0.
 
     Raises:
-        RunError, InputError: as ``read_plan`` and ``evaluate_run``; a sequence shares no box with
-            its truth.
+        RunError: the run keeps no embeddings.
+        InputError: as ``evaluate_run``; a sequence shares no box with its truth.
     """
     opened = Run.open(run)
     plan = read_plan(opened, None)
-    names = [plan.table["sequence"][part.start].as_py() for part in plan.sequences]
-    files = truths(truth, names)
-    looks = EmbeddingReader(opened, plan.table)
-    found = []
-    for name, part in zip(names, plan.sequences, strict=True):
-        if name not in files:
-            continue
-        told, _ = read_truth(files[name])
-        rows = plan.table[part]
-        frames, places = rows["frame"].to_numpy(), geometry(opened, rows)
-        who = individuals(
-            frames, places.boxes, Tracked(told.frames - first_frame, told.ids, told.boxes)
-        )
-        if (who == NOBODY).all():
+    names = [plan.table["sequence"][rows.start].as_py() for rows in plan.sequences]
+    files = truth_files(truth, names)
+    chosen = [rows for name, rows in zip(names, plan.sequences, strict=True) if name in files]
+    labelled = []
+    for sequence, _ in _sequences(opened, replace(plan, sequences=chosen)):
+        file = files[sequence.name]
+        read, _ = read_truth(file)
+        boxes = TrackBoxes(read.frames - first_frame, read.ids, read.boxes)
+        individuals = match_individuals(sequence.frames, sequence.boxes, boxes)
+        if (individuals == UNLABELLED).all():
             raise InputError(
-                f"{files[name]} and sequence {name!r} share no box: none of {len(who)} detections "
-                f"covers a true one by half; is frame 0 the truth's frame {first_frame} "
-                "(--first-frame)?"
+                f"{file} and sequence {sequence.name!r} share no box: none of {len(individuals)} "
+                "detections covers a true one by half; is frame 0 the truth's frame "
+                f"{first_frame} (`first_frame`)?"
             )
-        normal = looks.rows(part.start, part.stop)
-        found.append(Labelled(name, frames, places.boxes, normal, places.diagonals, who))
-    return found
+        labelled.append(replace(sequence, individuals=individuals))
+    return labelled
 
 
-def labelled_by_column(run: Path, column: str) -> list[Labelled]:
-    """Sequences whose individuals are named in a column; null, or nothing, is nobody.
+def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
+    """Sequences whose individuals are named in a column; null or empty is unlabelled.
 
     Raises:
-        RunError, InputError: as ``read_plan``; the column is missing, empty, or names an
-            individual twice in one frame.
+        RunError: the run keeps no embeddings.
+        InputError: the column is missing, empty, or names an individual twice in one frame.
     """
     opened = Run.open(run)
     plan = read_plan(opened, None)
+    given = f"`truth_column={column!r}`"
     try:
-        named = opened.table(["detection_id", column])
+        table = opened.table(["detection_id", column])
     except (KeyError, pa.ArrowException):
         raise InputError(
-            f"--truth-column {column}: {run} has no such column; give one that names the "
-            "individual of each detection"
+            f"{given}: {run} has no such column; give one that names the individual of each "
+            "detection"
         ) from None
-    names = named[column].cast(pa.string())
+    names = table[column].cast(pa.string())
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.string()), names)
-    at = pc.index_in(plan.table["detection_id"], named["detection_id"].combine_chunks())
-    codes = names.take(at).combine_chunks().dictionary_encode().indices
-    numbers = codes.fill_null(NOBODY).to_numpy(zero_copy_only=False)
-    looks = EmbeddingReader(opened, plan.table)
-    found = []
-    for part in plan.sequences:
-        who = numbers[part].astype(np.int64)
-        if (who == NOBODY).all():
-            continue
-        rows = plan.table[part]
-        name, frames = rows["sequence"][0].as_py(), rows["frame"].to_numpy()
-        for frame in by_frame(frames):
-            known = who[frame][who[frame] != NOBODY]
+    rows = pc.index_in(plan.table["detection_id"], table["detection_id"].combine_chunks())
+    codes = names.take(rows).combine_chunks().dictionary_encode().indices
+    numbers = codes.fill_null(UNLABELLED).to_numpy(zero_copy_only=False).astype(np.int64)
+    chosen = [rows for rows in plan.sequences if (numbers[rows] != UNLABELLED).any()]
+    if not chosen:
+        raise InputError(f"{given} names nobody in {run}")
+    labelled = []
+    for sequence, rows in _sequences(opened, replace(plan, sequences=chosen)):
+        individuals = numbers[rows]
+        for frame in by_frame(sequence.frames):
+            known = individuals[frame][individuals[frame] != UNLABELLED]
             if len(np.unique(known)) < len(known):
                 raise InputError(
-                    f"--truth-column {column}: sequence {name!r}, frame {frames[frame.start]} "
+                    f"{given}: sequence {sequence.name!r}, frame {sequence.frames[frame.start]} "
                     "holds one individual twice; correct the labels"
                 )
-        places = geometry(opened, rows)
-        normal = looks.rows(part.start, part.stop)
-        found.append(Labelled(name, frames, places.boxes, normal, places.diagonals, who))
-    if not found:
-        raise InputError(f"--truth-column {column} names nobody in {run}")
-    return found
+        labelled.append(replace(sequence, individuals=individuals))
+    return labelled
 
 
-def individuals(frames: Ints, boxes: Floats, truth: Tracked) -> Ints:
-    """Whom each detection shows: the true box it covers best, each box once; else ``NOBODY``.
+def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, slice]]:
+    """The sequences of a plan without labels, and the rows of each."""
+    reader = EmbeddingReader(run, plan.table)
+    for rows in plan.sequences:
+        table = plan.table[rows]
+        measured = geometry(run, table)
+        yield (
+            LabelledSequence(
+                name=table["sequence"][0].as_py(),
+                frames=table["frame"].to_numpy(),
+                boxes=measured.boxes,
+                embeddings=reader.rows(rows.start, rows.stop),
+                diagonals=measured.diagonals,
+                individuals=np.full(table.num_rows, UNLABELLED, dtype=np.int64),
+            ),
+            rows,
+        )
+
+
+def match_individuals(frames: Ints, boxes: Floats, truth: TrackBoxes) -> Ints:
+    """Match detections to true boxes, each at most once, for the largest total overlap.
 
     Args:
-        frames: of N detections, never falling.
-        boxes: theirs, ``[N, 4]``.
+        frames: of N detections ``[N]``, never falling.
+        boxes: of the detections, ``[N, 4]``.
         truth: true boxes, by the same frame numbers.
+
+    Returns:
+        The individual of each detection ``[N]``, else ``UNLABELLED``.
     """
-    who = np.full(len(frames), NOBODY, dtype=np.int64)
+    individuals = np.full(len(frames), UNLABELLED, dtype=np.int64)
     order = np.argsort(truth.frames, kind="stable")
     for rows in by_frame(frames):
         frame = frames[rows.start]
         start, stop = np.searchsorted(truth.frames[order], [frame, frame + 1])
-        there = order[start:stop]
-        overlap = box_overlap(boxes[rows][:, None], truth.boxes[there][None])
-        mine, theirs = linear_sum_assignment(-np.where(overlap >= SAME_BOX, overlap, 0))
-        same = overlap[mine, theirs] >= SAME_BOX
-        who[rows.start + mine[same]] = truth.ids[there[theirs[same]]]
-    return who
+        true = order[start:stop]
+        overlap = box_overlap(boxes[rows][:, None], truth.boxes[true][None])
+        detection, matched = linear_sum_assignment(-np.where(overlap >= SAME_BOX, overlap, 0))
+        same = overlap[detection, matched] >= SAME_BOX
+        individuals[rows.start + detection[same]] = truth.ids[true[matched[same]]]
+    return individuals

@@ -1,8 +1,8 @@
-"""How well boxes were given identities, beside the true ones: HOTA, IDF1, MOTA, switches.
+"""How well tracks match the true identities: HOTA, IDF1, MOTA, switches.
 
 The scores come from ``trackers.eval``, which repeats TrackEval, the official evaluation of
 MOTChallenge, number by number; here arrays are only brought into its form. It is imported when
-the first score is asked for, since it loads a plotting stack.
+the first score is needed, since it loads a plotting stack.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ import numpy as np
 
 from common.extras import optional
 from index.vectors import Floats, Ints
-from tracks.tracked import Tracked
-
-# The package asks for OpenCV's desktop build, which would replace the headless one that is
-# installed here, and needs a display's libraries; so it is installed without what it asks for.
+from tracks.tracked import TrackBoxes
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation came to; shares are 0 to 1, but MOTA, which can be below 0.
+    """Scores of an evaluation. Shares are 0 to 1; MOTA can be below 0.
 
     Attributes:
-        hota, det_a, ass_a: of Luiten et al. 2021, averaged over IoU thresholds 0.05 to 0.95:
-            finding, and joining, as one number and apart.
+        hota: of Luiten et al. 2021, averaged over IoU thresholds 0.05 to 0.95: detection and
+            association in one number.
+        det_a: its detection accuracy alone.
+        ass_a: its association accuracy alone.
         idf1: share of boxes with the right identity, each individual matched to one track.
-        mota: 1 less the misses, false boxes and switches for each true box.
-        switches: times an individual is taken up by another track than before (IoU of 0.5).
-        fragmentations: times an individual is found again after it was not.
-        frames: that were judged.
-        truth_boxes, truth_tracks: of the truth in those frames.
-        boxes, tracks: that were found in them.
-        missed, false: true boxes without one found, and found ones without a true one.
+        mota: 1 minus misses, false boxes and switches per true box.
+        switches: times that an individual continues in another track (IoU of 0.5).
+        fragmentations: times that an individual is found again after it was missed.
+        frames: evaluated frames.
+        truth_boxes: true boxes in these frames.
+        truth_tracks: individuals in these frames.
+        boxes: boxes of the run in these frames.
+        tracks: tracks of the run in these frames.
+        missed: true boxes without a box of the run.
+        false: boxes of the run without a true box.
     """
 
     hota: float
@@ -56,69 +58,74 @@ class Scores:
     false: int
 
 
-def evaluate(truth: Tracked, found: Tracked) -> Scores:
-    """The scores of one sequence, over every frame that stands in ``truth`` or in ``found``.
+def evaluate(truth: TrackBoxes, tracked: TrackBoxes) -> Scores:
+    """The scores of one sequence, over every frame with a box in ``truth`` or in ``tracked``.
 
     Raises:
         InputError: the evaluator is not installed.
         ValueError: no true box, an id twice in one frame, or a box that is not finite.
     """
-    return evaluate_together([(truth, found)])[1]
+    return evaluate_together([(truth, tracked)])[1]
 
 
-def evaluate_together(pairs: Sequence[tuple[Tracked, Tracked]]) -> tuple[list[Scores], Scores]:
+def evaluate_together(
+    pairs: Sequence[tuple[TrackBoxes, TrackBoxes]],
+) -> tuple[list[Scores], Scores]:
     """The scores of each sequence, and of all: counts added up, not scores averaged.
 
     Args:
-        pairs: truth and what was found, of each sequence; at least one.
+        pairs: truth and tracks of each sequence; at least one.
 
     Raises:
-        InputError, ValueError: as ``evaluate``.
+        InputError: the evaluator is not installed.
+        ValueError: as ``evaluate``.
     """
-    judge = _evaluator()
-    measured = [_measure(judge, truth, found) for truth, found in pairs]
-    hota, clear, identity, sizes = zip(*measured, strict=True)
+    evaluator = _evaluator()
+    measured = [_measure(evaluator, truth, tracked) for truth, tracked in pairs]
+    hota, clear, identity, counts = zip(*measured, strict=True)
     together = (
-        judge.aggregate_hota_metrics(list(hota)),
-        judge.aggregate_clear_metrics(list(clear)),
-        judge.aggregate_identity_metrics(list(identity)),
-        tuple(map(sum, zip(*sizes, strict=True))),
+        evaluator.aggregate_hota_metrics(list(hota)),
+        evaluator.aggregate_clear_metrics(list(clear)),
+        evaluator.aggregate_identity_metrics(list(identity)),
+        tuple(map(sum, zip(*counts, strict=True))),
     )
-    return [_scores(*one) for one in measured], _scores(*together)
+    return [_scores(*metrics) for metrics in measured], _scores(*together)
 
 
 def _evaluator() -> Any:
+    # Without its dependencies: they include OpenCV's desktop build, which would replace the
+    # headless one that is installed here, and needs the libraries of a display.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a library's import warnings are not our user's
+        warnings.simplefilter("ignore")  # of its imports; users can do nothing about them
         return optional("trackers.eval", "tracks", then="pip install --no-deps 'trackers>=2.6'")
 
 
 def _measure(
-    judge: ModuleType, truth: Tracked, found: Tracked
+    evaluator: ModuleType, truth: TrackBoxes, tracked: TrackBoxes
 ) -> tuple[Any, Any, Any, tuple[int, ...]]:
     if not len(truth.frames):
-        raise ValueError("the truth has no boxes; there is nothing to judge by")
-    for name, side in (("truth", truth), ("found", found)):
+        raise ValueError("`truth` has no boxes; there is nothing to judge by")
+    for name, side in (("truth", truth), ("tracked", tracked)):
         if not np.isfinite(side.boxes).all():
-            raise ValueError(f"{name}: boxes must be finite")
-        if (twice := side.repeated()) is not None:
-            raise ValueError(f"{name}: id {twice[1]} stands twice in frame {twice[0]}")
-    frames = np.unique(np.concatenate([truth.frames, found.frames]))
+            raise ValueError(f"`{name}`: boxes must be finite")
+        if (duplicate := side.first_duplicate()) is not None:
+            raise ValueError(f"`{name}`: id {duplicate[1]} occurs twice in frame {duplicate[0]}")
+    frames = np.unique(np.concatenate([truth.frames, tracked.frames]))
     true_ids, true_boxes = _by_frame(truth, frames)
-    found_ids, found_boxes = _by_frame(found, frames)
-    overlaps = [judge.box_iou(t, f) for t, f in zip(true_boxes, found_boxes, strict=True)]
+    ids, boxes = _by_frame(tracked, frames)
+    overlaps = [evaluator.box_iou(t, f) for t, f in zip(true_boxes, boxes, strict=True)]
     return (
-        judge.compute_hota_metrics(true_ids, found_ids, overlaps),
-        judge.compute_clear_metrics(true_ids, found_ids, overlaps),
-        judge.compute_identity_metrics(true_ids, found_ids, overlaps),
+        evaluator.compute_hota_metrics(true_ids, ids, overlaps),
+        evaluator.compute_clear_metrics(true_ids, ids, overlaps),
+        evaluator.compute_identity_metrics(true_ids, ids, overlaps),
         (
             *(len(frames), len(truth.ids), len(np.unique(truth.ids))),
-            *(len(found.ids), len(np.unique(found.ids))),
+            *(len(tracked.ids), len(np.unique(tracked.ids))),
         ),
     )
 
 
-def _by_frame(side: Tracked, frames: Ints) -> tuple[list[Ints], list[Floats]]:
+def _by_frame(side: TrackBoxes, frames: Ints) -> tuple[list[Ints], list[Floats]]:
     """Ids, counted from 0, and boxes of each of ``frames``."""
     order = np.argsort(side.frames, kind="stable")
     ids = np.unique(side.ids, return_inverse=True)[1][order]
@@ -126,8 +133,8 @@ def _by_frame(side: Tracked, frames: Ints) -> tuple[list[Ints], list[Floats]]:
     return np.split(ids, cuts), np.split(np.asarray(side.boxes, dtype=np.float64)[order], cuts)
 
 
-def _scores(hota: Any, clear: Any, identity: Any, sizes: tuple[int, ...]) -> Scores:
-    frames, truth_boxes, truth_tracks, boxes, tracks = sizes
+def _scores(hota: Any, clear: Any, identity: Any, counts: tuple[int, ...]) -> Scores:
+    frames, truth_boxes, truth_tracks, boxes, tracks = counts
     return Scores(
         hota=float(hota["HOTA"]),
         det_a=float(hota["DetA"]),

@@ -1,9 +1,9 @@
 """Fit the weights and the threshold of linking to sequences whose individuals are known.
 
-Weights are those of a logistic regression, none below 0, that tells pairs of one individual from
-pairs of two by the four terms; pairs are collected as a linker meets them, with tracks that follow
-the truth. The threshold is then moved to where the linker itself, on the same sequences, gives the
-best IDF1. What that is worth is measured on sequences it has not seen: each is left out once.
+Weights are those of a logistic regression, none below 0, that separates pairs of one individual
+from pairs of two by the four terms; pairs are collected as a linker meets them, with tracks that
+follow the truth. The threshold is then moved to where the linker itself, on the same sequences,
+gives the best IDF1. How well that generalises is measured by leaving out each sequence once.
 """
 
 from __future__ import annotations
@@ -21,41 +21,48 @@ from index.vectors import Floats, Ints
 from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame, frame_step, link
 from tracks.association.options import PRESETS, TERMS, LinkOptions
-from tracks.association.state import OpenTracks, Seen, started
+from tracks.association.state import Bools, FrameDetections, OpenTracks, new_tracks
 from tracks.evaluation.scores import Scores, evaluate
-from tracks.linked import unclaimed
-from tracks.tracked import Tracked
+from tracks.linked import unique_per_frame
+from tracks.tracked import TrackBoxes
 
-NOBODY = -1
-_MOST_PAIRS = 500_000
-_RIDGE = 1e-3  # pairs that can be told apart without fault would else want endless weights
-_STEPS = np.geomspace(0.4, 2.5, 15)  # thresholds tried, times the fitted one
+UNLABELLED = -1
+_MAX_PAIRS = 500_000
+_RIDGE = 1e-3  # without it, pairs that are separated perfectly would need infinite weights
+_THRESHOLD_FACTORS = np.geomspace(0.4, 2.5, 15)  # thresholds tried, relative to the fitted one
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSequence:
     """One sequence of N detections whose individuals are known, by frame.
 
     Attributes:
         name: of the sequence.
-        frames: frame number of each, never falling.
+        frames: frame number of each detection ``[N]``, never falling.
         boxes: ``[N, 4]`` in pixels.
-        looks: ``[N, D]`` L1-normalised embeddings.
-        diagonals: of each one's image, in pixels.
-        who: number of the individual, ``NOBODY`` where the truth knows none.
+        embeddings: ``[N, D]`` float32, L1-normalised.
+        diagonals: of the image of each detection ``[N]``, in pixels.
+        individuals: number of the individual ``[N]``, ``UNLABELLED`` where it is not known.
     """
 
     name: str
     frames: Ints
     boxes: Floats
-    looks: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float32]
     diagonals: Floats
-    who: Ints
+    individuals: Ints
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A sequence that was left out: what options of the others, and the default, made of it."""
+    """A sequence that was left out, linked with options fitted to the others and by default.
+
+    Attributes:
+        sequence: its name.
+        options: fitted to the others.
+        tuned: scores with them.
+        default: scores with the options that tuning started from.
+    """
 
     sequence: str
     options: LinkOptions
@@ -65,7 +72,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning came to; ``options`` are fitted to all sequences."""
+    """Result of tuning.
+
+    Attributes:
+        options: fitted to all sequences.
+        folds: one for each sequence.
+    """
 
     options: LinkOptions
     folds: list[Fold]
@@ -73,8 +85,8 @@ class Tuning:
     def spread(self) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation over the folds, of each weight, the threshold and IDF1."""
         columns = {
-            f"{term}_weight": [fold.options.weights[place] for fold in self.folds]
-            for place, term in enumerate(TERMS)
+            f"{term}_weight": [fold.options.weights[number] for fold in self.folds]
+            for number, term in enumerate(TERMS)
         }
         columns["max_cost"] = [fold.options.max_cost for fold in self.folds]
         columns["idf1"] = [fold.tuned.idf1 for fold in self.folds]
@@ -83,20 +95,20 @@ class Tuning:
 
 
 def tune(
-    sequences: Sequence[Labelled],
+    sequences: Sequence[LabelledSequence],
     *,
     base: LinkOptions | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuning:
-    """Fit to all ``sequences``, and to all but one of them, each once.
+    """Fit to all ``sequences``, and to all but one of them, leaving out each once.
 
     Args:
         sequences: two or more.
-        base: gaps, memory and what else is not fitted; default ``PRESETS["default"]``.
-        progress: called with fits done and fits to do.
+        base: options whose weights and threshold are replaced; default ``PRESETS["default"]``.
+        progress: called with the number of fits done and of all fits.
 
     Raises:
-        InputError: fewer than two sequences, or none with pairs of one individual and of two.
+        InputError: fewer than two sequences, or no pairs of one individual, or none of two.
     """
     base = base or PRESETS["default"]
     if len(sequences) < 2:
@@ -106,93 +118,99 @@ def tune(
         )
     pairs = [collect_pairs(sequence, base) for sequence in sequences]
     folds = []
-    for place, left_out in enumerate(sequences):
-        others = [other for number, other in enumerate(sequences) if number != place]
-        options = _fit(others, [p for number, p in enumerate(pairs) if number != place], base)
-        folds.append(
-            Fold(left_out.name, options, judged(left_out, options), judged(left_out, base))
-        )
-        progress(place + 1, len(sequences) + 1)
+    for number, left_out in enumerate(sequences):
+        rest = [other for other in range(len(sequences)) if other != number]
+        options = _fit([sequences[n] for n in rest], [pairs[n] for n in rest], base)
+        tuned, default = score_linking(left_out, options), score_linking(left_out, base)
+        folds.append(Fold(left_out.name, options, tuned, default))
+        progress(number + 1, len(sequences) + 1)
     options = _fit(sequences, pairs, base)
     progress(len(sequences) + 1, len(sequences) + 1)
     return Tuning(options, folds)
 
 
-def judged(sequence: Labelled, options: LinkOptions) -> Scores:
-    """The scores of linking one sequence, by its own labels."""
+def score_linking(sequence: LabelledSequence, options: LinkOptions) -> Scores:
+    """Link one sequence and compare the tracks with its labels."""
     links = link(
         sequence.frames,
         sequence.boxes,
-        sequence.looks,
+        sequence.embeddings,
         diagonal_px=sequence.diagonals,
         options=options,
     )
-    known, tracked = sequence.who != NOBODY, links.track >= 0
+    labelled, linked = sequence.individuals != UNLABELLED, links.track >= 0
+    frames = sequence.frames[linked]
+    tracks = unique_per_frame(frames, links.track[linked], links.cost[linked])
     return evaluate(
-        Tracked(sequence.frames[known], sequence.who[known], sequence.boxes[known]),
-        Tracked(
-            sequence.frames[tracked],
-            unclaimed(sequence.frames[tracked], links.track[tracked], links.cost[tracked]),
-            sequence.boxes[tracked],
+        TrackBoxes(
+            sequence.frames[labelled], sequence.individuals[labelled], sequence.boxes[labelled]
         ),
+        TrackBoxes(frames, tracks, sequence.boxes[linked]),
     )
 
 
-def collect_pairs(sequence: Labelled, options: LinkOptions) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Terms ``[P, 4]`` of the pairs a linker would compare if it had made no mistake so far.
+def collect_pairs(sequence: LabelledSequence, options: LinkOptions) -> tuple[Floats, Bools]:
+    """The P pairs that a linker compares if it has made no mistake so far.
 
     Returns:
-        The terms, and which pairs are of one individual.
+        Their terms ``[P, 4]``, and whether they are of one individual ``[P]``.
     """
-    step = frame_step(sequence.frames)
-    ends = OpenTracks.none(looks_kept=options.looks_kept, dim=sequence.looks.shape[1])
+    step, kept = frame_step(sequence.frames), options.embeddings_kept
+    # ``track`` of these open tracks is the individual.
+    tracks = OpenTracks.empty(embeddings_kept=kept, dim=sequence.embeddings.shape[1])
     terms, same = [np.empty((0, len(TERMS)))], [np.empty(0, dtype=bool)]
     for rows in by_frame(sequence.frames):
         frame = int(sequence.frames[rows.start])
-        steps = ends.steps_to(frame, step)
-        near = steps <= options.max_gap_frames + 1
-        ends, steps = ends.keep(near), steps[near]
-        who, boxes, looks = sequence.who[rows], sequence.boxes[rows], sequence.looks[rows]
+        steps = tracks.steps_to(frame, step)
+        recent = steps <= options.max_gap_frames + 1
+        tracks, steps = tracks.select(recent), steps[recent]
+        individuals, count = sequence.individuals[rows], rows.stop - rows.start
+        detections = FrameDetections(
+            frame, np.nan, np.arange(count), sequence.boxes[rows], sequence.embeddings[rows]
+        )
         costs = cost_terms(
-            ends.remembered,
-            ends.box,
-            looks,
-            boxes,
+            tracks.embeddings,
+            tracks.box,
+            detections.embedding,
+            detections.box,
             diagonal_px=float(sequence.diagonals[rows.start]),
         )
         terms.append(np.stack(costs[:-1], axis=-1).reshape(-1, len(TERMS)))
-        alike = (ends.track[:, None] == who[None, :]) & (who != NOBODY)[None, :]
-        same.append(alike.ravel())
-        mine, here = np.nonzero(alike)
-        free = np.ones(len(ends), dtype=bool)
-        free[mine] = False
-        new = np.setdiff1d(np.arange(len(who)), here)
-        seen = Seen(frame, np.nan, np.arange(len(who)), boxes, looks)
-        continued = ends.keep(mine).extended(
-            seen.at(here), steps=steps[mine], memory=options.look_memory
+        equal = (tracks.track[:, None] == individuals) & (individuals != UNLABELLED)
+        same.append(equal.ravel())
+        earlier, later = np.nonzero(equal)
+        free = np.ones(len(tracks), dtype=bool)
+        free[earlier] = False
+        new = np.setdiff1d(np.arange(count), later)
+        continued = tracks.select(earlier).extended(
+            detections.select(later), steps=steps[earlier], memory=options.average_memory
         )
-        begun = started(who[new], seen.at(new), looks_kept=options.looks_kept)
-        ends = OpenTracks.joined([ends.keep(free), continued, begun])
+        started = new_tracks(individuals[new], detections.select(new), embeddings_kept=kept)
+        tracks = OpenTracks.concatenate([tracks.select(free), continued, started])
     return np.concatenate(terms), np.concatenate(same)
 
 
-def fit_weights(terms: Floats, same: npt.NDArray[np.bool_]) -> tuple[Floats, float]:
-    """Weights ``[4]``, none below 0, and the cost from which on two are likelier than one.
+def fit_weights(terms: Floats, same: Bools) -> tuple[Floats, float]:
+    """Fit weights ``[4]``, none below 0, and the cost above which two individuals are likelier.
 
-    Both kinds of pairs count the same in all, however many there are of each. The weights sum to
-    what those of the default sum to, so that thresholds can be compared.
+    Both kinds of pairs have the same total weight, however many there are of each. The weights sum
+    to the sum of the default's, so that thresholds can be compared.
+
+    Args:
+        terms: ``[P, 4]``.
+        same: whether a pair is of one individual ``[P]``.
 
     Raises:
-        InputError: all pairs are of one kind, or no term tells them apart.
+        InputError: all pairs are of one kind, or no term separates them.
     """
     if same.all() or not same.any():
         raise InputError(
             f"of {len(same)} pairs {int(same.sum())} are of one individual; labels need pairs of "
             "one and of two: give sequences of several individuals over several frames"
         )
-    if len(same) > _MOST_PAIRS:
-        chosen = np.random.default_rng(0).choice(len(same), _MOST_PAIRS, replace=False)
-        terms, same = terms[chosen], same[chosen]
+    if len(same) > _MAX_PAIRS:
+        sample = np.random.default_rng(0).choice(len(same), _MAX_PAIRS, replace=False)
+        terms, same = terms[sample], same[sample]
     # In units of its own spread: a distance in diagonals is a tenth of what the others are, and
     # the ridge would forbid it the weight it needs.
     spread = terms.std(axis=0)
@@ -205,46 +223,46 @@ def fit_weights(terms: Floats, same: npt.NDArray[np.bool_]) -> tuple[Floats, flo
         weights, limit = parameters[:-1], parameters[-1]
         surplus = sign * (limit - terms @ weights)
         pull = -share * sign * expit(-surplus)
-        slope = np.r_[-(pull @ terms) + 2 * _RIDGE * weights, pull.sum()]
-        return float(share @ np.logaddexp(0, -surplus) + _RIDGE * weights @ weights), slope
+        gradient = np.r_[-(pull @ terms) + 2 * _RIDGE * weights, pull.sum()]
+        return float(share @ np.logaddexp(0, -surplus) + _RIDGE * weights @ weights), gradient
 
     bounds = [(0, None)] * len(TERMS) + [(None, None)]
-    found = minimize(loss, np.ones(len(TERMS) + 1), jac=True, bounds=bounds, method="L-BFGS-B")
-    weights, limit = found.x[:-1] / spread, float(found.x[-1])
+    fit = minimize(loss, np.ones(len(TERMS) + 1), jac=True, bounds=bounds, method="L-BFGS-B")
+    weights, limit = fit.x[:-1] / spread, float(fit.x[-1])
     if not (weights.sum() > 0 and limit > 0):
         raise InputError(
-            "no term of the cost tells pairs of one individual from pairs of two; check that the "
-            "labels belong to this run"
+            "no term of the cost separates pairs of one individual from pairs of two; check that "
+            "the labels belong to this run"
         )
     scale = sum(PRESETS["default"].weights) / weights.sum()
     return weights * scale, float(limit * scale)
 
 
 def _fit(
-    sequences: Sequence[Labelled],
-    pairs: Sequence[tuple[Floats, npt.NDArray[np.bool_]]],
+    sequences: Sequence[LabelledSequence],
+    pairs: Sequence[tuple[Floats, Bools]],
     base: LinkOptions,
 ) -> LinkOptions:
     weights, limit = fit_weights(
         np.concatenate([terms for terms, _ in pairs]), np.concatenate([same for _, same in pairs])
     )
-    feature, iou, area, distance = map(_short, weights.tolist())
-    options = replace(
-        base,
-        feature_weight=feature,
-        iou_weight=iou,
-        area_weight=area,
-        distance_weight=distance,
-        max_cost=limit,
+    feature, iou, area, distance = map(_rounded, weights.tolist())
+    fitted = replace(
+        base, feature_weight=feature, iou_weight=iou, area_weight=area, distance_weight=distance
     )
-    tried = [replace(options, max_cost=_short(limit * step)) for step in _STEPS.tolist()]
-    reached = np.array(
-        [np.mean([judged(sequence, one).idf1 for sequence in sequences]) for one in tried]
+    candidates = [
+        replace(fitted, max_cost=_rounded(limit * factor)) for factor in _THRESHOLD_FACTORS.tolist()
+    ]
+    idf1 = np.array(
+        [
+            np.mean([score_linking(sequence, options).idf1 for sequence in sequences])
+            for options in candidates
+        ]
     )
     # Of thresholds that do as well the middle one, which is furthest from doing worse.
-    best = np.flatnonzero(reached >= reached.max() - 1e-9)
-    return tried[int(best[len(best) // 2])]
+    best = np.flatnonzero(idf1 >= idf1.max() - 1e-9)
+    return candidates[int(best[len(best) // 2])]
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.4g}")  # the rest would only look like knowledge
+def _rounded(number: float) -> float:
+    return float(f"{number:.4g}")  # more digits would claim more than is known

@@ -1,5 +1,5 @@
-"""Linking while a camera films: one frame a request, exactly once, over restarts.
+"""Linking while a camera films: one frame per request, exactly once, over restarts.
 
-``state`` is what is known of a sequence between two frames, ``store`` the SQLite file it is kept
-in, ``session`` the one transaction that a frame is. Nothing here knows of HTTP.
+``state`` is the state of a sequence between two frames, ``store`` the SQLite file it is kept in,
+``session`` the one transaction that links a frame. Nothing here depends on HTTP.
 """

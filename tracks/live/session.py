@@ -1,8 +1,8 @@
-"""A frame that has just been taken, linked against the open tracks of its sequence.
+"""A new frame, linked with the open tracks of its sequence.
 
-Every frame is one transaction of ``store``: look whether the request was answered before, read
-the sequence, link, write the sequence and the answer. So a request may be sent again after any
-accident and is linked once, and any process that has the file may answer the next frame.
+Every frame is one transaction of ``store``: check whether the request was answered before, read
+the sequence, link, write the sequence and the answer. So a request may be repeated after any
+failure and is linked once, and any process that has the file may answer the next frame.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
 from tracks.association.threads import one_thread
 from tracks.live.state import Head, State, pack, seconds_of, unpack
-from tracks.live.store import Kept, LinkStore, Row
+from tracks.live.store import LinkStore, SequenceRow, StoredAnswer
 from tracks.store import track_id
 
 IDLE_DAYS = 30
-"""The open tracks of a sequence are closed when nothing came for so long."""
+"""The open tracks of a sequence are closed when it was idle for so long."""
 
 logger = logging.getLogger("onepass.link")
 
@@ -40,15 +40,15 @@ class Frame:
 
     Attributes:
         sequence: camera and session.
-        number: later than any before; None: one step after the last.
-        step: how far apart neighbouring frames are numbered; gaps are counted in it.
-        taken: when; needed where the options have ``max_gap_seconds``.
-        diagonal_px: of the image.
+        number: above all earlier ones; None: one step after the last.
+        step: usual difference of the numbers of neighbouring frames, the unit of gaps.
+        taken: time of the frame; needed where the options have ``max_gap_seconds``.
+        diagonal_px: of the image, in pixels.
         ids: of the detections, none twice.
         boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels, finite.
         vectors: ``[N, D]`` raw embeddings.
         scores: of the detector ``[N]``, NaN for none; for ``strong_score``.
-        more: fields of each detection that the answer repeats as they are.
+        more: additional fields of each detection, copied into the answer.
     """
 
     sequence: str
@@ -68,10 +68,11 @@ class Answer:
     """JSON of a linked frame.
 
     Attributes:
-        body: the same bytes, however often it is asked for.
-        repeated: it was linked before, and not again.
-        continued, started, weak: how many detections went on with a track, began one, or are in
-            none; all 0 where it was repeated.
+        body: the same bytes for every repetition of the request.
+        repeated: whether the frame was linked by an earlier request.
+        continued: number of detections that continue a track; 0 where repeated, as the next two.
+        started: number of detections that start a track.
+        weak: number of detections in no track.
     """
 
     body: bytes
@@ -82,12 +83,12 @@ class Answer:
 
 
 class LiveLinker:
-    """Links frames as they come; safe to share between threads and, by the file, processes.
+    """Links frames one by one; safe to share between threads and, through the file, processes.
 
     Args:
-        store: where sequences are kept.
+        store: of the sequences.
         options: of linking, for all of them.
-        now: the clock that idle days are counted with.
+        now: clock that measures idle days, in seconds since 1970.
     """
 
     def __init__(
@@ -97,24 +98,29 @@ class LiveLinker:
         self.options = options
         self._now = now
 
-    def answered(self, sequence: str, request_id: str, digest: bytes) -> bytes | None:
-        """What was answered to a request before; None if it was not, or not lately.
-
-        Raises:
-            ClashError: the id was used for another request; ``digest`` tells them apart.
-            LinkStateError: the state cannot be read.
-        """
-        with self.store.look() as turn:
-            kept = None if turn is None else turn.answer(sequence, request_id)
-        return _the_same(kept, sequence, request_id, digest)
-
-    def link(self, frame: Frame, *, request_id: str, digest: bytes, fingerprint: str) -> Answer:
-        """Link a frame, or give the answer again that it had.
+    def stored_answer(self, sequence: str, request_id: str, digest: bytes) -> bytes | None:
+        """The answer to an earlier request; None if there was none, or long ago.
 
         Args:
-            frame: what was seen.
-            request_id: names this request among those of its sequence.
-            digest: of all that was asked; another one under the same id is refused.
+            sequence: name of the sequence.
+            request_id: of the request.
+            digest: of all its contents.
+
+        Raises:
+            ClashError: the id was used for a request with another digest.
+            LinkStateError: the state cannot be read.
+        """
+        with self.store.read() as transaction:
+            stored = None if transaction is None else transaction.answer(sequence, request_id)
+        return _matching_answer(stored, sequence, request_id, digest)
+
+    def link(self, frame: Frame, *, request_id: str, digest: bytes, fingerprint: str) -> Answer:
+        """Link a frame, or repeat the answer to an earlier request.
+
+        Args:
+            frame: the detections.
+            request_id: unique among the requests of its sequence.
+            digest: of all contents of the request; another one under the same id is refused.
             fingerprint: of the model that made the vectors.
 
         Raises:
@@ -124,30 +130,32 @@ class LiveLinker:
             SnapshotError: a vector is zero or not finite.
             LinkStateError: the state cannot be read or written; nothing was changed.
         """
-        looks = l1_normalise(frame.vectors, frame.ids)
-        with self.store.turn() as turn:
-            before = _the_same(
-                turn.answer(frame.sequence, request_id), frame.sequence, request_id, digest
-            )
-            if before is not None:
-                return Answer(before, repeated=True)
-            row = turn.row(frame.sequence)
+        embeddings = l1_normalise(frame.vectors, frame.ids)
+        with self.store.write() as transaction:
+            stored = transaction.answer(frame.sequence, request_id)
+            body = _matching_answer(stored, frame.sequence, request_id, digest)
+            if body is not None:
+                return Answer(body, repeated=True)
+            row = transaction.row(frame.sequence)
             if row is None:
-                closed = turn.close_idle(before=self._idle_before())
+                closed = transaction.close_idle(before=self._idle_before())
                 if closed:
                     logger.info(
                         "closed the open tracks of %d sequences without a frame for %d days",
-                        *(closed, IDLE_DAYS),
+                        closed,
+                        IDLE_DAYS,
                     )
             state = None if row is None else self._state(row)
             number = self._number(frame, state)
             restarted = state.cut_off(self.options, fingerprint) if state else None
-            linker, names = self._restored(frame, looks.shape[1], state, anew=restarted is not None)
+            linker, names = self._linker(
+                frame, embeddings.shape[1], state, restart=restarted is not None
+            )
             with one_thread():
                 links = linker.step(
                     number,
                     frame.boxes,
-                    looks,
+                    embeddings,
                     diagonal_px=frame.diagonal_px,
                     seconds=seconds_of(frame.taken),
                     scores=frame.scores,
@@ -158,7 +166,7 @@ class LiveLinker:
                     "frame": number,
                     "request_id": request_id,
                     "restarted": restarted,
-                    # A track that two detections claimed (``cheapest``) stands twice.
+                    # A track that two detections claimed (``cheapest``) occurs twice.
                     "tracks_open": len(np.unique(linker.open.track)),
                     "detections": _detections(frame, links, names),
                 }
@@ -168,16 +176,16 @@ class LiveLinker:
                 taken=frame.taken,
                 started=linker.tracks,
                 rows=linker.rows,
-                last_ids=tuple(names[at] for at in linker.open.row.tolist()),
+                last_ids=tuple(names[row] for row in linker.open.row.tolist()),
                 options=self.options,
                 fingerprint=fingerprint,
             )
             revision = 1 if row is None else row.revision + 1
-            turn.save(
+            transaction.save(
                 frame.sequence,
-                Row(revision, self._now(), head.model_dump_json(), pack(linker.open)),
+                SequenceRow(revision, self._now(), head.model_dump_json(), pack(linker.open)),
                 request_id,
-                Kept(digest, body),
+                StoredAnswer(digest, body),
             )
         if restarted:
             logger.warning("sequence %r starts new tracks: %s", frame.sequence, restarted)
@@ -185,48 +193,52 @@ class LiveLinker:
         return Answer(body, False, len(frame.ids) - weak - started, started, weak)
 
     def state(self, sequence: str) -> State | None:
-        """Where a sequence stands; None where no frame of it ever came.
+        """The state of a sequence; None where it has no frame yet.
 
         Raises:
             LinkStateError: the state cannot be read.
         """
-        with self.store.look() as turn:
-            row = None if turn is None else turn.row(sequence)
+        with self.store.read() as transaction:
+            row = None if transaction is None else transaction.row(sequence)
         return None if row is None else self._state(row)
 
     def _idle_before(self) -> float:
         return self._now() - IDLE_DAYS * 86_400
 
-    def _state(self, row: Row) -> State:
+    def _state(self, row: SequenceRow) -> State:
         tracks = None
         if row.tracks is not None and row.touched >= self._idle_before():
             tracks = unpack(row.tracks)
         return State(Head.model_validate_json(row.head), tracks)
 
-    def _restored(
-        self, frame: Frame, dim: int, state: State | None, *, anew: bool
+    def _linker(
+        self, frame: Frame, dim: int, state: State | None, *, restart: bool
     ) -> tuple[Linker, dict[int, str]]:
-        """A linker that goes on where the sequence stands, and the names of numbered detections.
+        """A linker in the state of the sequence, and the ids of detections by their number.
 
-        ``anew``: without the open tracks of before, but counting on.
+        Args:
+            frame: the new frame.
+            dim: length of an embedding.
+            state: of the sequence.
+            restart: close the open tracks, and continue only the counts.
         """
         linker = Linker(dim, self.options, frame_step=frame.step)
         names: dict[int, str] = {}
         if state is not None:
             tracks = linker.open
-            if state.tracks is not None and not anew:
+            if state.tracks is not None and not restart:
                 tracks = state.tracks
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
             linker.restore(tracks, started=state.head.started, rows=state.head.rows)
         return linker, names | dict(enumerate(frame.ids, linker.rows))
 
     def _number(self, frame: Frame, state: State | None) -> int:
-        """The frame's number, if it and its time follow on what was there."""
-        named = f"sequence {frame.sequence[:100]!r}"
-        wanted = self.options.max_gap_seconds
-        if wanted is not None and frame.taken is None:
+        """Number of the frame, after checking that it and its time are later than the last."""
+        name = f"sequence {frame.sequence[:100]!r}"
+        max_gap = self.options.max_gap_seconds
+        if max_gap is not None and frame.taken is None:
             raise FrameError(
-                f"this server links with max_gap_seconds {wanted:g}, so a frame needs a timestamp; "
+                f"this server links with max_gap_seconds {max_gap:g}, so a frame needs a timestamp; "
                 "send when it was taken"
             )
         if state is None:
@@ -234,49 +246,51 @@ class LiveLinker:
         last = state.head.frame
         if frame.number is not None and frame.number <= last:
             raise ClashError(
-                f"frame {frame.number} of {named} is not later than the last one, {last}; send "
-                "later frames, or leave 'frame' out to have it counted on"
+                f"frame {frame.number} of {name} is not later than the last one, {last}; send "
+                "later frames, or leave 'frame' out to number them automatically"
             )
-        if wanted is not None and seconds_of(frame.taken) < seconds_of(state.head.taken):
+        if max_gap is not None and seconds_of(frame.taken) < seconds_of(state.head.taken):
             raise FrameError(
-                f"frame of {named} was taken at {frame.taken}, before the last one at "
+                f"frame of {name} was taken at {frame.taken}, before the last one at "
                 f"{state.head.taken}, and this server links with max_gap_seconds; correct the "
-                "camera's clock, or begin a new sequence"
+                "camera's clock, or start a new sequence"
             )
         return last + frame.step if frame.number is None else frame.number
 
 
-def _the_same(kept: Kept | None, sequence: str, request_id: str, digest: bytes) -> bytes | None:
-    if kept is None:
+def _matching_answer(
+    stored: StoredAnswer | None, sequence: str, request_id: str, digest: bytes
+) -> bytes | None:
+    if stored is None:
         return None
-    if kept.digest != digest:
+    if stored.digest != digest:
         raise ClashError(
             f"request_id {request_id[:100]!r} of sequence {sequence[:100]!r} was answered before, "
             "to another request; give every frame an id of its own, and repeat a request unchanged"
         )
-    return kept.body
+    return stored.body
 
 
 def _detections(frame: Frame, links: Links, names: dict[int, str]) -> list[dict[str, Any]]:
-    """What the answer says of each detection, in the order they were sent."""
-    made = []
-    for at, name in enumerate(frame.ids):
-        track, previous = int(links.track[at]), int(links.previous[at])
-        terms = zip(TERMS, links.terms[at].tolist(), strict=True)
-        made.append(
+    """The rows of the answer, in the order of the request."""
+    rows = []
+    for number, name in enumerate(frame.ids):
+        track, previous = int(links.track[number]), int(links.previous[number])
+        terms = zip(TERMS, links.terms[number].tolist(), strict=True)
+        rows.append(
             {
                 "detection_id": name,
                 "track_id": None if track < 0 else track_id(frame.sequence, track),
-                "position": None if track < 0 else int(links.position[at]),
+                "position": None if track < 0 else int(links.position[number]),
                 "previous_detection_id": None if previous < 0 else names[previous],
-                "cost": _known(links.cost[at]),
-                **{f"cost_{term}": _known(value) for term, value in terms},
-                "margin": _known(links.margin[at]),
-                **(frame.more[at] if frame.more else {}),
+                "cost": _or_none(links.cost[number]),
+                **{f"cost_{term}": _or_none(value) for term, value in terms},
+                "margin": _or_none(links.margin[number]),
+                **(frame.more[number] if frame.more else {}),
             }
         )
-    return made
+    return rows
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""What is known of a sequence between two frames, and its way to bytes and back."""
+"""The state of a sequence between two frames, and its conversion to bytes and back."""
 
 from __future__ import annotations
 
@@ -17,26 +17,36 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Head(JsonModel):
-    """All but the open tracks themselves; stored as JSON, so that a person can read it."""
+    """The state but for the open tracks; stored as JSON, so that a person can read it.
 
-    frame: int  # the last one that was linked
-    taken: datetime | None  # when it was taken, if that was said
-    started: int  # tracks
-    rows: int  # detections seen
-    last_ids: tuple[str, ...]  # of each open track, its last detection
+    Attributes:
+        frame: number of the last linked frame.
+        taken: its time, if it was given.
+        started: number of tracks so far.
+        rows: number of detections so far.
+        last_ids: id of the last detection of each open track.
+        options: of linking.
+        fingerprint: of the model that made the embeddings.
+    """
+
+    frame: int
+    taken: datetime | None
+    started: int
+    rows: int
+    last_ids: tuple[str, ...]
     options: LinkOptions
-    fingerprint: str  # of the model whose embeddings the tracks are compared by
+    fingerprint: str
 
 
 @dataclass(frozen=True)
 class State:
-    """A sequence; ``tracks`` is None where they were closed because nothing came for long."""
+    """State of a sequence; ``tracks`` is None where it was idle for so long that they closed."""
 
     head: Head
     tracks: OpenTracks | None
 
     def cut_off(self, options: LinkOptions, fingerprint: str) -> str | None:
-        """Why its open tracks cannot go on under these; None: they can."""
+        """Why its open tracks cannot continue with these options and model; None: they can."""
         if self.tracks is None:
             return "nothing came for so long that its open tracks were closed"
         if self.head.fingerprint != fingerprint:
@@ -51,17 +61,17 @@ class State:
 
 
 def pack(tracks: OpenTracks) -> bytes:
-    """Open tracks as the bytes of an npz."""
+    """Open tracks as the bytes of an npz file."""
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **tracks.arrays())
     return stream.getvalue()
 
 
 def unpack(data: bytes) -> OpenTracks:
-    """The open tracks that ``pack`` made bytes of.
+    """The open tracks in the result of ``pack``.
 
     Raises:
-        LinkStateError: it was another version.
+        LinkStateError: another version stored them.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -74,7 +84,7 @@ def unpack(data: bytes) -> OpenTracks:
 
 
 def seconds_of(taken: datetime | None) -> float:
-    """Seconds since 1970, NaN for None; a time without a zone counts as UTC."""
+    """Seconds since 1970, NaN for None; a time without a zone is UTC."""
     if taken is None:
         return float("nan")
     return ((taken if taken.tzinfo else taken.replace(tzinfo=UTC)) - _EPOCH).total_seconds()

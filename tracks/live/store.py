@@ -2,7 +2,7 @@
 
 A frame's state and its answer are committed together or not at all, so a process may be killed
 anywhere, and several processes of one machine may share the file: SQLite lets one write at a
-time. It keeps a log beside the file (``-wal``, ``-shm``), which a network disk cannot share.
+time. It keeps a log next to the file (``-wal``, ``-shm``), which a network disk cannot share.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from common.errors import LinkStateError
 
 FORMAT = 1
 LINK_STATE = Path("live", "links.sqlite3")
-"""Where the file stands in an index folder, if it is put nowhere else."""
+"""Default path of the file, in the index folder."""
 
 KEPT_ANSWERS = 32
-"""Answers of a sequence that are remembered; a request repeated later than that is a new one."""
+"""Answers kept of a sequence; a request repeated later than that counts as a new one."""
 
-WAIT_SECONDS = 10.0  # for another process to end its frame, which takes milliseconds
+WAIT_SECONDS = 10.0  # for another process to finish its frame, which takes milliseconds
 
 _TABLES = (
     """
@@ -32,7 +32,7 @@ _TABLES = (
       revision INTEGER NOT NULL,  -- frames linked so far
       touched REAL NOT NULL,      -- when the last one came, in seconds since 1970
       head TEXT NOT NULL,         -- tracks.live.state.Head as JSON
-      tracks BLOB                 -- its open tracks; NULL: closed, because nothing came for long
+      tracks BLOB                 -- its open tracks; NULL: closed, because it was idle for long
     )
     """,
     """
@@ -40,8 +40,8 @@ _TABLES = (
       sequence TEXT NOT NULL,
       request_id TEXT NOT NULL,
       revision INTEGER NOT NULL,  -- of the sequence, after this request
-      digest BLOB NOT NULL,       -- of what was asked
-      body BLOB NOT NULL,         -- what was answered
+      digest BLOB NOT NULL,       -- of the request
+      body BLOB NOT NULL,         -- of the answer
       PRIMARY KEY (sequence, request_id)
     )
     """,
@@ -50,8 +50,8 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sequence as it stands in the file; fields as the columns."""
+class SequenceRow:
+    """A row of the table ``sequences``; fields as the columns."""
 
     revision: int
     touched: float
@@ -60,71 +60,85 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """An answer that was given."""
+class StoredAnswer:
+    """An answer that was sent; fields as the columns."""
 
     digest: bytes
     body: bytes
 
 
-class Turn:
-    """One transaction, in which a sequence may be read and written."""
+class Transaction:
+    """One transaction, which may read and write sequences."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._do = connection.execute
+        self._execute = connection.execute
 
-    def answer(self, sequence: str, request_id: str) -> Kept | None:
-        """What was answered to a request, if it is remembered."""
-        found = self._do(
+    def answer(self, sequence: str, request_id: str) -> StoredAnswer | None:
+        """The answer to a request, if it is kept."""
+        row = self._execute(
             "SELECT digest, body FROM answers WHERE sequence = ? AND request_id = ?",
             (sequence, request_id),
         ).fetchone()
-        return None if found is None else Kept(*found)
+        return None if row is None else StoredAnswer(*row)
 
-    def row(self, sequence: str) -> Row | None:
-        """A sequence; None where no frame of it ever came."""
-        found = self._do(
+    def row(self, sequence: str) -> SequenceRow | None:
+        """The row of a sequence; None where it has no frame yet."""
+        row = self._execute(
             "SELECT revision, touched, head, tracks FROM sequences WHERE name = ?", (sequence,)
         ).fetchone()
-        return None if found is None else Row(*found)
+        return None if row is None else SequenceRow(*row)
 
-    def save(self, sequence: str, row: Row, request_id: str, kept: Kept) -> None:
-        """Put a sequence in place of what stood there, with the answer that made it so."""
-        self._do(
+    def save(self, sequence: str, row: SequenceRow, request_id: str, answer: StoredAnswer) -> None:
+        """Replace the row of a sequence, and store an answer.
+
+        Args:
+            sequence: its name.
+            row: the new state.
+            request_id: of the request that led to it.
+            answer: to that request.
+        """
+        self._execute(
             "INSERT INTO sequences (name, revision, touched, head, tracks) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, "
             "touched = excluded.touched, head = excluded.head, tracks = excluded.tracks",
             (sequence, row.revision, row.touched, row.head, row.tracks),
         )
-        self._do(
+        self._execute(
             "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
-            (sequence, request_id, row.revision, kept.digest, kept.body),
+            (sequence, request_id, row.revision, answer.digest, answer.body),
         )
-        self._do(
+        self._execute(
             "DELETE FROM answers WHERE sequence = ? AND revision <= ?",
             (sequence, row.revision - KEPT_ANSWERS),
         )
 
     def close_idle(self, *, before: float) -> int:
-        """Close the open tracks of sequences last touched ``before``; how many these were.
+        """Close the open tracks of sequences idle since ``before``, in seconds since 1970.
 
-        Their frame numbers and the count of their tracks stay, so no track id is given twice.
+        Their frame numbers and track counts are kept, so no track id is used twice.
+
+        Returns:
+            The number of these sequences.
         """
-        self._do(
+        self._execute(
             "DELETE FROM answers WHERE sequence IN "
             "(SELECT name FROM sequences WHERE touched < ? AND tracks IS NOT NULL)",
             (before,),
         )
-        return self._do(
+        return self._execute(
             "UPDATE sequences SET tracks = NULL WHERE touched < ? AND tracks IS NOT NULL", (before,)
         ).rowcount
 
 
 class LinkStore:
-    """The file; safe to share between threads, one of which has its turn at a time.
+    """The file; safe to share between threads, whose transactions run one after another.
 
-    It is made with the first frame, and opened when first asked for: a server that links nothing
-    needs no disk to write to. With None for a file every turn is refused.
+    It is created with the first frame and opened on first use: a server that links nothing needs no
+    writable disk.
+
+    Args:
+        file: its path; None refuses every write.
+        wait_seconds: longest wait for other processes that write.
     """
 
     def __init__(self, file: Path | None, *, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -132,50 +146,52 @@ class LinkStore:
         self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None  # which file it is a connection to
+        self._opened: tuple[int, int] | None = None  # device and inode of the connected file
 
     @contextmanager
-    def turn(self) -> Iterator[Turn]:
-        """Write: all that is done in the block is kept when it ends, nothing if it raises.
+    def write(self) -> Iterator[Transaction]:
+        """A transaction that is committed at the end of the block, or rolled back if it raises.
 
         Raises:
-            LinkStateError: the file cannot be opened, read or written, or is somebody else's.
+            LinkStateError: the file cannot be opened, read or written, or is not of this kind.
         """
         with self._lock, self._explained():
             connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")  # so that nobody writes between read and write
+            connection.execute(
+                "BEGIN IMMEDIATE"
+            )  # so that no other process writes between read and write
             try:
-                yield Turn(connection)
+                yield Transaction(connection)
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def look(self) -> Iterator[Turn | None]:
-        """Read alone; None where there is no file yet.
+    def read(self) -> Iterator[Transaction | None]:
+        """A transaction for reading only; None where there is no file yet.
 
         Raises:
-            LinkStateError: as ``turn``.
+            LinkStateError: as ``write``.
         """
         with self._lock, self._explained():
-            yield Turn(self._open()) if self.file.exists() else None
+            yield Transaction(self._open()) if self.file.exists() else None
 
     def close(self) -> None:
-        """Give the file back; the next turn opens it again."""
+        """Close the file; the next transaction opens it again."""
         with self._lock:
             self._close()
 
     @property
     def file(self) -> Path:
-        """The file.
+        """Path of the file.
 
         Raises:
-            LinkStateError: there is none.
+            LinkStateError: the server keeps none.
         """
         if self._file is None:
             raise LinkStateError(
-                "this server keeps no state of live linking, because its replicas may stand on "
+                "this server keeps no state of live linking, because its replicas may run on "
                 "several machines, or its index in an object store; start it with --link-state "
                 "FILE on a disk of the one machine where it runs"
             )
@@ -186,15 +202,15 @@ class LinkStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            said = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
             raise LinkStateError(
-                f"the state of live linking in {self.file} cannot be used: {said}; look at the "
+                f"the state of live linking in {self.file} cannot be used: {reason}; look at the "
                 "disk and its permissions, or start the server with --link-state FILE elsewhere"
             ) from error
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
-            # Who removes the file begins anew; writing on into a file without a name does not.
+            # Removing the file starts anew: writes to a deleted file would be lost.
             if self._opened == self._identity():
                 return self._connection
             self._close()
@@ -202,33 +218,33 @@ class LinkStore:
         connection = sqlite3.connect(
             self.file,
             timeout=self._wait_seconds,
-            isolation_level=None,  # transactions begin and end where we say so
+            isolation_level=None,  # transactions begin and end explicitly
             check_same_thread=False,
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            # A frame that was answered is on the disk, also when the power fails.
+            # An answered frame is on the disk, also when the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             self._make_tables(connection)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: the connection must not leak
             connection.close()
             raise
         self._connection, self._opened = connection, self._identity()
         return connection
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")  # another process may be at it
+        connection.execute("BEGIN IMMEDIATE")  # another process may do the same
         try:
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if not found and not tables:
+            if not version and not tables:
                 for statement in _TABLES:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {FORMAT}")
-            elif found != FORMAT:
+            elif version != FORMAT:
                 raise LinkStateError(
                     f"{self.file} is no state of live linking that this version reads (format "
-                    f"{found}, not {FORMAT}); start the server with --link-state FILE elsewhere"
+                    f"{version}, not {FORMAT}); start the server with --link-state FILE elsewhere"
                 )
             connection.execute("COMMIT")
         finally:
@@ -237,10 +253,10 @@ class LinkStore:
 
     def _identity(self) -> tuple[int, int] | None:
         try:
-            facts = self.file.stat()
+            stat = self.file.stat()
         except FileNotFoundError:
             return None
-        return facts.st_dev, facts.st_ino
+        return stat.st_dev, stat.st_ino
 
     def _close(self) -> None:
         if self._connection is not None:

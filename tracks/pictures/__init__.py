@@ -1,1 +1,1 @@
-"""Tracks to look at: one picture a sequence, an annotated video, the doubtful links first."""
+"""Tracks to look at: one picture per sequence, an annotated video, the doubtful links first."""

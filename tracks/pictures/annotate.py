@@ -14,7 +14,7 @@ from common.extras import optional
 
 Pixels = npt.NDArray[np.uint8]
 
-# Dark enough for white names; the first ones, which go to the longest tracks, differ most.
+# Dark enough for white names; the first ones, given to the longest tracks, differ most.
 COLOURS = (
     *("#d62728", "#1f62c4", "#2c963c", "#e06c10", "#822daa", "#008ea0"),
     *("#e832be", "#7a4e1e", "#4b5a0a", "#7f0000", "#004d66", "#b08800"),
@@ -23,11 +23,11 @@ GREY = "#828282"
 
 
 class Annotator:
-    """Draws onto images of one size; every method changes the image that it is given.
+    """Draws on images of one size; every method changes the image in place.
 
     Args:
         size: width and height in pixels.
-        tail: frames of a path that ``tracks`` shows.
+        tail: number of past frames whose path ``tracks`` draws.
     """
 
     def __init__(self, size: tuple[int, int], *, tail: int = 1) -> None:
@@ -61,20 +61,20 @@ class Annotator:
         names: Sequence[str],
         lost: npt.NDArray[np.bool_],
     ) -> None:
-        """Draw T tracks: box, name, and where the box was in the images before.
+        """Draw T tracks: box, name, and the path of the box in earlier images.
 
         Args:
-            image: the next one.
+            image: the next one, ``[H, W, 3]``.
             boxes: ``[T, 4]`` in pixels of the image.
             tracks: number of each track ``[T]``, which decides its colour.
-            names: what is written at each box.
+            names: label of each box, T of them.
             lost: which are not in this image ``[T]``; of their boxes only corners are drawn.
         """
-        given = self._sv.Detections(boxes.reshape(-1, 4), tracker_id=tracks)
-        self._tail.annotate(image, given)
-        self._box.annotate(image, given[~lost])
-        self._lost.annotate(image, given[lost])
-        self._label.annotate(image, given, labels=list(names))
+        detections = self._sv.Detections(boxes.reshape(-1, 4), tracker_id=tracks)
+        self._tail.annotate(image, detections)
+        self._box.annotate(image, detections[~lost])
+        self._lost.annotate(image, detections[lost])
+        self._label.annotate(image, detections, labels=list(names))
 
     def unnamed(self, image: Pixels, boxes: npt.NDArray[np.floating]) -> None:
         """Draw boxes ``[N, 4]`` that belong to no track, in grey."""
@@ -83,7 +83,14 @@ class Annotator:
     def path(
         self, image: Pixels, points: npt.NDArray[np.floating], track: int | None, *, thin: bool
     ) -> None:
-        """Draw a line through ``[N, 2]`` in the colour of a track, or in grey."""
+        """Draw a line.
+
+        Args:
+            image: to draw on.
+            points: of the line ``[N, 2]``, as x, y in pixels.
+            track: number that decides the colour; None: grey.
+            thin: half the usual width.
+        """
         colour = self._sv.Color.from_hex(GREY) if track is None else self._palette.by_idx(track)
         width, cv2 = self._width if thin else 2 * self._width, optional("cv2", "tracks")
         line = points.round().astype(np.int32)
@@ -92,11 +99,11 @@ class Annotator:
     def caption(self, image: Pixels, text: str) -> None:
         """Write a line at the lower edge."""
         sv = self._sv
-        at = sv.Point(self._size[0] / 2, self._size[1] - 16 * self._scale - 3 * self._width)
+        position = sv.Point(self._size[0] / 2, self._size[1] - 16 * self._scale - 3 * self._width)
         sv.draw_text(
             image,
             text,
-            at,
+            position,
             text_color=sv.Color.WHITE,
             text_scale=self._scale,
             text_thickness=self._width,

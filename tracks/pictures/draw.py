@@ -1,4 +1,4 @@
-"""A picture of the tracks of each sequence, over the scene without what moves.
+"""A picture of the tracks of each sequence, over the median of its images.
 
 A track is a line through its box centres, thin where frames are missing, with box and name at its
 end.
@@ -16,24 +16,24 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from tracks.association.linker import frame_step
-from tracks.linked import Linked, Progress
+from tracks.linked import LinkedRun, Progress
 from tracks.motchallenge import file_names
 from tracks.pictures.annotate import Annotator, Pixels
-from tracks.pictures.scenes import Scenes
+from tracks.pictures.scenes import RunImages
 
 SIDE_PX = 1600  # the longer side of a picture
 NAMED = 30  # tracks with a colour and a name; shorter ones are thin and grey
-_SCENE_OF = 25  # images: more make no better a median
+_BACKGROUND_IMAGES = 25  # more do not improve the median
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What was drawn.
+class DrawSummary:
+    """The pictures of a run.
 
     Attributes:
-        files: the pictures.
-        missing: images that a scene was to be made of and that could not be read, by reason.
-        blank: sequences over an empty scene, because none of theirs could be read.
+        files: paths of the pictures.
+        missing: number of images for the background that could not be read, by reason.
+        blank: sequences on a white background, because none of their images could be read.
     """
 
     files: list[str]
@@ -47,74 +47,78 @@ def draw_run(
     *,
     sequence: str | None = None,
     progress: Progress = lambda done, total: None,
-) -> Drawn:
+) -> DrawSummary:
     """Draw the tracks of every sequence of a linked run, or of one, as ``out/NAME.png``.
 
     Args:
         run: a linked run.
         out: the folder; pictures of the same name are replaced.
         sequence: this one alone.
-        progress: called with sequences drawn and sequences to draw.
+        progress: called with the number of sequences drawn and of all sequences.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: there is no such sequence.
     """
-    linked = Linked.open(run)
-    names = file_names(linked.sequences)
-    chosen = (linked if sequence is None else linked.only(sequence)).sequences
+    linked = LinkedRun.open(run)
+    file_name_of = file_names(linked.sequences)
+    sequences = (linked if sequence is None else linked.only(sequence)).sequences
     out.mkdir(parents=True, exist_ok=True)
     files, blank = [], 0
     missing: Counter[str] = Counter()
-    for done, name in enumerate(chosen, start=1):
-        with closing(Scenes(linked.run.root)) as scenes:
-            image, empty = _drawn(linked.of(name), name, scenes)
-        missing.update(scenes.missing)
-        blank += empty
-        file = out / f"{names[name]}.png"
-        image.save(file)
+    for done, name in enumerate(sequences, start=1):
+        with closing(RunImages(linked.run.root)) as images:
+            picture, is_blank = _draw_sequence(linked.of(name), name, images)
+        missing.update(images.missing)
+        blank += is_blank
+        file = out / f"{file_name_of[name]}.png"
+        picture.save(file)
         files.append(str(file))
-        progress(done, len(chosen))
-    return Drawn(files, dict(missing), blank)
+        progress(done, len(sequences))
+    return DrawSummary(files, dict(missing), blank)
 
 
-def _drawn(linked: Linked, name: str, scenes: Scenes) -> tuple[Image.Image, bool]:
-    """The picture, and whether its scene is blank."""
-    image, scale, blank = _scene(linked, scenes)
+def _draw_sequence(linked: LinkedRun, name: str, images: RunImages) -> tuple[Image.Image, bool]:
+    """The picture, and whether its background is blank."""
+    image, scale, blank = _background(linked, images)
     tracks, rows, names = linked.longest_first()
     boxes, frames = linked.boxes[rows] * scale, linked.frames[rows]
-    pen = Annotator((image.shape[1], image.shape[0]))
+    annotator = Annotator((image.shape[1], image.shape[0]))
     step, ends = frame_step(linked.frames), np.zeros(len(names), dtype=np.int64)
     order = np.argsort(tracks, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(tracks[order])) + 1) if len(order) else []
-    for track, its in reversed(list(enumerate(members))):  # the longest on top
-        ends[track], colour = its[-1], track if track < NAMED else None
-        centres = (boxes[its, :2] + boxes[its, 2:]) / 2
-        pen.path(image, centres, colour, thin=True)
-        for part in np.split(centres, np.flatnonzero(np.diff(frames[its]) > step) + 1):
-            pen.path(image, part, colour, thin=colour is None)
+    for track, boxes_of in reversed(list(enumerate(members))):  # the longest on top
+        ends[track], colour = boxes_of[-1], track if track < NAMED else None
+        centres = (boxes[boxes_of, :2] + boxes[boxes_of, 2:]) / 2
+        annotator.path(image, centres, colour, thin=True)
+        for part in np.split(centres, np.flatnonzero(np.diff(frames[boxes_of]) > step) + 1):
+            annotator.path(image, part, colour, thin=colour is None)
     ends = ends[:NAMED]
-    pen.tracks(image, boxes[ends], tracks[ends], names[:NAMED], np.zeros(len(ends), dtype=bool))
+    annotator.tracks(
+        image, boxes[ends], tracks[ends], names[:NAMED], np.zeros(len(ends), dtype=bool)
+    )
     alone = linked.rows.num_rows - len(rows)
     text = f"{name}: {len(names)} tracks, {len(rows)} boxes" + (f", {alone} in none" * bool(alone))
-    pen.caption(image, text)
+    annotator.caption(image, text)
     return Image.fromarray(image[..., ::-1]), blank
 
 
-def _scene(linked: Linked, scenes: Scenes) -> tuple[Pixels, float, bool]:
-    """What the tracks are drawn over, its pixels for each of the images', whether it is blank."""
-    images = pc.unique(linked.rows["image"]).to_pylist()
+def _background(linked: LinkedRun, images: RunImages) -> tuple[Pixels, float, bool]:
+    """The background, its pixels per pixel of the images, and whether it is blank."""
+    names = pc.unique(linked.rows["image"]).to_pylist()
     by_size: dict[tuple[int, int], list[Image.Image]] = {}
-    for place in np.unique(np.linspace(0, len(images) - 1, _SCENE_OF).astype(int)).tolist():
-        image = scenes.read(images[place])
+    sample = np.linspace(0, len(names) - 1, _BACKGROUND_IMAGES).astype(int)
+    for number in np.unique(sample).tolist():
+        image = images.read(names[number])
         if image is not None:
             reduced = ImageOps.contain(image.convert("L"), (SIDE_PX, SIDE_PX))
             by_size.setdefault(image.size, []).append(reduced)
     if not by_size:
         scale = SIDE_PX / max(linked.extent)
-        right, lower = (max(1, round(side * scale)) for side in linked.extent)
-        return np.full((lower, right, 3), 255, dtype=np.uint8), scale, True
-    size, usual = max(by_size.items(), key=lambda item: len(item[1]))
-    median = np.median(np.stack([np.asarray(image) for image in usual]), axis=0)
+        width, height = (max(1, round(side * scale)) for side in linked.extent)
+        return np.full((height, width, 3), 255, dtype=np.uint8), scale, True
+    size, most = max(by_size.items(), key=lambda item: len(item[1]))
+    median = np.median(np.stack([np.asarray(image) for image in most]), axis=0)
     pale = (64 + 0.75 * median).astype(np.uint8)
     return np.repeat(pale[..., None], 3, axis=2), SIDE_PX / max(size), False

@@ -1,9 +1,9 @@
-"""The links to look at first: what was joined with the least margin, as pictures to judge by.
+"""The links to look at first: those with the smallest margin, as pictures to judge by.
 
 ::
 
-    OUT/review.csv      one line a link, most doubtful first, with a column for a verdict
-    OUT/review-01.png   the same links: the crop before, the crop after, what the link cost
+    OUT/review.csv      one line per link, most doubtful first, with a column for a verdict
+    OUT/review-01.png   the same links: the earlier crop, the later crop, the cost of the link
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from common.errors import InputError
 from common.json_models import write_atomic
 from index.vectors import Floats
 from tracks.association.options import TERMS
-from tracks.linked import Linked, Progress
-from tracks.pictures.scenes import Scenes
+from tracks.linked import LinkedRun, Progress
+from tracks.pictures.scenes import RunImages
 from tracks.pictures.sheet import BLANK, RED, Tile, contact_sheet
 
 PER_SHEET = 18
 _PER_ROW = 3
 _CROP_PX = 170
-_REACH = 1.5  # of the longer side of both boxes is shown: what they sit on helps the eye
+_CROP_SIDES = 1.5  # crops are so many times the longest side of both boxes, to show context
 
 COLUMNS = (
     *("number", "sheet", "sequence", "track_id", "position", "frame_before", "frame"),
@@ -42,15 +42,15 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Review:
-    """What there is to look at.
+class ReviewSummary:
+    """The links to look at.
 
     Attributes:
-        table: the CSV file.
-        sheets: the pictures.
-        links: shown.
-        of: links of the run.
-        missing: images that could not be read, by reason; their crops are grey.
+        table: path of the CSV file.
+        sheets: paths of the pictures.
+        links: number of links shown.
+        of: number of links of the run.
+        missing: number of images that could not be read, by reason; their crops are grey.
     """
 
     table: str
@@ -62,32 +62,32 @@ class Review:
 
 def review_run(
     run: Path, out: Path, *, worst: int = 50, progress: Progress = lambda done, total: None
-) -> Review:
-    """Show the ``worst`` links of a run: smallest margin first, then dearest.
+) -> ReviewSummary:
+    """Show the ``worst`` links of a run: smallest margin first, then highest cost.
 
     Args:
         run: a linked run.
         out: the folder; older sheets in it are replaced.
-        worst: how many.
-        progress: called with crops cut and crops to cut.
+        worst: number of links.
+        progress: called with the number of crops cut and of all crops.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: it has no link, or ``out`` holds a review with verdicts in it.
     """
-    linked = Linked.open(run)
+    linked = LinkedRun.open(run)
     table = out / "review.csv"
-    _keep_verdicts(table)
+    _refuse_verdicts(table)
     links = linked.rows.filter(linked.rows["previous_detection_id"].is_valid())
     if not links.num_rows:
         raise InputError(f"{run} has no links to review: every track is one detection")
     order = pc.sort_indices(
         links, [("margin", "ascending"), ("cost", "descending"), ("row_id", "ascending")]
     )
-    chosen = links.take(order[:worst])
+    after = links.take(order[:worst])
     ids = linked.rows["detection_id"].combine_chunks()
-    before = linked.rows.take(pc.index_in(chosen["previous_detection_id"], ids))
-    both = Linked(linked.run, pa.concat_tables([before, chosen]).combine_chunks())
+    before = linked.rows.take(pc.index_in(after["previous_detection_id"], ids))
     rows = [
         {
             **later,
@@ -98,88 +98,98 @@ def review_run(
             "verdict": "",
         }
         for number, (later, earlier) in enumerate(
-            zip(chosen.to_pylist(), before.to_pylist(), strict=True), start=1
+            zip(after.to_pylist(), before.to_pylist(), strict=True), start=1
         )
     ]
+    both = LinkedRun(linked.run, pa.concat_tables([before, after]).combine_chunks())
+    sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
+    crop_px = _CROP_SIDES * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("review-*.png"):
         old.unlink()
-    sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
-    reach = _REACH * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
-    with closing(Scenes(linked.run.root)) as scenes:
-        pictures = _crops(both, scenes, np.tile(reach, 2), progress)
+    with closing(RunImages(linked.run.root)) as images:
+        crops = _crops(both, images, np.tile(crop_px, 2), progress)
+    sheets = _write_sheets(rows, crops, out, run.name)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(table, text.getvalue().encode())
+    return ReviewSummary(str(table), sheets, len(rows), links.num_rows, dict(images.missing))
+
+
+def _write_sheets(
+    rows: list[dict[str, Any]], crops: list[Image.Image | None], out: Path, name: str
+) -> list[str]:
+    """Write the sheets of links ``rows``; ``crops`` are first all earlier, then all later ones."""
     sheets = []
     for start in range(0, len(rows), PER_SHEET):
         tiles = [
-            Tile(pictures[at + after * len(rows)], words)
-            for at in range(start, min(start + PER_SHEET, len(rows)))
-            for after, words in enumerate(_words(rows[at]))
+            Tile(crops[number + after * len(rows)], caption)
+            for number in range(start, min(start + PER_SHEET, len(rows)))
+            for after, caption in enumerate(_captions(rows[number]))
         ]
         image = contact_sheet(
             [tiles[at : at + 2 * _PER_ROW] for at in range(0, len(tiles), 2 * _PER_ROW)],
-            title=f"{run.name}: doubtful links {start + 1} to {start + len(tiles) // 2} of "
+            title=f"{name}: doubtful links {start + 1} to {start + len(tiles) // 2} of "
             f"{len(rows)}, smallest margin first; before, after",
             tile_px=_CROP_PX,
         )
         file = out / f"review-{start // PER_SHEET + 1:02d}.png"
         image.save(file)
         sheets.append(str(file))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(table, text.getvalue().encode())
-    return Review(str(table), sheets, len(rows), links.num_rows, dict(scenes.missing))
+    return sheets
 
 
-def _keep_verdicts(table: Path) -> None:
-    """See that nobody's work is written over."""
+def _refuse_verdicts(table: Path) -> None:
+    """Check that no verdicts would be overwritten."""
     if not table.is_file():
         return
     with table.open(newline="", encoding="utf-8") as file:
-        given = sum(bool((row.get("verdict") or "").strip()) for row in csv.DictReader(file))
-    if given:
-        raise InputError(f"{table} holds {given} verdicts; give another --out, or move it away")
+        verdicts = sum(bool((row.get("verdict") or "").strip()) for row in csv.DictReader(file))
+    if verdicts:
+        raise InputError(f"{table} holds {verdicts} verdicts; give another `out`, or move it away")
 
 
 def _crops(
-    linked: Linked, scenes: Scenes, reach: Floats, progress: Progress
+    linked: LinkedRun, images: RunImages, crop_px: Floats, progress: Progress
 ) -> list[Image.Image | None]:
-    """A crop of each row, ``reach`` pixels wide, None where its image is gone; images in order."""
-    found: list[Image.Image | None] = [None] * len(reach)
+    """A crop of each row, ``crop_px`` wide; None where the image cannot be read."""
+    crops: list[Image.Image | None] = [None] * len(crop_px)
+    # Images in order, so that videos are read forwards.
     order = pc.sort_indices(linked.rows, [("sequence", "ascending"), ("frame", "ascending")])
-    images = linked.rows["image"].to_pylist()
-    name, read = None, None
-    for done, place in enumerate(order.to_pylist(), start=1):
-        if images[place] != name:
-            name, read = images[place], scenes.read(images[place])
-        if read is not None:
-            found[place] = _crop(read, linked.boxes[place], float(reach[place]))
-        progress(done, len(reach))
-    return found
+    names = linked.rows["image"].to_pylist()
+    name, image = None, None
+    for done, row in enumerate(order.to_pylist(), start=1):
+        if names[row] != name:
+            name, image = names[row], images.read(names[row])
+        if image is not None:
+            crops[row] = _crop(image, linked.boxes[row], float(crop_px[row]))
+        progress(done, len(crop_px))
+    return crops
 
 
-def _crop(image: Image.Image, box: Floats, reach: float) -> Image.Image:
-    """A box, outlined, in the middle of a square of ``reach`` pixels; what lies outside is blank.
+def _crop(image: Image.Image, box: Floats, side: float) -> Image.Image:
+    """A box, outlined, in the middle of a square of ``side`` pixels; blank outside the image.
 
-    Both crops of a link have one ``reach``, so their scale is the same.
+    Both crops of a link have one ``side``, so their scale is the same.
     """
-    factor = max(1, int(reach / _CROP_PX))  # transform() alone would skip pixels
-    left, top = (box[:2] + box[2:] - reach) / 2
+    factor = max(1, int(side / _CROP_PX))  # transform() alone would skip pixels
+    left, top = (box[:2] + box[2:] - side) / 2
     square = image.reduce(factor).transform(
         (_CROP_PX, _CROP_PX),
         Image.Transform.EXTENT,
-        (left / factor, top / factor, (left + reach) / factor, (top + reach) / factor),
+        (left / factor, top / factor, (left + side) / factor, (top + side) / factor),
         Image.Resampling.BICUBIC,
         fillcolor=BLANK,
     )
-    corners = (box - np.array([left, top] * 2)) * _CROP_PX / reach
+    corners = (box - np.array([left, top] * 2)) * _CROP_PX / side
     ImageDraw.Draw(square).rectangle(tuple(corners), outline=RED)
     return square
 
 
-def _words(row: dict[str, Any]) -> tuple[str, str]:
-    """What stands below the crop before, and below the crop after."""
+def _captions(row: dict[str, Any]) -> tuple[str, str]:
+    """The captions of the earlier and of the later crop."""
     margin = "not known" if row["margin"] is None else f"{row['margin']:.3f}"
     track = row["track_id"].rpartition(":")[2]
     before = [f"margin {margin}", f"track {track}", row["sequence"]]

@@ -1,4 +1,4 @@
-"""The images behind a run's rows; those that cannot be read are counted."""
+"""The images of a run's rows; those that cannot be read are counted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import ImageError
 
 
-class Scenes:
+class RunImages:
     """Reads images of a run by name, frames of videos as well; fastest in order.
 
     Args:
         root: folder that relative names start from.
 
     Attributes:
-        missing: images that could not be read, by what was wrong with them.
+        missing: number of images that could not be read, by kind of error.
     """
 
     def __init__(self, root: Path) -> None:

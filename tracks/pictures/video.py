@@ -1,4 +1,4 @@
-"""An annotated video of one sequence: every frame of the run, with what was linked drawn on it."""
+"""An annotated video of one sequence: every frame of the run, with its tracks drawn on it."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pyarrow.compute as pc
+from av.video.stream import VideoStream
 from PIL import ImageOps
 
 from common.errors import InputError, WorkError, first_line
 from index.vectors import Floats, Ints
 from pipelines.frame_names import parse_frame
+from pipelines.images.pixels import ImageError
+from pipelines.images.video import examine
 from tracks.association.linker import by_frame, frame_step
-from tracks.linked import Linked, Progress
+from tracks.linked import LinkedRun, Progress, shortened
 from tracks.pictures.annotate import Annotator, Pixels
-from tracks.pictures.scenes import Scenes
-
-if TYPE_CHECKING:
-    from av.video.stream import VideoStream
+from tracks.pictures.scenes import RunImages
 
 MAX_SIDE_PX = 1920
 FPS_OF_IMAGES = 4.0
-TAIL = 40  # frames of a path that are shown
-_GONE = 190  # the grey of a frame whose image is gone
+TAIL = 40  # past frames whose path is drawn
+_MISSING_GREY = 190  # of a frame whose image cannot be read
 
 
 @dataclass(frozen=True)
-class Filmed:
-    """What was written.
+class VideoSummary:
+    """The video of a sequence.
 
     Attributes:
-        file: the video.
-        sequence: that it shows.
-        frames, tracks: in it.
-        fps: frames a second.
-        codec: that it is written in.
+        file: path of the video.
+        sequence: the one it shows.
+        frames: number of frames.
+        tracks: number of tracks.
+        fps: frames per second.
+        codec: ``libx264`` or ``mpeg4``.
         size: width and height in pixels.
         missing: frames shown grey because their image could not be read, by reason.
     """
@@ -55,52 +56,51 @@ class Filmed:
     missing: dict[str, int]
 
 
-def film_run(
+def render_video(
     run: Path,
     out: Path,
     *,
     sequence: str | None = None,
     fps: float | None = None,
     progress: Progress = lambda done, total: None,
-) -> Filmed:
+) -> VideoSummary:
     """Write the annotated video of one sequence of a linked run.
 
     Args:
         run: a linked run.
-        out: an ``.mp4`` file; one that stands there is replaced when the new one is whole.
-        sequence: which; needed where the run has several.
-        fps: frames a second; default: as fast as it was, for frames of a video, else 4.
-        progress: called with frames written and frames to write.
+        out: an ``.mp4`` file; an existing one is replaced when the new one is complete.
+        sequence: which one; needed where the run has several.
+        fps: frames per second; default: real time for frames of a video, else 4.
+        progress: called with the number of frames written and of all frames.
 
     Raises:
-        RunError, VerifyError: the run is not linked, or not as its manifests say.
+        RunError: the run is not linked.
+        VerifyError: its tracks differ from their manifest.
         InputError: no such sequence, several and none chosen, or ``out`` is no ``.mp4``.
         WorkError: FFmpeg cannot write it.
     """
     if out.suffix.lower() != ".mp4" or out.is_dir():
-        raise InputError(f"--out {out}: give a file that ends in .mp4")
-    linked = Linked.open(run, sequence)
+        raise InputError(f"`out={str(out)!r}`: give a file that ends in .mp4")
+    linked = LinkedRun.open(run, sequence)
     if len(linked.sequences) > 1:
-        shown = ", ".join(map(repr, linked.sequences[:5]))
-        more = ", …" if len(linked.sequences) > 5 else ""
         raise InputError(
             f"{run} has {len(linked.sequences)} sequences and a video shows one; choose it with "
-            f"--sequence: {shown}{more}"
+            f"`sequence`: {shortened(linked.sequences)}"
         )
     frames = by_frame(linked.frames)
     rate = Fraction(fps or _natural_fps(linked)).limit_denominator(1000)
-    size = _size(linked)
+    size = _video_size(linked)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.stem}.{os.getpid()}.mp4")
     tracks = linked.longest_first()
     try:
-        with closing(Scenes(linked.run.root)) as scenes:
-            images = _annotated(linked, frames, tracks, size, scenes)
-            codec = encode(draft, images, size, rate, lambda done: progress(done, len(frames)))
+        with closing(RunImages(linked.run.root)) as images:
+            pictures = _annotated_frames(linked, frames, tracks, size, images)
+            codec = encode(draft, pictures, size, rate, lambda done: progress(done, len(frames)))
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)
-    return Filmed(
+    return VideoSummary(
         file=str(out),
         sequence=linked.sequences[0],
         frames=len(frames),
@@ -108,18 +108,15 @@ def film_run(
         fps=float(rate),
         codec=codec,
         size=size,
-        missing=dict(scenes.missing),
+        missing=dict(images.missing),
     )
 
 
-def _natural_fps(linked: Linked) -> float:
-    """How fast the run's frames were filmed; photos are no film."""
+def _natural_fps(linked: LinkedRun) -> float:
+    """Frames per second that play the run's frames in real time; a default for photos."""
     names = [parse_frame(image) for image in pc.unique(linked.rows["image"]).to_pylist()]
-    if names[0] is None or names[0].clip is not None:  # a file of tensors does not say
+    if names[0] is None or names[0].clip is not None:  # clips do not store their frame rate
         return FPS_OF_IMAGES
-    from pipelines.images.pixels import ImageError
-    from pipelines.images.video import examine
-
     try:
         rate = examine(linked.run.image_path(names[0].file)).fps
     except ImageError:
@@ -128,69 +125,64 @@ def _natural_fps(linked: Linked) -> float:
     return max(1.0, rate / step) if rate else FPS_OF_IMAGES
 
 
-def _size(linked: Linked) -> tuple[int, int]:
-    """That of the first image that can be read, else how far boxes reach; even, as videos need."""
-    with closing(Scenes(linked.run.root)) as scenes:
-        images = map(scenes.read, pc.unique(linked.rows["image"]).to_pylist())
-        full = next((image.size for image in images if image is not None), linked.extent)
-    wide, high = (int(side * min(1.0, MAX_SIDE_PX / max(full))) for side in full)
-    return max(2, wide - wide % 2), max(2, high - high % 2)
+def _video_size(linked: LinkedRun) -> tuple[int, int]:
+    """Size of the first readable image, else the extent of the boxes; even, as codecs require."""
+    with closing(RunImages(linked.run.root)) as images:
+        read = map(images.read, pc.unique(linked.rows["image"]).to_pylist())
+        full = next((image.size for image in read if image is not None), linked.extent)
+    width, height = (int(side * min(1.0, MAX_SIDE_PX / max(full))) for side in full)
+    return max(2, width - width % 2), max(2, height - height % 2)
 
 
-def _annotated(
-    linked: Linked,
+def _annotated_frames(
+    linked: LinkedRun,
     frames: list[slice],
     tracks: tuple[Ints, Ints, list[str]],
     size: tuple[int, int],
-    scenes: Scenes,
+    images: RunImages,
 ) -> Iterator[Pixels]:
-    """Every frame as it is to be seen; tracks that come back later are shown where they were."""
+    """Every frame with its boxes; tracks that come back later are shown at their last box."""
     numbers, rows, names = tracks
     track = np.full(linked.rows.num_rows, -1)
     track[rows] = numbers
     ends = np.zeros(len(names), dtype=np.int64)
-    ends[numbers] = linked.frames[rows]  # frames never fall, so the last one stands
-    images, failed = linked.rows["image"], linked.rows["error"].is_valid().to_numpy()
-    pen = Annotator(size, tail=TAIL)
+    ends[numbers] = linked.frames[rows]  # frames never fall, so the last one is kept
+    annotator = Annotator(size, tail=TAIL)
     scale, corner = min(1.0, *(np.array(size) / linked.extent).tolist()), np.zeros(2)
-    shown: dict[int, Floats] = {}  # number of a track to its last box, in pixels of the video
+    shown: dict[int, Floats] = {}  # last box of each open track, in pixels of the video
     for part in frames:
         frame = int(linked.frames[part.start])
-        image = scenes.read(images[part.start].as_py())
-        if image is None:  # as large as the one before
-            canvas = np.full((size[1], size[0], 3), _GONE, dtype=np.uint8)
+        image = images.read(linked.rows["image"][part.start].as_py())
+        if image is None:  # scale and corner stay those of the image before
+            canvas = np.full((size[1], size[0], 3), _MISSING_GREY, dtype=np.uint8)
         else:
             scale = min(size[0] / image.width, size[1] / image.height)
             corner = (np.array(size) - scale * np.array(image.size)) / 2
-            padded = ImageOps.pad(image, size, color=(_GONE,) * 3)
+            padded = ImageOps.pad(image, size, color=(_MISSING_GREY,) * 3)
             canvas = np.ascontiguousarray(np.asarray(padded)[..., ::-1])
         boxes = linked.boxes[part] * scale + np.tile(corner, 2)
-        here = track[part]
-        alone = (here < 0) & ~failed[part]
+        here, failed = track[part], linked.failed[part]
+        untracked = (here < 0) & ~failed
         shown.update(zip(here[here >= 0].tolist(), boxes[here >= 0], strict=True))
         order = np.array(sorted(shown, reverse=True), dtype=np.int64)  # the longest on top
         lost = ~np.isin(order, here)
-        pen.unnamed(canvas, boxes[alone])
-        pen.tracks(
+        annotator.unnamed(canvas, boxes[untracked])
+        annotator.tracks(
             canvas,
-            np.array([shown[one] for one in order.tolist()]),
+            np.array([shown[number] for number in order.tolist()]),
             order,
             [
-                names[one] + " ?" * gone
-                for one, gone in zip(order.tolist(), lost.tolist(), strict=True)
+                names[number] + " ?" * is_lost
+                for number, is_lost in zip(order.tolist(), lost.tolist(), strict=True)
             ],
             lost,
         )
-        counts = {
-            "lost": lost.sum(),
-            "in no track": alone.sum(),
-            "with errors": failed[part].sum(),
-        }
+        counts = {"lost": lost.sum(), "in no track": untracked.sum(), "with errors": failed.sum()}
         words = [f"frame {frame}", f"{(~lost).sum()} tracks"]
-        words += [f"{count} {what}" for what, count in counts.items() if count]
-        pen.caption(canvas, ", ".join(words + ["image is gone"] * (image is None)))
+        words += [f"{count} {label}" for label, count in counts.items() if count]
+        annotator.caption(canvas, ", ".join(words + ["image is gone"] * (image is None)))
         yield canvas
-        shown = {one: box for one, box in shown.items() if ends[one] > frame}
+        shown = {number: box for number, box in shown.items() if ends[number] > frame}
 
 
 def encode(
@@ -198,16 +190,16 @@ def encode(
     images: Iterator[Pixels],
     size: tuple[int, int],
     rate: Fraction,
-    wrote: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> str:
     """Write images as an H.264 video, or MPEG-4 where FFmpeg was built without libx264.
 
     Args:
-        file: what to write; its suffix says the container.
-        images: ``[H, W, 3]``, blue first.
-        size: their width and height, both even.
-        rate: frames a second.
-        wrote: called with frames written.
+        file: to write; its suffix decides the container.
+        images: ``[H, W, 3]`` uint8, blue first.
+        size: their width and height in pixels, both even.
+        rate: frames per second.
+        progress: called with the number of frames written.
 
     Returns:
         The codec.
@@ -215,8 +207,6 @@ def encode(
     Raises:
         WorkError: FFmpeg refuses.
     """
-    import av
-
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"b": "8000000"}
     try:
@@ -226,7 +216,7 @@ def encode(
             stream.pix_fmt = "yuv420p"
             for number, image in enumerate(images, start=1):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
-                wrote(number)
+                progress(number)
             container.mux(stream.encode())
     except av.FFmpegError as error:
         raise WorkError(f"{file.name} cannot be written: {first_line(error)}") from None

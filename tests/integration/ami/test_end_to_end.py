@@ -95,7 +95,7 @@ def test_from_the_database_and_back(
     assert Run.open(moved).manifest.rows.failed == 3
     found = compare_database(moved, url)
     assert (found.compared, found.equal) == (13, 0)
-    done = write_database(moved, url, groups=["features"], write_back=True)
+    done = write_database(moved, url, columns=["features"], write_back=True)
     assert done.columns == {"cnn_features": Changes(changed=13)}
     assert compare_database(moved, url).equal == 13
 

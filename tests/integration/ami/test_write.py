@@ -94,7 +94,7 @@ def test_dry_run_then_write_then_nothing_left_to_do(world: World) -> None:
 
 
 def test_chosen_columns_only(world: World) -> None:
-    done = write_database(world.path, world.url, groups=["labels"], write_back=True)
+    done = write_database(world.path, world.url, columns=["labels"], write_back=True)
     assert [*done.columns] == [*LABELS]
     now = stored(world.url, *ALL)
     assert {row["specific_label"] for row in now.values()} == {"class 0", "class 1", "class 2"}
@@ -130,7 +130,7 @@ def test_old_tracks_are_replaced_and_old_links_emptied(world: World) -> None:
         ),
     )
     starts = sum(row["sequence_previous_id"] is None for row in world.tracks().values())
-    done = write_database(world.path, world.url, groups=["tracks"], write_back=True)
+    done = write_database(world.path, world.url, columns=["tracks"], write_back=True)
     assert done.columns["sequence_id"] == Changes(changed=16)
     assert done.columns["sequence_previous_cost"] == Changes(changed=16 - starts, cleared=starts)
     now = stored(world.url, *TRACKS)
@@ -140,17 +140,17 @@ def test_old_tracks_are_replaced_and_old_links_emptied(world: World) -> None:
 def test_a_class_that_a_gate_refused_keeps_the_old_label(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ami.join.pairs
+    real = ami.join.read_pairs
 
     def refused(*given: Any, **named: Any) -> Any:
         for chunk in real(*given, **named):
             for pair in chunk:
                 if pair.key == 5:
-                    pair.ours.update(label=None, score=None)
+                    pair.run_row.update(label=None, score=None)
             yield chunk
 
-    monkeypatch.setattr("ami.write_back.pairs", refused)
-    done = write_database(world.path, world.url, groups=["labels"], write_back=True)
+    monkeypatch.setattr("ami.write_back.read_pairs", refused)
+    done = write_database(world.path, world.url, columns=["labels"], write_back=True)
     assert done.columns["specific_label"] == Changes(changed=15, kept=1)
     assert stored(world.url, *LABELS)[5]["specific_label"] == "Noctua pronuba"
 
@@ -361,7 +361,7 @@ def test_a_track_that_a_stranger_is_on(world: World) -> None:
         with pytest.raises(RunError, match=f"track '{track}' of .* is on detection 77 already"):
             write_database(world.path, world.url, write_back=write_back)
     assert stored(world.url, *ALL) == before
-    done = write_database(world.path, world.url, groups=["features", "labels"], write_back=True)
+    done = write_database(world.path, world.url, columns=["features", "labels"], write_back=True)
     assert (done.updated, done.others) == (16, 1)
 
 
@@ -396,14 +396,14 @@ def test_columns_that_cannot_be_written(
 ) -> None:
     world = world_of(f"sqlite:///{tmp_path}/ami.db", tmp_path, link=False)
     with pytest.raises(kind, match=says):
-        write_database(world.path, world.url, groups=groups)
+        write_database(world.path, world.url, columns=groups)
 
 
 def test_a_column_that_the_database_lacks(world: World) -> None:
     change(world.url, "ALTER TABLE detections DROP COLUMN cnn_features")
     with pytest.raises(SourceError, match=r"has no column 'cnn_features'; bring the database up"):
         write_database(world.path, world.url)
-    write_database(world.path, world.url, groups=["labels"], write_back=True)
+    write_database(world.path, world.url, columns=["labels"], write_back=True)
 
 
 def test_tracks_of_an_earlier_run_are_refused(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_what_cannot_be_judged(refused: Callable[..., str], tmp_path: Path) -> N
     bare = write_run(tmp_path / "bare", {"image": ["a.png"]}, np.ones((1, 8))).path
     for arguments, named in (
         ((run, "--truth", file), "--sequence"),
-        ((run, "--truth", file, "--sequence", "z"), "--sequence 'z'"),
+        ((run, "--truth", file, "--sequence", "z"), "--sequence z"),
         ((run, "--truth", tmp_path / "gone"), "gone does not exist"),
         ((run, "--truth", tmp_path / "empty"), "a/gt/gt.txt"),
         ((bare, "--truth", file), "onepass link"),

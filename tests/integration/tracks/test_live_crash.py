@@ -45,12 +45,12 @@ import os, signal, sys
 from pathlib import Path
 from tracks.association.options import PRESETS
 from tracks.live.session import LiveLinker
-from tracks.live.store import LinkStore, Turn
+from tracks.live.store import LinkStore, Transaction
 from tests.helpers.scenes import crowd, frames_of
 file, first, die = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 left = 2
 def dying(name):
-    real = getattr(Turn, name)
+    real = getattr(Transaction, name)
     def killed(self, *args):
         global left
         left -= 1
@@ -60,7 +60,7 @@ def dying(name):
         if die == f"after {name}" and not left:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
-    setattr(Turn, name, killed)
+    setattr(Transaction, name, killed)
 if die.endswith("save"):
     dying("save")
 print("ready", flush=True)

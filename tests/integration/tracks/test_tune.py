@@ -17,9 +17,9 @@ from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
 from tracks.association.options import LinkOptions
-from tracks.evaluation.labels import individuals, labelled_by_column, labelled_by_truth
-from tracks.evaluation.tune import NOBODY
-from tracks.tracked import Tracked
+from tracks.evaluation.labels import labelled_by_column, labelled_by_truth, match_individuals
+from tracks.evaluation.tune import UNLABELLED
+from tracks.tracked import TrackBoxes
 
 NIGHTS = ("monday", "tuesday", "wednesday")
 
@@ -60,23 +60,28 @@ def test_both_kinds_of_labels_say_the_same(nights: tuple[Path, Path]) -> None:
     by_truth, by_column = labelled_by_truth(run, truth), labelled_by_column(run, "who")
     assert [one.name for one in by_truth] == [one.name for one in by_column] == list(NIGHTS)
     for one, other in zip(by_truth, by_column, strict=True):
-        assert np.array_equal(one.looks, other.looks)
-        assert np.abs(one.looks).sum(axis=1) == pytest.approx(1)
-        assert one.who[0] == other.who[0] == NOBODY
-        pairs = set(zip(one.who[1:].tolist(), other.who[1:].tolist(), strict=True))
-        assert len(pairs) == len(set(one.who[1:].tolist())) > 3
+        assert np.array_equal(one.embeddings, other.embeddings)
+        assert np.abs(one.embeddings).sum(axis=1) == pytest.approx(1)
+        assert one.individuals[0] == other.individuals[0] == UNLABELLED
+        pairs = set(zip(one.individuals[1:].tolist(), other.individuals[1:].tolist(), strict=True))
+        assert len(pairs) == len(set(one.individuals[1:].tolist())) > 3
     stored = Run.open(run).table(["embedding"])["embedding"].combine_chunks().flatten().to_numpy()
     first = stored.reshape(-1, 16)[0]
-    assert by_truth[0].looks[0] == pytest.approx(first / np.abs(first).sum())
+    assert by_truth[0].embeddings[0] == pytest.approx(first / np.abs(first).sum())
 
 
 def test_a_true_box_is_given_once_and_to_the_best() -> None:
-    truth = Tracked(
+    truth = TrackBoxes(
         np.array([3, 4]), np.array([7, 8]), np.array([[0, 0, 10, 10], [0, 0, 10, 10.0]])
     )
     boxes = np.array([[0, 0, 10, 12], [0, 0, 10, 10], [0, 0, 10, 10], [6, 0, 16, 10.0]])
-    assert individuals(np.array([3, 3, 4, 4]), boxes, truth).tolist() == [NOBODY, 7, 8, NOBODY]
-    assert individuals(np.array([5]), boxes[:1], truth).tolist() == [NOBODY]
+    assert match_individuals(np.array([3, 3, 4, 4]), boxes, truth).tolist() == [
+        UNLABELLED,
+        7,
+        8,
+        UNLABELLED,
+    ]
+    assert match_individuals(np.array([5]), boxes[:1], truth).tolist() == [UNLABELLED]
 
 
 def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_options_that_are_none(tmp_path: Path) -> None:
     for text, said in (
         ("{", "odd.json"),
         ('{"weight": 1}', "weight"),
-        ('{"max_cost": 0}', "max_cost is 0"),
+        ('{"max_cost": 0}', "max_cost=0"),
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=said):

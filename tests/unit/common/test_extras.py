@@ -14,9 +14,9 @@ from pipelines.heads.fit import TrainOptions
 from pipelines.heads.train import train
 from tracks.evaluation.scores import evaluate
 from tracks.pictures.annotate import Annotator
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
-TRACKED = Tracked(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0.0, 0, 1, 1]]))
+TRACKED = TrackBoxes(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0.0, 0, 1, 1]]))
 
 
 @pytest.mark.parametrize(

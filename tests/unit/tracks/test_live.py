@@ -142,13 +142,13 @@ def test_a_repeated_request_has_the_same_bytes_and_no_effect(tmp_path: Path) -> 
     ask(linker, still(4), "b")
     again = linker.link(still(3), request_id="a", digest=b"1", fingerprint="m")
     assert (again.body, again.repeated, again.started) == (first.body, True, 0)
-    assert live(tmp_path / "s").answered("cam", "a", b"1") == first.body
-    assert linker.answered("cam", "c", b"1") is None
-    assert linker.answered("other", "a", b"1") is None
+    assert live(tmp_path / "s").stored_answer("cam", "a", b"1") == first.body
+    assert linker.stored_answer("cam", "c", b"1") is None
+    assert linker.stored_answer("other", "a", b"1") is None
     with pytest.raises(ClashError, match="request_id 'a' of sequence 'cam' was answered before"):
         linker.link(still(9), request_id="a", digest=b"2", fingerprint="m")
     with pytest.raises(ClashError, match="another request"):
-        linker.answered("cam", "a", b"2")
+        linker.stored_answer("cam", "a", b"2")
     state = linker.state("cam")
     assert state is not None
     assert (state.head.frame, state.head.rows) == (4, 2)
@@ -159,9 +159,9 @@ def test_only_the_last_answers_are_kept(tmp_path: Path) -> None:
     for number in range(KEPT_ANSWERS + 3):
         ask(linker, still(number), f"r{number}")
     ask(linker, still(0, sequence="other"), "r0")
-    known = [linker.answered("cam", f"r{n}", f"r{n}".encode()) is not None for n in range(5)]
+    known = [linker.stored_answer("cam", f"r{n}", f"r{n}".encode()) is not None for n in range(5)]
     assert known == [False, False, False, True, True]
-    assert linker.answered("other", "r0", b"r0")
+    assert linker.stored_answer("other", "r0", b"r0")
     with sqlite3.connect(tmp_path / "s") as file:
         assert file.execute("SELECT count(*) FROM answers").fetchone() == (KEPT_ANSWERS + 1,)
     file.close()
@@ -224,8 +224,8 @@ def test_an_idle_sequence_is_closed_and_never_names_a_track_twice(
     with caplog.at_level(logging.INFO, "onepass.link"):
         ask(linker, still(0, sequence="new"), "r")
     assert "closed the open tracks of 1 sequences" in caplog.text
-    assert linker.answered("b", "r", b"r") is None
-    assert linker.answered("a", "r", b"r") is not None
+    assert linker.stored_answer("b", "r", b"r") is None
+    assert linker.stored_answer("a", "r", b"r") is not None
     with pytest.raises(ClashError, match="not later than the last one, 0"):
         ask(linker, still(0, sequence="b"), "r")
     back = ask(linker, still(1, sequence="b"), "r")
@@ -304,13 +304,13 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     assert (state.head.frame, state.head.rows) == (0, 1)
     connection.execute("PRAGMA max_page_count = 100000")
     assert ask(linker, still(1), "c")["detections"][0]["position"] == 1
-    assert linker.answered("cam", "b", b"b") is None
+    assert linker.stored_answer("cam", "b", b"b") is None
 
 
 def test_a_removed_file_begins_anew(tmp_path: Path) -> None:
     linker = live(tmp_path / "s")
     assert linker.state("cam") is None
-    assert linker.answered("cam", "a", b"a") is None
+    assert linker.stored_answer("cam", "a", b"a") is None
     assert not (tmp_path / "s").exists()  # asking makes nothing
     ask(linker, still(5), "a")
     for file in tmp_path.iterdir():

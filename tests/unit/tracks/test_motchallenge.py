@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import InputError
 from tracks.motchallenge import file_names, read_truth, result_lines
-from tracks.tracked import Tracked
+from tracks.tracked import TrackBoxes
 
 
 def written(folder: Path, text: str) -> Path:
@@ -37,7 +37,7 @@ def test_a_truth(tmp_path: Path) -> None:
         ("1,1,0,0,5,5\n1.5,1,0,0,5,5\n", "line 2"),
         ("1,1,0,0,nan,5\n", "line 1"),
         ("1,1,0,0,5,0\n", "line 1"),
-        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "id 1 stands twice in frame 1"),
+        ("1,1,0,0,5,5\n2,1,0,0,5,5\n1,1,9,9,5,5\n", "id 1 .* in frame 1"),
         (bytes(range(256)).decode("latin1"), "gt.txt"),
     ],
 )
@@ -54,7 +54,7 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     corner = random.uniform(0, 500, (30, 2)).round(2)
     boxes = np.column_stack([corner, corner + random.uniform(1, 80, (30, 2)).round(2)])
-    given = Tracked(np.repeat(np.arange(10), 3), np.tile([4, 2, 9], 10), boxes)
+    given = TrackBoxes(np.repeat(np.arange(10), 3), np.tile([4, 2, 9], 10), boxes)
     again, left_out = read_truth(written(tmp_path, result_lines(given)))
     order = np.lexsort([given.ids, given.frames])
     assert left_out == 0

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tracks.evaluation.scores import evaluate, evaluate_together
-from tracks.linked import unclaimed
-from tracks.tracked import Tracked
+from tracks.linked import unique_per_frame
+from tracks.tracked import TrackBoxes
 
 FAR = 100.0  # between individuals: their boxes never touch
 
 
-def tracked(*individuals: Sequence[int | None]) -> Tracked:
+def tracked(*individuals: Sequence[int | None]) -> TrackBoxes:
     """Still individuals; each is the id it has in frame 0, 1, …, None where it is not there."""
     rows = [
         (frame, number, FAR * place)
@@ -25,7 +25,7 @@ def tracked(*individuals: Sequence[int | None]) -> Tracked:
     ]
     table = np.array(rows)
     corner = np.column_stack([table[:, 2], np.zeros(len(rows))])
-    return Tracked(
+    return TrackBoxes(
         table[:, 0].astype(np.int64),
         table[:, 1].astype(np.int64),
         np.column_stack([corner, corner + 10]),
@@ -35,7 +35,7 @@ def tracked(*individuals: Sequence[int | None]) -> Tracked:
 ONE, TWO = tracked([1] * 4), tracked([1] * 4, [2] * 4)
 
 
-FLAT = Tracked(ONE.frames, ONE.ids, ONE.boxes * [1, 1, 1, 0.62])
+FLAT = TrackBoxes(ONE.frames, ONE.ids, ONE.boxes * [1, 1, 1, 0.62])
 ASS_A = (3 * 0.75 + 4) / 7
 
 
@@ -76,7 +76,7 @@ ASS_A = (3 * 0.75 + 4) / 7
     ],
 )
 def test_scores_by_hand(
-    truth: Tracked, found: Tracked, expected: tuple[float, ...], counts: tuple[int, ...]
+    truth: TrackBoxes, found: TrackBoxes, expected: tuple[float, ...], counts: tuple[int, ...]
 ) -> None:
     scores = evaluate(truth, found)
     shares = (scores.hota, scores.det_a, scores.ass_a, scores.idf1, scores.mota)
@@ -93,7 +93,7 @@ def test_scores_by_hand(
 def test_the_order_of_rows_is_nothing() -> None:
     found = tracked([5, 5, 6, 6], [7, 7, 7, None])
     order = np.random.default_rng(0).permutation(len(found.ids))
-    shuffled = Tracked(found.frames[order], found.ids[order], found.boxes[order])
+    shuffled = TrackBoxes(found.frames[order], found.ids[order], found.boxes[order])
     assert evaluate(TWO, shuffled) == evaluate(TWO, found)
 
 
@@ -111,13 +111,13 @@ def test_sequences_together_add_up() -> None:
 @pytest.mark.parametrize(
     ("truth", "found", "says"),
     [
-        (TWO.at(np.array([9])), TWO, "truth has no boxes"),
-        (Tracked(TWO.frames, np.ones(8, np.int64), TWO.boxes), TWO, "truth: id 1 stands twice"),
-        (TWO, Tracked(TWO.frames, np.ones(8, np.int64), TWO.boxes), "found: id 1 stands twice"),
-        (TWO, Tracked(TWO.frames, TWO.ids, TWO.boxes * np.nan), "found: boxes must be finite"),
+        (TWO.at(np.array([9])), TWO, "truth"),
+        (TrackBoxes(TWO.frames, np.ones(8, np.int64), TWO.boxes), TWO, "`truth`: id 1"),
+        (TWO, TrackBoxes(TWO.frames, np.ones(8, np.int64), TWO.boxes), "`tracked`: id 1"),
+        (TWO, TrackBoxes(TWO.frames, TWO.ids, TWO.boxes * np.nan), "`tracked`.*finite"),
     ],
 )
-def test_what_cannot_be_judged(truth: Tracked, found: Tracked, says: str) -> None:
+def test_what_cannot_be_judged(truth: TrackBoxes, found: TrackBoxes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         evaluate(truth, found)
 
@@ -126,6 +126,6 @@ def test_a_track_claimed_twice_keeps_the_cheaper_claim() -> None:
     frames = np.array([0, 1, 1, 2, 2, 2])
     tracks = np.array([0, 0, 0, 0, 0, 1])
     cost = np.array([np.nan, 0.9, 0.1, 0.2, 0.3, 0.0])
-    assert unclaimed(frames, tracks, cost).tolist() == [0, 2, 0, 0, 2, 1]
-    assert unclaimed(frames[:2], tracks[:2], cost[:2]).tolist() == [0, 0]
-    assert unclaimed(frames[:0], tracks[:0], cost[:0]).tolist() == []
+    assert unique_per_frame(frames, tracks, cost).tolist() == [0, 2, 0, 0, 2, 1]
+    assert unique_per_frame(frames[:2], tracks[:2], cost[:2]).tolist() == [0, 0]
+    assert unique_per_frame(frames[:0], tracks[:0], cost[:0]).tolist() == []

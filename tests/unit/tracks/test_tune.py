@@ -12,12 +12,19 @@ from index.vectors import l1_normalise
 from tests.helpers.scenes import crowd
 from tracks.association.linker import by_frame
 from tracks.association.options import PRESETS, LinkOptions
-from tracks.evaluation.tune import NOBODY, Labelled, collect_pairs, fit_weights, judged, tune
+from tracks.evaluation.tune import (
+    UNLABELLED,
+    LabelledSequence,
+    collect_pairs,
+    fit_weights,
+    score_linking,
+    tune,
+)
 
 
-def labelled(name: str, *, seed: int, frames: int = 12) -> Labelled:
+def labelled(name: str, *, seed: int, frames: int = 12) -> LabelledSequence:
     numbers, boxes, looks, who = crowd(frames=frames, seed=seed)
-    return Labelled(
+    return LabelledSequence(
         name, numbers, boxes, l1_normalise(looks, [""] * len(looks)), np.full(len(who), 1400.0), who
     )
 
@@ -46,8 +53,8 @@ def test_no_weight_is_below_zero() -> None:
 @pytest.mark.parametrize(
     ("terms", "same", "says"),
     [
-        (np.ones((10, 4)), [True] * 10, "pairs of one"),
-        (np.ones((10, 4)), [False] * 10, "pairs of one"),
+        (np.ones((10, 4)), [True] * 10, "individual"),
+        (np.ones((10, 4)), [False] * 10, "individual"),
         (np.repeat([[1.0] * 4, [0.1] * 4], 5, axis=0), [True] * 5 + [False] * 5, "this run"),
     ],
 )
@@ -58,13 +65,13 @@ def test_pairs_that_teach_nothing(terms: np.ndarray, same: list[bool], says: str
 
 def test_pairs_follow_the_truth() -> None:
     # Two in two frames, then one of them and nobody that is known, two frames later.
-    one = Labelled(
+    one = LabelledSequence(
         "one",
         np.array([0, 0, 1, 1, 3, 3]),
         np.array([[0, 0, 10, 10], [50, 0, 60, 10]] * 3, dtype=float),
         l1_normalise(np.eye(6, 4, dtype=np.float32) + 1, [""] * 6),
         np.full(6, 100.0),
-        np.array([7, 8, 8, 7, 7, NOBODY]),
+        np.array([7, 8, 8, 7, 7, UNLABELLED]),
     )
     terms, same = collect_pairs(one, PRESETS["default"])
     # Frame 1: 2 x 2. Frame 3: both ends, at the other's first place, with 2.
@@ -81,15 +88,15 @@ def test_a_left_out_sequence_is_not_looked_at() -> None:
     tuned = tune(sequences, progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [fold.sequence for fold in tuned.folds] == ["s0", "s1", "s2"]
-    shuffled, random = sequences[1].who.copy(), np.random.default_rng(9)
+    shuffled, random = sequences[1].individuals.copy(), np.random.default_rng(9)
     for rows in by_frame(sequences[1].frames):
         shuffled[rows] = random.permutation(shuffled[rows])
-    again = tune([sequences[0], replace(sequences[1], who=shuffled), sequences[2]])
+    again = tune([sequences[0], replace(sequences[1], individuals=shuffled), sequences[2]])
     assert again.folds[1].options == tuned.folds[1].options
     assert again.folds[0].options != tuned.folds[0].options
     for fold, sequence in zip(tuned.folds, sequences, strict=True):
-        assert fold.tuned == judged(sequence, fold.options)
-        assert fold.default == judged(sequence, PRESETS["default"])
+        assert fold.tuned == score_linking(sequence, fold.options)
+        assert fold.default == score_linking(sequence, PRESETS["default"])
         assert fold.tuned.idf1 > 0.9
     mean, deviation = tuned.spread()["idf1"]
     assert mean == pytest.approx(np.mean([fold.tuned.idf1 for fold in tuned.folds]))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ami.join import RowChunk, features_of
+from ami.join import DetectionCount, features_of
 from common.errors import InputError, SourceError
 from pipelines.images.pixels import ImageError
 from pipelines.sources.database.connect import name_of, open_database
@@ -151,7 +151,7 @@ def test_features_that_are_none(raw: str, why: str) -> None:
 
 
 def test_a_few_are_named_and_all_counted() -> None:
-    some = RowChunk()
+    some = DetectionCount()
     for number in range(7):
         some.add(f"ami:{number}")
     assert some.count == 7

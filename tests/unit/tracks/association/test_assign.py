@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tracks.association import assign as module
-from tracks.association.assign import assign, assign_listed
+from tracks.association.assign import assign, assign_sparse
 from tracks.association.options import Assignment
 
 CONTESTED = [[0.1, 0.2], [1.4, 0.3]]  # both later ones like the first best
@@ -93,7 +93,7 @@ def test_a_list_of_all_pairs_gives_what_the_matrix_gives() -> None:
         costs = random_costs(random)
         whole = assign(costs, max_cost=1.0)
         pairs = np.nonzero(np.isfinite(costs))
-        listed = assign_listed(
+        listed = assign_sparse(
             (pairs[0], pairs[1]), costs[pairs], max_cost=1.0, later=costs.shape[1]
         )
         assert listed.tolist() == whole.tolist()
@@ -108,9 +108,9 @@ def test_a_list_of_all_pairs_gives_what_the_matrix_gives() -> None:
 
 def test_a_list_of_free_pairs() -> None:
     pairs = (np.array([0, 1]), np.array([0, 1]))
-    assert assign_listed(pairs, np.zeros(2), max_cost=1.0, later=3).tolist() == [0, 1, -1]
+    assert assign_sparse(pairs, np.zeros(2), max_cost=1.0, later=3).tolist() == [0, 1, -1]
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    assert assign_listed(nothing, np.empty(0), max_cost=1.0, later=2).tolist() == [-1, -1]
+    assert assign_sparse(nothing, np.empty(0), max_cost=1.0, later=2).tolist() == [-1, -1]
 
 
 def test_margins_by_hand() -> None:

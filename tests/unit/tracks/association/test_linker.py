@@ -262,7 +262,7 @@ def test_a_linker_goes_on_where_a_saved_one_stood(appearance: str) -> None:
         parts.append(
             linker.step(int(at), boxes[rows], normal[rows], diagonal_px=1400.0, seconds=at)
         )
-    again = Links.joined(parts)
+    again = Links.concatenate(parts)
     assert again.track.tolist() == whole.track.tolist()
     assert again.previous.tolist() == whole.previous.tolist()
     assert again.margin == pytest.approx(whole.margin, nan_ok=True)
@@ -279,7 +279,7 @@ def test_candidates_give_the_links_of_full_enumeration(appearance: str, gate: fl
     for max_pairs in (10**9, 0):
         linker = Linker(16, options, max_pairs=max_pairs)
         made.append(
-            Links.joined(
+            Links.concatenate(
                 [
                     linker.step(
                         int(frames[rows.start]), boxes[rows], normal[rows], diagonal_px=1400.0

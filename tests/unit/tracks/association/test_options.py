@@ -13,17 +13,17 @@ from tracks.association.options import LinkOptions
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"feature_weight": -1.0}, "feature_weight is -1.0"),
-        ({"iou_weight": math.nan}, "iou_weight is nan"),
+        ({"feature_weight": -1.0}, "feature_weight=-1.0"),
+        ({"iou_weight": math.nan}, "iou_weight=nan"),
         (
             dict.fromkeys(("feature_weight", "iou_weight", "area_weight", "distance_weight"), 0.0),
             "all four",
         ),
-        ({"max_cost": 0.0}, "max_cost is 0.0"),
-        ({"max_gap_frames": -1}, "max_gap_frames is -1"),
-        ({"max_gap_seconds": 0.0}, "max_gap_seconds is 0.0"),
-        ({"appearance_memory": 1.0}, "appearance_memory is 1.0"),
-        ({"assignment": "best"}, "assignment is 'best'"),
+        ({"max_cost": 0.0}, "max_cost=0.0"),
+        ({"max_gap_frames": -1}, "max_gap_frames=-1"),
+        ({"max_gap_seconds": 0.0}, "max_gap_seconds=0.0"),
+        ({"appearance_memory": 1.0}, "appearance_memory=1.0"),
+        ({"assignment": "best"}, "assignment='best'"),
     ],
 )
 def test_options_say_what_is_wrong(wrong: dict[str, object], said: str) -> None:
