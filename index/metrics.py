@@ -49,7 +49,7 @@ def higher_is_nearer(metric: Metric) -> bool:
     return metric in ("cosine", "ip")
 
 
-def nearest_first(values: NDArray[np.float32], metric: Metric, k: int) -> NDArray[np.int64]:
+def argsort_nearest(values: NDArray[np.float32], metric: Metric, k: int) -> NDArray[np.int64]:
     """Places of the ``k`` nearest of each row of ``values``, [Q, k], for ``take_along_axis``.
 
     ``values`` may be scores or FAISS's own: a root changes no order. Ties stay as they stand.
@@ -79,7 +79,7 @@ def prepare(
     return np.ascontiguousarray(normal)
 
 
-def scores_of(found: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+def to_scores(found: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
     """FAISS's values as scores: roots of squares for l2, and no ulp past the end of the range."""
     if metric == "l2":
         found = np.sqrt(np.maximum(found, 0))

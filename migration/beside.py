@@ -18,9 +18,9 @@ from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from common.storage import to_path
-from index.build.assemble import Report
+from index.build.assemble import ReportRows
 from index.build.inputs import Selection
-from index.build.version import Work, check_options, describe
+from index.build.version import SegmentBuilder, check_options, make_manifest
 from index.search.factory import is_flat, make_index, without_transforms
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
@@ -30,7 +30,7 @@ from index.storage.layout import (
     list_versions,
     read_manifest,
 )
-from index.storage.publish import locked, publish
+from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
 MADE_BY = "migrate"
@@ -43,7 +43,7 @@ def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
         SnapshotError: there is no index, or it serves other runs.
     """
     manifest = read_manifest(index)
-    if _serves(manifest, old.path) or _serves(manifest, out):
+    if _is_index_of(manifest, old.path) or _is_index_of(manifest, out):
         return manifest
     if len(manifest.runs) > 1:
         raise SnapshotError(
@@ -63,7 +63,7 @@ def build_candidate(
     new: Run,
     *,
     executor: ExecutorChoice = "auto",
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> SnapshotManifest:
     """Build a version of ``new`` beside the one that is served, asked for as that one was.
 
@@ -82,10 +82,10 @@ def build_candidate(
     """
     began = time.monotonic()
     check_replaceable(index, old, new.path)
-    with locked(index) as check:
+    with lock_index(index) as check:
         now = Snapshot.open(index)
         there = check_replaceable(index, old, new.path)
-        found = there if _serves(there, new.path) else _built_before(index, there, new)
+        found = there if _is_index_of(there, new.path) else _existing_candidate(index, there, new)
         if found is not None:
             return found
         if sha256_file(old.path / "manifest.json") != there.runs[0].manifest_sha256:
@@ -96,12 +96,12 @@ def build_candidate(
         options = there.options
         _check_factory(options, new, index)
         memory = check_options(options, None)
-        work = Work(options, memory, executor, None, progress or (lambda _, __: None))
-        source = [Selection(new, _kept(now, old))]
+        work = SegmentBuilder(options, memory, executor, None, progress or (lambda _, __: None))
+        source = [Selection(new, _undeleted_rows(now, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             made = work.segments(draft, version, source, first_run=0)
-            return describe(
+            return make_manifest(
                 version,
                 new,
                 options,
@@ -115,17 +115,17 @@ def build_candidate(
     return read_manifest(index, version)
 
 
-def _serves(manifest: SnapshotManifest, run: Path) -> bool:
+def _is_index_of(manifest: SnapshotManifest, run: Path) -> bool:
     return [to_path(entry.path) for entry in manifest.runs] == [run.resolve()]
 
 
-def _built_before(index: Path, there: SnapshotManifest, new: Run) -> SnapshotManifest | None:
+def _existing_candidate(index: Path, there: SnapshotManifest, new: Run) -> SnapshotManifest | None:
     """The newest version of this very run that was made beside the one that is served now."""
     made = sha256_file(new.path / "manifest.json")
     for version in reversed(list_versions(index)):
         manifest = read_manifest(index, version)
         beside = manifest.made_by == MADE_BY and manifest.parent == there.version
-        if beside and _serves(manifest, new.path) and _sha256(manifest.runs) == [made]:
+        if beside and _is_index_of(manifest, new.path) and _sha256(manifest.runs) == [made]:
             return manifest
     return None
 
@@ -134,7 +134,7 @@ def _sha256(runs: list[RunEntry]) -> list[str]:
     return [entry.manifest_sha256 for entry in runs]
 
 
-def _kept(now: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
+def _undeleted_rows(now: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
     """Rows of the run that are not deleted from the index; None: none is."""
     table = old.table(["row_id", "error"])
     failed = table.filter(pc.is_valid(table["error"]))["row_id"].to_numpy()

@@ -15,12 +15,12 @@ from migration.costs import run_cost
 from migration.labels import compare_labels
 from migration.links import compare_links, has_tracks
 from migration.report import (
+    ComparedRun,
     Costs,
     Counts,
     Limits,
     MigrationReport,
     NewFailure,
-    Side,
     Threshold,
 )
 from migration.rows import Rows, align_runs
@@ -75,8 +75,8 @@ def compare_runs(
         )
         report = MigrationReport(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            then=_side(old),
-            now=_side(new),
+            then=_compared_run(old),
+            now=_compared_run(new),
             counts=counts,
             labels=labels,
             neighbours=spaces.neighbours,
@@ -96,10 +96,10 @@ def compare_runs(
     return report
 
 
-def _side(run: Run) -> Side:
+def _compared_run(run: Run) -> ComparedRun:
     manifest = run.manifest
     classifier = manifest.classifier or manifest.model
-    return Side(
+    return ComparedRun(
         run=str(run.path.resolve()),
         spec=manifest.model.request.spec,
         weights=manifest.model.weights,
@@ -156,6 +156,6 @@ def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[st
     return tuple(notes)
 
 
-def page_of(folder: Path) -> Path:
+def page_path(folder: Path) -> Path:
     """Where the page of the run ``folder`` stands."""
     return folder / FOLDER / PAGE

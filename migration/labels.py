@@ -24,8 +24,8 @@ def compare_labels(then: Rows, now: Rows) -> Labels:
         shared = names_then & names_now
         if not shared:
             reason = (
-                f"the two models share no class name: {_some(names_then)} then, "
-                f"{_some(names_now)} now"
+                f"the two models share no class name: {_first_names(names_then)} then, "
+                f"{_first_names(names_now)} now"
             )
     elif names_then or names_now:
         reason = f"the {'new' if names_then else 'old'} model has no class names; give --labels"
@@ -39,7 +39,7 @@ def compare_labels(then: Rows, now: Rows) -> Labels:
         "classes_shared": len(shared) if column == "label" else counts[0],
     }
     if reason is not None:
-        return _nothing(reason, known)
+        return _not_comparable(reason, known)
     table = pa.table(
         {"then": then.table[column].cast(pa.string()), "now": now.table[column].cast(pa.string())}
     )
@@ -49,10 +49,10 @@ def compare_labels(then: Rows, now: Rows) -> Labels:
         both = pa.array(sorted(shared))
         old = pc.is_in(table["then"], both)
         new = pc.is_in(table["now"], both)
-        only_then, only_now = total - _true(old), total - _true(new)
+        only_then, only_now = total - _count_true(old), total - _count_true(new)
         table = table.filter(pc.and_(old, new))
     if not table.num_rows:
-        return _nothing(
+        return _not_comparable(
             f"no row has a class in both runs that both models know ({total} have a class in both)",
             known | {"only_then": only_then, "only_now": only_now},
         )
@@ -89,17 +89,17 @@ def _by_class(pairs: list[dict[str, object]]) -> tuple[ClassKept, ...]:
     return tuple(sorted(found, key=lambda one: (one.kept - one.rows, one.label)))
 
 
-def _nothing(reason: str, known: dict[str, int]) -> Labels:
+def _not_comparable(reason: str, known: dict[str, int]) -> Labels:
     empty = {"rows": 0, "only_then": 0, "only_now": 0, "agreeing": 0}
     return Labels(
         reason=reason, by=None, **(empty | known), agreement=None, changes=(), by_class=()
     )
 
 
-def _some(names: frozenset[str]) -> str:
+def _first_names(names: frozenset[str]) -> str:
     shown = ", ".join(sorted(names)[:_NAMED])
     return shown + (", …" if len(names) > _NAMED else "")
 
 
-def _true(mask: pa.ChunkedArray) -> int:
+def _count_true(mask: pa.ChunkedArray) -> int:
     return int(pc.sum(mask).as_py() or 0)

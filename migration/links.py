@@ -69,8 +69,10 @@ def compare_links(
     plan = read_plan(then.run, None).table
     frames = plan.group_by("sequence").aggregate([("frame", "count_distinct")])
     if not plan.num_rows or pc.max(frames["frame_count_distinct"]).as_py() < 2:
-        return _nothing("no sequence has detections in two frames, so there is nothing to link")
-    options, score_column = _asked(then)
+        return _not_comparable(
+            "no sequence has detections in two frames, so there is nothing to link"
+        )
+    options, score_column = _link_options(then)
     total = plan.num_rows + int(now.embedded.sum())
     for leftover in work.glob(f"{_WORK}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -88,7 +90,7 @@ def compare_links(
                     progress=lambda done, _, before=before: progress(before + done, total),  # type: ignore[misc]
                 )
             except InputError as error:
-                return _nothing(f"linking {rows.run.path} is refused: {error}")
+                return _not_comparable(f"linking {rows.run.path} is refused: {error}")
             summaries.append(summary)
             tables.append(read_tracks(place))
         if has_tracks(then.run.path) and not has_tracks(now.run.path):
@@ -183,7 +185,7 @@ def has_tracks(run: Path) -> bool:
     return (run / "tracks" / "manifest.json").is_file()
 
 
-def _asked(then: Rows) -> tuple[LinkOptions, str | None]:
+def _link_options(then: Rows) -> tuple[LinkOptions, str | None]:
     """What the old run's tracks were made with; the defaults where it has none."""
     if not has_tracks(then.run.path):
         return LinkOptions(), None
@@ -218,7 +220,7 @@ def _pairs(then: Rows, now: Rows, plan: pa.Table, tracks: pa.Table, options: Lin
     if not len(wanted):
         return Pairs(np.empty(0, bool), np.empty(0), np.empty(0))
     some = plan.take(pa.array(wanted))
-    boxes, diagonals = _places(then, some)
+    boxes, diagonals = _boxes_and_diagonals(then, some)
     row_ids = some["row_id"].to_numpy()
     looks = then.embeddings(row_ids), now.embeddings(row_ids)
     ids = some["detection_id"].to_pylist()
@@ -242,7 +244,7 @@ def _pairs(then: Rows, now: Rows, plan: pa.Table, tracks: pa.Table, options: Lin
     return Pairs(np.concatenate(linked).astype(bool), *(np.concatenate(each) for each in costs))
 
 
-def _places(rows: Rows, plan: pa.Table) -> tuple[Floats, Floats]:
+def _boxes_and_diagonals(rows: Rows, plan: pa.Table) -> tuple[Floats, Floats]:
     """Boxes and diagonals of ``plan``, sorted by sequence."""
     names = plan["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
     edges = np.flatnonzero(np.r_[True, np.diff(names) != 0, True])
@@ -269,7 +271,7 @@ def _histograms(pairs: Pairs) -> tuple[Histogram, Histogram, Histogram, Histogra
     return one, two, three, four
 
 
-def _nothing(reason: str) -> tuple[LinksChanged, Threshold]:
+def _not_comparable(reason: str) -> tuple[LinksChanged, Threshold]:
     links = LinksChanged(
         reason=reason,
         options=None,

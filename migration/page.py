@@ -8,13 +8,13 @@ from html import escape
 
 from migration import plots
 from migration.report import (
+    ComparedRun,
     Labels,
     LinksChanged,
     MigrationReport,
     Neighbours,
     RunCost,
     Separation,
-    Side,
     Threshold,
 )
 
@@ -304,7 +304,7 @@ def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
     )
 
 
-def _sides(then: Side, now: Side) -> Iterator[str]:
+def _sides(then: ComparedRun, now: ComparedRun) -> Iterator[str]:
     names = (
         ("run", "run"),
         ("model", "spec"),
@@ -322,6 +322,6 @@ def _sides(then: Side, now: Side) -> Iterator[str]:
     )
 
 
-def _side_value(side: Side, field: str) -> str:
+def _side_value(side: ComparedRun, field: str) -> str:
     value = str(getattr(side, field))
     return value[:16] if field == "fingerprint" else value

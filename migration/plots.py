@@ -85,7 +85,7 @@ def costs_plot(threshold: Threshold) -> str:
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_ylabel("share")
         axes.legend(frameon=False, fontsize=8)
-        _bare(axes)
+        _strip_axes(axes)
     lower.set_xlabel("cost of a pair, both detections alone")
     return _svg(figure)
 
@@ -95,11 +95,11 @@ def _figure(height: float = 2.6) -> tuple[Figure, Any]:
         figsize=(4.3, height), layout="constrained"
     )
     axes = figure.subplots()
-    _bare(axes)
+    _strip_axes(axes)
     return figure, axes
 
 
-def _bare(axes: Any) -> None:
+def _strip_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="both", alpha=0.2)
     axes.set_axisbelow(True)

@@ -25,7 +25,7 @@ class Histogram(JsonModel):
     counts: tuple[int, ...]
 
 
-class Side(JsonModel):
+class ComparedRun(JsonModel):
     """One of the two runs."""
 
     run: str
@@ -231,7 +231,7 @@ class Limits(JsonModel):
     max_changed_links: float = 0.3
 
 
-class Held(JsonModel):
+class LimitCheck(JsonModel):
     """One limit and what was measured."""
 
     name: str
@@ -245,7 +245,7 @@ class Verdict(JsonModel):
     """Passed: no limit was missed. What is not comparable neither passes nor fails it."""
 
     passed: bool
-    limits: tuple[Held, ...]
+    limits: tuple[LimitCheck, ...]
 
 
 class MigrationReport(JsonModel):
@@ -253,8 +253,8 @@ class MigrationReport(JsonModel):
 
     format: int = FORMAT
     created: str  # ISO 8601, UTC
-    then: Side
-    now: Side
+    then: ComparedRun
+    now: ComparedRun
     counts: Counts
     labels: Labels
     neighbours: Neighbours

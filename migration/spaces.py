@@ -57,7 +57,7 @@ def compare_spaces(
     drawn = np.random.default_rng(SEED).permutation(both)[:queries]
     asked = np.sort(drawn)
     old, new = then.embeddings(asked), now.embeddings(asked)
-    good = _directed(old) & _directed(new)
+    good = _has_direction(old) & _has_direction(new)
     asked, names = asked[good], [""] * int(good.sum())
     nearest = [
         ExactKnn(prepare(vectors[good], names, metric), k + 1, metric) for vectors in (old, new)
@@ -69,7 +69,7 @@ def compare_spaces(
     for start in range(0, len(both), step):
         rows = both[start : start + step]
         old, new = then.embeddings(rows), now.embeddings(rows)
-        good = _directed(old) & _directed(new)
+        good = _has_direction(old) & _has_direction(new)
         names = [""] * int(good.sum())
         for one, vectors in zip(nearest, (old, new), strict=True):
             one.add(prepare(vectors[good], names, metric), seen)
@@ -129,7 +129,7 @@ def _others(rows: Ints, own: Ints, k: int) -> Ints:
     return np.take_along_axis(rows, order, axis=1)
 
 
-def _directed(vectors: Vectors) -> Bools:
+def _has_direction(vectors: Vectors) -> Bools:
     """Which vectors have a direction, and so neighbours."""
     size = np.abs(vectors).sum(axis=1, dtype=np.float64)
     good: Bools = np.isfinite(size) & (size > 0)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from migration.report import (
     Counts,
-    Held,
     Labels,
+    LimitCheck,
     Limits,
     LinksChanged,
     Neighbours,
@@ -36,7 +36,7 @@ def judge(
     return Verdict(passed=all(one.outcome != "missed" for one in held), limits=held)
 
 
-def _hold(name: str, limit: float, measured: float | None, reason: str | None) -> Held:
+def _hold(name: str, limit: float, measured: float | None, reason: str | None) -> LimitCheck:
     what = LIMIT_OPTIONS[name]
     option = "--" + name.replace("_", "-")
     outcome: Literal["met", "missed", "not comparable"] = "not comparable"
@@ -46,4 +46,4 @@ def _hold(name: str, limit: float, measured: float | None, reason: str | None) -
         outcome = "met" if met else "missed"
         bound = "at most" if name.startswith("max") else "at least"
         says = f"{what}: {measured:.4g}, {option} wants {bound} {limit:g}"
-    return Held(name=name, limit=limit, measured=measured, outcome=outcome, says=says)
+    return LimitCheck(name=name, limit=limit, measured=measured, outcome=outcome, says=says)

@@ -24,27 +24,27 @@ from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from index.build.encode import (
-    Encoded,
-    Encoding,
-    Sampling,
+    EncodedPart,
+    EncodeTask,
+    SampleTask,
     encode,
     rows_file,
     sample,
     shard_file,
 )
 from index.build.inputs import Inputs
-from index.metrics import scores_of
+from index.metrics import to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import (
     FLAT,
     choose_factory,
-    core_of,
+    core_index,
+    factory_error,
+    faiss_reason,
     is_flat,
+    is_mergeable,
     lists_bytes,
     make_index,
-    mergeable,
-    reason_of,
-    refused,
     save,
     train,
     training_rows,
@@ -72,7 +72,7 @@ _FILTERED_QUERIES = 100
 _GRAPH_BLOCK = 16_384
 SEED = 20_240_501  # the same rows give the same segment
 
-Report = Callable[[int, int], None]  # rows done, rows in all
+ReportRows = Callable[[int, int], None]  # rows done, rows in all
 
 
 def assemble(
@@ -83,7 +83,7 @@ def assemble(
     options: BuildOptions,
     memory_bytes: int,
     tasks: Tasks,
-    report: Report,
+    report: ReportRows,
 ) -> SegmentEntry:
     """Fill ``folder`` with a segment of ``inputs``.
 
@@ -96,14 +96,14 @@ def assemble(
     name = choose_factory(total, dim, metric, memory_bytes) if asked == "auto" else asked
     index = None if is_flat(name) else make_index(name, dim, metric)
     random = np.random.default_rng(SEED)
-    held = _held_out(random, total)
+    held = _choose_held_out(random, total)
     wanted = 0 if index is None else training_rows(index, total - len(held), dim, memory_bytes)
     learn = np.setdiff1d(random.choice(total, min(total, wanted + len(held)), replace=False), held)
-    queries, learned = _draw(inputs, held, learn[:wanted], dim, options, tasks)
+    queries, learned = _read_samples(inputs, held, learn[:wanted], dim, options, tasks)
     if index is not None:
         train(index, learned, name, metric)
     del learned
-    merges = index is not None and mergeable(index)
+    merges = index is not None and is_mergeable(index)
     trained = folder / ".trained.faiss" if merges else None
     if index is not None and trained is not None:
         save(index, trained)
@@ -119,7 +119,7 @@ def assemble(
     if index is None:
         effort, measured = SearchParams({}), 1.0 if len(held) else None
     else:
-        built = _Built(folder, index, name, base, queries, exact, options, memory_bytes)
+        built = _IndexBuilder(folder, index, name, base, queries, exact, options, memory_bytes)
         effort, measured = built.merge(len(encoded)) if merges else built.grow()
     entry = SegmentEntry(
         name=folder.name,
@@ -143,7 +143,7 @@ def assemble(
     )
 
 
-def _held_out(random: np.random.Generator, total: int) -> NDArray[np.int64]:
+def _choose_held_out(random: np.random.Generator, total: int) -> NDArray[np.int64]:
     """Rows kept aside as queries, ascending: a fifth of few rows, a thousand of many."""
     if total < 2:
         return np.empty(0, np.int64)
@@ -151,7 +151,7 @@ def _held_out(random: np.random.Generator, total: int) -> NDArray[np.int64]:
     return np.sort(random.choice(total, queries, replace=False))
 
 
-def _draw(
+def _read_samples(
     inputs: Inputs,
     held: NDArray[np.int64],
     learn: NDArray[np.int64],
@@ -162,8 +162,8 @@ def _draw(
     """Vectors of the rows held out, in order, and of those to learn from."""
     wanted = np.sort(np.concatenate([held, learn]))
     wishes = [
-        Sampling(part, own, dim, options.metric)
-        for part, own in zip(inputs.parts, _by_part(inputs, wanted), strict=True)
+        SampleTask(part, own, dim, options.metric)
+        for part, own in zip(inputs.parts, _rows_by_part(inputs, wanted), strict=True)
         if len(own)
     ]
     drawn = np.concatenate([np.empty((0, dim), np.float32), *tasks.run(sample, wishes)])
@@ -176,7 +176,7 @@ def _draw(
     return drawn[is_held], drawn[~is_held]
 
 
-def _by_part(inputs: Inputs, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _rows_by_part(inputs: Inputs, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Ascending row numbers as numbers within each part."""
     starts = np.cumsum([0, *(one.rows for one in inputs.counted)])
     edges = np.searchsorted(rows, starts)
@@ -195,13 +195,13 @@ def _encode(
     dim: int,
     options: BuildOptions,
     tasks: Tasks,
-    report: Report,
-) -> list[Encoded]:
+    report: ReportRows,
+) -> list[EncodedPart]:
     jobs, first = [], 0
-    own = _by_part(inputs, held)
+    own = _rows_by_part(inputs, held)
     for number, (part, counted) in enumerate(zip(inputs.parts, inputs.counted, strict=True)):
         jobs.append(
-            Encoding(
+            EncodeTask(
                 part=part,
                 number=number,
                 folder=folder.resolve(),
@@ -219,7 +219,7 @@ def _encode(
         first += counted.rows - len(own[number])
     done = 0
 
-    def count_up(one: Encoded) -> None:
+    def count_up(one: EncodedPart) -> None:
         nonlocal done
         done += one.rows
         report(done, inputs.rows)
@@ -228,7 +228,7 @@ def _encode(
 
 
 def _join_rows(
-    folder: Path, inputs: Inputs, held: NDArray[np.int64], encoded: list[Encoded]
+    folder: Path, inputs: Inputs, held: NDArray[np.int64], encoded: list[EncodedPart]
 ) -> None:
     """``rows.arrow`` and ``ids.npy``: the parts' rows in order, then those held out."""
     files = [rows_file(folder, number) for number in range(len(encoded))]
@@ -249,7 +249,7 @@ def _join_rows(
 
 
 @dataclass(frozen=True)
-class _Built:
+class _IndexBuilder:
     """What it takes to put an index together and see how well it does."""
 
     folder: Path
@@ -264,7 +264,7 @@ class _Built:
     def merge(self, shards: int) -> tuple[SearchParams, float | None]:
         """Put the shards' lists together, in memory or on the disk."""
         files = [shard_file(self.folder, number) for number in range(shards)]
-        index, core = self.index, core_of(self.index)
+        index, core = self.index, core_index(self.index)
         late = np.arange(self.base, self.base + len(self.queries))
         size = lists_bytes(self.base, core.code_size)
         on_disk = 2 * size > self.memory_bytes
@@ -272,7 +272,7 @@ class _Built:
         if on_disk:
             if isinstance(core, faiss.IndexIVFFastScan):
                 why = f"its lists take {size / 1e9:.1f} GB and 4-bit codes must be in memory"
-                raise refused(self.name, self.options.metric, index.d, why)
+                raise factory_error(self.name, self.options.metric, index.d, why)
             last = faiss.read_index(str(self.folder / ".trained.faiss"))
             last.add_with_ids(self.queries, late)
             files.append(shard_file(self.folder, shards))
@@ -282,7 +282,7 @@ class _Built:
             allowed = Allowed(np.arange(self.base + len(late)) < self.base)
         else:
             for file in files:
-                core.merge_from(core_of(shard := faiss.read_index(str(file))), 0)
+                core.merge_from(core_index(shard := faiss.read_index(str(file))), 0)
                 del shard
             index.ntotal = core.ntotal
         tuned = self._tune(allowed)
@@ -290,7 +290,7 @@ class _Built:
             # Merged too: FAISS adds 4-bit codes wrongly to a list that was merged before.
             last = faiss.read_index(str(self.folder / ".trained.faiss"))
             last.add_with_ids(self.queries, late)
-            core.merge_from(core_of(last), 0)
+            core.merge_from(core_index(last), 0)
             index.ntotal = core.ntotal
         Accelerator.write(index, self.folder / SEARCH)
         for file in (*files, self.folder / ".trained.faiss"):
@@ -318,7 +318,7 @@ class _Built:
 
         def search(effort: SearchParams) -> Hits:
             values, rows = quick.search(self.queries, k, effort, allowed, no_harder=True)
-            return Hits(rows, scores_of(values, self.options.metric))
+            return Hits(rows, to_scores(values, self.options.metric))
 
         return tune(search, ladders, self.exact, target=self.options.recall)
 
@@ -332,7 +332,7 @@ class _Built:
         try:
             merge_ondisk(self.index, [str(file) for file in shards], str(self.folder / LISTS))
         except RuntimeError as error:
-            raise OSError(reason_of(error)) from error
+            raise OSError(faiss_reason(error)) from error
 
 
 def _recall_when_filtered(

@@ -24,7 +24,7 @@ from index.search.factory import save
 from index.search.recall import ExactKnn
 from index.storage import store
 from index.storage.layout import ROWS, VECTORS
-from index.storage.rows import READ, ROWS_SCHEMA, described, hash_ids
+from index.storage.rows import ROWS_SCHEMA, RUN_COLUMNS, hash_ids, to_index_rows
 
 _BATCH_ROWS = 8192
 
@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Counted:
+class RowCounts:
     """How many rows of a part can be indexed, how many have an error, and their ids' hashes."""
 
     rows: int
@@ -49,7 +49,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SampleTask:
     """A part, and which of its rows are wanted, counted among those that can be indexed."""
 
     part: Part
@@ -59,7 +59,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Encoding:
+class EncodeTask:
     """A part, where it goes, and what is measured along the way."""
 
     part: Part
@@ -77,7 +77,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPart:
     """What came of it, beside the files that ``shard_file`` and ``rows_file`` name."""
 
     rows: int
@@ -95,17 +95,17 @@ def rows_file(folder: Path, number: int) -> Path:
     return folder / f".{ROWS}-{number:05d}"
 
 
-def count(part: Part) -> Counted:
+def count(part: Part) -> RowCounts:
     """Count the rows of a part without reading a vector."""
     skipped, hashes = 0, [np.empty(0, np.uint64)]
-    for names, failed in good_ids(part):
+    for names, failed in iterate_ids(part):
         hashes.append(hash_ids(names))
         skipped += failed
     joined = np.concatenate(hashes)
-    return Counted(len(joined), skipped, joined)
+    return RowCounts(len(joined), skipped, joined)
 
 
-def good_ids(part: Part) -> Iterator[tuple[list[str], int]]:
+def iterate_ids(part: Part) -> Iterator[tuple[list[str], int]]:
     """Detection ids of the rows that can be indexed, batch by batch, and how many have an error."""
     for batch in _batches(part, ["row_id", "detection_id", "error"]):
         good = batch.filter(pc.is_null(batch["error"]))
@@ -115,7 +115,7 @@ def good_ids(part: Part) -> Iterator[tuple[list[str], int]]:
         )
 
 
-def sample(wish: Sampling) -> NDArray[np.float32]:
+def sample(wish: SampleTask) -> NDArray[np.float32]:
     """The wanted vectors of a part, [S, D], prepared for the metric.
 
     Raises:
@@ -133,7 +133,7 @@ def sample(wish: Sampling) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def encode(job: Encoding) -> Encoded:
+def encode(job: EncodeTask) -> EncodedPart:
     """Write a part's vectors and rows, fill its shard, compare the queries with it.
 
     Raises:
@@ -149,13 +149,13 @@ def encode(job: Encoding) -> Encoded:
     late: list[pa.RecordBatch] = []
     start, row = 0, job.first
     with pa.ipc.new_file(rows_file(job.folder, job.number), ROWS_SCHEMA) as rows:
-        for batch in _good(job.part, READ):
+        for batch in _good(job.part, RUN_COLUMNS):
             if start + batch.num_rows > job.rows:
                 break
             names = batch["detection_id"].to_pylist()
             vectors = prepare(_vectors(batch, job.dim), names, job.metric)
             held = held_mask[start : start + batch.num_rows]
-            told = described(batch, job.part.run)
+            told = to_index_rows(batch, job.part.run)
             late.append(told.filter(pa.array(held)))
             if held.any():
                 told, vectors = told.filter(pa.array(~held)), vectors[~held]
@@ -173,7 +173,7 @@ def encode(job: Encoding) -> Encoded:
         )
     if shard is not None:
         save(shard, shard_file(job.folder, job.number))
-    return Encoded(job.rows, pa.Table.from_batches(late, ROWS_SCHEMA), nearest.found())
+    return EncodedPart(job.rows, pa.Table.from_batches(late, ROWS_SCHEMA), nearest.found())
 
 
 def _batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.json_models import sha256_file
-from index.build.encode import Counted, Part, count
+from index.build.encode import Part, RowCounts, count
 from index.storage.layout import RunEntry
 from pipelines.run import Run
 
@@ -33,7 +33,7 @@ class Inputs:
     """Parts, and what was counted in each."""
 
     parts: list[Part]
-    counted: list[Counted]
+    counted: list[RowCounts]
 
     @property
     def rows(self) -> int:
@@ -77,7 +77,7 @@ def check_same_model(run: Run, other: str, fingerprint: str) -> None:
         )
 
 
-def gather(source: Sequence[Selection], first_run: int, shards: int, place: Tasks) -> Inputs:
+def count_rows(source: Sequence[Selection], first_run: int, shards: int, place: Tasks) -> Inputs:
     """Count every row of the runs; they are numbered from ``first_run``.
 
     Raises:
@@ -101,18 +101,18 @@ def gather(source: Sequence[Selection], first_run: int, shards: int, place: Task
     if shards > 1:  # small enough to be dealt out evenly
         total = sum(one.rows for one in counted)
         most_rows = min(PART_ROWS, total // (4 * shards))
-    return _together(Inputs(parts, counted), most_rows)
+    return _join_small_parts(Inputs(parts, counted), most_rows)
 
 
-def _together(inputs: Inputs, most_rows: int) -> Inputs:
+def _join_small_parts(inputs: Inputs, most_rows: int) -> Inputs:
     """Neighbouring small files of a run as one part each, since every task has its price."""
-    joined: list[tuple[Part, Counted]] = []
+    joined: list[tuple[Part, RowCounts]] = []
     for part, one in zip(inputs.parts, inputs.counted, strict=True):
         if joined and joined[-1][0].run == part.run:
             last, sums = joined[-1]
             if sums.rows + one.rows <= most_rows:
                 hashes = np.concatenate([sums.hashes, one.hashes])
-                both = Counted(sums.rows + one.rows, sums.skipped + one.skipped, hashes)
+                both = RowCounts(sums.rows + one.rows, sums.skipped + one.skipped, hashes)
                 files = (*last.files, *part.files)
                 joined[-1] = Part(part.run, part.path, files, part.kept), both
                 continue
@@ -133,7 +133,7 @@ def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     return (group for group in groups if group.rows)
 
 
-def entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
+def run_entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
     """The runs as a manifest names them."""
     pairs = list(zip(inputs.parts, inputs.counted, strict=True))
     return [
@@ -147,7 +147,7 @@ def entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list
     ]
 
 
-def refuse_repeated(inputs: Inputs) -> None:
+def check_unique_ids(inputs: Inputs) -> None:
     """Refuse ids that stand twice: an id names one row.
 
     Raises:

@@ -17,14 +17,20 @@ from numpy.typing import NDArray
 from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
-from index.build.assemble import Report
-from index.build.encode import good_ids
+from index.build.assemble import ReportRows
+from index.build.encode import iterate_ids
 from index.build.inputs import Inputs, Selection, check_same_model, open_runs
-from index.build.version import BuildReport, Work, check_options, describe, stamp
+from index.build.version import (
+    NewSegments,
+    SegmentBuilder,
+    build_times,
+    check_options,
+    make_manifest,
+)
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import DELETED, SnapshotManifest, read_manifest
-from index.storage.publish import locked, publish
+from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
 
@@ -35,7 +41,7 @@ def add_runs(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version that also holds the rows of ``runs``.
 
@@ -56,18 +62,18 @@ def add_runs(
     began = time.monotonic()
     read_manifest(index_dir)  # before a lock is made where there is no index
     opened = open_runs(runs)
-    with locked(index_dir) as check:
+    with lock_index(index_dir) as check:
         now = Snapshot.open(index_dir)
         there = now.manifest
         for run in opened:
             check_same_model(run, str(index_dir), there.fingerprint)
         memory = check_options(there.options, memory_bytes)
         one_part = there.options.model_copy(update={"shards": 1, "factory": "auto"})
-        work = Work(one_part, memory, executor, address, progress or (lambda _, __: None))
+        work = SegmentBuilder(one_part, memory, executor, address, progress or (lambda _, __: None))
 
         def refuse_known(found: Inputs) -> None:
             for part in found.parts:
-                for names, _skipped in good_ids(part):
+                for names, _skipped in iterate_ids(part):
                     there_already = now.rows_of(names) >= 0
                     if there_already.any():
                         known = names[int(there_already.argmax())]
@@ -88,13 +94,13 @@ def add_runs(
             if gone.any():
                 added = sum(entry.rows for entry in made.segments)
                 _write_deleted(draft, np.concatenate([gone, np.zeros(added, bool)]))
-            return describe(
+            return make_manifest(
                 version,
                 opened[0],
                 there.options,
                 made_by="add",
                 parent=there.version,
-                made=BuildReport(
+                made=NewSegments(
                     [*there.segments, *made.segments],
                     [*there.runs, *made.runs],
                     there.skipped + made.skipped,
@@ -121,7 +127,7 @@ def delete_rows(index_dir: Path, chosen: Filter) -> tuple[Snapshot, int]:
     if not chosen:
         raise SnapshotError("nothing says which rows to delete; give a condition or ids")
     read_manifest(index_dir)
-    with locked(index_dir) as check:
+    with lock_index(index_dir) as check:
         now = Snapshot.open(index_dir)
         there = now.manifest
         leaving = now.matching(chosen)
@@ -144,7 +150,7 @@ def delete_rows(index_dir: Path, chosen: Filter) -> tuple[Snapshot, int]:
                     "made_by": "delete",
                     "rows": there.rows - len(leaving),
                     "deleted": there.deleted + len(leaving),
-                    **stamp(began),
+                    **build_times(began),
                 }
             )
 
@@ -158,7 +164,7 @@ def compact(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version of the same rows, built anew from the runs as it was asked for at first.
 
@@ -175,12 +181,14 @@ def compact(
     """
     began = time.monotonic()
     read_manifest(index_dir)
-    with locked(index_dir) as check:
+    with lock_index(index_dir) as check:
         now = Snapshot.open(index_dir)
         there = now.manifest
         memory = check_options(there.options, memory_bytes)
         source = _what_is_left(index_dir, now)
-        work = Work(there.options, memory, executor, address, progress or (lambda _, __: None))
+        work = SegmentBuilder(
+            there.options, memory, executor, address, progress or (lambda _, __: None)
+        )
 
         def refuse_others(found: Inputs) -> None:
             if found.rows != there.rows:
@@ -191,7 +199,7 @@ def compact(
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             made = work.segments(draft, version, source, first_run=0, known=refuse_others)
-            return describe(
+            return make_manifest(
                 version,
                 source[0].run,
                 there.options,

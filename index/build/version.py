@@ -21,15 +21,15 @@ from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import SnapshotError
 from common.storage import is_remote, storage_errors, to_path
-from index.build.assemble import Report, assemble
+from index.build.assemble import ReportRows, assemble
 from index.build.inputs import (
     Inputs,
     Selection,
-    entries,
-    gather,
+    check_unique_ids,
+    count_rows,
     open_runs,
     partition,
-    refuse_repeated,
+    run_entries,
 )
 from index.metrics import METRICS, Metric
 from index.search.factory import is_flat, make_index, without_transforms
@@ -45,7 +45,7 @@ from index.storage.layout import (
     list_versions,
     read_manifest,
 )
-from index.storage.publish import locked, publish
+from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
 MIN_MEMORY = 64 * 2**20
@@ -65,7 +65,7 @@ def build_index(
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     beside: bool = False,
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` from ``runs`` and make it the current one.
 
@@ -105,16 +105,16 @@ def build_index(
         read_manifest(out)  # before a lock is made where there is no index
     else:
         check_folder(out, opened[0], metric)
-    with locked(out) as check:
+    with lock_index(out) as check:
         parent = read_manifest(out).version if beside else None
         if not beside:
             check_folder(out, opened[0], metric)  # another build may have ended meanwhile
         source = [Selection(run) for run in opened]
-        work = Work(options, memory, executor, address, progress or (lambda _, __: None))
+        work = SegmentBuilder(options, memory, executor, address, progress or (lambda _, __: None))
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             made = work.segments(draft, version, source, first_run=0)
-            return describe(
+            return make_manifest(
                 version,
                 opened[0],
                 options,
@@ -186,7 +186,7 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
 
 
 @dataclass(frozen=True)
-class BuildReport:
+class NewSegments:
     """New segments and what they were made from."""
 
     segments: list[SegmentEntry]
@@ -195,14 +195,14 @@ class BuildReport:
 
 
 @dataclass(frozen=True)
-class Work:
+class SegmentBuilder:
     """How segments are made, whoever asks for them."""
 
     options: BuildOptions
     memory_bytes: int
     executor: ExecutorChoice
     address: str | None
-    report: Report
+    report: ReportRows
 
     def segments(
         self,
@@ -212,7 +212,7 @@ class Work:
         *,
         first_run: int,
         known: Callable[[Inputs], None] = lambda _: None,
-    ) -> BuildReport:
+    ) -> NewSegments:
         """Make segments of ``source`` in ``draft``; its runs are numbered from ``first_run``.
 
         ``known`` hears of the rows before the first vector is written, and may refuse.
@@ -230,10 +230,10 @@ class Work:
             large=size > RAY_FROM_BYTES,
             children=False,  # FAISS uses all cores
         ) as place:
-            everything = gather(source, first_run, self.options.shards, place)
-            refuse_repeated(everything)
+            everything = count_rows(source, first_run, self.options.shards, place)
+            check_unique_ids(everything)
             known(everything)
-            made = BuildReport([], entries(source, everything, first_run), everything.skipped)
+            made = NewSegments([], run_entries(source, everything, first_run), everything.skipped)
             total, before = everything.rows, 0
             for number, inputs in enumerate(partition(everything, self.options.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
@@ -252,14 +252,14 @@ class Work:
         return made
 
 
-def describe(
+def make_manifest(
     version: str,
     run: Run,
     options: BuildOptions,
     *,
     made_by: str,
     parent: str | None,
-    made: BuildReport,
+    made: NewSegments,
     deleted: int = 0,
     began: float,
 ) -> SnapshotManifest:
@@ -281,13 +281,13 @@ def describe(
         fingerprint=run.manifest.fingerprint,
         runs=made.runs,
         segments=made.segments,
-        **stamp(began),
+        **build_times(began),
         versions={"faiss": faiss.__version__, "numpy": np.__version__},
         files={},
     )
 
 
-def stamp(began: float) -> dict[str, Any]:
+def build_times(began: float) -> dict[str, Any]:
     """How long it took since ``began``, and when that was, for a manifest."""
     seconds = round(time.monotonic() - began, 3)
     return {"seconds": seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -16,7 +16,7 @@ from index.storage.layout import (
     list_versions,
     read_manifest,
 )
-from index.storage.publish import locked, remove, remove_leftovers, switch
+from index.storage.publish import lock_index, remove, remove_leftovers, set_current
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def promote(index_dir: Path, version: str) -> Snapshot:
         VerifyError: a file of it is not what was written; the same is served as before.
     """
     read_manifest(index_dir, version)
-    with locked(index_dir) as check:
+    with lock_index(index_dir) as check:
         remove_leftovers(index_dir)
         snapshot = Snapshot.open(index_dir, version)
         snapshot.verify()
         check()
-        switch(index_dir, version)
+        set_current(index_dir, version)
     return snapshot
 
 
@@ -87,7 +87,7 @@ def prune(index_dir: Path, keep: int) -> list[str]:
     if keep < 1:
         raise SnapshotError(f"keep is {keep}; give 1 or more")
     read_manifest(index_dir)
-    with locked(index_dir):
+    with lock_index(index_dir):
         current = current_version(index_dir)
         old = [name for name in list_versions(index_dir)[:-keep] if name != current]
         for name in old:
@@ -102,7 +102,7 @@ def prune(index_dir: Path, keep: int) -> list[str]:
     return old
 
 
-def bytes_of(index_dir: Path, manifest: SnapshotManifest) -> int:
+def version_bytes(index_dir: Path, manifest: SnapshotManifest) -> int:
     """What a version's files take, segments that it shares with others included."""
     folders = [index_dir / manifest.version]
     folders += [index_dir / SEGMENTS / entry.name for entry in manifest.segments]

@@ -24,8 +24,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, higher_is_nearer, nearest_first
-from index.search.factory import core_of, exact_scores, save
+from index.metrics import Metric, argsort_nearest, higher_is_nearer
+from index.search.factory import core_index, has_exact_scores, save
 
 _faiss: Any = faiss
 
@@ -89,8 +89,8 @@ class Accelerator:
         self._index = index
         self._store = store
         self._metric = metric
-        self._core = core_of(index)
-        self._refines = not exact_scores(index)
+        self._core = core_index(index)
+        self._refines = not has_exact_scores(index)
         # The last effort as parameters: to make them costs a third of a single search.
         self._usual: tuple[SearchParams | None, Any] = None, None
         if self._refines:
@@ -132,9 +132,9 @@ class Accelerator:
         """Efforts to try, each ladder from little to much; one where there is nothing to turn."""
         knob, steps = "", [0]
         if isinstance(self._core, faiss.IndexIVF):
-            knob, steps = NPROBE, _rising(1, self._core.nlist)
+            knob, steps = NPROBE, _geometric_steps(1, self._core.nlist)
         elif isinstance(self._core, faiss.IndexHNSW):
-            knob, steps = EF_SEARCH, _rising(*_EF_LADDER)
+            knob, steps = EF_SEARCH, _geometric_steps(*_EF_LADDER)
         factors = _REFINE_LADDER if self._refines else (0,)
         if not knob:
             return [[SearchParams({REFINE: factor} if factor else {}) for factor in factors]]
@@ -293,7 +293,7 @@ class Accelerator:
         )
         far = -np.inf if higher_is_nearer(self._metric) else np.inf
         scores[rows < 0] = far
-        order = nearest_first(scores, self._metric, k)
+        order = argsort_nearest(scores, self._metric, k)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     @cached_property
@@ -314,7 +314,7 @@ class Accelerator:
         return centres
 
 
-def _rising(start: int, end: int) -> list[int]:
+def _geometric_steps(start: int, end: int) -> list[int]:
     """From ``start`` to ``end``, each value about half over the one before."""
     values = [start]
     while values[-1] < end:

@@ -97,22 +97,24 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     try:
         index = faiss.index_factory(dim, without_transforms(factory), faiss_metric(metric))
     except RuntimeError as error:
-        raise refused(factory, metric, dim, reason_of(error)) from None
-    core = core_of(index)
+        raise factory_error(factory, metric, dim, faiss_reason(error)) from None
+    core = core_index(index)
     if isinstance(core, faiss.IndexRefine):
         why = "a refining index is not needed: every answer is scored with the vectors themselves"
-        raise refused(factory, metric, dim, why)
+        raise factory_error(factory, metric, dim, why)
     if isinstance(core, faiss.IndexIDMap):
-        raise refused(factory, metric, dim, "rows are numbered here already")
+        raise factory_error(factory, metric, dim, "rows are numbered here already")
     if isinstance(core, faiss.IndexHNSW):
         core.hnsw.efConstruction = _GRAPH_CARE
-    if metric == "l1" and not exact_scores(index):
+    if metric == "l1" and not has_exact_scores(index):
         # FAISS makes such an index without a word, and it ranks by another metric.
-        raise refused(factory, metric, dim, "it ranks by something else; l1 needs whole vectors")
+        raise factory_error(
+            factory, metric, dim, "it ranks by something else; l1 needs whole vectors"
+        )
     if core.metric_type != faiss_metric(
         metric
     ):  # a graph of codes is made for l2, whatever is asked
-        raise refused(factory, metric, dim, "FAISS makes it for another metric")
+        raise factory_error(factory, metric, dim, "FAISS makes it for another metric")
     return index
 
 
@@ -120,7 +122,7 @@ def training_rows(index: Any, rows: int, dim: int, memory_bytes: int) -> int:
     """How many of ``rows`` to train on: 0 for an index that learns nothing."""
     if index.is_trained:
         return 0
-    core = core_of(index)
+    core = core_index(index)
     lists = core.nlist if isinstance(core, faiss.IndexIVF) else 0
     wanted = max(_POINTS_A_QUANTISER, _POINTS_A_LIST * lists)
     return min(rows, wanted, memory_bytes // 4 // (4 * dim))  # FAISS may copy it once or twice
@@ -134,7 +136,7 @@ def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric)
     """
     if index.is_trained:
         return
-    core = core_of(index)
+    core = core_index(index)
     on_gpu = isinstance(core, faiss.IndexIVF) and faiss.get_num_gpus() > 0
     if on_gpu:  # k-means is nearly all of the work
         flat = faiss.IndexFlat(core.d, core.metric_type)
@@ -142,8 +144,8 @@ def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric)
     try:
         index.train(sample)
     except RuntimeError as error:
-        why = f"training on {len(sample)} rows: {reason_of(error)}"
-        raise refused(factory, metric, index.d, why) from None
+        why = f"training on {len(sample)} rows: {faiss_reason(error)}"
+        raise factory_error(factory, metric, index.d, why) from None
     finally:
         if on_gpu:
             core.clustering_index = None
@@ -154,12 +156,12 @@ def is_flat(factory: str) -> bool:
     return without_transforms(factory) == FLAT
 
 
-def mergeable(index: Any) -> bool:
+def is_mergeable(index: Any) -> bool:
     """Whether parts of it, filled side by side, can be put together."""
-    return isinstance(core_of(index), faiss.IndexIVF)
+    return isinstance(core_index(index), faiss.IndexIVF)
 
 
-def exact_scores(index: Any) -> bool:
+def has_exact_scores(index: Any) -> bool:
     """Whether what it answers are scores of the vectors themselves, not of codes for them."""
     if isinstance(index, faiss.IndexPreTransform):
         return False
@@ -167,7 +169,7 @@ def exact_scores(index: Any) -> bool:
     return isinstance(index, whole)
 
 
-def core_of(index: Any) -> Any:
+def core_index(index: Any) -> Any:
     """The index behind projections and rotations."""
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.downcast_index(index.index)
@@ -183,10 +185,10 @@ def save(index: Any, file: Path, flags: int = 0) -> None:
     try:
         _faiss.write_index(index, str(file), flags)
     except RuntimeError as error:
-        raise OSError(reason_of(error)) from error
+        raise OSError(faiss_reason(error)) from error
 
 
-def reason_of(error: RuntimeError) -> str:
+def faiss_reason(error: RuntimeError) -> str:
     """The human part of a FAISS exception, on one line."""
     text = " ".join(str(error).split())
     if "failed: " in text:
@@ -194,7 +196,7 @@ def reason_of(error: RuntimeError) -> str:
     return text.rsplit(": ", 1)[-1].strip()
 
 
-def refused(factory: str, metric: Metric, dim: int, why: str) -> SnapshotError:
+def factory_error(factory: str, metric: Metric, dim: int, why: str) -> SnapshotError:
     """The one way to say that a factory does not do."""
     return SnapshotError(
         f"factory {factory!r} does not work for metric {metric!r} in {dim} dimensions ({why}); "

@@ -90,7 +90,7 @@ def matches(chosen: Filter, rows: pa.Table) -> NDArray[np.bool_]:
     fits = np.ones(rows.num_rows, bool)
     if chosen.ids is not None:
         for one in chosen.ids:
-            _writable(one, f"id {_shown(one)}")
+            _check_utf8(one, f"id {_shorten(one)}")
         wanted = pa.array(sorted(chosen.ids), pa.string())
         fits &= pc.is_in(rows["detection_id"], wanted).to_numpy()
     if chosen.where is not None:
@@ -111,39 +111,41 @@ def check(where: str, columns: list[str]) -> None:
             f"the filter has {len(where)} characters; {MAX_WHERE} are allowed. For a long list of "
             "detections give their ids instead"
         )
-    _writable(where, f"filter {_shown(where)}")
+    _check_utf8(where, f"filter {_shorten(where)}")
     with duckdb.connect(":memory:", config=_CLOSED) as connection:
         # In brackets, on lines of their own: nothing in it can end the expression early.
         text = connection.execute("SELECT json_serialize_sql(?)", [_select(where)]).fetchall()[0][0]
     try:
-        _look_through(where, json.loads(text), columns)
+        _check_parsed(where, json.loads(text), columns)
     except RecursionError:  # Python's reader of JSON may give up before the depth is counted
-        raise _refused(where, "it is nested too deep") from None
+        raise _filter_error(where, "it is nested too deep") from None
 
 
-def _look_through(where: str, parsed: dict[str, Any], columns: list[str]) -> None:
+def _check_parsed(where: str, parsed: dict[str, Any], columns: list[str]) -> None:
     if parsed.get("error"):
-        raise _refused(where, first_line(ValueError(parsed["error_message"])))
+        raise _filter_error(where, first_line(ValueError(parsed["error_message"])))
     statements = parsed["statements"]
     if len(statements) != 1:
-        raise _refused(where, "it is more than one expression")
+        raise _filter_error(where, "it is more than one expression")
     node = statements[0]["node"]
     if node["type"] != "SELECT_NODE" or len(node["select_list"]) != 1:
-        raise _refused(where, "it is more than one expression")
-    for part, depth in _parts(node["select_list"]):
+        raise _filter_error(where, "it is more than one expression")
+    for part, depth in _expressions(node["select_list"]):
         if depth > MAX_DEPTH:
-            raise _refused(where, "it is nested too deep")
+            raise _filter_error(where, "it is nested too deep")
         kind = part["class"]
         if kind == "FUNCTION":
             if part["function_name"].lower() not in _FUNCTIONS:
-                raise _refused(where, f"the function {part['function_name']!r} is not allowed")
+                raise _filter_error(where, f"the function {part['function_name']!r} is not allowed")
         elif kind not in _CLASSES:
-            raise _refused(where, f"{kind.lower().replace('_', ' ')} is not allowed")
+            raise _filter_error(where, f"{kind.lower().replace('_', ' ')} is not allowed")
         elif kind == "COLUMN_REF" and (
             len(part["column_names"]) != 1 or part["column_names"][0].lower() not in columns
         ):
             name = ".".join(part["column_names"])
-            raise _refused(where, f"there is no column {name!r}; there are {', '.join(columns)}")
+            raise _filter_error(
+                where, f"there is no column {name!r}; there are {', '.join(columns)}"
+            )
 
 
 def _evaluate(where: str, rows: pa.Table) -> NDArray[np.bool_]:
@@ -153,9 +155,9 @@ def _evaluate(where: str, rows: pa.Table) -> NDArray[np.bool_]:
         try:
             found = connection.sql(_select(where)).to_arrow_table()["fits"]
         except duckdb.Error as error:
-            raise _refused(where, first_line(error)) from None
+            raise _filter_error(where, first_line(error)) from None
     if not pa.types.is_boolean(found.type):
-        raise _refused(where, f"it gives {found.type}, not true or false")
+        raise _filter_error(where, f"it gives {found.type}, not true or false")
     fits: NDArray[np.bool_] = pc.fill_null(found, False).to_numpy()
     return fits
 
@@ -164,7 +166,7 @@ def _select(where: str) -> str:
     return f"SELECT (\n{where}\n) AS fits FROM rows"  # noqa: S608 (looked through before)
 
 
-def _parts(root: Any) -> Iterator[tuple[dict[str, Any], int]]:
+def _expressions(root: Any) -> Iterator[tuple[dict[str, Any], int]]:
     """Every expression inside a parsed one, and how deep in it that stands."""
     waiting = [(root, 0)]
     while waiting:
@@ -178,7 +180,7 @@ def _parts(root: Any) -> Iterator[tuple[dict[str, Any], int]]:
             waiting += [(one, depth) for one in node.values()]
 
 
-def _writable(text: str, what: str) -> None:
+def _check_utf8(text: str, what: str) -> None:
     """Refuse what is no text: JSON can spell half of a surrogate pair, UTF-8 cannot."""
     try:
         text.encode()
@@ -186,9 +188,9 @@ def _writable(text: str, what: str) -> None:
         raise FilterError(f"{what} cannot be used: {error.reason}") from None
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:119] + "…")
 
 
-def _refused(where: str, why: str) -> FilterError:
-    return FilterError(f"filter {_shown(where)} cannot be used: {why}")
+def _filter_error(where: str, why: str) -> FilterError:
+    return FilterError(f"filter {_shorten(where)} cannot be used: {why}")

@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, faiss_metric, nearest_first, scores_of
+from index.metrics import Metric, argsort_nearest, faiss_metric, to_scores
 
 if TYPE_CHECKING:
     from index.search.accelerator import SearchParams
@@ -70,7 +70,7 @@ class ExactKnn:
         """Take in the nearest of other vectors, as ``found`` gives them."""
         all_rows = np.hstack([self._rows, rows])
         all_values = np.hstack([self._values, values])
-        order = nearest_first(all_values, self._metric, self._k)
+        order = argsort_nearest(all_values, self._metric, self._k)
         self._rows = np.take_along_axis(all_rows, order, axis=1)
         self._values = np.take_along_axis(all_values, order, axis=1)
 
@@ -80,7 +80,7 @@ class ExactKnn:
 
     def hits(self) -> Hits:
         """The same as scores."""
-        return Hits(self._rows, scores_of(self._values, self._metric))
+        return Hits(self._rows, to_scores(self._values, self._metric))
 
 
 def recall_at(exact: Hits, found: Hits) -> float:

@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError, first_line
-from index.metrics import Metric, faiss_metric, scores_of
+from index.metrics import Metric, faiss_metric, to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
-from index.search.factory import is_flat, reason_of
+from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
 from index.search.recall import Hits
 from index.storage.layout import IDS, ROWS, SEARCH, VECTORS, SegmentEntry
@@ -32,7 +32,7 @@ COMPARED_VALUES = 16_000_000
 """
 
 _GPU_MOST_K = 2048  # FAISS selects no more on a GPU
-KEPT_FILTERS = 16  # answers to a filter that stay in memory: a byte a row, and 8 a row that fits
+CACHED_FILTERS = 16  # answers to a filter that stay in memory: a byte a row, and 8 a row that fits
 
 
 class Searchable(Protocol):
@@ -83,18 +83,20 @@ class Segment:
                 else Accelerator.open(folder / SEARCH, self._store, metric)
             )
         except (OSError, pa.ArrowInvalid, ValueError) as error:
-            raise damaged(folder, first_line(error)) from None
+            raise damage_error(folder, first_line(error)) from None
         except RuntimeError as error:
-            raise damaged(folder, reason_of(error)) from None
+            raise damage_error(folder, faiss_reason(error)) from None
         stand = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
         if stand != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
             table.schema != ROWS_SCHEMA
         ):
-            raise damaged(folder, f"it holds {stand}, its manifest says {entry.rows} rows of {dim}")
+            raise damage_error(
+                folder, f"it holds {stand}, its manifest says {entry.rows} rows of {dim}"
+            )
         self._effort = SearchParams(entry.search_params)
         self._alive = None if deleted is None or not deleted.any() else Allowed(~deleted)
         # Per object and not on the method, where it would keep every snapshot alive.
-        self._allowed: Callable[[Filter], Allowed] = lru_cache(KEPT_FILTERS)(self._evaluate)
+        self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(self._evaluate)
         self._gpu = _GpuCopy(self._store) if searched and faiss.get_num_gpus() > 0 else None
 
     def search(
@@ -138,7 +140,7 @@ class Segment:
             elif rows.min() < 0:
                 short = np.flatnonzero((rows < 0).any(axis=1))
                 values[short], rows[short] = self._compare(queries[short], k, allowed)
-        return Hits(rows, scores_of(values, self._metric))
+        return Hits(rows, to_scores(values, self._metric))
 
     def efforts(self) -> list[list[SearchParams]]:
         """What there is to try when tuning; nothing for a Flat segment."""
@@ -192,6 +194,6 @@ class _GpuCopy:
         return found
 
 
-def damaged(path: Path, why: str) -> SnapshotError:
+def damage_error(path: Path, why: str) -> SnapshotError:
     """The one way to say that files are not what was written."""
     return SnapshotError(f"{path} is damaged: {why}; open another version or build the index again")

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from common.errors import SnapshotError, VerifyError, first_line
 from common.json_models import sha256_file
 from common.storage import resolve_path, storage_errors, to_path
-from index.metrics import nearest_first, prepare
+from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
 from index.search.recall import Hits
-from index.search.segment import Searchable, Segment, damaged
+from index.search.segment import Searchable, Segment, damage_error
 from index.storage.layout import (
     DELETED,
     LISTS,
@@ -34,7 +34,7 @@ from index.storage.layout import (
     list_versions,
     read_manifest,
 )
-from index.storage.remote import fetched
+from index.storage.remote import fetch
 from index.storage.rows import RowTable, load_array
 from pipelines.detections import BOX
 
@@ -306,7 +306,7 @@ class Snapshot:
         firsts = self._firsts[:-1].tolist()
         rows = np.hstack([part.rows + first for part, first in zip(parts, firsts, strict=True)])
         scores = np.hstack([part.scores for part in parts])
-        order = nearest_first(scores, self.manifest.metric, k)
+        order = argsort_nearest(scores, self.manifest.metric, k)
         return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 
@@ -325,7 +325,7 @@ def open_segments(
         SnapshotError: files are missing or damaged.
     """
     entries = [(number, manifest.segments[number]) for number in numbers]
-    version, *parts = fetched(
+    version, *parts = fetch(
         folder,
         [
             (folder / manifest.version, manifest.files),
@@ -353,7 +353,7 @@ def deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[n
         bits = load_array(path / DELETED)
         gone = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
     except (OSError, ValueError, TypeError) as error:
-        raise damaged(path, first_line(error)) from None
+        raise damage_error(path, first_line(error)) from None
     if int(gone.sum()) != manifest.deleted:
-        raise damaged(path, f"{int(gone.sum())} rows are deleted, not {manifest.deleted}")
+        raise damage_error(path, f"{int(gone.sum())} rows are deleted, not {manifest.deleted}")
     return np.split(gone, np.cumsum([entry.rows for entry in manifest.segments])[:-1])

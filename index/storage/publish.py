@@ -39,7 +39,7 @@ _REMOVING = ".removing-"  # a version on its way out; see ``versions.prune``
 Fill = Callable[[Path, str], SnapshotManifest]
 
 
-def locked(out: Path) -> AbstractContextManager[Check]:
+def lock_index(out: Path) -> AbstractContextManager[Check]:
     """Hold the one writer of ``out`` while the block runs.
 
     Raises:
@@ -64,7 +64,7 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
     """
     remove_leftovers(out)
     version = _next_version(out)
-    draft = (remote.cache_of(out) if is_remote(out) else out) / f".building-{os.getpid()}"
+    draft = (remote.cache_folder(out) if is_remote(out) else out) / f".building-{os.getpid()}"
     try:
         (draft / SEGMENTS).mkdir(parents=True)
         manifest = fill(draft, version)
@@ -73,12 +73,12 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
         if is_remote(out):
             check()
-            remote.send(draft, out, version)
+            remote.upload_version(draft, out, version)
             made = [one for one in manifest.segments if (draft / SEGMENTS / one.name).exists()]
             parts = [(Path(SEGMENTS, one.name), one.files) for one in made]
-            remote.keep(draft, out, [(Path(), own), *parts])
+            remote.keep_in_cache(draft, out, [(Path(), own), *parts])
         else:
-            _move(draft, out, version)
+            _rename_into(draft, out, version)
     except OSError as error:
         raise WorkError(
             f"writing {draft} failed: {error.strerror or error}; {out} serves what it served before"
@@ -87,11 +87,11 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         shutil.rmtree(draft, ignore_errors=True)
     if serve:
         check()
-        switch(out, version)
+        set_current(out, version)
     return version
 
 
-def _move(draft: Path, out: Path, version: str) -> None:
+def _rename_into(draft: Path, out: Path, version: str) -> None:
     (out / SEGMENTS).mkdir(exist_ok=True)
     for segment in sorted((draft / SEGMENTS).iterdir()):
         _sync(segment)
@@ -102,7 +102,7 @@ def _move(draft: Path, out: Path, version: str) -> None:
     draft.rename(out / version)
 
 
-def switch(out: Path, version: str) -> None:
+def set_current(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
@@ -144,11 +144,11 @@ def remove_leftovers(out: Path) -> None:
             for name in _folders(out):
                 if VERSION.fullmatch(name) and not (out / name / MANIFEST).is_file():
                     remote.remove(out / name)
-    here = remote.cache_of(out) if is_remote(out) else out
+    here = remote.cache_folder(out) if is_remote(out) else out
     for entry in here.iterdir() if here.exists() else ():
         found = _BUILDING.fullmatch(entry.name)
         if (
-            found and (int(found[1]) == os.getpid() or not _alive(int(found[1])))
+            found and (int(found[1]) == os.getpid() or not _is_alive(int(found[1])))
         ) or entry.name.startswith(_REMOVING):
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name.startswith(f".{CURRENT}."):  # written, never moved into its place
@@ -186,7 +186,7 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

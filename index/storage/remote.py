@@ -37,13 +37,13 @@ UNUSED_SECONDS = 86_400.0
 _CHUNK = 16 * 2**20  # one request to the store: large enough that its delay does not count
 _MIB = 2**20
 _TRIES = 3  # of an upload; a store may have done what it then answered an error to
-_TORN = ".part"
+_PARTIAL = ".part"
 
 Files: TypeAlias = Mapping[str, str]  # name to sha256
 Part: TypeAlias = tuple[Path, Files]
 
 
-def cache_of(index: Path) -> Path:
+def cache_folder(index: Path) -> Path:
     """The folder of this machine for what an index in an object store holds."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = re.sub(r"[^\w.-]+", "_", str(index))[-80:]
@@ -51,7 +51,7 @@ def cache_of(index: Path) -> Path:
     return Path(base) / "onepass" / "indexes" / f"{name}-{digest}"
 
 
-def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) -> list[Path]:
+def fetch(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) -> list[Path]:
     """Local folders with the files of ``parts`` of ``index``; those of a local index themselves.
 
     Args:
@@ -73,8 +73,8 @@ def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) 
                 raise SnapshotError(
                     f"{folder} names a file {name!r}, which does not lie in it; build the index again"
                 )
-    cache = cache_of(index)
-    wanted = [(cache / _name_of(files), folder, files) for folder, files in parts]
+    cache = cache_folder(index)
+    wanted = [(cache / _cache_name(files), folder, files) for folder, files in parts]
     missing = [
         (folder / name, local / name, digest)
         for local, folder, files in wanted
@@ -83,9 +83,9 @@ def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) 
     ]
     try:
         if missing:
-            with _alone(cache):
-                _fetch(missing)
-                _forget(cache, {local for local, _, _ in wanted})
+            with _lock_cache(cache):
+                _download(missing)
+                _evict_unused(cache, {local for local, _, _ in wanted})
         for local, _, files in wanted:
             if files:
                 os.utime(local)
@@ -97,7 +97,7 @@ def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) 
     return [local for local, _, _ in wanted]
 
 
-def send(draft: Path, out: Path, version: str) -> None:
+def upload_version(draft: Path, out: Path, version: str) -> None:
     """Upload a version made in ``draft``: its parts, then its own files, its manifest last.
 
     Whoever dies in between leaves files that no version names. ``draft`` holds ``segments`` and
@@ -114,15 +114,15 @@ def send(draft: Path, out: Path, version: str) -> None:
     done = 0
     for file, target in pairs:
         for sent in _upload(file, target):
-            _show("upload", done + sent, total)
+            _report_mib("upload", done + sent, total)
         done += file.stat().st_size
 
 
-def keep(draft: Path, out: Path, parts: Sequence[Part]) -> None:
+def keep_in_cache(draft: Path, out: Path, parts: Sequence[Part]) -> None:
     """Move what was just uploaded into the cache, so that nobody here fetches it."""
-    cache = cache_of(out)
+    cache = cache_folder(out)
     for folder, files in parts:
-        target = cache / _name_of(files)
+        target = cache / _cache_name(files)
         if files and not target.exists():
             target.mkdir()
             for name in files:
@@ -142,12 +142,12 @@ def remove(folder: Path) -> None:
         system.delete_dir(name)
 
 
-def _show(name: str, done: int, total: int) -> None:
+def _report_mib(name: str, done: int, total: int) -> None:
     if total >= _MIB:
         progress(f"{name} MiB", done // _MIB, total // _MIB)
 
 
-def _name_of(files: Files) -> str:
+def _cache_name(files: Files) -> str:
     return sha256_json(dict(files))[:32]
 
 
@@ -156,28 +156,28 @@ def _manifest_last(file: Path) -> tuple[bool, str]:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _lock_cache(cache: Path) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _fetch(missing: Sequence[tuple[Path, Path, str]]) -> None:
+def _download(missing: Sequence[tuple[Path, Path, str]]) -> None:
     """Download (from, to, sha256), but for what another process fetched meanwhile."""
     left = [one for one in missing if not one[1].exists()]
     total = sum(_size(source) for source, _, _ in left)
     done = 0
     for source, target, expected in left:
         target.parent.mkdir(exist_ok=True)
-        draft = target.with_name(target.name + _TORN)  # of one who died: written over
+        draft = target.with_name(target.name + _PARTIAL)  # of one who died: written over
         digest = hashlib.sha256()
         with draft.open("wb") as stream:
-            for chunk in _chunks(source):
+            for chunk in _read_chunks(source):
                 digest.update(chunk)
                 stream.write(chunk)
                 done += len(chunk)
-                _show("fetch", done, total)
+                _report_mib("fetch", done, total)
             stream.flush()
             os.fsync(stream.fileno())
         if digest.hexdigest() != expected:
@@ -200,7 +200,7 @@ def _size(file: Path) -> int:
     return int(info.size)
 
 
-def _chunks(file: Path) -> Iterator[bytes]:
+def _read_chunks(file: Path) -> Iterator[bytes]:
     with storage_errors(file), file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             yield chunk
@@ -230,7 +230,7 @@ def _upload(file: Path, target: Path) -> Iterator[int]:
             )
 
 
-def _forget(cache: Path, used: set[Path]) -> None:
+def _evict_unused(cache: Path, used: set[Path]) -> None:
     """Remove parts that nobody opened for a day; who has one open goes on reading it."""
     old = time.time() - UNUSED_SECONDS
     for entry in cache.iterdir():

@@ -34,7 +34,7 @@ ROWS_SCHEMA = pa.schema(
         ("score", pa.float32()),
     ]
 )
-READ = [name for name in ROWS_SCHEMA.names if name != "run"]  # from a run's files
+RUN_COLUMNS = [name for name in ROWS_SCHEMA.names if name != "run"]  # from a run's files
 
 # Rows joined into one block of memory: their strings stay below Arrow's 2 GiB.
 BLOCK_ROWS = 1_000_000
@@ -42,9 +42,9 @@ BLOCK_ROWS = 1_000_000
 _PARSING = Lock()
 
 
-def described(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
+def to_index_rows(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
     """Columns of ``rows.arrow`` for a batch of run number ``run``."""
-    given = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in READ]
+    given = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in RUN_COLUMNS]
     number = pa.array(np.full(batch.num_rows, run, np.int16))
     return pa.RecordBatch.from_arrays([number, *given], schema=ROWS_SCHEMA)
 
@@ -108,7 +108,7 @@ class RowTable:
     def __init__(self, table: pa.Table) -> None:
         self.table = table
         batches = table.to_batches()
-        self._blocks = [_quick(batch) for batch in batches]
+        self._blocks = [_numpy_columns(batch) for batch in batches]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
 
     def columns(
@@ -124,11 +124,11 @@ class RowTable:
         within = np.searchsorted(self._starts, wanted, side="right") - 1
         used = np.unique(within)
         if len(used) == 1:
-            return _taken(self._blocks[used[0]], wanted - self._starts[used[0]], names)
+            return _take(self._blocks[used[0]], wanted - self._starts[used[0]], names)
         found: dict[str, list[Any]] = {name: [None] * len(wanted) for name in names}
         for block in used.tolist():
             places = np.flatnonzero(within == block)
-            part = _taken(self._blocks[block], wanted[places] - self._starts[block], names)
+            part = _take(self._blocks[block], wanted[places] - self._starts[block], names)
             for name, values in part.items():
                 column = found[name]
                 for place, value in zip(places.tolist(), values, strict=True):
@@ -139,7 +139,7 @@ class RowTable:
 _Column: TypeAlias = Any  # an Arrow array, or a NumPy one
 
 
-def _quick(batch: pa.RecordBatch) -> dict[str, _Column]:
+def _numpy_columns(batch: pa.RecordBatch) -> dict[str, _Column]:
     """Columns as NumPy sees them where it can: a tenth of Arrow's cost for a few rows."""
 
     def quick(column: pa.Array) -> _Column:
@@ -154,7 +154,7 @@ def _quick(batch: pa.RecordBatch) -> dict[str, _Column]:
     }
 
 
-def _taken(
+def _take(
     block: dict[str, _Column], rows: NDArray[np.int64], names: Sequence[str]
 ) -> dict[str, list[Any]]:
     picked = pa.array(rows)

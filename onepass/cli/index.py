@@ -83,7 +83,7 @@ def build(
             beside=beside,
             progress=bar.counted("index"),
         )
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
     if not as_json and beside:
         echo(f"next: onepass index promote {out} {snapshot.manifest.version}")
     elif not as_json:
@@ -116,7 +116,7 @@ def add(
             address=address,
             progress=bar.counted("index"),
         )
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -142,7 +142,7 @@ def delete(
     if not as_json:
         said = "rows deleted" if gone else "rows fit, so nothing was published"
         echo(f"{gone or 'no'} {said}")
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -167,7 +167,7 @@ def compact(
             address=address,
             progress=bar.counted("index"),
         )
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command("list")
@@ -176,13 +176,13 @@ def list_(index: Index, as_json: Json = False) -> None:
 
     Example: onepass index list photos.index
     """
-    from index.build.versions import bytes_of, history
+    from index.build.versions import history, version_bytes
 
     found = history(index)
     if as_json:
         print_json(
             [
-                {"current": one.current, "bytes": bytes_of(index, one.manifest)}
+                {"current": one.current, "bytes": version_bytes(index, one.manifest)}
                 | one.manifest.model_dump(mode="json")
                 for one in found
             ]
@@ -194,7 +194,7 @@ def list_(index: Index, as_json: Json = False) -> None:
             f"{'*' if one.current else ' '} {made.version}  {made.created}  {made.made_by:<7}  "
             f"{made.rows} rows, {made.deleted} deleted, {len(made.segments)} "
             f"part{'s' if len(made.segments) > 1 else ''}, {made.factory}, "
-            f"{bytes_of(index, made) / 2**20:.1f} MiB, {made.model.request.spec}"
+            f"{version_bytes(index, made) / 2**20:.1f} MiB, {made.model.request.spec}"
         )
 
 
@@ -212,7 +212,7 @@ def promote(
 
     with ProgressBar(resumes=False):
         snapshot = serve(index, version)
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -225,7 +225,7 @@ def rollback(index: Index, as_json: Json = False) -> None:
 
     with ProgressBar(resumes=False):
         snapshot = back(index)
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -288,7 +288,7 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
         echo(f"verified: {files} files")
 
 
-def _told(snapshot: Snapshot, *, as_json: bool) -> None:
+def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:
     if snapshot.manifest.warning:
         warn(snapshot.manifest.warning)
     show_index(snapshot, verified=False, as_json=as_json)

@@ -115,10 +115,10 @@ def migrate(
         beside = made and {"index": str(index), "version": made.version, "promoted": served}
         print_json({**report.model_dump(mode="json"), "index": beside})
     else:
-        _say_report(report)
+        _print_report(report)
         echo(f"report: {page or new.path / 'migration' / 'report.json'}")
         if made is not None:
-            _say_index(index, made, served=served)
+            _print_index(index, made, served=served)
     if not report.verdict.passed:
         for one in report.verdict.limits:
             if one.outcome == "missed":
@@ -129,10 +129,10 @@ def migrate(
 def _write_page(report: MigrationReport, new: Run) -> Path | None:
     """Write the page; None, and a warning, where what draws its plots is not installed."""
     from common.json_models import write_atomic
-    from migration.compare import page_of
+    from migration.compare import page_path
     from migration.page import render
 
-    page = page_of(new.path)
+    page = page_path(new.path)
     try:
         text = render(report)
     except InputError as error:
@@ -143,7 +143,7 @@ def _write_page(report: MigrationReport, new: Run) -> Path | None:
     return page
 
 
-def _say_report(report: MigrationReport) -> None:
+def _print_report(report: MigrationReport) -> None:
     then, now = report.then, report.now
     echo(f"{then.spec} of {then.run} -> {now.spec} of {now.run}")
     for note in report.notes:
@@ -173,7 +173,7 @@ def _say_report(report: MigrationReport) -> None:
     echo(f"verdict: {'passed' if report.verdict.passed else 'missed'}")
 
 
-def _say_index(index: Path | None, made: SnapshotManifest, *, served: bool) -> None:
+def _print_index(index: Path | None, made: SnapshotManifest, *, served: bool) -> None:
     if served:
         echo(f"{index} serves {made.version} now; back: onepass index rollback {index}")
         return

@@ -211,7 +211,7 @@ def test_a_part_is_fetched_once_and_kept_for_a_day(
 ) -> None:
     forget(tmp_path)
     asked: Counter[str] = Counter()
-    really = remote._chunks
+    really = remote._read_chunks
 
     def counted(file: Path) -> Iterator[bytes]:
         asked[file.name] += 1
@@ -224,12 +224,12 @@ def test_a_part_is_fetched_once_and_kept_for_a_day(
     for thread in threads:
         thread.join()
     assert asked == dict.fromkeys(["ids.npy", "rows.arrow", "search.faiss", "vectors.faiss"], 1)
-    cache = remote.cache_of(there)
+    cache = remote.cache_folder(there)
     (old,) = (entry for entry in cache.iterdir() if entry.is_dir())
     delete_rows(there, Filter("row_id = 0"))
     compact(there)
     (part,) = read_manifest(there).segments
-    (now,) = remote.fetched(there, [(there / "segments" / part.name, part.files)])
+    (now,) = remote.fetch(there, [(there / "segments" / part.name, part.files)])
     shutil.rmtree(now)
     Snapshot.open(there)
     assert old.is_dir()

@@ -13,7 +13,7 @@ import pytest
 from common.errors import FolderError, SnapshotError, VerifyError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
-from index.build.versions import bytes_of, history, promote, prune, rollback
+from index.build.versions import history, promote, prune, rollback, version_bytes
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot, current_version, list_versions
 from index.storage.layout import SEGMENTS
@@ -70,7 +70,7 @@ def test_every_version_stands_and_is_told(index: Path) -> None:
         for part in one.manifest.segments:
             files += [index / SEGMENTS / part.name / name for name in part.files]
         size = sum(file.stat().st_size for file in files if file.exists())
-        assert bytes_of(index, one.manifest) == size
+        assert version_bytes(index, one.manifest) == size
     with pytest.raises(SnapshotError, match="does not exist"):
         history(index / "none")
 

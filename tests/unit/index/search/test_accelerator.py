@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import pytest
 
-from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
+from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import make_index, train
 from tests.helpers.indexes import DIM, embeddings, true_scores
@@ -87,7 +87,7 @@ def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Met
     values, rows = quick.search(asked(metric), K, quick.ladders()[-1][-1])
     assert share_found(rows, brute(metric, QUERIES, K)) >= 0.995
     true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
-    np.testing.assert_allclose(scores_of(values, metric), true, atol=3e-6)
+    np.testing.assert_allclose(to_scores(values, metric), true, atol=3e-6)
 
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)

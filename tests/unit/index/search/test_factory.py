@@ -12,11 +12,11 @@ from common.errors import SnapshotError
 from index.metrics import Metric, prepare
 from index.search.factory import (
     choose_factory,
-    exact_scores,
+    has_exact_scores,
     is_flat,
+    is_mergeable,
     lists_bytes,
     make_index,
-    mergeable,
     train,
     training_rows,
 )
@@ -132,7 +132,7 @@ def test_which_can_be_merged_and_which_score_exactly(
     factory: str, merges: bool, scores: bool
 ) -> None:
     index = make_index(factory, DIM, "cosine")
-    assert (mergeable(index), exact_scores(index)) == (merges, scores)
+    assert (is_mergeable(index), has_exact_scores(index)) == (merges, scores)
 
 
 def prepared(rows: int, metric: Metric) -> np.ndarray:
