@@ -1,7 +1,7 @@
-"""A finished run once more, with another model: the same rows by the same ids, in a new run.
+"""Extract a finished run again with another model: the same rows and ids, in a new run.
 
-It is an ``extract`` whose source is a run, so all that holds of one holds of the other: exactly
-once, continued by the same command, refused to another.
+It is an ``extract`` whose source is a run: each row exactly once, and the same command continues
+it.
 """
 
 from __future__ import annotations
@@ -27,25 +27,37 @@ def extract_again(
     *,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
-    """Answer every row of ``run`` with ``model`` into the run ``out``; continued like ``extract``.
+    """Extract every row of a run with another model; the same call continues an unfinished run.
 
-    Images are found where the old run found them. Frames of a run over videos are prepared as
-    such a run prepares them.
+    Images are read from where the old run read them. Frames of videos are prepared as the old run
+    prepared them.
+
+    Args:
+        run: a finished run; it is only read.
+        model: the new model.
+        out: folder of the new run.
+        options: as for ``extract``; ``reading`` is taken from the old run.
+        report: called with the progress.
+
+    Returns:
+        The new run, and whether it was finished before.
 
     Raises:
-        RunError: ``run`` is no finished run, or ``out`` is the same folder or inside it.
+        RunError: ``run`` is not a finished run, or ``out`` is the same folder or inside it.
         InputError, StalledError, WorkError: as ``extract`` raises them.
     """
     old, new = run.resolve(), out.resolve()
     if new == old or old in new.parents:
-        raise RunError(f"--out {out} stands in the run that is migrated; give a folder of its own")
-    Run.open(run)  # said first, and not as if it were a folder of images
+        raise RunError(
+            f"`out={str(out)!r}` is inside the run that is migrated; give another folder"
+        )
+    Run.open(run)  # otherwise `extract` would take it for a folder of images
     options = replace(options or Options(), reading=reading_of(run))
     return extract(str(run), model, out, options, report=report)
 
 
 def reading_of(run: Path) -> Reading:
-    """How the rows of ``run`` came to be, as it is asked for to have them again."""
+    """The options with which the rows of ``run`` were read, for reading them again."""
     file = run / "request.json"
-    how = read_json(file, Request).command.reading if file.is_file() else Reading()
-    return how.model_copy(update={"again": True})
+    reading = read_json(file, Request).command.reading if file.is_file() else Reading()
+    return reading.model_copy(update={"again": True})

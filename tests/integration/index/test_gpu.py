@@ -58,7 +58,7 @@ def test_exact_search_is_that_of_the_definition(tmp_path: Path, metric: Any) -> 
     np.testing.assert_allclose(hits.scores, true, atol=1e-4)
     chosen = Filter("row_id % 2 = 0")
     assert np.isin(
-        snapshot.search(queries, 10, chosen=chosen).rows, snapshot.matching(chosen)
+        snapshot.search(queries, 10, filter=chosen).rows, snapshot.matching(chosen)
     ).all()
 
 

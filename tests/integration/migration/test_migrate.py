@@ -163,7 +163,7 @@ def test_a_limit_that_is_missed(
     assert missed[0] == "missed: new failures: 2, --max-new-failures wants at most 0"
     assert missed[1].startswith("missed: neighbour overlap: 0.")
     assert len(missed) == 2
-    assert "v0002 stands beside it" in said.out
+    assert f"promote {index} v0002" in said.out
     assert current_version(index) == "v0001"
     assert promote(index, "v0002").manifest.rows == 38  # by a person who knows better
 
@@ -218,8 +218,8 @@ def test_frames_of_videos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "says"),
     [
-        ("same", "stands in the run that is migrated; give a folder of its own"),
-        ("inside", "stands in the run that is migrated; give a folder of its own"),
+        ("same", "is inside the run that is migrated"),
+        ("inside", "is inside the run that is migrated"),
         ("no run", "this folder is not a run"),
         ("index of another", "give the index that was built from this run"),
         ("index of two", "serves rows of 2 runs, and a migration replaces one"),

@@ -83,8 +83,8 @@ def asked(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Metric) -> None:
-    quick = opened(factory, metric, tmp_path)
-    values, rows = quick.search(asked(metric), K, quick.ladders()[-1][-1])
+    accelerator = opened(factory, metric, tmp_path)
+    values, rows = accelerator.search(asked(metric), K, accelerator.search_grid()[-1][-1])
     assert share_found(rows, brute(metric, QUERIES, K)) >= 0.995
     true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
     np.testing.assert_allclose(to_scores(values, metric), true, atol=3e-6)
@@ -92,10 +92,15 @@ def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Met
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_more_effort_never_finds_less(tmp_path: Path, factory: str, metric: Metric) -> None:
-    quick = opened(factory, metric, tmp_path)
+    accelerator = opened(factory, metric, tmp_path)
     true = brute(metric, QUERIES, K)
-    for ladder in (quick.ladders()[0], [steps[-1] for steps in quick.ladders()]):
-        found = [share_found(quick.search(asked(metric), K, step)[1], true) for step in ladder]
+    for ladder in (
+        accelerator.search_grid()[0],
+        [steps[-1] for steps in accelerator.search_grid()],
+    ):
+        found = [
+            share_found(accelerator.search(asked(metric), K, step)[1], true) for step in ladder
+        ]
         assert found[-1] >= max(found) - 0.02
         assert np.diff(found).min(initial=0) > -0.05
 
@@ -121,15 +126,15 @@ def masks(metric: Metric, query: np.ndarray) -> dict[str, np.ndarray]:
 def test_filtered_search_is_brute_force_among_what_fits(
     tmp_path: Path, factory: str, metric: Metric, which: str
 ) -> None:
-    quick = opened(factory, metric, tmp_path)
-    assert quick.filters
+    accelerator = opened(factory, metric, tmp_path)
+    assert accelerator.supports_filters
     query = QUERIES[:1]
     mask = masks(metric, query)[which]
     allowed = Allowed(mask)
     k = min(K, allowed.count)
     queries = query if which in ("far", "without near") else QUERIES
-    hardest = quick.ladders()[-1][-1]
-    _, rows = quick.search(asked(metric, queries), k, hardest, allowed)
+    hardest = accelerator.search_grid()[-1][-1]
+    _, rows = accelerator.search(asked(metric, queries), k, hardest, allowed)
     assert mask[rows[rows >= 0]].all(), "a row that does not fit"
     assert all(len(set(row)) == len(row) for row in rows.tolist() if -1 not in row)
     whole = (rows >= 0).all(axis=1)  # the others are for the segment to compare with all
@@ -143,18 +148,18 @@ def test_filtered_search_is_brute_force_among_what_fits(
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF64,PQ16x4fs"])
 def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
     """Lists are counted by what fits in them, so that it does not matter where that is."""
-    quick = opened(factory, "cosine", tmp_path)
+    accelerator = opened(factory, "cosine", tmp_path)
     effort = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
     for query in QUERIES[:5]:
         far = masks("cosine", query[None])["far"]
-        _, rows = quick.search(asked("cosine", query[None]), K, effort, Allowed(far))
+        _, rows = accelerator.search(asked("cosine", query[None]), K, effort, Allowed(far))
         assert (rows >= 0).all()
         assert share_found(rows, brute("cosine", query[None], K, far)) >= 0.9
 
 
 @pytest.mark.parametrize("factory", CODES)
 def test_codes_alone_take_no_filter(tmp_path: Path, factory: str) -> None:
-    assert not opened(factory, "cosine", tmp_path).filters
+    assert not opened(factory, "cosine", tmp_path).supports_filters
 
 
 def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
@@ -163,15 +168,15 @@ def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
 
 
 def test_ladders_rise_and_end_at_the_limit() -> None:
-    lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").ladders()
+    lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").search_grid()
     assert [[step.values for step in ladder] for ladder in lists] == [
         [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
     ]
-    graph = Accelerator(*made("HNSW16", "cosine"), "cosine").ladders()
+    graph = Accelerator(*made("HNSW16", "cosine"), "cosine").search_grid()
     walked = [step.values["efSearch"] for step in graph[0]]
     assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
-    codes = Accelerator(*made("SQ8", "cosine"), "cosine").ladders()
+    codes = Accelerator(*made("SQ8", "cosine"), "cosine").search_grid()
     assert [[step.refine for step in ladder] for ladder in codes] == [[1, 2, 4, 8, 16, 32, 64]]
-    both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").ladders()
+    both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").search_grid()
     assert len(both) == 7
     assert both[1][3].values == {"nprobe": 4, "refine": 2}

@@ -98,9 +98,9 @@ def test_bad_string_is_refused_on_one_line(factory: str, metric: Metric, why: st
     with pytest.raises(SnapshotError, match="does not work for metric") as caught:
         make_index(factory, DIM, metric)
     message = str(caught.value)
-    assert message.startswith(f"factory {factory!r} does not work for metric {metric!r} in 16 dim")
+    assert f"{factory!r}" in message
+    assert f"{metric!r} in 16 dimensions" in message
     assert why in message
-    assert "HNSW32" in message
     assert "\n" not in message
 
 
