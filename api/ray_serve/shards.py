@@ -23,8 +23,8 @@ from api.http.logs import configure
 from common.errors import FilterError, OnepassError, SnapshotError, UnavailableError
 from index.search.filters import Filter
 from index.search.recall import Hits
-from index.search.segment import Segment
-from index.search.snapshot import Snapshot, open_segments
+from index.search.segment import Segment, open_segments
+from index.search.snapshot import Snapshot
 from index.storage.layout import read_manifest
 
 SEARCH_SECONDS = 20.0  # a shard that is started again needs ten

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -19,8 +19,19 @@ from index.search.accelerator import Accelerator, Allowed, Neighbours, SearchPar
 from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
 from index.search.recall import Hits
-from index.storage.layout import IDS, ROWS, SEARCH, VECTORS, SegmentEntry
-from index.storage.rows import ROWS_SCHEMA, IdTable, RowTable, read_rows
+from index.storage.layout import (
+    DELETED,
+    IDS,
+    LISTS,
+    ROWS,
+    SEARCH,
+    SEGMENTS,
+    VECTORS,
+    SegmentEntry,
+    SnapshotManifest,
+)
+from index.storage.remote import fetch
+from index.storage.rows import ROWS_SCHEMA, IdTable, RowTable, load_array, read_rows
 from index.storage.store import open_store
 
 _faiss: Any = faiss
@@ -201,6 +212,55 @@ class _GpuCopy:
         with self._lock:
             neighbours: Neighbours = self._index.search(queries, k)
         return neighbours
+
+
+def open_segments(
+    folder: Path, manifest: SnapshotManifest, numbers: Iterable[int], *, searchable: bool = True
+) -> list[Segment]:
+    """Open some segments of a version of the index in ``folder``.
+
+    Args:
+        folder: the index folder.
+        manifest: that of the version.
+        numbers: positions of the segments in the manifest.
+        searchable: False opens them only to look rows up; ``search.faiss`` stays unread.
+
+    Raises:
+        SnapshotError: files are missing or damaged.
+    """
+    entries = [(number, manifest.segments[number]) for number in numbers]
+    version, *parts = fetch(
+        folder,
+        [
+            (folder / manifest.version, manifest.files),
+            *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
+        ],
+        without=() if searchable else (SEARCH, LISTS),
+    )
+    deleted = _deleted_by_segment(version, manifest)
+    return [
+        Segment(part, entry, manifest.dim, manifest.metric, deleted[number], searchable=searchable)
+        for part, (number, entry) in zip(parts, entries, strict=True)
+    ]
+
+
+def _deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[np.bool_] | None]:
+    """Deleted rows of each segment, bool [N]; None for each where no row is deleted.
+
+    Raises:
+        SnapshotError: ``deleted.npy`` is missing or does not agree with the manifest.
+    """
+    if not manifest.deleted:
+        return [None] * len(manifest.segments)
+    total = sum(entry.rows for entry in manifest.segments)
+    try:
+        bits = load_array(path / DELETED)
+        deleted = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
+    except (OSError, ValueError, TypeError) as error:
+        raise damage_error(path, first_line(error)) from None
+    if int(deleted.sum()) != manifest.deleted:
+        raise damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
+    return np.split(deleted, np.cumsum([entry.rows for entry in manifest.segments])[:-1])
 
 
 def damage_error(path: Path, why: str) -> SnapshotError:

@@ -6,7 +6,7 @@ that row only, and all processes of a machine share one copy in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -17,25 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.errors import SnapshotError, VerifyError, first_line
-from common.json_models import sha256_file
-from common.storage import resolve_path, storage_errors, to_path
+from common.errors import SnapshotError
+from common.storage import resolve_path, to_path
 from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
 from index.search.recall import Hits
-from index.search.segment import Searchable, Segment, damage_error
+from index.search.segment import Searchable, Segment, open_segments
 from index.storage.layout import (
-    DELETED,
-    LISTS,
-    SEARCH,
     SEGMENTS,
     SnapshotManifest,
     current_version,
     list_versions,
     read_manifest,
+    verify_files,
 )
-from index.storage.remote import fetch
-from index.storage.rows import RowTable, load_array
+from index.storage.rows import RowTable
 from pipelines.detections import BOX
 
 __all__ = ["Hits", "Snapshot", "SnapshotManifest", "current_version", "list_versions"]
@@ -90,9 +86,6 @@ class Snapshot:
             searcher: given the number of a segment, returns what searches it, in place of this
                 process; all segments are then searched at once.
 
-        Returns:
-            The version, ready to be searched.
-
         Raises:
             SnapshotError: there is no index or no such version, or its files are damaged.
             StorageError: the object store does not answer.
@@ -104,10 +97,9 @@ class Snapshot:
         """
         folder = to_path(index_dir)
         manifest = read_manifest(folder, version)
-        path = folder / manifest.version
         numbers = range(len(manifest.segments))
         segments = open_segments(folder, manifest, numbers, searchable=searcher is None)
-        return cls(path, manifest, segments, searcher)
+        return cls(folder / manifest.version, manifest, segments, searcher)
 
     def search(
         self,
@@ -236,13 +228,7 @@ class Snapshot:
         return vector
 
     def vectors(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-        """Stored vectors of several rows, normalised as in ``vector``.
-
-        Args:
-            rows: R row numbers.
-
-        Returns:
-            float32 [R, D], in the order of ``rows``.
+        """Stored vectors of R rows, float32 [R, D], in the order of ``rows``; see ``vector``.
 
         Raises:
             SnapshotError: a row number outside the snapshot.
@@ -289,8 +275,8 @@ class Snapshot:
             'moth'
         """
         columns = self.columns(rows)
-        values = zip(*columns.values(), strict=True)
-        return [dict(zip(columns, record, strict=True)) for record in values]
+        records = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, record, strict=True)) for record in records]
 
     def matching(self, filter: Filter | None = None) -> NDArray[np.int64]:
         """Row numbers of the undeleted rows that match, int64, ascending.
@@ -383,10 +369,7 @@ class Snapshot:
         return resolve_path(to_path(self.manifest.runs[run].root), str(image))
 
     def verify(self) -> int:
-        """Check the sha256 of every file.
-
-        Returns:
-            The number of rows that a search can return.
+        """Check the sha256 of every file; returns the number of rows that a search can return.
 
         Raises:
             VerifyError: a file differs from the manifest; names the first.
@@ -399,16 +382,7 @@ class Snapshot:
         segments = self.path.parent / SEGMENTS
         folders += [(segments / entry.name, entry.files) for entry in self.manifest.segments]
         for folder, files in folders:
-            for name, expected in files.items():
-                file = folder / name
-                with storage_errors(file):
-                    if not file.is_file():
-                        raise VerifyError(f"{file} is named in the manifest but missing")
-                    digest = sha256_file(file)
-                if digest != expected:
-                    raise VerifyError(
-                        f"{file} does not match its sha256 in the manifest; build the index again"
-                    )
+            verify_files(folder, files)
         return self.manifest.rows
 
     def _merge(self, by_segment: list[Hits], k: int) -> Hits:
@@ -423,52 +397,3 @@ class Snapshot:
 def _check_k(k: int) -> None:
     if k < 1:
         raise SnapshotError(f"`k={k}` is too small; give 1 or more")
-
-
-def open_segments(
-    folder: Path, manifest: SnapshotManifest, numbers: Iterable[int], *, searchable: bool = True
-) -> list[Segment]:
-    """Open some segments of a version of the index in ``folder``.
-
-    Args:
-        folder: the index folder.
-        manifest: that of the version.
-        numbers: positions of the segments in the manifest.
-        searchable: False opens them only to look rows up; ``search.faiss`` stays unread.
-
-    Raises:
-        SnapshotError: files are missing or damaged.
-    """
-    entries = [(number, manifest.segments[number]) for number in numbers]
-    version, *parts = fetch(
-        folder,
-        [
-            (folder / manifest.version, manifest.files),
-            *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
-        ],
-        without=() if searchable else (SEARCH, LISTS),
-    )
-    deleted = deleted_by_segment(version, manifest)
-    return [
-        Segment(part, entry, manifest.dim, manifest.metric, deleted[number], searchable=searchable)
-        for part, (number, entry) in zip(parts, entries, strict=True)
-    ]
-
-
-def deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[np.bool_] | None]:
-    """Deleted rows of each segment, bool [N]; None for each where no row is deleted.
-
-    Raises:
-        SnapshotError: ``deleted.npy`` is missing or does not agree with the manifest.
-    """
-    if not manifest.deleted:
-        return [None] * len(manifest.segments)
-    total = sum(entry.rows for entry in manifest.segments)
-    try:
-        bits = load_array(path / DELETED)
-        deleted = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
-    except (OSError, ValueError, TypeError) as error:
-        raise damage_error(path, first_line(error)) from None
-    if int(deleted.sum()) != manifest.deleted:
-        raise damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
-    return np.split(deleted, np.cumsum([entry.rows for entry in manifest.segments])[:-1])

@@ -26,12 +26,13 @@ segments of the rows that are left.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 
-from common.errors import RunError, SnapshotError
-from common.json_models import JsonModel, read_json
+from common.errors import RunError, SnapshotError, VerifyError
+from common.json_models import JsonModel, read_json, sha256_file
 from common.storage import storage_errors, to_path
 from index.metrics import Metric
 from pipelines.model_info import ModelInfo
@@ -201,3 +202,21 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
             return read_json(file, SnapshotManifest)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+
+
+def verify_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare files with their sha256, by name.
+
+    Raises:
+        VerifyError: one is missing or differs.
+    """
+    for name, expected in files.items():
+        file = folder / name
+        with storage_errors(file):
+            if not file.is_file():
+                raise VerifyError(f"{file} is named in the manifest but missing")
+            digest = sha256_file(file)
+        if digest != expected:
+            raise VerifyError(
+                f"{file} does not match its sha256 in the manifest; build the index again"
+            )

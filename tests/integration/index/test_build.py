@@ -13,14 +13,7 @@ from index.build.version import build_index
 from index.metrics import prepare
 from index.search.accelerator import Accelerator, SearchParams
 from index.search.factory import make_index, train
-from tests.helpers.indexes import (
-    DIM,
-    embeddings,
-    make_run,
-    order_of,
-    part_of,
-    true_hits,
-)
+from tests.helpers.indexes import DIM, embeddings, make_run, order_of, part_of, true_hits
 
 
 @pytest.mark.parametrize("factory", ["HNSW4", "IVF32,Flat", "IVF16,PQ8x4fs,RFlat"])

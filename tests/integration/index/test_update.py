@@ -112,17 +112,6 @@ def test_run_of_another_model_is_refused(index: Path, tmp_path: Path) -> None:
     unchanged(index)
 
 
-def test_no_index_is_not_made_by_adding(world: Path, tmp_path: Path) -> None:
-    for change in (
-        lambda: add_runs(tmp_path / "none", [world / "b"]),
-        lambda: delete_rows(tmp_path / "none", Filter("row_id = 1")),
-        lambda: compact(tmp_path / "none"),
-    ):
-        with pytest.raises(SnapshotError, match="does not exist; make one"):
-            change()
-    assert not (tmp_path / "none").exists()
-
-
 def test_deleted_rows_are_never_found_again(index: Path) -> None:
     near = Snapshot.open(index).search(A[5:6], 20)
     gone = set(Snapshot.open(index).columns(near.rows[0])["detection_id"])

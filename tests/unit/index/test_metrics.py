@@ -77,15 +77,6 @@ def test_ends_of_the_ranges_are_reached() -> None:
         assert (found[0], found[1]) == (same, opposite)
 
 
-def test_similarities_and_distances() -> None:
-    assert [higher_is_nearer(metric) for metric in ("cosine", "ip", "l1", "l2")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-
-
 @pytest.mark.parametrize("metric", EVERY)
 def test_vectors_without_direction_are_refused(metric: Metric) -> None:
     with pytest.raises(SnapshotError, match="zero or not finite: 'b'"):

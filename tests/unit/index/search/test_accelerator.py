@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,6 @@ EVERY: list[tuple[str, Metric]] = [
     *((name, "l1") for name in ("IVF16,Flat", "HNSW16")),
 ]
 FILTERED = [(name, metric) for name, metric in EVERY if name not in CODES]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Work on a few rows is ten times slower when its threads wait for each other."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
 
 
 @cache
@@ -77,14 +67,14 @@ def share_found(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
 
 
-def asked(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
+def prepared(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
     return prepare(queries, [""] * len(queries), metric)
 
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Metric) -> None:
     accelerator = opened(factory, metric, tmp_path)
-    values, rows = accelerator.search(asked(metric), K, accelerator.search_grid()[-1][-1])
+    values, rows = accelerator.search(prepared(metric), K, accelerator.search_grid()[-1][-1])
     assert share_found(rows, brute(metric, QUERIES, K)) >= 0.995
     true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
     np.testing.assert_allclose(to_scores(values, metric), true, atol=3e-6)
@@ -94,12 +84,10 @@ def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Met
 def test_more_effort_never_finds_less(tmp_path: Path, factory: str, metric: Metric) -> None:
     accelerator = opened(factory, metric, tmp_path)
     true = brute(metric, QUERIES, K)
-    for ladder in (
-        accelerator.search_grid()[0],
-        [steps[-1] for steps in accelerator.search_grid()],
-    ):
+    grid = accelerator.search_grid()
+    for steps in (grid[0], [row[-1] for row in grid]):
         found = [
-            share_found(accelerator.search(asked(metric), K, step)[1], true) for step in ladder
+            share_found(accelerator.search(prepared(metric), K, step)[1], true) for step in steps
         ]
         assert found[-1] >= max(found) - 0.02
         assert np.diff(found).min(initial=0) > -0.05
@@ -134,7 +122,7 @@ def test_filtered_search_is_brute_force_among_what_fits(
     k = min(K, allowed.count)
     queries = query if which in ("far", "without near") else QUERIES
     hardest = accelerator.search_grid()[-1][-1]
-    _, rows = accelerator.search(asked(metric, queries), k, hardest, allowed)
+    _, rows = accelerator.search(prepared(metric, queries), k, hardest, allowed)
     assert mask[rows[rows >= 0]].all(), "a row that does not fit"
     assert all(len(set(row)) == len(row) for row in rows.tolist() if -1 not in row)
     whole = (rows >= 0).all(axis=1)  # the others are for the segment to compare with all
@@ -149,10 +137,10 @@ def test_filtered_search_is_brute_force_among_what_fits(
 def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
     """Lists are counted by what fits in them, so that it does not matter where that is."""
     accelerator = opened(factory, "cosine", tmp_path)
-    effort = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
+    params = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
     for query in QUERIES[:5]:
         far = masks("cosine", query[None])["far"]
-        _, rows = accelerator.search(asked("cosine", query[None]), K, effort, Allowed(far))
+        _, rows = accelerator.search(prepared("cosine", query[None]), K, params, Allowed(far))
         assert (rows >= 0).all()
         assert share_found(rows, brute("cosine", query[None], K, far)) >= 0.9
 
@@ -167,16 +155,16 @@ def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
     assert (tmp_path / "search.faiss").stat().st_size < ROWS * (4 * DIM + 2 * 4 * 16)
 
 
-def test_ladders_rise_and_end_at_the_limit() -> None:
+def test_grid_rises_and_ends_at_the_limit() -> None:
     lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").search_grid()
-    assert [[step.values for step in ladder] for ladder in lists] == [
+    assert [[step.values for step in row] for row in lists] == [
         [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
     ]
     graph = Accelerator(*made("HNSW16", "cosine"), "cosine").search_grid()
     walked = [step.values["efSearch"] for step in graph[0]]
     assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
     codes = Accelerator(*made("SQ8", "cosine"), "cosine").search_grid()
-    assert [[step.refine for step in ladder] for ladder in codes] == [[1, 2, 4, 8, 16, 32, 64]]
+    assert [[step.refine for step in row] for row in codes] == [[1, 2, 4, 8, 16, 32, 64]]
     both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").search_grid()
     assert len(both) == 7
     assert both[1][3].values == {"nprobe": 4, "refine": 2}

@@ -25,12 +25,6 @@ GB = 2**30
 DIM = 16
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training on a few rows is ten times slower when its threads wait for each other."""
-    faiss.omp_set_num_threads(1)
-
-
 @pytest.mark.parametrize(
     ("rows", "dim", "metric", "memory", "expected"),
     [
