@@ -207,10 +207,10 @@ def filters(index: Path, run: Run, queries: Floats, report: runner.Report) -> No
             rows = np.flatnonzero(mask)
             truth = position[rows[nearest(queries, vectors[rows], min(K, len(rows)))[1]]]
             chosen, spent, found = Filter(where=where), [], []
-            snapshot.search(queries[:1], K, chosen=chosen)  # the rows it leaves are remembered
+            snapshot.search(queries[:1], K, filter=chosen)  # the rows it leaves are remembered
             for query in queries:
                 began = time.perf_counter()
-                found.append(snapshot.search(query[None], K, chosen=chosen).rows[0])
+                found.append(snapshot.search(query[None], K, filter=chosen).rows[0])
                 spent.append(1000 * (time.perf_counter() - began))
             p50, p99 = np.percentile(spent, [50, 99]).tolist()
             recall = recall_of(truth, np.array(found))

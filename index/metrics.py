@@ -1,6 +1,6 @@
-"""What nearness means: the four metrics, how vectors are stored for each, and what a score is.
+"""The four metrics: how vectors are stored for each, and what a score is.
 
-Every vector is L1-normalised on the way in, a query like a stored one. On top of that:
+Every vector, stored or query, is L1-normalised first. On top of that:
 
 =======  =================================  ==========================  ==================
 metric   stored as                          score                       nearer is
@@ -11,8 +11,8 @@ l1       L1-normalised                      sum of differences, [0, 2]  lower
 l2       L1-normalised                      Euclidean distance, [0, 2]  lower
 =======  =================================  ==========================  ==================
 
-``ip`` is not ``cosine``: it also ranks by how concentrated a vector's values are, because those
-are the longer ones in L2.
+``ip`` is not ``cosine``: vectors with a few large values are longer in L2, so ``ip`` ranks them
+higher.
 """
 
 from __future__ import annotations
@@ -35,24 +35,31 @@ _FAISS = {
     "l1": faiss.METRIC_L1,
     "l2": faiss.METRIC_L2,
 }
-_TINY, _HUGE = 1e-20, 1e20  # squares that float32 neither loses nor overflows with
+# Squared lengths in this range neither underflow nor overflow in float32.
+_MIN_SQUARE, _MAX_SQUARE = 1e-20, 1e20
 _RANGE = {"cosine": (-1.0, 1.0), "ip": (-1.0, 1.0), "l1": (0.0, 2.0), "l2": (0.0, 2.0)}
 
 
 def faiss_metric(metric: Metric) -> int:
-    """FAISS's number for it."""
+    """FAISS's constant for ``metric``."""
     return int(_FAISS[metric])
 
 
 def higher_is_nearer(metric: Metric) -> bool:
-    """Whether scores are similarities; else they are distances."""
+    """Whether scores are similarities; otherwise they are distances."""
     return metric in ("cosine", "ip")
 
 
-def nearest_first(values: NDArray[np.float32], metric: Metric, k: int) -> NDArray[np.int64]:
-    """Places of the ``k`` nearest of each row of ``values``, [Q, k], for ``take_along_axis``.
+def argsort_nearest(values: NDArray[np.float32], metric: Metric, k: int) -> NDArray[np.int64]:
+    """Column numbers of the ``k`` nearest per row, for ``np.take_along_axis``; the sort is stable.
 
-    ``values`` may be scores or FAISS's own: a root changes no order. Ties stay as they stand.
+    Args:
+        values: [Q, N] scores, or FAISS's values: a square root changes no order.
+        metric: what they are scores of.
+        k: columns to return.
+
+    Returns:
+        [Q, min(k, N)], nearest first.
     """
     signed = -values if higher_is_nearer(metric) else values
     order: NDArray[np.int64] = np.argsort(signed, axis=1, kind="stable")[:, :k]
@@ -62,16 +69,24 @@ def nearest_first(values: NDArray[np.float32], metric: Metric, k: int) -> NDArra
 def prepare(
     vectors: NDArray[np.floating], ids: Sequence[str], metric: Metric
 ) -> NDArray[np.float32]:
-    """Raw embeddings as they are stored and searched with, float32 [N, D], contiguous.
+    """Normalise raw embeddings to the form in which they are stored and searched.
+
+    Args:
+        vectors: [N, D], any float type.
+        ids: N names for the error message.
+        metric: what they are normalised for.
+
+    Returns:
+        [N, D] float32, contiguous.
 
     Raises:
         SnapshotError: rows that are zero or not finite, by their ``ids``.
     """
     if metric == "cosine" and vectors.dtype == np.float32:
-        # What dividing by the L1 norm does to a vector, dividing by the L2 norm undoes. Where the
-        # squares say that all is well, that step and its checks are left out.
+        # Dividing by the L2 norm cancels the L1 norm, so that step and its checks are skipped
+        # where the squared lengths show that every vector is usable.
         squares = np.einsum("ij,ij->i", vectors, vectors)
-        if squares.size and squares.min() > _TINY and squares.max() < _HUGE:
+        if squares.size and squares.min() > _MIN_SQUARE and squares.max() < _MAX_SQUARE:
             return np.ascontiguousarray(vectors / np.sqrt(squares)[:, None])
     normal = l1_normalise(vectors, ids)
     if metric == "cosine":
@@ -79,10 +94,10 @@ def prepare(
     return np.ascontiguousarray(normal)
 
 
-def scores_of(found: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
-    """FAISS's values as scores: roots of squares for l2, and no ulp past the end of the range."""
+def to_scores(values: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    """FAISS's values as scores: square roots for l2, clipped to the range of the metric."""
     if metric == "l2":
-        found = np.sqrt(np.maximum(found, 0))
+        values = np.sqrt(np.maximum(values, 0))
     low, high = _RANGE[metric]
-    scores: NDArray[np.float32] = np.minimum(np.maximum(found, np.float32(low)), np.float32(high))
+    scores: NDArray[np.float32] = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
     return scores

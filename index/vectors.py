@@ -1,8 +1,4 @@
-"""Bring raw embeddings to the one form the index stores and searches.
-
-Embeddings are kept raw in a run; normalisation belongs to whoever reads them. The index and
-every query against it go through the one function here, so they cannot drift apart.
-"""
+"""L1 normalisation of embeddings: a run stores them raw, the index and every query call this."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from common.errors import SnapshotError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_NAMED = 5  # ids spelled out in a refusal; the rest are counted
+_NAMED = 5  # ids that an error message lists; the rest are counted
 
 
 def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[str]) -> NDArray[np.float32]:
@@ -24,16 +20,16 @@ def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[str]) -> NDArray[n
 
     Args:
         vectors: [N, D], any float type.
-        ids: N names, used only in the refusal.
+        ids: N names for the error message.
 
     Returns:
         [N, D] float32, each row's absolute values summing to 1.
 
     Raises:
-        SnapshotError: rows that are all zero, or hold NaN or infinity: they have no direction,
-            so no neighbour of theirs would mean anything.
+        SnapshotError: a row is all zero, or holds NaN or infinity: it has no direction and
+            therefore no neighbours.
     """
-    # float64: a float32 sum over a thousand values loses the last digits cosine is compared in.
+    # A float32 sum over a thousand values loses the last digits of the cosine, hence float64.
     total = np.abs(vectors).sum(axis=1, dtype=np.float64, keepdims=True)
     good = np.isfinite(total) & (total > 0)
     if not good.all():

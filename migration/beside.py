@@ -1,8 +1,8 @@
-"""The index of a migrated run: a version in the same folder, beside the one that is served.
+"""The candidate index of a migrated run: a version in the same folder that is not served yet.
 
-It holds the rows that the served version holds, with their new vectors, and those that had
-failed before; what was deleted stays deleted. ``versions.promote`` serves it and
-``versions.rollback`` goes back to the version it was made beside.
+It holds the rows of the served version with their new vectors, and rows that had failed before;
+deleted rows stay deleted. ``versions.promote`` serves it, ``versions.rollback`` goes back to the
+version that was served when it was built.
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from common.storage import to_path
-from index.build.assemble import Report
+from index.build.assemble import ReportRows
 from index.build.inputs import Selection
-from index.build.version import Work, check_options, describe
+from index.build.version import SegmentBuilder, make_manifest
 from index.search.factory import is_flat, make_index, without_transforms
 from index.search.snapshot import Snapshot
-from index.storage.layout import (
-    BuildOptions,
-    RunEntry,
-    SnapshotManifest,
-    list_versions,
-    read_manifest,
-)
-from index.storage.publish import locked, publish
+from index.storage.layout import BuildOptions, SnapshotManifest, list_versions, read_manifest
+from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
 MADE_BY = "migrate"
 
 
 def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
-    """See that the index serves the run ``old`` and no other, or what it was migrated to, ``out``.
+    """Check that the index serves one run alone: ``old``, or the run that it was migrated to.
+
+    Args:
+        index: an index folder.
+        old: the run to migrate.
+        out: folder of the run that it is migrated to.
+
+    Returns:
+        The manifest of the served version.
 
     Raises:
         SnapshotError: there is no index, or it serves other runs.
     """
     manifest = read_manifest(index)
-    if _serves(manifest, old.path) or _serves(manifest, out):
+    if _is_index_of(manifest, old.path) or _is_index_of(manifest, out):
         return manifest
     if len(manifest.runs) > 1:
         raise SnapshotError(
@@ -63,51 +65,53 @@ def build_candidate(
     new: Run,
     *,
     executor: ExecutorChoice = "auto",
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> SnapshotManifest:
-    """Build a version of ``new`` beside the one that is served, asked for as that one was.
+    """Build a version of ``new`` with the options of the served one, without serving it.
 
-    A version that was built so before is found again, and one that is served already is left.
+    Nothing is built where such a version exists, or is served already.
 
     Args:
         index: an index folder that serves ``old``, alone.
         old: the run that was migrated.
-        new: what it was migrated to.
+        new: the run that it was migrated to.
         executor: where to work.
-        progress: called with rows done and rows in all.
+        progress: called with (rows done, rows in all).
+
+    Returns:
+        The manifest of the candidate.
 
     Raises:
-        SnapshotError: the index serves other runs, or nothing fits the new vectors.
+        SnapshotError: the index serves other runs, or its factory does not work for the new vectors.
         WorkError: the disk refused; the index serves what it served before.
     """
     began = time.monotonic()
     check_replaceable(index, old, new.path)
-    with locked(index) as check:
-        now = Snapshot.open(index)
-        there = check_replaceable(index, old, new.path)
-        found = there if _serves(there, new.path) else _built_before(index, there, new)
-        if found is not None:
-            return found
-        if sha256_file(old.path / "manifest.json") != there.runs[0].manifest_sha256:
+    with lock_index(index) as check:
+        snapshot = Snapshot.open(index)
+        served = check_replaceable(index, old, new.path)
+        if _is_index_of(served, new.path):
+            return served
+        if existing := _existing_candidate(index, served, new):
+            return existing
+        if sha256_file(old.path / "manifest.json") != served.runs[0].manifest_sha256:
             raise SnapshotError(
                 f"{old.path} is another run than the one {index} was made from; build its index "
                 "anew with 'onepass index build'"
             )
-        options = there.options
+        options = served.options
         _check_factory(options, new, index)
-        memory = check_options(options, None)
-        work = Work(options, memory, executor, None, progress or (lambda _, __: None))
-        source = [Selection(new, _kept(now, old))]
+        builder = SegmentBuilder.create(options, None, executor, None, progress)
+        source = [Selection(new, _undeleted_rows(snapshot, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            made = work.segments(draft, version, source, first_run=0)
-            return describe(
+            return make_manifest(
                 version,
                 new,
                 options,
                 made_by=MADE_BY,
-                parent=there.version,
-                made=made,
+                parent=served.version,
+                contents=builder.build(draft, version, source),
                 began=began,
             )
 
@@ -115,38 +119,38 @@ def build_candidate(
     return read_manifest(index, version)
 
 
-def _serves(manifest: SnapshotManifest, run: Path) -> bool:
+def _is_index_of(manifest: SnapshotManifest, run: Path) -> bool:
     return [to_path(entry.path) for entry in manifest.runs] == [run.resolve()]
 
 
-def _built_before(index: Path, there: SnapshotManifest, new: Run) -> SnapshotManifest | None:
-    """The newest version of this very run that was made beside the one that is served now."""
-    made = sha256_file(new.path / "manifest.json")
+def _existing_candidate(index: Path, served: SnapshotManifest, new: Run) -> SnapshotManifest | None:
+    """The newest version of this very run that was built while ``served`` was served."""
+    digest = sha256_file(new.path / "manifest.json")
     for version in reversed(list_versions(index)):
         manifest = read_manifest(index, version)
-        beside = manifest.made_by == MADE_BY and manifest.parent == there.version
-        if beside and _serves(manifest, new.path) and _sha256(manifest.runs) == [made]:
+        is_candidate = manifest.made_by == MADE_BY and manifest.parent == served.version
+        if (
+            is_candidate
+            and _is_index_of(manifest, new.path)
+            and manifest.runs[0].manifest_sha256 == digest
+        ):
             return manifest
     return None
 
 
-def _sha256(runs: list[RunEntry]) -> list[str]:
-    return [entry.manifest_sha256 for entry in runs]
-
-
-def _kept(now: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
-    """Rows of the run that are not deleted from the index; None: none is."""
+def _undeleted_rows(snapshot: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
+    """Row ids of the run that are not deleted from the index; None: none is deleted."""
     table = old.table(["row_id", "error"])
     failed = table.filter(pc.is_valid(table["error"]))["row_id"].to_numpy()
-    present = now.rows["row_id"].to_numpy()[now.mask()]
+    present = snapshot.rows["row_id"].to_numpy()[snapshot.mask()]
     if len(present) + len(failed) == table.num_rows:
         return None
-    kept: npt.NDArray[np.int64] = np.union1d(present, failed)
-    return kept
+    row_ids: npt.NDArray[np.int64] = np.union1d(present, failed)
+    return row_ids
 
 
 def _check_factory(options: BuildOptions, new: Run, index: Path) -> None:
-    """Refuse a factory that the new vectors do not fit, before anything is written."""
+    """Check that the factory works for the new vectors, before anything is written."""
     if is_flat(options.factory) or without_transforms(options.factory) == "auto":
         return
     try:

@@ -1,4 +1,4 @@
-"""Compare two finished runs over the same detections, and judge: the report of a migration."""
+"""Compare two finished runs over the same detections: the report of a migration."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from migration.costs import run_cost
 from migration.labels import compare_labels
 from migration.links import compare_links, has_tracks
 from migration.report import (
+    ComparedRun,
     Costs,
     Counts,
     Limits,
     MigrationReport,
     NewFailure,
-    Side,
     Threshold,
 )
 from migration.rows import Rows, align_runs
@@ -29,7 +29,7 @@ from migration.verdict import judge
 from pipelines.run import Run
 
 FOLDER, REPORT, PAGE = "migration", "report.json", "report.html"
-_FIRST = 20  # new failures that the report names
+_FIRST_FAILURES = 20  # that the report lists
 
 Progress = Callable[[str, int, int], None]
 
@@ -43,40 +43,43 @@ def compare_runs(
     queries: int = 2000,
     progress: Progress = lambda stage, done, total: None,
 ) -> MigrationReport:
-    """Measure what changes from ``old`` to ``new``, judge it, write ``new/migration/report.json``.
+    """Compare two runs, judge the changes, and write ``migration/report.json`` in the new one.
 
     Args:
         old: the run that was migrated.
-        new: what it was migrated to.
-        limits: what must be kept.
-        metric: what nearness means where neighbours are compared.
-        queries: detections at most whose neighbours are compared.
-        progress: called with a stage's name, what of it is done, and all there is to do.
+        new: the run that it was migrated to.
+        limits: what the migration must meet.
+        metric: how vectors are compared for neighbours.
+        queries: maximum number of detections whose neighbours are compared.
+        progress: called with (name of the stage, done, in all).
 
     Raises:
         RunError: the two do not hold the same detections.
         WorkError: the report cannot be written.
     """
-    then, now = align_runs(old, new)
+    old_rows, new_rows = align_runs(old, new)
     folder = new.path / FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        counts = _counts(then, now)
-        labels = compare_labels(then, now)
+        counts = _counts(old_rows, new_rows)
+        labels = compare_labels(old_rows, new_rows)
         spaces = compare_spaces(
-            then,
-            now,
+            old_rows,
+            new_rows,
             metric=metric,
             queries=queries,
             progress=lambda done, total: progress("neighbours", done, total),
         )
         links, threshold = compare_links(
-            then, now, folder, progress=lambda done, total: progress("link", done, total)
+            old_rows,
+            new_rows,
+            folder,
+            progress=lambda done, total: progress("link", done, total),
         )
         report = MigrationReport(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            then=_side(old),
-            now=_side(new),
+            then=_compared_run(old),
+            now=_compared_run(new),
             counts=counts,
             labels=labels,
             neighbours=spaces.neighbours,
@@ -90,16 +93,16 @@ def compare_runs(
         write_atomic(folder / REPORT, report.model_dump_json(indent=2).encode())
     except OSError as error:
         raise WorkError(
-            f"{folder} cannot be written: {error.strerror or error}; the run is whole, the same "
-            "command makes the report again"
+            f"{folder} cannot be written: {error.strerror or error}; the run is complete, and the "
+            "same command writes the report again"
         ) from error
     return report
 
 
-def _side(run: Run) -> Side:
+def _compared_run(run: Run) -> ComparedRun:
     manifest = run.manifest
     classifier = manifest.classifier or manifest.model
-    return Side(
+    return ComparedRun(
         run=str(run.path.resolve()),
         spec=manifest.model.request.spec,
         weights=manifest.model.weights,
@@ -112,21 +115,21 @@ def _side(run: Run) -> Side:
     )
 
 
-def _counts(then: Rows, now: Rows) -> Counts:
-    failed = np.flatnonzero(then.embedded & ~now.embedded)
-    few = now.table.select(["detection_id", "error"]).take(failed[:_FIRST]).to_pylist()
+def _counts(old: Rows, new: Rows) -> Counts:
+    failed = np.flatnonzero(old.embedded & ~new.embedded)
+    first = new.table.select(["detection_id", "error"]).take(failed[:_FIRST_FAILURES]).to_pylist()
     return Counts(
-        rows=len(then.embedded),
-        failed_then=int((~then.embedded).sum()),
-        failed_now=int((~now.embedded).sum()),
+        rows=len(old.embedded),
+        failed_then=int((~old.embedded).sum()),
+        failed_now=int((~new.embedded).sum()),
         newly_failed=len(failed),
-        newly_fine=int((~then.embedded & now.embedded).sum()),
-        first_failures=tuple(NewFailure(**one) for one in few),
+        newly_fine=int((~old.embedded & new.embedded).sum()),
+        first_failures=tuple(NewFailure(**row) for row in first),
     )
 
 
 def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[str, ...]:
-    """What people should know before they believe the numbers."""
+    """What limits the meaning of the numbers."""
     notes = [
         f"{run.manifest.model.request.spec} of {run.path} has random weights: its classes and "
         "neighbours mean nothing"
@@ -156,6 +159,6 @@ def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[st
     return tuple(notes)
 
 
-def page_of(folder: Path) -> Path:
-    """Where the page of the run ``folder`` stands."""
+def page_path(folder: Path) -> Path:
+    """Path of the HTML page of the run ``folder``."""
     return folder / FOLDER / PAGE

@@ -1,4 +1,4 @@
-"""What the images of a run cost: as fast as its last session was, in hours of what it used."""
+"""Time per image of a run: throughput and hours of its last session."""
 
 from __future__ import annotations
 
@@ -16,26 +16,14 @@ def run_cost(manifest: RunManifest) -> RunCost:
     if session is None:
         reason = "the run was made before its session was recorded"
     elif not session.rows:
-        reason = "an earlier session had answered every row"
+        reason = "an earlier session had finished every row"
     if session is None or reason is not None:
-        return RunCost(
-            reason=reason,
-            seconds=manifest.seconds,
-            rows=0,
-            images_a_second=None,
-            with_start_up=None,
-            unit=None,
-            units=None,
-            unit_hours=None,
-            hours_a_million=None,
-            unit_hours_a_million=None,
-        )
+        return RunCost(reason=reason, seconds=manifest.seconds)
     whole = session.rows / manifest.seconds
     rate = session.rows_a_second or whole
     units = session.gpus or float(session.actors)
     hours = _MILLION / rate / _HOUR
     return RunCost(
-        reason=None,
         seconds=manifest.seconds,
         rows=session.rows,
         images_a_second=rate,

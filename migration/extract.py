@@ -1,7 +1,7 @@
-"""A finished run once more, with another model: the same rows by the same ids, in a new run.
+"""Extract a finished run again with another model: the same rows and ids, in a new run.
 
-It is an ``extract`` whose source is a run, so all that holds of one holds of the other: exactly
-once, continued by the same command, refused to another.
+It is an ``extract`` whose source is a run: each row exactly once, and the same command continues
+it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def extract_again(
         out, report: as ``extract`` takes them.
 
     Raises:
-        RunError: ``run`` is no finished run, or ``out`` is the same folder or inside it.
+        RunError: ``run`` is not a finished run, or ``out`` is the same folder or inside it.
         InputError, StalledError, WorkError: as ``extract`` raises them.
     """
     run = Path(config.source)

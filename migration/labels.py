@@ -1,6 +1,8 @@
-"""Label agreement: which rows are of another class now, and which classes those are."""
+"""Label agreement: which rows changed their class, and from which class to which."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,53 +10,56 @@ import pyarrow.compute as pc
 from migration.report import Change, ClassKept, Labels
 from migration.rows import Rows
 
-_NAMED = 3  # classes that a reason spells out
+_NAMED = 3  # classes that a reason lists
 
 
-def compare_labels(then: Rows, now: Rows) -> Labels:
+def compare_labels(old: Rows, new: Rows) -> Labels:
     """Compare the classes of the rows that both runs classify."""
-    names_then, names_now = then.class_names(), now.class_names()
-    facts = [rows.run.manifest.classifier or rows.run.manifest.model for rows in (then, now)]
-    counts = facts[0].num_classes, facts[1].num_classes
-    untrained = [one for one in facts if one.weights.startswith("random") and one.head is None]
+    old_names, new_names = old.class_names(), new.class_names()
+    models = [rows.run.manifest.classifier or rows.run.manifest.model for rows in (old, new)]
+    counts = models[0].num_classes, models[1].num_classes
+    untrained = [m for m in models if m.weights.startswith("random") and m.head is None]
     column, shared, reason = "label", frozenset[str](), None
     if untrained:
         reason = f"classes of {untrained[0].request.spec} mean nothing, its weights are random"
-    elif names_then and names_now:
-        shared = names_then & names_now
+    elif old_names and new_names:
+        shared = old_names & new_names
         if not shared:
             reason = (
-                f"the two models share no class name: {_some(names_then)} then, "
-                f"{_some(names_now)} now"
+                f"the two models share no class name: {_first_names(old_names)} then, "
+                f"{_first_names(new_names)} now"
             )
-    elif names_then or names_now:
-        reason = f"the {'new' if names_then else 'old'} model has no class names; give --labels"
+    elif old_names or new_names:
+        reason = f"the {'new' if old_names else 'old'} model has no class names; give --labels"
     elif counts[0] != counts[1]:
         reason = f"no class names, and {counts[0]} classes then, {counts[1]} now; give --labels"
     else:
         column = "label_index"
-    known = {
-        "classes_then": counts[0],
-        "classes_now": counts[1],
-        "classes_shared": len(shared) if column == "label" else counts[0],
-    }
+    labels = partial(
+        Labels,
+        classes_then=counts[0],
+        classes_now=counts[1],
+        classes_shared=len(shared) if column == "label" else counts[0],
+    )
     if reason is not None:
-        return _nothing(reason, known)
+        return labels(reason=reason)
     table = pa.table(
-        {"then": then.table[column].cast(pa.string()), "now": now.table[column].cast(pa.string())}
+        {"then": old.table[column].cast(pa.string()), "now": new.table[column].cast(pa.string())}
     )
     table = table.filter(pc.and_(pc.is_valid(table["then"]), pc.is_valid(table["now"])))
     total, only_then, only_now = table.num_rows, 0, 0
     if column == "label":
-        both = pa.array(sorted(shared))
-        old = pc.is_in(table["then"], both)
-        new = pc.is_in(table["now"], both)
-        only_then, only_now = total - _true(old), total - _true(new)
-        table = table.filter(pc.and_(old, new))
+        names = pa.array(sorted(shared))
+        in_new = pc.is_in(table["then"], names)
+        in_old = pc.is_in(table["now"], names)
+        only_then, only_now = total - _count_true(in_new), total - _count_true(in_old)
+        table = table.filter(pc.and_(in_new, in_old))
     if not table.num_rows:
-        return _nothing(
-            f"no row has a class in both runs that both models know ({total} have a class in both)",
-            known | {"only_then": only_then, "only_now": only_now},
+        return labels(
+            reason="no row has a class in both runs that both models have "
+            f"({total} have a class in both)",
+            only_then=only_then,
+            only_now=only_now,
         )
     pairs = table.group_by(["then", "now"]).aggregate([([], "count_all")]).to_pylist()
     agreeing = sum(one["count_all"] for one in pairs if one["then"] == one["now"])
@@ -63,10 +68,9 @@ def compare_labels(then: Rows, now: Rows) -> Labels:
         for one in pairs
         if one["then"] != one["now"]
     ]
-    return Labels(
+    return labels(
         reason=None,
         by="name" if column == "label" else "number",
-        **known,
         rows=table.num_rows,
         only_then=only_then,
         only_now=only_now,
@@ -85,21 +89,14 @@ def _by_class(pairs: list[dict[str, object]]) -> tuple[ClassKept, ...]:
         rows[label] = rows.get(label, 0) + count
         if one["now"] == label:
             kept[label] = count
-    found = [ClassKept(label=label, rows=n, kept=kept.get(label, 0)) for label, n in rows.items()]
-    return tuple(sorted(found, key=lambda one: (one.kept - one.rows, one.label)))
+    classes = [ClassKept(label=label, rows=n, kept=kept.get(label, 0)) for label, n in rows.items()]
+    return tuple(sorted(classes, key=lambda one: (one.kept - one.rows, one.label)))
 
 
-def _nothing(reason: str, known: dict[str, int]) -> Labels:
-    empty = {"rows": 0, "only_then": 0, "only_now": 0, "agreeing": 0}
-    return Labels(
-        reason=reason, by=None, **(empty | known), agreement=None, changes=(), by_class=()
-    )
-
-
-def _some(names: frozenset[str]) -> str:
+def _first_names(names: frozenset[str]) -> str:
     shown = ", ".join(sorted(names)[:_NAMED])
     return shown + (", …" if len(names) > _NAMED else "")
 
 
-def _true(mask: pa.ChunkedArray) -> int:
+def _count_true(mask: pa.ChunkedArray) -> int:
     return int(pc.sum(mask).as_py() or 0)

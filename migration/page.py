@@ -1,4 +1,4 @@
-"""The page of a migration: one HTML file with everything in it, made from the report alone."""
+"""The page of a migration: one self-contained HTML file, made from the report alone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from html import escape
 
 from migration import plots
 from migration.report import (
+    ComparedRun,
     Labels,
     LinksChanged,
     MigrationReport,
     Neighbours,
     RunCost,
-    Separation,
-    Side,
     Threshold,
 )
 
-_MOST_ROWS = 12  # of a table of classes
-_SHOWN = ("0.05", "0.25", "0.5", "0.75", "0.95")  # quantiles
+_MAX_ROWS = 12  # of a table of classes
+_QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")
 
 _STYLE = """
 :root { --ink: #1d232b; --soft: #5b6573; --line: #d9dee5; --paper: #fff; --shade: #f5f7f9;
@@ -62,7 +61,7 @@ def render(report: MigrationReport) -> str:
         InputError: Matplotlib is not installed.
     """
     title = f"{report.then.spec} to {report.now.spec}"
-    measured = (
+    sections = (
         _section("Rows", _rows(report)),
         _section("Labels", _labels(report.labels)),
         _section("Neighbours", _neighbours(report.neighbours)),
@@ -79,8 +78,8 @@ def render(report: MigrationReport) -> str:
         f"<h1>Migration: {escape(title)}</h1>"
         f"<p class=soft>{escape(report.then.run)} to {escape(report.now.run)}, "
         f"{escape(report.created)}</p>{_verdict(report)}"
-        f"{_section('Know this first', f'<ul>{notes}</ul>') if notes else ''}"
-        f"<div class=columns>{''.join(measured)}</div>"
+        f"{_section('Notes', f'<ul>{notes}</ul>') if notes else ''}"
+        f"<div class=columns>{''.join(sections)}</div>"
         f"{_section('The two runs', _sides(report.then, report.now))}"
         "</main></body></html>\n"
     )
@@ -91,12 +90,12 @@ def _section(title: str, parts: Iterable[str]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]], *, words: int = 1) -> str:
-    """A table; ``numbers`` columns from the left are words, the others numbers."""
+    """A table; the first ``words`` columns are text, the others numbers."""
 
     def line(cells: Iterable[object], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=n' if place >= words else ''}>{escape(str(cell))}</{tag}>"
-            for place, cell in enumerate(cells)
+            f"<{tag}{' class=n' if column >= words else ''}>{escape(str(cell))}</{tag}>"
+            for column, cell in enumerate(cells)
         )
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
@@ -119,9 +118,9 @@ def _reason(text: str) -> str:
 def _verdict(report: MigrationReport) -> str:
     verdict = report.verdict
     missed = sum(one.outcome == "missed" for one in verdict.limits)
-    silent = sum(one.outcome == "not comparable" for one in verdict.limits)
-    said = "Passed" if verdict.passed else f"Missed: {missed} of {len(verdict.limits)} limits"
-    more = f"; {silent} not comparable" if silent else ""
+    skipped = sum(one.outcome == "not comparable" for one in verdict.limits)
+    result = "Passed" if verdict.passed else f"Missed: {missed} of {len(verdict.limits)} limits"
+    more = f"; {skipped} not comparable" if skipped else ""
     lines = "".join(
         f"<tr><td class={one.outcome.split()[0]}>{escape(one.outcome)}</td>"
         f"<td>{escape(one.says)}</td></tr>"
@@ -129,7 +128,7 @@ def _verdict(report: MigrationReport) -> str:
     )
     kind = "passed" if verdict.passed else "missed"
     return (
-        f"<div class='verdict {kind}'><p><strong>{said}</strong>{more}</p>"
+        f"<div class='verdict {kind}'><p><strong>{result}</strong>{more}</p>"
         f"<table><tbody>{lines}</tbody></table></div>"
     )
 
@@ -177,24 +176,25 @@ def _labels(labels: Labels) -> Iterator[str]:
     changed = [one for one in labels.by_class if one.kept < one.rows]
     yield _table(
         ("old class", "rows", "kept"),
-        ((one.label, one.rows, one.kept) for one in changed[:_MOST_ROWS]),
+        ((one.label, one.rows, one.kept) for one in changed[:_MAX_ROWS]),
     )
-    if len(changed) > _MOST_ROWS:
-        yield _soft(f"and {len(changed) - _MOST_ROWS} classes more, in report.json")
+    if len(changed) > _MAX_ROWS:
+        yield _soft(f"and {len(changed) - _MAX_ROWS} classes more, in report.json")
 
 
-def _neighbours(found: Neighbours) -> Iterator[str]:
-    if found.reason is not None or found.overlap is None or found.chance is None:
-        yield _reason(found.reason or "there are none")
+def _neighbours(neighbours: Neighbours) -> Iterator[str]:
+    if neighbours.reason is not None:
+        yield _reason(neighbours.reason)
         return
     yield (
-        f"<p><span class=big>{found.overlap:.3f}</span> overlap@{found.k}, by chance "
-        f"{found.chance:.3f}.</p>"
+        f"<p><span class=big>{neighbours.overlap:.3f}</span> overlap@{neighbours.k}, by chance "
+        f"{neighbours.chance:.3f}.</p>"
     )
-    yield _picture(plots.overlap_plot(found), "queries by the neighbours that both spaces name")
+    yield _picture(plots.overlap_plot(neighbours), "queries by the neighbours that spaces share")
     yield _soft(
-        f"For {found.queries} of {found.rows} detections the {found.k} nearest others were found "
-        f"in both spaces, exactly, by {found.metric}; overlap is the share that both name."
+        f"For {neighbours.queries} of {neighbours.rows} detections the {neighbours.k} nearest "
+        f"others were computed in both spaces, exactly, by {neighbours.metric}; overlap is the "
+        "share that both have in common."
     )
 
 
@@ -206,13 +206,13 @@ def _drift(report: MigrationReport) -> Iterator[str]:
     yield f"<p><span class=big>{drift.mean:.3f}</span> mean cosine of old to new.</p>"
     yield _picture(plots.drift_plot(drift), "rows by the cosine of old to new embedding")
     yield _table(
-        [f"{float(q):.0%}" for q in _SHOWN],
-        [[f"{drift.quantiles[q]:.3f}" for q in _SHOWN]],
+        [f"{float(q):.0%}" for q in _QUANTILES],
+        [[f"{drift.quantiles[q]:.3f}" for q in _QUANTILES]],
         words=0,
     )
     yield _soft(
-        "Equal length does not make it one space: unless the new model was trained from the old "
-        "one, cosines lie near zero and say nothing about its worth."
+        "Equal dimensions do not make one space: unless the new model was trained from the old "
+        "one, cosines are near zero whatever its quality."
     )
 
 
@@ -239,59 +239,60 @@ def _links(links: LinksChanged) -> Iterator[str]:
         )
 
 
-def _threshold(found: Threshold) -> Iterator[str]:
-    if found.suggested is not None:
+def _threshold(threshold: Threshold) -> Iterator[str]:
+    if threshold.suggested is not None:
         yield (
-            f"<p>max_cost {found.max_cost:g} becomes <span class=big>{found.suggested:.3g}</span></p>"
+            f"<p>max_cost {threshold.max_cost:g} becomes "
+            f"<span class=big>{threshold.suggested:.3g}</span></p>"
         )
     else:
-        yield f"<p>Nothing is suggested: {escape(found.reason or '')}.</p>"
-    if not found.pairs:
+        yield f"<p>Nothing is suggested: {escape(threshold.reason or '')}.</p>"
+    if not threshold.pairs:
         return
-    yield _picture(plots.costs_plot(found), "costs of linked and other pairs in both spaces")
-    parted = [
+    yield _picture(plots.costs_plot(threshold), "costs of linked and other pairs in both spaces")
+    separations = [
         (name, f"{one.threshold:.3f}", f"{one.linked_within:.1%}", f"{one.others_beyond:.1%}")
-        for name, one in (("old space", found.then), ("new space", found.now))
-        if isinstance(one, Separation)
+        for name, one in (("old space", threshold.then), ("new space", threshold.now))
+        if one is not None
     ]
-    if parted:
-        yield _table(("best parted at", "cost", "linked within", "others beyond"), parted)
-    kept = found.linked_within_now
+    if separations:
+        yield _table(("best threshold", "cost", "linked within", "others beyond"), separations)
+    kept = threshold.linked_within_now
     yield _soft(
-        f"From {found.pairs} pairs of detections in neighbouring frames, {found.linked} of them "
-        f"linked by the old run. {found.within} cost at most max_cost in the old space; as many "
+        f"From {threshold.pairs} pairs of detections in consecutive frames, {threshold.linked} of them "
+        f"linked by the old run. {threshold.within} cost at most max_cost in the old space; as many "
         "cost at most the suggestion in the new one."
         + (
             f" Of the linked ones, {kept:.1%} cost at most the old max_cost there."
             if kept is not None
             else ""
         )
-        + " A pair's cost is of its two detections alone, not of a track's memory."
+        + " A pair's cost is that of its two detections, without the memory of tracks."
     )
 
 
 def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
-    def said(value: float | None, digits: int = 1) -> str:
+    def number(value: float | None, digits: int = 1) -> str:
         return "-" if value is None else f"{value:,.{digits}f}"
 
     rows: list[tuple[str, ...]] = [
-        ("images/s", said(then.images_a_second), said(now.images_a_second)),
-        ("images/s with start-up", said(then.with_start_up), said(now.with_start_up)),
-        ("hours of the session", said(then.seconds / 3600, 3), said(now.seconds / 3600, 3)),
-        ("hours a million rows", said(then.hours_a_million), said(now.hours_a_million)),
+        ("images/s", number(then.images_a_second), number(now.images_a_second)),
+        ("images/s with start-up", number(then.with_start_up), number(now.with_start_up)),
+        ("hours of the session", number(then.seconds / 3600, 3), number(now.seconds / 3600, 3)),
+        ("hours a million rows", number(then.hours_a_million), number(now.hours_a_million)),
     ]
     for unit in dict.fromkeys(one.unit for one in (then, now) if one.unit):
         own = [one if one.unit == unit else None for one in (then, now)]
         rows.append(
             (
                 f"{unit}-hours of the session, on {' and '.join(f'{one.units:g}' for one in own if one)}",
-                *(said(one.unit_hours if one else None, 3) for one in own),
+                *(number(one.unit_hours if one else None, 3) for one in own),
             )
         )
         rows.append(
             (
                 f"{unit}-hours a million rows",
-                *(said(one.unit_hours_a_million if one else None) for one in own),
+                *(number(one.unit_hours_a_million if one else None) for one in own),
             )
         )
     yield _table(("", "then", "now"), rows)
@@ -299,18 +300,18 @@ def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
         if one.reason is not None:
             yield _soft(f"{name}: not known, {one.reason}")
     yield _soft(
-        "Images a second are between the first answer and the last, so that a short run tells of "
-        "a long one. The two compare where the same machine made both."
+        "Images a second are measured between the first result and the last, so that a short run "
+        "predicts a long one. The two are comparable where one machine made both."
     )
 
 
-def _sides(then: Side, now: Side) -> Iterator[str]:
+def _sides(then: ComparedRun, now: ComparedRun) -> Iterator[str]:
     names = (
         ("run", "run"),
         ("model", "spec"),
         ("weights", "weights"),
         ("fingerprint", "fingerprint"),
-        ("numbers", "dim"),
+        ("dimension", "dim"),
         ("classes", "classes"),
         ("precision", "precision"),
         ("engine", "engine"),
@@ -322,6 +323,6 @@ def _sides(then: Side, now: Side) -> Iterator[str]:
     )
 
 
-def _side_value(side: Side, field: str) -> str:
+def _side_value(side: ComparedRun, field: str) -> str:
     value = str(getattr(side, field))
     return value[:16] if field == "fingerprint" else value

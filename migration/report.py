@@ -1,12 +1,14 @@
-"""What a migration changed, as records: the contract of ``RUN2/migration/report.json``.
+"""The records of ``RUN2/migration/report.json``: what a migration changed.
 
-What cannot be compared is said in a field ``reason``, and its numbers are null; nothing is left
-out in silence. Shares are 0..1. *then* is the old run, *now* the new one.
+Where something cannot be compared, its field ``reason`` says why and its numbers are null. Shares
+are 0..1. In the names of fields *then* is the old run, *now* the new one.
 """
 
 from __future__ import annotations
 
 from typing import Literal
+
+from pydantic import Field
 
 from common.json_models import JsonModel
 from index.metrics import Metric
@@ -15,17 +17,17 @@ from tracks.association.options import LinkOptions
 
 FORMAT = 1
 
-Quantiles = dict[str, float]  # "0.05" to the value that a share of 0.05 lies below
+Quantiles = dict[str, float]  # "0.05" to the value of the 0.05 quantile
 
 
 class Histogram(JsonModel):
-    """Counts between edges; one edge more than counts."""
+    """Counts between edges; there is one edge more than counts."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
-class Side(JsonModel):
+class ComparedRun(JsonModel):
     """One of the two runs."""
 
     run: str
@@ -40,14 +42,14 @@ class Side(JsonModel):
 
 
 class NewFailure(JsonModel):
-    """A row that has an error now and had none."""
+    """A row that has an error in the new run only."""
 
     detection_id: str
     error: str
 
 
 class Counts(JsonModel):
-    """Rows, and how many of them have an error."""
+    """Number of rows, and of rows with an error."""
 
     rows: int
     failed_then: int
@@ -58,7 +60,7 @@ class Counts(JsonModel):
 
 
 class Change(JsonModel):
-    """Rows whose class was one and is another."""
+    """Rows that changed from one class to another."""
 
     then: str
     now: str
@@ -66,7 +68,7 @@ class Change(JsonModel):
 
 
 class ClassKept(JsonModel):
-    """Rows of one old class, and how many of them are of it still."""
+    """Rows of one old class, and how many of them kept it."""
 
     label: str
     rows: int
@@ -76,82 +78,81 @@ class ClassKept(JsonModel):
 class Labels(JsonModel):
     """Classes of the rows that both runs classify.
 
-    ``agreement`` is over the ``rows`` of which both answers are classes that both models have;
-    the others are counted as ``only_then`` (the old answer is no class of the new model) and
-    ``only_now``.
+    ``agreement`` is over ``rows``: those where both classes are known to both models. The others
+    are counted as ``only_then`` (the new model lacks the old class) and ``only_now``.
     """
 
     reason: str | None  # why they cannot be compared
-    by: Literal["name", "number"] | None  # of classes; by number where neither model names them
+    by: Literal["name", "number"] | None = None  # by number where neither model names its classes
     classes_then: int
     classes_now: int
     classes_shared: int
-    rows: int
-    only_then: int
-    only_now: int
-    agreeing: int
-    agreement: float | None
-    changes: tuple[Change, ...]  # the most frequent first
-    by_class: tuple[ClassKept, ...]  # the most rows changed first
+    rows: int = 0
+    only_then: int = 0
+    only_now: int = 0
+    agreeing: int = 0
+    agreement: float | None = None
+    changes: tuple[Change, ...] = ()  # the most frequent first
+    by_class: tuple[ClassKept, ...] = ()  # the most rows changed first
 
 
 class Neighbours(JsonModel):
-    """Overlap of the k nearest of the same detections, in the old space and in the new.
+    """Overlap of the k nearest neighbours of the same detections in both embedding spaces.
 
-    For each query, a detection of the run, the k nearest others are found in both spaces by
-    exact search; its overlap is the share of them that both name. ``chance`` is what two spaces
-    that have nothing to do with each other come to.
+    For each query, a detection of the run, the k nearest others are computed in both spaces by
+    exact search; its overlap is the share of neighbours that both have in common. ``chance`` is
+    the expected overlap of two unrelated spaces.
     """
 
     reason: str | None
     k: int
     metric: Metric
     seed: int
-    queries: int
-    rows: int  # that neighbours were looked for among
-    overlap: float | None  # the mean
-    chance: float | None
-    quantiles: Quantiles
-    counts: tuple[int, ...]  # queries that share 0, 1, … k neighbours
+    queries: int = 0
+    rows: int  # that queries are compared with
+    overlap: float | None = None  # the mean
+    chance: float | None = None
+    quantiles: Quantiles = Field(default_factory=dict)
+    counts: tuple[int, ...] = ()  # queries that share 0, 1, … k neighbours
 
 
 class Drift(JsonModel):
-    """Cosine of each row's old embedding to its new one, where both have as many numbers.
+    """Cosine of each row's old embedding to its new one, where both have the same dimension.
 
-    Equal length does not make it one space: unless the new model was trained from the old one,
-    its axes mean something else, cosines lie near zero and say nothing about its worth.
+    Equal dimensions do not make one space: unless the new model was trained from the old one, its
+    axes mean something else, and cosines are near zero whatever the quality of the new model.
     """
 
     reason: str | None
-    rows: int
-    mean: float | None
-    quantiles: Quantiles
-    histogram: Histogram | None
+    rows: int = 0
+    mean: float | None = None
+    quantiles: Quantiles = Field(default_factory=dict)
+    histogram: Histogram | None = None
 
 
 class LinksChanged(JsonModel):
-    """Links (previous, this) that linking makes with the same options in both spaces.
+    """Links (previous, this) of both runs, linked with the same options.
 
     ``changed`` is the share of all links of either run that only one of them has.
     """
 
     reason: str | None
-    options: LinkOptions | None
-    then: int
-    now: int
-    kept: int
-    lost: int
-    new: int
-    changed: float | None
-    tracks_then: int
-    tracks_now: int
+    options: LinkOptions | None = None
+    then: int = 0
+    now: int = 0
+    kept: int = 0
+    lost: int = 0
+    new: int = 0
+    changed: float | None = None
+    tracks_then: int = 0
+    tracks_now: int = 0
 
 
 class Separation(JsonModel):
-    """Where one threshold parts linked pairs from the others best.
+    """The threshold that separates linked pairs from the others best.
 
-    That is where (share of linked pairs within it + share of other pairs beyond it) / 2 is
-    largest: ``balanced``, 0.5 by chance and 1 if they can be parted.
+    It has the largest balanced accuracy, ``balanced``: (share of linked pairs within it + share of
+    other pairs beyond it) / 2, which is 0.5 by chance and 1 for a perfect separation.
     """
 
     threshold: float
@@ -161,68 +162,68 @@ class Separation(JsonModel):
 
 
 class Threshold(JsonModel):
-    """What ``max_cost`` becomes in the new space.
+    """The ``max_cost`` of the new space that corresponds to that of the old one.
 
-    Pairs are those of detections in neighbouring frames of a sequence, up to a bound drawn at
-    random; *linked* are those that the old run links. A pair's cost is that of the two
-    detections alone, with the weights of the tracker, so boxes cost the same in both spaces and
-    only the embeddings' term moves.
+    Pairs are those of detections in consecutive frames of a sequence, drawn at random where there
+    are many; *linked* pairs are those that the old run links. A pair's cost is that of the two
+    detections alone, with the weights of the tracker: the term of the boxes is the same in both
+    spaces, only that of the embeddings differs.
 
-    ``suggested`` matches quantiles: as many of the same pairs lie within it in the new space as
-    lie within ``max_cost`` in the old one. It is the middle between the two costs it may lie
-    between. ``then`` and ``now`` say how well any threshold parts linked pairs from the others,
-    which is what the suggestion cannot mend.
+    ``suggested`` matches quantiles: as many of the same pairs are within it in the new space as
+    are within ``max_cost`` in the old one. It is the mean of the two costs it lies between.
+    ``then`` and ``now`` say how well any threshold separates linked pairs from the others, which
+    a change of the threshold cannot improve.
     """
 
     reason: str | None  # why nothing is suggested
-    max_cost: float | None
-    suggested: float | None
-    pairs: int
-    linked: int
-    within: int  # pairs of at most max_cost in the old space
-    linked_within_now: float | None  # share of linked pairs of at most max_cost in the new one
-    then: Separation | None
-    now: Separation | None
-    linked_then: Histogram | None
-    linked_now: Histogram | None
-    others_then: Histogram | None
-    others_now: Histogram | None
+    max_cost: float | None = None
+    suggested: float | None = None
+    pairs: int = 0
+    linked: int = 0
+    within: int = 0  # pairs of at most max_cost in the old space
+    linked_within_now: float | None = None  # share of linked pairs of at most max_cost in the new
+    then: Separation | None = None
+    now: Separation | None = None
+    linked_then: Histogram | None = None
+    linked_now: Histogram | None = None
+    others_then: Histogram | None = None
+    others_now: Histogram | None = None
 
 
 class RunCost(JsonModel):
-    """What a run's images cost, by the session that finished it.
+    """Time per image of a run, by the session that finished it.
 
-    ``images_a_second`` is between the first answer and the last where there are two, else of the
-    whole session. Hours are of a GPU, or of a core where there is none.
+    ``images_a_second`` is measured between the first result and the last where there are two,
+    otherwise over the whole session. Hours are of a GPU, or of a core where there is no GPU.
     """
 
-    reason: str | None
+    reason: str | None = None
     seconds: float
-    rows: int  # answered in that session
-    images_a_second: float | None
-    with_start_up: float | None
-    unit: Literal["GPU", "core"] | None
-    units: float | None
-    unit_hours: float | None  # of that session
-    hours_a_million: float | None  # on as many units
-    unit_hours_a_million: float | None
+    rows: int = 0  # finished in that session
+    images_a_second: float | None = None
+    with_start_up: float | None = None
+    unit: Literal["GPU", "core"] | None = None
+    units: float | None = None
+    unit_hours: float | None = None  # of that session
+    hours_a_million: float | None = None  # on as many units
+    unit_hours_a_million: float | None = None
 
 
 class Costs(JsonModel):
-    """Both runs' costs; they compare where the same machine made both."""
+    """Costs of both runs; comparable where one machine made both."""
 
     then: RunCost
     now: RunCost
 
 
 class Limits(JsonModel):
-    """What a migration must keep to pass.
+    """Limits that a migration must meet.
 
-    The defaults lie below what two models of one kind reach and above what a network that was
-    never trained does. EfficientNet-Lite0 and Lite1 agree on 0.93 of 200 ImageNet images and share
+    The defaults are below what two models of one kind reach and above what an untrained network
+    reaches. EfficientNet-Lite0 and Lite1 agree on 0.93 of 200 ImageNet images and share
     0.49 of their ten nearest; on 119 crops of a moth trap they share 0.68, and Lite0 with an
-    untrained ResNet-18 0.36. Classes that mean nothing for the images agree less (0.39 there), and
-    a model for another task needs limits of its own. Failures are no matter of taste.
+    untrained ResNet-18 0.36. Classes that do not fit the images agree less (0.39 there), and a
+    model for another task needs other limits.
     """
 
     min_label_agreement: float = 0.8
@@ -231,8 +232,8 @@ class Limits(JsonModel):
     max_changed_links: float = 0.3
 
 
-class Held(JsonModel):
-    """One limit and what was measured."""
+class LimitCheck(JsonModel):
+    """One limit and the value measured."""
 
     name: str
     limit: float
@@ -242,10 +243,10 @@ class Held(JsonModel):
 
 
 class Verdict(JsonModel):
-    """Passed: no limit was missed. What is not comparable neither passes nor fails it."""
+    """Passed where no limit was missed; a limit that is not comparable does not count."""
 
     passed: bool
-    limits: tuple[Held, ...]
+    limits: tuple[LimitCheck, ...]
 
 
 class MigrationReport(JsonModel):
@@ -253,8 +254,8 @@ class MigrationReport(JsonModel):
 
     format: int = FORMAT
     created: str  # ISO 8601, UTC
-    then: Side
-    now: Side
+    then: ComparedRun
+    now: ComparedRun
     counts: Counts
     labels: Labels
     neighbours: Neighbours

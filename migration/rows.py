@@ -1,4 +1,4 @@
-"""The rows of two runs beside each other: row i of one is row i of the other."""
+"""Rows of two runs over the same detections: row i of one is row i of the other."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _COLUMNS = ("row_id", "detection_id", "label", "label_index", "error")
-_FILE, _PLACE = "file", "place"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Everything about a run's rows but their embeddings, by row_id from 0.
+    """The rows of a run by row_id from 0, without their embeddings.
 
     Attributes:
         run: whose rows these are.
@@ -37,61 +36,59 @@ class Rows:
     table: pa.Table
     embedded: Bools
     _files: Ints
-    _places: Ints
+    _offsets: Ints
 
     @classmethod
     def read(cls, run: Run) -> Rows:
-        """Read the rows of a run; embeddings stay where they are."""
+        """Read the rows of a run, but not their embeddings."""
         tables = []
         for number, file in enumerate(run.files()):
             table = read_parquet(file, columns=list(_COLUMNS))
-            where = np.full(table.num_rows, number), np.arange(table.num_rows)
-            for name, values in zip((_FILE, _PLACE), where, strict=True):
-                table = table.append_column(name, pa.array(values))
-            tables.append(table)
+            table = table.append_column("file", pa.array(np.full(table.num_rows, number)))
+            tables.append(table.append_column("offset", pa.array(np.arange(table.num_rows))))
         table = pa.concat_tables(tables).sort_by("row_id").combine_chunks()
         return cls(
             run,
             table,
             pc.is_null(table["error"]).to_numpy(),
-            table[_FILE].to_numpy(),
-            table[_PLACE].to_numpy(),
+            table["file"].to_numpy(),
+            table["offset"].to_numpy(),
         )
 
     @property
     def dim(self) -> int:
-        """Numbers of an embedding."""
+        """Values per embedding."""
         return self.run.manifest.model.feature_dim
 
     def embeddings(self, rows: Ints) -> npt.NDArray[np.float32]:
-        """Embeddings ``[R, D]`` of ``rows``, none twice."""
-        return read_embeddings(self.run, self._files[rows], self._places[rows])
+        """Embeddings float32 ``[R, D]`` of ``rows`` ``[R]``, of which none is repeated."""
+        return read_embeddings(self.run, self._files[rows], self._offsets[rows])
 
     def class_names(self) -> frozenset[str] | None:
-        """All classes that the run's model tells apart; None where it has no names."""
+        """All classes of the run's model; None where they have no names."""
         file = self.run.path / "request.json"
         if file.is_file():
             names = read_json(file, Request).labels
             return None if names is None else frozenset(names)
-        seen = pc.unique(self.table["label"]).drop_null().to_pylist()
-        return frozenset(seen) or None
+        labels = pc.unique(self.table["label"]).drop_null().to_pylist()
+        return frozenset(labels) or None
 
 
 def align_runs(old: Run, new: Run) -> tuple[Rows, Rows]:
-    """The rows of both.
+    """Read the rows of both runs and check that they are the same detections.
 
     Raises:
-        RunError: they are not the same detections in the same order.
+        RunError: they are not, or not in the same order.
     """
-    then, now = Rows.read(old), Rows.read(new)
-    a, b = then.table["detection_id"], now.table["detection_id"]
-    if not a.equals(b):
-        what = f"{len(a)} rows and {len(b)} rows"
-        if len(a) == len(b):
-            row = int(np.argmin(pc.equal(a, b).to_numpy()))
-            what = f"row {row} is {a[row].as_py()!r} and {b[row].as_py()!r}"
+    old_rows, new_rows = Rows.read(old), Rows.read(new)
+    old_ids, new_ids = old_rows.table["detection_id"], new_rows.table["detection_id"]
+    if not old_ids.equals(new_ids):
+        difference = f"{len(old_ids)} rows and {len(new_ids)} rows"
+        if len(old_ids) == len(new_ids):
+            row = int(np.argmin(pc.equal(old_ids, new_ids).to_numpy()))
+            difference = f"row {row} is {old_ids[row].as_py()!r} and {new_ids[row].as_py()!r}"
         raise RunError(
-            f"{new.path} is no migration of {old.path}: {what}; give an --out that "
+            f"{new.path} is no migration of {old.path}: {difference}; give a folder as `out` that "
             "'onepass migrate' made from this run"
         )
-    return then, now
+    return old_rows, new_rows

@@ -1,7 +1,7 @@
-"""Two embedding spaces over the same rows: whose neighbours stay, how far each vector turned.
+"""Compare two embedding spaces over the same rows: overlap of neighbours, drift of vectors.
 
-One pass over the rows that both runs embed, some megabytes of them at a time: the queries are
-compared with each part exactly, and each row's old vector with its new one.
+One pass over the rows that both runs embed, some megabytes at a time: the queries are compared
+with each block exactly, and each row's old vector with its new one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Spaces:
-    """What was found; ``without_direction`` rows are zero in a space and have no neighbours."""
+    """Result; ``without_direction`` rows are zero in one of the spaces and have no neighbours."""
 
     neighbours: Neighbours
     drift: Drift
@@ -36,8 +36,8 @@ class Spaces:
 
 
 def compare_spaces(
-    then: Rows,
-    now: Rows,
+    old: Rows,
+    new: Rows,
     *,
     metric: Metric = "cosine",
     k: int = K,
@@ -47,62 +47,68 @@ def compare_spaces(
     """Compare the spaces of two runs.
 
     Args:
-        then, now: the rows of both.
-        metric: what nearness means, in both.
-        k: neighbours of a query; fewer where there are not so many others.
+        old: rows of the old run.
+        new: rows of the new run.
+        metric: how vectors are compared, in both.
+        k: neighbours per query; fewer where there are fewer other rows.
         queries: rows drawn at random whose neighbours are compared; all, where there are fewer.
-        progress: called with rows done and rows to do.
+        progress: called with (rows done, rows in all).
     """
-    both = np.flatnonzero(then.embedded & now.embedded)
-    drawn = np.random.default_rng(SEED).permutation(both)[:queries]
-    asked = np.sort(drawn)
-    old, new = then.embeddings(asked), now.embeddings(asked)
-    good = _directed(old) & _directed(new)
-    asked, names = asked[good], [""] * int(good.sum())
+    both = np.flatnonzero(old.embedded & new.embedded)
+    query_rows = np.sort(np.random.default_rng(SEED).permutation(both)[:queries])
+    query_rows, old_vectors, new_vectors = _read_both(old, new, query_rows)
+    names = [""] * len(query_rows)
     nearest = [
-        ExactKnn(prepare(vectors[good], names, metric), k + 1, metric) for vectors in (old, new)
+        ExactKnn(prepare(vectors, names, metric), k + 1, metric)
+        for vectors in (old_vectors, new_vectors)
     ]
-    found: list[Ints] = []  # row of each vector that was compared with
-    cosines: list[npt.NDArray[np.float64]] = []
-    step = max(1, _BLOCK_BYTES // (4 * max(then.dim, now.dim)))
+    compared_rows = [np.empty(0, np.int64)]
+    cosines = [np.empty(0)]
+    step = max(1, _BLOCK_BYTES // (4 * max(old.dim, new.dim)))
     seen = 0
     for start in range(0, len(both), step):
-        rows = both[start : start + step]
-        old, new = then.embeddings(rows), now.embeddings(rows)
-        good = _directed(old) & _directed(new)
-        names = [""] * int(good.sum())
-        for one, vectors in zip(nearest, (old, new), strict=True):
-            one.add(prepare(vectors[good], names, metric), seen)
-        if then.dim == now.dim:
-            cosines.append(row_cosines(old[good], new[good]))
-        found.append(rows[good])
-        seen += len(names)
-        progress(start + len(rows), len(both))
-    compared = np.concatenate([np.empty(0, np.int64), *found])
+        block = both[start : start + step]
+        rows, old_vectors, new_vectors = _read_both(old, new, block)
+        names = [""] * len(rows)
+        for knn, vectors in zip(nearest, (old_vectors, new_vectors), strict=True):
+            knn.add(prepare(vectors, names, metric), seen)
+        if old.dim == new.dim:
+            cosines.append(row_cosines(old_vectors, new_vectors))
+        compared_rows.append(rows)
+        seen += len(rows)
+        progress(start + len(block), len(both))
+    compared = np.concatenate(compared_rows)
     return Spaces(
-        _neighbours(nearest, np.searchsorted(compared, asked), len(compared), k, metric),
-        _drift(then.dim, now.dim, np.concatenate([np.empty(0), *cosines])),
+        _neighbours(nearest, np.searchsorted(compared, query_rows), len(compared), k, metric),
+        _drift(old.dim, new.dim, np.concatenate(cosines)),
         len(both) - len(compared),
     )
 
 
+def _read_both(old: Rows, new: Rows, rows: Ints) -> tuple[Ints, Vectors, Vectors]:
+    """Those of ``rows`` that have a direction in both runs, and their embeddings in each."""
+    old_vectors, new_vectors = old.embeddings(rows), new.embeddings(rows)
+    keep = _has_direction(old_vectors) & _has_direction(new_vectors)
+    return rows[keep], old_vectors[keep], new_vectors[keep]
+
+
 def shared_neighbours(old: Ints, new: Ints, own: Ints, k: int) -> Ints:
-    """How many of the k nearest others both spaces name, ``[Q]``.
+    """Number of neighbours that both spaces have in common, int64 ``[Q]``.
 
     Args:
-        old: rows found in the old space ``[Q, k + 1]``, nearest first, the query among them or,
-            where many are equal to it, not.
-        new: the same of the new space.
-        own: the query's own row ``[Q]``.
-        k: others wanted.
+        old: nearest rows in the old space, int64 ``[Q, k + 1]``, nearest first; the query itself
+            is usually among them, but not where many rows are equal to it.
+        new: the same in the new space.
+        own: row of each query, int64 ``[Q]``.
+        k: neighbours compared, the query itself not counted.
     """
-    a, b = _others(old, own, k), _others(new, own, k)
-    shared: Ints = (a[:, :, None] == b[:, None, :]).any(axis=2).sum(axis=1)
+    in_old, in_new = _without_query(old, own, k), _without_query(new, own, k)
+    shared: Ints = (in_old[:, :, None] == in_new[:, None, :]).any(axis=2).sum(axis=1)
     return shared
 
 
 def row_cosines(old: Vectors, new: Vectors) -> npt.NDArray[np.float64]:
-    """Cosine of each row of ``[N, D]`` to the same row of the other, ``[N]``."""
+    """Cosine of each row of ``old`` to the same row of ``new``, both ``[N, D]``; float64 ``[N]``."""
     a, b = old.astype(np.float64), new.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines: npt.NDArray[np.float64] = np.einsum("nd,nd->n", a, b) / lengths
@@ -110,11 +116,11 @@ def row_cosines(old: Vectors, new: Vectors) -> npt.NDArray[np.float64]:
 
 
 def quantiles(values: npt.NDArray[np.floating]) -> dict[str, float]:
-    """The values below which shares of ``QUANTILES`` lie; none of no values."""
+    """The ``QUANTILES`` of some values; empty where there are no values."""
     if not len(values):
         return {}
-    found = np.quantile(values, QUANTILES)
-    return {f"{q:g}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+    results = np.quantile(values, QUANTILES)
+    return {f"{q:g}": float(value) for q, value in zip(QUANTILES, results, strict=True)}
 
 
 def histogram(values: npt.NDArray[np.floating], edges: npt.NDArray[np.floating]) -> Histogram:
@@ -123,14 +129,14 @@ def histogram(values: npt.NDArray[np.floating], edges: npt.NDArray[np.floating])
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
-def _others(rows: Ints, own: Ints, k: int) -> Ints:
-    """The first k of each row that are not its own, in their order."""
+def _without_query(rows: Ints, own: Ints, k: int) -> Ints:
+    """The first k rows that are not the query's own, in the same order."""
     order = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, :k]
     return np.take_along_axis(rows, order, axis=1)
 
 
-def _directed(vectors: Vectors) -> Bools:
-    """Which vectors have a direction, and so neighbours."""
+def _has_direction(vectors: Vectors) -> Bools:
+    """Which vectors have a direction and therefore neighbours."""
     size = np.abs(vectors).sum(axis=1, dtype=np.float64)
     good: Bools = np.isfinite(size) & (size > 0)
     return good
@@ -142,19 +148,8 @@ def _neighbours(
     k = min(k, rows - 1)
     if k < 1 or not len(own):
         reason = f"{rows} rows have an embedding in both runs; neighbours need two"
-        return Neighbours(
-            reason=reason,
-            k=K,
-            metric=metric,
-            seed=SEED,
-            queries=0,
-            rows=rows,
-            overlap=None,
-            chance=None,
-            quantiles={},
-            counts=(),
-        )
-    old, new = (one.found()[1] for one in nearest)
+        return Neighbours(reason=reason, k=K, metric=metric, seed=SEED, rows=rows)
+    old, new = (knn.neighbours()[1] for knn in nearest)
     shared = shared_neighbours(old, new, own, k)
     return Neighbours(
         reason=None,
@@ -170,14 +165,11 @@ def _neighbours(
     )
 
 
-def _drift(then: int, now: int, cosines: npt.NDArray[np.float64]) -> Drift:
-    reason = None
-    if then != now:
-        reason = f"cannot be compared: {then} and {now} numbers"
-    elif not len(cosines):
-        reason = "no row has an embedding in both runs"
-    if reason is not None:
-        return Drift(reason=reason, rows=0, mean=None, quantiles={}, histogram=None)
+def _drift(old_dim: int, new_dim: int, cosines: npt.NDArray[np.float64]) -> Drift:
+    if old_dim != new_dim:
+        return Drift(reason=f"cannot be compared: {old_dim} and {new_dim} numbers")
+    if not len(cosines):
+        return Drift(reason="no row has an embedding in both runs")
     low, high = float(cosines.min()), float(cosines.max())
     edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
     return Drift(

@@ -1,4 +1,4 @@
-"""Hold what was measured against limits; what cannot be compared neither passes nor fails."""
+"""Compare the measurements with the limits; what is not comparable does not count."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from migration.report import (
     Counts,
-    Held,
     Labels,
+    LimitCheck,
     Limits,
     LinksChanged,
     Neighbours,
@@ -25,18 +25,26 @@ LIMIT_OPTIONS = {
 def judge(
     limits: Limits, counts: Counts, labels: Labels, neighbours: Neighbours, links: LinksChanged
 ) -> Verdict:
-    """The verdict on a migration."""
+    """Judge a migration.
+
+    Args:
+        limits: what it must meet.
+        counts: rows that failed.
+        labels: classes that changed.
+        neighbours: overlap of neighbours.
+        links: links that changed.
+    """
     measured: dict[str, tuple[float | None, str | None]] = {
         "max_new_failures": (counts.newly_failed, None),
         "min_label_agreement": (labels.agreement, labels.reason),
         "min_overlap": (neighbours.overlap, neighbours.reason),
         "max_changed_links": (links.changed, links.reason),
     }
-    held = tuple(_hold(name, getattr(limits, name), *measured[name]) for name in LIMIT_OPTIONS)
-    return Verdict(passed=all(one.outcome != "missed" for one in held), limits=held)
+    checks = tuple(_check(name, getattr(limits, name), *measured[name]) for name in LIMIT_OPTIONS)
+    return Verdict(passed=all(check.outcome != "missed" for check in checks), limits=checks)
 
 
-def _hold(name: str, limit: float, measured: float | None, reason: str | None) -> Held:
+def _check(name: str, limit: float, measured: float | None, reason: str | None) -> LimitCheck:
     what = LIMIT_OPTIONS[name]
     option = "--" + name.replace("_", "-")
     outcome: Literal["met", "missed", "not comparable"] = "not comparable"
@@ -46,4 +54,4 @@ def _hold(name: str, limit: float, measured: float | None, reason: str | None) -
         outcome = "met" if met else "missed"
         bound = "at most" if name.startswith("max") else "at least"
         says = f"{what}: {measured:.4g}, {option} wants {bound} {limit:g}"
-    return Held(name=name, limit=limit, measured=measured, outcome=outcome, says=says)
+    return LimitCheck(name=name, limit=limit, measured=measured, outcome=outcome, says=says)

@@ -23,8 +23,8 @@ from api.http.logs import configure
 from common.errors import FilterError, OnepassError, SnapshotError, UnavailableError
 from index.search.filters import Filter
 from index.search.recall import Hits
-from index.search.segment import Segment
-from index.search.snapshot import Snapshot, open_segments
+from index.search.segment import Segment, open_segments
+from index.search.snapshot import Snapshot
 from index.storage.layout import read_manifest
 
 SEARCH_SECONDS = 20.0  # a shard that is started again needs ten
@@ -74,14 +74,14 @@ class Shard:
         number: int,
         queries: NDArray[np.float32],
         k: int,
-        chosen: Filter | None,
+        filter: Filter | None,
         exact: bool,
     ) -> Hits | OnepassError:
         """Search segment ``number`` of ``version`` as ``Segment.search`` does."""
         try:
             segment = (await self._opened(version))[number]
             return await asyncio.get_running_loop().run_in_executor(
-                self._turn, lambda: segment.search(queries, k, chosen=chosen, exact=exact)
+                self._turn, lambda: segment.search(queries, k, filter=filter, exact=exact)
             )
         except OnepassError as error:
             return error
@@ -130,7 +130,7 @@ class Shards:
         with ThreadPoolExecutor(len(self._reached)) as side_by_side:
             list(side_by_side.map(lambda shard: shard.open(version), self._reached))
         return Snapshot.open(
-            index, version, elsewhere=lambda number: _Remote(self._of(number), version, number)
+            index, version, searcher=lambda number: _Remote(self._of(number), version, number)
         )
 
     def _of(self, number: int) -> _Reached:
@@ -146,16 +146,16 @@ class _Remote:
         self._number = number
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, chosen: Filter | None, exact: bool
+        self, queries: NDArray[np.float32], k: int, *, filter: Filter | None, exact: bool
     ) -> Hits:
         """As ``Segment.search``.
 
         Raises:
-            FilterError: ``chosen`` cannot be used.
+            FilterError: ``filter`` cannot be used.
             UnavailableError: the shard does not answer, or cannot open the version any more.
         """
         try:
-            return self._shard.search(self._version, self._number, queries, k, chosen, exact)
+            return self._shard.search(self._version, self._number, queries, k, filter, exact)
         except FilterError:
             raise
         except SnapshotError as error:

@@ -267,7 +267,7 @@ class _Group:
         first = self._members[0].search
         k = max(wanted) + int(known.any())  # one more, where the query itself is a hit
         try:
-            hits = snapshot.search(vectors, k, chosen=first.chosen, exact=first.exact)
+            hits = snapshot.search(vectors, k, filter=first.chosen, exact=first.exact)
         except FilterError as error:
             self._fail(ApiError(422, "invalid_filter", str(error)))
             return

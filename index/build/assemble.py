@@ -1,8 +1,8 @@
-"""Make one segment out of parts: sample, train, encode side by side, merge, tune.
+"""Build one segment from parts: sample, train, encode in parallel, merge, tune.
 
-The vectors go into one file at their places, the codes into shards that are merged, so that no
-process ever holds all vectors. Only a graph (``HNSW…``) must be grown in one process; ``auto``
-takes one only where it fits.
+The vectors are written into one file at their offsets, the codes into shards that are merged, so
+that no process holds all vectors. Only a graph (``HNSW…``) must be built in one process; ``auto``
+chooses one only where it fits into memory.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from typing import Any
 
 import faiss
 import numpy as np
+from faiss.contrib.ondisk import merge_ondisk
 from numpy.typing import NDArray
 
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from index.build.encode import (
-    Encoded,
-    Encoding,
-    Sampling,
+    EncodedPart,
+    EncodeTask,
+    SampleTask,
     encode,
     rows_file,
     sample,
     shard_file,
 )
 from index.build.inputs import Inputs
-from index.metrics import scores_of
+from index.metrics import to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import (
     FLAT,
     choose_factory,
-    core_of,
+    core_index,
+    factory_error,
+    faiss_reason,
     is_flat,
+    is_mergeable,
     lists_bytes,
     make_index,
-    mergeable,
-    reason_of,
-    refused,
     save,
     train,
     training_rows,
@@ -66,13 +67,15 @@ from index.storage.layout import (
 from index.storage.rows import read_rows, write_ids, write_rows
 
 RECALL_K = 10
-HELD_OUT = 1_000  # queries kept aside at most: recall@10 over 10,000 neighbours, good to 0.005
+MAX_HELD_OUT = 1_000  # queries: recall@10 over 10,000 neighbours, good to 0.005
 FILTERED_SHARES = (0.5, 0.1, 0.01)
 _FILTERED_QUERIES = 100
 _GRAPH_BLOCK = 16_384
+_TRAINED = ".trained.faiss"
 SEED = 20_240_501  # the same rows give the same segment
 
-Report = Callable[[int, int], None]  # rows done, rows in all
+ReportRows = Callable[[int, int], None]
+"""Called with (rows done, rows in all)."""
 
 
 def assemble(
@@ -83,51 +86,62 @@ def assemble(
     options: BuildOptions,
     memory_bytes: int,
     tasks: Tasks,
-    report: Report,
+    report: ReportRows,
 ) -> SegmentEntry:
-    """Fill ``folder`` with a segment of ``inputs``.
+    """Build a segment.
+
+    Args:
+        folder: an empty folder for its files.
+        inputs: rows of the segment.
+        dim: values per vector.
+        options: metric, factory and the recall to tune for.
+        memory_bytes: memory of one process.
+        tasks: runs the work on the parts.
+        report: called after each part.
 
     Raises:
-        SnapshotError: the factory does not work, a vector is zero, a run is damaged.
+        SnapshotError: the factory does not work, a vector is zero, or a run is damaged.
         OSError: the disk refused.
     """
     metric, total = options.metric, inputs.rows
-    asked = without_transforms(options.factory)
-    name = choose_factory(total, dim, metric, memory_bytes) if asked == "auto" else asked
+    factory = without_transforms(options.factory)
+    name = choose_factory(total, dim, metric, memory_bytes) if factory == "auto" else factory
     index = None if is_flat(name) else make_index(name, dim, metric)
     random = np.random.default_rng(SEED)
-    held = _held_out(random, total)
-    wanted = 0 if index is None else training_rows(index, total - len(held), dim, memory_bytes)
-    learn = np.setdiff1d(random.choice(total, min(total, wanted + len(held)), replace=False), held)
-    queries, learned = _draw(inputs, held, learn[:wanted], dim, options, tasks)
+    held_out = _choose_held_out(random, total)
+    base = total - len(held_out)
+    wanted = 0 if index is None else training_rows(index, base, dim, memory_bytes)
+    drawn = random.choice(total, min(total, wanted + len(held_out)), replace=False)
+    training = np.setdiff1d(drawn, held_out)[:wanted]
+    queries, training_sample = _read_samples(inputs, held_out, training, dim, options, tasks)
     if index is not None:
-        train(index, learned, name, metric)
-    del learned
-    merges = index is not None and mergeable(index)
-    trained = folder / ".trained.faiss" if merges else None
-    if index is not None and trained is not None:
+        train(index, training_sample, name, metric)
+    del training_sample
+    merges = index is not None and is_mergeable(index)
+    trained = folder / _TRAINED if merges else None
+    if trained is not None:
         save(index, trained)
     store.create(folder / VECTORS, total, dim, metric)
-    base = total - len(held)
-    truth = ExactKnn(queries, min(RECALL_K, base), metric)
-    encoded = _encode(folder, inputs, held, queries, trained, dim, options, tasks, report)
-    for one in encoded:
-        truth.join(*one.found)
+    exact = ExactKnn(queries, min(RECALL_K, base), metric)
+    encoded = _encode(folder, inputs, held_out, queries, trained, dim, options, tasks, report)
+    for part in encoded:
+        exact.merge(*part.neighbours)
     store.write(folder / VECTORS, base, queries, metric)
-    _join_rows(folder, inputs, held, encoded)
-    exact = truth.hits()
+    _join_rows(folder, inputs, held_out, encoded)
     if index is None:
-        effort, measured = SearchParams({}), 1.0 if len(held) else None
+        params, recall = SearchParams({}), 1.0 if len(held_out) else None
     else:
-        built = _Built(folder, index, name, base, queries, exact, options, memory_bytes)
-        effort, measured = built.merge(len(encoded)) if merges else built.grow()
+        builder = _IndexBuilder(
+            folder, index, name, base, queries, exact.hits(), options, memory_bytes
+        )
+        params, recall = builder.merge_shards(len(encoded)) if merges else builder.add_vectors()
     entry = SegmentEntry(
         name=folder.name,
         rows=total,
         factory=name if index is not None else FLAT,
-        search_params=effort.values,
+        search_params=params.values,
         recall=RecallFacts(
-            k=min(RECALL_K, base), target=options.recall, measured=measured, queries=len(held)
+            k=min(RECALL_K, base), target=options.recall, measured=recall, queries=len(held_out)
         ),
         files={
             file.name: sha256_file(file)
@@ -135,7 +149,7 @@ def assemble(
             if not file.name.startswith(".")
         },
     )
-    if index is None or not len(held):
+    if index is None or not len(held_out):
         return entry
     filtered = _recall_when_filtered(folder, entry, dim, options, queries)
     return entry.model_copy(
@@ -143,42 +157,42 @@ def assemble(
     )
 
 
-def _held_out(random: np.random.Generator, total: int) -> NDArray[np.int64]:
-    """Rows kept aside as queries, ascending: a fifth of few rows, a thousand of many."""
+def _choose_held_out(random: np.random.Generator, total: int) -> NDArray[np.int64]:
+    """Rows that serve as queries, ascending: a fifth of all, at most ``MAX_HELD_OUT``."""
     if total < 2:
         return np.empty(0, np.int64)
-    queries = min(HELD_OUT, max(1, total // 5))
+    queries = min(MAX_HELD_OUT, max(1, total // 5))
     return np.sort(random.choice(total, queries, replace=False))
 
 
-def _draw(
+def _read_samples(
     inputs: Inputs,
-    held: NDArray[np.int64],
-    learn: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    training: NDArray[np.int64],
     dim: int,
     options: BuildOptions,
     tasks: Tasks,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors of the rows held out, in order, and of those to learn from."""
-    wanted = np.sort(np.concatenate([held, learn]))
-    wishes = [
-        Sampling(part, own, dim, options.metric)
-        for part, own in zip(inputs.parts, _by_part(inputs, wanted), strict=True)
-        if len(own)
+    """Vectors of the held-out rows, in order, and of the rows to train on."""
+    wanted = np.sort(np.concatenate([held_out, training]))
+    samples = [
+        SampleTask(part, rows, dim, options.metric)
+        for part, rows in zip(inputs.parts, _rows_by_part(inputs, wanted), strict=True)
+        if len(rows)
     ]
-    drawn = np.concatenate([np.empty((0, dim), np.float32), *tasks.run(sample, wishes)])
-    if len(drawn) != len(wanted):
+    vectors = np.concatenate([np.empty((0, dim), np.float32), *tasks.run(sample, samples)])
+    if len(vectors) != len(wanted):
         raise SnapshotError(
-            f"{len(wanted)} vectors were wanted and {len(drawn)} read: a run is damaged; check "
+            f"{len(wanted)} vectors were wanted and {len(vectors)} read: a run is damaged; check "
             "with 'onepass inspect RUN --verify'"
         )
-    is_held = np.isin(wanted, held)
-    return drawn[is_held], drawn[~is_held]
+    is_held_out = np.isin(wanted, held_out)
+    return vectors[is_held_out], vectors[~is_held_out]
 
 
-def _by_part(inputs: Inputs, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Ascending row numbers as numbers within each part."""
-    starts = np.cumsum([0, *(one.rows for one in inputs.counted)])
+def _rows_by_part(inputs: Inputs, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Ascending row numbers, as row numbers within each part."""
+    starts = np.cumsum([0, *(counts.rows for counts in inputs.counts)])
     edges = np.searchsorted(rows, starts)
     return [
         rows[low:high] - start
@@ -189,116 +203,113 @@ def _by_part(inputs: Inputs, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]
 def _encode(
     folder: Path,
     inputs: Inputs,
-    held: NDArray[np.int64],
+    held_out: NDArray[np.int64],
     queries: NDArray[np.float32],
     trained: Path | None,
     dim: int,
     options: BuildOptions,
     tasks: Tasks,
-    report: Report,
-) -> list[Encoded]:
-    jobs, first = [], 0
-    own = _by_part(inputs, held)
-    for number, (part, counted) in enumerate(zip(inputs.parts, inputs.counted, strict=True)):
+    report: ReportRows,
+) -> list[EncodedPart]:
+    jobs, first_row = [], 0
+    own = _rows_by_part(inputs, held_out)
+    for number, (part, counts) in enumerate(inputs):
         jobs.append(
-            Encoding(
+            EncodeTask(
                 part=part,
                 number=number,
                 folder=folder.resolve(),
-                rows=counted.rows,
-                held=own[number],
-                first=first,
+                rows=counts.rows,
+                held_out=own[number],
+                first_row=first_row,
                 dim=dim,
                 metric=options.metric,
                 trained=trained.resolve() if trained else None,
                 queries=queries,
-                k=min(RECALL_K, inputs.rows - len(held)),
+                k=min(RECALL_K, inputs.rows - len(held_out)),
                 threads=1 if tasks.is_parallel else 0,
             )
         )
-        first += counted.rows - len(own[number])
+        first_row += counts.rows - len(own[number])
     done = 0
 
-    def count_up(one: Encoded) -> None:
+    def report_part(part: EncodedPart) -> None:
         nonlocal done
-        done += one.rows
+        done += part.rows
         report(done, inputs.rows)
 
-    return tasks.run(encode, jobs, done=count_up)
+    return tasks.run(encode, jobs, done=report_part)
 
 
 def _join_rows(
-    folder: Path, inputs: Inputs, held: NDArray[np.int64], encoded: list[Encoded]
+    folder: Path, inputs: Inputs, held_out: NDArray[np.int64], encoded: list[EncodedPart]
 ) -> None:
-    """``rows.arrow`` and ``ids.npy``: the parts' rows in order, then those held out."""
+    """Write ``rows.arrow`` and ``ids.npy``: the rows of the parts, then the held-out rows."""
     files = [rows_file(folder, number) for number in range(len(encoded))]
 
     def batches() -> Any:
         for file in files:
             yield from read_rows(file).to_batches()
-        for one in encoded:
-            yield from one.held.to_batches()
+        for part in encoded:
+            yield from part.held_out.to_batches()
 
     write_rows(folder / ROWS, batches())
-    hashes = np.concatenate([one.hashes for one in inputs.counted])
-    is_held = np.zeros(len(hashes), bool)
-    is_held[held] = True
-    write_ids(folder / IDS, np.concatenate([hashes[~is_held], hashes[is_held]]))
+    hashes = np.concatenate([counts.hashes for counts in inputs.counts])
+    is_held_out = np.zeros(len(hashes), bool)
+    is_held_out[held_out] = True
+    write_ids(folder / IDS, np.concatenate([hashes[~is_held_out], hashes[is_held_out]]))
     for file in files:
         file.unlink()
 
 
 @dataclass(frozen=True)
-class _Built:
-    """What it takes to put an index together and see how well it does."""
+class _IndexBuilder:
+    """Fills a trained index, tunes its search parameters and writes it."""
 
     folder: Path
     index: Any  # trained, empty
-    name: str
-    base: int  # rows before those held out
+    factory: str
+    base: int  # rows before the held-out ones
     queries: NDArray[np.float32]
     exact: Hits
     options: BuildOptions
     memory_bytes: int
 
-    def merge(self, shards: int) -> tuple[SearchParams, float | None]:
-        """Put the shards' lists together, in memory or on the disk."""
+    def merge_shards(self, shards: int) -> tuple[SearchParams, float | None]:
+        """Merge the shards' lists, in memory or on the disk; parameters and their recall."""
         files = [shard_file(self.folder, number) for number in range(shards)]
-        index, core = self.index, core_of(self.index)
-        late = np.arange(self.base, self.base + len(self.queries))
+        index, core = self.index, core_index(self.index)
+        total = self.base + len(self.queries)
         size = lists_bytes(self.base, core.code_size)
         on_disk = 2 * size > self.memory_bytes
         allowed = None
         if on_disk:
             if isinstance(core, faiss.IndexIVFFastScan):
                 why = f"its lists take {size / 1e9:.1f} GB and 4-bit codes must be in memory"
-                raise refused(self.name, self.options.metric, index.d, why)
-            last = faiss.read_index(str(self.folder / ".trained.faiss"))
-            last.add_with_ids(self.queries, late)
+                raise factory_error(self.factory, self.options.metric, index.d, why)
             files.append(shard_file(self.folder, shards))
-            save(last, files[-1])
-            self._merge_on_disk(files, lists_bytes(self.base + len(late), core.code_size))
-            # Rows held out are in it already, so they are kept out of the answers instead.
-            allowed = Allowed(np.arange(self.base + len(late)) < self.base)
+            save(self._held_out_shard(), files[-1])
+            self._merge_on_disk(files, lists_bytes(total, core.code_size))
+            # The held-out rows are in it already, so they are excluded from the answers.
+            allowed = Allowed(np.arange(total) < self.base)
         else:
             for file in files:
-                core.merge_from(core_of(shard := faiss.read_index(str(file))), 0)
+                core.merge_from(core_index(shard := faiss.read_index(str(file))), 0)
                 del shard
             index.ntotal = core.ntotal
         tuned = self._tune(allowed)
-        if not on_disk and len(late):
-            # Merged too: FAISS adds 4-bit codes wrongly to a list that was merged before.
-            last = faiss.read_index(str(self.folder / ".trained.faiss"))
-            last.add_with_ids(self.queries, late)
-            core.merge_from(core_of(last), 0)
+        if not on_disk and len(self.queries):
+            # Merged, not added: FAISS adds 4-bit codes wrongly to a list that was merged before.
+            core.merge_from(core_index(last := self._held_out_shard()), 0)
+            del last
             index.ntotal = core.ntotal
         Accelerator.write(index, self.folder / SEARCH)
-        for file in (*files, self.folder / ".trained.faiss"):
+        for file in (*files, self.folder / _TRAINED):
             file.unlink()
         return tuned
 
-    def grow(self) -> tuple[SearchParams, float | None]:
-        """Add the vectors one block after another, in this process."""
+    def add_vectors(self) -> tuple[SearchParams, float | None]:
+        """Add the vectors block by block, in this process; parameters and their recall."""
         vectors = store.open_store(self.folder / VECTORS)
         for first in range(0, self.base, _GRAPH_BLOCK):
             self.index.add(vectors.reconstruct_n(first, min(_GRAPH_BLOCK, self.base - first)))
@@ -308,31 +319,33 @@ class _Built:
         Accelerator.write(self.index, self.folder / SEARCH)
         return tuned
 
+    def _held_out_shard(self) -> Any:
+        shard = faiss.read_index(str(self.folder / _TRAINED))
+        shard.add_with_ids(self.queries, np.arange(self.base, self.base + len(self.queries)))
+        return shard
+
     def _tune(self, allowed: Allowed | None) -> tuple[SearchParams, float | None]:
-        exact = store.open_store(self.folder / VECTORS)
-        quick = Accelerator(self.index, exact, self.options.metric)
-        ladders = quick.ladders()
+        vectors = store.open_store(self.folder / VECTORS)
+        accelerator = Accelerator(self.index, vectors, self.options.metric)
+        grid = accelerator.search_grid()
         if not len(self.queries):
-            return ladders[0][-1], None
+            return grid[0][-1], None
         k = self.exact.rows.shape[1]
 
-        def search(effort: SearchParams) -> Hits:
-            values, rows = quick.search(self.queries, k, effort, allowed, no_harder=True)
-            return Hits(rows, scores_of(values, self.options.metric))
+        def search(params: SearchParams) -> Hits:
+            values, rows = accelerator.search(self.queries, k, params, allowed, adaptive=False)
+            return Hits(rows, to_scores(values, self.options.metric))
 
-        return tune(search, ladders, self.exact, target=self.options.recall)
+        return tune(search, grid, self.exact, target=self.options.recall)
 
     def _merge_on_disk(self, shards: list[Path], size: int) -> None:
-        # FAISS writes through a map of a file without blocks: a full disk would end the process.
-        free = shutil.disk_usage(self.folder).free
-        if free < size:
+        # FAISS writes to a memory-mapped sparse file, where a full disk would end the process.
+        if shutil.disk_usage(self.folder).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        from faiss.contrib.ondisk import merge_ondisk
-
         try:
             merge_ondisk(self.index, [str(file) for file in shards], str(self.folder / LISTS))
         except RuntimeError as error:
-            raise OSError(reason_of(error)) from error
+            raise OSError(faiss_reason(error)) from error
 
 
 def _recall_when_filtered(
@@ -342,18 +355,19 @@ def _recall_when_filtered(
     options: BuildOptions,
     queries: NDArray[np.float32],
 ) -> dict[str, float]:
-    """Recall under filters that leave a random share of the rows, as they are searched."""
+    """Recall under filters that keep a random share of the rows, searched as in service."""
     segment = Segment(folder, entry, dim, options.metric)
-    asked = queries[:_FILTERED_QUERIES]
     random = np.random.default_rng(SEED)
     base = entry.rows - len(queries)
-    found = {}
+    recall_by_share = {}
     for share in FILTERED_SHARES:
         mask = random.random(entry.rows) < share
         mask[base:] = False  # the queries themselves
-        search = partial(segment.search_among, asked, RECALL_K, Allowed(mask))
+        search = partial(
+            segment.search_allowed, queries[:_FILTERED_QUERIES], RECALL_K, Allowed(mask)
+        )
         exact = search(None)
         if exact.rows.shape[1]:
             hits = search(SearchParams(entry.search_params))
-            found[f"{share:g}"] = round(recall_at(exact, hits), 4)
-    return found
+            recall_by_share[f"{share:g}"] = round(recall_at(exact, hits), 4)
+    return recall_by_share

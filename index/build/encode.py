@@ -1,7 +1,7 @@
-"""What a build does with one part of the rows: count, sample, encode. Each runs anywhere.
+"""The tasks of a build, each on one part of the rows: count, sample, encode. Each runs anywhere.
 
-A part is some Parquet files of one run. A task holds a batch of its vectors and the codes it
-makes of them, never more; it writes its vectors into the segment's one file, at their place.
+A part is some Parquet files of one run. A task holds one batch of its vectors and their codes in
+memory; it writes its vectors into the one file of the segment, at their offset.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
@@ -20,160 +19,161 @@ from numpy.typing import NDArray
 from common.errors import SnapshotError
 from common.storage import open_parquet
 from index.metrics import Metric, prepare
+from index.search.accelerator import Neighbours
 from index.search.factory import save
 from index.search.recall import ExactKnn
 from index.storage import store
 from index.storage.layout import ROWS, VECTORS
-from index.storage.rows import READ, ROWS_SCHEMA, described, hash_ids
+from index.storage.rows import ROWS_SCHEMA, RUN_COLUMNS, hash_ids, to_index_rows
+from pipelines.embeddings import matrix
 
 _BATCH_ROWS = 8192
 
 
 @dataclass(frozen=True)
 class Part:
-    """Parquet files of one run, and which of its rows are wanted."""
+    """Parquet files of one run, and which of their rows are indexed."""
 
-    run: int  # its place among the runs of the snapshot
+    run: int  # position of the run in the manifest
     path: Path  # of the run, for messages
     files: tuple[Path, ...]
-    kept: NDArray[np.int64] | None  # row_ids, ascending; None: all
+    row_ids: NDArray[np.int64] | None  # ascending; None: all
 
 
 @dataclass(frozen=True)
-class Counted:
-    """How many rows of a part can be indexed, how many have an error, and their ids' hashes."""
+class RowCounts:
+    """How many rows of a part can be indexed and how many have an error."""
 
     rows: int
     skipped: int
-    hashes: NDArray[np.uint64]  # in the order of the rows
+    hashes: NDArray[np.uint64]  # of the detection ids, in the order of the rows
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """A part, and which of its rows are wanted, counted among those that can be indexed."""
+class SampleTask:
+    """Read some vectors of a part."""
 
     part: Part
-    wanted: NDArray[np.int64]  # ascending
+    rows: NDArray[np.int64]  # ascending, counted among the rows that can be indexed
     dim: int
     metric: Metric
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """A part, where it goes, and what is measured along the way."""
+class EncodeTask:
+    """Write the vectors and rows of a part, and fill a shard of the index with them."""
 
     part: Part
     number: int
     folder: Path  # of the segment, in the draft
     rows: int  # that can be indexed
-    held: NDArray[np.int64]  # of them, kept aside: they come last in the segment
-    first: int  # row of the segment that the part's first goes to
+    held_out: NDArray[np.int64]  # rows of the part that come last in the segment, as queries
+    first_row: int  # row of the segment that the part starts at
     dim: int
     metric: Metric
-    trained: Path | None  # the trained index to fill; None: there is none, or it is filled later
-    queries: NDArray[np.float32]
+    trained: Path | None  # trained index to fill; None: there is none, or it is filled later
+    queries: NDArray[np.float32]  # [Q, D]
     k: int
-    threads: int  # 0: FAISS's own choice
+    threads: int  # 0: FAISS's default
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What came of it, beside the files that ``shard_file`` and ``rows_file`` name."""
+class EncodedPart:
+    """Result of ``encode``, in addition to the files ``shard_file`` and ``rows_file``."""
 
     rows: int
-    held: pa.Table  # described rows of those kept aside
-    found: tuple[NDArray[np.float32], NDArray[np.int64]]  # nearest of the queries in this part
+    held_out: pa.Table  # rows of the index
+    neighbours: Neighbours  # of the queries, in this part
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """The filled index of a part; gone when the shards are merged."""
+    """The filled index of a part; removed when the shards are merged."""
     return folder / f".shard-{number:05d}.faiss"
 
 
 def rows_file(folder: Path, number: int) -> Path:
-    """The described rows of a part; gone when they are joined."""
+    """The rows of a part; removed when they are joined."""
     return folder / f".{ROWS}-{number:05d}"
 
 
-def count(part: Part) -> Counted:
+def count(part: Part) -> RowCounts:
     """Count the rows of a part without reading a vector."""
     skipped, hashes = 0, [np.empty(0, np.uint64)]
-    for names, failed in good_ids(part):
-        hashes.append(hash_ids(names))
+    for ids, failed in iterate_ids(part):
+        hashes.append(hash_ids(ids))
         skipped += failed
     joined = np.concatenate(hashes)
-    return Counted(len(joined), skipped, joined)
+    return RowCounts(len(joined), skipped, joined)
 
 
-def good_ids(part: Part) -> Iterator[tuple[list[str], int]]:
-    """Detection ids of the rows that can be indexed, batch by batch, and how many have an error."""
+def iterate_ids(part: Part) -> Iterator[tuple[list[str], int]]:
+    """Per batch: detection ids of the rows that can be indexed, and the number of failed rows."""
     for batch in _batches(part, ["row_id", "detection_id", "error"]):
         good = batch.filter(pc.is_null(batch["error"]))
-        yield (
-            _kept(good, part)["detection_id"].to_pylist(),
-            batch.num_rows - good.num_rows,
-        )
+        ids = _selected(good, part)["detection_id"].to_pylist()
+        yield ids, batch.num_rows - good.num_rows
 
 
-def sample(wish: Sampling) -> NDArray[np.float32]:
+def sample(task: SampleTask) -> NDArray[np.float32]:
     """The wanted vectors of a part, [S, D], prepared for the metric.
 
     Raises:
         SnapshotError: one of them is zero or not finite.
     """
-    found = [np.empty((0, wish.dim), np.float32)]
+    vectors = [np.empty((0, task.dim), np.float32)]
     start = 0
-    for batch in _good(wish.part, ["detection_id"]):
-        low, high = np.searchsorted(wish.wanted, [start, start + batch.num_rows])
-        here = wish.wanted[low:high] - start
-        if len(here):
-            names = batch["detection_id"].take(pa.array(here)).to_pylist()
-            found.append(prepare(_vectors(batch, wish.dim)[here], names, wish.metric))
+    for batch in _embedded_batches(task.part, ["detection_id"]):
+        low, high = np.searchsorted(task.rows, [start, start + batch.num_rows])
+        wanted = task.rows[low:high] - start
+        if len(wanted):
+            ids = batch["detection_id"].take(pa.array(wanted)).to_pylist()
+            vectors.append(prepare(_embeddings(batch, task.dim)[wanted], ids, task.metric))
         start += batch.num_rows
-    return np.concatenate(found)
+    return np.concatenate(vectors)
 
 
-def encode(job: Encoding) -> Encoded:
-    """Write a part's vectors and rows, fill its shard, compare the queries with it.
+def encode(task: EncodeTask) -> EncodedPart:
+    """Write a part's vectors and rows, fill its shard, find the queries' neighbours in it.
 
     Raises:
         SnapshotError: a vector is zero or not finite, or the run is damaged.
         OSError: the disk refused.
     """
-    if job.threads:
-        faiss.omp_set_num_threads(job.threads)
-    shard = faiss.read_index(str(job.trained)) if job.trained else None
-    nearest = ExactKnn(job.queries, job.k, job.metric)
-    held_mask = np.zeros(job.rows, bool)
-    held_mask[job.held] = True
-    late: list[pa.RecordBatch] = []
-    start, row = 0, job.first
-    with pa.ipc.new_file(rows_file(job.folder, job.number), ROWS_SCHEMA) as rows:
-        for batch in _good(job.part, READ):
-            if start + batch.num_rows > job.rows:
+    if task.threads:
+        faiss.omp_set_num_threads(task.threads)
+    shard = faiss.read_index(str(task.trained)) if task.trained else None
+    nearest = ExactKnn(task.queries, task.k, task.metric)
+    is_held_out = np.zeros(task.rows, bool)
+    is_held_out[task.held_out] = True
+    held_out: list[pa.RecordBatch] = []
+    start, row = 0, task.first_row
+    with pa.ipc.new_file(rows_file(task.folder, task.number), ROWS_SCHEMA) as sink:
+        for batch in _embedded_batches(task.part, RUN_COLUMNS):
+            if start + batch.num_rows > task.rows:
                 break
-            names = batch["detection_id"].to_pylist()
-            vectors = prepare(_vectors(batch, job.dim), names, job.metric)
-            held = held_mask[start : start + batch.num_rows]
-            told = described(batch, job.part.run)
-            late.append(told.filter(pa.array(held)))
-            if held.any():
-                told, vectors = told.filter(pa.array(~held)), vectors[~held]
-            rows.write_batch(told)
-            store.write(job.folder / VECTORS, row, vectors, job.metric)
+            ids = batch["detection_id"].to_pylist()
+            vectors = prepare(_embeddings(batch, task.dim), ids, task.metric)
+            aside = is_held_out[start : start + batch.num_rows]
+            rows = to_index_rows(batch, task.part.run)
+            held_out.append(rows.filter(pa.array(aside)))
+            if aside.any():
+                rows, vectors = rows.filter(pa.array(~aside)), vectors[~aside]
+            sink.write_batch(rows)
+            store.write(task.folder / VECTORS, row, vectors, task.metric)
             nearest.add(vectors, row)
             if shard is not None:
                 shard.add_with_ids(vectors, np.arange(row, row + len(vectors)))
             start += batch.num_rows
             row += len(vectors)
-    if start != job.rows or row != job.first + job.rows - len(job.held):
+    if start != task.rows or row != task.first_row + task.rows - len(task.held_out):
         raise SnapshotError(
-            f"{job.part.path} has {job.rows} rows without an error, and another number of them "
+            f"{task.part.path} has {task.rows} rows without an error, and another number of them "
             "hold an embedding; it is damaged: check with 'onepass inspect RUN --verify'"
         )
     if shard is not None:
-        save(shard, shard_file(job.folder, job.number))
-    return Encoded(job.rows, pa.Table.from_batches(late, ROWS_SCHEMA), nearest.found())
+        save(shard, shard_file(task.folder, task.number))
+    joined = pa.Table.from_batches(held_out, ROWS_SCHEMA)
+    return EncodedPart(task.rows, joined, nearest.neighbours())
 
 
 def _batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -182,23 +182,23 @@ def _batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
             yield from parquet.iter_batches(_BATCH_ROWS, columns=columns)
 
 
-def _good(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _embedded_batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Batches of rows that can be indexed, with their embedding; never an empty one."""
     wanted = list(dict.fromkeys([*columns, "row_id", "embedding", "error"]))
     for batch in _batches(part, wanted):
-        there = pc.and_(pc.is_null(batch["error"]), pc.is_valid(batch["embedding"]))
-        good = _kept(batch.filter(there), part)
+        embedded = pc.and_(pc.is_null(batch["error"]), pc.is_valid(batch["embedding"]))
+        good = _selected(batch.filter(embedded), part)
         if good.num_rows:
             yield good
 
 
-def _kept(batch: pa.RecordBatch, part: Part) -> pa.RecordBatch:
-    if part.kept is None:
+def _selected(batch: pa.RecordBatch, part: Part) -> pa.RecordBatch:
+    if part.row_ids is None:
         return batch
-    return batch.filter(pa.array(np.isin(batch["row_id"].to_numpy(), part.kept)))
+    return batch.filter(pa.array(np.isin(batch["row_id"].to_numpy(), part.row_ids)))
 
 
-def _vectors(batch: pa.RecordBatch, dim: int) -> NDArray[np.floating[Any]]:
+def _embeddings(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     """Embeddings of a batch, [N, dim], without a copy."""
     column = batch["embedding"]
     if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != dim:
@@ -206,5 +206,4 @@ def _vectors(batch: pa.RecordBatch, dim: int) -> NDArray[np.floating[Any]]:
             f"column 'embedding' is {column.type}, the run's manifest says {dim} values a row; "
             "the run is damaged: check with 'onepass inspect RUN --verify'"
         )
-    vectors: NDArray[np.floating[Any]] = column.flatten().to_numpy().reshape(-1, dim)
-    return vectors
+    return matrix(column)

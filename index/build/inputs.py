@@ -1,9 +1,10 @@
-"""The rows that go into an index: which runs, which of their rows, in which parts."""
+"""The input of a build: which runs, which of their rows, in which parts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,45 +14,48 @@ from numpy.typing import NDArray
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.json_models import sha256_file
-from index.build.encode import Counted, Part, count
+from index.build.encode import Part, RowCounts, count
 from index.storage.layout import RunEntry
 from pipelines.run import Run
 
-PART_ROWS = 50_000  # of small files that one task takes together
+PART_ROWS = 50_000  # small files are joined to parts of up to this many rows, one task each
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A run, and which of its rows are wanted: row_ids, ascending; None: all."""
+    """A run, and which of its rows are indexed."""
 
     run: Run
-    kept: NDArray[np.int64] | None = None
+    row_ids: NDArray[np.int64] | None = None  # ascending; None: all
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Parts, and what was counted in each."""
+    """Parts, and the row counts of each."""
 
     parts: list[Part]
-    counted: list[Counted]
+    counts: list[RowCounts]
 
     @property
     def rows(self) -> int:
-        """That can be indexed."""
-        return sum(one.rows for one in self.counted)
+        """Rows that can be indexed."""
+        return sum(counts.rows for counts in self.counts)
 
     @property
     def skipped(self) -> int:
-        """That have an error."""
-        return sum(one.skipped for one in self.counted)
+        """Rows that have an error."""
+        return sum(counts.skipped for counts in self.counts)
+
+    def __iter__(self) -> Iterator[tuple[Part, RowCounts]]:
+        return zip(self.parts, self.counts, strict=True)
 
 
 def open_runs(paths: Sequence[Path]) -> list[Run]:
     """Open runs that can share an index.
 
     Raises:
-        SnapshotError: none was given, or they are of two models.
-        RunError: one is no finished run.
+        SnapshotError: no path was given, or the runs are of two models.
+        RunError: a path is not a finished run.
     """
     if not paths:
         raise SnapshotError("no run was given; give one or more folders made by 'onepass extract'")
@@ -68,7 +72,16 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def check_same_model(run: Run, other: str, fingerprint: str) -> None:
-    """Refuse a run whose vectors cannot be compared with those of ``other``."""
+    """Check that the vectors of a run can be compared with others.
+
+    Args:
+        run: the run to check.
+        other: name of the other run or index, for the message.
+        fingerprint: the other's model fingerprint.
+
+    Raises:
+        SnapshotError: the fingerprints differ.
+    """
     if run.manifest.fingerprint != fingerprint:
         raise SnapshotError(
             f"{run.path} has model fingerprint {run.manifest.fingerprint}, {other} has "
@@ -77,102 +90,121 @@ def check_same_model(run: Run, other: str, fingerprint: str) -> None:
         )
 
 
-def gather(source: Sequence[Selection], first_run: int, shards: int, place: Tasks) -> Inputs:
-    """Count every row of the runs; they are numbered from ``first_run``.
+def count_rows(source: Sequence[Selection], first_run: int, shards: int, tasks: Tasks) -> Inputs:
+    """Count the rows of runs and divide them into parts.
+
+    Args:
+        source: the runs.
+        first_run: position of the first of them in the manifest.
+        shards: segments that will be made of the parts.
+        tasks: runs the counting.
 
     Raises:
         SnapshotError: a run has no row to index.
     """
     parts = [
-        Part(number, chosen.run.path.resolve(), (file.resolve(),), chosen.kept)
-        for number, chosen in enumerate(source, first_run)
-        for file in chosen.run.files()
+        Part(number, selection.run.path.resolve(), (file.resolve(),), selection.row_ids)
+        for number, selection in enumerate(source, first_run)
+        for file in selection.run.files()
     ]
-    counted = place.run(count, parts)
-    for number, chosen in enumerate(source, first_run):
-        own = [one for part, one in zip(parts, counted, strict=True) if part.run == number]
-        if not sum(one.rows for one in own) and chosen.kept is None:
+    inputs = Inputs(parts, tasks.run(count, parts))
+    rows_by_run = _rows_by_run(inputs)
+    for number, selection in enumerate(source, first_run):
+        if not rows_by_run[number] and selection.row_ids is None:
             raise SnapshotError(
-                f"{chosen.run.path} has no row with an embedding "
-                f"({chosen.run.manifest.rows.failed} rows have an error); see them with "
+                f"{selection.run.path} has no row with an embedding "
+                f"({selection.run.manifest.rows.failed} rows have an error); see them with "
                 "'onepass inspect'"
             )
-    most_rows = PART_ROWS
-    if shards > 1:  # small enough to be dealt out evenly
-        total = sum(one.rows for one in counted)
-        most_rows = min(PART_ROWS, total // (4 * shards))
-    return _together(Inputs(parts, counted), most_rows)
+    max_rows = PART_ROWS
+    if shards > 1:  # small enough that shards become about equally large
+        max_rows = min(PART_ROWS, inputs.rows // (4 * shards))
+    return _join_small_parts(inputs, max_rows)
 
 
-def _together(inputs: Inputs, most_rows: int) -> Inputs:
-    """Neighbouring small files of a run as one part each, since every task has its price."""
-    joined: list[tuple[Part, Counted]] = []
-    for part, one in zip(inputs.parts, inputs.counted, strict=True):
-        if joined and joined[-1][0].run == part.run:
-            last, sums = joined[-1]
-            if sums.rows + one.rows <= most_rows:
-                hashes = np.concatenate([sums.hashes, one.hashes])
-                both = Counted(sums.rows + one.rows, sums.skipped + one.skipped, hashes)
-                files = (*last.files, *part.files)
-                joined[-1] = Part(part.run, part.path, files, part.kept), both
+def _rows_by_run(inputs: Inputs) -> Counter[int]:
+    rows: Counter[int] = Counter()
+    for part, counts in inputs:
+        rows[part.run] += counts.rows
+    return rows
+
+
+def _join_small_parts(inputs: Inputs, max_rows: int) -> Inputs:
+    """Join consecutive small files of a run, since every task has a fixed cost."""
+    joined = Inputs([], [])
+    for part, counts in inputs:
+        if joined.parts and joined.parts[-1].run == part.run:
+            last, sums = joined.parts[-1], joined.counts[-1]
+            if sums.rows + counts.rows <= max_rows:
+                joined.parts[-1] = replace(last, files=(*last.files, *part.files))
+                hashes = np.concatenate([sums.hashes, counts.hashes])
+                joined.counts[-1] = RowCounts(
+                    sums.rows + counts.rows, sums.skipped + counts.skipped, hashes
+                )
                 continue
-        joined.append((part, one))
-    return Inputs([part for part, _ in joined], [one for _, one in joined])
+        joined.parts.append(part)
+        joined.counts.append(counts)
+    return joined
 
 
 def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
-    """Parts dealt out in order, so that each shard has about as many rows."""
+    """Divide the parts, in order, into at most ``shards`` groups of about equally many rows."""
     groups: list[Inputs] = [Inputs([], []) for _ in range(min(shards, len(inputs.parts)))]
     seen = 0
-    for part, one in zip(inputs.parts, inputs.counted, strict=True):
-        middle = seen + one.rows / 2
+    for part, counts in inputs:
+        middle = seen + counts.rows / 2
         group = groups[min(len(groups) - 1, int(middle * len(groups) / max(1, inputs.rows)))]
         group.parts.append(part)
-        group.counted.append(one)
-        seen += one.rows
+        group.counts.append(counts)
+        seen += counts.rows
     return (group for group in groups if group.rows)
 
 
-def entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
-    """The runs as a manifest names them."""
-    pairs = list(zip(inputs.parts, inputs.counted, strict=True))
+def run_entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
+    """The manifest's entries of runs.
+
+    Args:
+        source: the runs.
+        inputs: what ``count_rows`` returned for them.
+        first_run: position of the first of them in the manifest.
+    """
+    rows_by_run = _rows_by_run(inputs)
     return [
         RunEntry(
-            path=str(chosen.run.path.resolve()),
-            root=chosen.run.manifest.root,
-            rows=sum(one.rows for part, one in pairs if part.run == number),
-            manifest_sha256=sha256_file(chosen.run.path / "manifest.json"),
+            path=str(selection.run.path.resolve()),
+            root=selection.run.manifest.root,
+            rows=rows_by_run[number],
+            manifest_sha256=sha256_file(selection.run.path / "manifest.json"),
         )
-        for number, chosen in enumerate(source, first_run)
+        for number, selection in enumerate(source, first_run)
     ]
 
 
-def refuse_repeated(inputs: Inputs) -> None:
-    """Refuse ids that stand twice: an id names one row.
+def check_unique_ids(inputs: Inputs) -> None:
+    """Check that no detection id is repeated.
 
     Raises:
-        SnapshotError: names the first, and the runs that it stands in.
+        SnapshotError: one is; names the first, and the runs that hold it.
     """
-    hashes = np.concatenate([one.hashes for one in inputs.counted])
-    ordered = np.sort(hashes)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(twice):
+    ordered = np.sort(np.concatenate([counts.hashes for counts in inputs.counts]))
+    repeated_hashes = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(repeated_hashes):
         return
-    owners = {
+    suspects = {
         part.run: part.path
-        for part, one in zip(inputs.parts, inputs.counted, strict=True)
-        if np.isin(one.hashes, twice).any()
+        for part, counts in inputs
+        if np.isin(counts.hashes, repeated_hashes).any()
     }
-    seen: dict[str, list[str]] = {}
-    for path in owners.values():
+    runs_by_id: dict[str, list[str]] = {}
+    for path in suspects.values():
         good = Run.open(path).table(["detection_id"], where=pc.field("error").is_null())
-        for name in good["detection_id"].to_pylist():
-            seen.setdefault(name, []).append(str(path))
-    repeated = [(name, places) for name, places in seen.items() if len(places) > 1]
-    if repeated:  # else two ids of one hash, which is no mistake
-        name, places = repeated[0]
+        for detection_id in good["detection_id"].to_pylist():
+            runs_by_id.setdefault(detection_id, []).append(str(path))
+    repeated = [(name, paths) for name, paths in runs_by_id.items() if len(paths) > 1]
+    if repeated:  # otherwise two different ids have the same hash, which is allowed
+        detection_id, paths = repeated[0]
         raise SnapshotError(
-            f"detection_id {name!r} stands {len(places)} times (in {', '.join(places)}; "
+            f"detection_id {detection_id!r} is there {len(paths)} times (in {', '.join(paths)}; "
             f"{len(repeated)} ids are repeated in all); an id names one row: leave one of the "
             "runs out"
         )

@@ -1,8 +1,8 @@
-"""Change an index without building it again: add runs, delete rows, fold both in.
+"""Change an index without building it again: add runs, delete rows, compact.
 
-Each of these publishes a version. ``add`` makes a segment of the new rows alone, ``delete``
-writes tombstones and nothing else, so both cost what they change. Searches pay a little for
-every segment and tombstone until ``compact`` builds one segment of what is left, from the runs.
+Each of these publishes a version. ``add_runs`` builds a segment of the new rows alone and
+``delete_rows`` only marks rows as deleted, so both cost what they change. Every segment and every
+deleted row makes searches a little slower, until ``compact`` builds the remaining rows anew.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
-from index.build.assemble import Report
-from index.build.encode import good_ids
+from index.build.assemble import ReportRows
+from index.build.encode import iterate_ids
 from index.build.inputs import Inputs, Selection, check_same_model, open_runs
-from index.build.version import BuildReport, Work, check_options, describe, stamp
+from index.build.version import Contents, SegmentBuilder, build_times, make_manifest
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import DELETED, SnapshotManifest, read_manifest
-from index.storage.publish import locked, publish
+from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
 
@@ -35,71 +35,70 @@ def add_runs(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version that also holds the rows of ``runs``.
 
-    A detection that was deleted may come back so; one that is there already is refused.
+    A detection that was deleted may be added again.
 
     Args:
         index_dir: an index folder.
         runs: folders of finished runs of the index's model.
-        memory_bytes: what one process may use; None: half of this machine's.
+        memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
         progress: called with (rows added, rows to add).
 
     Raises:
-        SnapshotError: no index, another model, or an id that is there; nothing was changed.
+        SnapshotError: there is no index, the model is another one, or an id is in the index
+            already; nothing was changed.
         WorkError: the disk refused; the index serves what it served before.
     """
     began = time.monotonic()
     read_manifest(index_dir)  # before a lock is made where there is no index
     opened = open_runs(runs)
-    with locked(index_dir) as check:
-        now = Snapshot.open(index_dir)
-        there = now.manifest
+    with lock_index(index_dir) as check:
+        snapshot = Snapshot.open(index_dir)
+        old = snapshot.manifest
         for run in opened:
-            check_same_model(run, str(index_dir), there.fingerprint)
-        memory = check_options(there.options, memory_bytes)
-        one_part = there.options.model_copy(update={"shards": 1, "factory": "auto"})
-        work = Work(one_part, memory, executor, address, progress or (lambda _, __: None))
+            check_same_model(run, str(index_dir), old.fingerprint)
+        one_segment = old.options.model_copy(update={"shards": 1, "factory": "auto"})
+        builder = SegmentBuilder.create(one_segment, memory_bytes, executor, address, progress)
 
-        def refuse_known(found: Inputs) -> None:
-            for part in found.parts:
-                for names, _skipped in good_ids(part):
-                    there_already = now.rows_of(names) >= 0
-                    if there_already.any():
-                        known = names[int(there_already.argmax())]
+        def check_new_ids(inputs: Inputs) -> None:
+            for part in inputs.parts:
+                for ids, _failed in iterate_ids(part):
+                    indexed = snapshot.rows_of(ids) >= 0
+                    if indexed.any():
                         raise SnapshotError(
-                            f"detection_id {known!r} of {part.path} is in {index_dir} already; "
-                            "an id names one row: delete it first, or leave this run out"
+                            f"detection_id {ids[int(indexed.argmax())]!r} of {part.path} is in "
+                            f"{index_dir} already; an id names one row: delete it first, or leave "
+                            "this run out"
                         )
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            made = work.segments(
+            new = builder.build(
                 draft,
                 version,
                 [Selection(run) for run in opened],
-                first_run=len(there.runs),
-                known=refuse_known,
+                first_run=len(old.runs),
+                check=check_new_ids,
             )
-            gone = ~now.mask()
-            if gone.any():
-                added = sum(entry.rows for entry in made.segments)
-                _write_deleted(draft, np.concatenate([gone, np.zeros(added, bool)]))
-            return describe(
+            if old.deleted:
+                added = sum(entry.rows for entry in new.segments)
+                _write_deleted(draft, np.concatenate([~snapshot.mask(), np.zeros(added, bool)]))
+            return make_manifest(
                 version,
                 opened[0],
-                there.options,
+                old.options,
                 made_by="add",
-                parent=there.version,
-                made=BuildReport(
-                    [*there.segments, *made.segments],
-                    [*there.runs, *made.runs],
-                    there.skipped + made.skipped,
+                parent=old.version,
+                contents=Contents(
+                    [*old.segments, *new.segments],
+                    [*old.runs, *new.runs],
+                    old.skipped + new.skipped,
                 ),
-                deleted=there.deleted,
+                deleted=old.deleted,
                 began=began,
             )
 
@@ -107,49 +106,51 @@ def add_runs(
     return Snapshot.open(index_dir, version)
 
 
-def delete_rows(index_dir: Path, chosen: Filter) -> tuple[Snapshot, int]:
-    """Publish a version without the rows that fit ``chosen``; it and how many those are.
+def delete_rows(index_dir: Path, filter: Filter) -> tuple[Snapshot, int]:
+    """Publish a version without the rows that match; where none matches, nothing is published.
 
-    Where none fits, nothing is published.
+    Returns:
+        The version that is served now, and how many rows were deleted.
 
     Raises:
-        SnapshotError: no index, or no row would be left; nothing was changed.
-        FilterError: ``chosen`` cannot be used.
+        SnapshotError: there is no index, the filter is empty, or no row would be left; nothing
+            was changed.
+        FilterError: ``filter`` cannot be used.
         WorkError: the disk refused; the index serves what it served before.
     """
     began = time.monotonic()
-    if not chosen:
+    if not filter:
         raise SnapshotError("nothing says which rows to delete; give a condition or ids")
     read_manifest(index_dir)
-    with locked(index_dir) as check:
-        now = Snapshot.open(index_dir)
-        there = now.manifest
-        leaving = now.matching(chosen)
-        if not len(leaving):
-            return now, 0
-        if len(leaving) == there.rows:
+    with lock_index(index_dir) as check:
+        snapshot = Snapshot.open(index_dir)
+        old = snapshot.manifest
+        rows = snapshot.matching(filter)
+        if not len(rows):
+            return snapshot, 0
+        if len(rows) == old.rows:
             raise SnapshotError(
-                f"all {there.rows} rows of {index_dir} fit; an index cannot be empty: delete the "
+                f"all {old.rows} rows of {index_dir} match; an index cannot be empty: delete the "
                 "folder if that is meant"
             )
-        gone = ~now.mask()
-        gone[leaving] = True
+        deleted = ~snapshot.mask()
+        deleted[rows] = True
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            _write_deleted(draft, gone)
-            return there.model_copy(
+            _write_deleted(draft, deleted)
+            return old.model_copy(
                 update={
                     "version": version,
-                    "parent": there.version,
+                    "parent": old.version,
                     "made_by": "delete",
-                    "rows": there.rows - len(leaving),
-                    "deleted": there.deleted + len(leaving),
-                    **stamp(began),
+                    "rows": old.rows - len(rows),
+                    "deleted": old.deleted + len(rows),
+                    **build_times(began),
                 }
             )
 
         version = publish(index_dir, fill, check)
-    return Snapshot.open(index_dir, version), len(leaving)
+    return Snapshot.open(index_dir, version), len(rows)
 
 
 def compact(
@@ -158,46 +159,45 @@ def compact(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> Snapshot:
-    """Publish a version of the same rows, built anew from the runs as it was asked for at first.
+    """Publish a version of the same rows, built anew from the runs with the first build's options.
 
     Args:
         index_dir: an index folder.
-        memory_bytes: what one process may use; None: half of this machine's.
+        memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
         progress: called with (rows done, rows in all).
 
     Raises:
-        SnapshotError: no index, or a run that it was made from is gone or another one now.
+        SnapshotError: there is no index, or one of its runs is missing or has changed.
         WorkError: the disk refused; the index serves what it served before.
     """
     began = time.monotonic()
     read_manifest(index_dir)
-    with locked(index_dir) as check:
-        now = Snapshot.open(index_dir)
-        there = now.manifest
-        memory = check_options(there.options, memory_bytes)
-        source = _what_is_left(index_dir, now)
-        work = Work(there.options, memory, executor, address, progress or (lambda _, __: None))
+    with lock_index(index_dir) as check:
+        snapshot = Snapshot.open(index_dir)
+        old = snapshot.manifest
+        builder = SegmentBuilder.create(old.options, memory_bytes, executor, address, progress)
+        source = _remaining_rows(index_dir, snapshot)
 
-        def refuse_others(found: Inputs) -> None:
-            if found.rows != there.rows:
+        def check_all_there(inputs: Inputs) -> None:
+            if inputs.rows != old.rows:
                 raise SnapshotError(
-                    f"the runs of {index_dir} hold {found.rows} of its {there.rows} rows; one of them is "
-                    "damaged: check with 'onepass inspect RUN --verify'"
+                    f"the runs of {index_dir} hold {inputs.rows} of its {old.rows} rows; one of "
+                    "them is damaged: check with 'onepass inspect RUN --verify'"
                 )
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            made = work.segments(draft, version, source, first_run=0, known=refuse_others)
-            return describe(
+            new = builder.build(draft, version, source, check=check_all_there)
+            return make_manifest(
                 version,
                 source[0].run,
-                there.options,
+                old.options,
                 made_by="compact",
-                parent=there.version,
-                made=made,
+                parent=old.version,
+                contents=new,
                 began=began,
             )
 
@@ -205,13 +205,13 @@ def compact(
     return Snapshot.open(index_dir, version)
 
 
-def _what_is_left(index_dir: Path, now: Snapshot) -> list[Selection]:
-    """The runs that still have rows, and which of them."""
-    present = now.mask()
-    run_of = now.rows["run"].to_numpy()
-    row_ids = now.rows["row_id"].to_numpy()
+def _remaining_rows(index_dir: Path, snapshot: Snapshot) -> list[Selection]:
+    """The runs that still have undeleted rows, and which of them."""
+    present = snapshot.mask()
+    run_of = snapshot.rows["run"].to_numpy()
+    row_ids = snapshot.rows["row_id"].to_numpy()
     source = []
-    for number, entry in enumerate(now.manifest.runs):
+    for number, entry in enumerate(snapshot.manifest.runs):
         own = run_of == number
         if not present[own].any():
             continue
@@ -226,10 +226,10 @@ def _what_is_left(index_dir: Path, now: Snapshot) -> list[Selection]:
                 f"{run.path} is another run than the one {index_dir} was made from; build the "
                 "index anew with 'onepass index build'"
             )
-        # By what is here: what an earlier compacting left out stands in no segment.
+        # By the rows of the segments: they no longer hold what an earlier compact left out.
         source.append(Selection(run, np.sort(row_ids[own & present])))
     return source
 
 
-def _write_deleted(draft: Path, gone: NDArray[np.bool_]) -> None:
-    np.save(draft / DELETED, np.packbits(gone, bitorder="little"), allow_pickle=False)
+def _write_deleted(draft: Path, deleted: NDArray[np.bool_]) -> None:
+    np.save(draft / DELETED, np.packbits(deleted, bitorder="little"), allow_pickle=False)

@@ -1,7 +1,7 @@
 """Build a version of an index from finished runs: check everything, assemble, publish.
 
-What can be refused is refused before anything is written; what turns out wrong later leaves a
-draft that is removed, and the version that is served goes on being served.
+Whatever can be checked is checked before anything is written. What fails later leaves a draft,
+which is removed, and the version that was served stays the one that is served.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import SnapshotError
 from common.storage import is_remote, storage_errors, to_path
-from index.build.assemble import Report, assemble
+from index.build.assemble import ReportRows, assemble
 from index.build.inputs import (
     Inputs,
     Selection,
-    entries,
-    gather,
+    check_unique_ids,
+    count_rows,
     open_runs,
     partition,
-    refuse_repeated,
+    run_entries,
 )
 from index.metrics import METRICS, Metric
 from index.search.factory import is_flat, make_index, without_transforms
@@ -45,7 +45,7 @@ from index.storage.layout import (
     list_versions,
     read_manifest,
 )
-from index.storage.publish import locked, publish
+from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
 MIN_MEMORY = 64 * 2**20
@@ -65,38 +65,48 @@ def build_index(
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     beside: bool = False,
-    progress: Report | None = None,
+    progress: ReportRows | None = None,
 ) -> Snapshot:
-    """Build the next version of the index in ``out`` from ``runs`` and make it the current one.
+    """Build the next version of the index in ``out`` and make it the one that is served.
 
-    Rows that have an error carry no embedding: they are left out and counted in the manifest.
-    Recall is measured with up to 1,000 rows held out as queries, which join the index at the end.
-    Where it misses its target the snapshot is built all the same and ``manifest.warning`` says so.
+    Rows that have an error have no embedding: they are left out, and counted in the manifest.
+    Recall is measured with up to 1,000 held-out rows as queries, which are added at the end.
+    Where it misses its target the version is built all the same, with ``manifest.warning``.
 
     Args:
-        runs: folders of finished runs made by one model.
-        out: index folder; made when it does not exist.
+        runs: folders of finished runs made by one model; each holds embeddings [N, D] float32.
+        out: index folder; created if it does not exist.
         metric: ``cosine``, ``ip``, ``l1`` or ``l2``.
         factory: ``auto``, or any FAISS factory string that works for the metric.
         recall: recall@10 to tune the search for, above 0 and up to 1.
-        shards: segments to make, for a service that searches them side by side.
-        memory_bytes: what one process may use; None: half of this machine's.
+        shards: segments to build, for a service that searches them in parallel.
+        memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
-        address: of a Ray cluster to work on; it must see the runs and ``out``.
-        beside: leave the current version the one that is served. The new one may be of another
-            model, and goes back to the current one where it is rolled back.
+        address: of a Ray cluster to work on; it must be able to read the runs and ``out``.
+        beside: leave the served version as it is. The new one may be of another model; where it
+            is promoted and rolled back, the version served now comes back.
         progress: called with (rows added, rows in all) after each part.
 
+    Returns:
+        The new version, open.
+
     Raises:
-        SnapshotError: nothing was written, and the message says what does not fit.
-        RunError: one of ``runs`` is no finished run.
+        SnapshotError: an argument is wrong, the runs do not fit each other or the index, or
+            ``out`` is something else; nothing was written.
+        RunError: one of ``runs`` is not a finished run.
+        FolderError: another command works on ``out``.
         WorkError: the disk refused; ``out`` serves what it served before.
+
+    Example:
+        >>> snapshot = build_index([Path("runs/first")], Path("photos.index"), metric="cosine")
+        >>> snapshot.manifest.version, snapshot.manifest.recall.measured
+        ('v0001', 0.987)
     """
     began = time.monotonic()
     if metric not in METRICS:
-        raise SnapshotError(f"metric {metric!r} is unknown; give one of {', '.join(METRICS)}")
+        raise SnapshotError(f"`metric={metric!r}` is unknown; give one of {', '.join(METRICS)}")
     options = BuildOptions(metric=metric, factory=factory, recall=recall, shards=shards)
-    memory = check_options(options, memory_bytes)
+    builder = SegmentBuilder.create(options, memory_bytes, executor, address, progress)
     opened = open_runs(runs)
     if not is_flat(factory) and without_transforms(factory) != "auto":
         make_index(factory, opened[0].manifest.model.feature_dim, metric)
@@ -105,22 +115,20 @@ def build_index(
         read_manifest(out)  # before a lock is made where there is no index
     else:
         check_folder(out, opened[0], metric)
-    with locked(out) as check:
+    with lock_index(out) as check:
         parent = read_manifest(out).version if beside else None
         if not beside:
             check_folder(out, opened[0], metric)  # another build may have ended meanwhile
-        source = [Selection(run) for run in opened]
-        work = Work(options, memory, executor, address, progress or (lambda _, __: None))
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            made = work.segments(draft, version, source, first_run=0)
-            return describe(
+            new = builder.build(draft, version, [Selection(run) for run in opened])
+            return make_manifest(
                 version,
                 opened[0],
                 options,
                 made_by="build",
                 parent=parent,
-                made=made,
+                contents=new,
                 began=began,
             )
 
@@ -128,33 +136,22 @@ def build_index(
     return Snapshot.open(out, version)
 
 
-def check_options(options: BuildOptions, memory_bytes: int | None) -> int:
-    """Refuse options that make no sense; the memory there is, in bytes.
+def check_folder(out: Path, run: Run, metric: Metric) -> None:
+    """Check that a version of a run can become the one that is served.
+
+    Args:
+        out: the index folder.
+        run: one of the runs to index.
+        metric: the metric to build with.
 
     Raises:
-        SnapshotError: says which and what is allowed.
+        SnapshotError: ``out`` is not an index, or serves vectors of another kind.
     """
-    if not 0 < options.recall <= 1:
-        raise SnapshotError(
-            f"recall is {options.recall:g}; give a share above 0 and up to 1, as 0.95"
-        )
-    if options.shards < 1:
-        raise SnapshotError(f"shards is {options.shards}; give 1 or more")
-    memory = memory_bytes if memory_bytes is not None else _half_of_memory()
-    if memory < MIN_MEMORY:
-        raise SnapshotError(
-            f"memory is {memory} bytes; give {MIN_MEMORY >> 20} MB or more, as --memory 2GB"
-        )
-    return memory
-
-
-def check_folder(out: Path, run: Run, metric: Metric) -> None:
-    """Refuse a folder that is no index, or whose current snapshot holds other vectors."""
     with storage_errors(out):
         if not out.exists():
             return
         if not out.is_dir():
-            raise SnapshotError(f"{out} is a file; give a folder for the index")
+            raise SnapshotError(f"`out={str(out)!r}` is a file; give a folder for the index")
     version = current_version(out)
     if version is None:
         with storage_errors(out):
@@ -164,30 +161,31 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
             for name in names
             if not name.startswith(".")
             and name != SEGMENTS
-            # In a store, where nothing is hidden, a first build that died may leave one.
+            # In a store, where nothing is hidden, a first build that was killed may leave one.
             and not (is_remote(out) and VERSION.fullmatch(name))
         ]
         if other and not list_versions(out):
             raise SnapshotError(
-                f"{out} holds {sorted(other)[0]!r} and is no index; give a new or empty folder"
+                f"`out={str(out)!r}` holds {sorted(other)[0]!r} and is no index; give a new or "
+                "empty folder"
             )
         return
-    there = read_manifest(out, version)
+    served = read_manifest(out, version)
     for what, old, new in (
-        ("dimension", there.dim, run.manifest.model.feature_dim),
-        ("metric", there.metric, metric),
-        ("model fingerprint", there.fingerprint, run.manifest.fingerprint),
+        ("dimension", served.dim, run.manifest.model.feature_dim),
+        ("metric", served.metric, metric),
+        ("model fingerprint", served.fingerprint, run.manifest.fingerprint),
     ):
         if old != new:
             raise SnapshotError(
                 f"{out} serves {version} of {what} {old}, this build has {new}; give another "
-                "folder with --out, or --beside and promote the version when it is to be served"
+                "folder as `out`, or `beside=True` and promote the version when it is to be served"
             )
 
 
 @dataclass(frozen=True)
-class BuildReport:
-    """New segments and what they were made from."""
+class Contents:
+    """Segments of a version, and the runs that they were made from."""
 
     segments: list[SegmentEntry]
     runs: list[RunEntry]
@@ -195,77 +193,124 @@ class BuildReport:
 
 
 @dataclass(frozen=True)
-class Work:
-    """How segments are made, whoever asks for them."""
+class SegmentBuilder:
+    """Builds segments with given options and resources."""
 
     options: BuildOptions
     memory_bytes: int
     executor: ExecutorChoice
     address: str | None
-    report: Report
+    report: ReportRows
 
-    def segments(
+    @classmethod
+    def create(
+        cls,
+        options: BuildOptions,
+        memory_bytes: int | None,
+        executor: ExecutorChoice,
+        address: str | None,
+        report: ReportRows | None,
+    ) -> SegmentBuilder:
+        """Check the options and make a builder.
+
+        Args:
+            options: what to build.
+            memory_bytes: memory that one process may use; None: half of this machine's.
+            executor: where to work.
+            address: of a Ray cluster to work on.
+            report: called with (rows done, rows in all) after each part.
+
+        Raises:
+            SnapshotError: an option is out of range.
+        """
+        if not 0 < options.recall <= 1:
+            raise SnapshotError(
+                f"`recall={options.recall:g}` is no share above 0 and up to 1; give one, as 0.95"
+            )
+        if options.shards < 1:
+            raise SnapshotError(f"`shards={options.shards}` is too few; give 1 or more")
+        if memory_bytes is None:
+            memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        if memory_bytes < MIN_MEMORY:
+            raise SnapshotError(
+                f"`memory_bytes={memory_bytes}` is too little; give {MIN_MEMORY >> 20} MB or more"
+            )
+        return cls(options, memory_bytes, executor, address, report or (lambda _, __: None))
+
+    def build(
         self,
         draft: Path,
         version: str,
         source: Sequence[Selection],
         *,
-        first_run: int,
-        known: Callable[[Inputs], None] = lambda _: None,
-    ) -> BuildReport:
-        """Make segments of ``source`` in ``draft``; its runs are numbered from ``first_run``.
+        first_run: int = 0,
+        check: Callable[[Inputs], None] = lambda _: None,
+    ) -> Contents:
+        """Build segments in the draft of a version.
 
-        ``known`` hears of the rows before the first vector is written, and may refuse.
+        Args:
+            draft: folder of the draft.
+            version: its name, which the segments are named by.
+            source: the runs, and which of their rows are wanted.
+            first_run: position of the first of them in the manifest.
+            check: called with the counted rows before the first vector is written; may raise.
 
         Raises:
-            SnapshotError: an id stands twice, a run has no row to index, or as ``assemble``.
+            SnapshotError: an id is repeated, a run has no row to index, or as ``assemble``.
         """
-        facts = source[0].run.manifest
-        dim = facts.model.feature_dim
-        size = 4 * dim * sum(chosen.run.manifest.rows.written for chosen in source)
+        dim = source[0].run.manifest.model.feature_dim
+        size = 4 * dim * sum(selection.run.manifest.rows.written for selection in source)
         with tasks(
             "index build",
             executor=self.executor,
             address=self.address,
             large=size > RAY_FROM_BYTES,
             children=False,  # FAISS uses all cores
-        ) as place:
-            everything = gather(source, first_run, self.options.shards, place)
-            refuse_repeated(everything)
-            known(everything)
-            made = BuildReport([], entries(source, everything, first_run), everything.skipped)
-            total, before = everything.rows, 0
-            for number, inputs in enumerate(partition(everything, self.options.shards)):
+        ) as runner:
+            inputs = count_rows(source, first_run, self.options.shards, runner)
+            check_unique_ids(inputs)
+            check(inputs)
+            contents = Contents([], run_entries(source, inputs, first_run), inputs.skipped)
+            total, before = inputs.rows, 0
+            for number, shard in enumerate(partition(inputs, self.options.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
                 folder.mkdir()
                 entry = assemble(
                     folder,
-                    inputs,
+                    shard,
                     dim=dim,
                     options=self.options,
                     memory_bytes=self.memory_bytes,
-                    tasks=place,
+                    tasks=runner,
                     report=lambda done, _, before=before: self.report(before + done, total),  # type: ignore[misc]
                 )
-                made.segments.append(entry)
-                before += inputs.rows
-        return made
+                contents.segments.append(entry)
+                before += shard.rows
+        return contents
 
 
-def describe(
+def make_manifest(
     version: str,
     run: Run,
     options: BuildOptions,
     *,
     made_by: str,
     parent: str | None,
-    made: BuildReport,
+    contents: Contents,
     deleted: int = 0,
     began: float,
 ) -> SnapshotManifest:
-    """The manifest of a version that was made just now; its files are hashed when published.
+    """The manifest of a new version; ``publish`` adds the hashes of its files.
 
-    ``made`` is all that the version holds, ``deleted`` how many of these rows are marked so.
+    Args:
+        version: its name.
+        run: one of its runs, for the model.
+        options: what ``compact`` builds again.
+        made_by: the command.
+        parent: the version that it changes, if any.
+        contents: all its segments and runs.
+        deleted: how many of its rows are marked as deleted.
+        began: ``time.monotonic()`` when the command began.
     """
     model = run.manifest.model
     return SnapshotManifest(
@@ -273,25 +318,21 @@ def describe(
         parent=parent,
         made_by=made_by,
         options=options,
-        rows=sum(segment.rows for segment in made.segments) - deleted,
+        rows=sum(segment.rows for segment in contents.segments) - deleted,
         deleted=deleted,
-        skipped=made.skipped,
+        skipped=contents.skipped,
         dim=model.feature_dim,
         model=model,
         fingerprint=run.manifest.fingerprint,
-        runs=made.runs,
-        segments=made.segments,
-        **stamp(began),
+        runs=contents.runs,
+        segments=contents.segments,
+        **build_times(began),
         versions={"faiss": faiss.__version__, "numpy": np.__version__},
         files={},
     )
 
 
-def stamp(began: float) -> dict[str, Any]:
-    """How long it took since ``began``, and when that was, for a manifest."""
+def build_times(began: float) -> dict[str, Any]:
+    """The manifest's ``seconds`` since ``began`` and the time now, as ``created``."""
     seconds = round(time.monotonic() - began, 3)
     return {"seconds": seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def _half_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

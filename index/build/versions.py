@@ -1,4 +1,4 @@
-"""Which version of an index is served, which others stand, and what they take up."""
+"""The versions of an index: list them, choose the one that is served, remove old ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from index.storage.layout import (
     list_versions,
     read_manifest,
 )
-from index.storage.publish import locked, remove, remove_leftovers, switch
+from index.storage.publish import lock_index, remove, remove_leftovers, set_current
 
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """A version that stands in an index folder."""
+    """A version in an index folder."""
 
     manifest: SnapshotManifest
     current: bool
 
 
 def history(index_dir: Path) -> list[VersionInfo]:
-    """All versions that stand, oldest first.
+    """All versions, oldest first.
 
     Raises:
         SnapshotError: there is no index.
@@ -41,60 +41,63 @@ def history(index_dir: Path) -> list[VersionInfo]:
 
 
 def promote(index_dir: Path, version: str) -> Snapshot:
-    """Serve ``version`` from now on; its files are checked first.
+    """Check the files of ``version`` and serve it from now on.
 
     Raises:
-        SnapshotError: no such version, or it cannot be opened; the same is served as before.
-        VerifyError: a file of it is not what was written; the same is served as before.
+        SnapshotError: there is no such version, or it cannot be opened; nothing was changed.
+        VerifyError: one of its files is not what was written; nothing was changed.
     """
     read_manifest(index_dir, version)
-    with locked(index_dir) as check:
+    with lock_index(index_dir) as check:
         remove_leftovers(index_dir)
         snapshot = Snapshot.open(index_dir, version)
         snapshot.verify()
         check()
-        switch(index_dir, version)
+        set_current(index_dir, version)
     return snapshot
 
 
 def rollback(index_dir: Path) -> Snapshot:
-    """Serve the version that the current one was made from, or else the one before it.
+    """Serve the parent of the current version, or the version before it where the parent is gone.
 
     Raises:
-        SnapshotError: there is none before it.
-        VerifyError: a file of it is not what was written.
+        SnapshotError: there is no older version.
+        VerifyError: one of its files is not what was written.
     """
     manifest = read_manifest(index_dir)
     versions = list_versions(index_dir)
-    before = [name for name in versions if int(name[1:]) < int(manifest.version[1:])]
-    parent = manifest.parent if manifest.parent in before else None
-    if not before:
+    older = [name for name in versions if int(name[1:]) < int(manifest.version[1:])]
+    if not older:
         raise SnapshotError(
-            f"{index_dir} serves {manifest.version} and nothing older stands "
+            f"{index_dir} serves {manifest.version} and has no older version "
             f"(it has: {', '.join(versions)}); 'onepass index promote' chooses a version by name"
         )
-    return promote(index_dir, parent or before[-1])
+    return promote(index_dir, manifest.parent if manifest.parent in older else older[-1])
 
 
 def prune(index_dir: Path, keep: int) -> list[str]:
-    """Remove old versions but for the newest ``keep`` and the one that is served; their names.
+    """Remove all versions but the newest ``keep`` and the one that is served.
 
-    A segment goes with the last version that names it. Who has one open goes on reading it.
+    A segment is removed with the last version that names it. A process that has one open can
+    still read it.
+
+    Returns:
+        Names of the removed versions.
 
     Raises:
         SnapshotError: there is no index, or ``keep`` is below 1.
     """
     if keep < 1:
-        raise SnapshotError(f"keep is {keep}; give 1 or more")
+        raise SnapshotError(f"`keep={keep}` is too few; give 1 or more")
     read_manifest(index_dir)
-    with locked(index_dir):
+    with lock_index(index_dir):
         current = current_version(index_dir)
         old = [name for name in list_versions(index_dir)[:-keep] if name != current]
         for name in old:
             if is_remote(index_dir):
                 remove(index_dir / name)
                 continue
-            # First out of sight: half a version must never look like a whole one.
+            # Renamed first: a version that is half removed must not look complete.
             hidden = index_dir / f".removing-{name}"
             (index_dir / name).rename(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
@@ -102,8 +105,8 @@ def prune(index_dir: Path, keep: int) -> list[str]:
     return old
 
 
-def bytes_of(index_dir: Path, manifest: SnapshotManifest) -> int:
-    """What a version's files take, segments that it shares with others included."""
+def version_bytes(index_dir: Path, manifest: SnapshotManifest) -> int:
+    """Size of a version's files, including the segments that it shares with other versions."""
     folders = [index_dir / manifest.version]
     folders += [index_dir / SEGMENTS / entry.name for entry in manifest.segments]
     with storage_errors(index_dir):

@@ -1,16 +1,16 @@
-"""What makes a search fast: finds candidates, which the exact vectors then put in order.
+"""Approximate search: FAISS finds candidates, the exact vectors put them in order.
 
-Three kinds, by what their factory string makes:
+Three kinds, by what the factory string makes:
 
-- *lists* (``IVF…``): ``nprobe`` lists are looked into, ``refine`` candidates a neighbour scored
-- *graph* (``HNSW…``): walked ``efSearch`` wide; its vectors are the store's own, not a copy
-- *codes* (``SQ8``, ``PQ…``, ``NSG…``): no way to search harder than to score more candidates
+- *lists* (``IVF…``): ``nprobe`` lists are visited, ``refine`` candidates scored per neighbour
+- *graph* (``HNSW…``): searched with ``efSearch``; its vectors are those of the store, not a copy
+- *codes* (``SQ8``, ``PQ…``, ``NSG…``): the number of candidates is the only parameter
 
-Under a filter that leaves few rows none of this is used: ``segment.py`` compares with all of
-them. Under one that leaves many, lists are visited from the nearest on until they held as many
-*fitting* rows as an unfiltered search would have seen: then it does not matter whether the
-rows that fit are near the query or all somewhere else. A graph is walked wide and what does not
-fit is dropped: where too little is left, the rows that fit are far, and all are compared.
+Under a filter that leaves few rows none of this is used: ``segment.py`` compares the query with
+all of them. Under one that leaves many, lists are visited in order of distance until they held as
+many *allowed* rows as an unfiltered search would have seen, so that the recall does not depend on
+whether the allowed rows are near the query. A graph is searched with a larger ``efSearch`` and
+what is not allowed is dropped; where too few hits remain, the segment compares with all rows.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, higher_is_nearer, nearest_first
-from index.search.factory import core_of, exact_scores, save
+from index.metrics import Metric, argsort_nearest, higher_is_nearer
+from index.search.factory import core_index, has_exact_scores, save
 
 _faiss: Any = faiss
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
-# As many as neighbours are measured; and where a query costs as much as an exact one.
-_EF_LADDER = (10, 1024)
-_REFINE_LADDER = (1, 2, 4, 8, 16, 32, 64)
-_NEARLY_ALL = 0.9  # of the rows fit: searched like all of them
-_MOST_WALKED = 4_096  # rows of a graph under a filter
-_FAR = 8  # times as many where hardly any fits around the query
-_SAFETY = 1.5  # fitting rows looked at under a filter, over what is looked at without one
+# From the number of neighbours that are measured, to where a query costs as much as an exact one.
+_EF_RANGE = (10, 1024)
+_REFINE_FACTORS = (1, 2, 4, 8, 16, 32, 64)
+_NEARLY_ALL = 0.9  # share of allowed rows from which a search is done as without a filter
+_MAX_FILTERED_EF = 4_096
+_MAX_SCARCITY = 8  # how many times more rows are visited where few near the query are allowed
+_SAFETY = 1.5  # allowed rows visited under a filter, relative to rows visited without one
+
+Neighbours = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""FAISS's values and row numbers, [Q, k] each, nearest first; row -1 where there are fewer."""
 
 
 class Allowed:
-    """The rows that a search may answer with; ``mask`` is bool [N], one for each row."""
+    """The rows that a search may return; ``mask`` is bool [N], one per row."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
@@ -49,64 +52,69 @@ class Allowed:
 
     @property
     def share(self) -> float:
-        """Of all rows."""
+        """Allowed rows of all rows, 0..1."""
         return self.count / max(1, len(self.mask))
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """Their numbers, ascending."""
+        """Numbers of the allowed rows, ascending."""
         return np.flatnonzero(self.mask)
 
     def by_list(self, list_of_row: NDArray[np.int32], lists: int) -> NDArray[np.int64]:
-        """How many of them each inverted list holds, [lists]; counted once."""
+        """Allowed rows of each inverted list, [lists]; counted once."""
         if self._by_list is None:
             self._by_list = np.bincount(list_of_row[self.mask], minlength=lists)
         return self._by_list
 
     @cached_property
     def selector(self) -> Any:
-        """They as FAISS asks for them, one bit a row."""
-        self._bits = np.packbits(self.mask, bitorder="little")  # FAISS keeps a bare pointer
+        """FAISS's form of the mask, one bit per row."""
+        self._bits = np.packbits(self.mask, bitorder="little")  # FAISS keeps only a pointer to it
         return _faiss.IDSelectorBitmap(self._bits)
 
 
 @dataclass(frozen=True)
 class SearchParams:
-    """How hard to search: the values of the knobs, as they stand in a manifest."""
+    """Search parameters by name, as a manifest stores them."""
 
     values: dict[str, int]
 
     @property
     def refine(self) -> int:
-        """Candidates scored for each neighbour wanted."""
+        """Candidates scored per neighbour."""
         return self.values.get(REFINE, 1)
 
 
 class Accelerator:
-    """An index that finds candidates among the vectors of ``store``; safe to share."""
+    """An index that finds candidates among the vectors of ``store``; safe to share by threads."""
 
     def __init__(self, index: Any, store: Any, metric: Metric) -> None:
         self._index = index
         self._store = store
         self._metric = metric
-        self._core = core_of(index)
-        self._refines = not exact_scores(index)
-        # The last effort as parameters: to make them costs a third of a single search.
-        self._usual: tuple[SearchParams | None, Any] = None, None
+        self._core = core_index(index)
+        self._refines = not has_exact_scores(index)
+        # The last parameters in FAISS's form: to make them costs a third of a single search.
+        self._last_params: tuple[SearchParams | None, Any] = None, None
         if self._refines:
-            # FAISS wants as many rows in both; while a build tunes, those held out are missing.
+            # FAISS wants as many rows in both; while a build tunes, the held-out ones are missing.
             present, index.ntotal = index.ntotal, store.ntotal
             self._refining = _faiss.IndexRefine(index, store)
             index.ntotal = present
 
     @classmethod
     def open(cls, file: Path, store: Any, metric: Metric) -> Accelerator:
-        """Open what ``write`` wrote.
+        """Open an index that ``write`` wrote.
+
+        Args:
+            file: ``search.faiss``.
+            store: FAISS index of the exact vectors.
+            metric: of both.
 
         Raises:
-            RuntimeError: FAISS's own, for a file that is none.
+            RuntimeError: FAISS cannot read the file.
         """
-        # Lists that stand in a file of their own are found beside this one, mapped into memory.
+        # FAISS finds lists in a file of their own next to this one, and maps them into memory.
         flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
         index = faiss.read_index(str(file), flags | faiss.IO_FLAG_SKIP_STORAGE)
         if isinstance(index, faiss.IndexHNSWFlat):
@@ -115,7 +123,7 @@ class Accelerator:
 
     @staticmethod
     def write(index: Any, file: Path) -> None:
-        """Write ``index``; a graph without its vectors, which stand in the store.
+        """Write ``index``; a graph without its vectors, which are in the store.
 
         Raises:
             OSError: the disk refused.
@@ -124,69 +132,66 @@ class Accelerator:
         save(index, file, skip)
 
     @property
-    def filters(self) -> bool:
-        """Whether it can be told which rows to answer with."""
+    def supports_filters(self) -> bool:
+        """Whether ``search`` takes ``allowed``."""
         return isinstance(self._core, faiss.IndexIVF | faiss.IndexHNSW)
 
-    def ladders(self) -> list[list[SearchParams]]:
-        """Efforts to try, each ladder from little to much; one where there is nothing to turn."""
-        knob, steps = "", [0]
+    def search_grid(self) -> list[list[SearchParams]]:
+        """Parameters to try when tuning: one row per ``refine``, each in order of rising cost."""
+        name, values = "", [0]
         if isinstance(self._core, faiss.IndexIVF):
-            knob, steps = NPROBE, _rising(1, self._core.nlist)
+            name, values = NPROBE, _geometric_steps(1, self._core.nlist)
         elif isinstance(self._core, faiss.IndexHNSW):
-            knob, steps = EF_SEARCH, _rising(*_EF_LADDER)
-        factors = _REFINE_LADDER if self._refines else (0,)
-        if not knob:
-            return [[SearchParams({REFINE: factor} if factor else {}) for factor in factors]]
-        return [
-            [SearchParams({knob: step} | ({REFINE: factor} if factor else {})) for step in steps]
-            for factor in factors
-        ]
+            name, values = EF_SEARCH, _geometric_steps(*_EF_RANGE)
+        refine = [{REFINE: factor} for factor in _REFINE_FACTORS] if self._refines else [{}]
+        if not name:
+            return [[SearchParams(factor) for factor in refine]]
+        return [[SearchParams({name: value} | factor) for value in values] for factor in refine]
 
     def search(
         self,
         queries: NDArray[np.float32],
         k: int,
-        effort: SearchParams,
+        params: SearchParams,
         allowed: Allowed | None = None,
         *,
-        no_harder: bool = False,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """FAISS's values and rows of the ``k`` nearest, [Q, k]; -1 where it found fewer.
+        adaptive: bool = True,
+    ) -> Neighbours:
+        """Find the ``k`` nearest rows, [Q, k].
 
-        A query with a -1 may have missed nearer rows too: it is for the caller to compare with all.
+        A query with a row -1 may have missed nearer rows too: the caller compares it with all.
 
         Args:
             queries: [Q, D], prepared for the metric.
             k: neighbours wanted.
-            effort: how hard to look.
-            allowed: only these rows; ask only where ``filters``.
-            no_harder: look into as many lists as if all rows were allowed, to measure that.
+            params: search parameters, from ``search_grid``.
+            allowed: only these rows; only where ``supports_filters``.
+            adaptive: visit more lists where few rows are allowed; False measures the recall of
+                an unfiltered search on a part of the rows.
         """
         if allowed is not None and isinstance(self._core, faiss.IndexHNSW):
-            return self._walk(queries, k, effort, allowed)
-        if allowed is not None and allowed.share < _NEARLY_ALL and not no_harder:
-            return self._visit(queries, k, effort, allowed)
+            return self._search_graph(queries, k, params, allowed)
+        if allowed is not None and allowed.share < _NEARLY_ALL and adaptive:
+            return self._search_filtered_lists(queries, k, params, allowed)
         if allowed is not None:
-            params = self._parameters(effort, allowed.selector)
+            faiss_params = self._faiss_params(params, allowed.selector)
         else:
-            of, params = self._usual  # read once: other threads replace it
-            if of is not effort:
-                params = self._parameters(effort, None)
-                self._usual = effort, params
-        searched = self._refining if self._refines else self._index
-        found: tuple[NDArray[np.float32], NDArray[np.int64]]
-        found = searched.search(queries, k, params=params)
-        return found
+            last, faiss_params = self._last_params  # read once: other threads replace it
+            if last is not params:
+                faiss_params = self._faiss_params(params, None)
+                self._last_params = params, faiss_params
+        index = self._refining if self._refines else self._index
+        neighbours: Neighbours = index.search(queries, k, params=faiss_params)
+        return neighbours
 
-    def _parameters(self, effort: SearchParams, selector: Any) -> Any:
-        """FAISS parameters; given to each call, since threads share the index."""
-        params = self._inner_parameters(effort.values, selector)
+    def _faiss_params(self, params: SearchParams, selector: Any) -> Any:
+        """FAISS parameters; passed to each call, since threads share the index."""
+        inner = self._inner_params(params.values, selector)
         if not self._refines:
-            return params
-        return _faiss.IndexRefineSearchParameters(k_factor=effort.refine, base_index_params=params)
+            return inner
+        return _faiss.IndexRefineSearchParameters(k_factor=params.refine, base_index_params=inner)
 
-    def _inner_parameters(self, values: dict[str, int], selector: Any) -> Any:
+    def _inner_params(self, values: dict[str, int], selector: Any) -> Any:
         if isinstance(self._core, faiss.IndexIVF):
             params = _faiss.SearchParametersIVF(nprobe=values[NPROBE], sel=selector)
         elif isinstance(self._core, faiss.IndexHNSW):
@@ -197,91 +202,86 @@ class Accelerator:
             return _faiss.SearchParametersPreTransform(index_params=params)
         return params
 
-    def _walk(
-        self, queries: NDArray[np.float32], k: int, effort: SearchParams, allowed: Allowed
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Take what fits among the nearest of all.
+    def _search_graph(
+        self, queries: NDArray[np.float32], k: int, params: SearchParams, allowed: Allowed
+    ) -> Neighbours:
+        """Search without a filter for more neighbours, and keep those that are allowed.
 
-        Not with a selector: FAISS then stops as early as without one, and answers with whatever
-        it met that fits.
+        FAISS's own selector stops as early as without one and returns what it met by then.
         """
-        wanted = k * effort.refine
-        wide = int(_SAFETY * max(effort.values[EF_SEARCH], wanted) / allowed.share)
-        wide = min(max(wide, wanted), _MOST_WALKED, len(allowed.mask))
-        params = self._inner_parameters({EF_SEARCH: wide}, None)
-        scores, rows = self._index.search(queries, max(k, wide), params=params)
-        fits = (rows >= 0) & allowed.mask[rows]
-        rows = np.where(fits, rows, -1)
+        wanted = k * params.refine
+        ef = int(_SAFETY * max(params.values[EF_SEARCH], wanted) / allowed.share)
+        ef = min(max(ef, wanted), _MAX_FILTERED_EF, len(allowed.mask))
+        faiss_params = self._inner_params({EF_SEARCH: ef}, None)
+        scores, rows = self._index.search(queries, max(k, ef), params=faiss_params)
+        keep = (rows >= 0) & allowed.mask[rows]
+        rows = np.where(keep, rows, -1)
         if self._refines:
-            return self._in_order(queries, rows, k)
-        order = np.argsort(~fits, axis=1, kind="stable")[:, :k]
+            return self._rerank(queries, rows, k)
+        order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def _visit(
-        self, queries: NDArray[np.float32], k: int, effort: SearchParams, allowed: Allowed
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Search the nearest lists that hold rows which fit, until enough of those were seen."""
-        inner = self._projected(queries)
+    def _search_filtered_lists(
+        self, queries: NDArray[np.float32], k: int, params: SearchParams, allowed: Allowed
+    ) -> Neighbours:
+        """Search the nearest lists with allowed rows, until enough of those rows were seen."""
+        projected = self._transform(queries)
         lists = self._core.nlist
-        probed = effort.values[NPROBE]
-        held = allowed.by_list(self._list_of_row, lists)
-        centres: NDArray[np.float32] = self._centres
+        nprobe = params.values[NPROBE]
+        allowed_in_list = allowed.by_list(self._list_of_row, lists)
         metric = self._core.quantizer.metric_type
-        nearness, nearest = faiss.knn(inner, centres, lists, metric=metric)
-        seen = np.cumsum(held[nearest], axis=1)
-        usual = probed * len(allowed.mask) / lists
-        # Where fewer fit around the query than anywhere, the nearest that fit are far away, and
-        # from far away lists are harder to tell apart: more of them are looked into.
-        scarcity = usual * allowed.share / np.maximum(seen[:, probed - 1], 1)
-        enough = np.maximum(_SAFETY * usual * np.clip(scarcity, 1, _FAR), float(k))
-        wanted = (held[nearest] > 0) & (np.roll(seen, 1, axis=1) < enough[:, None])
-        wanted[:, 0] = held[nearest[:, 0]] > 0
-        width = max(1, int(wanted.sum(axis=1).max()))
-        order = np.argsort(~wanted, axis=1, kind="stable")[:, :width]
-        visited = np.take_along_axis(np.where(wanted, nearest, -1), order, axis=1)
-        distance = np.take_along_axis(nearness, order, axis=1)
-        count = min(k * effort.refine * (2 if self._refines else 1), allowed.count)
-        scores, rows = self._search_lists(inner, count, visited, distance, allowed)
-        return self._in_order(queries, rows, k) if self._refines else (scores, rows)
+        distances, nearest = faiss.knn(projected, self._centroids, lists, metric=metric)
+        seen = np.cumsum(allowed_in_list[nearest], axis=1)
+        usual = nprobe * len(allowed.mask) / lists  # rows that a search without a filter visits
+        # Where fewer rows than on average are allowed around the query, its neighbours are far
+        # away, and from far away lists are harder to rank: more of them are visited.
+        scarcity = usual * allowed.share / np.maximum(seen[:, nprobe - 1], 1)
+        enough = np.maximum(_SAFETY * usual * np.clip(scarcity, 1, _MAX_SCARCITY), float(k))
+        visit = (allowed_in_list[nearest] > 0) & (np.roll(seen, 1, axis=1) < enough[:, None])
+        visit[:, 0] = allowed_in_list[nearest[:, 0]] > 0
+        width = max(1, int(visit.sum(axis=1).max()))
+        order = np.argsort(~visit, axis=1, kind="stable")[:, :width]
+        visited = np.take_along_axis(np.where(visit, nearest, -1), order, axis=1)
+        distances = np.take_along_axis(distances, order, axis=1)
+        count = min(k * params.refine * (2 if self._refines else 1), allowed.count)
+        scores, rows = self._search_preassigned(projected, count, visited, distances, allowed)
+        return self._rerank(queries, rows, k) if self._refines else (scores, rows)
 
-    def _projected(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Queries as the lists know them: behind the projections and rotations."""
+    def _transform(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Queries after the projections and rotations of the index."""
         if isinstance(self._index, faiss.IndexPreTransform):
             chain: Any = self._index.chain
             for number in range(chain.size()):
-                step = faiss.downcast_VectorTransform(chain.at(number))
-                queries = step.apply(queries)
+                queries = faiss.downcast_VectorTransform(chain.at(number)).apply(queries)
         return np.ascontiguousarray(queries)
 
-    def _search_lists(
+    def _search_preassigned(
         self,
-        inner: NDArray[np.float32],
+        queries: NDArray[np.float32],
         count: int,
-        visited: NDArray[np.int64],
-        distance: NDArray[np.float32],
+        lists: NDArray[np.int64],
+        distances: NDArray[np.float32],
         allowed: Allowed,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        # The method of that name in FAISS's Python takes no parameters, what is behind it does.
-        visited, distance = np.ascontiguousarray(visited), np.ascontiguousarray(distance)
-        scores = np.empty((len(inner), count), np.float32)
-        rows = np.empty((len(inner), count), np.int64)
+    ) -> Neighbours:
+        # FAISS's Python method of this name takes no parameters; the C++ one behind it does.
+        lists, distances = np.ascontiguousarray(lists), np.ascontiguousarray(distances)
+        scores = np.empty((len(queries), count), np.float32)
+        rows = np.empty((len(queries), count), np.int64)
         self._core.search_preassigned_c(
-            len(inner),
-            _faiss.swig_ptr(inner),
+            len(queries),
+            _faiss.swig_ptr(queries),
             count,
-            _faiss.swig_ptr(visited),
-            _faiss.swig_ptr(distance),
+            _faiss.swig_ptr(lists),
+            _faiss.swig_ptr(distances),
             _faiss.swig_ptr(scores),
             _faiss.swig_ptr(rows),
             False,
-            _faiss.SearchParametersIVF(nprobe=visited.shape[1], sel=allowed.selector),
+            _faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=allowed.selector),
         )
         return scores, rows
 
-    def _in_order(
-        self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Score candidates with the vectors themselves and keep the ``k`` nearest."""
+    def _rerank(self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Neighbours:
+        """Score candidates with the exact vectors and keep the ``k`` nearest."""
         rows = np.ascontiguousarray(rows)
         scores = np.empty(rows.shape, np.float32)
         self._store.compute_distance_subset(
@@ -291,31 +291,29 @@ class Accelerator:
             _faiss.swig_ptr(scores),
             _faiss.swig_ptr(rows),
         )
-        far = -np.inf if higher_is_nearer(self._metric) else np.inf
-        scores[rows < 0] = far
-        order = nearest_first(scores, self._metric, k)
+        scores[rows < 0] = -np.inf if higher_is_nearer(self._metric) else np.inf
+        order = argsort_nearest(scores, self._metric, k)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     @cached_property
     def _list_of_row(self) -> NDArray[np.int32]:
-        """The list each row stands in: 4 bytes a row, read when first filtered."""
-        found = np.zeros(self._index.ntotal, np.int32)
+        """List number of each row: 4 bytes a row, read at the first filtered search."""
+        list_of_row = np.zeros(self._index.ntotal, np.int32)
         lists = self._core.invlists
         for number in range(self._core.nlist):
             size = lists.list_size(number)
             if size:
-                ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
-                found[ids] = number
-        return found
+                list_of_row[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+        return list_of_row
 
     @cached_property
-    def _centres(self) -> NDArray[np.float32]:
-        centres: NDArray[np.float32] = self._core.quantizer.reconstruct_n(0, self._core.nlist)
-        return centres
+    def _centroids(self) -> NDArray[np.float32]:
+        centroids: NDArray[np.float32] = self._core.quantizer.reconstruct_n(0, self._core.nlist)
+        return centroids
 
 
-def _rising(start: int, end: int) -> list[int]:
-    """From ``start`` to ``end``, each value about half over the one before."""
+def _geometric_steps(start: int, end: int) -> list[int]:
+    """From ``start`` to ``end``, each value about half more than the one before."""
     values = [start]
     while values[-1] < end:
         values.append(min(max(values[-1] * 3 // 2, values[-1] + 1), end))

@@ -1,8 +1,8 @@
-"""Choose and make what speeds a search up, by FAISS factory string.
+"""Choose and make the approximate index of a segment, by FAISS factory string.
 
-The vectors themselves stand beside it, exact (``store.py``), and every answer is scored with
-them. So a factory decides how fast candidates are found and how many are missed, never what a
-score means, and what is missed is measured.
+The exact vectors are stored separately (``store.py``) and every hit is scored with them. So a
+factory decides how fast candidates are found and how many are missed, never what a score means,
+and the recall is measured.
 """
 
 from __future__ import annotations
@@ -19,37 +19,43 @@ from index.metrics import Metric, faiss_metric
 
 FLAT = "Flat"
 FLAT_VALUES = 2_560_000
-"""``auto`` compares with every vector up to this many stored values (rows x dimension).
+"""``auto`` searches exhaustively up to this many stored values (rows x dimension).
 
 2,000 rows of 1,280 or 10,000 of 256: half a millisecond a query on one core of two shared ones.
 """
 
 GRAPH_ROWS = 50_000
-"""``auto`` grows a graph up to here, where that takes seconds; above, lists are built side by side.
+"""``auto`` builds a graph up to here, in seconds; above, lists, which are built in parallel.
 
 A graph answers single queries faster than lists do, and batches as fast.
 """
 
 GRAPH_LINKS = 16
-_GRAPH_CARE = 100  # efConstruction: with FAISS's own 40 a search has to go twice as wide
+_EF_CONSTRUCTION = 100  # with FAISS's default of 40 a search needs twice the efSearch
 _COARSE_LINKS = 32
 EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fsr, IVF1024,SQ8, PCA256,IVF1024,Flat"
 
-_POINTS_A_LIST = 40  # FAISS wants 39 to train one
-_POINTS_A_QUANTISER = 65_536
-_COARSE_GRAPH_FROM = 1_024  # lists; below, comparing with all their centres is as fast
-_MOST_SUBQUANTISERS = 320
-_faiss: Any = faiss  # its type stubs know neither keyword arguments nor SWIG vectors
+_ROWS_PER_LIST = 40  # to train on; FAISS warns below 39
+_ROWS_PER_QUANTISER = 65_536
+_COARSE_GRAPH_LISTS = 1_024  # with fewer lists, comparing with all centroids is as fast
+_MAX_SUBQUANTISERS = 320
+_faiss: Any = faiss  # its type stubs lack keyword arguments and SWIG vectors
 
 
 def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> str:
-    """A factory string for ``rows`` vectors of ``dim`` values.
+    """A factory string for the number and size of the vectors.
 
-    Few values: ``Flat``. Few rows: a graph, if it fits into half of ``memory_bytes``. Else inverted
-    lists of 4-bit codes of what a list's centre leaves (a quarter of the candidates that codes
-    of the vectors themselves need), unless the lists would fill more than half of the memory
-    and must stay on the disk, which 4-bit codes cannot. For ``l1``, which no code knows: a
-    graph, or lists of whole vectors.
+    Few values: ``Flat``. Few rows: a graph, if it fits into half of the memory. Otherwise inverted
+    lists of 4-bit codes of residuals (they need a quarter of the candidates that codes of whole
+    vectors need), unless the lists take more than half of the memory and must stay on the disk,
+    which FAISS cannot do with 4-bit codes. For ``l1``, which codes do not support: a graph, or
+    lists of whole vectors.
+
+    Args:
+        rows: vectors of the segment.
+        dim: values per vector.
+        metric: how vectors are compared.
+        memory_bytes: memory of one process.
     """
     if rows * dim <= FLAT_VALUES:
         return FLAT
@@ -57,21 +63,21 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
     if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
         return f"HNSW{GRAPH_LINKS}"
     if metric == "l1":
-        return f"IVF{_lists(rows)},Flat"  # FAISS trains no graph of centres for l1
+        return f"IVF{_lists(rows)},Flat"  # FAISS trains no graph of centroids for l1
     lists = f"IVF{_lists(rows)}"
-    if _lists(rows) >= _COARSE_GRAPH_FROM:
+    if _lists(rows) >= _COARSE_GRAPH_LISTS:
         lists += f"_HNSW{_COARSE_LINKS}"
-    per_code = next((n for n in (2, 4, 8, 16) if _fits(dim, n)), None)
+    per_code = next((n for n in (2, 4, 8, 16) if _divides(dim, n)), None)
     if per_code is None:
         return f"{lists},SQ8"
     codes = dim // per_code
     if 2 * lists_bytes(rows, codes // 2) <= memory_bytes:
         return f"{lists},PQ{codes}x4fsr"
-    return f"{lists},PQ{codes // 2}"  # 8 bits over twice the values: as large
+    return f"{lists},PQ{codes // 2}"  # 8 bits per twice the values: the same size
 
 
 def lists_bytes(rows: int, code_bytes: int) -> int:
-    """What inverted lists of ``rows`` codes take: each code, and a row number of 8 bytes."""
+    """Size of inverted lists of ``rows`` codes: each code, and its row number in 8 bytes."""
     return rows * (code_bytes + 8)
 
 
@@ -79,62 +85,79 @@ def _lists(rows: int) -> int:
     return int(2 ** round(np.log2(1.5 * np.sqrt(rows))))
 
 
-def _fits(dim: int, per_code: int) -> bool:
-    return dim % (2 * per_code) == 0 and dim // per_code <= _MOST_SUBQUANTISERS
+def _divides(dim: int, per_code: int) -> bool:
+    return dim % (2 * per_code) == 0 and dim // per_code <= _MAX_SUBQUANTISERS
 
 
 def without_transforms(factory: str) -> str:
-    """A factory string without the parts that every index here has anyway."""
+    """A factory string without ``L2norm`` and ``RFlat``, which every index here implies."""
     return factory.strip().removeprefix("L2norm,").removesuffix(",RFlat")
 
 
 def make_index(factory: str, dim: int, metric: Metric) -> Any:
     """Make an empty index; it may still need training.
 
+    Args:
+        factory: FAISS factory string.
+        dim: values per vector.
+        metric: how vectors are compared.
+
     Raises:
-        SnapshotError: FAISS knows no such factory, or not for this metric or dimension.
+        SnapshotError: FAISS has no such factory, or not for this metric or dimension.
     """
     try:
         index = faiss.index_factory(dim, without_transforms(factory), faiss_metric(metric))
     except RuntimeError as error:
-        raise refused(factory, metric, dim, reason_of(error)) from None
-    core = core_of(index)
+        raise factory_error(factory, metric, dim, faiss_reason(error)) from None
+    core = core_index(index)
     if isinstance(core, faiss.IndexRefine):
         why = "a refining index is not needed: every answer is scored with the vectors themselves"
-        raise refused(factory, metric, dim, why)
+        raise factory_error(factory, metric, dim, why)
     if isinstance(core, faiss.IndexIDMap):
-        raise refused(factory, metric, dim, "rows are numbered here already")
+        raise factory_error(factory, metric, dim, "rows are numbered here already")
     if isinstance(core, faiss.IndexHNSW):
-        core.hnsw.efConstruction = _GRAPH_CARE
-    if metric == "l1" and not exact_scores(index):
-        # FAISS makes such an index without a word, and it ranks by another metric.
-        raise refused(factory, metric, dim, "it ranks by something else; l1 needs whole vectors")
-    if core.metric_type != faiss_metric(
-        metric
-    ):  # a graph of codes is made for l2, whatever is asked
-        raise refused(factory, metric, dim, "FAISS makes it for another metric")
+        core.hnsw.efConstruction = _EF_CONSTRUCTION
+    if metric == "l1" and not has_exact_scores(index):
+        # FAISS makes such an index silently, and it ranks by another metric.
+        why = "it ranks by something else; l1 needs whole vectors"
+        raise factory_error(factory, metric, dim, why)
+    if core.metric_type != faiss_metric(metric):  # FAISS makes a graph of codes always for l2
+        raise factory_error(factory, metric, dim, "FAISS makes it for another metric")
     return index
 
 
 def training_rows(index: Any, rows: int, dim: int, memory_bytes: int) -> int:
-    """How many of ``rows`` to train on: 0 for an index that learns nothing."""
+    """Number of rows to train on; 0 for an index that needs no training.
+
+    Args:
+        index: an untrained index.
+        rows: rows there are.
+        dim: values per vector.
+        memory_bytes: memory of one process, of which a quarter is used.
+    """
     if index.is_trained:
         return 0
-    core = core_of(index)
+    core = core_index(index)
     lists = core.nlist if isinstance(core, faiss.IndexIVF) else 0
-    wanted = max(_POINTS_A_QUANTISER, _POINTS_A_LIST * lists)
+    wanted = max(_ROWS_PER_QUANTISER, _ROWS_PER_LIST * lists)
     return min(rows, wanted, memory_bytes // 4 // (4 * dim))  # FAISS may copy it once or twice
 
 
 def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric) -> None:
-    """Train ``index`` on ``sample`` [S, D] if it needs training, on GPUs where there are any.
+    """Train ``index`` if it needs training, on GPUs where there are any.
+
+    Args:
+        index: an empty index.
+        sample: [S, D] float32, prepared for the metric.
+        factory: of the index, for the error message.
+        metric: of the index, for the error message.
 
     Raises:
-        SnapshotError: FAISS refuses, most often for want of rows.
+        SnapshotError: FAISS refuses, most often because there are too few rows.
     """
     if index.is_trained:
         return
-    core = core_of(index)
+    core = core_index(index)
     on_gpu = isinstance(core, faiss.IndexIVF) and faiss.get_num_gpus() > 0
     if on_gpu:  # k-means is nearly all of the work
         flat = faiss.IndexFlat(core.d, core.metric_type)
@@ -142,32 +165,32 @@ def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric)
     try:
         index.train(sample)
     except RuntimeError as error:
-        why = f"training on {len(sample)} rows: {reason_of(error)}"
-        raise refused(factory, metric, index.d, why) from None
+        why = f"training on {len(sample)} rows: {faiss_reason(error)}"
+        raise factory_error(factory, metric, index.d, why) from None
     finally:
         if on_gpu:
             core.clustering_index = None
 
 
 def is_flat(factory: str) -> bool:
-    """Whether the vectors alone are searched."""
+    """Whether every search is exhaustive."""
     return without_transforms(factory) == FLAT
 
 
-def mergeable(index: Any) -> bool:
-    """Whether parts of it, filled side by side, can be put together."""
-    return isinstance(core_of(index), faiss.IndexIVF)
+def is_mergeable(index: Any) -> bool:
+    """Whether shards of it, filled in parallel, can be merged."""
+    return isinstance(core_index(index), faiss.IndexIVF)
 
 
-def exact_scores(index: Any) -> bool:
-    """Whether what it answers are scores of the vectors themselves, not of codes for them."""
+def has_exact_scores(index: Any) -> bool:
+    """Whether its scores are those of the vectors, not of codes for them."""
     if isinstance(index, faiss.IndexPreTransform):
         return False
     whole = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat)
     return isinstance(index, whole)
 
 
-def core_of(index: Any) -> Any:
+def core_index(index: Any) -> Any:
     """The index behind projections and rotations."""
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.downcast_index(index.index)
@@ -175,28 +198,33 @@ def core_of(index: Any) -> Any:
 
 
 def save(index: Any, file: Path, flags: int = 0) -> None:
-    """Write ``index`` to ``file``.
+    """Write a FAISS index.
+
+    Args:
+        index: what to write.
+        file: where.
+        flags: FAISS's ``IO_FLAG_…``.
 
     Raises:
-        OSError: the disk refused; FAISS has an error of its own for that.
+        OSError: the disk refused; FAISS itself raises ``RuntimeError``.
     """
     try:
         _faiss.write_index(index, str(file), flags)
     except RuntimeError as error:
-        raise OSError(reason_of(error)) from error
+        raise OSError(faiss_reason(error)) from error
 
 
-def reason_of(error: RuntimeError) -> str:
-    """The human part of a FAISS exception, on one line."""
+def faiss_reason(error: RuntimeError) -> str:
+    """The readable part of a FAISS exception, on one line."""
     text = " ".join(str(error).split())
     if "failed: " in text:
         return text.rsplit("failed: ", 1)[1] or text
     return text.rsplit(": ", 1)[-1].strip()
 
 
-def refused(factory: str, metric: Metric, dim: int, why: str) -> SnapshotError:
-    """The one way to say that a factory does not do."""
+def factory_error(factory: str, metric: Metric, dim: int, why: str) -> SnapshotError:
+    """The error for a factory that does not work."""
     return SnapshotError(
-        f"factory {factory!r} does not work for metric {metric!r} in {dim} dimensions ({why}); "
+        f"`factory={factory!r}` does not work for metric {metric!r} in {dim} dimensions ({why}); "
         f"give 'auto' or a FAISS string such as {EXAMPLES}"
     )

@@ -1,8 +1,8 @@
-"""Measure what an approximate index misses, and search harder until it misses little enough.
+"""Measure the recall of an approximate index, and choose search parameters that reach a target.
 
-Recall is measured, never assumed: the same factory string gives 0.99 on one set of embeddings
-and 0.6 on another. The exact answer is computed block by block, so that it costs one pass over
-the vectors and never more memory than a block.
+Recall is measured, never assumed: the same factory string gives 0.99 on one set of embeddings and
+0.6 on another. The exact answer is computed block by block, in one pass over the vectors and in
+the memory of one block.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, faiss_metric, nearest_first, scores_of
+from index.metrics import Metric, argsort_nearest, faiss_metric, to_scores
 
 if TYPE_CHECKING:
     from index.search.accelerator import SearchParams
 
 MARGIN = 0.005
-"""Searches are tuned to this much over the target, half of what a thousand queries can tell."""
+"""Searches are tuned to the target plus this, half of what a thousand queries can resolve."""
 
-_FLAT_RISE, _FLAT_STEPS = 0.002, 2  # a ladder that rises no more is left
-_TIMED = 3
+_MIN_GAIN, _FLAT_STEPS = 0.002, 2  # a row of the grid is left after so many steps of less gain
+_TIMED_SEARCHES = 3
 TIE = 2e-6
-"""Scores this close are the same score: float32 rounding over a thousand products."""
+"""Scores this close are equal: float32 rounding over a thousand products."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Hits:
 
     Attributes:
         rows: int64 [Q, k], rows of the snapshot, each once per query and never -1.
-        scores: float32 [Q, k], in the metric's own terms: see ``metrics.py``.
+        scores: float32 [Q, k], in units of the metric: see ``metrics.py``.
     """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
 
     def of(self, query: int) -> Hits:
-        """The hits of one query alone, still two-dimensional: [1, k]."""
+        """The hits of one query, still two-dimensional: [1, k]."""
         return Hits(self.rows[query : query + 1], self.scores[query : query + 1])
 
 
@@ -51,7 +51,13 @@ class ExactKnn:
     """The exact k nearest of each query among vectors that arrive block by block."""
 
     def __init__(self, queries: NDArray[np.float32], k: int, metric: Metric) -> None:
-        """Take ``queries`` [Q, D], prepared for the metric."""
+        """Start with no vectors.
+
+        Args:
+            queries: [Q, D], prepared for the metric.
+            k: neighbours to keep.
+            metric: how vectors are compared.
+        """
         self._queries = queries
         self._k = k
         self._metric = metric
@@ -59,99 +65,97 @@ class ExactKnn:
         self._values = np.empty((len(queries), 0), np.float32)
 
     def add(self, vectors: NDArray[np.float32], first_row: int) -> None:
-        """Compare with ``vectors`` [N, D], prepared, which are rows ``first_row`` and on."""
+        """Compare the queries with ``vectors`` [N, D], prepared; they are rows ``first_row``, …."""
         if not len(vectors) or not len(self._queries):
             return
         kind, k = faiss_metric(self._metric), min(self._k, len(vectors))
         values, rows = faiss.knn(self._queries, vectors, k, metric=kind)
-        self.join(values, rows + first_row)
+        self.merge(values, rows + first_row)
 
-    def join(self, values: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        """Take in the nearest of other vectors, as ``found`` gives them."""
+    def merge(self, values: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Merge the ``neighbours`` among other vectors."""
         all_rows = np.hstack([self._rows, rows])
         all_values = np.hstack([self._values, values])
-        order = nearest_first(all_values, self._metric, self._k)
+        order = argsort_nearest(all_values, self._metric, self._k)
         self._rows = np.take_along_axis(all_rows, order, axis=1)
         self._values = np.take_along_axis(all_values, order, axis=1)
 
-    def found(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """FAISS's values and rows, nearest first; fewer than k columns for fewer vectors."""
+    def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """FAISS's values and rows, [Q, min(k, N)] each, nearest first."""
         return self._values, self._rows
 
     def hits(self) -> Hits:
-        """The same as scores."""
-        return Hits(self._rows, scores_of(self._values, self._metric))
+        """The same with scores."""
+        return Hits(self._rows, to_scores(self._values, self._metric))
 
 
-def recall_at(exact: Hits, found: Hits) -> float:
-    """Mean share of the exact k nearest that were found, k being ``exact``'s width.
+def recall_at(exact: Hits, hits: Hits) -> float:
+    """Mean share of the exact k nearest that are among ``hits``; k is the width of ``exact``.
 
-    A row that ties with the k-th nearest is as right as it: without this, a hundred pictures of
-    the same empty background make a perfect index look broken.
+    A row that ties with the k-th nearest counts as correct: otherwise a hundred pictures of the
+    same empty background make a perfect index look bad.
     """
     k = exact.rows.shape[1]
-    right = 0
+    correct = 0
     for e_rows, e_scores, rows, scores in zip(
-        exact.rows, exact.scores, found.rows, found.scores, strict=True
+        exact.rows, exact.scores, hits.rows, hits.scores, strict=True
     ):
         tied = np.abs(e_scores - e_scores[-1]) <= TIE
         nearer = e_rows[~tied]
         is_nearer = np.isin(rows, nearer)
-        as_good = np.isin(rows, e_rows[tied]) | (
+        is_tied = np.isin(rows, e_rows[tied]) | (
             (np.abs(scores - e_scores[-1]) <= TIE) & (rows >= 0)
         )
-        right += int(is_nearer.sum()) + min(int((as_good & ~is_nearer).sum()), k - len(nearer))
-    return right / exact.rows.size
+        correct += int(is_nearer.sum()) + min(int((is_tied & ~is_nearer).sum()), k - len(nearer))
+    return correct / exact.rows.size
 
 
 def tune(
     search: Callable[[SearchParams], Hits],
-    ladders: list[list[SearchParams]],
+    grid: list[list[SearchParams]],
     exact: Hits,
     *,
     target: float,
 ) -> tuple[SearchParams, float]:
-    """Find the effort that reaches ``target`` in the least time.
+    """Find the fastest search parameters that reach a recall.
 
     Args:
-        search: the nearest of all queries, with a given effort.
-        ladders: efforts to try, each ladder from little to much; not empty.
+        search: hits of all queries with the given parameters.
+        grid: parameters to try, each row in order of rising cost; not empty.
         exact: the queries' true nearest rows.
         target: recall wanted, 0..1.
 
     Returns:
-        The effort and its recall: below ``target`` when even the best of them misses it.
+        The parameters and their recall: below ``target`` where none of the grid reaches it.
     """
-    aim = min(1.0, target + MARGIN)
-    reached: list[tuple[float, float, SearchParams]] = []  # seconds, recall, effort
+    goal = min(1.0, target + MARGIN)
+    sufficient: list[tuple[float, float, SearchParams]] = []  # seconds, recall, parameters
     best: tuple[float, SearchParams] | None = None
-    for ladder in ladders:
-        before, flat = -1.0, 0
-        for effort in ladder:
-            measured = recall_at(exact, search(effort))
-            if best is None or measured > best[0]:
-                best = measured, effort
-            if measured >= aim:
-                reached.append((_seconds(search, effort), measured, effort))
+    for grid_row in grid:
+        previous, flat_steps = -1.0, 0
+        for params in grid_row:
+            recall = recall_at(exact, search(params))
+            if best is None or recall > best[0]:
+                best = recall, params
+            if recall >= goal:
+                sufficient.append((_seconds(search, params), recall, params))
                 break
-            if before >= 0 and measured - before < _FLAT_RISE and measured < aim - _FLAT_RISE:
-                flat += 1
-            else:
-                flat = 0
-            if flat == _FLAT_STEPS:
-                break  # what this ladder does not turn is what is missing
-            before = measured
-    if reached:
-        _, measured, effort = min(reached, key=lambda one: one[0])
-        return effort, measured
+            is_flat = previous >= 0 and recall - previous < _MIN_GAIN and recall < goal - _MIN_GAIN
+            flat_steps = flat_steps + 1 if is_flat else 0
+            if flat_steps == _FLAT_STEPS:
+                break  # recall is limited by a parameter that is constant in this row
+            previous = recall
+    if sufficient:
+        _, recall, params = min(sufficient, key=lambda entry: entry[0])
+        return params, recall
     assert best is not None
     return best[1], best[0]
 
 
-def _seconds(search: Callable[[SearchParams], Hits], effort: SearchParams) -> float:
-    def once() -> float:
-        began = time.perf_counter()
-        search(effort)
-        return time.perf_counter() - began
+def _seconds(search: Callable[[SearchParams], Hits], params: SearchParams) -> float:
+    def time_search() -> float:
+        started = time.perf_counter()
+        search(params)
+        return time.perf_counter() - started
 
-    return min(once() for _ in range(_TIMED))
+    return min(time_search() for _ in range(_TIMED_SEARCHES))

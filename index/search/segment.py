@@ -1,8 +1,8 @@
-"""One segment opened for searching: its exact vectors, what speeds it up, what its rows are."""
+"""One segment, open for searching: its exact vectors, its approximate index, its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -14,41 +14,52 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError, first_line
-from index.metrics import Metric, faiss_metric, scores_of
-from index.search.accelerator import Accelerator, Allowed, SearchParams
-from index.search.factory import is_flat, reason_of
+from index.metrics import Metric, faiss_metric, to_scores
+from index.search.accelerator import Accelerator, Allowed, Neighbours, SearchParams
+from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
 from index.search.recall import Hits
-from index.storage.layout import IDS, ROWS, SEARCH, VECTORS, SegmentEntry
-from index.storage.rows import ROWS_SCHEMA, IdTable, RowTable, read_rows
+from index.storage.layout import (
+    DELETED,
+    IDS,
+    LISTS,
+    ROWS,
+    SEARCH,
+    SEGMENTS,
+    VECTORS,
+    SegmentEntry,
+    SnapshotManifest,
+)
+from index.storage.remote import fetch
+from index.storage.rows import ROWS_SCHEMA, IdTable, RowTable, load_array, read_rows
 from index.storage.store import open_store
 
 _faiss: Any = faiss
 
 COMPARED_VALUES = 16_000_000
-"""Under a filter that leaves no more values than this, each row that fits is compared.
+"""A filter that leaves at most this many values (rows x dimension) is searched exhaustively.
 
-62,000 rows of 256: 5 ms on one core. Above it, lists with the rows that fit are visited.
+62,000 rows of 256: 5 ms on one core. Above it, the approximate index is searched.
 """
 
-_GPU_MOST_K = 2048  # FAISS selects no more on a GPU
-KEPT_FILTERS = 16  # answers to a filter that stay in memory: a byte a row, and 8 a row that fits
+_GPU_MAX_K = 2048  # FAISS selects no more on a GPU
+CACHED_FILTERS = 16  # each takes a byte per row, and 8 per row that matches
 
 
 class Searchable(Protocol):
-    """What a snapshot asks of its segments, wherever they are."""
+    """A segment that a snapshot searches, in this process or another."""
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, chosen: Filter | None, exact: bool
+        self, queries: NDArray[np.float32], k: int, *, filter: Filter | None, exact: bool
     ) -> Hits:
-        """The nearest rows of each prepared query: [Q, min(k, rows that fit)], own numbers."""
+        """As ``Segment.search``."""
 
 
 class Segment:
     """A segment, safe to search from several threads.
 
     Attributes:
-        entry: what the manifest says of it.
+        entry: its entry in the manifest.
         rows: its rows; row numbers start at 0 in each segment.
         ids: from detection id to row.
     """
@@ -61,11 +72,17 @@ class Segment:
         metric: Metric,
         deleted: NDArray[np.bool_] | None = None,
         *,
-        searched: bool = True,
+        searchable: bool = True,
     ) -> None:
-        """Open the segment in ``folder``; rows that are ``deleted`` [N] are never found.
+        """Open a segment.
 
-        Where it is not ``searched``, but only looked up, what makes searches fast stays unread.
+        Args:
+            folder: its folder.
+            entry: its entry in the manifest.
+            dim: values per vector.
+            metric: how vectors are compared.
+            deleted: bool [N], rows that no search returns; None: none.
+            searchable: False opens it only to look rows up; the approximate index stays unread.
 
         Raises:
             SnapshotError: its files are missing, damaged, or not those of ``entry``.
@@ -79,119 +96,173 @@ class Segment:
             self._store = open_store(folder / VECTORS)
             self._accelerator = (
                 None
-                if is_flat(entry.factory) or not searched
+                if is_flat(entry.factory) or not searchable
                 else Accelerator.open(folder / SEARCH, self._store, metric)
             )
         except (OSError, pa.ArrowInvalid, ValueError) as error:
-            raise damaged(folder, first_line(error)) from None
+            raise damage_error(folder, first_line(error)) from None
         except RuntimeError as error:
-            raise damaged(folder, reason_of(error)) from None
-        stand = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
-        if stand != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
+            raise damage_error(folder, faiss_reason(error)) from None
+        actual = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
+        if actual != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
             table.schema != ROWS_SCHEMA
         ):
-            raise damaged(folder, f"it holds {stand}, its manifest says {entry.rows} rows of {dim}")
-        self._effort = SearchParams(entry.search_params)
-        self._alive = None if deleted is None or not deleted.any() else Allowed(~deleted)
-        # Per object and not on the method, where it would keep every snapshot alive.
-        self._allowed: Callable[[Filter], Allowed] = lru_cache(KEPT_FILTERS)(self._evaluate)
-        self._gpu = _GpuCopy(self._store) if searched and faiss.get_num_gpus() > 0 else None
+            raise damage_error(
+                folder, f"it holds {actual}, its manifest says {entry.rows} rows of {dim}"
+            )
+        self._params = SearchParams(entry.search_params)
+        self._undeleted = None if deleted is None or not deleted.any() else Allowed(~deleted)
+        # Per object: a cache on the method would keep every snapshot in memory.
+        self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(self._evaluate)
+        self._gpu = _GpuCopy(self._store) if searchable and faiss.get_num_gpus() > 0 else None
 
     def search(
-        self, queries: NDArray[np.float32], k: int, *, chosen: Filter | None, exact: bool
+        self, queries: NDArray[np.float32], k: int, *, filter: Filter | None, exact: bool
     ) -> Hits:
-        """The nearest rows of each query, nearest first.
+        """Find the nearest rows of each query.
 
         Args:
-            queries: [Q, D], prepared for the metric.
-            k: neighbours wanted; clipped to the rows that fit.
-            chosen: only rows that fit this.
-            exact: compare with every vector instead of looking where neighbours are likely.
+            queries: [Q, D] float32, prepared for the metric.
+            k: neighbours wanted; clipped to the number of matching rows.
+            filter: return only rows that match it.
+            exact: compare with every vector instead of searching the approximate index.
+
+        Returns:
+            [Q, min(k, matching rows)], nearest first; row numbers are those of the segment.
 
         Raises:
-            FilterError: ``chosen`` cannot be used.
+            FilterError: ``filter`` cannot be used.
         """
-        allowed = self._allowed(chosen) if chosen else self._alive
-        return self.search_among(queries, k, allowed, None if exact else self._effort)
+        allowed = self._allowed(filter) if filter else self._undeleted
+        return self.search_allowed(queries, k, allowed, None if exact else self._params)
 
-    def search_among(
+    def search_allowed(
         self,
         queries: NDArray[np.float32],
         k: int,
         allowed: Allowed | None,
-        effort: SearchParams | None,
+        params: SearchParams | None,
     ) -> Hits:
-        """``search`` by rows instead of a filter; without an ``effort`` it is exhaustive."""
+        """``search`` among given rows.
+
+        Args:
+            queries: [Q, D] float32, prepared for the metric.
+            k: neighbours wanted; clipped to the number of allowed rows.
+            allowed: return only these rows; None: all.
+            params: search parameters; None: exhaustive search.
+        """
         k = min(k, self.entry.rows if allowed is None else allowed.count)
         if k == 0:
             return Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), "f4"))
-        quick = self._accelerator
+        index = self._accelerator
         few = allowed is not None and allowed.count * self._store.d <= COMPARED_VALUES
-        if quick is None or effort is None or few or (allowed is not None and not quick.filters):
+        unsupported = index is not None and allowed is not None and not index.supports_filters
+        if index is None or params is None or few or unsupported:
             values, rows = self._compare(queries, k, allowed)
         else:
-            values, rows = quick.search(queries, k, effort, allowed)
-            # It may reach fewer than k rows and fill up with -1: such queries are answered again
-            # by comparing with everything, so that k means k.
+            values, rows = index.search(queries, k, params, allowed)
+            # It may return fewer than k rows, padded with -1: such queries are searched again
+            # exhaustively, so that every query has k hits.
             if rows.shape[1] < k:
                 values, rows = self._compare(queries, k, allowed)
             elif rows.min() < 0:
                 short = np.flatnonzero((rows < 0).any(axis=1))
                 values[short], rows[short] = self._compare(queries[short], k, allowed)
-        return Hits(rows, scores_of(values, self._metric))
-
-    def efforts(self) -> list[list[SearchParams]]:
-        """What there is to try when tuning; nothing for a Flat segment."""
-        return [] if self._accelerator is None else self._accelerator.ladders()
+        return Hits(rows, to_scores(values, self._metric))
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Stored vectors of ``rows``, [R, D]."""
-        found: NDArray[np.float32] = self._store.reconstruct_batch(rows)
-        return found
+        vectors: NDArray[np.float32] = self._store.reconstruct_batch(rows)
+        return vectors
 
-    def mask(self, chosen: Filter | None) -> NDArray[np.bool_]:
-        """Whether each row is there and fits, [N].
+    def mask(self, filter: Filter | None) -> NDArray[np.bool_]:
+        """Whether each row is undeleted and matches, [N].
 
         Raises:
-            FilterError: ``chosen`` cannot be used.
+            FilterError: ``filter`` cannot be used.
         """
-        allowed = self._allowed(chosen) if chosen else self._alive
+        allowed = self._allowed(filter) if filter else self._undeleted
         return np.ones(self.entry.rows, bool) if allowed is None else allowed.mask
 
-    def _evaluate(self, chosen: Filter) -> Allowed:
-        fits = matches(chosen, self.rows.table)
-        return Allowed(fits if self._alive is None else fits & self._alive.mask)
+    def _evaluate(self, filter: Filter) -> Allowed:
+        mask = matches(filter, self.rows.table)
+        return Allowed(mask if self._undeleted is None else mask & self._undeleted.mask)
 
-    def _compare(
-        self, queries: NDArray[np.float32], k: int, allowed: Allowed | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        found: tuple[NDArray[np.float32], NDArray[np.int64]]
+    def _compare(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> Neighbours:
+        """Exhaustive search."""
+        neighbours: Neighbours
         if allowed is None:
-            on_gpu = self._gpu if k <= _GPU_MOST_K else None
-            found = (on_gpu or self._store).search(queries, k)
+            gpu = self._gpu if k <= _GPU_MAX_K else None
+            neighbours = (gpu or self._store).search(queries, k)
         else:
-            # By their numbers: FAISS goes straight to them, where bits have it look at each row.
-            chosen = _faiss.IDSelectorArray(allowed.rows)
-            params = _faiss.SearchParameters(sel=chosen)
-            found = self._store.search(queries, k, params=params)
-        return found
+            # By row number: FAISS reads only these rows, with a bitmap it would test every row.
+            params = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(allowed.rows))
+            neighbours = self._store.search(queries, k, params=params)
+        return neighbours
 
 
 class _GpuCopy:
-    """The vectors on the GPUs, for one thread at a time: FAISS allows no two."""
+    """The vectors on the GPUs; FAISS lets only one thread at a time search them."""
 
     def __init__(self, store: Any) -> None:
         self._index = _faiss.index_cpu_to_all_gpus(store)
         self._lock = Lock()
 
-    def search(
-        self, queries: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
         with self._lock:
-            found: tuple[NDArray[np.float32], NDArray[np.int64]] = self._index.search(queries, k)
-        return found
+            neighbours: Neighbours = self._index.search(queries, k)
+        return neighbours
 
 
-def damaged(path: Path, why: str) -> SnapshotError:
-    """The one way to say that files are not what was written."""
+def open_segments(
+    folder: Path, manifest: SnapshotManifest, numbers: Iterable[int], *, searchable: bool = True
+) -> list[Segment]:
+    """Open some segments of a version of the index in ``folder``.
+
+    Args:
+        folder: the index folder.
+        manifest: that of the version.
+        numbers: positions of the segments in the manifest.
+        searchable: False opens them only to look rows up; ``search.faiss`` stays unread.
+
+    Raises:
+        SnapshotError: files are missing or damaged.
+    """
+    entries = [(number, manifest.segments[number]) for number in numbers]
+    version, *parts = fetch(
+        folder,
+        [
+            (folder / manifest.version, manifest.files),
+            *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
+        ],
+        without=() if searchable else (SEARCH, LISTS),
+    )
+    deleted = _deleted_by_segment(version, manifest)
+    return [
+        Segment(part, entry, manifest.dim, manifest.metric, deleted[number], searchable=searchable)
+        for part, (number, entry) in zip(parts, entries, strict=True)
+    ]
+
+
+def _deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[np.bool_] | None]:
+    """Deleted rows of each segment, bool [N]; None for each where no row is deleted.
+
+    Raises:
+        SnapshotError: ``deleted.npy`` is missing or does not agree with the manifest.
+    """
+    if not manifest.deleted:
+        return [None] * len(manifest.segments)
+    total = sum(entry.rows for entry in manifest.segments)
+    try:
+        bits = load_array(path / DELETED)
+        deleted = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
+    except (OSError, ValueError, TypeError) as error:
+        raise damage_error(path, first_line(error)) from None
+    if int(deleted.sum()) != manifest.deleted:
+        raise damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
+    return np.split(deleted, np.cumsum([entry.rows for entry in manifest.segments])[:-1])
+
+
+def damage_error(path: Path, why: str) -> SnapshotError:
+    """The error for files that differ from what was written."""
     return SnapshotError(f"{path} is damaged: {why}; open another version or build the index again")

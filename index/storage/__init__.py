@@ -1,4 +1,4 @@
-"""What stands in an index folder, here or in an object store, and how a version appears in it.
+"""The files of an index folder, here or in an object store, and the publishing of versions.
 
 It may import nothing else of ``index`` but ``metrics`` and ``vectors``.
 """

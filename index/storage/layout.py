@@ -1,37 +1,38 @@
-"""Contract 4 on the disk: what stands in an index folder, and the records that describe it.
+"""The files of an index folder, and the JSON records that describe them.
 
 ::
 
     INDEX/
-      CURRENT             one line: the version that is served, switched atomically
-      v0001/              one immutable snapshot: which segments, which of their rows are deleted
-        manifest.json     written last; what it was built from, how, and the recall measured
-        deleted.npy       tombstones, one bit a row                  (only where there are any)
+      CURRENT             one line: the version that is served, replaced atomically
+      v0001/              one immutable snapshot: its segments, and which rows are deleted
+        manifest.json     written last; runs, options, segments, and the recall measured
+        deleted.npy       one bit per row                            (only where rows are deleted)
       segments/           immutable parts, shared by the snapshots that name them
         s0001-00/
-          vectors.faiss   every vector, exact, memory-mapped
-          search.faiss    what makes a search fast                   (not for a Flat segment)
+          vectors.faiss   the exact vectors, memory-mapped
+          search.faiss    the approximate index                      (not for a Flat segment)
           lists.ivfdata   its inverted lists, left on the disk       (where memory is short)
-          rows.arrow      what each row is, memory-mapped
-          ids.npy         from detection id to row, memory-mapped
+          rows.arrow      the columns of each row, memory-mapped
+          ids.npy         row numbers by detection id, memory-mapped
       .building-PID/      a build in progress; never read
 
 In an object store the same names hold the same bytes; ``remote.py`` says how they are read.
 
-A snapshot's rows are those of its segments, one after another; a row number means something in
-that snapshot only. ``add`` writes one small segment, ``delete`` only tombstones, ``compact`` one
-new segment out of all that is left.
+The rows of a snapshot are those of its segments, one after another; row numbers are valid in one
+snapshot only. ``add`` writes one small segment, ``delete`` only ``deleted.npy``, ``compact`` new
+segments of the rows that are left.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 
-from common.errors import RunError, SnapshotError
-from common.json_models import JsonModel, read_json
+from common.errors import RunError, SnapshotError, VerifyError
+from common.json_models import JsonModel, read_json, sha256_file
 from common.storage import storage_errors, to_path
 from index.metrics import Metric
 from pipelines.model_info import ModelInfo
@@ -48,21 +49,21 @@ SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
 
 
 class BuildOptions(JsonModel):
-    """What was asked for; ``compact`` asks for the same again."""
+    """Options of a build; ``compact`` builds with the same again."""
 
     metric: Metric = "cosine"
     factory: str = "auto"
     recall: float = 0.95
-    shards: int = 1  # segments that a build makes
+    shards: int = 1  # segments to build
 
 
 class RunEntry(JsonModel):
-    """A run whose rows are in the snapshot; its place in the manifest is column ``run``."""
+    """A run whose rows are in the snapshot; column ``run`` is its position in the manifest."""
 
     path: str
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
-    manifest_sha256: str  # of the run's manifest.json: compacting must find the same run
+    manifest_sha256: str  # of the run's manifest.json: ``compact`` needs the same run
 
 
 class RecallFacts(JsonModel):
@@ -72,7 +73,7 @@ class RecallFacts(JsonModel):
     target: float
     measured: float | None  # None: too few rows to hold any out
     queries: int
-    # Share of the rows that a random filter leaves, and the recall under such a filter.
+    # Share of the rows that a random filter keeps, to the recall under such a filter.
     filtered: dict[str, float] = Field(default_factory=dict)
 
 
@@ -92,10 +93,10 @@ class SnapshotManifest(JsonModel):
 
     format: int = FORMAT
     version: str
-    parent: str | None  # the version that this one changes or stands beside; None after a build
+    parent: str | None  # the version that this one was made from; None after a build
     made_by: str  # build, add, delete, compact or migrate
     options: BuildOptions
-    rows: int  # that a search can find
+    rows: int  # that a search can return
     deleted: int
     skipped: int  # rows of the runs that have an error and no embedding
     dim: int
@@ -110,17 +111,17 @@ class SnapshotManifest(JsonModel):
 
     @property
     def metric(self) -> Metric:
-        """How nearness is measured."""
+        """How vectors are compared."""
         return self.options.metric
 
     @property
     def largest(self) -> SegmentEntry:
-        """The segment that most searches spend their time in."""
+        """The segment with the most rows."""
         return max(self.segments, key=lambda segment: segment.rows)
 
     @property
     def recall(self) -> RecallFacts:
-        """Recall of the largest segment; what was added since is searched no worse."""
+        """Recall of the largest segment; smaller ones are searched at least as well."""
         return self.largest.recall
 
     @property
@@ -130,15 +131,16 @@ class SnapshotManifest(JsonModel):
 
     @property
     def warning(self) -> str | None:
-        """What a user should know; None when all is well."""
+        """A warning for users; None where there is nothing to warn of."""
         recall, rows = self.recall, sum(segment.rows for segment in self.segments)
         if recall.measured is None:
             return f"recall was not measured: {self.rows} row leaves no query to hold out"
         if recall.measured < recall.target:
             return (
-                f"recall@{recall.k} is {recall.measured:.3f}, below the {recall.target:g} asked "
-                f"for, with {self.factory} and {self.largest.search_params or 'nothing to tune'}; "
-                "build with --factory HNSW64 or Flat for more"
+                f"recall@{recall.k} is {recall.measured:.3f}, below the target of "
+                f"{recall.target:g}, with {self.factory} and "
+                f"{self.largest.search_params or 'no search parameters'}; build with "
+                "`factory='HNSW64'` or 'Flat' for more"
             )
         if self.deleted > rows // 3:
             return f"{self.deleted} of {rows} rows are deleted; 'onepass index compact' drops them"
@@ -146,7 +148,7 @@ class SnapshotManifest(JsonModel):
 
 
 def list_versions(index_dir: str | Path) -> list[str]:
-    """Versions that stand complete in ``index_dir``, oldest first; empty when there is none."""
+    """Complete versions in ``index_dir``, oldest first; empty where there is no index."""
     folder = to_path(index_dir)
     with storage_errors(folder):
         if not folder.is_dir():
@@ -160,10 +162,10 @@ def list_versions(index_dir: str | Path) -> list[str]:
 
 
 def current_version(index_dir: str | Path) -> str | None:
-    """The version that is served; None when ``index_dir`` holds no index.
+    """The version that is served; None where ``index_dir`` holds no index.
 
     Raises:
-        SnapshotError: CURRENT says something that is not a version name.
+        SnapshotError: CURRENT holds something that is not a version name.
     """
     file = to_path(index_dir) / CURRENT
     with storage_errors(file):
@@ -173,17 +175,17 @@ def current_version(index_dir: str | Path) -> str | None:
             return None
     if not VERSION.fullmatch(version):
         raise SnapshotError(
-            f"{file} says {version[:40]!r}, which is no version (allowed: "
-            f"{', '.join(list_versions(index_dir)) or 'none stands here'}); write one into it"
+            f"{file} holds {version[:40]!r}, which is no version (there are: "
+            f"{', '.join(list_versions(index_dir)) or 'none'}); write one into it"
         )
     return version
 
 
 def read_manifest(index_dir: str | Path, version: str | None = None) -> SnapshotManifest:
-    """Read the manifest of ``version``; None reads that of the one that is served.
+    """Read the manifest of a version; None reads that of the served one.
 
     Raises:
-        SnapshotError: no index, no such version, or its manifest cannot be read.
+        SnapshotError: there is no index or no such version, or its manifest cannot be read.
     """
     folder = to_path(index_dir)
     version = version or current_version(folder)
@@ -193,10 +195,28 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
             raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")
         file = folder / version / MANIFEST
         if not VERSION.fullmatch(version) or not file.is_file():
-            have = ", ".join(list_versions(folder)) or "none"
-            raise SnapshotError(f"{folder} has no version {version!r} (it has: {have})")
+            versions = ", ".join(list_versions(folder)) or "none"
+            raise SnapshotError(f"{folder} has no version {version!r} (it has: {versions})")
     try:
         with storage_errors(file):
             return read_json(file, SnapshotManifest)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+
+
+def verify_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare files with their sha256, by name.
+
+    Raises:
+        VerifyError: one is missing or differs.
+    """
+    for name, expected in files.items():
+        file = folder / name
+        with storage_errors(file):
+            if not file.is_file():
+                raise VerifyError(f"{file} is named in the manifest but missing")
+            digest = sha256_file(file)
+        if digest != expected:
+            raise VerifyError(
+                f"{file} does not match its sha256 in the manifest; build the index again"
+            )

@@ -1,9 +1,9 @@
-"""Publish versions of an index folder: one at a time, whole or not at all.
+"""Publish versions of an index folder: one at a time, complete or not at all.
 
-Whoever dies at any point leaves a hidden folder or a segment that no version names, never half a
-version: segments and the version's folder are renamed when they are complete and on the disk,
-and CURRENT switches after that. In an object store, where nothing is renamed, the version's
-manifest is uploaded when all else is, and CURRENT after it.
+A process that dies at any point leaves a hidden folder or a segment that no version names, never
+half a version: segments and the version's folder are renamed when they are complete and on the
+disk, and CURRENT is replaced after that. In an object store, where nothing can be renamed, the
+version's manifest is uploaded after all other files, and CURRENT after it.
 """
 
 from __future__ import annotations
@@ -33,38 +33,45 @@ from index.storage.layout import (
 )
 
 _BUILDING = re.compile(r"\.building-(\d+)")
-_REMOVING = ".removing-"  # a version on its way out; see ``versions.prune``
+_REMOVING = ".removing-"  # a version being removed; see ``versions.prune``
 
-# Fills a draft folder for a version: its own files in it, new segments below ``segments``.
 Fill = Callable[[Path, str], SnapshotManifest]
+"""Given a draft folder and the name of a version, writes the version's own files into the folder
+and new segments below ``segments``, and returns the manifest."""
 
 
-def locked(out: Path) -> AbstractContextManager[Check]:
-    """Hold the one writer of ``out`` while the block runs.
+def lock_index(out: Path) -> AbstractContextManager[Check]:
+    """Lock ``out`` against other writers while the block runs.
 
     Raises:
         FolderError: ``out`` cannot be written, or another command is at work on it.
         StorageError: an object store cannot be reached.
     """
 
-    def told(waited: float, most: float) -> None:
-        progress("lock, waited", int(waited), int(most))
+    def report_waiting(waited: float, limit: float) -> None:
+        progress("lock, waited", int(waited), int(limit))
 
-    return lock_folder(out, "index", told)
+    return lock_folder(out, "index", report_waiting)
 
 
 def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
-    """Have ``fill`` make a version, publish it, make it the current one, return its name.
+    """Make the next version and publish it.
 
-    Call it under ``locked(out)``, whose ``check`` it is. Without ``serve`` the version stands beside the current one,
-    and ``versions.promote`` can make it that.
+    Args:
+        out: the index folder, locked with ``lock_index``.
+        fill: writes the version into a draft folder.
+        check: what ``lock_index`` gave.
+        serve: make it the served version; otherwise ``versions.promote`` can do that later.
+
+    Returns:
+        The name of the version.
 
     Raises:
         WorkError: the disk or the store refused; ``out`` serves what it served before.
     """
     remove_leftovers(out)
     version = _next_version(out)
-    draft = (remote.cache_of(out) if is_remote(out) else out) / f".building-{os.getpid()}"
+    draft = (remote.cache_folder(out) if is_remote(out) else out) / f".building-{os.getpid()}"
     try:
         (draft / SEGMENTS).mkdir(parents=True)
         manifest = fill(draft, version)
@@ -73,12 +80,15 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
         if is_remote(out):
             check()
-            remote.send(draft, out, version)
-            made = [one for one in manifest.segments if (draft / SEGMENTS / one.name).exists()]
-            parts = [(Path(SEGMENTS, one.name), one.files) for one in made]
-            remote.keep(draft, out, [(Path(), own), *parts])
+            remote.upload_version(draft, out, version)
+            parts = [
+                (Path(SEGMENTS, segment.name), segment.files)
+                for segment in manifest.segments
+                if (draft / SEGMENTS / segment.name).exists()  # others are of older versions
+            ]
+            remote.keep_in_cache(draft, out, [(Path(), own), *parts])
         else:
-            _move(draft, out, version)
+            _rename_into(draft, out, version)
     except OSError as error:
         raise WorkError(
             f"writing {draft} failed: {error.strerror or error}; {out} serves what it served before"
@@ -87,11 +97,11 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         shutil.rmtree(draft, ignore_errors=True)
     if serve:
         check()
-        switch(out, version)
+        set_current(out, version)
     return version
 
 
-def _move(draft: Path, out: Path, version: str) -> None:
+def _rename_into(draft: Path, out: Path, version: str) -> None:
     (out / SEGMENTS).mkdir(exist_ok=True)
     for segment in sorted((draft / SEGMENTS).iterdir()):
         _sync(segment)
@@ -102,11 +112,11 @@ def _move(draft: Path, out: Path, version: str) -> None:
     draft.rename(out / version)
 
 
-def switch(out: Path, version: str) -> None:
+def set_current(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
-        WorkError: the disk or the store refused; the message says what ``out`` serves.
+        WorkError: the disk or the store refused; the message names the version that is served.
     """
     if is_remote(out):
         try:
@@ -114,91 +124,95 @@ def switch(out: Path, version: str) -> None:
         except OSError as error:
             raise WorkError(
                 f"whether {out / CURRENT} was written is not known: {first_line(error)}; {version} "
-                f"stands, and 'onepass index promote {out} {version}' serves it"
+                f"is complete, and 'onepass index promote {out} {version}' serves it"
             ) from error
         return
     try:
-        _sync(out)  # that the version stands, before anything names it
+        _sync(out)  # the version must be on the disk before CURRENT names it
         write_atomic(out / CURRENT, f"{version}\n".encode())
     except OSError as error:
         raise WorkError(
-            f"{out / CURRENT} cannot be written: {error.strerror}; {version} stands, and "
+            f"{out / CURRENT} cannot be written: {error.strerror}; {version} is complete, and "
             f"'onepass index promote {out} {version}' serves it"
         ) from error
     try:
         _sync(out)
     except OSError as error:
         raise WorkError(
-            f"{out} serves {version} now, but the disk may forget it: {error.strerror}; look at "
-            f"the disk, then say 'onepass index promote {out} {version}' again"
+            f"{out} serves {version} now, but a crash may undo that: {error.strerror}; check the "
+            f"disk, then run 'onepass index promote {out} {version}'"
         ) from error
 
 
 def remove_leftovers(out: Path) -> None:
-    """Remove what died before it was published: drafts, and segments no version names.
+    """Remove drafts of dead processes, and segments that no version names.
 
-    Call it under ``locked(out)``: then no draft is anybody's but of a process that died.
+    Call it under ``lock_index(out)``.
     """
     if is_remote(out):
         with storage_errors(out):
-            for name in _folders(out):
+            for name in _names(out):
                 if VERSION.fullmatch(name) and not (out / name / MANIFEST).is_file():
                     remote.remove(out / name)
-    here = remote.cache_of(out) if is_remote(out) else out
-    for entry in here.iterdir() if here.exists() else ():
-        found = _BUILDING.fullmatch(entry.name)
-        if (
-            found and (int(found[1]) == os.getpid() or not _alive(int(found[1])))
-        ) or entry.name.startswith(_REMOVING):
+    local = remote.cache_folder(out) if is_remote(out) else out
+    for entry in local.iterdir() if local.exists() else ():
+        if entry.name.startswith(_REMOVING) or _is_dead_draft(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name.startswith(f".{CURRENT}."):  # written, never moved into its place
+        elif entry.name.startswith(f".{CURRENT}."):  # written, but never renamed to CURRENT
             entry.unlink(missing_ok=True)
     named: set[str] = set()
-    damaged = 0  # the newest version of which nobody knows what segments it needs
+    damaged = 0  # newest version whose manifest cannot be read: it may need older segments
     for version in list_versions(out):
         try:
             named.update(segment.name for segment in read_manifest(out, version).segments)
         except SnapshotError:
             damaged = int(version[1:])
-    for name in _folders(out / SEGMENTS):
-        found = SEGMENT.fullmatch(name)
-        if found and int(found[1]) > damaged and name not in named:
+    for name in _names(out / SEGMENTS):
+        match = SEGMENT.fullmatch(name)
+        if match and int(match[1]) > damaged and name not in named:
             remove(out / SEGMENTS / name)
 
 
 def _next_version(out: Path) -> str:
-    """One more than any that stands, complete or not: a name never means two things."""
-    numbers = [int(found[1]) for name in _folders(out) if (found := VERSION.fullmatch(name))]
+    """Next unused version number; numbers are never reused, also of incomplete versions."""
+    numbers = [int(match[1]) for name in _names(out) if (match := VERSION.fullmatch(name))]
     return f"v{max(numbers, default=0) + 1:04d}"
 
 
-def _folders(out: Path) -> list[str]:
+def _names(out: Path) -> list[str]:
     """Names in a folder; none where there is no such folder."""
     with storage_errors(out):
         return [entry.name for entry in out.iterdir()] if out.is_dir() else []
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of an index, of this machine or in an object store."""
+    """Remove a folder of an index, on this machine or in an object store."""
     if is_remote(folder):
         remote.remove(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_dead_draft(name: str) -> bool:
+    """Whether it is a draft of this process or of one that no longer runs."""
+    match = _BUILDING.fullmatch(name)
+    if match is None:
+        return False
+    pid = int(match[1])
+    if pid == os.getpid():
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return True
     except PermissionError:
-        pass  # it lives, as somebody else
-    return True
+        pass  # it runs, as another user
+    return False
 
 
 def _sync(folder: Path) -> None:
-    """Bring a folder and the files in it to the disk, so that a rename never precedes them."""
-    for entry in [*(e for e in folder.iterdir() if e.is_file()), folder]:
+    """Flush a folder and the files in it to the disk, so that a rename never precedes them."""
+    for entry in [*(file for file in folder.iterdir() if file.is_file()), folder]:
         handle = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -1,15 +1,15 @@
-"""Indexes in object stores: what is read lies in a cache of this machine, what is made is uploaded.
+"""Indexes in object stores: read through a cache on this machine, written by upload.
 
-A search needs memory-mapped files, and an object store has none. The parts of an index never
-change, so each is fetched once, checked against its sha256, and mapped from the cache::
+A search needs memory-mapped files, which an object store does not offer. The parts of an index
+never change, so each is downloaded once, checked against its sha256, and mapped from the cache::
 
-    ~/.cache/onepass/indexes/s3_bucket_photos.index-1f0c…/     one folder an index
-      4be1…/                 one part (or one version's tombstones), named by what its files hold
-      .building-PID/         a version that this machine is making; it moves here once it is uploaded
+    ~/.cache/onepass/indexes/s3_bucket_photos.index-1f0c…/     one folder per index
+      4be1…/                 one segment (or one version's own files), named by a hash of its files
+      .building-PID/         a version that this machine is building; moved here once uploaded
       .lock                  one download at a time
 
-``XDG_CACHE_HOME`` moves it, and it may be deleted at any time. A part that no version opened
-here within a day needed goes when the next one is fetched.
+``XDG_CACHE_HOME`` moves it, and it may be deleted at any time. Parts that were not opened for a
+day are removed at the next download.
 """
 
 from __future__ import annotations
@@ -34,47 +34,50 @@ from common.storage import arrow, is_remote, storage_errors
 from index.storage.layout import MANIFEST
 
 UNUSED_SECONDS = 86_400.0
-_CHUNK = 16 * 2**20  # one request to the store: large enough that its delay does not count
+_CHUNK = 16 * 2**20  # bytes per request: large enough that the latency does not matter
 _MIB = 2**20
-_TRIES = 3  # of an upload; a store may have done what it then answered an error to
-_TORN = ".part"
+_TRIES = 3  # of an upload
+_PARTIAL = ".part"
 
 Files: TypeAlias = Mapping[str, str]  # name to sha256
 Part: TypeAlias = tuple[Path, Files]
 
 
-def cache_of(index: Path) -> Path:
-    """The folder of this machine for what an index in an object store holds."""
+def cache_folder(index: Path) -> Path:
+    """The local folder that caches an index in an object store."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = re.sub(r"[^\w.-]+", "_", str(index))[-80:]
     digest = hashlib.sha256(str(index).encode()).hexdigest()[:12]
     return Path(base) / "onepass" / "indexes" / f"{name}-{digest}"
 
 
-def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) -> list[Path]:
-    """Local folders with the files of ``parts`` of ``index``; those of a local index themselves.
+def fetch(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) -> list[Path]:
+    """Download parts of an index that are not in the cache yet.
 
     Args:
         index: the index folder.
-        parts: folders of it, and what their files are.
+        parts: folders of it, and the sha256 of their files.
         without: names of files that are not needed.
+
+    Returns:
+        A local folder for each part; those of a local index are returned as they are.
 
     Raises:
         SnapshotError: a file is missing in the store.
         StorageError: the store does not answer.
-        VerifyError: a file is not what the manifest says; nothing of it is kept.
+        VerifyError: a file does not match its sha256; it is not kept.
         WorkError: the cache cannot be written.
     """
     if not is_remote(index):
         return [folder for folder, _ in parts]
     for folder, files in parts:
         for name in files:
-            if PurePath(name).name != name:  # what the store says names no file elsewhere
+            if PurePath(name).name != name:  # a manifest must not reach files elsewhere
                 raise SnapshotError(
                     f"{folder} names a file {name!r}, which does not lie in it; build the index again"
                 )
-    cache = cache_of(index)
-    wanted = [(cache / _name_of(files), folder, files) for folder, files in parts]
+    cache = cache_folder(index)
+    wanted = [(cache / _cache_name(files), folder, files) for folder, files in parts]
     missing = [
         (folder / name, local / name, digest)
         for local, folder, files in wanted
@@ -83,25 +86,29 @@ def fetched(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) 
     ]
     try:
         if missing:
-            with _alone(cache):
-                _fetch(missing)
-                _forget(cache, {local for local, _, _ in wanted})
+            with _lock_cache(cache):
+                _download(missing)
+                _evict_unused(cache, {local for local, _, _ in wanted})
         for local, _, files in wanted:
             if files:
                 os.utime(local)
     except OSError as error:
         raise WorkError(
-            f"{cache} cannot hold what {index} is made of: {error.strerror or first_line(error)}; "
+            f"{cache} cannot hold the files of {index}: {error.strerror or first_line(error)}; "
             "make room there, or set XDG_CACHE_HOME to a folder on another disk"
         ) from error
     return [local for local, _, _ in wanted]
 
 
-def send(draft: Path, out: Path, version: str) -> None:
-    """Upload a version made in ``draft``: its parts, then its own files, its manifest last.
+def upload_version(draft: Path, out: Path, version: str) -> None:
+    """Upload a version: its segments, then its own files, its manifest last.
 
-    Whoever dies in between leaves files that no version names. ``draft`` holds ``segments`` and
-    the version's own files.
+    A process that dies in between leaves files that no version names.
+
+    Args:
+        draft: local folder with ``segments`` and the version's own files.
+        out: the index folder in the store.
+        version: its name.
 
     Raises:
         WorkError: the store refused, or did not answer.
@@ -114,15 +121,21 @@ def send(draft: Path, out: Path, version: str) -> None:
     done = 0
     for file, target in pairs:
         for sent in _upload(file, target):
-            _show("upload", done + sent, total)
+            _report_mib("upload", done + sent, total)
         done += file.stat().st_size
 
 
-def keep(draft: Path, out: Path, parts: Sequence[Part]) -> None:
-    """Move what was just uploaded into the cache, so that nobody here fetches it."""
-    cache = cache_of(out)
+def keep_in_cache(draft: Path, out: Path, parts: Sequence[Part]) -> None:
+    """Move uploaded files into the cache, so that this machine does not download them.
+
+    Args:
+        draft: the local folder that was uploaded.
+        out: the index folder in the store.
+        parts: folders inside ``draft``, and the sha256 of their files.
+    """
+    cache = cache_folder(out)
     for folder, files in parts:
-        target = cache / _name_of(files)
+        target = cache / _cache_name(files)
         if files and not target.exists():
             target.mkdir()
             for name in files:
@@ -137,17 +150,17 @@ def remove(folder: Path) -> None:
     """
     system, name = arrow(folder)
     with storage_errors(folder):
-        if (folder / MANIFEST).is_file():  # half a version must never look like a whole one
+        if (folder / MANIFEST).is_file():  # a version that is half removed must not look complete
             system.delete_file(f"{name}/{MANIFEST}")
         system.delete_dir(name)
 
 
-def _show(name: str, done: int, total: int) -> None:
+def _report_mib(name: str, done: int, total: int) -> None:
     if total >= _MIB:
         progress(f"{name} MiB", done // _MIB, total // _MIB)
 
 
-def _name_of(files: Files) -> str:
+def _cache_name(files: Files) -> str:
     return sha256_json(dict(files))[:32]
 
 
@@ -156,28 +169,28 @@ def _manifest_last(file: Path) -> tuple[bool, str]:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _lock_cache(cache: Path) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _fetch(missing: Sequence[tuple[Path, Path, str]]) -> None:
-    """Download (from, to, sha256), but for what another process fetched meanwhile."""
-    left = [one for one in missing if not one[1].exists()]
-    total = sum(_size(source) for source, _, _ in left)
+def _download(missing: Sequence[tuple[Path, Path, str]]) -> None:
+    """Download (from, to, sha256), except what another process has downloaded meanwhile."""
+    remaining = [file for file in missing if not file[1].exists()]
+    total = sum(_size(source) for source, _, _ in remaining)
     done = 0
-    for source, target, expected in left:
+    for source, target, expected in remaining:
         target.parent.mkdir(exist_ok=True)
-        draft = target.with_name(target.name + _TORN)  # of one who died: written over
+        draft = target.with_name(target.name + _PARTIAL)  # that of a dead process is overwritten
         digest = hashlib.sha256()
         with draft.open("wb") as stream:
-            for chunk in _chunks(source):
+            for chunk in _read_chunks(source):
                 digest.update(chunk)
                 stream.write(chunk)
                 done += len(chunk)
-                _show("fetch", done, total)
+                _report_mib("fetch", done, total)
             stream.flush()
             os.fsync(stream.fileno())
         if digest.hexdigest() != expected:
@@ -200,17 +213,17 @@ def _size(file: Path) -> int:
     return int(info.size)
 
 
-def _chunks(file: Path) -> Iterator[bytes]:
+def _read_chunks(file: Path) -> Iterator[bytes]:
     with storage_errors(file), file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             yield chunk
 
 
 def _upload(file: Path, target: Path) -> Iterator[int]:
-    """Upload a file; bytes sent so far."""
+    """Upload a file; yields the bytes sent so far."""
     system, name = arrow(target)
     size = file.stat().st_size
-    for left in reversed(range(_TRIES)):
+    for tries_left in reversed(range(_TRIES)):
         try:
             with file.open("rb") as source, system.open_output_stream(name) as sink:
                 sent = 0
@@ -220,18 +233,18 @@ def _upload(file: Path, target: Path) -> Iterator[int]:
                     yield sent
             if system.get_file_info(name).size == size:
                 return
-            why = "another size than was sent stands there"
+            why = "the stored size differs from what was sent"
         except OSError as error:
             why = first_line(error)
-        if not left:
+        if not tries_left:
             raise WorkError(
-                f"{target} cannot be written: {why}; what was served is served on: look at the "
+                f"{target} cannot be written: {why}; the served version is unchanged: check the "
                 "store, then run the same command again"
             )
 
 
-def _forget(cache: Path, used: set[Path]) -> None:
-    """Remove parts that nobody opened for a day; who has one open goes on reading it."""
+def _evict_unused(cache: Path, used: set[Path]) -> None:
+    """Remove parts that were not opened for a day; a process that has one open can still read it."""
     old = time.time() - UNUSED_SECONDS
     for entry in cache.iterdir():
         part = entry.is_dir() and not entry.name.startswith(".")

@@ -1,7 +1,7 @@
-"""What each row of an index is: its columns by row number, its row number by detection id.
+"""The rows of an index: columns by row number, row number by detection id.
 
-Both are memory-mapped and answered in time that does not grow with the index: a row is reached
-through its offset, an id through binary search over hashes. Opening reads nothing.
+Both files are memory-mapped, and look-ups take the same time at any size: a row is read at its
+offset, an id is found by binary search over hashes. Opening reads nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipelines.detections import BOX
 
 ROWS_SCHEMA = pa.schema(
     [
-        ("run", pa.int16()),  # place in the manifest's runs
+        ("run", pa.int16()),  # position in the manifest's runs
         ("row_id", pa.int64()),
         ("detection_id", pa.string()),
         ("image", pa.string()),
@@ -34,50 +34,49 @@ ROWS_SCHEMA = pa.schema(
         ("score", pa.float32()),
     ]
 )
-READ = [name for name in ROWS_SCHEMA.names if name != "run"]  # from a run's files
+RUN_COLUMNS = [name for name in ROWS_SCHEMA.names if name != "run"]  # read from a run's files
 
-# Rows joined into one block of memory: their strings stay below Arrow's 2 GiB.
-BLOCK_ROWS = 1_000_000
+BLOCK_ROWS = 1_000_000  # of one Arrow batch, whose strings must stay below 2 GiB
 
-_PARSING = Lock()
+_HEADER_LOCK = Lock()
 
 
-def described(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
-    """Columns of ``rows.arrow`` for a batch of run number ``run``."""
-    given = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in READ]
+def to_index_rows(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
+    """Rows of a run, at position ``run`` in the manifest, with the columns of ``rows.arrow``."""
+    columns = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in RUN_COLUMNS]
     number = pa.array(np.full(batch.num_rows, run, np.int16))
-    return pa.RecordBatch.from_arrays([number, *given], schema=ROWS_SCHEMA)
+    return pa.RecordBatch.from_arrays([number, *columns], schema=ROWS_SCHEMA)
 
 
 def write_rows(file: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write ``rows.arrow`` in large blocks; memory is bounded by one of them.
+    """Write ``rows.arrow`` in large blocks, one of them in memory at a time.
 
     Raises:
         OSError: the disk refused.
     """
     with pa.ipc.new_file(file, ROWS_SCHEMA) as sink:
 
-        def flush(gathered: list[pa.RecordBatch]) -> None:
-            if gathered:
-                sink.write_table(pa.Table.from_batches(gathered, ROWS_SCHEMA).combine_chunks())
+        def flush(block: list[pa.RecordBatch]) -> None:
+            if block:
+                sink.write_table(pa.Table.from_batches(block, ROWS_SCHEMA).combine_chunks())
 
-        waiting: list[pa.RecordBatch] = []
-        count = 0
+        block: list[pa.RecordBatch] = []
+        rows = 0
         for batch in batches:
-            if count + batch.num_rows > BLOCK_ROWS:
-                flush(waiting)
-                waiting, count = [], 0
-            waiting.append(batch)
-            count += batch.num_rows
-        flush(waiting)
+            if rows + batch.num_rows > BLOCK_ROWS:
+                flush(block)
+                block, rows = [], 0
+            block.append(batch)
+            rows += batch.num_rows
+        flush(block)
 
 
 def read_rows(file: Path) -> pa.Table:
     """``rows.arrow``, memory-mapped.
 
     Raises:
-        OSError, pa.ArrowInvalid: it is missing or torn.
-        SourceError: a column is of a type that can run code.
+        OSError, pa.ArrowInvalid: it is missing or damaged.
+        SourceError: a column has a type that can execute code.
     """
     with pa.memory_map(str(file)) as source:
         rows = pa.ipc.open_file(source).read_all()
@@ -88,12 +87,12 @@ def read_rows(file: Path) -> pa.Table:
 def hash_ids(ids: Iterable[str]) -> NDArray[np.uint64]:
     """64 bits of each id, the same on every machine."""
     digest = hashlib.blake2b
-    data = b"".join(digest(one.encode(), digest_size=8).digest() for one in ids)
+    data = b"".join(digest(name.encode(), digest_size=8).digest() for name in ids)
     return np.frombuffer(data, "<u8").astype(np.uint64)
 
 
 def write_ids(file: Path, hashes: NDArray[np.uint64]) -> None:
-    """Write ``ids.npy``, [2, N]: hashes in order, and the row of each.
+    """Write ``ids.npy``, uint64 [2, N]: sorted hashes, and the row of each.
 
     Raises:
         OSError: the disk refused.
@@ -103,112 +102,121 @@ def write_ids(file: Path, hashes: NDArray[np.uint64]) -> None:
 
 
 class RowTable:
-    """The rows of one or more segments under each other, numbered from 0."""
+    """The rows of one or more segments, numbered from 0."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
         batches = table.to_batches()
-        self._blocks = [_quick(batch) for batch in batches]
+        self._blocks = [_numpy_columns(batch) for batch in batches]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
 
     def columns(
         self, rows: NDArray[np.integer], names: Sequence[str] | None = None
     ) -> dict[str, list[Any]]:
-        """Values of ``rows``, in their order, by column.
+        """Values of some rows, by column.
 
-        Block by block on purpose: ``Table.take`` joins whole string columns first, 20 ms a
-        call at a million rows where taking from a block costs microseconds a row.
+        Args:
+            rows: [R] row numbers.
+            names: columns wanted; None: all.
+
+        Returns:
+            R Python values per column, in the order of ``rows``.
         """
+        # Block by block: ``Table.take`` first joins whole string columns, 20 ms a call at a
+        # million rows, where taking from a block costs microseconds a row.
         wanted = np.asarray(rows, np.int64)
         names = names or self.table.column_names
-        within = np.searchsorted(self._starts, wanted, side="right") - 1
-        used = np.unique(within)
+        block_of = np.searchsorted(self._starts, wanted, side="right") - 1
+        used = np.unique(block_of)
         if len(used) == 1:
-            return _taken(self._blocks[used[0]], wanted - self._starts[used[0]], names)
-        found: dict[str, list[Any]] = {name: [None] * len(wanted) for name in names}
+            return _take(self._blocks[used[0]], wanted - self._starts[used[0]], names)
+        columns: dict[str, list[Any]] = {name: [None] * len(wanted) for name in names}
         for block in used.tolist():
-            places = np.flatnonzero(within == block)
-            part = _taken(self._blocks[block], wanted[places] - self._starts[block], names)
+            positions = np.flatnonzero(block_of == block)
+            part = _take(self._blocks[block], wanted[positions] - self._starts[block], names)
             for name, values in part.items():
-                column = found[name]
-                for place, value in zip(places.tolist(), values, strict=True):
-                    column[place] = value
-        return found
+                for position, value in zip(positions.tolist(), values, strict=True):
+                    columns[name][position] = value
+        return columns
 
 
 _Column: TypeAlias = Any  # an Arrow array, or a NumPy one
 
 
-def _quick(batch: pa.RecordBatch) -> dict[str, _Column]:
-    """Columns as NumPy sees them where it can: a tenth of Arrow's cost for a few rows."""
+def _numpy_columns(batch: pa.RecordBatch) -> dict[str, _Column]:
+    """Columns as NumPy arrays where possible: for a few rows a tenth of Arrow's time."""
 
-    def quick(column: pa.Array) -> _Column:
+    def to_numpy(column: pa.Array) -> _Column:
         if pa.types.is_timestamp(column.type):
-            return column.to_numpy(zero_copy_only=False)  # copied only where some are unknown
+            return column.to_numpy(zero_copy_only=False)  # a copy only where some are null
         if pa.types.is_primitive(column.type) and not column.null_count:
             return column.to_numpy()
         return column
 
     return {
-        name: quick(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        name: to_numpy(column)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
     }
 
 
-def _taken(
+def _take(
     block: dict[str, _Column], rows: NDArray[np.int64], names: Sequence[str]
 ) -> dict[str, list[Any]]:
-    picked = pa.array(rows)
-    found: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = {}
     for name in names:
         column = block[name]
         if isinstance(column, np.ndarray):
-            found[name] = column[rows].tolist()
+            columns[name] = column[rows].tolist()
         else:
-            found[name] = column.take(picked).to_pylist()
-    return found
+            columns[name] = column.take(pa.array(rows)).to_pylist()
+    return columns
 
 
 def load_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
-    """``np.load``, safe in several threads.
+    """``np.load`` for several threads.
 
     NumPy reads a header with Python's parser, and that of 3.11 fails where two threads parse.
 
     Raises:
-        OSError, ValueError: the file is missing or torn.
+        OSError, ValueError: the file is missing or damaged.
     """
-    with _PARSING:
+    with _HEADER_LOCK:
         loaded: NDArray[Any] = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
     return loaded
 
 
 class IdTable:
-    """From detection id to row, within one segment."""
+    """Row numbers by detection id, within one segment."""
 
     def __init__(self, file: Path, rows: RowTable) -> None:
         """Open ``ids.npy`` over the rows it was written for.
 
         Raises:
-            OSError, ValueError: it is missing or torn.
+            OSError, ValueError: it is missing or damaged.
         """
         self._hashes, self._order = load_array(file, mmap_mode="r")
         self._rows = rows
 
     def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Row of each id, [N]; -1 where there is none."""
-        found = np.full(len(ids), -1, np.int64)
+        row_numbers = np.full(len(ids), -1, np.int64)
         if not ids:
-            return found
+            return row_numbers
         hashes = hash_ids(ids)
         at = np.searchsorted(self._hashes, hashes)
-        inside = np.flatnonzero(at < len(self._hashes))
-        same = inside[self._hashes[at[inside]] == hashes[inside]]
-        while len(same):  # once, but for two ids of one hash
-            rows = self._order[at[same]].astype(np.int64)
+
+        def same_hash(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+            positions = positions[at[positions] < len(self._hashes)]
+            equal: NDArray[np.int64] = positions[self._hashes[at[positions]] == hashes[positions]]
+            return equal
+
+        candidates = same_hash(np.arange(len(ids)))
+        while len(candidates):  # more than once only where two ids have the same hash
+            rows = self._order[at[candidates]].astype(np.int64)
             names = self._rows.columns(rows, ["detection_id"])["detection_id"]
-            right = np.array([name == ids[place] for name, place in zip(names, same, strict=True)])
-            found[same[right]] = rows[right]
-            same = same[~right]
-            at[same] += 1
-            same = same[at[same] < len(self._hashes)]
-            same = same[self._hashes[at[same]] == hashes[same]]
-        return found
+            equal = np.array([n == ids[i] for n, i in zip(names, candidates, strict=True)])
+            row_numbers[candidates[equal]] = rows[equal]
+            candidates = candidates[~equal]
+            at[candidates] += 1
+            candidates = same_hash(candidates)
+        return row_numbers

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-_OTHER_NAMES = {"kind": "--source", "k": "-k", "detection_id": "--id", "learning_rate": "--lr"}
+_OTHER_NAMES = {
+    "kind": "--source",
+    "k": "-k",
+    "detection_id": "--id",
+    "learning_rate": "--lr",
+    "memory_bytes": "--memory",
+}
 _POSITIONAL = frozenset({"source", "run", "runs", "index", "path", "url", "command"})
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 

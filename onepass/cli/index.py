@@ -10,6 +10,7 @@ import typer
 from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import ExecutorOption, Json, echo, print_json, to_path, warn
+from onepass.cli.flags import with_flags
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -21,10 +22,11 @@ app = typer.Typer(
 
 Index = Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")]
 Memory = Annotated[
-    str | None, typer.Option(help="What one process may use, as 2GB; half of the machine's.")
+    str | None,
+    typer.Option(help="Memory of one process, as 2GB; half of the machine's, if not given."),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="A Ray cluster to work on; large builds start Ray by themselves.")
+    str | None, typer.Option(help="A Ray cluster to work on; a large build starts Ray by itself.")
 ]
 
 _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
@@ -39,18 +41,20 @@ def build(
     ],
     metric: Annotated[
         Literal["cosine", "ip", "l1", "l2"],
-        typer.Option(help="Of L1-normalised embeddings: cosine, inner product, distances."),
+        typer.Option(
+            help="Between L1-normalised embeddings: cosine, inner product, L1 or L2 distance."
+        ),
     ] = "cosine",
     factory: Annotated[
         str,
         typer.Option(help="auto, Flat, HNSW32, PCA256,IVF1024,SQ8, or any FAISS factory string."),
     ] = "auto",
     recall: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="recall@10 that search is tuned to.")
+        float, typer.Option(min=0.0, max=1.0, help="recall@10 to tune the search for.")
     ] = 0.95,
     memory: Memory = None,
     shards: Annotated[
-        int, typer.Option(min=1, help="Parts that 'onepass serve --ray' searches side by side.")
+        int, typer.Option(min=1, help="Segments that 'onepass serve --ray' searches in parallel.")
     ] = 1,
     executor: ExecutorOption = "auto",
     address: Address = None,
@@ -58,7 +62,7 @@ def build(
         bool,
         typer.Option(
             "--beside",
-            help="Go on serving the current version; this one, of any model, waits for promote.",
+            help="Keep serving the current version; promote serves this one, of any model.",
         ),
     ] = False,
     as_json: Json = False,
@@ -67,7 +71,7 @@ def build(
 
     Example: onepass index build runs/first --out photos.index
     """
-    from index.build.version import build_index
+    from index.build.version import build_index  # late: FAISS takes a second
 
     with ProgressBar(resumes=False) as bar:
         snapshot = build_index(
@@ -83,7 +87,7 @@ def build(
             beside=beside,
             progress=bar.callback("index"),
         )
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
     if not as_json and beside:
         echo(f"next: onepass index promote {out} {snapshot.manifest.version}")
     elif not as_json:
@@ -101,11 +105,11 @@ def add(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a version that also holds the rows of more runs; costs what is new.
+    """Publish a version that also holds the rows of more runs; only these are indexed.
 
     Example: onepass index add photos.index runs/second
     """
-    from index.build.update import add_runs
+    from index.build.update import add_runs  # late: FAISS takes a second
 
     with ProgressBar(resumes=False) as bar:
         snapshot = add_runs(
@@ -116,33 +120,33 @@ def add(
             address=address,
             progress=bar.callback("index"),
         )
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
 def delete(
     index: Index,
     where: Annotated[
-        str | None, typer.Option(help="Rows that fit, as: \"sequence = 'trap-4'\".")
+        str | None, typer.Option(help="Rows that match, as: \"sequence = 'trap-4'\".")
     ] = None,
     ids: Annotated[Path | None, typer.Option(help="A file of detection ids, one a line.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a version without some rows; no file of vectors is written.
+    """Publish a version without some rows; vectors are not written again.
 
     Example: onepass index delete photos.index --where "label = 'background'"
     """
+    # late: FAISS takes a second
     from index.build.update import delete_rows
     from index.search.filters import Filter
 
     if where is None and ids is None:
         raise InputError("say which rows: --where \"label = 'background'\" or --ids FILE")
     with ProgressBar(resumes=False):
-        snapshot, gone = delete_rows(index, Filter(where, read_ids(ids)))
+        snapshot, deleted = delete_rows(index, Filter(where, read_ids(ids)))
     if not as_json:
-        said = "rows deleted" if gone else "rows fit, so nothing was published"
-        echo(f"{gone or 'no'} {said}")
-    _told(snapshot, as_json=as_json)
+        echo(f"{deleted} rows deleted" if deleted else "no rows match, so nothing was published")
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -153,66 +157,67 @@ def compact(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a version of the same rows, built anew from the runs: one part, no tombstones.
+    """Publish a version of the same rows, built anew from the runs, without deleted rows.
 
     Example: onepass index compact photos.index
     """
-    from index.build.update import compact as fold
+    from index.build.update import compact as compact_index  # late: FAISS takes a second
 
     with ProgressBar(resumes=False) as bar:
-        snapshot = fold(
+        snapshot = compact_index(
             index,
             memory_bytes=_bytes(memory),
             executor=executor,
             address=address,
             progress=bar.callback("index"),
         )
-    _told(snapshot, as_json=as_json)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command("list")
 def list_(index: Index, as_json: Json = False) -> None:
-    """The versions that stand, oldest first; the one that is served is marked.
+    """List the versions, oldest first; a star marks the one that is served.
 
     Example: onepass index list photos.index
     """
-    from index.build.versions import bytes_of, history
+    from index.build.versions import history, version_bytes
 
-    found = history(index)
+    versions = history(index)
     if as_json:
         print_json(
             [
-                {"current": one.current, "bytes": bytes_of(index, one.manifest)}
-                | one.manifest.model_dump(mode="json")
-                for one in found
+                {"current": entry.current, "bytes": version_bytes(index, entry.manifest)}
+                | entry.manifest.model_dump(mode="json")
+                for entry in versions
             ]
         )
         return
-    for one in found:
-        made = one.manifest
+    for entry in versions:
+        manifest = entry.manifest
         echo(
-            f"{'*' if one.current else ' '} {made.version}  {made.created}  {made.made_by:<7}  "
-            f"{made.rows} rows, {made.deleted} deleted, {len(made.segments)} "
-            f"part{'s' if len(made.segments) > 1 else ''}, {made.factory}, "
-            f"{bytes_of(index, made) / 2**20:.1f} MiB, {made.model.request.spec}"
+            f"{'*' if entry.current else ' '} {manifest.version}  {manifest.created}  "
+            f"{manifest.made_by:<7}  {manifest.rows} rows, {manifest.deleted} deleted, "
+            f"{len(manifest.segments)} segment{'s' if len(manifest.segments) > 1 else ''}, "
+            f"{manifest.factory}, {version_bytes(index, manifest) / 2**20:.1f} MiB, "
+            f"{manifest.model.request.spec}"
         )
 
 
 @app.command()
 def promote(
     index: Index,
-    version: Annotated[str, typer.Argument(help="As 'onepass index list' names it.")],
+    version: Annotated[str, typer.Argument(help="A version, as 'onepass index list' prints it.")],
     as_json: Json = False,
 ) -> None:
     """Serve another version from now on, once its files are verified.
 
     Example: onepass index promote photos.index v0001
     """
-    from index.build.versions import promote as serve
+    from index.build.versions import promote as promote_version  # late: FAISS takes a second
 
     with ProgressBar(resumes=False):
-        snapshot = serve(index, version)
-    _told(snapshot, as_json=as_json)
+        snapshot = promote_version(index, version)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -221,11 +226,11 @@ def rollback(index: Index, as_json: Json = False) -> None:
 
     Example: onepass index rollback photos.index
     """
-    from index.build.versions import rollback as back
+    from index.build.versions import rollback as roll_back  # late: FAISS takes a second
 
     with ProgressBar(resumes=False):
-        snapshot = back(index)
-    _told(snapshot, as_json=as_json)
+        snapshot = roll_back(index)
+    _show_result(snapshot, as_json=as_json)
 
 
 @app.command()
@@ -234,39 +239,39 @@ def prune(
     keep: Annotated[int, typer.Option(min=1, help="Newest versions to keep.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Remove old versions and give their disk space back; never the one that is served.
+    """Remove old versions and free their disk space; never the one that is served.
 
     Example: onepass index prune photos.index --keep 2
     """
-    from index.build.versions import prune as remove
+    from index.build.versions import prune as prune_versions  # late: FAISS takes a second
 
     with ProgressBar(resumes=False):
-        gone = remove(index, keep)
+        removed = prune_versions(index, keep)
     if as_json:
-        print_json({"removed": gone})
+        print_json({"removed": removed})
         return
-    echo(f"removed: {', '.join(gone) if gone else 'nothing'}")
+    echo(f"removed: {', '.join(removed) or 'nothing'}")
 
 
 def read_ids(file: Path | None) -> frozenset[str] | None:
-    """Detection ids of a file, one a line.
+    """Detection ids of a file, one per line; None for no file.
 
     Raises:
-        InputError: it cannot be read, or names none.
+        InputError: it cannot be read, or is empty.
     """
     if file is None:
         return None
     try:
-        found = frozenset(line.strip() for line in file.read_text().splitlines() if line.strip())
+        ids = frozenset(line.strip() for line in file.read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--ids {file} cannot be read: {error}") from None
-    if not found:
+    if not ids:
         raise InputError(f"--ids {file} names no detection; give one id a line")
-    return found
+    return ids
 
 
 def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
-    """What an index is made of, for people or machines."""
+    """Print a version of an index, as text or as JSON."""
     manifest = snapshot.manifest
     if as_json:
         print_json({"verified": verified, **manifest.model_dump(mode="json")})
@@ -277,28 +282,29 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
     echo(f"  factory      {manifest.factory} {manifest.largest.search_params or ''}")
     echo(f"  recall@{recall.k}    {measured} on {recall.queries} held-out queries")
     if recall.filtered:
-        under = ", ".join(f"{value:.3f} of {share}" for share, value in recall.filtered.items())
-        echo(f"  filtered     {under} of the rows")
-    parts, gone = len(manifest.segments), manifest.deleted
-    if parts > 1 or gone:
-        echo(f"  made of      {parts} part{'s' if parts > 1 else ''}, {gone} rows deleted")
+        recalls = ", ".join(f"{value:.3f} of {share}" for share, value in recall.filtered.items())
+        echo(f"  filtered     {recalls} of the rows")
+    segments, deleted = len(manifest.segments), manifest.deleted
+    if segments > 1 or deleted:
+        plural = "s" if segments > 1 else ""
+        echo(f"  made of      {segments} segment{plural}, {deleted} rows deleted")
     echo(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model.request.spec})")
     if verified:
-        files = len(manifest.files) + sum(len(one.files) for one in manifest.segments)
+        files = len(manifest.files) + sum(len(segment.files) for segment in manifest.segments)
         echo(f"verified: {files} files")
 
 
-def _told(snapshot: Snapshot, *, as_json: bool) -> None:
+def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:
     if snapshot.manifest.warning:
-        warn(snapshot.manifest.warning)
+        warn(with_flags(snapshot.manifest.warning))
     show_index(snapshot, verified=False, as_json=as_json)
 
 
 def _bytes(text: str | None) -> int | None:
-    """A size as people write it.
+    """Bytes of a size such as ``2GB``.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a size.
     """
     if text is None:
         return None

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_NAMED = 3  # changes of class
-_MISSED = 1  # exit code
+_MAX_CHANGES = 3  # of class, that are printed
+_EXIT_MISSED = 1
 
 
 @app.command()
@@ -40,35 +40,37 @@ def migrate(
         Path | None,
         typer.Option(
             parser=to_path,
-            help="An index of this run alone: a version of the new run is built beside the one "
-            "that is served, and served when the verdict is passed.",
+            help="An index of this run alone: a version of the new run is built in it, and served "
+            "when the verdict is passed.",
         ),
     ] = None,
     min_label_agreement: Annotated[
         float, typer.Option(min=0, max=1, help="Share of rows that keep their class.")
     ] = 0.8,
     min_overlap: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the ten nearest that stay, on average.")
+        float,
+        typer.Option(min=0, max=1, help="Mean share of the ten nearest that both spaces share."),
     ] = 0.4,
     max_new_failures: Annotated[
-        int, typer.Option(min=0, help="Rows that fail now and did not.")
+        int, typer.Option(min=0, help="Rows that fail with the new model only.")
     ] = 0,
     max_changed_links: Annotated[
         float, typer.Option(min=0, max=1, help="Share of links that only one of the runs has.")
     ] = 0.3,
     queries: Annotated[
-        int, typer.Option(min=1, help="Detections whose neighbours are compared, at most.")
+        int, typer.Option(min=1, help="Maximum number of detections whose neighbours are compared.")
     ] = 2000,
     as_json: Json = False,
 ) -> None:
-    """Every detection of a run with another model, and whether that is safe to serve.
+    """Extract every detection of a run with another model, and judge whether to serve it.
 
-    Ids, order and columns stay; the same command continues, and once the run is finished only
-    makes the report again: OUT/migration/report.json and report.html. Exit code 0: no limit was
-    missed; 1: one was.
+    Ids, order and columns stay. The same command continues an unfinished run, and writes the
+    report of a finished one again: OUT/migration/report.json and report.html. Exit code 0: no
+    limit was missed; 1: one was.
 
     Example: onepass migrate runs/first --model lite1 --out runs/second --index photos.index
     """
+    # late: torch and FAISS take seconds
     from index.build.versions import promote
     from migration.beside import build_candidate, check_replaceable
     from migration.compare import compare_runs
@@ -78,7 +80,7 @@ def migrate(
 
     config = configure(ExtractConfig, source=str(run), from_run=True, **options)
     old = Run.open(run)
-    there = None if index is None else check_replaceable(index, old, out)
+    served = None if index is None else check_replaceable(index, old, out)
     with ProgressBar(resumes=True) as bar:
         outcome = extract_again(
             config, out, report=show_progress(bar, config.executor, config.address)
@@ -96,43 +98,47 @@ def migrate(
                 max_new_failures=max_new_failures,
                 max_changed_links=max_changed_links,
             ),
-            metric=there.metric if there else "cosine",
+            metric=served.metric if served else "cosine",
             queries=queries,
             progress=bar.update,
         )
     page = _write_page(report, new)
-    made: SnapshotManifest | None = None
-    served = False
+    candidate: SnapshotManifest | None = None
+    passed = report.verdict.passed
     if index is not None:
         with ProgressBar(resumes=True) as bar:
-            made = build_candidate(
+            candidate = build_candidate(
                 index, old, new, executor=config.executor, progress=bar.callback("index")
             )
-        if report.verdict.passed:
-            promote(index, made.version)
-            served = True
+        if passed:
+            promote(index, candidate.version)
     if as_json:
-        beside = made and {"index": str(index), "version": made.version, "promoted": served}
-        print_json({**report.model_dump(mode="json"), "index": beside})
+        built = candidate and {
+            "index": str(index),
+            "version": candidate.version,
+            "promoted": passed,
+        }
+        print_json({**report.model_dump(mode="json"), "index": built})
     else:
-        _say_report(report)
+        _print_report(report)
         echo(f"report: {page or new.path / 'migration' / 'report.json'}")
-        if made is not None:
-            _say_index(index, made, served=served)
-    if not report.verdict.passed:
-        for one in report.verdict.limits:
-            if one.outcome == "missed":
-                typer.echo(f"missed: {one.says}", err=True)
-        raise typer.Exit(_MISSED)
+        if candidate is not None:
+            _print_index(index, candidate, promoted=passed)
+    if not passed:
+        for check in report.verdict.limits:
+            if check.outcome == "missed":
+                typer.echo(f"missed: {check.says}", err=True)
+        raise typer.Exit(_EXIT_MISSED)
 
 
 def _write_page(report: MigrationReport, new: Run) -> Path | None:
-    """Write the page; None, and a warning, where what draws its plots is not installed."""
+    """Write the page; None, with a warning, where Matplotlib is not installed."""
+    # late: as above
     from common.json_models import write_atomic
-    from migration.compare import page_of
+    from migration.compare import page_path
     from migration.page import render
 
-    page = page_of(new.path)
+    page = page_path(new.path)
     try:
         text = render(report)
     except InputError as error:
@@ -143,22 +149,22 @@ def _write_page(report: MigrationReport, new: Run) -> Path | None:
     return page
 
 
-def _say_report(report: MigrationReport) -> None:
-    then, now = report.then, report.now
-    echo(f"{then.spec} of {then.run} -> {now.spec} of {now.run}")
+def _print_report(report: MigrationReport) -> None:
+    old, new = report.then, report.now
+    echo(f"{old.spec} of {old.run} -> {new.spec} of {new.run}")
     for note in report.notes:
         warn(note)
     counts = report.counts
     echo(
         f"  rows         {counts.rows}; {counts.failed_now} failed, {counts.newly_failed} of them "
-        f"new, and {counts.newly_fine} that had failed are fine"
+        f"only now, and {counts.newly_fine} that had failed succeeded"
     )
-    for one in report.verdict.limits:
-        echo(f"  {one.outcome:<14} {one.says}")
+    for check in report.verdict.limits:
+        echo(f"  {check.outcome:<14} {check.says}")
     changes = report.labels.changes
     if changes:
-        shown = "; ".join(f"{one.rows} x {one.then} -> {one.now}" for one in changes[:_NAMED])
-        echo(f"  changed      {shown}{'; …' if len(changes) > _NAMED else ''}")
+        shown = "; ".join(f"{one.rows} x {one.then} -> {one.now}" for one in changes[:_MAX_CHANGES])
+        echo(f"  changed      {shown}{'; …' if len(changes) > _MAX_CHANGES else ''}")
     drift = report.drift
     echo(f"  drift        {drift.reason or f'mean cosine {drift.mean:.3f} of old to new'}")
     threshold = report.threshold
@@ -173,11 +179,12 @@ def _say_report(report: MigrationReport) -> None:
     echo(f"verdict: {'passed' if report.verdict.passed else 'missed'}")
 
 
-def _say_index(index: Path | None, made: SnapshotManifest, *, served: bool) -> None:
-    if served:
-        echo(f"{index} serves {made.version} now; back: onepass index rollback {index}")
+def _print_index(index: Path | None, candidate: SnapshotManifest, *, promoted: bool) -> None:
+    version = candidate.version
+    if promoted:
+        echo(f"{index} serves {version} now; back: onepass index rollback {index}")
         return
     echo(
-        f"{index} serves what it served; {made.version} stands beside it, and 'onepass index "
-        f"promote {index} {made.version}' serves it all the same"
+        f"{index} serves the same version as before; {version} is built, and 'onepass index "
+        f"promote {index} {version}' serves it"
     )

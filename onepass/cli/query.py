@@ -1,4 +1,4 @@
-"""The commands of this room: ``inspect`` and ``query``; the others have files of their own."""
+"""The commands ``inspect`` and ``query``, and the groups of the other commands of indexes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app.add_typer(link_cli.app)
 app.add_typer(tracks_cli.app, name="tracks")
 app.add_typer(database_cli.app, name="database")
 
-_SHOWN = 80  # characters of an attribute; --json has all
+_MAX_LETTERS = 80  # of an attribute; --json prints all
 
 
 @app.command()
@@ -47,28 +47,30 @@ def inspect(
         Path | None,
         typer.Argument(
             metavar="[PICTURE.png]",
-            help="With --profile: the picture; NAME-profile.png here, if not given.",
+            help="With --profile: file of the picture; NAME-profile.png, if not given.",
         ),
     ] = None,
     *,
     profile: Annotated[
         bool,
-        typer.Option("--profile", help="Where the time of a run went, as words and a picture."),
+        typer.Option("--profile", help="Where the time of a run was spent, as text and a picture."),
     ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every file's sha256 and every row.")
     ] = False,
     expect_dim: Annotated[
-        int | None, typer.Option(min=1, help="Refuse embeddings of another width.")
+        int | None, typer.Option(min=1, help="Fail unless embeddings have this dimension.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a run, an index or an HDF5 file is made of, and whether it is intact.
+    """Describe a run, an index or an HDF5 file, and check that it is intact.
 
     Example: onepass inspect features/train_features.h5 --expect-dim 1280
     """
     if picture is not None and not profile:
-        raise InputError(f"{picture}: a picture is of --profile; give that as well, or one path")
+        raise InputError(
+            f"{picture}: a picture needs --profile; give that as well, or only one path"
+        )
     if profile:
         _show_profile(path, picture, as_json=as_json)
         return
@@ -91,8 +93,8 @@ def inspect(
 
         with ProgressBar(resumes=True):
             snapshot = Snapshot.open(path)
-        about = snapshot.manifest
-        _check_dim(path, about.dim, about.model.request.spec, expect_dim)
+        manifest = snapshot.manifest
+        _check_dim(path, manifest.dim, manifest.model.request.spec, expect_dim)
         if verify:
             snapshot.verify()
         index_cli.show_index(snapshot, verified=verify, as_json=as_json)
@@ -124,17 +126,18 @@ def _show_h5(facts: Hdf5Info, *, compared: int | None, as_json: bool) -> None:
         return
     echo(f"{facts.path}: {'clips' if facts.kind == 'clips' else 'rows of a run'}")
     for name, value in facts.attributes.items():
-        said = str(value)
-        echo(f"  {name:<16} {said if len(said) <= _SHOWN else said[: _SHOWN - 1] + '…'}")
+        text = str(value)
+        short = text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "…"
+        echo(f"  {name:<16} {short}")
     for dataset in facts.datasets:
         shape = " x ".join(map(str, dataset.shape))
         shards = f"{len(dataset.shards)} shard" + ("" if len(dataset.shards) == 1 else "s")
         echo(f"  {dataset.name:<16} {dataset.dtype} {shape}, in {shards}")
     if verified:
-        against = (
+        checked = (
             f"{compared} files as in manifest.json" if compared else "no sha256 of them is known"
         )
-        echo(f"verified: every value is there; {against}")
+        echo(f"verified: every value is there; {checked}")
 
 
 def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
@@ -164,9 +167,9 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
             f"  gate         {gate.model.spec} passes {gate.label} from {gate.threshold:g} on: "
             f"{manifest.rows.refused} rows did not pass"
         )
-    for known in classifier.maps:
-        shape = " x ".join(map(str, known.shape))
-        echo(f"  kept         {known.name}: {shape}, one cell for {known.reduction or '?'} pixels")
+    for kept in classifier.maps:
+        shape = " x ".join(map(str, kept.shape))
+        echo(f"  kept         {kept.name}: {shape}, one cell for {kept.reduction or '?'} pixels")
     echo(f"  precision    {manifest.precision}, {manifest.engine}")
     for note in manifest.notes:
         echo(f"               {note}")
@@ -225,13 +228,15 @@ def query(
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
     where: Annotated[
         str | None,
-        typer.Option(help="Only rows that fit, as: \"label = 'moth' AND score >= 0.5\"."),
+        typer.Option(help="Only rows that match, as: \"label = 'moth' AND score >= 0.5\"."),
     ] = None,
-    ids: Annotated[Path | None, typer.Option(help="Only these ids, a file of one a line.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Brute force, for comparison.")] = False,
+    ids: Annotated[
+        Path | None, typer.Option(help="Only these ids: a file with one per line.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The nearest detections to one of the index, an image, or a vector.
+    """Find the detections nearest to one of the index, an image, or a vector.
 
     Example: onepass query photos.index --image moth.jpg -k 5
     """
@@ -242,17 +247,17 @@ def query(
         raise InputError("give exactly one of --id, --image, --vector")
     with ProgressBar(resumes=True):
         snapshot = Snapshot.open(index)
-    chosen = Filter(where, index_cli.read_ids(ids))
+    row_filter = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:
-        hits = snapshot.neighbours(detection_id, k, chosen=chosen, exact=exact)
+        hits = snapshot.neighbours(detection_id, k, filter=row_filter, exact=exact)
     else:
         raw = _embed_file(snapshot, image) if image is not None else _load_vector(vector)
-        hits = snapshot.search(raw, k, chosen=chosen, exact=exact)
-    found = snapshot.describe(hits)
+        hits = snapshot.search(raw, k, filter=row_filter, exact=exact)
+    records = snapshot.describe(hits)
     if as_json:
-        print_json({"metric": snapshot.manifest.metric, "hits": found})
+        print_json({"metric": snapshot.manifest.metric, "hits": records})
         return
-    for hit in found:
+    for hit in records:
         box = "" if hit["box"] is None else " [" + " ".join(f"{v:.0f}" for v in hit["box"]) + "]"
         label = hit["label"] or ""
         echo(

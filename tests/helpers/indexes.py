@@ -1,11 +1,14 @@
-"""Embeddings, runs of them, and what an index must answer, by definition."""
+"""Embeddings, runs of them, and the exact answers of an index by definition."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
+import pytest
 from scipy.spatial.distance import cdist
 
 from index.metrics import Metric, higher_is_nearer
@@ -15,6 +18,15 @@ from index.storage.layout import SEGMENTS
 from tests.helpers.runs import write_run
 
 DIM = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_faiss_thread() -> Iterator[None]:
+    """Work on a few rows is ten times slower when its threads wait for each other."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
 
 
 def embeddings(rows: int, *, seed: int = 0, dim: int = DIM) -> np.ndarray:
@@ -33,7 +45,7 @@ def make_run(path: Path, vectors: np.ndarray, *, prefix: str = "d", **more: Any)
 
 
 def order_of(snapshot: Snapshot, prefix: str = "d") -> np.ndarray:
-    """Row of the snapshot -> number of the embedding it was made from."""
+    """Number of the embedding that each row of the snapshot was made from."""
     ids = snapshot.rows["detection_id"].to_pylist()
     return np.array([int(name.removeprefix(prefix)) for name in ids])
 

@@ -1,6 +1,6 @@
 """Commands on an index in processes that are killed: at the nth change to files, or at a moment.
 
-``Nursery`` starts one Python that has imported everything and forks a child for every command,
+``ForkServer`` starts one Python that has imported everything and forks a child for every command,
 so that a kill costs tenths of a second. It is run as ``python -m tests.helpers.killed``.
 """
 
@@ -22,14 +22,14 @@ from common.lease import LeaseTimeouts
 CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"))
 
 
-# Leases of those who were killed are waited for, but not as long as users wait.
+# Leases of killed processes expire, but sooner than for users.
 QUICK = partial(LeaseTimeouts, renew_interval=0.1, expiry=0.6, confirm_delay=0.05)
 
 
-class Nursery:
-    """Runs commands in children of a child; ``with Nursery() as nursery: nursery.run(…)``."""
+class ForkServer:
+    """Runs commands in children of a child; ``with ForkServer() as server: server.run(…)``."""
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         self._child = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.killed"],
             cwd=Path(__file__).parents[2],
@@ -57,39 +57,39 @@ class Nursery:
         """Run a command and kill it; the seconds it took where it ended before that, else None.
 
         Args:
-            command: name and arguments, as ``work`` takes them.
+            command: name and arguments, as ``run_command`` takes them.
             change: kill it right before its nth change to files, counted from 0; where the index
                 is in a store, to what is stored.
             after: kill it after so many seconds.
         """
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        asked = {"command": [str(part) for part in command], "change": change, "after": after}
-        print(json.dumps(asked), file=self._child.stdin, flush=True)
+        job = {"command": [str(part) for part in command], "change": change, "after": after}
+        print(json.dumps(job), file=self._child.stdin, flush=True)
         status, seconds = json.loads(self._child.stdout.readline())
         assert status in (0, -signal.SIGKILL), f"{command} ended with {status}"
         return seconds if status == 0 else None
 
 
-def work(name: str, index: Path, *more: str) -> None:
-    """Do a command on an index, in this process."""
+def run_command(name: str, index: Path, *arguments: str) -> None:
+    """Run a command on an index, in this process."""
     from index.build.update import add_runs, compact, delete_rows
     from index.build.version import build_index
     from index.build.versions import promote, prune
     from index.search.filters import Filter
 
     if name == "build":
-        build_index([Path(more[0])], index, factory=more[1])
+        build_index([Path(arguments[0])], index, factory=arguments[1])
     elif name == "add":
-        add_runs(index, [Path(more[0])])
+        add_runs(index, [Path(arguments[0])])
     elif name == "delete":
-        delete_rows(index, Filter(more[0]))
+        delete_rows(index, Filter(arguments[0]))
     elif name == "compact":
         compact(index)
     elif name == "promote":
-        promote(index, more[0])
+        promote(index, arguments[0])
     elif name == "prune":
-        prune(index, int(more[0]))
+        prune(index, int(arguments[0]))
     else:
         raise ValueError(name)
 
@@ -97,26 +97,26 @@ def work(name: str, index: Path, *more: str) -> None:
 def _die_at(change: int, *, in_store: bool) -> None:
     left = change
 
-    def changes() -> None:
+    def count_change() -> None:
         nonlocal left
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
 
-    def see(event: str, arguments: tuple[Any, ...]) -> None:
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 0o3
         if event in CHANGES or writes:
-            changes()
+            count_change()
 
     if not in_store:
-        sys.addaudithook(see)
+        sys.addaudithook(audit)
         return
-    from common import json_models as records
+    from common import json_models
     from index.storage import remote
 
-    really, put = remote.arrow, records.put
+    arrow, write_bytes = remote.arrow, json_models.write_bytes
 
-    class Watched:
+    class CountedClient:
         """A store's client; a kill comes before a change to it, or in the middle of a file."""
 
         def __init__(self, client: Any) -> None:
@@ -124,18 +124,18 @@ def _die_at(change: int, *, in_store: bool) -> None:
 
         def __getattr__(self, name: str) -> Any:
             if name in ("open_output_stream", "delete_file", "delete_dir"):
-                changes()
+                count_change()
             return getattr(self._client, name)
 
-    def watched(path: Path) -> tuple[Any, str]:
-        client, name = really(path)
-        return Watched(client), name
+    def counted_arrow(path: Path) -> tuple[Any, str]:
+        client, name = arrow(path)
+        return CountedClient(client), name
 
-    def watched_put(file: Path, data: bytes) -> None:
-        changes()
-        put(file, data)
+    def counted_write(file: Path, data: bytes) -> None:
+        count_change()
+        write_bytes(file, data)
 
-    remote.arrow, records.put = watched, watched_put
+    remote.arrow, json_models.write_bytes = counted_arrow, counted_write
 
 
 def _child(command: list[str], change: int | None) -> int:
@@ -147,7 +147,7 @@ def _child(command: list[str], change: int | None) -> int:
     if change is not None:
         _die_at(change, in_store=is_remote(command[1]))
     try:
-        work(command[0], to_path(command[1]), *command[2:])
+        run_command(command[0], to_path(command[1]), *command[2:])
     except BaseException as error:
         print(f"{command}: {error!r}", file=sys.stderr, flush=True)
         return 1
@@ -165,14 +165,14 @@ def _serve() -> None:
     lease.LeaseTimeouts = QUICK  # type: ignore[assignment,misc]
 
     for line in sys.stdin:
-        asked = json.loads(line)
+        job = json.loads(line)
         began = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            os._exit(_child(asked["command"], asked["change"]))
-        if asked["after"] is not None:
-            time.sleep(asked["after"])
-            os.kill(pid, signal.SIGKILL)  # it is not waited for yet, so the number is still its
+            os._exit(_child(job["command"], job["change"]))
+        if job["after"] is not None:
+            time.sleep(job["after"])
+            os.kill(pid, signal.SIGKILL)  # not waited for yet, so no other process has this id
         _, status = os.waitpid(pid, 0)
         seconds = time.monotonic() - began
         print(json.dumps([os.waitstatus_to_exitcode(status), seconds]), flush=True)

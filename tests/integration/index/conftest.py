@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
-from tests.helpers.indexes import (
-    embeddings,
-    make_run,
-)
+from tests.helpers.indexes import embeddings, make_run, one_faiss_thread
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Work on a few rows is ten times slower when its threads wait for each other."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
+__all__ = ["one_faiss_thread"]
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_delete(index: Path, tmp_path: Path, onepass: Onepass) -> None:
     where = ("index", "delete", index, "--where")
     assert told(onepass(*where, "row_id < 10", "--json"))["rows"] == 40
     assert lines(onepass(*where, "row_id < 12"))[0] == "2 rows deleted"
-    assert lines(onepass(*where, "row_id < 12"))[0] == "no rows fit, so nothing was published"
+    assert lines(onepass(*where, "row_id < 12"))[0] == "no rows match, so nothing was published"
     ids = tmp_path / "ids.txt"
     ids.write_text("a20\n\n a21 \nnobody\n")
     assert told(onepass("index", "delete", index, "--ids", ids, "--json"))["rows"] == 36

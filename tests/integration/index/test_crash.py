@@ -17,7 +17,7 @@ from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions, read_manifest
 from tests.helpers.indexes import embeddings, make_run
-from tests.helpers.killed import Nursery, work
+from tests.helpers.killed import ForkServer, run_command
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 LEFT_ALONE = {"CURRENT", ".lock", SEGMENTS}
@@ -25,8 +25,8 @@ COMMANDS = ("build", "add", "delete", "compact", "promote", "prune")
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as started:
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as started:
         yield started
 
 
@@ -65,7 +65,7 @@ def check_after_kill(index: Path, command: str, world: Path) -> None:
     for version in list_versions(index):
         Snapshot.open(index, version).verify()
     if not (through and command == "add"):  # its ids would be refused now
-        work(command, index, *arguments(command, world))
+        run_command(command, index, *arguments(command, world))
         assert check_served(Snapshot.open(index), command) or command in ("compact", "prune")
     delete_rows(index, Filter(ids=frozenset({"a50"})))
     named = {
@@ -94,12 +94,12 @@ def check_served(snapshot: Snapshot, command: str) -> bool:
 
 @pytest.mark.parametrize("command", ["add", "compact"])
 def test_killed_before_each_change_to_files(
-    tmp_path: Path, world: Path, nursery: Nursery, command: str
+    tmp_path: Path, world: Path, server: ForkServer, command: str
 ) -> None:
     for change in range(200):
         index = tmp_path / f"index-{change}"
         shutil.copytree(world / "index", index)
-        if nursery.run(command, index, *arguments(command, world), change=change) is not None:
+        if server.run(command, index, *arguments(command, world), change=change) is not None:
             break
         assert current_version(index) == "v0002", "the switch is the last change of all"
         check_after_kill(index, command, world)
@@ -109,47 +109,49 @@ def test_killed_before_each_change_to_files(
     assert current_version(index) == "v0003"
 
 
-def kill_at_random(tmp_path: Path, world: Path, nursery: Nursery, command: str, times: int) -> None:
+def kill_at_random(
+    tmp_path: Path, world: Path, server: ForkServer, command: str, times: int
+) -> None:
     seconds = []
     for number in range(2):
         shutil.copytree(world / "index", tmp_path / f"whole-{number}")
-        took = nursery.run(command, tmp_path / f"whole-{number}", *arguments(command, world))
+        took = server.run(command, tmp_path / f"whole-{number}", *arguments(command, world))
         assert took is not None
         seconds.append(took)
     for number in range(times):
         index = tmp_path / f"index-{number}"
         shutil.copytree(world / "index", index)
         after = random.uniform(0, min(seconds))  # noqa: S311
-        nursery.run(command, index, *arguments(command, world), after=after)
+        server.run(command, index, *arguments(command, world), after=after)
         check_after_kill(index, command, world)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_killed_at_a_random_moment(
-    tmp_path: Path, world: Path, nursery: Nursery, command: str
+    tmp_path: Path, world: Path, server: ForkServer, command: str
 ) -> None:
-    kill_at_random(tmp_path, world, nursery, command, 3)
+    kill_at_random(tmp_path, world, server, command, 3)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS)
 def test_killed_at_twenty_random_moments(
-    tmp_path: Path, world: Path, nursery: Nursery, command: str
+    tmp_path: Path, world: Path, server: ForkServer, command: str
 ) -> None:
-    kill_at_random(tmp_path, world, nursery, command, 20)
+    kill_at_random(tmp_path, world, server, command, 20)
 
 
 def test_first_build_killed_before_each_change_to_files(
-    tmp_path: Path, world: Path, nursery: Nursery
+    tmp_path: Path, world: Path, server: ForkServer
 ) -> None:
     """Where nothing was served, nothing half is, and the folder still takes a build."""
     for change in range(0, 200, 3):
         index = tmp_path / f"index-{change}"
         asked = ("build", index, world / "first", "Flat")
-        if nursery.run(*asked, change=change) is not None:
+        if server.run(*asked, change=change) is not None:
             break
         assert all(Snapshot.open(index, one).verify() == 120 for one in list_versions(index))
-        assert nursery.run(*asked) is not None
+        assert server.run(*asked) is not None
         assert Snapshot.open(index).verify() == 120
         assert {entry.name for entry in index.iterdir()} == LEFT_ALONE | set(list_versions(index))
     else:

@@ -13,12 +13,7 @@ from common.errors import SnapshotError, VerifyError
 from index.build.version import build_index
 from index.search.snapshot import Snapshot, list_versions
 from index.storage.layout import SEGMENTS
-from tests.helpers.indexes import (
-    embeddings,
-    make_run,
-    part_of,
-    tree,
-)
+from tests.helpers.indexes import embeddings, make_run, part_of, tree
 
 
 def test_damage_is_found(tmp_path: Path, run: Path) -> None:

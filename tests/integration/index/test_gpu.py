@@ -12,7 +12,7 @@ import pytest
 
 from index.build.version import build_index
 from index.metrics import prepare
-from index.search.factory import core_of, make_index, train
+from index.search.factory import core_index, make_index, train
 from index.search.filters import Filter
 from index.search.recall import recall_at
 from index.search.snapshot import Snapshot
@@ -31,7 +31,7 @@ def test_lists_are_trained_as_well_as_on_the_cpu(factory: str) -> None:
     vectors = prepare(embeddings(6000), [""] * 6000, "cosine")
     index = make_index(factory, 32, "cosine")
     train(index, vectors, factory, "cosine")
-    assert core_of(index).clustering_index is None, "nothing of the GPU is kept"
+    assert core_index(index).clustering_index is None, "nothing of the GPU is kept"
     on_gpu = quality(index, vectors)
     cpu = make_index(factory, 32, "cosine")
     cpu.train(vectors)
@@ -43,7 +43,7 @@ def quality(index: Any, vectors: np.ndarray) -> float:
     inner = vectors
     if isinstance(index, faiss.IndexPreTransform):
         inner = index.chain.at(0).apply(vectors)
-    nearness, _ = core_of(index).quantizer.search(np.ascontiguousarray(inner), 1)
+    nearness, _ = core_index(index).quantizer.search(np.ascontiguousarray(inner), 1)
     return float(nearness.mean())
 
 
@@ -58,7 +58,7 @@ def test_exact_search_is_that_of_the_definition(tmp_path: Path, metric: Any) -> 
     np.testing.assert_allclose(hits.scores, true, atol=1e-4)
     chosen = Filter("row_id % 2 = 0")
     assert np.isin(
-        snapshot.search(queries, 10, chosen=chosen).rows, snapshot.matching(chosen)
+        snapshot.search(queries, 10, filter=chosen).rows, snapshot.matching(chosen)
     ).all()
 
 

@@ -36,11 +36,11 @@ def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, fact
     assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 80
     queries = embeddings(20, seed=9)
     for chosen in (None, Filter("row_id % 3 = 0"), Filter(ids=frozenset({"d1", "d600"}))):
-        a = one.search(queries, 12, chosen=chosen, exact=True)
-        b = three.search(queries, 12, chosen=chosen, exact=True)
+        a = one.search(queries, 12, filter=chosen, exact=True)
+        b = three.search(queries, 12, filter=chosen, exact=True)
         assert by_id(one, a.rows) == by_id(three, b.rows)
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
-        assert recall_at(b, three.search(queries, 12, chosen=chosen)) >= 0.98
+        assert recall_at(b, three.search(queries, 12, filter=chosen)) >= 0.98
     assert one.rows_of(["d5", "no"])[1] == three.rows_of(["d5", "no"])[1] == -1
     np.testing.assert_array_equal(
         one.vectors(one.rows_of([f"d{row}" for row in range(700)])),
@@ -57,15 +57,15 @@ def test_segments_searched_elsewhere_answer_the_same(tmp_path: Path) -> None:
     opened = Snapshot.open(tmp_path / "index")
     asked: list[int] = []
 
-    def elsewhere(number: int) -> Segment:
+    def searcher(number: int) -> Segment:
         asked.append(number)
         return opened._segments[number]
 
-    there = Snapshot.open(tmp_path / "index", elsewhere=elsewhere)
+    there = Snapshot.open(tmp_path / "index", searcher=searcher)
     assert asked == [0, 1, 2]
     queries = embeddings(7, seed=2)
     for chosen in (None, Filter("row_id > 200")):
-        a, b = (one.search(queries, 9, chosen=chosen) for one in (here, there))
+        a, b = (one.search(queries, 9, filter=chosen) for one in (here, there))
         np.testing.assert_array_equal(a.rows, b.rows)
         np.testing.assert_array_equal(a.scores, b.scores)
 
@@ -103,8 +103,8 @@ def test_lists_that_are_too_large_stay_on_the_disk(tmp_path: Path, large: Path) 
     assert recall_at(exact, moved.search(queries, 10)) == pytest.approx(facts.measured, abs=0.04)
     assert recall_at(exact, in_memory.search(queries, 10)) >= 0.9
     half = Filter("row_id % 2 = 1")
-    exact = moved.search(queries, 10, chosen=half, exact=True)
-    assert recall_at(exact, moved.search(queries, 10, chosen=half)) >= 0.9
+    exact = moved.search(queries, 10, filter=half, exact=True)
+    assert recall_at(exact, moved.search(queries, 10, filter=half)) >= 0.9
     held_out = moved.rows["detection_id"].to_pylist()[-5:]  # the queries of the build come last
     rows = moved.rows_of(held_out)
     assert moved.search(moved.vectors(rows), 1).rows[:, 0].tolist() == rows.tolist()
@@ -132,8 +132,8 @@ def test_filters_are_right_where_too_many_rows_fit_to_compare(
         )
         for where in ("row_id % 3 = 0", "row_id < 690", "label = 'class 1'", "row_id = 5"):
             chosen = Filter(where)
-            exact = snapshot.search(queries, 10, chosen=chosen, exact=True)
-            hits = snapshot.search(queries, 10, chosen=chosen)
+            exact = snapshot.search(queries, 10, filter=chosen, exact=True)
+            hits = snapshot.search(queries, 10, filter=chosen)
             assert np.isin(hits.rows, snapshot.matching(chosen)).all()
             assert all(len(set(rows)) == len(rows) for rows in hits.rows.tolist())
             assert hits.rows.shape == exact.rows.shape
@@ -143,8 +143,8 @@ def test_filters_are_right_where_too_many_rows_fit_to_compare(
             asked = queries[query : query + 1]
             near = by_id(snapshot, snapshot.search(asked, 300, exact=True).rows)[0]
             chosen = Filter(ids=frozenset(f"d{row}" for row in range(700)).difference(near))
-            exact = snapshot.search(asked, 10, chosen=chosen, exact=True)
-            found.append(recall_at(exact, snapshot.search(asked, 10, chosen=chosen)))
+            exact = snapshot.search(asked, 10, filter=chosen, exact=True)
+            found.append(recall_at(exact, snapshot.search(asked, 10, filter=chosen)))
         assert np.mean(found) >= 0.5, (factory, found)  # two lists are enough for what is near
 
 

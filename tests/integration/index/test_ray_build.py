@@ -88,7 +88,7 @@ def test_disk_that_refuses_a_task_is_one_line(
         for file in (run / "detections").glob("*.parquet"):
             file.unlink()
 
-    monkeypatch.setattr("index.build.version.refuse_repeated", gone)
+    monkeypatch.setattr("index.build.version.check_unique_ids", gone)
     with pytest.raises(WorkError, match=r"No such file or directory|Failed to open") as caught:
         build_index([run], tmp_path / "index")
     assert "\n" not in str(caught.value)

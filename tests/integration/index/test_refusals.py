@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,7 @@ import pytest
 from common.errors import InputError, RunError, SnapshotError
 from index.build.version import build_index
 from index.search.snapshot import Snapshot, current_version, list_versions
-from tests.helpers.indexes import (
-    DIM,
-    embeddings,
-    make_run,
-    tree,
-)
+from tests.helpers.indexes import DIM, embeddings, make_run, tree
 from tests.helpers.runs import TINY_FACTS
 
 
@@ -53,8 +47,8 @@ def test_runs_of_two_dimensions_are_refused(tmp_path: Path) -> None:
 def test_ids_that_stand_twice_are_refused(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", embeddings(5))
     b = make_run(tmp_path / "b", embeddings(3, seed=1))
-    refused(tmp_path / "index", [a, b], r"'d0' stands 2 times \(in .*/a, .*/b; 3 ids")
-    refused(tmp_path / "index", [a, a], r"'d0' stands 2 times \(in .*/a, .*/a; 5 ids")
+    refused(tmp_path / "index", [a, b], r"'d0' is there 2 times \(in .*/a, .*/b; 3 ids")
+    refused(tmp_path / "index", [a, a], r"'d0' is there 2 times \(in .*/a, .*/a; 5 ids")
 
 
 def test_run_without_a_good_row_is_refused(tmp_path: Path) -> None:
@@ -65,13 +59,13 @@ def test_run_without_a_good_row_is_refused(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(tmp_path: Path, run: Path) -> None:
     out = tmp_path / "index"
     refused(out, [], "no run was given")
-    refused(out, [run], "metric 'l3' is unknown; give one of cosine, ip, l1, l2", metric="l3")
-    refused(out, [run], "recall is 1.5", recall=1.5)
-    refused(out, [run], "factory 'Nope' does not work for metric 'cosine'", factory="Nope")
-    refused(out, [run], "factory 'PQ4x4' .* 'l1' .* something else", factory="PQ4x4", metric="l1")
+    refused(out, [run], "'l3'.* cosine, ip, l1, l2", metric="l3")
+    refused(out, [run], "recall=1.5", recall=1.5)
+    refused(out, [run], "'Nope'.* 'cosine'", factory="Nope")
+    refused(out, [run], "'PQ4x4'.* 'l1'", factory="PQ4x4", metric="l1")
     refused(out, [run], "refining index is not needed", factory="IVF8,PQ4x4,Refine(SQ8)")
-    refused(out, [run], "shards is 0", shards=0)
-    refused(out, [run], "memory is 1000 bytes; give 64 MB or more", memory_bytes=1000)
+    refused(out, [run], "shards=0", shards=0)
+    refused(out, [run], "memory_bytes=1000.* 64 MB", memory_bytes=1000)
     refused(out, [run], "training on 560 rows", factory="IVF4096,Flat")
     with pytest.raises(RunError, match="no such run"):
         build_index([tmp_path / "nothing"], out)
@@ -101,23 +95,14 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path: Path, run: Path) -> Non
     refused(tmp_path / "file" / "index", [run], "cannot be written")
 
 
-def test_two_builds_at_once_are_refused(tmp_path: Path, run: Path) -> None:
-    out = tmp_path / "index"
-    build_index([run], out)
-    with (out / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(out, [run], "another onepass index is at work on it")
-    assert build_index([run], out).manifest.version == "v0002"
-
-
 def test_bad_queries_are_refused(served: Snapshot) -> None:
     with pytest.raises(SnapshotError, match=r"shape \(1, 8\), .* dimension 32"):
         served.search(np.ones((1, 8)), 3)
     with pytest.raises(SnapshotError, match=r"shape \(32,\)"):
         served.search(np.ones(DIM), 3)
-    with pytest.raises(SnapshotError, match="k is 0"):
+    with pytest.raises(SnapshotError, match="k=0"):
         served.search(np.ones((1, DIM)), 0)
-    with pytest.raises(SnapshotError, match="k is 0"):
+    with pytest.raises(SnapshotError, match="k=0"):
         served.neighbours("d1", 0)
     with pytest.raises(SnapshotError, match="zero or not finite: 'query 1'"):
         served.search(np.stack([np.ones(DIM), np.zeros(DIM)]), 3)
@@ -135,5 +120,5 @@ def test_missing_index_says_what_to_do(tmp_path: Path, run: Path) -> None:
         with pytest.raises(SnapshotError, match=r"has no version .* \(it has: v0001\)"):
             Snapshot.open(out, version)
     (out / "CURRENT").write_text("latest\n")
-    with pytest.raises(SnapshotError, match="says 'latest', which is no version"):
+    with pytest.raises(SnapshotError, match="'latest'"):
         Snapshot.open(out)

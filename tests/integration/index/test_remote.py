@@ -27,7 +27,7 @@ from index.storage import remote
 from index.storage.layout import current_version, list_versions, read_manifest
 from tests.helpers.commands import onepass
 from tests.helpers.indexes import embeddings, make_run
-from tests.helpers.killed import QUICK, Nursery, work
+from tests.helpers.killed import QUICK, ForkServer, run_command
 from tests.helpers.s3 import Rule, Store
 from tests.integration.api.world import serving
 
@@ -39,7 +39,7 @@ INDEX = "s3://bucket/photos/moths.index"
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lease, "Patience", QUICK)
+    monkeypatch.setattr(lease, "LeaseTimeouts", QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +193,12 @@ def test_refusals_are_one_line(
 def test_an_upload_that_fails_changes_nothing(s3: Store, there: Path) -> None:
     before = answers(there)
     s3.faults(Rule("error", method="PUT|POST", key="v0002/manifest", status=403))
-    with pytest.raises(WorkError, match=r"v0002/manifest.json cannot be written: .*served on"):
+    with pytest.raises(WorkError, match=r"v0002/manifest.json cannot be written"):
         delete_rows(there, Filter("row_id < 5"))
     s3.faults()
     assert answers(there)[:2] == before[:2]
     s3.faults(Rule("error", method="PUT|POST", key="CURRENT", status=403))
-    with pytest.raises(WorkError, match=r"v0002 stands, and 'onepass index promote s3://"):
+    with pytest.raises(WorkError, match=r"'onepass index promote s3://"):
         delete_rows(there, Filter("row_id < 5"))
     s3.faults()
     assert answers(there)[0] == ["v0001", "v0001", "v0002"]
@@ -211,25 +211,25 @@ def test_a_part_is_fetched_once_and_kept_for_a_day(
 ) -> None:
     forget(tmp_path)
     asked: Counter[str] = Counter()
-    really = remote._chunks
+    really = remote._read_chunks
 
     def counted(file: Path) -> Iterator[bytes]:
         asked[file.name] += 1
         return really(file)
 
-    monkeypatch.setattr(remote, "_chunks", counted)
+    monkeypatch.setattr(remote, "_read_chunks", counted)
     threads = [threading.Thread(target=Snapshot.open, args=(there,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert asked == dict.fromkeys(["ids.npy", "rows.arrow", "search.faiss", "vectors.faiss"], 1)
-    cache = remote.cache_of(there)
+    cache = remote.cache_folder(there)
     (old,) = (entry for entry in cache.iterdir() if entry.is_dir())
     delete_rows(there, Filter("row_id = 0"))
     compact(there)
     (part,) = read_manifest(there).segments
-    (now,) = remote.fetched(there, [(there / "segments" / part.name, part.files)])
+    (now,) = remote.fetch(there, [(there / "segments" / part.name, part.files)])
     shutil.rmtree(now)
     Snapshot.open(there)
     assert old.is_dir()
@@ -274,7 +274,12 @@ COMMANDS = {
 
 
 def kill_and_check(
-    nursery: Nursery, store: Store, command: str, runs: tuple[Path, Path], tmp: Path, **when: float
+    server: ForkServer,
+    store: Store,
+    command: str,
+    runs: tuple[Path, Path],
+    tmp: Path,
+    **when: float,
 ) -> bool:
     """Kill ``command`` on an index of two versions; whether it was through before that."""
     for key in store.stored():
@@ -284,7 +289,7 @@ def kill_and_check(
     compact(index)
     given, allowed = COMMANDS[command]
     arguments = [text.format(first=runs[0], second=runs[1]) for text in given]
-    through = nursery.run(command, index, *arguments, **when) is not None  # type: ignore[arg-type]
+    through = server.run(command, index, *arguments, **when) is not None  # type: ignore[arg-type]
     forget(tmp)  # it is looked at from another machine
     snapshot = Snapshot.open(index)
     rows = snapshot.verify()
@@ -294,16 +299,16 @@ def kill_and_check(
     hits = snapshot.search(FIRST[60:61], 1, exact=True)
     assert snapshot.columns(hits.rows[0])["detection_id"] == ["a60"]
     if not (command == "add" and rows == 160):  # its ids would be refused now
-        work(command, index, *arguments)
+        run_command(command, index, *arguments)
     delete_rows(index, Filter(ids=frozenset({"a50"})))
     named_only(store, index)
     return through
 
 
 def test_a_kill_leaves_what_was_served(s3: Store, runs: tuple[Path, Path], tmp_path: Path) -> None:
-    with Nursery() as nursery:
+    with ForkServer() as server:
         for change in (1, 3, 4):  # within the part, before the manifest, before CURRENT
-            assert not kill_and_check(nursery, s3, "add", runs, tmp_path, change=change)
+            assert not kill_and_check(server, s3, "add", runs, tmp_path, change=change)
 
 
 @pytest.mark.long
@@ -312,11 +317,11 @@ def test_a_kill_leaves_what_was_served(s3: Store, runs: tuple[Path, Path], tmp_p
 def test_a_kill_at_any_change(
     s3: Store, command: str, runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    with Nursery() as nursery:
+    with ForkServer() as server:
         change = 0
-        while not kill_and_check(nursery, s3, command, runs, tmp_path, change=change):
+        while not kill_and_check(server, s3, command, runs, tmp_path, change=change):
             change += 1
         assert change >= 2
         chance = np.random.default_rng(len(command))
         for _ in range(3):
-            kill_and_check(nursery, s3, command, runs, tmp_path, after=chance.uniform(0, 2))
+            kill_and_check(server, s3, command, runs, tmp_path, after=chance.uniform(0, 2))

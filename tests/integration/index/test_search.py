@@ -14,14 +14,7 @@ from common.errors import SnapshotError
 from index.build.version import build_index
 from index.search.recall import recall_at
 from index.search.snapshot import Snapshot
-from tests.helpers.indexes import (
-    DIM,
-    embeddings,
-    l1,
-    order_of,
-    true_hits,
-    true_scores,
-)
+from tests.helpers.indexes import DIM, embeddings, l1, order_of, true_hits, true_scores
 from tests.helpers.runs import write_run
 
 

@@ -13,7 +13,7 @@ import pytest
 from common.errors import FolderError, SnapshotError, VerifyError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
-from index.build.versions import bytes_of, history, promote, prune, rollback
+from index.build.versions import history, promote, prune, rollback, version_bytes
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot, current_version, list_versions
 from index.storage.layout import SEGMENTS
@@ -70,7 +70,7 @@ def test_every_version_stands_and_is_told(index: Path) -> None:
         for part in one.manifest.segments:
             files += [index / SEGMENTS / part.name / name for name in part.files]
         size = sum(file.stat().st_size for file in files if file.exists())
-        assert bytes_of(index, one.manifest) == size
+        assert version_bytes(index, one.manifest) == size
     with pytest.raises(SnapshotError, match="does not exist"):
         history(index / "none")
 
@@ -110,7 +110,7 @@ def test_damaged_tombstones_are_noticed(index: Path) -> None:
 
 def test_rollback_goes_to_the_parent_and_ends_at_the_first(index: Path, run: Path) -> None:
     assert [rollback(index).manifest.version for _ in range(3)] == ["v0003", "v0002", "v0001"]
-    with pytest.raises(SnapshotError, match=r"serves v0001 and nothing older stands .* promote"):
+    with pytest.raises(SnapshotError, match=r"serves v0001 .* promote"):
         rollback(index)
     assert current_version(index) == "v0001"
     changed, _ = delete_rows(index, Filter("row_id < 5"))
@@ -151,7 +151,7 @@ def test_prune_never_removes_what_is_served(index: Path) -> None:
     assert Snapshot.open(index).verify() == 700
     again = reader.search(embeddings(3, seed=7), 5, exact=True)
     np.testing.assert_array_equal(again.rows, expected.rows)
-    with pytest.raises(SnapshotError, match="keep is 0"):
+    with pytest.raises(SnapshotError, match="keep=0"):
         prune(index, 0)
 
 

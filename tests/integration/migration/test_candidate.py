@@ -129,7 +129,7 @@ def test_runs_of_a_new_model_beside_those_of_the_old(tmp_path: Path, index: Path
         make_run(tmp_path / name, embeddings(20, seed=seed, dim=48), prefix=name, facts=OTHER)
         for seed, name in enumerate(("a", "b"))
     ]
-    with pytest.raises(SnapshotError, match="or --beside and promote the version"):
+    with pytest.raises(SnapshotError, match="beside=True"):
         build_index(runs, index)
     made = build_index(runs, index, beside=True).manifest
     assert (made.parent, made.made_by, made.rows) == ("v0001", "build", 40)

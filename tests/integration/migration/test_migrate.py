@@ -161,7 +161,7 @@ def test_a_limit_that_is_missed(
     assert missed[0] == "missed: new failures: 2, --max-new-failures wants at most 0"
     assert missed[1].startswith("missed: neighbour overlap: 0.")
     assert len(missed) == 2
-    assert "v0002 stands beside it" in said.out
+    assert f"promote {index} v0002" in said.out
     assert current_version(index) == "v0001"
     assert promote(index, "v0002").manifest.rows == 38  # by a person who knows better
 

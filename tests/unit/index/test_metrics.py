@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from common.errors import SnapshotError
-from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
+from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, to_scores
 from tests.helpers.indexes import embeddings, true_scores
 
 EVERY = get_args(Metric)
@@ -21,7 +21,7 @@ def scored(metric: Metric, queries: np.ndarray, vectors: np.ndarray) -> np.ndarr
     index = faiss.IndexFlat(vectors.shape[1], faiss_metric(metric))
     index.add(prepare(vectors, [""] * len(vectors), metric))
     values, rows = index.search(prepare(queries, [""] * len(queries), metric), len(vectors))
-    scores = scores_of(values, metric)
+    scores = to_scores(values, metric)
     worse = np.diff(scores, axis=1)
     assert (worse <= 1e-6).all() if higher_is_nearer(metric) else (worse >= -1e-6).all()
     return np.asarray(np.take_along_axis(scores, np.argsort(rows, axis=1), axis=1))
@@ -63,7 +63,7 @@ def test_inner_product_is_not_cosine() -> None:
 def test_no_score_leaves_its_range(
     metric: Metric, found: list[float], expected: list[float]
 ) -> None:
-    scores = scores_of(np.array(found, np.float32), metric)
+    scores = to_scores(np.array(found, np.float32), metric)
     np.testing.assert_allclose(scores, expected, atol=1e-7)
     low, high = (-1, 1) if higher_is_nearer(metric) else (0, 2)
     assert scores.min() >= low
@@ -75,15 +75,6 @@ def test_ends_of_the_ranges_are_reached() -> None:
     for metric, same, opposite in (("cosine", 1, -1), ("ip", 1, -1), ("l1", 0, 2), ("l2", 0, 2)):
         found = scored(metric, raw[:1], raw)[0]  # type: ignore[arg-type]
         assert (found[0], found[1]) == (same, opposite)
-
-
-def test_similarities_and_distances() -> None:
-    assert [higher_is_nearer(metric) for metric in ("cosine", "ip", "l1", "l2")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
 
 
 @pytest.mark.parametrize("metric", EVERY)

@@ -307,7 +307,7 @@ def test_cost(tmp_path: Path) -> None:
     assert (cost.images_a_second, cost.unit, cost.units) == (2, "GPU", 2)
     idle = run_cost(manifest.model_copy(update={"session": SessionInfo(
         rows=0, actors=2, gpus=0, rows_a_second=None)}))  # fmt: skip
-    assert (idle.reason, idle.unit_hours) == ("an earlier session had answered every row", None)
+    assert (idle.reason, idle.unit_hours) == ("an earlier session had finished every row", None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import faiss
 import numpy as np
 import pytest
 
-from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, scores_of
+from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import make_index, train
 from tests.helpers.indexes import DIM, embeddings, true_scores
@@ -31,15 +30,6 @@ EVERY: list[tuple[str, Metric]] = [
     *((name, "l1") for name in ("IVF16,Flat", "HNSW16")),
 ]
 FILTERED = [(name, metric) for name, metric in EVERY if name not in CODES]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Work on a few rows is ten times slower when its threads wait for each other."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
 
 
 @cache
@@ -77,25 +67,28 @@ def share_found(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
 
 
-def asked(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
+def prepared(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
     return prepare(queries, [""] * len(queries), metric)
 
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Metric) -> None:
-    quick = opened(factory, metric, tmp_path)
-    values, rows = quick.search(asked(metric), K, quick.ladders()[-1][-1])
+    accelerator = opened(factory, metric, tmp_path)
+    values, rows = accelerator.search(prepared(metric), K, accelerator.search_grid()[-1][-1])
     assert share_found(rows, brute(metric, QUERIES, K)) >= 0.995
     true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
-    np.testing.assert_allclose(scores_of(values, metric), true, atol=3e-6)
+    np.testing.assert_allclose(to_scores(values, metric), true, atol=3e-6)
 
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_more_effort_never_finds_less(tmp_path: Path, factory: str, metric: Metric) -> None:
-    quick = opened(factory, metric, tmp_path)
+    accelerator = opened(factory, metric, tmp_path)
     true = brute(metric, QUERIES, K)
-    for ladder in (quick.ladders()[0], [steps[-1] for steps in quick.ladders()]):
-        found = [share_found(quick.search(asked(metric), K, step)[1], true) for step in ladder]
+    grid = accelerator.search_grid()
+    for steps in (grid[0], [row[-1] for row in grid]):
+        found = [
+            share_found(accelerator.search(prepared(metric), K, step)[1], true) for step in steps
+        ]
         assert found[-1] >= max(found) - 0.02
         assert np.diff(found).min(initial=0) > -0.05
 
@@ -121,15 +114,15 @@ def masks(metric: Metric, query: np.ndarray) -> dict[str, np.ndarray]:
 def test_filtered_search_is_brute_force_among_what_fits(
     tmp_path: Path, factory: str, metric: Metric, which: str
 ) -> None:
-    quick = opened(factory, metric, tmp_path)
-    assert quick.filters
+    accelerator = opened(factory, metric, tmp_path)
+    assert accelerator.supports_filters
     query = QUERIES[:1]
     mask = masks(metric, query)[which]
     allowed = Allowed(mask)
     k = min(K, allowed.count)
     queries = query if which in ("far", "without near") else QUERIES
-    hardest = quick.ladders()[-1][-1]
-    _, rows = quick.search(asked(metric, queries), k, hardest, allowed)
+    hardest = accelerator.search_grid()[-1][-1]
+    _, rows = accelerator.search(prepared(metric, queries), k, hardest, allowed)
     assert mask[rows[rows >= 0]].all(), "a row that does not fit"
     assert all(len(set(row)) == len(row) for row in rows.tolist() if -1 not in row)
     whole = (rows >= 0).all(axis=1)  # the others are for the segment to compare with all
@@ -143,18 +136,18 @@ def test_filtered_search_is_brute_force_among_what_fits(
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF64,PQ16x4fs"])
 def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
     """Lists are counted by what fits in them, so that it does not matter where that is."""
-    quick = opened(factory, "cosine", tmp_path)
-    effort = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
+    accelerator = opened(factory, "cosine", tmp_path)
+    params = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
     for query in QUERIES[:5]:
         far = masks("cosine", query[None])["far"]
-        _, rows = quick.search(asked("cosine", query[None]), K, effort, Allowed(far))
+        _, rows = accelerator.search(prepared("cosine", query[None]), K, params, Allowed(far))
         assert (rows >= 0).all()
         assert share_found(rows, brute("cosine", query[None], K, far)) >= 0.9
 
 
 @pytest.mark.parametrize("factory", CODES)
 def test_codes_alone_take_no_filter(tmp_path: Path, factory: str) -> None:
-    assert not opened(factory, "cosine", tmp_path).filters
+    assert not opened(factory, "cosine", tmp_path).supports_filters
 
 
 def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
@@ -162,16 +155,16 @@ def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
     assert (tmp_path / "search.faiss").stat().st_size < ROWS * (4 * DIM + 2 * 4 * 16)
 
 
-def test_ladders_rise_and_end_at_the_limit() -> None:
-    lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").ladders()
-    assert [[step.values for step in ladder] for ladder in lists] == [
+def test_grid_rises_and_ends_at_the_limit() -> None:
+    lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").search_grid()
+    assert [[step.values for step in row] for row in lists] == [
         [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
     ]
-    graph = Accelerator(*made("HNSW16", "cosine"), "cosine").ladders()
+    graph = Accelerator(*made("HNSW16", "cosine"), "cosine").search_grid()
     walked = [step.values["efSearch"] for step in graph[0]]
     assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
-    codes = Accelerator(*made("SQ8", "cosine"), "cosine").ladders()
-    assert [[step.refine for step in ladder] for ladder in codes] == [[1, 2, 4, 8, 16, 32, 64]]
-    both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").ladders()
+    codes = Accelerator(*made("SQ8", "cosine"), "cosine").search_grid()
+    assert [[step.refine for step in row] for row in codes] == [[1, 2, 4, 8, 16, 32, 64]]
+    both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").search_grid()
     assert len(both) == 7
     assert both[1][3].values == {"nprobe": 4, "refine": 2}

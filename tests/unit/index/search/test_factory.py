@@ -12,23 +12,17 @@ from common.errors import SnapshotError
 from index.metrics import Metric, prepare
 from index.search.factory import (
     choose_factory,
-    exact_scores,
+    has_exact_scores,
     is_flat,
+    is_mergeable,
     lists_bytes,
     make_index,
-    mergeable,
     train,
     training_rows,
 )
 
 GB = 2**30
 DIM = 16
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training on a few rows is ten times slower when its threads wait for each other."""
-    faiss.omp_set_num_threads(1)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +92,9 @@ def test_bad_string_is_refused_on_one_line(factory: str, metric: Metric, why: st
     with pytest.raises(SnapshotError, match="does not work for metric") as caught:
         make_index(factory, DIM, metric)
     message = str(caught.value)
-    assert message.startswith(f"factory {factory!r} does not work for metric {metric!r} in 16 dim")
+    assert f"{factory!r}" in message
+    assert f"{metric!r} in 16 dimensions" in message
     assert why in message
-    assert "HNSW32" in message
     assert "\n" not in message
 
 
@@ -132,7 +126,7 @@ def test_which_can_be_merged_and_which_score_exactly(
     factory: str, merges: bool, scores: bool
 ) -> None:
     index = make_index(factory, DIM, "cosine")
-    assert (mergeable(index), exact_scores(index)) == (merges, scores)
+    assert (is_mergeable(index), has_exact_scores(index)) == (merges, scores)
 
 
 def prepared(rows: int, metric: Metric) -> np.ndarray:

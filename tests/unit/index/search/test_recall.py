@@ -1,4 +1,4 @@
-"""The exact answer, how recall is counted against it, and which effort tuning takes."""
+"""The exact answer, how recall is counted against it, and which search parameters tuning takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_exact_search_in_parts_equals_exact_search_at_once(metric: Metric) -> No
     for first, last in ((300, 400), (0, 3), (3, 300), (5, 5)):  # also fewer than are wanted
         part = ExactKnn(queries, 7, metric)
         part.add(vectors[first:last], first)
-        joined.join(*part.found())
+        joined.merge(*part.neighbours())
     true = true_hits(metric, asked, raw, 7)
     for found in (at_once.hits(), joined.hits()):
         np.testing.assert_array_equal(found.rows, true.rows)
@@ -66,75 +66,75 @@ def test_row_that_is_not_there_never_ties() -> None:
 EXACT = hits(list(range(1000)), [1 - row / 1000 for row in range(1000)])
 
 
-class Pretended:
-    """An index of which each effort finds a given share, and takes as long as it is told."""
+class FakeIndex:
+    """An index of which each parameter finds a given share in a given time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **shares: float) -> None:
         self.tried: list[str] = []
         self._shares = shares
         self._cost = dict.fromkeys(shares, 0.001)
-        monkeypatch.setattr(recall, "_seconds", lambda _, effort: self._cost[name_of(effort)])
+        monkeypatch.setattr(recall, "_seconds", lambda _, params: self._cost[name_of(params)])
 
-    def costs(self, **seconds: float) -> Pretended:
+    def costs(self, **seconds: float) -> FakeIndex:
         self._cost |= seconds
         return self
 
-    def search(self, effort: SearchParams) -> Hits:
-        self.tried.append(name_of(effort))
-        found = round(1000 * self._shares[name_of(effort)])
+    def search(self, params: SearchParams) -> Hits:
+        self.tried.append(name_of(params))
+        hits = round(1000 * self._shares[name_of(params)])
         rows = EXACT.rows.copy()
-        rows[:, found:] = -1
+        rows[:, hits:] = -1
         return Hits(rows, EXACT.scores)
 
 
-def name_of(effort: SearchParams) -> str:
-    (name,) = effort.values
+def name_of(params: SearchParams) -> str:
+    (name,) = params.values
     return name
 
 
-def ladder(*names: str) -> list[SearchParams]:
+def grid_row(*names: str) -> list[SearchParams]:
     return [SearchParams({name: 1}) for name in names]
 
 
-def test_least_effort_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Pretended(monkeypatch, a=0.5, b=0.96, c=1.0)
-    effort, measured = tune(index.search, [ladder("a", "b", "c")], EXACT, target=0.95)
-    assert (name_of(effort), measured) == ("b", 0.96)
+def test_cheapest_search_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FakeIndex(monkeypatch, a=0.5, b=0.96, c=1.0)
+    chosen, measured = tune(index.search, [grid_row("a", "b", "c")], EXACT, target=0.95)
+    assert (name_of(chosen), measured) == ("b", 0.96)
     assert index.tried == ["a", "b"]
 
 
 def test_target_is_reached_with_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Pretended(monkeypatch, a=0.951, b=0.956)
-    effort, measured = tune(index.search, [ladder("a", "b")], EXACT, target=0.95)
-    assert (name_of(effort), measured) == ("b", 0.956)
-    perfect = Pretended(monkeypatch, a=0.999, b=1.0)
-    assert tune(perfect.search, [ladder("a", "b")], EXACT, target=1.0)[1] == 1.0
+    index = FakeIndex(monkeypatch, a=0.951, b=0.956)
+    chosen, measured = tune(index.search, [grid_row("a", "b")], EXACT, target=0.95)
+    assert (name_of(chosen), measured) == ("b", 0.956)
+    perfect = FakeIndex(monkeypatch, a=0.999, b=1.0)
+    assert tune(perfect.search, [grid_row("a", "b")], EXACT, target=1.0)[1] == 1.0
 
 
-def test_faster_of_two_ladders_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Pretended(monkeypatch, a=0.9, b=0.97, c=0.96).costs(b=0.02, c=0.01)
-    effort, measured = tune(index.search, [ladder("a", "b"), ladder("c")], EXACT, target=0.95)
-    assert (name_of(effort), measured) == ("c", 0.96)
+def test_faster_of_two_rows_of_the_grid_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FakeIndex(monkeypatch, a=0.9, b=0.97, c=0.96).costs(b=0.02, c=0.01)
+    chosen, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
+    assert (name_of(chosen), measured) == ("c", 0.96)
     index.costs(b=0.005)
-    assert tune(index.search, [ladder("a", "b"), ladder("c")], EXACT, target=0.95)[1] == 0.97
+    assert tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)[1] == 0.97
 
 
-def test_ladder_that_is_flat_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Pretended(monkeypatch, a=0.5, b=0.7, c=0.701, d=0.702, e=0.999, f=0.98)
-    effort, _ = tune(
-        index.search, [ladder("a", "b", "c", "d", "e"), ladder("f")], EXACT, target=0.95
+def test_flat_row_of_the_grid_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FakeIndex(monkeypatch, a=0.5, b=0.7, c=0.701, d=0.702, e=0.999, f=0.98)
+    chosen, _ = tune(
+        index.search, [grid_row("a", "b", "c", "d", "e"), grid_row("f")], EXACT, target=0.95
     )
     assert index.tried == ["a", "b", "c", "d", "f"]
-    assert name_of(effort) == "f"
+    assert name_of(chosen) == "f"
 
 
 def test_slow_start_is_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Pretended(monkeypatch, a=0.5, b=0.501, c=0.7, d=0.701, e=0.97)
-    effort, _ = tune(index.search, [ladder("a", "b", "c", "d", "e")], EXACT, target=0.95)
-    assert name_of(effort) == "e"
+    index = FakeIndex(monkeypatch, a=0.5, b=0.501, c=0.7, d=0.701, e=0.97)
+    chosen, _ = tune(index.search, [grid_row("a", "b", "c", "d", "e")], EXACT, target=0.95)
+    assert name_of(chosen) == "e"
 
 
 def test_best_is_told_where_none_reaches_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Pretended(monkeypatch, a=0.5, b=0.7, c=0.6)
-    effort, measured = tune(index.search, [ladder("a", "b"), ladder("c")], EXACT, target=0.95)
-    assert (name_of(effort), measured) == ("b", 0.7)
+    index = FakeIndex(monkeypatch, a=0.5, b=0.7, c=0.6)
+    chosen, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
+    assert (name_of(chosen), measured) == ("b", 0.7)
