@@ -100,9 +100,9 @@ def create_app(
         app.state.frames = BoundedQueue(
             limits.waiting_frames, "frames wait to be linked", reason="frames", metrics=metrics
         )
-        app.state.crop_turn = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
+        app.state.crop_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
         batcher = app.state.batcher = Batcher(
-            service.holdings, limits=limits, metrics=metrics, together=micro_batching
+            service.served_index, limits=limits, metrics=metrics, together=micro_batching
         )
         batcher.start()
         watching = asyncio.create_task(service.watch())

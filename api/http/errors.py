@@ -69,23 +69,23 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error in the one shape; the unforeseen is ``Observe``'s."""
-    app.add_exception_handler(ApiError, _deliberate)
-    app.add_exception_handler(UnavailableError, _unavailable)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(UnavailableError, _answer_unavailable)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
 
 
-async def _deliberate(_: Request, error: Exception) -> Response:
+async def _answer_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error_response(error.status, error.code, error.message, error.headers)
 
 
-async def _unavailable(_: Request, error: Exception) -> Response:
+async def _answer_unavailable(_: Request, error: Exception) -> Response:
     message = "a part of the index does not answer; ask again in a few seconds"
     return error_response(503, "unavailable", message, {"retry-after": "5"})
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "http_error")
     message = str(error.detail)
@@ -96,7 +96,7 @@ async def _http(request: Request, error: Exception) -> Response:
     return error_response(error.status_code, code, message, dict(error.headers or {}))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _answer_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     parts = []

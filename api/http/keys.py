@@ -73,7 +73,7 @@ class KeyCheck:
         if given is not None and self._knows(given):
             await self.app(scope, receive, send)
             return
-        self._metrics.rejected("key")
+        self._metrics.record_rejection("key")
         what = f"no {HEADER} header" if given is None else f"the {HEADER} is not known here"
         message = f"{what}; send a key of this server's --api-key-file in the header {HEADER}"
         refusal = error_response(

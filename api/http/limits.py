@@ -66,35 +66,41 @@ class Limits:
     def check_k(self, k: int) -> None:
         """Refuse more hits of a query than this server gives."""
         if k > self.k:
-            raise _over(f"k is {k}; this server gives up to {self.k} hits a query")
+            raise _over_limit(f"k is {k}; this server gives up to {self.k} hits a query")
 
     def check_ids(self, ids: list[str] | None) -> None:
         """Refuse longer lists of detections than this server looks through."""
         if ids is not None and len(ids) > self.ids:
-            raise _over(f"ids names {len(ids)} detections; this server takes up to {self.ids}")
+            raise _over_limit(
+                f"ids names {len(ids)} detections; this server takes up to {self.ids}"
+            )
 
     def check_detections(self, count: int) -> None:
         """Refuse a frame with more detections than this server links."""
         if count > self.detections:
-            raise _over(f"{count} detections in a frame; this server links up to {self.detections}")
+            raise _over_limit(
+                f"{count} detections in a frame; this server links up to {self.detections}"
+            )
 
     def check_size(self, queries: int, k: int, dim: int, *, include_features: bool) -> None:
         """Refuse an answer too large to be made in memory."""
         if queries > self.batch:
-            raise _over(f"{queries} queries in one batch; this server takes up to {self.batch}")
+            raise _over_limit(
+                f"{queries} queries in one batch; this server takes up to {self.batch}"
+            )
         if queries > 1 and queries * k > self.hits:
-            raise _over(
+            raise _over_limit(
                 f"{queries} queries with k {k} ask for {queries * k} hits; one answer holds up to "
                 f"{self.hits}: lower k or send fewer queries"
             )
         if include_features and queries * k * dim > self.numbers:
-            raise _over(
+            raise _over_limit(
                 f"include_features asks for {queries * k} vectors of {dim} numbers; one answer "
                 f"holds up to {self.numbers} numbers: lower k or send fewer queries"
             )
 
 
-def _over(message: str) -> ApiError:
+def _over_limit(message: str) -> ApiError:
     return ApiError(422, "over_limit", message)
 
 
@@ -114,7 +120,7 @@ class BodyLimit:
         declared = next((v for name, v in scope["headers"] if name == b"content-length"), b"")
         if declared.isdigit():  # the server itself holds the body to this length
             if int(declared) > self.max_bytes:
-                self._metrics.rejected("body")
+                self._metrics.record_rejection("body")
                 await error_response(413, "too_large", self._message)(scope, receive, send)
                 return
             await self.app(scope, receive, send)
@@ -126,7 +132,7 @@ class BodyLimit:
             part = await receive()
             seen += len(part.get("body", b""))
             if seen > self.max_bytes:
-                self._metrics.rejected("body")
+                self._metrics.record_rejection("body")
                 # FastAPI lets an HTTPException out of its body parsing as it is.
                 raise HTTPException(413, self._message)
             return part

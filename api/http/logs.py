@@ -17,7 +17,7 @@ from typing import TextIO
 import orjson
 
 ACCESS = "onepass.api.access"  # one line a request
-GATHER_SECONDS = 0.2
+FLUSH_SECONDS = 0.2
 
 
 class JsonLines(logging.Formatter):
@@ -50,7 +50,7 @@ class PlainLines(logging.Formatter):
         return " ".join([super().formatMessage(record), *said])
 
 
-class Gathered(logging.StreamHandler[TextIO]):
+class BufferedHandler(logging.StreamHandler[TextIO]):
     """Writes the lines of requests once in a moment, every other line at once.
 
     A call of the system for each of thousands of requests a second costs a tenth of them.
@@ -81,13 +81,13 @@ class Gathered(logging.StreamHandler[TextIO]):
     def _write_now_and_then(self) -> None:
         with suppress(OSError, ValueError):  # nobody reads any more
             while True:
-                time.sleep(GATHER_SECONDS)
+                time.sleep(FLUSH_SECONDS)
                 self.flush()
 
 
 def configure(*, as_json: bool) -> None:
     """Send the lines of onepass and uvicorn, and everybody's warnings, to stderr."""
-    handler = Gathered(sys.stderr)
+    handler = BufferedHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     root = logging.getLogger()
     root.handlers = [handler]

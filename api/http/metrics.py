@@ -65,7 +65,7 @@ class Metrics:
             "onepass_failed_reloads", "Snapshots that did not open.", registry=registry
         )
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request is done."""
         key = (method, route, status)
         child = self._children.get(key)
@@ -73,16 +73,16 @@ class Metrics:
             child = self._children[key] = self._latency.labels(method, route, str(status))
         child.observe(seconds)
 
-    def linked(self, continued: int, started: int, weak: int) -> None:
+    def record_linked(self, continued: int, started: int, weak: int) -> None:
         """One live frame is linked."""
         for name, count in (("continued", continued), ("started", started), ("weak", weak)):
             self._linked.labels(name).inc(count)
 
-    def rejected(self, reason: str) -> None:
+    def record_rejection(self, reason: str) -> None:
         """One request was turned away."""
         self._rejected.labels(reason).inc()
 
-    def serving(self, version: str, rows: int) -> None:
+    def record_snapshot(self, version: str, rows: int) -> None:
         """Another snapshot is served from now on."""
         self._snapshot.info({"version": version})
         self._rows.set(rows)

@@ -68,7 +68,7 @@ class Observe:
     def _write_down(self, scope: Scope, name: bytes, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", UNMATCHED)
         method = scope["method"] if route != UNMATCHED else UNMATCHED  # clients invent methods
-        self._metrics.answered(method, route, status, seconds)
+        self._metrics.record_request(method, route, status, seconds)
         level = logging.ERROR if status >= 500 or not status else logging.INFO
         if access.isEnabledFor(level):
             record = access.makeRecord(  # not info(): that walks the stack for the caller's line

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from api.http.keys import read_keys
-from api.ray_serve.scaled import Replica, how, shard_name
+from api.ray_serve.scaled import Replica, deployment_options, shard_name
 from api.ray_serve.shards import Shard
 
 
@@ -43,7 +43,7 @@ def shard(args: dict[str, Any]) -> Any:
     from ray import serve
 
     given = Args.model_validate(args)
-    made = serve.deployment(Shard, **how(given.replicas, given.cpus))
+    made = serve.deployment(Shard, **deployment_options(given.replicas, given.cpus))
     return made.bind(given.index, given.own, given.shards, max(1, int(given.cpus)), True)
 
 
@@ -57,5 +57,7 @@ def service(args: dict[str, Any]) -> Any:
     given = Args.model_validate(args)
     keys = read_keys(given.api_key_file) if given.api_key_file else None
     names = [shard_name(own) for own in range(given.shards)]
-    replica = serve.deployment(serve.ingress()(Replica), **how(given.replicas, given.cpus))
+    replica = serve.deployment(
+        serve.ingress()(Replica), **deployment_options(given.replicas, given.cpus)
+    )
     return replica.bind(given.index, names, keys, True, (None, None))

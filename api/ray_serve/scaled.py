@@ -67,7 +67,7 @@ class Replica:
         self._keys = keys
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        shards = Shards([_handle(name) for name in self._shards])
+        shards = Shards([_wait_for_handle(name) for name in self._shards])
         app = create_app(
             self._index,
             api_keys=self._keys,
@@ -76,11 +76,11 @@ class Replica:
             open_snapshot=shards.open_snapshot,
             open_first=OPEN_SECONDS,
         )
-        app.add_middleware(NamedOnce)
+        app.add_middleware(SingleRequestId)
         return app
 
 
-class NamedOnce:
+class SingleRequestId:
     """ASGI middleware: leaves X-Request-ID to Ray Serve's proxy where it says the same.
 
     The proxy adds the name a request came with, or the one it made up for it, to every answer;
@@ -102,7 +102,7 @@ class NamedOnce:
         await self.app(scope, receive, unnamed)
 
 
-def serve_scaled(
+def serve_on_ray(
     index: Path,
     *,
     host: str,
@@ -144,7 +144,7 @@ def serve_scaled(
     state = None if link_state == LINK_STATE and address and replicas > 1 else link_state
     end = threading.Event()
     # Twice: Ray takes SIGTERM for itself when it starts.
-    with ExitStack() as at_last, _told_to_end(end), session(address), _told_to_end(end):
+    with ExitStack() as at_last, _set_on_signal(end), session(address), _set_on_signal(end):
         from ray import serve
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
@@ -163,14 +163,14 @@ def serve_scaled(
                     http_options={"host": host, "port": port, "request_timeout_s": REQUEST_SECONDS},
                     logging_config=QUIET,
                 )
-                _run(folder, shards, replicas, keys, as_json, (state, link_options), end)
+                _start_service(folder, shards, replicas, keys, as_json, (state, link_options), end)
                 if not end.is_set():
                     logger.info(
                         "serving on http://%s:%d, segments searched by %d shards; Ray's logs "
                         "(worker-*.err) have a line for each request",
                         *(host, port, shards),
                     )
-                _stay(end)
+                _wait(end)
             except StalledError:
                 at_end.pop_all()  # there is nobody left to be asked for it
                 raise
@@ -192,7 +192,7 @@ def _nowhere() -> TextIO:
     return Path(os.devnull).open("w")
 
 
-def _stay(end: threading.Event) -> None:
+def _wait(end: threading.Event) -> None:
     """Wait to be told to end, and look meanwhile whether Ray is there.
 
     Raises:
@@ -224,7 +224,7 @@ def _stay(end: threading.Event) -> None:
         looking.join(_LOOK_SECONDS)
 
 
-def _run(
+def _start_service(
     folder: Path,
     shards: int,
     replicas: int,
@@ -239,7 +239,7 @@ def _run(
 
     cpus = cpus_each(replicas * (1 + shards))
     names = [shard_name(own) for own in range(shards)]
-    common = how(replicas, cpus)
+    common = deployment_options(replicas, cpus)
     shard = serve.deployment(Shard, **common)
     targets = [
         RunTarget(
@@ -249,14 +249,14 @@ def _run(
         )
         for own, name in enumerate(names)
     ]
-    _start(targets, end)
+    _deploy(targets, end)
     if end.is_set():
         return
     # What is damaged is said here and now: a replica could only log it.
     Shards([serve.get_app_handle(name) for name in names]).open_snapshot(folder)
     replica = serve.deployment(serve.ingress()(Replica), **common)
     bound = replica.bind(folder, names, keys, log_json, linking)
-    _start([RunTarget(bound, name=NAME)], end)
+    _deploy([RunTarget(bound, name=NAME)], end)
 
 
 def shard_name(own: int) -> str:
@@ -264,7 +264,7 @@ def shard_name(own: int) -> str:
     return f"{NAME}-shard-{own}"
 
 
-def how(replicas: int, cpus: float) -> dict[str, Any]:
+def deployment_options(replicas: int, cpus: float) -> dict[str, Any]:
     """Ray Serve's options of a shard or a replica."""
     return {
         "num_replicas": replicas,
@@ -276,7 +276,7 @@ def how(replicas: int, cpus: float) -> dict[str, Any]:
     }
 
 
-def _handle(name: str) -> Any:
+def _wait_for_handle(name: str) -> Any:
     """A shard; where a cluster starts all applications at once, it may not be known yet.
 
     Raises:
@@ -295,7 +295,7 @@ def _handle(name: str) -> Any:
         time.sleep(0.5)
 
 
-def _start(targets: list[Any], end: threading.Event) -> None:
+def _deploy(targets: list[Any], end: threading.Event) -> None:
     """Deploy applications and wait until they run.
 
     Raises:
@@ -332,7 +332,7 @@ def _start(targets: list[Any], end: threading.Event) -> None:
 
 
 @contextmanager
-def _told_to_end(end: threading.Event) -> Iterator[None]:
+def _set_on_signal(end: threading.Event) -> Iterator[None]:
     """SIGTERM and Ctrl-C set ``end``; a second one acts as if this was not there."""
     before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
 

@@ -114,7 +114,7 @@ class Shards:
     """
 
     def __init__(self, handles: Sequence[Any]) -> None:
-        self._reached = [_Reached(handle) for handle in handles]
+        self._reached = [_ShardClient(handle) for handle in handles]
 
     def open_snapshot(self, index: Path) -> Snapshot:
         """Open the current version here to look rows up, and in the shards to search them.
@@ -130,17 +130,19 @@ class Shards:
         with ThreadPoolExecutor(len(self._reached)) as side_by_side:
             list(side_by_side.map(lambda shard: shard.open(version), self._reached))
         return Snapshot.open(
-            index, version, elsewhere=lambda number: _Remote(self._of(number), version, number)
+            index,
+            version,
+            elsewhere=lambda number: _RemoteSegment(self._of(number), version, number),
         )
 
-    def _of(self, number: int) -> _Reached:
+    def _of(self, number: int) -> _ShardClient:
         return self._reached[number % len(self._reached)]
 
 
-class _Remote:
+class _RemoteSegment:
     """A segment that a shard searches."""
 
-    def __init__(self, shard: _Reached, version: str, number: int) -> None:
+    def __init__(self, shard: _ShardClient, version: str, number: int) -> None:
         self._shard = shard
         self._version = version
         self._number = number
@@ -163,7 +165,7 @@ class _Remote:
             raise UnavailableError(f"segment {self._number} cannot be searched: {error}") from None
 
 
-class _Reached:
+class _ShardClient:
     """A shard and how long to wait for it: one that was silent is not waited for as long again.
 
     Requests queue behind each other, and all behind a shard that is dead would wait for it.

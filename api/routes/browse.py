@@ -12,13 +12,13 @@ import numpy as np
 from fastapi import APIRouter, Query
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import Held
+from api.routes.common import ServedIndexDep
 from api.routes.detections import DetectionId
 from api.routes.tracks import MAX_OFFSET, MAX_PAGE, track
 from api.schemas.browse import DetectionPage, Facet, Facets
 from api.schemas.search import Detection, TrackDetail
-from api.service.answers import detections
-from api.service.catalog import facets, selection
+from api.service.answers import detection_rows
+from api.service.catalog import facets, matching_rows
 from common.errors import FilterError
 
 router = APIRouter()
@@ -31,7 +31,7 @@ router = APIRouter()
     responses=error_responses(422, 503),
 )
 def browse(
-    held: Held,
+    held: ServedIndexDep,
     where: Annotated[
         str | None,
         Query(
@@ -44,10 +44,10 @@ def browse(
 ) -> DetectionPage:
     """In the order of the index; `where` may name any column of its rows."""
     try:
-        rows = selection(held.snapshot, where)
+        rows = matching_rows(held.snapshot, where)
     except FilterError as error:
         raise ApiError(422, "invalid_filter", str(error)) from None
-    page = detections(held.snapshot.columns(rows[offset : offset + limit]))
+    page = detection_rows(held.snapshot.columns(rows[offset : offset + limit]))
     return DetectionPage(
         snapshot=held.snapshot.manifest.version,
         total=len(rows),
@@ -64,7 +64,7 @@ def browse(
     responses=error_responses(422, 503),
 )
 def index_facets(
-    held: Held,
+    held: ServedIndexDep,
     column: Annotated[Literal["label", "sequence"], Query()],
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> Facets:
@@ -85,7 +85,7 @@ def index_facets(
     tags=["detections"],
     responses=error_responses(404, 422, 503),
 )
-def track_of(held: Held, detection_id: DetectionId) -> TrackDetail:
+def track_of(held: ServedIndexDep, detection_id: DetectionId) -> TrackDetail:
     """As `/v1/tracks/{track_id}`; 404 `no_track` if it has none."""
     row = held.row_of(detection_id)
     run = held.snapshot.columns(np.array([row]))["run"][0]

@@ -10,32 +10,32 @@ from fastapi import Depends, Request, Response
 
 from api.http.limits import Limits
 from api.http.observe import SNAPSHOT
-from api.service.answers import SHOWN, detections
+from api.service.answers import DETECTION_COLUMNS, detection_rows
 from api.service.batching import Batcher, Search
 from api.service.served import Service
 from api.service.state import ServedIndex
 from index.search.filters import Filter
 
 
-def held_of(request: Request) -> ServedIndex:
+def get_served_index(request: Request) -> ServedIndex:
     """What is served now.
 
     Raises:
         ApiError: 503, nothing yet.
     """
     service: Service = request.app.state.service
-    held = service.holdings()
+    held = service.served_index()
     request.scope[SNAPSHOT] = held.version
     return held
 
 
-def limits_of(request: Request) -> Limits:
+def get_limits(request: Request) -> Limits:
     """The bounds of this server."""
     limits: Limits = request.app.state.limits
     return limits
 
 
-async def ask(request: Request, search: Search) -> Response:
+async def answer_search(request: Request, search: Search) -> Response:
     """Have a search answered, and note which snapshot did for the log."""
     batcher: Batcher = request.app.state.batcher
     answer = await batcher.search(search)
@@ -48,26 +48,26 @@ async def _service(request: Request) -> Service:
     return service
 
 
-async def _holdings(request: Request) -> ServedIndex:
-    return held_of(request)
+async def _served_index(request: Request) -> ServedIndex:
+    return get_served_index(request)
 
 
-async def _crop_turn(request: Request) -> CapacityLimiter:
-    turn: CapacityLimiter = request.app.state.crop_turn
+async def _crop_limiter(request: Request) -> CapacityLimiter:
+    turn: CapacityLimiter = request.app.state.crop_limiter
     return turn
 
 
-Serving = Annotated[Service, Depends(_service)]
-Held = Annotated[ServedIndex, Depends(_holdings)]
-CropTurn = Annotated[CapacityLimiter, Depends(_crop_turn)]
+ServiceDep = Annotated[Service, Depends(_service)]
+ServedIndexDep = Annotated[ServedIndex, Depends(_served_index)]
+CropLimiterDep = Annotated[CapacityLimiter, Depends(_crop_limiter)]
 
 
 def detection_fields(held: ServedIndex, row: int) -> dict[str, Any]:
     """A row of the index as the fields of ``Detection``, without any folder of the server."""
-    return detections(held.snapshot.columns(np.array([row]), SHOWN))[0]
+    return detection_rows(held.snapshot.columns(np.array([row]), DETECTION_COLUMNS))[0]
 
 
-def filter_of(where: str | None, ids: list[str] | None = None) -> Filter | None:
+def make_filter(where: str | None, ids: list[str] | None = None) -> Filter | None:
     """The filter of a request; None if it asks for all rows."""
     if where is None and ids is None:
         return None

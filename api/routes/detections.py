@@ -18,7 +18,15 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, held_of, limits_of
+from api.routes.common import (
+    CropLimiterDep,
+    ServedIndexDep,
+    answer_search,
+    detection_fields,
+    get_limits,
+    get_served_index,
+    make_filter,
+)
 from api.schemas.search import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
 from api.service.answers import search_body
 from api.service.batching import Search
@@ -48,15 +56,15 @@ async def neighbours(
     where: Annotated[str | None, Query(description=WHERE)] = None,
 ) -> Response:
     """The detection itself is left out."""
-    held_of(request)
-    limits_of(request).check_k(k)
-    return await ask(
+    get_served_index(request)
+    get_limits(request).check_k(k)
+    return await answer_search(
         request,
         Search(
             [detection_id],
             k,
             lambda found, place: search_body(found, place, k),
-            chosen=filter_of(where),
+            chosen=make_filter(where),
         ),
     )
 
@@ -70,7 +78,7 @@ async def neighbours(
         **error_responses(404, 422, 503),
     },
 )
-async def image(held: Held, turn: CropTurn, detection_id: DetectionId) -> Response:
+async def image(held: ServedIndexDep, turn: CropLimiterDep, detection_id: DetectionId) -> Response:
     """Cut out exactly as the network saw it before resizing."""
     crop = await anyio.to_thread.run_sync(_crop, held, detection_id, limiter=turn)
     return Response(crop, media_type="image/jpeg")
@@ -81,7 +89,7 @@ async def image(held: Held, turn: CropTurn, detection_id: DetectionId) -> Respon
     summary="One detection",
     responses=error_responses(404, 422, 503),
 )
-def detection(held: Held, detection_id: DetectionId) -> Detection:
+def detection(held: ServedIndexDep, detection_id: DetectionId) -> Detection:
     """What the index knows of it."""
     return Detection(**detection_fields(held, held.row_of(detection_id)))
 

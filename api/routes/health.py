@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.http.errors import ApiError, error_responses
 from api.http.metrics import CONTENT_TYPE, Metrics
-from api.routes.common import Serving
+from api.routes.common import ServiceDep
 from api.schemas.search import Health
 
 router = APIRouter()
@@ -24,11 +24,11 @@ async def livez() -> Health:
     tags=["health"],
     responses=error_responses(503),
 )
-async def readyz(serving: Serving) -> Health:
+async def readyz(serving: ServiceDep) -> Health:
     """503 until then, and again from the moment the server is told to stop."""
     if serving.draining:
         raise ApiError(503, "stopping", "this server was told to stop; ask another")
-    serving.holdings()
+    serving.served_index()
     return Health(status="ok")
 
 

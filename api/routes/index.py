@@ -9,7 +9,7 @@ from pathlib import PurePath
 from fastapi import APIRouter
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import Held, Serving
+from api.routes.common import ServedIndexDep, ServiceDep
 from api.schemas.search import IndexSummary, ModelSummary, Recall, Reloaded
 from common.errors import OnepassError, StorageError
 from index.search.snapshot import list_versions
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/index", tags=["index"])
     summary="The snapshot and the model behind it",
     responses=error_responses(503),
 )
-def index(held: Held, serving: Serving) -> IndexSummary:
+def index(held: ServedIndexDep, serving: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
     manifest = held.snapshot.manifest
     model = manifest.model
@@ -63,7 +63,7 @@ def index(held: Held, serving: Serving) -> IndexSummary:
     summary="Serve the version that CURRENT names, now",
     responses=error_responses(503),
 )
-async def reload(serving: Serving) -> Reloaded:
+async def reload(serving: ServiceDep) -> Reloaded:
     """Within a second or two the server does so by itself; this waits until it has.
 
     A version that does not open is a 503 that says why, and what was served is served on.

@@ -10,10 +10,10 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import held_of, limits_of
+from api.routes.common import get_limits, get_served_index
 from api.routes.direct import DirectRoute
 from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
-from api.service.frames import digest_of, frame_of
+from api.service.frames import read_frame, request_digest
 from api.service.line import BoundedQueue
 from common.errors import ClashError, FrameError, LinkStateError
 from tracks.live.session import Answer, LiveLinker
@@ -41,21 +41,21 @@ async def link(request: Request, asked: LinkRequest) -> Response:
     came for 30 days, and all at once where the server's link options or its model are no longer
     those they were made with: then `restarted` says so, and numbers of tracks are counted on.
     """
-    held, limits = held_of(request), limits_of(request)
+    held, limits = get_served_index(request), get_limits(request)
     limits.check_detections(len(asked.detections))
     live: LiveLinker = request.app.state.live
     frames: BoundedQueue = request.app.state.frames
-    with frames.place():
-        digest = await anyio.to_thread.run_sync(digest_of, asked)
+    with frames.slot():
+        digest = await anyio.to_thread.run_sync(request_digest, asked)
 
         def ask(what: Callable[[], T]) -> Any:
-            return anyio.to_thread.run_sync(_told, request, what, limiter=frames.turn)
+            return anyio.to_thread.run_sync(_with_api_errors, request, what, limiter=frames.limiter)
 
         known = await ask(lambda: live.answered(asked.sequence, asked.request_id, digest))
         if known is not None:
             answer = Answer(known, repeated=True)
         else:
-            frame = await frame_of(asked, held, limits, request.app.state.uploads)
+            frame = await read_frame(asked, held, limits, request.app.state.uploads)
             answer = await ask(
                 lambda: live.link(
                     frame,
@@ -64,7 +64,7 @@ async def link(request: Request, asked: LinkRequest) -> Response:
                     fingerprint=held.snapshot.manifest.fingerprint,
                 )
             )
-    request.app.state.metrics.linked(answer.continued, answer.started, answer.weak)
+    request.app.state.metrics.record_linked(answer.continued, answer.started, answer.weak)
     headers = {"idempotent-replayed": "true"} if answer.repeated else None
     return Response(answer.body, headers=headers, media_type="application/json")
 
@@ -75,11 +75,11 @@ async def sequence(
     sequence: Annotated[str, Query(description="As it was named in its frames.")],
 ) -> OpenSequence:
     """For a camera that was restarted: its last frame, and the tracks that may go on."""
-    held = held_of(request)
+    held = get_served_index(request)
     live: LiveLinker = request.app.state.live
     frames: BoundedQueue = request.app.state.frames
     state = await anyio.to_thread.run_sync(
-        _told, request, lambda: live.state(sequence), limiter=frames.turn
+        _with_api_errors, request, lambda: live.state(sequence), limiter=frames.limiter
     )
     if state is None:
         raise ApiError(
@@ -116,7 +116,7 @@ async def sequence(
     )
 
 
-def _told(request: Request, what: Callable[[], T]) -> T:
+def _with_api_errors(request: Request, what: Callable[[], T]) -> T:
     """The result of ``what``, whose refusals become answers."""
     try:
         return what()

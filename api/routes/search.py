@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from numpy.typing import NDArray
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import ask, filter_of, held_of, limits_of
+from api.routes.common import answer_search, get_limits, get_served_index, make_filter
 from api.routes.direct import DirectRoute
 from api.schemas.search import (
     DEFAULT_K,
@@ -28,7 +28,7 @@ from api.schemas.search import (
 from api.service.answers import batch_body, search_body
 from api.service.batching import Search
 from api.service.line import BoundedQueue
-from api.service.vectors import usable
+from api.service.vectors import check_vectors
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
 # Read and answered without FastAPI's own steps in between; see DirectRoute.
@@ -47,17 +47,17 @@ async def search(request: Request, asked: SearchRequest) -> Response:
     A detection is never among its own hits. `where` and `ids` say which rows may be hits; where
     fewer than `k` rows fit, all of them are.
     """
-    k, dim, limits = asked.k, held_of(request).snapshot.manifest.dim, limits_of(request)
+    k, dim, limits = asked.k, get_served_index(request).snapshot.manifest.dim, get_limits(request)
     limits.check_k(k)
     limits.check_ids(asked.ids)
     limits.check_size(1, k, dim, include_features=asked.include_features)
-    return await ask(
+    return await answer_search(
         request,
         Search(
             [_query(asked, "")],
             k,
             lambda found, place: search_body(found, place, k),
-            chosen=filter_of(asked.where, asked.ids),
+            chosen=make_filter(asked.where, asked.ids),
             exact=asked.exact,
             include_features=asked.include_features,
         ),
@@ -75,7 +75,7 @@ async def search_batch(request: Request, asked: BatchRequest) -> Response:
 
     A query that cannot be answered refuses the whole batch; the message says which.
     """
-    k, dim, limits = asked.k, held_of(request).snapshot.manifest.dim, limits_of(request)
+    k, dim, limits = asked.k, get_served_index(request).snapshot.manifest.dim, get_limits(request)
     limits.check_k(k)
     limits.check_ids(asked.ids)
     queries: list[str | NDArray[np.float32]]
@@ -88,14 +88,14 @@ async def search_batch(request: Request, asked: BatchRequest) -> Response:
     if asked.queries is not None:
         queries = [_query(query, f"query {number}: ") for number, query in enumerate(asked.queries)]
     else:
-        queries = list(usable(vectors))
-    return await ask(
+        queries = list(check_vectors(vectors))
+    return await answer_search(
         request,
         Search(
             queries,
             k,
             lambda found, place: batch_body(found, place, count, k),
-            chosen=filter_of(asked.where, asked.ids),
+            chosen=make_filter(asked.where, asked.ids),
             exact=asked.exact,
             include_features=asked.include_features,
         ),
@@ -117,27 +117,27 @@ async def search_image(
     exact: Annotated[bool, Form()] = False,
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
-    held, limits = held_of(request), limits_of(request)
+    held, limits = get_served_index(request), get_limits(request)
     uploads: BoundedQueue = request.app.state.uploads
     limits.check_k(k)
     limits.check_size(1, k, held.snapshot.manifest.dim, include_features=include_features)
-    with uploads.place():
+    with uploads.slot():
         data = await image.read()
         embedded = await anyio.to_thread.run_sync(
-            lambda: held.embed(data, max_pixels=limits.pixels), limiter=uploads.turn
+            lambda: held.embed(data, max_pixels=limits.pixels), limiter=uploads.limiter
         )
     upload: dict[str, Any] = {
         "label": embedded.label,
         "score": embedded.score,
         "topk": embedded.topk,
     }
-    return await ask(
+    return await answer_search(
         request,
         Search(
-            [usable(embedded.embedding)],
+            [check_vectors(embedded.embedding)],
             k,
             lambda found, place: search_body(found, place, k, upload=upload),
-            chosen=filter_of(where),
+            chosen=make_filter(where),
             exact=exact,
             include_features=include_features,
         ),
@@ -149,7 +149,7 @@ def _query(query: Query, at: str) -> str | NDArray[np.float32]:
         return query.detection_id
     assert query.vector is not None
     try:
-        return usable(read_vector(query.vector), at)
+        return check_vectors(read_vector(query.vector), at)
     except ValueError as error:
         raise ApiError(422, "invalid_vector", f"{at}{error}") from None
 

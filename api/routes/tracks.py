@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import Held
+from api.routes.common import ServedIndexDep
 from api.schemas.search import Detection, Track, TrackDetail, TrackList, TrackStep
 
 MAX_PAGE = 1000
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/tracks", tags=["tracks"])
 
 @router.get("", summary="Tracks, a page at a time", responses=error_responses(404, 422, 503))
 def tracks(
-    held: Held,
+    held: ServedIndexDep,
     sequence: Annotated[str | None, Query(description="Only this sequence's.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
@@ -36,7 +36,7 @@ def tracks(
     responses=error_responses(404, 422, 503),
 )
 def track(
-    held: Held,
+    held: ServedIndexDep,
     track_id: str,
     run: Annotated[int | None, Query(description="Where two runs have a track of one id.")] = None,
 ) -> TrackDetail:

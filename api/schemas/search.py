@@ -91,7 +91,7 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
-class Wanted(BaseModel):
+class SearchOptions(BaseModel):
     """What is wanted of a search, whatever the query."""
 
     k: K = DEFAULT_K
@@ -132,7 +132,7 @@ class Query(BaseModel):
         return self
 
 
-class SearchRequest(Query, Wanted):
+class SearchRequest(Query, SearchOptions):
     """One query and what is wanted of it."""
 
     model_config = ConfigDict(
@@ -148,7 +148,7 @@ class SearchRequest(Query, Wanted):
     )
 
 
-class BatchRequest(Wanted):
+class BatchRequest(SearchOptions):
     """Many queries at once, all with the same wishes: exactly one of `queries` and `vectors`."""
 
     model_config = ConfigDict(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from index.search.snapshot import Hits, Snapshot
 
 # Columns of a snapshot that answers show.
-SHOWN = (
+DETECTION_COLUMNS = (
     *("detection_id", "label", "score", "image", "x1", "y1", "x2", "y2"),
     *("sequence", "frame", "timestamp"),
 )
@@ -26,7 +26,7 @@ _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(frozen=True)
-class FoundHits:
+class SearchResults:
     """Hits of Q queries in one snapshot, as dicts with the fields of ``Hit``."""
 
     snapshot: Snapshot
@@ -38,7 +38,7 @@ class FoundHits:
         return self.hits[self.ends[query - 1] if query else 0 : self.ends[query]]
 
 
-def detections(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+def detection_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Rows of a snapshot as the fields of ``Detection``, without any folder of the server."""
     return [
         {
@@ -52,18 +52,18 @@ def detections(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
             "timestamp": timestamp,
         }
         for detection_id, label, score, image, x1, y1, x2, y2, sequence, frame, timestamp in zip(
-            *(columns[name] for name in SHOWN), strict=True
+            *(columns[name] for name in DETECTION_COLUMNS), strict=True
         )
     ]
 
 
-def found(
+def collect_results(
     snapshot: Snapshot,
     hits: Hits,
     wanted: Sequence[int],
     itself: NDArray[np.int64],
     features: NDArray[np.bool_],
-) -> FoundHits:
+) -> SearchResults:
     """Cut hits to what each query wants, and read what stands in their rows.
 
     Args:
@@ -78,7 +78,7 @@ def found(
     counts = kept.sum(axis=1)
     rows = hits.rows[kept]
     rank = np.cumsum(kept, axis=1)[kept]
-    described = detections(snapshot.columns(rows, SHOWN))
+    described = detection_rows(snapshot.columns(rows, DETECTION_COLUMNS))
     for hit, place, score in zip(described, rank.tolist(), hits.scores[kept].tolist(), strict=True):
         hit["rank"] = place
         hit["score"] = score
@@ -87,11 +87,11 @@ def found(
         asked = np.flatnonzero(np.repeat(features, counts))
         for place, vector in zip(asked.tolist(), snapshot.vectors(rows[asked]), strict=True):
             described[place]["features"] = vector
-    return FoundHits(snapshot, described, np.cumsum(counts).tolist())
+    return SearchResults(snapshot, described, np.cumsum(counts).tolist())
 
 
 def search_body(
-    found: FoundHits, place: int, k: int, *, upload: dict[str, Any] | None = None
+    found: SearchResults, place: int, k: int, *, upload: dict[str, Any] | None = None
 ) -> bytes:
     """A ``SearchAnswer`` for the query at ``place``; an ``ImageSearchAnswer`` with ``upload``."""
     answer = _head(found, k) | {"hits": found.of(place)}
@@ -100,12 +100,12 @@ def search_body(
     return orjson.dumps(answer, option=_NUMPY)
 
 
-def batch_body(found: FoundHits, first: int, count: int, k: int) -> bytes:
+def batch_body(found: SearchResults, first: int, count: int, k: int) -> bytes:
     """A ``BatchAnswer`` for ``count`` queries from the one at ``first`` on."""
     results = [{"hits": found.of(place)} for place in range(first, first + count)]
     return orjson.dumps(_head(found, k) | {"results": results}, option=_NUMPY)
 
 
-def _head(found: FoundHits, k: int) -> dict[str, Any]:
+def _head(found: SearchResults, k: int) -> dict[str, Any]:
     manifest = found.snapshot.manifest
     return {"snapshot": manifest.version, "metric": manifest.metric, "k": k}

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError, too_busy
 from api.http.limits import Limits
 from api.http.metrics import Metrics
-from api.service.answers import FoundHits, found
+from api.service.answers import SearchResults, collect_results
 from common.errors import FilterError
 from index.search.filters import Filter
 
@@ -50,7 +50,7 @@ class Search:
 
     queries: list[str | NDArray[np.float32]]
     k: int
-    write: Callable[[FoundHits, int], bytes]
+    write: Callable[[SearchResults, int], bytes]
     chosen: Filter | None = None
     exact: bool = False
     include_features: bool = False
@@ -77,7 +77,7 @@ class Answer:
     snapshot: str
 
 
-class _Waiting:
+class _Pending:
     """A search, and who waits for it."""
 
     __slots__ = ("future", "loop", "search")
@@ -104,8 +104,8 @@ class Batcher:
         self._held = held
         self._limits = limits
         self._metrics = metrics
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._left_over: _Waiting | None = None  # taken, but too much for that batch; under _turn
+        self._queue: SimpleQueue[_Pending | None] = SimpleQueue()
+        self._left_over: _Pending | None = None  # taken, but too much for that batch; under _turn
         self._lock = threading.Lock()
         self._depth = 0
         self._together = together
@@ -142,13 +142,13 @@ class Batcher:
         with self._lock:
             # What is larger than the whole queue must still get its turn when nothing waits.
             if self._depth and self._depth + search.cost > self._limits.waiting_queries:
-                self._metrics.rejected("queue")
+                self._metrics.record_rejection("queue")
                 raise too_busy(
                     f"{self._depth} queries wait for the index, up to "
                     f"{self._limits.waiting_queries} may; ask again in a second"
                 )
             self._depth += search.cost
-        waiting = _Waiting(search)
+        waiting = _Pending(search)
         self._queue.put(waiting)
         return await waiting.future
 
@@ -163,7 +163,7 @@ class Batcher:
                 groups = self._search(batch)
             self._answer(groups)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_Pending]:
         """All that waits, up to one batch; waits for the first. Empty: it is over."""
         first = self._left_over or self._queue.get()
         self._left_over = None
@@ -187,9 +187,9 @@ class Batcher:
             self._depth -= cost
         return batch
 
-    def _search(self, batch: list[_Waiting]) -> list[_Group]:
+    def _search(self, batch: list[_Pending]) -> list[_Group]:
         """Search each group of a batch in one call; every failure stays with whom it belongs to."""
-        by_key: dict[Any, list[_Waiting]] = {}
+        by_key: dict[Any, list[_Pending]] = {}
         for one in batch:
             by_key.setdefault(one.search.group, []).append(one)
         try:
@@ -209,7 +209,7 @@ class Batcher:
         return groups
 
     def _answer(self, groups: list[_Group]) -> None:
-        done: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Answer | Exception]]] = {}
+        done: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, Answer | Exception]]] = {}
         for group in groups:
             group.describe()
             for one, answer in group.answers():
@@ -222,15 +222,15 @@ class Batcher:
 class _Group:
     """Searches that share one call of FAISS, their queries one after the other."""
 
-    def __init__(self, members: list[_Waiting]) -> None:
+    def __init__(self, members: list[_Pending]) -> None:
         self._members = members
-        self._failures: dict[_Waiting, Exception] = {}
-        self._look_up: Callable[[], FoundHits] | None = None
-        self._found: FoundHits | None = None
+        self._failures: dict[_Pending, Exception] = {}
+        self._look_up: Callable[[], SearchResults] | None = None
+        self._found: SearchResults | None = None
         self.queries: list[str | NDArray[np.float32]] = []
 
     @classmethod
-    def failed(cls, members: list[_Waiting], error: Exception) -> _Group:
+    def failed(cls, members: list[_Pending], error: Exception) -> _Group:
         """A group that has no other answer than this."""
         group = cls(members)
         group._failures = dict.fromkeys(members, error)
@@ -271,9 +271,11 @@ class _Group:
         except FilterError as error:
             self._fail(ApiError(422, "invalid_filter", str(error)))
             return
-        self._look_up = lambda: found(snapshot, hits, wanted, own_rows, np.array(features))
+        self._look_up = lambda: collect_results(
+            snapshot, hits, wanted, own_rows, np.array(features)
+        )
 
-    def answers(self) -> Iterator[tuple[_Waiting, Answer | Exception]]:
+    def answers(self) -> Iterator[tuple[_Pending, Answer | Exception]]:
         """Each member's answer, or why it has none."""
         place = 0
         for one in self._members:
@@ -320,7 +322,7 @@ def _refusal(held: ServedIndex, search: Search, own: list[int]) -> ApiError | No
     return None
 
 
-def _deliver(answers: list[tuple[_Waiting, Answer | Exception]]) -> None:
+def _deliver(answers: list[tuple[_Pending, Answer | Exception]]) -> None:
     for one, answer in answers:
         if one.future.done():  # its request was cancelled
             continue

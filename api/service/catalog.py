@@ -18,50 +18,50 @@ from numpy.typing import NDArray
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 
-KEPT_SELECTIONS = 8  # 4 bytes a row each
+CACHED_FILTERS = 8  # 4 bytes a row each
 
 
 @dataclass
-class _Kept:
+class _Cached:
     facets: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     selections: OrderedDict[str | None, NDArray[np.uint32]] = field(default_factory=OrderedDict)
 
 
-_kept: WeakKeyDictionary[Snapshot, _Kept] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Snapshot, _Cached] = WeakKeyDictionary()
 _lock = threading.Lock()  # for the books only: two threads may work the same thing out at once
 
 
 def facets(snapshot: Snapshot, column: str) -> list[tuple[str, int]]:
     """The values of a column and how many rows have each, most frequent first."""
     with _lock:
-        known = _of(snapshot).facets.get(column)
+        known = _cached(snapshot).facets.get(column)
     if known is None:
         known = snapshot.counts(column)
         with _lock:
-            _of(snapshot).facets[column] = known
+            _cached(snapshot).facets[column] = known
     return known
 
 
-def selection(snapshot: Snapshot, where: str | None) -> NDArray[np.uint32]:
+def matching_rows(snapshot: Snapshot, where: str | None) -> NDArray[np.uint32]:
     """The rows that fit ``where``, ascending; None is every row.
 
     Raises:
         FilterError: the expression cannot be used; safe to show.
     """
     with _lock:
-        chosen = _of(snapshot).selections
+        chosen = _cached(snapshot).selections
         known = chosen.get(where)
         if known is not None:
             chosen.move_to_end(where)
             return known
     known = snapshot.matching(None if where is None else Filter(where=where)).astype(np.uint32)
     with _lock:
-        chosen = _of(snapshot).selections
+        chosen = _cached(snapshot).selections
         chosen[where] = known
-        while len(chosen) > KEPT_SELECTIONS:
+        while len(chosen) > CACHED_FILTERS:
             chosen.popitem(last=False)
     return known
 
 
-def _of(snapshot: Snapshot) -> _Kept:
-    return _kept.setdefault(snapshot, _Kept())
+def _cached(snapshot: Snapshot) -> _Cached:
+    return _cache.setdefault(snapshot, _Cached())

@@ -16,19 +16,19 @@ from api.schemas.link import LinkRequest
 from api.schemas.search import read_bytes, read_vector
 from api.service.line import BoundedQueue
 from api.service.state import ServedIndex
-from api.service.vectors import usable
+from api.service.vectors import check_vectors
 from tracks.live.session import Frame
 
 Vectors = NDArray[np.float32]
 _More = list[dict[str, Any]]
 
 
-def digest_of(asked: LinkRequest) -> bytes:
+def request_digest(asked: LinkRequest) -> bytes:
     """Of what was asked, however its JSON was laid out; blocks for large ones."""
     return hashlib.sha256(asked.model_dump_json(exclude_unset=True).encode()).digest()
 
 
-async def frame_of(
+async def read_frame(
     asked: LinkRequest, held: ServedIndex, limits: Limits, uploads: BoundedQueue
 ) -> Frame:
     """The frame that was asked about, with an embedding of each detection.
@@ -40,11 +40,11 @@ async def frame_of(
     size = (asked.image_width or 0, asked.image_height or 0)
     if asked.image is None and all(one.image is None for one in asked.detections):
         more: _More = [{"label": None, "label_score": None} for _ in asked.detections]
-        vectors = await anyio.to_thread.run_sync(_sent, asked, held.snapshot.manifest.dim)
+        vectors = await anyio.to_thread.run_sync(_read_vectors, asked, held.snapshot.manifest.dim)
     else:
-        with uploads.place():
+        with uploads.slot():
             vectors, more, size = await anyio.to_thread.run_sync(
-                _made, asked, held, limits.pixels, limiter=uploads.turn
+                _embed_pixels, asked, held, limits.pixels, limiter=uploads.limiter
             )
     return Frame(
         sequence=asked.sequence,
@@ -60,7 +60,7 @@ async def frame_of(
     )
 
 
-def _sent(asked: LinkRequest, dim: int) -> Vectors:
+def _read_vectors(asked: LinkRequest, dim: int) -> Vectors:
     vectors = np.empty((len(asked.detections), dim), np.float32)
     for number, one in enumerate(asked.detections):
         assert one.vector is not None
@@ -76,23 +76,23 @@ def _sent(asked: LinkRequest, dim: int) -> Vectors:
                 f"{at}the vector has {len(vector)} numbers, this index has {dim}",
             )
         vectors[number] = vector
-    return usable(vectors, each="detection")
+    return check_vectors(vectors, each="detection")
 
 
-def _made(
+def _embed_pixels(
     asked: LinkRequest, held: ServedIndex, max_pixels: int
 ) -> tuple[Vectors, _More, tuple[int, int]]:
     """Embeddings, classes, and the size of the frame."""
     size = (asked.image_width or 0, asked.image_height or 0)
     if asked.image is not None:
         found, size = held.embed_boxes(
-            _bytes(asked.image, "the frame's image"),
+            _read_image(asked.image, "the frame's image"),
             [one.box for one in asked.detections],
             max_pixels=max_pixels,
         )
     else:
         crops = [
-            _bytes(one.image or "", f"the image of detection {number}")
+            _read_image(one.image or "", f"the image of detection {number}")
             for number, one in enumerate(asked.detections)
         ]
         found = held.embed_crops(crops, max_pixels=max_pixels)
@@ -100,10 +100,10 @@ def _made(
     for number, one in enumerate(found):
         vectors[number] = one.embedding
     more: _More = [{"label": one.label, "label_score": one.score} for one in found]
-    return usable(vectors, each="detection"), more, size
+    return check_vectors(vectors, each="detection"), more, size
 
 
-def _bytes(text: str, what: str) -> bytes:
+def _read_image(text: str, what: str) -> bytes:
     try:
         return read_bytes(text, what)
     except ValueError as error:

@@ -60,19 +60,19 @@ class Service:
         self._metrics = metrics
         self._on_failure = on_failure
         self._open_snapshot = open_snapshot
-        self._holdings: ServedIndex | None = None
+        self._served: ServedIndex | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
         self.tried = asyncio.Event()  # to open the index, for the first time
 
-    def holdings(self) -> ServedIndex:
+    def served_index(self) -> ServedIndex:
         """What is served.
 
         Raises:
             ApiError: 503, it is not open, or not yet.
         """
-        if self._holdings is not None:
-            return self._holdings
+        if self._served is not None:
+            return self._served
         if self._failed is not None:
             raise ApiError(503, "not_ready", "the index cannot be opened; the log says why")
         raise ApiError(
@@ -104,7 +104,7 @@ class Service:
             OnepassError: it does not open; what was served is served on.
         """
         async with self._opening:
-            before = self._holdings
+            before = self._served
             version: str | None = None
             try:
                 version = await anyio.to_thread.run_sync(current_version, self.index)
@@ -120,7 +120,7 @@ class Service:
                     raise
                 logger.exception("the index cannot be opened")
                 raise WorkError(f"{self.index} cannot be opened: {error}") from error
-            self._holdings, self._failed = opened, None
+            self._served, self._failed = opened, None
             if before is None:
                 # What is loaded by now stays. Left to itself, the garbage collector looks through
                 # all of it every second under load, and every request waits 60 ms for that.
@@ -128,7 +128,7 @@ class Service:
                 gc.freeze()
             self.since = datetime.now(UTC)
             manifest = opened.snapshot.manifest
-            self._metrics.serving(manifest.version, manifest.rows)
+            self._metrics.record_snapshot(manifest.version, manifest.rows)
             if before is not None:
                 self._metrics.reloads.inc()
             logger.info("serving %s, %d rows", manifest.version, manifest.rows)
@@ -163,4 +163,4 @@ class Service:
             raise
         if self._failed is not None and self._failed[0] == version:
             return time.monotonic() - self._failed[1] > RETRY_SECONDS
-        return self._holdings is None or self._holdings.version != version
+        return self._served is None or self._served.version != version

@@ -21,8 +21,8 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from api.http.errors import ApiError
-from api.service.answers import SHOWN, detections
-from api.service.tracks import TrackBook
+from api.service.answers import DETECTION_COLUMNS, detection_rows
+from api.service.tracks import TrackTable
 from common.errors import ModelError, RunError
 from index.search.snapshot import Snapshot
 from tracks.store import read_tracks
@@ -40,7 +40,7 @@ class ServedIndex:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._tracks: TrackBook | None = None
+        self._tracks: TrackTable | None = None
         self._tracks_lock = threading.Lock()
         self._embedder: Embedder | None = None
         self._embedder_lock = threading.Lock()
@@ -97,10 +97,10 @@ class ServedIndex:
         """The fields of each detection, or None where the snapshot does not hold it."""
         rows = self.snapshot.rows_of(detection_ids)
         there = rows >= 0
-        fields = iter(detections(self.snapshot.columns(rows[there], SHOWN)))
+        fields = iter(detection_rows(self.snapshot.columns(rows[there], DETECTION_COLUMNS)))
         return [next(fields) if here else None for here in there.tolist()]
 
-    def tracks(self) -> TrackBook:
+    def tracks(self) -> TrackTable:
         """The tracks of all the snapshot's runs that were linked; read once.
 
         Raises:
@@ -111,7 +111,7 @@ class ServedIndex:
                 self._tracks = self._read_tracks()
             return self._tracks
 
-    def _read_tracks(self) -> TrackBook:
+    def _read_tracks(self) -> TrackTable:
         parts = []
         for number, run in enumerate(self.snapshot.manifest.runs):
             try:
@@ -127,7 +127,7 @@ class ServedIndex:
                 "no_tracks",
                 "no run of this index has tracks; run 'onepass link RUN' and ask again",
             )
-        return TrackBook(pa.concat_tables(parts).combine_chunks())
+        return TrackTable(pa.concat_tables(parts).combine_chunks())
 
     def embed(self, image: bytes, *, max_pixels: int) -> Embedded:
         """Class and embedding of an image, from the model the snapshot was made with.

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-class TrackBook:
+class TrackTable:
     """The tracks of every linked run behind one index.
 
     Args:

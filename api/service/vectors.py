@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError
 
 
-def usable(
+def check_vectors(
     vectors: NDArray[np.float32], at: str = "", *, each: str = "query"
 ) -> NDArray[np.float32]:
     """Vectors [Q, D] or one [D], if each points somewhere; ``each`` is what they are called.

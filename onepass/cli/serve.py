@@ -81,9 +81,9 @@ def serve(
     # FAISS's threads would spin for work between two searches, on cores that answer requests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ray:
-        from api.ray_serve.scaled import serve_scaled
+        from api.ray_serve.scaled import serve_on_ray
 
-        serve_scaled(
+        serve_on_ray(
             index,
             host=host,
             port=port,

@@ -31,13 +31,13 @@ from tests.integration.api.world import (
     World,
     check_hits,
     detection_url,
+    error_of,
     nearest,
-    told,
 )
 from tracks.store import read_tracks
 
 
-def refused(call: Any, *args: Any, **wishes: Any) -> ServiceError:
+def raised_error(call: Any, *args: Any, **wishes: Any) -> ServiceError:
     """The error that the service answers with."""
     with pytest.raises(ServiceError) as caught:
         call(*args, **wishes)
@@ -51,7 +51,7 @@ NO_SIZE = {"image_width": None, "image_height": None}
 COSTS = ("cost", "cost_feature", "cost_iou", "cost_area", "cost_distance", "margin")
 
 
-def a_frame(**more: Any) -> dict[str, Any]:
+def frame_body(**more: Any) -> dict[str, Any]:
     """A request with one detection, of a sequence that nothing else uses."""
     size = {"image_width": 240, "image_height": 160}
     plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [SEEN]}
@@ -142,9 +142,9 @@ class SearchContract:
         self, client: Client, world: World, where: str, says: str
     ) -> None:
         for error in (
-            refused(client.search, "a-0", where=where),
-            refused(client.search_batch, ["a-0"], where=where),
-            refused(client.neighbours, "a-0", where=where),
+            raised_error(client.search, "a-0", where=where),
+            raised_error(client.search_batch, ["a-0"], where=where),
+            raised_error(client.neighbours, "a-0", where=where),
         ):
             assert (error.status, error.code) == (422, "invalid_filter")
             assert says in error.message
@@ -188,7 +188,7 @@ class SearchContract:
     def test_bad_searches_are_explained(
         self, http: httpx.Client, body: dict[str, Any], says: str
     ) -> None:
-        assert says in told(http.post("/v1/search", json=body), 422)[1]
+        assert says in error_of(http.post("/v1/search", json=body), 422)[1]
 
     @pytest.mark.parametrize(
         ("body", "says"),
@@ -209,20 +209,20 @@ class SearchContract:
     def test_bad_batches_are_explained(
         self, http: httpx.Client, body: dict[str, Any], says: str
     ) -> None:
-        assert says in told(http.post("/v1/search/batch", json=body), 422)[1]
+        assert says in error_of(http.post("/v1/search/batch", json=body), 422)[1]
 
     def test_a_batch_names_the_query_that_is_not_there(self, client: Client) -> None:
-        error = refused(client.search_batch, ["a-0", "nobody"])
+        error = raised_error(client.search_batch, ["a-0", "nobody"])
         assert (error.status, error.code) == (404, "detection_not_found")
         assert error.message.startswith("query 1: no detection 'nobody'")
 
     def test_uploads_that_are_no_image_are_explained(
         self, http: httpx.Client, client: Client
     ) -> None:
-        error = refused(client.search_image, b"no image")
+        error = raised_error(client.search_image, b"no image")
         assert (error.status, error.code) == (422, "invalid_image")
         assert "no known format" in error.message
-        assert "image" in told(http.post("/v1/search/image", data={"k": "3"}), 422)[1]
+        assert "image" in error_of(http.post("/v1/search/image", data={"k": "3"}), 422)[1]
 
 
 class DetectionContract:
@@ -259,7 +259,7 @@ class DetectionContract:
             # Sharp colour edges are what JPEG is worst at; another crop is ten times as far off.
             assert np.abs(got - want).mean() < 8
             assert np.abs(got - wrong).mean() > 40
-        error = refused(client.image, "b-3")
+        error = raised_error(client.image, "b-3")
         assert (error.status, error.code) == (404, "image_missing")
         assert "gone3.jpg" in error.message
 
@@ -276,7 +276,7 @@ class DetectionContract:
     )
     def test_ids_that_are_not_there(self, http: httpx.Client, name: str) -> None:
         for tail in ("", "/neighbours", "/image"):
-            code, message = told(http.get(f"/v1/detections/{quote(name, safe='%')}{tail}"), 404)
+            code, message = error_of(http.get(f"/v1/detections/{quote(name, safe='%')}{tail}"), 404)
             assert code == "detection_not_found"
             assert "root:" not in message
 
@@ -307,10 +307,10 @@ class TrackContract:
         assert client.tracks("no").total == 0
 
     def test_one_id_in_two_runs_needs_the_run(self, client: Client) -> None:
-        error = refused(client.track, "trap:00000")
+        error = raised_error(client.track, "trap:00000")
         assert (error.status, error.code, "0, 1" in error.message) == (422, "ambiguous_track", True)
         assert client.track("trap:00000", run=1).run == 1
-        assert refused(client.track, "trap:99999").code == "track_not_found"
+        assert raised_error(client.track, "trap:99999").code == "track_not_found"
 
 
 class LinkContract:
@@ -380,7 +380,7 @@ class LinkContract:
             assert link.margin > 0.1
 
     def test_a_request_sent_again_is_linked_once(self, http: httpx.Client) -> None:
-        body = a_frame(request_id="1", frame=5)
+        body = frame_body(request_id="1", frame=5)
         first = http.post("/v1/link", json=body)
         assert (first.status_code, "idempotent-replayed" in first.headers) == (200, False)
         assert http.post("/v1/link", json=body | {"request_id": "2", "frame": 6}).status_code == 200
@@ -389,15 +389,15 @@ class LinkContract:
             again = http.post("/v1/link", json=same)
             assert (again.status_code, again.content) == (200, first.content)
             assert again.headers["idempotent-replayed"] == "true"
-        code, message = told(http.post("/v1/link", json=body | {"frame": 7}), 409)
+        code, message = error_of(http.post("/v1/link", json=body | {"frame": 7}), 409)
         assert (code, "was answered before" in message) == ("clash", True)
-        code, message = told(http.post("/v1/link", json=body | {"request_id": "3"}), 409)
+        code, message = error_of(http.post("/v1/link", json=body | {"request_id": "3"}), 409)
         assert (code, "not later than the last one, 6" in message) == ("clash", True)
         state = http.get("/v1/link", params={"sequence": body["sequence"]}).json()
         assert [track["length"] for track in state["tracks"]] == [2]
 
     def test_many_at_once_are_linked_one_after_the_other(self, base_url: str) -> None:
-        body = a_frame()
+        body = frame_body()
 
         def ask(number: int) -> tuple[int, bytes]:
             mine = body | {"request_id": str(number // 2)}  # each request comes twice
@@ -419,7 +419,7 @@ class LinkContract:
         request_id = uuid4().hex
         client.link(name, [], request_id=request_id, size=(9, 9))
         assert client.open_tracks(name).sequence == name
-        assert refused(client.open_tracks, uuid4().hex).code == "sequence_not_found"
+        assert raised_error(client.open_tracks, uuid4().hex).code == "sequence_not_found"
 
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -457,16 +457,16 @@ class LinkContract:
     def test_frames_that_do_not_serve_are_explained(
         self, http: httpx.Client, change: dict[str, Any], says: str
     ) -> None:
-        body = a_frame() | change
-        assert says in told(http.post("/v1/link", json=body), 422)[1]
+        body = frame_body() | change
+        assert says in error_of(http.post("/v1/link", json=body), 422)[1]
         # Nothing of it was linked.
         at = {"sequence": body["sequence"] or "x"}
-        assert told(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
+        assert error_of(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
 
     def test_a_box_outside_of_the_frame_is_named(self, client: Client, world: World) -> None:
         data = (world.images / world.names[0]).read_bytes()
         boxes = [world.boxes[0], (300.0, 10.0, 310.0, 20.0)]
-        error = refused(client.link, uuid4().hex, boxes, request_id="1", image=data)
+        error = raised_error(client.link, uuid4().hex, boxes, request_id="1", image=data)
         assert (error.status, error.code) == (422, "invalid_box")
         assert "detection 1: box outside image" in error.message
         assert "240x160" in error.message
@@ -507,28 +507,28 @@ class ErrorContract:
     """One shape for every error, and a name for every request."""
 
     def test_every_error_has_the_one_shape(self, http: httpx.Client) -> None:
-        assert "not JSON" in told(http.post("/v1/search", content=b"{", headers=JSON), 422)[1]
+        assert "not JSON" in error_of(http.post("/v1/search", content=b"{", headers=JSON), 422)[1]
         nan = b'{"vector": [' + b",".join([b"NaN"] * 32) + b"]}"
-        assert "not finite" in told(http.post("/v1/search", content=nan, headers=JSON), 422)[1]
+        assert "not finite" in error_of(http.post("/v1/search", content=nan, headers=JSON), 422)[1]
         plain = {"content-type": "text/plain"}
-        message = told(http.post("/v1/search", content=b"{}", headers=plain), 422)[1]
+        message = error_of(http.post("/v1/search", content=b"{}", headers=plain), 422)[1]
         assert "send application/json, not text/plain" in message
         unknown = {"detection_id": f"a-{FAILED}"}  # in the run, with an error: not in the index
-        assert told(http.post("/v1/search", json=unknown), 404)[0] == "detection_not_found"
+        assert error_of(http.post("/v1/search", json=unknown), 404)[0] == "detection_not_found"
         half = b'{"detection_id": "\\ud800"}'
         assert http.post("/v1/search", content=half, headers=JSON).status_code in (404, 422)
         deep = b'{"vector": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-        told(http.post("/v1/search", content=deep, headers=JSON), 422)
-        assert "k" in told(http.get("/v1/detections/a-0/neighbours?k=x"), 422)[1]
-        assert told(http.get("/v1/detections/a%0Ab"), 404)[0] in (
+        error_of(http.post("/v1/search", content=deep, headers=JSON), 422)
+        assert "k" in error_of(http.get("/v1/detections/a-0/neighbours?k=x"), 422)[1]
+        assert error_of(http.get("/v1/detections/a%0Ab"), 404)[0] in (
             "not_found",
             "detection_not_found",
         )
-        assert "offset" in told(http.get(f"/v1/tracks?offset={10**30}"), 422)[1]
-        assert told(http.get("/v2/search"), 404)[0] == "not_found"
-        assert told(http.get("/v1/search"), 405)[0] == "method_not_allowed"
+        assert "offset" in error_of(http.get(f"/v1/tracks?offset={10**30}"), 422)[1]
+        assert error_of(http.get("/v2/search"), 404)[0] == "not_found"
+        assert error_of(http.get("/v1/search"), 405)[0] == "method_not_allowed"
         bad = {"content-type": "multipart/form-data; boundary=x"}
-        assert told(http.post("/v1/search/image", content=b"--y", headers=bad), 400)[0] == (
+        assert error_of(http.post("/v1/search/image", content=b"--y", headers=bad), 400)[0] == (
             "bad_request"
         )
 

@@ -15,7 +15,7 @@ import pytest
 from api.app import create_app
 from api.http.limits import Limits
 from index.search.snapshot import Hits, Snapshot
-from tests.integration.api.world import World, nearest, serving, told
+from tests.integration.api.world import World, error_of, nearest, serving
 
 Gate = tuple[threading.Event, list[int]]
 
@@ -113,9 +113,9 @@ def test_what_waits_is_searched_in_one_call(world: World, gate: Gate) -> None:
             assert got == list(nearest(world, unit, row, f"a-{row}"))
         assert len(batch.result().json()["results"]) == 9
         # What is wrong with one stays with that one.
-        assert told(lost.result(), 404)[0] == "detection_not_found"
-        assert told(odd.result(), 422)[0] == "invalid_vector"
-        assert told(bad.result(), 422)[0] == "invalid_filter"
+        assert error_of(lost.result(), 404)[0] == "detection_not_found"
+        assert error_of(odd.result(), 422)[0] == "invalid_vector"
+        assert error_of(bad.result(), 422)[0] == "invalid_filter"
         text = http.get("/metrics").text
         assert 'onepass_batch_size_bucket{le="16.0"} 2.0' in text
         assert 'onepass_batch_size_bucket{le="32.0"} 3.0' in text
@@ -136,7 +136,7 @@ def test_a_full_queue_says_when_to_ask_again(world: World, gate: Gate) -> None:
             wait_for_depth(http, 4)
             for _ in range(3):
                 refused = http.post("/v1/search", json=body)
-                code, message = told(refused, 429)
+                code, message = error_of(refused, 429)
                 assert (code, "4 queries wait" in message) == ("too_busy", True)
                 assert int(refused.headers["retry-after"]) >= 1
             opened.set()
@@ -159,6 +159,6 @@ def test_a_search_that_breaks_is_told_to_whom_it_belongs(
     with serving(create_app(world.index)) as http:
         monkeypatch.setattr(Snapshot, "search", broken)
         response = http.post("/v1/search", json={"detection_id": "a-0", "exact": True})
-        code, message = told(response, 500)
+        code, message = error_of(response, 500)
         assert (code, "fire" in message) == ("internal", False)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200

@@ -15,7 +15,7 @@ from api.app import create_app
 from index.build.version import build_index
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
-from tests.integration.api.world import detection_url, serving, told
+from tests.integration.api.world import detection_url, error_of, serving
 from tracks.association.options import TERMS
 from tracks.link import link_run
 from tracks.store import read_tracks
@@ -96,7 +96,7 @@ def test_where_chooses_and_pages(client: httpx.Client) -> None:
 def test_what_does_not_fit_is_told(
     client: httpx.Client, query: dict[str, str | int], code: str, says: str
 ) -> None:
-    found, message = told(client.get("/v1/detections", params=query), 422)
+    found, message = error_of(client.get("/v1/detections", params=query), 422)
     assert (found, says in message) == (code, True)
 
 
@@ -106,7 +106,7 @@ def test_facets_count_values(client: httpx.Client) -> None:
     assert counted == sorted(Counter(LABELS).items(), key=lambda pair: (-pair[1], pair[0]))
     few = client.get("/v1/index/facets", params={"column": "sequence", "limit": 1}).json()
     assert (few["total"], len(few["values"])) == (4, 1)
-    assert "column" in told(client.get("/v1/index/facets?column=image"), 422)[1]
+    assert "column" in error_of(client.get("/v1/index/facets?column=image"), 422)[1]
 
 
 def test_the_track_of_a_detection(client: httpx.Client) -> None:
@@ -117,9 +117,9 @@ def test_the_track_of_a_detection(client: httpx.Client) -> None:
             answer = client.get(detection_url(step["detection_id"]) + "/track")
             assert answer.json() == detail
     assert sum(track["length"] for track in listed) == 20
-    code, message = told(client.get(detection_url(IDS[25]) + "/track"), 404)  # of the other run
+    code, message = error_of(client.get(detection_url(IDS[25]) + "/track"), 404)  # of the other run
     assert (code, "onepass link" in message) == ("no_track", True)
-    assert told(client.get("/v1/detections/nobody/track"), 404)[0] == "detection_not_found"
+    assert error_of(client.get("/v1/detections/nobody/track"), 404)[0] == "detection_not_found"
 
 
 def test_a_track_tells_of_each_link_what_linking_wrote(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_an_index_that_was_never_linked_has_no_track(tmp_path: Path) -> None:
     )
     build_index([run.path], tmp_path / "index")
     with serving(create_app(tmp_path / "index")) as client:
-        assert told(client.get("/v1/detections/a/track"), 404)[0] == "no_track"
+        assert error_of(client.get("/v1/detections/a/track"), 404)[0] == "no_track"
 
 
 def test_the_page_and_all_that_it_names(client: httpx.Client) -> None:
@@ -178,4 +178,4 @@ def test_the_page_and_all_that_it_names(client: httpx.Client) -> None:
     folder = Path(__file__).parents[3] / "api" / "page"
     assert seen == {f"page/{file.name}" for file in folder.iterdir()} - {"page/index.html"}
     for name in ("nothing.js", "..%2fapp.py", "%2e%2e%2fapp.py"):
-        assert told(client.get("/page/" + name), 404)[0] == "not_found"
+        assert error_of(client.get("/page/" + name), 404)[0] == "not_found"

@@ -11,7 +11,7 @@ from api.app import create_app
 from api.client import Client, ServiceError
 from api.http.keys import read_keys
 from common.errors import InputError
-from tests.integration.api.world import World, serving, told
+from tests.integration.api.world import World, error_of, serving
 
 
 def test_only_known_keys_reach_what_is_under_v1(
@@ -31,10 +31,10 @@ def test_only_known_keys_reach_what_is_under_v1(
             for headers in ({}, {"x-api-key": "guess"}, {"x-api-key": ""}, {"x-api-key": "é"}):
                 sent = {name: value.encode("latin-1") for name, value in headers.items()}
                 refused = http.get(path, headers=sent)
-                assert told(refused, 401)[0] == "unauthorised"
+                assert error_of(refused, 401)[0] == "unauthorised"
                 assert "X-API-Key" in refused.headers["www-authenticate"]
                 assert "guess" not in refused.text
-        assert told(http.post("/v1/index/reload"), 401)[0] == "unauthorised"
+        assert error_of(http.post("/v1/index/reload"), 401)[0] == "unauthorised"
         for key in ("first-key", "second-key"):
             with Client(url, api_key=key) as client:
                 assert client.search("a-0").hits

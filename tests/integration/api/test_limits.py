@@ -16,19 +16,19 @@ from api.app import create_app
 from api.http.limits import Limits
 from api.service.state import ServedIndex
 from common.errors import InputError
-from tests.integration.api.world import JSON, World, serving, told
+from tests.integration.api.world import JSON, World, error_of, serving
 
 
 def test_a_large_body_is_refused(world: World) -> None:
     with serving(create_app(world.index, limits=Limits(body_bytes=5000))) as http:
         big = b"x" * 6000
-        assert told(http.post("/v1/search/image", files={"image": big}), 413)[0] == "too_large"
+        assert error_of(http.post("/v1/search/image", files={"image": big}), 413)[0] == "too_large"
         form = {"content-type": "multipart/form-data; boundary=b"}
         head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
         for url, headers, start in (("", JSON, b'"'), ("/image", form, head)):
             parts = iter([start, *[big[:1500]] * 4])  # sent in chunks, with no length declared
             response = http.post("/v1/search" + url, content=parts, headers=headers)
-            code, message = told(response, 413)
+            code, message = error_of(response, 413)
             assert (code, "5000 bytes" in message) == ("too_large", True)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
         assert 'onepass_rejected_requests_total{reason="body"} 3.0' in http.get("/metrics").text
@@ -58,7 +58,7 @@ def test_a_decompression_bomb_is_not_decoded(world: World, monkeypatch: pytest.M
         for side in (9000, 40_000, 300_000):
             data = bomb(side)
             assert len(data) < 200_000
-            code, message = told(http.post("/v1/search/image", files={"image": data}), 422)
+            code, message = error_of(http.post("/v1/search/image", files={"image": data}), 422)
             assert (code, "60000000 pixels" in message) == ("image_too_large", True)
 
 
@@ -77,7 +77,7 @@ def test_a_server_may_allow_less(world: World) -> None:
     with serving(create_app(world.index, limits=limits)) as http:
 
         def says(body: dict[str, object], tail: str = "") -> str:
-            code, message = told(http.post("/v1/search" + tail, json=body), 422)
+            code, message = error_of(http.post("/v1/search" + tail, json=body), 422)
             assert code == "over_limit"
             return message
 
@@ -86,7 +86,7 @@ def test_a_server_may_allow_less(world: World) -> None:
         assert "up to 3" in says({"queries": [query] * 4}, "/batch")
         assert "33 hits" in says({"queries": [query] * 3, "k": 11}, "/batch")
         assert "16 vectors of 32 numbers" in says(query | {"k": 16, "include_features": True})
-        code, _ = told(http.get("/v1/detections/a-0/neighbours?k=21"), 422)
+        code, _ = error_of(http.get("/v1/detections/a-0/neighbours?k=21"), 422)
         assert code == "over_limit"
         assert http.post("/v1/search", json=query | {"k": 20}).status_code == 200
         batch = {"queries": [query] * 3, "k": 10}
@@ -121,7 +121,7 @@ def test_uploads_wait_in_a_bounded_line(world: World, monkeypatch: pytest.Monkey
         first = pool.submit(upload, http)
         assert under_way.wait(60)
         refused = upload(http)
-        assert told(refused, 429)[0] == "too_busy"
+        assert error_of(refused, 429)[0] == "too_busy"
         assert refused.headers["retry-after"] == "1"
         # Searches go on meanwhile.
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200

@@ -32,8 +32,8 @@ from index.build.version import build_index
 from index.search.filters import Filter
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
-from tests.integration.api.contract import a_frame, refused
-from tests.integration.api.world import World, serving, told, wait_until_ready
+from tests.integration.api.contract import frame_body, raised_error
+from tests.integration.api.world import World, error_of, serving, wait_until_ready
 from tracks.association.options import LinkOptions
 from tracks.live.session import IDLE_DAYS, LiveLinker
 from tracks.live.store import KEPT_ANSWERS, LINK_STATE
@@ -141,19 +141,19 @@ def test_without_a_state_all_but_linking_works(
     (tmp_path / "file").write_text("")
     bad = tmp_path / "file" / "state" if why == "a file" else None
     with caplog.at_level(logging.ERROR), serving(create_app(world.index, link_state=bad)) as http:
-        answer = http.post("/v1/link", json=a_frame())
-        code, message = told(answer, 503)
+        answer = http.post("/v1/link", json=frame_body())
+        code, message = error_of(answer, 503)
         assert code == "link_unavailable"
         assert "--link-state" in message
         assert str(tmp_path) not in message
         assert answer.headers["retry-after"] == "5"
-        told(http.get("/v1/link", params={"sequence": "cam"}), 404 if bad else 503)
+        error_of(http.get("/v1/link", params={"sequence": "cam"}), 404 if bad else 503)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
         if bad is not None:
             assert str(bad) in caplog.text  # for the operator
             bad.parent.unlink()
             bad.parent.mkdir()  # seen to, without a restart
-            assert http.post("/v1/link", json=a_frame()).status_code == 200
+            assert http.post("/v1/link", json=frame_body()).status_code == 200
 
 
 def test_bounds_of_a_frame(world: World) -> None:
@@ -163,10 +163,10 @@ def test_bounds_of_a_frame(world: World) -> None:
     with camera(world.index, limits=Limits(detections=3, pixels=20_000)) as client:
         boxes = [box] * 4
         ones = np.ones((4, 32), np.float32)
-        error = refused(client.link, "c", boxes, request_id="1", vectors=ones, size=SIZE)
+        error = raised_error(client.link, "c", boxes, request_id="1", vectors=ones, size=SIZE)
         assert (error.code, "up to 3" in error.message) == ("over_limit", True)
         for way in ({"image": data}, {"crops": [data] * 3, "size": SIZE}):
-            error = refused(client.link, "c", boxes[:3], request_id="1", **way)
+            error = raised_error(client.link, "c", boxes[:3], request_id="1", **way)
             assert (error.code, "20000" in error.message) == ("image_too_large", True)
         assert len(client.link("c", boxes[:2], request_id="1", image=data).detections) == 2
         crops = client.link("c", boxes[:2], request_id="2", crops=[data] * 2, size=SIZE)
@@ -187,11 +187,11 @@ def test_frames_wait_in_a_bounded_line(world: World, monkeypatch: pytest.MonkeyP
         serving(create_app(world.index, limits=Limits(waiting_frames=1))) as http,
         ThreadPoolExecutor(1) as pool,
     ):
-        first = pool.submit(http.post, "/v1/link", json=a_frame())
+        first = pool.submit(http.post, "/v1/link", json=frame_body())
         assert under_way.wait(60)
-        body = a_frame()
+        body = frame_body()
         answer = http.post("/v1/link", json=body)
-        assert told(answer, 429)[0] == "too_busy"
+        assert error_of(answer, 429)[0] == "too_busy"
         assert answer.headers["retry-after"] == "1"
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
         go_on.set()
@@ -203,7 +203,7 @@ def test_frames_wait_in_a_bounded_line(world: World, monkeypatch: pytest.MonkeyP
 def test_weak_detections_and_time_as_the_options_say(world: World, tmp_path: Path) -> None:
     options = LinkOptions(strong_score=0.5, max_gap_seconds=60)
     with camera(world.index, link_state=tmp_path / "s", link_options=options) as client:
-        error = refused(see, client, 0)
+        error = raised_error(see, client, 0)
         assert (error.status, error.code) == (422, "invalid_frame")
         assert "max_gap_seconds 60" in error.message
         weak = see(client, 0, timestamp="2024-06-01T12:00:00", scores=[0.1]).detections[0]
@@ -211,7 +211,7 @@ def test_weak_detections_and_time_as_the_options_say(world: World, tmp_path: Pat
         see(client, 1, timestamp="2024-06-01T12:00:10", scores=[0.9])
         taken = see(client, 2, timestamp="2024-06-01T12:00:20", scores=[0.1]).detections[0]
         assert (taken.track_id, taken.position) == ("cam:00000", 1)
-        error = refused(see, client, 3, timestamp="2024-06-01T12:00:19")
+        error = raised_error(see, client, 3, timestamp="2024-06-01T12:00:19")
         assert (error.status, "before the last one" in error.message) == (422, True)
         late = see(client, 4, timestamp="2024-06-01T12:01:21").detections[0]
         assert (late.track_id, late.position) == ("cam:00001", 0)

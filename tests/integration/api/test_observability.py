@@ -11,7 +11,7 @@ import pytest
 from api.app import create_app
 from api.http.logs import JsonLines, PlainLines
 from api.service.state import ServedIndex
-from tests.integration.api.world import ODD_ID, World, detection_url, serving, told
+from tests.integration.api.world import ODD_ID, World, detection_url, error_of, serving
 
 
 def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, object]]:
@@ -60,7 +60,7 @@ def test_the_unexpected_is_logged_and_not_shown(
     with caplog.at_level(logging.ERROR), serving(create_app(world.index)) as http:
         monkeypatch.setattr(ServedIndex, "row_of", broken)
         response = http.get("/v1/detections/a-0")
-    assert told(response, 500)[0] == "internal"
+    assert error_of(response, 500)[0] == "internal"
     assert "secret" not in response.text
     (line,) = lines(caplog, "onepass.api")
     assert (line["level"], line["request_id"]) == ("error", response.headers["x-request-id"])

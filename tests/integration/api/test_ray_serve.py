@@ -30,8 +30,8 @@ from tests.integration.api.world import (
     World,
     check_hits,
     detection_url,
+    error_of,
     nearest,
-    told,
     wait_until_ready,
 )
 
@@ -177,7 +177,7 @@ class TestLife:
                 began = time.monotonic()
                 answer = http.post("/v1/search", json={"detection_id": "a-0"}, timeout=60)
                 seconds.append(time.monotonic() - began)
-                assert told(answer, 503)[0] == "unavailable"
+                assert error_of(answer, 503)[0] == "unavailable"
                 assert answer.headers["retry-after"] == "5"
             assert seconds[0] < SEARCH_SECONDS + 5
             assert seconds[1] < 5

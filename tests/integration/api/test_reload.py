@@ -23,7 +23,7 @@ from index.search.filters import Filter
 from index.search.snapshot import Hits, Snapshot
 from pipelines.run import Run
 from tests.helpers.runs import write_run
-from tests.integration.api.world import World, serving, told, wait_until_ready
+from tests.integration.api.world import World, error_of, serving, wait_until_ready
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 
@@ -239,12 +239,12 @@ def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Pat
     build(runs[:1], tmp_path / "index")
     with serving(create_app(tmp_path / "index")) as http:
         for url in ("/v1/tracks", "/v1/tracks/x"):
-            code, message = told(http.get(url), 404)
+            code, message = error_of(http.get(url), 404)
             assert (code, "'onepass link RUN'" in message) == ("no_tracks", True)
         link_run(runs[0].path)  # and no restart
         assert http.get("/v1/tracks").status_code == 200
         # Its weights are made up, so the model that can be built here is another one.
-        assert told(http.post("/v1/search/image", files={"image": b"x"}), 503)[0] == (
+        assert error_of(http.post("/v1/search/image", files={"image": b"x"}), 503)[0] == (
             "model_unavailable"
         )
 
@@ -262,9 +262,9 @@ def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.Monke
         try:
             assert http.get("/livez").json() == {"status": "ok"}
             for url in ("/readyz", "/v1/index", "/v1/detections/a-0"):
-                assert told(http.get(url), 503)[0] == "not_ready"
+                assert error_of(http.get(url), 503)[0] == "not_ready"
             search: httpx.Response = http.post("/v1/search", json={"detection_id": "a-0"})
-            assert told(search, 503)[0] == "not_ready"
+            assert error_of(search, 503)[0] == "not_ready"
         finally:
             gate.set()
         wait_until_ready(http)
@@ -280,7 +280,7 @@ def test_an_application_alone_says_why_it_is_not_ready(
     with serving(create_app(index, on_failure=heard.append), ready=False) as http:
         while not heard:
             time.sleep(0.01)
-        assert "cannot be opened" in told(http.get("/readyz"), 503)[1]
+        assert "cannot be opened" in error_of(http.get("/readyz"), 503)[1]
         build(runs, index)  # it appears after all
         wait_until_ready(http)
     assert isinstance(heard[0], SnapshotError)

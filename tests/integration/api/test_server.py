@@ -20,7 +20,7 @@ import pytest
 
 from api.server import serve
 from common.errors import InputError, SnapshotError
-from tests.integration.api.world import World, told, wait_until_ready
+from tests.integration.api.world import World, error_of, wait_until_ready
 
 # A search with exact=true takes two seconds, long enough to be told to stop meanwhile.
 SLOW = """
@@ -84,7 +84,7 @@ def test_told_to_stop_it_ends_what_is_under_way(world: World) -> None:
         told_at = time.monotonic()
         while http.get("/readyz").status_code == 200:  # not ready first ...
             assert time.monotonic() - told_at < 1
-        assert told(http.get("/readyz"), 503)[0] == "stopping"
+        assert error_of(http.get("/readyz"), 503)[0] == "stopping"
         assert http.get("/v1/detections/a-0").status_code == 200  # ... but still answering
         time.sleep(max(0.0, told_at + 1.5 - time.monotonic()))
         last.start()
@@ -109,7 +109,7 @@ def test_the_command_serves_with_keys(world: World, tmp_path: Path) -> None:
     command = ("-m", "onepass", "serve", str(world.index), "--api-key-file", str(keys), "--port")
     with process(*command) as (child, http):
         port = http.base_url.port
-        assert told(http.get("/v1/index"), 401)[0] == "unauthorised"
+        assert error_of(http.get("/v1/index"), 401)[0] == "unauthorised"
         assert http.get("/v1/index", headers={"x-api-key": "a-secret"}).status_code == 200
         with pytest.raises(InputError, match=f"127.0.0.1:{port}.*--port"):
             serve(world.index, host="127.0.0.1", port=port or 0)

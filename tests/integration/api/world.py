@@ -157,7 +157,7 @@ def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:
     raise AssertionError(f"not ready within {seconds} s")
 
 
-def told(response: httpx.Response, status: int) -> tuple[str, str]:
+def error_of(response: httpx.Response, status: int) -> tuple[str, str]:
     """Code and message of an error, which must have the one shape."""
     assert response.status_code == status, response.text
     assert response.headers["x-request-id"]
