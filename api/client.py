@@ -19,17 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from api.schemas.detections import Detection
+from api.schemas.index import IndexSummary, Reloaded
 from api.schemas.link import LinkAnswer, OpenSequence
-from api.schemas.search import (
-    BatchAnswer,
-    Detection,
-    ImageSearchAnswer,
-    IndexSummary,
-    Reloaded,
-    SearchAnswer,
-    TrackDetail,
-    TrackList,
-)
+from api.schemas.search import BatchAnswer, ImageSearchAnswer, SearchAnswer
+from api.schemas.tracks import TrackDetail, TrackList
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Vector = NDArray[np.floating]

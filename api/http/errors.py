@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.schemas.search import ErrorAnswer
+from api.schemas.common import ErrorAnswer
 from common.errors import UnavailableError
 
 # Worded here and not by http.HTTPStatus, whose phrases change with the version of Python.

@@ -15,8 +15,8 @@ from api.http.errors import ApiError, error_responses
 from api.routes.common import ServedIndexDep
 from api.routes.detections import DetectionId
 from api.routes.tracks import MAX_OFFSET, MAX_PAGE, track
-from api.schemas.browse import DetectionPage, Facet, Facets
-from api.schemas.search import Detection, TrackDetail
+from api.schemas.detections import Detection, DetectionPage, Facet, Facets
+from api.schemas.tracks import TrackDetail
 from api.service.answers import detection_rows
 from api.service.catalog import facets, matching_rows
 from common.errors import FilterError

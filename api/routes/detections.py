@@ -27,7 +27,8 @@ from api.routes.common import (
     get_served_index,
     make_filter,
 )
-from api.schemas.search import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
+from api.schemas.detections import Detection
+from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer
 from api.service.answers import search_body
 from api.service.batching import Search
 from api.service.state import ServedIndex

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from api.http.errors import ApiError, error_responses
 from api.http.metrics import CONTENT_TYPE, Metrics
 from api.routes.common import ServiceDep
-from api.schemas.search import Health
+from api.schemas.common import Health
 
 router = APIRouter()
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from api.http.errors import ApiError, error_responses
 from api.routes.common import ServedIndexDep, ServiceDep
-from api.schemas.search import IndexSummary, ModelSummary, Recall, Reloaded
+from api.schemas.index import IndexSummary, ModelSummary, Recall, Reloaded
 from common.errors import OnepassError, StorageError
 from index.search.snapshot import list_versions
 

@@ -22,9 +22,8 @@ from api.schemas.search import (
     Query,
     SearchAnswer,
     SearchRequest,
-    read_floats,
-    read_vector,
 )
+from api.schemas.vectors import read_floats, read_vector
 from api.service.answers import batch_body, search_body
 from api.service.batching import Search
 from api.service.line import BoundedQueue

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query
 
 from api.http.errors import ApiError, error_responses
 from api.routes.common import ServedIndexDep
-from api.schemas.search import Detection, Track, TrackDetail, TrackList, TrackStep
+from api.schemas.detections import Detection
+from api.schemas.tracks import Track, TrackDetail, TrackList, TrackStep
 
 MAX_PAGE = 1000
 MAX_OFFSET = 2**31 - 1  # more than Arrow can slice at is an error there

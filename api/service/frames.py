@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError
 from api.http.limits import Limits
 from api.schemas.link import LinkRequest
-from api.schemas.search import read_bytes, read_vector
+from api.schemas.vectors import read_bytes, read_vector
 from api.service.line import BoundedQueue
 from api.service.state import ServedIndex
 from api.service.vectors import check_vectors

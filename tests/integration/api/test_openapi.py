@@ -6,8 +6,10 @@ made from it at random must get answers that it describes; ``ONEPASS_CASES`` say
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -27,6 +30,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+import api.schemas
 from api.app import create_app
 from tests.integration.api.world import World, serving
 
@@ -49,25 +53,16 @@ def test_the_document_is_the_golden_one() -> None:
 
 
 def test_examples_fit_their_models() -> None:
-    from pydantic import BaseModel
-
-    from api.schemas import browse as schemas_browse
-    from api.schemas import link as schemas_link
-    from api.schemas import search as schemas
-
-    models = [
-        model
-        for module in (schemas, schemas_browse, schemas_link)
-        for model in vars(module).values()
-        if isinstance(model, type) and issubclass(model, BaseModel)
-    ]
-    shown = 0
-    for model in models:
-        extra = model.model_config.get("json_schema_extra")
-        for example in extra.get("examples", []) if isinstance(extra, dict) else []:
-            model.model_validate(example)
-            shown += 1
-    assert shown >= 16
+    checked = 0
+    for module in pkgutil.iter_modules(api.schemas.__path__, "api.schemas."):
+        for model in vars(importlib.import_module(module.name)).values():
+            if not (isinstance(model, type) and issubclass(model, BaseModel)):
+                continue
+            extra = model.model_config.get("json_schema_extra")
+            for example in extra.get("examples", []) if isinstance(extra, dict) else []:
+                model.model_validate(example)
+                checked += 1
+    assert checked >= 16
 
 
 def test_everything_under_v1_asks_for_a_key() -> None:
