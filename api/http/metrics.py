@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, the queue, batches, the snapshot; one registry an app."""
+"""Metrics for Prometheus: requests, the queue, batches, the snapshot; one registry an app."""
 
 from __future__ import annotations
 
@@ -66,7 +66,14 @@ class Metrics:
         )
 
     def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """One request is done."""
+        """Record an answered request.
+
+        Args:
+            method: HTTP method.
+            route: path with placeholders, so that ids make no new series.
+            status: HTTP status of the answer.
+            seconds: from its head to its answer's last byte.
+        """
         key = (method, route, status)
         child = self._children.get(key)
         if child is None:  # labels() costs as much as the observation itself
@@ -74,19 +81,25 @@ class Metrics:
         child.observe(seconds)
 
     def record_linked(self, continued: int, started: int, weak: int) -> None:
-        """One live frame is linked."""
+        """Record the detections of a linked frame.
+
+        Args:
+            continued: detections that extend a track.
+            started: detections that start one.
+            weak: detections that do neither.
+        """
         for name, count in (("continued", continued), ("started", started), ("weak", weak)):
             self._linked.labels(name).inc(count)
 
     def record_rejection(self, reason: str) -> None:
-        """One request was turned away."""
+        """Record a rejected request."""
         self._rejected.labels(reason).inc()
 
     def record_snapshot(self, version: str, rows: int) -> None:
-        """Another snapshot is served from now on."""
+        """Record the snapshot that is served from now on."""
         self._snapshot.info({"version": version})
         self._rows.set(rows)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format, ``CONTENT_TYPE``."""
+        """All metrics in Prometheus' text format, ``CONTENT_TYPE``."""
         return generate_latest(self._registry)

@@ -1,16 +1,19 @@
-"""What several routes share: reaching what is served, and checking queries before they wait."""
+"""What several routes share: access to what is served, and answering searches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
 from anyio import CapacityLimiter
 from fastapi import Depends, Request, Response
+from numpy.typing import NDArray
 
 from api.http.limits import Limits
 from api.http.observe import SNAPSHOT
-from api.service.answers import DETECTION_COLUMNS, detection_rows
+from api.schemas.search import SearchOptions
+from api.service.answers import DETECTION_COLUMNS, SearchResults, detection_rows
 from api.service.batching import Batcher, Search
 from api.service.served import Service
 from api.service.state import ServedIndex
@@ -18,27 +21,45 @@ from index.search.filters import Filter
 
 
 def get_served_index(request: Request) -> ServedIndex:
-    """What is served now.
+    """The index served now.
 
     Raises:
-        ApiError: 503, nothing yet.
+        ApiError: 503, none yet.
     """
     service: Service = request.app.state.service
-    held = service.served_index()
-    request.scope[SNAPSHOT] = held.version
-    return held
+    served = service.served_index()
+    request.scope[SNAPSHOT] = served.version
+    return served
 
 
 def get_limits(request: Request) -> Limits:
-    """The bounds of this server."""
+    """The limits of this server."""
     limits: Limits = request.app.state.limits
     return limits
 
 
-async def answer_search(request: Request, search: Search) -> Response:
-    """Have a search answered, and note which snapshot did for the log."""
+async def answer_search(
+    request: Request,
+    queries: list[str | NDArray[np.float32]],
+    options: SearchOptions,
+    write: Callable[[SearchResults, int], bytes],
+) -> Response:
+    """Answer a search, and note for the log which snapshot did.
+
+    Args:
+        request: the request to answer.
+        queries: Q ids of detections or checked vectors [D].
+        options: of the search.
+        write: makes the answer's bytes, see ``Search``.
+    """
     batcher: Batcher = request.app.state.batcher
-    answer = await batcher.search(search)
+    filter_ = None
+    if options.where is not None or options.ids is not None:
+        ids = None if options.ids is None else frozenset(options.ids)
+        filter_ = Filter(where=options.where, ids=ids)
+    answer = await batcher.search(
+        Search(queries, options.k, write, filter_, options.exact, options.include_features)
+    )
     request.scope[SNAPSHOT] = answer.snapshot
     return Response(answer.body, media_type="application/json")
 
@@ -53,8 +74,8 @@ async def _served_index(request: Request) -> ServedIndex:
 
 
 async def _crop_limiter(request: Request) -> CapacityLimiter:
-    turn: CapacityLimiter = request.app.state.crop_limiter
-    return turn
+    limiter: CapacityLimiter = request.app.state.crop_limiter
+    return limiter
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
@@ -62,13 +83,6 @@ ServedIndexDep = Annotated[ServedIndex, Depends(_served_index)]
 CropLimiterDep = Annotated[CapacityLimiter, Depends(_crop_limiter)]
 
 
-def detection_fields(held: ServedIndex, row: int) -> dict[str, Any]:
+def detection_fields(served: ServedIndex, row: int) -> dict[str, Any]:
     """A row of the index as the fields of ``Detection``, without any folder of the server."""
-    return detection_rows(held.snapshot.columns(np.array([row]), DETECTION_COLUMNS))[0]
-
-
-def make_filter(where: str | None, ids: list[str] | None = None) -> Filter | None:
-    """The filter of a request; None if it asks for all rows."""
-    if where is None and ids is None:
-        return None
-    return Filter(where=where, ids=None if ids is None else frozenset(ids))
+    return detection_rows(served.snapshot.columns(np.array([row]), DETECTION_COLUMNS))[0]

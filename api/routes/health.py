@@ -1,4 +1,4 @@
-"""Alive, ready, and how it is going: for probes, load balancers and Prometheus."""
+"""Liveness, readiness and metrics: for probes, load balancers and Prometheus."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ async def livez() -> Health:
     tags=["health"],
     responses=error_responses(503),
 )
-async def readyz(serving: ServiceDep) -> Health:
-    """503 until then, and again from the moment the server is told to stop."""
-    if serving.draining:
-        raise ApiError(503, "stopping", "this server was told to stop; ask another")
-    serving.served_index()
+async def readyz(service: ServiceDep) -> Health:
+    """503 until then, and again as soon as the server is asked to stop."""
+    if service.draining:
+        raise ApiError(503, "stopping", "this server is stopping; use another")
+    service.served_index()
     return Health(status="ok")
 
 

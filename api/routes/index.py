@@ -1,9 +1,8 @@
-"""What is being served, and a look whether something newer should be."""
+"""What is being served, and reloading it."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import PurePath
 
 from fastapi import APIRouter
@@ -24,20 +23,20 @@ router = APIRouter(prefix="/v1/index", tags=["index"])
     summary="The snapshot and the model behind it",
     responses=error_responses(503),
 )
-def index(held: ServedIndexDep, serving: ServiceDep) -> IndexSummary:
+def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
-    manifest = held.snapshot.manifest
+    manifest = served.snapshot.manifest
     model = manifest.model
-    assert serving.since is not None
+    assert service.since is not None
     try:
-        versions = list_versions(serving.index)
+        versions = list_versions(service.index)
     except StorageError as error:
         logger.error("index: %s", error)
-        raise ApiError(503, "store_unavailable", serving.without_paths(error)) from None
+        raise ApiError(503, "store_unavailable", service.without_paths(error)) from None
     return IndexSummary(
         version=manifest.version,
         versions=versions,
-        since=serving.since,
+        since=service.since,
         metric=manifest.metric,
         factory=manifest.factory,
         rows=manifest.rows,
@@ -63,14 +62,13 @@ def index(held: ServedIndexDep, serving: ServiceDep) -> IndexSummary:
     summary="Serve the version that CURRENT names, now",
     responses=error_responses(503),
 )
-async def reload(serving: ServiceDep) -> Reloaded:
-    """Within a second or two the server does so by itself; this waits until it has.
+async def reload(service: ServiceDep) -> Reloaded:
+    """The server does so by itself within a second or two; this waits until it has.
 
-    A version that does not open is a 503 that says why, and what was served is served on.
+    A version that does not open is a 503 that says why, and the earlier one is still served.
     """
     try:
-        done = await serving.reload()
+        return await service.reload()
     except OnepassError as error:
         logger.error("reload: %s", error)
-        raise ApiError(503, "reload_failed", serving.without_paths(error)) from None
-    return Reloaded(**asdict(done))
+        raise ApiError(503, "reload_failed", service.without_paths(error)) from None

@@ -32,16 +32,17 @@ class SearchOptions(BaseModel):
     """Options of a search that do not depend on the kind of query."""
 
     k: K = DEFAULT_K
-    where: str | None = Field(None, description=WHERE)
+    where: str | None = Field(default=None, description=WHERE)
     ids: list[str] | None = Field(
-        None,
+        default=None,
         min_length=1,
         max_length=MAX_IDS,
         description="Only these detections; ids that are not in the index are ignored.",
     )
-    include_features: bool = Field(False, description="Return each hit's vector as well.")
+    include_features: bool = Field(default=False, description="Return each hit's vector as well.")
     exact: bool = Field(
-        False, description="Compare with every vector instead of using the approximate index."
+        default=False,
+        description="Compare with every vector instead of using the approximate index.",
     )
 
 

@@ -103,7 +103,7 @@ def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -
         time.sleep(0.5)
         return Snapshot.open(folder)
 
-    app = create_app(index, open_snapshot=slowly, open_first=60.0)
+    app = create_app(index, open_snapshot=slowly, startup_wait_s=60.0)
     with serving(app, ready=False) as http:
         while True:
             try:
