@@ -1,8 +1,8 @@
-"""What every server of the service promises, whatever runs it.
+"""Tests that every server of the service must pass, whatever runs it.
 
-A module that subclasses these and has a fixture ``base_url`` of its own holds another server to
-the same promises; without one they are held against uvicorn. Hits are compared with NumPy brute
-force over the stored embeddings, and every answer has passed its declared model in the client.
+A module that imports these classes runs them against its fixture ``base_url``; the default one is
+uvicorn. Hits are compared with NumPy brute force over the stored embeddings, and the client checks
+every answer against its declared model.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from tests.integration.api.world import (
 from tracks.store import read_tracks
 
 
-def raised_error(call: Any, *args: Any, **wishes: Any) -> ServiceError:
+def raised_error(call: Any, *args: Any, **options: Any) -> ServiceError:
     """The error that the service answers with."""
     with pytest.raises(ServiceError) as caught:
-        call(*args, **wishes)
+        call(*args, **options)
     assert caught.value.request_id
     return caught.value
 
 
-BOXED: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
-SEEN: dict[str, Any] = BOXED | {"vector": [1.0] * 32}
+BOX: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
+DETECTION: dict[str, Any] = BOX | {"vector": [1.0] * 32}
 NO_SIZE = {"image_width": None, "image_height": None}
 COSTS = ("cost", "cost_feature", "cost_iou", "cost_area", "cost_distance", "margin")
 
 
-def frame_body(**more: Any) -> dict[str, Any]:
+def frame_body(**fields: Any) -> dict[str, Any]:
     """A request with one detection, of a sequence that nothing else uses."""
     size = {"image_width": 240, "image_height": 160}
-    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [SEEN]}
-    return plain | size | more
+    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [DETECTION]}
+    return plain | size | fields
 
 
-class SearchContract:
+class TestSearch:
     """One query, many queries, an image; with and without a filter."""
 
     def test_vectors_equal_brute_force(
@@ -86,8 +86,8 @@ class SearchContract:
                 assert client.neighbours(world.all_ids[row], 5) == answer
 
     def test_more_hits_than_rows_gives_every_row_once(self, client: Client, world: World) -> None:
-        found = [hit.detection_id for hit in client.search(ODD_ID, 1000).hits]
-        assert sorted([*found, ODD_ID]) == sorted(world.all_ids)
+        ids = [hit.detection_id for hit in client.search(ODD_ID, 1000).hits]
+        assert sorted([*ids, ODD_ID]) == sorted(world.all_ids)
 
     def test_features_are_the_stored_vectors(self, client: Client, world: World) -> None:
         mixed: list[str | np.ndarray] = ["a-0", world.unit[3]]
@@ -112,7 +112,7 @@ class SearchContract:
             assert result.hits == client.search(query, 6, where="label = 'class 0'").hits
             assert {hit.label for hit in result.hits} == {"class 0"}
 
-    def test_filters_choose_among_the_rows_that_fit(self, client: Client, world: World) -> None:
+    def test_filters_limit_the_rows(self, client: Client, world: World) -> None:
         query = np.random.default_rng(7).normal(size=world.facts.feature_dim)
         expected = nearest(world, query, 4, label="class 2")
         check_hits(client.search(query, 4, where="label = 'class 2'").hits, expected)
@@ -120,14 +120,14 @@ class SearchContract:
         own = world.all_ids[0]
         answer = client.neighbours(own, 5, where="label = 'class 0'")
         check_hits(answer.hits, nearest(world, world.unit[0], 5, own, label="class 0"))
-        some = [own, "a-7", ODD_ID, "nobody"]
-        found = [hit.detection_id for hit in client.search(own, 10, ids=some).hits]
-        assert sorted(found) == sorted(["a-7", ODD_ID])
+        chosen = [own, "a-7", ODD_ID, "nobody"]
+        ids = [hit.detection_id for hit in client.search(own, 10, ids=chosen).hits]
+        assert sorted(ids) == sorted(["a-7", ODD_ID])
         assert client.search(query, 4, where="score > 2").hits == []
         assert client.search(query, 4, ids=["a-7"], where="detection_id = 'a-8'").hits == []
 
     @pytest.mark.parametrize(
-        ("where", "says"),
+        ("where", "reason"),
         [
             ("colour = 'red'", "there is no column 'colour'"),
             ("label = ", "cannot be used"),
@@ -138,8 +138,8 @@ class SearchContract:
             ("true) FROM rows; DROP TABLE rows; --", "cannot be used"),
         ],
     )
-    def test_filters_that_cannot_be_used_say_why(
-        self, client: Client, world: World, where: str, says: str
+    def test_invalid_filters_are_explained(
+        self, client: Client, world: World, where: str, reason: str
     ) -> None:
         for error in (
             raised_error(client.search, "a-0", where=where),
@@ -147,7 +147,7 @@ class SearchContract:
             raised_error(client.neighbours, "a-0", where=where),
         ):
             assert (error.status, error.code) == (422, "invalid_filter")
-            assert says in error.message
+            assert reason in error.message
             assert str(world.index) not in error.message
 
     def test_an_upload_finds_the_same_pixels(self, client: Client, world: World) -> None:
@@ -157,17 +157,17 @@ class SearchContract:
         check_hits(answer.hits, nearest(world, expected.embedding, 4))
         assert answer.query.label == expected.label
         assert answer.query.score == pytest.approx(expected.score)
-        assert [one.label_index for one in answer.query.topk] == [
-            one["label_index"] for one in expected.topk
+        assert [score.label_index for score in answer.query.topk] == [
+            score["label_index"] for score in expected.topk
         ]
         assert len(answer.hits[0].features or []) == world.facts.feature_dim
-        chosen = client.search_image(data, 4, where="label = 'class 1'")
-        check_hits(chosen.hits, nearest(world, expected.embedding, 4, label="class 1"))
+        filtered = client.search_image(data, 4, where="label = 'class 1'")
+        check_hits(filtered.hits, nearest(world, expected.embedding, 4, label="class 1"))
         # The crop the service itself serves is JPEG again, so nearly, not exactly, the same.
         assert client.search_image(client.image("a-4"), 1).hits[0].score > 0.999
 
     @pytest.mark.parametrize(
-        ("body", "says"),
+        ("body", "reason"),
         [
             ({}, "exactly one of detection_id and vector, not none"),
             ({"detection_id": "a-0", "vector": [1.0]}, "exactly one"),
@@ -186,12 +186,12 @@ class SearchContract:
         ],
     )
     def test_bad_searches_are_explained(
-        self, http: httpx.Client, body: dict[str, Any], says: str
+        self, http: httpx.Client, body: dict[str, Any], reason: str
     ) -> None:
-        assert says in error_of(http.post("/v1/search", json=body), 422)[1]
+        assert reason in error_of(http.post("/v1/search", json=body), 422)[1]
 
     @pytest.mark.parametrize(
-        ("body", "says"),
+        ("body", "reason"),
         [
             ({}, "exactly one of queries and vectors, not none"),
             ({"queries": [], "k": 3}, "body.queries"),
@@ -207,28 +207,26 @@ class SearchContract:
         ],
     )  # fmt: skip
     def test_bad_batches_are_explained(
-        self, http: httpx.Client, body: dict[str, Any], says: str
+        self, http: httpx.Client, body: dict[str, Any], reason: str
     ) -> None:
-        assert says in error_of(http.post("/v1/search/batch", json=body), 422)[1]
+        assert reason in error_of(http.post("/v1/search/batch", json=body), 422)[1]
 
-    def test_a_batch_names_the_query_that_is_not_there(self, client: Client) -> None:
+    def test_a_batch_names_the_unknown_query(self, client: Client) -> None:
         error = raised_error(client.search_batch, ["a-0", "nobody"])
         assert (error.status, error.code) == (404, "detection_not_found")
         assert error.message.startswith("query 1: no detection 'nobody'")
 
-    def test_uploads_that_are_no_image_are_explained(
-        self, http: httpx.Client, client: Client
-    ) -> None:
+    def test_invalid_uploads_are_explained(self, http: httpx.Client, client: Client) -> None:
         error = raised_error(client.search_image, b"no image")
         assert (error.status, error.code) == (422, "invalid_image")
         assert "no known format" in error.message
         assert "image" in error_of(http.post("/v1/search/image", data={"k": "3"}), 422)[1]
 
 
-class DetectionContract:
-    """What the index knows of one detection, and its pixels."""
+class TestDetections:
+    """One detection and its pixels."""
 
-    def test_it_says_what_the_run_knows(self, http: httpx.Client, world: World) -> None:
+    def test_fields_are_those_of_the_run(self, http: httpx.Client, world: World) -> None:
         assert http.get(detection_url(ODD_ID)).json() == {
             "detection_id": ODD_ID,
             "label": "class 1",
@@ -242,7 +240,7 @@ class DetectionContract:
         whole = http.get("/v1/detections/b-0").json()
         assert (whole["box"], whole["image"]) == (None, "gone0.jpg")
 
-    def test_a_hit_says_the_same(self, client: Client, world: World) -> None:
+    def test_a_hit_has_the_same_fields(self, client: Client, world: World) -> None:
         for hit in client.search("a-0", 1000).hits:
             alone = client.detection(hit.detection_id).model_dump()
             assert hit.model_dump(include=set(alone)) == alone
@@ -264,7 +262,7 @@ class DetectionContract:
         assert "gone3.jpg" in error.message
 
     @pytest.mark.parametrize("safe", ["", "/"])
-    def test_odd_ids_may_be_asked_for(self, http: httpx.Client, safe: str) -> None:
+    def test_unusual_ids_work(self, http: httpx.Client, safe: str) -> None:
         url = detection_url(ODD_ID, safe=safe)
         assert http.get(url).json()["detection_id"] == ODD_ID
         assert len(http.get(f"{url}/neighbours?k=2").json()["hits"]) == 2
@@ -274,17 +272,17 @@ class DetectionContract:
     @pytest.mark.parametrize(
         "name", ["nobody", "../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "%00"]
     )
-    def test_ids_that_are_not_there(self, http: httpx.Client, name: str) -> None:
+    def test_unknown_ids_are_404(self, http: httpx.Client, name: str) -> None:
         for tail in ("", "/neighbours", "/image"):
             code, message = error_of(http.get(f"/v1/detections/{quote(name, safe='%')}{tail}"), 404)
             assert code == "detection_not_found"
             assert "root:" not in message
 
 
-class TrackContract:
+class TestTracks:
     """Tracks, a page at a time and one by one."""
 
-    def test_they_follow_the_blobs(self, client: Client, world: World) -> None:
+    def test_tracks_follow_the_blobs(self, client: Client, world: World) -> None:
         own = [track for track in client.tracks("trap").tracks if track.run == 0]
         assert sorted(track.length for track in own) == [FRAMES - 1, FRAMES, FRAMES]
         steps = client.track(own[0].track_id, run=0).detections
@@ -298,7 +296,7 @@ class TrackContract:
             assert step.detection == client.detection(step.detection_id)
             assert step.detection.frame == step.frame
 
-    def test_they_come_in_pages(self, client: Client) -> None:
+    def test_tracks_come_in_pages(self, client: Client) -> None:
         everything = client.tracks()
         assert everything.total == len(everything.tracks) > 2
         page = client.tracks(limit=2, offset=1)
@@ -313,8 +311,8 @@ class TrackContract:
         assert raised_error(client.track, "trap:99999").code == "track_not_found"
 
 
-class LinkContract:
-    """A camera's frames as they come: the same tracks as linking its run, and each frame once."""
+class TestLink:
+    """Live frames: the same tracks as linking the run, and each frame once."""
 
     @pytest.mark.parametrize("way", ["vectors", "image"])
     def test_frame_by_frame_gives_what_linking_the_run_gave(
@@ -328,22 +326,22 @@ class LinkContract:
         for frame in range(FRAMES):
             rows = [n for n in range(frame * PER_FRAME, (frame + 1) * PER_FRAME) if n != FAILED]
             data = (world.images / world.names[rows[0]]).read_bytes()
-            seen: dict[str, Any] = {"image": data}
+            embedded = [world.embedder.embed_bytes(data, box=world.boxes[n]) for n in rows]
+            content: dict[str, Any] = {"image": data}
             if way == "vectors":
-                made = [world.embedder.embed_bytes(data, box=world.boxes[n]) for n in rows]
-                seen = {"vectors": np.stack([one.embedding for one in made]), "size": (240, 160)}
+                vectors = np.stack([item.embedding for item in embedded])
+                content = {"vectors": vectors, "size": (240, 160)}
             answer = client.link(
                 sequence,
                 [world.boxes[n] for n in rows],
                 request_id=f"frame {frame}",
                 ids=[world.ids[n] for n in rows],
-                **seen,
+                **content,
             )
             assert (answer.frame, answer.restarted) == (frame, None)
-            for one, n in zip(answer.detections, rows, strict=True):
-                expected = world.embedder.embed_bytes(data, box=world.boxes[n])
-                told = (expected.label, pytest.approx(expected.score, abs=1e-5))
-                assert (one.label, one.label_score) == (told if way == "image" else (None, None))
+            for link, expected in zip(answer.detections, embedded, strict=True):
+                label = (expected.label, pytest.approx(expected.score, abs=1e-5))
+                assert (link.label, link.label_score) == (label if way == "image" else (None, None))
             live += [(frame, link) for link in answer.detections]
         for row, (frame, link) in zip(offline, live, strict=True):
             assert row["frame"] == frame
@@ -354,12 +352,12 @@ class LinkContract:
                 assert row[name] == getattr(link, name)
             for name in COSTS:
                 assert getattr(link, name) == pytest.approx(row[name], abs=1e-5)
-        stands = client.open_tracks(sequence)
-        assert (stands.frame, stands.restarts) == (FRAMES - 1, None)
-        assert stands.tracks_started == len({row["track_id"] for row in offline})
+        state = client.open_tracks(sequence)
+        assert (state.frame, state.restarts) == (FRAMES - 1, None)
+        assert state.tracks_started == len({row["track_id"] for row in offline})
         last = {row["track_id"].removeprefix("trap:"): row for row in offline}
-        assert len(stands.tracks) == answer.tracks_open == len(last)
-        for track in stands.tracks:
+        assert len(state.tracks) == answer.tracks_open == len(last)
+        for track in state.tracks:
             row = last[track.track_id.removeprefix(sequence + ":")]
             assert track.detection_id == row["detection_id"]
             assert (track.frame, track.length) == (row["frame"], row["position"] + 1)
@@ -367,11 +365,11 @@ class LinkContract:
 
     def test_crops_are_embedded_as_uploads_are(self, client: Client, world: World) -> None:
         crops = [client.image(name) for name in ("a-3", "a-4")]
-        made = np.stack([world.embedder.embed_bytes(crop).embedding for crop in crops])
+        vectors = np.stack([world.embedder.embed_bytes(crop).embedding for crop in crops])
         boxes, size = [world.boxes[3], world.boxes[4]], (240, 160)
         sequence = uuid4().hex
         client.link(sequence, boxes, request_id="1", crops=crops, size=size)
-        links = client.link(sequence, boxes, request_id="2", vectors=made, size=size).detections
+        links = client.link(sequence, boxes, request_id="2", vectors=vectors, size=size).detections
         for number, link in enumerate(links):
             assert link.previous_detection_id == f"1/{number}"
             assert link.cost_feature == pytest.approx(0, abs=1e-6)
@@ -414,7 +412,7 @@ class LinkContract:
         assert positions == {number: number for number in range(20)}
 
     @pytest.mark.parametrize("name", ["a/b c/é?#%2F", ".", "..", "x" * 500])
-    def test_odd_sequences_may_be_asked_for(self, client: Client, name: str) -> None:
+    def test_unusual_sequence_names_work(self, client: Client, name: str) -> None:
         name = (name + uuid4().hex)[-500:] if len(name) > 2 else name
         request_id = uuid4().hex
         client.link(name, [], request_id=request_id, size=(9, 9))
@@ -422,43 +420,52 @@ class LinkContract:
         assert raised_error(client.open_tracks, uuid4().hex).code == "sequence_not_found"
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "reason"),
         [
             ({"image_width": None}, "give image_width and image_height"),
             ({"image": "AAAA"}, "leave image_width and image_height out"),
-            ({"image": "AAAA", **NO_SIZE}, "detection 0 brings vector"),
-            ({"image": "AAAA", **NO_SIZE, "detections": [BOXED]}, "not an image"),
-            ({"image": "%%%", **NO_SIZE, "detections": [BOXED]}, "frame's image is text but not"),
-            ({"detections": [BOXED]}, "detection 0 brings nothing"),
-            ({"detections": [SEEN, BOXED]}, "detection 1 brings nothing"),
-            ({"detections": [SEEN, BOXED | {"image": "AAAA"}]}, "detection 1 brings image"),
-            ({"detections": [SEEN | {"image": "AAAA"}]}, "detection 0 brings vector and image"),
-            ({"detections": [BOXED | {"image": "AAAA"}]}, "detection 0: not an image"),
-            ({"detections": [BOXED | {"image": "é"}]}, "image of detection 0 is text but not"),
+            ({"image": "AAAA", **NO_SIZE}, "detection 0 has vector"),
+            ({"image": "AAAA", **NO_SIZE, "detections": [BOX]}, "not an image"),
+            ({"image": "%%%", **NO_SIZE, "detections": [BOX]}, "frame's image is text but not"),
+            ({"detections": [BOX]}, "detection 0 has nothing"),
+            ({"detections": [DETECTION, BOX]}, "detection 1 has nothing"),
+            ({"detections": [DETECTION, BOX | {"image": "AAAA"}]}, "detection 1 has image"),
+            ({"detections": [DETECTION | {"image": "AAAA"}]}, "detection 0 has vector and image"),
+            ({"detections": [BOX | {"image": "AAAA"}]}, "detection 0: not an image"),
+            ({"detections": [BOX | {"image": "é"}]}, "image of detection 0 is text but not"),
             (
-                {"detections": [SEEN, SEEN | {"vector": [0.0] * 32}]},
+                {"detections": [DETECTION, DETECTION | {"vector": [0.0] * 32}]},
                 "detection 1: the vector is all",
             ),
-            ({"detections": [SEEN | {"vector": [1.0]}]}, "detection 0: the vector has 1 numbers"),
-            ({"detections": [SEEN | {"vector": "%"}]}, "detection 0: the vector is text but not"),
             (
-                {"detections": [SEEN | {"box": [5, 5, 5, 9]}]},
+                {"detections": [DETECTION | {"vector": [1.0]}]},
+                "detection 0: the vector has 1 numbers",
+            ),
+            (
+                {"detections": [DETECTION | {"vector": "%"}]},
+                "detection 0: the vector is text but not",
+            ),
+            (
+                {"detections": [DETECTION | {"box": [5, 5, 5, 9]}]},
                 "detection 0: box [5.0, 5.0, 5.0, 9.0]",
             ),
-            ({"detections": [SEEN | {"box": [1e300, 5, 5, 9]}]}, "body.detections.0.box.0"),
-            ({"detections": [SEEN | {"detection_id": "x"}] * 2}, "detection_id 'x' stands twice"),
-            ({"detections": [SEEN] * 1001}, "at most 1000"),
+            ({"detections": [DETECTION | {"box": [1e300, 5, 5, 9]}]}, "body.detections.0.box.0"),
+            (
+                {"detections": [DETECTION | {"detection_id": "x"}] * 2},
+                "detection_id 'x' is given twice",
+            ),
+            ({"detections": [DETECTION] * 1001}, "at most 1000"),
             ({"frame": -1}, "body.frame"),
             ({"sequence": ""}, "body.sequence"),
             ({"timestamp": "yesterday"}, "body.timestamp"),
             ({"camera": 1}, "body.camera"),
         ],
     )
-    def test_frames_that_do_not_serve_are_explained(
-        self, http: httpx.Client, change: dict[str, Any], says: str
+    def test_invalid_frames_are_explained(
+        self, http: httpx.Client, change: dict[str, Any], reason: str
     ) -> None:
         body = frame_body() | change
-        assert says in error_of(http.post("/v1/link", json=body), 422)[1]
+        assert reason in error_of(http.post("/v1/link", json=body), 422)[1]
         # Nothing of it was linked.
         at = {"sequence": body["sequence"] or "x"}
         assert error_of(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
@@ -472,10 +479,10 @@ class LinkContract:
         assert "240x160" in error.message
 
 
-class IndexContract:
+class TestIndex:
     """What is being served."""
 
-    def test_it_says_what_is_served(self, client: Client, world: World) -> None:
+    def test_the_summary_is_that_of_the_snapshot(self, client: Client, world: World) -> None:
         served = client.index()
         assert (served.version, served.versions) == ("v0001", ["v0001"])
         assert served.rows == len(world.all_ids)
@@ -493,18 +500,18 @@ class IndexContract:
         base = str(world.index.parent)
         track = "/v1/tracks/trap:00000?run="
         urls = ["/v1/index", "/v1/tracks", track + "0", track + "1", "/openapi.json", "/metrics"]
-        for one in world.all_ids:
-            url = detection_url(one)
+        for detection_id in world.all_ids:
+            url = detection_url(detection_id)
             urls += [url, url + "/neighbours?k=100", url + "/neighbours?where=x"]
-            if one.startswith("b-"):
+            if detection_id.startswith("b-"):
                 urls.append(url + "/image")
         texts = [http.get(url).text for url in urls]
         assert len(texts) > 100
         assert not [text for text in texts if base in text or str(world.images) in text]
 
 
-class ErrorContract:
-    """One shape for every error, and a name for every request."""
+class TestErrors:
+    """One shape for every error, and an id for every request."""
 
     def test_every_error_has_the_one_shape(self, http: httpx.Client) -> None:
         assert "not JSON" in error_of(http.post("/v1/search", content=b"{", headers=JSON), 422)[1]
@@ -532,12 +539,12 @@ class ErrorContract:
             "bad_request"
         )
 
-    def test_a_request_keeps_its_sane_name(self, http: httpx.Client) -> None:
+    def test_a_request_keeps_its_valid_id(self, http: httpx.Client) -> None:
         for path in ("/livez", "/nowhere"):
-            said = http.get(path, headers={"x-request-id": "job-7/a.b"}).headers["x-request-id"]
-            assert said == "job-7/a.b"
+            answered = http.get(path, headers={"x-request-id": "job-7/a.b"}).headers["x-request-id"]
+            assert answered == "job-7/a.b"
         for odd in ("a b", "x" * 200, '"'):
-            said = http.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]
-            assert said not in (odd, "")
+            answered = http.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]
+            assert answered not in (odd, "")
         names = {http.get("/livez").headers["x-request-id"] for _ in range(20)}
         assert len(names) == 20
