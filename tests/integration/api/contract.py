@@ -65,7 +65,7 @@ class TestSearch:
         self, client: Client, http: httpx.Client, world: World
     ) -> None:
         rng = np.random.default_rng(1)
-        for query in rng.normal(size=(5, world.facts.feature_dim)).astype(np.float32):
+        for query in rng.normal(size=(5, world.model.feature_dim)).astype(np.float32):
             expected = nearest(world, query, 7)
             for exact in (False, True):
                 answer = client.search(query, 7, exact=exact)
@@ -101,7 +101,7 @@ class TestSearch:
                 np.testing.assert_allclose(hit.features, unit, atol=1e-5)
 
     def test_a_batch_is_as_many_searches(self, client: Client, world: World) -> None:
-        vectors = np.random.default_rng(6).normal(size=(256, world.facts.feature_dim))
+        vectors = np.random.default_rng(6).normal(size=(256, world.model.feature_dim))
         answer = client.search_batch(vectors.astype(np.float32), 4)
         assert len(answer.results) == 256
         for vector, result in zip(vectors, answer.results, strict=True):
@@ -113,7 +113,7 @@ class TestSearch:
             assert {hit.label for hit in result.hits} == {"class 0"}
 
     def test_filters_limit_the_rows(self, client: Client, world: World) -> None:
-        query = np.random.default_rng(7).normal(size=world.facts.feature_dim)
+        query = np.random.default_rng(7).normal(size=world.model.feature_dim)
         expected = nearest(world, query, 4, label="class 2")
         check_hits(client.search(query, 4, where="label = 'class 2'").hits, expected)
         check_hits(client.search(query, 4, where="label = 'class 2'", exact=True).hits, expected)
@@ -160,7 +160,7 @@ class TestSearch:
         assert [score.label_index for score in answer.query.topk] == [
             score["label_index"] for score in expected.topk
         ]
-        assert len(answer.hits[0].features or []) == world.facts.feature_dim
+        assert len(answer.hits[0].features or []) == world.model.feature_dim
         filtered = client.search_image(data, 4, where="label = 'class 1'")
         check_hits(filtered.hits, nearest(world, expected.embedding, 4, label="class 1"))
         # The crop the service itself serves is JPEG again, so nearly, not exactly, the same.
@@ -486,8 +486,8 @@ class TestIndex:
         served = client.index()
         assert (served.version, served.versions) == ("v0001", ["v0001"])
         assert served.rows == len(world.all_ids)
-        assert served.dim == served.model.feature_dim == world.facts.feature_dim
-        assert served.fingerprint == world.facts.fingerprint
+        assert served.dim == served.model.feature_dim == world.model.feature_dim
+        assert served.fingerprint == world.model.fingerprint
         assert served.model.spec == "tiny"
         assert served.runs == ["first", "second"]
         assert served.since.tzinfo is not None

@@ -100,7 +100,7 @@ class Served:
 
 def search_all(client: Client, world: World, seed: int) -> str:
     """Search for every row; an answer must hold the rows of all shards."""
-    query = np.random.default_rng(seed).normal(size=world.facts.feature_dim)
+    query = np.random.default_rng(seed).normal(size=world.model.feature_dim)
     try:
         answer = client.search(query, 100)
     except ServiceError as error:
@@ -185,7 +185,7 @@ class TestLife:
 
     def test_a_version_with_another_number_of_segments(self, client: Client, world: World) -> None:
         base = world.index.parent
-        query = np.random.default_rng(5).normal(size=world.facts.feature_dim)
+        query = np.random.default_rng(5).normal(size=world.model.feature_dim)
         for version, shards in (("v0002", 3), ("v0003", 1)):
             build_index([base / "first", base / "second"], world.index, shards=shards)
             assert len(Snapshot.open(world.index).manifest.segments) == shards
@@ -231,7 +231,7 @@ def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None
     server = Served(command, tmp_path / "log", **token)
     try:
         server.wait()
-        query = np.random.default_rng(3).normal(size=world.facts.feature_dim)
+        query = np.random.default_rng(3).normal(size=world.model.feature_dim)
         with Client(server.url, api_key="secret-key") as client:
             check_hits(client.search(query, 100).hits, nearest(world, query, 100))
         with Client(server.url) as client, pytest.raises(ServiceError) as refused:
