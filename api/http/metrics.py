@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -12,8 +11,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -101,5 +98,5 @@ class Metrics:
         self._rows.set(rows)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format, ``CONTENT_TYPE``."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

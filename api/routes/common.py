@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from anyio import CapacityLimiter
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from api.http.limits import Limits
 from api.http.observe import SNAPSHOT
 from api.schemas.search import SearchOptions
-from api.service.answers import DETECTION_COLUMNS, SearchResults, detection_rows
+from api.service.answers import SearchResults
 from api.service.batching import Batcher, Search
 from api.service.served import Service
 from api.service.state import ServedIndex
@@ -81,8 +81,3 @@ async def _crop_limiter(request: Request) -> CapacityLimiter:
 ServiceDep = Annotated[Service, Depends(_service)]
 ServedIndexDep = Annotated[ServedIndex, Depends(_served_index)]
 CropLimiterDep = Annotated[CapacityLimiter, Depends(_crop_limiter)]
-
-
-def detection_fields(served: ServedIndex, row: int) -> dict[str, Any]:
-    """A row of the index as the fields of ``Detection``, without any folder of the server."""
-    return detection_rows(served.snapshot.columns(np.array([row]), DETECTION_COLUMNS))[0]

@@ -23,13 +23,12 @@ from api.routes.common import (
     CropLimiterDep,
     ServedIndexDep,
     answer_search,
-    detection_fields,
     get_limits,
     get_served_index,
 )
 from api.schemas.detections import Detection
 from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer, SearchOptions
-from api.service.answers import search_body
+from api.service.answers import DETECTION_COLUMNS, detection_rows, search_body
 from api.service.state import ServedIndex
 from common.errors import StorageError, UnavailableError
 
@@ -90,7 +89,8 @@ async def image(
 )
 def detection(served: ServedIndexDep, detection_id: DetectionId) -> Detection:
     """The fields of its row."""
-    return Detection(**detection_fields(served, served.row_of(detection_id)))
+    row = served.snapshot.columns(np.array([served.row_of(detection_id)]), DETECTION_COLUMNS)
+    return Detection(**detection_rows(row)[0])
 
 
 def _crop(served: ServedIndex, detection_id: str) -> bytes:

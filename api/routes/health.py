@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.http.errors import ApiError, error_responses
-from api.http.metrics import CONTENT_TYPE, Metrics
+from api.http.metrics import Metrics
 from api.routes.common import ServiceDep
 from api.schemas.common import Health
 
@@ -42,4 +43,4 @@ async def readyz(service: ServiceDep) -> Health:
 async def metrics(request: Request) -> Response:
     """Requests and their latency by route, queue, batches, snapshot, reloads."""
     counters: Metrics = request.app.state.metrics
-    return Response(counters.text(), media_type=CONTENT_TYPE)
+    return Response(counters.text(), media_type=CONTENT_TYPE_LATEST)

@@ -41,9 +41,7 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
         factory=manifest.factory,
         rows=manifest.rows,
         dim=manifest.dim,
-        recall=Recall(
-            k=manifest.recall.k, target=manifest.recall.target, measured=manifest.recall.measured
-        ),
+        recall=Recall.model_validate(manifest.recall, from_attributes=True),
         fingerprint=manifest.fingerprint,
         runs=[PurePath(run.path).name for run in manifest.runs],
         model=ModelSummary(

@@ -144,14 +144,6 @@ def test_links_are_those_that_linking_wrote(tmp_path: Path) -> None:
         assert by_id[row["detection_id"]] == pytest.approx(row, nan_ok=True)
 
 
-def test_an_index_without_links_has_no_track(tmp_path: Path) -> None:
-    plan = {"image": ["0.jpg", "1.jpg", "2.jpg"], "detection_id": ["a", "b", "c"]}
-    run = write_run(tmp_path / "run", plan, np.eye(3, 8, dtype=np.float32))
-    build_index([run.path], tmp_path / "index")
-    with serving(create_app(tmp_path / "index")) as client:
-        assert error_of(client.get("/v1/detections/a/track"), 404)[0] == "no_track"
-
-
 def test_the_page_and_its_files(client: httpx.Client) -> None:
     start = client.get("/")
     assert start.headers["content-type"].startswith("text/html")

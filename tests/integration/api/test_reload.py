@@ -243,6 +243,7 @@ def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Pat
         for url in ("/v1/tracks", "/v1/tracks/x"):
             code, message = error_of(http.get(url), 404)
             assert (code, "'onepass link RUN'" in message) == ("no_tracks", True)
+        assert error_of(http.get("/v1/detections/old-0/track"), 404)[0] == "no_track"
         link_run(runs[0].path)  # and no restart
         assert http.get("/v1/tracks").status_code == 200
         # The run's weights are invented, so the model that can be built here is another one.
