@@ -1,8 +1,8 @@
-"""Puts the application together: routes, errors, limits, and opening the index at start-up.
+"""Builds the application: routes, errors, limits, and opening the index at start-up.
 
 The index opens in a worker thread while the server already listens: a large one takes
 longer than a liveness probe waits. Until it has answered a first search, ``/readyz`` and
-every route that needs it say 503.
+every route that needs it answer 503.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TAGS = [
     {"name": "search", "description": "Nearest detections to a detection, a vector or an image."},
     {"name": "detections", "description": "One detection, its neighbours, its pixels."},
     {"name": "tracks", "description": "Detections of one individual, in order."},
-    {"name": "link", "description": "Cameras that are filming: tracks as they grow."},
+    {"name": "link", "description": "Live cameras: tracks are extended frame by frame."},
     {"name": "index", "description": "What is being served."},
     {"name": "health", "description": "For probes and load balancers; they need no key."},
 ]
@@ -52,7 +52,7 @@ def _log_failure(error: OnepassError) -> None:
 
 
 def create_app(
-    folder: Path,
+    index_dir: Path,
     *,
     limits: Limits | None = None,
     api_keys: frozenset[bytes] | None = None,
@@ -61,33 +61,36 @@ def create_app(
     link_options: LinkOptions | None = None,
     open_snapshot: Callable[[Path], Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = _log_failure,
-    open_first: float = 0.0,
+    startup_wait_s: float = 0.0,
 ) -> FastAPI:
-    """The application serving an index; the index is opened when the application starts.
+    """The application that serves an index; it opens the index when it starts.
 
     Args:
-        folder: an index folder; the version that its CURRENT names is served, also when
+        index_dir: an index folder; the version that its CURRENT names is served, also after
             that changes.
-        limits: bounds of requests and queues.
-        api_keys: one of these is asked for under /v1; None asks for none.
+        limits: limits of requests and queues.
+        api_keys: requests under /v1 must send one of these; None requires no key.
         micro_batching: False answers each search by itself, for comparison.
-        link_state: file that keeps the open tracks of live cameras, in the index folder where it
-            is not absolute; None keeps none, and links none; nor does an object store.
+        link_state: file for the open tracks of live cameras, relative to the index folder; None
+            switches live linking off, as does a relative one if the index is in an object store.
         link_options: how their frames are linked; default ``PRESETS["default"]``.
         open_snapshot: opens the current version of an index folder.
-        on_failure: called if the index cannot be opened; the application goes on answering
-            503, so the caller decides whether to end it.
-        open_first: seconds in which the index may be opened before the application has started,
-            for a server that sends requests to one of several as soon as another is ready.
+        on_failure: called if the index cannot be opened; the application keeps answering 503,
+            so the caller decides whether to end it.
+        startup_wait_s: seconds to wait for the index before the application counts as started,
+            for a server that sends requests to it from that moment.
     """
     limits = limits or Limits()
     metrics = Metrics()
-    here = link_state is not None and (link_state.is_absolute() or not is_remote(folder))
+    if link_state is not None and is_remote(index_dir) and not link_state.is_absolute():
+        link_state = None
     live = LiveLinker(
-        LinkStore(folder / link_state if link_state and here else None),
+        LinkStore(None if link_state is None else index_dir / link_state),
         link_options or PRESETS["default"],
     )
-    service = Service(folder, metrics=metrics, on_failure=on_failure, open_snapshot=open_snapshot)
+    service = Service(
+        index_dir, metrics=metrics, on_failure=on_failure, open_snapshot=open_snapshot
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -100,15 +103,15 @@ def create_app(
         app.state.frames = BoundedQueue(
             limits.waiting_frames, "frames wait to be linked", reason="frames", metrics=metrics
         )
-        app.state.crop_turn = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
+        app.state.crop_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
         batcher = app.state.batcher = Batcher(
-            service.holdings, limits=limits, metrics=metrics, together=micro_batching
+            service.served_index, limits=limits, metrics=metrics, micro_batching=micro_batching
         )
         batcher.start()
         watching = asyncio.create_task(service.watch())
         with contextlib.suppress(TimeoutError):
-            if open_first:
-                await asyncio.wait_for(service.tried.wait(), open_first)
+            if startup_wait_s:
+                await asyncio.wait_for(service.tried.wait(), startup_wait_s)
         yield
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -129,17 +132,17 @@ def create_app(
     app.state.limits = limits
     app.state.metrics = metrics
     app.state.live = live
-    # The last one added sees a request first.
+    # The last one added handles a request first.
     app.add_middleware(BodyLimit, max_bytes=limits.body_bytes, metrics=metrics)
     if api_keys is not None:
         app.add_middleware(KeyCheck, keys=api_keys, metrics=metrics)
     app.add_middleware(Observe, metrics=metrics)
     errors.install(app)
-    # Looked through in this order, so what is asked most stands first. Not include_router: it
-    # matches each path twice, which a search by id would feel.
+    # Matched in this order, so the busiest come first. Not include_router: it matches each path
+    # twice, which slows a search by id noticeably.
     for router in (
         search.direct,
-        browse.router,  # before detections, whose ids take all of a path
+        browse.router,  # before detections, whose ids match any path
         detections.router,
         search.router,
         tracks.router,
@@ -157,5 +160,5 @@ def create_app(
 def _version() -> str:
     try:
         return version("onepass")
-    except PackageNotFoundError:  # a bare checkout, as 'ray job submit' ships it
+    except PackageNotFoundError:  # a plain checkout, as 'ray job submit' sends it
         return "0"

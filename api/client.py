@@ -1,16 +1,10 @@
-"""A typed client of the service: one method a route, answers as the models of ``api.schemas.search``.
-
-::
-
-    with Client("http://127.0.0.1:8000", api_key="...") as client:
-        for hit in client.search("trap-4/57-2", k=5, where="score > 0.5").hits:
-            print(hit.rank, hit.detection_id, hit.score)
-"""
+"""A typed client of the service: one method a route, answers as models of ``api.schemas``."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -19,30 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from api.schemas.detections import Detection
+from api.schemas.index import IndexSummary, Reloaded
 from api.schemas.link import LinkAnswer, OpenSequence
-from api.schemas.search import (
-    BatchAnswer,
-    Detection,
-    ImageSearchAnswer,
-    IndexSummary,
-    Reloaded,
-    SearchAnswer,
-    TrackDetail,
-    TrackList,
-)
+from api.schemas.search import BatchAnswer, ImageSearchAnswer, SearchAnswer
+from api.schemas.tracks import TrackDetail, TrackList
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Vector = NDArray[np.floating]
 
 
 class ServiceError(Exception):
-    """The service's answer was an error.
+    """The service answered with an error.
 
     Attributes:
         status: HTTP status.
-        code: what to switch on; ``http_error`` where something else than the service answered.
-        request_id: under this id the service's log tells more; None if it gave none.
-        retry_after: seconds after which asking again is worth it; None if it did not say.
+        code: identifier to switch on; ``http_error`` if something other than the service answered.
+        message: one line for people.
+        request_id: the service's log has more under this id; None if the answer has none.
+        retry_after: seconds to wait before trying again; None if the answer does not say.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -61,55 +50,185 @@ class ServiceError(Exception):
 class Client:
     """A connection to one service; safe to share between threads.
 
-    Every method raises ``ServiceError`` for an answer that is an error, and ``httpx``'s own
-    errors where there is no answer. A query is a detection's id or a raw embedding [D].
+    Every method raises ``ServiceError`` if the service answers with an error, and
+    ``httpx.HTTPError`` if it does not answer.
+
+    Example:
+        ::
+
+            with Client("http://127.0.0.1:8000", api_key="...") as client:
+                for hit in client.search("trap-4/57-2", k=5, where="score > 0.5").hits:
+                    print(hit.rank, hit.detection_id, hit.score)
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 60) -> None:
+        """Prepare a connection; nothing is sent yet.
+
+        Args:
+            url: address of the service, such as ``http://127.0.0.1:8000``.
+            api_key: sent with every request; None sends none.
+            timeout_s: seconds to wait for the service at each step of a request.
+        """
         headers = {} if api_key is None else {"x-api-key": api_key}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
-    def search(self, query: str | Vector, k: int = 10, **wishes: Any) -> SearchAnswer:
-        """The nearest detections; ``wishes``: where, ids, include_features, exact."""
-        return self._post("/v1/search", SearchAnswer, _query(query) | {"k": k} | wishes)
+    def search(
+        self,
+        query: str | Vector,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        ids: Sequence[str] | None = None,
+        include_features: bool = False,
+        exact: bool = False,
+    ) -> SearchAnswer:
+        """Find the nearest detections to a detection or a vector.
+
+        Args:
+            query: a detection's id, which is not among its own hits, or a raw embedding ``[D]``.
+            k: number of hits.
+            where: only rows that match this SQL condition, such as ``"score > 0.5"``.
+            ids: only these detections.
+            include_features: return each hit's vector as well.
+            exact: compare with every vector instead of using the approximate index.
+
+        Returns:
+            At most ``k`` hits, nearest first.
+
+        Raises:
+            ServiceError: 404 ``detection_not_found``; 422, the query or an option is not valid;
+                429 ``too_busy``; 503, not ready.
+        """
+        options = _options(k, where, include_features=include_features, exact=exact, ids=ids)
+        return self._post("/v1/search", SearchAnswer, _query(query) | options)
 
     def search_batch(
-        self, queries: Sequence[str | Vector] | Vector, k: int = 10, **wishes: Any
+        self,
+        queries: Sequence[str | Vector] | Vector,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        ids: Sequence[str] | None = None,
+        include_features: bool = False,
+        exact: bool = False,
     ) -> BatchAnswer:
-        """The nearest detections of many queries; vectors [Q, D] are sent most compactly."""
+        """Find the nearest detections to each of many queries, all in one snapshot.
+
+        Args:
+            queries: Q ids or raw embeddings ``[D]``, mixed as you like, or one array ``[Q, D]``,
+                which is sent most compactly.
+            k: number of hits of each query.
+            where: only rows that match this SQL condition.
+            ids: only these detections.
+            include_features: return each hit's vector as well.
+            exact: compare with every vector instead of using the approximate index.
+
+        Returns:
+            Hits of each query, in the order of ``queries``.
+
+        Raises:
+            ServiceError: as for ``search``; one invalid query refuses the whole batch.
+        """
+        options = _options(k, where, include_features=include_features, exact=exact, ids=ids)
         body: dict[str, Any]
         if isinstance(queries, np.ndarray):
-            body = {"vectors": _text(queries)}
+            body = {"vectors": _vector_text(queries)}
         else:
             body = {"queries": [_query(query) for query in queries]}
-        return self._post("/v1/search/batch", BatchAnswer, body | {"k": k} | wishes)
+        return self._post("/v1/search/batch", BatchAnswer, body | options)
 
-    def search_image(self, image: bytes, k: int = 10, **wishes: Any) -> ImageSearchAnswer:
-        """Class of an encoded image and what is nearest; ``wishes``: all but ids."""
-        form = {"k": k} | wishes
-        response = self._http.post("/v1/search/image", files={"image": image}, data=form)
-        return _read(response, ImageSearchAnswer)
+    def search_image(
+        self,
+        image: bytes,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        include_features: bool = False,
+        exact: bool = False,
+    ) -> ImageSearchAnswer:
+        """Classify an image and find the nearest detections to it, in one forward pass.
+
+        Args:
+            image: encoded as JPEG, PNG, WebP, TIFF, GIF or BMP.
+            k: number of hits.
+            where: only rows that match this SQL condition.
+            include_features: return each hit's vector as well.
+            exact: compare with every vector instead of using the approximate index.
+
+        Returns:
+            The predicted class, and at most ``k`` hits, nearest first.
+
+        Raises:
+            ServiceError: 413 ``too_large``; 422 ``invalid_image`` and as for ``search``;
+                503 ``model_unavailable``.
+        """
+        options = _options(k, where, include_features=include_features, exact=exact)
+        files = {"image": image}
+        return _parse(
+            self._http.post("/v1/search/image", files=files, data=options), ImageSearchAnswer
+        )
 
     def detection(self, detection_id: str) -> Detection:
-        """What the index knows of a detection."""
-        return self._get(_path(detection_id), Detection)
+        """What the index knows of a detection.
+
+        Raises:
+            ServiceError: 404 ``detection_not_found``.
+        """
+        return self._get(_detection_path(detection_id), Detection)
 
     def neighbours(self, detection_id: str, k: int = 10, where: str | None = None) -> SearchAnswer:
-        """The nearest detections to a detection."""
-        return self._get(f"{_path(detection_id)}/neighbours", SearchAnswer, k=k, where=where)
+        """Find the nearest detections to a detection, which is not among them.
+
+        Args:
+            detection_id: the query.
+            k: number of hits.
+            where: only rows that match this SQL condition.
+
+        Returns:
+            At most ``k`` hits, nearest first.
+
+        Raises:
+            ServiceError: as for ``search``.
+        """
+        path = f"{_detection_path(detection_id)}/neighbours"
+        return self._get(path, SearchAnswer, k=k, where=where)
 
     def image(self, detection_id: str) -> bytes:
-        """The crop of a detection, as JPEG."""
-        return _good(self._http.get(f"{_path(detection_id)}/image")).content
+        """The crop of a detection, as JPEG.
+
+        Raises:
+            ServiceError: 404 ``detection_not_found``, ``image_missing`` or ``image_unreadable``.
+        """
+        return _checked(self._http.get(f"{_detection_path(detection_id)}/image")).content
 
     def tracks(
         self, sequence: str | None = None, *, limit: int = 100, offset: int = 0
     ) -> TrackList:
-        """A page of tracks."""
+        """A page of tracks, ordered by run, sequence, first frame and id.
+
+        Args:
+            sequence: only tracks of this sequence.
+            limit: most tracks of the page.
+            offset: tracks to skip.
+
+        Returns:
+            The page, and the number of tracks in all pages.
+
+        Raises:
+            ServiceError: 404 ``no_tracks``, no run of the index was linked.
+        """
         return self._get("/v1/tracks", TrackList, sequence=sequence, limit=limit, offset=offset)
 
     def track(self, track_id: str, *, run: int | None = None) -> TrackDetail:
-        """A track and its detections; ``run`` where two runs have a track of one id."""
+        """A track and its detections in order.
+
+        Args:
+            track_id: its id.
+            run: position of its run in ``index().runs``; needed where two runs have this id.
+
+        Raises:
+            ServiceError: 404 ``track_not_found``; 422 ``ambiguous_track``.
+        """
         return self._get(f"/v1/tracks/{quote(track_id, safe='')}", TrackDetail, run=run)
 
     def link(
@@ -124,53 +243,86 @@ class Client:
         size: tuple[int, int] | None = None,
         ids: Sequence[str] | None = None,
         scores: Sequence[float] | None = None,
-        **more: Any,
+        frame: int | None = None,
+        frame_step: int | None = None,
+        timestamp: datetime | str | None = None,
     ) -> LinkAnswer:
-        """Link a new frame; send it again, unchanged, if no answer came.
+        """Link a new frame of a camera; if no answer came, send it again unchanged.
+
+        Give one of ``vectors``, ``crops`` and ``image``.
 
         Args:
             sequence: camera and session.
             boxes: of the N detections, ``[N, 4]`` as x1, y1, x2, y2 in pixels; N may be 0.
             request_id: names this frame within its sequence.
-            vectors, crops, image: one of them: raw embeddings ``[N, D]``, N encoded images, or
-                the whole frame, encoded.
+            vectors: raw embeddings ``[N, D]``.
+            crops: N encoded images.
+            image: the whole frame, encoded.
             size: width and height of the frame in pixels; not with ``image``.
-            ids: names of the detections.
-            scores: of the detector.
-            more: frame, frame_step, timestamp (ISO 8601).
+            ids: N names of the detections; None makes them of ``request_id``.
+            scores: N scores of the detector; None counts all detections as strong.
+            frame: number of this frame; None is one step after the last one.
+            frame_step: difference of the numbers of neighbouring frames; None is 1.
+            timestamp: when the frame was taken, in the camera's time; as text in ISO 8601.
+
+        Returns:
+            The track of each detection, and what its link cost.
+
+        Raises:
+            ServiceError: 409 ``clash``, the frame is not later than the last one or the request id
+                was used for another frame; 422, an argument is not valid; 429 ``too_busy``;
+                503 ``link_unavailable``.
         """
         columns: dict[str, Sequence[Any] | None] = {
             "box": [[float(side) for side in box] for box in boxes],
-            "vector": None if vectors is None else [_text(vector) for vector in vectors],
+            "vector": None if vectors is None else [_vector_text(vector) for vector in vectors],
             "image": None if crops is None else [_base64(crop) for crop in crops],
             "detection_id": ids,
             "score": scores,
         }
-        given = {name: column for name, column in columns.items() if column is not None}
-        body: dict[str, Any] = {"sequence": sequence, "request_id": request_id, **more}
+        given = _drop_none(**columns)
+        width, height = size or (None, None)
+        body = _drop_none(
+            sequence=sequence,
+            request_id=request_id,
+            frame=frame,
+            frame_step=frame_step,
+            timestamp=timestamp.isoformat() if isinstance(timestamp, datetime) else timestamp,
+            image=None if image is None else _base64(image),
+            image_width=width,
+            image_height=height,
+        )
         body["detections"] = [
             dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)
         ]
-        if image is not None:
-            body["image"] = _base64(image)
-        if size is not None:
-            body["image_width"], body["image_height"] = size
         return self._post("/v1/link", LinkAnswer, body)
 
     def open_tracks(self, sequence: str) -> OpenSequence:
-        """Where a sequence stands: its last frame and the tracks that may go on."""
+        """The last frame of a sequence and the tracks that its next frame may continue.
+
+        Raises:
+            ServiceError: 404 ``sequence_not_found``, no frame of it was linked.
+        """
         return self._get("/v1/link", OpenSequence, sequence=sequence)
 
     def index(self) -> IndexSummary:
-        """What is being served."""
+        """The snapshot being served and its model.
+
+        Raises:
+            ServiceError: 503, not ready, or the object store of the index does not answer.
+        """
         return self._get("/v1/index", IndexSummary)
 
     def reload(self) -> Reloaded:
-        """Have the index's current version served, now."""
-        return _read(self._http.post("/v1/index/reload"), Reloaded)
+        """Serve the index's current version now.
+
+        Raises:
+            ServiceError: 503 ``reload_failed``; the earlier version is still served.
+        """
+        return _parse(self._http.post("/v1/index/reload"), Reloaded)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -180,18 +332,38 @@ class Client:
         self.close()
 
     def _get(self, path: str, answer: type[Answer], **params: Any) -> Answer:
-        given = {name: value for name, value in params.items() if value is not None}
-        return _read(self._http.get(path, params=given), answer)
+        return _parse(self._http.get(path, params=_drop_none(**params)), answer)
 
     def _post(self, path: str, answer: type[Answer], body: dict[str, Any]) -> Answer:
-        return _read(self._http.post(path, json=body), answer)
+        return _parse(self._http.post(path, json=body), answer)
 
 
 def _query(query: str | Vector) -> dict[str, str]:
-    return {"detection_id": query} if isinstance(query, str) else {"vector": _text(query)}
+    return {"detection_id": query} if isinstance(query, str) else {"vector": _vector_text(query)}
 
 
-def _text(vectors: Vector) -> str:
+def _options(
+    k: int,
+    where: str | None,
+    *,
+    include_features: bool,
+    exact: bool,
+    ids: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    return _drop_none(
+        k=k,
+        where=where,
+        ids=None if ids is None else list(ids),
+        include_features=include_features or None,
+        exact=exact or None,
+    )
+
+
+def _drop_none(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _vector_text(vectors: Vector) -> str:
     return _base64(np.ascontiguousarray(vectors, "<f4").tobytes())
 
 
@@ -199,15 +371,15 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _path(detection_id: str) -> str:
+def _detection_path(detection_id: str) -> str:
     return f"/v1/detections/{quote(detection_id, safe='')}"
 
 
-def _good(response: httpx.Response) -> httpx.Response:
+def _checked(response: httpx.Response) -> httpx.Response:
     if not response.is_success:
         raise ServiceError(response)
     return response
 
 
-def _read(response: httpx.Response, answer: type[Answer]) -> Answer:
-    return answer.model_validate_json(_good(response).content)
+def _parse(response: httpx.Response, answer: type[Answer]) -> Answer:
+    return answer.model_validate_json(_checked(response).content)

@@ -1,11 +1,11 @@
-"""Runs the service with uvicorn, in this one process.
+"""Runs the service with uvicorn in this process.
 
-The port is bound before anything else is done, so that a busy one is a one-line error and
-not a traceback after the index was opened.
+The port is bound first, so that a busy one is a one-line error and not a traceback after the
+index was opened.
 
-Told to stop by SIGTERM, the server first says on ``/readyz`` that it is not ready and goes on
-answering for a moment, so that a load balancer can look elsewhere; then it takes no new
-connection, ends what is under way, and ends. Ctrl-C leaves the moment out.
+On SIGTERM, ``/readyz`` first answers "not ready" while the server keeps answering for
+``DRAIN_SECONDS``, so that a load balancer can switch to another; then the server accepts no new
+connection, finishes the requests under way, and exits. Ctrl-C skips the waiting.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ SHUTDOWN_SECONDS = 30  # answers under way get this long after that
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn that is not ready before it is not there."""
+    """A uvicorn that drains before it stops listening."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first SIGTERM begins the end; a second one, or Ctrl-C, hastens it."""
+        """Drain at the first SIGTERM; stop at once at a second one or at Ctrl-C."""
         if sig != signal.SIGTERM or self._service.draining:
             super().handle_exit(sig, frame)
             return
         self._service.draining = True
-        later = threading.Timer(DRAIN_SECONDS, super().handle_exit, (sig, frame))
-        later.daemon = True
-        later.start()
+        timer = threading.Timer(DRAIN_SECONDS, super().handle_exit, (sig, frame))
+        timer.daemon = True
+        timer.start()
 
 
 def serve(
@@ -60,25 +60,25 @@ def serve(
     link_state: Path = LINK_STATE,
     link_options: LinkOptions | None = None,
 ) -> None:
-    """Serve ``index`` until SIGINT or SIGTERM, then finish the answers under way.
+    """Serve ``index`` until SIGINT or SIGTERM, then finish the requests under way.
 
     Args:
         index: an index folder.
         host: address to listen on.
         port: port to listen on.
-        api_key_file: keys of which one is asked for under /v1; None asks for none.
-        log_json: log lines as JSON; None: where stderr is no terminal.
+        api_key_file: file of keys for requests under /v1; None requires no key.
+        log_json: log lines as JSON; None: unless stderr is a terminal.
         link_state, link_options: as for ``create_app``.
 
     Raises:
-        InputError: the address cannot be bound, or the key file does not serve.
-        OnepassError: the index could not be opened; the server has ended because of it.
+        InputError: the address cannot be bound, or the key file is not valid.
+        OnepassError: the index could not be opened; the server has stopped.
     """
     configure(as_json=not sys.stderr.isatty() if log_json is None else log_json)
     keys = read_keys(api_key_file) if api_key_file else None
     failures: list[OnepassError] = []
 
-    def give_up(error: OnepassError) -> None:
+    def stop(error: OnepassError) -> None:
         failures.append(error)
         server.should_exit = True
 
@@ -88,18 +88,18 @@ def serve(
             api_keys=keys,
             link_state=link_state,
             link_options=link_options,
-            on_failure=give_up,
+            on_failure=stop,
         )
         config = uvicorn.Config(
             app,
             ws="none",
             lifespan="on",
-            access_log=False,  # ours says more
+            access_log=False,  # api.http.observe writes one
             log_config=None,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         server = _Server(config, app.state.service)
-        # uvicorn raises it again once it has shut down in good order
+        # uvicorn raises it again after it has shut down in order
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     if failures:
@@ -110,7 +110,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        InputError: the address cannot be had.
+        InputError: the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -118,6 +118,6 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"cannot listen on {host}:{port}: {reason}; choose another --port (or --host), or end "
-            "what holds it"
+            f"cannot listen on {host}:{port}: {reason}; choose another `port` (or `host`), or end "
+            "what uses it"
         ) from None

@@ -1,4 +1,4 @@
-"""What stands between the network and the routes: errors, keys, limits, logs, metrics.
+"""The layers between the network and the routes: errors, keys, limits, logs, metrics.
 
 It knows nothing of an index.
 """

@@ -1,8 +1,8 @@
 """One JSON shape for every error: ``{"error": {"code", "message"}}``.
 
 A client switches on ``code`` and shows ``message``. Errors raised below the API may name
-folders of the server's disk, so none of their text is passed on (but a filter's, which names
-none): routes word their own answers, and what nobody foresaw is a plain 500 whose traceback
+folders of the server's disk, so their text is not passed on (except a filter's, which names
+none): routes word their own answers, and an unexpected error is a plain 500 whose traceback
 goes to the server's log.
 """
 
@@ -15,22 +15,22 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.schemas.search import ErrorAnswer
+from api.schemas.common import ErrorAnswer
 from common.errors import UnavailableError
 
-# Worded here and not by http.HTTPStatus, whose phrases change with the version of Python.
+# Not the phrases of http.HTTPStatus, which change with the version of Python.
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _MEANINGS = {
     400: "The body cannot be read as what its content type says.",
     401: "No API key, or one that this server does not know.",
-    404: "There is no such thing here.",
-    409: "It clashes with a request that came before it; the message says how.",
+    404: "Not found.",
+    409: "It conflicts with an earlier request; the message says how.",
     413: "The body is over the server's limit.",
-    422: "The request does not fit; the message says where.",
-    429: "Too much is waiting; ask again after Retry-After seconds.",
-    503: "Not ready, or not able on this machine.",
+    422: "The request is not valid; the message says where.",
+    429: "Too many requests are waiting; try again after Retry-After seconds.",
+    503: "Not ready, or not possible on this machine.",
 }
-_NAMED = 3  # problems of one request that are spelled out; the rest are counted
+_SHOWN_PROBLEMS = 3  # of one request; the rest are counted
 INTERNAL = "the server failed to answer; its log has the traceback under this X-Request-ID"
 
 
@@ -48,44 +48,51 @@ class ApiError(Exception):
 
 
 def too_busy(message: str) -> ApiError:
-    """429 with the seconds after which asking again is worth it."""
+    """429 with the seconds to wait before trying again."""
     return ApiError(429, "too_busy", message, headers={"retry-after": "1"})
 
 
 def error_response(
     status: int, code: str, message: str, headers: dict[str, str] | None = None
 ) -> Response:
-    """The one shape of an error, on one line."""
-    # A request may hold half a surrogate pair, which is no UTF-8, or line ends; both are shown.
+    """An error as JSON, its message on one line.
+
+    Args:
+        status: HTTP status.
+        code: stable identifier.
+        message: for people; characters that are not UTF-8 are escaped.
+        headers: of the answer.
+    """
+    # A request may contain half a surrogate pair, which is not UTF-8, or line breaks.
     line = " ".join(message.encode("utf-8", "backslashreplace").decode().split())
     body = orjson.dumps({"error": {"code": code, "message": line}})
     return Response(body, status, headers, media_type="application/json")
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route declares for the OpenAPI document: these statuses answer in the one shape."""
+    """What a route declares for the OpenAPI document: errors with these statuses."""
     return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
-    """Make ``app`` answer every error in the one shape; the unforeseen is ``Observe``'s."""
-    app.add_exception_handler(ApiError, _deliberate)
-    app.add_exception_handler(UnavailableError, _unavailable)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    """Make ``app`` answer every expected error in the one shape; ``Observe`` answers the others."""
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(UnavailableError, _answer_unavailable)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
 
 
-async def _deliberate(_: Request, error: Exception) -> Response:
+async def _answer_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error_response(error.status, error.code, error.message, error.headers)
 
 
-async def _unavailable(_: Request, error: Exception) -> Response:
-    message = "a part of the index does not answer; ask again in a few seconds"
+async def _answer_unavailable(_: Request, error: Exception) -> Response:
+    message = "a part of the index does not answer; try again in a few seconds"
     return error_response(503, "unavailable", message, {"retry-after": "5"})
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _CODES.get(error.status_code, "http_error")
     message = str(error.detail)
@@ -96,18 +103,18 @@ async def _http(request: Request, error: Exception) -> Response:
     return error_response(error.status_code, code, message, dict(error.headers or {}))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _answer_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     parts = []
-    for item in problems[:_NAMED]:  # a vector of a million words has a million problems
-        # loc is ("body", "k"): where it was sent, then the field; a JSON error has a byte offset.
-        at = ".".join(str(part) for part in item["loc"])
+    for item in problems[:_SHOWN_PROBLEMS]:  # a vector of a million words has a million
+        # loc is ("body", "k"): part of the request, then field; a JSON error has a byte offset.
+        location = ".".join(str(part) for part in item["loc"])
         reason = item["msg"].removeprefix("Value error, ")
         detail = item.get("ctx", {}).get("error")
         if item["type"] == "json_invalid":
             reason = f"not JSON: {detail}"
-        parts.append(f"{at}: {reason}")
-    if len(problems) > _NAMED:
-        parts.append(f"and {len(problems) - _NAMED} more")
+        parts.append(f"{location}: {reason}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        parts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
     return error_response(422, "invalid_request", "; ".join(parts))

@@ -1,6 +1,6 @@
-"""What one request may ask of this server, in one place, and the bound on its body.
+"""Limits of requests and queues, and the middleware that limits bodies.
 
-A declared length over the bound is refused unread; a body that comes in chunks with no
+A declared length over the limit is refused unread; a body that comes in chunks without a
 length is counted as it arrives, so neither can fill the server's memory or disk.
 """
 
@@ -12,6 +12,7 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import ApiError, error_response
+from api.http.headers import get_header
 from api.http.metrics import Metrics
 from api.schemas.link import MAX_DETECTIONS
 from api.schemas.search import MAX_BATCH, MAX_IDS, MAX_K
@@ -20,12 +21,13 @@ from common.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one server; every one is an upper bound and at least 1.
+    """Limits of one server; each is an upper bound and at least 1.
 
-    ``k``, ``batch``, ``ids`` and ``detections`` may be set below what the OpenAPI document promises, not above.
+    ``k``, ``batch``, ``ids`` and ``detections`` may be lower than the OpenAPI document says, not
+    higher.
 
     Attributes:
-        body_bytes: a request's body.
+        body_bytes: size of a request's body.
         pixels: width times height of an uploaded image, known before it is decoded.
         k: hits of one query.
         batch: queries of one ``/v1/search/batch``, and of single searches answered together.
@@ -51,50 +53,61 @@ class Limits:
     waiting_frames: int = 64
 
     def __post_init__(self) -> None:
-        most = {
-            "k": MAX_K,
-            "batch": MAX_BATCH,
-            "ids": MAX_IDS,
-            "detections": MAX_DETECTIONS,
-        }
+        documented = {"k": MAX_K, "batch": MAX_BATCH, "ids": MAX_IDS, "detections": MAX_DETECTIONS}
         for field in fields(self):
-            value, top = getattr(self, field.name), most.get(field.name)
-            if value < 1 or (top is not None and value > top):
-                allowed = f"1 to {top}" if top else "1 or more"
+            value, maximum = getattr(self, field.name), documented.get(field.name)
+            if value < 1 or (maximum is not None and value > maximum):
+                allowed = f"1 to {maximum}" if maximum else "1 or more"
                 raise InputError(f"limit {field.name} is {value}; give {allowed}")
 
     def check_k(self, k: int) -> None:
-        """Refuse more hits of a query than this server gives."""
+        """Raise ``ApiError`` for too many hits of a query."""
         if k > self.k:
-            raise _over(f"k is {k}; this server gives up to {self.k} hits a query")
+            raise _over_limit(f"k is {k}; this server gives up to {self.k} hits a query")
 
     def check_ids(self, ids: list[str] | None) -> None:
-        """Refuse longer lists of detections than this server looks through."""
+        """Raise ``ApiError`` for too many detections in ``ids``."""
         if ids is not None and len(ids) > self.ids:
-            raise _over(f"ids names {len(ids)} detections; this server takes up to {self.ids}")
+            raise _over_limit(
+                f"ids names {len(ids)} detections; this server takes up to {self.ids}"
+            )
 
     def check_detections(self, count: int) -> None:
-        """Refuse a frame with more detections than this server links."""
+        """Raise ``ApiError`` for too many detections in a frame."""
         if count > self.detections:
-            raise _over(f"{count} detections in a frame; this server links up to {self.detections}")
+            raise _over_limit(
+                f"{count} detections in a frame; this server links up to {self.detections}"
+            )
 
     def check_size(self, queries: int, k: int, dim: int, *, include_features: bool) -> None:
-        """Refuse an answer too large to be made in memory."""
+        """Check that an answer fits into memory.
+
+        Args:
+            queries: number of queries in the request.
+            k: hits of each.
+            dim: numbers in each vector.
+            include_features: whether hits include their vectors.
+
+        Raises:
+            ApiError: 422 ``over_limit``.
+        """
         if queries > self.batch:
-            raise _over(f"{queries} queries in one batch; this server takes up to {self.batch}")
+            raise _over_limit(
+                f"{queries} queries in one batch; this server takes up to {self.batch}"
+            )
         if queries > 1 and queries * k > self.hits:
-            raise _over(
+            raise _over_limit(
                 f"{queries} queries with k {k} ask for {queries * k} hits; one answer holds up to "
                 f"{self.hits}: lower k or send fewer queries"
             )
         if include_features and queries * k * dim > self.numbers:
-            raise _over(
+            raise _over_limit(
                 f"include_features asks for {queries * k} vectors of {dim} numbers; one answer "
                 f"holds up to {self.numbers} numbers: lower k or send fewer queries"
             )
 
 
-def _over(message: str) -> ApiError:
+def _over_limit(message: str) -> ApiError:
     return ApiError(422, "over_limit", message)
 
 
@@ -111,23 +124,23 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = next((v for name, v in scope["headers"] if name == b"content-length"), b"")
-        if declared.isdigit():  # the server itself holds the body to this length
+        declared = get_header(scope, b"content-length") or b""
+        if declared.isdigit():  # uvicorn itself limits the body to this length
             if int(declared) > self.max_bytes:
-                self._metrics.rejected("body")
+                self._metrics.record_rejection("body")
                 await error_response(413, "too_large", self._message)(scope, receive, send)
                 return
             await self.app(scope, receive, send)
             return
-        seen = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal received
             part = await receive()
-            seen += len(part.get("body", b""))
-            if seen > self.max_bytes:
-                self._metrics.rejected("body")
-                # FastAPI lets an HTTPException out of its body parsing as it is.
+            received += len(part.get("body", b""))
+            if received > self.max_bytes:
+                self._metrics.record_rejection("body")
+                # FastAPI passes an HTTPException out of its body parsing unchanged.
                 raise HTTPException(413, self._message)
             return part
 

@@ -1,6 +1,6 @@
-"""Log lines as JSON, one object a line: for machines that collect them.
+"""Log lines as JSON, one object a line, or as plain text on a terminal.
 
-On a terminal they are plain text instead. A record's ``fields`` (``extra={"fields": {...}}``)
+A record's ``fields`` (``extra={"fields": {...}}``)
 become members of the object; a traceback becomes the member ``traceback``.
 """
 
@@ -17,7 +17,7 @@ from typing import TextIO
 import orjson
 
 ACCESS = "onepass.api.access"  # one line a request
-GATHER_SECONDS = 0.2
+FLUSH_SECONDS = 0.2
 
 
 class JsonLines(logging.Formatter):
@@ -38,7 +38,7 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """Level, message, then the fields as name=value."""
+    """Level, message, then the fields as ``name=value``."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s: %(message)s")
@@ -46,48 +46,48 @@ class PlainLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The message and its fields; a traceback follows on lines of its own."""
         fields = getattr(record, "fields", {}).items()
-        said = [f"{name}={value}" for name, value in fields if value is not None]
-        return " ".join([super().formatMessage(record), *said])
+        shown = [f"{name}={value}" for name, value in fields if value is not None]
+        return " ".join([super().formatMessage(record), *shown])
 
 
-class Gathered(logging.StreamHandler[TextIO]):
-    """Writes the lines of requests once in a moment, every other line at once.
+class BufferedHandler(logging.StreamHandler[TextIO]):
+    """Writes lines of the access log every ``FLUSH_SECONDS``, every other line at once.
 
-    A call of the system for each of thousands of requests a second costs a tenth of them.
+    A system call for each of thousands of requests a second would cost a tenth of the throughput.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._lines: list[str] = []
-        threading.Thread(target=self._write_now_and_then, name="log", daemon=True).start()
+        threading.Thread(target=self._flush_periodically, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the line for a moment."""
+        """Keep the line until the next flush."""
         try:
             self._lines.append(self.format(record) + self.terminator)
-        except Exception:
+        except Exception:  # as logging.Handler does: a bad record must not fail its caller
             self.handleError(record)
         if record.name != ACCESS or record.levelno >= logging.WARNING:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered; ``logging`` calls this at exit as well."""
+        """Write the kept lines; ``logging`` calls this at exit as well."""
         with self.lock or nullcontext():
             lines, self._lines = self._lines, []
             if lines:
                 self.stream.write("".join(lines))
             super().flush()
 
-    def _write_now_and_then(self) -> None:
-        with suppress(OSError, ValueError):  # nobody reads any more
+    def _flush_periodically(self) -> None:
+        with suppress(OSError, ValueError):  # the stream is closed
             while True:
-                time.sleep(GATHER_SECONDS)
+                time.sleep(FLUSH_SECONDS)
                 self.flush()
 
 
 def configure(*, as_json: bool) -> None:
-    """Send the lines of onepass and uvicorn, and everybody's warnings, to stderr."""
-    handler = Gathered(sys.stderr)
+    """Log onepass and uvicorn, and warnings of all packages, to stderr."""
+    handler = BufferedHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     root = logging.getLogger()
     root.handlers = [handler]

@@ -1,9 +1,8 @@
-"""What Prometheus is told: requests, the queue, batches, the snapshot; one registry an app."""
+"""Metrics for Prometheus: requests, the queue, batches, the snapshot; one registry an app."""
 
 from __future__ import annotations
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -12,8 +11,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -65,28 +62,41 @@ class Metrics:
             "onepass_failed_reloads", "Snapshots that did not open.", registry=registry
         )
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """One request is done."""
+    def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Record an answered request.
+
+        Args:
+            method: HTTP method.
+            route: path with placeholders, so that ids make no new series.
+            status: HTTP status of the answer.
+            seconds: from its head to its answer's last byte.
+        """
         key = (method, route, status)
         child = self._children.get(key)
         if child is None:  # labels() costs as much as the observation itself
             child = self._children[key] = self._latency.labels(method, route, str(status))
         child.observe(seconds)
 
-    def linked(self, continued: int, started: int, weak: int) -> None:
-        """One live frame is linked."""
+    def record_linked(self, continued: int, started: int, weak: int) -> None:
+        """Record the detections of a linked frame.
+
+        Args:
+            continued: detections that extend a track.
+            started: detections that start one.
+            weak: detections that do neither.
+        """
         for name, count in (("continued", continued), ("started", started), ("weak", weak)):
             self._linked.labels(name).inc(count)
 
-    def rejected(self, reason: str) -> None:
-        """One request was turned away."""
+    def record_rejection(self, reason: str) -> None:
+        """Record a rejected request."""
         self._rejected.labels(reason).inc()
 
-    def serving(self, version: str, rows: int) -> None:
-        """Another snapshot is served from now on."""
+    def record_snapshot(self, version: str, rows: int) -> None:
+        """Record the snapshot that is served from now on."""
         self._snapshot.info({"version": version})
         self._rows.set(rows)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format, ``CONTENT_TYPE``."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,7 +1,7 @@
-"""Every request gets a name, a line in the log and its place in the metrics.
+"""Gives every request an id, a line in the access log, and its part in the metrics.
 
-This is the outermost layer, so what fails anywhere below is answered here: 500 without a
-word of what happened, which the log tells under the same request id.
+This is the outermost layer, so an unexpected error anywhere below is answered here: 500 without
+details, which are in the log under the same request id.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import INTERNAL, error_response
+from api.http.headers import get_header
 from api.http.logs import ACCESS
 from api.http.metrics import Metrics
 
-SNAPSHOT = "onepass.snapshot"  # key of the scope under which a route says which one answered
-UNMATCHED = "-"  # the route of a request that reached none
+SNAPSHOT = "onepass.snapshot"  # key of the scope for the version that answered
+UNMATCHED = "-"  # route of a request that matched none
 
 access = logging.getLogger(ACCESS)
 logger = logging.getLogger("onepass.api")
 
-_SANE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a line of its own
-# A name, not a secret: the system's own randomness is a call that lets go of the interpreter.
-_chance = Random()  # noqa: S311
+_VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a new log line
+# Ids need not be secret, and the system's randomness is a call that releases the GIL.
+_random = Random()  # noqa: S311
 
 
 class Observe:
@@ -36,46 +37,46 @@ class Observe:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; write it down when it is done."""
+        """Pass the request on; record it when it is done."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = perf_counter()
-        given = next((v for name, v in scope["headers"] if name == b"x-request-id"), b"")
-        name = given if given and _SANE.fullmatch(given) else b"%016x" % _chance.getrandbits(64)
-        status = 0  # no answer was begun
+        started = perf_counter()
+        sent_id = get_header(scope, b"x-request-id") or b""
+        request_id = sent_id if _VALID_ID.fullmatch(sent_id) else b"%016x" % _random.getrandbits(64)
+        status = 0  # no answer was started
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
         try:
-            await self.app(scope, receive, named)
-        except Exception:
+            await self.app(scope, receive, send_with_id)
+        except Exception:  # the boundary of a request: whatever fails, the client gets an answer
             logger.exception(
                 "a request failed unexpectedly",
-                extra={"fields": {"request_id": name.decode(), "path": scope["path"]}},
+                extra={"fields": {"request_id": request_id.decode(), "path": scope["path"]}},
             )
-            if status:  # its head is out: only breaking the connection can still say so
+            if status:  # its head is sent: only closing the connection can still signal an error
                 raise
-            await error_response(500, "internal", INTERNAL)(scope, receive, named)
+            await error_response(500, "internal", INTERNAL)(scope, receive, send_with_id)
         finally:
-            self._write_down(scope, name, status, perf_counter() - began)
+            self._record(scope, request_id, status, perf_counter() - started)
 
-    def _write_down(self, scope: Scope, name: bytes, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", UNMATCHED)
         method = scope["method"] if route != UNMATCHED else UNMATCHED  # clients invent methods
-        self._metrics.answered(method, route, status, seconds)
+        self._metrics.record_request(method, route, status, seconds)
         level = logging.ERROR if status >= 500 or not status else logging.INFO
         if access.isEnabledFor(level):
-            record = access.makeRecord(  # not info(): that walks the stack for the caller's line
+            record = access.makeRecord(  # info() would walk the stack for the caller's line
                 access.name, level, __file__, 0, "request", (), None
             )
             record.fields = {
-                "request_id": name.decode(),
+                "request_id": request_id.decode(),
                 "method": scope["method"],
                 "route": route,
                 "status": status,

@@ -1,7 +1,7 @@
 """What a Ray Serve config file names: the same shards and replicas as ``onepass serve --ray``.
 
-A RayService on Kubernetes has such a file in it, as in ``deploy/``. Nobody stays to watch: Ray Serve
-keeps the applications running.
+A RayService on Kubernetes contains such a file, as in ``deploy/``. No process of onepass watches
+the applications: Ray Serve keeps them running.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from api.http.keys import read_keys
-from api.ray_serve.scaled import Replica, how, shard_name
-from api.ray_serve.shards import Shard
+from api.ray_serve.scaled import replica_app, shard_app, shard_name
 
 
 class Args(BaseModel):
@@ -21,11 +20,11 @@ class Args(BaseModel):
 
     Attributes:
         index: the index folder, as every node sees it.
-        shards: how many there are; segment s is searched by shard s modulo this.
-        own: of a shard: which one it is.
-        replicas: processes of this part.
+        shards: number of shards; segment s is searched by shard s modulo this.
+        own: number of this shard, for a shard.
+        replicas: processes of this application.
         cpus: logical CPUs of each.
-        api_key_file: of the service: keys of which one is asked for under /v1.
+        api_key_file: file of keys for requests under /v1, for the service.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,11 +39,15 @@ class Args(BaseModel):
 
 def shard(args: dict[str, Any]) -> Any:
     """One shard as an application."""
-    from ray import serve
-
     given = Args.model_validate(args)
-    made = serve.deployment(Shard, **how(given.replicas, given.cpus))
-    return made.bind(given.index, given.own, given.shards, max(1, int(given.cpus)), True)
+    return shard_app(
+        given.index,
+        given.own,
+        given.shards,
+        replicas=given.replicas,
+        cpus=given.cpus,
+        log_json=True,
+    )
 
 
 def service(args: dict[str, Any]) -> Any:
@@ -52,10 +55,15 @@ def service(args: dict[str, Any]) -> Any:
 
     Live linking keeps its state in a file of one machine, so here it is off.
     """
-    from ray import serve
-
     given = Args.model_validate(args)
     keys = read_keys(given.api_key_file) if given.api_key_file else None
-    names = [shard_name(own) for own in range(given.shards)]
-    replica = serve.deployment(serve.ingress()(Replica), **how(given.replicas, given.cpus))
-    return replica.bind(given.index, names, keys, True, (None, None))
+    names = [shard_name(number) for number in range(given.shards)]
+    return replica_app(
+        given.replicas,
+        given.cpus,
+        given.index,
+        names,
+        api_keys=keys,
+        log_json=True,
+        link_state=None,
+    )

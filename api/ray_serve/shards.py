@@ -1,8 +1,8 @@
-"""Segments of an index searched in other processes: who searches which, and asking them.
+"""Segments of an index searched in other processes.
 
-Shard s of S searches the segments whose number leaves s when divided by S, of whichever version
-it is asked for, and opens that version when it is first asked. So a new version needs no
-agreement between processes, and a shard that was started again needs to be told nothing.
+Shard s of S searches the segments whose number modulo S is s. Each call names a version, and a
+shard opens it at the first call. So a new version needs no agreement between processes, and a
+shard that was restarted needs no set-up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +28,43 @@ from index.search.segment import Segment, open_segments
 from index.search.snapshot import Snapshot
 from index.storage.layout import read_manifest
 
-SEARCH_SECONDS = 20.0  # a shard that is started again needs ten
+SEARCH_SECONDS = 20.0  # a shard that restarts needs ten
 OPEN_SECONDS = 300.0  # a large segment is read from a slow disk
-_SILENT_SECONDS = 1.0  # for a shard that has just been silent
-_AGAIN_SECONDS = 0.2
-_KEPT_VERSIONS = 2  # of the one before, requests are still under way
+_RETRY_TIMEOUT_SECONDS = 1.0  # for a shard whose last call timed out
+_PAUSE_SECONDS = 0.2  # between two replicas of a shard
+_KEPT_VERSIONS = 2  # requests for the version before are still under way
 
 logger = logging.getLogger("onepass.api")
 
-_Opened = dict[int, Segment]
+_Segments = dict[int, Segment]
 
 
 class Shard:
     """One shard, in a process of its own.
 
-    Deliberate errors are returned, not raised: Ray would log each with a traceback and wrap it.
+    Expected errors are returned, not raised: Ray would log each with a traceback and wrap it.
 
     Args:
         index: the index folder.
-        own: which shard this is.
+        number: of this shard.
         shards: how many there are.
-        threads: what FAISS searches with; one search at a time.
+        threads: of FAISS; one search at a time.
         log_json: log lines as JSON.
     """
 
-    def __init__(self, index: Path, own: int, shards: int, threads: int, log_json: bool) -> None:
+    def __init__(self, index: Path, number: int, shards: int, threads: int, log_json: bool) -> None:
         configure(as_json=log_json)
         self._index = index
-        self._own = own
+        self._number = number
         self._shards = shards
-        self._versions: dict[str, asyncio.Future[_Opened]] = {}  # the last one asked for is last
-        # OpenMP keeps its number of threads by thread, so it is set where it counts.
-        self._turn = ThreadPoolExecutor(1, "search", faiss.omp_set_num_threads, (threads,))
+        self._versions: dict[str, asyncio.Future[_Segments]] = {}  # last used last
+        # OpenMP keeps its number of threads per thread, so the searching thread sets it.
+        self._executor = ThreadPoolExecutor(1, "search", faiss.omp_set_num_threads, (threads,))
 
     async def open(self, version: str) -> OnepassError | None:
-        """Have the segments of ``version`` open, or say why they are not."""
+        """Open the segments of ``version``, or return why they do not open."""
         try:
-            await self._opened(version)
+            await self._open_segments(version)
         except OnepassError as error:
             return error
         return None
@@ -77,16 +78,25 @@ class Shard:
         filter: Filter | None,
         exact: bool,
     ) -> Hits | OnepassError:
-        """Search segment ``number`` of ``version`` as ``Segment.search`` does."""
+        """Search a segment as ``Segment.search`` does.
+
+        Args:
+            version: of the index.
+            number: of the segment.
+            queries: ``[Q, D]``, prepared.
+            k: neighbours of each query.
+            filter: only rows that match this.
+            exact: compare with every vector.
+        """
         try:
-            segment = (await self._opened(version))[number]
+            segment = (await self._open_segments(version))[number]
             return await asyncio.get_running_loop().run_in_executor(
-                self._turn, lambda: segment.search(queries, k, filter=filter, exact=exact)
+                self._executor, lambda: segment.search(queries, k, filter=filter, exact=exact)
             )
         except OnepassError as error:
             return error
 
-    async def _opened(self, version: str) -> _Opened:
+    async def _open_segments(self, version: str) -> _Segments:
         opening = self._versions.pop(version, None) or asyncio.ensure_future(
             asyncio.to_thread(self._read, version)
         )
@@ -94,30 +104,30 @@ class Shard:
         while len(self._versions) > _KEPT_VERSIONS:
             del self._versions[next(iter(self._versions))]
         try:
-            # Whoever asked may stop waiting; those who ask next find it further on, or done.
+            # A caller may stop waiting; opening goes on for the next ones.
             return await asyncio.shield(opening)
         except OnepassError:
             self._versions.pop(version, None)
             raise
 
-    def _read(self, version: str) -> _Opened:
+    def _read(self, version: str) -> _Segments:
         manifest = read_manifest(self._index, version)
-        numbers = range(self._own, len(manifest.segments), self._shards)
+        numbers = range(self._number, len(manifest.segments), self._shards)
         return dict(zip(numbers, open_segments(self._index, manifest, numbers), strict=True))
 
 
 class Shards:
-    """All shards of an index, as others reach them.
+    """All shards of an index, as other processes reach them.
 
     Args:
-        handles: of ``Shard`` 0, 1, …: Ray Serve's, which finds a replica that is free.
+        handles: of ``Shard`` 0, 1, …: Ray Serve's, which choose a free replica.
     """
 
     def __init__(self, handles: Sequence[Any]) -> None:
-        self._reached = [_Reached(handle) for handle in handles]
+        self._clients = [_ShardClient(handle) for handle in handles]
 
     def open_snapshot(self, index: Path) -> Snapshot:
-        """Open the current version here to look rows up, and in the shards to search them.
+        """Open the current version: its rows in this process, its vectors in the shards.
 
         Args:
             index: the index folder of the shards, which this process sees as well.
@@ -127,23 +137,79 @@ class Shards:
             UnavailableError: a shard does not answer.
         """
         version = read_manifest(index).version
-        with ThreadPoolExecutor(len(self._reached)) as side_by_side:
-            list(side_by_side.map(lambda shard: shard.open(version), self._reached))
-        return Snapshot.open(
-            index, version, searcher=lambda number: _Remote(self._of(number), version, number)
+        with ThreadPoolExecutor(len(self._clients)) as pool:
+            list(pool.map(lambda client: client.open(version), self._clients))
+
+        def remote_segment(number: int) -> _RemoteSegment:
+            return _RemoteSegment(self._clients[number % len(self._clients)], version, number)
+
+        return Snapshot.open(index, version, searcher=remote_segment)
+
+
+class _ShardClient:
+    """Calls one shard; if a call timed out, the next one gets less time.
+
+    Requests queue behind each other, and all of them would wait for a shard that is dead.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._timeout_s = SEARCH_SECONDS
+
+    def open(self, version: str) -> None:
+        """Let the shard open a version."""
+        self._call(self._handle.open, version, timeout_s=OPEN_SECONDS)
+
+    def search(self, *arguments: Any) -> Hits:
+        """Call ``Shard.search``."""
+        try:
+            hits: Hits = self._call(self._handle.search, *arguments, timeout_s=self._timeout_s)
+        except UnavailableError:
+            self._timeout_s = _RETRY_TIMEOUT_SECONDS
+            raise
+        self._timeout_s = SEARCH_SECONDS
+        return hits
+
+    def _call(self, method: Any, *arguments: Any, timeout_s: float) -> Any:
+        """Call the shard and wait; if a replica dies meanwhile, another one is called.
+
+        Raises:
+            OnepassError: the error that the shard returned.
+            UnavailableError: no answer within ``timeout_s`` seconds.
+        """
+        from ray.exceptions import RayActorError  # late: Ray takes seconds
+        from ray.serve.exceptions import RayServeException
+
+        deadline = time.monotonic() + timeout_s
+        cause = ""
+        while (remaining := deadline - time.monotonic()) > 0:
+            response = method.remote(*arguments)
+            try:
+                answer = response.result(timeout_s=remaining)
+            except TimeoutError:
+                response.cancel()
+                cause = "it is busy, or starting"
+            except (RayActorError, RayServeException) as error:
+                cause = type(error).__name__
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                if isinstance(answer, OnepassError):
+                    raise answer
+                return answer
+        unavailable = UnavailableError(
+            f"{self._handle.app_name} did not answer within {timeout_s:g} s: {cause}"
         )
+        logger.error("%s", unavailable)
+        raise unavailable
 
-    def _of(self, number: int) -> _Reached:
-        return self._reached[number % len(self._reached)]
 
-
-class _Remote:
+@dataclass(frozen=True)
+class _RemoteSegment:
     """A segment that a shard searches."""
 
-    def __init__(self, shard: _Reached, version: str, number: int) -> None:
-        self._shard = shard
-        self._version = version
-        self._number = number
+    client: _ShardClient
+    version: str
+    number: int
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, filter: Filter | None, exact: bool
@@ -155,64 +221,9 @@ class _Remote:
             UnavailableError: the shard does not answer, or cannot open the version any more.
         """
         try:
-            return self._shard.search(self._version, self._number, queries, k, filter, exact)
+            return self.client.search(self.version, self.number, queries, k, filter, exact)
         except FilterError:
             raise
         except SnapshotError as error:
-            logger.error("segment %d of %s: %s", self._number, self._version, error)
-            raise UnavailableError(f"segment {self._number} cannot be searched: {error}") from None
-
-
-class _Reached:
-    """A shard and how long to wait for it: one that was silent is not waited for as long again.
-
-    Requests queue behind each other, and all behind a shard that is dead would wait for it.
-    """
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-        self._patience = SEARCH_SECONDS
-
-    def open(self, version: str) -> None:
-        self._ask(self._handle.open, version, seconds=OPEN_SECONDS)
-
-    def search(self, *arguments: Any) -> Hits:
-        try:
-            found: Hits = self._ask(self._handle.search, *arguments, seconds=self._patience)
-        except UnavailableError:
-            self._patience = _SILENT_SECONDS
-            raise
-        self._patience = SEARCH_SECONDS
-        return found
-
-    def _ask(self, method: Any, *arguments: Any, seconds: float) -> Any:
-        """Call the shard and wait; a replica that dies meanwhile is followed by another.
-
-        Raises:
-            OnepassError: what the shard answered.
-            UnavailableError: no answer within ``seconds``.
-        """
-        from ray.exceptions import RayActorError
-        from ray.serve.exceptions import RayServeException
-
-        deadline = time.monotonic() + seconds
-        why = ""
-        while (left := deadline - time.monotonic()) > 0:
-            response = method.remote(*arguments)
-            try:
-                answer = response.result(timeout_s=left)
-            except TimeoutError:
-                response.cancel()
-                why = "it is busy, or being started"
-            except (RayActorError, RayServeException) as error:
-                why = type(error).__name__
-                time.sleep(_AGAIN_SECONDS)
-            else:
-                if isinstance(answer, OnepassError):
-                    raise answer
-                return answer
-        silent = UnavailableError(
-            f"{self._handle.app_name} did not answer within {seconds:g} s: {why}"
-        )
-        logger.error("%s", silent)
-        raise silent
+            logger.error("segment %d of %s: %s", self.number, self.version, error)
+            raise UnavailableError(f"segment {self.number} cannot be searched: {error}") from None

@@ -1,1 +1,1 @@
-"""The routes, one module per thing that is asked about."""
+"""The routes, one module per kind of resource."""

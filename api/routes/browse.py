@@ -1,7 +1,7 @@
-"""Looking around: detections a page at a time, what values there are, the track of a detection.
+"""Browsing: pages of detections, the values of a column, the track of a detection.
 
-These stand before the routes of ``detections``: an id takes all of a path, so the one that says
-more must be asked first.
+These routes come before those of ``detections``: an id there takes all of a path, so the more
+specific paths must be matched first.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from fastapi import APIRouter, Query
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import Held
+from api.routes.common import ServedIndexDep
 from api.routes.detections import DetectionId
 from api.routes.tracks import MAX_OFFSET, MAX_PAGE, track
-from api.schemas.browse import DetectionPage, Facet, Facets
-from api.schemas.search import Detection, TrackDetail
-from api.service.answers import detections
-from api.service.catalog import facets, selection
+from api.schemas.detections import Detection, DetectionPage, Facet, Facets
+from api.schemas.tracks import TrackDetail
+from api.service.answers import detection_rows
+from api.service.catalog import matching_rows
 from common.errors import FilterError
 
 router = APIRouter()
@@ -31,11 +31,11 @@ router = APIRouter()
     responses=error_responses(422, 503),
 )
 def browse(
-    held: Held,
+    served: ServedIndexDep,
     where: Annotated[
         str | None,
         Query(
-            description="Only rows that fit this condition, as behind WHERE in SQL.",
+            description="Only rows that match this condition, as after WHERE in SQL.",
             examples=["label = 'Noctua pronuba' AND score >= 0.5"],
         ),
     ] = None,
@@ -44,12 +44,12 @@ def browse(
 ) -> DetectionPage:
     """In the order of the index; `where` may name any column of its rows."""
     try:
-        rows = selection(held.snapshot, where)
+        rows = matching_rows(served.snapshot, where)
     except FilterError as error:
         raise ApiError(422, "invalid_filter", str(error)) from None
-    page = detections(held.snapshot.columns(rows[offset : offset + limit]))
+    page = detection_rows(served.snapshot.columns(rows[offset : offset + limit]))
     return DetectionPage(
-        snapshot=held.snapshot.manifest.version,
+        snapshot=served.snapshot.manifest.version,
         total=len(rows),
         limit=limit,
         offset=offset,
@@ -59,23 +59,23 @@ def browse(
 
 @router.get(
     "/v1/index/facets",
-    summary="The values of a column and how many detections have each",
+    summary="The values of a column and the number of detections with each",
     tags=["index"],
     responses=error_responses(422, 503),
 )
 def index_facets(
-    held: Held,
+    served: ServedIndexDep,
     column: Annotated[Literal["label", "sequence"], Query()],
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
 ) -> Facets:
     """Most frequent first."""
-    counted = facets(held.snapshot, column)
+    counts = served.snapshot.counts(column)
     return Facets(
-        snapshot=held.snapshot.manifest.version,
+        snapshot=served.snapshot.manifest.version,
         column=column,
-        total=len(counted),
+        total=len(counts),
         limit=limit,
-        values=[Facet(value=value, rows=rows) for value, rows in counted[:limit]],
+        values=[Facet(value=value, rows=rows) for value, rows in counts[:limit]],
     )
 
 
@@ -85,21 +85,21 @@ def index_facets(
     tags=["detections"],
     responses=error_responses(404, 422, 503),
 )
-def track_of(held: Held, detection_id: DetectionId) -> TrackDetail:
+def track_of(served: ServedIndexDep, detection_id: DetectionId) -> TrackDetail:
     """As `/v1/tracks/{track_id}`; 404 `no_track` if it has none."""
-    row = held.row_of(detection_id)
-    run = held.snapshot.columns(np.array([row]))["run"][0]
+    row = served.row_of(detection_id)
+    run = served.snapshot.columns(np.array([row]))["run"][0]
     try:
-        found = held.tracks().track_of(run, detection_id)
+        track_id = served.tracks().track_of(run, detection_id)
     except ApiError as error:
         if error.code != "no_tracks":
             raise
         raise ApiError(404, "no_track", error.message) from None
-    if found is None:
+    if track_id is None:
         raise ApiError(
             404,
             "no_track",
             f"detection {detection_id[:100]!r} is in no track; "
-            "run 'onepass link' on its run and ask again",
+            "run 'onepass link' on its run and try again",
         )
-    return track(held, found, run)
+    return track(served, track_id, run)

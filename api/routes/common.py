@@ -1,44 +1,65 @@
-"""What several routes share: reaching what is served, and checking queries before they wait."""
+"""What several routes share: access to what is served, and answering searches."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 from anyio import CapacityLimiter
 from fastapi import Depends, Request, Response
+from numpy.typing import NDArray
 
 from api.http.limits import Limits
 from api.http.observe import SNAPSHOT
-from api.service.answers import SHOWN, detections
+from api.schemas.search import SearchOptions
+from api.service.answers import SearchResults
 from api.service.batching import Batcher, Search
 from api.service.served import Service
 from api.service.state import ServedIndex
 from index.search.filters import Filter
 
 
-def held_of(request: Request) -> ServedIndex:
-    """What is served now.
+def get_served_index(request: Request) -> ServedIndex:
+    """The index served now.
 
     Raises:
-        ApiError: 503, nothing yet.
+        ApiError: 503, none yet.
     """
     service: Service = request.app.state.service
-    held = service.holdings()
-    request.scope[SNAPSHOT] = held.version
-    return held
+    served = service.served_index()
+    request.scope[SNAPSHOT] = served.version
+    return served
 
 
-def limits_of(request: Request) -> Limits:
-    """The bounds of this server."""
+def get_limits(request: Request) -> Limits:
+    """The limits of this server."""
     limits: Limits = request.app.state.limits
     return limits
 
 
-async def ask(request: Request, search: Search) -> Response:
-    """Have a search answered, and note which snapshot did for the log."""
+async def answer_search(
+    request: Request,
+    queries: list[str | NDArray[np.float32]],
+    options: SearchOptions,
+    write: Callable[[SearchResults, int], bytes],
+) -> Response:
+    """Answer a search, and note for the log which snapshot did.
+
+    Args:
+        request: the request to answer.
+        queries: Q ids of detections or checked vectors [D].
+        options: of the search.
+        write: makes the answer's bytes, see ``Search``.
+    """
     batcher: Batcher = request.app.state.batcher
-    answer = await batcher.search(search)
+    filter_ = None
+    if options.where is not None or options.ids is not None:
+        ids = None if options.ids is None else frozenset(options.ids)
+        filter_ = Filter(where=options.where, ids=ids)
+    answer = await batcher.search(
+        Search(queries, options.k, write, filter_, options.exact, options.include_features)
+    )
     request.scope[SNAPSHOT] = answer.snapshot
     return Response(answer.body, media_type="application/json")
 
@@ -48,27 +69,15 @@ async def _service(request: Request) -> Service:
     return service
 
 
-async def _holdings(request: Request) -> ServedIndex:
-    return held_of(request)
+async def _served_index(request: Request) -> ServedIndex:
+    return get_served_index(request)
 
 
-async def _crop_turn(request: Request) -> CapacityLimiter:
-    turn: CapacityLimiter = request.app.state.crop_turn
-    return turn
+async def _crop_limiter(request: Request) -> CapacityLimiter:
+    limiter: CapacityLimiter = request.app.state.crop_limiter
+    return limiter
 
 
-Serving = Annotated[Service, Depends(_service)]
-Held = Annotated[ServedIndex, Depends(_holdings)]
-CropTurn = Annotated[CapacityLimiter, Depends(_crop_turn)]
-
-
-def detection_fields(held: ServedIndex, row: int) -> dict[str, Any]:
-    """A row of the index as the fields of ``Detection``, without any folder of the server."""
-    return detections(held.snapshot.columns(np.array([row]), SHOWN))[0]
-
-
-def filter_of(where: str | None, ids: list[str] | None = None) -> Filter | None:
-    """The filter of a request; None if it asks for all rows."""
-    if where is None and ids is None:
-        return None
-    return Filter(where=where, ids=None if ids is None else frozenset(ids))
+ServiceDep = Annotated[Service, Depends(_service)]
+ServedIndexDep = Annotated[ServedIndex, Depends(_served_index)]
+CropLimiterDep = Annotated[CapacityLimiter, Depends(_crop_limiter)]

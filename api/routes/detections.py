@@ -1,9 +1,9 @@
 """One detection: its row, its neighbours, its pixels.
 
-Ids are whatever the user gave, so they may hold slashes: the id takes all of the path up to
-the last word. Everything that means something in a URL (``?``, ``#``, ``%``) must be
-percent-encoded; a slash may be. The one thing a path cannot say is an id that itself ends in
-``/neighbours`` or ``/image``; ``POST /v1/search`` takes it.
+Ids are chosen by the user and may contain slashes: the id takes all of the path up to the last
+word. Characters with a meaning in a URL (``?``, ``#``, ``%``) must be percent-encoded; a slash may
+be. A path cannot express an id that itself ends in ``/neighbours`` or ``/image``;
+``POST /v1/search`` takes it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ import anyio
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
+from PIL import Image
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import CropTurn, Held, ask, detection_fields, filter_of, held_of, limits_of
-from api.schemas.search import DEFAULT_K, MAX_K, WHERE, Detection, SearchAnswer
-from api.service.answers import search_body
-from api.service.batching import Search
+from api.routes.common import (
+    CropLimiterDep,
+    ServedIndexDep,
+    answer_search,
+    get_limits,
+    get_served_index,
+)
+from api.schemas.detections import Detection
+from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer, SearchOptions
+from api.service.answers import DETECTION_COLUMNS, detection_rows, search_body
 from api.service.state import ServedIndex
 from common.errors import StorageError, UnavailableError
 
@@ -31,7 +38,7 @@ router = APIRouter(prefix="/v1/detections", tags=["detections"])
 
 DetectionId = Annotated[
     str,
-    InPath(description="May hold slashes; percent-encode ?, # and %.", examples=["trap-4/57-2"]),
+    InPath(description="May contain slashes; percent-encode ?, # and %.", examples=["trap-4/57-2"]),
 ]
 
 
@@ -48,16 +55,13 @@ async def neighbours(
     where: Annotated[str | None, Query(description=WHERE)] = None,
 ) -> Response:
     """The detection itself is left out."""
-    held_of(request)
-    limits_of(request).check_k(k)
-    return await ask(
+    get_served_index(request)
+    get_limits(request).check_k(k)
+    return await answer_search(
         request,
-        Search(
-            [detection_id],
-            k,
-            lambda found, place: search_body(found, place, k),
-            chosen=filter_of(where),
-        ),
+        [detection_id],
+        SearchOptions(k=k, where=where),
+        lambda results, query: search_body(results, query, k),
     )
 
 
@@ -70,9 +74,11 @@ async def neighbours(
         **error_responses(404, 422, 503),
     },
 )
-async def image(held: Held, turn: CropTurn, detection_id: DetectionId) -> Response:
-    """Cut out exactly as the network saw it before resizing."""
-    crop = await anyio.to_thread.run_sync(_crop, held, detection_id, limiter=turn)
+async def image(
+    served: ServedIndexDep, limiter: CropLimiterDep, detection_id: DetectionId
+) -> Response:
+    """Cropped exactly as the network saw it before resizing."""
+    crop = await anyio.to_thread.run_sync(_crop, served, detection_id, limiter=limiter)
     return Response(crop, media_type="image/jpeg")
 
 
@@ -81,23 +87,22 @@ async def image(held: Held, turn: CropTurn, detection_id: DetectionId) -> Respon
     summary="One detection",
     responses=error_responses(404, 422, 503),
 )
-def detection(held: Held, detection_id: DetectionId) -> Detection:
-    """What the index knows of it."""
-    return Detection(**detection_fields(held, held.row_of(detection_id)))
+def detection(served: ServedIndexDep, detection_id: DetectionId) -> Detection:
+    """The fields of its row."""
+    row = served.snapshot.columns(np.array([served.row_of(detection_id)]), DETECTION_COLUMNS)
+    return Detection(**detection_rows(row)[0])
 
 
-def _crop(held: ServedIndex, detection_id: str) -> bytes:
-    # torch takes seconds to import, and a server that is only searched never needs it
-    from PIL import Image
-
+def _crop(served: ServedIndex, detection_id: str) -> bytes:
+    # late: torch takes seconds to import, and a server that is only searched never needs it
     from pipelines.images.opener import open_image
     from pipelines.images.pixels import ImageError, crop
 
-    row = held.row_of(detection_id)
-    columns = held.snapshot.columns(np.array([row]))
+    row = served.row_of(detection_id)
+    columns = served.snapshot.columns(np.array([row]))
     name = columns["image"][0].rsplit("/", 1)[-1]
     try:
-        pixels = open_image(Path(), str(held.snapshot.image_path(row))).pixels
+        pixels = open_image(Path(), str(served.snapshot.image_path(row))).pixels
         part = crop(pixels, tuple(columns[corner][0] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":

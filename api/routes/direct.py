@@ -1,9 +1,9 @@
 """A route that reads its body and answers by itself, declared like any other.
 
-FastAPI works out dependencies, parses and validates step by step for whatever a function may
-ask; that costs more than the search behind ``/v1/search``. The function of such a route takes
-the request and one model, and gives a response. Path, body, answers and errors stand in the
-OpenAPI document as always, because FastAPI still reads its signature.
+FastAPI resolves dependencies, parses and validates step by step for any signature; that costs
+more than the search behind ``/v1/search``. The function of such a route takes the request and one
+model, and returns a response. Path, body, answers and errors are in the OpenAPI document as usual,
+because FastAPI still reads the signature.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
+from api.http.headers import get_header
+
 
 class DirectRoute(APIRoute):
-    """Give the function ``(request, body)``; ``body`` must be a pydantic model."""
+    """A route whose function takes ``(request, body)``; ``body`` must be a pydantic model."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What FastAPI calls for each request."""
-        answer = self.endpoint
+        endpoint = self.endpoint
         assert self.body_field is not None
         model = self.body_field.field_info.annotation
         assert isinstance(model, type)
@@ -30,20 +32,15 @@ class DirectRoute(APIRoute):
         parse = model.model_validate_json
 
         async def handle(request: Request) -> Response:
-            kind = next((v for name, v in request.scope["headers"] if name == b"content-type"), b"")
-            if b"json" not in kind:
-                said = kind.decode("latin-1") or "no content type"
+            content_type = get_header(request.scope, b"content-type") or b""
+            if b"json" not in content_type:
+                sent = content_type.decode("latin-1") or "no content type"
+                message = f"send application/json, not {sent}"
                 raise RequestValidationError(
-                    [
-                        {
-                            "loc": ("body",),
-                            "type": "kind",
-                            "msg": f"send application/json, not {said}",
-                        }
-                    ]
+                    [{"loc": ("body",), "type": "content_type", "msg": message}]
                 )
             try:
-                asked = parse(await request.body())
+                body = parse(await request.body())
             except ValidationError as error:
                 raise RequestValidationError(
                     [
@@ -51,7 +48,7 @@ class DirectRoute(APIRoute):
                         for item in error.errors(include_url=False, include_input=False)
                     ]
                 ) from None
-            response: Response = await answer(request, asked)
+            response: Response = await endpoint(request, body)
             return response
 
         return handle

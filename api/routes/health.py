@@ -1,13 +1,14 @@
-"""Alive, ready, and how it is going: for probes, load balancers and Prometheus."""
+"""Liveness, readiness and metrics: for probes, load balancers and Prometheus."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.http.errors import ApiError, error_responses
-from api.http.metrics import CONTENT_TYPE, Metrics
-from api.routes.common import Serving
-from api.schemas.search import Health
+from api.http.metrics import Metrics
+from api.routes.common import ServiceDep
+from api.schemas.common import Health
 
 router = APIRouter()
 
@@ -24,11 +25,11 @@ async def livez() -> Health:
     tags=["health"],
     responses=error_responses(503),
 )
-async def readyz(serving: Serving) -> Health:
-    """503 until then, and again from the moment the server is told to stop."""
-    if serving.draining:
-        raise ApiError(503, "stopping", "this server was told to stop; ask another")
-    serving.holdings()
+async def readyz(service: ServiceDep) -> Health:
+    """503 until then, and again as soon as the server is asked to stop."""
+    if service.draining:
+        raise ApiError(503, "stopping", "this server is stopping; use another")
+    service.served_index()
     return Health(status="ok")
 
 
@@ -42,4 +43,4 @@ async def readyz(serving: Serving) -> Health:
 async def metrics(request: Request) -> Response:
     """Requests and their latency by route, queue, batches, snapshot, reloads."""
     counters: Metrics = request.app.state.metrics
-    return Response(counters.text(), media_type=CONTENT_TYPE)
+    return Response(counters.text(), media_type=CONTENT_TYPE_LATEST)

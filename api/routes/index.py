@@ -1,16 +1,15 @@
-"""What is being served, and a look whether something newer should be."""
+"""What is being served, and reloading it."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import PurePath
 
 from fastapi import APIRouter
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import Held, Serving
-from api.schemas.search import IndexSummary, ModelSummary, Recall, Reloaded
+from api.routes.common import ServedIndexDep, ServiceDep
+from api.schemas.index import IndexSummary, ModelSummary, Recall, Reloaded
 from common.errors import OnepassError, StorageError
 from index.search.snapshot import list_versions
 
@@ -24,27 +23,25 @@ router = APIRouter(prefix="/v1/index", tags=["index"])
     summary="The snapshot and the model behind it",
     responses=error_responses(503),
 )
-def index(held: Held, serving: Serving) -> IndexSummary:
+def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
-    manifest = held.snapshot.manifest
+    manifest = served.snapshot.manifest
     model = manifest.model
-    assert serving.since is not None
+    assert service.since is not None
     try:
-        versions = list_versions(serving.index)
+        versions = list_versions(service.index)
     except StorageError as error:
         logger.error("index: %s", error)
-        raise ApiError(503, "store_unavailable", serving.without_paths(error)) from None
+        raise ApiError(503, "store_unavailable", service.without_paths(error)) from None
     return IndexSummary(
         version=manifest.version,
         versions=versions,
-        since=serving.since,
+        since=service.since,
         metric=manifest.metric,
         factory=manifest.factory,
         rows=manifest.rows,
         dim=manifest.dim,
-        recall=Recall(
-            k=manifest.recall.k, target=manifest.recall.target, measured=manifest.recall.measured
-        ),
+        recall=Recall.model_validate(manifest.recall, from_attributes=True),
         fingerprint=manifest.fingerprint,
         runs=[PurePath(run.path).name for run in manifest.runs],
         model=ModelSummary(
@@ -63,14 +60,13 @@ def index(held: Held, serving: Serving) -> IndexSummary:
     summary="Serve the version that CURRENT names, now",
     responses=error_responses(503),
 )
-async def reload(serving: Serving) -> Reloaded:
-    """Within a second or two the server does so by itself; this waits until it has.
+async def reload(service: ServiceDep) -> Reloaded:
+    """The server does so by itself within a second or two; this waits until it has.
 
-    A version that does not open is a 503 that says why, and what was served is served on.
+    A version that does not open is a 503 that says why, and the earlier one is still served.
     """
     try:
-        done = await serving.reload()
+        return await service.reload()
     except OnepassError as error:
         logger.error("reload: %s", error)
-        raise ApiError(503, "reload_failed", serving.without_paths(error)) from None
-    return Reloaded(**asdict(done))
+        raise ApiError(503, "reload_failed", service.without_paths(error)) from None

@@ -1,8 +1,8 @@
-"""The page at ``/``: files of ``api/page``, as they are, with headers that hold it to itself.
+"""The page at ``/``: the files of ``api/page`` unchanged, with headers that restrict it.
 
-The page shows whatever stands in an index, so nothing in it may become code: no inline script
-or style, no other host, and no text parsed as HTML (``require-trusted-types-for``). Its files
-are read once, so a name from a URL never meets the disk.
+The page shows text of an index, so no text may become code: no inline script or style, no other
+host, and no text parsed as HTML (``require-trusted-types-for``). The files are read once, so a
+name from a URL never reaches the disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # keep it, but ask whether it is still the same
+    "Cache-Control": "no-cache",  # cache it, but revalidate
 }
 
 router = APIRouter(include_in_schema=False)
@@ -60,13 +60,13 @@ _TAGS = {name: f'"{hashlib.sha256(data).hexdigest()[:16]}"' for name, data in _F
 
 @router.get("/")
 async def page(request: Request) -> Response:
-    """The page itself."""
+    """The HTML of the page."""
     return _answer(request, "index.html")
 
 
 @router.get("/page/{name}")
 async def part(request: Request, name: str) -> Response:
-    """A file that the page names."""
+    """A file of the page."""
     if name not in _FILES:
         raise HTTPException(404)
     return _answer(request, name)

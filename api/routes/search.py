@@ -9,8 +9,8 @@ import numpy as np
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from numpy.typing import NDArray
 
-from api.http.errors import ApiError, error_responses
-from api.routes.common import ask, filter_of, held_of, limits_of
+from api.http.errors import error_responses
+from api.routes.common import answer_search, get_limits, get_served_index
 from api.routes.direct import DirectRoute
 from api.schemas.search import (
     DEFAULT_K,
@@ -21,17 +21,16 @@ from api.schemas.search import (
     ImageSearchAnswer,
     Query,
     SearchAnswer,
+    SearchOptions,
     SearchRequest,
-    read_floats,
-    read_vector,
 )
+from api.schemas.vectors import read_floats, read_vector
 from api.service.answers import batch_body, search_body
-from api.service.batching import Search
 from api.service.line import BoundedQueue
-from api.service.vectors import usable
+from api.service.vectors import check_vectors, invalid_vector
 
 router = APIRouter(prefix="/v1/search", tags=["search"])
-# Read and answered without FastAPI's own steps in between; see DirectRoute.
+# Reads its body and answers without the steps of FastAPI; see DirectRoute.
 direct = APIRouter(prefix="/v1/search", tags=["search"], route_class=DirectRoute)
 
 
@@ -41,26 +40,18 @@ direct = APIRouter(prefix="/v1/search", tags=["search"], route_class=DirectRoute
     response_model=SearchAnswer,
     responses=error_responses(400, 404, 413, 422, 429, 503),
 )
-async def search(request: Request, asked: SearchRequest) -> Response:
+async def search(request: Request, body: SearchRequest) -> Response:
     """Give exactly one of `detection_id` and `vector`.
 
-    A detection is never among its own hits. `where` and `ids` say which rows may be hits; where
-    fewer than `k` rows fit, all of them are.
+    A detection is never among its own hits. Only rows that match `where` and `ids` can be hits;
+    where fewer than `k` rows match, all of them are.
     """
-    k, dim, limits = asked.k, held_of(request).snapshot.manifest.dim, limits_of(request)
-    limits.check_k(k)
-    limits.check_ids(asked.ids)
-    limits.check_size(1, k, dim, include_features=asked.include_features)
-    return await ask(
+    _check_options(request, body, 1)
+    return await answer_search(
         request,
-        Search(
-            [_query(asked, "")],
-            k,
-            lambda found, place: search_body(found, place, k),
-            chosen=filter_of(asked.where, asked.ids),
-            exact=asked.exact,
-            include_features=asked.include_features,
-        ),
+        [_read_query(body)],
+        body,
+        lambda results, query: search_body(results, query, body.k),
     )
 
 
@@ -70,35 +61,27 @@ async def search(request: Request, asked: SearchRequest) -> Response:
     response_model=BatchAnswer,
     responses=error_responses(400, 404, 413, 422, 429, 503),
 )
-async def search_batch(request: Request, asked: BatchRequest) -> Response:
+async def search_batch(request: Request, body: BatchRequest) -> Response:
     """Many times faster than as many single searches, and all from one snapshot.
 
     A query that cannot be answered refuses the whole batch; the message says which.
     """
-    k, dim, limits = asked.k, held_of(request).snapshot.manifest.dim, limits_of(request)
-    limits.check_k(k)
-    limits.check_ids(asked.ids)
     queries: list[str | NDArray[np.float32]]
-    if asked.queries is not None:
-        count = len(asked.queries)
+    if body.queries is not None:
+        _check_options(request, body, len(body.queries))
+        queries = [
+            _read_query(query, f"query {number}: ") for number, query in enumerate(body.queries)
+        ]
     else:
-        vectors = _many(asked.vectors or "", dim)
-        count = len(vectors)
-    limits.check_size(count, k, dim, include_features=asked.include_features)
-    if asked.queries is not None:
-        queries = [_query(query, f"query {number}: ") for number, query in enumerate(asked.queries)]
-    else:
-        queries = list(usable(vectors))
-    return await ask(
+        dim = get_served_index(request).snapshot.manifest.dim
+        vectors = _read_vectors(body.vectors or "", dim)
+        _check_options(request, body, len(vectors))
+        queries = list(check_vectors(vectors))
+    return await answer_search(
         request,
-        Search(
-            queries,
-            k,
-            lambda found, place: batch_body(found, place, count, k),
-            chosen=filter_of(asked.where, asked.ids),
-            exact=asked.exact,
-            include_features=asked.include_features,
-        ),
+        queries,
+        body,
+        lambda results, first: batch_body(results, first, len(queries), body.k),
     )
 
 
@@ -117,54 +100,54 @@ async def search_image(
     exact: Annotated[bool, Form()] = False,
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
-    held, limits = held_of(request), limits_of(request)
+    options = SearchOptions(k=k, where=where, include_features=include_features, exact=exact)
+    _check_options(request, options, 1)
+    served, max_pixels = get_served_index(request), get_limits(request).pixels
     uploads: BoundedQueue = request.app.state.uploads
-    limits.check_k(k)
-    limits.check_size(1, k, held.snapshot.manifest.dim, include_features=include_features)
-    with uploads.place():
+    with uploads.slot():
         data = await image.read()
         embedded = await anyio.to_thread.run_sync(
-            lambda: held.embed(data, max_pixels=limits.pixels), limiter=uploads.turn
+            lambda: served.embed(data, max_pixels=max_pixels), limiter=uploads.limiter
         )
     upload: dict[str, Any] = {
         "label": embedded.label,
         "score": embedded.score,
         "topk": embedded.topk,
     }
-    return await ask(
+    return await answer_search(
         request,
-        Search(
-            [usable(embedded.embedding)],
-            k,
-            lambda found, place: search_body(found, place, k, upload=upload),
-            chosen=filter_of(where),
-            exact=exact,
-            include_features=include_features,
-        ),
+        [check_vectors(embedded.embedding)],
+        options,
+        lambda results, query: search_body(results, query, k, upload=upload),
     )
 
 
-def _query(query: Query, at: str) -> str | NDArray[np.float32]:
+def _check_options(request: Request, options: SearchOptions, queries: int) -> None:
+    limits, dim = get_limits(request), get_served_index(request).snapshot.manifest.dim
+    limits.check_k(options.k)
+    limits.check_ids(options.ids)
+    limits.check_size(queries, options.k, dim, include_features=options.include_features)
+
+
+def _read_query(query: Query, prefix: str = "") -> str | NDArray[np.float32]:
     if query.detection_id is not None:
         return query.detection_id
     assert query.vector is not None
     try:
-        return usable(read_vector(query.vector), at)
+        return check_vectors(read_vector(query.vector), prefix)
     except ValueError as error:
-        raise ApiError(422, "invalid_vector", f"{at}{error}") from None
+        raise invalid_vector(f"{prefix}{error}") from None
 
 
-def _many(text: str, dim: int) -> NDArray[np.float32]:
+def _read_vectors(text: str, dim: int) -> NDArray[np.float32]:
     """The vectors of a batch, [Q, dim]."""
     try:
         numbers = read_floats(text, "vectors")
     except ValueError as error:
-        raise ApiError(422, "invalid_vector", str(error)) from None
+        raise invalid_vector(str(error)) from None
     if not len(numbers) or len(numbers) % dim:
-        raise ApiError(
-            422,
-            "invalid_vector",
+        raise invalid_vector(
             f"vectors holds {len(numbers)} numbers; this index has {dim} a vector, so give a "
-            f"multiple of {dim}",
+            f"multiple of {dim}"
         )
     return numbers.reshape(-1, dim)

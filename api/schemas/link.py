@@ -1,15 +1,17 @@
-"""What goes over the wire when a camera's frames are linked as they come."""
+"""Frames of live cameras and how they were linked."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.schemas.search import Box, CameraTime, LinkCost
+from api.schemas.common import Box, CameraTime, Vector, examples
+from api.schemas.tracks import LinkCost
 
 MAX_DETECTIONS = 1000
-MAX_FRAME = 2**53  # what JSON's readers hold exactly
+MAX_FRAME = 2**53  # JSON readers that use doubles hold larger numbers inexactly
 MAX_SIDE = 1_000_000  # pixels
 
 Pixel = Annotated[float, Field(ge=-MAX_SIDE, le=MAX_SIDE, allow_inf_nan=False)]
@@ -50,20 +52,16 @@ class LiveDetection(BaseModel):
     score: float | None = Field(
         None,
         allow_inf_nan=False,
-        description="The detector's; without one a detection is strong (see strong_score).",
+        description="The detector's score; without one a detection is strong (see strong_score).",
     )
-    vector: list[float] | str | None = Field(
-        None,
-        description="A raw embedding of the index's model: a list of numbers, or the base64 of "
-        "little-endian float32.",
-    )
+    vector: Vector = None
     image: str | None = Field(
-        None, description="What the box holds, as base64 of JPEG, PNG, WebP, TIFF, GIF or BMP."
+        None, description="The crop of the box, as base64 of JPEG, PNG, WebP, TIFF, GIF or BMP."
     )
 
     @property
-    def way(self) -> str:
-        """What it brings to be compared by."""
+    def content(self) -> str:
+        """Which of ``vector`` and ``image`` it has."""
         given = [name for name in ("vector", "image") if getattr(self, name) is not None]
         return " and ".join(given) or "nothing"
 
@@ -71,28 +69,24 @@ class LiveDetection(BaseModel):
 class LinkRequest(BaseModel):
     """A new frame's detections; each with a vector, each with a crop, or one `image` for all."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "request_id": "trap-4/57",
-                    "sequence": "trap-4/2022-06-19",
-                    "frame": 57,
-                    "timestamp": "2022-06-20T00:29:59",
-                    "image_width": 4096,
-                    "image_height": 2160,
-                    "detections": [{"box": _BOX, "vector": "j8L1PQAAAACkcN8/"}],
-                },
-                {
-                    "request_id": "trap-4/58",
-                    "sequence": "trap-4/2022-06-19",
-                    "image_width": 4096,
-                    "image_height": 2160,
-                    "detections": [],
-                },
-            ]
+    model_config = examples(
+        {
+            "request_id": "trap-4/57",
+            "sequence": "trap-4/2022-06-19",
+            "frame": 57,
+            "timestamp": "2022-06-20T00:29:59",
+            "image_width": 4096,
+            "image_height": 2160,
+            "detections": [{"box": _BOX, "vector": "j8L1PQAAAACkcN8/"}],
         },
+        {
+            "request_id": "trap-4/58",
+            "sequence": "trap-4/2022-06-19",
+            "image_width": 4096,
+            "image_height": 2160,
+            "detections": [],
+        },
+        extra="forbid",
     )
 
     request_id: str = Field(
@@ -106,7 +100,7 @@ class LinkRequest(BaseModel):
         None,
         ge=0,
         le=MAX_FRAME,
-        description="Later than the sequence's last one; null: one step after it.",
+        description="Must be later than the last frame of the sequence; null: one step after it.",
     )
     frame_step: int = Field(
         1,
@@ -126,71 +120,69 @@ class LinkRequest(BaseModel):
     image_height: Side | None = Field(None, description="In pixels; not with `image`.")
     detections: list[LiveDetection] = Field(
         max_length=MAX_DETECTIONS,
-        description="May be empty: a frame with nothing in it is one that every track missed.",
+        description="May be empty; then every track misses this frame.",
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _check(self) -> Self:
         size = (self.image_width, self.image_height)
         if self.image is None and None in size:
             raise ValueError("give image_width and image_height: they are the unit of distance")
         if self.image is not None and size != (None, None):
             raise ValueError("image says how large it is; leave image_width and image_height out")
-        ways = [one.way for one in self.detections]
-        wanted = "nothing" if self.image is not None else "vector" if "vector" in ways else "image"
-        for number, one in enumerate(self.detections):
-            if one.way != wanted:
+        contents = [detection.content for detection in self.detections]
+        expected = (
+            "nothing" if self.image is not None else "vector" if "vector" in contents else "image"
+        )
+        for number, detection in enumerate(self.detections):
+            if contents[number] != expected:
                 raise ValueError(
-                    f"detection {number} brings {one.way}; give the frame's image, or else a "
+                    f"detection {number} has {contents[number]}; give the frame's image, or a "
                     "vector of every detection, or an image of every detection"
                 )
-            x1, y1, x2, y2 = one.box
+            x1, y1, x2, y2 = detection.box
             if x2 <= x1 or y2 <= y1:
                 raise ValueError(
-                    f"detection {number}: box {list(one.box)} has no area; it is x1, y1, x2, y2"
+                    f"detection {number}: box {list(detection.box)} has no area; it is x1, y1, x2, "
+                    "y2"
                 )
-        names = self.detection_ids
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"detection_id {twice[:100]!r} stands twice in this frame")
+        duplicates = [name for name, count in Counter(self.detection_ids).items() if count > 1]
+        if duplicates:
+            raise ValueError(f"detection_id {duplicates[0][:100]!r} is given twice in this frame")
         return self
 
     @property
     def detection_ids(self) -> list[str]:
-        """Of every detection, those made up for it included."""
+        """Id of every detection; ``request_id/number`` where none was given."""
         return [
-            one.detection_id or f"{self.request_id}/{number}"
-            for number, one in enumerate(self.detections)
+            detection.detection_id or f"{self.request_id}/{number}"
+            for number, detection in enumerate(self.detections)
         ]
 
 
 class Link(LinkCost):
-    """What became of a detection; costs are null where its track starts."""
+    """The link of one detection; costs are null where its track starts."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_LINK]})
+    model_config = examples(_LINK)
 
     detection_id: str
-    track_id: str | None = Field(description="null: a weak detection that no track took.")
-    position: int | None = Field(description="In the track; 0 is its first.")
+    track_id: str | None = Field(description="null: a weak detection that extends no track.")
+    position: int | None = Field(description="Position in the track; 0 is its first detection.")
     label: str | None = Field(description="The class; null where a vector was sent.")
-    label_score: float | None = Field(description="The model's probability for that class.")
+    label_score: float | None = Field(description="The model's probability of that class.")
 
 
 class LinkAnswer(BaseModel):
-    """A frame, linked. The header `Idempotent-Replayed: true` says it was linked before."""
+    """A linked frame. The header `Idempotent-Replayed: true` says it was linked before."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "sequence": "trap-4/2022-06-19",
-                    "frame": 57,
-                    "request_id": "trap-4/57",
-                    "restarted": None,
-                    "tracks_open": 3,
-                    "detections": [_LINK],
-                }
-            ]
+    model_config = examples(
+        {
+            "sequence": "trap-4/2022-06-19",
+            "frame": 57,
+            "request_id": "trap-4/57",
+            "restarted": None,
+            "tracks_open": 3,
+            "detections": [_LINK],
         }
     )
 
@@ -198,11 +190,11 @@ class LinkAnswer(BaseModel):
     frame: int
     request_id: str
     restarted: str | None = Field(
-        description="Why no track of before could go on, such as other link options or another "
-        "model; null: they could."
+        description="Why all earlier tracks were closed, such as other link options or another "
+        "model; null: they were not."
     )
     tracks_open: int = Field(description="Tracks that the next frame may continue.")
-    detections: list[Link] = Field(description="In the order in which they were sent.")
+    detections: list[Link] = Field(description="In the order of the request.")
 
 
 class OpenTrack(BaseModel):
@@ -210,42 +202,38 @@ class OpenTrack(BaseModel):
 
     track_id: str
     length: int = Field(description="Number of detections.")
-    detection_id: str = Field(description="Its last.")
-    frame: int = Field(description="Of its last detection.")
+    detection_id: str = Field(description="Its last detection.")
+    frame: int = Field(description="Frame of its last detection.")
     box: Box
 
 
 class OpenSequence(BaseModel):
-    """Where a sequence stands."""
+    """The last frame of a sequence and its open tracks."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = examples(
+        {
+            "sequence": "trap-4/2022-06-19",
+            "frame": 57,
+            "timestamp": "2022-06-20T00:29:59",
+            "restarts": None,
+            "tracks_started": 13,
+            "tracks": [
                 {
-                    "sequence": "trap-4/2022-06-19",
+                    "track_id": "trap-4/2022-06-19:00012",
+                    "length": 2,
+                    "detection_id": "trap-4/57/0",
                     "frame": 57,
-                    "timestamp": "2022-06-20T00:29:59",
-                    "restarts": None,
-                    "tracks_started": 13,
-                    "tracks": [
-                        {
-                            "track_id": "trap-4/2022-06-19:00012",
-                            "length": 2,
-                            "detection_id": "trap-4/57/0",
-                            "frame": 57,
-                            "box": _BOX,
-                        }
-                    ],
+                    "box": _BOX,
                 }
-            ]
+            ],
         }
     )
 
     sequence: str
-    frame: int = Field(description="The last one; the next must be later.")
-    timestamp: CameraTime | None = Field(description="When that was taken, if it was said.")
+    frame: int = Field(description="The last frame; the next must be later.")
+    timestamp: CameraTime | None = Field(description="When it was taken, if that is known.")
     restarts: str | None = Field(
-        description="Why the next frame would start all tracks anew; null: it would not."
+        description="Why the next frame would close all tracks; null: it would not."
     )
     tracks_started: int
     tracks: list[OpenTrack]

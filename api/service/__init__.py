@@ -1,1 +1,1 @@
-"""What the service holds and does: the served index, batches of searches, browsing, live frames."""
+"""What the service does: the served index, batches of searches, browsing, live frames."""

@@ -1,7 +1,7 @@
-"""Hits of many queries to the bytes of their answers.
+"""Turns the hits of many queries into the bytes of their answers.
 
 A model object for each hit would cost more than the search itself, so answers are built column
-by column as plain dicts and written by orjson; tests hold them against the declared models.
+by column as plain dicts and written by orjson; tests compare them with the declared models.
 """
 
 from __future__ import annotations
@@ -17,28 +17,26 @@ from numpy.typing import NDArray
 from index.search.snapshot import Hits, Snapshot
 
 # Columns of a snapshot that answers show.
-SHOWN = (
+DETECTION_COLUMNS = (
     *("detection_id", "label", "score", "image", "x1", "y1", "x2", "y2"),
     *("sequence", "frame", "timestamp"),
 )
 
-_NUMPY = orjson.OPT_SERIALIZE_NUMPY
-
 
 @dataclass(frozen=True)
-class FoundHits:
+class SearchResults:
     """Hits of Q queries in one snapshot, as dicts with the fields of ``Hit``."""
 
     snapshot: Snapshot
     hits: list[dict[str, Any]]  # of all queries, one after the other
     ends: list[int]  # [Q] where each query's hits end
 
-    def of(self, query: int) -> list[dict[str, Any]]:
+    def hits_of(self, query: int) -> list[dict[str, Any]]:
         """The hits of one query."""
         return self.hits[self.ends[query - 1] if query else 0 : self.ends[query]]
 
 
-def detections(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+def detection_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """Rows of a snapshot as the fields of ``Detection``, without any folder of the server."""
     return [
         {
@@ -52,60 +50,75 @@ def detections(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
             "timestamp": timestamp,
         }
         for detection_id, label, score, image, x1, y1, x2, y2, sequence, frame, timestamp in zip(
-            *(columns[name] for name in SHOWN), strict=True
+            *(columns[name] for name in DETECTION_COLUMNS), strict=True
         )
     ]
 
 
-def found(
+def collect_results(
     snapshot: Snapshot,
     hits: Hits,
-    wanted: Sequence[int],
-    itself: NDArray[np.int64],
-    features: NDArray[np.bool_],
-) -> FoundHits:
-    """Cut hits to what each query wants, and read what stands in their rows.
+    ks: Sequence[int],
+    query_rows: NDArray[np.int64],
+    with_features: NDArray[np.bool_],
+) -> SearchResults:
+    """Cut the hits to what each query asks for, and read the fields of their rows.
 
     Args:
         snapshot: the one that was searched.
-        hits: [Q, W], nearest first.
-        wanted: [Q] hits of each query at most.
-        itself: [Q] the row that is the query itself and no hit of it; -1: none is.
-        features: [Q] whether its hits come with their vectors.
+        hits: ``[Q, W]``, nearest first.
+        ks: ``[Q]`` most hits of each query.
+        query_rows: ``[Q]`` the row of the query, which is not its own hit; -1: it has none.
+        with_features: ``[Q]`` whether the query's hits include their vectors.
     """
-    kept = (hits.rows != itself[:, None]) & (hits.rows >= 0)
-    kept &= np.cumsum(kept, axis=1) <= np.asarray(wanted)[:, None]
+    kept = (hits.rows != query_rows[:, None]) & (hits.rows >= 0)
+    kept &= np.cumsum(kept, axis=1) <= np.asarray(ks)[:, None]
     counts = kept.sum(axis=1)
     rows = hits.rows[kept]
-    rank = np.cumsum(kept, axis=1)[kept]
-    described = detections(snapshot.columns(rows, SHOWN))
-    for hit, place, score in zip(described, rank.tolist(), hits.scores[kept].tolist(), strict=True):
-        hit["rank"] = place
+    ranks = np.cumsum(kept, axis=1)[kept].tolist()
+    described = detection_rows(snapshot.columns(rows, DETECTION_COLUMNS))
+    for hit, rank, score in zip(described, ranks, hits.scores[kept].tolist(), strict=True):
+        hit["rank"] = rank
         hit["score"] = score
         hit["features"] = None
-    if features.any():
-        asked = np.flatnonzero(np.repeat(features, counts))
-        for place, vector in zip(asked.tolist(), snapshot.vectors(rows[asked]), strict=True):
-            described[place]["features"] = vector
-    return FoundHits(snapshot, described, np.cumsum(counts).tolist())
+    if with_features.any():
+        positions = np.flatnonzero(np.repeat(with_features, counts))
+        vectors = snapshot.vectors(rows[positions])
+        for position, vector in zip(positions.tolist(), vectors, strict=True):
+            described[position]["features"] = vector
+    return SearchResults(snapshot, described, np.cumsum(counts).tolist())
 
 
 def search_body(
-    found: FoundHits, place: int, k: int, *, upload: dict[str, Any] | None = None
+    results: SearchResults, query: int, k: int, *, upload: dict[str, Any] | None = None
 ) -> bytes:
-    """A ``SearchAnswer`` for the query at ``place``; an ``ImageSearchAnswer`` with ``upload``."""
-    answer = _head(found, k) | {"hits": found.of(place)}
+    """JSON of the ``SearchAnswer`` for one query.
+
+    Args:
+        results: of all queries.
+        query: number of the query.
+        k: as asked for.
+        upload: fields of ``UploadedQuery``, to make it an ``ImageSearchAnswer``.
+    """
+    answer = _head(results, k) | {"hits": results.hits_of(query)}
     if upload is not None:
         answer["query"] = upload
-    return orjson.dumps(answer, option=_NUMPY)
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def batch_body(found: FoundHits, first: int, count: int, k: int) -> bytes:
-    """A ``BatchAnswer`` for ``count`` queries from the one at ``first`` on."""
-    results = [{"hits": found.of(place)} for place in range(first, first + count)]
-    return orjson.dumps(_head(found, k) | {"results": results}, option=_NUMPY)
+def batch_body(results: SearchResults, first: int, count: int, k: int) -> bytes:
+    """JSON of the ``BatchAnswer`` for consecutive queries.
+
+    Args:
+        results: of all queries.
+        first: number of the first query.
+        count: how many queries.
+        k: as asked for.
+    """
+    hits = [{"hits": results.hits_of(query)} for query in range(first, first + count)]
+    return orjson.dumps(_head(results, k) | {"results": hits}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _head(found: FoundHits, k: int) -> dict[str, Any]:
-    manifest = found.snapshot.manifest
+def _head(results: SearchResults, k: int) -> dict[str, Any]:
+    manifest = results.snapshot.manifest
     return {"snapshot": manifest.version, "metric": manifest.metric, "k": k}

@@ -6,7 +6,7 @@ free, everything that waits is taken at once, without a timer. A lone request st
 many requests batch by themselves. Queries with the same filter share one call with the largest k.
 
 Two threads take turns: one searches with all cores (never two at once, so FAISS's threads do not
-fight for them), the other meanwhile writes the answers of the batch before.
+compete for them) while the other writes the answers of the batch before.
 """
 
 from __future__ import annotations
@@ -28,43 +28,49 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError, too_busy
 from api.http.limits import Limits
 from api.http.metrics import Metrics
-from api.service.answers import FoundHits, found
+from api.service.answers import SearchResults, collect_results
+from api.service.vectors import wrong_dimension
 from common.errors import FilterError
 from index.search.filters import Filter
 
 if TYPE_CHECKING:
     from api.service.state import ServedIndex
 
-_TOGETHER_K = 100  # a search for more hits is slower for all that share it: such go by themselves
-_CLOSE_SECONDS = 10.0  # a call of FAISS cannot be broken off, only left alone
+_SHARED_K = 100  # a larger k slows all that share a call, so such searches share another one
+_CLOSE_SECONDS = 10.0  # a call of FAISS cannot be interrupted, only abandoned
 
 
 @dataclass(frozen=True)
 class Search:
-    """The queries of one request and what it wants of them.
+    """The queries of one request and their options.
 
     Attributes:
-        queries: [Q] each a detection's id, or a raw vector [D] that is finite and not zero.
-        write: makes the answer's bytes of what was found, given the place of its first query.
+        queries: Q ids of detections or raw vectors [D], which are finite and not zero.
+        k: hits of each query.
+        write: makes the bytes of the answer; called with the results of the whole batch and the
+            number of this request's first query in it.
+        filter: only rows that match this.
+        exact: compare with every vector.
+        include_features: hits include their vectors.
     """
 
     queries: list[str | NDArray[np.float32]]
     k: int
-    write: Callable[[FoundHits, int], bytes]
-    chosen: Filter | None = None
+    write: Callable[[SearchResults, int], bytes]
+    filter: Filter | None = None
     exact: bool = False
     include_features: bool = False
 
     @property
     def group(self) -> tuple[Filter | None, bool, bool]:
         """Searches of one group can share a call."""
-        return self.chosen, self.exact, self.k > _TOGETHER_K
+        return self.filter, self.exact, self.k > _SHARED_K
 
     @property
     def cost(self) -> int:
-        """What it weighs in the queue and in a batch: its queries, and more with their vectors.
+        """Its weight in the queue and in a batch: the queries, and more with vectors.
 
-        An answer with a thousand vectors is megabytes, and all that are made at once add up.
+        An answer with a thousand vectors is megabytes, and those of a batch add up.
         """
         return len(self.queries) * (max(1, self.k // 4) if self.include_features else 1)
 
@@ -77,8 +83,8 @@ class Answer:
     snapshot: str
 
 
-class _Waiting:
-    """A search, and who waits for it."""
+class _Pending:
+    """A search and the future of its answer."""
 
     __slots__ = ("future", "loop", "search")
 
@@ -89,35 +95,43 @@ class _Waiting:
 
 
 class Batcher:
-    """A bounded queue before the index, and the threads that empty it.
+    """A bounded queue of searches, and the threads that answer them.
 
     Args:
-        held: what is served now; asked once a batch, so that one snapshot answers all of it.
+        served_index: gives the index served now; called once a batch, so that one snapshot
+            answers all of it.
         limits: ``waiting_queries``, and ``batch`` and ``hits`` of one call.
-        metrics: told of the queue's depth and of each batch's size.
-        together: False answers every request by itself, a thread and a core each.
+        metrics: gets the queue's depth and each batch's size.
+        micro_batching: False answers every request by itself, a thread and a core each.
     """
 
     def __init__(
-        self, held: Callable[[], ServedIndex], *, limits: Limits, metrics: Metrics, together: bool
+        self,
+        served_index: Callable[[], ServedIndex],
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        micro_batching: bool,
     ) -> None:
-        self._held = held
+        self._served_index = served_index
         self._limits = limits
         self._metrics = metrics
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._left_over: _Waiting | None = None  # taken, but too much for that batch; under _turn
+        self._queue: SimpleQueue[_Pending | None] = SimpleQueue()
+        self._left_over: _Pending | None = None  # too much for the batch before; under _turn
         self._lock = threading.Lock()
         self._depth = 0
-        self._together = together
-        self._turn: AbstractContextManager[Any] = threading.Lock() if together else nullcontext()
+        self._micro_batching = micro_batching
+        self._turn: AbstractContextManager[Any] = (
+            threading.Lock() if micro_batching else nullcontext()
+        )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self._cores = cores or 1
         self._threads: list[threading.Thread] = []
         metrics.queue_depth.set_function(lambda: self._depth)
 
     def start(self) -> None:
-        """Begin to answer."""
-        count = 2 if self._together else self._cores
+        """Start the threads."""
+        count = 2 if self._micro_batching else self._cores
         self._threads = [
             threading.Thread(target=self._work, name=f"search-{number}", daemon=True)
             for number in range(count)
@@ -133,28 +147,28 @@ class Batcher:
             thread.join(timeout=_CLOSE_SECONDS)
 
     async def search(self, search: Search) -> Answer:
-        """Wait for a search's answer.
+        """Queue a search and wait for its answer.
 
         Raises:
             ApiError: 429, too many queries wait; 404, no such detection; 422, the vector or the
                 filter does not fit the index.
         """
         with self._lock:
-            # What is larger than the whole queue must still get its turn when nothing waits.
+            # A search larger than the whole queue is accepted when nothing else waits.
             if self._depth and self._depth + search.cost > self._limits.waiting_queries:
-                self._metrics.rejected("queue")
+                self._metrics.record_rejection("queue")
                 raise too_busy(
-                    f"{self._depth} queries wait for the index, up to "
-                    f"{self._limits.waiting_queries} may; ask again in a second"
+                    f"{self._depth} queries wait for the index and the limit is "
+                    f"{self._limits.waiting_queries}; try again in a second"
                 )
             self._depth += search.cost
-        waiting = _Waiting(search)
-        self._queue.put(waiting)
-        return await waiting.future
+        pending = _Pending(search)
+        self._queue.put(pending)
+        return await pending.future
 
     def _work(self) -> None:
-        # OpenMP keeps this per thread, so it is set where it counts.
-        faiss.omp_set_num_threads(self._cores if self._together else 1)
+        # OpenMP keeps this number per thread, so each thread sets its own.
+        faiss.omp_set_num_threads(self._cores if self._micro_batching else 1)
         while True:
             with self._turn:
                 batch = self._take()
@@ -163,45 +177,45 @@ class Batcher:
                 groups = self._search(batch)
             self._answer(groups)
 
-    def _take(self) -> list[_Waiting]:
-        """All that waits, up to one batch; waits for the first. Empty: it is over."""
+    def _take(self) -> list[_Pending]:
+        """Wait for a search, then take all that wait, up to one batch; empty: closed."""
         first = self._left_over or self._queue.get()
         self._left_over = None
         if first is None:
             return []
-        batch, cost, largest = [first], first.search.cost, first.search.k
+        batch, cost, largest_k = [first], first.search.cost, first.search.k
         with contextlib.suppress(Empty):
-            while self._together and cost < self._limits.batch:
-                one = self._queue.get_nowait()
-                if one is None:
-                    self._queue.put(None)  # end after this batch
+            while self._micro_batching and cost < self._limits.batch:
+                pending = self._queue.get_nowait()
+                if pending is None:
+                    self._queue.put(None)  # close after this batch
                     break
-                largest = max(largest, one.search.k)
-                more = cost + one.search.cost
-                if more > self._limits.batch or more * largest > self._limits.hits:
-                    self._left_over = one
+                largest_k = max(largest_k, pending.search.k)
+                total = cost + pending.search.cost
+                if total > self._limits.batch or total * largest_k > self._limits.hits:
+                    self._left_over = pending
                     break
-                cost = more
-                batch.append(one)
+                cost = total
+                batch.append(pending)
         with self._lock:
             self._depth -= cost
         return batch
 
-    def _search(self, batch: list[_Waiting]) -> list[_Group]:
-        """Search each group of a batch in one call; every failure stays with whom it belongs to."""
-        by_key: dict[Any, list[_Waiting]] = {}
-        for one in batch:
-            by_key.setdefault(one.search.group, []).append(one)
+    def _search(self, batch: list[_Pending]) -> list[_Group]:
+        """Search each group of a batch in one call; an error fails only its own group."""
+        members_by_group: dict[Any, list[_Pending]] = {}
+        for pending in batch:
+            members_by_group.setdefault(pending.search.group, []).append(pending)
         try:
-            held = self._held()
+            served = self._served_index()
         except ApiError as error:
             return [_Group.failed(batch, error)]
         groups = []
-        for members in by_key.values():
+        for members in members_by_group.values():
             group = _Group(members)
             try:
-                group.search(held)
-            except Exception as error:
+                group.search(served)
+            except Exception as error:  # this thread must live on; the requests get the error
                 group = _Group.failed(members, error)
             else:
                 self._metrics.batch_size.observe(len(group.queries))
@@ -209,122 +223,123 @@ class Batcher:
         return groups
 
     def _answer(self, groups: list[_Group]) -> None:
-        done: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Answer | Exception]]] = {}
+        outcomes: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, Answer | Exception]]] = {}
         for group in groups:
-            group.describe()
-            for one, answer in group.answers():
-                done.setdefault(one.loop, []).append((one, answer))
-        for loop, answers in done.items():
-            with contextlib.suppress(RuntimeError):  # its loop ended, and nobody waits any more
+            for pending, outcome in group.outcomes():
+                outcomes.setdefault(pending.loop, []).append((pending, outcome))
+        for loop, answers in outcomes.items():
+            with contextlib.suppress(RuntimeError):  # the loop ended, so nobody waits
                 loop.call_soon_threadsafe(_deliver, answers)
 
 
 class _Group:
     """Searches that share one call of FAISS, their queries one after the other."""
 
-    def __init__(self, members: list[_Waiting]) -> None:
+    def __init__(self, members: list[_Pending]) -> None:
         self._members = members
-        self._failures: dict[_Waiting, Exception] = {}
-        self._look_up: Callable[[], FoundHits] | None = None
-        self._found: FoundHits | None = None
+        self._failures: dict[_Pending, Exception] = {}
+        self._collect: Callable[[], SearchResults] | None = None
         self.queries: list[str | NDArray[np.float32]] = []
 
     @classmethod
-    def failed(cls, members: list[_Waiting], error: Exception) -> _Group:
-        """A group that has no other answer than this."""
+    def failed(cls, members: list[_Pending], error: Exception) -> _Group:
+        """A group whose members all get ``error``."""
         group = cls(members)
-        group._failures = dict.fromkeys(members, error)
+        group._fail(error)
         return group
 
-    def search(self, held: ServedIndex) -> None:
-        """Find the rows; what a member asks for that is not there fails that member alone."""
-        snapshot = held.snapshot
-        named = [q for one in self._members for q in one.search.queries if isinstance(q, str)]
-        rows = iter(snapshot.rows_of(named).tolist() if named else [])
-        itself: list[int] = []
-        wanted: list[int] = []
-        features: list[bool] = []
-        for one in self._members:
-            search = one.search
-            own = [next(rows) if isinstance(query, str) else -1 for query in search.queries]
-            refusal = _refusal(held, search, own)
-            if refusal is not None:
-                self._failures[one] = refusal
+    def search(self, served: ServedIndex) -> None:
+        """Find the rows; a query that does not fit the index fails only its own request."""
+        snapshot = served.snapshot
+        ids = [
+            query
+            for member in self._members
+            for query in member.search.queries
+            if isinstance(query, str)
+        ]
+        rows = iter(snapshot.rows_of(ids).tolist() if ids else [])
+        query_rows: list[int] = []
+        ks: list[int] = []
+        with_features: list[bool] = []
+        for member in self._members:
+            search = member.search
+            own_rows = [next(rows) if isinstance(query, str) else -1 for query in search.queries]
+            error = _query_error(served, search, own_rows)
+            if error is not None:
+                self._failures[member] = error
                 continue
             self.queries += search.queries
-            itself += own
-            wanted += [search.k] * len(own)
-            features += [search.include_features] * len(own)
+            query_rows += own_rows
+            ks += [search.k] * len(own_rows)
+            with_features += [search.include_features] * len(own_rows)
         if not self.queries:
             return
-        own_rows = np.array(itself, np.int64)
-        vectors = np.empty((len(own_rows), snapshot.manifest.dim), np.float32)
-        known = own_rows >= 0
-        if known.any():
-            vectors[known] = snapshot.vectors(own_rows[known])
-        for place in np.flatnonzero(~known).tolist():
-            vectors[place] = self.queries[place]
+        indexed_rows = np.array(query_rows, np.int64)
+        vectors = np.empty((len(indexed_rows), snapshot.manifest.dim), np.float32)
+        indexed = indexed_rows >= 0
+        if indexed.any():
+            vectors[indexed] = snapshot.vectors(indexed_rows[indexed])
+        for number in np.flatnonzero(~indexed).tolist():
+            vectors[number] = self.queries[number]
         first = self._members[0].search
-        k = max(wanted) + int(known.any())  # one more, where the query itself is a hit
+        k = max(ks) + int(indexed.any())  # one more, where the query itself is a hit
         try:
-            hits = snapshot.search(vectors, k, filter=first.chosen, exact=first.exact)
+            hits = snapshot.search(vectors, k, filter=first.filter, exact=first.exact)
         except FilterError as error:
             self._fail(ApiError(422, "invalid_filter", str(error)))
             return
-        self._look_up = lambda: found(snapshot, hits, wanted, own_rows, np.array(features))
+        self._collect = lambda: collect_results(
+            snapshot, hits, ks, indexed_rows, np.array(with_features)
+        )
 
-    def answers(self) -> Iterator[tuple[_Waiting, Answer | Exception]]:
-        """Each member's answer, or why it has none."""
-        place = 0
-        for one in self._members:
-            if one in self._failures:
-                yield one, self._failures[one]
-                continue
+    def outcomes(self) -> Iterator[tuple[_Pending, Answer | Exception]]:
+        """Each member's answer, or why it has none.
+
+        Reads the fields of the hits here, while another thread searches already.
+        """
+        results = None
+        if self._collect is not None:
             try:
-                assert self._found is not None
-                body = one.search.write(self._found, place)
-                yield one, Answer(body, self._found.snapshot.manifest.version)
-            except Exception as error:
-                yield one, error
-            place += len(one.search.queries)
-
-    def describe(self) -> None:
-        """Read what stands in the rows found, while another thread searches already."""
-        if self._look_up is None:
-            return
-        try:
-            self._found = self._look_up()
-        except Exception as error:
-            self._fail(error)
+                results = self._collect()
+            except Exception as error:  # as in Batcher._search
+                self._fail(error)
+        first = 0
+        for member in self._members:
+            if member in self._failures:
+                yield member, self._failures[member]
+                continue
+            assert results is not None
+            try:
+                body = member.search.write(results, first)
+                yield member, Answer(body, results.snapshot.manifest.version)
+            except Exception as error:  # as in Batcher._search
+                yield member, error
+            first += len(member.search.queries)
 
     def _fail(self, error: Exception) -> None:
-        """Nobody gets an answer who has no refusal of their own."""
-        for one in self._members:
-            self._failures.setdefault(one, error)
+        """Give ``error`` to every member without an error of its own."""
+        for member in self._members:
+            self._failures.setdefault(member, error)
 
 
-def _refusal(held: ServedIndex, search: Search, own: list[int]) -> ApiError | None:
-    """Why a search cannot be answered by this snapshot."""
-    many, dim = len(own) > 1, held.snapshot.manifest.dim
-    for number, (query, row) in enumerate(zip(search.queries, own, strict=True)):
-        at = f"query {number}: " if many else ""
+def _query_error(served: ServedIndex, search: Search, rows: list[int]) -> ApiError | None:
+    """Why a search cannot be answered by this snapshot; ``rows`` of its queries, -1: none."""
+    dim = served.snapshot.manifest.dim
+    for number, (query, row) in enumerate(zip(search.queries, rows, strict=True)):
+        prefix = f"query {number}: " if len(rows) > 1 else ""
         if isinstance(query, str):
             if row < 0:
-                return held.unknown(query, at)
+                return served.not_found(query, prefix)
         elif len(query) != dim:
-            return ApiError(
-                422,
-                "invalid_vector",
-                f"{at}the vector has {len(query)} numbers, this index has {dim}",
-            )
+            return wrong_dimension(len(query), dim, prefix)
     return None
 
 
-def _deliver(answers: list[tuple[_Waiting, Answer | Exception]]) -> None:
-    for one, answer in answers:
-        if one.future.done():  # its request was cancelled
+def _deliver(answers: list[tuple[_Pending, Answer | Exception]]) -> None:
+    for pending, answer in answers:
+        if pending.future.done():  # its request was cancelled
             continue
         if isinstance(answer, Exception):
-            one.future.set_exception(answer)
+            pending.future.set_exception(answer)
         else:
-            one.future.set_result(answer)
+            pending.future.set_result(answer)

@@ -1,15 +1,13 @@
-"""What browsing asks of a snapshot again and again, kept as long as the snapshot lives.
+"""The rows of the last few filters, cached for as long as their snapshot lives.
 
-Counting the labels of a million rows takes 30 ms and a filter over them 200 ms. Snapshots never
-change, so each is worked out once: the counts of a column for good, the rows that fit a filter
-for the pages that are turned next.
+A filter over a million rows takes 200 ms, and whoever browses turns from page to page. Snapshots
+never change, so the rows of a filter are computed once.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,50 +16,28 @@ from numpy.typing import NDArray
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 
-KEPT_SELECTIONS = 8  # 4 bytes a row each
+CACHED_FILTERS = 8  # 4 bytes a row each
+
+_cache: WeakKeyDictionary[Snapshot, OrderedDict[str | None, NDArray[np.uint32]]] = (
+    WeakKeyDictionary()
+)
+_lock = threading.Lock()  # for the cache only: two threads may compute the same at once
 
 
-@dataclass
-class _Kept:
-    facets: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    selections: OrderedDict[str | None, NDArray[np.uint32]] = field(default_factory=OrderedDict)
-
-
-_kept: WeakKeyDictionary[Snapshot, _Kept] = WeakKeyDictionary()
-_lock = threading.Lock()  # for the books only: two threads may work the same thing out at once
-
-
-def facets(snapshot: Snapshot, column: str) -> list[tuple[str, int]]:
-    """The values of a column and how many rows have each, most frequent first."""
-    with _lock:
-        known = _of(snapshot).facets.get(column)
-    if known is None:
-        known = snapshot.counts(column)
-        with _lock:
-            _of(snapshot).facets[column] = known
-    return known
-
-
-def selection(snapshot: Snapshot, where: str | None) -> NDArray[np.uint32]:
-    """The rows that fit ``where``, ascending; None is every row.
+def matching_rows(snapshot: Snapshot, where: str | None) -> NDArray[np.uint32]:
+    """The rows that match ``where``, ascending; None matches every row.
 
     Raises:
         FilterError: the expression cannot be used; safe to show.
     """
     with _lock:
-        chosen = _of(snapshot).selections
-        known = chosen.get(where)
-        if known is not None:
-            chosen.move_to_end(where)
-            return known
-    known = snapshot.matching(None if where is None else Filter(where=where)).astype(np.uint32)
+        cached = _cache.setdefault(snapshot, OrderedDict())
+        if where in cached:
+            cached.move_to_end(where)
+            return cached[where]
+    rows = snapshot.matching(None if where is None else Filter(where=where)).astype(np.uint32)
     with _lock:
-        chosen = _of(snapshot).selections
-        chosen[where] = known
-        while len(chosen) > KEPT_SELECTIONS:
-            chosen.popitem(last=False)
-    return known
-
-
-def _of(snapshot: Snapshot) -> _Kept:
-    return _kept.setdefault(snapshot, _Kept())
+        cached[where] = rows
+        while len(cached) > CACHED_FILTERS:
+            cached.popitem(last=False)
+    return rows

@@ -1,4 +1,4 @@
-"""A frame as it was sent, brought to arrays: vectors are read, pixels go through the model."""
+"""Reads a frame as it was sent into arrays; pixels go through the model."""
 
 from __future__ import annotations
 
@@ -13,98 +13,102 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError
 from api.http.limits import Limits
 from api.schemas.link import LinkRequest
-from api.schemas.search import read_bytes, read_vector
+from api.schemas.vectors import read_bytes, read_vector
 from api.service.line import BoundedQueue
 from api.service.state import ServedIndex
-from api.service.vectors import usable
+from api.service.vectors import check_vectors, invalid_vector, wrong_dimension
 from tracks.live.session import Frame
 
 Vectors = NDArray[np.float32]
-_More = list[dict[str, Any]]
+_Labels = list[dict[str, Any]]  # label and label_score of each detection
 
 
-def digest_of(asked: LinkRequest) -> bytes:
-    """Of what was asked, however its JSON was laid out; blocks for large ones."""
-    return hashlib.sha256(asked.model_dump_json(exclude_unset=True).encode()).digest()
+def request_digest(request: LinkRequest) -> bytes:
+    """Hash of a request's values, whatever the layout of its JSON; blocks for large ones."""
+    return hashlib.sha256(request.model_dump_json(exclude_unset=True).encode()).digest()
 
 
-async def frame_of(
-    asked: LinkRequest, held: ServedIndex, limits: Limits, uploads: BoundedQueue
+async def read_frame(
+    request: LinkRequest, served: ServedIndex, limits: Limits, uploads: BoundedQueue
 ) -> Frame:
-    """The frame that was asked about, with an embedding of each detection.
+    """The frame of a request, with an embedding of each detection.
+
+    Args:
+        request: as it was sent.
+        served: its model embeds pixels.
+        limits: ``pixels``.
+        uploads: the queue of the model.
 
     Raises:
-        ApiError: 422, a vector, an image or a box does not serve; 429, too many images wait;
+        ApiError: 422, a vector, an image or a box is not valid; 429, too many images wait;
             503, the model cannot be loaded.
     """
-    size = (asked.image_width or 0, asked.image_height or 0)
-    if asked.image is None and all(one.image is None for one in asked.detections):
-        more: _More = [{"label": None, "label_score": None} for _ in asked.detections]
-        vectors = await anyio.to_thread.run_sync(_sent, asked, held.snapshot.manifest.dim)
+    size = (request.image_width or 0, request.image_height or 0)
+    if request.image is None and all(item.image is None for item in request.detections):
+        labels: _Labels = [{"label": None, "label_score": None} for _ in request.detections]
+        vectors = await anyio.to_thread.run_sync(
+            _read_vectors, request, served.snapshot.manifest.dim
+        )
     else:
-        with uploads.place():
-            vectors, more, size = await anyio.to_thread.run_sync(
-                _made, asked, held, limits.pixels, limiter=uploads.turn
+        with uploads.slot():
+            vectors, labels, size = await anyio.to_thread.run_sync(
+                _embed_pixels, request, served, limits.pixels, limiter=uploads.limiter
             )
     return Frame(
-        sequence=asked.sequence,
-        number=asked.frame,
-        step=asked.frame_step,
-        taken=asked.timestamp,
+        sequence=request.sequence,
+        number=request.frame,
+        step=request.frame_step,
+        taken=request.timestamp,
         diagonal_px=math.hypot(*size),
-        ids=asked.detection_ids,
-        boxes=np.array([one.box for one in asked.detections], np.float64).reshape(-1, 4),
+        ids=request.detection_ids,
+        boxes=np.array([item.box for item in request.detections], np.float64).reshape(-1, 4),
         vectors=vectors,
-        scores=np.array([one.score for one in asked.detections], np.float64),  # None is NaN
-        more=more,
+        scores=np.array([item.score for item in request.detections], np.float64),  # None is NaN
+        more=labels,
     )
 
 
-def _sent(asked: LinkRequest, dim: int) -> Vectors:
-    vectors = np.empty((len(asked.detections), dim), np.float32)
-    for number, one in enumerate(asked.detections):
-        assert one.vector is not None
-        at = f"detection {number}: "
+def _read_vectors(request: LinkRequest, dim: int) -> Vectors:
+    vectors = np.empty((len(request.detections), dim), np.float32)
+    for number, detection in enumerate(request.detections):
+        assert detection.vector is not None
+        prefix = f"detection {number}: "
         try:
-            vector = read_vector(one.vector)
+            vector = read_vector(detection.vector)
         except ValueError as error:
-            raise ApiError(422, "invalid_vector", f"{at}{error}") from None
+            raise invalid_vector(f"{prefix}{error}") from None
         if len(vector) != dim:
-            raise ApiError(
-                422,
-                "invalid_vector",
-                f"{at}the vector has {len(vector)} numbers, this index has {dim}",
-            )
+            raise wrong_dimension(len(vector), dim, prefix)
         vectors[number] = vector
-    return usable(vectors, each="detection")
+    return check_vectors(vectors, item="detection")
 
 
-def _made(
-    asked: LinkRequest, held: ServedIndex, max_pixels: int
-) -> tuple[Vectors, _More, tuple[int, int]]:
+def _embed_pixels(
+    request: LinkRequest, served: ServedIndex, max_pixels: int
+) -> tuple[Vectors, _Labels, tuple[int, int]]:
     """Embeddings, classes, and the size of the frame."""
-    size = (asked.image_width or 0, asked.image_height or 0)
-    if asked.image is not None:
-        found, size = held.embed_boxes(
-            _bytes(asked.image, "the frame's image"),
-            [one.box for one in asked.detections],
+    size = (request.image_width or 0, request.image_height or 0)
+    if request.image is not None:
+        embedded, size = served.embed_boxes(
+            _read_image(request.image, "the frame's image"),
+            [detection.box for detection in request.detections],
             max_pixels=max_pixels,
         )
     else:
         crops = [
-            _bytes(one.image or "", f"the image of detection {number}")
-            for number, one in enumerate(asked.detections)
+            _read_image(detection.image or "", f"the image of detection {number}")
+            for number, detection in enumerate(request.detections)
         ]
-        found = held.embed_crops(crops, max_pixels=max_pixels)
-    vectors = np.empty((len(found), held.snapshot.manifest.dim), np.float32)
-    for number, one in enumerate(found):
-        vectors[number] = one.embedding
-    more: _More = [{"label": one.label, "label_score": one.score} for one in found]
-    return usable(vectors, each="detection"), more, size
+        embedded = served.embed_crops(crops, max_pixels=max_pixels)
+    vectors = np.empty((len(embedded), served.snapshot.manifest.dim), np.float32)
+    for number, item in enumerate(embedded):
+        vectors[number] = item.embedding
+    labels: _Labels = [{"label": item.label, "label_score": item.score} for item in embedded]
+    return check_vectors(vectors, item="detection"), labels, size
 
 
-def _bytes(text: str, what: str) -> bytes:
+def _read_image(text: str, name: str) -> bytes:
     try:
-        return read_bytes(text, what)
+        return read_bytes(text, name)
     except ValueError as error:
         raise ApiError(422, "invalid_image", str(error)) from None

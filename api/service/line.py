@@ -1,8 +1,7 @@
-"""A line of requests for one thing that does one at a time, and not without bound.
+"""A bounded queue of requests for something that serves one request at a time.
 
-An uploaded image may take a gigabyte while it is decoded, and a forward uses every core by
-itself; the file of live linking has one writer. Those that wait hold no worker thread, only
-their bytes.
+An uploaded image may take a gigabyte while it is decoded, a forward pass uses every core, and the
+file of live linking has one writer. Waiting requests hold no worker thread, only their bytes.
 """
 
 from __future__ import annotations
@@ -17,33 +16,36 @@ from api.http.metrics import Metrics
 
 
 class BoundedQueue:
-    """Those that wait; made and used on the event loop.
+    """Requests that wait for one resource; create and use it on the event loop.
 
     Args:
-        most: places, that of the one whose turn it is included.
-        waiting: who waits for what, for the refusal: "images wait for the model".
-        reason: of the refusal, for ``metrics``.
-        metrics: where refusals are counted.
+        max_waiting: slots, including the one of the request under way.
+        waiting: what waits for what, for the error message: "images wait for the model".
+        reason: label of rejections in ``metrics``.
+        metrics: counts rejections.
+
+    Attributes:
+        limiter: admits one request at a time to the resource.
     """
 
-    def __init__(self, most: int, waiting: str, *, reason: str, metrics: Metrics) -> None:
-        self.turn = CapacityLimiter(1)
-        self._most = most
-        self._what = waiting
+    def __init__(self, max_waiting: int, waiting: str, *, reason: str, metrics: Metrics) -> None:
+        self.limiter = CapacityLimiter(1)
+        self._max_waiting = max_waiting
+        self._description = waiting
         self._reason = reason
         self._metrics = metrics
         self._waiting = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place in the line.
+    def slot(self) -> Iterator[None]:
+        """Hold a slot of the queue.
 
         Raises:
-            ApiError: 429, it is full.
+            ApiError: 429, the queue is full.
         """
-        if self._waiting >= self._most:
-            self._metrics.rejected(self._reason)
-            raise too_busy(f"{self._waiting} {self._what}, more may not; ask again in a second")
+        if self._waiting >= self._max_waiting:
+            self._metrics.record_rejection(self._reason)
+            raise too_busy(f"{self._waiting} {self._description}, the limit; try again in a second")
         self._waiting += 1
         try:
             yield

@@ -1,8 +1,9 @@
-"""Which snapshot is served, and how another takes its place without a request noticing.
+"""Which snapshot is served, and how another replaces it without a request noticing.
 
-``CURRENT`` is looked at once a second, in an object store every five. A new version is opened and searched once beside the old
-one, then one assignment swaps them: whoever holds the old one ends on it, and it goes when the
-last of them lets go. A version that does not open changes nothing but the log and a counter.
+``CURRENT`` is read once a second, in an object store every five. A new version is opened and
+searched once while the old one is still served, then one assignment swaps them: requests that use
+the old one finish on it, and it is freed with the last of them. A version that does not open
+changes nothing but the log and a counter.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,30 +21,34 @@ import anyio
 
 from api.http.errors import ApiError
 from api.http.metrics import Metrics
+from api.schemas.index import Reloaded
 from api.service.state import ServedIndex
 from common.errors import OnepassError, StorageError, WorkError
 from common.storage import is_remote
 from index.search.snapshot import Snapshot, current_version
 
 WATCH_SECONDS = 1.0
-REMOTE_WATCH_SECONDS = 5.0  # each look at an object store costs money
+REMOTE_WATCH_SECONDS = 5.0  # each request to an object store costs money
 RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
 NO_STORE = "the object store of the index does not answer; its log says why"
 
 logger = logging.getLogger("onepass.api")
 
 
-@dataclass(frozen=True)
-class Reload:
-    """What a look at ``CURRENT`` led to."""
-
-    reloaded: bool
-    version: str
-    before: str | None
-
-
 class Service:
-    """Opens the holdings while the server already answers ``/livez``, and keeps them current."""
+    """Opens the index while the server already answers ``/livez``, and keeps it current.
+
+    Args:
+        index: the index folder.
+        metrics: gets the version being served, and counts reloads.
+        on_failure: called if the index cannot be opened at start-up.
+        open_snapshot: opens the current version of an index folder.
+
+    Attributes:
+        draining: the server is stopping: not ready any more, but still answering.
+        since: when the version being served was opened.
+        tried: set after the first attempt to open the index.
+    """
 
     def __init__(
         self,
@@ -55,34 +59,34 @@ class Service:
         open_snapshot: Callable[[Path], Snapshot],
     ) -> None:
         self.index = index
-        self.draining = False  # told to stop: not ready any more, but still answering
+        self.draining = False
         self.since: datetime | None = None
+        self.tried = asyncio.Event()
         self._metrics = metrics
         self._on_failure = on_failure
         self._open_snapshot = open_snapshot
-        self._holdings: ServedIndex | None = None
+        self._served: ServedIndex | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
-        self.tried = asyncio.Event()  # to open the index, for the first time
 
-    def holdings(self) -> ServedIndex:
-        """What is served.
+    def served_index(self) -> ServedIndex:
+        """The index being served.
 
         Raises:
             ApiError: 503, it is not open, or not yet.
         """
-        if self._holdings is not None:
-            return self._holdings
+        if self._served is not None:
+            return self._served
         if self._failed is not None:
             raise ApiError(503, "not_ready", "the index cannot be opened; the log says why")
         raise ApiError(
-            503, "not_ready", "the index is still being opened; ask again when /readyz says ok"
+            503, "not_ready", "the index is still being opened; try again when /readyz says ok"
         )
 
     async def watch(self) -> None:
         """Open the index, then follow ``CURRENT`` until cancelled.
 
-        A first failure is told to ``on_failure``, since nobody awaits this.
+        A failure to open it at first goes to ``on_failure``, since nobody awaits this.
         """
         try:
             await self.reload()
@@ -95,23 +99,24 @@ class Service:
                 if await anyio.to_thread.run_sync(self._outdated):
                     await self.reload()
             except OnepassError as error:
-                logger.error("the snapshot served before is served on: %s", error)
+                logger.error("the earlier snapshot is still served: %s", error)
 
-    async def reload(self) -> Reload:
-        """Serve the version that ``CURRENT`` names, if it is not served already.
+    async def reload(self) -> Reloaded:
+        """Serve the version that ``CURRENT`` names, unless it is being served.
 
         Raises:
-            OnepassError: it does not open; what was served is served on.
+            OnepassError: it does not open; the earlier one is still served.
         """
         async with self._opening:
-            before = self._holdings
+            before = self._served
             version: str | None = None
             try:
                 version = await anyio.to_thread.run_sync(current_version, self.index)
                 if before is not None and version == before.version:
                     self._failed = None
-                    return Reload(reloaded=False, version=before.version, before=before.version)
+                    return Reloaded(reloaded=False, version=version, before=version)
                 opened = await anyio.to_thread.run_sync(self._open, before, abandon_on_cancel=True)
+            # Broad: whatever a damaged file raises in FAISS, Arrow or pydantic, watch() goes on.
             except Exception as error:
                 self._failed = (version, time.monotonic())
                 if before is not None:
@@ -120,30 +125,28 @@ class Service:
                     raise
                 logger.exception("the index cannot be opened")
                 raise WorkError(f"{self.index} cannot be opened: {error}") from error
-            self._holdings, self._failed = opened, None
-            if before is None:
-                # What is loaded by now stays. Left to itself, the garbage collector looks through
-                # all of it every second under load, and every request waits 60 ms for that.
-                gc.collect()
-                gc.freeze()
+            self._served, self._failed = opened, None
             self.since = datetime.now(UTC)
             manifest = opened.snapshot.manifest
-            self._metrics.serving(manifest.version, manifest.rows)
-            if before is not None:
+            self._metrics.record_snapshot(manifest.version, manifest.rows)
+            if before is None:
+                # What is loaded by now stays. Otherwise the garbage collector scans all of it
+                # every second under load, and every request waits 60 ms for that.
+                gc.collect()
+                gc.freeze()
+            else:
                 self._metrics.reloads.inc()
             logger.info("serving %s, %d rows", manifest.version, manifest.rows)
-            return Reload(
-                reloaded=True,
-                version=opened.version,
-                before=before.version if before is not None else None,
+            return Reloaded(
+                reloaded=True, version=opened.version, before=before.version if before else None
             )
 
     def close(self) -> None:
-        """Let the garbage collector have everything back, or what it frees at exit is not freed."""
+        """Undo ``gc.freeze``, or frozen objects are not freed at exit."""
         gc.unfreeze()
 
     def without_paths(self, error: OnepassError) -> str:
-        """An error's text for clients: the index folder has no name, and no other path is left."""
+        """An error's text for clients: the index folder and every other path are replaced."""
         if isinstance(error, StorageError):
             return NO_STORE
         text = str(error)
@@ -163,4 +166,4 @@ class Service:
             raise
         if self._failed is not None and self._failed[0] == version:
             return time.monotonic() - self._failed[1] > RETRY_SECONDS
-        return self._holdings is None or self._holdings.version != version
+        return self._served is None or self._served.version != version

@@ -1,7 +1,7 @@
-"""A browser, a real service, and an index of drawn pictures with awkward names in it.
+"""A browser, a real service, and an index of drawn pictures with unusual names.
 
-The pictures go through the ``tiny`` model, so an upload has an honest answer. A page that
-writes an error to the console fails the test that opened it, unless the test says which.
+The pictures go through the ``tiny`` model, so uploads are embedded for real. A page that writes an
+error to the console fails the test that opened it, unless the test expects that error.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-WAIT_MS = 10_000  # for conditions; nothing waits for a time
+WAIT_MS = 10_000  # for conditions; no test waits for a fixed time
 
 ODD_ID = "trap 1/é?#%26+%/x"
 EVIL = "<img src=x onerror=\"document.title='pwned'\"><script>alert(1)</script>'\"&amp;"
 QUOTED = "O'Brien's \"moth\" & co"
-FRAMES, HIDDEN = 8, (3, 4)  # the third blob is not seen in these frames
+FRAMES, HIDDEN = 8, (3, 4)  # the third blob is missing in these frames
 MEADOW = 40
 
 
 @dataclass
 class World:
-    """What stands in the index, in its order, and how to ask NumPy the same."""
+    """What is in the index, in its order, and the same searches in NumPy."""
 
     index: Path
     ids: list[str]
@@ -55,20 +55,20 @@ class World:
     picture: Path  # one that is not in the index
 
     def nearest(
-        self, query: np.ndarray, k: int, *, leave_out: str = "", sequence: str | None = None
+        self, query: np.ndarray, k: int, *, excluded: str = "", sequence: str | None = None
     ) -> dict[str, float]:
         """Brute force: ids and cosines of the k nearest, nearest first."""
         cosine = self.unit @ (query / np.linalg.norm(query))
         order = [
             row
             for row in np.argsort(-cosine, kind="stable")
-            if self.ids[row] != leave_out and sequence in (None, self.sequences[row])
+            if self.ids[row] != excluded and sequence in (None, self.sequences[row])
         ]
         return {self.ids[row]: float(cosine[row]) for row in order[:k]}
 
-    def near(self, detection_id: str, k: int, **given: str) -> dict[str, float]:
+    def near(self, detection_id: str, k: int, *, sequence: str | None = None) -> dict[str, float]:
         query = self.unit[self.ids.index(detection_id)]
-        return self.nearest(query, k, leave_out=detection_id, **given)
+        return self.nearest(query, k, excluded=detection_id, sequence=sequence)
 
     def upload(self) -> Embedded:
         return self.embedder.embed_bytes(self.picture.read_bytes())
@@ -78,16 +78,18 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     base = tmp_path_factory.mktemp("page")
     images = base / "images"
-    facts = examine(ModelRequest(spec="tiny"))
-    embedder = Embedder.load(facts)
+    model = examine(ModelRequest(spec="tiny"))
+    embedder = Embedder.load(model)
     plan: dict[str, list[object]] = {name: [] for name in ("image", "x1", "y1", "x2", "y2")}
     sequences, ids, labels = [], [], []
 
-    def add(name: str, box: tuple[float | None, ...], sequence: str, one: str, label: str) -> None:
+    def add(
+        name: str, box: tuple[float | None, ...], sequence: str, detection_id: str, label: str
+    ) -> None:
         for column, value in zip(plan, (name, *box), strict=True):
             plan[column].append(value)
         sequences.append(sequence)
-        ids.append(one)
+        ids.append(detection_id)
         labels.append(label)
 
     (images / "trap").mkdir(parents=True)
@@ -96,8 +98,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         for blob, box in enumerate(draw(images / name, frame)):
             if blob == 2 and frame in HIDDEN:
                 continue
-            one = ODD_ID if (blob, frame) == (1, 0) else f"blob {blob}/{frame}"
-            add(name, box, "trap", one, f"class {blob}")
+            detection_id = ODD_ID if (blob, frame) == (1, 0) else f"blob {blob}/{frame}"
+            add(name, box, "trap", detection_id, f"class {blob}")
     (images / "meadow").mkdir()
     for number in range(MEADOW):
         name = f"meadow/20230701{number // 60 + 10}{number % 60:02d}00.jpg"
@@ -121,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         {**plan, "detection_id": ids, "sequence": sequences},
         vectors,
         root=images,
-        facts=facts,
+        facts=model,
         labels=labels,
     )
     link_run(
@@ -133,7 +135,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     drawn(1234, width=200, height=150).save(picture)
     snapshot = Snapshot.open(base / "index")
     columns = snapshot.columns(snapshot.matching(None))
-    order = [ids.index(one) for one in columns["detection_id"]]  # a build may order rows anew
+    order = [ids.index(name) for name in columns["detection_id"]]  # a build may reorder rows
     return World(
         index=base / "index",
         ids=columns["detection_id"],
@@ -155,44 +157,49 @@ def service(world: World) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert found, "no Chromium: run 'make test-browser', or name one in CHROMIUM"
+    executable = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
+    assert executable, "no Chromium: run 'make test-browser', or name one in CHROMIUM"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
         yield browser
         browser.close()
 
 
 @dataclass
-class Opened:
-    """What the pages of a test said to the console; the test may expect some of it."""
+class Console:
+    """Errors and warnings of the pages of a test; the test may expect some of them."""
 
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     expected: tuple[str, ...] = ()
 
     def listen(self, page: Page) -> None:
-        page.on("console", lambda line: self.hear(line.type, line.text))
-        page.on("pageerror", lambda error: self.hear("error", str(error)))
+        page.on("console", lambda line: self.record(line.type, line.text))
+        page.on("pageerror", lambda error: self.record("error", str(error)))
 
-    def hear(self, kind: str, text: str) -> None:
+    def record(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
-            self.said.append(text)
+            self.messages.append(text)
 
 
 @pytest.fixture
-def console() -> Iterator[Opened]:
-    opened = Opened()
-    yield opened
-    surprising = [line for line in opened.said if not any(part in line for part in opened.expected)]
-    assert not surprising
+def console() -> Iterator[Console]:
+    console = Console()
+    yield console
+    assert not [
+        message
+        for message in console.messages
+        if not any(part in message for part in console.expected)
+    ]
 
 
 @pytest.fixture
-def open_page(browser: Browser, console: Opened) -> Iterator[Callable[..., Page]]:
-    """Opens an address in a fresh context: ``open_page(url, width=360)``."""
+def open_page(browser: Browser, console: Console) -> Iterator[Callable[..., Page]]:
+    """Opens an address in a new context: ``open_page(url, width=360)``."""
     contexts = []
 
-    def opens(url: str, *, width: int = 1280, height: int = 900) -> Page:
+    def open_url(url: str, *, width: int = 1280, height: int = 900) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height})
         context.set_default_timeout(WAIT_MS)
         contexts.append(context)
@@ -201,6 +208,6 @@ def open_page(browser: Browser, console: Opened) -> Iterator[Callable[..., Page]
         page.goto(url)
         return page
 
-    yield opens
+    yield open_url
     for context in contexts:
         context.close()

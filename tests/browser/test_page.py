@@ -1,4 +1,4 @@
-"""The page in a real Chromium against the real service, held against NumPy brute force."""
+"""The page in a real Chromium against the real service, compared with NumPy brute force."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
-from tests.browser.conftest import EVIL, MEADOW, ODD_ID, QUOTED, WAIT_MS, Opened, World
+from tests.browser.conftest import EVIL, MEADOW, ODD_ID, QUOTED, WAIT_MS, Console, World
 from tests.integration.api.world import serving
 
 expect.set_options(timeout=WAIT_MS)
@@ -22,12 +22,12 @@ Open = Callable[..., Page]
 
 def cards(page: Page) -> list[str]:
     return [
-        str(one)
-        for one in page.locator(".grid a").evaluate_all("all => all.map(a => a.dataset.id)")
+        str(name)
+        for name in page.locator(".grid a").evaluate_all("all => all.map(a => a.dataset.id)")
     ]
 
 
-def counted(page: Page, text: str) -> None:
+def expect_status(page: Page, text: str) -> None:
     expect(page.get_by_role("status")).to_have_text(text)
 
 
@@ -36,12 +36,12 @@ def hash_of(page: Page) -> tuple[str, dict[str, list[str]]]:
     return path, parse_qs(query)
 
 
-def d(detection_id: str) -> str:
+def detection_url(detection_id: str) -> str:
     return f"/#/d/{quote(detection_id, safe='')}"
 
 
-def shown(page: Page, selector: str) -> None:
-    """Every picture in ``selector`` that is in sight has loaded, whole."""
+def expect_loaded(page: Page, selector: str) -> None:
+    """Wait until every visible picture in ``selector`` has loaded completely."""
     page.wait_for_function(
         """selector => {
             const all = [...document.querySelectorAll(selector)].filter((img) => {
@@ -57,47 +57,49 @@ def shown(page: Page, selector: str) -> None:
 def test_browse_pages_and_back(open_page: Open, service: str, world: World) -> None:
     page = open_page(service)
     total = len(world.ids)
-    counted(page, f"{total} detections, 1 to 48 shown")
+    expect_status(page, f"{total} detections, 1 to 48 shown")
     assert cards(page) == world.ids[:48]
-    shown(page, ".grid img")
+    expect_loaded(page, ".grid img")
     page.get_by_role("link", name="Next").click()
-    counted(page, f"{total} detections, 49 to {total} shown")
+    expect_status(page, f"{total} detections, 49 to {total} shown")
     assert cards(page) == world.ids[48:]
     page.go_back()
-    counted(page, f"{total} detections, 1 to 48 shown")
+    expect_status(page, f"{total} detections, 1 to 48 shown")
     assert cards(page) == world.ids[:48]
 
 
 def test_filters_become_one_condition(open_page: Open, service: str, world: World) -> None:
     page = open_page(service)
-    wanted = [one for one, label in zip(world.ids, world.labels, strict=True) if label == QUOTED]
+    expected = [
+        name for name, label in zip(world.ids, world.labels, strict=True) if label == QUOTED
+    ]
     page.get_by_label("Class", exact=True).select_option(QUOTED)
-    counted(page, f"{len(wanted)} detections, 1 to {len(wanted)} shown")
-    assert cards(page) == wanted
+    expect_status(page, f"{len(expected)} detections, 1 to {len(expected)} shown")
+    assert cards(page) == expected
     assert hash_of(page)[1] == {"label": [QUOTED]}
     expect(page.locator(".condition")).to_have_text(
         f"label = '{QUOTED.replace(chr(39), chr(39) * 2)}'"
     )
     page.get_by_label("Minimal class score").fill("0.6")
-    sure = [one for one in wanted if world.scores[world.ids.index(one)] >= 0.6]
-    counted(page, f"{len(sure)} detections, 1 to {len(sure)} shown")
+    sure = [name for name in expected if world.scores[world.ids.index(name)] >= 0.6]
+    expect_status(page, f"{len(sure)} detections, 1 to {len(sure)} shown")
     assert cards(page) == sure
     page.get_by_label("From").fill("2023-07-01T10:10:00")
     page.get_by_label("Until").fill("2023-07-01T10:20:00")
-    timely = [one for one in sure if 10 <= int(one.split("-")[1].split("<")[0]) <= 20]
-    counted(page, f"{len(timely)} detections, 1 to {len(timely)} shown")
+    timely = [name for name in sure if 10 <= int(name.split("-")[1].split("<")[0]) <= 20]
+    expect_status(page, f"{len(timely)} detections, 1 to {len(timely)} shown")
     assert cards(page) == timely
     page.reload()
-    counted(page, f"{len(timely)} detections, 1 to {len(timely)} shown")
+    expect_status(page, f"{len(timely)} detections, 1 to {len(timely)} shown")
     expect(page.get_by_label("Class", exact=True)).to_have_value(QUOTED)
     page.get_by_role("button", name="Clear").click()
-    counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
+    expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
     page.go_back()
-    counted(page, f"{len(timely)} detections, 1 to {len(timely)} shown")
+    expect_status(page, f"{len(timely)} detections, 1 to {len(timely)} shown")
 
 
 def test_expressions_for_experts(
-    open_page: Open, service: str, world: World, console: Opened
+    open_page: Open, service: str, world: World, console: Console
 ) -> None:
     console.expected = ("status of 422",)
     page = open_page(service + "/#/?sequence=trap")
@@ -105,75 +107,77 @@ def test_expressions_for_experts(
     expression = page.get_by_label("Expression, as behind WHERE")
     expression.fill("frame = 2 OR frame = 5 -- late ones")
     expression.press("Enter")
-    wanted = [
-        one for one in world.ids if one in {f"blob {b}/{f}" for b in range(3) for f in (2, 5)}
+    expected = [
+        name for name in world.ids if name in {f"blob {b}/{f}" for b in range(3) for f in (2, 5)}
     ]
-    counted(page, f"{len(wanted)} detections, 1 to {len(wanted)} shown")
-    assert cards(page) == wanted
+    expect_status(page, f"{len(expected)} detections, 1 to {len(expected)} shown")
+    assert cards(page) == expected
     expression.fill("colour = 'red'")
     expression.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("there is no column 'colour'; there are run,")
     assert cards(page) == []
-    expect(page.get_by_role("alert").get_by_role("button")).to_have_count(0)  # again is no help
+    expect(page.get_by_role("alert").get_by_role("button")).to_have_count(
+        0
+    )  # trying again would not help
     expression.fill("frame = 99")
     expression.press("Enter")
-    counted(page, "0 detections fit this filter")
+    expect_status(page, "0 detections fit this filter")
 
 
-@pytest.mark.parametrize("chosen", [ODD_ID, "m-3"])
+@pytest.mark.parametrize("query", [ODD_ID, "m-3"])
 def test_neighbours_equal_brute_force(
-    open_page: Open, service: str, world: World, chosen: str
+    open_page: Open, service: str, world: World, query: str
 ) -> None:
     page = open_page(service)
-    if world.ids.index(chosen) >= 48:
+    if world.ids.index(query) >= 48:
         page.get_by_role("link", name="Next").click()
         page.wait_for_url("**page=2")
-    page.locator(f'.grid a[data-id="{chosen}"]').click()
-    assert hash_of(page)[0] == f"/d/{quote(chosen, safe='')}"
+    page.locator(f'.grid a[data-id="{query}"]').click()
+    assert hash_of(page)[0] == f"/d/{quote(query, safe='')}"
     page.get_by_role("link", name="Neighbours of this").click()
-    counted(page, "24 neighbours, nearest first, by cosine similarity")
-    expected = world.near(chosen, 24)
+    expect_status(page, "24 neighbours, nearest first, by cosine similarity")
+    expected = world.near(query, 24)
     assert cards(page) == list(expected)
     assert page.locator(".rank").all_text_contents() == [f"Rank {rank}" for rank in range(1, 25)]
     scores = [text.split()[-1] for text in page.locator(".grid .score").all_inner_texts()]
-    assert [float(one) for one in scores] == pytest.approx(list(expected.values()), abs=6e-4)
-    expect(page.get_by_label("Query", exact=True).locator("code")).to_have_text(chosen)
-    shown(page, ".query img, .grid img")
+    assert [float(score) for score in scores] == pytest.approx(list(expected.values()), abs=6e-4)
+    expect(page.get_by_label("Query", exact=True).locator("code")).to_have_text(query)
+    expect_loaded(page, ".query img, .grid img")
     page.get_by_label("Show").select_option("12")
-    counted(page, "12 neighbours, nearest first, by cosine similarity")
+    expect_status(page, "12 neighbours, nearest first, by cosine similarity")
     page.get_by_label("exact").check()
     page.wait_for_url("**exact=1*")
-    counted(page, "12 neighbours, nearest first, by cosine similarity")
+    expect_status(page, "12 neighbours, nearest first, by cosine similarity")
     assert cards(page) == list(expected)[:12]
 
 
 def test_neighbours_may_be_filtered(open_page: Open, service: str, world: World) -> None:
     page = open_page(service + "/#/search?id=m-3")
-    counted(page, "24 neighbours, nearest first, by cosine similarity")
+    expect_status(page, "24 neighbours, nearest first, by cosine similarity")
     page.get_by_label("Sequence").select_option("trap")
     trap = world.near("m-3", 24, sequence="trap")
-    counted(page, f"{len(trap)} neighbours, nearest first, by cosine similarity")
+    expect_status(page, f"{len(trap)} neighbours, nearest first, by cosine similarity")
     assert cards(page) == list(trap)
     page.goto(service + "/#/search")
     page.set_input_files("input[type=file]", world.picture)
     check_upload(page, world)
     page.get_by_label("Sequence").select_option("trap")
     trap = world.nearest(world.upload().embedding, 24, sequence="trap")
-    counted(page, f"{len(trap)} neighbours, nearest first, by cosine similarity")
+    expect_status(page, f"{len(trap)} neighbours, nearest first, by cosine similarity")
     assert cards(page) == list(trap)
 
 
 def check_upload(page: Page, world: World) -> None:
-    counted(page, "24 neighbours, nearest first, by cosine similarity")
+    expect_status(page, "24 neighbours, nearest first, by cosine similarity")
     embedded = world.upload()
     assert cards(page) == list(world.nearest(embedded.embedding, 24))
-    named = page.locator(".classes li .label").all_inner_texts()
-    assert named == [one["label"] or f"class {one['label_index']}" for one in embedded.topk]
+    labels = page.locator(".classes li .label").all_inner_texts()
+    assert labels == [top["label"] or f"class {top['label_index']}" for top in embedded.topk]
     scores = page.locator(".classes li .score").all_inner_texts()
-    assert [float(one) for one in scores] == pytest.approx(
-        [one["score"] for one in embedded.topk], abs=6e-4
+    assert [float(score) for score in scores] == pytest.approx(
+        [top["score"] for top in embedded.topk], abs=6e-4
     )
-    shown(page, ".query img, .grid img")
+    expect_loaded(page, ".query img, .grid img")
 
 
 def test_upload_by_choosing(open_page: Open, service: str, world: World) -> None:
@@ -196,7 +200,7 @@ def test_upload_by_dropping_or_pasting(
     open_page: Open, service: str, world: World, way: str
 ) -> None:
     page = open_page(service)
-    counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
+    expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
     page.evaluate(
         """([way, data]) => {
             const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
@@ -213,9 +217,7 @@ def test_upload_by_dropping_or_pasting(
     check_upload(page, world)
 
 
-def test_an_upload_that_is_no_picture_is_told(
-    open_page: Open, service: str, console: Opened
-) -> None:
+def test_an_invalid_upload_is_an_error(open_page: Open, service: str, console: Console) -> None:
     console.expected = ("status of 422",)
     page = open_page(service + "/#/search")
     page.set_input_files(
@@ -225,7 +227,7 @@ def test_an_upload_that_is_no_picture_is_told(
 
 
 def test_track_is_a_strip_in_time(open_page: Open, service: str) -> None:
-    page = open_page(service + d("blob 2/5"))
+    page = open_page(service + detection_url("blob 2/5"))
     strip = page.get_by_label("Detections of the track in order")
     expect(strip.locator("li")).to_have_count(6)
     frames = [0, 1, 2, 5, 6, 7]
@@ -238,14 +240,14 @@ def test_track_is_a_strip_in_time(open_page: Open, service: str) -> None:
     costs = strip.locator(".cost").all_inner_texts()
     assert costs == [f"{step['cost']:.3f}" for step in track["detections"][1:]]
     expect(strip.locator("[aria-current=true] .label")).to_have_text("Frame 5")
-    shown(page, ".strip img")
+    expect_loaded(page, ".strip img")
     strip.get_by_text("Frame 6").click()
     expect(strip.locator("[aria-current=true] .label")).to_have_text("Frame 6")
     assert hash_of(page)[0] == "/d/blob%202%2F6"
 
 
-def test_a_detection_says_what_is_known(open_page: Open, service: str) -> None:
-    page = open_page(service + d(ODD_ID))
+def test_a_detection_shows_its_fields(open_page: Open, service: str) -> None:
+    page = open_page(service + detection_url(ODD_ID))
     expect(page.get_by_role("heading", level=1)).to_have_text("class 1")
     facts = dict(
         zip(
@@ -264,50 +266,50 @@ def test_a_detection_says_what_is_known(open_page: Open, service: str) -> None:
         "Box": "85, 60 to 125, 90 (40 \N{MULTIPLICATION SIGN} 30 px)",
         "Id": ODD_ID,
     }
-    shown(page, ".detection img")
+    expect_loaded(page, ".detection img")
     ratio = page.locator(".detection img").evaluate(
         "img => [getComputedStyle(img).objectFit, img.naturalWidth / img.naturalHeight]"
     )
     assert ratio == ["contain", pytest.approx(40 / 30, abs=0.05)]
     page.get_by_role("link", name="trap").click()
     page.wait_for_url("**sequence=trap")
-    counted(page, "22 detections, 1 to 22 shown")
+    expect_status(page, "22 detections, 1 to 22 shown")
 
 
 def test_index_facts(open_page: Open, service: str, world: World) -> None:
     page = open_page(service + "/#/index")
     served = page.evaluate("fetch('v1/index').then((answer) => answer.json())")
-    text = page.locator(".columns")
-    for wanted in (
+    columns = page.locator(".columns")
+    for text in (
         *("cosine", "tiny", served["version"], served["factory"], str(len(world.ids))),
         f"{served['recall']['measured']:.3f} measured, 0.95 asked for",
         served["fingerprint"][:16],
     ):
-        expect(text).to_contain_text(wanted)
-    rows = text.locator("section", has=page.get_by_role("heading", name="Classes")).locator("li")
+        expect(columns).to_contain_text(text)
+    rows = columns.locator("section", has=page.get_by_role("heading", name="Classes")).locator("li")
     counts = {label: world.labels.count(label) for label in set(world.labels)}
-    found = dict(
+    shown = dict(
         zip(
             rows.locator(".label").all_inner_texts(),
             map(int, rows.locator(".score").all_inner_texts()),
             strict=True,
         )
     )
-    assert found == counts
+    assert shown == counts
     rows.get_by_text("fly", exact=True).click()
-    counted(page, f"{counts['fly']} detections, 1 to {counts['fly']} shown")
+    expect_status(page, f"{counts['fly']} detections, 1 to {counts['fly']} shown")
     expect(page.locator("#served")).to_have_text(f"v0001 · {len(world.ids)} detections · tiny")
 
 
 def test_text_of_the_index_stays_text(open_page: Open, service: str, world: World) -> None:
     page = open_page(service + f"/#/?label={quote(EVIL)}")
-    counted(page, "1 detection, 1 to 1 shown")
+    expect_status(page, "1 detection, 1 to 1 shown")
     expect(page.locator(".caption .label")).to_have_text(EVIL)
     page.locator(".grid a").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(EVIL)
     expect(page.locator("dd code")).to_have_text(f"m-7{EVIL}")
     page.get_by_role("link", name="Neighbours of this").click()
-    counted(page, "24 neighbours, nearest first, by cosine similarity")
+    expect_status(page, "24 neighbours, nearest first, by cosine similarity")
     assert cards(page) == list(world.near(f"m-7{EVIL}", 24))
     page.get_by_role("navigation").get_by_role("link", name="Index").click()
     expect(page.locator(".bars").nth(1)).to_contain_text(EVIL)
@@ -316,42 +318,46 @@ def test_text_of_the_index_stays_text(open_page: Open, service: str, world: Worl
 
 
 class Gate:
-    """Stands before the service and answers some requests itself."""
+    """ASGI middleware that records requests and answers some of them itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.key: bytes | None = None
         self.answers: list[tuple[str, int, str, dict[str, str]]] = []  # path part, once each
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        self.asked.append(path)
+        self.requests.append(path)
         given = dict(scope["headers"]).get(b"x-api-key")
         if self.key and path.startswith("/v1") and given != self.key:
-            await say(send, 401, "unauthorized", "give a key of this service in X-API-Key", {})
+            await send_error(
+                send, 401, "unauthorized", "give a key of this service in X-API-Key", {}
+            )
             return
         for answer in self.answers:
             part, status, message, headers = answer
             if part in path:
                 self.answers.remove(answer)
-                await say(send, status, "busy", message, headers)
+                await send_error(send, status, "busy", message, headers)
                 return
         await self.app(scope, receive, send)
 
 
-async def say(send: Send, status: int, code: str, message: str, headers: dict[str, str]) -> None:
+async def send_error(
+    send: Send, status: int, code: str, message: str, headers: dict[str, str]
+) -> None:
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab(
-    open_page: Open, world: World, console: Opened
+def test_a_key_is_requested_and_kept_in_the_tab(
+    open_page: Open, world: World, console: Console
 ) -> None:
     console.expected = ("status of 401",)
     gate = Gate(create_app(world.index))
@@ -366,12 +372,12 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
         alert.get_by_role("button", name="Give a key").click()
         dialog.get_by_label("Key", exact=True).fill("wrong")
         dialog.get_by_role("button", name="Use").click()
-        expect(dialog).to_be_visible()  # asked again
+        expect(dialog).to_be_visible()  # requested again
         dialog.get_by_label("Key", exact=True).fill("s3cret")
         page.keyboard.press("Enter")
-        counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
+        expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
         expect(dialog).to_be_hidden()
-        shown(page, ".grid img")  # pictures need the key as well
+        expect_loaded(page, ".grid img")  # pictures need the key as well
         expect(page.get_by_role("button", name="API key set")).to_be_visible()
         assert page.evaluate(
             "[Object.values(sessionStorage), localStorage.length, document.cookie]"
@@ -381,12 +387,12 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(
             "",
         ]
         page.reload()
-        counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
+        expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
         expect(dialog).to_be_hidden()
         page.close()
 
 
-def test_errors_are_told_and_tried_again(open_page: Open, world: World, console: Opened) -> None:
+def test_errors_are_shown_and_retried(open_page: Open, world: World, console: Console) -> None:
     console.expected = ("status of 429", "status of 500", "status of 503", "ERR_FAILED")
     gate = Gate(create_app(world.index))
     all_of_them = f"{len(world.ids)} detections, 1 to 48 shown"
@@ -397,15 +403,15 @@ def test_errors_are_told_and_tried_again(open_page: Open, world: World, console:
         page = open_page(str(client.base_url))
         expect(page.get_by_role("alert")).to_contain_text("the queue is full")
         expect(page.get_by_role("alert")).to_contain_text("trying again in 1 s")
-        counted(page, all_of_them)  # by itself
+        expect_status(page, all_of_them)  # by itself
         expect(page.get_by_role("alert")).to_have_count(0)
         # A picture that is refused once is fetched again.
         refused = f"/v1/detections/{world.ids[48]}/image"
         gate.answers = [(refused, 429, "the queue is full", {"retry-after": "1"})]
         page.get_by_role("link", name="Next").click()
-        counted(page, f"{len(world.ids)} detections, 49 to {len(world.ids)} shown")
-        shown(page, ".grid img")
-        assert (gate.answers, gate.asked.count(refused)) == ([], 2)
+        expect_status(page, f"{len(world.ids)} detections, 49 to {len(world.ids)} shown")
+        expect_loaded(page, ".grid img")
+        assert (gate.answers, gate.requests.count(refused)) == ([], 2)
         gate.answers = [("/v1/index/facets", 500, "the server failed to answer", {})]
         page.get_by_role("navigation", name="Views").get_by_role("link", name="Index").click()
         alert = page.get_by_role("alert")
@@ -417,20 +423,22 @@ def test_errors_are_told_and_tried_again(open_page: Open, world: World, console:
         expect(page.get_by_role("alert")).to_contain_text("the server cannot be reached")
         page.unroute("**/v1/**")
         page.get_by_role("button", name="Try again").click()
-        counted(page, all_of_them)
-        page.goto(str(client.base_url) + d("nobody"))
+        expect_status(page, all_of_them)
+        page.goto(str(client.base_url) + detection_url("nobody"))
         console.expected += ("status of 404",)
         expect(page.get_by_role("alert")).to_contain_text("no detection 'nobody' in snapshot v0001")
         page.close()
 
 
-def test_a_lost_image_says_so(open_page: Open, service: str, world: World, console: Opened) -> None:
+def test_a_missing_image_is_shown_as_such(
+    open_page: Open, service: str, world: World, console: Console
+) -> None:
     console.expected = ("status of 404",)
     file = next(world.index.parent.glob("images/meadow/*3900.jpg"))
     away = file.with_suffix(".away")
     file.rename(away)
     try:
-        page = open_page(service + d(f"m-{MEADOW - 1}"))
+        page = open_page(service + detection_url(f"m-{MEADOW - 1}"))
         expect(page.locator(".detection .why")).to_contain_text(
             "is no longer where its run read it"
         )
@@ -444,28 +452,28 @@ def test_only_a_few_pictures_at_once_and_only_near_the_window(
     gate = Gate(create_app(world.index))
     with serving(gate) as client:  # type: ignore[arg-type]
         page = open_page(str(client.base_url), width=360, height=400)
-        counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
-        shown(page, ".grid img")
-        fetched = [path for path in gate.asked if path.endswith("/image")]
+        expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
+        expect_loaded(page, ".grid img")
+        fetched = [path for path in gate.requests if path.endswith("/image")]
         assert 4 <= len(fetched) < 30
-        before = len(gate.asked)
+        before = len(gate.requests)
         page.locator(".grid a").last.scroll_into_view_if_needed()
-        shown(page, ".grid img")
-        assert any(path.endswith("/image") for path in gate.asked[before:])
+        expect_loaded(page, ".grid img")
+        assert any(path.endswith("/image") for path in gate.requests[before:])
         page.close()
 
 
 def test_keyboard_alone(open_page: Open, service: str, world: World) -> None:
     page = open_page(service)
-    counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
+    expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
     focused = page.locator(":focus")
     page.keyboard.press("Tab")
     expect(focused).to_have_text("Skip to content")
     page.keyboard.press("/")
     expect(focused).to_have_attribute("name", "label")
     page.keyboard.type("fly")  # a select goes to what is typed
-    flies = [one for one, label in zip(world.ids, world.labels, strict=True) if label == "fly"]
-    counted(page, f"{len(flies)} detections, 1 to {len(flies)} shown")
+    flies = [name for name, label in zip(world.ids, world.labels, strict=True) if label == "fly"]
+    expect_status(page, f"{len(flies)} detections, 1 to {len(flies)} shown")
     expect(focused).to_have_attribute("name", "label")  # nothing took it away
     for _ in range(30):  # a field for a time has eight stops
         page.keyboard.press("Tab")
@@ -494,16 +502,16 @@ def test_keyboard_alone(open_page: Open, service: str, world: World) -> None:
     page.keyboard.press("Tab")
     expect(focused).to_have_text("Neighbours of this")
     page.keyboard.press("Enter")
-    counted(page, "24 neighbours, nearest first, by cosine similarity")
+    expect_status(page, "24 neighbours, nearest first, by cosine similarity")
     page.go_back()
     expect(page.locator("dd code")).to_have_text(flies[in_row])
     page.keyboard.press("Escape")
-    counted(page, f"{len(flies)} detections, 1 to {len(flies)} shown")
+    expect_status(page, f"{len(flies)} detections, 1 to {len(flies)} shown")
     expect(focused).to_have_attribute("data-id", flies[in_row])  # where it was
 
 
 def test_closing_a_detection_that_was_opened_by_its_link(open_page: Open, service: str) -> None:
-    page = open_page(service + d("m-5"))
+    page = open_page(service + detection_url("m-5"))
     expect(page.get_by_role("heading", level=1)).not_to_have_text("Detection")
     page.keyboard.press("Escape")
     expect(page.get_by_role("heading", level=1)).to_have_text("Detections")
@@ -512,7 +520,7 @@ def test_closing_a_detection_that_was_opened_by_its_link(open_page: Open, servic
 def test_a_phone_needs_no_scrolling_sideways(open_page: Open, service: str, world: World) -> None:
     page = open_page(service, width=360, height=740)
     wide = "document.documentElement.scrollWidth"
-    counted(page, f"{len(world.ids)} detections, 1 to 48 shown")
+    expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
     assert page.evaluate(wide) <= 360
     page.get_by_text("Filter", exact=True).click()
     page.get_by_text("Expression", exact=True).click()
@@ -529,7 +537,7 @@ def test_a_phone_needs_no_scrolling_sideways(open_page: Open, service: str, worl
         assert page.evaluate(wide) <= 360, hash_
 
 
-def test_a_link_to_nowhere_says_so(open_page: Open, service: str) -> None:
+def test_an_invalid_link_is_an_error(open_page: Open, service: str) -> None:
     for fragment in ("#/nothing", "#/d/%E0%A4%A"):
         page = open_page(f"{service}/{fragment}")
         expect(page.get_by_role("alert")).to_have_text("This link leads nowhere. ")

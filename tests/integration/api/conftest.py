@@ -19,7 +19,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def base_url(world: World) -> Iterator[str]:
-    """Where the contract is held against; a module may put another server here."""
+    """The server that the contract is tested with; a module may use another one."""
     with serving(create_app(world.index)) as http:
         yield str(http.base_url)
 
@@ -33,6 +33,6 @@ def http(base_url: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def client(base_url: str) -> Iterator[Client]:
-    """The service as users of Python see it."""
+    """The service as Python users see it."""
     with Client(base_url) as client:
         yield client

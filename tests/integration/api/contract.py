@@ -1,8 +1,8 @@
-"""What every server of the service promises, whatever runs it.
+"""Tests that every server of the service must pass, whatever runs it.
 
-A module that subclasses these and has a fixture ``base_url`` of its own holds another server to
-the same promises; without one they are held against uvicorn. Hits are compared with NumPy brute
-force over the stored embeddings, and every answer has passed its declared model in the client.
+A module that imports these classes runs them against its fixture ``base_url``; the default one is
+uvicorn. Hits are compared with NumPy brute force over the stored embeddings, and the client checks
+every answer against its declared model.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ from tests.integration.api.world import (
     World,
     check_hits,
     detection_url,
+    error_of,
     nearest,
-    told,
 )
 from tracks.store import read_tracks
 
 
-def refused(call: Any, *args: Any, **wishes: Any) -> ServiceError:
+def raised_error(call: Any, *args: Any, **options: Any) -> ServiceError:
     """The error that the service answers with."""
     with pytest.raises(ServiceError) as caught:
-        call(*args, **wishes)
+        call(*args, **options)
     assert caught.value.request_id
     return caught.value
 
 
-BOXED: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
-SEEN: dict[str, Any] = BOXED | {"vector": [1.0] * 32}
+BOX: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
+DETECTION: dict[str, Any] = BOX | {"vector": [1.0] * 32}
 NO_SIZE = {"image_width": None, "image_height": None}
 COSTS = ("cost", "cost_feature", "cost_iou", "cost_area", "cost_distance", "margin")
 
 
-def a_frame(**more: Any) -> dict[str, Any]:
+def frame_body(**fields: Any) -> dict[str, Any]:
     """A request with one detection, of a sequence that nothing else uses."""
     size = {"image_width": 240, "image_height": 160}
-    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [SEEN]}
-    return plain | size | more
+    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [DETECTION]}
+    return plain | size | fields
 
 
-class SearchContract:
+class TestSearch:
     """One query, many queries, an image; with and without a filter."""
 
     def test_vectors_equal_brute_force(
         self, client: Client, http: httpx.Client, world: World
     ) -> None:
         rng = np.random.default_rng(1)
-        for query in rng.normal(size=(5, world.facts.feature_dim)).astype(np.float32):
+        for query in rng.normal(size=(5, world.model.feature_dim)).astype(np.float32):
             expected = nearest(world, query, 7)
             for exact in (False, True):
                 answer = client.search(query, 7, exact=exact)
@@ -86,8 +86,8 @@ class SearchContract:
                 assert client.neighbours(world.all_ids[row], 5) == answer
 
     def test_more_hits_than_rows_gives_every_row_once(self, client: Client, world: World) -> None:
-        found = [hit.detection_id for hit in client.search(ODD_ID, 1000).hits]
-        assert sorted([*found, ODD_ID]) == sorted(world.all_ids)
+        ids = [hit.detection_id for hit in client.search(ODD_ID, 1000).hits]
+        assert sorted([*ids, ODD_ID]) == sorted(world.all_ids)
 
     def test_features_are_the_stored_vectors(self, client: Client, world: World) -> None:
         mixed: list[str | np.ndarray] = ["a-0", world.unit[3]]
@@ -101,7 +101,7 @@ class SearchContract:
                 np.testing.assert_allclose(hit.features, unit, atol=1e-5)
 
     def test_a_batch_is_as_many_searches(self, client: Client, world: World) -> None:
-        vectors = np.random.default_rng(6).normal(size=(256, world.facts.feature_dim))
+        vectors = np.random.default_rng(6).normal(size=(256, world.model.feature_dim))
         answer = client.search_batch(vectors.astype(np.float32), 4)
         assert len(answer.results) == 256
         for vector, result in zip(vectors, answer.results, strict=True):
@@ -112,22 +112,22 @@ class SearchContract:
             assert result.hits == client.search(query, 6, where="label = 'class 0'").hits
             assert {hit.label for hit in result.hits} == {"class 0"}
 
-    def test_filters_choose_among_the_rows_that_fit(self, client: Client, world: World) -> None:
-        query = np.random.default_rng(7).normal(size=world.facts.feature_dim)
+    def test_filters_limit_the_rows(self, client: Client, world: World) -> None:
+        query = np.random.default_rng(7).normal(size=world.model.feature_dim)
         expected = nearest(world, query, 4, label="class 2")
         check_hits(client.search(query, 4, where="label = 'class 2'").hits, expected)
         check_hits(client.search(query, 4, where="label = 'class 2'", exact=True).hits, expected)
         own = world.all_ids[0]
         answer = client.neighbours(own, 5, where="label = 'class 0'")
         check_hits(answer.hits, nearest(world, world.unit[0], 5, own, label="class 0"))
-        some = [own, "a-7", ODD_ID, "nobody"]
-        found = [hit.detection_id for hit in client.search(own, 10, ids=some).hits]
-        assert sorted(found) == sorted(["a-7", ODD_ID])
+        chosen = [own, "a-7", ODD_ID, "nobody"]
+        ids = [hit.detection_id for hit in client.search(own, 10, ids=chosen).hits]
+        assert sorted(ids) == sorted(["a-7", ODD_ID])
         assert client.search(query, 4, where="score > 2").hits == []
         assert client.search(query, 4, ids=["a-7"], where="detection_id = 'a-8'").hits == []
 
     @pytest.mark.parametrize(
-        ("where", "says"),
+        ("where", "reason"),
         [
             ("colour = 'red'", "there is no column 'colour'"),
             ("label = ", "cannot be used"),
@@ -138,16 +138,16 @@ class SearchContract:
             ("true) FROM rows; DROP TABLE rows; --", "cannot be used"),
         ],
     )
-    def test_filters_that_cannot_be_used_say_why(
-        self, client: Client, world: World, where: str, says: str
+    def test_invalid_filters_are_explained(
+        self, client: Client, world: World, where: str, reason: str
     ) -> None:
         for error in (
-            refused(client.search, "a-0", where=where),
-            refused(client.search_batch, ["a-0"], where=where),
-            refused(client.neighbours, "a-0", where=where),
+            raised_error(client.search, "a-0", where=where),
+            raised_error(client.search_batch, ["a-0"], where=where),
+            raised_error(client.neighbours, "a-0", where=where),
         ):
             assert (error.status, error.code) == (422, "invalid_filter")
-            assert says in error.message
+            assert reason in error.message
             assert str(world.index) not in error.message
 
     def test_an_upload_finds_the_same_pixels(self, client: Client, world: World) -> None:
@@ -157,17 +157,17 @@ class SearchContract:
         check_hits(answer.hits, nearest(world, expected.embedding, 4))
         assert answer.query.label == expected.label
         assert answer.query.score == pytest.approx(expected.score)
-        assert [one.label_index for one in answer.query.topk] == [
-            one["label_index"] for one in expected.topk
+        assert [score.label_index for score in answer.query.topk] == [
+            score["label_index"] for score in expected.topk
         ]
-        assert len(answer.hits[0].features or []) == world.facts.feature_dim
-        chosen = client.search_image(data, 4, where="label = 'class 1'")
-        check_hits(chosen.hits, nearest(world, expected.embedding, 4, label="class 1"))
+        assert len(answer.hits[0].features or []) == world.model.feature_dim
+        filtered = client.search_image(data, 4, where="label = 'class 1'")
+        check_hits(filtered.hits, nearest(world, expected.embedding, 4, label="class 1"))
         # The crop the service itself serves is JPEG again, so nearly, not exactly, the same.
         assert client.search_image(client.image("a-4"), 1).hits[0].score > 0.999
 
     @pytest.mark.parametrize(
-        ("body", "says"),
+        ("body", "reason"),
         [
             ({}, "exactly one of detection_id and vector, not none"),
             ({"detection_id": "a-0", "vector": [1.0]}, "exactly one"),
@@ -186,12 +186,12 @@ class SearchContract:
         ],
     )
     def test_bad_searches_are_explained(
-        self, http: httpx.Client, body: dict[str, Any], says: str
+        self, http: httpx.Client, body: dict[str, Any], reason: str
     ) -> None:
-        assert says in told(http.post("/v1/search", json=body), 422)[1]
+        assert reason in error_of(http.post("/v1/search", json=body), 422)[1]
 
     @pytest.mark.parametrize(
-        ("body", "says"),
+        ("body", "reason"),
         [
             ({}, "exactly one of queries and vectors, not none"),
             ({"queries": [], "k": 3}, "body.queries"),
@@ -207,28 +207,26 @@ class SearchContract:
         ],
     )  # fmt: skip
     def test_bad_batches_are_explained(
-        self, http: httpx.Client, body: dict[str, Any], says: str
+        self, http: httpx.Client, body: dict[str, Any], reason: str
     ) -> None:
-        assert says in told(http.post("/v1/search/batch", json=body), 422)[1]
+        assert reason in error_of(http.post("/v1/search/batch", json=body), 422)[1]
 
-    def test_a_batch_names_the_query_that_is_not_there(self, client: Client) -> None:
-        error = refused(client.search_batch, ["a-0", "nobody"])
+    def test_a_batch_names_the_unknown_query(self, client: Client) -> None:
+        error = raised_error(client.search_batch, ["a-0", "nobody"])
         assert (error.status, error.code) == (404, "detection_not_found")
         assert error.message.startswith("query 1: no detection 'nobody'")
 
-    def test_uploads_that_are_no_image_are_explained(
-        self, http: httpx.Client, client: Client
-    ) -> None:
-        error = refused(client.search_image, b"no image")
+    def test_invalid_uploads_are_explained(self, http: httpx.Client, client: Client) -> None:
+        error = raised_error(client.search_image, b"no image")
         assert (error.status, error.code) == (422, "invalid_image")
         assert "no known format" in error.message
-        assert "image" in told(http.post("/v1/search/image", data={"k": "3"}), 422)[1]
+        assert "image" in error_of(http.post("/v1/search/image", data={"k": "3"}), 422)[1]
 
 
-class DetectionContract:
-    """What the index knows of one detection, and its pixels."""
+class TestDetections:
+    """One detection and its pixels."""
 
-    def test_it_says_what_the_run_knows(self, http: httpx.Client, world: World) -> None:
+    def test_fields_are_those_of_the_run(self, http: httpx.Client, world: World) -> None:
         assert http.get(detection_url(ODD_ID)).json() == {
             "detection_id": ODD_ID,
             "label": "class 1",
@@ -242,7 +240,7 @@ class DetectionContract:
         whole = http.get("/v1/detections/b-0").json()
         assert (whole["box"], whole["image"]) == (None, "gone0.jpg")
 
-    def test_a_hit_says_the_same(self, client: Client, world: World) -> None:
+    def test_a_hit_has_the_same_fields(self, client: Client, world: World) -> None:
         for hit in client.search("a-0", 1000).hits:
             alone = client.detection(hit.detection_id).model_dump()
             assert hit.model_dump(include=set(alone)) == alone
@@ -259,12 +257,12 @@ class DetectionContract:
             # Sharp colour edges are what JPEG is worst at; another crop is ten times as far off.
             assert np.abs(got - want).mean() < 8
             assert np.abs(got - wrong).mean() > 40
-        error = refused(client.image, "b-3")
+        error = raised_error(client.image, "b-3")
         assert (error.status, error.code) == (404, "image_missing")
         assert "gone3.jpg" in error.message
 
     @pytest.mark.parametrize("safe", ["", "/"])
-    def test_odd_ids_may_be_asked_for(self, http: httpx.Client, safe: str) -> None:
+    def test_unusual_ids_work(self, http: httpx.Client, safe: str) -> None:
         url = detection_url(ODD_ID, safe=safe)
         assert http.get(url).json()["detection_id"] == ODD_ID
         assert len(http.get(f"{url}/neighbours?k=2").json()["hits"]) == 2
@@ -274,17 +272,17 @@ class DetectionContract:
     @pytest.mark.parametrize(
         "name", ["nobody", "../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "%00"]
     )
-    def test_ids_that_are_not_there(self, http: httpx.Client, name: str) -> None:
+    def test_unknown_ids_are_404(self, http: httpx.Client, name: str) -> None:
         for tail in ("", "/neighbours", "/image"):
-            code, message = told(http.get(f"/v1/detections/{quote(name, safe='%')}{tail}"), 404)
+            code, message = error_of(http.get(f"/v1/detections/{quote(name, safe='%')}{tail}"), 404)
             assert code == "detection_not_found"
             assert "root:" not in message
 
 
-class TrackContract:
+class TestTracks:
     """Tracks, a page at a time and one by one."""
 
-    def test_they_follow_the_blobs(self, client: Client, world: World) -> None:
+    def test_tracks_follow_the_blobs(self, client: Client, world: World) -> None:
         own = [track for track in client.tracks("trap").tracks if track.run == 0]
         assert sorted(track.length for track in own) == [FRAMES - 1, FRAMES, FRAMES]
         steps = client.track(own[0].track_id, run=0).detections
@@ -298,7 +296,7 @@ class TrackContract:
             assert step.detection == client.detection(step.detection_id)
             assert step.detection.frame == step.frame
 
-    def test_they_come_in_pages(self, client: Client) -> None:
+    def test_tracks_come_in_pages(self, client: Client) -> None:
         everything = client.tracks()
         assert everything.total == len(everything.tracks) > 2
         page = client.tracks(limit=2, offset=1)
@@ -307,14 +305,14 @@ class TrackContract:
         assert client.tracks("no").total == 0
 
     def test_one_id_in_two_runs_needs_the_run(self, client: Client) -> None:
-        error = refused(client.track, "trap:00000")
+        error = raised_error(client.track, "trap:00000")
         assert (error.status, error.code, "0, 1" in error.message) == (422, "ambiguous_track", True)
         assert client.track("trap:00000", run=1).run == 1
-        assert refused(client.track, "trap:99999").code == "track_not_found"
+        assert raised_error(client.track, "trap:99999").code == "track_not_found"
 
 
-class LinkContract:
-    """A camera's frames as they come: the same tracks as linking its run, and each frame once."""
+class TestLink:
+    """Live frames: the same tracks as linking the run, and each frame once."""
 
     @pytest.mark.parametrize("way", ["vectors", "image"])
     def test_frame_by_frame_gives_what_linking_the_run_gave(
@@ -328,22 +326,22 @@ class LinkContract:
         for frame in range(FRAMES):
             rows = [n for n in range(frame * PER_FRAME, (frame + 1) * PER_FRAME) if n != FAILED]
             data = (world.images / world.names[rows[0]]).read_bytes()
-            seen: dict[str, Any] = {"image": data}
+            embedded = [world.embedder.embed_bytes(data, box=world.boxes[n]) for n in rows]
+            content: dict[str, Any] = {"image": data}
             if way == "vectors":
-                made = [world.embedder.embed_bytes(data, box=world.boxes[n]) for n in rows]
-                seen = {"vectors": np.stack([one.embedding for one in made]), "size": (240, 160)}
+                vectors = np.stack([item.embedding for item in embedded])
+                content = {"vectors": vectors, "size": (240, 160)}
             answer = client.link(
                 sequence,
                 [world.boxes[n] for n in rows],
                 request_id=f"frame {frame}",
                 ids=[world.ids[n] for n in rows],
-                **seen,
+                **content,
             )
             assert (answer.frame, answer.restarted) == (frame, None)
-            for one, n in zip(answer.detections, rows, strict=True):
-                expected = world.embedder.embed_bytes(data, box=world.boxes[n])
-                told = (expected.label, pytest.approx(expected.score, abs=1e-5))
-                assert (one.label, one.label_score) == (told if way == "image" else (None, None))
+            for link, expected in zip(answer.detections, embedded, strict=True):
+                label = (expected.label, pytest.approx(expected.score, abs=1e-5))
+                assert (link.label, link.label_score) == (label if way == "image" else (None, None))
             live += [(frame, link) for link in answer.detections]
         for row, (frame, link) in zip(offline, live, strict=True):
             assert row["frame"] == frame
@@ -354,12 +352,12 @@ class LinkContract:
                 assert row[name] == getattr(link, name)
             for name in COSTS:
                 assert getattr(link, name) == pytest.approx(row[name], abs=1e-5)
-        stands = client.open_tracks(sequence)
-        assert (stands.frame, stands.restarts) == (FRAMES - 1, None)
-        assert stands.tracks_started == len({row["track_id"] for row in offline})
+        state = client.open_tracks(sequence)
+        assert (state.frame, state.restarts) == (FRAMES - 1, None)
+        assert state.tracks_started == len({row["track_id"] for row in offline})
         last = {row["track_id"].removeprefix("trap:"): row for row in offline}
-        assert len(stands.tracks) == answer.tracks_open == len(last)
-        for track in stands.tracks:
+        assert len(state.tracks) == answer.tracks_open == len(last)
+        for track in state.tracks:
             row = last[track.track_id.removeprefix(sequence + ":")]
             assert track.detection_id == row["detection_id"]
             assert (track.frame, track.length) == (row["frame"], row["position"] + 1)
@@ -367,11 +365,11 @@ class LinkContract:
 
     def test_crops_are_embedded_as_uploads_are(self, client: Client, world: World) -> None:
         crops = [client.image(name) for name in ("a-3", "a-4")]
-        made = np.stack([world.embedder.embed_bytes(crop).embedding for crop in crops])
+        vectors = np.stack([world.embedder.embed_bytes(crop).embedding for crop in crops])
         boxes, size = [world.boxes[3], world.boxes[4]], (240, 160)
         sequence = uuid4().hex
         client.link(sequence, boxes, request_id="1", crops=crops, size=size)
-        links = client.link(sequence, boxes, request_id="2", vectors=made, size=size).detections
+        links = client.link(sequence, boxes, request_id="2", vectors=vectors, size=size).detections
         for number, link in enumerate(links):
             assert link.previous_detection_id == f"1/{number}"
             assert link.cost_feature == pytest.approx(0, abs=1e-6)
@@ -380,7 +378,7 @@ class LinkContract:
             assert link.margin > 0.1
 
     def test_a_request_sent_again_is_linked_once(self, http: httpx.Client) -> None:
-        body = a_frame(request_id="1", frame=5)
+        body = frame_body(request_id="1", frame=5)
         first = http.post("/v1/link", json=body)
         assert (first.status_code, "idempotent-replayed" in first.headers) == (200, False)
         assert http.post("/v1/link", json=body | {"request_id": "2", "frame": 6}).status_code == 200
@@ -389,15 +387,15 @@ class LinkContract:
             again = http.post("/v1/link", json=same)
             assert (again.status_code, again.content) == (200, first.content)
             assert again.headers["idempotent-replayed"] == "true"
-        code, message = told(http.post("/v1/link", json=body | {"frame": 7}), 409)
+        code, message = error_of(http.post("/v1/link", json=body | {"frame": 7}), 409)
         assert (code, "was answered before" in message) == ("clash", True)
-        code, message = told(http.post("/v1/link", json=body | {"request_id": "3"}), 409)
+        code, message = error_of(http.post("/v1/link", json=body | {"request_id": "3"}), 409)
         assert (code, "not later than the last one, 6" in message) == ("clash", True)
         state = http.get("/v1/link", params={"sequence": body["sequence"]}).json()
         assert [track["length"] for track in state["tracks"]] == [2]
 
     def test_many_at_once_are_linked_one_after_the_other(self, base_url: str) -> None:
-        body = a_frame()
+        body = frame_body()
 
         def ask(number: int) -> tuple[int, bytes]:
             mine = body | {"request_id": str(number // 2)}  # each request comes twice
@@ -414,73 +412,82 @@ class LinkContract:
         assert positions == {number: number for number in range(20)}
 
     @pytest.mark.parametrize("name", ["a/b c/é?#%2F", ".", "..", "x" * 500])
-    def test_odd_sequences_may_be_asked_for(self, client: Client, name: str) -> None:
+    def test_unusual_sequence_names_work(self, client: Client, name: str) -> None:
         name = (name + uuid4().hex)[-500:] if len(name) > 2 else name
         request_id = uuid4().hex
         client.link(name, [], request_id=request_id, size=(9, 9))
         assert client.open_tracks(name).sequence == name
-        assert refused(client.open_tracks, uuid4().hex).code == "sequence_not_found"
+        assert raised_error(client.open_tracks, uuid4().hex).code == "sequence_not_found"
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "reason"),
         [
             ({"image_width": None}, "give image_width and image_height"),
             ({"image": "AAAA"}, "leave image_width and image_height out"),
-            ({"image": "AAAA", **NO_SIZE}, "detection 0 brings vector"),
-            ({"image": "AAAA", **NO_SIZE, "detections": [BOXED]}, "not an image"),
-            ({"image": "%%%", **NO_SIZE, "detections": [BOXED]}, "frame's image is text but not"),
-            ({"detections": [BOXED]}, "detection 0 brings nothing"),
-            ({"detections": [SEEN, BOXED]}, "detection 1 brings nothing"),
-            ({"detections": [SEEN, BOXED | {"image": "AAAA"}]}, "detection 1 brings image"),
-            ({"detections": [SEEN | {"image": "AAAA"}]}, "detection 0 brings vector and image"),
-            ({"detections": [BOXED | {"image": "AAAA"}]}, "detection 0: not an image"),
-            ({"detections": [BOXED | {"image": "é"}]}, "image of detection 0 is text but not"),
+            ({"image": "AAAA", **NO_SIZE}, "detection 0 has vector"),
+            ({"image": "AAAA", **NO_SIZE, "detections": [BOX]}, "not an image"),
+            ({"image": "%%%", **NO_SIZE, "detections": [BOX]}, "frame's image is text but not"),
+            ({"detections": [BOX]}, "detection 0 has nothing"),
+            ({"detections": [DETECTION, BOX]}, "detection 1 has nothing"),
+            ({"detections": [DETECTION, BOX | {"image": "AAAA"}]}, "detection 1 has image"),
+            ({"detections": [DETECTION | {"image": "AAAA"}]}, "detection 0 has vector and image"),
+            ({"detections": [BOX | {"image": "AAAA"}]}, "detection 0: not an image"),
+            ({"detections": [BOX | {"image": "é"}]}, "image of detection 0 is text but not"),
             (
-                {"detections": [SEEN, SEEN | {"vector": [0.0] * 32}]},
+                {"detections": [DETECTION, DETECTION | {"vector": [0.0] * 32}]},
                 "detection 1: the vector is all",
             ),
-            ({"detections": [SEEN | {"vector": [1.0]}]}, "detection 0: the vector has 1 numbers"),
-            ({"detections": [SEEN | {"vector": "%"}]}, "detection 0: the vector is text but not"),
             (
-                {"detections": [SEEN | {"box": [5, 5, 5, 9]}]},
+                {"detections": [DETECTION | {"vector": [1.0]}]},
+                "detection 0: the vector has 1 numbers",
+            ),
+            (
+                {"detections": [DETECTION | {"vector": "%"}]},
+                "detection 0: the vector is text but not",
+            ),
+            (
+                {"detections": [DETECTION | {"box": [5, 5, 5, 9]}]},
                 "detection 0: box [5.0, 5.0, 5.0, 9.0]",
             ),
-            ({"detections": [SEEN | {"box": [1e300, 5, 5, 9]}]}, "body.detections.0.box.0"),
-            ({"detections": [SEEN | {"detection_id": "x"}] * 2}, "detection_id 'x' stands twice"),
-            ({"detections": [SEEN] * 1001}, "at most 1000"),
+            ({"detections": [DETECTION | {"box": [1e300, 5, 5, 9]}]}, "body.detections.0.box.0"),
+            (
+                {"detections": [DETECTION | {"detection_id": "x"}] * 2},
+                "detection_id 'x' is given twice",
+            ),
+            ({"detections": [DETECTION] * 1001}, "at most 1000"),
             ({"frame": -1}, "body.frame"),
             ({"sequence": ""}, "body.sequence"),
             ({"timestamp": "yesterday"}, "body.timestamp"),
             ({"camera": 1}, "body.camera"),
         ],
     )
-    def test_frames_that_do_not_serve_are_explained(
-        self, http: httpx.Client, change: dict[str, Any], says: str
+    def test_invalid_frames_are_explained(
+        self, http: httpx.Client, change: dict[str, Any], reason: str
     ) -> None:
-        body = a_frame() | change
-        assert says in told(http.post("/v1/link", json=body), 422)[1]
+        body = frame_body() | change
+        assert reason in error_of(http.post("/v1/link", json=body), 422)[1]
         # Nothing of it was linked.
         at = {"sequence": body["sequence"] or "x"}
-        assert told(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
+        assert error_of(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
 
     def test_a_box_outside_of_the_frame_is_named(self, client: Client, world: World) -> None:
         data = (world.images / world.names[0]).read_bytes()
         boxes = [world.boxes[0], (300.0, 10.0, 310.0, 20.0)]
-        error = refused(client.link, uuid4().hex, boxes, request_id="1", image=data)
+        error = raised_error(client.link, uuid4().hex, boxes, request_id="1", image=data)
         assert (error.status, error.code) == (422, "invalid_box")
         assert "detection 1: box outside image" in error.message
         assert "240x160" in error.message
 
 
-class IndexContract:
+class TestIndex:
     """What is being served."""
 
-    def test_it_says_what_is_served(self, client: Client, world: World) -> None:
+    def test_the_summary_is_that_of_the_snapshot(self, client: Client, world: World) -> None:
         served = client.index()
         assert (served.version, served.versions) == ("v0001", ["v0001"])
         assert served.rows == len(world.all_ids)
-        assert served.dim == served.model.feature_dim == world.facts.feature_dim
-        assert served.fingerprint == world.facts.fingerprint
+        assert served.dim == served.model.feature_dim == world.model.feature_dim
+        assert served.fingerprint == world.model.fingerprint
         assert served.model.spec == "tiny"
         assert served.runs == ["first", "second"]
         assert served.since.tzinfo is not None
@@ -493,51 +500,51 @@ class IndexContract:
         base = str(world.index.parent)
         track = "/v1/tracks/trap:00000?run="
         urls = ["/v1/index", "/v1/tracks", track + "0", track + "1", "/openapi.json", "/metrics"]
-        for one in world.all_ids:
-            url = detection_url(one)
+        for detection_id in world.all_ids:
+            url = detection_url(detection_id)
             urls += [url, url + "/neighbours?k=100", url + "/neighbours?where=x"]
-            if one.startswith("b-"):
+            if detection_id.startswith("b-"):
                 urls.append(url + "/image")
         texts = [http.get(url).text for url in urls]
         assert len(texts) > 100
         assert not [text for text in texts if base in text or str(world.images) in text]
 
 
-class ErrorContract:
-    """One shape for every error, and a name for every request."""
+class TestErrors:
+    """One shape for every error, and an id for every request."""
 
     def test_every_error_has_the_one_shape(self, http: httpx.Client) -> None:
-        assert "not JSON" in told(http.post("/v1/search", content=b"{", headers=JSON), 422)[1]
+        assert "not JSON" in error_of(http.post("/v1/search", content=b"{", headers=JSON), 422)[1]
         nan = b'{"vector": [' + b",".join([b"NaN"] * 32) + b"]}"
-        assert "not finite" in told(http.post("/v1/search", content=nan, headers=JSON), 422)[1]
+        assert "not finite" in error_of(http.post("/v1/search", content=nan, headers=JSON), 422)[1]
         plain = {"content-type": "text/plain"}
-        message = told(http.post("/v1/search", content=b"{}", headers=plain), 422)[1]
+        message = error_of(http.post("/v1/search", content=b"{}", headers=plain), 422)[1]
         assert "send application/json, not text/plain" in message
         unknown = {"detection_id": f"a-{FAILED}"}  # in the run, with an error: not in the index
-        assert told(http.post("/v1/search", json=unknown), 404)[0] == "detection_not_found"
+        assert error_of(http.post("/v1/search", json=unknown), 404)[0] == "detection_not_found"
         half = b'{"detection_id": "\\ud800"}'
         assert http.post("/v1/search", content=half, headers=JSON).status_code in (404, 422)
         deep = b'{"vector": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-        told(http.post("/v1/search", content=deep, headers=JSON), 422)
-        assert "k" in told(http.get("/v1/detections/a-0/neighbours?k=x"), 422)[1]
-        assert told(http.get("/v1/detections/a%0Ab"), 404)[0] in (
+        error_of(http.post("/v1/search", content=deep, headers=JSON), 422)
+        assert "k" in error_of(http.get("/v1/detections/a-0/neighbours?k=x"), 422)[1]
+        assert error_of(http.get("/v1/detections/a%0Ab"), 404)[0] in (
             "not_found",
             "detection_not_found",
         )
-        assert "offset" in told(http.get(f"/v1/tracks?offset={10**30}"), 422)[1]
-        assert told(http.get("/v2/search"), 404)[0] == "not_found"
-        assert told(http.get("/v1/search"), 405)[0] == "method_not_allowed"
+        assert "offset" in error_of(http.get(f"/v1/tracks?offset={10**30}"), 422)[1]
+        assert error_of(http.get("/v2/search"), 404)[0] == "not_found"
+        assert error_of(http.get("/v1/search"), 405)[0] == "method_not_allowed"
         bad = {"content-type": "multipart/form-data; boundary=x"}
-        assert told(http.post("/v1/search/image", content=b"--y", headers=bad), 400)[0] == (
+        assert error_of(http.post("/v1/search/image", content=b"--y", headers=bad), 400)[0] == (
             "bad_request"
         )
 
-    def test_a_request_keeps_its_sane_name(self, http: httpx.Client) -> None:
+    def test_a_request_keeps_its_valid_id(self, http: httpx.Client) -> None:
         for path in ("/livez", "/nowhere"):
-            said = http.get(path, headers={"x-request-id": "job-7/a.b"}).headers["x-request-id"]
-            assert said == "job-7/a.b"
+            answered = http.get(path, headers={"x-request-id": "job-7/a.b"}).headers["x-request-id"]
+            assert answered == "job-7/a.b"
         for odd in ("a b", "x" * 200, '"'):
-            said = http.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]
-            assert said not in (odd, "")
+            answered = http.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]
+            assert answered not in (odd, "")
         names = {http.get("/livez").headers["x-request-id"] for _ in range(20)}
         assert len(names) == 20

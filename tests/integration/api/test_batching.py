@@ -1,4 +1,4 @@
-"""Searches that wait together: the same answers as alone, one snapshot, a bounded queue."""
+"""Searches that wait together: the answers are those of single searches; the queue is bounded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import pytest
 from api.app import create_app
 from api.http.limits import Limits
 from index.search.snapshot import Hits, Snapshot
-from tests.integration.api.world import World, nearest, serving, told
+from tests.integration.api.world import World, error_of, nearest, serving
 
 Gate = tuple[threading.Event, list[int]]
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Searches wait until the event is set; the list has the queries of each call of FAISS."""
+    """Searches wait for the event; the list has the number of queries of each call of FAISS."""
     opened, sizes = threading.Event(), []
-    really = Snapshot.search
+    original = Snapshot.search
 
-    def slowly(self: Snapshot, vectors: np.ndarray, k: int, **wishes: Any) -> Hits:
+    def slowly(self: Snapshot, vectors: np.ndarray, k: int, **options: Any) -> Hits:
         sizes.append(len(vectors))
         assert opened.wait(60)
-        return really(self, vectors, k, **wishes)
+        return original(self, vectors, k, **options)
 
     opened.set()  # the server searches once before it is ready
     monkeypatch.setattr(Snapshot, "search", slowly)
@@ -38,7 +38,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @contextmanager
 def together(count: int) -> Iterator[Callable[..., Any]]:
-    """Calls that run side by side; all are waited for at the end."""
+    """Calls in threads; all of them are finished at the end."""
     with ThreadPoolExecutor(count) as pool:
         yield pool.submit
 
@@ -58,9 +58,9 @@ def wait_for_depth(http: httpx.Client, wanted: int) -> None:
 
 
 @pytest.mark.parametrize("micro_batching", [True, False])
-def test_many_at_once_answer_like_one_at_a_time(world: World, micro_batching: bool) -> None:
-    queries = np.random.default_rng(3).normal(size=(60, world.facts.feature_dim))
-    wishes: list[dict[str, Any]] = [
+def test_concurrent_searches_equal_single_ones(world: World, micro_batching: bool) -> None:
+    queries = np.random.default_rng(3).normal(size=(60, world.model.feature_dim))
+    options: list[dict[str, Any]] = [
         {"k": 3},
         {"k": 200},
         {"k": 5, "where": "label = 'class 1'"},
@@ -68,29 +68,29 @@ def test_many_at_once_answer_like_one_at_a_time(world: World, micro_batching: bo
     ]
     with serving(create_app(world.index, micro_batching=micro_batching)) as http:
 
-        def ask(number: int) -> tuple[list[str], list[str]]:
-            wish, query = wishes[number % 4], queries[number]
-            body = {"vector": query.tolist()} | wish
+        def search(number: int) -> tuple[list[str], list[str]]:
+            option, query = options[number % 4], queries[number]
+            body = {"vector": query.tolist()} | option
             hits = http.post("/v1/search", json=body).json()["hits"]
-            label = "class 1" if "where" in wish else None
-            expected = nearest(world, query, int(wish["k"]), label=label)
+            label = "class 1" if "where" in option else None
+            expected = nearest(world, query, int(option["k"]), label=label)
             return [hit["detection_id"] for hit in hits], list(expected)
 
         with together(30) as begin:
-            found = [begin(ask, number) for number in range(60)]
-        for one in found:
-            got, expected = one.result()
+            futures = [begin(search, number) for number in range(60)]
+        for future in futures:
+            got, expected = future.result()
             assert got == expected
 
 
-def test_what_waits_is_searched_in_one_call(world: World, gate: Gate) -> None:
+def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
     opened, sizes = gate
     with serving(create_app(world.index)) as http:
         sizes.clear()
         opened.clear()
         with together(40) as begin:
             first = begin(http.post, "/v1/search", json={"detection_id": "a-0"})
-            while not sizes:  # it searches, so that all others wait
+            while not sizes:  # it is being searched, so all others wait
                 pass
             others = [
                 begin(http.post, "/v1/search", json={"detection_id": f"a-{row}", "k": row})
@@ -104,24 +104,24 @@ def test_what_waits_is_searched_in_one_call(world: World, gate: Gate) -> None:
             )
             wait_for_depth(http, 14 + 3 + 9)
             opened.set()
-        # One that came first, then all of one filter in a call, and the one whose filter is none.
+        # The first one alone, then all without a filter in one call, then the one with a filter.
         assert sorted(sizes) == [1, 1, 14 + 9]
         assert first.result().status_code == 200
-        for row, one in enumerate(others, start=6):
+        for row, future in enumerate(others, start=6):
             unit = world.unit[world.all_ids.index(f"a-{row}")]
-            got = [hit["detection_id"] for hit in one.result().json()["hits"]]
+            got = [hit["detection_id"] for hit in future.result().json()["hits"]]
             assert got == list(nearest(world, unit, row, f"a-{row}"))
         assert len(batch.result().json()["results"]) == 9
-        # What is wrong with one stays with that one.
-        assert told(lost.result(), 404)[0] == "detection_not_found"
-        assert told(odd.result(), 422)[0] == "invalid_vector"
-        assert told(bad.result(), 422)[0] == "invalid_filter"
+        # An error of one request fails only that request.
+        assert error_of(lost.result(), 404)[0] == "detection_not_found"
+        assert error_of(odd.result(), 422)[0] == "invalid_vector"
+        assert error_of(bad.result(), 422)[0] == "invalid_filter"
         text = http.get("/metrics").text
         assert 'onepass_batch_size_bucket{le="16.0"} 2.0' in text
         assert 'onepass_batch_size_bucket{le="32.0"} 3.0' in text
 
 
-def test_a_full_queue_says_when_to_ask_again(world: World, gate: Gate) -> None:
+def test_a_full_queue_says_when_to_try_again(world: World, gate: Gate) -> None:
     opened, sizes = gate
     limits = Limits(waiting_queries=4, batch=4)
     with serving(create_app(world.index, limits=limits)) as http:
@@ -136,29 +136,29 @@ def test_a_full_queue_says_when_to_ask_again(world: World, gate: Gate) -> None:
             wait_for_depth(http, 4)
             for _ in range(3):
                 refused = http.post("/v1/search", json=body)
-                code, message = told(refused, 429)
+                code, message = error_of(refused, 429)
                 assert (code, "4 queries wait" in message) == ("too_busy", True)
                 assert int(refused.headers["retry-after"]) >= 1
             opened.set()
-        assert [one.result().status_code for one in waiting] == [200] * 5
+        assert [future.result().status_code for future in waiting] == [200] * 5
         assert 'onepass_rejected_requests_total{reason="queue"} 3.0' in http.get("/metrics").text
         assert depth(http) == 0
         assert http.post("/v1/search", json=body).status_code == 200
 
 
-def test_a_search_that_breaks_is_told_to_whom_it_belongs(
+def test_an_unexpected_error_fails_only_its_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = Snapshot.search
+    original = Snapshot.search
 
-    def broken(self: Snapshot, vectors: np.ndarray, k: int, **wishes: Any) -> Hits:
-        if wishes.get("exact"):
+    def broken(self: Snapshot, vectors: np.ndarray, k: int, **options: Any) -> Hits:
+        if options.get("exact"):
             raise RuntimeError(f"{self.path} is on fire")
-        return really(self, vectors, k, **wishes)
+        return original(self, vectors, k, **options)
 
     with serving(create_app(world.index)) as http:
         monkeypatch.setattr(Snapshot, "search", broken)
         response = http.post("/v1/search", json={"detection_id": "a-0", "exact": True})
-        code, message = told(response, 500)
+        code, message = error_of(response, 500)
         assert (code, "fire" in message) == ("internal", False)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200

@@ -15,7 +15,7 @@ from api.app import create_app
 from index.build.version import build_index
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
-from tests.integration.api.world import detection_url, serving, told
+from tests.integration.api.world import detection_url, error_of, serving
 from tracks.association.options import TERMS
 from tracks.link import link_run
 from tracks.store import read_tracks
@@ -61,29 +61,29 @@ def ids(answer: dict[str, object]) -> list[str]:
 
 
 def test_pages_hold_every_detection_once(client: httpx.Client) -> None:
-    found: list[str] = []
+    collected: list[str] = []
     for offset in range(0, ROWS + 7, 7):
         answer = page(client, limit=7, offset=offset)
         assert (answer["total"], answer["limit"], answer["offset"]) == (ROWS, 7, offset)
-        found += ids(answer)
-    assert sorted(found) == sorted(IDS)
-    one = page(client, limit=1)["detections"][0]  # type: ignore[index]
-    assert client.get(detection_url(one["detection_id"])).json() == one
+        collected += ids(answer)
+    assert sorted(collected) == sorted(IDS)
+    first = page(client, limit=1)["detections"][0]  # type: ignore[index]
+    assert client.get(detection_url(first["detection_id"])).json() == first
 
 
 def test_where_chooses_and_pages(client: httpx.Client) -> None:
     where = "label = 'it''s' AND sequence IN ('s0', 's1')"
-    wanted = [i for row, i in enumerate(IDS) if LABELS[row] == "it's" and row % 4 < 2]
-    for _ in range(2):  # the second is kept from the first
+    expected = [i for row, i in enumerate(IDS) if LABELS[row] == "it's" and row % 4 < 2]
+    for _ in range(2):  # the second answer is cached
         answer = page(client, where=where)
-        assert answer["total"] == len(wanted) > 2
-        assert sorted(ids(answer)) == sorted(wanted)
+        assert answer["total"] == len(expected) > 2
+        assert sorted(ids(answer)) == sorted(expected)
         assert ids(page(client, where=where, limit=1, offset=1)) == ids(answer)[1:2]
     assert ids(page(client, where="frame < 0")) == []
 
 
 @pytest.mark.parametrize(
-    ("query", "code", "says"),
+    ("query", "code", "reason"),
     [
         ({"where": "colour = 1"}, "invalid_filter", "there is no column 'colour'"),
         ({"where": ""}, "invalid_filter", "the filter is empty"),
@@ -93,11 +93,11 @@ def test_where_chooses_and_pages(client: httpx.Client) -> None:
         ({"offset": -1}, "invalid_request", "query.offset"),
     ],
 )
-def test_what_does_not_fit_is_told(
-    client: httpx.Client, query: dict[str, str | int], code: str, says: str
+def test_invalid_parameters_are_explained(
+    client: httpx.Client, query: dict[str, str | int], code: str, reason: str
 ) -> None:
-    found, message = told(client.get("/v1/detections", params=query), 422)
-    assert (found, says in message) == (code, True)
+    answered, message = error_of(client.get("/v1/detections", params=query), 422)
+    assert (answered, reason in message) == (code, True)
 
 
 def test_facets_count_values(client: httpx.Client) -> None:
@@ -106,7 +106,7 @@ def test_facets_count_values(client: httpx.Client) -> None:
     assert counted == sorted(Counter(LABELS).items(), key=lambda pair: (-pair[1], pair[0]))
     few = client.get("/v1/index/facets", params={"column": "sequence", "limit": 1}).json()
     assert (few["total"], len(few["values"])) == (4, 1)
-    assert "column" in told(client.get("/v1/index/facets?column=image"), 422)[1]
+    assert "column" in error_of(client.get("/v1/index/facets?column=image"), 422)[1]
 
 
 def test_the_track_of_a_detection(client: httpx.Client) -> None:
@@ -117,65 +117,53 @@ def test_the_track_of_a_detection(client: httpx.Client) -> None:
             answer = client.get(detection_url(step["detection_id"]) + "/track")
             assert answer.json() == detail
     assert sum(track["length"] for track in listed) == 20
-    code, message = told(client.get(detection_url(IDS[25]) + "/track"), 404)  # of the other run
+    code, message = error_of(client.get(detection_url(IDS[25]) + "/track"), 404)  # of the other run
     assert (code, "onepass link" in message) == ("no_track", True)
-    assert told(client.get("/v1/detections/nobody/track"), 404)[0] == "detection_not_found"
+    assert error_of(client.get("/v1/detections/nobody/track"), 404)[0] == "detection_not_found"
 
 
-def test_a_track_tells_of_each_link_what_linking_wrote(tmp_path: Path) -> None:
-    frames, boxes, looks, _ = crowd()
+def test_links_are_those_that_linking_wrote(tmp_path: Path) -> None:
+    frames, boxes, vectors, _ = crowd()
     plan = {"image": [f"{frame}.jpg" for frame in frames.tolist()], "frame": frames.tolist()}
     plan |= {side: boxes[:, at].tolist() for at, side in enumerate(("x1", "y1", "x2", "y2"))}
-    run = write_run(tmp_path / "run", plan, looks)
+    run = write_run(tmp_path / "run", plan, vectors)
     link_run(run.path)
     build_index([run.path], tmp_path / "index")
-    told_of = ("detection_id", "frame", "position", "previous_detection_id", "cost", "margin")
-    told_of += tuple(f"cost_{term}" for term in TERMS)
-    found = []
+    shown = ("detection_id", "frame", "position", "previous_detection_id", "cost", "margin")
+    shown += tuple(f"cost_{term}" for term in TERMS)
+    served = []
     with serving(create_app(tmp_path / "index")) as client:
         for track in client.get("/v1/tracks?limit=1000").json()["tracks"]:
             steps = client.get("/v1/tracks/" + track["track_id"]).json()["detections"]
-            found += [{name: step[name] for name in told_of} for step in steps]
-    written = read_tracks(run.path).select(told_of).to_pylist()
+            served += [{name: step[name] for name in shown} for step in steps]
+    written = read_tracks(run.path).select(shown).to_pylist()
     assert sum(row["margin"] is not None for row in written) > 30
-    by_id = {step["detection_id"]: step for step in found}
-    assert len(found) == len(written)
+    by_id = {step["detection_id"]: step for step in served}
+    assert len(served) == len(written)
     for row in written:
         assert by_id[row["detection_id"]] == pytest.approx(row, nan_ok=True)
 
 
-def test_an_index_that_was_never_linked_has_no_track(tmp_path: Path) -> None:
-    vectors = np.eye(3, 8, dtype=np.float32)
-    run = write_run(
-        tmp_path / "run",
-        {"image": ["0.jpg", "1.jpg", "2.jpg"], "detection_id": ["a", "b", "c"]},
-        vectors,
-    )
-    build_index([run.path], tmp_path / "index")
-    with serving(create_app(tmp_path / "index")) as client:
-        assert told(client.get("/v1/detections/a/track"), 404)[0] == "no_track"
-
-
-def test_the_page_and_all_that_it_names(client: httpx.Client) -> None:
+def test_the_page_and_its_files(client: httpx.Client) -> None:
     start = client.get("/")
     assert start.headers["content-type"].startswith("text/html")
     policy = start.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|https?:", start.text)
-    named, seen = re.findall(r'(?:src|href)="(page/[^"]+)"', start.text), set()
-    while named:
-        url = named.pop()
+    urls, seen = re.findall(r'(?:src|href)="(page/[^"]+)"', start.text), set()
+    while urls:
+        url = urls.pop()
         if url in seen:
             continue
         seen.add(url)
         part = client.get("/" + url)
         assert part.status_code == 200, url
         assert part.headers["content-security-policy"] == policy
-        named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', part.text)]
+        urls += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', part.text)]
         again = client.get("/" + url, headers={"if-none-match": part.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
     folder = Path(__file__).parents[3] / "api" / "page"
     assert seen == {f"page/{file.name}" for file in folder.iterdir()} - {"page/index.html"}
     for name in ("nothing.js", "..%2fapp.py", "%2e%2e%2fapp.py"):
-        assert told(client.get("/page/" + name), 404)[0] == "not_found"
+        assert error_of(client.get("/page/" + name), 404)[0] == "not_found"

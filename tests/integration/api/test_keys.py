@@ -1,4 +1,4 @@
-"""API keys: asked for under /v1 and nowhere else, never shown."""
+"""API keys: required under /v1 and nowhere else, never shown."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from api.app import create_app
 from api.client import Client, ServiceError
 from api.http.keys import read_keys
 from common.errors import InputError
-from tests.integration.api.world import World, serving, told
+from tests.integration.api.world import World, error_of, serving
 
 
-def test_only_known_keys_reach_what_is_under_v1(
+def test_v1_requires_a_valid_key(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
@@ -25,16 +25,16 @@ def test_only_known_keys_reach_what_is_under_v1(
         serving(create_app(world.index, api_keys=read_keys(file))) as http,
     ):
         url = str(http.base_url)
-        for open_to_all in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
-            assert http.get(open_to_all).status_code == 200
+        for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
+            assert http.get(path).status_code == 200
         for path in ("/v1/index", "/v1/detections/a-0", "/v1/tracks", "/v1/nothing"):
             for headers in ({}, {"x-api-key": "guess"}, {"x-api-key": ""}, {"x-api-key": "é"}):
                 sent = {name: value.encode("latin-1") for name, value in headers.items()}
                 refused = http.get(path, headers=sent)
-                assert told(refused, 401)[0] == "unauthorised"
+                assert error_of(refused, 401)[0] == "unauthorised"
                 assert "X-API-Key" in refused.headers["www-authenticate"]
                 assert "guess" not in refused.text
-        assert told(http.post("/v1/index/reload"), 401)[0] == "unauthorised"
+        assert error_of(http.post("/v1/index/reload"), 401)[0] == "unauthorised"
         for key in ("first-key", "second-key"):
             with Client(url, api_key=key) as client:
                 assert client.search("a-0").hits
@@ -48,24 +48,24 @@ def test_only_known_keys_reach_what_is_under_v1(
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "reason"),
     [("", "holds no key"), ("# none\n\n", "holds no key"), ("a\nb c\n", "line 2"), ("é", "line 1")],
 )
-def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, content: str, says: str) -> None:
+def test_a_file_without_valid_keys_is_refused(tmp_path: Path, content: str, reason: str) -> None:
     file = tmp_path / "keys"
     file.write_text(content)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=reason):
         read_keys(file)
     with pytest.raises(InputError, match="cannot be read"):
         read_keys(tmp_path / "missing")
 
 
-def test_a_file_that_others_can_read_is_warned_of(
+def test_a_file_readable_by_others_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
     file.write_text("secret\n")
-    caplog.set_level(logging.WARNING, "onepass.api")  # whatever other tests made of the root's
+    caplog.set_level(logging.WARNING, "onepass.api")  # whatever level other tests set
     for mode, warnings in ((0o600, 0), (0o644, 1)):
         caplog.clear()
         file.chmod(mode)

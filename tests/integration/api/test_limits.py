@@ -1,4 +1,4 @@
-"""Bounds: bodies, pixels, k, batches, ids, answers, uploads that wait."""
+"""Limits: bodies, pixels, k, batches, ids, answers, queues."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -16,19 +17,21 @@ from api.app import create_app
 from api.http.limits import Limits
 from api.service.state import ServedIndex
 from common.errors import InputError
-from tests.integration.api.world import JSON, World, serving, told
+from tests.integration.api.contract import frame_body
+from tests.integration.api.world import JSON, World, error_of, serving
+from tracks.live.session import LiveLinker
 
 
 def test_a_large_body_is_refused(world: World) -> None:
     with serving(create_app(world.index, limits=Limits(body_bytes=5000))) as http:
         big = b"x" * 6000
-        assert told(http.post("/v1/search/image", files={"image": big}), 413)[0] == "too_large"
+        assert error_of(http.post("/v1/search/image", files={"image": big}), 413)[0] == "too_large"
         form = {"content-type": "multipart/form-data; boundary=b"}
         head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
         for url, headers, start in (("", JSON, b'"'), ("/image", form, head)):
             parts = iter([start, *[big[:1500]] * 4])  # sent in chunks, with no length declared
             response = http.post("/v1/search" + url, content=parts, headers=headers)
-            code, message = told(response, 413)
+            code, message = error_of(response, 413)
             assert (code, "5000 bytes" in message) == ("too_large", True)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
         assert 'onepass_rejected_requests_total{reason="body"} 3.0' in http.get("/metrics").text
@@ -51,18 +54,18 @@ def bomb(side: int) -> bytes:
 
 def test_a_decompression_bomb_is_not_decoded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*_: object) -> None:
-        raise AssertionError("it was decoded")
+        raise AssertionError("the image was decoded")
 
     with serving(create_app(world.index)) as http:
         monkeypatch.setattr(ServedIndex, "_load_embedder", decoded)
         for side in (9000, 40_000, 300_000):
             data = bomb(side)
             assert len(data) < 200_000
-            code, message = told(http.post("/v1/search/image", files={"image": data}), 422)
+            code, message = error_of(http.post("/v1/search/image", files={"image": data}), 422)
             assert (code, "60000000 pixels" in message) == ("image_too_large", True)
 
 
-def test_an_image_within_the_bound_is_embedded(world: World) -> None:
+def test_an_image_within_the_limit_is_embedded(world: World) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (300, 200), (9, 90, 9)).save(picture, "PNG")
     for pixels, status in ((60_000, 200), (59_999, 422)):
@@ -71,22 +74,22 @@ def test_an_image_within_the_bound_is_embedded(world: World) -> None:
             assert http.post("/v1/search/image", files=files).status_code == status
 
 
-def test_a_server_may_allow_less(world: World) -> None:
+def test_limits_can_be_lowered(world: World) -> None:
     limits = Limits(k=20, batch=3, ids=2, hits=30, numbers=500)
     query = {"detection_id": "a-0"}
     with serving(create_app(world.index, limits=limits)) as http:
 
-        def says(body: dict[str, object], tail: str = "") -> str:
-            code, message = told(http.post("/v1/search" + tail, json=body), 422)
+        def message_of(body: dict[str, object], tail: str = "") -> str:
+            code, message = error_of(http.post("/v1/search" + tail, json=body), 422)
             assert code == "over_limit"
             return message
 
-        assert "up to 20" in says(query | {"k": 21})
-        assert "up to 2" in says(query | {"ids": ["a", "b", "c"]})
-        assert "up to 3" in says({"queries": [query] * 4}, "/batch")
-        assert "33 hits" in says({"queries": [query] * 3, "k": 11}, "/batch")
-        assert "16 vectors of 32 numbers" in says(query | {"k": 16, "include_features": True})
-        code, _ = told(http.get("/v1/detections/a-0/neighbours?k=21"), 422)
+        assert "up to 20" in message_of(query | {"k": 21})
+        assert "up to 2" in message_of(query | {"ids": ["a", "b", "c"]})
+        assert "up to 3" in message_of({"queries": [query] * 4}, "/batch")
+        assert "33 hits" in message_of({"queries": [query] * 3, "k": 11}, "/batch")
+        assert "16 vectors of 32 numbers" in message_of(query | {"k": 16, "include_features": True})
+        code, _ = error_of(http.get("/v1/detections/a-0/neighbours?k=21"), 422)
         assert code == "over_limit"
         assert http.post("/v1/search", json=query | {"k": 20}).status_code == 200
         batch = {"queries": [query] * 3, "k": 10}
@@ -94,37 +97,47 @@ def test_a_server_may_allow_less(world: World) -> None:
 
 
 @pytest.mark.parametrize("given", [{"k": 0}, {"k": 1001}, {"batch": 257}, {"body_bytes": -1}])
-def test_limits_beyond_the_document_are_refused(given: dict[str, int]) -> None:
+def test_limits_above_the_documented_are_refused(given: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(given))):
         Limits(**given)
 
 
-def test_uploads_wait_in_a_bounded_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    under_way, go_on = threading.Event(), threading.Event()
-    really = ServedIndex.embed
+@pytest.mark.parametrize(
+    ("queue", "owner", "method"),
+    [("uploads", ServedIndex, "embed"), ("frames", LiveLinker, "link")],
+)
+def test_queues_are_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch, queue: str, owner: type, method: str
+) -> None:
+    under_way, proceed = threading.Event(), threading.Event()
+    original = getattr(owner, method)
 
-    def slowly(self: ServedIndex, image: bytes, *, max_pixels: int) -> object:
+    def slowly(*args: Any, **options: Any) -> object:
         under_way.set()
-        assert go_on.wait(60)
-        return really(self, image, max_pixels=max_pixels)
+        assert proceed.wait(60)
+        return original(*args, **options)
 
-    monkeypatch.setattr(ServedIndex, "embed", slowly)
-    data = (world.images / world.names[0]).read_bytes()
+    monkeypatch.setattr(owner, method, slowly)
+    image = (world.images / world.names[0]).read_bytes()
 
-    def upload(http: httpx.Client) -> httpx.Response:
-        return http.post("/v1/search/image", files={"image": data})
+    def send(http: httpx.Client) -> httpx.Response:
+        if queue == "uploads":
+            return http.post("/v1/search/image", files={"image": image})
+        return http.post("/v1/link", json=frame_body())
 
+    limits = Limits(**{f"waiting_{queue}": 1})
     with (
-        serving(create_app(world.index, limits=Limits(waiting_uploads=1))) as http,
+        serving(create_app(world.index, limits=limits)) as http,
         ThreadPoolExecutor(1) as pool,
     ):
-        first = pool.submit(upload, http)
+        first = pool.submit(send, http)
         assert under_way.wait(60)
-        refused = upload(http)
-        assert told(refused, 429)[0] == "too_busy"
+        refused = send(http)
+        assert error_of(refused, 429)[0] == "too_busy"
         assert refused.headers["retry-after"] == "1"
-        # Searches go on meanwhile.
+        assert f'rejected_requests_total{{reason="{queue}"}} 1.0' in http.get("/metrics").text
+        # Searches are not blocked meanwhile.
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
-        go_on.set()
+        proceed.set()
         assert first.result().status_code == 200
-        assert upload(http).status_code == 200
+        assert send(http).status_code == 200

@@ -11,7 +11,7 @@ import pytest
 from api.app import create_app
 from api.http.logs import JsonLines, PlainLines
 from api.service.state import ServedIndex
-from tests.integration.api.world import ODD_ID, World, detection_url, serving, told
+from tests.integration.api.world import ODD_ID, World, detection_url, error_of, serving
 
 
 def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, object]]:
@@ -33,25 +33,27 @@ def test_every_request_is_one_line(world: World, caplog: pytest.LogCaptureFixtur
         http.get("/livez")
     # A line is written once its answer is out, so those of the probe before may come late.
     written = lines(caplog, "onepass.api.access")
-    found = [one for one in written if one["route"] != "/readyz"]
-    assert [(one["method"], one["route"], one["status"], one["snapshot"]) for one in found] == [
+    requests = [line for line in written if line["route"] != "/readyz"]
+    assert [
+        tuple(line[name] for name in ("method", "route", "status", "snapshot")) for line in requests
+    ] == [
         ("GET", "/v1/detections/{detection_id}/neighbours", 200, "v0001"),
         ("POST", "/v1/search", 404, "v0001"),
         ("GET", "-", 404, None),
         ("GET", "/livez", 200, None),
     ]
-    for one in found:
-        assert set(one) == {
+    for line in requests:
+        assert set(line) == {
             *("time", "level", "logger", "message"),
             *("request_id", "method", "route", "status", "ms", "snapshot"),
         }
-        assert one["level"] == "info"
-        assert isinstance(one["ms"], float)
-        assert 0 < one["ms"] < 60_000
-    assert [one["request_id"] for one in found[:3]] == ["job-1"] * 3
+        assert line["level"] == "info"
+        assert isinstance(line["ms"], float)
+        assert 0 < line["ms"] < 60_000
+    assert [line["request_id"] for line in requests[:3]] == ["job-1"] * 3
 
 
-def test_the_unexpected_is_logged_and_not_shown(
+def test_an_unexpected_error_is_logged_and_not_shown(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -60,14 +62,14 @@ def test_the_unexpected_is_logged_and_not_shown(
     with caplog.at_level(logging.ERROR), serving(create_app(world.index)) as http:
         monkeypatch.setattr(ServedIndex, "row_of", broken)
         response = http.get("/v1/detections/a-0")
-    assert told(response, 500)[0] == "internal"
+    assert error_of(response, 500)[0] == "internal"
     assert "secret" not in response.text
     (line,) = lines(caplog, "onepass.api")
     assert (line["level"], line["request_id"]) == ("error", response.headers["x-request-id"])
     assert "RuntimeError: /secret/folder" in str(line["traceback"])
     # A probe while the index was being opened was a 503, which is logged as an error as well.
     written = lines(caplog, "onepass.api.access")
-    (access,) = [one for one in written if one["route"] != "/readyz"]
+    (access,) = [line for line in written if line["route"] != "/readyz"]
     assert (access["level"], access["status"]) == ("error", 500)
 
 
@@ -93,7 +95,7 @@ def test_metrics_count_by_route_and_not_by_id(world: World) -> None:
         assert "/v1/detections/{detection_id}" not in other.get("/metrics").text
 
 
-def test_lines_for_people_say_the_same() -> None:
+def test_plain_lines_have_the_fields() -> None:
     record = logging.LogRecord("onepass.api", logging.INFO, __file__, 1, "a %s", ("word",), None)
     record.fields = {"status": 200, "snapshot": None}
     assert PlainLines().format(record) == "INFO: a word status=200"

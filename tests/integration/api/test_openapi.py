@@ -1,13 +1,15 @@
-"""The OpenAPI document: the same as agreed, and true.
+"""The OpenAPI document: it equals the golden file, and answers are as it describes.
 
-It is a golden file; ``python -m tests.integration.api.test_openapi`` writes it anew. Requests
-made from it at random must get answers that it describes; ``ONEPASS_CASES`` says how many.
+``python -m tests.integration.api.test_openapi`` writes the golden file. Random requests made from
+the document must get answers that it describes; ``ONEPASS_CASES`` is their number.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -27,6 +30,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+import api.schemas
 from api.app import create_app
 from tests.integration.api.world import World, serving
 
@@ -43,31 +47,22 @@ def openapi() -> dict[str, Any]:
 
 def test_the_document_is_the_golden_one() -> None:
     assert openapi() == json.loads(GOLDEN.read_text()), (
-        "the API's contract changed; if that is meant, write it anew with "
-        "'python -m tests.integration.api.test_openapi' and look at the difference"
+        "the API's contract changed; if that is intended, write the golden file again with "
+        "'python -m tests.integration.api.test_openapi' and check the difference"
     )
 
 
 def test_examples_fit_their_models() -> None:
-    from pydantic import BaseModel
-
-    from api.schemas import browse as schemas_browse
-    from api.schemas import link as schemas_link
-    from api.schemas import search as schemas
-
-    models = [
-        model
-        for module in (schemas, schemas_browse, schemas_link)
-        for model in vars(module).values()
-        if isinstance(model, type) and issubclass(model, BaseModel)
-    ]
-    shown = 0
-    for model in models:
-        extra = model.model_config.get("json_schema_extra")
-        for example in extra.get("examples", []) if isinstance(extra, dict) else []:
-            model.model_validate(example)
-            shown += 1
-    assert shown >= 16
+    checked = 0
+    for module in pkgutil.iter_modules(api.schemas.__path__, "api.schemas."):
+        for model in vars(importlib.import_module(module.name)).values():
+            if not (isinstance(model, type) and issubclass(model, BaseModel)):
+                continue
+            extra = model.model_config.get("json_schema_extra")
+            for example in extra.get("examples", []) if isinstance(extra, dict) else []:
+                model.model_validate(example)
+                checked += 1
+    assert checked >= 16
 
 
 def test_everything_under_v1_asks_for_a_key() -> None:
@@ -85,10 +80,10 @@ def plain_arrays(node: Any) -> Any:
     Schemathesis 4.32 makes ``items: [...]`` of ``prefixItems`` and then finds that invalid.
     """
     if isinstance(node, list):
-        return [plain_arrays(one) for one in node]
+        return [plain_arrays(item) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {name: plain_arrays(one) for name, one in node.items()}
+    node = {name: plain_arrays(value) for name, value in node.items()}
     if "prefixItems" in node:
         kinds = node.pop("prefixItems")
         assert all(kind == kinds[0] for kind in kinds)
@@ -98,7 +93,7 @@ def plain_arrays(node: Any) -> Any:
 
 @pytest.fixture
 def base_url(world: World) -> Iterator[str]:
-    """A server that asks for a key, so that being asked is tested as well."""
+    """A server that requires a key."""
     app = create_app(world.index, api_keys=frozenset({KEY.encode()}))
     with serving(app) as http:
         yield str(http.base_url)
@@ -115,12 +110,12 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
         response_headers_conformance,
         response_schema_conformance,
     ]
-    operations = [one.ok() for one in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations()]
     assert len(operations) >= 13
-    most = -(-CASES // sum(bool(o.body or o.query or o.path_parameters) for o in operations))
+    cases_each = -(-CASES // sum(bool(o.body or o.query or o.path_parameters) for o in operations))
     seen: Counter[int] = Counter()
     # Ids that exist and filters that parse reach what random text never would.
-    known = st.sampled_from(["a-0", "b-3", *world.all_ids[:4]])
+    ids = st.sampled_from(["a-0", "b-3", *world.all_ids[:4]])
     wheres = st.sampled_from(["label = 'class 1'", "score > 0.6", "frame < 3 AND x1 > 5"])
     with httpx.Client(base_url=base_url, timeout=60) as http:
         for operation in operations:
@@ -130,7 +125,7 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
                 cases |= operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
             @settings(
-                max_examples=most if varied else 1,  # those without have nothing to vary
+                max_examples=cases_each if varied else 1,  # those without have nothing to vary
                 deadline=None,
                 database=None,
                 derandomize=True,
@@ -140,10 +135,10 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
             @given(
                 case=cases,
                 sane=st.booleans(),
-                detection=known,
+                detection=ids,
                 where=wheres,
             )
-            def ask(case: Any, sane: bool, detection: str, where: str) -> None:
+            def send(case: Any, sane: bool, detection: str, where: str) -> None:
                 if sane:
                     if "detection_id" in (case.path_parameters or {}):
                         case.path_parameters["detection_id"] = detection
@@ -161,7 +156,7 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
                 case.validate_response(response, checks=checks)
                 assert str(world.index.parent).encode() not in response.content
 
-            ask()
+            send()
         assert http.get("/readyz").status_code == 200
     print("schemathesis:", sum(seen.values()), "cases,", dict(sorted(seen.items())))
     assert sum(seen.values()) >= CASES // 2
@@ -169,10 +164,10 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
     assert seen[401] == 0
 
 
-def test_asking_without_a_key_is_refused_everywhere(base_url: str) -> None:
+def test_requests_without_a_key_are_refused(base_url: str) -> None:
     schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
-    for one in schema.get_all_operations():
-        operation = one.ok()
+    for result in schema.get_all_operations():
+        operation = result.ok()
         guarded = operation.path.startswith("/v1/")
         for headers in ({}, {"X-API-Key": "wrong"}):
             path = operation.path.replace("{detection_id}", "a-0").replace("{track_id}", "x")

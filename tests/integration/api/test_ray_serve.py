@@ -1,4 +1,4 @@
-"""The contract, held against ``onepass serve INDEX --ray``: a real Ray, replicas, two shards."""
+"""The contract with ``onepass serve INDEX --ray``: a real Ray, replicas, two shards."""
 
 from __future__ import annotations
 
@@ -25,13 +25,20 @@ from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
 from tests.helpers.nodes import processes_with_env
-from tests.integration.api import contract
+from tests.integration.api.contract import (  # noqa: F401
+    TestDetections,
+    TestErrors,
+    TestIndex,
+    TestLink,
+    TestSearch,
+    TestTracks,
+)
 from tests.integration.api.world import (
     World,
     check_hits,
     detection_url,
+    error_of,
     nearest,
-    told,
     wait_until_ready,
 )
 
@@ -80,7 +87,7 @@ class Served:
         pytest.fail(f"not ready: {self.log.read_text()}")
 
     def pids(self, part: str) -> list[int]:
-        return [pid for pid, called in processes_with_env(self.mark).items() if part in called]
+        return [pid for pid, name in processes_with_env(self.mark).items() if part in name]
 
     def kill(self) -> None:
         for pid in [self.process.pid, *processes_with_env(self.mark)]:
@@ -91,15 +98,15 @@ class Served:
         self.process.wait(10)
 
 
-def asked(client: Client, world: World, seed: int) -> str:
-    """What became of a search for every row: one that its shard did not look for is missing."""
-    query = np.random.default_rng(seed).normal(size=world.facts.feature_dim)
+def search_all(client: Client, world: World, seed: int) -> str:
+    """Search for every row; an answer must hold the rows of all shards."""
+    query = np.random.default_rng(seed).normal(size=world.model.feature_dim)
     try:
         answer = client.search(query, 100)
     except ServiceError as error:
         if (error.status, error.code) != (503, "unavailable"):
             raise
-        return "told to wait"
+        return "unavailable"
     check_hits(answer.hits, nearest(world, query, 100))
     return "answered"
 
@@ -135,32 +142,8 @@ def base_url(served: Served) -> str:
     return served.url
 
 
-class TestSearch(contract.SearchContract):
-    """Of replicas and shards on Ray."""
-
-
-class TestDetections(contract.DetectionContract):
-    """Of replicas and shards on Ray."""
-
-
-class TestTracks(contract.TrackContract):
-    """Of replicas and shards on Ray."""
-
-
-class TestLink(contract.LinkContract):
-    """Of replicas and shards on Ray."""
-
-
-class TestIndex(contract.IndexContract):
-    """Of replicas and shards on Ray."""
-
-
-class TestErrors(contract.ErrorContract):
-    """Of replicas and shards on Ray."""
-
-
 class TestLife:
-    """In this order: each test leaves the service to the next, the last one ends it."""
+    """Run in this order: the tests share the service, and the last one stops it."""
 
     def test_the_index_is_searched_by_two_shards(self, served: Served) -> None:
         assert len(served.pids(":Shard")) == 2
@@ -177,32 +160,32 @@ class TestLife:
                 began = time.monotonic()
                 answer = http.post("/v1/search", json={"detection_id": "a-0"}, timeout=60)
                 seconds.append(time.monotonic() - began)
-                assert told(answer, 503)[0] == "unavailable"
+                assert error_of(answer, 503)[0] == "unavailable"
                 assert answer.headers["retry-after"] == "5"
             assert seconds[0] < SEARCH_SECONDS + 5
             assert seconds[1] < 5
             assert http.get(detection_url("a-0")).status_code == 200  # it asks no shard
         finally:
             os.kill(pid, signal.SIGCONT)
-        until(lambda: asked(client, world, 1) == "answered", 30, "an answer")
+        until(lambda: search_all(client, world, 1) == "answered", 30, "an answer")
 
     def test_a_shard_that_is_killed_comes_back(
         self, served: Served, client: Client, world: World
     ) -> None:
         (gone,) = served.pids("onepass-shard-1:Shard")
         with ThreadPoolExecutor(4) as pool:
-            # Some are on their way into that shard when it ends; all after it wait or are told.
-            on_the_way = [pool.submit(asked, client, world, seed) for seed in range(40)]
+            # Some searches are in that shard when it ends; later ones wait or are refused.
+            under_way = [pool.submit(search_all, client, world, seed) for seed in range(40)]
             os.kill(gone, signal.SIGKILL)
-            assert {one.result(60) for one in on_the_way} <= {"answered", "told to wait"}
-        until(lambda: asked(client, world, 2) == "answered", 60, "an answer")
-        assert [asked(client, world, seed) for seed in range(20)] == ["answered"] * 20
+            assert {search.result(60) for search in under_way} <= {"answered", "unavailable"}
+        until(lambda: search_all(client, world, 2) == "answered", 60, "an answer")
+        assert [search_all(client, world, seed) for seed in range(20)] == ["answered"] * 20
         (now,) = served.pids("onepass-shard-1:Shard")
         assert now != gone
 
     def test_a_version_with_another_number_of_segments(self, client: Client, world: World) -> None:
         base = world.index.parent
-        query = np.random.default_rng(5).normal(size=world.facts.feature_dim)
+        query = np.random.default_rng(5).normal(size=world.model.feature_dim)
         for version, shards in (("v0002", 3), ("v0003", 1)):
             build_index([base / "first", base / "second"], world.index, shards=shards)
             assert len(Snapshot.open(world.index).manifest.segments) == shards
@@ -213,7 +196,7 @@ class TestLife:
             few = client.search(query, 4, where="label = 'class 1'")
             check_hits(few.hits, nearest(world, query, 4, label="class 1"))
 
-    def test_told_to_stop_it_leaves_nothing(self, served: Served) -> None:
+    def test_sigterm_leaves_no_process(self, served: Served) -> None:
         assert len(processes_with_env(served.mark)) > 5  # Ray's own among them
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(END_SECONDS) == 0
@@ -225,7 +208,7 @@ class TestLife:
 
 @pytest.mark.long
 def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None:
-    """As KubeRay applies it: all applications at once, nobody who stays."""
+    """As KubeRay applies it: all applications at once, and no process that watches them."""
     document = yaml.safe_load((ROOT / "deploy" / "rayservice" / "rayservice.yaml").read_text())
     config = yaml.safe_load(document["spec"]["serveConfigV2"])
     first, service = config["applications"]
@@ -248,7 +231,7 @@ def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None
     server = Served(command, tmp_path / "log", **token)
     try:
         server.wait()
-        query = np.random.default_rng(3).normal(size=world.facts.feature_dim)
+        query = np.random.default_rng(3).normal(size=world.model.feature_dim)
         with Client(server.url, api_key="secret-key") as client:
             check_hits(client.search(query, 100).hits, nearest(world, query, 100))
         with Client(server.url) as client, pytest.raises(ServiceError) as refused:

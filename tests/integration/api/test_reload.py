@@ -1,4 +1,4 @@
-"""Another snapshot takes the place of the one being served, and no request notices."""
+"""Another snapshot replaces the one being served, and no request notices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from index.search.filters import Filter
 from index.search.snapshot import Hits, Snapshot
 from pipelines.run import Run
 from tests.helpers.runs import write_run
-from tests.integration.api.world import World, serving, told, wait_until_ready
+from tests.integration.api.world import World, error_of, serving, wait_until_ready
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 
@@ -33,23 +33,23 @@ DIM = 8
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Run]:
     """Two runs of one model; ids of the second start with ``new``."""
-    made = []
+    runs = []
     for number, name in enumerate(("old", "new")):
         vectors = np.random.default_rng(number).normal(size=(40, DIM)).astype(np.float32)
         plan = {
             "image": [f"{row}.jpg" for row in range(40)],
             "detection_id": [f"{name}-{row}" for row in range(40)],
         }
-        made.append(write_run(tmp_path / name, plan, vectors))
-    return made
+        runs.append(write_run(tmp_path / name, plan, vectors))
+    return runs
 
 
 def build(runs: list[Run], out: Path) -> str:
     return build_index([run.path for run in runs], out).manifest.version
 
 
-def spoil(index: Path, version: str) -> None:
-    """A version whose vectors are cut short, made the current one."""
+def damage(index: Path, version: str) -> None:
+    """Make a version with truncated vectors the current one."""
     segment = f"s{version[1:]}-00"
     shutil.copytree(index / "segments" / "s0001-00", index / "segments" / segment)
     with (index / "segments" / segment / "vectors.faiss").open("r+b") as vectors:
@@ -82,7 +82,7 @@ def test_a_reload_serves_what_current_names(runs: list[Run], tmp_path: Path) -> 
         assert "onepass_reloads_total 2.0" in text
 
 
-def test_it_is_noticed_without_being_asked(
+def test_a_new_version_is_served_without_a_reload(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "WATCH_SECONDS", 0.02)
@@ -103,44 +103,44 @@ def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -
         time.sleep(0.5)
         return Snapshot.open(folder)
 
-    app = create_app(index, open_snapshot=slowly, open_first=60.0)
+    app = create_app(index, open_snapshot=slowly, startup_wait_s=60.0)
     with serving(app, ready=False) as http:
         while True:
             try:
-                assert http.get("/readyz").status_code == 200, "it answered before it was ready"
+                assert http.get("/readyz").status_code == 200, "answered before it was ready"
                 break
             except httpx.ConnectError:
                 time.sleep(0.01)
 
 
-def test_a_request_under_way_ends_on_its_snapshot(
+def test_a_request_under_way_keeps_its_snapshot(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = tmp_path / "index"
     build(runs[:1], index)
-    begun, go_on = threading.Event(), threading.Event()
-    really = Snapshot.search
+    started, proceed = threading.Event(), threading.Event()
+    original = Snapshot.search
 
-    def slowly(self: Snapshot, vectors: np.ndarray, k: int, **wishes: Any) -> Hits:
-        if wishes.get("exact"):
-            begun.set()
-            assert go_on.wait(60)
-        return really(self, vectors, k, **wishes)
+    def slowly(self: Snapshot, vectors: np.ndarray, k: int, **options: Any) -> Hits:
+        if options.get("exact"):
+            started.set()
+            assert proceed.wait(60)
+        return original(self, vectors, k, **options)
 
     monkeypatch.setattr(Snapshot, "search", slowly)
     with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
-        found: list[str] = []
-        ask = threading.Thread(
-            target=lambda: found.append(client.search("old-1", exact=True).snapshot)
+        snapshots: list[str] = []
+        thread = threading.Thread(
+            target=lambda: snapshots.append(client.search("old-1", exact=True).snapshot)
         )
-        ask.start()
-        assert begun.wait(60)
+        thread.start()
+        assert started.wait(60)
         build(runs, index)
         client.reload()
         assert client.index().version == "v0002"
-        go_on.set()
-        ask.join()
-        assert found == ["v0001"]
+        proceed.set()
+        thread.join()
+        assert snapshots == ["v0001"]
         assert client.search("old-1").snapshot == "v0002"
 
 
@@ -152,7 +152,7 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
     seen: list[set[str]] = []
     wrong: list[str] = []
 
-    def ask(url: str) -> None:
+    def search(url: str) -> None:
         versions = set()
         with Client(url) as client:
             while not stop.is_set():
@@ -164,7 +164,7 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
         seen.append(versions)
 
     with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
-        threads = [threading.Thread(target=ask, args=(str(http.base_url),)) for _ in range(4)]
+        threads = [threading.Thread(target=search, args=(str(http.base_url),)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for turn in range(20):
@@ -174,26 +174,28 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
         for thread in threads:
             thread.join()
     assert wrong == []
-    assert len(seen) == 4  # none ended by an error
+    assert len(seen) == 4  # no thread ended with an error
     assert set().union(*seen) == {"v0001", "v0002"}
 
 
-@pytest.mark.parametrize("how", ["truncated", "missing", "nonsense"])
+@pytest.mark.parametrize("damaged", ["truncated", "missing", "nonsense"])
 def test_a_version_that_does_not_open_changes_nothing(
-    runs: list[Run], tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+    runs: list[Run], tmp_path: Path, damaged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = tmp_path / "index"
     build(runs[:1], index)
     with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
-        if how == "truncated":
-            spoil(index, "v0002")
+        if damaged == "truncated":
+            damage(index, "v0002")
         else:
-            (index / "CURRENT").write_text({"missing": "v0007\n", "nonsense": "../../etc\n"}[how])
+            (index / "CURRENT").write_text(
+                {"missing": "v0007\n", "nonsense": "../../etc\n"}[damaged]
+            )
         with pytest.raises(ServiceError) as caught:
             client.reload()
         assert (caught.value.status, caught.value.code) == (503, "reload_failed")
         assert {"truncated": "s0002-00 is damaged", "missing": "v0007", "nonsense": "no version"}[
-            how
+            damaged
         ] in caught.value.message
         assert str(tmp_path) not in caught.value.message
         assert any(str(tmp_path) in record.getMessage() for record in caplog.records)
@@ -210,18 +212,18 @@ def test_a_version_without_its_first_rows_is_served(runs: list[Run], tmp_path: P
     index = tmp_path / "index"
     build(runs[:1], index)
     with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
-        gone = [hit.detection_id for hit in client.search("old-7", 39).hits][:38]
-        delete_rows(index, Filter(ids=frozenset(gone)))
+        deleted = [hit.detection_id for hit in client.search("old-7", 39).hits][:38]
+        delete_rows(index, Filter(ids=frozenset(deleted)))
         assert client.reload().version == "v0002"
         answer = client.search("old-7", 39)
         assert (answer.snapshot, len(answer.hits)) == ("v0002", 1)
-        assert answer.hits[0].detection_id not in gone
+        assert answer.hits[0].detection_id not in deleted
         with pytest.raises(ServiceError) as caught:
-            client.search(gone[0])
+            client.search(deleted[0])
         assert caught.value.code == "detection_not_found"
 
 
-def test_what_was_loaded_is_kept_for_the_next_snapshot(runs: list[Run], tmp_path: Path) -> None:
+def test_loaded_tracks_are_loaded_for_the_next_snapshot(runs: list[Run], tmp_path: Path) -> None:
     equal = LinkOptions(feature_weight=1, iou_weight=1, area_weight=1, distance_weight=1)
     link_run(runs[0].path, options=equal)
     index = tmp_path / "index"
@@ -239,34 +241,35 @@ def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Pat
     build(runs[:1], tmp_path / "index")
     with serving(create_app(tmp_path / "index")) as http:
         for url in ("/v1/tracks", "/v1/tracks/x"):
-            code, message = told(http.get(url), 404)
+            code, message = error_of(http.get(url), 404)
             assert (code, "'onepass link RUN'" in message) == ("no_tracks", True)
+        assert error_of(http.get("/v1/detections/old-0/track"), 404)[0] == "no_track"
         link_run(runs[0].path)  # and no restart
         assert http.get("/v1/tracks").status_code == 200
-        # Its weights are made up, so the model that can be built here is another one.
-        assert told(http.post("/v1/search/image", files={"image": b"x"}), 503)[0] == (
+        # The run's weights are invented, so the model that can be built here is another one.
+        assert error_of(http.post("/v1/search/image", files={"image": b"x"}), 503)[0] == (
             "model_unavailable"
         )
 
 
 def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = threading.Event()
-    really = ServedIndex.open
+    proceed = threading.Event()
+    original = ServedIndex.open
 
     def slowly(snapshot: Snapshot, *, before: ServedIndex | None = None) -> ServedIndex:
-        gate.wait()
-        return really(snapshot, before=before)
+        proceed.wait()
+        return original(snapshot, before=before)
 
     monkeypatch.setattr(ServedIndex, "open", slowly)
     with serving(create_app(world.index), ready=False) as http:
         try:
             assert http.get("/livez").json() == {"status": "ok"}
             for url in ("/readyz", "/v1/index", "/v1/detections/a-0"):
-                assert told(http.get(url), 503)[0] == "not_ready"
-            search: httpx.Response = http.post("/v1/search", json={"detection_id": "a-0"})
-            assert told(search, 503)[0] == "not_ready"
+                assert error_of(http.get(url), 503)[0] == "not_ready"
+            response: httpx.Response = http.post("/v1/search", json={"detection_id": "a-0"})
+            assert error_of(response, 503)[0] == "not_ready"
         finally:
-            gate.set()
+            proceed.set()
         wait_until_ready(http)
         assert http.get("/v1/index").status_code == 200
 
@@ -275,12 +278,12 @@ def test_an_application_alone_says_why_it_is_not_ready(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "WATCH_SECONDS", 0.02)
-    heard: list[OnepassError] = []
+    failures: list[OnepassError] = []
     index = tmp_path / "later"
-    with serving(create_app(index, on_failure=heard.append), ready=False) as http:
-        while not heard:
+    with serving(create_app(index, on_failure=failures.append), ready=False) as http:
+        while not failures:
             time.sleep(0.01)
-        assert "cannot be opened" in told(http.get("/readyz"), 503)[1]
-        build(runs, index)  # it appears after all
+        assert "cannot be opened" in error_of(http.get("/readyz"), 503)[1]
+        build(runs, index)  # the index appears later
         wait_until_ready(http)
-    assert isinstance(heard[0], SnapshotError)
+    assert isinstance(failures[0], SnapshotError)

@@ -1,9 +1,11 @@
-"""The world that the tests of the service ask about: real images, a real model, a real FAISS
-index over two runs, real tracks; and a real uvicorn to ask."""
+"""What the tests of the service serve: real images, a real model, a real FAISS index over two runs
+and real tracks, behind a real uvicorn."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ from tests.helpers.runs import write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 
+ROOT = Path(__file__).parents[3]
 FRAMES, PER_FRAME = 8, 3
 ODD_ID = "trap 1/é?#%26+%/x"
 FAILED = 5  # a row whose image could not be embedded: in the run, not in the index
@@ -38,7 +41,7 @@ class World:
 
     index: Path
     images: Path
-    facts: ModelInfo
+    model: ModelInfo
     embedder: Embedder
     ids: list[str]  # of the first run
     boxes: list[tuple[float, ...]]
@@ -49,7 +52,7 @@ class World:
 
 
 def draw(file: Path, frame: int) -> list[tuple[float, ...]]:
-    """A grey picture with coloured blobs that drift from frame to frame; their boxes."""
+    """Draw coloured blobs that move from frame to frame on grey; returns their boxes."""
     picture = Image.new("RGB", (240, 160), (90, 90, 90))
     pen = ImageDraw.Draw(picture)
     boxes = []
@@ -67,8 +70,8 @@ def make_world(base: Path) -> World:
     """Runs, tracks and an index in ``base``."""
     images = base / "images"
     (images / "trap").mkdir(parents=True)
-    facts = examine(ModelRequest(spec="tiny"))
-    embedder = Embedder.load(facts)
+    model = examine(ModelRequest(spec="tiny"))
+    embedder = Embedder.load(model)
     names: list[str] = []
     boxes: list[tuple[float, ...]] = []
     for frame in range(FRAMES):
@@ -88,20 +91,20 @@ def make_world(base: Path) -> World:
         base / "first",
         {"image": names, "detection_id": ids, **corners},
         vectors,
-        errors={FAILED: "damaged image: made so for this test"},
+        errors={FAILED: "damaged image: for this test"},
         root=images,
-        facts=facts,
+        facts=model,
     )
-    other = np.random.default_rng(4).normal(size=(9, facts.feature_dim)).astype(np.float32)
+    other = np.random.default_rng(4).normal(size=(9, model.feature_dim)).astype(np.float32)
     second_ids = [f"b-{row}" for row in range(9)]
     second = write_run(
         base / "second",
-        # Absolute names, of files that are not there: no answer may show their folder.
+        # Absolute names of missing files: no answer may show their folder.
         {"image": [str(images / "trap" / f"gone{i}.jpg") for i in range(9)],
          "detection_id": second_ids, "sequence": ["trap"] * 9},
         other,
         root=images,
-        facts=facts,
+        facts=model,
     )  # fmt: skip
     equal = LinkOptions(feature_weight=1, iou_weight=1, area_weight=1, distance_weight=1)
     for run in (first, second):
@@ -114,7 +117,7 @@ def make_world(base: Path) -> World:
     return World(
         index=base / "index",
         images=images,
-        facts=facts,
+        model=model,
         embedder=embedder,
         ids=ids,
         boxes=boxes,
@@ -146,19 +149,40 @@ def serving(app: FastAPI, *, ready: bool = True) -> Iterator[httpx.Client]:
             thread.join()
 
 
+@contextmanager
+def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """Python as a server process, and a client of it; the port is added to its arguments."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    child = subprocess.Popen(
+        [sys.executable, "-W", "error", *command, str(port)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            wait_until_ready(http)
+            yield child, http
+    finally:
+        child.kill()
+        if child.stderr and not child.stderr.closed:
+            child.communicate(timeout=30)
+
+
 def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:
     for _ in range(int(seconds / 0.05)):
         try:
             if client.get("/readyz").status_code == 200:
                 return
         except httpx.ConnectError:
-            pass  # a process that is still importing
+            pass  # the process is still importing
         time.sleep(0.05)
     raise AssertionError(f"not ready within {seconds} s")
 
 
-def told(response: httpx.Response, status: int) -> tuple[str, str]:
-    """Code and message of an error, which must have the one shape."""
+def error_of(response: httpx.Response, status: int) -> tuple[str, str]:
+    """Code and message of an error, whose shape is checked."""
     assert response.status_code == status, response.text
     assert response.headers["x-request-id"]
     answer = response.json()
@@ -169,14 +193,14 @@ def told(response: httpx.Response, status: int) -> tuple[str, str]:
 
 
 def nearest(
-    world: World, query: np.ndarray, k: int, leave_out: str = "", *, label: str | None = None
+    world: World, query: np.ndarray, k: int, excluded: str = "", *, label: str | None = None
 ) -> dict[str, float]:
     """Brute force: ids and cosines of the k nearest (of one label), nearest first."""
     cosine = world.unit @ (query / np.linalg.norm(query))
     order = [
         i
         for i in np.argsort(-cosine, kind="stable")
-        if world.all_ids[i] != leave_out and label in (None, world.labels[i])
+        if world.all_ids[i] != excluded and label in (None, world.labels[i])
     ][:k]
     return {world.all_ids[i]: float(cosine[i]) for i in order}
 

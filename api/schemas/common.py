@@ -1,0 +1,57 @@
+"""What several models share, errors and probes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+Box = tuple[float, float, float, float]
+# A camera does not say in which time zone it is, and "date-time" means a time with a zone.
+CameraTime = Annotated[
+    datetime, WithJsonSchema({"type": "string", "examples": ["2022-06-20T00:29:59"]})
+]
+Vector = Annotated[
+    list[float] | str | None,
+    Field(
+        description="A raw embedding of the index's model: a list of numbers, or the base64 of "
+        "little-endian float32."
+    ),
+]
+
+
+def examples(*values: dict[str, Any], extra: Literal["forbid"] | None = None) -> ConfigDict:
+    """Configuration of a model with examples.
+
+    Args:
+        values: the examples, as JSON objects of the model.
+        extra: ``forbid`` for requests: a field that the model does not have is an error.
+    """
+    config = ConfigDict(json_schema_extra={"examples": list(values)})
+    return config if extra is None else config | ConfigDict(extra=extra)
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="Stable identifier; programs switch on it.")
+    message: str = Field(description="One line for people: what is wrong and what to do.")
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error."""
+
+    model_config = examples(
+        {"error": {"code": "detection_not_found", "message": "no detection 'x' in this snapshot"}}
+    )
+
+    error: ErrorBody
+
+
+class Health(BaseModel):
+    """Alive or ready."""
+
+    model_config = examples({"status": "ok"})
+
+    status: str
