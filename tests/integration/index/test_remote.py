@@ -39,7 +39,7 @@ INDEX = "s3://bucket/photos/moths.index"
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lease, "Patience", QUICK)
+    monkeypatch.setattr(lease, "LeaseTimeouts", QUICK)
 
 
 @pytest.fixture(scope="module")
