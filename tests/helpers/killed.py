@@ -114,7 +114,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
     from common import json_models as records
     from index.storage import remote
 
-    really, put = remote.arrow, records.put
+    really, put = remote.arrow, records.write_bytes
 
     class Watched:
         """A store's client; a kill comes before a change to it, or in the middle of a file."""
@@ -135,7 +135,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
         changes()
         put(file, data)
 
-    remote.arrow, records.put = watched, watched_put
+    remote.arrow, records.write_bytes = watched, watched_put
 
 
 def _child(command: list[str], change: int | None) -> int:
