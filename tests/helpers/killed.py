@@ -111,10 +111,9 @@ def _die_at(change: int, *, in_store: bool) -> None:
     if not in_store:
         sys.addaudithook(audit)
         return
-    from common import json_models
     from index.storage import remote
 
-    arrow, write_bytes = remote.arrow, json_models.write_bytes
+    really, put = remote.arrow, records.write_bytes
 
     class CountedClient:
         """A store's client; a kill comes before a change to it, or in the middle of a file."""
@@ -135,7 +134,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
         count_change()
         write_bytes(file, data)
 
-    remote.arrow, json_models.write_bytes = counted_arrow, counted_write
+    remote.arrow, records.write_bytes = watched, watched_put
 
 
 def _child(command: list[str], change: int | None) -> int:
