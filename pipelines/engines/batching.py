@@ -76,7 +76,7 @@ def find_rows(
             began = time.perf_counter()
             used = memory.peak_of(lambda at=rows: run(at))  # type: ignore[misc]
             rate = rows / (time.perf_counter() - began)
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or rows == 1:
                 raise
             torch.cuda.empty_cache()
@@ -111,7 +111,7 @@ def in_batches(call: Callable[[int, int], T], total: int, rows: int) -> tuple[li
         stop = start - (start - total) // parts
         try:
             results.append(call(start, stop))
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or rows == 1:
                 raise
             rows = max(1, min(rows, stop - start) // 2)

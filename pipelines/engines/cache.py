@@ -46,7 +46,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise ModelError(
             f"built engines are kept in {target.parent}, which cannot be written "
-            f"({error.strerror}); set XDG_CACHE_HOME to a folder that can, or --engine eager"
+            f"({error.strerror}); set XDG_CACHE_HOME to a folder that can, or `engine='eager'`"
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -64,11 +64,11 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _ours(target: Path) -> Path:
-    for place in (target.parent, target):
-        found = place.stat()
-        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+    for path in (target.parent, target):
+        status = path.stat()
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
             raise ModelError(
-                f"{place}: built engines are code, and others can write this one; take the folder "
-                "away, set XDG_CACHE_HOME to a folder of your own, or use --engine eager"
+                f"{path}: built engines are code, and others can write this one; take the folder "
+                "away, set XDG_CACHE_HOME to a folder of your own, or use `engine='eager'`"
             )
     return target

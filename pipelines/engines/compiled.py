@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.engines.base import Executor, NetworkMaker, refusal
+from pipelines.engines.base import Executor, NetworkMaker, build_error
 from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.cache import cached, digest, folder
 from pipelines.model_info import ModelInfo, Precision
@@ -88,8 +88,8 @@ def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, ta
                 package_path=str(target),
                 inductor_configs={"freezing": device.type == "cpu"},
             )
-    except Exception as error:
-        raise refusal("compile", "compiled", error) from error
+    except Exception as error:  # the compiler runs any network's own code
+        raise build_error("compile", "compiled", error) from error
     finally:
         quiet.removeFilter(_nothing)
 

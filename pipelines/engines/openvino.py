@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from common.errors import ModelError
-from pipelines.engines.base import Executor, NetworkMaker, refusal
+from pipelines.engines.base import Executor, NetworkMaker, build_error
 from pipelines.engines.cache import cached, digest, folder
 from pipelines.model_info import ModelInfo, Precision
 
@@ -53,8 +53,8 @@ def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: i
     """
     if not is_installed():
         raise ModelError(
-            "--engine openvino is not installed; run: pip install 'onepass[openvino]', "
-            "or use --engine eager"
+            "`engine='openvino'` is not installed; run: pip install 'onepass[openvino]', "
+            "or use `engine='eager'`"
         )
     import openvino
 
@@ -98,7 +98,7 @@ def _convert(make: NetworkMaker, size: tuple[int, int], draft: Path) -> None:
             model = openvino.convert_model(
                 make(), example_input=example, input=[openvino.PartialShape([-1, *size, 3])]
             )
-    except Exception as error:
-        raise refusal("openvino", "converted", error) from error
+    except Exception as error:  # the converter runs any network's own code
+        raise build_error("openvino", "converted", error) from error
     draft.mkdir()
     openvino.save_model(model, draft / "network.xml", compress_to_fp16=False)

@@ -42,7 +42,7 @@ def check_format(precision: Precision, device: torch.device) -> None:
         InputError: fp16 asked for without a GPU.
     """
     if precision == "fp16" and device.type != "cuda":
-        raise InputError("--precision fp16 needs a GPU; on this machine use auto, bf16 or fp32")
+        raise InputError("`precision='fp16'` needs a GPU; on this machine use auto, bf16 or fp32")
 
 
 def compare(

@@ -114,7 +114,7 @@ def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
     labels = pc.if_else(good, label_values(run, column), None)
     if not pc.any(pc.is_in(labels, pa.array(head.facts.classes))).as_py():
         raise InputError(
-            f"--labels {column}: no row of {run.path} is labelled with a class of the head, as "
+            f"`labels={column!r}`: no row of {run.path} is labelled with a class of the head, as "
             f"{head.facts.classes[0]!r}"
         )
     return labels
@@ -124,14 +124,14 @@ def _refuse_misfit(run: Run, head: Head, file: str | Path) -> None:
     wants, holds = head.facts, model_of(run, head.facts.features)
     if holds.fingerprint != wants.fingerprint:
         raise RunError(
-            f"--head {file} wants features of {wants.spec} ({wants.fingerprint[:12]}), {run.path} "
-            f"holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
+            f"`head={str(file)!r}` wants features of {wants.spec} ({wants.fingerprint[:12]}), "
+            f"{run.path} holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
             "run, or extract with the head's model, weights and preprocessing"
         )
     if (shape := column_of(run, wants.features)[1]) != wants.shape:
         raise RunError(
-            f"--head {file} wants {wants.features} features of shape {wants.shape}, {run.path} "
-            f"holds {shape}; train a head on this run"
+            f"`head={str(file)!r}` wants {wants.features} features of shape {wants.shape}, "
+            f"{run.path} holds {shape}; train a head on this run"
         )
 
 
@@ -147,10 +147,12 @@ def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
         return None
     file = out / "manifest.json"
     if not file.is_file():
-        raise RunError(f"{out} exists and holds no answers of a head; give another --out")
+        raise RunError(f"`out={str(out)!r}` holds no answers of a head; give a new folder")
     earlier = read_json(file, AppliedManifest)
     if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
-        raise RunError(f"{out} holds answers of another head or run; give another --out")
+        raise RunError(
+            f"`out={str(out)!r}` holds answers of another head or run; give a new folder"
+        )
     return earlier
 
 
@@ -175,8 +177,8 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
                     report(rows, planned)
         if rows != planned:
             raise VerifyError(
-                f"{run.path}: {planned} rows planned, {rows} found; check it with onepass inspect "
-                "--verify"
+                f"{run.path}: {planned} rows planned, {rows} found; check it with 'onepass inspect "
+                "RUN --verify'"
             )
         manifest = AppliedManifest(
             head_sha256=digest,

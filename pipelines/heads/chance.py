@@ -33,27 +33,27 @@ def random_run(
     """
     file = run.path / "request.json"
     if not file.is_file():
-        raise RunError(f"--random-backbone: {run.path} has no request.json to repeat")
+        raise RunError(f"`random_backbone=True`: {run.path} has no request.json to repeat")
     command = read_json(file, Request).command
     own = model_of(run, kind)
-    untrained: dict[str, bool | None] = {"random_weights": True, "pretrained": False}
-    untrained |= dict.fromkeys(("checkpoint", "labels", "head"))
-    model = own.request.model_copy(update=untrained)
+    changes: dict[str, bool | None] = {"random_weights": True, "pretrained": False}
+    changes |= dict.fromkeys(("checkpoint", "labels", "head"))
+    model = own.request.model_copy(update=changes)
     if examine(model).weights_sha256 == own.weights_sha256:
         raise RunError(
-            f"--random-backbone: the network of {run.path} is untrained itself ({own.weights}), so "
-            "there is nothing to compare; leave it out"
+            f"`random_backbone=True`: the network of {run.path} is untrained itself "
+            f"({own.weights}), so there is nothing to compare; leave it out"
         )
-    found = extract(
+    untrained = extract(
         command.source,
         model,
         out,
         Options(outputs=Outputs(map=kind == "map"), reading=command.reading, executor=executor),
         report=report,
     ).run
-    if found.manifest.rows.planned != run.manifest.rows.planned:
+    if untrained.manifest.rows.planned != run.manifest.rows.planned:
         raise RunError(
-            f"--random-backbone: {command.source} has {found.manifest.rows.planned} rows now, "
-            f"{run.path} was made from {run.manifest.rows.planned}; extract it again first"
+            f"`random_backbone=True`: {command.source} has {untrained.manifest.rows.planned} rows "
+            f"now, {run.path} was made from {run.manifest.rows.planned}; extract it again first"
         )
-    return found
+    return untrained

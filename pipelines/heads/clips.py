@@ -46,7 +46,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
     for other in sources[1:]:
         if other.fingerprint != first.fingerprint:
             raise InputError(
-                f"--validation {other.file} holds features of {other.spec} "
+                f"`validation={str(other.file)!r}` holds features of {other.spec} "
                 f"({other.fingerprint[:12]}), {file} of {first.spec} ({first.fingerprint[:12]}); "
                 "extract both with the same model"
             )

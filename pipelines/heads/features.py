@@ -67,8 +67,8 @@ def column_of(run: Run, kind: Kind) -> tuple[str, tuple[int, ...]]:
         if known.name == "feature_map":
             return known.name, known.shape
     raise RunError(
-        f"{run.path} holds no feature maps; extract again with --features map, or train on "
-        "--features pooled"
+        f"{run.path} holds no feature maps; extract again with `features='map'`, or train on "
+        "`features='pooled'`"
     )
 
 
@@ -92,7 +92,7 @@ def read_run(
     column, shape = column_of(run, kind)
     model = model_of(run, kind)
     named = label_values(run, labels)
-    divided = None if split_by is None else label_values(run, split_by, "--split-by")
+    divided = None if split_by is None else label_values(run, split_by, "split_by")
     plan = run.table(["image", *BOX, "label_index", "error"])
     left_out: dict[str, int] = {}
     keep = np.ones(plan.num_rows, dtype=bool)
@@ -111,7 +111,7 @@ def read_run(
         # The model ran only on rows that passed: the others have no map.
         leave_out("that the gate did not let pass", np.asarray(plan["label_index"].is_null()))
     rows = np.flatnonzero(keep)
-    rows = at_most(limit, rows, left_out, f"--labels {labels}: {run.path} has no row")
+    rows = at_most(limit, rows, left_out, f"`labels={labels!r}`: {run.path} has no row")
     taken = pa.array(rows)
     return Examples(
         features=_scatter(run, column, rows, math.prod(shape)),
@@ -144,7 +144,7 @@ def at_most(
     return rows[evenly(len(rows), limit)]
 
 
-def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedArray:
+def label_values(run: Run, column: str, parameter: str = "labels") -> pa.ChunkedArray:
     """A column's values as text, in the order of row_id; null where there is none.
 
     ``category`` and ``split`` are read from image names laid out ``SPLIT/CATEGORY/…/FILE``
@@ -153,28 +153,29 @@ def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedA
     Raises:
         RunError: no such column, or one that holds no classes.
     """
+    given = f"`{parameter}={column!r}`"
     with open_parquet(run.files()[0]) as first:
         schema = first.schema_arrow
     if column in schema.names:
         kind = schema.field(column).type
         if not _holds_names(kind):
             raise RunError(
-                f"{option} {column}: {run.path} holds {kind} there; give a column of words, whole "
-                "numbers or true and false"
+                f"{given}: {run.path} holds {kind} there; give a column of words, whole numbers or "
+                "true and false"
             )
         values = run.table([column])[column].cast(pa.string())
         return pc.if_else(pc.equal(values, ""), None, values)
     if column not in ("category", "split"):
         known = ", ".join(field.name for field in schema if _holds_names(field.type))
-        raise RunError(f"{option} {column}: {run.path} has no such column; it has {known}")
+        raise RunError(f"{given}: {run.path} has no such column; it has {known}")
     images = run.table(["image"])["image"].to_pylist()
     found = [split_and_category(name)[column == "category"] for name in images]
     if column == "split":
         found = [None if name == ALL else name for name in found]
     if not any(found):
         raise RunError(
-            f"{option} {column}: {run.path} has no such column, and {images[0]} is not laid out "
-            "as SPLIT/CATEGORY/FILE; extract from the folder above, or a manifest with the column"
+            f"{given}: {run.path} has no such column, and {images[0]} is not laid out as "
+            "SPLIT/CATEGORY/FILE; extract from the folder above, or a manifest with the column"
         )
     return pa.chunked_array([pa.array(found, pa.string())])
 
@@ -190,7 +191,7 @@ def _parts(values: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.str_]:
     unknown = [name for name in values.tolist() if name.strip().lower() not in SPLITS]
     if unknown:
         raise InputError(
-            f"--split-by {column}: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
+            f"`split_by={column!r}`: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
         )
     return np.array([SPLITS[name.strip().lower()] for name in values.tolist()])
 
@@ -210,7 +211,7 @@ def allocate(rows: int, width: int) -> npt.NDArray[np.float32]:
     if need > free:
         raise InputError(
             f"{rows} rows of {width} numbers need {need / 2**30:.1f} GiB to train on, and "
-            f"{free / 2**30:.1f} GiB are free here; give --limit ROWS or --features pooled"
+            f"{free / 2**30:.1f} GiB are free here; give a `limit` or `features='pooled'`"
         )
     return np.empty((rows, width), dtype=np.float32)
 
@@ -249,7 +250,7 @@ def check_finite(features: npt.NDArray[np.float32], where: str, names: Any) -> N
     if len(bad):
         raise InputError(
             f"{where} {names[bad[0]]} has features that are not finite and no error; extract "
-            "again, or check the file with onepass inspect --verify"
+            "again, or check the file with 'onepass inspect RUN --verify'"
         )
 
 

@@ -59,7 +59,7 @@ def divide(examples: Examples, *, share: float, seed: int) -> Parts:
     if not len(validation):
         raise InputError(
             f"none of the {len(targets)} labelled rows is there to validate on; give another "
-            "--split-by or --validation, or classes of two rows or more"
+            "`split_by` or `validation`, or classes of two rows or more"
         )
     return Parts(classes, targets, train, validation, test)
 

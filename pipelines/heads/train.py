@@ -125,40 +125,40 @@ def measures_of(head: Head, examples: Examples, parts: Parts) -> dict[str, Measu
 
 def _refuse_taken(out: Path) -> None:
     if out.suffix != ".pt":
-        raise InputError(f"--out {out}: the name of a head's file ends in .pt, as head.pt")
+        raise InputError(f"`out={str(out)!r}`: the name of a head's file ends in .pt, as head.pt")
     if out.exists():
-        raise RunError(f"--out {out} exists; give another --out")
+        raise RunError(f"`out={str(out)!r}` exists; give a new file")
     record = out.with_suffix(".json")
     if record.exists():  # of a training that was stopped, or it is somebody's own
         try:
             read_json(record, ProbeRecord)
         except RunError:
             raise RunError(
-                f"--out {out}: {record} is there and is no record of a head; give another --out"
+                f"`out={str(out)!r}`: {record} is there and is no record of a head; give a new file"
             ) from None
 
 
 def _refuse_options(source: str | Path, options: TrainOptions, *, clips: bool) -> None:
     if options.val_share is not None and (options.split_by or options.validation):
         raise InputError(
-            "--val-share takes part of the rows to validate on, --split-by and --validation name "
+            "`val_share` takes part of the rows to validate on, `split_by` and `validation` name "
             "them; give one of the three"
         )
     if not clips and options.validation is not None:
         raise InputError(
-            f"--validation goes with a clip file, and {source} is none; divide a run with "
-            "--split-by COLUMN"
+            f"`validation` goes with a clip file, and {source} is none; divide a run with "
+            "`split_by`"
         )
     run_only = {
-        f"--labels {options.labels}": options.labels != "category",
-        "--features map": options.features == "map",
-        "--split-by": options.split_by is not None,
-        "--random-backbone": options.random_backbone,
+        f"labels={options.labels!r}": options.labels != "category",
+        "features='map'": options.features == "map",
+        "split_by": options.split_by is not None,
+        "random_backbone": options.random_backbone,
     }
     for option in [option for option, given in run_only.items() if clips and given]:
         raise InputError(
-            f"{option} needs a run, and {source} is a clip file: its labels are 'category', "
-            "its features pooled; divide it with --validation OTHER.h5 or --val-share"
+            f"`{option}` needs a run, and {source} is a clip file: its labels are 'category', "
+            "its features pooled; divide it with `validation` or `val_share`"
         )
 
 

@@ -141,7 +141,7 @@ def check_one_pass(
             whole = backbone.model(x)
     except (RuntimeError, AssertionError, ValueError) as error:
         height, width = preprocess.input_size
-        hint = "; give the --input-size it is made for" if request.input_size else ""
+        hint = "; give the `input_size` it is made for" if request.input_size else ""
         raise ModelError(
             f"{spec} fails on a {height}x{width} image: {first_line(error).rstrip('.')}{hint}"
         ) from None
@@ -170,8 +170,8 @@ def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
     if wrong:
         known = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
         raise ModelError(
-            f"--feature-indices {wrong[0]}: {spec} has "
-            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of --features")
+            f"`feature_indices={wrong[0]}`: {spec} has "
+            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of `features`")
         )
 
 
@@ -214,16 +214,16 @@ def read_checkpoint(file: str) -> dict[str, Any]:
     try:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"--checkpoint {file}: no such file") from None
-    except Exception as error:
+        raise ModelError(f"`checkpoint={file!r}`: no such file") from None
+    except Exception as error:  # an untrusted file: its unpickler raises anything
         raise ModelError(
-            f"--checkpoint {file} cannot be read as weights: {first_line(error)}"
+            f"`checkpoint={file!r}` cannot be read as weights: {first_line(error)}"
         ) from None
     for key in ("model_state_dict", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]
     if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
-        raise ModelError(f"--checkpoint {file} holds no state dict of tensors")
+        raise ModelError(f"`checkpoint={file!r}` holds no state dict of tensors")
     return {name.removeprefix("module."): tensor for name, tensor in data.items()}
 
 
@@ -231,15 +231,15 @@ def unknown_name(spec: str, library: str, known: Iterable[str], otherwise: str) 
     """The refusal of a name that ``library`` does not have, with those nearest to it."""
     near = get_close_matches(spec.partition(":")[2], known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else otherwise
-    return ModelError(f"--model {spec}: {library}; {hint}")
+    return ModelError(f"`model={spec!r}`: {library}; {hint}")
 
 
-def not_fetched(spec: str, where: str, error: Exception) -> ModelError:
-    """The refusal of ``--pretrained`` where the weights are out of reach."""
+def not_fetched(spec: str, server: str, error: Exception) -> ModelError:
+    """The error for ``pretrained`` weights that cannot be downloaded."""
     return ModelError(
-        f"--pretrained: the weights of {spec} could not be fetched from {where} "
-        f"({type(error).__name__}); on a machine without it give --checkpoint FILE, "
-        "or --model lite0 for weights from a Python package"
+        f"`pretrained=True`: the weights of {spec} could not be fetched from {server} "
+        f"({type(error).__name__}); on a machine without it give a `checkpoint`, "
+        "or `model='lite0'` for weights from a Python package"
     )
 
 

@@ -82,17 +82,17 @@ def load_head(file: str | Path) -> Head:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(
-            f"--head {file}: no such file; make one with 'onepass probe train'"
+            f"`head={str(file)!r}`: no such file; make one with 'onepass probe train'"
         ) from None
-    except Exception as error:
-        raise ModelError(f"--head {file} cannot be read: {first_line(error)}") from None
+    except Exception as error:  # an untrusted file: its unpickler raises anything
+        raise ModelError(f"`head={str(file)!r}` cannot be read: {first_line(error)}") from None
     if not isinstance(data, dict) or data.get("onepass_head") != FORMAT:
-        raise ModelError(f"--head {file} is not a head; make one with 'onepass probe train'")
+        raise ModelError(f"`head={str(file)!r}` is not a head; make one with 'onepass probe train'")
     try:
         head = Head(HeadInfo.model_validate_json(data["facts"]))
         head.load_state_dict(data["state"])
     except (ValidationError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(f"--head {file} is damaged: {first_line(error)}") from None
+        raise ModelError(f"`head={str(file)!r}` is damaged: {first_line(error)}") from None
     return head.eval().requires_grad_(False)
 
 

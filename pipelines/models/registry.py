@@ -46,7 +46,7 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
     num_classes = found.logits.shape[1] if head is None else len(head.facts.classes)
     if labels is not None and len(labels) != num_classes:
         raise ModelError(
-            f"--labels {request.labels} has {len(labels)} names, {request.spec} has "
+            f"`labels={request.labels!r}` has {len(labels)} names, {request.spec} has "
             f"{num_classes} classes; give one name a class"
         )
     facts = ModelInfo(
@@ -72,15 +72,15 @@ def _with_head(facts: ModelInfo, head: Head, found: Pass) -> ModelInfo:
     wants, file, spec = head.facts, facts.request.head, facts.request.spec
     if wants.fingerprint != facts.fingerprint:
         raise ModelError(
-            f"--head {file} was trained on features of {wants.spec} (fingerprint "
+            f"`head={file!r}` was trained on features of {wants.spec} (fingerprint "
             f"{wants.fingerprint[:12]}), this model's are {spec} ({facts.fingerprint[:12]}); "
-            "use the same --model, --checkpoint and preprocessing"
+            "use the same `model`, `checkpoint` and preprocessing"
         )
     given = found.embedding if wants.features == "pooled" else found.feature_map
     shape = tuple(given.shape[1:])
     if wants.shape != shape:
         raise ModelError(
-            f"--head {file} wants {wants.features} features of {_sides(wants.shape)}, {spec} "
+            f"`head={file!r}` wants {wants.features} features of {_sides(wants.shape)}, {spec} "
             f"gives {_sides(shape)}; train the head again with 'onepass probe train'"
         )
     return facts.model_copy(update={"head": wants, "head_sha256": head_sha256(head)})
@@ -118,8 +118,8 @@ def load_backbone(request: ModelRequest) -> Loaded:
     """
     if request.head and request.labels:
         raise ModelError(
-            f"--labels {request.labels} does not go with --head {request.head}, which brings its "
-            "own class names; leave --labels out"
+            f"`labels={request.labels!r}` does not go with `head={request.head!r}`, which brings "
+            "its own class names; leave `labels` out"
         )
     # Small files first: building a network to refuse one of them costs seconds.
     head = load_head(request.head) if request.head else None
@@ -152,7 +152,7 @@ def load_verified(facts: ModelInfo) -> Loaded:
         answers = head_sha256(loaded.head)
         if answers != facts.head_sha256:
             raise ModelError(
-                f"--head {facts.request.head} hashes to {answers[:12]} here, the run was made "
+                f"`head={facts.request.head!r}` hashes to {answers[:12]} here, the run was made "
                 f"with {facts.head_sha256[:12]}; use the same file everywhere"
             )
     return loaded
@@ -162,12 +162,12 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     spec = request.spec
     family, _, name = spec.partition(":")
     if request.random_weights and (request.checkpoint or request.pretrained):
-        given = f"--checkpoint {request.checkpoint}" if request.checkpoint else "--pretrained"
+        other = f"checkpoint={request.checkpoint!r}" if request.checkpoint else "pretrained=True"
         raise ModelError(
-            f"--random-weights does not go with {given}: it is the network untrained; leave out "
-            "one of the two"
+            f"`random_weights=True` does not go with `{other}`: it is the network untrained; "
+            "leave out one of the two"
         )
-    # With weights from elsewhere their class count decides, and labels are held against it.
+    # With given weights their class count decides, and the labels are compared with it.
     count = None if request.checkpoint or request.pretrained else label_count
     if family == "timm" and name:
         from pipelines.models import timm_family
@@ -181,7 +181,8 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
         )
     if request.output_stride is not None and (spec in _PRESETS or family in _FAMILIES):
         raise ModelError(
-            f"--output-stride: {spec} has a fixed stride; leave it out, or use timm:NAME"
+            f"`output_stride={request.output_stride}`: {spec} has a fixed stride; leave it out, "
+            "or use timm:NAME"
         )
     if family == "torchvision" and name:
         from pipelines.models import torchvision_family
@@ -195,19 +196,16 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     if family == "ami" and name:
         if request.pretrained:
             raise ModelError(
-                f"--pretrained: {spec} has no public weights to fetch; give --checkpoint FILE"
+                f"`pretrained=True`: {spec} has no public weights to fetch; give a `checkpoint`"
             )
         from pipelines.models import ami
 
         return ami.load(name, checkpoint=request.checkpoint, num_classes=count)
     if spec in _PRESETS:
-        for option, value in (
-            ("--checkpoint", request.checkpoint),
-            ("--pretrained", request.pretrained),
-        ):
-            if value:
+        for option in ("checkpoint", "pretrained"):
+            if getattr(request, option):
                 raise ModelError(
-                    f"{option} does not go with --model {spec}, which brings its own "
+                    f"`{option}` does not go with `model={spec!r}`, which brings its own "
                     "weights; use timm:NAME"
                 )
         if spec == "tiny":  # never trained
@@ -217,7 +215,7 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
         from pipelines.models import lite
 
         return lite.load(spec, random_weights=request.random_weights)
-    raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
+    raise ModelError(f"`model={spec!r}`: unknown model; known are {SPECS}{_near(spec)}")
 
 
 def all_specs() -> list[str]:
@@ -262,22 +260,22 @@ def read_labels(file: str) -> tuple[str, ...]:
     """
     path = Path(file)
     if not path.is_file():
-        raise ModelError(f"--labels {file}: no such file")
+        raise ModelError(f"`labels={file!r}`: no such file")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise ModelError(f"--labels {file} is not JSON: {error}") from None
+            raise ModelError(f"`labels={file!r}` is not JSON: {error}") from None
         if isinstance(data, dict):
             if sorted(data.values()) != list(range(len(data))):
-                raise ModelError(f"--labels {file}: the indices must run from 0 without a gap")
+                raise ModelError(f"`labels={file!r}`: the indices must run from 0 without a gap")
             data = sorted(data, key=data.__getitem__)
         names = tuple(str(name) for name in data)
     else:
         names = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
     if not any(names):
-        raise ModelError(f"--labels {file} has no names")
+        raise ModelError(f"`labels={file!r}` has no names")
     return names
 
 

@@ -88,7 +88,7 @@ class TimmBackbone(Backbone):
     def mean(self, feature_map: torch.Tensor) -> torch.Tensor:
         if self._shapes:
             raise ModelError(
-                f"--feature-point map_mean: {type(self.model).__name__} ends in "
+                f"`feature_point='map_mean'`: {type(self.model).__name__} ends in "
                 f"{len(self._shapes)} maps of different sizes; use penultimate"
             )
         if feature_map.ndim == 3:  # [B, N, D], or [B, D, N]
@@ -219,10 +219,10 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         torch.manual_seed(0)
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-        except Exception as error:
+        except Exception as error:  # any network's own code, or the hub's client
             if not pretrained:
                 raise ModelError(
-                    f"--model timm:{name} cannot be built: {first_line(error)}"
+                    f"`model='timm:{name}'` cannot be built: {first_line(error)}"
                 ) from None
             raise not_fetched(f"timm:{name}", "the hub", error) from None
     return model
@@ -239,12 +239,12 @@ def _must_dilate(name: str, output_stride: int) -> bool:
         return False
     try:
         got = _levels(_skeleton(name, output_stride=output_stride))
-    except Exception:
+    except Exception:  # any network's own code, given a stride that it may not know
         got = ()
     if not got or got[-1].reduction != output_stride:
         known = f" of {own[-1].reduction}" if own else ""
         raise ModelError(
-            f"--output-stride {output_stride}: timm:{name} has a fixed stride{known} or does "
+            f"`output_stride={output_stride}`: timm:{name} has a fixed stride{known} or does "
             "not know this one; leave it out, or take a network that dilates (8, 16 or 32)"
         )
     return True

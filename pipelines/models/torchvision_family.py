@@ -131,7 +131,7 @@ def _fetch(name: str, known: Any) -> dict[str, Any]:
             # The download itself has no timeout.
             check_port(url.hostname or "", 443)
         state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:
+    except Exception as error:  # whatever the download, the hash check or the unpickler raises
         raise not_fetched(f"torchvision:{name}", str(url.hostname), error) from None
     return state
 

@@ -99,7 +99,7 @@ def _read_path(
         plan = _read_folder(path)
     else:
         if path.suffix.lower() not in MANIFEST_SUFFIXES:
-            hint = "; for a video add --source video" if _is_video(path.name) else ""
+            hint = "; for a video set `kind='video'`" if _is_video(path.name) else ""
             raise SourceError(
                 f"{source}: a source is a folder of images or a manifest that ends in "
                 f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
@@ -172,7 +172,7 @@ def _read_database(source: str, reading: Reading, report: Callable[[int, int], N
     from pipelines.sources.database.plan import PASSED, plan_database
 
     if reading.kind == "video":
-        raise SourceError(f"{name_of(source)}: --source video takes a folder or a video")
+        raise SourceError(f"{name_of(source)}: `kind='video'` takes a folder or a video")
     table, notes = plan_database(source, report)
     passing = tuple(name for name, _ in PASSED.values() if name in table.column_names)
     return Plan(table, folder_of(source), {}, notes, passing)
@@ -192,7 +192,7 @@ def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None
         )
     if path.is_file() and not _is_video(path.name):
         raise SourceError(
-            f"{path}: --source video takes a folder or a video that ends in "
+            f"{path}: `kind='video'` takes a folder or a video that ends in "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
     frames = FRAMES if reading.frames is None else reading.frames
@@ -223,7 +223,7 @@ def _read_folder(folder: Path) -> Plan:
         else:
             skipped[suffix or "no suffix"] += 1
     if not names:
-        hint = "; for videos add --source video" if skipped.keys() & VIDEO_SUFFIXES else ""
+        hint = "; for videos set `kind='video'`" if skipped.keys() & VIDEO_SUFFIXES else ""
         raise SourceError(
             f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); "
             f"{sum(skipped.values())} other files were found{hint}"

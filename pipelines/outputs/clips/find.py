@@ -61,8 +61,8 @@ def _check_columns(run: Run) -> None:
     missing = [name for name in COLUMNS if name not in present]
     if missing:
         raise RunError(
-            f"{run.path} has no column {missing[0]!r}, which clips are made by; extract videos "
-            "with 'onepass extract … --source video', or images with a manifest that has it"
+            f"{run.path} has no column {missing[0]!r}, which clips are made by; extract videos, "
+            "or images with a manifest that has it"
         )
 
 

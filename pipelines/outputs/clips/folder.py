@@ -75,26 +75,27 @@ def stem(split: str, scales: Sequence[float]) -> str:
 
 
 def is_finished(out: Path, request: ClipsRequest) -> bool:
-    """Whether ``out`` holds all that is asked for.
+    """Whether ``out`` holds the finished clips of ``request``.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or clips of another command.
     """
     if not out.exists():
         return False
+    given = f"`out={str(out)!r}`"
     if not out.is_dir():
-        raise RunError(f"--out {out} is a file; give a folder")
-    asked = out / "request.json"
-    strange = {"plan", "detections", "checkpoint"}
-    if not asked.is_file():
-        strange = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
-    found = sorted(name for name in strange if (out / name).exists())
-    if found:
-        raise RunError(f"--out {out} holds {found[0]!r} and no clips; give a new folder")
-    if not asked.is_file():
+        raise RunError(f"{given} is a file; give a folder")
+    stored = out / "request.json"
+    foreign = {"plan", "detections", "checkpoint"}
+    if not stored.is_file():
+        foreign = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
+    unexpected = sorted(name for name in foreign if (out / name).exists())
+    if unexpected:
+        raise RunError(f"{given} holds {unexpected[0]!r} and no clips; give a new folder")
+    if not stored.is_file():
         return False
-    earlier = read_json(asked, ClipsRequest)
+    earlier = read_json(stored, ClipsRequest)
     if earlier != request:
         differs = "; ".join(differences(earlier, request))
-        raise RunError(f"--out {out} holds clips of another command ({differs}); give a new --out")
+        raise RunError(f"{given} holds clips of another command ({differs}); give a new folder")
     return (out / "manifest.json").is_file()

@@ -108,10 +108,10 @@ def _check_scales(scales: tuple[float, ...]) -> None:
     shown = ",".join(f"{scale:g}" for scale in scales)
     if not scales or not all(math.isfinite(s) and 0 < s <= MAX_SCALE for s in scales):
         raise InputError(
-            f"--scales {shown}: each must be above 0 and at most {MAX_SCALE:g}, as 1.0,0.85,1.15"
+            f"`scales={shown}`: each must be above 0 and at most {MAX_SCALE:g}, as 1.0,0.85,1.15"
         )
     if len(set(scales)) != len(scales):
-        raise InputError(f"--scales {shown}: each scale once")
+        raise InputError(f"`scales={shown}`: each scale once")
 
 
 @dataclass(frozen=True)

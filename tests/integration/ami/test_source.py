@@ -269,7 +269,7 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("not a database, but long enough to be one\n" * 50)
     with pytest.raises(SourceError, match="file is not a database"):
         read_source(f"sqlite:///{tmp_path}/notes.db")
-    with pytest.raises(SourceError, match="--source video takes a folder"):
+    with pytest.raises(SourceError, match="takes a folder"):
         read_source(f"sqlite:///{tmp_path}/notes.db", Reading(kind="video"))
 
 

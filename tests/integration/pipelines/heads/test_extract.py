@@ -151,7 +151,7 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     run = Run.open(out)
     assert run.table(["label"]).equals(labels)
     made_head(first.facts, file, first.embedding, classes=3, seed=4)
-    with pytest.raises(ModelError, match=r"head.pt hashes to \w{12} here, the run was made with"):
+    with pytest.raises(ModelError, match=r"head\.pt.* hashes to \w{12} here"):
         load_verified(run.manifest.model)
     with pytest.raises(RunError, match="is a run of another command"):
         extract(str(photos), run.manifest.model.request, out, Options("fp32", "eager"))

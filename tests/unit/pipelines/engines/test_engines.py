@@ -215,7 +215,7 @@ def test_formats_that_the_hardware_has() -> None:
     can = torch.cpu.get_capabilities()
     half = can.get("amx_bf16") or can.get("avx512_bf16")
     assert fast_formats(cpu) == (["bf16", "fp32"] if half else ["fp32"])
-    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+    with pytest.raises(InputError, match="fp16"):
         check_format("fp16", cpu)
 
 

@@ -16,9 +16,10 @@ import torch
 from common.errors import ModelError, WorkError
 from onepass.cli.extract import print_extracted
 from pipelines.detections import complete
-from pipelines.engines import resolve as resolving
+from pipelines.engines import candidates
 from pipelines.engines.embed import Embedder
 from pipelines.engines.engine import Engine
+from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved
 from pipelines.extract import Outcome
 from pipelines.model_info import ModelInfo, ModelRequest, Outputs, PrecisionAudit
@@ -156,12 +157,10 @@ def test_a_head_that_changed_is_refused(
     made_head(facts, file, ZEROS, classes=3, seed=4)
     assert fingerprint_inputs(plan, request, None)["head"] != then["head"]
     for load in (load_verified, Embedder.load, lambda of: Engine(of, "fp32")):
-        with pytest.raises(
-            ModelError, match=r"h.pt hashes to \w{12} here, the run was made with \w{12}; use the"
-        ):
+        with pytest.raises(ModelError, match=r"h.pt.* hashes to \w{12} here"):
             load(headed)
     file.unlink()
-    with pytest.raises(ModelError, match=r"--head .*h.pt: no such file"):
+    with pytest.raises(ModelError, match=r"h\.pt"):
         fingerprint_inputs(plan, request, None)
 
 
@@ -174,8 +173,8 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
     earlier = request_of(command, examine(command.model))
     made_head(facts, file, ZEROS, classes=3, seed=4)
     given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
-    with pytest.raises(WorkError, match=r"--head .*h.pt is another file now; restore it or"):
-        resolving.resolve(given, lanes=1)
+    with pytest.raises(WorkError, match=r"h\.pt.* is another file now"):
+        resolve(given, lanes=1)
 
 
 def test_with_a_head_classes_mean_something(
@@ -195,12 +194,12 @@ def test_with_a_head_classes_mean_something(
         bare = describe(load(vit), vit, Outputs())
         like = np.zeros((1, bare.feature_dim), np.float32)
         made_head(bare, tmp_path / "h.pt", like, classes=3)
-        monkeypatch.setattr(resolving, "load_backbone", load)
+        monkeypatch.setattr(candidates, "load_backbone", load)
         for request, matters in ((vit, False), (with_head(tmp_path / "h.pt", vit), True)):
             torch.manual_seed(0)
-            model = resolving.Candidate(request, Outputs(), empty_plan(), tmp_path)
+            model = candidates.Candidates(request, Outputs(), empty_plan(), tmp_path)
             assert model.has_classes == (load is not encoder or matters)
-            assert (model.judge("bf16", rounded) is None) == (not matters)
+            assert (model.rejection("bf16", rounded) is None) == (not matters)
 
 
 @pytest.mark.parametrize("spec", ["tiny", "timm:test_resnet"])
@@ -210,18 +209,11 @@ def test_what_is_untrained_already_stays_as_it_is(spec: str) -> None:
     assert asked.fingerprint == plain.fingerprint
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [({"checkpoint": "w.pth"}, "--checkpoint w.pth"), ({"pretrained": True}, "--pretrained")],
-)
+@pytest.mark.parametrize("given", [{"checkpoint": "w.pth"}, {"pretrained": True}])
 @pytest.mark.parametrize("spec", ["timm:resnet18", "torchvision:resnet18", "ami:resnet50"])
-def test_trained_weights_are_not_random(spec: str, given: dict, said: str) -> None:
-    with pytest.raises(ModelError) as caught:
+def test_trained_weights_are_not_random(spec: str, given: dict) -> None:
+    with pytest.raises(ModelError, match=f"random_weights.*{next(iter(given))}"):
         examine(ModelRequest(spec=spec, random_weights=True, **given))
-    assert str(caught.value) == (
-        f"--random-weights does not go with {said}: it is the network untrained; leave out one "
-        "of the two"
-    )
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_an_odd_image_name_is_still_an_image(tmp_path: Path) -> None:
     ("make", "kind", "says"),
     [
         ("a.mp4", "images", "holds no images"),
-        ("a.mp4", "images", "for videos add --source video"),
+        ("a.mp4", "images", "kind='video'"),
         ("a.txt", "video", "holds no videos"),
         ("a.txt", "video", "found: 1 .txt"),
     ],
@@ -279,10 +279,10 @@ def test_the_wrong_kind_of_source(tmp_path: Path, make: str, kind: str, says: st
 
 def test_a_file_of_the_wrong_kind(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(SourceError, match="for a video add --source video"):
+    with pytest.raises(SourceError, match="kind='video'"):
         read_source(str(tmp_path / "a.mp4"))
     (tmp_path / "a.csv").write_text("image\n")
-    with pytest.raises(SourceError, match="--source video takes a folder or a video"):
+    with pytest.raises(SourceError, match="takes a folder or a video"):
         read_source(str(tmp_path / "a.csv"), VIDEO)
 
 
