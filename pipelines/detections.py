@@ -231,7 +231,7 @@ def _fill(given: pa.ChunkedArray | None, made: pa.Array) -> pa.ChunkedArray | pa
     return made if given is None else pc.coalesce(given, made)
 
 
-def _given(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+def _given_column(table: pa.Table, name: str) -> pa.ChunkedArray | None:
     column = table[name] if name in table.column_names else None
     return None if column is None or column.null_count == len(column) else column
 
@@ -249,20 +249,20 @@ def _sequences(table: pa.Table, folder: str) -> pa.ChunkedArray | pa.Array:
 
     The name goes into track ids and API answers, where a disk's layout has no place.
     """
-    names = [_rooted(name) for name in pc.unique(table["image"]).to_pylist()]
+    names = [_absolute(name) for name in pc.unique(table["image"]).to_pylist()]
     absolute = [str(PurePosixPath(name).parent) for name in names if name.startswith("/")]
     base = PurePosixPath(os.path.commonpath(absolute)).parent if absolute else None
 
     def sequence(image: str) -> str:
-        parent = PurePosixPath(_rooted(image).split("#", 1)[0]).parent
+        parent = PurePosixPath(_absolute(image).split("#", 1)[0]).parent
         if base is not None and parent.is_absolute():
             parent = parent.relative_to(base)
         return folder if parent == PurePosixPath() else parent.as_posix()
 
-    return _fill(_given(table, "sequence"), _per_image(table, sequence, pa.string()))
+    return _fill(_given_column(table, "sequence"), _per_image(table, sequence, pa.string()))
 
 
-def _rooted(image: str) -> str:
+def _absolute(image: str) -> str:
     """A name in an object store as an absolute one, which starts with the bucket."""
     return "/" + image.split("://", 1)[1] if is_remote(image) else image
 
@@ -280,7 +280,7 @@ def timestamp_in_name(image: str) -> datetime | None:
 
 def _timestamps(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     made = _per_image(table, timestamp_in_name, pa.timestamp("us"))
-    return _fill(_given(table, "timestamp"), made)
+    return _fill(_given_column(table, "timestamp"), made)
 
 
 def _frames(
@@ -317,7 +317,7 @@ def _frames(
         ],
         pa.int64(),
     )
-    return _fill(_given(table, "frame"), made)
+    return _fill(_given_column(table, "frame"), made)
 
 
 def _with_frame_parts(images: pa.Table) -> pa.Table:

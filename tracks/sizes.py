@@ -98,10 +98,10 @@ def image_size(path: Path) -> tuple[int, int] | None:
 def _video_size(file: Path) -> tuple[int, int] | None:
     # They take seconds to import, and tracks over photos never need them.
     from pipelines.images.pixels import ImageError
-    from pipelines.images.video import examine
+    from pipelines.images.video import read_video_info
 
     try:
-        facts = examine(file)
+        facts = read_video_info(file)
     except ImageError:
         return None
     return facts.width, facts.height

@@ -73,14 +73,16 @@ def clips(
 
 
 def _say_made(out: Path, outcome: Outcome) -> None:
-    from pipelines.outputs.clips.folder import stem
+    from pipelines.outputs.clips.folder import file_stem
 
     manifest = outcome.manifest
     written = sum(manifest.clips.values())
     if outcome.already_finished:
         echo(f"{out} is finished already: {written} clips; nothing to do")
         return
-    files = {split: out / f"{stem(split, manifest.request.scales)}.h5" for split in manifest.clips}
+    files = {
+        split: out / f"{file_stem(split, manifest.request.scales)}.h5" for split in manifest.clips
+    }
     for split, count in manifest.clips.items():
         if count:
             shape = f"{count} clip{'' if count == 1 else 's'}, {manifest.max_frames} frames, {manifest.feature_dim}-d"

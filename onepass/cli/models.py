@@ -41,7 +41,7 @@ def list_models(
 
     Example: onepass models list resnet50
     """
-    from pipelines.models.describe import FAMILIES, matching
+    from pipelines.models.describe import FAMILIES, matching_specs
 
     if pattern is None:
         if as_json:
@@ -51,7 +51,7 @@ def list_models(
             echo(f"{family.spec:<18}{family.what}")
         echo("next: onepass models list PATTERN   or: onepass models describe SPEC")
         return
-    found = matching(pattern)
+    found = matching_specs(pattern)
     if as_json:
         print_json({"pattern": pattern, "models": found})
         return

@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def find_rows(
+def find_batch_rows(
     run: Callable[[int], object],
     memory: Memory,
     *,

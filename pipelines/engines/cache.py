@@ -20,7 +20,7 @@ from pathlib import Path
 from common.errors import ModelError
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Where built engines are kept; ``XDG_CACHE_HOME`` moves it."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "onepass" / "engines"
@@ -37,9 +37,9 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
     Raises:
         ModelError: the cache cannot be written, or others can write it.
     """
-    target = folder() / name
+    target = cache_folder() / name
     if target.exists():
-        return _ours(target)
+        return _checked_owner(target)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
@@ -60,10 +60,10 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
     finally:
         os.close(lock)
-    return _ours(target)
+    return _checked_owner(target)
 
 
-def _ours(target: Path) -> Path:
+def _checked_owner(target: Path) -> Path:
     for path in (target.parent, target):
         status = path.stat()
         if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:

@@ -15,7 +15,7 @@ import torch
 
 from pipelines.engines.base import Executor, NetworkMaker, build_error
 from pipelines.engines.batching import MOST_ROWS
-from pipelines.engines.cache import cached, digest, folder
+from pipelines.engines.cache import cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
 
 _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a constant
@@ -37,7 +37,7 @@ def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> 
 
 def is_cached(facts: ModelInfo, precision: Precision, device: torch.device) -> bool:
     """Whether this machine has compiled the network before."""
-    return (folder() / cache_name(facts, precision, device)).exists()
+    return (cache_folder() / cache_name(facts, precision, device)).exists()
 
 
 def load(

@@ -20,7 +20,7 @@ from pipelines.engines.batching import (
     DEFAULT_ROWS,
     MOST_ROWS,
     CudaMemory,
-    find_rows,
+    find_batch_rows,
     in_batches,
 )
 from pipelines.model_info import EngineName, ModelInfo, Precision
@@ -134,7 +134,7 @@ class Engine:
             return DEFAULT_ROWS
         height, width = self.facts.preprocess.input_size
         blank = np.zeros((MOST_ROWS, height, width, 3), np.uint8)
-        found = find_rows(lambda rows: self._run(blank[:rows]), CudaMemory(memory_share))
+        found = find_batch_rows(lambda rows: self._run(blank[:rows]), CudaMemory(memory_share))
         # PyTorch keeps what the trial used for this thread's stream; calls have their own.
         torch.cuda.empty_cache()
         return found

@@ -55,7 +55,7 @@ def load_engines(
     return Engines(load(request.facts), load(request.gate.facts) if request.gate else None)
 
 
-class _Answered(NamedTuple):
+class _BlockAnswers(NamedTuple):
     """Answers of all N rows of a block, NaN where there are none."""
 
     answers: Answers
@@ -90,8 +90,8 @@ class Forward:
         if self._gate is not None:
             answered = self._cascade(*self._gate, rows, pixels, good)
         else:
-            found = self._engine(_only(pixels, good), done=self._report)
-            answered = _Answered(_spread(found, good), good, None, None)
+            found = self._engine(_select(pixels, good), done=self._report)
+            answered = _BlockAnswers(_scatter(found, good), good, None, None)
         finite = np.isfinite(answered.answers.embedding).all(1)
         finite &= np.isfinite(answered.answers.logits).all(1) | ~answered.classed
         if answered.gate_score is not None:  # an overflow is no refusal
@@ -115,33 +115,33 @@ class Forward:
 
     def _cascade(
         self, gate: GateInfo, engine: Engine, rows: pa.Table, pixels: np.ndarray, good: np.ndarray
-    ) -> _Answered:
+    ) -> _BlockAnswers:
         """The gate on every good row; then the model, on all of them or on those that pass."""
         pixels_of_gate = unpack(rows, gate_column(self._request), gate.facts.preprocess)
         asked = gate.asked
-        said = _spread(engine(_only(pixels_of_gate, good)), good)
+        said = _scatter(engine(_select(pixels_of_gate, good)), good)
         scores = softmax(said.logits)
         passes = good & (scores[:, gate.label_index] >= asked.threshold)
         runs = good if asked.embed == "model" else passes
-        found = self._engine(_only(pixels, runs), done=self._report)
+        found = self._engine(_select(pixels, runs), done=self._report)
         self._report(int((good & ~runs).sum()))
-        answers = _spread(found, runs)
+        answers = _scatter(found, runs)
         if asked.embed == "gate":
             answers = answers._replace(embedding=said.embedding)
         best = np.where(good, np.nan_to_num(scores).argmax(1), 0)
-        return _Answered(answers, passes, scores[np.arange(len(best)), best], best)
+        return _BlockAnswers(answers, passes, scores[np.arange(len(best)), best], best)
 
-    def _columns(self, answered: _Answered, good: np.ndarray) -> dict[str, Any]:
+    def _columns(self, answered: _BlockAnswers, good: np.ndarray) -> dict[str, Any]:
         """Arrow columns of all rows; no class where the gate or an error took it."""
         request, answers = self._request, answered.answers
         classed = answered.classed & good
         index, score = top_classes(answers.logits[classed], request.command.top_k)
         columns = _class_columns(index, score, classed, request.labels)
-        columns["embedding"] = _fixed(answers.embedding, ~good)
+        columns["embedding"] = _fixed_size_lists(answers.embedding, ~good)
         if request.command.outputs.logits:
-            columns["logits"] = _fixed(answers.logits, ~good)
+            columns["logits"] = _fixed_size_lists(answers.logits, ~good)
         for known, values in zip(request.facts.maps, answers.maps, strict=True):
-            columns[known.name] = _fixed(values, ~good)
+            columns[known.name] = _fixed_size_lists(values, ~good)
         if request.gate is not None and answered.gate_index is not None:
             names = np.array(request.gate.labels, dtype=object)[answered.gate_index]
             columns["gate_label"] = pa.array(names, pa.string(), mask=~good)
@@ -176,12 +176,12 @@ def gate_column(request: Request) -> str:
     return PIXELS if same.model_copy(update={"std": gate.std}) == gate else GATE_PIXELS
 
 
-def _only(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+def _select(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
     """The rows ``where``; no copy where that is all."""
     return pixels if where.all() else pixels[where]
 
 
-def _spread(found: Answers, where: np.ndarray) -> Answers:
+def _scatter(found: Answers, where: np.ndarray) -> Answers:
     """Answers of the rows ``where`` among NaN for the others; no copy where that is all."""
     if where.all():
         return found
@@ -220,7 +220,7 @@ def _class_columns(
     return {name: values.take(place) for name, values in columns.items()}
 
 
-def _fixed(values: np.ndarray, blank: np.ndarray) -> pa.Array:
+def _fixed_size_lists(values: np.ndarray, blank: np.ndarray) -> pa.Array:
     """Fixed-size lists ``[N, …]``, NaN where ``blank``.
 
     Not null: Arrow writes null fixed-size lists to Parquet but cannot read them back

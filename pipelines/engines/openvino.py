@@ -18,7 +18,7 @@ import torch
 
 from common.errors import ModelError
 from pipelines.engines.base import Executor, NetworkMaker, build_error
-from pipelines.engines.cache import cached, digest, folder
+from pipelines.engines.cache import cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -36,7 +36,7 @@ def cache_name(facts: ModelInfo) -> str:
 
 def is_cached(facts: ModelInfo) -> bool:
     """Whether this machine has converted the network before."""
-    return (folder() / cache_name(facts)).exists()
+    return (cache_folder() / cache_name(facts)).exists()
 
 
 def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: int = 1) -> Executor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipelines.engines.cache import folder
+from pipelines.engines.cache import cache_folder
 from pipelines.models.cache import ModelCache
 from pipelines.request import Command, Request
 
@@ -60,7 +60,7 @@ def resolved_before(unresolved: Unresolved) -> Resolved | None:
     choice = known.choices.get(f"{command.precision} {command.engine}") if known else None
     if known is None or choice is None:
         return None
-    if choice.built is not None and not (folder() / choice.built).exists():
+    if choice.built is not None and not (cache_folder() / choice.built).exists():
         return None
     return Resolved(
         Request(

@@ -97,13 +97,13 @@ def apply_head(
     """
     opened = Run.open(run)
     head = load_head(head_file)
-    _refuse_misfit(opened, head, head_file)
+    _check_features(opened, head, head_file)
     truth = None if labels is None else _truth(opened, labels, head)
     out = out or opened.path / "heads" / Path(head_file).stem
     manifest = _earlier(out, opened, head)
     already_done = manifest is not None
     manifest = manifest or _write(opened, head, out, report)
-    measured = (None, {}) if truth is None else _held_against(out, manifest, truth)
+    measured = (None, {}) if truth is None else _measures_against(out, manifest, truth)
     return Applied(out, manifest, already_done, *measured)
 
 
@@ -120,7 +120,7 @@ def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
     return labels
 
 
-def _refuse_misfit(run: Run, head: Head, file: str | Path) -> None:
+def _check_features(run: Run, head: Head, file: str | Path) -> None:
     wants, holds = head.facts, model_of(run, head.facts.features)
     if holds.fingerprint != wants.fingerprint:
         raise RunError(
@@ -168,7 +168,7 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
     try:
         for number, file in enumerate(run.files()):
             with pq.ParquetWriter(draft / f"part-{number:05d}.parquet", SCHEMA) as writer:
-                for batch in _answered(file, run, head):
+                for batch in _classified(file, run, head):
                     writer.write_batch(batch)
                     rows += batch.num_rows
                     failed += batch.num_rows - batch["error"].null_count
@@ -197,7 +197,7 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
     return manifest
 
 
-def _answered(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
+def _classified(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
     """The answers for one detections file; rows without features have no class."""
     column, shape = column_of(run, head.facts.features)
     names = np.array(head.facts.classes, dtype=object)
@@ -222,7 +222,7 @@ def _answered(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
             )
 
 
-def _held_against(
+def _measures_against(
     out: Path, manifest: AppliedManifest, truth: pa.ChunkedArray
 ) -> tuple[Measures, dict[str, int]]:
     """Measures over the rows that have a class and a label the head knows; the other labels."""

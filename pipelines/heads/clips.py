@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InputError
-from pipelines.heads.features import Examples, allocate, at_most, batch_rows, check_finite
+from pipelines.heads.features import Examples, allocate, batch_rows, check_finite, limit_rows
 from pipelines.outputs.hdf5_info import read_h5
 
 
@@ -57,7 +57,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
         "without frames": int(((names != "") & (frames == 0)).sum()),
     }
     rows = np.flatnonzero((names != "") & (frames > 0))
-    rows = at_most(limit, rows, left_out, f"{file} has no clip")
+    rows = limit_rows(limit, rows, left_out, f"{file} has no clip")
     features = allocate(len(rows), first.width)
     begin = 0
     for clips in sources:

@@ -111,7 +111,7 @@ def read_run(
         # The model ran only on rows that passed: the others have no map.
         leave_out("that the gate did not let pass", np.asarray(plan["label_index"].is_null()))
     rows = np.flatnonzero(keep)
-    rows = at_most(limit, rows, left_out, f"`labels={labels!r}`: {run.path} has no row")
+    rows = limit_rows(limit, rows, left_out, f"`labels={labels!r}`: {run.path} has no row")
     taken = pa.array(rows)
     return Examples(
         features=_scatter(run, column, rows, math.prod(shape)),
@@ -127,7 +127,7 @@ def read_run(
     )
 
 
-def at_most(
+def limit_rows(
     limit: int | None, rows: npt.NDArray[np.int64], left_out: dict[str, int], none: str
 ) -> npt.NDArray[np.int64]:
     """``limit`` of ``rows``, spread evenly; how many more there were goes into ``left_out``.

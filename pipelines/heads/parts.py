@@ -75,7 +75,7 @@ def _stratified(targets: Rows, share: float, seed: int) -> npt.NDArray[np.str_]:
     return parts
 
 
-def notes_of(examples: Examples, parts: Parts) -> tuple[str, ...]:
+def validation_warnings(examples: Examples, parts: Parts) -> tuple[str, ...]:
     """What makes the measures less than they seem."""
     notes = []
     unseen = np.setdiff1d(parts.targets, parts.targets[parts.validation])

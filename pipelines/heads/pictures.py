@@ -27,7 +27,7 @@ COLUMNS, MOST_TILES, TILE = 8, 48, 168  # pixels a side of a tile
 _NUMBERED, _NAMED = 30, 60  # classes up to which counts and names can be read
 
 
-class Judged(NamedTuple):
+class ValidatedRow(NamedTuple):
     """A row that was validated on: where its picture is, and the class it was given."""
 
     image: str
@@ -47,7 +47,7 @@ def _save(figure: Figure, file: Path) -> None:
     write_atomic(file, sink.getvalue())
 
 
-def _label(text: str, most: int = 28) -> str:
+def _shortened(text: str, most: int = 28) -> str:
     """``text``, cut to ``most`` letters, with no ``$`` that matplotlib would read as a formula."""
     return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
 
@@ -62,7 +62,7 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
     axes = figure.subplots()
     drawn = optional("sklearn.metrics", "probe").ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(1, keepdims=True), 1),
-        display_labels=[_label(name) for name in measures.classes],
+        display_labels=[_shortened(name) for name in measures.classes],
     )
     drawn.plot(
         ax=axes,
@@ -81,7 +81,7 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
     _save(figure, file)
 
 
-def draw_validation(rows: Sequence[Judged], root: Path, file: Path, *, title: str) -> None:
+def draw_validation(rows: Sequence[ValidatedRow], root: Path, file: Path, *, title: str) -> None:
     """Images with answer and label: the wrong ones first, the surest of them in front.
 
     An image that cannot be read becomes a grey tile that says why.
@@ -106,13 +106,13 @@ def draw_validation(rows: Sequence[Judged], root: Path, file: Path, *, title: st
     _save(figure, file)
 
 
-def _draw_tile(axes: Any, row: Judged, reader: ImageReader) -> None:
+def _draw_tile(axes: Any, row: ValidatedRow, reader: ImageReader) -> None:
     axes.set_axis_on()
     axes.set(xticks=[], yticks=[], facecolor=NOTHING, box_aspect=1)
     tint = RIGHT if row.right else WRONG
     axes.spines[:].set(color=tint, linewidth=4)
-    axes.set_title(_label(f"{row.answer} {row.score:.2f}", 22), color=tint, fontsize=9)
-    axes.set_xlabel("right" if row.right else _label(f"is {row.truth}", 22), fontsize=9)
+    axes.set_title(_shortened(f"{row.answer} {row.score:.2f}", 22), color=tint, fontsize=9)
+    axes.set_xlabel("right" if row.right else _shortened(f"is {row.truth}", 22), fontsize=9)
     try:
         pixels = crop(reader.read(row.image).pixels, row.box)
     except ImageError as error:

@@ -29,8 +29,8 @@ from pipelines.heads.chance import random_run
 from pipelines.heads.clips import read_clips
 from pipelines.heads.features import Examples, read_run
 from pipelines.heads.fit import TrainOptions, classify, fit
-from pipelines.heads.parts import DEFAULT_SHARE, Parts, divide, notes_of
-from pipelines.heads.pictures import Judged, draw_confusion, draw_validation
+from pipelines.heads.parts import DEFAULT_SHARE, Parts, divide, validation_warnings
+from pipelines.heads.pictures import ValidatedRow, draw_confusion, draw_validation
 from pipelines.heads.report import (
     Measures,
     ProbeRecord,
@@ -74,17 +74,17 @@ def train(
     Raises:
         InputError: source, options or ``out`` do not fit; nothing was written.
     """
-    _refuse_taken(out)
+    _check_output(out)
     for module in ("sklearn", "matplotlib"):
         optional(module, "probe")
     clips = to_path(source).is_file()
-    _refuse_options(source, options, clips=clips)
+    _check_options(source, options, clips=clips)
     run = None if clips else Run.open(source)
     examples, parts = _read(source, run, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     chance = None
     if run and options.random_backbone:
-        chance = _chance(run, out, options, executor, report)
+        chance = _random_backbone(run, out, options, executor, report)
     fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
     report("measuring", 0, 1)
     baselines = baselines_of(examples, parts)
@@ -105,10 +105,10 @@ def train(
         measures=measures_of(fitted.head, examples, parts),
         baselines=baselines,
         random_backbone=chance,
-        notes=notes_of(examples, parts),
+        notes=validation_warnings(examples, parts),
         versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
     )
-    beside = _write_beside(out, record, fitted.head, examples, parts, run)
+    beside = _write_reports(out, record, fitted.head, examples, parts, run)
     save_head(fitted.head, out)
     return Trained(out, record, beside)
 
@@ -123,7 +123,7 @@ def measures_of(head: Head, examples: Examples, parts: Parts) -> dict[str, Measu
     }
 
 
-def _refuse_taken(out: Path) -> None:
+def _check_output(out: Path) -> None:
     if out.suffix != ".pt":
         raise InputError(f"`out={str(out)!r}`: the name of a head's file ends in .pt, as head.pt")
     if out.exists():
@@ -138,7 +138,7 @@ def _refuse_taken(out: Path) -> None:
             ) from None
 
 
-def _refuse_options(source: str | Path, options: TrainOptions, *, clips: bool) -> None:
+def _check_options(source: str | Path, options: TrainOptions, *, clips: bool) -> None:
     if options.val_share is not None and (options.split_by or options.validation):
         raise InputError(
             "`val_share` takes part of the rows to validate on, `split_by` and `validation` name "
@@ -176,7 +176,7 @@ def _read(source: str | Path, run: Run | None, options: TrainOptions) -> tuple[E
     return examples, divide(examples, share=options.val_share or DEFAULT_SHARE, seed=options.seed)
 
 
-def _chance(
+def _random_backbone(
     run: Run, out: Path, options: TrainOptions, executor: ExecutorChoice, report: Report
 ) -> RandomBackbone:
     """Train the same head on features of the untrained network."""
@@ -196,7 +196,7 @@ def _chance(
     )
 
 
-def _write_beside(
+def _write_reports(
     out: Path, record: ProbeRecord, head: Head, examples: Examples, parts: Parts, run: Run | None
 ) -> tuple[Path, ...]:
     """Write the record and the pictures; returns their files."""
@@ -208,11 +208,11 @@ def _write_beside(
     draw_confusion(measures, beside[1], title=title)
     if run is not None:
         beside.append(out.with_name(f"{out.stem}-validation.png"))
-        draw_validation(_judged(head, examples, parts), run.root, beside[2], title="validation")
+        draw_validation(_validated(head, examples, parts), run.root, beside[2], title="validation")
     return tuple(beside)
 
 
-def _judged(head: Head, examples: Examples, parts: Parts) -> list[Judged]:
+def _validated(head: Head, examples: Examples, parts: Parts) -> list[ValidatedRow]:
     assert examples.images is not None
     assert examples.boxes is not None
     rows, names = parts.validation, np.array(parts.classes)
@@ -224,4 +224,4 @@ def _judged(head: Head, examples: Examples, parts: Parts) -> list[Judged]:
         names[answers].tolist(),
         scores.tolist(),
     )
-    return [Judged(*row) for row in zip(*columns, strict=True)]
+    return [ValidatedRow(*row) for row in zip(*columns, strict=True)]

@@ -80,7 +80,7 @@ class ImageReader:
         self._name = self._open = None
 
 
-def open_image(root: Path, name: str) -> Decoded:
+def read_image(root: Path, name: str) -> Decoded:
     """One image by name; for many of one video an ``ImageReader`` opens it once.
 
     Raises:

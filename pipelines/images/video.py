@@ -30,7 +30,7 @@ from pipelines.images.pixels import ImageError
 DAMAGED = "damaged video"
 
 
-class VideoFacts(NamedTuple):
+class VideoInfo(NamedTuple):
     """What a video's index says of it."""
 
     frames: int
@@ -39,7 +39,7 @@ class VideoFacts(NamedTuple):
     fps: float | None
 
 
-def examine(file: Path) -> VideoFacts:
+def read_video_info(file: Path) -> VideoInfo:
     """Count a video's frames without decoding any.
 
     Raises:
@@ -55,7 +55,7 @@ def examine(file: Path) -> VideoFacts:
                     DAMAGED, f"{file.name} promises {stream.frames} frames and holds {count}"
                 )
         rate = stream.average_rate
-        return VideoFacts(
+        return VideoInfo(
             count,
             stream.codec_context.width,
             stream.codec_context.height,

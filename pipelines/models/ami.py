@@ -19,7 +19,7 @@ from pipelines.models.base import (
     Loaded,
     load_state,
     read_checkpoint,
-    unknown_name,
+    unknown_model,
 )
 from pipelines.models.timm_family import TimmBackbone
 from pipelines.models.torchvision_family import build
@@ -88,7 +88,7 @@ def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = 
     """
     kind = KINDS.get(name)
     if kind is None:
-        raise unknown_name(
+        raise unknown_model(
             f"ami:{name}", "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}"
         )
     state: dict[str, Any] | None = read_checkpoint(checkpoint) if checkpoint else None

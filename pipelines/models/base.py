@@ -149,7 +149,7 @@ def check_one_pass(
         isinstance(whole, torch.Tensor)
         and found.embedding.ndim == 2
         and found.logits.shape == whole.shape
-        and relative(found.logits, whole) <= 1e-4
+        and relative_difference(found.logits, whole) <= 1e-4
     )
     if not fits:
         raise ModelError(
@@ -175,7 +175,7 @@ def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
         )
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference as a share of the largest expected value."""
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return float((found - expected).abs().max() / scale)
@@ -227,14 +227,14 @@ def read_checkpoint(file: str) -> dict[str, Any]:
     return {name.removeprefix("module."): tensor for name, tensor in data.items()}
 
 
-def unknown_name(spec: str, library: str, known: Iterable[str], otherwise: str) -> ModelError:
+def unknown_model(spec: str, library: str, known: Iterable[str], otherwise: str) -> ModelError:
     """The refusal of a name that ``library`` does not have, with those nearest to it."""
     near = get_close_matches(spec.partition(":")[2], known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else otherwise
     return ModelError(f"`model={spec!r}`: {library}; {hint}")
 
 
-def not_fetched(spec: str, server: str, error: Exception) -> ModelError:
+def fetch_error(spec: str, server: str, error: Exception) -> ModelError:
     """The error for ``pretrained`` weights that cannot be downloaded."""
     return ModelError(
         f"`pretrained=True`: the weights of {spec} could not be fetched from {server} "

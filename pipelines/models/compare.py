@@ -22,7 +22,7 @@ from common.json_models import JsonModel
 from pipelines.images.decode import decode_images, pixels_of
 from pipelines.images.pixels import ImageError, crop, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
-from pipelines.models.base import Backbone, relative
+from pipelines.models.base import Backbone, relative_difference
 from pipelines.models.registry import describe, load_backbone
 from pipelines.sources.plan import Plan, read_source
 
@@ -41,7 +41,9 @@ class Difference(JsonModel):
     point: FeaturePoint
     dim: int
     max_abs: float | None = None
-    relative: float | None = None  # largest difference in a row over that row's largest value
+    relative_difference: float | None = (
+        None  # largest difference in a row over that row's largest value
+    )
     cosine_mean: float | None = None
     cosine_min: float | None = None
 
@@ -115,7 +117,7 @@ def compare(
     backbone, how = loaded.backbone, loaded.preprocess
     old = FormerExtractor(backbone.model)
     tallies: dict[FeaturePoint, _Tally] = {point: _Tally() for point in get_args(FeaturePoint)}
-    found = _Found()
+    found = _OldVectors()
     with torch.inference_mode():
         for names, pixels in _batches(_spread(plan, limit), plan.root, how, found.errors, report):
             x = normalise(pixels, how)
@@ -151,7 +153,9 @@ def compare(
         source=source,
         weights=loaded.weights,
         verdict=verdict,
-        says=_words(verdict, asked, rest, shape if found.is_map and found.steady else None),
+        says=_verdict_in_words(
+            verdict, asked, rest, shape if found.is_map and found.steady else None
+        ),
         rows=found.rows,
         errors=tuple(found.errors),
         old_dim=None if old.error else found.vectors.shape[1],
@@ -200,7 +204,7 @@ def normalise(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-def divided_by_sum(vectors: torch.Tensor) -> torch.Tensor:
+def divide_by_sum(vectors: torch.Tensor) -> torch.Tensor:
     """``[N, D]`` with each row divided by its sum, in float64; a row that sums to 0 is kept.
 
     float64, so that the division adds no difference of its own to what is compared.
@@ -217,7 +221,7 @@ class _Tally:
     dim: int | None = None
     comparable: bool = False
     max_abs: float = 0.0
-    relative: float = 0.0
+    relative_difference: float = 0.0
     cosines: list[float] = field(default_factory=list)
 
     def add(self, old: torch.Tensor, new: torch.Tensor) -> None:
@@ -225,7 +229,7 @@ class _Tally:
         self.comparable = old.shape == new.shape
         if not self.comparable:
             return
-        a, b = divided_by_sum(old), divided_by_sum(new)
+        a, b = divide_by_sum(old), divide_by_sum(new)
         apart = (a - b).abs().amax(1)
         largest = a.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
         self.max_abs = max(self.max_abs, float(apart.max()))
@@ -247,7 +251,7 @@ class _Tally:
         )
 
 
-class _Found:
+class _OldVectors:
     """What the old extractor gave: the last batch, and what is counted over all."""
 
     answer: torch.Tensor  # [B, ...] as it came
@@ -322,7 +326,11 @@ def _mean(backbone: Backbone, feature_map: torch.Tensor) -> torch.Tensor | None:
 def _same_map(old: torch.Tensor, feature_map: torch.Tensor) -> bool:
     """Whether the old extractor stopped before pooling."""
     unpooled = old.ndim > 2 and old[0].numel() > old.shape[1]
-    return unpooled and old.shape == feature_map.shape and relative(old, feature_map) <= TOLERANCE
+    return (
+        unpooled
+        and old.shape == feature_map.shape
+        and relative_difference(old, feature_map) <= TOLERANCE
+    )
 
 
 def _finite(*answers: torch.Tensor) -> torch.Tensor:
@@ -338,7 +346,7 @@ def _verdict(error: str | None, chosen: Difference, other: Difference | None) ->
     return "other_point" if other is not None and other.equal else "different"
 
 
-def _words(
+def _verdict_in_words(
     verdict: Verdict, asked: FeaturePoint, rest: FeaturePoint, as_map: tuple[int, ...] | None
 ) -> str:
     if verdict == "identical":

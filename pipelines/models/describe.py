@@ -68,7 +68,7 @@ class Description(JsonModel):
     layers: tuple[Layer, ...]
 
 
-def matching(pattern: str) -> tuple[str, ...]:
+def matching_specs(pattern: str) -> tuple[str, ...]:
     """The specs that ``pattern`` fits, as a glob or as part of a name; none is built.
 
     Raises:

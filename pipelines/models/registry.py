@@ -58,7 +58,7 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
         feature_dim=found.embedding.shape[1],
         feature_kind="pooled" if request.feature_point == "penultimate" else "map_mean",
         preprocess=loaded.preprocess,
-        maps=_map_facts(loaded, found, outputs),
+        maps=_map_infos(loaded, found, outputs),
     )
     return facts if head is None else _with_head(facts, head, found)
 
@@ -90,7 +90,7 @@ def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
+def _map_infos(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
     maps = []
     if outputs.map:
         shape = tuple(found.feature_map.shape[1:])
@@ -129,7 +129,7 @@ def load_backbone(request: ModelRequest) -> Loaded:
         labels = head.facts.classes
     return replace(
         loaded,
-        preprocess=_override(loaded.preprocess, request),
+        preprocess=_with_overrides(loaded.preprocess, request),
         labels=labels or loaded.labels,
         head=head,
     )
@@ -241,7 +241,7 @@ def _near(spec: str) -> str:
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
-def _override(own: Preprocess, request: ModelRequest) -> Preprocess:
+def _with_overrides(own: Preprocess, request: ModelRequest) -> Preprocess:
     changes: dict[str, Any] = {
         name: value
         for name in ("mean", "std", "interpolation", "resize")

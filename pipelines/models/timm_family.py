@@ -34,10 +34,10 @@ from pipelines.models.base import (
     Backbone,
     Level,
     Loaded,
+    fetch_error,
     load_state,
-    not_fetched,
     read_checkpoint,
-    unknown_name,
+    unknown_model,
 )
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
@@ -190,7 +190,7 @@ def load(
             network without that output stride.
     """
     if not timm.is_model(name):
-        raise unknown_name(
+        raise unknown_model(
             f"timm:{name}", "timm has no such model", timm.list_models(), "see timm.list_models()"
         )
     options: dict[str, Any] = {}
@@ -224,7 +224,7 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
                 raise ModelError(
                     f"`model='timm:{name}'` cannot be built: {first_line(error)}"
                 ) from None
-            raise not_fetched(f"timm:{name}", "the hub", error) from None
+            raise fetch_error(f"timm:{name}", "the hub", error) from None
     return model
 
 

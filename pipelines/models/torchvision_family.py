@@ -19,10 +19,10 @@ from cluster.session import check_port
 from pipelines.model_info import Preprocess
 from pipelines.models.base import (
     Loaded,
+    fetch_error,
     load_state,
-    not_fetched,
     read_checkpoint,
-    unknown_name,
+    unknown_model,
 )
 from pipelines.models.torchvision_parts import take_apart
 
@@ -47,7 +47,7 @@ def load(
         ModelError: unknown name, a checkpoint that does not fit, or no way to the weights.
     """
     if name not in names():
-        raise unknown_name(
+        raise unknown_model(
             f"torchvision:{name}",
             "torchvision has no such model",
             names(),
@@ -64,7 +64,7 @@ def load(
     count = num_classes if state is None else _classes_in(state)
     model = build(name, num_classes=count, image_size=transforms.crop_size[0])
     if state is not None:
-        load_state(model, updated(state, model), file=weights, spec=f"torchvision:{name}")
+        load_state(model, rename_old_keys(state, model), file=weights, spec=f"torchvision:{name}")
     labels = tuple(known.meta["categories"]) if pretrained else None
     return Loaded(take_apart(model), _preprocess_of(transforms), labels, weights)
 
@@ -84,7 +84,7 @@ def build(name: str, *, num_classes: int | None = None, image_size: int = 224) -
     return model
 
 
-def updated(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def rename_old_keys(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     """A checkpoint in the names of the present torchvision, without auxiliary heads.
 
     torchvision renames old checkpoints by the version that their metadata states, which
@@ -132,7 +132,7 @@ def _fetch(name: str, known: Any) -> dict[str, Any]:
             check_port(url.hostname or "", 443)
         state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # whatever the download, the hash check or the unpickler raises
-        raise not_fetched(f"torchvision:{name}", str(url.hostname), error) from None
+        raise fetch_error(f"torchvision:{name}", str(url.hostname), error) from None
     return state
 
 

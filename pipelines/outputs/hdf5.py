@@ -72,7 +72,7 @@ def write_hdf5(
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
     shards = tasks.run(
-        partial(_write_one, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
+        partial(_write_part, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
     )
     facts = request.embeds
     attributes = {
@@ -115,7 +115,7 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
     write_atomic(target, image)
 
 
-def _write_one(folder: Path, width: int, maps: tuple[MapInfo, ...], source: Path) -> Shard:
+def _write_part(folder: Path, width: int, maps: tuple[MapInfo, ...], source: Path) -> Shard:
     return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
 
 

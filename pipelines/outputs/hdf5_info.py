@@ -141,7 +141,7 @@ def verify_h5(facts: Hdf5Info) -> int:
                     raise VerifyError(
                         f"{facts.path}: {dataset.name} cannot be read: {first_line(error)}"
                     ) from None
-                gone = _not_there(file, dataset.name, rows, values)
+                gone = _missing_rows(file, dataset.name, rows, values)
                 if gone.any():
                     raise VerifyError(
                         f"{facts.path}: {dataset.name} of row {rows.start + int(gone.argmax())} "
@@ -169,7 +169,7 @@ def _slices(dataset: DatasetInfo) -> Iterator[slice]:
         yield slice(start, min(start + step, dataset.shape[0]))
 
 
-def _not_there(file: h5py.File, name: str, rows: slice, values: np.ndarray) -> np.ndarray:
+def _missing_rows(file: h5py.File, name: str, rows: slice, values: np.ndarray) -> np.ndarray:
     """``[N]``, True where a row holds what only a missing one can."""
     if name == "features":
         holes: np.ndarray = np.isnan(values).reshape(len(values), -1).any(axis=1)

@@ -169,12 +169,12 @@ def name_source(source: str) -> str:
 def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:
     # SQLAlchemy is an extra.
     from pipelines.sources.database.connect import folder_of, name_of
-    from pipelines.sources.database.plan import PASSED, plan_database
+    from pipelines.sources.database.plan import PASSED_COLUMNS, plan_database
 
     if reading.kind == "video":
         raise SourceError(f"{name_of(source)}: `kind='video'` takes a folder or a video")
     table, notes = plan_database(source, report)
-    passing = tuple(name for name, _ in PASSED.values() if name in table.column_names)
+    passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
     return Plan(table, folder_of(source), {}, notes, passing)
 
 
@@ -239,7 +239,7 @@ def _walk(folder: Path) -> Iterator[str]:
         found = system.get_file_info(fs.FileSelector(base, recursive=True))
         names = [info.path[len(base) :].strip("/") for info in found if info.is_file]
         # The files of a folder come before the folders in it.
-        yield from sorted(names, key=lambda name: (*_folders_of(name), (0, name)))
+        yield from sorted(names, key=lambda name: (*_folder_keys(name), (0, name)))
         return
     for parent, folders, files in os.walk(folder):
         folders.sort()
@@ -247,7 +247,7 @@ def _walk(folder: Path) -> Iterator[str]:
             yield Path(parent, name).relative_to(folder).as_posix()
 
 
-def _folders_of(name: str) -> list[tuple[int, str]]:
+def _folder_keys(name: str) -> list[tuple[int, str]]:
     return [(1, part) for part in name.split("/")[:-1]]
 
 

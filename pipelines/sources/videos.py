@@ -42,7 +42,7 @@ class _Clip:
 
 
 @dataclass
-class _Found:
+class _Folder:
     """What a walk over the folder met."""
 
     videos: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ def plan_videos(
     Raises:
         SourceError: there is no clip at all.
     """
-    found = _Found(videos=[source.name]) if source.is_file() else _walk(source, image_suffixes)
+    found = _Folder(videos=[source.name]) if source.is_file() else _walk(source, image_suffixes)
     root = source.parent if source.is_file() else source
     names = sorted([*found.videos, *found.sequences], key=natural)
     if not names:
@@ -87,7 +87,11 @@ def plan_videos(
 
     def look(name: str) -> list[_Clip]:
         images = found.sequences.get(name)
-        return _look_at_images(root, name, images, frames) if images else _look(root, name, frames)
+        return (
+            _clip_of_images(root, name, images, frames)
+            if images
+            else _clips_of_file(root, name, frames)
+        )
 
     clips: list[_Clip] = []
     with ThreadPoolExecutor(_READERS) as pool:
@@ -99,13 +103,13 @@ def plan_videos(
     return table, dict(found.skipped), tuple(_notes(clips, found.empty))
 
 
-def sampled(count: int, frames: int) -> list[int]:
+def sample_frames(count: int, frames: int) -> list[int]:
     """Numbers of the frames to take of ``count``; 0: every one."""
     return list(range(count)) if frames == 0 else evenly(count, frames)
 
 
-def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Found:
-    found = _Found()
+def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Folder:
+    found = _Folder()
     used: set[str] = set()
     folders: list[str] = []
     for parent, children, files in os.walk(folder):
@@ -133,21 +137,21 @@ def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Found:
     return found
 
 
-def _look(root: Path, name: str, frames: int) -> list[_Clip]:
+def _clips_of_file(root: Path, name: str, frames: int) -> list[_Clip]:
     """A video, or the clips of a file of tensors."""
     # PyAV loads FFmpeg; planning a folder of photos never gets here.
     from pipelines.images.tensors import TensorFile
-    from pipelines.images.video import examine
+    from pipelines.images.video import read_video_info
 
     try:
         if Path(name).suffix.lower() not in TENSOR_SUFFIXES:
-            facts = examine(root / name)
+            facts = read_video_info(root / name)
             size = frozenset({(facts.width, facts.height)})
-            numbers = _enough(facts.frames, frames)
+            numbers = _sample_or_refuse(facts.frames, frames)
             images = [frame_name(name, number) for number in numbers]
             return [_Clip(name, images, [*numbers], facts.fps, size)]
         clips, count, height, width = TensorFile(root / name).shape
-        numbers = _enough(count, frames)
+        numbers = _sample_or_refuse(count, frames)
     except ImageError as error:
         return [_failed(name, name, error)]
     return [
@@ -161,9 +165,9 @@ def _look(root: Path, name: str, frames: int) -> list[_Clip]:
     ]
 
 
-def _look_at_images(root: Path, name: str, images: list[str], frames: int) -> list[_Clip]:
+def _clip_of_images(root: Path, name: str, images: list[str], frames: int) -> list[_Clip]:
     try:
-        numbers = _enough(len(images), frames)
+        numbers = _sample_or_refuse(len(images), frames)
     except ImageError as error:
         return [_failed(name, images[0], error)]
     chosen = [images[number] for number in numbers]
@@ -175,13 +179,13 @@ def _failed(name: str, image: str, error: ImageError) -> _Clip:
     return _Clip(name, [image], [None], error=f"{error} [{name}]")
 
 
-def _enough(count: int, frames: int) -> list[int]:
+def _sample_or_refuse(count: int, frames: int) -> list[int]:
     if count < max(1, frames):
         raise ImageError(
             "short video",
             f"{count} frame{'' if count == 1 else 's'}, fewer than the {max(1, frames)} to sample",
         )
-    return sampled(count, frames)
+    return sample_frames(count, frames)
 
 
 def _image_size(file: Path) -> tuple[int, int] | None:
@@ -207,7 +211,7 @@ def _table(clips: list[_Clip], *, where: str) -> pa.Table:
                 "image": pa.array([image for clip in clips for image in clip.images]),
                 "sequence": per_clip([clip.name for clip in clips]),
                 "timestamp": pa.array(
-                    [stamp for clip in clips for stamp in _stamps(clip)], pa.timestamp("us")
+                    [stamp for clip in clips for stamp in _timestamps(clip)], pa.timestamp("us")
                 ),
                 "frame": pa.array([n for clip in clips for n in clip.numbers], pa.int64()),
                 "split": per_clip([split for split, _ in places]),
@@ -219,7 +223,7 @@ def _table(clips: list[_Clip], *, where: str) -> pa.Table:
     return table.append_column("error", per_clip([clip.error for clip in clips]))
 
 
-def _stamps(clip: _Clip) -> Iterator[object]:
+def _timestamps(clip: _Clip) -> Iterator[object]:
     """When each frame was shown, where the file's name says when the first was."""
     began = timestamp_in_name(clip.name)
     for number in clip.numbers:

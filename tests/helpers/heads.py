@@ -11,7 +11,7 @@ from pipelines.model_info import HeadInfo, ModelInfo
 from pipelines.models.head import Head, save_head
 
 
-def made_head(
+def make_head(
     facts: ModelInfo,
     file: Path,
     like: np.ndarray,
@@ -49,7 +49,7 @@ def made_head(
     return head
 
 
-def answered(head: Head, features: np.ndarray) -> np.ndarray:
+def expected_logits(head: Head, features: np.ndarray) -> np.ndarray:
     """Logits ``[N, C]`` of ``features`` ``[N, ...]``, in float64."""
     state = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
     x = features.reshape(len(features), -1).astype(np.float64)

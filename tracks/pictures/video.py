@@ -118,10 +118,10 @@ def _natural_fps(linked: Linked) -> float:
     if names[0] is None or names[0].clip is not None:  # a file of tensors does not say
         return FPS_OF_IMAGES
     from pipelines.images.pixels import ImageError
-    from pipelines.images.video import examine
+    from pipelines.images.video import read_video_info
 
     try:
-        rate = examine(linked.run.image_path(names[0].file)).fps
+        rate = read_video_info(linked.run.image_path(names[0].file)).fps
     except ImageError:
         rate = None
     step = frame_step(np.array([name.frame for name in names if name is not None]))

@@ -98,7 +98,7 @@ def _count(run: Run, clips: dict[str, Clip], mixed: set[str], file: int, batch: 
                     f"give all frames of a clip one {name}"
                 )
         if part["frame_count_distinct"] != part["row_id_count"]:
-            raise _repeated(run, key)
+            raise _repeated_frame(run, key)
         low, high = part["frame_min"], part["frame_max"]
         if clip.frames is not None:
             if low <= clip.frames[1] and high >= clip.frames[0]:
@@ -141,10 +141,10 @@ def _check_frames(run: Run, clips: list[str]) -> None:
     order = np.lexsort((frame_of, code_of))
     same = (np.diff(code_of[order]) == 0) & (np.diff(frame_of[order]) == 0)
     if same.any():
-        raise _repeated(run, clips[code_of[order][int(np.argmax(same))]])
+        raise _repeated_frame(run, clips[code_of[order][int(np.argmax(same))]])
 
 
-def _repeated(run: Run, clip: str) -> RunError:
+def _repeated_frame(run: Run, clip: str) -> RunError:
     return RunError(
         f"{run.path}: clip {clip} has several rows for one frame; clips are made of whole frames, "
         "extract them without boxes"

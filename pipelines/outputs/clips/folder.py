@@ -69,7 +69,7 @@ class ClipsManifest(JsonModel):
     files: dict[str, str] = Field(repr=False)  # relative name to sha256
 
 
-def stem(split: str, scales: Sequence[float]) -> str:
+def file_stem(split: str, scales: Sequence[float]) -> str:
     """What a split's file is called, without its ending."""
     return f"{split}_features" + ("_multiscale" if len(scales) > 1 else "")
 

@@ -57,7 +57,7 @@ class ClipShard:
     first_row_id: int
 
 
-def cut(
+def make_shards(
     stem: str, clips: Sequence[Clip], layout: Layout, files: Sequence[Path], labels: dict[str, int]
 ) -> Iterator[ClipShard]:
     """Shards of one split's ``clips``; ``files`` are the run's, ``labels`` of the categories."""
@@ -74,7 +74,7 @@ def cut(
         )
 
 
-def stands_whole(file: Path, shard: ClipShard) -> bool:
+def is_complete(file: Path, shard: ClipShard) -> bool:
     """Whether an earlier session wrote the shard, and the disk kept it."""
     if not file.is_file():
         return False

@@ -22,16 +22,16 @@ from pipelines.outputs.clips.folder import (
     ClipsManifest,
     ClipsRequest,
     LeftOut,
+    file_stem,
     is_finished,
-    stem,
 )
 from pipelines.outputs.clips.scales import REAL_TIME
 from pipelines.outputs.clips.shards import (
     FOLDER,
     ClipShard,
     Layout,
-    cut,
-    stands_whole,
+    is_complete,
+    make_shards,
     write_clip_shard,
 )
 from pipelines.outputs.hdf5 import Shard, join
@@ -95,7 +95,7 @@ def make_clips(
             write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
             resumed = _write_shards(out.resolve(), plan, place, report)
         for split, shards in plan.shards.items():
-            target = out / f"{stem(split, scales)}.h5"
+            target = out / f"{file_stem(split, scales)}.h5"
             parts = [Shard(s.name, len(s.ids), s.first_row_id) for s in shards]
             if parts:
                 join(target, parts, plan.attributes | {"num_videos": sum(p.rows for p in parts)})
@@ -188,7 +188,9 @@ class _Plan:
                 "image_size": list(model.preprocess.input_size),
             },
             shards={
-                split: list(cut(stem(split, request.scales), inside, layout, files, labels))
+                split: list(
+                    make_shards(file_stem(split, request.scales), inside, layout, files, labels)
+                )
                 for split, inside in whole.items()
             },
             left_out=left_out,
@@ -210,7 +212,7 @@ def _write_shards(out: Path, plan: _Plan, place: Tasks, report: Callable[[int, i
     for draft in folder.iterdir():  # of a session that was killed in the middle
         if draft.name not in wanted:
             draft.unlink(missing_ok=True)  # a task that is being cancelled may rename it
-    left = [shard for shard in shards if not stands_whole(out / shard.name, shard)]
+    left = [shard for shard in shards if not is_complete(out / shard.name, shard)]
     total = sum(len(shard.ids) for shard in shards)
     stood = done = total - sum(len(shard.ids) for shard in left)
     report(done, total)
@@ -231,7 +233,9 @@ def _write_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
 
 def _describe(out: Path, plan: _Plan) -> ClipsManifest:
     names = [shard.name for inside in plan.shards.values() for shard in inside]
-    names += [f"{stem(split, plan.request.scales)}.h5" for split, own in plan.shards.items() if own]
+    names += [
+        f"{file_stem(split, plan.request.scales)}.h5" for split, own in plan.shards.items() if own
+    ]
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(sha256_file, [out / name for name in names]))
     return ClipsManifest(

@@ -101,14 +101,14 @@ def open_database(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
         try:
             connection = engine.connect()
         except SQLAlchemyError as error:
-            said = _said(error, parsed)
+            said = _one_line(error, parsed)
             hint = "" if "authentication" not in said else _PASSWORD
             raise SourceError(f"{name} cannot be opened: {said}{hint}") from None
         try:
             with connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise _plain(error, name, parsed, write) from None
+            raise _to_onepass_error(error, name, parsed, write) from None
     finally:
         engine.dispose()
 
@@ -162,14 +162,16 @@ def _json(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
-def _said(error: SQLAlchemyError, parsed: sa.URL) -> str:
+def _one_line(error: SQLAlchemyError, parsed: sa.URL) -> str:
     """The driver's words in one line, without SQLAlchemy's statement and the password."""
     words = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
     return words.replace(parsed.password, "***") if parsed.password else words
 
 
-def _plain(error: SQLAlchemyError, name: str, parsed: sa.URL, write: bool) -> OnepassError:
-    said = _said(error, parsed)
+def _to_onepass_error(
+    error: SQLAlchemyError, name: str, parsed: sa.URL, write: bool
+) -> OnepassError:
+    said = _one_line(error, parsed)
     cause = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF

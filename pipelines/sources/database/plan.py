@@ -27,7 +27,7 @@ from pipelines.sources.database.schema import PREFIX, Tables, read_tables
 CHUNK_ROWS = 5000
 NO_IMAGE = "(no image)"
 
-PASSED = {
+PASSED_COLUMNS = {
     "path": ("crop_path", pa.string()),
     "specific_label": ("specific_label", pa.string()),
     "specific_label_score": ("specific_label_score", pa.float64()),
@@ -47,7 +47,7 @@ def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Tabl
 
     Returns:
         A complete detections table with ``database``, ``database_id`` and
-        ``database_image_id``, the columns of ``PASSED`` that there are, and ``error``; what
+        ``database_image_id``, the columns of ``PASSED_COLUMNS`` that there are, and ``error``; what
         people should know.
 
     Raises:
@@ -84,7 +84,7 @@ class _Reader:
         self._deployments: dict[str, str] = {}
         self._unread_times = 0
         found = tables.detections.c
-        self._passed = {new: kind for old, (new, kind) in PASSED.items() if old in found}
+        self._passed = {new: kind for old, (new, kind) in PASSED_COLUMNS.items() if old in found}
         ids = pa.int64() if tables.whole_ids else pa.string()
         self._schema = pa.schema(
             [
@@ -140,7 +140,11 @@ class _Reader:
                 images.c.base,
                 images.c.frame,
                 *about,
-                *(found.c[old].label(new) for old, (new, _) in PASSED.items() if old in found.c),
+                *(
+                    found.c[old].label(new)
+                    for old, (new, _) in PASSED_COLUMNS.items()
+                    if old in found.c
+                ),
             )
             .select_from(joined)
             .order_by(found.c.image_id, found.c.id)

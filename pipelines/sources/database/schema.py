@@ -46,17 +46,17 @@ class Tables:
             return None
         text, kind = detection_id[len(PREFIX) :], self.types["id"]
         try:
-            return int(text) if _whole(kind) else kind.python_type(text)
+            return int(text) if _is_integer(kind) else kind.python_type(text)
         except ValueError:
             return None
 
     @property
     def whole_ids(self) -> bool:
         """Whether ids are whole numbers."""
-        return _whole(self.types["id"])
+        return _is_integer(self.types["id"])
 
 
-def _whole(kind: sa.types.TypeEngine[Any]) -> bool:
+def _is_integer(kind: sa.types.TypeEngine[Any]) -> bool:
     return isinstance(kind, sa.Integer | sa.types.NullType)
 
 

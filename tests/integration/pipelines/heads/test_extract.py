@@ -21,7 +21,7 @@ from pipelines.model_info import ModelRequest, Outputs
 from pipelines.models.registry import load_verified
 from pipelines.models.scores import softmax
 from pipelines.run import Run
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
 
@@ -94,13 +94,13 @@ def test_classes_are_those_the_head_gives_the_stored_embeddings(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    head = made_head(first.facts, tmp_path / "head.pt", first.embedding, classes=7, hidden=(16,))
+    head = make_head(first.facts, tmp_path / "head.pt", first.embedding, classes=7, hidden=(16,))
     monkeypatch.chdir(tmp_path)
     asked = ("extract", photos, "--model", "tiny", "--head", "head.pt", "--logits", *EXACT)
     assert onepass(monkeypatch, *asked, "--out", "run") == 0
     assert f"  7 classes by head {tmp_path / 'head.pt'}\n" in capsys.readouterr().out
     run = Run.open(tmp_path / "run")
-    check_rows(run, first, answered(head, first.embedding))
+    check_rows(run, first, expected_logits(head, first.embedding))
     facts = run.manifest.model
     assert facts.request.head == str(tmp_path / "head.pt")  # for processes that start elsewhere
     assert (facts.num_classes, facts.feature_dim) == (7, 32)
@@ -117,12 +117,12 @@ def test_classes_are_those_the_head_gives_the_stored_embeddings(
 def test_a_head_of_the_map_needs_no_stored_map(
     first: SimpleNamespace, photos: Path, tmp_path: Path, engine: str
 ) -> None:
-    head = made_head(first.facts, tmp_path / "head.pt", first.map, classes=2)
+    head = make_head(first.facts, tmp_path / "head.pt", first.map, classes=2)
     request = TINY.model_copy(update={"head": str(tmp_path / "head.pt")})
     options = Options(precision="fp32", engine=engine, outputs=Outputs(logits=True))  # type: ignore[arg-type]
     run = extract(str(photos), request, tmp_path / "run", options).run
     assert run.manifest.model.maps == ()
-    check_rows(run, first, answered(head, first.map))
+    check_rows(run, first, expected_logits(head, first.map))
 
 
 def test_a_run_goes_on_only_with_the_head_it_began_with(
@@ -133,14 +133,14 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file, out = tmp_path / "head.pt", tmp_path / "run"
-    made_head(first.facts, file, first.embedding, classes=3)
+    make_head(first.facts, file, first.embedding, classes=3)
     then = file.read_bytes()
     asked = ("extract", photos, "--model", "tiny", "--head", file, "--out", out, *EXACT)
     assert onepass(monkeypatch, *asked) == 0
     labels = Run.open(out).table(["label"])
     (out / "manifest.json").unlink()  # as if it had ended before its first row
     shutil.rmtree(out / "detections")
-    made_head(first.facts, file, first.embedding, classes=3, seed=4)
+    make_head(first.facts, file, first.embedding, classes=3, seed=4)
     capsys.readouterr()
     code = onepass(monkeypatch, *asked)
     said = only_error(code, *capsys.readouterr())
@@ -150,7 +150,7 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     assert onepass(monkeypatch, *asked) == 0
     run = Run.open(out)
     assert run.table(["label"]).equals(labels)
-    made_head(first.facts, file, first.embedding, classes=3, seed=4)
+    make_head(first.facts, file, first.embedding, classes=3, seed=4)
     with pytest.raises(ModelError, match=r"head\.pt.* hashes to \w{12} here"):
         load_verified(run.manifest.model)
     with pytest.raises(RunError, match="is a run of another command"):
@@ -164,7 +164,7 @@ def test_what_does_not_go_together_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made_head(first.facts, tmp_path / "head.pt", first.embedding, classes=3)
+    make_head(first.facts, tmp_path / "head.pt", first.embedding, classes=3)
     head = ("--model", "tiny", "--head", tmp_path / "head.pt")
     for asked, said in (
         ((*head, "--input-size", 48), "was trained on features of tiny (fingerprint "),

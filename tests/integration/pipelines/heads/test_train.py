@@ -22,7 +22,7 @@ from pipelines.model_info import ModelRequest, Outputs, Reading
 from pipelines.models.head import load_head
 from pipelines.outputs.clips.write import make_clips
 from pipelines.run import Run
-from tests.helpers.heads import answered
+from tests.helpers.heads import expected_logits
 from tests.helpers.pictures import drawn
 from tests.helpers.refusals import only_error
 from tests.helpers.videos import write_video
@@ -111,7 +111,7 @@ def test_train_then_apply(
     head = load_head(file)
     good = np.asarray(run.table(["error"])["error"].is_null())
     values = stored(run, "embedding" if features == "pooled" else "feature_map")[good]
-    expected = [head.facts.classes[best] for best in answered(head, values).argmax(1)]
+    expected = [head.facts.classes[best] for best in expected_logits(head, values).argmax(1)]
     assert found["label"].drop_null().to_pylist() == expected
     assert np.asarray(found["label"].is_null()).tolist() == (~good).tolist()
 

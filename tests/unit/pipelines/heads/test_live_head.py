@@ -29,10 +29,10 @@ from pipelines.models.scores import softmax
 from pipelines.models.timm_family import TimmBackbone
 from pipelines.request import fingerprint_inputs
 from pipelines.run import Run
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head
 from tests.helpers.pictures import drawn, encoded
 from tests.helpers.runs import TINY_FACTS, command_of, request_of, write_run
-from tests.helpers.tiny import HEADS, TINY, check_head, close, map_by_hand, with_head
+from tests.helpers.tiny import HEADS, TINY, check_head, close, reference_map, with_head
 
 ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
 
@@ -74,13 +74,15 @@ def test_the_head_answers_in_the_pass(
 def test_the_head_is_exact_where_the_body_rounds(
     facts: ModelInfo, pixels: np.ndarray, tmp_path: Path, features: str
 ) -> None:
-    grid = map_by_hand(pixels)
+    grid = reference_map(pixels)
     like = grid if features == "map" else grid.mean((2, 3))
-    head = made_head(facts, tmp_path / "h.pt", like, classes=4)
+    head = make_head(facts, tmp_path / "h.pt", like, classes=4)
     headed = examine(with_head(tmp_path / "h.pt"), Outputs(map=True))
     found = Engine(headed, "bf16")(pixels)
     assert not close(found.maps[0], grid)
-    assert close(found.logits, answered(head, found.maps[0] if like is grid else found.embedding))
+    assert close(
+        found.logits, expected_logits(head, found.maps[0] if like is grid else found.embedding)
+    )
 
 
 def test_the_head_sees_the_feature_point_asked_for(tmp_path: Path) -> None:
@@ -91,17 +93,17 @@ def test_the_head_sees_the_feature_point_asked_for(tmp_path: Path) -> None:
     pixels = np.stack([np.asarray(drawn(n, width=64, height=64)) for n in range(4)])
     embedding = Engine(bare, "fp32")(pixels).embedding
     assert embedding.shape == (4, 576)
-    head = made_head(bare, file, embedding, classes=3)
+    head = make_head(bare, file, embedding, classes=3)
     found = Engine(examine(with_head(file, request)), "fp32")(pixels)
     assert np.array_equal(found.embedding, embedding)
-    assert close(found.logits, answered(head, embedding))
+    assert close(found.logits, expected_logits(head, embedding))
     with pytest.raises(ModelError, match="was trained on features of torchvision:mobilenet_v3_sm"):
         examine(with_head(file, penultimate))
 
 
 def test_what_a_head_changes_in_the_facts(facts: ModelInfo, tmp_path: Path) -> None:
-    made_head(facts, tmp_path / "a.pt", ZEROS, classes=5)
-    made_head(facts, tmp_path / "b.pt", ZEROS, classes=5, seed=4)
+    make_head(facts, tmp_path / "a.pt", ZEROS, classes=5)
+    make_head(facts, tmp_path / "b.pt", ZEROS, classes=5, seed=4)
     one, two = (examine(with_head(tmp_path / name)) for name in ("a.pt", "b.pt"))
     assert one.fingerprint == two.fingerprint == facts.fingerprint
     assert len({of.answers_sha256 for of in (facts, one, two)}) == 3
@@ -116,10 +118,10 @@ def test_what_a_head_changes_in_the_facts(facts: ModelInfo, tmp_path: Path) -> N
 def test_an_upload_gets_the_heads_classes(facts: ModelInfo, tmp_path: Path) -> None:
     picture = encoded(drawn(4), "PNG")
     plain = Embedder.load(facts).embed_bytes(picture)
-    head = made_head(facts, tmp_path / "h.pt", ZEROS, classes=5)
+    head = make_head(facts, tmp_path / "h.pt", ZEROS, classes=5)
     found = Embedder.load(examine(with_head(tmp_path / "h.pt"))).embed_bytes(picture)
     assert np.array_equal(found.embedding, plain.embedding)
-    scores = softmax(answered(head, found.embedding[None]).astype(np.float32))[0]
+    scores = softmax(expected_logits(head, found.embedding[None]).astype(np.float32))[0]
     assert found.label_index == scores.argmax()
     assert found.label == f"kind {scores.argmax()}"
     assert [entry["label"] for entry in found.topk] == [
@@ -137,7 +139,7 @@ def test_heads_that_do_not_fit_are_refused(facts: ModelInfo, tmp_path: Path) -> 
         (np.zeros((1, 32, 5, 5), np.float32), {}),
         (ZEROS[:, :31], {}),
     ):
-        made_head(facts, file, like, classes=3)
+        make_head(facts, file, like, classes=3)
         with pytest.raises(ModelError):
             examine(with_head(file, TINY.model_copy(update=changed)))
     with pytest.raises(ModelError):
@@ -148,13 +150,13 @@ def test_a_head_that_changed_is_refused(
     facts: ModelInfo, pixels: np.ndarray, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.pt"
-    made_head(facts, file, ZEROS, classes=3)
+    make_head(facts, file, ZEROS, classes=3)
     request = with_head(file)
     headed = examine(request)
     plan = pa.table({"image": ["a.jpg"]})
     then = fingerprint_inputs(plan, request, None)
     assert then["head"] == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    made_head(facts, file, ZEROS, classes=3, seed=4)
+    make_head(facts, file, ZEROS, classes=3, seed=4)
     assert fingerprint_inputs(plan, request, None)["head"] != then["head"]
     for load in (load_verified, Embedder.load, lambda of: Engine(of, "fp32")):
         with pytest.raises(ModelError, match=r"h.pt.* hashes to \w{12} here"):
@@ -168,10 +170,10 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
     facts: ModelInfo, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.pt"
-    made_head(facts, file, ZEROS, classes=3)
+    make_head(facts, file, ZEROS, classes=3)
     command = command_of(model=with_head(file))
     earlier = request_of(command, examine(command.model))
-    made_head(facts, file, ZEROS, classes=3, seed=4)
+    make_head(facts, file, ZEROS, classes=3, seed=4)
     given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
     with pytest.raises(WorkError, match=r"h\.pt.* is another file now"):
         resolve(given, lanes=1)
@@ -193,7 +195,7 @@ def test_with_a_head_classes_mean_something(
         torch.manual_seed(0)
         bare = describe(load(vit), vit, Outputs())
         like = np.zeros((1, bare.feature_dim), np.float32)
-        made_head(bare, tmp_path / "h.pt", like, classes=3)
+        make_head(bare, tmp_path / "h.pt", like, classes=3)
         monkeypatch.setattr(candidates, "load_backbone", load)
         for request, matters in ((vit, False), (with_head(tmp_path / "h.pt", vit), True)):
             torch.manual_seed(0)
