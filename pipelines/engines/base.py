@@ -1,4 +1,4 @@
-"""What an engine is: a callable over uint8 batches, and how one is asked for."""
+"""The interface of an engine: a callable over uint8 batches."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def build_error(engine: str, action: str, error: Exception) -> ModelError:
     )
 
 
-# Building a network costs seconds and an engine that finds its work cached needs none.
+# Building a network costs seconds, and an engine that is built already needs none.
 NetworkMaker = Callable[[], Network]

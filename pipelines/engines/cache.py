@@ -1,10 +1,10 @@
-"""Built engines, kept between runs: one file or folder a key, built once a machine.
+"""Built engines, cached between runs: one file or folder for each key, built once on a machine.
 
-Two actors that want the same engine at once take turns: the first builds, the second finds
-it built. What stands under its name is complete.
+Of two actors that need the same engine at once the first builds it while the second waits. An
+entry under its final name is complete.
 
-A compiled engine is machine code: who can write it runs code as whoever loads it. So nothing is
-loaded that somebody else owns or everybody may write.
+A compiled engine is machine code, so nothing is loaded that another user owns or that everybody
+may write.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from common.errors import ModelError
 
 
 def cache_folder() -> Path:
-    """Where built engines are kept; ``XDG_CACHE_HOME`` moves it."""
+    """The folder of built engines, below ``XDG_CACHE_HOME``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "onepass" / "engines"
 
 
 def digest(*parts: object) -> str:
-    """A short name for everything that decides what a built engine is."""
+    """A short hash of all parts of a key."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """``name`` in the cache, made by ``build(draft)`` where it is not there yet.
+    """The entry ``name``, built by ``build(draft)`` where it is missing.
 
     Raises:
         ModelError: the cache cannot be written, or others can write it.
@@ -51,7 +51,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            # The end of the name stays: compilers look at it.
+            # The suffix stays, because compilers read it.
             draft = target.with_name(f".{os.getpid()}-{target.name}")
             try:
                 build(draft)

@@ -57,7 +57,7 @@ def _timm(name: str) -> Callable[[int], Backbone]:
 
 
 class Kind(NamedTuple):
-    """One row: how to build it, the weight that tells the number of classes, preprocessing."""
+    """One row: its builder, the weight whose rows are the classes, its preprocessing."""
 
     make: Callable[[int], Backbone]
     last: str
@@ -80,8 +80,10 @@ KINDS = {
 def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = None) -> Loaded:
     """Build ``name`` with the checkpoint's weights, or random ones (seed 0).
 
-    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count
-    wins, and without either there are 2.
+    Args:
+        name: one of ``KINDS``.
+        checkpoint: file with the weights; their number of classes is used.
+        num_classes: without a checkpoint; default 2.
 
     Raises:
         ModelError: unknown name, or a checkpoint that does not fit.
@@ -95,7 +97,7 @@ def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = 
     count = num_classes or 2
     if state is not None and kind.last in state:
         count = len(state[kind.last])
-    # Every actor that builds the model must come to the same weights.
+    # Every actor that builds the model must get the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = kind.make(count)

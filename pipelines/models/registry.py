@@ -1,9 +1,8 @@
-"""Models by spec: a preset or ``FAMILY:NAME``. One file a family, one contract.
+"""Models by spec: a preset or ``FAMILY:NAME``.
 
-``examine`` builds a model once, checks the one-pass identity and returns the facts that go
-into the manifest; ``load_backbone`` builds it again wherever it runs. A family's library
-takes seconds to import, so each is imported where it is asked for: an actor that finds its
-engine built needs none of them.
+``examine`` builds a model once, checks the one-pass identity and returns the facts for the
+manifest; ``load_backbone`` builds it again wherever it runs. The imports of families are late:
+their libraries take seconds, and an actor whose engine is built already needs none of them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _FAMILIES = ("torchvision", "ami")
 
 
 def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelInfo:
-    """Build what ``request`` describes and say what it is.
+    """Build a model and return its facts.
 
     Raises:
         ModelError: unknown spec, weights or labels that do not fit, bad preprocessing, or
@@ -36,18 +35,23 @@ def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelInfo:
 
 
 def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelInfo:
-    """Say what a model that is loaded already is.
+    """The facts of a loaded model.
+
+    Args:
+        loaded: the model.
+        request: which it was loaded by.
+        outputs: the maps that are kept of it.
 
     Raises:
         ModelError: labels or head that do not fit, bad preprocessing, unknown outputs.
     """
-    found = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
+    outcome = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
     labels, head = loaded.labels, loaded.head
-    num_classes = found.logits.shape[1] if head is None else len(head.facts.classes)
+    num_classes = outcome.logits.shape[1] if head is None else len(head.facts.classes)
     if labels is not None and len(labels) != num_classes:
         raise ModelError(
             f"`labels={request.labels!r}` has {len(labels)} names, {request.spec} has "
-            f"{num_classes} classes; give one name a class"
+            f"{num_classes} classes; give one name for each class"
         )
     facts = ModelInfo(
         request=request,
@@ -55,16 +59,16 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
         weights_sha256=weights_sha256(loaded.backbone.model),
         labels_sha256=_labels_sha256(labels),
         num_classes=num_classes,
-        feature_dim=found.embedding.shape[1],
+        feature_dim=outcome.embedding.shape[1],
         feature_kind="pooled" if request.feature_point == "penultimate" else "map_mean",
         preprocess=loaded.preprocess,
-        maps=_map_infos(loaded, found, outputs),
+        maps=_map_infos(loaded, outcome, outputs),
     )
-    return facts if head is None else _with_head(facts, head, found)
+    return facts if head is None else _with_head(facts, head, outcome)
 
 
-def _with_head(facts: ModelInfo, head: Head, found: Pass) -> ModelInfo:
-    """The model's facts with the head's, if this model gives the features that it wants.
+def _with_head(facts: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
+    """The model's facts with the head's, if the head was trained on this model's features.
 
     Raises:
         ModelError: it was trained on other features.
@@ -76,8 +80,8 @@ def _with_head(facts: ModelInfo, head: Head, found: Pass) -> ModelInfo:
             f"{wants.fingerprint[:12]}), this model's are {spec} ({facts.fingerprint[:12]}); "
             "use the same `model`, `checkpoint` and preprocessing"
         )
-    given = found.embedding if wants.features == "pooled" else found.feature_map
-    shape = tuple(given.shape[1:])
+    features = outcome.embedding if wants.features == "pooled" else outcome.feature_map
+    shape = tuple(features.shape[1:])
     if wants.shape != shape:
         raise ModelError(
             f"`head={file!r}` wants {wants.features} features of {_sides(wants.shape)}, {spec} "
@@ -90,14 +94,14 @@ def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _map_infos(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
+def _map_infos(loaded: Loaded, outcome: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
     maps = []
     if outputs.map:
-        shape = tuple(found.feature_map.shape[1:])
+        shape = tuple(outcome.feature_map.shape[1:])
         # The last grid's cells; tokens and channels-last maps are no [C, H, W].
         reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
         maps.append(MapInfo(name="feature_map", level=None, shape=shape, reduction=reduction))
-    for index, level in zip(outputs.pyramid, found.pyramid, strict=True):
+    for index, level in zip(outputs.pyramid, outcome.pyramid, strict=True):
         known = loaded.backbone.levels[index]
         maps.append(
             MapInfo(
@@ -142,17 +146,17 @@ def load_verified(facts: ModelInfo) -> Loaded:
         ModelError: weights or head here are not those the run was planned with.
     """
     loaded = load_backbone(facts.request)
-    found = weights_sha256(loaded.backbone.model)
-    if found != facts.weights_sha256:
+    digest = weights_sha256(loaded.backbone.model)
+    if digest != facts.weights_sha256:
         raise ModelError(
-            f"{facts.request.spec}: weights here hash to {found[:12]}, the run was made with "
+            f"{facts.request.spec}: weights here hash to {digest[:12]}, the run was made with "
             f"{facts.weights_sha256[:12]}; use the same files and package versions everywhere"
         )
     if loaded.head is not None and facts.head_sha256 is not None:
-        answers = head_sha256(loaded.head)
-        if answers != facts.head_sha256:
+        digest = head_sha256(loaded.head)
+        if digest != facts.head_sha256:
             raise ModelError(
-                f"`head={facts.request.head!r}` hashes to {answers[:12]} here, the run was made "
+                f"`head={facts.request.head!r}` hashes to {digest[:12]} here, the run was made "
                 f"with {facts.head_sha256[:12]}; use the same file everywhere"
             )
     return loaded
@@ -219,7 +223,7 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
 
 
 def all_specs() -> list[str]:
-    """Every model there is, presets first; none is built."""
+    """The specs of all models, presets first; no model is built."""
     import timm
 
     from pipelines.models import ami, torchvision_family
@@ -233,12 +237,12 @@ def all_specs() -> list[str]:
 
 
 def _near(spec: str) -> str:
-    """Models that are called so in a family, or nearly so."""
+    """A hint at models of the same or a similar name, in any family."""
     known = all_specs()
     name = spec.rpartition(":")[2]
-    called = [full for full in known if name and full.rpartition(":")[2] == name]
-    near = called or get_close_matches(spec, known, n=3)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    same_name = [full for full in known if name and full.rpartition(":")[2] == name]
+    similar = same_name or get_close_matches(spec, known, n=3)
+    return f"; did you mean {', '.join(similar)}?" if similar else ""
 
 
 def _with_overrides(own: Preprocess, request: ModelRequest) -> Preprocess:
@@ -253,7 +257,7 @@ def _with_overrides(own: Preprocess, request: ModelRequest) -> Preprocess:
 
 
 def read_labels(file: str) -> tuple[str, ...]:
-    """Read class names: one a line, or a JSON list, or a JSON map ``{name: index}``.
+    """Read class names: one per line, or a JSON list, or a JSON map ``{name: index}``.
 
     Raises:
         ModelError: missing, empty, or indices that do not run from 0 without a gap.

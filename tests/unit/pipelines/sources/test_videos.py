@@ -61,7 +61,7 @@ def test_frames_in_a_file_without_time_stamps_are_counted(
 def test_the_end_of_a_video_is_not_the_end_of_reading_it(tmp_path: Path) -> None:
     video = VideoFile(write_video(tmp_path / "clip.mp4", 20))
     last = as_array(video.frame(19))
-    assert not video._reach(20)
+    assert not video._decode_to(20)
     np.testing.assert_array_equal(as_array(video.frame(19)), last)
 
 
