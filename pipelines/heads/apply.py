@@ -4,7 +4,7 @@
 
     RUN/heads/NAME/
       part-00000.parquet   one for each of the run's detections files, row for row
-      manifest.json        which head, which rows, what came of them
+      manifest.json        the head, the rows and their counts
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class AppliedManifest(JsonModel):
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a run's rows, and where it stands."""
+    """The outcome of ``apply_head``."""
 
     out: Path
     manifest: AppliedManifest
@@ -85,12 +85,12 @@ def apply_head(
     Args:
         run: the run folder.
         head_file: made by ``onepass probe train``.
-        out: where the answers go; default ``RUN/heads/`` and the head's name.
-        labels: a column of the run to hold the answers against.
+        out: folder for the answers; default ``RUN/heads/`` and the head's name.
+        labels: a column of the run to compare the answers with.
         report: receives rows done and planned.
 
     Raises:
-        ModelError: the file is no head.
+        ModelError: not a head's file.
         RunError: the run's features are not those the head was trained on, or ``out`` holds
             something else.
         InputError: no row has a label that the head knows.
@@ -98,7 +98,7 @@ def apply_head(
     opened = Run.open(run)
     head = load_head(head_file)
     _check_features(opened, head, head_file)
-    truth = None if labels is None else _truth(opened, labels, head)
+    truth = None if labels is None else _true_labels(opened, labels, head)
     out = out or opened.path / "heads" / Path(head_file).stem
     manifest = _earlier(out, opened, head)
     already_done = manifest is not None
@@ -107,8 +107,8 @@ def apply_head(
     return Applied(out, manifest, already_done, *measured)
 
 
-def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
-    """A run's labels, of rows that can be answered; null for others."""
+def _true_labels(run: Run, column: str, head: Head) -> pa.ChunkedArray:
+    """A run's labels; null for rows with an error."""
     optional("sklearn", "probe")
     good = run.table(["error"])["error"].is_null()
     labels = pc.if_else(good, label_values(run, column), None)
@@ -142,7 +142,7 @@ def _rows_sha256(run: Run) -> str:
 
 
 def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
-    """The answers of this head for these rows, where they stand in ``out`` already."""
+    """The manifest in ``out``, where it holds this head's answers for these rows already."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     file = out / "manifest.json"
@@ -198,7 +198,7 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
 
 
 def _classified(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
-    """The answers for one detections file; rows without features have no class."""
+    """The answers for one detections file, in batches; rows without features have no class."""
     column, shape = column_of(run, head.facts.features)
     names = np.array(head.facts.classes, dtype=object)
     step = batch_rows(int(np.prod(shape)))
@@ -208,14 +208,14 @@ def _classified(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
             features = matrix(batch[column])
             good = np.asarray(batch["error"].is_null()) & np.isfinite(features).all(1)
             index, score = classify(head, features, np.flatnonzero(good))
-            place = pa.array(np.where(good, np.cumsum(good) - 1, 0), mask=~good)
+            index_of_row = pa.array(np.where(good, np.cumsum(good) - 1, 0), mask=~good)
             yield pa.record_batch(
                 [
                     batch["row_id"],
                     batch["detection_id"],
-                    pa.array(names[index], pa.string()).take(place),
-                    pa.array(index, pa.int32()).take(place),
-                    pa.array(score, pa.float32()).take(place),
+                    pa.array(names[index], pa.string()).take(index_of_row),
+                    pa.array(index, pa.int32()).take(index_of_row),
+                    pa.array(score, pa.float32()).take(index_of_row),
                     batch["error"],
                 ],
                 schema=SCHEMA,
@@ -225,16 +225,16 @@ def _classified(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
 def _measures_against(
     out: Path, manifest: AppliedManifest, truth: pa.ChunkedArray
 ) -> tuple[Measures, dict[str, int]]:
-    """Measures over the rows that have a class and a label the head knows; the other labels."""
+    """Measures over rows with a class and a label of the head; counts of the other labels."""
     parts = [read_parquet(out / name, columns=["row_id", "label_index"]) for name in manifest.files]
-    found = pa.concat_tables(parts).sort_by("row_id")["label_index"]
+    answers = pa.concat_tables(parts).sort_by("row_id")["label_index"]
     labelled = pc.index_in(truth, pa.array(manifest.classes))
-    known = np.asarray(pc.and_(found.is_valid(), labelled.is_valid()))
-    strange = pc.and_(found.is_valid(), pc.and_(truth.is_valid(), labelled.is_null()))
-    unknown = Counter(truth.filter(strange).to_pylist())
+    known = pc.and_(answers.is_valid(), labelled.is_valid())
+    not_a_class = pc.and_(answers.is_valid(), pc.and_(truth.is_valid(), labelled.is_null()))
+    unknown = Counter(truth.filter(not_a_class).to_pylist())
     measures = measure(
-        labelled.filter(pa.array(known)).to_numpy().astype(np.int64),
-        found.filter(pa.array(known)).to_numpy(),
+        labelled.filter(known).to_numpy().astype(np.int64),
+        answers.filter(known).to_numpy(),
         manifest.classes,
     )
     return measures, dict(sorted(unknown.items()))

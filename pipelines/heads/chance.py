@@ -1,4 +1,4 @@
-"""The same source through the same network untrained: what a head makes of chance."""
+"""The same source through the same network untrained, as a baseline for a head."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ def random_run(
     executor: ExecutorChoice,
     report: Callable[[Progress], None],
 ) -> Run:
-    """Extract the run's source once more with its network untrained; continues like any run.
+    """Extract the run's source again with its network untrained; continues like any run.
+
+    Args:
+        run: whose source and model are used.
+        kind: the features to store.
+        out: folder of the new run.
+        executor: to extract with.
+        report: receives the progress of the extraction.
 
     Raises:
-        RunError: the run does not say how it was made, its network is untrained itself, or its
-            source has changed since.
+        RunError: the run has no request, its network is untrained itself, or its source has
+            changed since.
         InputError: as ``extract`` raises them.
     """
     file = run.path / "request.json"

@@ -1,4 +1,4 @@
-"""Pictures of a head: its confusion, and the images it was validated on."""
+"""Pictures of a head: its confusion matrix, and its validation images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from common.extras import optional
 from common.json_models import write_atomic
 from common.sampling import spread
 from pipelines.heads.report import Measures
+from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import ImageError, crop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from pipelines.images.opener import ImageReader
 
 RIGHT, WRONG, NOTHING = "#2c963c", "#d62728", "#c8c8c8"
 COLUMNS, MOST_TILES, TILE = 8, 48, 168  # pixels a side of a tile
@@ -28,7 +27,7 @@ _NUMBERED, _NAMED = 30, 60  # classes up to which counts and names can be read
 
 
 class ValidatedRow(NamedTuple):
-    """A row that was validated on: where its picture is, and the class it was given."""
+    """A validation row: its image, its label and its answer."""
 
     image: str
     box: tuple[float | None, ...]
@@ -53,7 +52,13 @@ def _shortened(text: str, most: int = 28) -> str:
 
 
 def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
-    """Counts, coloured by their share of the row: of a class, the answers it was given."""
+    """Draw a confusion matrix: counts, coloured by their share of the true class.
+
+    Args:
+        measures: with the matrix.
+        file: PNG to write.
+        title: above the matrix.
+    """
     counts, many = np.array(measures.confusion), len(measures.classes)
     side = 3 + 0.45 * min(many, _NAMED)
     figure = optional("matplotlib.figure", "probe").Figure(
@@ -82,11 +87,16 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
 
 
 def draw_validation(rows: Sequence[ValidatedRow], root: Path, file: Path, *, title: str) -> None:
-    """Images with answer and label: the wrong ones first, the surest of them in front.
+    """Draw images with answer and label: the wrong ones first, by descending score.
 
-    An image that cannot be read becomes a grey tile that says why.
+    An image that cannot be read becomes a grey tile with the error.
+
+    Args:
+        rows: of the validation.
+        root: relative image names start here.
+        file: PNG to write.
+        title: above the images.
     """
-    from pipelines.images.opener import ImageReader
 
     wrong = sorted((row for row in rows if not row.right), key=lambda row: -row.score)
     right = [row for row in rows if row.right]
@@ -100,7 +110,7 @@ def draw_validation(rows: Sequence[ValidatedRow], root: Path, file: Path, *, tit
     for axes in tiles:
         axes.set_axis_off()
     with closing(ImageReader(root)) as reader:
-        # By name, so that a video is opened once and read forward.
+        # Sorted by name, so that a video is opened once and read forward.
         for row, axes in sorted(zip(shown, tiles, strict=False), key=lambda pair: pair[0].image):
             _draw_tile(axes, row, reader)
     _save(figure, file)

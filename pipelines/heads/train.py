@@ -2,10 +2,10 @@
 
 ::
 
-    head.json            how it was made and what it is worth
-    head-confusion.png   of the test rows, else of those it was validated on
-    head-validation.png  images it was validated on; of clips there is none
-    head-random-run/     the run of the untrained network, where it was asked for
+    head.json            the record of the training, with its measures
+    head-confusion.png   of the test rows, else of the validation rows
+    head-validation.png  validation images; of clips there is none
+    head-random-run/     the run of the untrained network, if requested
     head.pt              the head; while it is missing the training is unfinished
 """
 
@@ -47,7 +47,7 @@ _PACKAGES = ("onepass", "torch", "numpy", "scikit-learn", "matplotlib")
 
 @dataclass(frozen=True)
 class Trained:
-    """A head that was made, and what was written beside it."""
+    """A trained head's file, its record, and the files written with it."""
 
     file: Path
     record: ProbeRecord
@@ -66,10 +66,10 @@ def train(
 
     Args:
         source: a finished run's folder, or a file made by ``onepass clips``.
-        out: the head's file, ``*.pt``; what belongs to it is written beside it.
-        options: how.
-        executor: where the source is extracted once more, for ``options.random_backbone``.
-        report: receives steps of training, and rows where the source is extracted once more.
+        out: the head's file, ``*.pt``; its other files are written to the same folder.
+        options: of the training.
+        executor: for the extraction of ``options.random_backbone``.
+        report: receives the stage with its steps done and planned.
 
     Raises:
         InputError: source, options or ``out`` do not fit; nothing was written.
@@ -88,7 +88,7 @@ def train(
     fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
     report("measuring", 0, 1)
     baselines = baselines_of(examples, parts)
-    if options.hidden and options.features == "pooled":  # of maps it takes longer than the head
+    if options.hidden and options.features == "pooled":  # on maps it takes longer than the head
         linear = measures_of(
             fit(examples, parts, replace(options, hidden=())).head, examples, parts
         )
@@ -129,7 +129,7 @@ def _check_output(out: Path) -> None:
     if out.exists():
         raise RunError(f"`out={str(out)!r}` exists; give a new file")
     record = out.with_suffix(".json")
-    if record.exists():  # of a training that was stopped, or it is somebody's own
+    if record.exists():  # of a training that was stopped, or another file
         try:
             read_json(record, ProbeRecord)
         except RunError:
@@ -199,7 +199,7 @@ def _random_backbone(
 def _write_reports(
     out: Path, record: ProbeRecord, head: Head, examples: Examples, parts: Parts, run: Run | None
 ) -> tuple[Path, ...]:
-    """Write the record and the pictures; returns their files."""
+    """Write the record and the pictures, and return their files."""
     beside = [out.with_suffix(".json"), out.with_name(f"{out.stem}-confusion.png")]
     write_atomic(beside[0], record.model_dump_json(indent=2).encode())
     part = "test" if "test" in record.measures else "validation"

@@ -1,4 +1,4 @@
-"""Heads with made-up weights, and what they answer, worked out in NumPy."""
+"""Heads with random weights, their answers computed in NumPy, and stored features to compare."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.embeddings import matrix
 from pipelines.model_info import HeadInfo, ModelInfo
 from pipelines.models.head import Head, save_head
+from pipelines.run import Run
 
 
 def make_head(
@@ -47,6 +49,11 @@ def make_head(
         head.layers[-1].bias.sub_(head.outputs(flat).mean(0))
     save_head(head, file)
     return head
+
+
+def stored_values(run: Run, column: str) -> np.ndarray:
+    """A column of lists of a run as ``[N, D]``."""
+    return matrix(run.table([column])[column].combine_chunks())
 
 
 def expected_logits(head: Head, features: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""The folder that ``onepass clips`` writes: its records, and whether it may be gone on with.
+"""The output folder of ``onepass clips``: its records, and whether it can be continued.
 
 ::
 
     OUT/
-      request.json         what was asked, written first: decides whether a rerun may go on
+      request.json         the request, written first: only an equal one continues the folder
       shards/*.h5          the clips, some at a time
       {split}_features.h5  one virtual dataset over a split's shards
       manifest.json        written last; without it the clips are unfinished
@@ -13,7 +13,7 @@ each being the same clip, in the order of the plan:
 
 ==========  ===========================  =====================================================
 features    float32 [clips, frames, D]   embeddings in the order of frames, zeros after them
-labels      int64 [clips]                place of the category in ``category_mapping``, or -1
+labels      int64 [clips]                index of the category in ``category_mapping``, or -1
 num_frames  int32 [clips]                frames before the zeros
 ids         bytes [clips]                the clip's sequence, UTF-8
 ==========  ===========================  =====================================================
@@ -70,7 +70,7 @@ class ClipsManifest(JsonModel):
 
 
 def file_stem(split: str, scales: Sequence[float]) -> str:
-    """What a split's file is called, without its ending."""
+    """Name of a split's file, without its suffix."""
     return f"{split}_features" + ("_multiscale" if len(scales) > 1 else "")
 
 

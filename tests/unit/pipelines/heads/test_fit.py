@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
@@ -140,10 +141,9 @@ def test_what_can_be_told_apart_is_learnt(names: tuple[str, ...], hidden: tuple[
 
 def loss_of(found: Fitted, examples: Examples, parts: Parts) -> float:
     logits = expected_logits(found.head, examples.features[parts.validation])
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
     rows = np.arange(len(logits))
-    return float(-np.log(shares[rows, parts.targets[parts.validation]]).mean())
+    scores = softmax(logits, axis=1)[rows, parts.targets[parts.validation]]
+    return float(-np.log(scores).mean())
 
 
 @pytest.mark.parametrize("hidden", [(), (32,)])
