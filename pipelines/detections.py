@@ -1,10 +1,10 @@
 """Contract 1: the detections table.
 
-A *detection* is a region of an image, or the whole image when it has no box. It is the
-row of everything: the plan, the run, the index and the tracks all speak of detections.
+A *detection* is a region of an image, or the whole image when it has no box. It is the row of
+plans, runs, indexes and tracks.
 
-Only ``image`` is required of a user. ``complete`` fills in the rest without opening a
-single image, so that planning a million rows takes seconds:
+Only ``image`` is required of a user. ``complete`` fills in the rest without opening an image, so
+that planning a million rows takes seconds:
 
 ==============  ================  =====================================================
 column          type              when it is not given
@@ -13,10 +13,10 @@ image           string            required; relative names are relative to the s
                                   ``clip.mp4#frame=12`` is a frame of a video, from 0
 x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rotation)
 detection_id    string            hash of image and box; exact repeats get ``-2``, ``-3``
-sequence        string            the folder the image stands in
+sequence        string            the folder of the image
 timestamp       timestamp[us]     fourteen digits in the file name; else EXIF, at decode
 frame           int64             the number in the name, where all images of a sequence
-                                  are frames of one clip; else the image's place in its
+                                  are frames of one clip; else the image's position in its
                                   sequence (time, then name; frames by number)
 row_id          int64             position in the plan
 ==============  ================  =====================================================
@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -70,9 +70,14 @@ def result_fields(
 ) -> list[pa.Field]:
     """Fields that extraction adds to the plan's, in the order they are written.
 
-    ``num_classes`` adds the ``logits`` column, ``maps`` one column of flattened numbers a
-    name and size, ``gate`` what a gate said. A row with an ``error`` has no class and NaN for
-    all numbers of fixed size: Arrow before 26 cannot read back a null list of fixed size.
+    A row with an ``error`` has no class, and NaN in lists of fixed size: Arrow before 26 cannot
+    read back a null list of fixed size.
+
+    Args:
+        feature_dim: of the embedding.
+        num_classes: adds the column ``logits``.
+        maps: adds a column of flattened numbers for each name and size.
+        gate: adds the gate's label and score.
     """
     fields = [
         pa.field("label", pa.string()),
@@ -97,20 +102,22 @@ RESULT_COLUMNS = (
     *("gate_label", "gate_score", "error"),
 )
 
-_BATCH_ROWS = 65_536  # that stand as Python objects at a time
+_BATCH_ROWS = 65_536  # that are Python objects at a time
 _FOURTEEN_DIGITS = re.compile(r"(?<!\d)((?:19|20)\d{12})(?!\d)")
 
 
 def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
     """Fill in every contract column a user left out; rows of one image become adjacent.
 
-    ``where`` names the source in error messages; ``folder`` is the sequence of images that
-    stand in no folder of their own.
+    Args:
+        table: with a column ``image``.
+        where: the source, for error messages.
+        folder: the sequence of images without a folder of their own.
 
     Raises:
         SourceError: no ``image`` column, a contract column of the wrong type, a given
-            ``detection_id`` that is missing or stands twice, a column name that extraction
-            itself writes, or a column that runs code when it is read.
+            ``detection_id`` that is missing or repeated, a column name that extraction itself
+            writes, or a column that runs code when it is read.
     """
     refuse_pickled(table.schema, where)
     if "image" not in table.column_names:
@@ -204,7 +211,7 @@ def _detection_ids(
         if len(repeated):
             first = repeated[0].as_py()
             raise SourceError(
-                f"{where}: detection_id {first['values']!r} stands {first['counts']} times; "
+                f"{where}: detection_id {first['values']!r} occurs {first['counts']} times; "
                 "ids must be unique (leave the column out to have them made)"
             )
         return given
@@ -215,72 +222,71 @@ def _detection_ids(
         values = (column.to_pylist() for column in batch.columns)
         for image, x1, y1, x2, y2 in zip(*values, strict=True):
             if x1 is y1 is x2 is y2 is None:
-                made = make_detection_id(image, None)
+                new_id = make_detection_id(image, None)
             elif None in (x1, y1, x2, y2):
                 box = tuple(np.nan if value is None else value for value in (x1, y1, x2, y2))
-                made = make_detection_id(image, box)
+                new_id = make_detection_id(image, box)
             else:
-                # What ``make_detection_id`` makes of them, and faster: they are float32 already.
-                made = _hash(f"{image}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
-            seen[made] = times = seen.get(made, 0) + 1
-            ids.append(made if times == 1 else f"{made}-{times}")
+                # As ``make_detection_id`` does, but faster: they are float32 already.
+                new_id = _hash(f"{image}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
+            seen[new_id] = times = seen.get(new_id, 0) + 1
+            ids.append(new_id if times == 1 else f"{new_id}-{times}")
     return pa.array(ids)
 
 
-def _fill(given: pa.ChunkedArray | None, made: pa.Array) -> pa.ChunkedArray | pa.Array:
-    return made if given is None else pc.coalesce(given, made)
+def _fill(given: pa.ChunkedArray | None, default: pa.Array) -> pa.ChunkedArray | pa.Array:
+    return default if given is None else pc.coalesce(given, default)
 
 
-def _given(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+def _given_column(table: pa.Table, name: str) -> pa.ChunkedArray | None:
     column = table[name] if name in table.column_names else None
     return None if column is None or column.null_count == len(column) else column
 
 
-def _per_image(table: pa.Table, function: object, kind: pa.DataType) -> pa.Array:
-    """Apply ``function`` once to each distinct image name and spread over the rows."""
-    assert callable(function)
+def _per_image(table: pa.Table, function: Callable[[str], object], kind: pa.DataType) -> pa.Array:
+    """Apply ``function`` once to each distinct image name, and repeat the value for its rows."""
     encoded = table["image"].combine_chunks().dictionary_encode()
     values = pa.array([function(name) for name in encoded.dictionary.to_pylist()], kind)
     return values.take(encoded.indices)
 
 
 def _sequences(table: pa.Table, folder: str) -> pa.ChunkedArray | pa.Array:
-    """Name a sequence after its folder; of absolute names only what tells them apart.
+    """Name a sequence after its folder, without the common part of absolute names.
 
-    The name goes into track ids and API answers, where a disk's layout has no place.
+    The name goes into track ids and API answers, which must not show a disk's layout.
     """
-    names = [_rooted(name) for name in pc.unique(table["image"]).to_pylist()]
+    names = [_absolute(name) for name in pc.unique(table["image"]).to_pylist()]
     absolute = [str(PurePosixPath(name).parent) for name in names if name.startswith("/")]
     base = PurePosixPath(os.path.commonpath(absolute)).parent if absolute else None
 
     def sequence(image: str) -> str:
-        parent = PurePosixPath(_rooted(image).split("#", 1)[0]).parent
+        parent = PurePosixPath(_absolute(image).split("#", 1)[0]).parent
         if base is not None and parent.is_absolute():
             parent = parent.relative_to(base)
         return folder if parent == PurePosixPath() else parent.as_posix()
 
-    return _fill(_given(table, "sequence"), _per_image(table, sequence, pa.string()))
+    return _fill(_given_column(table, "sequence"), _per_image(table, sequence, pa.string()))
 
 
-def _rooted(image: str) -> str:
+def _absolute(image: str) -> str:
     """A name in an object store as an absolute one, which starts with the bucket."""
     return "/" + image.split("://", 1)[1] if is_remote(image) else image
 
 
 def timestamp_in_name(image: str) -> datetime | None:
     """Read ``YYYYMMDDHHMMSS`` out of a file name; None where there is none."""
-    found = _FOURTEEN_DIGITS.search(PurePosixPath(image).name)
-    if found is None:
+    match = _FOURTEEN_DIGITS.search(PurePosixPath(image).name)
+    if match is None:
         return None
     try:
-        return datetime.strptime(found.group(1), "%Y%m%d%H%M%S")
+        return datetime.strptime(match.group(1), "%Y%m%d%H%M%S")
     except ValueError:
         return None
 
 
 def _timestamps(table: pa.Table) -> pa.ChunkedArray | pa.Array:
-    made = _per_image(table, timestamp_in_name, pa.timestamp("us"))
-    return _fill(_given(table, "timestamp"), made)
+    from_names = _per_image(table, timestamp_in_name, pa.timestamp("us"))
+    return _fill(_given_column(table, "timestamp"), from_names)
 
 
 def _frames(
@@ -297,34 +303,27 @@ def _frames(
     codes = images["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     sizes = np.diff(np.r_[starts, len(codes)])
-    place = np.arange(len(codes)) - np.repeat(starts, sizes)
+    frames = np.arange(len(codes)) - np.repeat(starts, sizes)
     if images["number"].null_count < len(codes):
         clips = images["clip"].combine_chunks().dictionary_encode().indices.to_numpy()
         numbers = images["number"].fill_null(-1).to_numpy()
         one_clip = np.minimum.reduceat(clips, starts) == np.maximum.reduceat(clips, starts)
         named = np.repeat(one_clip & (np.minimum.reduceat(numbers, starts) >= 0), sizes)
-        place = np.where(named, numbers, place)
-    lookup = {
-        (s, i): int(n)
-        for s, i, n in zip(
-            images["sequence"].to_pylist(), images["image"].to_pylist(), place, strict=True
-        )
-    }
-    made = pa.array(
-        [
-            lookup[key]
-            for key in zip(keys["sequence"].to_pylist(), keys["image"].to_pylist(), strict=True)
-        ],
-        pa.int64(),
-    )
-    return _fill(_given(table, "frame"), made)
+        frames = np.where(named, numbers, frames)
+
+    def keys_of(rows: pa.Table) -> Iterator[tuple[str, str]]:
+        return zip(rows["sequence"].to_pylist(), rows["image"].to_pylist(), strict=True)
+
+    frame_of = dict(zip(keys_of(images), frames.tolist(), strict=True))
+    by_row = pa.array([frame_of[key] for key in keys_of(keys)], pa.int64())
+    return _fill(_given_column(table, "frame"), by_row)
 
 
 def _with_frame_parts(images: pa.Table) -> pa.Table:
-    """Add the ``clip`` that an image is a frame of, and its ``number`` there.
+    """Add the columns ``clip``, the clip of a frame, and ``number``, its number there.
 
-    Of names in text order frame 10 would come before frame 2. An image that is no frame is its
-    own clip, without a number.
+    By name frame 10 would come before frame 2. An image that is no frame is its own clip, without
+    a number.
     """
     names = images["image"].combine_chunks()
     clips, numbers = names, pa.nulls(len(names), pa.int64())

@@ -1,6 +1,6 @@
 """The one reader of stored embeddings: columns of lists as arrays, rows in any order.
 
-Every other package that needs embeddings of a run reads them here.
+Every package that needs stored embeddings reads them here.
 """
 
 from __future__ import annotations
@@ -21,52 +21,60 @@ Ints = npt.NDArray[np.int64]
 _BATCH_ROWS = 1024
 
 
-def read_embeddings(run: Run, files: Ints, places: Ints) -> npt.NDArray[np.float32]:
-    """Embeddings ``[N, D]`` of N rows.
+def read_embeddings(run: Run, files: Ints, offsets: Ints) -> npt.NDArray[np.float32]:
+    """Read the embeddings of N rows, in any order.
 
     Args:
-        run: whose rows these are.
-        files: of each row, which of ``run.files()`` it stands in.
-        places: of each row, which row of that file it is; none twice.
+        run: the rows' run.
+        files: ``[N]``, index of each row's file in ``run.files()``.
+        offsets: ``[N]``, each row's offset in its file; none twice.
+
+    Returns:
+        ``[N, D]``
 
     Raises:
         RunError: a row has no embedding, although it has no error.
     """
-    found = np.empty((len(files), run.manifest.model.feature_dim), dtype=np.float32)
+    embeddings = np.empty((len(files), run.manifest.model.feature_dim), dtype=np.float32)
     names = run.files()
     for number in np.unique(files):
-        mine = np.flatnonzero(files == number)
-        order = mine[np.argsort(places[mine])]
+        rows = np.flatnonzero(files == number)
+        order = rows[np.argsort(offsets[rows])]
         done = 0
-        for start, column in _batches(names[number], places[order]):
-            stop = int(np.searchsorted(places[order], start + len(column)))
-            here = order[done:stop]
-            wanted = column.take(pa.array(places[here] - start))
-            if wanted.null_count:
+        for start, column in _batches(names[number], offsets[order]):
+            stop = int(np.searchsorted(offsets[order], start + len(column)))
+            batch_rows = order[done:stop]
+            values = column.take(pa.array(offsets[batch_rows] - start))
+            if values.null_count:
                 raise RunError(
-                    f"{run.path}: {wanted.null_count} detections of {names[number].name} have "
+                    f"{run.path}: {values.null_count} detections of {names[number].name} have "
                     "neither an embedding nor an error; extract again and keep the features"
                 )
-            found[here] = wanted.flatten().to_numpy().reshape(len(here), -1)
+            embeddings[batch_rows] = values.flatten().to_numpy().reshape(len(batch_rows), -1)
             done = stop
-    return found
+    return embeddings
 
 
-def _batches(file: Path, places: Ints) -> Iterator[tuple[int, pa.Array]]:
-    """Batches of the embedding column that hold a place, each with the place it starts at."""
+def _batches(file: Path, offsets: Ints) -> Iterator[tuple[int, pa.Array]]:
+    """Batches of the embedding column that hold one of the sorted offsets, with their start."""
+
+    def needed(start: int, rows: int) -> bool:
+        low, high = np.searchsorted(offsets, [start, start + rows])
+        return bool(high > low)
+
     with open_parquet(file) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
-            if np.searchsorted(places, start + rows) > np.searchsorted(places, start):
-                at = start
-                for batch in parquet.iter_batches(
-                    _BATCH_ROWS, row_groups=[group], columns=["embedding"]
-                ):
-                    if np.searchsorted(places, at + batch.num_rows) > np.searchsorted(places, at):
-                        yield at, batch["embedding"]
-                    at += batch.num_rows
-            start += rows
+            if not needed(start, rows):
+                start += rows
+                continue
+            for batch in parquet.iter_batches(
+                _BATCH_ROWS, row_groups=[group], columns=["embedding"]
+            ):
+                if needed(start, batch.num_rows):
+                    yield start, batch["embedding"]
+                start += batch.num_rows
 
 
 def matrix(column: pa.FixedSizeListArray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Names: how a frame is named, which split and category a name stands in, in which order.
+"""Names of frames, the split and category in a name, and the order of names.
 
 ``train/bees/clip1.mp4#frame=12`` is frame 12, from 0, of a video;
 ``train/bees/processed_data.pt#video=3&frame=12`` is one of a clip in a file of many. A frame
@@ -18,8 +18,8 @@ VIDEO_SUFFIXES = frozenset(
     | {".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
 )
 
-ALL = "all"  # the split of what stands in none
-# What splits are called, and the part of training a head that each is for.
+ALL = "all"  # the split of a name without one
+# Names of splits, and the part of training a head that each is for.
 SPLITS: dict[str, Part] = {
     "train": "train",
     "training": "train",
@@ -33,7 +33,7 @@ _FRAME = re.compile(r"(?P<file>.+)#(?:video=(?P<clip>\d+)&)?frame=(?P<frame>\d+)
 
 
 class FrameName(NamedTuple):
-    """A frame's name, taken apart; ``clip`` is None for files that hold one video."""
+    """The parts of a frame's name; ``clip`` is None for files that hold one video."""
 
     file: str
     clip: int | None
@@ -46,19 +46,19 @@ def frame_name(file: str, frame: int, clip: int | None = None) -> str:
 
 
 def parse_frame(name: str) -> FrameName | None:
-    """Take a frame's name apart; None for the name of an image."""
-    found = _FRAME.match(name)
-    if found is None:
+    """Parse a frame's name; None for the name of an image."""
+    match = _FRAME.match(name)
+    if match is None:
         return None
-    clip = found["clip"]
-    return FrameName(found["file"], None if clip is None else int(clip), int(found["frame"]))
+    clip = match["clip"]
+    return FrameName(match["file"], None if clip is None else int(clip), int(match["frame"]))
 
 
 def split_and_category(name: str) -> tuple[str, str | None]:
-    """The split and the category that a name laid out ``SPLIT/CATEGORY/…/file`` stands in.
+    """The split and the category in a name laid out ``SPLIT/CATEGORY/…/file``.
 
-    One folder alone is the split where it is called like one, else the category, and the split
-    is ``all``. Of an absolute name the two folders above the file count.
+    A single folder is the split if it has the name of one, else the category of the split
+    ``all``. Of an absolute name the two folders above the file count.
     """
     parents = PurePosixPath(name.split("#", 1)[0]).parent.parts
     if parents and parents[0] == "/":

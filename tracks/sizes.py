@@ -97,10 +97,10 @@ def image_size(path: Path) -> tuple[int, int] | None:
 def _video_size(file: Path) -> tuple[int, int] | None:
     # late: torch and FFmpeg take seconds, and tracks over photos never need them
     from pipelines.images.pixels import ImageError
-    from pipelines.images.video import examine
+    from pipelines.images.video import read_video_info
 
     try:
-        video = examine(file)
+        video = read_video_info(file)
     except ImageError:
         return None
     return video.width, video.height

@@ -95,14 +95,14 @@ def detection(served: ServedIndexDep, detection_id: DetectionId) -> Detection:
 
 def _crop(served: ServedIndex, detection_id: str) -> bytes:
     # late: torch takes seconds to import, and a server that is only searched never needs it
-    from pipelines.images.opener import open_image
+    from pipelines.images.opener import read_image
     from pipelines.images.pixels import ImageError, crop
 
     row = served.row_of(detection_id)
     columns = served.snapshot.columns(np.array([row]))
     name = columns["image"][0].rsplit("/", 1)[-1]
     try:
-        pixels = open_image(Path(), str(served.snapshot.image_path(row))).pixels
+        pixels = read_image(Path(), str(served.snapshot.image_path(row))).pixels
         part = crop(pixels, tuple(columns[corner][0] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":

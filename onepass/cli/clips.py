@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_NAMED = 10  # clips left out that are said; the manifest has all
+_NAMED = 10  # clips left out that are printed; the manifest has all
 
 
 @app.command()
@@ -37,7 +37,7 @@ def clips(
         ),
     ] = "1.0",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many clips, spread over the run.")
+        int | None, typer.Option(min=1, help="Clips at most, spread evenly over the run.")
     ] = None,
     executor: ExecutorOption = "auto",
     as_json: Json = False,
@@ -48,7 +48,7 @@ def clips(
 
     Example: onepass clips runs/videos --out features --scales 1.0,0.85,1.15
     """
-    from pipelines.outputs.clips.write import make_clips
+    from pipelines.outputs.clips.write import make_clips  # late: start-up time
 
     with ProgressBar(resumes=True) as bar:
         outcome = make_clips(
@@ -69,18 +69,20 @@ def clips(
             }
         )
         return
-    _say_made(out, outcome)
+    _print_outcome(out, outcome)
 
 
-def _say_made(out: Path, outcome: Outcome) -> None:
-    from pipelines.outputs.clips.folder import stem
+def _print_outcome(out: Path, outcome: Outcome) -> None:
+    from pipelines.outputs.clips.folder import file_stem
 
     manifest = outcome.manifest
     written = sum(manifest.clips.values())
     if outcome.already_finished:
         echo(f"{out} is finished already: {written} clips; nothing to do")
         return
-    files = {split: out / f"{stem(split, manifest.request.scales)}.h5" for split in manifest.clips}
+    files = {
+        split: out / f"{file_stem(split, manifest.request.scales)}.h5" for split in manifest.clips
+    }
     for split, count in manifest.clips.items():
         if count:
             shape = f"{count} clip{'' if count == 1 else 's'}, {manifest.max_frames} frames, {manifest.feature_dim}-d"
@@ -89,14 +91,14 @@ def _say_made(out: Path, outcome: Outcome) -> None:
             echo(f"split {split}: every clip has an error; no file was written")
     if outcome.resumed_clips:
         echo(f"  {outcome.resumed_clips} clips were there from before")
-    for lost in manifest.left_out[:_NAMED]:
-        echo(f"left out: {lost.id}: {lost.error}")
+    for clip in manifest.left_out[:_NAMED]:
+        echo(f"left out: {clip.id}: {clip.error}")
     if len(manifest.left_out) > _NAMED:
         more = len(manifest.left_out) - _NAMED
         echo(f"and {more} more, in {out / 'manifest.json'}")
     first = next(split for split, count in manifest.clips.items() if count)
-    chosen = files["train" if manifest.clips.get("train") else first]
-    echo(f"next: onepass probe train {chosen} --labels category --out head.pt")
+    example = files["train" if manifest.clips.get("train") else first]
+    echo(f"next: onepass probe train {example} --labels category --out head.pt")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.models.describe import Description
 
 app = typer.Typer(
-    no_args_is_help=True, help="Which models there are, and what one of them is and gives."
+    no_args_is_help=True, help="List models, describe one, or compare it with the old extractor."
 )
 
 Spec = Annotated[
@@ -37,11 +37,11 @@ def list_models(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The families of models; with a pattern, every model whose name it fits.
+    """The families of models; with a pattern, every model that matches it.
 
     Example: onepass models list resnet50
     """
-    from pipelines.models.describe import FAMILIES, matching
+    from pipelines.models.describe import FAMILIES, matching_specs  # late: start-up time
 
     if pattern is None:
         if as_json:
@@ -51,11 +51,11 @@ def list_models(
             echo(f"{family.spec:<18}{family.what}")
         echo("next: onepass models list PATTERN   or: onepass models describe SPEC")
         return
-    found = matching(pattern)
+    specs = matching_specs(pattern)
     if as_json:
-        print_json({"pattern": pattern, "models": found})
+        print_json({"pattern": pattern, "models": specs})
         return
-    for spec in found:
+    for spec in specs:
         echo(spec)
 
 
@@ -66,21 +66,21 @@ def describe(
     labels: Labels = None,
     pretrained: Pretrained = False,
     input_size: InputSize = None,
-    depth: Annotated[int, typer.Option(min=1, help="How deep the list of layers goes.")] = 2,
+    depth: Annotated[int, typer.Option(min=1, help="Depth of the listed layers.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """What a model takes and gives, its pyramid, and its layers.
+    """A model's input and outputs, its pyramid, and its layers.
 
     Example: onepass models describe timm:resnet18 --depth 1
     """
-    from pipelines.models.describe import describe_model
+    from pipelines.models.describe import describe_model  # late: start-up time
 
     request = _request(spec, checkpoint, labels, pretrained=pretrained, input_size=input_size)
-    found = describe_model(request, depth=depth)
+    description = describe_model(request, depth=depth)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(description.model_dump(mode="json"))
         return
-    _say_description(found)
+    _print_description(description)
 
 
 @app.command()
@@ -95,7 +95,7 @@ def compare(
     input_size: InputSize = None,
     feature_point: Annotated[
         Literal["penultimate", "map_mean"],
-        typer.Option(help="What the new vectors are: the classifier's input, or the map's mean."),
+        typer.Option(help="The new vectors: the classifier's input, or the map's mean."),
     ] = "penultimate",
     limit: Annotated[int, typer.Option(min=1, help="Rows to compare, spread evenly.")] = 64,
     as_json: Json = False,
@@ -107,7 +107,7 @@ def compare(
 
     Example: onepass models compare timm:resnet50 --checkpoint F --source photos/
     """
-    from pipelines.models.compare import compare as run_compare
+    from pipelines.models.compare import compare as run_compare  # late: start-up time
 
     request = _request(
         spec,
@@ -118,13 +118,13 @@ def compare(
         feature_point=feature_point,
     )
     with ProgressBar(resumes=False) as bar:
-        found = run_compare(request, source, limit=limit, report=bar.callback("compare"))
-    for line in found.warnings:
+        comparison = run_compare(request, source, limit=limit, report=bar.callback("compare"))
+    for line in comparison.warnings:
         warn(line)
     if as_json:
-        print_json(found.model_dump(mode="json") | {"warnings": found.warnings})
+        print_json(comparison.model_dump(mode="json") | {"warnings": comparison.warnings})
         return
-    _say_comparison(found)
+    _print_comparison(comparison)
 
 
 def _request(
@@ -148,79 +148,83 @@ def _request(
     )
 
 
-def _say_description(found: Description) -> None:
-    how = found.preprocess
-    height, width = how.input_size
-    shrunk = f", crop_pct {how.crop_pct:.4g}" if how.resize == "crop" else ""
-    named = "with names" if found.labelled else "without names"
+def _print_description(description: Description) -> None:
+    preprocess = description.preprocess
+    height, width = preprocess.input_size
+    crop_pct_text = f", crop_pct {preprocess.crop_pct:.4g}" if preprocess.resize == "crop" else ""
+    names = "with names" if description.labelled else "without names"
     facts = {
-        "model": found.spec,
-        "weights": found.weights,
-        "input": f"{height} x {width}, {how.resize}{shrunk}, {how.interpolation}",
-        "mean": " ".join(f"{value:g}" for value in how.mean),
-        "std": " ".join(f"{value:g}" for value in how.std),
-        "classes": f"{found.num_classes}, {named}",
-        "embedding": f"{found.feature_dim}-d",
-        "parameters": f"{found.parameters / 1e6:.2f} million",
-        "multiply-adds": f"{found.multiply_adds / 1e6:,.0f} million an image",
+        "model": description.spec,
+        "weights": description.weights,
+        "input": f"{height} x {width}, {preprocess.resize}{crop_pct_text}, {preprocess.interpolation}",
+        "mean": " ".join(f"{value:g}" for value in preprocess.mean),
+        "std": " ".join(f"{value:g}" for value in preprocess.std),
+        "classes": f"{description.num_classes}, {names}",
+        "embedding": f"{description.feature_dim}-d",
+        "parameters": f"{description.parameters / 1e6:.2f} million",
+        "multiply-adds": f"{description.multiply_adds / 1e6:,.0f} million an image",
     }
     for name, value in facts.items():
         echo(f"{name:<15}{value}")
     echo("")
-    if found.levels:
-        _say_table(
+    if description.levels:
+        _print_table(
             ("level", "name", "channels", "reduction"),
             [
                 (str(level.index), level.name, str(level.channels), str(level.reduction))
-                for level in found.levels
+                for level in description.levels
             ],
         )
     else:
         echo("no pyramid")
     echo("")
     rows = []
-    for layer in found.layers:
+    for layer in description.layers:
         indent = "  " * (layer.name.count(".") + bool(layer.name))
         own = layer.name.rpartition(".")[2]
         shape = " x ".join(map(str, layer.output_shape)) or "-"
         parameters = f"{layer.parameters:,}" if layer.parameters else "-"
         rows.append((f"{indent}{own or '(all)'}", layer.type, shape, parameters))
-    _say_table(("layer", "type", "output", "parameters"), rows)
+    _print_table(("layer", "type", "output", "parameters"), rows)
 
 
-def _say_comparison(found: Comparison) -> None:
-    echo(f"{found.request.spec}, weights {found.weights}: {found.rows} rows of {found.source}")
-    if found.errors:
-        echo(f"  left out       {len(found.errors)} rows")
-        for line in found.errors[:_ERRORS_NAMED]:
+def _print_comparison(comparison: Comparison) -> None:
+    echo(
+        f"{comparison.request.spec}, weights {comparison.weights}: {comparison.rows} rows of {comparison.source}"
+    )
+    if comparison.errors:
+        echo(f"  left out       {len(comparison.errors)} rows")
+        for line in comparison.errors[:_ERRORS_NAMED]:
             echo(f"    {line}")
-        if len(found.errors) > _ERRORS_NAMED:
-            echo(f"    and {len(found.errors) - _ERRORS_NAMED} more")
-    if found.old_error is not None:
-        echo(f"  old extractor  fails: {found.old_error}")
-    elif found.old_shape is not None:
-        flattened = f", {list(found.old_shape)} flattened" if len(found.old_shape) > 1 else ""
-        echo(f"  old extractor  {found.old_dim}-d{flattened}")
-    echo(f"  {found.new.point:<15}{_in_words(found.new)}")
-    if found.other is not None:
-        echo(f"  {found.other.point:<15}{_in_words(found.other)}")
-    if found.sum_share_min is not None:
-        echo(f"  sums           |sum| is at least {found.sum_share_min:.3g} of the sum of |x|")
-    echo(found.says)
+        if len(comparison.errors) > _ERRORS_NAMED:
+            echo(f"    and {len(comparison.errors) - _ERRORS_NAMED} more")
+    if comparison.old_error is not None:
+        echo(f"  old extractor  fails: {comparison.old_error}")
+    elif comparison.old_shape is not None:
+        flattened = (
+            f", {list(comparison.old_shape)} flattened" if len(comparison.old_shape) > 1 else ""
+        )
+        echo(f"  old extractor  {comparison.old_dim}-d{flattened}")
+    echo(f"  {comparison.new.point:<15}{_difference_in_words(comparison.new)}")
+    if comparison.other is not None:
+        echo(f"  {comparison.other.point:<15}{_difference_in_words(comparison.other)}")
+    if comparison.sum_share_min is not None:
+        echo(f"  sums           |sum| is at least {comparison.sum_share_min:.3g} of the sum of |x|")
+    echo(comparison.says)
 
 
-def _in_words(found: Difference) -> str:
-    if found.relative is None:
-        return f"{found.dim}-d"
+def _difference_in_words(difference: Difference) -> str:
+    if difference.relative is None:
+        return f"{difference.dim}-d"
     return (
-        f"{found.dim}-d, largest difference {found.max_abs:.2g} ({found.relative:.2g} of the "
-        f"vector's largest value), cosine mean {found.cosine_mean:.6f}, min {found.cosine_min:.6f}"
+        f"{difference.dim}-d, largest difference {difference.max_abs:.2g} ({difference.relative:.2g} of the "
+        f"vector's largest value), cosine mean {difference.cosine_mean:.6f}, min {difference.cosine_min:.6f}"
     )
 
 
-def _say_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns as wide as they need to be; two spaces apart."""
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns of minimal width, two spaces apart."""
     table = [header, *rows]
-    widths = [max(len(row[at]) for row in table) for at in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

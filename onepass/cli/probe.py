@@ -46,7 +46,7 @@ def train(
     split_by: Annotated[
         str | None,
         typer.Option(
-            help="The column that says train, val or test; split: of images laid out "
+            help="The column with train, val or test; split: of images laid out "
             "SPLIT/CATEGORY/FILE."
         ),
     ] = None,
@@ -60,13 +60,13 @@ def train(
         Path | None, typer.Option(parser=local_path, help="A second clip file, to validate on.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Rows at most, spread evenly; for trying out.")
+        int | None, typer.Option(min=2, help="Rows at most, spread evenly; for a quick try.")
     ] = None,
     random_backbone: Annotated[
         bool,
         typer.Option(
             "--random-backbone",
-            help="Extract once more with the network untrained, and train on that as well.",
+            help="Extract again with the network untrained, and train on that as well.",
         ),
     ] = False,
     executor: ExecutorOption = "auto",
@@ -74,11 +74,12 @@ def train(
 ) -> None:
     """A new classifier from stored features, with no second pass over the images.
 
-    scikit-learn fits it: logistic regression, whose strength the validation rows choose, or
-    with --hidden an MLP, which they stop. Measures, baselines, confusion and images go beside it.
+    scikit-learn fits it: logistic regression, or with --hidden an MLP. The validation rows select
+    regularisation or epochs. Measures, baselines and pictures are written to the same folder.
 
     Example: onepass probe train runs/first --labels category --split-by split --out head.pt
     """
+    # late: scikit-learn and torch take seconds
     from pipelines.heads.fit import TrainOptions
     from pipelines.heads.train import train as train_head
 
@@ -99,7 +100,7 @@ def train(
         record = trained.record.model_dump(mode="json")
         print_json({"file": str(out), "beside": [str(f) for f in trained.beside], **record})
         return
-    _say_trained(trained)
+    _print_trained(trained)
 
 
 def _widths(text: str | None) -> tuple[int, ...]:
@@ -112,7 +113,7 @@ def _widths(text: str | None) -> tuple[int, ...]:
     return widths
 
 
-def _say_trained(trained: Trained) -> None:
+def _print_trained(trained: Trained) -> None:
     record = trained.record
     head = record.head
     for reason, count in record.left_out.items():
@@ -154,7 +155,7 @@ def apply(
         typer.Option(parser=local_path, help="The folder of the answers; default RUN/heads/NAME."),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="A column of the run to hold the answers against.")
+        str | None, typer.Option(help="A column of the run to compare the answers with.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -162,6 +163,7 @@ def apply(
 
     Example: onepass probe apply runs/first --head head.pt
     """
+    # late: Arrow and torch take seconds
     from common.storage import is_remote
     from pipelines.heads.apply import apply_head
 
@@ -180,10 +182,10 @@ def apply(
             }
         )
         return
-    _say_applied(applied, labels)
+    _print_applied(applied, labels)
 
 
-def _say_applied(applied: Applied, labels: str | None) -> None:
+def _print_applied(applied: Applied, labels: str | None) -> None:
     manifest = applied.manifest
     if applied.already_done:
         echo(f"{applied.out} is done already: {manifest.rows} rows; nothing to do")
@@ -201,8 +203,8 @@ def _say_applied(applied: Applied, labels: str | None) -> None:
             f"  against {labels!r}, {measures.rows} rows: accuracy {measures.accuracy:.3f}, "
             f"macro-F1 {measures.macro_f1:.3f}"
         )
-        for name, one in measures.classes.items():
+        for name, scores in measures.classes.items():
             echo(
-                f"    {name}: precision {one.precision:.3f}, recall {one.recall:.3f}, "
-                f"{one.support} rows"
+                f"    {name}: precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
+                f"{scores.support} rows"
             )

@@ -1,7 +1,7 @@
 """How a network is executed: eager, compiled ahead of time, or by OpenVINO.
 
-An engine turns uint8 batches into float32 answers and knows nothing of images or files.
-Each file here holds one way; all give the answers of ``pipelines.models.network.Network``.
+An engine turns uint8 batches into float32 answers and knows nothing of images or files. All give
+the answers of ``pipelines.models.network.Network``. ``resolve`` decides which one a run uses.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What an engine is: a callable over uint8 batches, and how one is asked for."""
+"""The interface of an engine: a callable over uint8 batches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ class Executor(Protocol):
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]: ...
 
 
-def refusal(engine: str, done: str, error: Exception) -> ModelError:
-    """What to raise where an engine's builder does not take a network."""
+def build_error(engine: str, action: str, error: Exception) -> ModelError:
+    """The error for a network that an engine's builder does not accept.
+
+    Args:
+        engine: as ``EngineName``.
+        action: what failed, as a participle: ``compiled``, ``converted``.
+        error: what the builder raised.
+    """
     return ModelError(
-        f"--engine {engine}: this network cannot be {done} ({type(error).__name__}: "
-        f"{first_line(error)}); use --engine eager"
+        f"`engine={engine!r}`: this network cannot be {action} ({type(error).__name__}: "
+        f"{first_line(error)}); use `engine='eager'`"
     )
 
 
-# Building a network costs seconds and an engine that finds its work cached needs none.
+# Building a network costs seconds, and an engine that is built already needs none.
 NetworkMaker = Callable[[], Network]

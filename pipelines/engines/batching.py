@@ -1,7 +1,7 @@
-"""How many images go to the device at once: found by trial, halved when memory runs out.
+"""How many images go to the device at once: measured, and halved when memory runs out.
 
-On a GPU the best batch depends on the network, the card and whoever else uses it, so it is
-tried and not guessed. On a CPU more than a few dozen images gain nothing.
+On a GPU the best batch depends on the network, the card and its other users, so it is measured. On
+a CPU more than a few dozen images gain nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 DEFAULT_ROWS = 32
 MOST_ROWS = 1024
 _GAIN = 1.05  # a doubling that is not this much faster is not worth its memory
-_SHARE = 0.8  # of free memory; the rest is for what other batches leave behind
+_SHARE = 0.8  # of free memory; the rest is for fragments of other batches
 
 T = TypeVar("T")
 
 
 class Memory(Protocol):
-    """What a device says of its memory, in bytes."""
+    """A device's memory, in bytes."""
 
     def free(self) -> int: ...
 
@@ -38,8 +38,8 @@ class CudaMemory:
 
     def free(self) -> int:
         free, total = torch.cuda.mem_get_info()
-        held = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return min(free + held, int(total * self._share))
+        reserved = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return min(free + reserved, int(total * self._share))
 
     def peak_of(self, call: Callable[[], object]) -> int:
         torch.cuda.synchronize()
@@ -51,23 +51,26 @@ class CudaMemory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a smaller batch might fit."""
+    """Whether a smaller batch might fit."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
-def find_rows(
+def find_batch_rows(
     run: Callable[[int], object],
     memory: Memory,
     *,
     start: int = DEFAULT_ROWS,
     most: int = MOST_ROWS,
 ) -> int:
-    """Double the batch while it gets faster and the next doubling must fit.
+    """Double the batch while it gets faster and the next doubling fits in memory.
 
-    ``run(rows)`` answers a batch of that many images and returns when it is done. Where not
-    even ``start`` fits, the batch is halved until it does.
+    Args:
+        run: ``run(rows)`` computes a batch of that many images and returns when it is done.
+        memory: of the device.
+        start: the first batch; where it does not fit it is halved until it does.
+        most: the largest batch.
     """
     rows, best = start, 0.0
     while True:
@@ -76,7 +79,7 @@ def find_rows(
             began = time.perf_counter()
             used = memory.peak_of(lambda at=rows: run(at))  # type: ignore[misc]
             rate = rows / (time.perf_counter() - began)
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or rows == 1:
                 raise
             torch.cuda.empty_cache()
@@ -93,13 +96,17 @@ def find_rows(
 
 
 def in_batches(call: Callable[[int, int], T], total: int, rows: int) -> tuple[list[T], int]:
-    """``call(start, stop)`` over ``total`` rows, at most ``rows`` at a time, in equal parts.
+    """Call a function on batches of equal size, which are halved where memory runs out.
 
-    Equal, because a small rest takes a GPU nearly as long as a whole batch. Where memory ends
-    the parts are halved.
+    They are equal because a small remainder takes a GPU nearly as long as a whole batch.
+
+    Args:
+        call: ``call(start, stop)`` computes these rows.
+        total: rows in all.
+        rows: of a batch, at most.
 
     Returns:
-        The results in order, and the batch that fitted: keep it for the next call.
+        The results in order, and the batch size that fitted, to start the next call with.
 
     Raises:
         MemoryError: not even one row fits (whatever the device raised).
@@ -111,7 +118,7 @@ def in_batches(call: Callable[[int, int], T], total: int, rows: int) -> tuple[li
         stop = start - (start - total) // parts
         try:
             results.append(call(start, stop))
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or rows == 1:
                 raise
             rows = max(1, min(rows, stop - start) // 2)

@@ -1,8 +1,8 @@
 """Compiled ahead of time by PyTorch's Inductor: the kernels fused, the weights frozen in.
 
-``torch.compile`` compiles again in every process, which costs each actor most of a minute
-even with its cache. The same compiler run ahead of time leaves one file that loads in a
-second, so a second actor or a second run does not pay again.
+``torch.compile`` compiles again in every process, which costs each actor most of a minute even
+with its cache. The same compiler run ahead of time writes one file that loads in a second, for
+other actors and later runs.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 
-from pipelines.engines.base import Executor, NetworkMaker, refusal
+from pipelines.engines.base import Executor, NetworkMaker, build_error
 from pipelines.engines.batching import MOST_ROWS
-from pipelines.engines.cache import cached, digest, folder
+from pipelines.engines.cache import cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
 
-_EXAMPLE_ROWS = 4  # any number but 1, which the compiler would take for a constant
-# What a compiled file takes. With more, numbers of elements of a large map pass 2**31 and the
-# compiler counts in 64 bits, which is slower on a GPU.
+_EXAMPLE_ROWS = 4  # any number but 1, which the compiler would treat as a constant
+# The largest batch of a compiled file. With more, a large map has over 2**31 elements and the
+# compiler uses 64-bit indices, which are slower on a GPU.
 _MOST_ROWS = MOST_ROWS
 
 
 def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> str:
-    """What decides the compiled file: the network, the compiler and the processor."""
+    """Name of the compiled file, by network, precision, compiler and processor."""
     processor = (
         torch.cuda.get_device_name()
         if device.type == "cuda"
@@ -36,8 +36,8 @@ def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> 
 
 
 def is_cached(facts: ModelInfo, precision: Precision, device: torch.device) -> bool:
-    """Whether this machine has compiled the network before."""
-    return (folder() / cache_name(facts, precision, device)).exists()
+    """Whether the cache holds the compiled network."""
+    return (cache_folder() / cache_name(facts, precision, device)).exists()
 
 
 def load(
@@ -48,9 +48,14 @@ def load(
     device: torch.device,
     lanes: int = 1,
 ) -> Executor:
-    """Load the compiled network, compiling it where this machine has not yet.
+    """Load the compiled network, and compile it first where the cache does not hold it.
 
-    ``lanes`` is how many threads will call it at a time.
+    Args:
+        make: builds the network, where it must be compiled.
+        facts: of the model.
+        precision: what it computes in.
+        device: to run on.
+        lanes: threads that will call it at a time.
 
     Raises:
         ModelError: the network cannot be compiled.
@@ -60,9 +65,8 @@ def load(
         cache_name(facts, precision, device),
         lambda draft: _compile(make, size, device, draft),
     )
-    from torch._inductor.package.package import (
-        load_package,  # two seconds, which no other engine needs
-    )
+    # late: two seconds, which no other engine needs
+    from torch._inductor.package.package import load_package
 
     package = load_package(str(file), num_runners=lanes)
     # The package gives a list, or one tensor bare; the contract is a tuple.
@@ -74,9 +78,9 @@ def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, ta
     example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8, device=device)
     rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
     quiet = logging.getLogger("torch.utils.cpp_extension")
-    # It announces on every machine without a GPU that it found none. A level would be reset
-    # by the compiler's own setting up of its logs.
-    quiet.addFilter(_nothing)
+    # It warns on every machine without a GPU. A level would be reset when the compiler configures
+    # its logs.
+    quiet.addFilter(_drop)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the compiler, about its own internals
@@ -88,11 +92,11 @@ def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, ta
                 package_path=str(target),
                 inductor_configs={"freezing": device.type == "cpu"},
             )
-    except Exception as error:
-        raise refusal("compile", "compiled", error) from error
+    except Exception as error:  # the compiler runs any network's own code
+        raise build_error("compile", "compiled", error) from error
     finally:
-        quiet.removeFilter(_nothing)
+        quiet.removeFilter(_drop)
 
 
-def _nothing(record: logging.LogRecord) -> bool:
+def _drop(record: logging.LogRecord) -> bool:
     return False

@@ -1,4 +1,4 @@
-"""PyTorch as it is: nothing to build, the reference for the other engines."""
+"""Plain PyTorch: nothing to build, the reference for the other engines."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A few images at a time, in this process: for queries, uploads and live cameras.
+"""Embed a few images at a time in this process: for queries, uploads and live cameras.
 
-The same decode, the same resize and the same engine as an extraction; only Ray is missing.
+Decoding, resizing and engine are those of an extraction, without Ray.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Embedded:
 
 
 class Embedder:
-    """A model held in memory to embed single images; safe to share between threads."""
+    """A loaded model to embed single images; safe to share between threads."""
 
     def __init__(self, engine: Engine, labels: tuple[str, ...] | None) -> None:
         self._engine = engine
@@ -48,11 +48,12 @@ class Embedder:
         """Load the model that ``facts`` describes, in float32.
 
         Raises:
-            ModelError: it cannot be built here, or its weights or its head are not the same.
+            ModelError: it cannot be built here, or its weights or its head differ.
         """
         loaded = load_verified(facts)
-        alone = facts.model_copy(update={"maps": ()})
-        return cls(Engine(alone, "fp32", batch_rows=DEFAULT_ROWS, loaded=loaded), loaded.labels)
+        without_maps = facts.model_copy(update={"maps": ()})
+        engine = Engine(without_maps, "fp32", batch_rows=DEFAULT_ROWS, loaded=loaded)
+        return cls(engine, loaded.labels)
 
     def embed_bytes(
         self, data: bytes, *, box: tuple[float | None, ...] = (None, None, None, None)
@@ -67,17 +68,17 @@ class Embedder:
     def embed_regions(self, regions: Iterable[torch.Tensor]) -> list[Embedded]:
         """Embed upright RGB images or parts of them, uint8 ``[3, h, w]`` each, in their order.
 
-        They are asked for a batch at a time, so large ones need not be held all at once.
+        They are consumed batch by batch, so that large ones need not be in memory all at once.
         """
-        how = self._engine.facts.preprocess
-        left = iter(regions)
-        found: list[Embedded] = []
-        while some := [resize(one, how).permute(1, 2, 0) for one in islice(left, DEFAULT_ROWS)]:
+        preprocess = self._engine.facts.preprocess
+        inputs = (resize(region, preprocess).permute(1, 2, 0) for region in regions)
+        results: list[Embedded] = []
+        while batch := list(islice(inputs, DEFAULT_ROWS)):
             with self._lock:
-                answers = self._engine(torch.stack(some).numpy())
+                answers = self._engine(torch.stack(batch).numpy())
             indices, scores = top_classes(answers.logits, TOP_K)
-            found += map(self._embedded, answers.embedding, indices, scores)
-        return found
+            results += map(self._embedded, answers.embedding, indices, scores)
+        return results
 
     def _embedded(self, embedding: np.ndarray, indices: np.ndarray, scores: np.ndarray) -> Embedded:
         names = self._labels

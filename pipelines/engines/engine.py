@@ -1,7 +1,7 @@
 """A loaded model that answers batches of any size: on its device, in its precision.
 
-Everything that runs a model goes through ``Engine``: the actors of an extraction, a query
-by image, an upload to the API. That is why their embeddings agree.
+Everything that runs a model uses ``Engine``: the actors of an extraction, a query by image, an
+upload to the API. Therefore their embeddings agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipelines.engines.batching import (
     DEFAULT_ROWS,
     MOST_ROWS,
     CudaMemory,
-    find_rows,
+    find_batch_rows,
     in_batches,
 )
 from pipelines.model_info import EngineName, ModelInfo, Precision
@@ -41,13 +41,13 @@ class Engine:
     """A model on this process's device.
 
     Args:
-        facts: what the run's model is; weights that turn out otherwise are refused.
+        facts: of the run's model; other weights are refused.
         precision: what the network's body computes in.
         engine: how it is executed.
-        batch_rows: images that go to the device at once; None: found by trial on a GPU.
+        batch_rows: images that go to the device at once; None: measured on a GPU.
         memory_share: share of the GPU's memory that one call may use.
         lanes: threads that will call it at a time; on a CPU each call has a core of its own.
-        loaded: the run's own, where the caller has loaded it already.
+        loaded: the model, where the caller has loaded it already.
 
     Raises:
         ModelError: weights or head here are not those the run was planned with, or the
@@ -67,7 +67,7 @@ class Engine:
     ) -> None:
         self.facts = facts
         self.device = torch.device("cpu") if engine == "openvino" else this_device()
-        # OpenVINO converts exact weights and is told the precision when it compiles.
+        # OpenVINO converts exact weights and gets the precision when it compiles.
         body: Precision = "fp32" if engine == "openvino" else precision
 
         def make() -> Network:
@@ -77,26 +77,29 @@ class Engine:
         self._execute = _executor(engine, make, facts, precision, self.device, lanes)
         self._streams = threading.local()
         if self.device.type == "cuda":
-            # PyTorch lets convolutions of float32 run in TF32, which keeps ten bits; float32 is
-            # the reference that formats are judged by, and what a user asks for by name.
+            # PyTorch lets float32 convolutions run in TF32, which keeps ten bits; but float32 is
+            # the reference of precision audits, and a user may request it by name.
             torch.backends.cudnn.allow_tf32 = False
-        self._rows = batch_rows or self._trial(memory_share)
+        self._rows = batch_rows or self._measured_rows(memory_share)
 
     def __call__(
         self, pixels: np.ndarray, *, done: Callable[[int], None] = lambda rows: None
     ) -> Answers:
-        """Answer upright RGB images, uint8 ``[B, H, W, 3]``; any ``B``, also 0.
+        """Answer upright RGB images.
 
-        ``done(rows)`` is told of each batch that is answered. May be called from two threads
-        at a time: one copies while the other computes.
+        Two threads may call it at a time: one copies while the other computes.
+
+        Args:
+            pixels: uint8 ``[B, H, W, 3]``; any ``B``, also 0.
+            done: receives the rows of each batch that is answered.
         """
         if not len(pixels):
-            return self._nothing()
+            return self._no_answers()
 
         def answer(start: int, stop: int) -> list[np.ndarray]:
-            found = self._run(pixels[start:stop])
+            outputs = self._run(pixels[start:stop])
             done(stop - start)
-            return found
+            return outputs
 
         parts, self._rows = in_batches(answer, len(pixels), self._rows)
         columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
@@ -110,16 +113,16 @@ class Engine:
     def _run(self, pixels: np.ndarray) -> list[np.ndarray]:
         with self._stream():
             if self.device.type == "cuda":
-                # Page-locked memory is what the copy engine reads without the CPU's help. This
-                # is the only copy that is made of pixels on this side of the bus.
-                held = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-                np.copyto(held.numpy(), pixels)
-                raw = held.to(self.device, non_blocking=True)
-            else:  # Arrow's memory is read-only, which PyTorch knows nothing of and warns of
-                raw = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-            found = self._execute(raw)
-            # Only this thread waits for its stream; the other one goes on feeding its own.
-            return [tensor.cpu().numpy() for tensor in found]
+                # The copy engine reads page-locked memory without the CPU. This is the only copy
+                # of pixels on the host.
+                pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+                np.copyto(pinned.numpy(), pixels)
+                batch = pinned.to(self.device, non_blocking=True)
+            else:  # Arrow's memory is read-only, which PyTorch does not support and warns of
+                batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+            outputs = self._execute(batch)
+            # Only this thread waits for its stream; the other one continues with its own.
+            return [tensor.cpu().numpy() for tensor in outputs]
 
     def _stream(self) -> AbstractContextManager[object]:
         """A CUDA stream of this thread's own, so that two calls overlap; nothing on a CPU."""
@@ -129,17 +132,17 @@ class Engine:
             self._streams.own = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self._streams.own)
 
-    def _trial(self, memory_share: float) -> int:
+    def _measured_rows(self, memory_share: float) -> int:
         if self.device.type != "cuda":
             return DEFAULT_ROWS
         height, width = self.facts.preprocess.input_size
         blank = np.zeros((MOST_ROWS, height, width, 3), np.uint8)
-        found = find_rows(lambda rows: self._run(blank[:rows]), CudaMemory(memory_share))
-        # PyTorch keeps what the trial used for this thread's stream; calls have their own.
+        rows = find_batch_rows(lambda rows: self._run(blank[:rows]), CudaMemory(memory_share))
+        # PyTorch keeps the memory for this thread's stream, and later calls have their own.
         torch.cuda.empty_cache()
-        return found
+        return rows
 
-    def _nothing(self) -> Answers:
+    def _no_answers(self) -> Answers:
         facts = self.facts
         return Answers(
             np.empty((0, facts.feature_dim), np.float32),

@@ -1,4 +1,4 @@
-"""The forward stage: loaded models that turn pixels into all answers of a row."""
+"""The forward stage: loaded models that turn pixels into all result columns of a row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_engines(
 
     Args:
         request: of the run.
-        batch_rows: images that go to the device at once; None: what suits it.
+        batch_rows: images that go to the device at once; None: suited to it.
         memory_share: share of the GPU's memory for each call in flight.
         lanes: threads that will call the engines at a time.
 
@@ -55,11 +55,11 @@ def load_engines(
     return Engines(load(request.facts), load(request.gate.facts) if request.gate else None)
 
 
-class _Answered(NamedTuple):
+class _BlockAnswers(NamedTuple):
     """Answers of all N rows of a block, NaN where there are none."""
 
     answers: Answers
-    classed: np.ndarray  # bool [N]: has a class, no gate having refused it
+    has_class: np.ndarray  # bool [N]; False where a gate refused the row
     gate_score: np.ndarray | None  # float32 [N], of the gate's best class
     gate_index: np.ndarray | None
 
@@ -76,8 +76,8 @@ class Forward:
     def answer(self, rows: pa.Table) -> pa.Table:
         """Plan rows with pixels to rows of the run.
 
-        On a CPU they go through in parts of the same lengths whoever calls, because some libraries
-        compute a few rows otherwise than many: the same rows give the same bits.
+        On a CPU the parts have the same lengths in every executor, because some libraries compute
+        a few rows differently from many, and the same rows must give the same bits.
         """
         most = rows.num_rows if self._engine.on_gpu else DEFAULT_ROWS
         parts = even_parts(rows.num_rows, most or 1)
@@ -88,18 +88,18 @@ class Forward:
         good = np.asarray(rows["error"].is_null())
         pixels = unpack(rows, PIXELS, request.facts.preprocess)
         if self._gate is not None:
-            answered = self._cascade(*self._gate, rows, pixels, good)
+            block = self._cascade(*self._gate, rows, pixels, good)
         else:
-            found = self._engine(_only(pixels, good), done=self._report)
-            answered = _Answered(_spread(found, good), good, None, None)
-        finite = np.isfinite(answered.answers.embedding).all(1)
-        finite &= np.isfinite(answered.answers.logits).all(1) | ~answered.classed
-        if answered.gate_score is not None:  # an overflow is no refusal
-            finite &= np.isfinite(answered.gate_score)
+            answers = self._engine(_select(pixels, good), done=self._report)
+            block = _BlockAnswers(_scatter(answers, good), good, None, None)
+        finite = np.isfinite(block.answers.embedding).all(1)
+        finite &= np.isfinite(block.answers.logits).all(1) | ~block.has_class
+        if block.gate_score is not None:  # an overflow of the gate is an error, not a refusal
+            finite &= np.isfinite(block.gate_score)
         errors = rows["error"].to_pylist()
         for row in np.flatnonzero(good & ~finite):
             errors[row] = f"not finite: the network overflowed in {request.precision}"
-        columns = self._columns(answered, good & finite)
+        columns = self._columns(block, good & finite)
         columns["error"] = pa.array(errors, pa.string())
         self._report(int((~good).sum()))
         table = rows.drop_columns(
@@ -115,37 +115,35 @@ class Forward:
 
     def _cascade(
         self, gate: GateInfo, engine: Engine, rows: pa.Table, pixels: np.ndarray, good: np.ndarray
-    ) -> _Answered:
+    ) -> _BlockAnswers:
         """The gate on every good row; then the model, on all of them or on those that pass."""
-        pixels_of_gate = unpack(rows, gate_column(self._request), gate.facts.preprocess)
-        asked = gate.asked
-        said = _spread(engine(_only(pixels_of_gate, good)), good)
-        scores = softmax(said.logits)
-        passes = good & (scores[:, gate.label_index] >= asked.threshold)
-        runs = good if asked.embed == "model" else passes
-        found = self._engine(_only(pixels, runs), done=self._report)
+        gate_pixels = unpack(rows, gate_column(self._request), gate.facts.preprocess)
+        gate_answers = _scatter(engine(_select(gate_pixels, good)), good)
+        scores = softmax(gate_answers.logits)
+        passes = good & (scores[:, gate.label_index] >= gate.asked.threshold)
+        runs = good if gate.asked.embed == "model" else passes
+        answers = _scatter(self._engine(_select(pixels, runs), done=self._report), runs)
         self._report(int((good & ~runs).sum()))
-        answers = _spread(found, runs)
-        if asked.embed == "gate":
-            answers = answers._replace(embedding=said.embedding)
+        if gate.asked.embed == "gate":
+            answers = answers._replace(embedding=gate_answers.embedding)
         best = np.where(good, np.nan_to_num(scores).argmax(1), 0)
-        return _Answered(answers, passes, scores[np.arange(len(best)), best], best)
+        return _BlockAnswers(answers, passes, scores[np.arange(len(best)), best], best)
 
-    def _columns(self, answered: _Answered, good: np.ndarray) -> dict[str, Any]:
-        """Arrow columns of all rows; no class where the gate or an error took it."""
-        request, answers = self._request, answered.answers
-        classed = answered.classed & good
-        index, score = top_classes(answers.logits[classed], request.config.top_k)
-        columns = _class_columns(index, score, classed, request.labels)
-        columns["embedding"] = _fixed(answers.embedding, ~good)
+    def _columns(self, block: _BlockAnswers, good: np.ndarray) -> dict[str, Any]:
+        """Arrow columns of all rows; no class where a gate refused the row or it has an error."""
+        request, answers = self._request, block.answers
+        has_class = block.has_class & good
+        index, score = top_classes(answers.logits[has_class], request.config.top_k)
+        columns = _class_columns(index, score, has_class, request.labels)
+        columns["embedding"] = _fixed_size_lists(answers.embedding, ~good)
         if request.config.logits:
-            columns["logits"] = _fixed(answers.logits, ~good)
-        for known, values in zip(request.facts.maps, answers.maps, strict=True):
-            columns[known.name] = _fixed(values, ~good)
-        if request.gate is not None and answered.gate_index is not None:
-            names = np.array(request.gate.labels, dtype=object)[answered.gate_index]
+            columns["logits"] = _fixed_size_lists(answers.logits, ~good)
+        for info, values in zip(request.facts.maps, answers.maps, strict=True):
+            columns[info.name] = _fixed_size_lists(values, ~good)
+        if request.gate is not None and block.gate_index is not None:
+            names = np.array(request.gate.labels, dtype=object)[block.gate_index]
             columns["gate_label"] = pa.array(names, pa.string(), mask=~good)
-            columns["gate_score"] = pa.array(answered.gate_score, pa.float32(), mask=~good)
+            columns["gate_score"] = pa.array(block.gate_score, pa.float32(), mask=~good)
         return columns
 
 
@@ -160,7 +158,7 @@ def run_fields(request: Request) -> list[pa.Field]:
 
 
 def pixel_columns(request: Request) -> dict[str, Preprocess]:
-    """What decode must make: the model's input, and the gate's where that is another."""
+    """The pixel columns to decode: the model's input, and the gate's where it differs."""
     inputs = {PIXELS: request.facts.preprocess}
     if request.gate is not None:
         inputs[gate_column(request)] = request.gate.facts.preprocess
@@ -168,30 +166,31 @@ def pixel_columns(request: Request) -> dict[str, Preprocess]:
 
 
 def gate_column(request: Request) -> str:
-    """The gate's pixel column: the model's own where both want the same pixels."""
+    """The gate's pixel column: the model's own where both take the same pixels."""
     assert request.gate is not None
     own, gate = request.facts.preprocess, request.gate.facts.preprocess
-    # Normalisation happens on the device; only padding takes its colour from it before.
+    # Normalisation happens on the device; before it only padding depends on the mean.
     same = own if own.resize == "pad" else own.model_copy(update={"mean": gate.mean})
     return PIXELS if same.model_copy(update={"std": gate.std}) == gate else GATE_PIXELS
 
 
-def _only(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The rows ``where``; no copy where that is all."""
+def _select(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The rows ``where``; no copy where all are."""
     return pixels if where.all() else pixels[where]
 
 
-def _spread(found: Answers, where: np.ndarray) -> Answers:
-    """Answers of the rows ``where`` among NaN for the others; no copy where that is all."""
+def _scatter(answers: Answers, where: np.ndarray) -> Answers:
+    """Answers of the rows ``where``, with NaN for the others; no copy where all are."""
     if where.all():
-        return found
+        return answers
 
     def spread(values: np.ndarray) -> np.ndarray:
         full = np.full((len(where), *values.shape[1:]), np.nan, dtype=np.float32)
         full[where] = values
         return full
 
-    return Answers(spread(found.embedding), spread(found.logits), tuple(map(spread, found.maps)))
+    maps = tuple(map(spread, answers.maps))
+    return Answers(spread(answers.embedding), spread(answers.logits), maps)
 
 
 def _class_columns(
@@ -216,11 +215,11 @@ def _class_columns(
         "score": pa.array(score[:, 0]),
         "topk": pa.ListArray.from_arrays(offsets, entries).cast(TOPK_TYPE),
     }
-    place = pa.array(np.where(where, np.cumsum(where) - 1, 0), mask=~where)
-    return {name: values.take(place) for name, values in columns.items()}
+    index_of_row = pa.array(np.where(where, np.cumsum(where) - 1, 0), mask=~where)
+    return {name: values.take(index_of_row) for name, values in columns.items()}
 
 
-def _fixed(values: np.ndarray, blank: np.ndarray) -> pa.Array:
+def _fixed_size_lists(values: np.ndarray, blank: np.ndarray) -> pa.Array:
     """Fixed-size lists ``[N, …]``, NaN where ``blank``.
 
     Not null: Arrow writes null fixed-size lists to Parquet but cannot read them back

@@ -1,7 +1,7 @@
-"""OpenVINO on CPUs: folds, fuses and reorders the network for the processor it finds.
+"""OpenVINO on CPUs: folds, fuses and reorders the network for the processor.
 
-An extra (``pip install 'onepass[openvino]'``). Converting costs seconds and is cached; the
-converted network holds float32 weights and serves every precision.
+An extra (``pip install 'onepass[openvino]'``). Conversion takes seconds and is cached; the
+converted network has float32 weights and serves every precision.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from common.errors import ModelError
-from pipelines.engines.base import Executor, NetworkMaker, refusal
-from pipelines.engines.cache import cached, digest, folder
+from pipelines.engines.base import Executor, NetworkMaker, build_error
+from pipelines.engines.cache import cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_EXAMPLE_ROWS = 2  # any number but 1, which a converter could take for a constant
+_EXAMPLE_ROWS = 2  # any number but 1, which a converter could treat as a constant
 
 
 def is_installed() -> bool:
@@ -30,17 +30,17 @@ def is_installed() -> bool:
 
 
 def cache_name(facts: ModelInfo) -> str:
-    """What decides the converted network: the network and the converter."""
+    """Name of the converted network, by network and converter."""
     return digest(facts.answers_sha256, version("openvino"))
 
 
 def is_cached(facts: ModelInfo) -> bool:
-    """Whether this machine has converted the network before."""
-    return (folder() / cache_name(facts)).exists()
+    """Whether the cache holds the converted network."""
+    return (cache_folder() / cache_name(facts)).exists()
 
 
 def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: int = 1) -> Executor:
-    """Load the converted network, converting it where this machine has not yet.
+    """Load the converted network, and convert it first where the cache does not hold it.
 
     Args:
         make: builds the network, where it must be converted.
@@ -53,10 +53,10 @@ def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: i
     """
     if not is_installed():
         raise ModelError(
-            "--engine openvino is not installed; run: pip install 'onepass[openvino]', "
-            "or use --engine eager"
+            "`engine='openvino'` is not installed; run: pip install 'onepass[openvino]', "
+            "or use `engine='eager'`"
         )
-    import openvino
+    import openvino  # late: an extra
 
     size = facts.preprocess.input_size
     converted = cached(cache_name(facts), lambda draft: _convert(make, size, draft))
@@ -75,7 +75,7 @@ def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: i
 
 
 class _Requests:
-    """One inference request a thread; a request's buffers are reused by its next call."""
+    """One inference request for each thread; its buffers are reused by its next call."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -84,8 +84,8 @@ class _Requests:
     def __call__(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
-        found = self._of_thread.request.infer([pixels.numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(np.array(found[port])) for port in self._compiled.outputs)
+        outputs = self._of_thread.request.infer([pixels.numpy()], share_inputs=True)
+        return tuple(torch.from_numpy(np.array(outputs[port])) for port in self._compiled.outputs)
 
 
 def _convert(make: NetworkMaker, size: tuple[int, int], draft: Path) -> None:
@@ -98,7 +98,7 @@ def _convert(make: NetworkMaker, size: tuple[int, int], draft: Path) -> None:
             model = openvino.convert_model(
                 make(), example_input=example, input=[openvino.PartialShape([-1, *size, 3])]
             )
-    except Exception as error:
-        raise refusal("openvino", "converted", error) from error
+    except Exception as error:  # the converter runs any network's own code
+        raise build_error("openvino", "converted", error) from error
     draft.mkdir()
     openvino.save_model(model, draft / "network.xml", compress_to_fp16=False)

@@ -1,6 +1,6 @@
-"""What a command leaves open, and the way to have it resolved in any process.
+"""A command whose models, precision and engine are not resolved yet, and ways to resolve it.
 
-No torch here: a process that only plans, or drives Ray, asks another one.
+No torch here: a process that only plans, or drives Ray, has another one resolve.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from cluster.executors import local_cores
 from pipelines.config import ExtractConfig
-from pipelines.engines.cache import folder
+from pipelines.engines.cache import cache_folder
 from pipelines.models.cache import ModelCache
 from pipelines.request import Request
 
-# Of the run's own images, to judge formats and engines by: a sixteenth, within these bounds.
+# Of the run's images, to audit and time with: a sixteenth, within these bounds.
 SAMPLE_ROWS = (16, 64)
 
 
@@ -25,36 +26,36 @@ class Unresolved:
 
     config: ExtractConfig
     inputs: dict[str, str]  # hashes of the files that it names
-    sample: pa.Table  # rows of the plan, to judge by
+    sample: pa.Table  # rows of the plan, to audit and time with
     root: str  # relative image names start here
     rows: int  # planned
     earlier: Request | None  # of the run that is continued
-    timed: bool = False  # whether it is to be told what resolving tells of time
+    timed: bool = False  # whether times are to be measured
 
 
 class Resolved(NamedTuple):
-    """A request, and where that was asked for what resolving it told of time."""
+    """A request and, for ``timed`` commands, the measured times in seconds."""
 
     request: Request
-    # Of one core with decoding, or of the GPU; None where not asked for or no image could be read.
+    # Of one core with decoding, or of the GPU; None: not measured, or no image could be read.
     seconds_a_row: float | None = None
-    building: float = 0.0  # seconds spent on engines that are built now and will be only loaded
-    timing: float = 0.0  # seconds spent to tell all this
+    building: float = 0.0  # spent on building engines, which later runs only load
+    timing: float = 0.0  # spent on measuring
 
 
 def sample_of(plan: pa.Table) -> pa.Table:
-    """A few rows from four places of the plan; neighbours share their image's decoding."""
+    """A few rows from four positions of the plan; adjacent rows share their image's decoding."""
     least, most = SAMPLE_ROWS
-    each = min(most, max(least, plan.num_rows // 16)) // 4
+    length = min(most, max(least, plan.num_rows // 16)) // 4
     starts = sorted({plan.num_rows * part // 4 for part in range(4)})
     ends = [*starts[1:], plan.num_rows]
     return pa.concat_tables(
-        [plan.slice(a, min(each, b - a)) for a, b in zip(starts, ends, strict=True)]
+        [plan.slice(a, min(length, b - a)) for a, b in zip(starts, ends, strict=True)]
     )
 
 
 def resolved_before(unresolved: Unresolved) -> Resolved | None:
-    """What resolving would find, where an earlier command on this machine found out all of it."""
+    """The cached resolution, where an earlier command on this machine measured all of it."""
     config = unresolved.config
     if config.gate is not None or unresolved.earlier is not None or unresolved.timed:
         return None
@@ -62,7 +63,7 @@ def resolved_before(unresolved: Unresolved) -> Resolved | None:
     choice = known.choices.get(f"{config.precision} {config.engine}") if known else None
     if known is None or choice is None:
         return None
-    if choice.built is not None and not (folder() / choice.built).exists():
+    if choice.built is not None and not (cache_folder() / choice.built).exists():
         return None
     return Resolved(
         Request(
@@ -86,9 +87,8 @@ def resolve_here(unresolved: Unresolved) -> Resolved:
         InputError: model, labels, precision or engine do not fit.
         WorkError: an unfinished run was started with another model.
     """
-    import torch
+    import torch  # late, with all that imports it: it takes seconds
 
-    from cluster.executors import local_cores
     from pipelines.engines.resolve import resolve
 
     return resolve(unresolved, lanes=torch.cuda.device_count() or local_cores()).resolved
@@ -96,7 +96,7 @@ def resolve_here(unresolved: Unresolved) -> Resolved:
 
 def resolve_on_worker(unresolved: Unresolved, lanes: int) -> Resolved:
     """Resolve for ``lanes`` forward actors, on the cores that each of them has."""
-    import torch
+    import torch  # late: it takes seconds
 
     from pipelines.engines.resolve import resolve
 

@@ -1,5 +1,5 @@
-"""Heads: classifiers trained on features that a run has stored, with no second pass.
+"""Heads: classifiers trained on the stored features of a run, with no second pass.
 
-Trained, measured beside baselines, applied to stored features or run live in the one pass. It promises
-that a head refuses features of another model. It may import everything else of ``pipelines``.
+They are trained, measured with baselines, and applied to stored features or live in the one pass.
+It promises that a head refuses features of another model. It may import everything else of ``pipelines``.
 """

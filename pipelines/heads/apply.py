@@ -4,7 +4,7 @@
 
     RUN/heads/NAME/
       part-00000.parquet   one for each of the run's detections files, row for row
-      manifest.json        which head, which rows, what came of them
+      manifest.json        the head, the rows and their counts
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class AppliedManifest(JsonModel):
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a run's rows, and where it stands."""
+    """The outcome of ``apply_head``."""
 
     out: Path
     manifest: AppliedManifest
@@ -85,53 +85,53 @@ def apply_head(
     Args:
         run: the run folder.
         head_file: made by ``onepass probe train``.
-        out: where the answers go; default ``RUN/heads/`` and the head's name.
-        labels: a column of the run to hold the answers against.
+        out: folder for the answers; default ``RUN/heads/`` and the head's name.
+        labels: a column of the run to compare the answers with.
         report: receives rows done and planned.
 
     Raises:
-        ModelError: the file is no head.
+        ModelError: not a head's file.
         RunError: the run's features are not those the head was trained on, or ``out`` holds
             something else.
         InputError: no row has a label that the head knows.
     """
     opened = Run.open(run)
     head = load_head(head_file)
-    _refuse_misfit(opened, head, head_file)
-    truth = None if labels is None else _truth(opened, labels, head)
+    _check_features(opened, head, head_file)
+    truth = None if labels is None else _true_labels(opened, labels, head)
     out = out or opened.path / "heads" / Path(head_file).stem
     manifest = _earlier(out, opened, head)
     already_done = manifest is not None
     manifest = manifest or _write(opened, head, out, report)
-    measured = (None, {}) if truth is None else _held_against(out, manifest, truth)
+    measured = (None, {}) if truth is None else _measures_against(out, manifest, truth)
     return Applied(out, manifest, already_done, *measured)
 
 
-def _truth(run: Run, column: str, head: Head) -> pa.ChunkedArray:
-    """A run's labels, of rows that can be answered; null for others."""
+def _true_labels(run: Run, column: str, head: Head) -> pa.ChunkedArray:
+    """A run's labels; null for rows with an error."""
     optional("sklearn", "probe")
     good = run.table(["error"])["error"].is_null()
     labels = pc.if_else(good, label_values(run, column), None)
     if not pc.any(pc.is_in(labels, pa.array(head.facts.classes))).as_py():
         raise InputError(
-            f"--labels {column}: no row of {run.path} is labelled with a class of the head, as "
+            f"`labels={column!r}`: no row of {run.path} is labelled with a class of the head, as "
             f"{head.facts.classes[0]!r}"
         )
     return labels
 
 
-def _refuse_misfit(run: Run, head: Head, file: str | Path) -> None:
+def _check_features(run: Run, head: Head, file: str | Path) -> None:
     wants, holds = head.facts, model_of(run, head.facts.features)
     if holds.fingerprint != wants.fingerprint:
         raise RunError(
-            f"--head {file} wants features of {wants.spec} ({wants.fingerprint[:12]}), {run.path} "
-            f"holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
+            f"`head={str(file)!r}` wants features of {wants.spec} ({wants.fingerprint[:12]}), "
+            f"{run.path} holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
             "run, or extract with the head's model, weights and preprocessing"
         )
     if (shape := column_of(run, wants.features)[1]) != wants.shape:
         raise RunError(
-            f"--head {file} wants {wants.features} features of shape {wants.shape}, {run.path} "
-            f"holds {shape}; train a head on this run"
+            f"`head={str(file)!r}` wants {wants.features} features of shape {wants.shape}, "
+            f"{run.path} holds {shape}; train a head on this run"
         )
 
 
@@ -142,15 +142,17 @@ def _rows_sha256(run: Run) -> str:
 
 
 def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
-    """The answers of this head for these rows, where they stand in ``out`` already."""
+    """The manifest in ``out``, where it holds this head's answers for these rows already."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     file = out / "manifest.json"
     if not file.is_file():
-        raise RunError(f"{out} exists and holds no answers of a head; give another --out")
+        raise RunError(f"`out={str(out)!r}` holds no answers of a head; give a new folder")
     earlier = read_json(file, AppliedManifest)
     if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
-        raise RunError(f"{out} holds answers of another head or run; give another --out")
+        raise RunError(
+            f"`out={str(out)!r}` holds answers of another head or run; give a new folder"
+        )
     return earlier
 
 
@@ -166,7 +168,7 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
     try:
         for number, file in enumerate(run.files()):
             with pq.ParquetWriter(draft / f"part-{number:05d}.parquet", SCHEMA) as writer:
-                for batch in _answered(file, run, head):
+                for batch in _classified(file, run, head):
                     writer.write_batch(batch)
                     rows += batch.num_rows
                     failed += batch.num_rows - batch["error"].null_count
@@ -175,8 +177,8 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
                     report(rows, planned)
         if rows != planned:
             raise VerifyError(
-                f"{run.path}: {planned} rows planned, {rows} found; check it with onepass inspect "
-                "--verify"
+                f"{run.path}: {planned} rows planned, {rows} found; check it with 'onepass inspect "
+                "RUN --verify'"
             )
         manifest = AppliedManifest(
             head_sha256=digest,
@@ -195,8 +197,8 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
     return manifest
 
 
-def _answered(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
-    """The answers for one detections file; rows without features have no class."""
+def _classified(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
+    """The answers for one detections file, in batches; rows without features have no class."""
     column, shape = column_of(run, head.facts.features)
     names = np.array(head.facts.classes, dtype=object)
     step = batch_rows(int(np.prod(shape)))
@@ -206,33 +208,33 @@ def _answered(file: Path, run: Run, head: Head) -> Iterator[pa.RecordBatch]:
             features = matrix(batch[column])
             good = np.asarray(batch["error"].is_null()) & np.isfinite(features).all(1)
             index, score = classify(head, features, np.flatnonzero(good))
-            place = pa.array(np.where(good, np.cumsum(good) - 1, 0), mask=~good)
+            index_of_row = pa.array(np.where(good, np.cumsum(good) - 1, 0), mask=~good)
             yield pa.record_batch(
                 [
                     batch["row_id"],
                     batch["detection_id"],
-                    pa.array(names[index], pa.string()).take(place),
-                    pa.array(index, pa.int32()).take(place),
-                    pa.array(score, pa.float32()).take(place),
+                    pa.array(names[index], pa.string()).take(index_of_row),
+                    pa.array(index, pa.int32()).take(index_of_row),
+                    pa.array(score, pa.float32()).take(index_of_row),
                     batch["error"],
                 ],
                 schema=SCHEMA,
             )
 
 
-def _held_against(
+def _measures_against(
     out: Path, manifest: AppliedManifest, truth: pa.ChunkedArray
 ) -> tuple[Measures, dict[str, int]]:
-    """Measures over the rows that have a class and a label the head knows; the other labels."""
+    """Measures over rows with a class and a label of the head; counts of the other labels."""
     parts = [read_parquet(out / name, columns=["row_id", "label_index"]) for name in manifest.files]
-    found = pa.concat_tables(parts).sort_by("row_id")["label_index"]
+    answers = pa.concat_tables(parts).sort_by("row_id")["label_index"]
     labelled = pc.index_in(truth, pa.array(manifest.classes))
-    known = np.asarray(pc.and_(found.is_valid(), labelled.is_valid()))
-    strange = pc.and_(found.is_valid(), pc.and_(truth.is_valid(), labelled.is_null()))
-    unknown = Counter(truth.filter(strange).to_pylist())
+    known = pc.and_(answers.is_valid(), labelled.is_valid())
+    not_a_class = pc.and_(answers.is_valid(), pc.and_(truth.is_valid(), labelled.is_null()))
+    unknown = Counter(truth.filter(not_a_class).to_pylist())
     measures = measure(
-        labelled.filter(pa.array(known)).to_numpy().astype(np.int64),
-        found.filter(pa.array(known)).to_numpy(),
+        labelled.filter(known).to_numpy().astype(np.int64),
+        answers.filter(known).to_numpy(),
         manifest.classes,
     )
     return measures, dict(sorted(unknown.items()))

@@ -1,4 +1,4 @@
-"""The same source through the same network untrained: what a head makes of chance."""
+"""The same source through the same network untrained, as a baseline for a head."""
 
 from __future__ import annotations
 
@@ -24,28 +24,35 @@ def random_run(
     executor: ExecutorChoice,
     report: Callable[[Progress], None],
 ) -> Run:
-    """Extract the run's source once more with its network untrained; continues like any run.
+    """Extract the run's source again with its network untrained; continues like any run.
+
+    Args:
+        run: whose source and model are used.
+        kind: the features to store.
+        out: folder of the new run.
+        executor: to extract with.
+        report: receives the progress of the extraction.
 
     Raises:
-        RunError: the run does not say how it was made, its network is untrained itself, or its
-            source has changed since.
+        RunError: the run has no request, its network is untrained itself, or its source has
+            changed since.
         InputError: as ``extract`` raises them.
     """
     file = run.path / "request.json"
     if not file.is_file():
-        raise RunError(f"--random-backbone: {run.path} has no request.json to repeat")
+        raise RunError(f"`random_backbone=True`: {run.path} has no request.json to repeat")
     config = read_json(file, Request).config
     own = model_of(run, kind)
-    untrained: dict[str, Any] = {"random_weights": True, "pretrained": False}
-    untrained |= dict.fromkeys(("checkpoint", "labels", "head"))
-    model = own.request.model_copy(update=untrained)
+    changes: dict[str, Any] = {"random_weights": True, "pretrained": False}
+    changes |= dict.fromkeys(("checkpoint", "labels", "head"))
+    model = own.request.model_copy(update=changes)
     same = model.model_dump(exclude={"spec"})
     if examine(model).weights_sha256 == own.weights_sha256:
         raise RunError(
-            f"--random-backbone: the network of {run.path} is untrained itself ({own.weights}), so "
-            "there is nothing to compare; leave it out"
+            f"`random_backbone=True`: the network of {run.path} is untrained itself "
+            f"({own.weights}), so there is nothing to compare; leave it out"
         )
-    found = extract(
+    untrained = extract(
         ExtractConfig(
             source=config.source,
             kind=config.kind,
@@ -60,9 +67,9 @@ def random_run(
         out,
         report=report,
     ).run
-    if found.manifest.rows.planned != run.manifest.rows.planned:
+    if untrained.manifest.rows.planned != run.manifest.rows.planned:
         raise RunError(
-            f"--random-backbone: {config.source} has {found.manifest.rows.planned} rows now, "
-            f"{run.path} was made from {run.manifest.rows.planned}; extract it again first"
+            f"`random_backbone=True`: {config.source} has {untrained.manifest.rows.planned} rows "
+            f"now, {run.path} was made from {run.manifest.rows.planned}; extract it again first"
         )
-    return found
+    return untrained

@@ -1,4 +1,4 @@
-"""Clips to train on: of each, the mean of its frames' features, read from a clip file."""
+"""Training examples from a clip file: the mean of the frames' features for each clip."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InputError
-from pipelines.heads.features import Examples, allocate, at_most, batch_rows, check_finite
+from pipelines.heads.features import Examples, allocate, batch_rows, check_finite, limit_rows
 from pipelines.outputs.hdf5_info import read_h5
 
 
 @dataclass(frozen=True)
 class _Clips:
-    """What a clip file says of its clips; their features stay in it."""
+    """The clips of a file, without their features."""
 
     file: Path
     names: npt.NDArray[np.str_]  # category of each clip; empty: none
@@ -33,8 +33,8 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
 
     Args:
         file: made by ``onepass clips``.
-        validation: another such file, whose clips are validated on.
-        limit: keep at most so many clips, spread evenly.
+        validation: another such file, with the clips for validation.
+        limit: clips at most, spread evenly.
 
     Raises:
         InputError: not a clip file, two files of different models, no clip with a category,
@@ -46,7 +46,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
     for other in sources[1:]:
         if other.fingerprint != first.fingerprint:
             raise InputError(
-                f"--validation {other.file} holds features of {other.spec} "
+                f"`validation={str(other.file)!r}` holds features of {other.spec} "
                 f"({other.fingerprint[:12]}), {file} of {first.spec} ({first.fingerprint[:12]}); "
                 "extract both with the same model"
             )
@@ -57,7 +57,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
         "without frames": int(((names != "") & (frames == 0)).sum()),
     }
     rows = np.flatnonzero((names != "") & (frames > 0))
-    rows = at_most(limit, rows, left_out, f"{file} has no clip")
+    rows = limit_rows(limit, rows, left_out, f"{file} has no clip")
     features = allocate(len(rows), first.width)
     begin = 0
     for clips in sources:
@@ -101,19 +101,19 @@ def _open(file: Path) -> _Clips:
 
 def _fill(
     features: npt.NDArray[np.float32],
-    to: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
     clips: _Clips,
     rows: npt.NDArray[np.int64],
 ) -> None:
-    """Write the mean features of the clips ``rows`` to the places ``to``, some at a time."""
+    """Write the mean features of the clips ``rows`` to ``features[targets]``, block by block."""
     with h5py.File(clips.file) as opened:
         stored = opened["features"]
         step = batch_rows(clips.width * stored.shape[1])
         for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            frames = clips.frames[some]
-            values = stored[some, : frames.max()]
+            block = rows[start : start + step]
+            frames = clips.frames[block]
+            values = stored[block, : frames.max()]
             padding = np.arange(frames.max()) >= frames[:, None]
             values[padding] = 0
             means = values.sum(1, dtype=np.float64) / frames[:, None]
-            features[to[start : start + step]] = means
+            features[targets[start : start + step]] = means

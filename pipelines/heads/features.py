@@ -1,4 +1,4 @@
-"""What a head is trained on: labelled rows of a run or of a clip file, in one float32 array."""
+"""Training examples: labelled rows of a run or of a clip file, in one float32 array."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ COPIES = 3  # of all features in memory at once: as stored, the parts, scaled or
 class Examples:
     """N labelled rows with their features, in the order of their source.
 
-    ``images`` and ``boxes`` say where a row's picture is: ``boxes`` is ``[N, 4]`` in pixels,
-    NaN for a whole image. A clip file has neither.
+    ``images`` and ``boxes`` locate a row's picture: ``boxes`` is ``[N, 4]`` in pixels, NaN for a
+    whole image. A clip file has neither.
     """
 
     features: npt.NDArray[np.float32]  # [N, D], flattened
@@ -49,7 +49,7 @@ class Examples:
 
 
 def model_of(run: Run, kind: Kind) -> ModelInfo:
-    """The model whose features of this kind the run holds; a gate may have given embeddings."""
+    """The model of the run's features of this kind; embeddings may be a gate's."""
     manifest = run.manifest
     return (manifest.classifier or manifest.model) if kind == "map" else manifest.model
 
@@ -63,12 +63,12 @@ def column_of(run: Run, kind: Kind) -> tuple[str, tuple[int, ...]]:
     facts = model_of(run, kind)
     if kind == "pooled":
         return "embedding", (facts.feature_dim,)
-    for known in facts.maps:
-        if known.name == "feature_map":
-            return known.name, known.shape
+    for info in facts.maps:
+        if info.name == "feature_map":
+            return info.name, info.shape
     raise RunError(
-        f"{run.path} holds no feature maps; extract again with --features map, or train on "
-        "--features pooled"
+        f"{run.path} holds no feature maps; extract again with `features='map'`, or train on "
+        "`features='pooled'`"
     )
 
 
@@ -81,8 +81,8 @@ def read_run(
         run: the run.
         labels: the column with the classes.
         kind: which features.
-        split_by: the column that says which part a row belongs to.
-        limit: keep at most so many rows, spread evenly.
+        split_by: the column with the part of each row.
+        limit: rows at most, spread evenly.
 
     Raises:
         RunError: the run has no such column or features.
@@ -91,8 +91,8 @@ def read_run(
     """
     column, shape = column_of(run, kind)
     model = model_of(run, kind)
-    named = label_values(run, labels)
-    divided = None if split_by is None else label_values(run, split_by, "--split-by")
+    label_column = label_values(run, labels)
+    split_column = None if split_by is None else label_values(run, split_by, "split_by")
     plan = run.table(["image", *BOX, "label_index", "error"])
     left_out: dict[str, int] = {}
     keep = np.ones(plan.num_rows, dtype=bool)
@@ -103,37 +103,46 @@ def read_run(
         np.logical_and(keep, ~which, out=keep)
 
     leave_out("with an error", np.asarray(plan["error"].is_valid()))
-    leave_out(f"without a value in {labels!r}", np.asarray(named.is_null()))
-    if divided is not None:
-        leave_out(f"without a value in {split_by!r}", np.asarray(divided.is_null()))
+    leave_out(f"without a value in {labels!r}", np.asarray(label_column.is_null()))
+    if split_column is not None:
+        leave_out(f"without a value in {split_by!r}", np.asarray(split_column.is_null()))
     gate = run.manifest.gate
     if kind == "map" and gate is not None and gate.embed == "gate":
         # The model ran only on rows that passed: the others have no map.
         leave_out("that the gate did not let pass", np.asarray(plan["label_index"].is_null()))
     rows = np.flatnonzero(keep)
-    rows = at_most(limit, rows, left_out, f"--labels {labels}: {run.path} has no row")
-    taken = pa.array(rows)
+    rows = limit_rows(limit, rows, left_out, f"`labels={labels!r}`: {run.path} has no row")
+    indices = pa.array(rows)
+    parts = None
+    if split_column is not None:
+        parts = _parts(_strings(split_column.take(indices)), str(split_by))
     return Examples(
         features=_scatter(run, column, rows, math.prod(shape)),
-        labels=_strings(named.take(taken)),
-        parts=None if divided is None else _parts(_strings(divided.take(taken)), str(split_by)),
+        labels=_strings(label_column.take(indices)),
+        parts=parts,
         kind=kind,
         shape=shape,
         spec=model.request.spec,
         fingerprint=model.fingerprint,
         left_out=left_out,
-        images=_strings(plan["image"].take(taken)),
-        boxes=np.stack([_floats(plan[name].take(taken)) for name in BOX], axis=1),
+        images=_strings(plan["image"].take(indices)),
+        boxes=np.stack([_floats(plan[name].take(indices)) for name in BOX], axis=1),
     )
 
 
-def at_most(
+def limit_rows(
     limit: int | None, rows: npt.NDArray[np.int64], left_out: dict[str, int], none: str
 ) -> npt.NDArray[np.int64]:
-    """``limit`` of ``rows``, spread evenly; how many more there were goes into ``left_out``.
+    """At most ``limit`` rows, spread evenly.
+
+    Args:
+        limit: None: all rows.
+        rows: ``[N]``, indices.
+        left_out: reason to rows; receives the number beyond the limit.
+        none: start of the message where there are no rows.
 
     Raises:
-        InputError: there are none; its text starts with ``none``.
+        InputError: there are no rows.
     """
     if not len(rows):
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -144,39 +153,45 @@ def at_most(
     return rows[evenly(len(rows), limit)]
 
 
-def label_values(run: Run, column: str, option: str = "--labels") -> pa.ChunkedArray:
-    """A column's values as text, in the order of row_id; null where there is none.
+def label_values(run: Run, column: str, parameter: str = "labels") -> pa.ChunkedArray:
+    """A column's values as text, in the order of row_id; null for missing or empty ones.
 
-    ``category`` and ``split`` are read from image names laid out ``SPLIT/CATEGORY/…/FILE``
-    where the run has no such column.
+    ``category`` and ``split`` are read from image names laid out ``SPLIT/CATEGORY/…/FILE`` where
+    the run has no such column.
+
+    Args:
+        run: to read.
+        column: its name.
+        parameter: that named it, for messages.
 
     Raises:
         RunError: no such column, or one that holds no classes.
     """
+    given = f"`{parameter}={column!r}`"
     with open_parquet(run.files()[0]) as first:
         schema = first.schema_arrow
     if column in schema.names:
         kind = schema.field(column).type
         if not _holds_names(kind):
             raise RunError(
-                f"{option} {column}: {run.path} holds {kind} there; give a column of words, whole "
-                "numbers or true and false"
+                f"{given}: {run.path} holds {kind} there; give a column of words, whole numbers or "
+                "true and false"
             )
         values = run.table([column])[column].cast(pa.string())
         return pc.if_else(pc.equal(values, ""), None, values)
     if column not in ("category", "split"):
         known = ", ".join(field.name for field in schema if _holds_names(field.type))
-        raise RunError(f"{option} {column}: {run.path} has no such column; it has {known}")
+        raise RunError(f"{given}: {run.path} has no such column; it has {known}")
     images = run.table(["image"])["image"].to_pylist()
-    found = [split_and_category(name)[column == "category"] for name in images]
+    values = [split_and_category(name)[column == "category"] for name in images]
     if column == "split":
-        found = [None if name == ALL else name for name in found]
-    if not any(found):
+        values = [None if name == ALL else name for name in values]
+    if not any(values):
         raise RunError(
-            f"{option} {column}: {run.path} has no such column, and {images[0]} is not laid out "
-            "as SPLIT/CATEGORY/FILE; extract from the folder above, or a manifest with the column"
+            f"{given}: {run.path} has no such column, and {images[0]} is not laid out as "
+            "SPLIT/CATEGORY/FILE; extract from the folder above, or a manifest with the column"
         )
-    return pa.chunked_array([pa.array(found, pa.string())])
+    return pa.chunked_array([pa.array(values, pa.string())])
 
 
 def _holds_names(kind: pa.DataType) -> bool:
@@ -190,7 +205,7 @@ def _parts(values: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.str_]:
     unknown = [name for name in values.tolist() if name.strip().lower() not in SPLITS]
     if unknown:
         raise InputError(
-            f"--split-by {column}: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
+            f"`split_by={column!r}`: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
         )
     return np.array([SPLITS[name.strip().lower()] for name in values.tolist()])
 
@@ -204,21 +219,21 @@ def allocate(rows: int, width: int) -> npt.NDArray[np.float32]:
     """An array for all features.
 
     Raises:
-        InputError: training, which copies it twice, would take more memory than is free.
+        InputError: training, which copies it twice, would need more memory than is free.
     """
     need, free = COPIES * rows * width * 4, free_bytes()
     if need > free:
         raise InputError(
             f"{rows} rows of {width} numbers need {need / 2**30:.1f} GiB to train on, and "
-            f"{free / 2**30:.1f} GiB are free here; give --limit ROWS or --features pooled"
+            f"{free / 2**30:.1f} GiB are free here; give a `limit` or `features='pooled'`"
         )
     return np.empty((rows, width), dtype=np.float32)
 
 
 def free_bytes() -> int:
-    """Memory that can be had without swapping; all there is where the system does not say."""
-    known = Path("/proc/meminfo")
-    for line in known.read_text().splitlines() if known.is_file() else ():
+    """Memory available without swapping; the total where the system does not report it."""
+    meminfo = Path("/proc/meminfo")
+    for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -227,29 +242,34 @@ def free_bytes() -> int:
 def _scatter(
     run: Run, column: str, rows: npt.NDArray[np.int64], width: int
 ) -> npt.NDArray[np.float32]:
-    """Stream ``column`` of ``rows`` into one array, in their order; memory is that array's."""
+    """Stream ``column`` of ``rows`` into one array, in their order."""
     features = allocate(len(rows), width)
     slot = np.full(run.manifest.rows.planned, -1, dtype=np.int64)
     slot[rows] = np.arange(len(rows))
     for batch in run.batches(["row_id", column], batch_rows=batch_rows(width)):
-        to = slot[batch["row_id"].to_numpy()]
-        features[to[to >= 0]] = matrix(batch[column])[to >= 0]
+        targets = slot[batch["row_id"].to_numpy()]
+        features[targets[targets >= 0]] = matrix(batch[column])[targets >= 0]
     check_finite(features, f"{run.path}: row_id", rows)
     return features
 
 
 def check_finite(features: npt.NDArray[np.float32], where: str, names: Any) -> None:
-    """Refuse features that cannot be trained on.
+    """Check that all features are finite.
+
+    Args:
+        features: ``[N, D]``
+        where: start of the message, before the row's name.
+        names: ``[N]``, of the rows.
 
     Raises:
-        InputError: naming the first row.
+        InputError: naming the first row that is not.
     """
-    # One number a row, so that no second array of all features is made.
+    # One sum for each row, so that no second array of all features is needed.
     bad = np.flatnonzero(~np.isfinite(features.sum(1, dtype=np.float64)))
     if len(bad):
         raise InputError(
             f"{where} {names[bad[0]]} has features that are not finite and no error; extract "
-            "again, or check the file with onepass inspect --verify"
+            "again, or check the file with 'onepass inspect RUN --verify'"
         )
 
 

@@ -1,4 +1,4 @@
-"""Fit a head with scikit-learn; the validation rows choose how strongly it is regularised."""
+"""Fit a head with scikit-learn; the validation loss selects the regularisation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CONSTANT = 1e-6
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a head is trained; two equal options on equal rows give the same head."""
+    """Options of training; equal options and rows give the same head."""
 
     labels: str
     features: Kind = "pooled"
@@ -48,7 +48,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A head, and the setting that the validation loss chose: ``C``, or ``epochs``."""
+    """A head, and the setting selected by the validation loss: ``C``, or ``epochs``."""
 
     head: Head
     chosen: dict[str, float]
@@ -62,22 +62,27 @@ def fit(
 ) -> Fitted:
     """Train logistic regression, or an MLP where ``options.hidden`` has widths.
 
-    ``report`` receives steps done and the most there will be. The same arguments give the same
-    weights on one machine.
+    The same arguments give the same weights on one machine.
+
+    Args:
+        examples: the features and their model.
+        parts: rows to train and to validate on.
+        options: hidden layers and seed.
+        report: receives steps done and steps at most.
     """
     mean, scale = standardisation(examples.features, parts.train)
     if options.hidden:  # rows of length 1: else a step of Adam moves a wide layer too far
         scale /= np.float32(math.sqrt(len(scale)))
-    x, held = (_scaled(examples.features[r], mean, scale) for r in (parts.train, parts.validation))
-    y, truth = parts.targets[parts.train], parts.targets[parts.validation]
+    x, x_val = (_scaled(examples.features[r], mean, scale) for r in (parts.train, parts.validation))
+    y, y_val = parts.targets[parts.train], parts.targets[parts.validation]
 
     def losses(model: Any) -> npt.NDArray[np.float64]:
-        likely = model.predict_proba(held)[np.arange(len(truth)), truth]
-        found: npt.NDArray[np.float64] = -np.log(np.maximum(likely, 1e-12), dtype=np.float64)
-        return found
+        likelihood = model.predict_proba(x_val)[np.arange(len(y_val)), y_val]
+        log_loss: npt.NDArray[np.float64] = -np.log(np.maximum(likelihood, 1e-12), dtype=np.float64)
+        return log_loss
 
-    fitted = _network if options.hidden else _linear
-    weights, chosen = fitted(x, y, losses, options, report)
+    fit_model = _fit_mlp if options.hidden else _fit_linear
+    weights, chosen = fit_model(x, y, losses, options, report)
     facts = HeadInfo(
         features=examples.kind,
         shape=examples.shape,
@@ -91,35 +96,35 @@ def fit(
 
 
 def _scaled(rows: Floats, mean: Floats, scale: Floats) -> Floats:
-    rows -= mean  # in place: they are a copy already, and may be most of the memory
+    rows -= mean  # in place: a copy already, which may take most of the memory
     rows *= scale
     return rows
 
 
-def _linear(
+def _fit_linear(
     x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
 ) -> tuple[Weights, dict[str, float]]:
     """The strongest regularisation within one standard error of the lowest validation loss."""
     model = optional("sklearn.linear_model", "probe").LogisticRegression(
         max_iter=1000, warm_start=True
     )
-    tried: list[tuple[float, float, Weights]] = []
+    trials: list[tuple[float, float, Weights]] = []
     for strength in STRENGTHS:
         with warnings.catch_warnings():
-            # Where the steps run out, the validation loss judges the weights of the last one.
+            # Without convergence, the validation loss is that of the last step's weights.
             warnings.simplefilter(
                 "ignore", optional("sklearn.exceptions", "probe").ConvergenceWarning
             )
             model.set_params(C=strength).fit(x, y)
-        found = losses(model)
-        tried.append((found.mean(), found.std() / math.sqrt(len(found)), weights_of(model)))
-        report(len(tried), len(STRENGTHS))
-    lowest, error, _ = min(tried, key=lambda one: one[0])
-    best = next(n for n, (loss, _, _) in enumerate(tried) if loss <= lowest + error)
-    return tried[best][2], {"C": STRENGTHS[best]}
+        loss = losses(model)
+        trials.append((loss.mean(), loss.std() / math.sqrt(len(loss)), weights_of(model)))
+        report(len(trials), len(STRENGTHS))
+    lowest, error, _ = min(trials, key=lambda trial: trial[0])
+    best = next(n for n, (mean, _, _) in enumerate(trials) if mean <= lowest + error)
+    return trials[best][2], {"C": STRENGTHS[best]}
 
 
-def _network(
+def _fit_mlp(
     x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
 ) -> tuple[Weights, dict[str, float]]:
     """The epoch of the lowest validation loss."""
@@ -139,14 +144,14 @@ def _network(
 
 
 def standardisation(features: Floats, rows: Rows) -> tuple[Floats, Floats]:
-    """Mean and one over the standard deviation of each column, ``[D]`` each, over ``rows``.
+    """Mean and reciprocal standard deviation of each column, ``[D]`` each, over ``rows``.
 
-    A column that is constant but for rounding gets the scale 1: dividing by its deviation
-    would make noise as loud as features.
+    A column that is constant up to rounding gets the scale 1, because dividing by its deviation
+    would only enlarge noise.
     """
     scaler = optional("sklearn.preprocessing", "probe").StandardScaler()
-    for some in _blocks(rows, features.shape[1]):
-        scaler.partial_fit(features[some])  # sums in float64
+    for block in _blocks(rows, features.shape[1]):
+        scaler.partial_fit(features[block])  # sums in float64
     deviation = np.sqrt(scaler.var_)
     constant = deviation <= _CONSTANT * np.abs(scaler.mean_)
     scale = 1 / np.where(constant, 1.0, deviation)
@@ -161,7 +166,13 @@ def weights_of(model: Any) -> Weights:
 
 
 def head_of(facts: HeadInfo, mean: Floats, scale: Floats, weights: Weights) -> Head:
-    """A head that answers like the classifier of ``weights`` does on standardised features."""
+    """A head that answers like a fitted classifier on standardised features.
+
+    Args:
+        facts: of the head.
+        mean, scale: ``[D]`` each, of the standardisation.
+        weights: of the classifier.
+    """
     head = Head(facts)
     layers = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
     with torch.no_grad():
@@ -177,11 +188,20 @@ def head_of(facts: HeadInfo, mean: Floats, scale: Floats, weights: Weights) -> H
 def classify(
     head: Head, features: Floats, rows: Rows | None = None
 ) -> tuple[npt.NDArray[np.int32], Floats]:
-    """Best class and its score, ``[N]`` each, of flattened features ``[N, D]``, or some rows."""
+    """Classify stored features.
+
+    Args:
+        head: to classify with.
+        features: ``[N, D]``, flattened.
+        rows: ``[R]``, indices; default: all.
+
+    Returns:
+        Best class and its score, ``[R]`` each.
+    """
     rows = np.arange(len(features)) if rows is None else rows
     logits = [np.empty((0, len(head.facts.classes)), np.float32)]
-    for some in _blocks(rows, features.shape[1]):
-        logits.append(head(torch.from_numpy(features[some]).to(head.mean.device)).cpu().numpy())
+    for block in _blocks(rows, features.shape[1]):
+        logits.append(head(torch.from_numpy(features[block]).to(head.mean.device)).cpu().numpy())
     index, score = top_classes(np.concatenate(logits), 1)
     return index[:, 0], score[:, 0]
 

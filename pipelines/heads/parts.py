@@ -1,4 +1,4 @@
-"""Rows to train on, to validate on and to test on; and what makes validation too kind."""
+"""Divide examples into rows for training, validation and test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Parts:
-    """Which rows are trained on, validated on and tested on, as places among the examples."""
+    """Rows for training, validation and test, as indices of the examples."""
 
     classes: tuple[str, ...]  # by name
     targets: Rows  # class of every row
@@ -33,9 +33,14 @@ class Parts:
 
 
 def divide(examples: Examples, *, share: float, seed: int) -> Parts:
-    """Divide as the source says, or take a stratified share of every class to validate on.
+    """Divide by the parts of the source, or take a stratified share for validation.
 
-    A class of two rows or more always gets one to validate on and keeps one to train on.
+    A class of two rows or more always has one for validation and one for training.
+
+    Args:
+        examples: to divide.
+        share: of each class, for validation; used where the source has no parts.
+        seed: of the random choice.
 
     Raises:
         InputError: fewer than two classes, a class with nothing to train on, or nothing to
@@ -59,13 +64,13 @@ def divide(examples: Examples, *, share: float, seed: int) -> Parts:
     if not len(validation):
         raise InputError(
             f"none of the {len(targets)} labelled rows is there to validate on; give another "
-            "--split-by or --validation, or classes of two rows or more"
+            "`split_by` or `validation`, or classes of two rows or more"
         )
     return Parts(classes, targets, train, validation, test)
 
 
 def _stratified(targets: Rows, share: float, seed: int) -> npt.NDArray[np.str_]:
-    """As sklearn's ``train_test_split``, which refuses classes of one row and few rows."""
+    """Like sklearn's ``train_test_split``, which refuses classes of one row and few rows."""
     stream = np.random.Generator(np.random.PCG64(seed))
     parts = np.full(len(targets), "train", dtype="<U10")
     for index in range(int(targets.max()) + 1):
@@ -75,8 +80,8 @@ def _stratified(targets: Rows, share: float, seed: int) -> npt.NDArray[np.str_]:
     return parts
 
 
-def notes_of(examples: Examples, parts: Parts) -> tuple[str, ...]:
-    """What makes the measures less than they seem."""
+def validation_warnings(examples: Examples, parts: Parts) -> tuple[str, ...]:
+    """Reasons why the measures may be too optimistic."""
     notes = []
     unseen = np.setdiff1d(parts.targets, parts.targets[parts.validation])
     if len(unseen):

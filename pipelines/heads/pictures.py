@@ -1,4 +1,4 @@
-"""Pictures of a head: its confusion, and the images it was validated on."""
+"""Pictures of a head: its confusion matrix, and its validation images."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from common.extras import optional
 from common.json_models import write_atomic
 from common.sampling import spread
 from pipelines.heads.report import Measures
+from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import ImageError, crop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from pipelines.images.opener import ImageReader
 
 RIGHT, WRONG, NOTHING = "#2c963c", "#d62728", "#c8c8c8"
 COLUMNS, MOST_TILES, TILE = 8, 48, 168  # pixels a side of a tile
 _NUMBERED, _NAMED = 30, 60  # classes up to which counts and names can be read
 
 
-class Judged(NamedTuple):
-    """A row that was validated on: where its picture is, and the class it was given."""
+class ValidatedRow(NamedTuple):
+    """A validation row: its image, its label and its answer."""
 
     image: str
     box: tuple[float | None, ...]
@@ -47,13 +46,19 @@ def _save(figure: Figure, file: Path) -> None:
     write_atomic(file, sink.getvalue())
 
 
-def _label(text: str, most: int = 28) -> str:
+def _shortened(text: str, most: int = 28) -> str:
     """``text``, cut to ``most`` letters, with no ``$`` that matplotlib would read as a formula."""
     return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
 
 
 def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
-    """Counts, coloured by their share of the row: of a class, the answers it was given."""
+    """Draw a confusion matrix: counts, coloured by their share of the true class.
+
+    Args:
+        measures: with the matrix.
+        file: PNG to write.
+        title: above the matrix.
+    """
     counts, many = np.array(measures.confusion), len(measures.classes)
     side = 3 + 0.45 * min(many, _NAMED)
     figure = optional("matplotlib.figure", "probe").Figure(
@@ -62,7 +67,7 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
     axes = figure.subplots()
     drawn = optional("sklearn.metrics", "probe").ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(1, keepdims=True), 1),
-        display_labels=[_label(name) for name in measures.classes],
+        display_labels=[_shortened(name) for name in measures.classes],
     )
     drawn.plot(
         ax=axes,
@@ -81,12 +86,17 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
     _save(figure, file)
 
 
-def draw_validation(rows: Sequence[Judged], root: Path, file: Path, *, title: str) -> None:
-    """Images with answer and label: the wrong ones first, the surest of them in front.
+def draw_validation(rows: Sequence[ValidatedRow], root: Path, file: Path, *, title: str) -> None:
+    """Draw images with answer and label: the wrong ones first, by descending score.
 
-    An image that cannot be read becomes a grey tile that says why.
+    An image that cannot be read becomes a grey tile with the error.
+
+    Args:
+        rows: of the validation.
+        root: relative image names start here.
+        file: PNG to write.
+        title: above the images.
     """
-    from pipelines.images.opener import ImageReader
 
     wrong = sorted((row for row in rows if not row.right), key=lambda row: -row.score)
     right = [row for row in rows if row.right]
@@ -100,19 +110,19 @@ def draw_validation(rows: Sequence[Judged], root: Path, file: Path, *, title: st
     for axes in tiles:
         axes.set_axis_off()
     with closing(ImageReader(root)) as reader:
-        # By name, so that a video is opened once and read forward.
+        # Sorted by name, so that a video is opened once and read forward.
         for row, axes in sorted(zip(shown, tiles, strict=False), key=lambda pair: pair[0].image):
             _draw_tile(axes, row, reader)
     _save(figure, file)
 
 
-def _draw_tile(axes: Any, row: Judged, reader: ImageReader) -> None:
+def _draw_tile(axes: Any, row: ValidatedRow, reader: ImageReader) -> None:
     axes.set_axis_on()
     axes.set(xticks=[], yticks=[], facecolor=NOTHING, box_aspect=1)
     tint = RIGHT if row.right else WRONG
     axes.spines[:].set(color=tint, linewidth=4)
-    axes.set_title(_label(f"{row.answer} {row.score:.2f}", 22), color=tint, fontsize=9)
-    axes.set_xlabel("right" if row.right else _label(f"is {row.truth}", 22), fontsize=9)
+    axes.set_title(_shortened(f"{row.answer} {row.score:.2f}", 22), color=tint, fontsize=9)
+    axes.set_xlabel("right" if row.right else _shortened(f"is {row.truth}", 22), fontsize=9)
     try:
         pixels = crop(reader.read(row.image).pixels, row.box)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""What a head is worth: measures of it and of simple baselines, and the record of its training."""
+"""Measures of a head and of simple baselines, and the record of its training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClassMeasures(JsonModel):
 
 
 class Measures(Score):
-    """A classifier's answers held against labels."""
+    """A classifier's answers compared with labels."""
 
     rows: int
     classes: dict[str, ClassMeasures]
@@ -47,14 +47,14 @@ class Measures(Score):
 
 
 class RandomBackbone(JsonModel):
-    """The same head on the same network's features, untrained: what chance comes to."""
+    """The same head on features of the same network with random weights."""
 
     run: str
     scores: dict[str, Score]
 
 
 class ProbeRecord(JsonModel):
-    """Contents of the JSON beside a head; the curves of earlier versions are passed over."""
+    """Contents of the JSON file of a head; the curves of earlier versions are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -74,7 +74,13 @@ class ProbeRecord(JsonModel):
 
 
 def measure(truth: Rows, answers: npt.NDArray[Any], classes: tuple[str, ...]) -> Measures:
-    """Hold class indices against the labels' ``[N]``, N at least 1."""
+    """Compare predicted classes with the labels.
+
+    Args:
+        truth: ``[N]``, class indices of the labels, N at least 1.
+        answers: ``[N]``, predicted class indices.
+        classes: their names.
+    """
     metrics, indices = optional("sklearn.metrics", "probe"), np.arange(len(classes))
     columns = metrics.precision_recall_fscore_support(
         truth, answers, labels=indices, zero_division=0
@@ -92,9 +98,9 @@ def measure(truth: Rows, answers: npt.NDArray[Any], classes: tuple[str, ...]) ->
 
 
 def baselines_of(examples: Examples, parts: Parts) -> dict[str, dict[str, Score]]:
-    """Scores of simple classifiers on the rows that were not trained on.
+    """Scores of simple classifiers on the rows outside training.
 
-    ``majority`` answers the most frequent class, ``knn`` that of the five nearest training rows
+    ``majority`` predicts the most frequent class, ``knn`` that of the five nearest training rows
     by cosine.
     """
     features, targets = examples.features, parts.targets

@@ -2,10 +2,10 @@
 
 ::
 
-    head.json            how it was made and what it is worth
-    head-confusion.png   of the test rows, else of those it was validated on
-    head-validation.png  images it was validated on; of clips there is none
-    head-random-run/     the run of the untrained network, where it was asked for
+    head.json            the record of the training, with its measures
+    head-confusion.png   of the test rows, else of the validation rows
+    head-validation.png  validation images; of clips there is none
+    head-random-run/     the run of the untrained network, if requested
     head.pt              the head; while it is missing the training is unfinished
 """
 
@@ -29,8 +29,8 @@ from pipelines.heads.chance import random_run
 from pipelines.heads.clips import read_clips
 from pipelines.heads.features import Examples, read_run
 from pipelines.heads.fit import TrainOptions, classify, fit
-from pipelines.heads.parts import DEFAULT_SHARE, Parts, divide, notes_of
-from pipelines.heads.pictures import Judged, draw_confusion, draw_validation
+from pipelines.heads.parts import DEFAULT_SHARE, Parts, divide, validation_warnings
+from pipelines.heads.pictures import ValidatedRow, draw_confusion, draw_validation
 from pipelines.heads.report import (
     Measures,
     ProbeRecord,
@@ -47,7 +47,7 @@ _PACKAGES = ("onepass", "torch", "numpy", "scikit-learn", "matplotlib")
 
 @dataclass(frozen=True)
 class Trained:
-    """A head that was made, and what was written beside it."""
+    """A trained head's file, its record, and the files written with it."""
 
     file: Path
     record: ProbeRecord
@@ -66,29 +66,29 @@ def train(
 
     Args:
         source: a finished run's folder, or a file made by ``onepass clips``.
-        out: the head's file, ``*.pt``; what belongs to it is written beside it.
-        options: how.
-        executor: where the source is extracted once more, for ``options.random_backbone``.
-        report: receives steps of training, and rows where the source is extracted once more.
+        out: the head's file, ``*.pt``; its other files are written to the same folder.
+        options: of the training.
+        executor: for the extraction of ``options.random_backbone``.
+        report: receives the stage with its steps done and planned.
 
     Raises:
         InputError: source, options or ``out`` do not fit; nothing was written.
     """
-    _refuse_taken(out)
+    _check_output(out)
     for module in ("sklearn", "matplotlib"):
         optional(module, "probe")
     clips = to_path(source).is_file()
-    _refuse_options(source, options, clips=clips)
+    _check_options(source, options, clips=clips)
     run = None if clips else Run.open(source)
     examples, parts = _read(source, run, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     chance = None
     if run and options.random_backbone:
-        chance = _chance(run, out, options, executor, report)
+        chance = _random_backbone(run, out, options, executor, report)
     fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
     report("measuring", 0, 1)
     baselines = baselines_of(examples, parts)
-    if options.hidden and options.features == "pooled":  # of maps it takes longer than the head
+    if options.hidden and options.features == "pooled":  # on maps it takes longer than the head
         linear = measures_of(
             fit(examples, parts, replace(options, hidden=())).head, examples, parts
         )
@@ -105,10 +105,10 @@ def train(
         measures=measures_of(fitted.head, examples, parts),
         baselines=baselines,
         random_backbone=chance,
-        notes=notes_of(examples, parts),
+        notes=validation_warnings(examples, parts),
         versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
     )
-    beside = _write_beside(out, record, fitted.head, examples, parts, run)
+    beside = _write_reports(out, record, fitted.head, examples, parts, run)
     save_head(fitted.head, out)
     return Trained(out, record, beside)
 
@@ -123,42 +123,42 @@ def measures_of(head: Head, examples: Examples, parts: Parts) -> dict[str, Measu
     }
 
 
-def _refuse_taken(out: Path) -> None:
+def _check_output(out: Path) -> None:
     if out.suffix != ".pt":
-        raise InputError(f"--out {out}: the name of a head's file ends in .pt, as head.pt")
+        raise InputError(f"`out={str(out)!r}`: the name of a head's file ends in .pt, as head.pt")
     if out.exists():
-        raise RunError(f"--out {out} exists; give another --out")
+        raise RunError(f"`out={str(out)!r}` exists; give a new file")
     record = out.with_suffix(".json")
-    if record.exists():  # of a training that was stopped, or it is somebody's own
+    if record.exists():  # of a training that was stopped, or another file
         try:
             read_json(record, ProbeRecord)
         except RunError:
             raise RunError(
-                f"--out {out}: {record} is there and is no record of a head; give another --out"
+                f"`out={str(out)!r}`: {record} is there and is no record of a head; give a new file"
             ) from None
 
 
-def _refuse_options(source: str | Path, options: TrainOptions, *, clips: bool) -> None:
+def _check_options(source: str | Path, options: TrainOptions, *, clips: bool) -> None:
     if options.val_share is not None and (options.split_by or options.validation):
         raise InputError(
-            "--val-share takes part of the rows to validate on, --split-by and --validation name "
+            "`val_share` takes part of the rows to validate on, `split_by` and `validation` name "
             "them; give one of the three"
         )
     if not clips and options.validation is not None:
         raise InputError(
-            f"--validation goes with a clip file, and {source} is none; divide a run with "
-            "--split-by COLUMN"
+            f"`validation` goes with a clip file, and {source} is none; divide a run with "
+            "`split_by`"
         )
     run_only = {
-        f"--labels {options.labels}": options.labels != "category",
-        "--features map": options.features == "map",
-        "--split-by": options.split_by is not None,
-        "--random-backbone": options.random_backbone,
+        f"labels={options.labels!r}": options.labels != "category",
+        "features='map'": options.features == "map",
+        "split_by": options.split_by is not None,
+        "random_backbone": options.random_backbone,
     }
     for option in [option for option, given in run_only.items() if clips and given]:
         raise InputError(
-            f"{option} needs a run, and {source} is a clip file: its labels are 'category', "
-            "its features pooled; divide it with --validation OTHER.h5 or --val-share"
+            f"`{option}` needs a run, and {source} is a clip file: its labels are 'category', "
+            "its features pooled; divide it with `validation` or `val_share`"
         )
 
 
@@ -176,7 +176,7 @@ def _read(source: str | Path, run: Run | None, options: TrainOptions) -> tuple[E
     return examples, divide(examples, share=options.val_share or DEFAULT_SHARE, seed=options.seed)
 
 
-def _chance(
+def _random_backbone(
     run: Run, out: Path, options: TrainOptions, executor: ExecutorChoice, report: Report
 ) -> RandomBackbone:
     """Train the same head on features of the untrained network."""
@@ -196,10 +196,10 @@ def _chance(
     )
 
 
-def _write_beside(
+def _write_reports(
     out: Path, record: ProbeRecord, head: Head, examples: Examples, parts: Parts, run: Run | None
 ) -> tuple[Path, ...]:
-    """Write the record and the pictures; returns their files."""
+    """Write the record and the pictures, and return their files."""
     beside = [out.with_suffix(".json"), out.with_name(f"{out.stem}-confusion.png")]
     write_atomic(beside[0], record.model_dump_json(indent=2).encode())
     part = "test" if "test" in record.measures else "validation"
@@ -208,11 +208,11 @@ def _write_beside(
     draw_confusion(measures, beside[1], title=title)
     if run is not None:
         beside.append(out.with_name(f"{out.stem}-validation.png"))
-        draw_validation(_judged(head, examples, parts), run.root, beside[2], title="validation")
+        draw_validation(_validated(head, examples, parts), run.root, beside[2], title="validation")
     return tuple(beside)
 
 
-def _judged(head: Head, examples: Examples, parts: Parts) -> list[Judged]:
+def _validated(head: Head, examples: Examples, parts: Parts) -> list[ValidatedRow]:
     assert examples.images is not None
     assert examples.boxes is not None
     rows, names = parts.validation, np.array(parts.classes)
@@ -224,4 +224,4 @@ def _judged(head: Head, examples: Examples, parts: Parts) -> list[Judged]:
         names[answers].tolist(),
         scores.tolist(),
     )
-    return [Judged(*row) for row in zip(*columns, strict=True)]
+    return [ValidatedRow(*row) for row in zip(*columns, strict=True)]

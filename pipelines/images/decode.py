@@ -1,13 +1,13 @@
-"""The decode stage: plan rows in, uint8 pixels out, trouble as text.
+"""The decode stage: plan rows in, uint8 pixels or an error text out.
 
-Pixels travel in fixed-size binary columns, which Arrow and NumPy share without a copy: one
-for the model, and one for a gate that wants its input otherwise.
+Pixels are in fixed-size binary columns, which Arrow and NumPy share without a copy: one for the
+model, and one for a gate with another input.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import groupby, islice
 from pathlib import Path
@@ -26,7 +26,9 @@ from pipelines.model_info import Preprocess
 
 PIXELS = "pixels"
 GATE_PIXELS = "gate_pixels"
-_REPORT_SECONDS = 1.0  # the frames of a block may lie hours of video apart
+_REPORT_SECONDS = 1.0  # the frames of a block may be hours of video apart
+
+Decoding = Generator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]
 
 
 def decode_rows(
@@ -38,8 +40,13 @@ def decode_rows(
 ) -> pa.Table:
     """Plan rows with an ``error`` column and one column of pixels for each of ``inputs``.
 
-    Whatever is wrong with an image or a box becomes the row's ``error``, unless the plan knew
-    of an error already. ``done(rows)`` is told now and then of rows that are through.
+    A problem with an image or a box becomes the row's ``error``, unless the plan has one already.
+
+    Args:
+        rows: of a plan.
+        root: relative image names start here.
+        inputs: name of the pixel column to its preprocessing.
+        done: receives the number of rows finished since its last call.
     """
     return _decode(rows, decode_images(rows, root), inputs, done)
 
@@ -52,9 +59,13 @@ def decode_batches(
     *,
     done: Callable[[int], None] = lambda rows: None,
 ) -> Generator[pa.Table]:
-    """``decode_rows`` in parts of at most ``most`` rows, so that pixels of so many are held.
+    """``decode_rows`` in parts of at most ``most`` rows, to limit the memory for pixels.
 
-    Videos stay open from one part to the next, and an image that has rows in two is decoded once.
+    Videos stay open from one part to the next, and an image with rows in two is decoded once.
+
+    Args:
+        rows, root, inputs, done: as of ``decode_rows``.
+        most: rows of a part.
     """
     with closing(decode_images(rows, root)) as images:
         for begin, end in even_parts(rows.num_rows, most):
@@ -63,54 +74,51 @@ def decode_batches(
 
 def _decode(
     rows: pa.Table,
-    images: Iterator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]],
+    images: Decoding,
     inputs: dict[str, Preprocess],
     done: Callable[[int], None],
 ) -> pa.Table:
-    """``decode_rows``, of the next images that ``images`` gives."""
+    """``decode_rows`` with the next of ``images``."""
     buffers = {
-        name: torch.zeros((rows.num_rows, *how.input_size, 3), dtype=torch.uint8)
-        for name, how in inputs.items()
+        name: torch.zeros((rows.num_rows, *preprocess.input_size, 3), dtype=torch.uint8)
+        for name, preprocess in inputs.items()
     }
     errors: list[str | None] = []
     taken: list[Any] = []
-    reported, told = 0, time.monotonic()
+    reported, reported_at = 0, time.monotonic()
     for number, (image, decoded, box) in enumerate(islice(images, rows.num_rows)):
-        if time.monotonic() - told > _REPORT_SECONDS:
+        if time.monotonic() - reported_at > _REPORT_SECONDS:
             done(number - reported)
-            reported, told = number, time.monotonic()
+            reported, reported_at = number, time.monotonic()
         taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
         try:
             region = crop(pixels_of(decoded), box)
-            for name, how in inputs.items():
-                buffers[name][number] = resize(region, how).permute(1, 2, 0)
+            for name, preprocess in inputs.items():
+                buffers[name][number] = resize(region, preprocess).permute(1, 2, 0)
         except ImageError as error:
             errors.append(f"{error} [{image}]")
             continue
         errors.append(None)
-    stamps = rows["timestamp"].combine_chunks()
-    stamps = pc.coalesce(stamps, pa.array(taken, stamps.type))
-    at = rows.column_names.index("timestamp")
-    rows = rows.set_column(at, "timestamp", stamps)
     done(rows.num_rows - reported)
-    found = pa.array(errors, pa.string())
+    timestamps = rows["timestamp"].combine_chunks()
+    timestamps = pc.coalesce(timestamps, pa.array(taken, timestamps.type))
+    rows = rows.set_column(rows.column_names.index("timestamp"), "timestamp", timestamps)
+    error_column = pa.array(errors, pa.string())
     if "error" in rows.column_names:
-        at = rows.column_names.index("error")
-        rows = rows.set_column(at, "error", pc.coalesce(rows["error"], found))
+        index = rows.column_names.index("error")
+        rows = rows.set_column(index, "error", pc.coalesce(rows["error"], error_column))
     else:
-        rows = rows.append_column("error", found)
+        rows = rows.append_column("error", error_column)
     for name, buffer in buffers.items():
         rows = rows.append_column(name, _pack(buffer))
     return rows
 
 
-def decode_images(
-    rows: pa.Table, root: Path
-) -> Generator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]:
-    """Each row's image name, its decoded image or what is wrong with it, and its box.
+def decode_images(rows: pa.Table, root: Path) -> Decoding:
+    """Each row's image name, its decoded image or the error, and its box.
 
-    An image with several boxes is decoded once: rows of one image stand together in a plan,
-    so remembering the last image is enough. Of rows with an error nothing is read.
+    An image with several boxes is decoded once: rows of one image are adjacent in a plan, so it
+    is enough to keep the last image. Nothing is read for rows with an error.
     """
     last: str | None = None
     decoded: Decoded | ImageError | None = None
@@ -126,8 +134,8 @@ def decode_images(
             if image != last or decoded is None:
                 try:
                     decoded = reader.read(image)
-                except ImageError as trouble:
-                    decoded = trouble
+                except ImageError as image_error:
+                    decoded = image_error
                 last = image
             yield image, decoded, box
 
@@ -136,7 +144,7 @@ def pixels_of(decoded: Decoded | ImageError) -> torch.Tensor:
     """RGB uint8 ``[3, H, W]``.
 
     Raises:
-        ImageError: there are none.
+        ImageError: the image could not be decoded.
     """
     if isinstance(decoded, ImageError):
         raise decoded
@@ -149,10 +157,19 @@ def _pack(pixels: torch.Tensor) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(size), len(pixels), [None, pa.py_buffer(pixels.numpy())])
 
 
-def unpack(rows: pa.Table, name: str, how: Preprocess) -> np.ndarray:
-    """The pixels of column ``name``, uint8 ``[N, H, W, 3]``, without a copy."""
+def unpack(rows: pa.Table, name: str, preprocess: Preprocess) -> np.ndarray:
+    """The pixels of a column, without a copy.
+
+    Args:
+        rows: of ``decode_rows``.
+        name: of the column.
+        preprocess: which made it.
+
+    Returns:
+        uint8 ``[N, H, W, 3]``
+    """
     packed = rows[name].combine_chunks()
-    shape = (len(packed), *how.input_size, 3)
+    shape = (len(packed), *preprocess.input_size, 3)
     if not len(packed):
         return np.empty(shape, np.uint8)
     size = shape[1] * shape[2] * 3

@@ -1,4 +1,4 @@
-"""Images by name, whatever they stand in: an image file, a video, a file of tensors."""
+"""Images by name: from an image file, a video or a file of tensors."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class ImageReader:
 
     Args:
         root: folder that relative names start from.
-        coming: names that will be asked for, in this order. A request to an object store takes
+        upcoming: names that will be read, in this order. A request to an object store takes
             tens of milliseconds, so the next images are fetched while one is decoded.
     """
 
-    def __init__(self, root: Path, coming: Iterable[str] = ()) -> None:
+    def __init__(self, root: Path, upcoming: Iterable[str] = ()) -> None:
         self._root = root
-        self._ahead = Prefetcher(
+        self._prefetcher = Prefetcher(
             file
-            for name in coming
+            for name in upcoming
             if parse_frame(name) is None and is_remote(file := resolve_path(root, name))
         )
         self._name: str | None = None
@@ -47,31 +47,18 @@ class ImageReader:
         """
         frame = parse_frame(name)
         if frame is None:
-            return decode(self._ahead.read(resolve_path(self._root, name)))
+            return decode(self._prefetcher.read(resolve_path(self._root, name)))
         if frame.file != self._name:
             self._close_video()
-            self._name, self._open = frame.file, self._opened(resolve_path(self._root, frame.file))
-        if isinstance(self._open, ImageError):  # every frame of such a video says the same
+            self._name, self._open = frame.file, _opened(resolve_path(self._root, frame.file))
+        if isinstance(self._open, ImageError):  # the same for every frame of the video
             raise self._open
         assert self._open is not None
         return Decoded(self._open.frame(frame.frame, frame.clip or 0), taken=None)
 
-    @staticmethod
-    def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
-        if is_remote(file):
-            return ImageError("unreadable file", f"{file.name}: a video in an object store")
-        # PyAV loads FFmpeg, which a run of photos never needs.
-        from pipelines.images.tensors import TensorFile
-        from pipelines.images.video import VideoFile
-
-        try:
-            return TensorFile(file) if file.suffix.lower() in TENSOR_SUFFIXES else VideoFile(file)
-        except ImageError as error:
-            return error
-
     def close(self) -> None:
-        """Close the video that is open, if one is, and fetch nothing more."""
-        self._ahead.close()
+        """Close the open video, if any, and stop fetching."""
+        self._prefetcher.close()
         self._close_video()
 
     def _close_video(self) -> None:
@@ -80,7 +67,20 @@ class ImageReader:
         self._name = self._open = None
 
 
-def open_image(root: Path, name: str) -> Decoded:
+def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
+    if is_remote(file):
+        return ImageError("unreadable file", f"{file.name}: a video in an object store")
+    # late: PyAV loads FFmpeg, which a run of photos does not need
+    from pipelines.images.tensors import TensorFile
+    from pipelines.images.video import VideoFile
+
+    try:
+        return TensorFile(file) if file.suffix.lower() in TENSOR_SUFFIXES else VideoFile(file)
+    except ImageError as error:
+        return error
+
+
+def read_image(root: Path, name: str) -> Decoded:
     """One image by name; for many of one video an ``ImageReader`` opens it once.
 
     Raises:

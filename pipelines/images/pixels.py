@@ -1,10 +1,9 @@
-"""From bytes to network input: decode, cut out the box, resize; uint8 all the way.
+"""From bytes to network input: decode, crop the box, resize; uint8 throughout.
 
-libjpeg-turbo through simplejpeg and torch's own resize are about twice as fast as Pillow, so
-they come first; Pillow takes what they do not read (PNG, WebP, TIFF, GIF, BMP, and JPEGs that
-are turned, in CMYK or irregular). torchvision would do the same, but importing it costs each
-process three seconds of a core. Pixels stay uint8 until they are on the device: a float32
-image is four times as large on its way there.
+libjpeg-turbo through simplejpeg and torch's own resize are about twice as fast as Pillow. Pillow
+decodes the rest: PNG, WebP, TIFF, GIF, BMP, and JPEGs that are rotated, in CMYK or irregular.
+torchvision could do the same, but importing it costs each process three seconds of a core. Pixels
+stay uint8 until they are on the device, because float32 is four times as large to transfer.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a 
 
 
 class ImageError(ValueError):
-    """This image or box has no pixels to embed; ``kind`` groups, the message explains."""
+    """This image or box has no pixels to embed; errors are counted by ``kind``."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -42,15 +41,17 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Decoded:
-    """One decoded image: RGB uint8 ``[3, H, W]``, upright, and when it was taken if it says."""
+    """One decoded image: RGB uint8 ``[3, H, W]``, upright, and its EXIF time if it has one."""
 
     pixels: torch.Tensor
     taken: datetime | None
 
 
 class _Quiet:
-    """No warnings while a thread is inside. ``catch_warnings`` is for one thread at a time: what one
-    restores another may have silenced."""
+    """Silences warnings while any thread is inside.
+
+    ``catch_warnings`` alone is for one thread: another may have changed the filters it restores.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +83,7 @@ def read(path: Path) -> bytes:
 
     Raises:
         ImageError: missing, a folder, unreadable, or empty.
-        StorageError: an object store did not answer, which is not the image's fault.
+        StorageError: an object store did not answer.
     """
     try:
         data = path.read_bytes()
@@ -92,8 +93,8 @@ def read(path: Path) -> bytes:
         if is_remote(path) and not is_access_denied(error):
             with storage_errors(path):
                 raise
-        said = error.strerror or "access denied"
-        raise ImageError("unreadable file", f"{path.name}: {said}") from None
+        reason = error.strerror or "access denied"
+        raise ImageError("unreadable file", f"{path.name}: {reason}") from None
     if not data:
         raise ImageError("empty file", f"{path.name} has 0 bytes")
     return data
@@ -102,12 +103,12 @@ def read(path: Path) -> bytes:
 def decode(data: bytes) -> Decoded:
     """Decode to upright RGB.
 
-    Animations give their first frame, transparency is dropped, 16-bit greys are scaled.
+    Of animations the first frame is taken, transparency is dropped, 16-bit greys are scaled.
 
     Raises:
         ImageError: not an image, truncated, or more than ``MAX_PIXELS``.
     """
-    with _quiet():  # Pillow warns of large images and odd metadata; size is judged below
+    with _quiet():  # Pillow warns of large images and odd metadata; the size is checked below
         try:
             header = Image.open(io.BytesIO(data))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
@@ -131,14 +132,14 @@ def decode(data: bytes) -> Decoded:
 
 
 def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
-    """A plain upright JPEG; None for anything else, which Pillow then judges."""
+    """A plain upright JPEG; None for anything else, which Pillow then decodes."""
     if header.format != "JPEG" or header.mode not in ("RGB", "L"):
         return None
     if header.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None
     try:
         array = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # strict about what Pillow forgives, such as bytes after the end
+    except ValueError:  # stricter than Pillow, which accepts bytes after the end
         return None
     return torch.from_numpy(array).permute(2, 0, 1)
 
@@ -147,7 +148,7 @@ def _decode_pillow(image: Image.Image) -> torch.Tensor:
     upright = ImageOps.exif_transpose(image)
     array = np.asarray(upright)
     if array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.ndim == 2:
-        # Pillow's own conversion of 16-bit greys clips at 255 and turns them white.
+        # Pillow's own conversion of 16-bit greys clips at 255, which turns them white.
         rgb = np.repeat((array >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     else:
         rgb = np.array(upright.convert("RGB"))
@@ -163,9 +164,9 @@ def _taken(header: Image.Image) -> datetime | None:
 
 
 def crop(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:
-    """Cut ``box`` (x1, y1, x2, y2 in pixels; all None: everything) out of ``[3, H, W]``.
+    """Crop ``box`` (x1, y1, x2, y2 in pixels; all None: everything) from ``[3, H, W]``.
 
-    The box grows outward to whole pixels and is clipped to the image.
+    The box is rounded outward to whole pixels and clipped to the image.
 
     Raises:
         ImageError: incomplete, not finite, without area, or wholly outside.
@@ -187,38 +188,39 @@ def crop(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:
     return pixels[:, top:bottom, left:right]
 
 
-def resize(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
+def resize(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """Resize uint8 ``[3, h, w]`` to the network's input size, as its weights expect.
 
-    ``squash`` ignores the aspect ratio; ``crop`` resizes the short side to
-    ``size / crop_pct`` and keeps the centre; ``pad`` fits the whole image in and fills
-    with the mean colour, which is zero after normalisation.
+    ``squash`` ignores the aspect ratio; ``crop`` resizes the short side to ``size / crop_pct``
+    and keeps the centre; ``pad`` keeps the whole image and fills the rest with the mean colour,
+    which is zero after normalisation.
     """
-    height, width = how.input_size
+    height, width = preprocess.input_size
 
     def resized(h: int, w: int) -> torch.Tensor:
         size = [max(1, h), max(1, w)]
         if list(pixels.shape[1:]) == size:
             return pixels
         return interpolate(
-            pixels[None], size, mode=how.interpolation, align_corners=False, antialias=True
+            pixels[None], size, mode=preprocess.interpolation, align_corners=False, antialias=True
         )[0]
 
-    if how.resize == "squash":
+    if preprocess.resize == "squash":
         return resized(height, width)
-    if how.resize == "crop":
+    if preprocess.resize == "crop":
         pixels = _shorten(pixels, height / width)
-    have_h, have_w = pixels.shape[1:]
-    if how.resize == "crop":
-        scale = max(height / how.crop_pct / have_h, width / how.crop_pct / have_w)
+        have_h, have_w = pixels.shape[1:]
+        crop_pct = preprocess.crop_pct
+        scale = max(height / crop_pct / have_h, width / crop_pct / have_w)
         full = resized(
             max(height, int(have_h * scale + 1e-6)), max(width, int(have_w * scale + 1e-6))
         )
         top, left = round((full.shape[1] - height) / 2), round((full.shape[2] - width) / 2)
         return full[:, top : top + height, left : left + width]
+    have_h, have_w = pixels.shape[1:]
     scale = min(height / have_h, width / have_w)
     inner = resized(round(have_h * scale), round(have_w * scale))
-    fill = torch.tensor([round(255 * value) for value in how.mean], dtype=torch.uint8)
+    fill = torch.tensor([round(255 * value) for value in preprocess.mean], dtype=torch.uint8)
     canvas = fill[:, None, None].expand(3, height, width).clone()
     top, left = (height - inner.shape[1]) // 2, (width - inner.shape[2]) // 2
     canvas[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
@@ -228,8 +230,8 @@ def resize(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
 def _shorten(pixels: torch.Tensor, aspect: float) -> torch.Tensor:
     """Keep the centre of a strip more than four times longer than the crop needs.
 
-    The rest would be resized only to be thrown away, and a strip of 30,000 x 1 pixels
-    would grow to gigabytes on the way.
+    The rest would be resized and then discarded, and a strip of 30,000 x 1 pixels would take
+    gigabytes on the way.
     """
     height, width = pixels.shape[1:]
     keep_h = min(height, max(1, math.ceil(4 * width * max(1.0, aspect))))

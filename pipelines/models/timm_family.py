@@ -1,6 +1,6 @@
-"""``timm:NAME``: any classifier that timm can build, taken apart by timm's own methods.
+"""``timm:NAME``: any classifier that timm can build, split by timm's own methods.
 
-Which parts are used is read off the model's structure, once, when it is built:
+Which parts are used follows from the model's structure, once, when it is built:
 
 ===========================  ============================================================
 the classifier is            logits are
@@ -34,10 +34,10 @@ from pipelines.models.base import (
     Backbone,
     Level,
     Loaded,
+    fetch_error,
     load_state,
-    not_fetched,
     read_checkpoint,
-    unknown_name,
+    unknown_model,
 )
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
@@ -88,29 +88,29 @@ class TimmBackbone(Backbone):
     def mean(self, feature_map: torch.Tensor) -> torch.Tensor:
         if self._shapes:
             raise ModelError(
-                f"--feature-point map_mean: {type(self.model).__name__} ends in "
+                f"`feature_point='map_mean'`: {type(self.model).__name__} ends in "
                 f"{len(self._shapes)} maps of different sizes; use penultimate"
             )
         if feature_map.ndim == 3:  # [B, N, D], or [B, D, N]
-            if self._is_first(feature_map):
+            if self._channels_first(feature_map):
                 return feature_map.mean(2)
             return feature_map[:, _prefix_tokens(self.model, feature_map.shape[1]) :].mean(1)
-        return feature_map.mean((2, 3) if self._is_first(feature_map) else (1, 2))
+        return feature_map.mean((2, 3) if self._channels_first(feature_map) else (1, 2))
 
     def features_and_levels(
         self, x: torch.Tensor, indices: Sequence[int]
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        # timm gives each level once and from the shallowest, whatever order is asked for.
+        # timm gives each level once and from the shallowest, whatever the requested order.
         positions = [index % len(self.levels) for index in indices]
         ascending = sorted(set(positions))
-        final, found = self.model.forward_intermediates(  # type: ignore[operator]
+        final, levels = self.model.forward_intermediates(  # type: ignore[operator]
             x, indices=ascending, output_fmt="NCHW"
         )
-        by_position = dict(zip(ascending, found, strict=True))
+        by_position = dict(zip(ascending, levels, strict=True))
         return self._packed(final), tuple(by_position[position] for position in positions)
 
-    def _is_first(self, feature_map: torch.Tensor) -> bool:
-        """Whether channels come before places."""
+    def _channels_first(self, feature_map: torch.Tensor) -> bool:
+        """Whether channels come before positions."""
         layout = getattr(self.model, "output_fmt", None)
         if layout is not None:
             return str(layout).endswith(("NCHW", "NCL"))
@@ -119,12 +119,12 @@ class TimmBackbone(Backbone):
             return feature_map.shape[2] != channels and feature_map.shape[1] == channels
         return feature_map.shape[1] == channels or feature_map.shape[3] != channels
 
-    def _packed(self, found: Any) -> torch.Tensor:
-        if isinstance(found, torch.Tensor):
-            return found
-        # They depend on the input's size alone, which is one for all of a run's images.
-        self._shapes = tuple(part.shape[1:] for part in found)
-        return torch.cat([part.flatten(1) for part in found], dim=1)
+    def _packed(self, features: Any) -> torch.Tensor:
+        if isinstance(features, torch.Tensor):
+            return features
+        # The shapes depend on the input's size alone, which all images of a run share.
+        self._shapes = tuple(part.shape[1:] for part in features)
+        return torch.cat([part.flatten(1) for part in features], dim=1)
 
     def _unpacked(self, feature_map: torch.Tensor) -> Any:
         if not self._shapes:
@@ -135,7 +135,7 @@ class TimmBackbone(Backbone):
 
 
 def _one_layer(model: nn.Module) -> nn.Module | None:
-    """The classifier, if it alone makes the logits from the pooled features."""
+    """The classifier, if it is the only step from pooled features to logits."""
     classifier = model.get_classifier()  # type: ignore[operator]
     alone = (
         isinstance(classifier, nn.Module)
@@ -147,7 +147,7 @@ def _one_layer(model: nn.Module) -> nn.Module | None:
 
 
 def _prefix_tokens(model: nn.Module, tokens: int) -> int:
-    """How many tokens stand before those of the patches (class token, registers)."""
+    """Number of tokens before those of the patches (class token, registers)."""
     known: int | None = getattr(model, "num_prefix_tokens", None)
     if known is None:
         # volo does not say how many; pit's last map is its class token alone.
@@ -156,14 +156,14 @@ def _prefix_tokens(model: nn.Module, tokens: int) -> int:
 
 
 def _levels(model: nn.Module) -> tuple[Level, ...]:
-    """timm's own list of levels, where timm can also give them."""
+    """timm's own list of levels, where the model can also output them."""
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "forward_intermediates"):
         return ()
     levels = list(getattr(info, "info", info))
     modules = [level["module"] for level in levels]
     return tuple(
-        # Names become columns: where timm has none or one for several levels, say which.
+        # Names become columns, so a missing or repeated one gets the level's index.
         Level(
             module if module and modules.count(module) == 1 else f"{module or 'level'}.{index}",
             level["num_chs"],
@@ -183,14 +183,19 @@ def load(
 ) -> Loaded:
     """Build ``name`` with the checkpoint's weights, the hub's, or random ones (seed 0).
 
-    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count wins.
+    Args:
+        name: of timm.
+        checkpoint: file with the weights.
+        pretrained: download the hub's weights.
+        num_classes: default: the checkpoint's, else timm's.
+        output_stride: input pixels per cell of the last map; default: the network's own.
 
     Raises:
         ModelError: unknown name, a checkpoint that does not fit, no way to the hub, or a
             network without that output stride.
     """
     if not timm.is_model(name):
-        raise unknown_name(
+        raise unknown_model(
             f"timm:{name}", "timm has no such model", timm.list_models(), "see timm.list_models()"
         )
     options: dict[str, Any] = {}
@@ -214,17 +219,17 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     if pretrained and not _hub_answers():
         # Without this the hub's client retries for most of a minute; its cache still works.
         hub.HF_HUB_OFFLINE = True
-    # Every actor that builds the model must come to the same weights.
+    # Every actor that builds the model must get the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-        except Exception as error:
+        except Exception as error:  # any network's own code, or the hub's client
             if not pretrained:
                 raise ModelError(
-                    f"--model timm:{name} cannot be built: {first_line(error)}"
+                    f"`model='timm:{name}'` cannot be built: {first_line(error)}"
                 ) from None
-            raise not_fetched(f"timm:{name}", "the hub", error) from None
+            raise fetch_error(f"timm:{name}", "the hub", error) from None
     return model
 
 
@@ -238,13 +243,13 @@ def _must_dilate(name: str, output_stride: int) -> bool:
     if own and own[-1].reduction == output_stride:
         return False
     try:
-        got = _levels(_skeleton(name, output_stride=output_stride))
-    except Exception:
-        got = ()
-    if not got or got[-1].reduction != output_stride:
+        dilated = _levels(_skeleton(name, output_stride=output_stride))
+    except Exception:  # any network's own code, given a stride that it may not know
+        dilated = ()
+    if not dilated or dilated[-1].reduction != output_stride:
         known = f" of {own[-1].reduction}" if own else ""
         raise ModelError(
-            f"--output-stride {output_stride}: timm:{name} has a fixed stride{known} or does "
+            f"`output_stride={output_stride}`: timm:{name} has a fixed stride{known} or does "
             "not know this one; leave it out, or take a network that dilates (8, 16 or 32)"
         )
     return True
@@ -266,21 +271,21 @@ def _hub_answers() -> bool:
 
 
 def _classes_in(name: str, state: dict[str, Any]) -> int:
-    """Number of classes a checkpoint was made for: the rows of timm's last classifier."""
-    bare = _skeleton(name)
-    found = bare.get_classifier()  # type: ignore[operator]
-    first = found[0] if isinstance(found, tuple | nn.ModuleList) else found
-    for path, module in bare.named_modules():
+    """Number of classes of a checkpoint: the rows of the classifier's last matrix."""
+    skeleton = _skeleton(name)
+    classifier = skeleton.get_classifier()  # type: ignore[operator]
+    first = classifier[0] if isinstance(classifier, tuple | nn.ModuleList) else classifier
+    for path, module in skeleton.named_modules():
         if module is first:
-            # The classifier may be a small stack (norm and linear); its last matrix decides.
+            # The classifier may be several layers (norm and linear); its last matrix decides.
             inside = [f"{path}.{name}" for name, p in module.named_parameters() if p.ndim in (2, 4)]
             if inside and inside[-1] in state:
                 return int(state[inside[-1]].shape[0])
-    return int(bare.num_classes)  # type: ignore[arg-type]
+    return int(skeleton.num_classes)  # type: ignore[arg-type]
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
-    """timm's data configuration in our words."""
+    """timm's data configuration as ``Preprocess``."""
     interpolation = config["interpolation"]
     return Preprocess(
         input_size=tuple(config["input_size"][1:]),

@@ -1,8 +1,8 @@
 """``tiny``: a small deterministic network, for trying Ray, the index and the API in seconds.
 
-Its weights come from NumPy's PCG64 stream, so they are the same on every machine and with
-every version of torch. Its classes mean nothing; its embeddings tell textures and colours
-apart, which is enough to see search and tracking work.
+Its weights come from NumPy's PCG64 stream, so they are the same on every machine and with every
+version of torch. Its classes mean nothing; its embeddings separate textures and colours, which is
+enough to try search and tracking.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``torchvision:NAME``: building torchvision's classifiers and reading their weights.
 
-How each is taken apart is in ``torchvision_parts``.
+How each is split is in ``torchvision_parts``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from common.network import check_port
 from pipelines.model_info import Preprocess
 from pipelines.models.base import (
     Loaded,
+    fetch_error,
     load_state,
-    not_fetched,
     read_checkpoint,
-    unknown_name,
+    unknown_model,
 )
 from pipelines.models.torchvision_parts import take_apart
 
@@ -41,13 +41,17 @@ def load(
 ) -> Loaded:
     """Build ``name`` with the checkpoint's weights, torchvision's, or random ones (seed 0).
 
-    ``num_classes`` is that of the labels, where there are any; a checkpoint's own count wins.
+    Args:
+        name: of torchvision.
+        checkpoint: file with the weights; their number of classes is used.
+        pretrained: download torchvision's weights.
+        num_classes: of random weights; default: torchvision's.
 
     Raises:
         ModelError: unknown name, a checkpoint that does not fit, or no way to the weights.
     """
     if name not in names():
-        raise unknown_name(
+        raise unknown_model(
             f"torchvision:{name}",
             "torchvision has no such model",
             names(),
@@ -64,31 +68,37 @@ def load(
     count = num_classes if state is None else _classes_in(state)
     model = build(name, num_classes=count, image_size=transforms.crop_size[0])
     if state is not None:
-        load_state(model, updated(state, model), file=weights, spec=f"torchvision:{name}")
+        load_state(model, rename_old_keys(state, model), file=weights, spec=f"torchvision:{name}")
     labels = tuple(known.meta["categories"]) if pretrained else None
     return Loaded(take_apart(model), _preprocess_of(transforms), labels, weights)
 
 
 def build(name: str, *, num_classes: int | None = None, image_size: int = 224) -> nn.Module:
-    """One of torchvision's networks with random weights, the same in every process."""
+    """Build a network with random weights, the same in every process.
+
+    Args:
+        name: of torchvision.
+        num_classes: default: torchvision's.
+        image_size: pixels a side, which fixes the position embedding of a ViT.
+    """
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary heads serve training alone. torchvision's weights, and all that were tuned
-        # from them, renormalise ImageNet's normalisation to 0.5 / 0.5 inside the network.
+        # Auxiliary heads are for training alone. torchvision's weights, and those tuned from
+        # them, renormalise ImageNet's normalisation to 0.5 / 0.5 inside the network.
         options |= {"aux_logits": False, "init_weights": False, "transform_input": True}
     if name.startswith("vit_"):
-        options["image_size"] = image_size  # its position embedding is of one size
+        options["image_size"] = image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return model
 
 
-def updated(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A checkpoint in the names of the present torchvision, without auxiliary heads.
+def rename_old_keys(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A checkpoint with the key names of the installed torchvision, without auxiliary heads.
 
-    torchvision renames old checkpoints by the version that their metadata states, which
-    reading them as plain tensors loses.
+    torchvision renames keys of old checkpoints by the version in their metadata, which is lost
+    when they are read as plain tensors.
     """
     new: OrderedDict[str, Any] = OrderedDict()
     for key, tensor in state.items():
@@ -99,7 +109,7 @@ def updated(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         new[re.sub(r"\.mlp\.linear_2\.", ".mlp.3.", key)] = tensor
     own = model.state_dict()
     for key, tensor in own.items():
-        # Checkpoints older than this counter lack it; it plays no part in inference.
+        # Checkpoints older than this counter lack it; inference does not use it.
         if key.endswith("num_batches_tracked"):
             new.setdefault(key, tensor)
     new._metadata = own._metadata  # type: ignore[attr-defined]
@@ -107,7 +117,7 @@ def updated(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
 
 
 def _classes_in(state: dict[str, Any]) -> int | None:
-    """Rows of the last matrix under a classifier's name, auxiliary heads aside."""
+    """Rows of the last matrix under a classifier's name, without auxiliary heads."""
     rows = [
         len(tensor)
         for key, tensor in state.items()
@@ -131,13 +141,13 @@ def _fetch(name: str, known: Any) -> dict[str, Any]:
             # The download itself has no timeout.
             check_port(url.hostname or "", 443)
         state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:
-        raise not_fetched(f"torchvision:{name}", str(url.hostname), error) from None
+    except Exception as error:  # whatever the download, the hash check or the unpickler raises
+        raise fetch_error(f"torchvision:{name}", str(url.hostname), error) from None
     return state
 
 
 def _preprocess_of(transforms: Any) -> Preprocess:
-    """A weights enum's own transforms in our words."""
+    """The transforms of torchvision's weights as ``Preprocess``."""
     size = transforms.crop_size[0]
     return Preprocess(
         input_size=(size, size),

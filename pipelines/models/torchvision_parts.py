@@ -1,8 +1,8 @@
-"""torchvision's classifiers, each taken apart by a row of one table.
+"""torchvision's classifiers, each split as a row of one table says.
 
-torchvision has no common interface for that, but every network is a chain: steps that keep
-a map (the body), steps that make it one vector (the pool), and a classifier whose last
-layer gives the class scores. Everything before that last layer makes the embedding.
+torchvision has no common interface for that, but every network is a chain: steps that keep a map
+(the body), steps that make it one vector (the pool), and a classifier whose last layer gives the
+class scores. Everything before that last layer makes the embedding.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Parts(NamedTuple):
-    """Paths inside a network, in the order they run; ``a.*`` stands for all of ``a``'s children.
+    """Paths inside a network, in the order they run; ``a.*`` means all of ``a``'s children.
 
-    A word that is no attribute of the network is an operation of ``_OPERATIONS``.
+    A word that is no child of the network is an operation of ``_OPERATIONS``.
     """
 
     body: str
@@ -65,14 +65,14 @@ _PARTS = {
     "VGG": Parts("features.*", "avgpool flatten", "classifier"),
     "VisionTransformer": Parts("encoder", "", "heads"),
 }
-# Enough to tell the levels apart, but not for networks that lose cells at each edge, and
-# MaxVit takes no other size than its own.
+# Pixels a side of the image that measures the levels. Too few for networks that lose cells at
+# each edge, and MaxVit takes no other size than its own.
 _PROBE = 64
 _PROBES = {"AlexNet": 224, "Inception3": 299, "MaxVit": 224}
 
 
 class ChainBackbone(Backbone):
-    """A network that is a chain of steps, taken apart as ``parts`` says."""
+    """A network that is a chain of steps, split as ``parts`` says."""
 
     def __init__(self, model: nn.Module, parts: Parts, *, probe: int = _PROBE) -> None:
         super().__init__(model)
@@ -117,19 +117,19 @@ class ChainBackbone(Backbone):
         return x
 
     def _measure(self, probe: int) -> tuple[Level, ...]:
-        """The last step at each resolution, measured: torchvision nowhere writes it down.
+        """The last step at each resolution, measured because torchvision does not state it.
 
-        Resolutions are powers of two; convolutions without padding come close to one.
+        Reductions are powers of two; with convolutions without padding, nearly so.
         """
-        found = {}
+        levels = {}
         with torch.inference_mode():
             x = self._prepare(torch.zeros(1, 3, probe, probe))
             for name, step in self._body:
                 x = step(x)
                 grid = self._nchw(x)
                 reduction = 2 ** round(math.log2(probe / grid.shape[2]))
-                found[reduction] = Level(name, grid.shape[1], reduction)
-        return tuple(found.values())
+                levels[reduction] = Level(name, grid.shape[1], reduction)
+        return tuple(levels.values())
 
 
 class _Inception(ChainBackbone):
@@ -160,7 +160,7 @@ class _SqueezeNet(ChainBackbone):
 
 
 class _Swin(ChainBackbone):
-    """Steps hand on ``[B, H, W, C]``."""
+    """Its steps pass on ``[B, H, W, C]``."""
 
     def _nchw(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 3, 1, 2)

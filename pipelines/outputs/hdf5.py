@@ -41,7 +41,7 @@ from pipelines.embeddings import matrix
 from pipelines.model_info import MapInfo
 from pipelines.request import Request
 
-# What a reader sees of a shard that is gone: no number that could be meant.
+# What a reader sees of a missing shard: values that no row has.
 _FILL: dict[str, float] = {"f": np.nan, "i": -1}
 
 
@@ -56,10 +56,16 @@ class Shard(NamedTuple):
 def write_hdf5(
     run: Path, request: Request, tasks: Tasks, *, stall_seconds: float | None = None
 ) -> None:
-    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``, a shard a task.
+    """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``.
+
+    Args:
+        run: the run folder.
+        request: of the run.
+        tasks: to run on, one for each shard.
+        stall_seconds: without a finished shard until the work fails; None: as ``cluster.tasks``.
 
     Raises:
-        StalledError: no shard was finished for ``stall_seconds`` (None: as ``cluster.tasks``).
+        StalledError: no shard was finished for ``stall_seconds``.
         WorkError: a task failed; the others are cancelled.
         OSError: a task's own, as of a disk that refused.
     """
@@ -67,12 +73,12 @@ def write_hdf5(
     folder = run / "hdf5"
     make_folder(folder)
     wanted = {file.with_suffix(".h5").name for file in files}
-    for stale in list_folder(folder):  # of a session that was killed in the middle
+    for stale in list_folder(folder):  # of a session that was killed
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
     shards = tasks.run(
-        partial(_write_one, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
+        partial(_write_part, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
     )
     facts = request.embeds
     attributes = {
@@ -85,12 +91,12 @@ def write_hdf5(
         "preprocess": json.dumps(facts.preprocess.model_dump()),
     }
     reductions = {
-        known.name: {"reduction": known.reduction}
-        for known in request.facts.maps
-        if known.reduction is not None
+        info.name: {"reduction": info.reduction}
+        for info in request.facts.maps
+        if info.reduction is not None
     }
     ordered = sorted(shards, key=lambda shard: shard.first_row_id)
-    join(run / "features.h5", ordered, attributes, of_datasets=reductions)
+    join(run / "features.h5", ordered, attributes, dataset_attributes=reductions)
 
 
 def _longest_id(file: Path) -> int:
@@ -115,12 +121,19 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
     write_atomic(target, image)
 
 
-def _write_one(folder: Path, width: int, maps: tuple[MapInfo, ...], source: Path) -> Shard:
+def _write_part(folder: Path, width: int, maps: tuple[MapInfo, ...], source: Path) -> Shard:
     return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
 
 
 def write_shard(source: Path, target: Path, id_bytes: int, maps: tuple[MapInfo, ...] = ()) -> Shard:
-    """Write one Parquet file as HDF5; appears under its name only when complete."""
+    """Write one Parquet file as HDF5, atomically.
+
+    Args:
+        source: the Parquet file.
+        target: the HDF5 file.
+        id_bytes: of the longest detection_id of the run.
+        maps: that the run keeps.
+    """
     table = read_parquet(source).combine_chunks()
     valid = np.asarray(table["error"].is_null())
     with new_h5(target) as file:
@@ -130,9 +143,9 @@ def write_shard(source: Path, target: Path, id_bytes: int, maps: tuple[MapInfo, 
         file["features"] = matrix(table["embedding"].combine_chunks())
         if "logits" in table.column_names:
             file["logits"] = matrix(table["logits"].combine_chunks())
-        for known in maps:
-            maps_of = matrix(table[known.name].combine_chunks())
-            file[known.name] = maps_of.reshape(-1, *known.shape)
+        for info in maps:
+            values = matrix(table[info.name].combine_chunks())
+            file[info.name] = values.reshape(-1, *info.shape)
         file["label_index"] = pc.fill_null(table["label_index"], -1).to_numpy()
         file["score"] = pc.fill_null(table["score"], np.nan).to_numpy()
         file["valid"] = valid
@@ -145,12 +158,18 @@ def join(
     shards: Sequence[Shard],
     attributes: Mapping[str, Any],
     *,
-    of_datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    dataset_attributes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write ``target``: every dataset of the shards, end to end in their order, as one.
+    """Concatenate the datasets of all shards as virtual datasets.
 
     Shards are named relative to ``target``'s folder, so that the folder can be moved. A shard
-    that is missing later reads as NaN and -1. ``of_datasets`` gives a dataset its attributes.
+    that is missing later reads as NaN and -1.
+
+    Args:
+        target: the file to write.
+        shards: in the order of their rows.
+        attributes: of the file.
+        dataset_attributes: of a dataset, by its name.
     """
     total = sum(shard.rows for shard in shards)
     with new_h5(target) as joined:
@@ -159,18 +178,18 @@ def join(
             first.visit(names.append)
             datasets = {name: first[name] for name in names}
             shapes = {
-                name: (found.shape[1:], found.dtype)
-                for name, found in datasets.items()
-                if isinstance(found, h5py.Dataset)  # a pyramid's group is none
+                name: (dataset.shape[1:], dataset.dtype)
+                for name, dataset in datasets.items()
+                if isinstance(dataset, h5py.Dataset)  # not a pyramid's group
             }
         for name, (inner, dtype) in shapes.items():
             layout = h5py.VirtualLayout((total, *inner), dtype)
-            at = 0
+            start = 0
             for shard in shards:
                 source = h5py.VirtualSource(shard.name, name, (shard.rows, *inner), dtype)
-                layout[at : at + shard.rows] = source
-                at += shard.rows
+                layout[start : start + shard.rows] = source
+                start += shard.rows
             joined.create_virtual_dataset(name, layout, fillvalue=_FILL.get(dtype.kind))
-        for name, values in (of_datasets or {}).items():
+        for name, values in (dataset_attributes or {}).items():
             joined[name].attrs.update(values)
         joined.attrs.update(attributes)

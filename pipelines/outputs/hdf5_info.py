@@ -1,8 +1,8 @@
-"""What an HDF5 file of ours says of itself, and whether all of it is there.
+"""The metadata of onepass's HDF5 files, and whether they are complete.
 
-Two kinds are known: a run's ``features.h5``, and the files of ``onepass clips``. Both are
-virtual: their numbers stand in shards beside them, and HDF5 reads a missing shard as if it
-were full of fill values, without a word. So the shards are looked for by name.
+There are two kinds: a run's ``features.h5``, and the files of ``onepass clips``. Both are virtual:
+their values are in shards, and HDF5 silently reads a missing shard as fill values. So the shards
+are checked by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _READ_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One dataset, and the files its numbers stand in."""
+    """One dataset, and the files with its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -118,18 +118,18 @@ def _plain(value: Any) -> Any:
 
 
 def verify_h5(facts: Hdf5Info) -> int:
-    """Read every number, and hold the files against the manifest where one stands beside.
+    """Read every value, and compare the files with the manifest in their folder, if there is one.
 
     Returns:
         The number of files whose sha256 was compared; 0 where there is no manifest.
 
     Raises:
-        VerifyError: naming the first file that differs or row that is not there.
+        VerifyError: naming the first file that differs or row that is missing.
     """
     folder = facts.path.parent
     hashes = _hashes(folder)
-    mine = [name for name in (facts.path.name, *facts.shards) if name in hashes]
-    for name in mine:
+    hashed = [name for name in (facts.path.name, *facts.shards) if name in hashes]
+    for name in hashed:
         if sha256_file(folder / name) != hashes[name]:
             raise VerifyError(f"{folder / name} does not match its sha256 in the manifest")
     with h5py.File(facts.path) as file:
@@ -141,13 +141,13 @@ def verify_h5(facts: Hdf5Info) -> int:
                     raise VerifyError(
                         f"{facts.path}: {dataset.name} cannot be read: {first_line(error)}"
                     ) from None
-                gone = _not_there(file, dataset.name, rows, values)
+                gone = _missing_rows(file, dataset.name, rows, values)
                 if gone.any():
                     raise VerifyError(
                         f"{facts.path}: {dataset.name} of row {rows.start + int(gone.argmax())} "
                         "was never written, or its shard cannot be read; make the file again"
                     )
-    return len(mine)
+    return len(hashed)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -169,12 +169,12 @@ def _slices(dataset: DatasetInfo) -> Iterator[slice]:
         yield slice(start, min(start + step, dataset.shape[0]))
 
 
-def _not_there(file: h5py.File, name: str, rows: slice, values: np.ndarray) -> np.ndarray:
-    """``[N]``, True where a row holds what only a missing one can."""
+def _missing_rows(file: h5py.File, name: str, rows: slice, values: np.ndarray) -> np.ndarray:
+    """``[N]``, True where a row has values that only a missing row has."""
     if name == "features":
-        holes: np.ndarray = np.isnan(values).reshape(len(values), -1).any(axis=1)
-        # A row with an error is NaN on purpose; -1 as its row_id would still tell.
-        return holes & file["valid"][rows] if "valid" in file else holes
+        has_nan: np.ndarray = np.isnan(values).reshape(len(values), -1).any(axis=1)
+        # A row with an error is NaN on purpose; if it were missing, its row_id would be -1.
+        return has_nan & file["valid"][rows] if "valid" in file else has_nan
     if name in ("row_id", "num_frames"):
         below: np.ndarray = values < 0
         return below

@@ -1,4 +1,4 @@
-"""From what a user points at to a plan: one row a detection, before any pixel is decoded.
+"""From a user's source to a plan: one row per detection, before any pixel is decoded.
 
 A folder, a manifest (Parquet, CSV, JSON Lines), videos, an AMI database, or a finished run. It
 promises rows in a fixed order, with an id each, and an error row for what cannot be used.

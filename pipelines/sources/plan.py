@@ -1,4 +1,4 @@
-"""From what a user points at to a complete detections table.
+"""From a user's source to a complete detections table.
 
 A source is a folder of images, a manifest (Parquet, CSV, JSON Lines) with one row a
 detection, a folder of videos, the URL of an AMI database, or a finished run, whose rows are
@@ -49,18 +49,18 @@ FRAMES = 64  # of a video, where nothing else is asked
 class Plan:
     """A complete detections table and the folder its relative image names start from.
 
-    A row that is known to be of no use carries its ``error`` already.
+    A row that is known to be unusable has its ``error`` already.
     """
 
     table: pa.Table
     root: Path
     skipped: dict[str, int]  # suffix to files of a folder that are not images
-    notes: tuple[str, ...] = ()  # what people should know of the source
-    passing: tuple[str, ...] = ()  # columns that others go on changing, a write-back among them
+    notes: tuple[str, ...] = ()  # remarks on the source, for people
+    passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
 
     @property
     def decisive(self) -> pa.Table:
-        """What a rerun must find as it was: all rows, without the columns that are passing."""
+        """What must be unchanged in a rerun: all rows, without the ``passing`` columns."""
         return self.table.drop_columns(list(self.passing))
 
 
@@ -70,7 +70,12 @@ def read_source(
     *,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
-    """Read a folder, a manifest, videos, a database or a run; ``report`` is told how far it is.
+    """Read a folder, a manifest, videos, a database or a run.
+
+    Args:
+        source: a path, or the URL of an object store or a database.
+        reading: how to read it; default: images.
+        report: receives items done and items in all.
 
     Raises:
         SourceError: missing, of an unknown kind, empty, or malformed.
@@ -99,7 +104,7 @@ def _read_path(
         plan = _read_folder(path)
     else:
         if path.suffix.lower() not in MANIFEST_SUFFIXES:
-            hint = "; for a video add --source video" if _is_video(path.name) else ""
+            hint = "; for a video set `kind='video'`" if _is_video(path.name) else ""
             raise SourceError(
                 f"{source}: a source is a folder of images or a manifest that ends in "
                 f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
@@ -110,10 +115,10 @@ def _read_path(
 
 
 def read_run(path: Path) -> Plan:
-    """The rows of a finished run as a plan: the same ids, order and columns of the user's.
+    """The rows of a finished run as a plan: the same ids, order and user columns.
 
-    A row that failed is tried again, its image may be back; but one that failed when the run
-    was planned names no frame, only a clip that could not be used, and keeps its error.
+    A failed row is tried again, because its image may be readable now. A row that failed when the
+    run was planned names a whole clip and no frame, and keeps its error.
 
     Raises:
         RunError: not a finished run.
@@ -121,26 +126,26 @@ def read_run(path: Path) -> Plan:
     """
     run = Run.open(path)
     files = run.files()
-    facts = [run.manifest.model, run.manifest.classifier]
-    answers = {*RESULT_COLUMNS, *(known.name for each in facts if each for known in each.maps)}
+    models = [run.manifest.model, run.manifest.classifier]
+    results = {*RESULT_COLUMNS, *(info.name for model in models if model for info in model.maps)}
     with open_parquet(files[0]) as first:
-        names = [name for name in first.schema_arrow.names if name not in answers]
+        names = [name for name in first.schema_arrow.names if name not in results]
     table = run.table(names)
     relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(
             f"{path}: its images start from {run.root}, which is not there; bring that folder "
-            "back, or extract anew from where they stand now"
+            "back, or extract again from where they are now"
         )
     table = table.replace_schema_metadata(None)  # Ray's and pandas' own
-    known = _errors_of_plan(path)
-    if known is not None:
-        table = table.append_column("error", known)
+    errors = _errors_of_plan(path)
+    if errors is not None:
+        table = table.append_column("error", errors)
     return Plan(table.combine_chunks(), run.root, {})
 
 
 def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
-    """What the plan of a run knew to be wrong, by row_id; None where no plan of it could."""
+    """The errors in a run's plan, by row_id; None where its plan has no column for them."""
     parts = [open_parquet(file) for file in list_folder(path / "plan", "*.parquet")]
     if not parts or "error" not in parts[0].schema_arrow.names:
         return None
@@ -149,32 +154,32 @@ def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
 
 
 def is_database(source: str) -> bool:
-    """Whether a source is a URL, and so no path: none of its text may be shown as it is."""
+    """Whether a source is a database URL, whose text may hold a password and is not shown."""
     return "://" in source and not is_remote(source)
 
 
 def name_source(source: str) -> str:
-    """A source as runs name it: an absolute path, or a database without its password.
+    """A source as stored in runs: an absolute path, or a database URL without its password.
 
     Raises:
-        SourceError: a URL of no database that onepass knows.
+        SourceError: the URL of a database that onepass does not support.
     """
     if is_database(source):
-        from pipelines.sources.database.connect import name_of
+        from pipelines.sources.database.connect import name_of  # late: SQLAlchemy is an extra
 
         return name_of(source)
     return str(to_path(source).resolve())
 
 
 def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:
-    # SQLAlchemy is an extra.
+    # late: SQLAlchemy is an extra
     from pipelines.sources.database.connect import folder_of, name_of
-    from pipelines.sources.database.plan import PASSED, plan_database
+    from pipelines.sources.database.plan import PASSED_COLUMNS, plan_database
 
     if reading.kind == "video":
-        raise SourceError(f"{name_of(source)}: --source video takes a folder or a video")
+        raise SourceError(f"{name_of(source)}: `kind='video'` takes a folder or a video")
     table, notes = plan_database(source, report)
-    passing = tuple(name for name, _ in PASSED.values() if name in table.column_names)
+    passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
     return Plan(table, folder_of(source), {}, notes, passing)
 
 
@@ -183,7 +188,7 @@ def _is_video(name: str) -> bool:
 
 
 def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None]) -> Plan:
-    from pipelines.sources.videos import plan_videos  # reads images, and so needs torch
+    from pipelines.sources.videos import plan_videos  # late: it imports torch
 
     if is_remote(path):
         raise SourceError(
@@ -192,7 +197,7 @@ def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None
         )
     if path.is_file() and not _is_video(path.name):
         raise SourceError(
-            f"{path}: --source video takes a folder or a video that ends in "
+            f"{path}: `kind='video'` takes a folder or a video that ends in "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
     frames = FRAMES if reading.frames is None else reading.frames
@@ -207,10 +212,10 @@ def _limited(plan: Plan, limit: int | None) -> Plan:
         return plan
     table = plan.table
     chosen = spread(pc.unique(table["image"]).to_pylist(), limit)
-    few = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
-    at = few.column_names.index("row_id")
-    few = few.set_column(at, "row_id", pa.array(np.arange(few.num_rows, dtype=np.int64)))
-    return replace(plan, table=few.combine_chunks())
+    table = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
+    column = table.column_names.index("row_id")
+    table = table.set_column(column, "row_id", pa.array(np.arange(table.num_rows, dtype=np.int64)))
+    return replace(plan, table=table.combine_chunks())
 
 
 def _read_folder(folder: Path) -> Plan:
@@ -223,7 +228,7 @@ def _read_folder(folder: Path) -> Plan:
         else:
             skipped[suffix or "no suffix"] += 1
     if not names:
-        hint = "; for videos add --source video" if skipped.keys() & VIDEO_SUFFIXES else ""
+        hint = "; for videos set `kind='video'`" if skipped.keys() & VIDEO_SUFFIXES else ""
         raise SourceError(
             f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); "
             f"{sum(skipped.values())} other files were found{hint}"
@@ -233,13 +238,13 @@ def _read_folder(folder: Path) -> Plan:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Names of all files below, in the same order wherever they stand."""
+    """Names of all files below, in the same order on a disk and in an object store."""
     if is_remote(folder):
         system, base = arrow(folder)
-        found = system.get_file_info(fs.FileSelector(base, recursive=True))
-        names = [info.path[len(base) :].strip("/") for info in found if info.is_file]
+        infos = system.get_file_info(fs.FileSelector(base, recursive=True))
+        names = [info.path[len(base) :].strip("/") for info in infos if info.is_file]
         # The files of a folder come before the folders in it.
-        yield from sorted(names, key=lambda name: (*_folders_of(name), (0, name)))
+        yield from sorted(names, key=lambda name: (*_folder_keys(name), (0, name)))
         return
     for parent, folders, files in os.walk(folder):
         folders.sort()
@@ -247,7 +252,7 @@ def _walk(folder: Path) -> Iterator[str]:
             yield Path(parent, name).relative_to(folder).as_posix()
 
 
-def _folders_of(name: str) -> list[tuple[int, str]]:
+def _folder_keys(name: str) -> list[tuple[int, str]]:
     return [(1, part) for part in name.split("/")[:-1]]
 
 
@@ -256,7 +261,7 @@ def _read_manifest(path: Path) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             return read_parquet(path)
         if path.suffix.lower() == ".csv":
-            # An empty field is null; "nan" stays NaN, which is a wrong box and not no box.
+            # An empty field is null; "nan" stays NaN, which is an invalid box and not a missing one.
             convert = pyarrow.csv.ConvertOptions(
                 null_values=[""],
                 strings_can_be_null=True,

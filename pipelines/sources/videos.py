@@ -1,8 +1,8 @@
 """From a folder of clips to a plan: which clips there are, and which of their frames.
 
 A clip is a video file, a folder of images, or one of the clips in a file of tensors, laid out
-``SPLIT/CATEGORY/…``. Each is looked at (its index, not its pixels) to spread the wanted
-frames evenly over it. A clip that cannot be used is one row that says why.
+``SPLIT/CATEGORY/…``. The index of each is read (not its pixels) to spread the sampled frames
+evenly over it. A clip that cannot be used is one row with an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and
 from pipelines.images.opener import TENSOR_SUFFIXES
 from pipelines.images.pixels import ImageError
 
-_READERS = 8  # files looked at at once: mostly waiting for the disk
+_READERS = 8  # files opened at once: mostly waiting for the disk
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class _Clip:
 
 
 @dataclass
-class _Found:
-    """What a walk over the folder met."""
+class _Folder:
+    """The clips below a folder."""
 
     videos: list[str] = field(default_factory=list)
     sequences: dict[str, list[str]] = field(default_factory=dict)  # folder to its images
@@ -61,51 +61,52 @@ def plan_videos(
     """The plan of ``source``, a video or a folder of clips.
 
     Args:
-        source: what to look at; names are relative to it, or to the file's folder.
+        source: a video or a folder; image names are relative to the folder.
         frames: of each clip, spread evenly; 0: every frame.
         limit: clips at most, spread evenly over all there are.
-        image_suffixes: what counts as an image of a sequence.
-        report: told of clips looked at and clips found.
+        image_suffixes: of the images of a sequence.
+        report: receives files read and files in all.
 
     Returns:
-        A complete detections table with ``split``, ``category`` and ``error``; files that are
-        no clips, by suffix; what people should know.
+        A complete detections table with ``split``, ``category`` and ``error``; the number of
+        other files by suffix; notes for people.
 
     Raises:
         SourceError: there is no clip at all.
     """
-    found = _Found(videos=[source.name]) if source.is_file() else _walk(source, image_suffixes)
+    folder = _Folder(videos=[source.name]) if source.is_file() else _walk(source, image_suffixes)
     root = source.parent if source.is_file() else source
-    names = sorted([*found.videos, *found.sequences], key=natural)
+    names = sorted([*folder.videos, *folder.sequences], key=natural)
     if not names:
-        skipped = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.skipped.items()))
+        skipped = ", ".join(f"{n} {suffix}" for suffix, n in sorted(folder.skipped.items()))
         raise SourceError(
             f"{source} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))}), folders of images or "
             f"tensors ({', '.join(sorted(TENSOR_SUFFIXES))}); found: {skipped or 'nothing'}"
         )
     names = list(spread(names, limit))
 
-    def look(name: str) -> list[_Clip]:
-        images = found.sequences.get(name)
-        return _look_at_images(root, name, images, frames) if images else _look(root, name, frames)
+    def clips_of(name: str) -> list[_Clip]:
+        if name in folder.sequences:
+            return _clip_of_images(root, name, folder.sequences[name], frames)
+        return _clips_of_file(root, name, frames)
 
     clips: list[_Clip] = []
     with ThreadPoolExecutor(_READERS) as pool:
-        for done, looked in enumerate(pool.map(look, names), start=1):
-            clips += looked
+        for done, found in enumerate(pool.map(clips_of, names), start=1):
+            clips += found
             report(done, len(names))
     clips = list(spread(clips, limit))  # a file of tensors holds many
     table = _table(clips, where=str(source))
-    return table, dict(found.skipped), tuple(_notes(clips, found.empty))
+    return table, dict(folder.skipped), tuple(_notes(clips, folder.empty))
 
 
-def sampled(count: int, frames: int) -> list[int]:
-    """Numbers of the frames to take of ``count``; 0: every one."""
+def sample_frames(count: int, frames: int) -> list[int]:
+    """Numbers of ``frames`` of ``count`` frames, spread evenly; 0: every one."""
     return list(range(count)) if frames == 0 else evenly(count, frames)
 
 
-def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Found:
-    found = _Found()
+def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Folder:
+    contents = _Folder()
     used: set[str] = set()
     folders: list[str] = []
     for parent, children, files in os.walk(folder):
@@ -116,38 +117,38 @@ def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Found:
             path = name if here == "." else f"{here}/{name}"
             suffix = Path(name).suffix.lower()
             if suffix in VIDEO_SUFFIXES or suffix in TENSOR_SUFFIXES:
-                found.videos.append(path)
+                contents.videos.append(path)
             elif suffix in image_suffixes:
                 images.append(path)
             else:
-                found.skipped[suffix or "no suffix"] += 1
+                contents.skipped[suffix or "no suffix"] += 1
                 continue
             used.update({here, *(above.as_posix() for above in Path(here).parents)})
         if images:
             name = folder.resolve().name if here == "." else here
-            found.sequences[name] = sorted(images, key=natural)
+            contents.sequences[name] = sorted(images, key=natural)
         folders.append(here)
-    # The outermost only: what is in an empty folder is empty as well.
+    # The outermost only: folders in an empty folder are empty as well.
     empty = [name for name in folders if name not in used]
-    found.empty = [name for name in empty if Path(name).parent.as_posix() not in empty]
-    return found
+    contents.empty = [name for name in empty if Path(name).parent.as_posix() not in empty]
+    return contents
 
 
-def _look(root: Path, name: str, frames: int) -> list[_Clip]:
+def _clips_of_file(root: Path, name: str, frames: int) -> list[_Clip]:
     """A video, or the clips of a file of tensors."""
-    # PyAV loads FFmpeg; planning a folder of photos never gets here.
+    # late: PyAV loads FFmpeg, which a folder of photos does not need
     from pipelines.images.tensors import TensorFile
-    from pipelines.images.video import examine
+    from pipelines.images.video import read_video_info
 
     try:
         if Path(name).suffix.lower() not in TENSOR_SUFFIXES:
-            facts = examine(root / name)
-            size = frozenset({(facts.width, facts.height)})
-            numbers = _enough(facts.frames, frames)
+            info = read_video_info(root / name)
+            size = frozenset({(info.width, info.height)})
+            numbers = _sample_or_refuse(info.frames, frames)
             images = [frame_name(name, number) for number in numbers]
-            return [_Clip(name, images, [*numbers], facts.fps, size)]
+            return [_Clip(name, images, [*numbers], info.fps, size)]
         clips, count, height, width = TensorFile(root / name).shape
-        numbers = _enough(count, frames)
+        numbers = _sample_or_refuse(count, frames)
     except ImageError as error:
         return [_failed(name, name, error)]
     return [
@@ -161,9 +162,9 @@ def _look(root: Path, name: str, frames: int) -> list[_Clip]:
     ]
 
 
-def _look_at_images(root: Path, name: str, images: list[str], frames: int) -> list[_Clip]:
+def _clip_of_images(root: Path, name: str, images: list[str], frames: int) -> list[_Clip]:
     try:
-        numbers = _enough(len(images), frames)
+        numbers = _sample_or_refuse(len(images), frames)
     except ImageError as error:
         return [_failed(name, images[0], error)]
     chosen = [images[number] for number in numbers]
@@ -175,13 +176,13 @@ def _failed(name: str, image: str, error: ImageError) -> _Clip:
     return _Clip(name, [image], [None], error=f"{error} [{name}]")
 
 
-def _enough(count: int, frames: int) -> list[int]:
+def _sample_or_refuse(count: int, frames: int) -> list[int]:
     if count < max(1, frames):
         raise ImageError(
             "short video",
             f"{count} frame{'' if count == 1 else 's'}, fewer than the {max(1, frames)} to sample",
         )
-    return sampled(count, frames)
+    return sample_frames(count, frames)
 
 
 def _image_size(file: Path) -> tuple[int, int] | None:
@@ -200,18 +201,18 @@ def _table(clips: list[_Clip], *, where: str) -> pa.Table:
     def per_clip(values: list[str | None]) -> pa.Array:
         return pa.array(values, pa.string()).take(pa.array(names))
 
-    places = [split_and_category(clip.name) for clip in clips]
+    named = [split_and_category(clip.name) for clip in clips]
     table = complete(
         pa.table(
             {
                 "image": pa.array([image for clip in clips for image in clip.images]),
                 "sequence": per_clip([clip.name for clip in clips]),
                 "timestamp": pa.array(
-                    [stamp for clip in clips for stamp in _stamps(clip)], pa.timestamp("us")
+                    [stamp for clip in clips for stamp in _timestamps(clip)], pa.timestamp("us")
                 ),
                 "frame": pa.array([n for clip in clips for n in clip.numbers], pa.int64()),
-                "split": per_clip([split for split, _ in places]),
-                "category": per_clip([category for _, category in places]),
+                "split": per_clip([split for split, _ in named]),
+                "category": per_clip([category for _, category in named]),
             }
         ),
         where=where,
@@ -219,18 +220,22 @@ def _table(clips: list[_Clip], *, where: str) -> pa.Table:
     return table.append_column("error", per_clip([clip.error for clip in clips]))
 
 
-def _stamps(clip: _Clip) -> Iterator[object]:
+def _timestamps(clip: _Clip) -> Iterator[object]:
     """When each frame was shown, where the file's name says when the first was."""
     began = timestamp_in_name(clip.name)
     for number in clip.numbers:
-        known = began is not None and clip.fps and number is not None
-        yield began + timedelta(seconds=number / clip.fps) if known else None  # type: ignore[operator]
+        if began is None or not clip.fps or number is None:
+            yield None
+        else:
+            yield began + timedelta(seconds=number / clip.fps)
 
 
 def _notes(clips: list[_Clip], empty: list[str]) -> Iterator[str]:
+    def first_ten(names: list[str]) -> str:
+        return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+
     if empty:
-        shown = ", ".join(empty[:10]) + (", …" if len(empty) > 10 else "")
-        yield f"folders without a clip: {shown}"
+        yield f"folders without a clip: {first_ten(empty)}"
     sizes = Counter(min(clip.sizes) for clip in clips if len(clip.sizes) == 1)
     if len(sizes) > 1:
         shown = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sizes.most_common(5))
@@ -238,5 +243,4 @@ def _notes(clips: list[_Clip], empty: list[str]) -> Iterator[str]:
         yield f"clips of {len(sizes)} sizes, all resized alike: {shown}{more}"
     mixed = [clip.name for clip in clips if len(clip.sizes) > 1]
     if mixed:
-        shown = ", ".join(mixed[:10]) + (", …" if len(mixed) > 10 else "")
-        yield f"clips whose frames differ in size, all resized alike: {shown}"
+        yield f"clips whose frames differ in size, all resized alike: {first_ten(mixed)}"

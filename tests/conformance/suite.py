@@ -10,7 +10,7 @@ from torch import nn
 
 from common.errors import ModelError
 from pipelines.model_info import ModelRequest
-from pipelines.models.base import Backbone, Loaded, relative
+from pipelines.models.base import Backbone, Loaded, relative_difference
 from pipelines.models.registry import load_backbone
 from pipelines.models.timm_family import TimmBackbone
 
@@ -68,7 +68,7 @@ def _check_pass(backbone: Backbone, x: torch.Tensor, found: Finding) -> torch.Te
         one = backbone.one_pass(x)
     whole = backbone.model(x)
     _require(found, one.logits.shape == whole.shape, f"logits are {tuple(one.logits.shape)}")
-    found.dim, found.error = one.embedding.shape[1], relative(one.logits, whole)
+    found.dim, found.error = one.embedding.shape[1], relative_difference(one.logits, whole)
     _require(found, found.error <= TOLERANCE, f"logits differ by {found.error:.1e}")
     _require(found, float(whole.std()) > 0, "the logits are all the same, which proves nothing")
     expected = declared_dim(backbone)
@@ -91,7 +91,7 @@ def _check_pass(backbone: Backbone, x: torch.Tensor, found: Finding) -> torch.Te
 
 
 def _apart(embedding: torch.Tensor) -> float:
-    return relative(embedding[:1], embedding[1:])
+    return relative_difference(embedding[:1], embedding[1:])
 
 
 def _calibrate(model: nn.Module, x: torch.Tensor) -> None:
@@ -109,7 +109,7 @@ def _check_levels(backbone: Backbone, x: torch.Tensor, plain: torch.Tensor, foun
     # Not in timm's order, and the last level twice, once by its negative index.
     backwards = list(reversed(range(len(backbone.levels))))
     final, (again, *levels) = backbone.features_and_levels(x, [-1, *backwards])
-    _require(found, relative(final, plain) <= TOLERANCE, "levels change the last map")
+    _require(found, relative_difference(final, plain) <= TOLERANCE, "levels change the last map")
     _require(found, torch.equal(again, levels[0]), "level -1 is not the last one")
     for index, level in zip(backwards, levels, strict=True):
         known = backbone.levels[index]

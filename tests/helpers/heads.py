@@ -1,4 +1,4 @@
-"""Heads with made-up weights, and what they answer, worked out in NumPy."""
+"""Heads with random weights, their answers computed in NumPy, and stored features to compare."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.embeddings import matrix
 from pipelines.model_info import HeadInfo, ModelInfo
 from pipelines.models.head import Head, save_head
+from pipelines.run import Run
 
 
-def made_head(
+def make_head(
     facts: ModelInfo,
     file: Path,
     like: np.ndarray,
@@ -49,7 +51,12 @@ def made_head(
     return head
 
 
-def answered(head: Head, features: np.ndarray) -> np.ndarray:
+def stored_values(run: Run, column: str) -> np.ndarray:
+    """A column of lists of a run as ``[N, D]``."""
+    return matrix(run.table([column])[column].combine_chunks())
+
+
+def expected_logits(head: Head, features: np.ndarray) -> np.ndarray:
     """Logits ``[N, C]`` of ``features`` ``[N, ...]``, in float64."""
     state = {name: tensor.double().numpy() for name, tensor in head.state_dict().items()}
     x = features.reshape(len(features), -1).astype(np.float64)

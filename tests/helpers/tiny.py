@@ -11,7 +11,7 @@ from pipelines.engines.engine import Engine
 from pipelines.engines.precision import compare
 from pipelines.model_info import EngineName, ModelInfo, ModelRequest
 from pipelines.models.registry import examine, load_backbone
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head
 
 TINY = ModelRequest(spec="tiny")
 
@@ -22,14 +22,14 @@ def _normalised(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
 
 
-def by_hand(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reference_answers(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings and logits of ``tiny`` from its own module, normalised in NumPy."""
     model, tensor = load_backbone(TINY).backbone.model, _normalised(pixels)
     with torch.inference_mode():
         return model.body(tensor).mean((2, 3)).numpy(), model(tensor).numpy()
 
 
-def map_by_hand(pixels: np.ndarray) -> np.ndarray:
+def reference_map(pixels: np.ndarray) -> np.ndarray:
     """The last map of ``tiny`` from its own module, the pixels normalised in NumPy."""
     with torch.inference_mode():
         found: np.ndarray = load_backbone(TINY).backbone.model.body(_normalised(pixels)).numpy()
@@ -47,7 +47,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
 
 def check_engine(facts: ModelInfo, pixels: np.ndarray, engine: EngineName) -> None:
     """Hold an engine to the answers of the model itself, to 70 images and to parts of them."""
-    embedding, logits = by_hand(pixels)
+    embedding, logits = reference_answers(pixels)
     run = Engine(facts, "fp32", engine, batch_rows=32)
     for rows in (1, 3, 70):  # fewer than a batch, and two batches and a rest
         found = run(pixels[:rows])
@@ -69,12 +69,12 @@ def check_head(
     hidden: tuple[int, ...],
 ) -> None:
     """Hold an engine to the answers that a head, stored as ``file``, gives to 40 images."""
-    grid = map_by_hand(pixels)
+    grid = reference_map(pixels)
     wanted = grid if features == "map" else grid.mean((2, 3))
-    head = made_head(facts, file, wanted, classes=classes, hidden=hidden)
+    head = make_head(facts, file, wanted, classes=classes, hidden=hidden)
     headed = examine(with_head(file))
     assert headed.maps == ()  # a head of the map keeps none
-    expected = answered(head, wanted)
+    expected = expected_logits(head, wanted)
     assert len(np.unique(expected.argmax(1))) > 1  # it tells the pictures apart
     found = Engine(headed, "fp32", engine)(pixels)
     assert found.logits.shape == (40, classes)

@@ -10,7 +10,7 @@ import numpy as np
 SIDE = 64
 
 
-def numbered(number: int, *, width: int = SIDE, height: int = SIDE) -> np.ndarray:
+def numbered_frame(number: int, *, width: int = SIDE, height: int = SIDE) -> np.ndarray:
     """A frame ``[H, W, 3]`` whose left half's brightness grows with ``number``."""
     frame = np.zeros((height, width, 3), np.uint8)
     frame[:, : width // 2] = 20 + 3 * (number % 70)
@@ -45,7 +45,7 @@ def write_video(
         if turned:
             stream.set_display_rotation(turned)
         for number in range(count):
-            picture = numbered(number, width=width, height=height)
+            picture = numbered_frame(number, width=width, height=height)
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode(None):
@@ -68,11 +68,11 @@ def write_sound(path: Path, *, seconds: float = 0.5) -> Path:
 
 
 def number_of(frame: np.ndarray) -> int:
-    """The number that a decoded frame ``[H, W, 3]`` of ``numbered`` tells; below 70."""
+    """The number that a decoded frame ``[H, W, 3]`` of ``numbered_frame`` tells; below 70."""
     return round((float(frame[:, : frame.shape[1] // 4].mean()) - 20) / 3)
 
 
-def broken(folder: Path) -> dict[str, str]:
+def broken_videos(folder: Path) -> dict[str, str]:
     """Files that are no videos, and what each must say."""
     web = write_video(folder / "web.mp4", 30, front=True).read_bytes()
     (folder / "web.mp4").write_bytes(web[: len(web) // 2])

@@ -19,7 +19,7 @@ from common.errors import InputError, WorkError, first_line
 from index.vectors import Floats, Ints
 from pipelines.frame_names import parse_frame
 from pipelines.images.pixels import ImageError
-from pipelines.images.video import examine
+from pipelines.images.video import read_video_info
 from tracks.association.linker import by_frame, frame_step
 from tracks.linked import LinkedRun, Progress, shortened
 from tracks.pictures.annotate import Annotator, Pixels
@@ -118,7 +118,7 @@ def _natural_fps(linked: LinkedRun) -> float:
     if names[0] is None or names[0].clip is not None:  # clips do not store their frame rate
         return FPS_OF_IMAGES
     try:
-        rate = examine(linked.run.image_path(names[0].file)).fps
+        rate = read_video_info(linked.run.image_path(names[0].file)).fps
     except ImageError:
         rate = None
     step = frame_step(np.array([name.frame for name in names if name is not None]))

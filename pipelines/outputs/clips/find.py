@@ -1,4 +1,4 @@
-"""Which clips a run holds: frames, split, category and errors of each, without an embedding."""
+"""The clips of a run: frames, split, category and errors of each, without embeddings."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _SPLIT_NAME = re.compile(r"\w[\w .-]*")  # it names files
 
 @dataclass
 class Clip:
-    """The rows of one sequence, wherever they stand in the run."""
+    """The rows of one sequence, anywhere in the run."""
 
     id: str
     split: str
     category: str | None
     first_row_id: int
     rows: int = 0
-    files: list[int] = field(default_factory=list)  # places in ``Run.files()``
+    files: list[int] = field(default_factory=list)  # indices of ``Run.files()``
     frames: tuple[int, int] | None = None  # the lowest and the highest
     failed: int = 0
-    first_error: tuple[int, str] | None = None  # row_id and what it says
+    first_error: tuple[int, str] | None = None  # row_id and text
 
 
 def find_clips(run: Run) -> list[Clip]:
     """Every clip of ``run``, good or not, in the order of the plan.
 
-    The rows are read in batches and only counted. Clips whose batches are mixed up cost twelve
-    bytes a row besides, to find a frame that stands twice.
+    The rows are read in batches and only counted. Clips whose frames overlap between batches take
+    another twelve bytes a row, to detect a repeated frame.
 
     Raises:
         RunError: a column is missing, a clip has no split, two splits or two categories, a
-            split cannot name a file, or a frame of a clip stands twice.
+            split cannot name a file, or a frame of a clip is repeated.
     """
     _check_columns(run)
     clips: dict[str, Clip] = {}
@@ -61,8 +61,8 @@ def _check_columns(run: Run) -> None:
     missing = [name for name in COLUMNS if name not in present]
     if missing:
         raise RunError(
-            f"{run.path} has no column {missing[0]!r}, which clips are made by; extract videos "
-            "with 'onepass extract … --source video', or images with a manifest that has it"
+            f"{run.path} has no column {missing[0]!r}, which clips are made by; extract videos, "
+            "or images with a manifest that has it"
         )
 
 
@@ -74,10 +74,10 @@ def _batches(run: Run, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.Table
 
 
 def _count(run: Run, clips: dict[str, Clip], mixed: set[str], file: int, batch: pa.Table) -> None:
-    """Add a batch to what is known; a clip whose frames may stand twice goes into ``mixed``."""
+    """Add a batch to ``clips``; a clip whose frames may be repeated is added to ``mixed``."""
     for name in ("split", "category"):  # of a manifest they may be numbers
-        at = batch.column_names.index(name)
-        batch = batch.set_column(at, name, batch[name].cast(pa.string()))
+        index = batch.column_names.index(name)
+        batch = batch.set_column(index, name, batch[name].cast(pa.string()))
     parts = batch.group_by(["sequence", "split", "category"], use_threads=False).aggregate(
         [
             *(("row_id", "min"), ("row_id", "count"), ("error", "count")),
@@ -98,7 +98,7 @@ def _count(run: Run, clips: dict[str, Clip], mixed: set[str], file: int, batch: 
                     f"give all frames of a clip one {name}"
                 )
         if part["frame_count_distinct"] != part["row_id_count"]:
-            raise _repeated(run, key)
+            raise _repeated_frame(run, key)
         low, high = part["frame_min"], part["frame_max"]
         if clip.frames is not None:
             if low <= clip.frames[1] and high >= clip.frames[0]:
@@ -112,8 +112,8 @@ def _count(run: Run, clips: dict[str, Clip], mixed: set[str], file: int, batch: 
             clip.files.append(file)
     for row in batch.filter(pc.is_valid(batch["error"])).to_pylist():
         clip = clips[row["sequence"]]
-        found = (row["row_id"], row["error"])
-        clip.first_error = min(clip.first_error or found, found)
+        error = (row["row_id"], row["error"])
+        clip.first_error = min(clip.first_error or error, error)
 
 
 def _check_split(run: Run, clip: str, split: str | None) -> None:
@@ -130,7 +130,7 @@ def _check_split(run: Run, clip: str, split: str | None) -> None:
 
 
 def _check_frames(run: Run, clips: list[str]) -> None:
-    """Refuse a frame that stands twice in one of ``clips``, whose batches are mixed up."""
+    """Refuse a repeated frame in one of ``clips``, whose frames overlap between batches."""
     known = pa.array(clips)
     codes, frames = [], []
     for _, batch in _batches(run, ("sequence", "frame")):
@@ -141,10 +141,10 @@ def _check_frames(run: Run, clips: list[str]) -> None:
     order = np.lexsort((frame_of, code_of))
     same = (np.diff(code_of[order]) == 0) & (np.diff(frame_of[order]) == 0)
     if same.any():
-        raise _repeated(run, clips[code_of[order][int(np.argmax(same))]])
+        raise _repeated_frame(run, clips[code_of[order][int(np.argmax(same))]])
 
 
-def _repeated(run: Run, clip: str) -> RunError:
+def _repeated_frame(run: Run, clip: str) -> RunError:
     return RunError(
         f"{run.path}: clip {clip} has several rows for one frame; clips are made of whole frames, "
         "extract them without boxes"

@@ -1,9 +1,9 @@
-"""The folder that ``onepass clips`` writes: its records, and whether it may be gone on with.
+"""The output folder of ``onepass clips``: its records, and whether it can be continued.
 
 ::
 
     OUT/
-      request.json         what was asked, written first: decides whether a rerun may go on
+      request.json         the request, written first: only an equal one continues the folder
       shards/*.h5          the clips, some at a time
       {split}_features.h5  one virtual dataset over a split's shards
       manifest.json        written last; without it the clips are unfinished
@@ -13,7 +13,7 @@ each being the same clip, in the order of the plan:
 
 ==========  ===========================  =====================================================
 features    float32 [clips, frames, D]   embeddings in the order of frames, zeros after them
-labels      int64 [clips]                place of the category in ``category_mapping``, or -1
+labels      int64 [clips]                index of the category in ``category_mapping``, or -1
 num_frames  int32 [clips]                frames before the zeros
 ids         bytes [clips]                the clip's sequence, UTF-8
 ==========  ===========================  =====================================================
@@ -69,32 +69,33 @@ class ClipsManifest(JsonModel):
     files: dict[str, str] = Field(repr=False)  # relative name to sha256
 
 
-def stem(split: str, scales: Sequence[float]) -> str:
-    """What a split's file is called, without its ending."""
+def file_stem(split: str, scales: Sequence[float]) -> str:
+    """Name of a split's file, without its suffix."""
     return f"{split}_features" + ("_multiscale" if len(scales) > 1 else "")
 
 
 def is_finished(out: Path, request: ClipsRequest) -> bool:
-    """Whether ``out`` holds all that is asked for.
+    """Whether ``out`` holds the finished clips of ``request``.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or clips of another command.
     """
     if not out.exists():
         return False
+    given = f"`out={str(out)!r}`"
     if not out.is_dir():
-        raise RunError(f"--out {out} is a file; give a folder")
-    asked = out / "request.json"
-    strange = {"plan", "detections", "checkpoint"}
-    if not asked.is_file():
-        strange = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
-    found = sorted(name for name in strange if (out / name).exists())
-    if found:
-        raise RunError(f"--out {out} holds {found[0]!r} and no clips; give a new folder")
-    if not asked.is_file():
+        raise RunError(f"{given} is a file; give a folder")
+    stored = out / "request.json"
+    foreign = {"plan", "detections", "checkpoint"}
+    if not stored.is_file():
+        foreign = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
+    unexpected = sorted(name for name in foreign if (out / name).exists())
+    if unexpected:
+        raise RunError(f"{given} holds {unexpected[0]!r} and no clips; give a new folder")
+    if not stored.is_file():
         return False
-    earlier = read_json(asked, ClipsRequest)
+    earlier = read_json(stored, ClipsRequest)
     if earlier != request:
         differs = "; ".join(differences(earlier.model_dump(), request.model_dump()))
-        raise RunError(f"--out {out} holds clips of another command ({differs}); give a new --out")
+        raise RunError(f"{given} holds clips of another command ({differs}); give a new folder")
     return (out / "manifest.json").is_file()

@@ -21,9 +21,8 @@ def scaled_frames(frames: int, scales: Sequence[float]) -> int:
 def multi_scale(clip: NDArray[np.float32], scales: Sequence[float]) -> NDArray[np.float32]:
     """The mean over ``scales`` of a clip resampled to each and zero-padded to the longest.
 
-    A network that sees one frame at a time gives each frame the same numbers wherever it
-    stands, so taking stored rows is the same as running the network on resampled frames. A
-    padded zero counts in the mean. The one scale 1.0 gives the clip as it is.
+    The network sees one frame at a time, so resampling the stored rows equals running it on
+    resampled frames. A padded zero counts in the mean. The single scale 1.0 gives the clip itself.
 
     Args:
         clip: ``[T, D]``, embeddings of the frames in order; at least one.

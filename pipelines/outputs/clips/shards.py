@@ -1,4 +1,4 @@
-"""One shard of clips: which rows it needs, and how they become HDF5."""
+"""One shard of clips: the rows it needs, and writing them as HDF5."""
 
 from __future__ import annotations
 
@@ -57,13 +57,21 @@ class ClipShard:
     first_row_id: int
 
 
-def cut(
+def make_shards(
     stem: str, clips: Sequence[Clip], layout: Layout, files: Sequence[Path], labels: dict[str, int]
 ) -> Iterator[ClipShard]:
-    """Shards of one split's ``clips``; ``files`` are the run's, ``labels`` of the categories."""
-    each = layout.clips_per_shard
-    for number, start in enumerate(range(0, len(clips), each)):
-        inside = clips[start : start + each]
+    """Divide one split's clips into shards.
+
+    Args:
+        stem: of the shards' names.
+        clips: of the split, in order.
+        layout: of the run.
+        files: of the run.
+        labels: category to its index.
+    """
+    size = layout.clips_per_shard
+    for number, start in enumerate(range(0, len(clips), size)):
+        inside = clips[start : start + size]
         yield ClipShard(
             name=f"{FOLDER}/{stem}-{number:05d}.h5",
             files=tuple(str(files[at]) for at in sorted({at for c in inside for at in c.files})),
@@ -74,8 +82,8 @@ def cut(
         )
 
 
-def stands_whole(file: Path, shard: ClipShard) -> bool:
-    """Whether an earlier session wrote the shard, and the disk kept it."""
+def is_complete(file: Path, shard: ClipShard) -> bool:
+    """Whether ``file`` is this shard, written completely by an earlier session."""
     if not file.is_file():
         return False
     try:
@@ -86,10 +94,15 @@ def stands_whole(file: Path, shard: ClipShard) -> bool:
 
 
 def write_clip_shard(out: Path, shard: ClipShard, layout: Layout) -> None:
-    """Read the shard's rows and write it; appears under its name only when complete.
+    """Read the shard's rows and write it, atomically.
+
+    Args:
+        out: folder of the clips.
+        shard: to write.
+        layout: of the run.
 
     Raises:
-        WorkError: the run cannot be read or is not what it was, or the disk refused.
+        WorkError: the run cannot be read or has changed, or the disk refused.
     """
     target = out / shard.name
     try:
@@ -124,26 +137,26 @@ def _fill(file: h5py.File, shard: ClipShard, layout: Layout) -> None:
 
 
 def _read(shard: ClipShard, layout: Layout) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rows of the shard's clips as they come, and the order by clip and frame."""
+    """The rows of the shard's clips as stored, and their order by clip and frame."""
     planned = sum(shard.rows)
     rows = np.empty((planned, layout.feature_dim), dtype=np.float32)
     clip_of, frame_of = np.empty(planned, dtype=np.int64), np.empty(planned, dtype=np.int64)
     wanted = pa.array(shard.ids)
-    at = 0
+    count = 0
     for name in shard.files:
         for batch in _batches_with(name, wanted):
             code = pc.index_in(batch["sequence"], wanted)
-            found = batch.filter(pc.is_valid(code))
-            end = at + found.num_rows
+            matches = batch.filter(pc.is_valid(code))
+            end = count + matches.num_rows
             if end <= planned:
-                rows[at:end] = matrix(found["embedding"])
-                clip_of[at:end] = pc.drop_null(code).to_numpy()
-                frame_of[at:end] = found["frame"].to_numpy()
-            at = end
-    counted = np.bincount(clip_of[:at], minlength=len(shard.ids)) if at == planned else None
+                rows[count:end] = matrix(matches["embedding"])
+                clip_of[count:end] = pc.drop_null(code).to_numpy()
+                frame_of[count:end] = matches["frame"].to_numpy()
+            count = end
+    counted = np.bincount(clip_of[:count], minlength=len(shard.ids)) if count == planned else None
     if counted is None or not np.array_equal(counted, shard.rows):
         raise WorkError(
-            f"{shard.name}: {planned} frames were counted in the run and {at} are there now; the "
+            f"{shard.name}: {planned} frames were counted in the run and {count} are there now; the "
             "run has changed, check it with 'onepass inspect RUN --verify'"
         )
     return rows, np.lexsort((frame_of, clip_of))

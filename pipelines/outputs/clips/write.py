@@ -22,16 +22,16 @@ from pipelines.outputs.clips.folder import (
     ClipsManifest,
     ClipsRequest,
     LeftOut,
+    file_stem,
     is_finished,
-    stem,
 )
 from pipelines.outputs.clips.scales import REAL_TIME
 from pipelines.outputs.clips.shards import (
     FOLDER,
     ClipShard,
     Layout,
-    cut,
-    stands_whole,
+    is_complete,
+    make_shards,
     write_clip_shard,
 )
 from pipelines.outputs.hdf5 import Shard, join
@@ -44,7 +44,7 @@ _THEN = "what is written is kept, the same command continues"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What ``make_clips`` did."""
+    """The outcome of ``make_clips``."""
 
     manifest: ClipsManifest
     already_finished: bool = False
@@ -91,11 +91,11 @@ def make_clips(
         if is_finished(out, request):  # by another process, meanwhile
             return Outcome(read_json(out / "manifest.json", ClipsManifest), already_finished=True)
         large = plan.bytes > PROCESSES_FROM_BYTES
-        with tasks("clips", executor=executor, large=large, then=_THEN) as place:
+        with tasks("clips", executor=executor, large=large, then=_THEN) as runner:
             write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
-            resumed = _write_shards(out.resolve(), plan, place, report)
+            resumed = _write_shards(out.resolve(), plan, runner, report)
         for split, shards in plan.shards.items():
-            target = out / f"{stem(split, scales)}.h5"
+            target = out / f"{file_stem(split, scales)}.h5"
             parts = [Shard(s.name, len(s.ids), s.first_row_id) for s in shards]
             if parts:
                 join(target, parts, plan.attributes | {"num_videos": sum(p.rows for p in parts)})
@@ -108,15 +108,15 @@ def _check_scales(scales: tuple[float, ...]) -> None:
     shown = ",".join(f"{scale:g}" for scale in scales)
     if not scales or not all(math.isfinite(s) and 0 < s <= MAX_SCALE for s in scales):
         raise InputError(
-            f"--scales {shown}: each must be above 0 and at most {MAX_SCALE:g}, as 1.0,0.85,1.15"
+            f"`scales={shown}`: each must be above 0 and at most {MAX_SCALE:g}, as 1.0,0.85,1.15"
         )
     if len(set(scales)) != len(scales):
-        raise InputError(f"--scales {shown}: each scale once")
+        raise InputError(f"`scales={shown}`: each scale once")
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """All that is known before the first embedding is read."""
+    """The shards to write, before the first embedding is read."""
 
     run: Run
     request: ClipsRequest
@@ -127,19 +127,19 @@ class _Plan:
 
     @property
     def bytes(self) -> int:
-        """Of the features that are written."""
+        """Size of the features to write."""
         clips = sum(len(shard.ids) for inside in self.shards.values() for shard in inside)
         return 4 * clips * self.layout.max_frames * self.layout.feature_dim
 
     @classmethod
     def of(cls, run: Run, request: ClipsRequest) -> _Plan:
-        """Count the run's clips and share out those that are asked for.
+        """Count the run's clips and divide the selected ones into shards.
 
         Raises:
             RunError: the run has no clips, or none without an error.
         """
         clips = find_clips(run)
-        asked = spread(clips, request.limit)
+        selected = spread(clips, request.limit)
         left_out = tuple(
             LeftOut(
                 id=clip.id,
@@ -148,12 +148,12 @@ class _Plan:
                 planned=clip.rows,
                 error=clip.first_error[1],
             )
-            for clip in asked
+            for clip in selected
             if clip.first_error is not None
         )
-        if len(left_out) == len(asked):
+        if len(left_out) == len(selected):
             raise RunError(
-                f"{run.path}: each of {len(asked)} clips has an error, the first {left_out[0].id}: "
+                f"{run.path}: each of {len(selected)} clips has an error, the first {left_out[0].id}: "
                 f"{left_out[0].error}; look at the source of the run"
             )
         model = run.manifest.model
@@ -167,8 +167,8 @@ class _Plan:
         names = sorted({clip.category for clip in clips if clip.category is not None})
         labels = {name: number for number, name in enumerate(names)}
         files = [file.resolve() for file in run.files()]
-        whole: dict[str, list[Clip]] = {clip.split: [] for clip in asked}
-        for clip in asked:
+        whole: dict[str, list[Clip]] = {clip.split: [] for clip in selected}
+        for clip in selected:
             if not clip.failed:
                 whole[clip.split].append(clip)
         return cls(
@@ -188,15 +188,17 @@ class _Plan:
                 "image_size": list(model.preprocess.input_size),
             },
             shards={
-                split: list(cut(stem(split, request.scales), inside, layout, files, labels))
+                split: list(
+                    make_shards(file_stem(split, request.scales), inside, layout, files, labels)
+                )
                 for split, inside in whole.items()
             },
             left_out=left_out,
         )
 
 
-def _write_shards(out: Path, plan: _Plan, place: Tasks, report: Callable[[int, int], None]) -> int:
-    """Have every shard written that does not stand yet; the number of clips that stood.
+def _write_shards(out: Path, plan: _Plan, runner: Tasks, report: Callable[[int, int], None]) -> int:
+    """Write the missing shards, and return the number of clips in the others.
 
     Raises:
         StalledError: no shard was finished for long.
@@ -207,12 +209,12 @@ def _write_shards(out: Path, plan: _Plan, place: Tasks, report: Callable[[int, i
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     wanted = {Path(shard.name).name for shard in shards}
-    for draft in folder.iterdir():  # of a session that was killed in the middle
+    for draft in folder.iterdir():  # of a session that was killed
         if draft.name not in wanted:
             draft.unlink(missing_ok=True)  # a task that is being cancelled may rename it
-    left = [shard for shard in shards if not stands_whole(out / shard.name, shard)]
+    missing = [shard for shard in shards if not is_complete(out / shard.name, shard)]
     total = sum(len(shard.ids) for shard in shards)
-    stood = done = total - sum(len(shard.ids) for shard in left)
+    resumed = done = total - sum(len(shard.ids) for shard in missing)
     report(done, total)
 
     def wrote(shard: ClipShard) -> None:
@@ -220,8 +222,8 @@ def _write_shards(out: Path, plan: _Plan, place: Tasks, report: Callable[[int, i
         done += len(shard.ids)
         report(done, total)
 
-    place.run(partial(_write_shard, out, plan.layout), left, done=wrote)
-    return stood
+    runner.run(partial(_write_shard, out, plan.layout), missing, done=wrote)
+    return resumed
 
 
 def _write_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
@@ -231,7 +233,9 @@ def _write_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
 
 def _describe(out: Path, plan: _Plan) -> ClipsManifest:
     names = [shard.name for inside in plan.shards.values() for shard in inside]
-    names += [f"{stem(split, plan.request.scales)}.h5" for split, own in plan.shards.items() if own]
+    names += [
+        f"{file_stem(split, plan.request.scales)}.h5" for split, own in plan.shards.items() if own
+    ]
     with ThreadPoolExecutor(4) as pool:
         hashes = list(pool.map(sha256_file, [out / name for name in names]))
     return ClipsManifest(

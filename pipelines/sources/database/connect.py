@@ -1,8 +1,7 @@
-"""A database by its URL: named without secrets, opened for one purpose, its errors one line each.
+"""A database by its URL: named without secrets, opened to read or to write, errors of one line.
 
-A URL may hold a password, so its text is never repeated. What runs and messages show is
-``name_of``: kind, host, port and database, without who asks, so that one role may read and another
-write.
+A URL may hold a password, so its text is never repeated. Runs and messages show ``name_of``: kind,
+host, port and database, without the user, so that one role may read and another write.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-import pipelines.sources.database  # noqa: F401  (says what to install where SQLAlchemy is missing)
+import pipelines.sources.database  # noqa: F401  (names the extra where SQLAlchemy is missing)
 from common.errors import InputError, OnepassError, SourceError, WorkError
 from common.extras import optional
 
 KINDS = "sqlite:///path/ami.db or postgresql+psycopg://user@host/name"
 
-WAIT_SECONDS = 5  # for a server to answer, and for others to release what they lock
+WAIT_SECONDS = 5  # for a server to answer, and for others to release their locks
 
-# SQLSTATEs of a request that stays wrong however often it is made.
+# SQLSTATEs of errors that a retry does not change.
 _REFUSED = frozenset({"42501", "25006", "42P01", "42703", "42804", "22001"})
 
 
 def parse(url: str) -> sa.URL:
-    """What a URL says, whichever driver it names: for one of the two that onepass brings.
+    """Parse a URL and set the driver that onepass uses, whichever it names.
 
     Raises:
-        SourceError: not the URL of a database onepass knows; the text is not repeated.
+        SourceError: not the URL of a supported database; the text is not repeated.
     """
     try:
         parsed = sa.make_url(url)
@@ -58,7 +57,7 @@ def parse(url: str) -> sa.URL:
 
 
 def name_of(url: str) -> str:
-    """The database of a URL for people, runs and comparisons: no user, no password.
+    """The canonical name of a URL's database, without user and password.
 
     Raises:
         SourceError: as ``parse``.
@@ -77,7 +76,7 @@ def name_of(url: str) -> str:
 
 
 def folder_of(url: str) -> Path:
-    """Where relative paths of images start: beside an SQLite file, else where we are."""
+    """Where relative image paths start: the folder of an SQLite file, else the working directory."""
     parsed = parse(url)
     return (
         Path(str(parsed.database)).parent if parsed.get_backend_name() == "sqlite" else Path.cwd()
@@ -86,13 +85,13 @@ def folder_of(url: str) -> Path:
 
 @contextmanager
 def open_database(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
-    """A connection; to read with, one that sees one state of the database and changes nothing.
+    """A connection; one to read with is read-only and sees one state of the database.
 
     What was not committed when the block ends is rolled back.
 
     Raises:
         SourceError: the URL, no such file or server, a wrong password, not a database.
-        InputError: the database refuses what is asked of it: read-only, no permission.
+        InputError: the database is read-only, or does not permit it.
         WorkError: it is locked, or fails otherwise.
     """
     name, parsed = name_of(url), parse(url)
@@ -101,14 +100,14 @@ def open_database(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
         try:
             connection = engine.connect()
         except SQLAlchemyError as error:
-            said = _said(error, parsed)
-            hint = "" if "authentication" not in said else _PASSWORD
-            raise SourceError(f"{name} cannot be opened: {said}{hint}") from None
+            reason = _one_line(error, parsed)
+            hint = "" if "authentication" not in reason else _PASSWORD
+            raise SourceError(f"{name} cannot be opened: {reason}{hint}") from None
         try:
             with connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise _plain(error, name, parsed, write) from None
+            raise _to_onepass_error(error, name, parsed, write) from None
     finally:
         engine.dispose()
 
@@ -122,18 +121,18 @@ def _engine(parsed: sa.URL, write: bool) -> sa.Engine:
         file = Path(str(parsed.database))
         if not file.is_file():
             raise SourceError(f"{file}: no such file; give {KINDS}")
-        uri = f"file:{quote(str(file))}?mode={'rw' if write else 'ro'}"  # neither makes a file
+        uri = f"file:{quote(str(file))}?mode={'rw' if write else 'ro'}"  # neither creates a file
 
         def connect() -> sqlite3.Connection:
             # No isolation level: BEGIN is ours, see below.
-            made = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
-            # SQLite keeps any bytes as text; what is no UTF-8 costs its letters, not the read.
-            made.text_factory = lambda text: text.decode(errors="replace")
-            return made
+            connection = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+            # SQLite accepts any bytes as text; invalid UTF-8 must not fail the read.
+            connection.text_factory = lambda text: text.decode(errors="replace")
+            return connection
 
         engine = sa.create_engine(parsed, creator=connect, **common)
-        # Python's own BEGIN comes before the first UPDATE only: what a SELECT before it saw may be
-        # gone, and a reader of several SELECTs sees several states.
+        # Python's own BEGIN comes only before the first UPDATE: rows of an earlier SELECT may have
+        # changed by then, and several SELECTs of a reader would see several states.
         begin = "BEGIN IMMEDIATE" if write else "BEGIN"
     else:
         one_state = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -144,7 +143,7 @@ def _engine(parsed: sa.URL, write: bool) -> sa.Engine:
             execution_options={} if write else one_state,
             **common,
         )
-        # Times come as text, which must not depend on the server's taste.
+        # Times come as text, which must not depend on the server's settings.
         begin = (
             f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'; SET LOCAL datestyle = 'ISO'; "
             "SET LOCAL timezone = 'UTC'"
@@ -162,23 +161,25 @@ def _json(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
-def _said(error: SQLAlchemyError, parsed: sa.URL) -> str:
-    """The driver's words in one line, without SQLAlchemy's statement and the password."""
-    words = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
-    return words.replace(parsed.password, "***") if parsed.password else words
+def _one_line(error: SQLAlchemyError, parsed: sa.URL) -> str:
+    """The driver's message in one line, without SQLAlchemy's statement and the password."""
+    message = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    return message.replace(parsed.password, "***") if parsed.password else message
 
 
-def _plain(error: SQLAlchemyError, name: str, parsed: sa.URL, write: bool) -> OnepassError:
-    said = _said(error, parsed)
+def _to_onepass_error(
+    error: SQLAlchemyError, name: str, parsed: sa.URL, write: bool
+) -> OnepassError:
+    reason = _one_line(error, parsed)
     cause = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN):
-            return SourceError(f"{name} cannot be read: {said}; give {KINDS}")
+            return SourceError(f"{name} cannot be read: {reason}; give {KINDS}")
         refused = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
     else:
         refused = getattr(cause, "sqlstate", None) in _REFUSED
     if refused:
-        return InputError(f"{name} refuses it: {said}")
-    after = "what was committed stays, the same command goes on" if write else "try again"
-    return WorkError(f"{name}: {said}; {after}")
+        return InputError(f"{name} refuses it: {reason}")
+    hint = "what was committed stays, the same command continues" if write else "try again"
+    return WorkError(f"{name}: {reason}; {hint}")

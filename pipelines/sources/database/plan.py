@@ -1,9 +1,8 @@
-"""From an AMI database to a plan: one row a detection, with its frame among all its session's.
+"""From an AMI database to a plan: one row per detection, with its frame in the session.
 
 A sequence is a monitoring session of one deployment. Its frames count every image of the session,
-also those in which nothing was found: a moth that is missed for two images is missed for two
-frames. A detection that cannot be used, because its box or its image is no good, is a row that
-says why.
+also those without a detection: a moth that is missed in two images is missed in two frames. A
+detection whose box or image cannot be used is a row with an error.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pipelines.sources.database.schema import PREFIX, Tables, read_tables
 CHUNK_ROWS = 5000
 NO_IMAGE = "(no image)"
 
-PASSED = {
+PASSED_COLUMNS = {
     "path": ("crop_path", pa.string()),
     "specific_label": ("specific_label", pa.string()),
     "specific_label_score": ("specific_label_score", pa.float64()),
@@ -35,7 +34,7 @@ PASSED = {
     "binary_label_score": ("binary_label_score", pa.float64()),
     "sequence_id": ("sequence_id", pa.string()),
 }
-"""Columns of detections that pass into the run where they are there: name and type in it."""
+"""Optional columns of detections that are copied into the run: their name and type there."""
 
 
 def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Table, tuple[str, ...]]:
@@ -43,15 +42,15 @@ def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Tabl
 
     Args:
         url: an SQLAlchemy URL.
-        report: told of detections read and detections there are.
+        report: receives detections read and detections in all.
 
     Returns:
         A complete detections table with ``database``, ``database_id`` and
-        ``database_image_id``, the columns of ``PASSED`` that there are, and ``error``; what
-        people should know.
+        ``database_image_id``, those of ``PASSED_COLUMNS`` that exist, and ``error``; notes for
+        people.
 
     Raises:
-        SourceError: the database cannot be read, is none of AMI's, or holds no detection.
+        SourceError: the database cannot be read, is not an AMI database, or has no detections.
         WorkError: it is locked, or failed while it was read.
     """
     name = name_of(url)
@@ -83,8 +82,8 @@ class _Reader:
         self._connection = connection
         self._deployments: dict[str, str] = {}
         self._unread_times = 0
-        found = tables.detections.c
-        self._passed = {new: kind for old, (new, kind) in PASSED.items() if old in found}
+        present = tables.detections.c
+        self._passed = {new: kind for old, (new, kind) in PASSED_COLUMNS.items() if old in present}
         ids = pa.int64() if tables.whole_ids else pa.string()
         self._schema = pa.schema(
             [
@@ -113,44 +112,48 @@ class _Reader:
 
     def _query(self) -> sa.Select[Any]:
         """Detections with their image, its frame, and its session; rows come image by image."""
-        found, sessions = self._tables.detections, self._tables.sessions
+        detections, sessions = self._tables.detections, self._tables.sessions
         images = self._numbered_images()
         session: sa.ColumnElement[Any] = images.c.session
-        if "monitoring_session_id" in found.c:
-            session = sa.func.coalesce(session, found.c.monitoring_session_id)
-        joined = found.outerjoin(images, images.c.id == found.c.image_id)
-        about: list[sa.ColumnElement[Any]] = []
+        if "monitoring_session_id" in detections.c:
+            session = sa.func.coalesce(session, detections.c.monitoring_session_id)
+        joined = detections.outerjoin(images, images.c.id == detections.c.image_id)
+        of_session: list[sa.ColumnElement[Any]] = []
         if sessions is not None:
             joined = joined.outerjoin(sessions, sessions.c.id == session)
             wanted = {"day": "day", "base_directory": "directory"}
-            about = [
+            of_session = [
                 sa.cast(sessions.c[old], sa.Text).label(new)
                 for old, new in wanted.items()
                 if old in sessions.c
             ]
         return (
             sa.select(
-                found.c.id,
-                found.c.image_id,
-                found.c.bbox,
+                detections.c.id,
+                detections.c.image_id,
+                detections.c.bbox,
                 images.c.timestamp,
                 session.label("session"),
-                images.c.id.label("found_image"),
+                images.c.id.label("joined_image"),
                 images.c.path.label("image_path"),
                 images.c.base,
                 images.c.frame,
-                *about,
-                *(found.c[old].label(new) for old, (new, _) in PASSED.items() if old in found.c),
+                *of_session,
+                *(
+                    detections.c[old].label(new)
+                    for old, (new, _) in PASSED_COLUMNS.items()
+                    if old in detections.c
+                ),
             )
             .select_from(joined)
-            .order_by(found.c.image_id, found.c.id)
+            .order_by(detections.c.image_id, detections.c.id)
         )
 
     def _numbered_images(self) -> sa.Subquery:
         images = self._tables.images.c
         session = images.monitoring_session_id
         base = images.get("base_path")
-        place = sa.func.row_number().over(
+        position = sa.func.row_number().over(
             partition_by=[session] if base is None else [session, base],
             # By time, then by name; SQLite and PostgreSQL put missing times at different ends.
             order_by=[images.timestamp.is_(None), images.timestamp, images.path, images.id],
@@ -160,9 +163,9 @@ class _Reader:
             images.path,
             (sa.null() if base is None else base).label("base"),
             session.label("session"),
-            # PostgreSQL has times that Python has not, as 'infinity'; as text they end nothing.
+            # PostgreSQL has times that Python has not, as 'infinity'; as text they fail no query.
             sa.cast(images.timestamp, sa.Text).label("timestamp"),
-            (place - 1).label("frame"),
+            (position - 1).label("frame"),
         ).subquery("numbered")
 
     def _row(self, row: sa.Row[Any]) -> dict[str, Any]:
@@ -170,14 +173,14 @@ class _Reader:
         base = values["base"] if values["base"] is not None else values.get("directory")
         image, box, problem = NO_IMAGE, None, None
         try:
-            if values["found_image"] is None or not values["image_path"]:
-                what = "it names none" if row.image_id is None else f"{row.image_id} is not there"
-                raise ImageError("no image", what)
+            if values["joined_image"] is None or not values["image_path"]:
+                why = "it names none" if row.image_id is None else f"{row.image_id} is not there"
+                raise ImageError("no image", why)
             image = str(PurePosixPath(str(base or ""), str(values["image_path"])))
             box = box_of(row.bbox)
         except ImageError as error:
             problem = f"{error} [{image}]"
-        made: dict[str, Any] = {
+        columns: dict[str, Any] = {
             "detection_id": f"{PREFIX}{row.id}",
             "image": image,
             **dict(zip(BOX, box or (None,) * 4, strict=True)),
@@ -190,8 +193,8 @@ class _Reader:
             "problem": problem,
         }
         for name, kind in self._passed.items():
-            made[name] = _text(values[name]) if kind == pa.string() else _number(values[name])
-        return made
+            columns[name] = _text(values[name]) if kind == pa.string() else _number(values[name])
+        return columns
 
     def _sequence(self, base: object, day: object, session: object) -> str:
         deployment = self._deployments.get(_clean(str(base or "")))
@@ -209,23 +212,24 @@ class _Reader:
         return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
     def notes(self) -> Iterator[str]:
-        """What people should know, once all parts are read."""
-        images, found = self._tables.images, self._tables.detections
+        """Remarks for people, once all parts are read."""
+        images, detections = self._tables.images, self._tables.detections
         total = _count(self._connection, images)
-        # The companion has no index of image_id: detections are gone through once, not once an image.
-        used = sa.select(found.c.image_id).join(images, images.c.id == found.c.image_id).distinct()
+        # The companion has no index on image_id, so one join over all detections, not one an image.
+        same_image = images.c.id == detections.c.image_id
+        used = sa.select(detections.c.image_id).join(images, same_image).distinct()
         without = total - _count(self._connection, used.subquery())
         if without:
             yield f"{without} of {total} images have no detections; they count as frames"
         if self._unread_times:
-            yield f"{self._unread_times} detections have a timestamp that is none; it is left out"
+            yield f"{self._unread_times} detections have an invalid timestamp; it is left out"
 
 
 def box_of(raw: object) -> tuple[float, float, float, float]:
-    """The corners in a ``bbox``: a list, or the text of one in JSON.
+    """The corners in a ``bbox``: a list, or its JSON text.
 
     Raises:
-        ImageError: it is anything but four finite numbers.
+        ImageError: not four finite numbers.
     """
     if isinstance(raw, str | bytes):
         try:
@@ -245,7 +249,7 @@ def box_of(raw: object) -> tuple[float, float, float, float]:
 
 
 def deployment_names(bases: Iterable[str]) -> dict[str, str]:
-    """A name for each folder of images: its last part, or as many as tell it from the others."""
+    """A unique name for each folder of images: as few of its last parts as possible."""
     parts = {clean: PurePosixPath(clean).parts for clean in {_clean(base) for base in bases}}
     names: dict[str, str] = {}
     for base, mine in parts.items():

@@ -1,7 +1,7 @@
-"""The tables of an AMI database as they are: what is needed must be there, the rest may be.
+"""The tables of an AMI database: some columns are required, others optional.
 
 Values are taken as the driver gives them, whatever type a column was declared with, because one
-wrong value must cost its row and not the read.
+invalid value must fail its row and not the whole read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common.errors import SourceError
 from pipelines.sources.database.connect import name_of
 
 PREFIX = "ami:"
-"""Detection ids of a database are its own ids behind this."""
+"""Detection ids of a database are this prefix and its own ids."""
 
 NEEDED = {
     "detections": ("id", "image_id", "bbox"),
@@ -27,10 +27,10 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Tables:
-    """What stands in a database.
+    """The tables of a database that onepass reads.
 
     Attributes:
-        detections, images: with untyped columns, but for the id of detections.
+        detections, images: with untyped columns, except the id of detections.
         sessions: monitoring sessions; None where there is no such table.
         types: of the columns of detections, as declared.
     """
@@ -46,47 +46,48 @@ class Tables:
             return None
         text, kind = detection_id[len(PREFIX) :], self.types["id"]
         try:
-            return int(text) if _whole(kind) else kind.python_type(text)
+            return int(text) if _is_integer(kind) else kind.python_type(text)
         except ValueError:
             return None
 
     @property
     def whole_ids(self) -> bool:
         """Whether ids are whole numbers."""
-        return _whole(self.types["id"])
+        return _is_integer(self.types["id"])
 
 
-def _whole(kind: sa.types.TypeEngine[Any]) -> bool:
+def _is_integer(kind: sa.types.TypeEngine[Any]) -> bool:
     return isinstance(kind, sa.Integer | sa.types.NullType)
 
 
 def read_tables(connection: sa.Connection, url: str) -> Tables:
-    """Look at what tables and columns there are.
+    """Reflect the tables and their columns.
 
     Raises:
-        SourceError: a table or a column is missing that onepass cannot do without.
+        SourceError: a required table or column is missing.
     """
-    looked = sa.inspect(connection)
+    inspector = sa.inspect(connection)
     columns: dict[str, dict[str, sa.types.TypeEngine[Any]]] = {}
     for table in (*NEEDED, "monitoring_sessions"):
         try:
-            columns[table] = {one["name"]: one["type"] for one in looked.get_columns(table)}
+            columns[table] = {c["name"]: c["type"] for c in inspector.get_columns(table)}
         except NoSuchTableError:
             if table in NEEDED:
                 raise SourceError(
                     f"{name_of(url)} has no table {table!r} (it has "
-                    f"{', '.join(sorted(looked.get_table_names())) or 'none'}); is it an AMI database?"
+                    f"{', '.join(sorted(inspector.get_table_names())) or 'none'}); "
+                    "is it an AMI database?"
                 ) from None
             continue
-        lacking = [name for name in NEEDED.get(table, ("id",)) if name not in columns[table]]
-        if lacking:
+        missing = [name for name in NEEDED.get(table, ("id",)) if name not in columns[table]]
+        if missing:
             raise SourceError(
-                f"{name_of(url)}: table {table!r} has no column {lacking[0]!r} (it has "
+                f"{name_of(url)}: table {table!r} has no column {missing[0]!r} (it has "
                 f"{', '.join(columns[table])})"
             )
-    # Typed, because it is compared with values of ours; NullType is the driver's own choice.
+    # The id is typed, because it is compared with our values; other columns stay untyped.
     ids = {"detections": columns["detections"]["id"]}
-    made = {
+    tables = {
         table: sa.table(
             table,
             *(sa.column(n, ids.get(table) if n == "id" else None) for n in names),
@@ -94,5 +95,8 @@ def read_tables(connection: sa.Connection, url: str) -> Tables:
         for table, names in columns.items()
     }
     return Tables(
-        made["detections"], made["images"], made.get("monitoring_sessions"), columns["detections"]
+        tables["detections"],
+        tables["images"],
+        tables.get("monitoring_sessions"),
+        columns["detections"],
     )

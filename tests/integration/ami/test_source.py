@@ -203,7 +203,7 @@ def test_times_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = {row["database_id"]: row for row in plan.table.to_pylist()}
     assert [key for key, row in rows.items() if row["timestamp"] is None] == [3, 4, 1, 2]
     assert rows[3]["frame"] == 4  # without a time: the last
-    assert "2 detections have a timestamp that is none; it is left out" in plan.notes
+    assert "2 detections have an invalid timestamp; it is left out" in plan.notes
     assert rows[9]["timestamp"] == NIGHT
 
 
@@ -223,7 +223,7 @@ def test_a_server_with_its_own_ways_of_writing_times(
     rows = {row["database_id"]: row for row in plan.table.to_pylist()}
     assert [rows[key]["timestamp"] for key in (1, 2)] == [None, None]
     assert rows[3]["timestamp"] is not None
-    assert "2 detections have a timestamp that is none; it is left out" in plan.notes
+    assert "2 detections have an invalid timestamp; it is left out" in plan.notes
 
 
 def test_bytes_that_are_no_text_cost_their_letters(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("not a database, but long enough to be one\n" * 50)
     with pytest.raises(SourceError, match="file is not a database"):
         read_source(f"sqlite:///{tmp_path}/notes.db")
-    with pytest.raises(SourceError, match="--source video takes a folder"):
+    with pytest.raises(SourceError, match="takes a folder"):
         read_source(f"sqlite:///{tmp_path}/notes.db", Reading(kind="video"))
 
 

@@ -28,7 +28,7 @@ from tests.helpers.indexes import embeddings, make_run, tree
 from tests.helpers.kills import check, finish, group, kill_once, make_source
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
-from tests.helpers.videos import broken, write_video
+from tests.helpers.videos import broken_videos, write_video
 from tracks.link import link_run
 
 TINY = ModelRequest(spec="tiny")
@@ -198,7 +198,7 @@ def test_another_dimension_says_what_cannot_be_compared(
 def test_frames_of_videos(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     write_video(folder / "train/bees/one.mp4", 20, width=96)
-    broken(folder / "train" / "flies")
+    broken_videos(folder / "train" / "flies")
     reading = Reading(kind="video", frames=8)
     old = extract(
         str(folder), TINY, tmp_path / "old", Options(precision="fp32", engine="eager", reading=reading)

@@ -18,7 +18,7 @@ from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
 from pipelines.model_info import ModelRequest, Reading
 from tests.helpers.extracting import Options, extract
-from tests.helpers.videos import broken, number_of, numbered, write_video
+from tests.helpers.videos import broken_videos, number_of, numbered_frame, write_video
 from tests.integration.api.world import serving
 from tracks.link import link_run
 from tracks.store import read_tracks
@@ -34,7 +34,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     for count, name in zip((20, 33, 9), GOOD, strict=True):
         write_video(folder / name, count, width=96)
-    broken(folder / "train" / "flies")
+    broken_videos(folder / "train" / "flies")
     (folder / "val" / "wasps").mkdir()
     return folder
 
@@ -100,7 +100,7 @@ def test_frames_are_detections_like_any_other(done: SimpleNamespace, tmp_path: P
     assert answer.status_code == httpx.codes.OK
     (tmp_path / "frame.jpg").write_bytes(answer.content)
     shown = np.asarray(Image.open(tmp_path / "frame.jpg"))
-    assert shown.shape == numbered(0, width=96).shape
+    assert shown.shape == numbered_frame(0, width=96).shape
     assert number_of(shown) == row["frame"]
 
     link_run(done.out)

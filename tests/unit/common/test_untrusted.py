@@ -20,7 +20,7 @@ import torch
 from common.errors import InputError, ModelError, SourceError
 from common.storage import open_parquet, read_parquet
 from onepass.cli.query import _load_vector
-from pipelines.engines.cache import cached, folder
+from pipelines.engines.cache import cache_folder, cached
 from pipelines.images.tensors import _load
 from pipelines.models.base import read_checkpoint
 from pipelines.models.head import load_head
@@ -105,8 +105,8 @@ def test_a_compiled_engine_that_others_can_write(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     engine = cached("engine.pt2", lambda draft: draft.write_bytes(b"code") and None)
-    assert stat.S_IMODE(folder().stat().st_mode) == 0o700
-    (folder() if writable == "folder" else engine).chmod(0o777)
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+    (cache_folder() if writable == "folder" else engine).chmod(0o777)
     with pytest.raises(ModelError, match="others can write this one"):
         cached("engine.pt2", lambda draft: None)
 

@@ -123,7 +123,7 @@ def test_given_columns_win_and_unknown_ones_pass() -> None:
         ({"image": ["a"], "embedding": [1]}, "writes itself"),
         ({"image": pa.array([], pa.string())}, "no rows"),
         ({"image": ["a", None]}, "1 rows have no image path"),
-        ({"image": ["a", "b"], "detection_id": ["x", "x"]}, "'x' stands 2 times"),
+        ({"image": ["a", "b"], "detection_id": ["x", "x"]}, "'x' occurs 2 times"),
         ({"image": ["a", "b"], "detection_id": ["x", None]}, "no detection_id"),
         ({"image": ["a"], "x1": ["wide"]}, "column 'x1' is string"),
         ({"image": ["a"], "timestamp": ["yesterday"]}, "column 'timestamp'"),

@@ -16,9 +16,17 @@ from pipelines.engines.engine import Engine
 from pipelines.model_info import EngineName, ModelInfo, Outputs
 from pipelines.models.base import Loaded
 from pipelines.models.registry import examine
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head
 from tests.helpers.pictures import drawn
-from tests.helpers.tiny import HEADS, TINY, check_engine, check_head, close, map_by_hand, with_head
+from tests.helpers.tiny import (
+    HEADS,
+    TINY,
+    check_engine,
+    check_head,
+    close,
+    reference_map,
+    with_head,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +126,10 @@ def test_the_head_answers_in_the_pass(
 def test_a_compiled_network_has_the_head_in_it(
     own_cache: Path, bare: ModelInfo, pictures: np.ndarray, tmp_path: Path
 ) -> None:
-    grid = map_by_hand(pictures)
-    head = made_head(bare, tmp_path / "h.pt", grid, classes=2, hidden=(8,))
+    grid = reference_map(pictures)
+    head = make_head(bare, tmp_path / "h.pt", grid, classes=2, hidden=(8,))
     run = Engine(examine(with_head(tmp_path / "h.pt")), "fp32", "compile")
-    expected = answered(head, grid)
+    expected = expected_logits(head, grid)
     for rows in (1, 40):
         found = run(pictures[:rows])
         assert found.logits.shape == (rows, 2)

@@ -10,8 +10,7 @@ import pytest
 import timm
 
 from common.errors import ModelError, WorkError
-from pipelines.engines import openvino
-from pipelines.engines import resolve as resolving
+from pipelines.engines import candidates, choose, openvino
 from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.model_info import GateRequest, ModelRequest
@@ -57,12 +56,11 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise ModelError("--engine openvino: this network cannot be converted")
+        raise ModelError("this network cannot be converted")
 
     monkeypatch.setattr(openvino, "load", refuse)
-    monkeypatch.setitem(
-        resolving._OFFERS, "cpu", {"openvino": resolving._OFFERS["cpu"]["openvino"]}
-    )
+    estimates = candidates.ESTIMATES["cpu"]
+    monkeypatch.setitem(candidates.ESTIMATES, "cpu", {"openvino": estimates["openvino"]})
     resolved = asked(photos, 10**7)
     assert resolved.engine == "eager"
     assert any("openvino passed over" in note for note in resolved.notes)
@@ -73,7 +71,7 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
 def test_auto_takes_half_precision_only_where_classes_survive(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolving, "fast_formats", lambda device: ["bf16", "fp32"])
+    monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp32"])
     robust = asked(photos)  # three convolutions hardly round
     assert robust.precision == "bf16"
     assert robust.audit is not None
@@ -88,7 +86,7 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     assert insisted.audit is not None
     assert 0.99 < insisted.audit.cosine_mean < 0.9999
     # As on GPUs, which are as fast in fp16 and round less there.
-    monkeypatch.setattr(resolving, "fast_formats", lambda device: ["bf16", "fp16", "fp32"])
+    monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp16", "fp32"])
     finer = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert finer.precision == "fp16"
     assert finer.audit is not None
@@ -107,7 +105,7 @@ def test_an_encoder_says_that_its_classes_mean_nothing(
         encoder = TimmBackbone(timm.create_model("test_vit", num_classes=0))
         return replace(load_backbone(request), backbone=encoder)
 
-    monkeypatch.setattr(resolving, "load_backbone", without_classifier)
+    monkeypatch.setattr(candidates, "load_backbone", without_classifier)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where the network is not known yet
     bare = asked(photos, model=vit, engine="eager")
     assert bare.notes[-1] == "timm:test_vit has no classifier: its classes mean nothing"
@@ -119,7 +117,7 @@ def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
     assert resolved.gate is not None
     assert resolved.gate.label_index == 3
     assert resolved.labels == tuple(f"tiny {n}" for n in range(10))
-    with pytest.raises(ModelError, match="--gate-label moth: tiny has tiny 0, tiny 1"):
+    with pytest.raises(ModelError, match=r"moth.*: tiny has tiny 0, tiny 1"):
         asked(photos, gate=gate.model_copy(update={"label": "moth"}))
 
 

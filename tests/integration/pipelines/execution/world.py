@@ -16,9 +16,9 @@ from pipelines.extract import Outcome
 from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
 from pipelines.run import Run
 from tests.helpers.extracting import Options, extract
-from tests.helpers.heads import made_head
+from tests.helpers.heads import make_head
 from tests.helpers.pictures import bad_folder, photo_folder
-from tests.helpers.videos import broken, write_video
+from tests.helpers.videos import broken_videos, write_video
 
 TINY = ModelRequest(spec="tiny")
 PHOTOS = 40
@@ -52,14 +52,14 @@ def make_world(folder: Path) -> World:
     (photos / "boxes.csv").write_text("\n".join(lines) + "\n")
     for name, count in CLIPS.items():
         write_video(folder / "videos" / name, count, width=96)
-    broken(folder / "videos" / "train" / "flies")
+    broken_videos(folder / "videos" / "train" / "flies")
     runs = folder / "runs"
     runs.mkdir()
     reference = extract(
         str(photos / "boxes.csv"), TINY, runs / "reference", exact("local", hdf5=True)
     ).run
     head = folder / "head.pt"
-    made_head(reference.manifest.model, head, matrix(reference).copy(), classes=3)
+    make_head(reference.manifest.model, head, matrix(reference).copy(), classes=3)
     return World(
         boxes=photos / "boxes.csv",
         bad=bad_folder(folder / "bad") / "rows.csv",

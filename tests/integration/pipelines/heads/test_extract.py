@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +11,15 @@ import pyarrow as pa
 import pytest
 
 from common.errors import ModelError, RunError
-from onepass.cli.main import main
 from pipelines.engines.embed import Embedder
 from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest, Outputs
 from pipelines.models.registry import load_verified
 from pipelines.models.scores import softmax
 from pipelines.run import Run
+from tests.helpers.commands import here
 from tests.helpers.extracting import Options, extract
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head, stored_values
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
 
@@ -36,12 +35,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stored(run: Run, name: str) -> np.ndarray:
-    array = run.table([name])[name].combine_chunks()
-    values: np.ndarray = array.flatten().to_numpy().reshape(len(array), -1)
-    return values
-
-
 @pytest.fixture(scope="module")
 def first(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run with embeddings and maps, and which of its rows are good."""
@@ -53,16 +46,9 @@ def first(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNames
         run=run,
         facts=run.manifest.model,
         good=good,
-        embedding=stored(run, "embedding")[good],
-        map=stored(run, "feature_map")[good].reshape(-1, 32, 4, 4),
+        embedding=stored_values(run, "embedding")[good],
+        map=stored_values(run, "feature_map")[good].reshape(-1, 32, 4, 4),
     )
-
-
-def onepass(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    monkeypatch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exited:
-        main()
-    return exited.value.code
 
 
 def check_rows(run: Run, first: SimpleNamespace, expected: np.ndarray) -> None:
@@ -72,7 +58,9 @@ def check_rows(run: Run, first: SimpleNamespace, expected: np.ndarray) -> None:
     # No row is so close that rounding could decide it, and they are not all of one class.
     assert (best[:, -1] - best[:, -2]).min() > 1e-4
     assert len(np.unique(expected.argmax(1))) > 1
-    assert np.abs(stored(run, "logits")[good] - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert (
+        np.abs(stored_values(run, "logits")[good] - expected).max() <= 1e-5 * np.abs(expected).max()
+    )
     table = run.table(["label", "label_index", "score", "topk"]).filter(pa.array(good))
     assert table["label_index"].to_pylist() == expected.argmax(1).tolist()
     assert table["label"].to_pylist() == [f"kind {index}" for index in expected.argmax(1)]
@@ -91,20 +79,22 @@ def test_classes_are_those_the_head_gives_the_stored_embeddings(
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    head = made_head(first.facts, tmp_path / "head.pt", first.embedding, classes=7, hidden=(16,))
+    head = make_head(first.facts, tmp_path / "head.pt", first.embedding, classes=7, hidden=(16,))
     monkeypatch.chdir(tmp_path)
     asked = ("extract", photos, "--model", "tiny", "--head", "head.pt", "--logits", *EXACT)
-    assert onepass(monkeypatch, *asked, "--out", "run") == 0
-    assert f"  7 classes by head {tmp_path / 'head.pt'}\n" in capsys.readouterr().out
+    ended = here(*asked, "--out", "run")
+    assert ended.returncode == 0, ended.stderr
+    assert f"  7 classes by head {tmp_path / 'head.pt'}\n" in ended.stdout
     run = Run.open(tmp_path / "run")
-    check_rows(run, first, answered(head, first.embedding))
+    check_rows(run, first, expected_logits(head, first.embedding))
     facts = run.manifest.model
     assert facts.request.head == str(tmp_path / "head.pt")  # for processes that start elsewhere
     assert (facts.num_classes, facts.feature_dim) == (7, 32)
     # The embedding is the model's own still, to the bit: the two runs can share an index.
-    assert stored(run, "embedding").tobytes() == stored(first.run, "embedding").tobytes()
+    assert (
+        stored_values(run, "embedding").tobytes() == stored_values(first.run, "embedding").tobytes()
+    )
     assert run.manifest.fingerprint == first.run.manifest.fingerprint
     row = run.table(["image", "label", "score"]).filter(pa.array(first.good)).to_pylist()[5]
     upload = Embedder.load(facts).embed_bytes(read(run.image_path(row["image"])))
@@ -116,41 +106,38 @@ def test_classes_are_those_the_head_gives_the_stored_embeddings(
 def test_a_head_of_the_map_needs_no_stored_map(
     first: SimpleNamespace, photos: Path, tmp_path: Path, engine: str
 ) -> None:
-    head = made_head(first.facts, tmp_path / "head.pt", first.map, classes=2)
+    head = make_head(first.facts, tmp_path / "head.pt", first.map, classes=2)
     request = TINY.model_copy(update={"head": str(tmp_path / "head.pt")})
     options = Options(precision="fp32", engine=engine, outputs=Outputs(logits=True))  # type: ignore[arg-type]
     run = extract(str(photos), request, tmp_path / "run", options).run
     assert run.manifest.model.maps == ()
-    check_rows(run, first, answered(head, first.map))
+    check_rows(run, first, expected_logits(head, first.map))
 
 
 def test_a_run_goes_on_only_with_the_head_it_began_with(
     first: SimpleNamespace,
     photos: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file, out = tmp_path / "head.pt", tmp_path / "run"
-    made_head(first.facts, file, first.embedding, classes=3)
+    make_head(first.facts, file, first.embedding, classes=3)
     then = file.read_bytes()
     asked = ("extract", photos, "--model", "tiny", "--head", file, "--out", out, *EXACT)
-    assert onepass(monkeypatch, *asked) == 0
+    assert here(*asked).returncode == 0
     labels = Run.open(out).table(["label"])
     (out / "manifest.json").unlink()  # as if it had ended before its first row
     shutil.rmtree(out / "detections")
-    made_head(first.facts, file, first.embedding, classes=3, seed=4)
-    capsys.readouterr()
-    code = onepass(monkeypatch, *asked)
-    said = only_error(code, *capsys.readouterr())
-    assert said.startswith(f"error: --out {out} is a run of another command (inputs.head: then '")
+    make_head(first.facts, file, first.embedding, classes=3, seed=4)
+    ended = here(*asked)
+    said = only_error(ended.returncode, ended.stdout, ended.stderr)
+    assert f"{out} is a run of another command (inputs.head: then '" in said
     assert not (out / "manifest.json").exists()
     file.write_bytes(then)
-    assert onepass(monkeypatch, *asked) == 0
+    assert here(*asked).returncode == 0
     run = Run.open(out)
     assert run.table(["label"]).equals(labels)
-    made_head(first.facts, file, first.embedding, classes=3, seed=4)
-    with pytest.raises(ModelError, match=r"head.pt hashes to \w{12} here, the run was made with"):
+    make_head(first.facts, file, first.embedding, classes=3, seed=4)
+    with pytest.raises(ModelError, match=r"head\.pt.* hashes to \w{12} here"):
         load_verified(run.manifest.model)
     with pytest.raises(RunError, match="is a run of another command"):
         extract(str(photos), run.manifest.model.request, out, Options("fp32", "eager"))
@@ -160,10 +147,8 @@ def test_what_does_not_go_together_leaves_nothing(
     first: SimpleNamespace,
     photos: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    made_head(first.facts, tmp_path / "head.pt", first.embedding, classes=3)
+    make_head(first.facts, tmp_path / "head.pt", first.embedding, classes=3)
     head = ("--model", "tiny", "--head", tmp_path / "head.pt")
     for asked, said in (
         ((*head, "--input-size", 48), "was trained on features of tiny (fingerprint "),
@@ -173,6 +158,6 @@ def test_what_does_not_go_together_leaves_nothing(
             "--random-weights does not go with --pretrained",
         ),
     ):
-        code = onepass(monkeypatch, "extract", photos, *asked, "--out", tmp_path / "run")
-        assert said in only_error(code, *capsys.readouterr())
+        ended = here("extract", photos, *asked, "--out", tmp_path / "run")
+        assert said in only_error(ended.returncode, ended.stdout, ended.stderr)
         assert not (tmp_path / "run").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ import timm
 import torch
 from PIL import Image
 
-from onepass.cli.main import main
 from pipelines.model_info import ModelRequest, Outputs, Reading
 from pipelines.models.head import load_head
 from pipelines.outputs.clips.write import make_clips
 from pipelines.run import Run
+from tests.helpers.commands import here
 from tests.helpers.extracting import Options, extract
-from tests.helpers.heads import answered
+from tests.helpers.heads import expected_logits, stored_values
 from tests.helpers.pictures import drawn
 from tests.helpers.refusals import only_error
 from tests.helpers.videos import write_video
@@ -53,20 +52,9 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return extract(str(photos), TINY, out, options).run
 
 
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int | str | None, str, str]:
-    monkeypatch.setattr(sys, "argv", ["onepass", "probe", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exited:
-        main()
-    said = capsys.readouterr()
-    return exited.value.code, said.out, said.err
-
-
-def stored(run: Run, column: str) -> np.ndarray:
-    array = run.table([column])[column].combine_chunks()
-    values: np.ndarray = array.flatten().to_numpy().reshape(len(array), -1)
-    return values
+def probe(*arguments: object) -> tuple[int, str, str]:
+    ended = here("probe", *arguments)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 CATEGORY = ("--labels", "category", "--split-by", "split")
@@ -76,13 +64,11 @@ CATEGORY = ("--labels", "category", "--split-by", "split")
 def test_train_then_apply(
     run: Run,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     features: str,
 ) -> None:
     file, answers = tmp_path / "shade.pt", tmp_path / "answers"
-    code, out, err = command(
-        *(monkeypatch, capsys, "train", run.path, "--out", file, *CATEGORY),
+    code, out, err = probe(
+        *("train", run.path, "--out", file, *CATEGORY),
         *("--features", features, "--hidden", "16"),
     )
     assert code == 0, err
@@ -96,7 +82,7 @@ def test_train_then_apply(
     assert ("linear" in record["baselines"]) == (features == "pooled")
 
     asked = ("apply", run.path, "--head", file, "--out", answers, "--labels", "category")
-    code, out, err = command(monkeypatch, capsys, *asked, "--json")
+    code, out, err = probe(*asked, "--json")
     assert code == 0, err
     told: dict[str, Any] = json.loads(out)
     assert (told["rows"], told["failed"], told["already_done"]) == (49, 1, False)
@@ -109,12 +95,12 @@ def test_train_then_apply(
     found = found.sort_by("row_id")
     head = load_head(file)
     good = np.asarray(run.table(["error"])["error"].is_null())
-    values = stored(run, "embedding" if features == "pooled" else "feature_map")[good]
-    expected = [head.facts.classes[best] for best in answered(head, values).argmax(1)]
+    values = stored_values(run, "embedding" if features == "pooled" else "feature_map")[good]
+    expected = [head.facts.classes[best] for best in expected_logits(head, values).argmax(1)]
     assert found["label"].drop_null().to_pylist() == expected
     assert np.asarray(found["label"].is_null()).tolist() == (~good).tolist()
 
-    code, out, err = command(monkeypatch, capsys, *asked)
+    code, out, err = probe(*asked)
     assert code == 0, err
     assert f"{told['measures']['accuracy']:.3f}" in out
 
@@ -123,11 +109,9 @@ def test_refusals_leave_nothing(
     run: Run,
     photos: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "made" / "shade.pt"
-    command(monkeypatch, capsys, "train", run.path, "--out", file, *CATEGORY)
+    probe("train", run.path, "--out", file, *CATEGORY)
     wide = TINY.model_copy(update={"input_size": 48})
     other = extract(str(photos), wide, tmp_path / "other", Options(precision="fp32")).run
     before = sorted(tmp_path.rglob("*"))
@@ -140,15 +124,13 @@ def test_refusals_leave_nothing(
         (*new, "category", "--random-backbone"),  # tiny is untrained itself
         ("train", run.path, "--out", file, *CATEGORY),
     ):
-        only_error(*command(monkeypatch, capsys, *given))
+        only_error(*probe(*given))
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_untrained_network_beside_it(
     photos: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     network = timm.create_model("test_resnet", num_classes=4)
     with torch.no_grad():
@@ -159,14 +141,16 @@ def test_the_untrained_network_beside_it(
     run = extract(str(photos), trained, tmp_path / "run", Options(precision="fp32")).run
     file = tmp_path / "shade.pt"
     given = ("train", run.path, "--out", file, *CATEGORY, "--random-backbone")
-    code, out, err = command(monkeypatch, capsys, *given)
+    code, out, err = probe(*given)
     assert code == 0, err
     untrained = Run.open(tmp_path / "shade-random-run")
     assert untrained.manifest.rows.written == 49
     request = untrained.manifest.model.request
     assert (request.spec, request.checkpoint, request.random_weights) == (trained.spec, None, True)
     assert untrained.manifest.fingerprint != run.manifest.fingerprint
-    assert not np.allclose(stored(untrained, "embedding"), stored(run, "embedding"), equal_nan=True)
+    assert not np.allclose(
+        stored_values(untrained, "embedding"), stored_values(run, "embedding"), equal_nan=True
+    )
     record = json.loads((tmp_path / "shade.json").read_text())
     assert record["random_backbone"]["run"] == "shade-random-run"
     scores = record["random_backbone"]["scores"]
@@ -176,7 +160,7 @@ def test_the_untrained_network_beside_it(
     assert shown[1][4] == f"{scores['validation']['accuracy']:.3f}"
 
 
-def test_clips_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_clips_of_videos(tmp_path: Path) -> None:
     """Videos to frames, frames to clips, clips to a head for that model's features."""
     for number in range(6):
         for part in ("train", "val"):
@@ -187,7 +171,7 @@ def test_clips_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     make_clips(run.path, tmp_path / "clips")
     train, val = (tmp_path / "clips" / f"{part}_features.h5" for part in ("train", "val"))
     given = ("train", train, "--validation", val, *CATEGORY[:2])
-    code, out, err = command(monkeypatch, capsys, *given, "--out", tmp_path / "length.pt")
+    code, out, err = probe(*given, "--out", tmp_path / "length.pt")
     assert code == 0, err
     assert "no picture of validated images: a clip file does not hold them" in out
     record = json.loads((tmp_path / "length.json").read_text())

@@ -148,7 +148,7 @@ def test_levels_of_a_pyramid() -> None:
         found = backbone.one_pass(x, pyramid=(-1, 1))  # in the order asked for
         assert [tuple(level.shape) for level in found.pyramid] == [(1, 512, 2, 2), (1, 64, 16, 16)]
         assert torch.equal(found.pyramid[0], found.feature_map)
-        with pytest.raises(ModelError, match=r"--feature-indices 5: .* has the levels 0 "):
+        with pytest.raises(ModelError, match=r"5.* has the levels 0 "):
             check_levels(backbone, (5,), spec)
 
 
@@ -160,7 +160,7 @@ def test_output_stride_makes_a_finer_map() -> None:
 
 def test_a_size_that_a_network_does_not_take() -> None:
     request = ModelRequest(spec="timm:vit_tiny_patch16_224", input_size=256)
-    with pytest.raises(ModelError, match=r"256x256 image: .*; give the --input-size it is made"):
+    with pytest.raises(ModelError, match="256x256 image"):
         examine(request)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import numpy as np
 import pytest
 
 from common.errors import WorkError
-from onepass.cli.main import main
 from pipelines.outputs.clips import find, shards, write
 from pipelines.run import Run
+from tests.helpers.commands import here
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import TINY_FACTS, write_run
 from tests.unit.pipelines.outputs.test_clip_scales import THREE, by_hand
@@ -94,36 +93,17 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 9 * DIM * 4)
 
 
-@dataclass
-class Said:
-    code: Any
-    out: str
-    err: str
+def done(*arguments: object) -> str:
+    """Standard output of a command that succeeds."""
+    ended = here(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
-class Shell:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: object) -> Said:
-        self._monkeypatch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        return Said(exited.value.code, *self._capsys.readouterr())
-
-    def done(self, *arguments: object) -> str:
-        said = self(*arguments)
-        assert said.code == 0, said.err
-        return said.out
-
-    def refused(self, *arguments: object) -> str:
-        said = self(*arguments)
-        return only_error(said.code, said.out, said.err)
-
-
-@pytest.fixture
-def onepass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(monkeypatch, capsys)
+def refused(*arguments: object) -> str:
+    """The one line of a command that is refused."""
+    ended = here(*arguments)
+    return only_error(ended.returncode, ended.stdout, ended.stderr)
 
 
 def assert_equals_rows(file: Path, made: Made, split: str, scales: tuple[float, ...]) -> None:
@@ -152,14 +132,11 @@ def test_files_equal_the_rows_they_were_made_of(
     small_shards: None,
     made: Made,
     tmp_path: Path,
-    onepass: Shell,
     scales: tuple[float, ...],
     named: str,
 ) -> None:
     out = tmp_path / "features"
-    said = onepass.done(
-        *("clips", made.run.path, "--out", out, "--scales", ",".join(map(str, scales)))
-    )
+    said = done(*("clips", made.run.path, "--out", out, "--scales", ",".join(map(str, scales))))
     for split in ("train", "val"):
         file = out / f"{split}_features{named}.h5"
         assert_equals_rows(file, made, split, scales)
@@ -200,45 +177,45 @@ def test_files_equal_the_rows_they_were_made_of(
     assert (half["failed"], half["planned"]) == (2, 9)
     texts = [e for e in made.run.table(["error"])["error"].to_pylist() if e and "damaged" in e]
     assert half["error"] == texts[0]
-    checked = onepass.done("inspect", out / f"train_features{named}.h5", "--verify")
+    checked = done("inspect", out / f"train_features{named}.h5", "--verify")
     assert "verified: every value is there; 3 files as in manifest.json" in checked
 
 
-def test_json_and_a_command_that_is_finished(made: Made, tmp_path: Path, onepass: Shell) -> None:
+def test_json_and_a_command_that_is_finished(made: Made, tmp_path: Path) -> None:
     command = ("clips", made.run.path, "--out", tmp_path / "out")
-    told = json.loads(onepass.done(*command, "--json"))
+    told = json.loads(done(*command, "--json"))
     assert told["clips"] == {"train": 4, "val": 2, "lost": 0}
     assert (told["max_frames"], told["feature_dim"], len(told["left_out"])) == (8, 8, 3)
     assert told["already_finished"] is False
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*")}
-    assert "out is finished already: 6 clips; nothing to do" in onepass.done(*command)
+    assert "out is finished already: 6 clips; nothing to do" in done(*command)
     assert {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*")} == before
 
 
 def test_only_what_is_missing_is_written_again(
-    small_shards: None, made: Made, tmp_path: Path, onepass: Shell
+    small_shards: None, made: Made, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     command = ("clips", made.run.path, "--out", out)
-    onepass.done(*command)
+    done(*command)
     shards = sorted((out / "shards").iterdir())
     before = {shard: shard.stat().st_mtime_ns for shard in shards}
     shards[0].unlink()
     shards[1].write_bytes(b"of a disk that was full")
     (out / "manifest.json").unlink()
     (out / "shards" / ".train_features-00000.h5.77").write_bytes(b"of a process that was killed")
-    assert "2 clips were there from before" in onepass.done(*command)
+    assert "2 clips were there from before" in done(*command)
     assert sorted((out / "shards").iterdir()) == shards
     kept = [shard for shard in shards if shard.stat().st_mtime_ns == before[shard]]
     assert kept == shards[2:]
     for split in ("train", "val"):
         assert_equals_rows(out / f"{split}_features.h5", made, split, (1.0,))
-    onepass.done("inspect", out / "train_features.h5", "--verify")
+    done("inspect", out / "train_features.h5", "--verify")
 
 
-def test_limit_takes_clips_from_all_of_the_run(made: Made, tmp_path: Path, onepass: Shell) -> None:
+def test_limit_takes_clips_from_all_of_the_run(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    onepass.done("clips", made.run.path, "--out", out, "--limit", 4)
+    done("clips", made.run.path, "--out", out, "--limit", 4)
     chosen = [made.order[at] for at in (0, 2, 5, 8)]  # of nine
     manifest = json.loads((out / "manifest.json").read_bytes())
     found = [entry["id"] for entry in manifest["left_out"]]
@@ -252,9 +229,9 @@ def test_limit_takes_clips_from_all_of_the_run(made: Made, tmp_path: Path, onepa
 
 
 def test_a_moved_folder_reads_and_a_missing_shard_is_named(
-    small_shards: None, made: Made, tmp_path: Path, onepass: Shell
+    small_shards: None, made: Made, tmp_path: Path
 ) -> None:
-    onepass.done("clips", made.run.path, "--out", tmp_path / "here")
+    done("clips", made.run.path, "--out", tmp_path / "here")
     moved = tmp_path / "far" / "away"
     moved.parent.mkdir()
     shutil.move(tmp_path / "here", moved)
@@ -263,32 +240,31 @@ def test_a_moved_folder_reads_and_a_missing_shard_is_named(
     gone = moved / "shards" / "train_features-00001.h5"
     content = gone.read_bytes()
     gone.unlink()
-    said = onepass("inspect", file)
-    assert said.code == 1
-    assert f"{file}: its shard {gone} is missing" in said.err
+    said = here("inspect", file)
+    assert said.returncode == 1
+    assert f"{file}: its shard {gone} is missing" in said.stderr
     with h5py.File(file) as stored:  # and nobody takes it for zeros
         assert np.isnan(stored["features"][2:]).all()
         assert stored["labels"][2:].tolist() == [-1, -1]
         assert np.isfinite(stored["features"][:2]).all()
     gone.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    said = onepass("inspect", file, "--verify")
-    assert said.code == 1
-    assert f"{gone} does not match its sha256 in the manifest" in said.err
+    said = here("inspect", file, "--verify")
+    assert said.returncode == 1
+    assert f"{gone} does not match its sha256 in the manifest" in said.stderr
     (moved / "manifest.json").unlink()
     gone.write_bytes(b"no HDF5")
-    said = onepass("inspect", file, "--verify")
-    assert said.code == 1
-    assert f"{file}: features cannot be read" in said.err
+    said = here("inspect", file, "--verify")
+    assert said.returncode == 1
+    assert f"{file}: features cannot be read" in said.stderr
     h5py.File(gone, "w").close()  # nothing in it, which HDF5 takes for fill values
-    said = onepass("inspect", file, "--verify")
-    assert said.code == 1
-    assert f"{file}: features of row 2 was never written, or its shard cannot be" in said.err
+    said = here("inspect", file, "--verify")
+    assert said.returncode == 1
+    assert f"{file}: features of row 2 was never written, or its shard cannot be" in said.stderr
 
 
 def test_a_failing_task_ends_in_one_line_and_the_command_goes_on(
     made: Made,
     tmp_path: Path,
-    onepass: Shell,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
@@ -300,37 +276,37 @@ def test_a_failing_task_ends_in_one_line_and_the_command_goes_on(
         with pytest.raises(WorkError, match="frames were counted in the run and 9 are there now"):
             write.make_clips(made.run.path, out)
     assert not (out / "manifest.json").exists()
-    onepass.done("clips", made.run.path, "--out", out)
+    done("clips", made.run.path, "--out", out)
     assert_equals_rows(out / "val_features.h5", made, "val", (1.0,))
 
 
-def test_out_of_something_else_is_refused(made: Made, tmp_path: Path, onepass: Shell) -> None:
+def test_out_of_something_else_is_refused(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    onepass.done("clips", made.run.path, "--out", out)
+    done("clips", made.run.path, "--out", out)
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")}
-    line = onepass.refused("clips", made.run.path, "--out", out, "--limit", 2)
-    assert "out holds clips of another command (limit: then None, now 2); give a new --out" in line
-    line = onepass.refused("clips", made.run.path, "--out", out, "--scales", "1.0,0.5")
+    line = refused("clips", made.run.path, "--out", out, "--limit", 2)
+    assert "out holds clips of another command (limit: then None, now 2)" in line
+    line = refused("clips", made.run.path, "--out", out, "--scales", "1.0,0.5")
     assert "(scales: then (1.0,), now (1.0, 0.5))" in line
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*")} == before
     other = make_run(tmp_path / "other", seed=4)
-    assert "(run: then '" in onepass.refused("clips", other.run.path, "--out", out)
-    line = onepass.refused("clips", made.run.path, "--out", other.run.path)
-    assert "holds 'detections' and no clips; give a new folder" in line
+    assert "(run: then '" in refused("clips", other.run.path, "--out", out)
+    line = refused("clips", made.run.path, "--out", other.run.path)
+    assert "holds 'detections' and no clips" in line
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("dear")
-    line = onepass.refused("clips", made.run.path, "--out", tmp_path / "mine")
+    line = refused("clips", made.run.path, "--out", tmp_path / "mine")
     assert "holds 'diary.txt' and no clips" in line
-    line = onepass.refused("clips", made.run.path, "--out", tmp_path / "mine" / "diary.txt")
+    line = refused("clips", made.run.path, "--out", tmp_path / "mine" / "diary.txt")
     assert "is a file; give a folder" in line
 
 
-def test_two_at_once_are_refused(made: Made, tmp_path: Path, onepass: Shell) -> None:
+def test_two_at_once_are_refused(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with (out / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        line = onepass.refused("clips", made.run.path, "--out", out)
+        line = refused("clips", made.run.path, "--out", out)
     assert "another onepass clips is at work on it; wait for it or give another folder" in line
     assert list(out.iterdir()) == [out / ".lock"]
 
@@ -351,8 +327,7 @@ def plan_of(rows: int, **columns: list[Any]) -> dict[str, list[Any]]:
     [
         (
             {k: v for k, v in plan_of(4).items() if k != "split"},
-            "has no column 'split', which clips are made by; extract videos with 'onepass extract "
-            "… --source video', or images with a manifest that has it",
+            "has no column 'split'",
         ),
         (plan_of(4, frame=[0, 1, 1, 2]), "clip one has several rows for one frame"),
         (plan_of(4, frame=[0, 3, 1, 2]), ""),  # mixed over two files, and allowed
@@ -369,24 +344,23 @@ def plan_of(rows: int, **columns: list[Any]) -> dict[str, list[Any]]:
 )
 def test_runs_without_clips_are_refused(
     tmp_path: Path,
-    onepass: Shell,
     plan: dict[str, list[Any]],
     says: str,
 ) -> None:
     write_run(tmp_path / "run", plan, np.ones((4, DIM)), files=2)
     command = ("clips", tmp_path / "run", "--out", tmp_path / "out")
     if not says:
-        onepass.done(*command)
+        done(*command)
         return
-    assert says in onepass.refused(*command)
+    assert says in refused(*command)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_of_errors_alone_is_refused(tmp_path: Path, onepass: Shell) -> None:
+def test_a_run_of_errors_alone_is_refused(tmp_path: Path) -> None:
     errors = dict.fromkeys(range(2), NOT_OPENED)
     plan = plan_of(2, sequence=["a", "b"], frame=[0, 0])
     write_run(tmp_path / "run", plan, np.ones((2, DIM)), errors=errors)
-    line = onepass.refused("clips", tmp_path / "run", "--out", tmp_path / "out")
+    line = refused("clips", tmp_path / "run", "--out", tmp_path / "out")
     assert f"each of 2 clips has an error, the first a: {NOT_OPENED}; look at the source" in line
     assert not (tmp_path / "out").exists()
 
@@ -401,14 +375,14 @@ def test_a_run_of_errors_alone_is_refused(tmp_path: Path, onepass: Shell) -> Non
         ("1.0,1.0", "--scales 1,1: each scale once"),
     ],
 )
-def test_bad_scales(made: Made, tmp_path: Path, onepass: Shell, scales: str, says: str) -> None:
-    line = onepass.refused("clips", made.run.path, "--out", tmp_path / "out", "--scales", scales)
+def test_bad_scales(made: Made, tmp_path: Path, scales: str, says: str) -> None:
+    line = refused("clips", made.run.path, "--out", tmp_path / "out", "--scales", scales)
     assert says in line
     assert not (tmp_path / "out").exists()
 
 
 def test_categories_may_be_numbers_and_rows_one_to_a_batch(
-    tmp_path: Path, onepass: Shell, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches of two rows: every clip is met several times, its frames mixed up."""
     monkeypatch.setattr(find, "_BATCH_ROWS", 2)
@@ -421,7 +395,7 @@ def test_categories_may_be_numbers_and_rows_one_to_a_batch(
     values = np.arange(6 * DIM).reshape(6, DIM)
     facts = TINY_FACTS.model_copy(update={"weights": "others"})
     write_run(tmp_path / "run", plan, values, files=1, facts=facts)
-    onepass.done("clips", tmp_path / "run", "--out", tmp_path / "out")
+    done("clips", tmp_path / "run", "--out", tmp_path / "out")
     with h5py.File(tmp_path / "out" / "train_features.h5") as stored:
         assert [name.decode() for name in stored["ids"][:]] == ["b", "a"]
         assert json.loads(stored.attrs["category_mapping"]) == {"12": 0, "3": 1}

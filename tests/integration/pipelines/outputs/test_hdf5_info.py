@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +12,9 @@ import pytest
 
 from cluster.tasks import Tasks
 from index.build.version import build_index
-from onepass.cli.main import main
 from pipelines.outputs.clips.write import make_clips
 from pipelines.outputs.hdf5 import write_hdf5
+from tests.helpers.commands import here
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
 
@@ -50,19 +49,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
 
 
-def inspect(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int | str | None, str, str]:
-    monkeypatch.setattr(sys, "argv", ["onepass", "inspect", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exited:
-        main()
-    return exited.value.code, *capsys.readouterr()
+def inspect(*arguments: object) -> tuple[int, str, str]:
+    ended = here("inspect", *arguments)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_clips_and_rows_say_what_they_are(
-    kept: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, _ = inspect(monkeypatch, capsys, kept.clips, "--verify", "--json")
+def test_clips_and_rows_say_what_they_are(kept: SimpleNamespace) -> None:
+    code, out, _ = inspect(kept.clips, "--verify", "--json")
     assert code == 0
     told = json.loads(out)
     assert (told["kind"], told["verified"]) == ("clips", True)
@@ -76,7 +69,7 @@ def test_clips_and_rows_say_what_they_are(
         "labels": ([3], "int64", shard),
         "num_frames": ([3], "int32", shard),
     }
-    code, out, _ = inspect(monkeypatch, capsys, kept.rows, "--verify")
+    code, out, _ = inspect(kept.rows, "--verify")
     assert code == 0
     assert f"{kept.rows}: rows of a run\n" in out
     assert f"  features         float32 {ROWS} x {DIM}, in 2 shards\n" in out
@@ -84,9 +77,7 @@ def test_clips_and_rows_say_what_they_are(
     assert "verified: every value is there; no sha256 of them is known\n" in out
 
 
-def test_a_row_that_is_not_there(
-    kept: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_that_is_not_there(kept: SimpleNamespace) -> None:
     """Row 4 has an error and is NaN on purpose; nobody said so of row 7."""
     shard = kept.run / "hdf5" / "part-1.h5"
     whole = shard.read_bytes()
@@ -94,11 +85,11 @@ def test_a_row_that_is_not_there(
         with h5py.File(shard, "r+") as file:
             assert file["row_id"][1] == 7
             file["features"][1, 3] = np.nan
-        code, _, err = inspect(monkeypatch, capsys, kept.rows, "--verify")
+        code, _, err = inspect(kept.rows, "--verify")
         assert code == 1
         assert f"{kept.rows}: features of row 7 was never written" in err
         shard.unlink()
-        code, _, err = inspect(monkeypatch, capsys, kept.rows)
+        code, _, err = inspect(kept.rows)
         assert code == 1
         assert f"{kept.rows}: its shard {shard} is missing" in err
         with h5py.File(kept.rows) as file:
@@ -111,29 +102,25 @@ def test_a_row_that_is_not_there(
 @pytest.mark.parametrize("what", ["rows", "clips", "run", "index"])
 def test_expected_dimension(
     kept: SimpleNamespace,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     what: str,
 ) -> None:
     path = getattr(kept, what)
-    code, out, _ = inspect(monkeypatch, capsys, path, "--expect-dim", DIM)
+    code, out, _ = inspect(path, "--expect-dim", DIM)
     assert code == 0
     assert str(path) in out
-    line = only_error(*inspect(monkeypatch, capsys, path, "--expect-dim", 1280))
+    line = only_error(*inspect(path, "--expect-dim", 1280))
     assert f"{path} holds {DIM}-d embeddings of tiny, and --expect-dim is 1280" in line
 
 
 def test_files_of_others(
     kept: SimpleNamespace,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = only_error(*inspect(monkeypatch, capsys, tmp_path / "gone.h5"))
+    line = only_error(*inspect(tmp_path / "gone.h5"))
     assert "gone.h5: no such file; HDF5 is written by 'onepass clips' and" in line
     (tmp_path / "text.h5").write_text("no HDF5")
-    line = only_error(*inspect(monkeypatch, capsys, tmp_path / "text.h5"))
+    line = only_error(*inspect(tmp_path / "text.h5"))
     assert "text.h5 cannot be read as HDF5: " in line
     shard = kept.folder / "clips" / "shards" / "all_features-00000.h5"
-    line = only_error(*inspect(monkeypatch, capsys, shard))
+    line = only_error(*inspect(shard))
     assert "is HDF5, but neither the features.h5 of a run nor a file of 'onepass clips'" in line

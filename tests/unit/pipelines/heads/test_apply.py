@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import softmax
 
 from common.errors import InputError, RunError
 from common.json_models import read_json, sha256_file
 from pipelines.heads import features
 from pipelines.heads.apply import SCHEMA, Applied, AppliedManifest, apply_head
 from pipelines.run import Run
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head
 from tests.helpers.probes import blobs, labelled_run
 
 NAMES = ("kind 0", "kind 1", "kind 2")
@@ -40,7 +41,7 @@ def test_every_row_gets_the_heads_answer(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int
 ) -> None:
     monkeypatch.setattr(features, "BATCH_BYTES", 4 * 8 * 4)  # many batches a file
-    head = made_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=classes)
+    head = make_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=classes)
     told: list[tuple[int, int]] = []
     applied = apply_head(run.path, tmp_path / "h.pt", report=lambda *at: told.append(at))
     assert applied.out == run.path / "heads" / "h"
@@ -51,9 +52,7 @@ def test_every_row_gets_the_heads_answer(
     plan = run.table(["detection_id", "error"])
     assert found["detection_id"].to_pylist() == plan["detection_id"].to_pylist()
     assert found["error"].to_pylist() == plan["error"].to_pylist()
-    logits = answered(head, EXAMPLES.features)
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    logits = expected_logits(head, EXAMPLES.features)
     good = [row for row in range(30) if row not in (4, 29)]
     best = logits.argmax(1)
     assert len(set(best[good].tolist())) == classes
@@ -64,7 +63,7 @@ def test_every_row_gets_the_heads_answer(
         NAMES[best[row]] if row in good else None for row in range(30)
     ]
     scores = found["score"].drop_null().to_numpy()
-    np.testing.assert_allclose(scores, shares.max(1)[good], rtol=1e-4)
+    np.testing.assert_allclose(scores, softmax(logits, axis=1).max(1)[good], rtol=1e-4)
     manifest = read_json(applied.out / "manifest.json", AppliedManifest)
     assert manifest == applied.manifest
     assert (manifest.rows, manifest.failed, manifest.without_features) == (30, 2, 0)
@@ -78,11 +77,11 @@ def test_every_row_gets_the_heads_answer(
 
 
 def test_answers_are_held_against_labels(run: Run, tmp_path: Path) -> None:
-    head = made_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=3)
+    head = make_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=3)
     applied = apply_head(run.path, tmp_path / "h.pt", labels="kind")
     assert applied.unknown == {"kind 9": 1}
     rows = [row for row in range(27) if row != 4]
-    best = answered(head, EXAMPLES.features).argmax(1)[rows]
+    best = expected_logits(head, EXAMPLES.features).argmax(1)[rows]
     truth = np.array(rows) % 3
     assert applied.measures is not None
     assert applied.measures.rows == 26
@@ -93,7 +92,7 @@ def test_answers_are_held_against_labels(run: Run, tmp_path: Path) -> None:
 
 
 def test_again_finds_it_done(run: Run, tmp_path: Path) -> None:
-    made_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=2)
+    make_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=2)
     first = apply_head(run.path, tmp_path / "h.pt")
     before = {f: f.stat().st_mtime_ns for f in first.out.iterdir()}
     again = apply_head(run.path, tmp_path / "h.pt", labels="kind")
@@ -105,10 +104,10 @@ def test_again_finds_it_done(run: Run, tmp_path: Path) -> None:
 
 def test_a_folder_of_other_answers_is_left_alone(run: Run, tmp_path: Path) -> None:
     facts = run.manifest.model
-    made_head(facts, tmp_path / "h.pt", EXAMPLES.features, classes=2)
+    make_head(facts, tmp_path / "h.pt", EXAMPLES.features, classes=2)
     first = apply_head(run.path, tmp_path / "h.pt")
     other = labelled_run(tmp_path / "other", blobs(30, NAMES, seed=1))
-    made_head(facts, tmp_path / "new.pt", EXAMPLES.features, classes=2, seed=4)
+    make_head(facts, tmp_path / "new.pt", EXAMPLES.features, classes=2, seed=4)
     for source, head, out in (
         (run, "new.pt", first.out),
         (other, "h.pt", first.out),
@@ -131,7 +130,7 @@ def test_what_does_not_fit_the_head(run: Run, tmp_path: Path) -> None:
         (facts, values, "sequence", InputError),  # no class of the head there
         (facts, values, "species", RunError),
     ):
-        made_head(model, tmp_path / "h.pt", like, classes=2)
+        make_head(model, tmp_path / "h.pt", like, classes=2)
         with pytest.raises(error):
             apply_head(run.path, tmp_path / "h.pt", labels=labels)
     assert not (run.path / "heads").exists()
@@ -142,7 +141,7 @@ def test_rows_that_the_gate_kept_from_the_model(tmp_path: Path) -> None:
     values = EXAMPLES.features.copy()
     values[[3, 7]] = np.nan
     run = labelled_run(tmp_path / "run", replace(EXAMPLES, features=values), errors={9: "gone"})
-    head = made_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=3)
+    head = make_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=3)
     applied = apply_head(run.path, tmp_path / "h.pt", labels="kind")
     manifest = applied.manifest
     assert (manifest.rows, manifest.failed, manifest.without_features) == (30, 1, 2)
@@ -151,6 +150,6 @@ def test_rows_that_the_gate_kept_from_the_model(tmp_path: Path) -> None:
     assert found["error"].null_count == 29
     assert applied.measures is not None
     rows = [row for row in range(30) if row not in (3, 7, 9)]
-    best = answered(head, EXAMPLES.features).argmax(1)[rows]
+    best = expected_logits(head, EXAMPLES.features).argmax(1)[rows]
     assert applied.measures.rows == 27
     assert applied.measures.accuracy == pytest.approx((best == np.array(rows) % 3).mean())

@@ -130,7 +130,7 @@ def test_more_than_the_free_memory(run: Run, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_maps_are_read_flattened(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no feature maps; extract again with --features map"):
+    with pytest.raises(RunError, match="holds no feature maps"):
         read_run(run, labels="kind", kind="map")
     shape = (3, 2, 2)
     maps = np.random.default_rng(1).normal(size=(8, 12)).astype(np.float32)

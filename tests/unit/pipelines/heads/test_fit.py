@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
@@ -17,7 +18,7 @@ from pipelines.heads.fit import Fitted, TrainOptions, fit, head_of, standardisat
 from pipelines.heads.parts import Parts, divide
 from pipelines.model_info import HeadInfo
 from pipelines.models.head import head_sha256
-from tests.helpers.heads import answered
+from tests.helpers.heads import expected_logits
 from tests.helpers.probes import blobs
 
 OPTIONS = TrainOptions(labels="kind")
@@ -132,18 +133,17 @@ def test_what_can_be_told_apart_is_learnt(names: tuple[str, ...], hidden: tuple[
     examples = blobs(120, names)
     found, parts = fitted(examples, replace(OPTIONS, hidden=hidden))
     rows = parts.validation
-    best = answered(found.head, examples.features[rows]).argmax(1)
+    best = expected_logits(found.head, examples.features[rows]).argmax(1)
     assert best.tolist() == parts.targets[rows].tolist()
     assert found.chosen.keys() == ({"epochs"} if hidden else {"C"})
     assert (found.head.facts.classes, found.head.facts.hidden) == (names, hidden)
 
 
 def loss_of(found: Fitted, examples: Examples, parts: Parts) -> float:
-    logits = answered(found.head, examples.features[parts.validation])
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    logits = expected_logits(found.head, examples.features[parts.validation])
     rows = np.arange(len(logits))
-    return float(-np.log(shares[rows, parts.targets[parts.validation]]).mean())
+    scores = softmax(logits, axis=1)[rows, parts.targets[parts.validation]]
+    return float(-np.log(scores).mean())
 
 
 @pytest.mark.parametrize("hidden", [(), (32,)])

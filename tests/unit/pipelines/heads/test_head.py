@@ -13,7 +13,7 @@ from common.errors import ModelError
 from pipelines.heads.fit import classify
 from pipelines.model_info import HeadInfo
 from pipelines.models.head import Head, head_sha256, load_head, save_head
-from tests.helpers.heads import answered
+from tests.helpers.heads import expected_logits
 
 
 def made(classes: tuple[str, ...] = ("ant", "bee"), hidden: tuple[int, ...] = ()) -> Head:
@@ -47,7 +47,7 @@ def test_answers_survive_the_file(
     features = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
     logits = again(torch.from_numpy(features)).numpy()
     assert logits.shape == (7, len(classes))
-    np.testing.assert_allclose(logits, answered(head, features), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits, expected_logits(head, features), rtol=1e-5, atol=1e-6)
 
 
 def test_two_classes_share_one_output() -> None:

@@ -16,9 +16,10 @@ import torch
 from common.errors import ModelError, WorkError
 from onepass.cli.extract import print_extracted
 from pipelines.detections import complete
-from pipelines.engines import resolve as resolving
+from pipelines.engines import candidates
 from pipelines.engines.embed import Embedder
 from pipelines.engines.engine import Engine
+from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved
 from pipelines.extract import Outcome
 from pipelines.model_info import ModelInfo, ModelRequest, Outputs, PrecisionAudit
@@ -28,10 +29,10 @@ from pipelines.models.scores import softmax
 from pipelines.models.timm_family import TimmBackbone
 from pipelines.request import fingerprint_inputs
 from pipelines.run import Run
-from tests.helpers.heads import answered, made_head
+from tests.helpers.heads import expected_logits, make_head
 from tests.helpers.pictures import drawn, encoded
 from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
-from tests.helpers.tiny import HEADS, TINY, check_head, close, map_by_hand, with_head
+from tests.helpers.tiny import HEADS, TINY, check_head, close, reference_map, with_head
 
 ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
 
@@ -73,13 +74,15 @@ def test_the_head_answers_in_the_pass(
 def test_the_head_is_exact_where_the_body_rounds(
     facts: ModelInfo, pixels: np.ndarray, tmp_path: Path, features: str
 ) -> None:
-    grid = map_by_hand(pixels)
+    grid = reference_map(pixels)
     like = grid if features == "map" else grid.mean((2, 3))
-    head = made_head(facts, tmp_path / "h.pt", like, classes=4)
+    head = make_head(facts, tmp_path / "h.pt", like, classes=4)
     headed = examine(with_head(tmp_path / "h.pt"), Outputs(map=True))
     found = Engine(headed, "bf16")(pixels)
     assert not close(found.maps[0], grid)
-    assert close(found.logits, answered(head, found.maps[0] if like is grid else found.embedding))
+    assert close(
+        found.logits, expected_logits(head, found.maps[0] if like is grid else found.embedding)
+    )
 
 
 def test_the_head_sees_the_feature_point_asked_for(tmp_path: Path) -> None:
@@ -90,17 +93,17 @@ def test_the_head_sees_the_feature_point_asked_for(tmp_path: Path) -> None:
     pixels = np.stack([np.asarray(drawn(n, width=64, height=64)) for n in range(4)])
     embedding = Engine(bare, "fp32")(pixels).embedding
     assert embedding.shape == (4, 576)
-    head = made_head(bare, file, embedding, classes=3)
+    head = make_head(bare, file, embedding, classes=3)
     found = Engine(examine(with_head(file, request)), "fp32")(pixels)
     assert np.array_equal(found.embedding, embedding)
-    assert close(found.logits, answered(head, embedding))
+    assert close(found.logits, expected_logits(head, embedding))
     with pytest.raises(ModelError, match="was trained on features of torchvision:mobilenet_v3_sm"):
         examine(with_head(file, penultimate))
 
 
 def test_what_a_head_changes_in_the_facts(facts: ModelInfo, tmp_path: Path) -> None:
-    made_head(facts, tmp_path / "a.pt", ZEROS, classes=5)
-    made_head(facts, tmp_path / "b.pt", ZEROS, classes=5, seed=4)
+    make_head(facts, tmp_path / "a.pt", ZEROS, classes=5)
+    make_head(facts, tmp_path / "b.pt", ZEROS, classes=5, seed=4)
     one, two = (examine(with_head(tmp_path / name)) for name in ("a.pt", "b.pt"))
     assert one.fingerprint == two.fingerprint == facts.fingerprint
     assert len({of.answers_sha256 for of in (facts, one, two)}) == 3
@@ -115,10 +118,10 @@ def test_what_a_head_changes_in_the_facts(facts: ModelInfo, tmp_path: Path) -> N
 def test_an_upload_gets_the_heads_classes(facts: ModelInfo, tmp_path: Path) -> None:
     picture = encoded(drawn(4), "PNG")
     plain = Embedder.load(facts).embed_bytes(picture)
-    head = made_head(facts, tmp_path / "h.pt", ZEROS, classes=5)
+    head = make_head(facts, tmp_path / "h.pt", ZEROS, classes=5)
     found = Embedder.load(examine(with_head(tmp_path / "h.pt"))).embed_bytes(picture)
     assert np.array_equal(found.embedding, plain.embedding)
-    scores = softmax(answered(head, found.embedding[None]).astype(np.float32))[0]
+    scores = softmax(expected_logits(head, found.embedding[None]).astype(np.float32))[0]
     assert found.label_index == scores.argmax()
     assert found.label == f"kind {scores.argmax()}"
     assert [entry["label"] for entry in found.topk] == [
@@ -136,7 +139,7 @@ def test_heads_that_do_not_fit_are_refused(facts: ModelInfo, tmp_path: Path) -> 
         (np.zeros((1, 32, 5, 5), np.float32), {}),
         (ZEROS[:, :31], {}),
     ):
-        made_head(facts, file, like, classes=3)
+        make_head(facts, file, like, classes=3)
         with pytest.raises(ModelError):
             examine(with_head(file, TINY.model_copy(update=changed)))
     with pytest.raises(ModelError):
@@ -147,22 +150,20 @@ def test_a_head_that_changed_is_refused(
     facts: ModelInfo, pixels: np.ndarray, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.pt"
-    made_head(facts, file, ZEROS, classes=3)
+    make_head(facts, file, ZEROS, classes=3)
     request = with_head(file)
     headed = examine(request)
     plan = pa.table({"image": ["a.jpg"]})
     config = make_config(request)
     then = fingerprint_inputs(plan, config)
     assert then["head"] == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    made_head(facts, file, ZEROS, classes=3, seed=4)
+    make_head(facts, file, ZEROS, classes=3, seed=4)
     assert fingerprint_inputs(plan, config)["head"] != then["head"]
     for load in (load_verified, Embedder.load, lambda of: Engine(of, "fp32")):
-        with pytest.raises(
-            ModelError, match=r"h.pt hashes to \w{12} here, the run was made with \w{12}; use the"
-        ):
+        with pytest.raises(ModelError, match=r"h.pt.* hashes to \w{12} here"):
             load(headed)
     file.unlink()
-    with pytest.raises(ModelError, match=r"head=.*h.pt.*: no such file"):
+    with pytest.raises(ModelError, match=r"h\.pt"):
         fingerprint_inputs(plan, config)
 
 
@@ -170,13 +171,13 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
     facts: ModelInfo, tmp_path: Path
 ) -> None:
     file = tmp_path / "h.pt"
-    made_head(facts, file, ZEROS, classes=3)
-    config = make_config(with_head(file))
-    earlier = request_of(config, examine(config.model_request))
-    made_head(facts, file, ZEROS, classes=3, seed=4)
-    given = Unresolved(config, {}, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
-    with pytest.raises(WorkError, match=r"--head .*h.pt is another file now; restore it or"):
-        resolving.resolve(given, lanes=1)
+    make_head(facts, file, ZEROS, classes=3)
+    command = make_config(model=with_head(file))
+    earlier = request_of(command, examine(command.model))
+    make_head(facts, file, ZEROS, classes=3, seed=4)
+    given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
+    with pytest.raises(WorkError, match=r"h\.pt.* is another file now"):
+        resolve(given, lanes=1)
 
 
 def test_with_a_head_classes_mean_something(
@@ -195,13 +196,13 @@ def test_with_a_head_classes_mean_something(
         torch.manual_seed(0)
         bare = describe(load(vit), vit, Outputs())
         like = np.zeros((1, bare.feature_dim), np.float32)
-        made_head(bare, tmp_path / "h.pt", like, classes=3)
-        monkeypatch.setattr(resolving, "load_backbone", load)
+        make_head(bare, tmp_path / "h.pt", like, classes=3)
+        monkeypatch.setattr(candidates, "load_backbone", load)
         for request, matters in ((vit, False), (with_head(tmp_path / "h.pt", vit), True)):
             torch.manual_seed(0)
-            model = resolving.Candidate(request, Outputs(), empty_plan(), tmp_path)
+            model = candidates.Candidates(request, Outputs(), empty_plan(), tmp_path)
             assert model.has_classes == (load is not encoder or matters)
-            assert (model.judge("bf16", rounded) is None) == (not matters)
+            assert (model.rejection("bf16", rounded) is None) == (not matters)
 
 
 @pytest.mark.parametrize("spec", ["tiny", "timm:test_resnet"])
@@ -211,18 +212,11 @@ def test_what_is_untrained_already_stays_as_it_is(spec: str) -> None:
     assert asked.fingerprint == plain.fingerprint
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [({"checkpoint": "w.pth"}, "--checkpoint w.pth"), ({"pretrained": True}, "--pretrained")],
-)
+@pytest.mark.parametrize("given", [{"checkpoint": "w.pth"}, {"pretrained": True}])
 @pytest.mark.parametrize("spec", ["timm:resnet18", "torchvision:resnet18", "ami:resnet50"])
-def test_trained_weights_are_not_random(spec: str, given: dict, said: str) -> None:
-    with pytest.raises(ModelError) as caught:
+def test_trained_weights_are_not_random(spec: str, given: dict) -> None:
+    with pytest.raises(ModelError, match=f"random_weights.*{next(iter(given))}"):
         examine(ModelRequest(spec=spec, random_weights=True, **given))
-    assert str(caught.value) == (
-        f"--random-weights does not go with {said}: it is the network untrained; leave out one "
-        "of the two"
-    )
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from PIL import Image
 from common.errors import InputError, RunError
 from common.json_models import read_json
 from pipelines.heads.fit import TrainOptions
-from pipelines.heads.parts import divide, notes_of
-from pipelines.heads.pictures import Judged, draw_confusion, draw_validation
+from pipelines.heads.parts import divide, validation_warnings
+from pipelines.heads.pictures import ValidatedRow, draw_confusion, draw_validation
 from pipelines.heads.report import ProbeRecord, baselines_of, measure
 from pipelines.heads.train import train
 from pipelines.models.head import head_sha256, load_head
@@ -69,9 +69,9 @@ def test_rows_of_one_image_on_both_sides_are_noted() -> None:
         ([f"clip{row // 20}.mp4#frame={row}" for row in range(40)], 1),
         ([f"{row}.jpg" for row in range(40)], 0),
     ):
-        assert len(notes_of(replace(examples, images=np.array(images)), parts)) == notes
+        assert len(validation_warnings(replace(examples, images=np.array(images)), parts)) == notes
     few = replace(parts, validation=parts.validation[parts.targets[parts.validation] == 0])
-    assert "'bee'" in notes_of(examples, few)[0]
+    assert "'bee'" in validation_warnings(examples, few)[0]
 
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
@@ -103,7 +103,7 @@ def test_all_that_stands_beside_a_head(tmp_path: Path, hidden: tuple[int, ...]) 
     for file in trained.beside[1:]:
         with Image.open(file) as image:
             assert min(image.size) > 200
-    with pytest.raises(RunError, match=r"h\.pt exists; give another --out"):
+    with pytest.raises(RunError, match=r"h\.pt"):
         train(run.path, trained.file, OPTIONS)
 
 
@@ -125,9 +125,9 @@ def test_wrong_ones_first_in_red_and_missing_ones_grey(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (40, 20), (10, 20, 200)).save(tmp_path / "images" / "a.png")
     whole = (None,) * 4
-    rows = [Judged("a.png", whole, "ant", "ant", 0.9) for _ in range(60)]
-    rows.insert(30, Judged("a.png", (0.0, 0.0, 20.0, 20.0), "ant", "bee", 0.6))
-    rows.insert(40, Judged("gone.png", whole, "ant", "bee", 0.8))
+    rows = [ValidatedRow("a.png", whole, "ant", "ant", 0.9) for _ in range(60)]
+    rows.insert(30, ValidatedRow("a.png", (0.0, 0.0, 20.0, 20.0), "ant", "bee", 0.6))
+    rows.insert(40, ValidatedRow("gone.png", whole, "ant", "bee", 0.8))
     draw_validation(rows, tmp_path / "images", tmp_path / "sheet.png", title="validation")
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)

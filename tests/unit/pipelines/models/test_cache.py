@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import pipelines
-from pipelines.engines import resolve as resolving
-from pipelines.engines.resolve import Candidate, resolve
+from pipelines.engines import candidates, choose
+from pipelines.engines.candidates import Candidates
+from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, resolved_before
 from pipelines.model_info import GateRequest, ModelRequest, Outputs, PrecisionAudit
 from pipelines.models import cache as model_cache
@@ -227,8 +228,8 @@ class Rounding:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cosine = 1.0
         self.measured = 0
-        monkeypatch.setattr(resolving, "compare", self._compare)
-        monkeypatch.setattr(resolving, "fast_formats", lambda device: ["bf16", "fp32"])
+        monkeypatch.setattr(candidates, "compare", self._compare)
+        monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp32"])
 
     def _compare(self, *arrays: np.ndarray) -> PrecisionAudit:
         self.measured += 1
@@ -251,9 +252,9 @@ def resolved(photos: Path, **asked: Any) -> Request:
     return resolve(unresolved(photos, **asked), lanes=1).resolved.request
 
 
-def candidate(photos: Path) -> Candidate:
+def candidate(photos: Path) -> Candidates:
     plan = read_source(str(photos))
-    return Candidate(TINY, Outputs(), plan.table, plan.root)
+    return Candidates(TINY, Outputs(), plan.table, plan.root)
 
 
 def test_a_refused_format_is_remembered(photos: Path, rounding: Rounding) -> None:
@@ -271,10 +272,10 @@ def test_a_refusal_is_of_the_engine_that_was_tried(photos: Path, rounding: Round
     rounding.cosine = 0.99
     resolved(photos)
     known = candidate(photos)
-    assert known.refusal("bf16", "eager") is not None
-    assert known.refusal("bf16", "auto") is not None
-    assert known.refusal("bf16", "compile") is None
-    assert known.refusal("fp16", "eager") is None
+    assert known.known_rejection("bf16", "eager") is not None
+    assert known.known_rejection("bf16", "auto") is not None
+    assert known.known_rejection("bf16", "compile") is None
+    assert known.known_rejection("fp16", "eager") is None
 
 
 def test_an_accepted_half_format_is_measured_on_each_runs_own_images(
@@ -310,7 +311,7 @@ def test_a_network_that_is_known_is_not_built_to_be_described(
     def never(request: ModelRequest) -> None:
         raise AssertionError("this machine knows the network")
 
-    monkeypatch.setattr(resolving, "load_backbone", never)
+    monkeypatch.setattr(candidates, "load_backbone", never)
     known = candidate(photos)
     assert known.facts == found.facts
     assert known.labels == found.labels

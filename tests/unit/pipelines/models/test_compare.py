@@ -19,7 +19,7 @@ from onepass.cli.main import app, main
 from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Preprocess
 from pipelines.models.base import Backbone, Loaded
-from pipelines.models.compare import FormerExtractor, compare, divided_by_sum, normalise
+from pipelines.models.compare import FormerExtractor, compare, divide_by_sum, normalise
 from pipelines.models.registry import load_backbone
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 from tests.helpers.refusals import only_error
@@ -151,10 +151,10 @@ def test_an_unpooled_map_can_be_averaged(photos: str) -> None:
     pixels = resize(decode(read(next(Path(photos).rglob("*.jpg")))).pixels, loaded.preprocess)
     x = normalise(pixels[None], loaded.preprocess)
     with torch.inference_mode():
-        stored = divided_by_sum(FormerExtractor(loaded.backbone.model)(x).flatten(1))  # type: ignore[union-attr]
+        stored = divide_by_sum(FormerExtractor(loaded.backbone.model)(x).flatten(1))  # type: ignore[union-attr]
         mean = loaded.backbone.one_pass(x, point="map_mean").embedding
     averaged = stored.reshape(1, 32, 4, 4).mean((2, 3))
-    assert torch.allclose(divided_by_sum(averaged), divided_by_sum(mean), atol=1e-7)
+    assert torch.allclose(divide_by_sum(averaged), divide_by_sum(mean), atol=1e-7)
 
 
 def test_convnext_gives_its_map_with_sums_near_zero(photos: str) -> None:
@@ -188,7 +188,7 @@ def test_reasons_for_failing(model: nn.Module, says: str) -> None:
 def test_divided_by_sum() -> None:
     rows = torch.tensor([[1.0, -1.0, 2.0], [1.0, -3.0, 1.0], [0.0, 0.0, 0.0], [1.0, -1.0, 0.0]])
     expected = [[0.5, -0.5, 1.0], [-1.0, 3.0, -1.0], [0.0, 0.0, 0.0], [1.0, -1.0, 0.0]]
-    assert divided_by_sum(rows).tolist() == expected
+    assert divide_by_sum(rows).tolist() == expected
 
 
 def test_sums_below_zero_are_counted(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:

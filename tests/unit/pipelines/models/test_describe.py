@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from common.errors import ModelError
 from onepass.cli.main import app, main
 from pipelines.model_info import ModelRequest
-from pipelines.models.describe import describe_model, matching
+from pipelines.models.describe import describe_model, matching_specs
 from pipelines.models.registry import load_backbone
 from tests.helpers.refusals import only_error
 
@@ -155,21 +155,21 @@ def test_list_of_families_needs_no_torch() -> None:
 
 def test_matching_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("built a model"))
-    found = matching("resnet18")
+    found = matching_specs("resnet18")
     assert {"timm:resnet18", "timm:resnet18d", "torchvision:resnet18"} <= set(found)
-    assert matching("tiny")[0] == "tiny"
-    assert "timm:convnext_tiny" in matching("TINY")
+    assert matching_specs("tiny")[0] == "tiny"
+    assert "timm:convnext_tiny" in matching_specs("TINY")
 
 
 def test_matching_by_glob_fits_the_whole_name() -> None:
-    assert matching("timm:resnet18*") == ("timm:resnet18", "timm:resnet18d")
-    assert matching("lite?") == ("lite0", "lite1", "lite2")
-    assert "torchvision:resnet18" in matching("resnet1*")
-    assert "timm:seresnet18" not in matching("resnet1*")
+    assert matching_specs("timm:resnet18*") == ("timm:resnet18", "timm:resnet18d")
+    assert matching_specs("lite?") == ("lite0", "lite1", "lite2")
+    assert "torchvision:resnet18" in matching_specs("resnet1*")
+    assert "timm:seresnet18" not in matching_specs("resnet1*")
 
 
 def test_ami_names() -> None:
-    assert matching("ami:*") == (
+    assert matching_specs("ami:*") == (
         "ami:resnet50",
         "ami:resnet50-turing",
         "ami:resnet50-lowres",
@@ -192,9 +192,9 @@ def test_list_json() -> None:
 
 def test_no_match_says_what_is_near() -> None:
     with pytest.raises(ModelError, match=r"^resnet19: no model of that name; did you mean .*resn"):
-        matching("resnet19")
+        matching_specs("resnet19")
     with pytest.raises(ModelError, match=r"run: onepass models list$"):
-        matching("@@@@")
+        matching_specs("@@@@")
 
 
 @pytest.mark.parametrize(

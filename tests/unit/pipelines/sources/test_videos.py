@@ -17,14 +17,14 @@ from common.errors import SourceError
 from pipelines.frame_names import natural, parse_frame, split_and_category
 from pipelines.images import video as container
 from pipelines.images.decode import PIXELS, decode_rows, unpack
-from pipelines.images.opener import open_image
+from pipelines.images.opener import read_image
 from pipelines.images.pixels import ImageError
 from pipelines.images.tensors import TensorFile
-from pipelines.images.video import VideoFile, examine
+from pipelines.images.video import VideoFile, read_video_info
 from pipelines.model_info import Preprocess, Reading
 from pipelines.sources.plan import Plan, read_source
-from pipelines.sources.videos import sampled
-from tests.helpers.videos import SIDE, broken, number_of, numbered, write_video
+from pipelines.sources.videos import sample_frames
+from tests.helpers.videos import SIDE, broken_videos, number_of, numbered_frame, write_video
 
 VIDEO = Reading(kind="video", frames=8)
 
@@ -39,7 +39,7 @@ def test_a_frame_by_number_is_the_frame_of_reading_through(tmp_path: Path, name:
     with av.open(str(file)) as container:
         through = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [number_of(frame) for frame in through] == list(range(40))
-    assert examine(file) == (40, SIDE, SIDE, 25.0)
+    assert read_video_info(file) == (40, SIDE, SIDE, 25.0)
     video = VideoFile(file)
     for number in [*range(0, 40, 7), 39, 38, 0, 0, 13, 12, 11, 25, 1]:
         np.testing.assert_array_equal(as_array(video.frame(number)), through[number])
@@ -61,7 +61,7 @@ def test_frames_in_a_file_without_time_stamps_are_counted(
 def test_the_end_of_a_video_is_not_the_end_of_reading_it(tmp_path: Path) -> None:
     video = VideoFile(write_video(tmp_path / "clip.mp4", 20))
     last = as_array(video.frame(19))
-    assert not video._reach(20)
+    assert not video._decode_to(20)
     np.testing.assert_array_equal(as_array(video.frame(19)), last)
 
 
@@ -105,7 +105,7 @@ def test_only_the_frames_that_are_damaged_are_errors(tmp_path: Path) -> None:
 
 
 def test_each_video_that_cannot_be_used_is_one_row_that_says_why(tmp_path: Path) -> None:
-    said = broken(tmp_path / "train" / "flies")
+    said = broken_videos(tmp_path / "train" / "flies")
     write_video(tmp_path / "train" / "flies" / "good.mp4", 20)
     table = read_source(str(tmp_path), VIDEO).table
     errors = dict(zip(table["sequence"].to_pylist(), table["error"].to_pylist(), strict=True))
@@ -122,9 +122,9 @@ def test_clips_of_every_kind_are_planned_alike(tmp_path: Path) -> None:
     sequence = tmp_path / "val" / "ants" / "walk"
     sequence.mkdir(parents=True)
     for number in range(12):  # named so that text order is not number order
-        Image.fromarray(numbered(number)).save(sequence / f"frame{number}.png")
+        Image.fromarray(numbered_frame(number)).save(sequence / f"frame{number}.png")
     stacked = torch.stack(
-        [torch.from_numpy(numbered(n)).permute(2, 0, 1) for n in range(20)]
+        [torch.from_numpy(numbered_frame(n)).permute(2, 0, 1) for n in range(20)]
     ).reshape(2, 10, 3, SIDE, SIDE)
     (tmp_path / "val" / "bees").mkdir()
     torch.save({"videos": stacked}, tmp_path / "val" / "bees" / "processed_data.pt")
@@ -185,7 +185,7 @@ def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
     write_video(tmp_path / "b.mp4", 8, width=128)
     (tmp_path / "c").mkdir()
     for number in range(8):
-        picture = Image.fromarray(numbered(number, width=64 + number // 4 * 32))
+        picture = Image.fromarray(numbered_frame(number, width=64 + number // 4 * 32))
         picture.save(tmp_path / "c" / f"{number}.png")
     plan = read_source(str(tmp_path), VIDEO)
     assert plan.notes == (
@@ -212,17 +212,19 @@ def test_rows_with_a_known_error_keep_it_and_read_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("scale", [1, 1 / 255, 1.0])
 def test_tensors_are_pixels_whatever_their_scale(tmp_path: Path, scale: float) -> None:
-    clip = torch.from_numpy(np.stack([numbered(n) for n in range(5)])).permute(0, 3, 1, 2)
+    clip = torch.from_numpy(np.stack([numbered_frame(n) for n in range(5)])).permute(0, 3, 1, 2)
     torch.save(clip if scale == 1 and isinstance(scale, int) else clip * scale, tmp_path / "c.pt")
     file = TensorFile(tmp_path / "c.pt")
     assert file.shape == (1, 5, SIDE, SIDE)
-    np.testing.assert_array_equal(as_array(file.frame(4)), numbered(4))
+    np.testing.assert_array_equal(as_array(file.frame(4)), numbered_frame(4))
 
 
 def test_tensors_of_the_old_format(tmp_path: Path) -> None:
-    clip = torch.from_numpy(np.stack([numbered(n) for n in range(5)])).permute(0, 3, 1, 2)
+    clip = torch.from_numpy(np.stack([numbered_frame(n) for n in range(5)])).permute(0, 3, 1, 2)
     torch.save(clip, tmp_path / "c.pt", _use_new_zipfile_serialization=False)
-    np.testing.assert_array_equal(as_array(TensorFile(tmp_path / "c.pt").frame(3)), numbered(3))
+    np.testing.assert_array_equal(
+        as_array(TensorFile(tmp_path / "c.pt").frame(3)), numbered_frame(3)
+    )
 
 
 def test_tensors_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
@@ -253,20 +255,20 @@ def test_names() -> None:
     assert split_and_category("x.mp4") == ("all", None)
     assert split_and_category("/data/set/val/ants/x.jpg") == ("val", "ants")
     assert sorted(["f10", "f9", "f", "g1"], key=natural) == ["f", "f9", "f10", "g1"]
-    assert sampled(1500, 64)[:3] == [0, 23, 47]
-    assert sampled(64, 64) == list(range(64))
+    assert sample_frames(1500, 64)[:3] == [0, 23, 47]
+    assert sample_frames(64, 64) == list(range(64))
 
 
 def test_an_odd_image_name_is_still_an_image(tmp_path: Path) -> None:
-    Image.fromarray(numbered(7)).save(tmp_path / "odd#frame=x.png")
-    assert number_of(as_array(open_image(tmp_path, "odd#frame=x.png").pixels)) == 7
+    Image.fromarray(numbered_frame(7)).save(tmp_path / "odd#frame=x.png")
+    assert number_of(as_array(read_image(tmp_path, "odd#frame=x.png").pixels)) == 7
 
 
 @pytest.mark.parametrize(
     ("make", "kind", "says"),
     [
         ("a.mp4", "images", "holds no images"),
-        ("a.mp4", "images", "for videos add --source video"),
+        ("a.mp4", "images", "kind='video'"),
         ("a.txt", "video", "holds no videos"),
         ("a.txt", "video", "found: 1 .txt"),
     ],
@@ -279,10 +281,10 @@ def test_the_wrong_kind_of_source(tmp_path: Path, make: str, kind: str, says: st
 
 def test_a_file_of_the_wrong_kind(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(SourceError, match="for a video add --source video"):
+    with pytest.raises(SourceError, match="kind='video'"):
         read_source(str(tmp_path / "a.mp4"))
     (tmp_path / "a.csv").write_text("image\n")
-    with pytest.raises(SourceError, match="--source video takes a folder or a video"):
+    with pytest.raises(SourceError, match="takes a folder or a video"):
         read_source(str(tmp_path / "a.csv"), VIDEO)
 
 
