@@ -172,10 +172,10 @@ def test_an_unfinished_run_is_not_continued_with_another_head(
 ) -> None:
     file = tmp_path / "h.pt"
     make_head(facts, file, ZEROS, classes=3)
-    command = make_config(model=with_head(file))
-    earlier = request_of(command, examine(command.model))
+    config = make_config(with_head(file))
+    earlier = request_of(config, examine(config.model_request))
     make_head(facts, file, ZEROS, classes=3, seed=4)
-    given = Unresolved(command, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
+    given = Unresolved(config, {}, empty_plan(), str(tmp_path), rows=1, earlier=earlier)
     with pytest.raises(WorkError, match=r"h\.pt.* is another file now"):
         resolve(given, lanes=1)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster import session
+from common import network
 from common.errors import ModelError
 from pipelines.model_info import ModelRequest
 from pipelines.models.registry import examine, load_backbone, load_verified, read_labels
@@ -65,7 +65,7 @@ def test_torchvision_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_p
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(session.socket, "create_connection", unreachable)
+    monkeypatch.setattr(network.socket, "create_connection", unreachable)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ModelError, match=r"could not be fetched from download[.]pytorch") as caught:
         load_backbone(ModelRequest(spec="torchvision:resnet18", pretrained=True))
