@@ -3,7 +3,7 @@
 Runs the three commands on a few drawn photos in one process, on the local executor, and lists the
 project's files of which a function was called; importing a file does not count.
 
-    python benchmarks/row_path.py [TREE] [--list]
+    python benchmarks/row_path.py [TREE] [--json]
 
 2026-11-30, this tree and that of the version before: see docs/architecture.md.
 """
@@ -72,12 +72,10 @@ def files_on_the_way(tree: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tree", nargs="?", type=Path, default=Path(__file__).parents[1])
-    parser.add_argument("--list", action="store_true", help="name the files")
+    parser.add_argument("--json", action="store_true", help="name the files, as JSON")
     given = parser.parse_args()
     files = files_on_the_way(given.tree.resolve())
-    print(f"{len(files)} files")
-    if given.list:
-        print("\n".join(files))
+    print(json.dumps(files, indent=2) if given.json else f"{len(files)} files")
 
 
 if __name__ == "__main__":

@@ -111,10 +111,10 @@ def _die_at(change: int, *, in_store: bool) -> None:
     if not in_store:
         sys.addaudithook(audit)
         return
-    from common import json_models
+    from common import storage
     from index.storage import remote
 
-    arrow, write_bytes = remote.arrow, json_models.write_bytes
+    arrow, write_bytes = remote.arrow, storage.write_bytes
 
     class CountedClient:
         """A store's client; a kill comes before a change to it, or in the middle of a file."""
@@ -135,7 +135,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
         count_change()
         write_bytes(file, data)
 
-    remote.arrow, json_models.write_bytes = counted_arrow, counted_write
+    remote.arrow, storage.write_bytes = counted_arrow, counted_write
 
 
 def _child(command: list[str], change: int | None) -> int:

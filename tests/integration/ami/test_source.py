@@ -19,6 +19,7 @@ from tests.helpers.ami import DETECTIONS, IMAGES, NIGHT, change, fill, stored
 from tests.helpers.commands import ROOT, here
 from tests.helpers.postgres import Server
 from tests.helpers.refusals import only_error
+from tests.helpers.runs import make_config
 
 TINY = ModelRequest(spec="tiny")
 
@@ -140,7 +141,7 @@ def test_what_makes_it_another_source(url: str, tmp_path: Path) -> None:
     fill(url, tmp_path / "traps")
 
     def fingerprint() -> dict[str, str]:
-        return fingerprint_inputs(read_source(url).decisive, TINY, None)
+        return fingerprint_inputs(read_source(url).decisive, make_config())
 
     first = fingerprint()
     change(

@@ -215,7 +215,7 @@ def test_a_failure_leaves_its_chunk_alone_and_the_same_command_completes(
 ) -> None:
     before = stored(world.url, *ALL)
     fail_at(world.url, chunks[2][1])
-    with pytest.raises(WorkError, match=r"trouble with the disk.*the same command goes on"):
+    with pytest.raises(WorkError, match=r"trouble with the disk.*the same command continues"):
         write_database(world.path, world.url, write_back=True)
     now = stored(world.url, *ALL)
     written = {*chunks[0], *chunks[1]}

@@ -21,8 +21,8 @@ import json, os, subprocess, sys
 from pathlib import Path
 from cluster import children
 from pipelines.execution import ray_pass
-from pipelines.extract import Options, extract
-from pipelines.model_info import ModelRequest
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 
 photos, out = sys.argv[1:]
 report = {"children": [], "requests": [], "board": False}
@@ -45,8 +45,10 @@ def counted(self):
 
 ray_pass.DriverBoard.look, children.Child.__init__ = look, counted
 for name in ("one", "two"):
-    options = Options(precision="fp32", engine="eager", executor="ray")
-    extract(photos, ModelRequest(spec="tiny"), Path(out) / name, options)
+    config = ExtractConfig(
+        source=photos, model="tiny", precision="fp32", engine="eager", executor="ray"
+    )
+    extract(config, Path(out) / name)
     report["children"].append(len(started))
     report["requests"].append(json.loads((Path(out) / name / "request.json").read_text()))
 report["driver"] = [name for name in ("torch", "torchvision", "timm") if name in sys.modules]

@@ -126,12 +126,14 @@ with own_token():
     ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 from pathlib import Path
 from cluster.session import session
-from pipelines.extract import Options, extract
-from pipelines.model_info import ModelRequest
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 with session(gpus_per_actor=0.5) as slots:
     pass
-run = extract(sys.argv[1], ModelRequest(spec="tiny"), Path(sys.argv[2]),
-              Options(precision="fp32", gpus_per_actor=0.5)).run
+config = ExtractConfig(
+    source=sys.argv[1], model="tiny", precision="fp32", gpus_per_actor=0.5
+)
+run = extract(config, Path(sys.argv[2])).run
 run.verify()
 print(json.dumps({"actors": slots.actors, "share": slots.gpus_per_actor,
                   "calls": slots.calls_in_flight, "rows": run.manifest.rows.written,

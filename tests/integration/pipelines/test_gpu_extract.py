@@ -257,8 +257,9 @@ def test_no_gpu_is_held_when_all_is_done(photos: Path, tmp_path: Path) -> None:
         "import sys, json\n"
         "from pathlib import Path\n"
         "from pipelines.extract import extract\n"
-        "from pipelines.model_info import ModelRequest\n"
-        "run = extract(sys.argv[1], ModelRequest(spec='tiny'), Path(sys.argv[2])).run\n"
+        "from pipelines.config import ExtractConfig\n"
+        "config = ExtractConfig(source=sys.argv[1], model='tiny')\n"
+        "run = extract(config, Path(sys.argv[2])).run\n"
         "import torch\n"
         "print(json.dumps([run.manifest.rows.written, torch.cuda.memory_allocated()]))\n"
     )

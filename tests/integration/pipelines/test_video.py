@@ -84,7 +84,7 @@ def test_the_same_command_is_done_and_another_is_refused(
 ) -> None:
     assert extract(str(videos), TINY, done.out, EXACT).already_finished
     other = Options(precision="fp32", engine="eager", reading=Reading(kind="video", frames=4))
-    with pytest.raises(RunError, match=r"reading.frames: then 8, now 4"):
+    with pytest.raises(RunError, match=r"frames: then 8, now 4"):
         extract(str(videos), TINY, done.out, other)
 
 

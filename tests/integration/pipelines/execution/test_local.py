@@ -96,10 +96,10 @@ def test_neither_ray_nor_torch_is_imported_to_plan(world: World, tmp_path: Path)
 
 def test_ray_is_not_imported_to_extract(world: World, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipelines.extract import Options, extract\n"
-        "from pipelines.model_info import ModelRequest\n"
-        f"extract({str(world.photos)!r}, ModelRequest(spec='tiny'), Path({str(tmp_path / 'run')!r}),"
-        " Options(executor='local'))\n"
+        "import sys; from pathlib import Path; from pipelines.extract import extract\n"
+        "from pipelines.config import ExtractConfig\n"
+        f"config = ExtractConfig(source={str(world.photos)!r}, model='tiny', executor='local')\n"
+        f"extract(config, Path({str(tmp_path / 'run')!r}))\n"
         "assert 'ray' not in sys.modules and 'timm' not in sys.modules"
     )
     done = subprocess.run(
