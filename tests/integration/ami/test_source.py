@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import pipelines.sources.database.plan
 from common.errors import SourceError, WorkError
 from pipelines.detections import BOX
-from pipelines.model_info import ModelRequest, Reading
+from pipelines.model_info import Reading
 from pipelines.request import fingerprint_inputs
 from pipelines.sources.plan import name_source, read_source
 from tests.helpers.ami import DETECTIONS, IMAGES, NIGHT, change, fill, stored
@@ -20,8 +20,6 @@ from tests.helpers.commands import ROOT, here
 from tests.helpers.postgres import Server
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import make_config
-
-TINY = ModelRequest(spec="tiny")
 
 
 def boxes(url: str, **values: object) -> None:
