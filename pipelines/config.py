@@ -10,17 +10,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
 from common.json_models import JsonModel
 from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
 
-T = TypeVar("T")
-
 Feature = Literal["pooled", "map", "pyramid"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
 
 VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
 
@@ -29,8 +28,8 @@ EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "s
 
 
 def _absolute(file: Any) -> Any:
-    """A path that other working folders and processes understand as well."""
-    return os.path.abspath(file) if isinstance(file, str | Path) and str(file) else file  # noqa: PTH100
+    """An absolute path without links, which is valid in other processes and working folders."""
+    return str(Path(file).resolve()) if isinstance(file, str | Path) and str(file) else file
 
 
 def _text(value: Any) -> Any:
@@ -58,6 +57,13 @@ def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
 
 
 File = Annotated[str, BeforeValidator(_absolute)]
+
+
+def _in_order(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+    """The same features in one order, pooled among them: however they were given, they are equal."""
+    return tuple(name for name in FEATURES if name == "pooled" or name in features)
+
+
 Three = Annotated[tuple[float, float, float], BeforeValidator(_three)]
 SOURCE, MODEL, GATE, KEEP, RUN = "Source", "Model", "Gate", "What is kept", "How it runs"
 
@@ -122,10 +128,12 @@ class ExtractConfig(JsonModel):
         "model",
     )
 
-    features: Annotated[tuple[Feature, ...], BeforeValidator(_parts)] = _panel(
-        KEEP,
-        "What to keep of the pass: pooled (always), map (unpooled), pyramid (levels).",
-        ("pooled",),
+    features: Annotated[tuple[Feature, ...], BeforeValidator(_parts), AfterValidator(_in_order)] = (
+        _panel(
+            KEEP,
+            "What to keep of the pass: pooled (always), map (unpooled), pyramid (levels).",
+            ("pooled",),
+        )
     )
     feature_indices: Annotated[tuple[int, ...], BeforeValidator(_parts)] = _panel(
         KEEP, "Levels of the pyramid, as 2,4; see onepass models describe.", ()
