@@ -21,14 +21,14 @@ from common.errors import work_error
 from common.json_models import JsonModel
 from common.storage import is_remote, make_folder, remove_folder
 from pipelines.config import ExtractConfig, Progress
-from pipelines.execution.base import Executor, Job, Supervisor
+from pipelines.execution.base import Callbacks, Executor, Job
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.extract import open_for, prepare
 from pipelines.model_info import EngineName, Precision
 from pipelines.outputs.finish import data_files, describe_run
 from pipelines.outputs.hdf5 import write_hdf5
-from pipelines.progress.counters import STAGES, Block, Look
+from pipelines.progress.counters import STAGES, Block, ProgressSnapshot
 from pipelines.request import Request, earlier_request
 from pipelines.run import Limit, SessionInfo
 
@@ -190,12 +190,12 @@ def _answer(
     """Answer the sample; its blocks, and the seconds that all of it took."""
     blocks: list[Block] = []
 
-    def looked(look: Look, _: int) -> None:
-        blocks.extend(look.blocks)
-        report(Progress("measuring", look.tally.answered, job.planned, look.tally.failed))
+    def on_snapshot(snapshot: ProgressSnapshot, _: int) -> None:
+        blocks.extend(snapshot.blocks)
+        report(Progress("measuring", snapshot.counts.answered, job.planned, snapshot.counts.failed))
 
     began = time.time()
-    executor.answer(job, Supervisor(looked))
+    executor.answer(job, Callbacks(on_snapshot))
     return blocks, time.time() - began
 
 

@@ -22,13 +22,13 @@ from common.json_models import write_atomic
 from common.storage import list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
-from pipelines.execution.base import Answered, Executor, Job, Supervisor, open_executor
+from pipelines.execution.base import Answered, Callbacks, Executor, Job, open_executor
 from pipelines.execution.blocks import write_plan
 from pipelines.execution.checkpoints import reconcile
 from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
 from pipelines.outputs.finish import describe_run
 from pipelines.outputs.hdf5 import write_hdf5
-from pipelines.progress.counters import Look, Tally
+from pipelines.progress.counters import Counts, ProgressSnapshot
 from pipelines.progress.event_log import EventLog
 from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run, SessionInfo
@@ -49,7 +49,7 @@ class Outcome:
     first_answer_seconds: float | None = None
     events_lost: str | None = None  # why the events file is not whole
     raised: int = 0  # errors over blocks that were then answered all the same
-    said: str = ""  # by the last of them
+    last_error: str = ""  # message of the last of them
     passes: int = 1  # more than one: nodes were lost, and the others went on
 
 
@@ -177,7 +177,7 @@ class _Session:
 
     def _finish(self, started: float, before: int) -> Outcome:
         answered = self._answer()
-        tally = answered.tally
+        counts = answered.counts
         if self._config.hdf5:
             self._phase("hdf5")
             try:
@@ -198,7 +198,7 @@ class _Session:
             self._request,
             planned=self._planned,
             seconds=self._seconds(),
-            session=self._session(started, before, tally),
+            session=self._session(started, before, counts),
             tasks=lambda: self._executor.tasks("checking", then=CONTINUES),
             done=lambda rows: self._report(Progress("checking", rows, self._planned)),
         )
@@ -208,7 +208,7 @@ class _Session:
         write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
         for leftover in ("checkpoint", OPEN_BLOCKS):
             remove_folder(self._out / leftover)
-        first = tally.first_answer if tally else None
+        first = counts.first_answer if counts else None
         return Outcome(
             Run.open(self._out),
             resumed_rows=before,
@@ -216,16 +216,16 @@ class _Session:
             source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - started,
             raised=answered.raised,
-            said=answered.said,
+            last_error=answered.last_error,
             passes=answered.passes,
         )
 
-    def _session(self, started: float, before: int, tally: Tally | None) -> SessionInfo:
+    def _session(self, started: float, before: int, counts: Counts | None) -> SessionInfo:
         actors, rate = self._actors(), None
-        if tally and tally.first_answer and tally.last_answer:
+        if counts and counts.first_answer and counts.last_answer:
             later, seconds = (
-                tally.answered - tally.first_rows,
-                tally.last_answer - tally.first_answer,
+                counts.answered - counts.first_rows,
+                counts.last_answer - counts.first_answer,
             )
             rate = later / seconds if later and seconds > 0 else None
         return SessionInfo(
@@ -248,18 +248,18 @@ class _Session:
             folder=self._out, root=self._plan.root, request=self._request, planned=self._planned
         )
         self._log.add("phase", name="extracting")
-        last = Tally()
+        last = Counts()
 
-        def looked(look: Look, before: int) -> None:
+        def on_snapshot(snapshot: ProgressSnapshot, before: int) -> None:
             nonlocal last
             self._check()
-            self._log.look(look)
-            if look.tally[:2] != last[:2]:
-                last = look.tally
+            self._log.snapshot(snapshot)
+            if snapshot.counts[:2] != last[:2]:
+                last = snapshot.counts
                 done = min(before + last.answered, self._planned)  # some are answered twice
                 self._report(Progress("extracting", done, self._planned, last.failed))
 
-        return self._executor.answer(job, Supervisor(looked, self._log.add))
+        return self._executor.answer(job, Callbacks(on_snapshot, self._log.add))
 
     def _phase(self, name: Literal["hdf5", "checking"]) -> None:
         self._log.add("phase", name=name)

@@ -46,7 +46,7 @@ class Request(JsonModel):
     precision: Precision
     engine: EngineName
     audit: PrecisionAudit | None  # of precision and engine; None where both are exact
-    notes: tuple[str, ...]  # why what was left open was resolved so; for people
+    notes: tuple[str, ...]  # why precision and engine were chosen; for people
 
     @model_validator(mode="before")
     @classmethod

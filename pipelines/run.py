@@ -91,7 +91,7 @@ class RunManifest(JsonModel):
     precision: Precision
     engine: EngineName = "eager"
     precision_audit: PrecisionAudit | None
-    notes: tuple[str, ...] = ()  # why precision and engine were settled so
+    notes: tuple[str, ...] = ()  # why precision and engine were chosen
     rows: RowCounts
     errors: dict[str, int]  # error kind to rows
     versions: dict[str, str]
@@ -174,11 +174,11 @@ class Run:
         return found
 
     def image_path(self, image: str) -> Path:
-        """Where a row's image stands on this machine."""
+        """Path of a row's image on this machine."""
         return resolve_path(self.root, image)
 
     def verify(self) -> int:
-        """Check every file's sha256 and that each planned row stands exactly once.
+        """Check every file's sha256 and that each planned row is stored exactly once.
 
         Returns:
             The number of rows checked.

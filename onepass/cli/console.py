@@ -10,6 +10,7 @@ import typer
 
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
+from pipelines.config import ExtractConfig
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
@@ -17,8 +18,7 @@ ExecutorOption = Annotated[
     ExecutorChoice,
     typer.Option(
         "--executor",
-        help="local: this process. ray: the cluster of RAY_ADDRESS, or a Ray of its own. auto: ray "
-        "with a cluster, in a Ray job, or with two GPUs or more; else local.",
+        help=ExtractConfig.model_fields["executor"].description,
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""The command of this room: ``extract``."""
+"""The command ``extract``."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def extract(
     if outcome.already_finished:
         return
     if config.kind == "video":
-        _say_failed_videos(run)
+        _print_failed_videos(run)
         echo(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
         return
     echo(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
@@ -108,39 +108,41 @@ def _dry_run(config: ExtractConfig, out: Path, *, as_json: bool) -> None:
     elif forecast is None:
         echo(f"{out} is finished already; nothing would be done")
     else:
-        _say_forecast(str(out), forecast)
+        _print_forecast(str(out), forecast)
 
 
-def _say_forecast(run: str, coming: Forecast) -> None:
-    before = f", {coming.resumed_rows} more are done" if coming.resumed_rows else ""
+def _print_forecast(run: str, forecast: Forecast) -> None:
+    before = f", {forecast.resumed_rows} more are done" if forecast.resumed_rows else ""
     echo(
-        f"{run} would answer {coming.rows} rows{before}, with {coming.model}, {coming.engine} "
-        f"{coming.precision}, in about {duration(coming.seconds)}; nothing was kept"
+        f"{run} would answer {forecast.rows} rows{before}, with {forecast.model}, {forecast.engine} "
+        f"{forecast.precision}, in about {duration(forecast.seconds)}; nothing was kept"
     )
-    on = f" on {count(coming.gpus, 'GPU')}" if coming.gpus else ""
-    echo(f"  actors     {coming.actors}{on}")
-    for node in coming.nodes:
+    on = f" on {count(forecast.gpus, 'GPU')}" if forecast.gpus else ""
+    echo(f"  actors     {forecast.actors}{on}")
+    for node in forecast.nodes:
         cpus, gpus = count(node["cpus"], "CPU slot"), count(node["gpus"], "GPU")
         echo(f"  node       {node['host']} {node['node']}: {cpus}, {gpus}")
-    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in coming.rates.items())
-    echo(f"  speed      {coming.rate:.0f} images/s at work ({rates}); the limit is {coming.limit}")
-    working = coming.seconds - coming.start_seconds - coming.finish_seconds
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in forecast.rates.items())
     echo(
-        f"  time       {duration(coming.start_seconds)} to start, {duration(working)} of work, "
-        f"{duration(coming.finish_seconds)} to finish"
+        f"  speed      {forecast.rate:.0f} images/s at work ({rates}); the limit is {forecast.limit}"
+    )
+    working = forecast.seconds - forecast.start_seconds - forecast.finish_seconds
+    echo(
+        f"  time       {duration(forecast.start_seconds)} to start, {duration(working)} of work, "
+        f"{duration(forecast.finish_seconds)} to finish"
     )
     echo(
-        f"  files      {coming.files} Parquet files of some {coming.block_rows} rows, "
-        f"{coming.file_bytes / 1e6:,.1f} MB"
+        f"  files      {forecast.files} Parquet files of some {forecast.block_rows} rows, "
+        f"{forecast.file_bytes / 1e6:,.1f} MB"
     )
     echo(
-        f"  based on   {coming.sample_rows} rows of the source, measured in "
-        f"{duration(coming.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
+        f"  based on   {forecast.sample_rows} rows of the source, measured in "
+        f"{duration(forecast.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
     )
-    for note in coming.notes:
+    for note in forecast.notes:
         echo(f"  {note}")
-    if coming.built_seconds > 1:
-        echo(f"  the engine was built just now, in {duration(coming.built_seconds)}, and is kept")
+    if forecast.built_seconds > 1:
+        echo(f"  the engine was built just now, in {duration(forecast.built_seconds)}, and is kept")
 
 
 def print_extracted(outcome: Outcome) -> None:
@@ -162,7 +164,7 @@ def print_extracted(outcome: Outcome) -> None:
     for note in outcome.source_notes:
         warn(note)
     if outcome.raised:
-        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.said}")
+        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.last_error}")
     if outcome.passes > 1:
         warn("nodes were lost; what they had not done was done by the others")
     audit = manifest.precision_audit
@@ -200,7 +202,7 @@ def print_extracted(outcome: Outcome) -> None:
         warn(outcome.events_lost)
 
 
-def _say_failed_videos(run: Run) -> None:
+def _print_failed_videos(run: Run) -> None:
     failed = run.failed_sequences()
     for rows, error in list(failed.values())[:_NAMED]:
         echo(f"  {error}" + (f" (and {rows - 1} frames more)" if rows > 1 else ""))

@@ -24,7 +24,7 @@ from cluster.executors import ExecutorName
 from cluster.slots import Slots
 from cluster.tasks import Tasks
 from pipelines.config import ExtractConfig
-from pipelines.progress.counters import Look, Tally
+from pipelines.progress.counters import Counts, ProgressSnapshot
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Supervisor:
-    """Who is told how a job goes."""
+class Callbacks:
+    """Called while a job runs."""
 
     # Called some times a second with what happened, and the rows that were committed before.
-    looked: Callable[[Look, int], None] = lambda look, before: None
+    on_snapshot: Callable[[ProgressSnapshot, int], None] = lambda snapshot, before: None
     event: Callable[..., None] = lambda name, **facts: None
 
 
@@ -59,10 +59,10 @@ class Supervisor:
 class Answered:
     """How a job went."""
 
-    tally: Tally | None = None  # of its longest pass; None where nothing was left to do
+    counts: Counts | None = None  # of its longest pass; None where nothing was left to do
     passes: int = 0  # more than one: nodes were lost, and the others went on
     raised: int = 0  # errors over blocks that were then answered all the same
-    said: str = ""  # by the last of them
+    last_error: str = ""  # message of the last of them
 
 
 class Executor(Protocol):
@@ -79,7 +79,7 @@ class Executor(Protocol):
         """
         ...
 
-    def answer(self, job: Job, watcher: Supervisor) -> Answered:
+    def answer(self, job: Job, callbacks: Callbacks) -> Answered:
         """Answer every planned row that is not committed yet.
 
         Raises:
@@ -97,12 +97,12 @@ class Executor(Protocol):
         ...
 
 
-def no_row_moved(tally: Tally, rows: int, seconds: float) -> str:
+def no_row_moved(counts: Counts, rows: int, seconds: float) -> str:
     """How far a job of ``rows`` rows was when it stood still for ``seconds``."""
-    ago = "never" if tally.last_answer is None else f"{time.time() - tally.last_answer:.0f} s ago"
+    ago = "never" if counts.last_answer is None else f"{time.time() - counts.last_answer:.0f} s ago"
     return (
-        f"no row moved for {seconds:g} s: {tally.decoded} decoded, {tally.answered} answered, "
-        f"{tally.written} written of {rows}, last answer {ago}"
+        f"no row moved for {seconds:g} s: {counts.decoded} decoded, {counts.answered} answered, "
+        f"{counts.written} written of {rows}, last answer {ago}"
     )
 
 

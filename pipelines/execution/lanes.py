@@ -24,7 +24,7 @@ from pipelines.execution.blocks import RETRIES
 from pipelines.execution.checkpoints import Part
 from pipelines.execution.open_blocks import OpenBlocks, with_crashes
 from pipelines.images.decode import decode_batches
-from pipelines.progress.counters import Board, Look, Stopwatch, Tally
+from pipelines.progress.counters import Board, Counts, ProgressSnapshot, Stopwatch
 
 POLL_SECONDS = 0.1
 CALLS_IN_FLIGHT = 2  # of a GPU's engine: one copies while the other computes
@@ -58,8 +58,15 @@ class Lanes:
         self._stop = threading.Event()
         self._failure: list[BaseException] = []
 
-    def run(self, parts: list[Part], rows: int, seen: Callable[[Look], None]) -> Tally:
-        """Answer and write ``parts``, of ``rows`` rows in all; ``seen`` hears how it goes.
+    def run(
+        self, parts: list[Part], rows: int, on_snapshot: Callable[[ProgressSnapshot], None]
+    ) -> Counts:
+        """Answer and write parts of the plan.
+
+        Args:
+            parts: that are not committed yet.
+            rows: in all of them.
+            on_snapshot: called with the progress, some times a second.
 
         Raises:
             StalledError: no row moved for ``job.config.stall_seconds``.
@@ -80,7 +87,7 @@ class Lanes:
         for thread in threads:
             thread.start()
         try:
-            tally = self._watch(lanes, rows, seen)
+            counts = self._watch(lanes, rows, on_snapshot)
         finally:
             self._stop.set()
             torch.set_num_threads(torch_threads)
@@ -89,26 +96,29 @@ class Lanes:
                 thread.join(max(0.0, deadline - time.monotonic()))
         if self._failure:
             raise work_error("extraction", self._failure[0])
-        return tally
+        return counts
 
     def _watch(
-        self, lanes: list[threading.Thread], rows: int, seen: Callable[[Look], None]
-    ) -> Tally:
-        moved_at, last = time.monotonic(), Tally()
+        self,
+        lanes: list[threading.Thread],
+        rows: int,
+        on_snapshot: Callable[[ProgressSnapshot], None],
+    ) -> Counts:
+        moved_at, last = time.monotonic(), Counts()
         while True:
             working = any(lane.is_alive() for lane in lanes) and not self._failure
-            look = self._board.look()
-            seen(look)
-            tally = look.tally
-            if tally != last:
-                moved_at, last = time.monotonic(), tally
+            snapshot = self._board.snapshot()
+            on_snapshot(snapshot)
+            counts = snapshot.counts
+            if counts != last:
+                moved_at, last = time.monotonic(), counts
             elif time.monotonic() - moved_at > self._job.config.stall_seconds:
                 raise StalledError(
-                    f"{no_row_moved(tally, rows, self._job.config.stall_seconds)}; an image or the "
+                    f"{no_row_moved(counts, rows, self._job.config.stall_seconds)}; an image or the "
                     "network does not end; what is written is kept, the same command continues"
                 )
             if not working:
-                return tally
+                return counts
             self._stop.wait(POLL_SECONDS)
 
     def _lane(self, name: str, left: Iterator[Part]) -> None:
@@ -142,8 +152,8 @@ class Lanes:
                 self._board.block(watch.block(answered))
                 return
             except Exception as error:
-                said = f"{type(error).__name__}: {first_line(error)}"
-                self._board.raised("forward", first, said)
+                message = f"{type(error).__name__}: {first_line(error)}"
+                self._board.raised("forward", first, message)
                 if tried == RETRIES:
                     raise
 

@@ -20,7 +20,7 @@ from cluster.executors import ExecutorName, local_cores
 from cluster.slots import Slots
 from cluster.tasks import Tasks
 from pipelines.engines.unresolved import Resolved, Unresolved
-from pipelines.execution.base import Answered, Job, Supervisor
+from pipelines.execution.base import Answered, Callbacks, Job
 from pipelines.execution.checkpoints import drop_repeats, reconcile, remaining
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LocalExecutor:
     def tasks(self, name: str, *, then: str) -> Tasks:
         return Tasks(name, 0, then=then)
 
-    def answer(self, job: Job, watcher: Supervisor) -> Answered:
+    def answer(self, job: Job, callbacks: Callbacks) -> Answered:
         from pipelines.execution.lanes import CALLS_IN_FLIGHT, Lanes
 
         assert self._resolution is not None, "resolve comes first"
@@ -74,10 +74,12 @@ class LocalExecutor:
                 job.config.batch_rows, calls_in_flight=CALLS_IN_FLIGHT
             )
             lanes = local_cores() + (_DECODING_LANES if engines.model.on_gpu else 0)
-            tally = Lanes(job, engines, lanes).run(
-                parts, rows, lambda look: watcher.looked(look, job.planned - rows)
+            counts = Lanes(job, engines, lanes).run(
+                parts, rows, lambda snapshot: callbacks.on_snapshot(snapshot, job.planned - rows)
             )
-            answered = Answered(tally=tally, passes=1, raised=tally.raised, said=tally.said)
+            answered = Answered(
+                counts=counts, passes=1, raised=counts.raised, last_error=counts.last_error
+            )
         # Writers of a Ray whose driver died may have ended only now.
         if reconcile(job.folder).committed > job.planned:
             drop_repeats(job.folder)

@@ -77,7 +77,7 @@ def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
 
 
 def _read(where: tuple[str, str]) -> None:
-    """Read an image, whatever comes of it: what is wrong with it is told when it is answered."""
+    """Read an image and ignore its errors, which are reported when it is answered."""
     from pipelines.images.pixels import ImageError
 
     root, image = where

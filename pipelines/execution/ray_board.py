@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.progress.counters import Block, Board, Look, Tally
+from pipelines.progress.counters import Block, Board, Counts, ProgressSnapshot
 
 _ANSWER_SECONDS = 10.0
 
@@ -55,14 +55,14 @@ class RemoteBoard:
             return 0
         return times
 
-    def raised(self, stage: str, first_row: int, said: str) -> None:
-        self._actor.raised.remote(stage, first_row, said)
+    def raised(self, stage: str, first_row: int, error: str) -> None:
+        self._actor.raised.remote(stage, first_row, error)
 
 
 class DriverBoard:
     """The board as the driver sees it: near by, replaced if it dies, and added up over that.
 
-    What a lost board had not told yet is lost: files and checkpoints do not depend on it.
+    What a lost board had not passed on is lost: files and checkpoints do not depend on it.
     """
 
     def __init__(self) -> None:
@@ -71,20 +71,22 @@ class DriverBoard:
             ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_MeteredBoard)
         ).remote()
         self.reporter = RemoteBoard(self._actor)
-        self._before, self._last = Tally(), Look(Tally(), [])
+        self._before, self._last = Counts(), ProgressSnapshot(Counts(), [])
 
-    def look(self, seen: Callable[[Look], None]) -> Tally:
-        """The tally; the last one where the board is lost or too busy to answer."""
+    def snapshot(self, on_snapshot: Callable[[ProgressSnapshot], None]) -> Counts:
+        """The counts; the last ones where the board is lost or too busy to answer."""
         try:
-            look: Look = ray.get(self._actor.look.remote(), timeout=_ANSWER_SECONDS)
+            snapshot: ProgressSnapshot = ray.get(
+                self._actor.snapshot.remote(), timeout=_ANSWER_SECONDS
+            )
         except (GetTimeoutError, RayActorError):
-            look = self._last._replace(blocks=[])
-        if look.board != self._last.board:
-            self._before = self._before.plus(self._last.tally)
-        self._last = look
-        look = look._replace(tally=self._before.plus(look.tally))
-        seen(look)
-        return look.tally
+            snapshot = self._last._replace(blocks=[])
+        if snapshot.board != self._last.board:
+            self._before = self._before.plus(self._last.counts)
+        self._last = snapshot
+        snapshot = snapshot._replace(counts=self._before.plus(snapshot.counts))
+        on_snapshot(snapshot)
+        return snapshot.counts
 
     def close(self) -> None:
         """End the actor: Ray keeps one whose handle was sent to workers."""
@@ -121,20 +123,20 @@ class _MeteredBoard(Board):
         self._moved("forward", rows)
 
     def block(self, block: Block) -> None:
-        again = self._tally.again
+        again = self._counts.again
         super().block(block)
         if block.stage == "write":
             self._moved("write", block.rows)
         self._seconds.inc(max(block.seconds, 1e-9), {"stage": block.stage})
         for kind, rows in block.errors.items():
             self._errors.inc(rows, {"kind": kind})
-        if self._tally.again > again:
+        if self._counts.again > again:
             self._again.inc(1, {"stage": block.stage})
 
     def _moved(self, stage: str, rows: int) -> None:
         if not rows:
             return
-        tally = self._tally
+        counts = self._counts
         self._rows.inc(rows, {"stage": stage})
-        self._waiting.set(max(0, tally.decoded - tally.answered), {"stage": "forward"})
-        self._waiting.set(max(0, tally.answered - tally.written), {"stage": "write"})
+        self._waiting.set(max(0, counts.decoded - counts.answered), {"stage": "forward"})
+        self._waiting.set(max(0, counts.answered - counts.written), {"stage": "write"})

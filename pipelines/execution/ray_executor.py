@@ -25,9 +25,9 @@ from pipelines.engines.unresolved import (
     resolve_on_worker,
     resolved_before,
 )
-from pipelines.execution.base import Answered, Job, Supervisor
+from pipelines.execution.base import Answered, Callbacks, Job
 from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
-from pipelines.progress.counters import Look, Tally
+from pipelines.progress.counters import Counts, ProgressSnapshot
 
 MAX_FRUITLESS_PASSES = (
     3  # passes in a row that commit nothing, before nodes that go away end the job
@@ -52,36 +52,41 @@ class RayExecutor:
     def tasks(self, name: str, *, then: str) -> Tasks:
         return tasks_of_session(name, cpus=1.0, then=then)
 
-    def answer(self, job: Job, watcher: Supervisor) -> Answered:
+    def answer(self, job: Job, callbacks: Callbacks) -> Answered:
         from pipelines.execution.ray_pass import NodesLostError, run_pass
 
-        tallies: list[Tally] = []
-        passes = vain = 0
+        counts_of_passes: list[Counts] = []
+        passes = fruitless = 0
         before = reconcile(job.folder).committed
         adopt(job.folder)
-        while before < job.planned and vain < MAX_FRUITLESS_PASSES:
+        while before < job.planned and fruitless < MAX_FRUITLESS_PASSES:
             passes += 1
 
-            def seen(look: Look, before: int = before) -> None:
-                watcher.looked(look, before)
+            def on_snapshot(snapshot: ProgressSnapshot, before: int = before) -> None:
+                callbacks.on_snapshot(snapshot, before)
 
             try:
-                tallies.append(run_pass(job, self.slots, job.planned - before, seen))
+                counts_of_passes.append(
+                    run_pass(job, self.slots, job.planned - before, on_snapshot)
+                )
             except NodesLostError as error:
-                if vain == MAX_FRUITLESS_PASSES - 1:
+                if fruitless == MAX_FRUITLESS_PASSES - 1:
                     raise
                 self.slots = self._wait_for_slots(job, error)
-                watcher.event("again", why=first_line(error), nodes=nodes())
+                callbacks.event("again", why=first_line(error), nodes=nodes())
             done = reconcile(job.folder).committed
-            vain = 0 if done > before else vain + 1
+            fruitless = 0 if done > before else fruitless + 1
             before = done
         if before > job.planned:
             drop_repeats(job.folder)
         return Answered(
-            tally=max(tallies, key=lambda tally: tally.answered, default=None),
+            counts=max(counts_of_passes, key=lambda counts: counts.answered, default=None),
             passes=passes,
-            raised=sum(tally.raised for tally in tallies),
-            said=next((tally.said for tally in reversed(tallies) if tally.said), ""),
+            raised=sum(counts.raised for counts in counts_of_passes),
+            last_error=next(
+                (counts.last_error for counts in reversed(counts_of_passes) if counts.last_error),
+                "",
+            ),
         )
 
     def _wait_for_slots(self, job: Job, error: Exception) -> Slots:

@@ -1,4 +1,4 @@
-"""One pass of the stages, watched: what the board hears is passed on, and a standstill ends it."""
+"""One pass of the stages, supervised: progress is passed on, and a standstill ends it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.execution.base import Job, no_row_moved
 from pipelines.execution.ray_board import DriverBoard
 from pipelines.execution.ray_internals import Loop, View
 from pipelines.execution.ray_stages import run_stages
-from pipelines.progress.counters import Look, Tally
+from pipelines.progress.counters import Counts, ProgressSnapshot
 
 POLL_SECONDS = 0.25
 # Nothing moves, a node is gone and an actor has no place: then others are given its work.
@@ -26,14 +26,16 @@ class NodesLostError(WorkError):
     """A pass ended because nodes did; another one can go on with those that are left."""
 
 
-def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) -> Tally:
+def run_pass(
+    job: Job, slots: Slots, rows: int, on_snapshot: Callable[[ProgressSnapshot], None]
+) -> Counts:
     """Run the Ray Data pipeline to its end.
 
     Args:
         job: what is to be answered.
         slots: actors and tasks.
         rows: of the job that are not committed yet.
-        seen: told what happened, some times a second.
+        on_snapshot: called with the progress, some times a second.
 
     Raises:
         StalledError: no row moved for ``job.config.stall_seconds``.
@@ -54,16 +56,16 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
     # Ray's own call cannot be interrupted, so it gets a thread and this one watches.
     thread = threading.Thread(target=run, daemon=True, name="extract")
     thread.start()
-    tally, moved_at, last = Tally(), time.monotonic(), (0, 0, 0)
+    counts, moved_at, last = Counts(), time.monotonic(), (0, 0, 0)
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        tally = board.look(seen)
-        now = (tally.decoded, tally.answered, tally.written)
+        counts = board.snapshot(on_snapshot)
+        now = (counts.decoded, counts.answered, counts.written)
         quiet = time.monotonic() - moved_at
         if now != last:
             last, moved_at = now, time.monotonic()
         elif quiet > job.config.stall_seconds:
-            raise StalledError(_standstill(job, slots, rows, tally, there))
+            raise StalledError(_standstill(job, slots, rows, counts, there))
         elif (
             quiet > _QUIET_SECONDS
             and there - _alive()
@@ -73,7 +75,7 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
             view.stop.set()
             thread.join(_END_SECONDS)
             if thread.is_alive():
-                raise StalledError(_standstill(job, slots, rows, tally, there))
+                raise StalledError(_standstill(job, slots, rows, counts, there))
     if failure:
         board.close()
         wrapped = work_error("extraction", failure[0])
@@ -81,12 +83,12 @@ def run_pass(job: Job, slots: Slots, rows: int, seen: Callable[[Look], None]) ->
             raise NodesLostError(str(wrapped)) from failure[0]
         raise wrapped
     deadline = time.monotonic() + _LAST_WORDS
-    tally = board.look(seen)
-    while tally.written < rows and time.monotonic() < deadline:
+    counts = board.snapshot(on_snapshot)
+    while counts.written < rows and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        tally = board.look(seen)
+        counts = board.snapshot(on_snapshot)
     board.close()
-    return tally
+    return counts
 
 
 def slots_left(before: Slots, gpus_per_actor: float) -> Slots | None:
@@ -95,7 +97,7 @@ def slots_left(before: Slots, gpus_per_actor: float) -> Slots | None:
         slots = available_slots(gpus_per_actor)
     except ClusterError:
         return None
-    # What was settled for a GPU is not what a CPU would do.
+    # What was resolved for a GPU is not what a CPU would do.
     return None if before.gpus_per_actor and not slots.gpus_per_actor else slots
 
 
@@ -103,27 +105,27 @@ def _alive() -> set[str]:
     return {each["node"] for each in nodes()}
 
 
-def _standstill(job: Job, slots: Slots, rows: int, tally: Tally, there: set[str]) -> str:
+def _standstill(job: Job, slots: Slots, rows: int, counts: Counts, there: set[str]) -> str:
     """What waits for what, in one line."""
     asks = f"{slots.cpus_per_actor:g} CPU"
     if slots.gpus_per_actor:
         asks += f" and {slots.gpus_per_actor:g} GPU"
     lost = sorted(there - _alive())
     return (
-        f"{no_row_moved(tally, rows, job.config.stall_seconds)}; {_waiting(rows, tally)}; "
+        f"{no_row_moved(counts, rows, job.config.stall_seconds)}; {_waiting(rows, counts)}; "
         f"{slots.actors} actors want {asks} each; {waiting_tasks()}; "
         + (f"nodes lost since the start: {', '.join(lost)}; " if lost else "")
         + "what is written is kept, give the same command again on a larger cluster"
     )
 
 
-def _waiting(rows: int, tally: Tally) -> str:
-    if tally.decoded == 0:
+def _waiting(rows: int, counts: Counts) -> str:
+    if counts.decoded == 0:
         return "nothing began: plan files, actors or slots are waited for"
-    if tally.answered < tally.decoded:
-        return f"{tally.decoded - tally.answered} rows wait for forward actors"
-    if tally.answered < rows:
+    if counts.answered < counts.decoded:
+        return f"{counts.decoded - counts.answered} rows wait for forward actors"
+    if counts.answered < rows:
         return "forward actors wait for decoding"
-    if tally.written < rows:
-        return f"{tally.answered - tally.written} rows wait to be written"
+    if counts.written < rows:
+        return f"{counts.answered - counts.written} rows wait to be written"
     return "all is written, and Ray does not end"

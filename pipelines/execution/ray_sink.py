@@ -1,4 +1,4 @@
-"""The write stage: Ray Data's Parquet files, and the time that they take told to the board.
+"""The write stage: Ray Data's Parquet files, and the time that they take reported to the board.
 
 A module of its own, which only the processes that write import.
 """

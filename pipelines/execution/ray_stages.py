@@ -116,7 +116,7 @@ def run_stages(
     # Processes that die are replaced without end; ``attempt`` sees to blocks that end them.
     context.retried_map_errors = True
     context.max_map_retries = RETRIES
-    context.raise_original_map_exception = True  # Ray's own wrapping loses what was said
+    context.raise_original_map_exception = True  # Ray's own wrapping loses the message
     context.max_consecutive_actor_init_deaths = RETRIES
     context.custom_execution_callback_classes = [Loop]
     system, _ = arrow(out)

@@ -51,7 +51,7 @@ def describe_run(
     tasks: Callable[[], Tasks] = lambda: Tasks("checking", 0),
     done: Callable[[int], None] = lambda rows: None,
 ) -> RunManifest:
-    """Check that every planned row stands once, then describe the run.
+    """Check that every planned row is stored once, then describe the run.
 
     ``tasks`` gives a place for going through many files; ``done(rows)`` is told of rows that are
     counted.

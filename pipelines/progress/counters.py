@@ -38,8 +38,8 @@ class Block(NamedTuple):
     again: bool = False  # this stage had done it before: an actor or a node was lost
 
 
-class Tally(NamedTuple):
-    """What the board knows: rows through each stage, and when answers came."""
+class Counts(NamedTuple):
+    """Rows through each stage, and when answers came."""
 
     decoded: int = 0
     answered: int = 0
@@ -50,26 +50,26 @@ class Tally(NamedTuple):
     failed: int = 0  # answered with an error
     again: int = 0  # blocks that a stage did once more
     raised: int = 0  # times that a stage raised an error over a block
-    said: str = ""  # by the last of those errors
+    last_error: str = ""  # message of the last of those errors
 
-    def plus(self, later: Tally) -> Tally:
+    def plus(self, later: Counts) -> Counts:
         """Both, where a board was lost and ``later`` is what its successor counted."""
-        counts = ("decoded", "answered", "written", "failed", "again", "raised")
+        added = ("decoded", "answered", "written", "failed", "again", "raised")
         return later._replace(
-            **{name: getattr(self, name) + getattr(later, name) for name in counts},
+            **{name: getattr(self, name) + getattr(later, name) for name in added},
             first_answer=self.first_answer or later.first_answer,
             first_rows=self.first_rows or later.first_rows,
             last_answer=later.last_answer or self.last_answer,
-            said=later.said or self.said,
+            last_error=later.last_error or self.last_error,
         )
 
 
-class Look(NamedTuple):
-    """One look at the board: the tally, and the blocks since the last look."""
+class ProgressSnapshot(NamedTuple):
+    """What the board counted so far, and the blocks since the last snapshot."""
 
-    tally: Tally
+    counts: Counts
     blocks: list[Block]
-    board: int = 0  # tells a board from the one that stood there before it died
+    board: int = 0  # process of the board: a new one has begun to count anew
 
 
 class Reporter(Protocol):
@@ -88,7 +88,7 @@ class Reporter(Protocol):
 
     def begun(self, stage: str, first_row: int) -> int: ...
 
-    def raised(self, stage: str, first_row: int, said: str) -> None: ...
+    def raised(self, stage: str, first_row: int, error: str) -> None: ...
 
 
 class Board:
@@ -98,19 +98,19 @@ class Board:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tally = Tally()
+        self._counts = Counts()
         self._seen: set[tuple[str, int]] = set()
         self._begun = Counter[tuple[str, int]]()
         self._blocks: list[Block] = []
 
     def decoded(self, rows: int) -> None:
         with self._lock:
-            self._tally = self._tally._replace(decoded=self._tally.decoded + rows)
+            self._counts = self._counts._replace(decoded=self._counts.decoded + rows)
 
     def answered(self, rows: int) -> None:
         with self._lock:
-            now, before = time.time(), self._tally
-            self._tally = before._replace(
+            now, before = time.time(), self._counts
+            self._counts = before._replace(
                 answered=before.answered + rows,
                 first_answer=before.first_answer or now,
                 first_rows=before.first_rows or rows,
@@ -121,17 +121,17 @@ class Board:
         """Hear of a block that left a stage."""
         key = block.stage, block.first_row
         with self._lock:
-            tally = self._tally
+            counts = self._counts
             self._begun.pop(key, None)
             again = key in self._seen
             if block.rows:
                 self._seen.add(key)
             if again:
-                self._tally = tally._replace(again=tally.again + 1)
+                self._counts = counts._replace(again=counts.again + 1)
             else:
-                self._tally = tally._replace(
-                    written=tally.written + (block.rows if block.stage == "write" else 0),
-                    failed=tally.failed + sum(block.errors.values()),
+                self._counts = counts._replace(
+                    written=counts.written + (block.rows if block.stage == "write" else 0),
+                    failed=counts.failed + sum(block.errors.values()),
                 )
             if len(self._blocks) < _MOST_KEPT:
                 self._blocks.append(block._replace(again=again))
@@ -142,16 +142,16 @@ class Board:
             self._begun[stage, first_row] += 1
             return self._begun[stage, first_row]
 
-    def raised(self, stage: str, first_row: int, said: str) -> None:
+    def raised(self, stage: str, first_row: int, error: str) -> None:
         """Hear of an error that a stage raised over a block; it may be tried again."""
         with self._lock:
             self._begun.pop((stage, first_row), None)  # its process lives
-            self._tally = self._tally._replace(raised=self._tally.raised + 1, said=said)
+            self._counts = self._counts._replace(raised=self._counts.raised + 1, last_error=error)
 
-    def look(self) -> Look:
+    def snapshot(self) -> ProgressSnapshot:
         with self._lock:
             blocks, self._blocks = self._blocks, []
-            return Look(self._tally, blocks, os.getpid())
+            return ProgressSnapshot(self._counts, blocks, os.getpid())
 
 
 @contextmanager

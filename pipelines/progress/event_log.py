@@ -21,7 +21,7 @@ from typing import Any
 
 from common.errors import RunError
 from common.json_models import write_atomic
-from pipelines.progress.counters import Block, Look
+from pipelines.progress.counters import Block, ProgressSnapshot
 from pipelines.progress.measures import Measures
 
 NAME = "events.jsonl"
@@ -56,9 +56,9 @@ class EventLog:
         self._lines.append(self._line(event, time.time(), facts))
         self.write()
 
-    def look(self, look: Look) -> None:
+    def snapshot(self, snapshot: ProgressSnapshot) -> None:
         """Add the blocks that the board heard of."""
-        for block in look.blocks:
+        for block in snapshot.blocks:
             self.measures.add(block)
             if self._seen % self._every == 0:
                 self._blocks.append(self._line("block", block.began, _block_facts(block)))

@@ -30,7 +30,7 @@ def where_the_time_went(session: SessionInfo, seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 8.2 s, 83.9 s, 0:04:10, 3:20:00."""
+    """Seconds for people: 8.2 s, 83.9 s, 0:04:10, 3:20:00."""
     if seconds < 120:
         return f"{round(seconds, 2):.3g} s"
     return str(timedelta(seconds=round(seconds)))

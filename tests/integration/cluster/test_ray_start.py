@@ -26,7 +26,7 @@ from pipelines.extract import extract
 
 photos, out = sys.argv[1:]
 report = {"children": [], "requests": [], "board": False}
-board_look, child_init = ray_pass.DriverBoard.look, children.Child.__init__
+board_look, child_init = ray_pass.DriverBoard.snapshot, children.Child.__init__
 started = []
 
 def look(self, seen):
@@ -43,7 +43,7 @@ def counted(self):
     started.append(self)
     child_init(self)
 
-ray_pass.DriverBoard.look, children.Child.__init__ = look, counted
+ray_pass.DriverBoard.snapshot, children.Child.__init__ = look, counted
 for name in ("one", "two"):
     config = ExtractConfig(
         source=photos, model="tiny", precision="fp32", engine="eager", executor="ray"

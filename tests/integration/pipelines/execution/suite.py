@@ -180,7 +180,7 @@ class ExecutorSuite(abc.ABC):
         failing(1)
         outcome = extract(str(world.boxes), TINY, tmp_path / "run", exact(self.executor))
         assert outcome.raised == 1
-        assert "one of a thousand batches" in outcome.said
+        assert "one of a thousand batches" in outcome.last_error
         assert same(everything(run_of(outcome)), everything(world.reference))
 
     def test_an_error_that_stays_ends_the_job_and_the_command_continues(

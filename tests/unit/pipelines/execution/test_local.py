@@ -12,10 +12,10 @@ import pytest
 
 from pipelines.engines.unresolved import Unresolved
 from pipelines.execution import lanes
-from pipelines.execution.base import Job, Supervisor
+from pipelines.execution.base import Callbacks, Job
 from pipelines.execution.checkpoints import Part, reconcile
 from pipelines.execution.local import LocalExecutor
-from pipelines.progress.counters import Tally
+from pipelines.progress.counters import Counts
 from tests.helpers.runs import TINY_FACTS, make_config, request_of
 
 ROWS = 20
@@ -37,13 +37,13 @@ class LanesBesideRay:
     def __init__(self, job: Job, engines: Any, count: int) -> None:
         self._out = job.folder
 
-    def run(self, parts: list[Part], rows: int, seen: Any) -> Tally:
+    def run(self, parts: list[Part], rows: int, on_snapshot: Any) -> Counts:
         for part in parts:
             ids = part.read().select(["row_id"])
             pq.write_table(ids, self._out / "detections" / f"{part.name}.parquet")
             late_writer(self._out, ids)
             self.answered.append(part.name)
-        return Tally()
+        return Counts()
 
 
 def late_writer(out: Path, ids: pa.Table) -> None:
@@ -80,7 +80,7 @@ def test_what_a_late_writer_commits_meanwhile_stands_once(
 ) -> None:
     monkeypatch.setattr(lanes, "Lanes", LanesBesideRay)
     monkeypatch.setattr(LanesBesideRay, "answered", [])
-    assert executor.answer(job, Supervisor()).passes == 1
+    assert executor.answer(job, Callbacks()).passes == 1
     assert LanesBesideRay.answered == ["part-00000", "part-00001"]
     assert stored(job.folder) == list(range(ROWS))
     assert reconcile(job.folder) == (0, ROWS)
@@ -91,6 +91,6 @@ def test_what_a_late_writer_committed_before_stands_once(job: Job, executor: Loc
         ids = pa.table({"row_id": list(range(10 * part, 10 * part + 10))})
         pq.write_table(ids, job.folder / "detections" / f"part-{part:05d}.parquet")
         late_writer(job.folder, ids)
-    assert executor.answer(job, Supervisor()).passes == 0  # nothing was left to do
+    assert executor.answer(job, Callbacks()).passes == 0  # nothing was left to do
     assert stored(job.folder) == list(range(ROWS))
     assert reconcile(job.folder) == (0, ROWS)

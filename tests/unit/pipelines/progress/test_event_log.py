@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import RunError
 from pipelines.progress import event_log as events
-from pipelines.progress.counters import Block, Look, Stopwatch, Tally
+from pipelines.progress.counters import Block, Counts, ProgressSnapshot, Stopwatch
 from pipelines.progress.event_log import EventLog, read_events
 from pipelines.progress.measures import Measures
 from pipelines.progress.profile import sessions_of
@@ -86,7 +86,9 @@ def test_sessions_follow_one_another_and_are_read_as_profiles(tmp_path: Path) ->
         log = EventLog(tmp_path)
         assert log.session == number
         log.add("session", actors=1, started=3.0)
-        log.look(Look(Tally(), [block("forward", 5, 1, 0), block("forward", 4, 1, 10)]))
+        log.snapshot(
+            ProgressSnapshot(Counts(), [block("forward", 5, 1, 0), block("forward", 4, 1, 10)])
+        )
         log.add("phase", name="checking")
         if number == 2:
             stages = [stage.model_dump() for stage in log.measures.stages]
@@ -100,8 +102,8 @@ def test_sessions_follow_one_another_and_are_read_as_profiles(tmp_path: Path) ->
     assert written[0].keys() >= {"lane", "stage", "seconds", "rows", "memory", "at"}
     assert "again" not in written[0]
     # As earlier versions wrote them.
-    look = {"event": "look", "session": 1, "at": 9.0, "answered": 20, "driver_memory": 10**8}
-    text = "".join(json.dumps(line) + "\n" for line in [*lines[:3], look, *lines[3:]])
+    snapshot = {"event": "look", "session": 1, "at": 9.0, "answered": 20, "driver_memory": 10**8}
+    text = "".join(json.dumps(line) + "\n" for line in [*lines[:3], snapshot, *lines[3:]])
     (tmp_path / "events.jsonl").write_text(text)
     killed, finished = (each.profile for each in sessions_of(tmp_path))
     assert (killed.outcome, killed.rows, killed.errors) == ("killed", 20, {})
@@ -117,7 +119,7 @@ def test_a_long_session_keeps_some_blocks_and_adds_up_all(
     monkeypatch.setattr(events, "MOST_BLOCKS", 100)
     log = EventLog(tmp_path)
     for number in range(1000):
-        log.look(Look(Tally(), [block("forward", number, 1, number)]))
+        log.snapshot(ProgressSnapshot(Counts(), [block("forward", number, 1, number)]))
     log.add("end")
     kept = [line["at"] for line in read_events(tmp_path) if line["event"] == "block"]
     assert 50 <= len(kept) <= 100
