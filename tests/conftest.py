@@ -71,6 +71,15 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for one module's models and engines."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(path))
+        yield path
+
+
 # What unit tests may not call, beside ``time.sleep``. The last two are where the package calls ``openvino.convert_model``
 # and ``torch._inductor.aoti_compile_and_package``, whose own modules take seconds to import.
 NOT_IN_UNIT = {

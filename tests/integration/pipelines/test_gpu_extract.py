@@ -8,7 +8,6 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,7 @@ from tests.helpers.extracting import Options, extract
 from tests.helpers.kills import finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 TINY = ModelRequest(spec="tiny")
 LITE = ModelRequest(spec="lite0")
@@ -47,13 +46,6 @@ FLOAT32 = 1e-4
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photo_folder(tmp_path_factory.mktemp("photos"), ROWS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def pixels_of(photos: Path, facts: ModelInfo) -> np.ndarray:

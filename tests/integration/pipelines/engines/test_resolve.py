@@ -22,19 +22,14 @@ from pipelines.sources.plan import read_source
 from tests.helpers.pictures import photo_folder
 from tests.helpers.runs import make_config
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TINY = ModelRequest(spec="tiny")
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photo_folder(tmp_path_factory.mktemp("photos"), 24)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def asked(photos: Path, rows: int = 24, *, earlier: Request | None = None, **how: Any) -> Request:

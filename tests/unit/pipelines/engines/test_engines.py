@@ -24,14 +24,6 @@ from tests.helpers.tiny import TINY, check_engine, reference_answers
 
 
 @pytest.fixture(scope="module")
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache")
-        patch.setenv("XDG_CACHE_HOME", str(path))
-        yield path
-
-
-@pytest.fixture(scope="module")
 def facts() -> ModelInfo:
     return examine(TINY, Outputs(map=True))
 

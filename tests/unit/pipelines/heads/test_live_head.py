@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,14 +33,9 @@ from tests.helpers.pictures import drawn, encoded
 from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
 from tests.helpers.tiny import HEADS, TINY, check_head, close, reference_map, with_head
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ZEROS = np.zeros((1, 32), np.float32)  # features of tiny, where their values do not matter
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
