@@ -83,7 +83,7 @@ def require_source(run: Run, name: str) -> None:
             f"mean nothing in {name}"
         )
     databases: set[str | None] = set()
-    for batch in run.batches(["database"], batch_rows=65536):
+    for batch in run.iter_batches(65536, columns=["database"]):
         databases.update(pc.unique(batch["database"]).to_pylist())
     if databases != {name}:
         others = ", ".join(sorted(map(str, databases - {name})))
@@ -117,7 +117,7 @@ def read_pairs(
     """
     detections = tables.detections.c
     wanted = ["detection_id", "database_image_id", *BOX, "error", "embedding", *columns]
-    for batch in run.batches(wanted, batch_rows=CHUNK_ROWS):
+    for batch in run.iter_batches(CHUNK_ROWS, columns=wanted):
         ids = batch["detection_id"].to_pylist()
         keys = [tables.key(detection_id) for detection_id in ids]
         if None in keys:

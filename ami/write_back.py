@@ -183,7 +183,7 @@ class _Tracks:
         # With the rows that have an error: they are in no track, but in the run.
         keys = {
             tables.key(name)
-            for batch in self._run.batches(["detection_id"], batch_rows=65536)
+            for batch in self._run.iter_batches(65536, columns=["detection_id"])
             for name in batch["detection_id"].to_pylist()
         }
         linked = target.c.sequence_id.is_not(None)

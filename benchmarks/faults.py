@@ -69,7 +69,7 @@ def kills(given: Any, work: Path, dice: random.Random) -> dict[str, float]:
     finish(extract_command(source, work / "first", given.executor), log)  # from a cold disk
     quiet = work / "undisturbed"
     length = finish(extract_command(source, quiet, given.executor), log)
-    exact = Run.open(quiet).table(COLUMNS).sort_by("row_id")
+    exact = Run.open(quiet).to_arrow(COLUMNS).sort_by("row_id")
     found: Counter[str] = Counter()
     while found["kills"] < given.kills:
         out = work / f"run-{found['runs']}"
@@ -91,7 +91,7 @@ def kills(given: Any, work: Path, dice: random.Random) -> dict[str, float]:
             found["rows lost"] += max(0, before - committed)
         finish(command, log)  # what has ended stays
         found["runs"] += 1
-        table = Run.open(out).table(COLUMNS).sort_by("row_id")
+        table = Run.open(out).to_arrow(COLUMNS).sort_by("row_id")
         distinct = len(set(table["row_id"].to_pylist()))
         found["rows lost"] += given.rows - distinct
         found["rows twice"] += table.num_rows - distinct

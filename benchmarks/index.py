@@ -50,7 +50,7 @@ def build_other(kind: str, run: str, file: str) -> dict[str, Any]:
     """Fill an index of another library from a run and store it."""
     opened = Run.open(run)
     rows, made = opened.manifest.rows.written, None
-    for batch in opened.batches(["row_id", "embedding"], batch_rows=50_000):
+    for batch in opened.iter_batches(50_000, columns=["row_id", "embedding"]):
         table = pa.Table.from_batches([batch])
         vectors, ids = unit(embeddings(table)), table["row_id"].to_numpy()
         if made is None:
@@ -134,7 +134,9 @@ def update(*words: str) -> runner.Measures:
 
 def hold_out(real: Run, out: Path, count: int) -> tuple[Run, Floats]:
     """The real run without ``count`` rows at random, and the vectors of these [count, D]."""
-    table = real.table([*PLAN_SCHEMA.names, "label", "label_index", "score", "embedding", "error"])
+    table = real.to_arrow(
+        [*PLAN_SCHEMA.names, "label", "label_index", "score", "embedding", "error"]
+    )
     table = table.filter(table["error"].is_null())
     order = np.random.default_rng(3).permutation(table.num_rows)
     rest = table.take(pa.array(np.sort(order[count:]))).drop_columns(["row_id"])
@@ -148,7 +150,7 @@ def compare(title: str, run: Run, queries: Floats, work: Path, given: Any) -> ru
     rows, dim = run.manifest.rows.written, queries.shape[1]
     report = runner.Report(f"{title}: {rows} vectors of {dim}, {len(queries)} held-out queries")
     queries = unit(queries)
-    truth = nearest(queries, unit(embeddings(run.table(["embedding"]))), K)[1]
+    truth = nearest(queries, unit(embeddings(run.to_arrow(["embedding"]))), K)[1]
     contenders: dict[str, runner.Contender] = {}
     for kind in ("onepass", *OTHERS):
         file, true = work / f"{title}-{rows}-{kind}", truth
@@ -192,7 +194,7 @@ def filters(index: Path, run: Run, queries: Floats, report: runner.Report) -> No
 
     snapshot = Snapshot.open(index)
     faiss.omp_set_num_threads(1)
-    table = run.table(["frame", "label_index", "embedding"])
+    table = run.to_arrow(["frame", "label_index", "embedding"])
     vectors, queries = unit(embeddings(table)), unit(queries)
     position = positions(snapshot)
     frames, labels = table["frame"].to_numpy(), table["label_index"].to_numpy()

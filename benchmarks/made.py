@@ -133,7 +133,7 @@ class Maker:
     """Makes vectors like those of a real run, [N, DIM]."""
 
     def __init__(self, run: Run) -> None:
-        table = run.table([*CARRIED, "label", "label_index", "score", "embedding", "error"])
+        table = run.to_arrow([*CARRIED, "label", "label_index", "score", "embedding", "error"])
         table = table.filter(table["error"].is_null())
         raw = unit(embeddings(table))
         own = nearest(raw, raw, 2)[0][:, 1] < SAME

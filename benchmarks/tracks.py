@@ -64,7 +64,7 @@ def flies(data: Path, work: Path) -> tuple[TrackBoxes, np.ndarray]:
         (work / "boxes.csv").write_text("\n".join(lines) + "\n")
         words = ["extract", str(work / "boxes.csv"), "--model", "lite0", "--out", str(run)]
         runner.process([*runner.ONEPASS, *words])
-    table = Run.open(run).table(["detection_id", "embedding", "error"])
+    table = Run.open(run).to_arrow(["detection_id", "embedding", "error"])
     assert table["error"].null_count == table.num_rows == len(truth.frames)
     rows = np.argsort(table["detection_id"].to_numpy().astype(int))
     return truth, embeddings_of(table)[rows]

@@ -140,7 +140,7 @@ def _existing_candidate(index: Path, served: SnapshotManifest, new: Run) -> Snap
 
 def _undeleted_rows(snapshot: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
     """Row ids of the run that are not deleted from the index; None: none is deleted."""
-    table = old.table(["row_id", "error"])
+    table = old.to_arrow(["row_id", "error"])
     failed = table.filter(pc.is_valid(table["error"]))["row_id"].to_numpy()
     present = snapshot.rows["row_id"].to_numpy()[snapshot.mask()]
     if len(present) + len(failed) == table.num_rows:

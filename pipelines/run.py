@@ -18,9 +18,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -30,6 +33,9 @@ from common.json_models import JsonModel, read_json, sha256_file
 from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 
@@ -101,7 +107,21 @@ class RunManifest(JsonModel):
 
 
 class Run:
-    """A finished run, opened for reading."""
+    """A finished run, opened for reading.
+
+    Attributes:
+        path: its folder.
+        manifest: model, counts, files and what was asked; contents of ``manifest.json``.
+
+    Example:
+        >>> run = onepass.open_run("runs/first")
+        >>> run
+        Run('runs/first': 12 rows, 0 with errors, tiny, 32-d embeddings)
+        >>> run.to_pandas(["image", "label"]).shape
+        (12, 2)
+        >>> run.embeddings().shape
+        (12, 32)
+    """
 
     def __init__(self, path: Path, manifest: RunManifest) -> None:
         self.path = path
@@ -110,6 +130,9 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """Open a finished run.
+
+        Args:
+            path: its folder, on this machine or in an object store.
 
         Raises:
             RunError: no such folder, no manifest (unfinished), or one of another format.
@@ -133,39 +156,127 @@ class Run:
             raise RunError(f"{folder} has no manifest.json: {hint}")
         return cls(folder, read_json(file, RunManifest))
 
+    def __len__(self) -> int:
+        return self.manifest.rows.written
+
+    def __repr__(self) -> str:
+        rows, model = self.manifest.rows, self.manifest.model
+        return (
+            f"Run({str(self.path)!r}: {rows.written:,} rows, {rows.failed:,} with errors, "
+            f"{model.request.spec}, {model.feature_dim}-d embeddings)"
+        )
+
     @property
     def root(self) -> Path:
         """Folder that relative image names start from."""
         return to_path(self.manifest.root)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in their order."""
+        return list(self.schema.names)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Arrow types of the columns."""
+        with open_parquet(self.files()[0]) as parquet:
+            return parquet.schema_arrow
+
     def files(self) -> list[Path]:
-        """Parquet files of the record, in name order."""
+        """Parquet files of the rows, in name order."""
         return [
             self.path / name
             for name in sorted(self.manifest.files)
             if name.startswith("detections/")
         ]
 
-    def batches(
-        self, columns: Sequence[str], *, batch_rows: int = 4096
+    def iter_batches(
+        self, batch_size: int = 4096, *, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream ``columns`` file by file; memory is bounded by one batch."""
+        """Stream the rows, file by file; memory is bounded by one batch.
+
+        The rows come in the order they were written, which differs from run to run; the column
+        ``row_id`` numbers them.
+
+        Args:
+            batch_size: rows of a batch at most.
+            columns: their names; None: all.
+
+        Returns:
+            Batches with these columns.
+
+        Raises:
+            RunError: there is no such column.
+        """
+        names = self._names(columns)
         for file in self.files():
             with open_parquet(file) as parquet:
-                yield from parquet.iter_batches(batch_rows, columns=list(columns))
+                yield from parquet.iter_batches(batch_size, columns=names)
 
-    def table(self, columns: Sequence[str], *, where: pc.Expression | None = None) -> pa.Table:
-        """Read ``columns`` of all rows at once, or of those ``where``, ordered by row_id."""
-        wanted = list(dict.fromkeys([*columns, "row_id"]))
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, *, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """Read rows into memory, ordered by ``row_id``.
+
+        Args:
+            columns: their names; None: all.
+            where: only rows that match this Arrow expression, such as ``pc.field("score") > 0.5``.
+
+        Returns:
+            A table with these columns.
+
+        Raises:
+            RunError: there is no such column.
+        """
+        names = self._names(columns)
+        wanted = list(dict.fromkeys([*names, "row_id"]))
         table = pa.concat_tables(
             [read_parquet(file, columns=wanted, filters=where) for file in self.files()]
         )
-        return table.sort_by("row_id").select(list(columns))
+        return table.sort_by("row_id").select(names)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read all rows into a DataFrame, ordered by ``row_id``.
+
+        Args:
+            columns: their names; None: all.
+
+        Returns:
+            One row per detection. ``embedding`` holds an array ``[D]`` in each row; to compute
+            with all of them, ``embeddings()`` is faster.
+
+        Raises:
+            RunError: there is no such column.
+        """
+        return self.to_arrow(columns).to_pandas()
+
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """The embeddings of all rows, ordered by ``row_id`` as in ``to_pandas``.
+
+        Returns:
+            float32 ``[N, D]``, as the model gave them, not normalised; NaN in rows with an error.
+        """
+        vectors = np.full((len(self), self.manifest.model.feature_dim), np.nan, np.float32)
+        for batch in self.iter_batches(columns=["row_id", "embedding"]):
+            column = batch["embedding"]
+            rows = batch["row_id"].to_numpy()[column.is_valid().to_numpy(zero_copy_only=False)]
+            vectors[rows] = column.flatten().to_numpy().reshape(len(rows), -1)
+        return vectors
+
+    def _names(self, columns: Sequence[str] | None) -> list[str]:
+        if columns is None:
+            return self.columns
+        for name in columns:
+            if name not in self.columns:
+                raise RunError(
+                    f"{self.path} has no column {name!r}, only {', '.join(self.columns)}"
+                )
+        return list(columns)
 
     def failed_sequences(self) -> dict[str, tuple[int, str]]:
         """Sequences with failed rows: how many, and what the first of them says."""
         found: dict[str, tuple[int, str]] = {}
-        failed = self.table(["sequence", "error"], where=pc.field("error").is_valid())
+        failed = self.to_arrow(["sequence", "error"], where=pc.field("error").is_valid())
         for name, error in zip(
             failed["sequence"].to_pylist(), failed["error"].to_pylist(), strict=True
         ):
@@ -193,7 +304,7 @@ class Run:
             if sha256_file(file) != expected:
                 raise VerifyError(f"{file} does not match its sha256 in the manifest")
         planned = self.manifest.rows.planned
-        seen = self.table(["row_id"])["row_id"].to_numpy()
+        seen = self.to_arrow(["row_id"])["row_id"].to_numpy()
         if len(seen) != planned or not (seen == range(planned)).all():
             raise VerifyError(
                 f"{self.path}: {planned} rows planned, {len(seen)} stored, "

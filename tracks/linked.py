@@ -52,7 +52,7 @@ class LinkedRun:
         """
         run = Run.open(path)
         tracks = read_tracks(path).drop_columns(["sequence", "frame"])
-        rows = run.table(list(_COLUMNS))
+        rows = run.to_arrow(list(_COLUMNS))
         rows = rows.join(tracks, "detection_id").sort_by(
             [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
         )

@@ -197,7 +197,7 @@ def check_unique_ids(inputs: Inputs) -> None:
     }
     runs_by_id: dict[str, list[str]] = {}
     for path in suspects.values():
-        good = Run.open(path).table(["detection_id"], where=pc.field("error").is_null())
+        good = Run.open(path).to_arrow(["detection_id"], where=pc.field("error").is_null())
         for detection_id in good["detection_id"].to_pylist():
             runs_by_id.setdefault(detection_id, []).append(str(path))
     repeated = [(name, paths) for name, paths in runs_by_id.items() if len(paths) > 1]

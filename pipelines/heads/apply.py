@@ -110,7 +110,7 @@ def apply_head(
 def _true_labels(run: Run, column: str, head: Head) -> pa.ChunkedArray:
     """A run's labels; null for rows with an error."""
     optional("sklearn", "probe")
-    good = run.table(["error"])["error"].is_null()
+    good = run.to_arrow(["error"])["error"].is_null()
     labels = pc.if_else(good, label_values(run, column), None)
     if not pc.any(pc.is_in(labels, pa.array(head.facts.classes))).as_py():
         raise InputError(

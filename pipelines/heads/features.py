@@ -93,7 +93,7 @@ def read_run(
     model = model_of(run, kind)
     label_column = label_values(run, labels)
     split_column = None if split_by is None else label_values(run, split_by, "split_by")
-    plan = run.table(["image", *BOX, "label_index", "error"])
+    plan = run.to_arrow(["image", *BOX, "label_index", "error"])
     left_out: dict[str, int] = {}
     keep = np.ones(plan.num_rows, dtype=bool)
 
@@ -177,12 +177,12 @@ def label_values(run: Run, column: str, parameter: str = "labels") -> pa.Chunked
                 f"{given}: {run.path} holds {kind} there; give a column of words, whole numbers or "
                 "true and false"
             )
-        values = run.table([column])[column].cast(pa.string())
+        values = run.to_arrow([column])[column].cast(pa.string())
         return pc.if_else(pc.equal(values, ""), None, values)
     if column not in ("category", "split"):
         known = ", ".join(field.name for field in schema if _holds_names(field.type))
         raise RunError(f"{given}: {run.path} has no such column; it has {known}")
-    images = run.table(["image"])["image"].to_pylist()
+    images = run.to_arrow(["image"])["image"].to_pylist()
     values = [split_and_category(name)[column == "category"] for name in images]
     if column == "split":
         values = [None if name == ALL else name for name in values]
@@ -246,7 +246,7 @@ def _scatter(
     features = allocate(len(rows), width)
     slot = np.full(run.manifest.rows.planned, -1, dtype=np.int64)
     slot[rows] = np.arange(len(rows))
-    for batch in run.batches(["row_id", column], batch_rows=batch_rows(width)):
+    for batch in run.iter_batches(batch_rows(width), columns=["row_id", column]):
         targets = slot[batch["row_id"].to_numpy()]
         features[targets[targets >= 0]] = matrix(batch[column])[targets >= 0]
     check_finite(features, f"{run.path}: row_id", rows)

@@ -130,7 +130,7 @@ def read_run(path: Path) -> Plan:
     results = {*RESULT_COLUMNS, *(info.name for model in models if model for info in model.maps)}
     with open_parquet(files[0]) as first:
         names = [name for name in first.schema_arrow.names if name not in results]
-    table = run.table(names)
+    table = run.to_arrow(names)
     relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(

@@ -48,7 +48,7 @@ def fill(url: str, trap: Path) -> list[dict[str, str]]:
 
 
 def embeddings(run: Run, key: str) -> dict[int, np.ndarray]:
-    table = run.table([key, "embedding", "error"])
+    table = run.to_arrow([key, "embedding", "error"])
     assert table["error"].null_count == 119
     vectors = np.asarray(table["embedding"].combine_chunks().flatten()).reshape(119, -1)
     return dict(zip(table[key].to_pylist(), vectors, strict=True))
@@ -61,7 +61,7 @@ def test_nights_in_a_database(data: Path, tmp_path: Path) -> None:
     plain = extract(str(trap / "detections.csv"), TINY, tmp_path / "plain", EXACT).run
 
     # A manifest keeps its order, so its rows are numbered as its lines are.
-    assert plain.table(["image"])["image"].to_pylist() == [line["image"] for line in lines]
+    assert plain.to_arrow(["image"])["image"].to_pylist() == [line["image"] for line in lines]
     found, expected = embeddings(run, "database_id"), embeddings(plain, "row_id")
     for number in range(119):
         np.testing.assert_array_equal(found[number], expected[number])
@@ -70,7 +70,7 @@ def test_nights_in_a_database(data: Path, tmp_path: Path) -> None:
     link_run(run.path)
     link_run(plain.path)
     assert write_database(run.path, url, write_back=True).updated == 119
-    ids = plain.table(["detection_id"])["detection_id"].to_pylist()
+    ids = plain.to_arrow(["detection_id"])["detection_id"].to_pylist()
     line_of: dict[str | None, int | None] = {None: None}
     line_of |= {name: line for line, name in enumerate(ids)}
     previous = {

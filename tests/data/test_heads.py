@@ -48,7 +48,7 @@ def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
     assert applied.measures is not None
     assert applied.measures.accuracy == pytest.approx(right / 200)
     # Of the validation rows alone, from the files: what the record says.
-    images = hymenoptera.table(["image"])["image"].to_pylist()
+    images = hymenoptera.to_arrow(["image"])["image"].to_pylist()
     answers: dict[int, str] = {}
     for name in applied.manifest.files:
         table = pq.read_table(applied.out / name)

@@ -24,7 +24,7 @@ EXACT = ("--precision", "fp32", "--engine", "eager")
 
 
 def vectors(run: Run) -> np.ndarray:
-    column = run.table(["embedding"])["embedding"].combine_chunks()
+    column = run.to_arrow(["embedding"])["embedding"].combine_chunks()
     return np.asarray(column.flatten()).reshape(len(column), -1)
 
 
@@ -54,12 +54,12 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     assert "verdict: passed" in log.read_text()
     new = Run.open(out)
     assert new.verify() == 200
-    assert new.table(["detection_id", "image"]).equals(old.table(["detection_id", "image"]))
+    assert new.to_arrow(["detection_id", "image"]).equals(old.to_arrow(["detection_id", "image"]))
     # 0.900 and 0.905 of these 200; with another crop or size, points less.
     assert top1(new, data) >= top1(old, data) >= 0.89
 
     report = MigrationReport.model_validate_json((out / "migration/report.json").read_bytes())
-    labels = [run.table(["label"])["label"].to_pylist() for run in (old, new)]
+    labels = [run.to_arrow(["label"])["label"].to_pylist() for run in (old, new)]
     agreeing = sum(a == b for a, b in zip(*labels, strict=True))
     assert (report.labels.rows, report.labels.agreeing) == (200, agreeing)
     assert 0.88 <= agreeing / 200 < 1
@@ -73,6 +73,6 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     assert (report.counts.newly_failed, report.counts.newly_fine) == (0, 0)
 
     assert read_manifest(index).fingerprint == new.manifest.fingerprint
-    hits = Snapshot.open(index).neighbours(old.table(["detection_id"])[0][0].as_py(), 10)
+    hits = Snapshot.open(index).neighbours(old.to_arrow(["detection_id"])[0][0].as_py(), 10)
     assert hits.rows.shape == (1, 10)
     assert rollback(index).manifest.fingerprint == old.manifest.fingerprint

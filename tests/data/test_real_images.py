@@ -47,7 +47,7 @@ def imagenet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def top1(run: Run, data: Path) -> float:
-    table = run.table(["image", "label_index"])
+    table = run.to_arrow(["image", "label_index"])
     truth = truth_of(data, table["image"].to_pylist())
     assert len(truth) == 200
     return float(np.mean(table["label_index"].to_numpy() == truth))
@@ -58,7 +58,7 @@ def test_two_hundred_imagenet_images(imagenet: Outcome, data: Path) -> None:
     assert imagenet.run.manifest.rows.failed == 0
     # The widest gap of one wrong preprocessing step is 7 points; of a wrong layer, all of them.
     assert top1(imagenet.run, data) >= 0.87
-    table = imagenet.run.table(["embedding"])
+    table = imagenet.run.to_arrow(["embedding"])
     embeddings = np.asarray(table["embedding"].combine_chunks().flatten()).reshape(200, -1)
     assert len(np.unique(embeddings, axis=0)) == 200
 
@@ -66,7 +66,7 @@ def test_two_hundred_imagenet_images(imagenet: Outcome, data: Path) -> None:
 def test_what_auto_chose_keeps_class_and_embedding(imagenet: Outcome, data: Path) -> None:
     """Against every image in exact float32: what ``auto`` promises for any format it takes."""
     facts = imagenet.run.manifest.model
-    table = imagenet.run.table(["image", "label_index", "embedding"])
+    table = imagenet.run.to_arrow(["image", "label_index", "embedding"])
     pixels = np.stack(
         [
             resize(decode(read(data / "imagenet" / image)).pixels, facts.preprocess).permute(
@@ -97,14 +97,14 @@ def test_wrong_preprocessing_shows(
 def test_an_insect_classifier_of_somebodys_own(data: Path, tmp_path: Path) -> None:
     """A checkpoint, its labels and its preprocessing: bees are bees, trap crops get insects."""
     bees = extract(str(data / "hymenoptera" / "val"), insects(data), tmp_path / "bees").run
-    table = bees.table(["image", "label", "score"])
+    table = bees.to_arrow(["image", "label", "score"])
     names = table["label"].to_pylist()
     of_bees = [n for n, f in zip(names, table["image"].to_pylist(), strict=True) if "bees" in f]
     assert len(of_bees) == 40
     assert Counter(of_bees).most_common(1)[0][0] == "Apis mellifera (Honey Bee)"
     assert np.mean(["Bee" in n or "Bumble" in n for n in of_bees]) >= 0.6
     trap = extract(str(data / "ami-trap" / "detections.csv"), insects(data), tmp_path / "trap").run
-    found = trap.table(["label", "score", "error"])
+    found = trap.to_arrow(["label", "score", "error"])
     assert found["error"].null_count == found.num_rows == 119
     named = [
         name
@@ -119,7 +119,7 @@ def test_an_insect_classifier_of_somebodys_own(data: Path, tmp_path: Path) -> No
 def test_a_night_at_the_trap(data: Path, tmp_path: Path) -> None:
     run = extract(str(data / "ami-trap" / "detections.csv"), LITE0, tmp_path / "run").run
     assert run.manifest.rows.written == 119
-    detections = run.table(["detection_id", "error", "detector_score", "detector_label"])
+    detections = run.to_arrow(["detection_id", "error", "detector_score", "detector_label"])
     assert detections["detector_score"].null_count == 0
     summary = link_run(run.path)
     tracks = read_tracks(run.path)
@@ -152,7 +152,7 @@ THIN_FLY = (1062, 1142)
 
 def track_from(run: Run, start: tuple[int, int]) -> list[int]:
     """Frames of the track that starts in frame 0 of the five, around ``start``."""
-    boxes = run.table(["detection_id", "x1", "y1", "x2", "y2", "sequence", "frame"]).to_pylist()
+    boxes = run.to_arrow(["detection_id", "x1", "y1", "x2", "y2", "sequence", "frame"]).to_pylist()
     first = [
         box["detection_id"]
         for box in boxes

@@ -156,7 +156,7 @@ class Chaos:
     def _judge(self, out: Path, ran: Outcome) -> None:
         try:
             run = Run.open(out)
-            table = run.table(["row_id", "label", "score", "embedding", "error"])
+            table = run.to_arrow(["row_id", "label", "score", "embedding", "error"])
             run.verify()
         except Exception as error:  # any error is a run that is not whole
             ran.errors.append(f"not verified: {error}")

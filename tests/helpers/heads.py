@@ -53,7 +53,7 @@ def make_head(
 
 def stored_values(run: Run, column: str) -> np.ndarray:
     """A column of lists of a run as ``[N, D]``."""
-    return matrix(run.table([column])[column].combine_chunks())
+    return matrix(run.to_arrow([column])[column].combine_chunks())
 
 
 def expected_logits(head: Head, features: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     plan = read_plan(opened, None)
     given = f"`truth_column={column!r}`"
     try:
-        table = opened.table(["detection_id", column])
+        table = opened.to_arrow(["detection_id", column])
     except (KeyError, pa.ArrowException):
         raise InputError(
             f"{given}: {run} has no such column; give one that names the individual of each "

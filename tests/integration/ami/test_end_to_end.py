@@ -62,7 +62,7 @@ def test_from_the_database_and_back(
 
     embedder = Embedder.load(run.manifest.model)
     columns = ["database_id", "image", "label", "score", "error", "x1", "y1", "x2", "y2"]
-    rows = {row["database_id"]: row for row in run.table(columns).to_pylist()}
+    rows = {row["database_id"]: row for row in run.to_arrow(columns).to_pylist()}
     tracks = {row["detection_id"]: row for row in read_tracks(out).to_pylist()}
     now = stored(url, "cnn_features", *GROUPS["tracks"], "specific_label", "specific_label_score")
     assert {key for key, row in rows.items() if row["error"]} == {6, 9, 10}
@@ -150,5 +150,5 @@ def test_killed_and_continued(tmp_path: Path) -> None:
     assert f"{committed} of them from before" in log.read_text()
     run = Run.open(out)
     assert run.verify() == rows
-    ids = run.table(["database_id"])["database_id"].to_pylist()
+    ids = run.to_arrow(["database_id"])["database_id"].to_pylist()
     assert sorted(ids) == list(range(1, rows + 1))

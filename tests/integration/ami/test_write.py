@@ -51,7 +51,7 @@ def check_written(world: World, keys: set[int] | None = None) -> None:
     now, tracks = stored(world.url, *ALL), world.tracks()
     labels = {
         row["database_id"]: row
-        for row in world.run.table(["database_id", "label", "score"]).to_pylist()
+        for row in world.run.to_arrow(["database_id", "label", "score"]).to_pylist()
     }
     for key in tracks if keys is None else keys:
         features = np.array(now[key]["cnn_features"])
@@ -206,7 +206,7 @@ def chunks(world: World, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     monkeypatch.setattr(ami.join, "CHUNK_ROWS", 3)
     return [
         batch["database_id"].to_pylist()
-        for batch in world.run.batches(["database_id"], batch_rows=3)
+        for batch in world.run.iter_batches(3, columns=["database_id"])
     ]
 
 

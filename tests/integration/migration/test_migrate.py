@@ -83,14 +83,14 @@ DARKER_OPTIONS = ("--model", "tiny", "--mean", "0.4,0.4,0.4")
 
 
 def vectors(run: Run) -> np.ndarray:
-    column = run.table(["embedding"])["embedding"].combine_chunks()
+    column = run.to_arrow(["embedding"])["embedding"].combine_chunks()
     return np.asarray(column.flatten()).reshape(len(column), -1)
 
 
 def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_path: Path) -> None:
     new = extract_again(world.old.path, DARKER, tmp_path / "new", EXACT).run
     assert new.verify() == 40
-    kept, before = new.table(PLAN), world.old.table(PLAN)
+    kept, before = new.to_arrow(PLAN), world.old.to_arrow(PLAN)
     assert kept.equals(before)
     assert kept.schema.equals(before.schema)
     assert (world.old.manifest.rows.failed, new.manifest.rows.failed) == (2, 0)  # tried again
@@ -98,7 +98,7 @@ def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_pa
     assert new.manifest.source == str(world.old.path)
     direct = extract(str(world.folder / "rows.parquet"), DARKER, tmp_path / "direct", EXACT).run
     np.testing.assert_array_equal(vectors(new), vectors(direct))
-    assert new.table(["label"]).equals(direct.table(["label"]))
+    assert new.to_arrow(["label"]).equals(direct.to_arrow(["label"]))
     session = new.manifest.session
     assert session is not None
     assert (session.rows, session.gpus) == (40, 0)
@@ -126,7 +126,7 @@ def test_passed_promoted_and_rolled_back(
     assert report.labels.by == "name"
     assert report.labels.classes_shared == 10
     old_labels, new_labels = (
-        run.table(["label"])["label"].to_pylist() for run in (Run.open(old), Run.open(out))
+        run.to_arrow(["label"])["label"].to_pylist() for run in (Run.open(old), Run.open(out))
     )
     pairs = [(a, b) for a, b in zip(old_labels, new_labels, strict=True) if a is not None]
     assert report.labels.agreement == np.mean([a == b for a, b in pairs])
@@ -205,7 +205,9 @@ def test_frames_of_videos(tmp_path: Path) -> None:
     ).run  # fmt: skip
     new = extract_again(old.path, DARKER, tmp_path / "new", EXACT).run
     columns = ["row_id", "detection_id", "image", "sequence", "frame", "split", "category", "error"]
-    assert new.table(columns).equals(old.table(columns))  # errors of planning are kept word by word
+    assert new.to_arrow(columns).equals(
+        old.to_arrow(columns)
+    )  # errors of planning are kept word by word
     assert new.manifest.model.preprocess.input_size == (256, 256)
     assert new.manifest.model.preprocess.resize == "squash"
     assert new.manifest.config.reading == reading.model_copy(update={"again": True})
@@ -301,7 +303,7 @@ def test_killed_in_the_middle_and_continued(tmp_path: Path) -> None:
     assert f"{kill.rows} of them from before" in log.read_text()
     check(out, rows)
     new = Run.open(out)
-    assert new.table(["detection_id"]).equals(Run.open(old).table(["detection_id"]))
+    assert new.to_arrow(["detection_id"]).equals(Run.open(old).to_arrow(["detection_id"]))
     report = MigrationReport.model_validate_json((out / "migration/report.json").read_bytes())
     assert (report.counts.rows, report.counts.failed_now) == (rows, 0)
     assert report.costs.now.rows == rows - kill.rows

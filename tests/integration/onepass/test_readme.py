@@ -208,7 +208,7 @@ def test_new_heads(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "ants.json").read_text())
     assert metrics["measures"]["validation"]["accuracy"] >= 0.9
     run = Run.open(tmp_path / "runs" / "by-head")
-    assert set(run.table(["label"])["label"].to_pylist()) == {"colourful"}
+    assert set(run.to_arrow(["label"])["label"].to_pylist()) == {"colourful"}
 
 
 def test_every_command_and_target_named_in_the_readme_exists() -> None:

@@ -63,7 +63,7 @@ def exact(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNam
     outcome = extract(str(manifest), TINY, out, EXACT, report=seen.append)
     columns = pq.read_schema(outcome.run.files()[0]).names
     return SimpleNamespace(
-        outcome=outcome, run=outcome.run, out=out, seen=seen, table=outcome.run.table(columns)
+        outcome=outcome, run=outcome.run, out=out, seen=seen, table=outcome.run.to_arrow(columns)
     )
 
 
@@ -278,7 +278,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         with pytest.raises(SystemExit) as exited:
             main()
     run = Run.open(out)
-    table = run.table(pq.read_schema(run.files()[0]).names)
+    table = run.to_arrow(pq.read_schema(run.files()[0]).names)
     return SimpleNamespace(code=exited.value.code, words=words, run=run, out=out, table=table)
 
 
@@ -331,7 +331,7 @@ def test_a_folder_is_a_source(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("not an image")
     outcome = extract(str(folder), TINY, tmp_path / "run", Options(precision="fp32"))
     assert outcome.skipped_files == {".txt": 1}
-    table = outcome.run.table(["image", "sequence", "frame", "x1", "error"])
+    table = outcome.run.to_arrow(["image", "sequence", "frame", "x1", "error"])
     assert table["image"].to_pylist() == [f"night{n % 2}/{n:04d}.jpg" for n in (0, 2, 4, 1, 3, 5)]
     assert table["sequence"].to_pylist() == ["night0"] * 3 + ["night1"] * 3
     assert table["frame"].to_pylist() == [0, 1, 2] * 2

@@ -51,7 +51,7 @@ def test_maps_and_pyramid_are_kept_as_they_were(photos: Path, tmp_path: Path) ->
     names = [known.name for known in facts.maps]
     assert names[0] == "feature_map"
     assert len(names) == 3
-    table = run.table([*names, "embedding", "error"])
+    table = run.to_arrow([*names, "embedding", "error"])
     good = np.asarray(table["error"].is_null())
     assert good.sum() == 40
     with h5py.File(run.path / "features.h5") as file:
@@ -75,7 +75,7 @@ def test_a_gate_takes_classes_and_leaves_embeddings(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     free = extract(str(photos), TINY, tmp_path / "free", Options(precision="fp32")).run
-    said_alone = free.table(["label", "score"])
+    said_alone = free.to_arrow(["label", "score"])
     counts = pc.value_counts(said_alone["label"].drop_null()).to_pylist()
     label = max(counts, key=lambda entry: entry["counts"])["values"]
     of_label = said_alone.filter(pc.equal(said_alone["label"], label))["score"].to_numpy()
@@ -93,7 +93,7 @@ def test_a_gate_takes_classes_and_leaves_embeddings(
     assert (rows.planned, rows.failed) == (41, 1)
     assert 40 - rows.refused == (of_label >= float(threshold)).sum() > 0
     assert f"{rows.refused} rows did not pass the gate" in said
-    table = run.table(["label_index", "embedding", "gate_label", "gate_score", "error"])
+    table = run.to_arrow(["label_index", "embedding", "gate_label", "gate_score", "error"])
     assert table["label_index"].null_count == rows.refused + rows.failed
     assert np.isfinite(stored(table["embedding"])).all(1).sum() == 40
     # tiny alone calls these images what the gate calls them.
@@ -115,7 +115,7 @@ def test_a_gate_that_embeds_gives_the_index_its_own_model(photos: Path, tmp_path
     assert run.manifest.model.request == TINY
     assert run.manifest.classifier is not None
     assert run.manifest.classifier.request == SMALL
-    assert stored(run.table(["embedding"])["embedding"]).shape == (41, 32)
+    assert stored(run.to_arrow(["embedding"])["embedding"]).shape == (41, 32)
 
 
 LOGICAL_GPU = """

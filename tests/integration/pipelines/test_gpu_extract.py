@@ -179,7 +179,7 @@ def test_memory_that_runs_out_halves_the_batch(photos: Path, engine: EngineName)
 
 
 def stored(run: Run, name: str) -> np.ndarray:
-    column: pa.Array = run.table([name])[name].combine_chunks()
+    column: pa.Array = run.to_arrow([name])[name].combine_chunks()
     return np.asarray(column.flatten()).reshape(len(column), -1)
 
 
@@ -220,7 +220,7 @@ def test_a_gate_shares_the_gpu(photos: Path, tmp_path: Path) -> None:
     share /= share.sum(1, keepdims=True)
     passes = share[:, best] >= 0.5
     clear = np.abs(share[:, best] - 0.5) > 1e-3
-    has_class = np.asarray(run.table(["label"])["label"].is_valid())
+    has_class = np.asarray(run.to_arrow(["label"])["label"].is_valid())
     assert np.array_equal(has_class[clear], passes[clear])
     embedding, _ = on_cpu(LITE, pixels_of(photos, facts_of(LITE)))
     assert distance(stored(run, "embedding"), embedding) < FLOAT32

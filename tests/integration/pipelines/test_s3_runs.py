@@ -48,7 +48,7 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> np.nd
 
 
 def embeddings(run: Run) -> np.ndarray:
-    return matrix(run.table(["embedding"])["embedding"].combine_chunks())
+    return matrix(run.to_arrow(["embedding"])["embedding"].combine_chunks())
 
 
 def checkpoints(s3: Store) -> tuple[set[str], set[str]]:

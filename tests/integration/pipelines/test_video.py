@@ -45,7 +45,7 @@ def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamesp
     outcome = extract(str(videos), TINY, out, EXACT)
     columns = ["sequence", "frame", "image", "split", "category", "embedding", "error"]
     return SimpleNamespace(outcome=outcome, run=outcome.run, out=out,
-                           rows=outcome.run.table(columns).to_pylist())  # fmt: skip
+                           rows=outcome.run.to_arrow(columns).to_pylist())  # fmt: skip
 
 
 def test_each_frame_has_the_embedding_of_its_pixels(done: SimpleNamespace, videos: Path) -> None:
@@ -93,7 +93,7 @@ def test_frames_are_detections_like_any_other(done: SimpleNamespace, tmp_path: P
     index = tmp_path / "index"
     build_index([done.out], index)
     row = next(row for row in done.rows if row["sequence"] == GOOD[1] and row["frame"] > 20)
-    identity = done.run.table(["detection_id", "image"]).to_pylist()
+    identity = done.run.to_arrow(["detection_id", "image"]).to_pylist()
     detection = next(r["detection_id"] for r in identity if r["image"] == row["image"])
     with serving(create_app(index)) as client:
         answer = client.get(f"/v1/detections/{detection}/image")

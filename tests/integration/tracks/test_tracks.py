@@ -241,7 +241,7 @@ def test_an_embedding_that_is_none_is_named(tmp_path: Path, value: float) -> Non
 
 
 def _id_of(run: Path, row: int) -> str:
-    return str(Run.open(run).table(["detection_id"])["detection_id"][row].as_py())
+    return str(Run.open(run).to_arrow(["detection_id"])["detection_id"][row].as_py())
 
 
 def test_rows_without_embeddings(run: Path) -> None:

@@ -65,7 +65,9 @@ def test_both_kinds_of_labels_say_the_same(nights: tuple[Path, Path]) -> None:
         assert one.individuals[0] == other.individuals[0] == UNLABELLED
         pairs = set(zip(one.individuals[1:].tolist(), other.individuals[1:].tolist(), strict=True))
         assert len(pairs) == len(set(one.individuals[1:].tolist())) > 3
-    stored = Run.open(run).table(["embedding"])["embedding"].combine_chunks().flatten().to_numpy()
+    stored = (
+        Run.open(run).to_arrow(["embedding"])["embedding"].combine_chunks().flatten().to_numpy()
+    )
     first = stored.reshape(-1, 16)[0]
     assert by_truth[0].embeddings[0] == pytest.approx(first / np.abs(first).sum())
 

@@ -105,7 +105,7 @@ class ExecutorSuite(abc.ABC):
         run = run_of(extract(str(world.bad), TINY, tmp_path / "run", exact(self.executor)))
         assert run.manifest.errors == BAD_ERRORS
         assert run.manifest.rows.written == len(BAD_FILES) + 5
-        table = run.table(["error", "label"])
+        table = run.to_arrow(["error", "label"])
         bad = [error is not None for error in table["error"].to_pylist()]
         assert np.isnan(matrix(run)).all(1).tolist() == bad
         assert [label is None for label in table["label"].to_pylist()] == bad
@@ -129,7 +129,7 @@ class ExecutorSuite(abc.ABC):
     def test_frames_of_videos_are_rows(self, world: World, tmp_path: Path) -> None:
         options = exact(self.executor, video=True)
         run = run_of(extract(str(world.videos), TINY, tmp_path / "run", options))
-        table = run.table(["sequence", "frame", "error"]).to_pylist()
+        table = run.to_arrow(["sequence", "frame", "error"]).to_pylist()
         for clip, count in CLIPS.items():
             frames = [row["frame"] for row in table if row["sequence"] == clip]
             assert frames == np.linspace(0, count - 1, FRAMES).astype(int).tolist()

@@ -136,7 +136,7 @@ def test_an_image_that_ends_the_process_becomes_an_error(tmp_path: Path) -> None
     run = Run.open(out)
     assert run.verify() == 500
     assert run.manifest.errors == {"crashed decoder": 1}
-    failed = [row for row in run.table(["image", "error"]).to_pylist() if row["error"]]
+    failed = [row for row in run.to_arrow(["image", "error"]).to_pylist() if row["error"]]
     assert [row["image"] for row in failed] == ["333.jpg"]
     assert "[333.jpg]" in failed[0]["error"]
 

@@ -94,7 +94,7 @@ def exact(
 
 def matrix(run: Run, name: str = "embedding") -> np.ndarray:
     """A column of lists of numbers, by row, ``[N, D]``."""
-    array = run.table([name])[name].combine_chunks()
+    array = run.to_arrow([name])[name].combine_chunks()
     values: np.ndarray = array.flatten().to_numpy().reshape(len(array), -1)
     return values
 
@@ -103,7 +103,7 @@ def everything(run: Run) -> pa.Table:
     """All columns of all rows, by row."""
     with open_parquet(run.files()[0]) as file:
         names = file.schema_arrow.names
-    return run.table(names).combine_chunks()
+    return run.to_arrow(names).combine_chunks()
 
 
 def same(one: pa.Table, other: pa.Table) -> bool:

@@ -40,7 +40,7 @@ def first(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNames
     """A run with embeddings and maps, and which of its rows are good."""
     options = Options(precision="fp32", engine="eager", outputs=Outputs(map=True, logits=True))
     run = extract(str(photos), TINY, tmp_path_factory.mktemp("runs") / "first", options).run
-    good = np.asarray(run.table(["error"])["error"].is_null())
+    good = np.asarray(run.to_arrow(["error"])["error"].is_null())
     assert good.sum() == PHOTOS
     return SimpleNamespace(
         run=run,
@@ -61,7 +61,7 @@ def check_rows(run: Run, first: SimpleNamespace, expected: np.ndarray) -> None:
     assert (
         np.abs(stored_values(run, "logits")[good] - expected).max() <= 1e-5 * np.abs(expected).max()
     )
-    table = run.table(["label", "label_index", "score", "topk"]).filter(pa.array(good))
+    table = run.to_arrow(["label", "label_index", "score", "topk"]).filter(pa.array(good))
     assert table["label_index"].to_pylist() == expected.argmax(1).tolist()
     assert table["label"].to_pylist() == [f"kind {index}" for index in expected.argmax(1)]
     scores = softmax(expected.astype(np.float32))
@@ -71,7 +71,7 @@ def check_rows(run: Run, first: SimpleNamespace, expected: np.ndarray) -> None:
             f"kind {index}" for index in np.argsort(-row)[: min(5, count)]
         ]
     assert run.manifest.rows.failed == 1
-    assert run.table(["label"])["label"].null_count == 1
+    assert run.to_arrow(["label"])["label"].null_count == 1
 
 
 def test_classes_are_those_the_head_gives_the_stored_embeddings(
@@ -96,7 +96,7 @@ def test_classes_are_those_the_head_gives_the_stored_embeddings(
         stored_values(run, "embedding").tobytes() == stored_values(first.run, "embedding").tobytes()
     )
     assert run.manifest.fingerprint == first.run.manifest.fingerprint
-    row = run.table(["image", "label", "score"]).filter(pa.array(first.good)).to_pylist()[5]
+    row = run.to_arrow(["image", "label", "score"]).filter(pa.array(first.good)).to_pylist()[5]
     upload = Embedder.load(facts).embed_bytes(read(run.image_path(row["image"])))
     assert upload.label == row["label"]
     assert upload.score == pytest.approx(row["score"], abs=1e-5)
@@ -124,7 +124,7 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     then = file.read_bytes()
     asked = ("extract", photos, "--model", "tiny", "--head", file, "--out", out, *EXACT)
     assert here(*asked).returncode == 0
-    labels = Run.open(out).table(["label"])
+    labels = Run.open(out).to_arrow(["label"])
     (out / "manifest.json").unlink()  # as if it had ended before its first row
     shutil.rmtree(out / "detections")
     make_head(first.facts, file, first.embedding, classes=3, seed=4)
@@ -135,7 +135,7 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     file.write_bytes(then)
     assert here(*asked).returncode == 0
     run = Run.open(out)
-    assert run.table(["label"]).equals(labels)
+    assert run.to_arrow(["label"]).equals(labels)
     make_head(first.facts, file, first.embedding, classes=3, seed=4)
     with pytest.raises(ModelError, match=r"head\.pt.* hashes to \w{12} here"):
         load_verified(run.manifest.model)

@@ -94,7 +94,7 @@ def test_train_then_apply(
     found = pa.concat_tables([pq.read_table(f) for f in sorted(answers.glob("*.parquet"))])
     found = found.sort_by("row_id")
     head = load_head(file)
-    good = np.asarray(run.table(["error"])["error"].is_null())
+    good = np.asarray(run.to_arrow(["error"])["error"].is_null())
     values = stored_values(run, "embedding" if features == "pooled" else "feature_map")[good]
     expected = [head.facts.classes[best] for best in expected_logits(head, values).argmax(1)]
     assert found["label"].drop_null().to_pylist() == expected

@@ -175,7 +175,7 @@ def test_files_equal_the_rows_they_were_made_of(
     assert left.keys() == {"train/bees/bad.mp4", "train/ants/half.mp4", "lost/moths/c7.mp4"}
     half = left["train/ants/half.mp4"]
     assert (half["failed"], half["planned"]) == (2, 9)
-    texts = [e for e in made.run.table(["error"])["error"].to_pylist() if e and "damaged" in e]
+    texts = [e for e in made.run.to_arrow(["error"])["error"].to_pylist() if e and "damaged" in e]
     assert half["error"] == texts[0]
     checked = done("inspect", out / f"train_features{named}.h5", "--verify")
     assert "verified: every value is there; 3 files as in manifest.json" in checked

@@ -49,7 +49,7 @@ def test_every_row_gets_the_heads_answer(
     found = rows_of(applied)
     assert found.schema == SCHEMA
     assert found["row_id"].to_pylist() == list(range(30))
-    plan = run.table(["detection_id", "error"])
+    plan = run.to_arrow(["detection_id", "error"])
     assert found["detection_id"].to_pylist() == plan["detection_id"].to_pylist()
     assert found["error"].to_pylist() == plan["error"].to_pylist()
     logits = expected_logits(head, EXAMPLES.features)
