@@ -42,6 +42,10 @@ def _first_line(error: BaseException) -> str:
     return (str(message).strip().splitlines() or [""])[0]
 
 
+class OnepassWarning(UserWarning):
+    """Something to know of an answer that was given all the same."""
+
+
 class OnepassError(Exception):
     """Base of all deliberate errors; ``exit_code`` is what the command line returns."""
 

@@ -266,6 +266,8 @@ class Run:
     def _names(self, columns: Sequence[str] | None) -> list[str]:
         if columns is None:
             return self.columns
+        if isinstance(columns, str):
+            raise RunError(f"`columns={columns!r}`: give a list of names")
         for name in columns:
             if name not in self.columns:
                 raise RunError(

@@ -10,6 +10,7 @@ import typer
 
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
+from onepass.cli.flags import with_flags
 from pipelines.config import ExtractConfig
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
@@ -28,7 +29,8 @@ def echo(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    typer.echo(f"warning: {text}", err=True)
+    """Print a warning, with options in place of the parameters that it names."""
+    typer.echo(f"warning: {with_flags(text)}", err=True)
 
 
 def print_json(value: Any) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.executors import ExecutorChoice, executor_line
 from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli import clips as clips_cli
@@ -20,7 +18,6 @@ from pipelines.config import ExtractConfig
 from pipelines.progress.words import count, duration, where_the_time_went
 
 if TYPE_CHECKING:
-    from pipelines.config import Progress
     from pipelines.dry_run import Forecast
     from pipelines.extract import Outcome
     from pipelines.run import Run
@@ -66,11 +63,11 @@ def extract(
     if dry_run:
         _dry_run(config, out, as_json=as_json)
         return
-    from pipelines.extract import extract as run_extract
+    from onepass.runs import report_to, run_extraction  # late: Arrow takes half a second
 
     with ProgressBar(resumes=True) as bar:
-        outcome = run_extract(
-            config, out, report=show_progress(bar, config.executor, config.address)
+        outcome = run_extraction(
+            config, out, report_to(bar.update, config.executor, config.address)
         )
     run, manifest = outcome.run, outcome.run.manifest
     if as_json:
@@ -98,10 +95,14 @@ def extract(
 
 
 def _dry_run(config: ExtractConfig, out: Path, *, as_json: bool) -> None:
+    # late: torch takes seconds
+    from onepass.runs import report_to
     from pipelines.dry_run import dry_run
 
     with ProgressBar(resumes=False) as bar:
-        forecast = dry_run(config, out, report=show_progress(bar, config.executor, config.address))
+        forecast = dry_run(
+            config, out, report=report_to(bar.update, config.executor, config.address)
+        )
     if as_json:
         values = None if forecast is None else forecast.model_dump(mode="json")
         print_json({"run": str(out), "already_finished": forecast is None, "forecast": values})
@@ -147,34 +148,17 @@ def _print_forecast(run: str, forecast: Forecast) -> None:
 
 def print_extracted(outcome: Outcome) -> None:
     """What an extraction came to, for people."""
+    from onepass.runs import warnings_of  # late: Arrow takes half a second
+
     run, manifest = outcome.run, outcome.run.manifest
     rows = manifest.rows
     if outcome.already_finished:
         echo(f"{run.path} is finished already: {rows.written} rows; nothing to do")
         return
-    own = manifest.model.request
-    if manifest.model.weights.startswith("random") and not (own.random_weights or own.head):
-        warn(
-            f"{manifest.model.request.spec} has random weights: classes and embeddings mean "
-            "nothing; give --checkpoint FILE or --pretrained"
-        )
-    if outcome.skipped_files:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
-        warn(f"other files were left out: {kinds}")
-    for note in outcome.source_notes:
-        warn(note)
-    if outcome.raised:
-        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.last_error}")
-    if outcome.passes > 1:
-        warn("nodes were lost; what they had not done was done by the others")
-    audit = manifest.precision_audit
-    if audit is not None and audit.cosine_min < 0.99:
-        warn(
-            f"{manifest.precision} moves embeddings (cosine to fp32 {audit.cosine_min:.3f} at "
-            "worst); --precision fp32 is slower and exact"
-        )
+    for text in warnings_of(outcome):
+        warn(text)
+    audit, model = manifest.precision_audit, manifest.model
     again = f", {outcome.resumed_rows} of them from before" if outcome.resumed_rows else ""
-    model = manifest.model
     echo(
         f"{run.path}: {rows.written} rows{again}, {rows.failed} with errors, in "
         f"{manifest.seconds:.1f} s ({(rows.written - outcome.resumed_rows) / manifest.seconds:.0f} "
@@ -198,8 +182,6 @@ def print_extracted(outcome: Outcome) -> None:
         echo(f"  {note}")
     for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         echo(f"  {failed} x {kind}")
-    if outcome.events_lost:
-        warn(outcome.events_lost)
 
 
 def _print_failed_videos(run: Run) -> None:
@@ -208,22 +190,3 @@ def _print_failed_videos(run: Run) -> None:
         echo(f"  {error}" + (f" (and {rows - 1} frames more)" if rows > 1 else ""))
     if len(failed) > _NAMED:
         echo(f"  and {len(failed) - _NAMED} videos more; filter the run's rows on 'error'")
-
-
-def show_progress(
-    bar: ProgressBar, executor: ExecutorChoice = "auto", address: str | None = None
-) -> Callable[[Progress], None]:
-    """Show what an extraction reports as stages of a progress bar, and where it runs."""
-    names = {
-        "waiting": "waiting whether an earlier session, which held the lease, is alive: second"
-    }
-
-    def show(progress: Progress) -> None:
-        note = f"{progress.failed} errors" if progress.failed else ""
-        if progress.stage == "starting":
-            note = executor_line(executor, address)
-        bar.update(
-            names.get(progress.stage, progress.stage), progress.done, progress.planned, note=note
-        )
-
-    return show

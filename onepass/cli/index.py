@@ -10,7 +10,6 @@ import typer
 from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import ExecutorOption, Json, echo, print_json, to_path, warn
-from onepass.cli.flags import with_flags
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -296,7 +295,7 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
 
 def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:
     if snapshot.manifest.warning:
-        warn(with_flags(snapshot.manifest.warning))
+        warn(snapshot.manifest.warning)
     show_index(snapshot, verified=False, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, local_path, print_json, to_path, warn
-from onepass.cli.extract import Out, print_extracted, show_progress
+from onepass.cli.extract import Out, print_extracted
 from pipelines.config import ExtractConfig
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def migrate(
     from migration.compare import compare_runs
     from migration.extract import extract_again
     from migration.report import Limits
+    from onepass.runs import report_to
     from pipelines.run import Run
 
     config = configure(ExtractConfig, source=str(run), from_run=True, **options)
@@ -83,7 +84,7 @@ def migrate(
     served = None if index is None else check_replaceable(index, old, out)
     with ProgressBar(resumes=True) as bar:
         outcome = extract_again(
-            config, out, report=show_progress(bar, config.executor, config.address)
+            config, out, report=report_to(bar.update, config.executor, config.address)
         )
     new = outcome.run
     if not as_json and not outcome.already_finished:

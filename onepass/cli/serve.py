@@ -12,7 +12,6 @@ import typer
 from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, print_json, to_path
-from onepass.cli.extract import show_progress
 
 app = typer.Typer()
 
@@ -104,9 +103,11 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """A real clip of eight fish: boxes, one pass, index, tracks, pictures."""
-    from onepass.demo import run_demo  # late: torch
+    # late: torch takes seconds
+    from onepass.demo import run_demo
+    from onepass.runs import report_to
 
     with ProgressBar(resumes=True) as bar:
-        report = run_demo(out, cache, log=echo, extraction=show_progress(bar))
+        report = run_demo(out, cache, log=echo, extraction=report_to(bar.update))
     if as_json:
         print_json(asdict(report))

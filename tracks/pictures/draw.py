@@ -69,7 +69,7 @@ def draw_run(
     missing: Counter[str] = Counter()
     for done, name in enumerate(sequences, start=1):
         with closing(RunImages(linked.run.root)) as images:
-            picture, is_blank = _draw_sequence(linked.of(name), name, images)
+            picture, is_blank = draw_sequence(linked.of(name), name, images)
         missing.update(images.missing)
         blank += is_blank
         file = out / f"{file_name_of[name]}.png"
@@ -79,7 +79,7 @@ def draw_run(
     return DrawSummary(files, dict(missing), blank)
 
 
-def _draw_sequence(linked: LinkedRun, name: str, images: RunImages) -> tuple[Image.Image, bool]:
+def draw_sequence(linked: LinkedRun, name: str, images: RunImages) -> tuple[Image.Image, bool]:
     """The picture, and whether its background is blank."""
     image, scale, blank = _background(linked, images)
     tracks, rows, names = linked.longest_first()

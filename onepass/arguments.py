@@ -1,0 +1,69 @@
+"""What the functions of the Python API share: reading arguments, progress and warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from common.errors import InputError, OnepassWarning
+from common.progress import ProgressBar
+from common.storage import to_path
+from pipelines.run import Run
+
+
+class Update(Protocol):
+    """``ProgressBar.update``, or a function that shows nothing."""
+
+    def __call__(self, stage: str, done: int, total: int, *, note: str = "") -> None: ...
+
+
+def read_path(name: str, value: Any) -> Path:
+    """A path that a user gave as text or ``Path``.
+
+    Args:
+        name: of the parameter, for messages.
+        value: what was given; may be a URI of an object store.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"`{name}={value!r}`: give a path, as text or Path")
+    return to_path(value)
+
+
+def read_run(name: str, value: Any) -> Run:
+    """A run that a user gave, opened or by its folder.
+
+    Args:
+        name: of the parameter, for messages.
+        value: what was given.
+
+    Raises:
+        InputError: it is neither.
+        RunError: there is no finished run in the folder.
+    """
+    if isinstance(value, Run):
+        return value
+    if not isinstance(value, str | Path) or not str(value):
+        raise InputError(f"`{name}={value!r}`: give a run, or the path of its folder")
+    return Run.open(to_path(value))
+
+
+@contextmanager
+def show_progress(shown: bool) -> Iterator[Update]:
+    """A bar in a terminal or a notebook while the block runs; with False, nothing."""
+    if shown:
+        with ProgressBar() as bar:
+            yield bar.update
+    else:
+        yield lambda stage, done, total, *, note="": None
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Issue an ``OnepassWarning`` for each, at the line of the user's call."""
+    for text in texts:
+        warnings.warn(text, OnepassWarning, stacklevel=3)

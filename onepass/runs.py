@@ -1,0 +1,144 @@
+"""Runs in Python: ``extract`` and ``open_run``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.executors import ExecutorChoice, executor_line
+from common.json_models import configure
+from onepass.arguments import Update, read_path, show_progress, warn
+from pipelines.config import ExtractConfig, Progress
+from pipelines.run import Run
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from onepass.options import ExtractOptions
+    from pipelines.extract import Outcome
+
+_LEAST_COSINE = 0.99  # of embeddings in half precision to exact ones; below, a warning
+
+
+def extract(
+    source: str | Path,
+    model: str,
+    out: str | Path,
+    *,
+    progress: bool = True,
+    **options: Unpack[ExtractOptions],
+) -> Run:
+    """Class and embedding of every image or box of a source, in one forward pass.
+
+    An image that cannot be read becomes a row with an ``error``, never a missing row. The same
+    call continues an unfinished run, and opens a finished one.
+
+    Args:
+        source: a folder of images or videos, a manifest (.parquet, .csv, .jsonl) with a column
+            ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
+        model: such as ``lite0``, ``timm:NAME``, ``torchvision:NAME``; see ``onepass models list``.
+        out: the run folder, on this machine or in an object store.
+        progress: show a bar.
+        options: fields of ``ExtractConfig``: the options of the command ``onepass extract``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: source, model or ``out`` do not fit; nothing was written.
+        StalledError: no row moved for ``stall_seconds``.
+        WorkError: the work failed; the same call continues it.
+
+    Example:
+        >>> run = onepass.extract("photos", model="tiny", out="runs/first", progress=False)
+        >>> len(run)
+        12
+    """
+    config = configure(ExtractConfig, source=source, model=model, **options)
+    folder = read_path("out", out)
+    with show_progress(progress) as update:
+        outcome = run_extraction(config, folder, report_to(update, config.executor, config.address))
+    warn([*warnings_of(outcome), *_failures(outcome.run)])
+    return Run(folder, outcome.run.manifest)  # by the path that was given
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a finished run.
+
+    Args:
+        path: its folder, on this machine or in an object store.
+
+    Raises:
+        RunError: there is none, or it is unfinished.
+
+    Example:
+        >>> onepass.open_run("runs/first")
+        Run('runs/first': 12 rows, 0 with errors, tiny, 32-d embeddings)
+    """
+    return Run.open(read_path("path", path))
+
+
+def run_extraction(config: ExtractConfig, out: Path, report: Callable[[Progress], None]) -> Outcome:
+    """``pipelines.extract.extract``, imported now: it needs torch."""
+    from pipelines.extract import extract as extract_source  # late: torch takes seconds
+
+    return extract_source(config, out, report=report)
+
+
+def report_to(
+    update: Update, executor: ExecutorChoice = "auto", address: str | None = None
+) -> Callable[[Progress], None]:
+    """Show what an extraction reports as stages of a progress bar.
+
+    Args:
+        update: of the bar.
+        executor, address: as the extraction has them, to say where it runs.
+    """
+    names = {
+        "waiting": "waiting whether an earlier session, which held the lease, is alive: second"
+    }
+
+    def report(progress: Progress) -> None:
+        note = f"{progress.failed} errors" if progress.failed else ""
+        if progress.stage == "starting":
+            note = executor_line(executor, address)
+        stage = names.get(progress.stage, progress.stage)
+        update(stage, progress.done, progress.planned, note=note)
+
+    return report
+
+
+def warnings_of(outcome: Outcome) -> Iterator[str]:
+    """What to know of a run that was extracted now."""
+    manifest, asked = outcome.run.manifest, outcome.run.manifest.model.request
+    if outcome.already_finished:
+        return
+    if manifest.model.weights.startswith("random") and not (asked.random_weights or asked.head):
+        yield (
+            f"{asked.spec} has random weights: classes and embeddings mean nothing; give "
+            "`checkpoint` or `pretrained=True`"
+        )
+    if outcome.skipped_files:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
+        yield f"other files were left out: {kinds}"
+    yield from outcome.source_notes
+    if outcome.raised:
+        yield f"{outcome.raised} times a block was tried again after an error: {outcome.last_error}"
+    if outcome.passes > 1:
+        yield "nodes were lost; what they had not done was done by the others"
+    audit = manifest.precision_audit
+    if audit is not None and audit.cosine_min < _LEAST_COSINE:
+        yield (
+            f"{manifest.precision} moves embeddings (cosine to fp32 {audit.cosine_min:.3f} at "
+            "worst); `precision='fp32'` is slower and exact"
+        )
+    if outcome.events_lost:
+        yield outcome.events_lost
+
+
+def _failures(run: Run) -> Iterator[str]:
+    rows = run.manifest.rows
+    if rows.failed:
+        kinds = "; ".join(f"{count} x {kind}" for kind, count in run.manifest.errors.items())
+        yield f"{rows.failed} of {rows.written} rows have an error, in column 'error': {kinds}"

@@ -1,0 +1,447 @@
+"""Indexes in Python: ``build_index``, ``open_index``, and what they return."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.executors import ExecutorChoice
+from common.errors import InputError
+from index.build import update, version, versions
+from index.metrics import Metric
+from index.search.filters import Filter
+from index.search.snapshot import Hits as Rows
+from index.search.snapshot import Snapshot
+from index.storage.layout import SnapshotManifest
+from onepass.arguments import read_path, read_run, show_progress, warn
+from pipelines.detections import BOX
+from pipelines.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Image = str | Path | bytes
+
+
+def build_index(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    out: str | Path,
+    *,
+    metric: Metric = "cosine",
+    factory: str = "auto",
+    recall: float = 0.95,
+    shards: int = 1,
+    memory_bytes: int | None = None,
+    executor: ExecutorChoice = "auto",
+    address: str | None = None,
+    candidate: bool = False,
+    progress: bool = True,
+) -> Index:
+    """Build a new version of an index from finished runs, and serve it.
+
+    Recall is measured on held-out queries while building.
+
+    Args:
+        runs: one run or several of the same model, opened or by their folders.
+        out: the index folder; a new version is added to it.
+        metric: between L1-normalised embeddings: ``cosine``, inner product ``ip``, ``l1``, ``l2``.
+        factory: ``auto``, or a FAISS factory string such as ``PCA256,IVF1024,SQ8``.
+        recall: recall@10 to tune the search for, above 0 and up to 1.
+        shards: parts that a service on Ray searches in parallel.
+        memory_bytes: memory that one process may use; None: half of the machine's.
+        executor: where to work.
+        address: of a Ray cluster to work on.
+        candidate: keep serving the current version; ``Index.promote`` serves this one, which may
+            be of another model.
+        progress: show a bar.
+
+    Returns:
+        The new version, open.
+
+    Raises:
+        InputError: an argument is wrong, or the runs do not fit each other or the index.
+        WorkError: the disk refused; the index serves what it served before.
+
+    Example:
+        >>> index = onepass.build_index("runs/first", "photos.index", progress=False)
+        >>> index
+        Index('photos.index', v0001: 12 vectors of 32, cosine, tiny)
+    """
+    folders = [run.path for run in _runs(runs)]
+    with show_progress(progress) as report:
+        snapshot = version.build_index(
+            folders,
+            read_path("out", out),
+            metric=metric,
+            factory=factory,
+            recall=recall,
+            shards=shards,
+            memory_bytes=memory_bytes,
+            executor=executor,
+            address=address,
+            beside=candidate,
+            progress=lambda done, total: report("index", done, total),
+        )
+    if snapshot.manifest.warning:
+        warn([snapshot.manifest.warning])
+    return Index(snapshot)
+
+
+def open_index(path: str | Path, version: str | None = None) -> Index:
+    """Open an index for searching.
+
+    Args:
+        path: its folder, on this machine or in an object store.
+        version: name of a version, as ``v0001``; None: the one that is served.
+
+    Raises:
+        InputError: there is no index, or no such version.
+
+    Example:
+        >>> index = onepass.open_index("photos.index")
+        >>> len(index)
+        12
+    """
+    return Index(Snapshot.open(read_path("path", path), version))
+
+
+class Index:
+    """One version of an index, open for searching; it never changes.
+
+    Attributes:
+        snapshot: the version's files, for more than searching.
+
+    Example:
+        >>> index = onepass.open_index("photos.index")
+        >>> hits = index.search_images("photos/night0/0.jpg", k=3)
+        >>> hits.ids.shape, hits.scores.dtype
+        ((3,), dtype('float32'))
+        >>> hits.to_pandas()["image"][0]
+        'night0/0.jpg'
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        return (
+            f"Index({str(self.path)!r}, {self.version}: {manifest.rows:,} vectors of "
+            f"{manifest.dim}, {manifest.metric}, {manifest.model.request.spec})"
+        )
+
+    @property
+    def path(self) -> Path:
+        """The index folder."""
+        return self.snapshot.path.parent
+
+    @property
+    def version(self) -> str:
+        """Name of the version that is open."""
+        return self.manifest.version
+
+    @property
+    def manifest(self) -> SnapshotManifest:
+        """Runs, model, options, and the recall measured."""
+        return self.snapshot.manifest
+
+    @property
+    def versions(self) -> list[str]:
+        """Names of all versions in the folder, oldest first."""
+        return [entry.manifest.version for entry in versions.history(self.path)]
+
+    def search(
+        self,
+        vectors: npt.ArrayLike,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        ids: Iterable[str] | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the k nearest detections of each vector.
+
+        Args:
+            vectors: ``[N, D]``, or ``[D]`` for one query: raw embeddings of the index's model.
+            k: neighbours of each; fewer where fewer rows match.
+            where: SQL condition on the columns of a row, as ``"label = 'moth' AND score > 0.5"``.
+            ids: only these detections.
+            exact: compare with every vector instead of using the approximate index.
+
+        Returns:
+            Ids and scores ``[N, k]``, or ``[k]`` for one query, nearest first.
+
+        Raises:
+            InputError: ``vectors`` do not fit the index, or ``k``, ``where`` or ``ids`` is wrong.
+
+        Example:
+            >>> run, index = onepass.open_run("runs/first"), onepass.open_index("photos.index")
+            >>> index.search(run.embeddings(), k=2).ids.shape
+            (12, 2)
+        """
+        queries = _numbers(vectors)
+        rows = self.snapshot.search(
+            np.atleast_2d(queries), _count(k), filter=_filter(where, ids), exact=exact
+        )
+        return Hits(self, rows, single=queries.ndim == 1)
+
+    def search_images(
+        self,
+        images: Image | Sequence[Image],
+        k: int = 10,
+        *,
+        where: str | None = None,
+        ids: Iterable[str] | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the k nearest detections of each image, embedded now with the index's model.
+
+        Args:
+            images: a file or its bytes, or several of them.
+            k: neighbours of each; fewer where fewer rows match.
+            where: SQL condition on the columns of a row.
+            ids: only these detections.
+            exact: compare with every vector instead of using the approximate index.
+
+        Returns:
+            Ids and scores ``[N, k]``, or ``[k]`` for one image, nearest first.
+
+        Raises:
+            InputError: an image cannot be read, or as for ``search``.
+            ModelError: the model cannot be loaded here.
+        """
+        single = isinstance(images, str | Path | bytes)
+        several = [images] if isinstance(images, str | Path | bytes) else images
+        if not isinstance(several, Sequence) or not several:
+            raise InputError(f"`images={images!r}`: give a file, its bytes, or a list of them")
+        vectors = np.stack([self._embed(image) for image in several])
+        return self.search(vectors[0] if single else vectors, k, where=where, ids=ids, exact=exact)
+
+    def neighbors(
+        self,
+        detection_id: str,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        ids: Iterable[str] | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """Find the k detections nearest to one of the index, which is not among them.
+
+        Args:
+            detection_id: the query.
+            k: neighbours; fewer where fewer rows match.
+            where: SQL condition on the columns of a row.
+            ids: only these detections.
+            exact: compare with every vector instead of using the approximate index.
+
+        Returns:
+            Ids and scores ``[k]``, nearest first.
+
+        Raises:
+            InputError: there is no such detection, or as for ``search``.
+        """
+        if not isinstance(detection_id, str):
+            raise InputError(f"`detection_id={detection_id!r}`: give a text")
+        rows = self.snapshot.neighbours(
+            detection_id, _count(k), filter=_filter(where, ids), exact=exact
+        )
+        return Hits(self, rows, single=True)
+
+    def add(self, runs: Run | str | Path | Sequence[Run | str | Path]) -> Index:
+        """Publish a version that also holds the rows of more runs of the same model.
+
+        Args:
+            runs: one or several, opened or by their folders.
+
+        Returns:
+            The new version, open; this one stays as it is.
+
+        Raises:
+            InputError: a run does not fit, or a detection is there already.
+        """
+        return Index(update.add_runs(self.path, [run.path for run in _runs(runs)]))
+
+    def delete(self, where: str | None = None, *, ids: Iterable[str] | None = None) -> Index:
+        """Publish a version without the rows that match.
+
+        Args:
+            where: SQL condition on the columns of a row.
+            ids: detections.
+
+        Returns:
+            The new version, open; this one stays as it is.
+
+        Raises:
+            InputError: neither is given, or ``where`` is not a condition.
+        """
+        if where is None and ids is None:
+            raise InputError("give `where`, `ids`, or both: which rows to delete")
+        return Index(update.delete_rows(self.path, _filter(where, ids))[0])
+
+    def promote(self, version: str) -> Index:
+        """Serve another version of this folder from now on, once its files are verified.
+
+        Args:
+            version: its name, as ``versions`` lists it.
+
+        Returns:
+            That version, open.
+
+        Raises:
+            InputError: there is no such version.
+            VerifyError: one of its files is damaged; the served version stays.
+        """
+        return Index(versions.promote(self.path, version))
+
+    def rollback(self) -> Index:
+        """Serve the version before the one that is served now.
+
+        Returns:
+            That version, open.
+
+        Raises:
+            InputError: there is none.
+        """
+        return Index(versions.rollback(self.path))
+
+    def verify(self) -> int:
+        """Check the sha256 of every file.
+
+        Returns:
+            The number of rows that a search can return.
+
+        Raises:
+            VerifyError: a file is damaged or missing.
+        """
+        return self.snapshot.verify()
+
+    @cached_property
+    def _embedder(self) -> Any:
+        from pipelines.engines.embed import Embedder  # late: torch takes seconds
+
+        return Embedder.load(self.manifest.model)
+
+    def _embed(self, image: Image) -> npt.NDArray[np.float32]:
+        from pipelines.images.pixels import ImageError, read  # late: torch takes seconds
+
+        try:
+            data = image if isinstance(image, bytes) else read(read_path("images", image))
+            vector: npt.NDArray[np.float32] = self._embedder.embed_bytes(data).embedding
+        except ImageError as error:
+            name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
+            raise InputError(f"`images`: {name}: {error}") from None
+        return vector
+
+
+@dataclass(frozen=True, repr=False)
+class Hits:
+    """The nearest detections of each query, nearest first.
+
+    Attributes:
+        index: that was searched.
+        rows: their row numbers and scores, ``[N, k]``.
+        single: whether one query was given: ids and scores are ``[k]`` then, else ``[N, k]``.
+    """
+
+    index: Index
+    rows: Rows
+    single: bool
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """In the unit of the metric: a similarity for ``cosine`` and ``ip``, else a distance."""
+        return self.rows.scores[0] if self.single else self.rows.scores
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.object_]:
+        """Detection ids, in the shape of ``scores``."""
+        names = self.index.snapshot.columns(self.rows.rows.ravel(), ["detection_id"])
+        return np.array(names["detection_id"], object).reshape(self.scores.shape)
+
+    def __len__(self) -> int:
+        """Number of hits of one query."""
+        return int(self.rows.rows.shape[1])
+
+    def __repr__(self) -> str:
+        queries = "" if self.single else f" for each of {len(self.rows.rows)} queries"
+        nearest = f"; {self.ids[0]} at {self.scores[0]:.3f}" if self.single and len(self) else ""
+        return f"Hits({len(self)} nearest{queries}{nearest})"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas().to_html(max_rows=20))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict per hit, of values that can be written as JSON.
+
+        Returns:
+            With ``query`` (its number, where there are several), ``rank`` (from 1),
+            ``detection_id``, ``score`` (of the metric), ``label``, ``label_index``,
+            ``label_score``, ``image``, ``box`` (pixels), ``sequence``, ``frame``, ``timestamp``.
+        """
+        described = self.index.snapshot.describe
+        if self.single:
+            return described(self.rows)
+        return [
+            {"query": query, **hit}
+            for query in range(len(self.rows.rows))
+            for hit in described(self.rows.of(query))
+        ]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per hit, with the columns of ``to_dicts``; ``x1 y1 x2 y2`` in place of the box."""
+        import pandas as pd  # late: half a second
+
+        hits = self.to_dicts()
+        for hit in hits:
+            hit |= dict(zip(BOX, hit.pop("box") or [np.nan] * len(BOX), strict=True))
+        frame = pd.DataFrame(hits)
+        if hits:
+            frame["timestamp"] = pd.to_datetime(frame["timestamp"])
+        return frame
+
+
+def _runs(given: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:
+    several = [given] if isinstance(given, Run | str | Path) else given
+    if not isinstance(several, Sequence) or not several:
+        raise InputError(f"`runs={given!r}`: give a run, its folder, or a list of them")
+    return [read_run("runs", run) for run in several]
+
+
+def _numbers(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    try:
+        values = np.asarray(vectors)
+        kind, shape = values.dtype.kind, values.shape
+    except ValueError:  # rows of several lengths
+        kind, shape = "O", ()
+    if kind not in "fiu" or len(shape) not in (1, 2):
+        raise InputError(
+            f"`vectors`: give numbers [N, D], or [D] for one query, not {type(vectors).__name__} "
+            f"of shape {shape}"
+        )
+    return values.astype(np.float32, copy=False)
+
+
+def _count(k: Any) -> int:
+    try:
+        return int(operator.index(k))  # whole numbers of NumPy too
+    except TypeError:
+        raise InputError(f"`k={k!r}`: give a whole number") from None
+
+
+def _filter(where: str | None, ids: Iterable[str] | None) -> Filter:
+    if where is not None and not isinstance(where, str):
+        raise InputError(f"`where={where!r}`: give a text, as \"label = 'moth'\"")
+    if isinstance(ids, str):
+        raise InputError(f"`ids={ids!r}`: give a list of detection ids")
+    return Filter(where, None if ids is None else frozenset(ids))

@@ -1,0 +1,177 @@
+"""The Python API gives the answers of the parts below it, and says what is wrong with a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import onepass
+from tests.helpers.pictures import drawn
+
+COUNT = 12
+
+
+class World(NamedTuple):
+    photos: Path
+    run: onepass.Run
+    index: onepass.Index
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("api")
+    photos = folder / "photos"
+    for number in range(COUNT):
+        file = photos / f"night{number // 6}" / f"{number % 6}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        drawn(number, width=64, height=48).save(file)
+    run = onepass.extract(photos, "tiny", folder / "run", progress=False)
+    return World(photos, run, onepass.build_index(run, folder / "photos.index", progress=False))
+
+
+def _cosine(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, rows)]
+    return np.asarray(unit[0] @ unit[1].T)
+
+
+def test_search_finds_what_comparing_with_every_vector_finds(world: World) -> None:
+    vectors = world.run.embeddings()
+    ids = world.run.to_pandas(["detection_id"])["detection_id"].to_numpy()
+    hits = world.index.search(vectors, k=3)
+    scores = _cosine(vectors, vectors)
+    nearest = np.argsort(-scores, axis=1)[:, :3]
+    assert (hits.ids == ids[nearest]).all()
+    assert np.allclose(hits.scores, np.take_along_axis(scores, nearest, 1), atol=1e-5)
+
+
+def test_one_query_has_one_dimension(world: World) -> None:
+    vectors = world.run.embeddings()
+    one, all_ = world.index.search(vectors[4], k=3), world.index.search(vectors, k=3)
+    assert one.ids.shape == one.scores.shape == (3,)
+    assert (one.ids == all_.ids[4]).all()
+    assert len(one) == len(all_) == 3
+
+
+def test_an_image_is_its_own_nearest(world: World) -> None:
+    files = [world.photos / "night0" / "0.jpg", world.photos / "night1" / "5.jpg"]
+    hits = world.index.search_images(files, k=2)
+    table = hits.to_pandas()
+    assert table[table["rank"] == 1]["image"].tolist() == ["night0/0.jpg", "night1/5.jpg"]
+    by_bytes = world.index.search_images(files[0].read_bytes(), k=2)
+    assert (by_bytes.ids == hits.ids[0]).all()
+
+
+def test_neighbors_leave_the_query_out_and_conditions_select(world: World) -> None:
+    first = world.run.to_pandas(["detection_id"])["detection_id"][0]
+    hits = world.index.neighbors(first, k=COUNT, where="sequence = 'night0'")
+    assert first not in hits.ids
+    assert hits.to_pandas()["sequence"].unique().tolist() == ["night0"]
+    assert len(hits) == 5
+    only = world.index.neighbors(first, k=COUNT, ids=hits.ids[:2])
+    assert set(only.ids) == set(hits.ids[:2])
+
+
+def test_a_finished_run_is_opened_not_extracted_again(world: World) -> None:
+    again = onepass.extract(world.photos, "tiny", world.run.path, progress=False)
+    assert again.manifest == world.run.manifest
+
+
+def test_rows_with_an_error_are_a_warning(tmp_path: Path) -> None:
+    drawn(1, width=64, height=48).save(tmp_path / "good.jpg")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    with pytest.warns(onepass.OnepassWarning, match="1 of 2 rows"):
+        run = onepass.extract(tmp_path, "tiny", tmp_path.parent / "with-errors", progress=False)
+    assert run.to_pandas(["error"])["error"].notna().sum() == 1
+
+
+def test_tracks_are_those_stored_with_the_run(world: World) -> None:
+    tracks = onepass.link(world.run, max_cost=4.0, max_gap_frames=3, progress=False)
+    table = tracks.to_pandas()
+    assert table["track_id"].nunique() == len(tracks) == tracks.summary.tracks
+    assert set(table["detection_id"]) == set(world.run.to_pandas(["detection_id"])["detection_id"])
+    assert tracks.manifest.options == onepass.LinkOptions(max_cost=4.0, max_gap_frames=3)
+    picture = onepass.open_tracks(world.run.path).draw("night0")
+    assert max(picture.size) == 1600
+    with pytest.raises(onepass.InputError, match="night0, night1"):
+        tracks.draw()
+
+
+def test_versions_of_an_index(world: World, tmp_path: Path) -> None:
+    index = onepass.build_index([world.run], tmp_path / "own.index", progress=False)
+    smaller = index.delete("sequence = 'night0'")
+    assert (len(index), len(smaller)) == (COUNT, 6)
+    assert smaller.versions == [index.version, smaller.version]
+    back = smaller.rollback()
+    assert back.version == index.version == onepass.open_index(index.path).version
+    assert index.promote(smaller.version).verify() == 6
+
+
+def test_a_migration_is_judged(world: World, tmp_path: Path) -> None:
+    index = onepass.build_index(world.run, tmp_path / "own.index", progress=False)
+    migration = onepass.migrate(
+        world.run,
+        "tiny",
+        tmp_path / "new",
+        resize="pad",
+        index=index.path,
+        min_label_agreement=0,
+        min_overlap=0,
+        max_changed_links=1,
+        progress=False,
+    )
+    assert migration.passed
+    assert migration.report.counts.rows == COUNT
+    assert onepass.open_index(index.path).version == migration.version
+    ids = [
+        run.to_pandas(["detection_id"])["detection_id"].tolist()
+        for run in (world.run, migration.run)
+    ]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "parameter"),
+    [
+        (lambda w: onepass.extract(3, "tiny", "out"), "source"),
+        (lambda w: onepass.extract(w.photos, 4, "out"), "model"),
+        (lambda w: onepass.extract(w.photos, "tiny", 5), "out"),
+        (lambda w: onepass.extract(w.photos, "tiny", "out", top_k="many"), "top_k"),
+        (lambda w: onepass.extract(w.photos, "tiny", "out", batchrows=3), "batchrows"),
+        (lambda w: onepass.open_run(None), "path"),
+        (lambda w: onepass.build_index([], "x.index"), "runs"),
+        (lambda w: onepass.build_index(w.run, 3), "out"),
+        (lambda w: onepass.build_index(w.run, "x.index", metric="z"), "metric"),
+        (lambda w: onepass.open_index(3), "path"),
+        (lambda w: w.index.search("words"), "vectors"),
+        (lambda w: w.index.search([[1, 2], [3]]), "vectors"),
+        (lambda w: w.index.search(np.ones(32), k="5"), "k"),
+        (lambda w: w.index.search(np.ones(32), k=0), "k"),
+        (lambda w: w.index.search(np.ones(32), where=3), "where"),
+        (lambda w: w.index.search(np.ones(32), ids="one"), "ids"),
+        (lambda w: w.index.search_images("missing.jpg"), "images"),
+        (lambda w: w.index.search_images([]), "images"),
+        (lambda w: w.index.neighbors(3), "detection_id"),
+        (lambda w: w.index.delete(), "where"),
+        (lambda w: w.run.to_pandas("image"), "columns"),
+        (lambda w: onepass.link(42), "run"),
+        (lambda w: onepass.link(w.run, max_gap=3), "max_gap"),
+        (lambda w: onepass.link(w.run, preset="x"), "preset"),
+        (lambda w: onepass.migrate(w.run, "tiny", "out", min_overlap="x"), "min_overlap"),
+    ],
+)
+def test_a_wrong_call_names_its_parameter(
+    call: Callable[[World], Any], parameter: str, world: World
+) -> None:
+    with pytest.raises(onepass.InputError, match=rf"`{parameter}\b"):
+        call(world)
+
+
+def test_progress_is_shown_unless_it_is_not_wanted(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onepass.build_index(world.run, tmp_path / "own.index", progress=False)
+    assert capsys.readouterr() == ("", "")
