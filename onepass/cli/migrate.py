@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.errors import InputError
 from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
@@ -16,9 +15,7 @@ from onepass.cli.extract import Out, print_extracted
 from pipelines.config import ExtractConfig
 
 if TYPE_CHECKING:
-    from index.storage.layout import SnapshotManifest
     from migration.report import MigrationReport
-    from pipelines.run import Run
 
 app = typer.Typer()
 
@@ -71,83 +68,48 @@ def migrate(
     Example: onepass migrate runs/first --model lite1 --out runs/second --index photos.index
     """
     # late: torch and FAISS take seconds
-    from index.build.versions import promote
-    from migration.beside import build_candidate, check_replaceable
-    from migration.compare import compare_runs
-    from migration.extract import extract_again
+    from migration.migrate import run_migration
     from migration.report import Limits
     from onepass.runs import report_to
-    from pipelines.run import Run
 
     config = configure(ExtractConfig, source=str(run), from_run=True, **options)
-    old = Run.open(run)
-    served = None if index is None else check_replaceable(index, old, out)
     with ProgressBar(resumes=True) as bar:
-        outcome = extract_again(
-            config, out, report=report_to(bar.update, config.executor, config.address)
-        )
-    new = outcome.run
-    if not as_json and not outcome.already_finished:
-        print_extracted(outcome)
-    with ProgressBar(resumes=True) as bar:
-        report = compare_runs(
-            old,
-            new,
+        done = run_migration(
+            config,
+            out,
+            index=index,
             limits=Limits(
                 min_label_agreement=min_label_agreement,
                 min_overlap=min_overlap,
                 max_new_failures=max_new_failures,
                 max_changed_links=max_changed_links,
             ),
-            metric=served.metric if served else "cosine",
             queries=queries,
+            report=report_to(bar.update, config.executor, config.address),
             progress=bar.update,
         )
-    page = _write_page(report, new)
-    candidate: SnapshotManifest | None = None
-    passed = report.verdict.passed
-    if index is not None:
-        with ProgressBar(resumes=True) as bar:
-            candidate = build_candidate(
-                index, old, new, executor=config.executor, progress=bar.callback("index")
-            )
-        if passed:
-            promote(index, candidate.version)
+    report = done.report
     if as_json:
-        built = candidate and {
+        built = done.version and {
             "index": str(index),
-            "version": candidate.version,
-            "promoted": passed,
+            "version": done.version,
+            "promoted": done.passed,
         }
         print_json({**report.model_dump(mode="json"), "index": built})
     else:
+        if not done.outcome.already_finished:
+            print_extracted(done.outcome)
         _print_report(report)
-        echo(f"report: {page or new.path / 'migration' / 'report.json'}")
-        if candidate is not None:
-            _print_index(index, candidate, promoted=passed)
-    if not passed:
+        if done.page_missing:
+            warn(done.page_missing)
+        echo(f"report: {done.page or done.run.path / 'migration' / 'report.json'}")
+        if done.version is not None:
+            _print_index(index, done.version, promoted=done.passed)
+    if not done.passed:
         for check in report.verdict.limits:
             if check.outcome == "missed":
                 typer.echo(f"missed: {check.says}", err=True)
         raise typer.Exit(_EXIT_MISSED)
-
-
-def _write_page(report: MigrationReport, new: Run) -> Path | None:
-    """Write the page; None, with a warning, where Matplotlib is not installed."""
-    # late: as above
-    from common.json_models import write_atomic
-    from migration.compare import page_path
-    from migration.page import render
-
-    page = page_path(new.path)
-    try:
-        text = render(report)
-    except InputError as error:
-        page.unlink(missing_ok=True)  # of an earlier report
-        warn(str(error))
-        return None
-    write_atomic(page, text.encode())
-    return page
 
 
 def _print_report(report: MigrationReport) -> None:
@@ -180,8 +142,7 @@ def _print_report(report: MigrationReport) -> None:
     echo(f"verdict: {'passed' if report.verdict.passed else 'missed'}")
 
 
-def _print_index(index: Path | None, candidate: SnapshotManifest, *, promoted: bool) -> None:
-    version = candidate.version
+def _print_index(index: Path | None, version: str, *, promoted: bool) -> None:
     if promoted:
         echo(f"{index} serves {version} now; back: onepass index rollback {index}")
         return
