@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from upath import UPath
+
 from common.errors import InputError, OnepassWarning
 from common.progress import ProgressBar
 from common.storage import to_path
 from pipelines.run import Run
+
+PATH = str | Path | UPath
 
 
 class Update(Protocol):
@@ -30,9 +34,9 @@ def read_path(name: str, value: Any) -> Path:
     Raises:
         InputError: it is neither.
     """
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, PATH) or not str(value):
         raise InputError(f"`{name}={value!r}`: give a path, as text or Path")
-    return to_path(value)
+    return to_path(str(value))
 
 
 def read_run(name: str, value: Any) -> Run:
@@ -48,9 +52,9 @@ def read_run(name: str, value: Any) -> Run:
     """
     if isinstance(value, Run):
         return value
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, PATH) or not str(value):
         raise InputError(f"`{name}={value!r}`: give a run, or the path of its folder")
-    return Run.open(to_path(value))
+    return Run.open(to_path(str(value)))
 
 
 @contextmanager

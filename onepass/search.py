@@ -20,7 +20,7 @@ from index.search.filters import Filter
 from index.search.snapshot import Hits as Rows
 from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
-from onepass.arguments import read_path, read_run, show_progress, warn
+from onepass.arguments import PATH, read_path, read_run, show_progress, warn
 from pipelines.detections import BOX
 from pipelines.run import Run
 
@@ -220,8 +220,8 @@ class Index:
             InputError: an image cannot be read, or as for ``search``.
             ModelError: the model cannot be loaded here.
         """
-        single = isinstance(images, str | Path | bytes)
-        several = [images] if isinstance(images, str | Path | bytes) else images
+        single = isinstance(images, PATH | bytes)
+        several = [images] if isinstance(images, PATH | bytes) else images
         if not isinstance(several, Sequence) or not several:
             raise InputError(f"`images={images!r}`: give a file, its bytes, or a list of them")
         vectors = np.stack([self._embed(image) for image in several])
@@ -412,7 +412,7 @@ class Hits:
 
 
 def _runs(given: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:
-    several = [given] if isinstance(given, Run | str | Path) else given
+    several = [given] if isinstance(given, Run | PATH) else given
     if not isinstance(several, Sequence) or not several:
         raise InputError(f"`runs={given!r}`: give a run, its folder, or a list of them")
     return [read_run("runs", run) for run in several]

@@ -9,9 +9,6 @@ import typer
 
 from common.json_models import configure
 from common.progress import ProgressBar
-from onepass.cli import clips as clips_cli
-from onepass.cli import models as models_cli
-from onepass.cli import probe as probe_cli
 from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, print_json, to_path, warn
 from pipelines.config import ExtractConfig
@@ -30,9 +27,6 @@ Out = Annotated[
 ]
 
 app = typer.Typer()
-app.add_typer(clips_cli.app)
-app.add_typer(probe_cli.app, name="probe")
-app.add_typer(models_cli.app, name="models")
 
 
 @app.command()

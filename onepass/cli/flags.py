@@ -8,6 +8,8 @@ _OTHER_NAMES = {
     "kind": "--source",
     "k": "-k",
     "detection_id": "--id",
+    "images": "--image",
+    "vectors": "--vector",
     "learning_rate": "--lr",
     "memory_bytes": "--memory",
 }

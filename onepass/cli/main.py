@@ -12,32 +12,55 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
-from common.errors import LeaseLostError, OnepassError, StalledError, StoppedError
-from onepass.cli import extract, query, serve, submit
+from common.errors import InputError, LeaseLostError, OnepassError, StalledError, StoppedError
+from onepass.cli import (
+    clips,
+    database,
+    extract,
+    index,
+    inspect,
+    link,
+    migrate,
+    models,
+    probe,
+    query,
+    serve,
+    submit,
+    tracks,
+)
 from onepass.cli.flags import with_flags
 
-ORDER = (
-    *("extract", "inspect", "query", "link", "migrate", "clips", "serve", "submit", "demo"),
-    *("probe", "models", "index", "tracks", "database"),
-)
+PANELS = {
+    "From images to answers": ("demo", "extract", "index", "query", "serve"),
+    "From a run": ("inspect", "link", "tracks", "clips", "probe", "migrate"),
+    "Models, databases, clusters": ("models", "database", "submit"),
+}
 
 
-class _OrderedGroup(TyperGroup):
-    """Lists the commands in the order of ``ORDER``, whichever module they are from."""
+class _InPanels(TyperGroup):
+    """Lists the commands as ``PANELS`` has them, whichever module they are from."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(self.commands, key=ORDER.index)
+        return [name for names in PANELS.values() for name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        for panel, names in PANELS.items():
+            if cmd_name in names:
+                command.rich_help_panel = panel
+        return command
 
 
 app = typer.Typer(
     name="onepass",
-    cls=_OrderedGroup,
+    cls=_InPanels,
     help="Read every image once, run the network once, keep class and embedding.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     epilog="Start with 'onepass demo'. Exit codes: 0 done, 1 failed work, 2 bad input.",
 )
 
@@ -45,20 +68,36 @@ app = typer.Typer(
 @app.callback()
 def options(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option(help="Show tracebacks instead of one line.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     context.ensure_object(dict)["debug"] = debug
 
 
-for group in (extract, query, serve, submit):
-    app.add_typer(group.app)
+for single in (extract, inspect, query, link, migrate, clips, serve, submit):
+    app.add_typer(single.app)
+for name, group in {
+    "index": index,
+    "tracks": tracks,
+    "probe": probe,
+    "models": models,
+    "database": database,
+}.items():
+    app.add_typer(group.app, name=name)
 
 
 def main() -> None:
     """Run the command line; deliberate errors become one line and their exit code."""
     flags: dict[str, bool] = {}  # filled in by ``options``; empty if parsing failed before it
     try:
-        app(obj=flags)
+        # Not standalone: Typer would draw a box around an error, which scripts and logs do not want.
+        sys.exit(app(obj=flags, standalone_mode=False) or 0)
+    except (
+        TyperException
+    ) as error:  # what was typed cannot be parsed; without a word, help was shown
+        if message := error.format_message():
+            command = getattr(getattr(error, "ctx", None), "command_path", "onepass")
+            typer.echo(f"error: {message.rstrip('.')}; see '{command} --help'", err=True)
+        sys.exit(InputError.exit_code)
     except OnepassError as error:
         if flags.get("debug"):
             raise

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from onepass.cli.query import inspect
+from onepass.cli.inspect import inspect
 from pipelines.engines.engine import Engine
 from pipelines.extract import Outcome
 from pipelines.images.pixels import decode, read, resize

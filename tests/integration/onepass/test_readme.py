@@ -217,7 +217,7 @@ def test_every_command_and_target_named_in_the_readme_exists() -> None:
         [sys.executable, "-m", "onepass", "--help"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     for name in set(re.findall(r"onepass ([a-z]+) ", text)) - {"turns"}:
-        assert f"  {name} " in known, name
+        assert f" {name} " in known, name
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
