@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import WorkError
 from common.json_models import sha256_file, write_atomic
 from index.metrics import Metric
+from migration.align import Rows, align_runs
 from migration.costs import run_cost
 from migration.labels import compare_labels
 from migration.links import compare_links, has_tracks
@@ -23,7 +24,6 @@ from migration.report import (
     NewFailure,
     Threshold,
 )
-from migration.rows import Rows, align_runs
 from migration.spaces import Spaces, compare_spaces
 from migration.verdict import judge
 from pipelines.run import Run

@@ -7,8 +7,8 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from migration.align import Rows
 from migration.report import Change, ClassKept, Labels
-from migration.rows import Rows
 
 _NAMED = 3  # classes that a reason lists
 

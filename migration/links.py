@@ -21,15 +21,15 @@ import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.json_models import read_json
+from migration.align import Bools, Rows
 from migration.report import Histogram, LinksChanged, Separation, Threshold
-from migration.rows import Bools, Rows
 from migration.spaces import SEED, histogram
 from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame
 from tracks.association.options import LinkOptions
+from tracks.geometry import read_geometry
 from tracks.link import link_run
-from tracks.sequences import read_plan
-from tracks.sizes import geometry
+from tracks.plan import read_plan
 from tracks.store import LinkSummary, TracksManifest, read_tracks
 
 Floats = npt.NDArray[np.float64]
@@ -266,7 +266,7 @@ def _sequences(plan: pa.Table) -> list[tuple[int, int]]:
 def _boxes_and_diagonals(rows: Rows, plan: pa.Table) -> tuple[Floats, Floats]:
     """Boxes ``[R, 4]`` and diagonals ``[R]`` of the rows of ``plan``."""
     geometries = [
-        geometry(rows.run, plan.slice(start, stop - start)) for start, stop in _sequences(plan)
+        read_geometry(rows.run, plan.slice(start, stop - start)) for start, stop in _sequences(plan)
     ]
     return (
         np.concatenate([sequence.boxes for sequence in geometries]),

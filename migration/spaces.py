@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from index.metrics import Metric, prepare
 from index.search.recall import ExactKnn
+from migration.align import Bools, Ints, Rows
 from migration.report import Drift, Histogram, Neighbours
-from migration.rows import Bools, Ints, Rows
 
 K = 10
 SEED = 0

@@ -28,8 +28,8 @@ from tracks.association.linker import Linker, Links, by_frame, frame_step, requi
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
 from tracks.embeddings import EmbeddingReader
-from tracks.sequences import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
-from tracks.sizes import geometry
+from tracks.geometry import read_geometry
+from tracks.plan import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
 from tracks.store import (
     PART,
     SCHEMA,
@@ -227,7 +227,7 @@ def _link_sequence(
         require_times(seconds, len(frames), options)
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
-    measured = geometry(run, plan)
+    measured = read_geometry(run, plan)
     notes += [*order_warnings(name, frames, seconds), *measured.warnings(name)]
     scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
     linker = Linker(run.manifest.model.feature_dim, options, frame_step=frame_step(frames))

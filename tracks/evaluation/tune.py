@@ -22,9 +22,8 @@ from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame, frame_step, link
 from tracks.association.options import PRESETS, TERMS, LinkOptions
 from tracks.association.state import Bools, FrameDetections, OpenTracks, new_tracks
+from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.evaluation.scores import Scores, evaluate
-from tracks.linked import unique_per_frame
-from tracks.tracked import TrackBoxes
 
 UNLABELLED = -1
 _MAX_PAIRS = 500_000

@@ -14,6 +14,7 @@ import pytest
 from common.errors import RunError
 from common.json_models import write_atomic
 from migration import spaces
+from migration.align import Rows, align_runs
 from migration.compare import compare_runs
 from migration.costs import run_cost
 from migration.labels import compare_labels
@@ -27,7 +28,6 @@ from migration.links import (
 )
 from migration.page import render
 from migration.report import Labels, Limits, MigrationReport
-from migration.rows import Rows, align_runs
 from migration.spaces import compare_spaces, shared_neighbours
 from migration.verdict import judge
 from pipelines.model_info import ModelRequest
