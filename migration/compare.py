@@ -14,12 +14,12 @@ from index.metrics import Metric
 from migration.align import Rows, align_runs
 from migration.costs import run_cost
 from migration.labels import compare_labels
+from migration.limits import Limits
 from migration.links import compare_links, has_tracks
 from migration.report import (
     ComparedRun,
     Costs,
     Counts,
-    Limits,
     MigrationReport,
     NewFailure,
     Threshold,

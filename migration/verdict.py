@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from migration.limits import Limits
 from migration.report import (
     Counts,
     Labels,
     LimitCheck,
-    Limits,
     LinksChanged,
     Neighbours,
     Verdict,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -51,7 +51,7 @@ class State:
             return "nothing came for so long that its open tracks were closed"
         if self.head.fingerprint != fingerprint:
             return "its open tracks were made with another model than the one served now"
-        before, now = asdict(self.head.options), asdict(options)
+        before, now = self.head.options.model_dump(), options.model_dump()
         changed = [
             f"{name} {before[name]} to {now[name]}" for name in now if before[name] != now[name]
         ]

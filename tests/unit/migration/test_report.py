@@ -18,6 +18,7 @@ from migration.align import Rows, align_runs
 from migration.compare import compare_runs
 from migration.costs import run_cost
 from migration.labels import compare_labels
+from migration.limits import Limits
 from migration.links import (
     Pairs,
     changed_links,
@@ -27,7 +28,7 @@ from migration.links import (
     threshold,
 )
 from migration.page import render
-from migration.report import Labels, Limits, MigrationReport
+from migration.report import Labels, MigrationReport
 from migration.spaces import compare_spaces, shared_neighbours
 from migration.verdict import judge
 from pipelines.model_info import ModelRequest
