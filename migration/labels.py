@@ -30,9 +30,9 @@ def compare_labels(old: Rows, new: Rows) -> Labels:
                 f"{_first_names(new_names)} now"
             )
     elif old_names or new_names:
-        reason = f"the {'new' if old_names else 'old'} model has no class names; give --labels"
+        reason = f"the {'new' if old_names else 'old'} model has no class names; give `labels`"
     elif counts[0] != counts[1]:
-        reason = f"no class names, and {counts[0]} classes then, {counts[1]} now; give --labels"
+        reason = f"no class names, and {counts[0]} classes then, {counts[1]} now; give `labels`"
     else:
         column = "label_index"
     labels = partial(

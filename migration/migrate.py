@@ -9,11 +9,12 @@ from pathlib import Path
 from common.errors import InputError
 from common.json_models import write_atomic
 from index.build.versions import promote
-from migration.beside import build_candidate, check_replaceable
+from migration.candidate import build_candidate, check_replaceable
 from migration.compare import compare_runs, page_path
 from migration.extract import extract_again
+from migration.limits import Limits
 from migration.page import render
-from migration.report import Limits, MigrationReport
+from migration.report import MigrationReport
 from pipelines.config import ExtractConfig, Progress
 from pipelines.extract import Outcome
 from pipelines.run import Run

@@ -46,12 +46,11 @@ def judge(
 
 def _check(name: str, limit: float, measured: float | None, reason: str | None) -> LimitCheck:
     what = LIMIT_OPTIONS[name]
-    option = "--" + name.replace("_", "-")
     outcome: Literal["met", "missed", "not comparable"] = "not comparable"
     says = f"{what}: {reason}"
     if measured is not None:
         met = measured <= limit if name.startswith("max") else measured >= limit
         outcome = "met" if met else "missed"
         bound = "at most" if name.startswith("max") else "at least"
-        says = f"{what}: {measured:.4g}, {option} wants {bound} {limit:g}"
+        says = f"{what}: {measured:.4g}, `{name}` wants {bound} {limit:g}"
     return LimitCheck(name=name, limit=limit, measured=measured, outcome=outcome, says=says)

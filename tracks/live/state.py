@@ -79,7 +79,7 @@ def unpack(data: bytes) -> OpenTracks:
     except TypeError:
         raise LinkStateError(
             "the open tracks were stored by another version of onepass; remove the file of "
-            "--link-state to begin anew"
+            "`link_state` to begin anew"
         ) from None
 
 

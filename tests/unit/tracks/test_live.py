@@ -271,7 +271,7 @@ def test_a_file_that_cannot_be_used_says_which_and_what_to_do(tmp_path: Path) ->
         with pytest.raises(LinkStateError, match=says) as caught:
             ask(live(bad), still(0), "a")
         assert str(bad) in str(caught.value)
-        assert "--link-state" in str(caught.value)
+        assert "`link_state`" in str(caught.value)
     assert text.read_text() == "no database " * 100
 
 
