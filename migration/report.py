@@ -12,6 +12,7 @@ from pydantic import Field
 
 from common.json_models import JsonModel
 from index.metrics import Metric
+from migration.verdict import Verdict
 from pipelines.model_info import EngineName, Precision
 from tracks.association.options import LinkOptions
 
@@ -214,23 +215,6 @@ class Costs(JsonModel):
 
     then: RunCost
     now: RunCost
-
-
-class LimitCheck(JsonModel):
-    """One limit and the value measured."""
-
-    name: str
-    limit: float
-    measured: float | None
-    outcome: Literal["met", "missed", "not comparable"]
-    says: str
-
-
-class Verdict(JsonModel):
-    """Passed where no limit was missed; a limit that is not comparable does not count."""
-
-    passed: bool
-    limits: tuple[LimitCheck, ...]
 
 
 class MigrationReport(JsonModel):

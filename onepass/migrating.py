@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.json_models import configure
-from migration.limits import Limits
 from migration.migrate import Migration, run_migration
+from migration.verdict import Limits
 from onepass.arguments import read_path, read_run, show_progress, warn
 from onepass.runs import report_to, warnings_of
 from pipelines.config import ExtractConfig

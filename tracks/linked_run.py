@@ -15,9 +15,9 @@ from common.errors import InputError
 from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
-from tracks.association.linker import by_frame
 from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.geometry import read_geometry
+from tracks.plan import sequence_slices
 from tracks.store import read_tracks
 
 Progress = Callable[[int, int], None]  # called with the number done and the number to do
@@ -82,9 +82,9 @@ class LinkedRun:
 
     @cached_property
     def _parts(self) -> dict[str, slice]:
-        names = self.rows["sequence"].combine_chunks().dictionary_encode()
-        parts = by_frame(names.indices.to_numpy())
-        return dict(zip(names.dictionary.to_pylist(), parts, strict=True))
+        return {
+            self.rows["sequence"][part.start].as_py(): part for part in sequence_slices(self.rows)
+        }
 
     @cached_property
     def frames(self) -> Ints:

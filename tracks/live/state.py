@@ -14,6 +14,7 @@ from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_APPEARANCE = "looks"  # name of the array in stored states since 0.1.0
 
 
 class Head(JsonModel):
@@ -62,8 +63,10 @@ class State:
 
 def pack(tracks: OpenTracks) -> bytes:
     """Open tracks as the bytes of an npz file."""
+    arrays = vars(tracks) | {_APPEARANCE: tracks.appearance}
+    del arrays["appearance"]
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **tracks.arrays())
+    np.savez(stream, allow_pickle=False, **arrays)
     return stream.getvalue()
 
 
@@ -75,8 +78,9 @@ def unpack(data: bytes) -> OpenTracks:
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return OpenTracks(**arrays)
-    except TypeError:
+            stored = dict(arrays)
+        return OpenTracks(appearance=stored.pop(_APPEARANCE), **stored)
+    except (KeyError, TypeError):
         raise LinkStateError(
             "the open tracks were stored by another version of onepass; remove the file of "
             "`link_state` to begin anew"

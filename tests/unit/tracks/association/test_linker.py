@@ -254,7 +254,7 @@ def test_a_linker_goes_on_where_a_saved_one_stood(appearance: str) -> None:
     )
     linker, parts = Linker(16, options), []
     for rows in by_frame(frames):
-        saved, before = linker.open.arrays(), linker
+        saved, before = vars(linker.open), linker
         linker = Linker(16, options)
         linker.restore(OpenTracks(**saved), started=before.tracks, rows=before.rows)
         at = float(frames[rows.start])
