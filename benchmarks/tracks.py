@@ -35,10 +35,9 @@ from benchmarks.made import embeddings as embeddings_of
 from pipelines.run import Run
 from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
+from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.evaluation.scores import evaluate
-from tracks.linked import unique_per_frame
 from tracks.motchallenge import FIRST_FRAME, read_truth
-from tracks.tracked import TrackBoxes
 
 FRAMES_PER_SECOND = 25
 SIDE = 1024  # of the clip, in pixels

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import WorkError
 from common.json_models import sha256_file, write_atomic
 from index.metrics import Metric
-from migration.costs import run_cost
+from migration.align import Rows, align_runs
 from migration.labels import compare_labels
 from migration.links import compare_links, has_tracks
 from migration.report import (
     ComparedRun,
     Costs,
     Counts,
-    Limits,
     MigrationReport,
     NewFailure,
+    RunCost,
     Threshold,
 )
-from migration.rows import Rows, align_runs
-from migration.spaces import Spaces, compare_spaces
-from migration.verdict import judge
-from pipelines.run import Run
+from migration.spaces import compare_spaces
+from migration.verdict import Limits, judge
+from pipelines.run import Run, RunManifest
 
 FOLDER, REPORT, PAGE = "migration", "report.json", "report.html"
 _FIRST_FAILURES = 20  # that the report lists
-
-Progress = Callable[[str, int, int], None]
+_HOUR, _MILLION = 3600.0, 1e6
 
 
 def compare_runs(
@@ -41,7 +38,7 @@ def compare_runs(
     limits: Limits,
     metric: Metric = "cosine",
     queries: int = 2000,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> MigrationReport:
     """Compare two runs, judge the changes, and write ``migration/report.json`` in the new one.
 
@@ -63,7 +60,7 @@ def compare_runs(
         folder.mkdir(exist_ok=True)
         counts = _counts(old_rows, new_rows)
         labels = compare_labels(old_rows, new_rows)
-        spaces = compare_spaces(
+        neighbours, drift, without_direction = compare_spaces(
             old_rows,
             new_rows,
             metric=metric,
@@ -76,19 +73,28 @@ def compare_runs(
             folder,
             progress=lambda done, total: progress("link", done, total),
         )
+        verdict = judge(
+            limits,
+            {
+                "max_new_failures": (counts.newly_failed, None),
+                "min_label_agreement": (labels.agreement, labels.reason),
+                "min_overlap": (neighbours.overlap, neighbours.reason),
+                "max_changed_links": (links.changed, links.reason),
+            },
+        )
         report = MigrationReport(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             then=_compared_run(old),
             now=_compared_run(new),
             counts=counts,
             labels=labels,
-            neighbours=spaces.neighbours,
-            drift=spaces.drift,
+            neighbours=neighbours,
+            drift=drift,
             links=links,
             threshold=threshold,
             costs=Costs(then=run_cost(old.manifest), now=run_cost(new.manifest)),
-            verdict=judge(limits, counts, labels, spaces.neighbours, links),
-            notes=_notes(old, new, spaces, threshold),
+            verdict=verdict,
+            notes=_notes(old, new, without_direction, threshold),
         )
         write_atomic(folder / REPORT, report.model_dump_json(indent=2).encode())
     except OSError as error:
@@ -101,7 +107,6 @@ def compare_runs(
 
 def _compared_run(run: Run) -> ComparedRun:
     manifest = run.manifest
-    classifier = manifest.classifier or manifest.model
     return ComparedRun(
         run=str(run.path.resolve()),
         spec=manifest.model.request.spec,
@@ -109,7 +114,7 @@ def _compared_run(run: Run) -> ComparedRun:
         fingerprint=manifest.fingerprint,
         manifest_sha256=sha256_file(run.path / "manifest.json"),
         dim=manifest.model.feature_dim,
-        classes=classifier.num_classes,
+        classes=(manifest.classifier or manifest.model).num_classes,
         precision=manifest.precision,
         engine=manifest.engine,
     )
@@ -128,7 +133,31 @@ def _counts(old: Rows, new: Rows) -> Counts:
     )
 
 
-def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[str, ...]:
+def run_cost(manifest: RunManifest) -> RunCost:
+    """Throughput and hours of the session that finished a run."""
+    session = manifest.session
+    if session is None or not session.rows:
+        before = "the run was made before its session was recorded"
+        reason = before if session is None else "an earlier session had finished every row"
+        return RunCost(reason=reason, seconds=manifest.seconds)
+    whole = session.rows / manifest.seconds
+    rate = session.rows_a_second or whole
+    units = session.gpus or float(session.actors)
+    hours = _MILLION / rate / _HOUR
+    return RunCost(
+        seconds=manifest.seconds,
+        rows=session.rows,
+        images_a_second=rate,
+        with_start_up=whole,
+        unit="GPU" if session.gpus else "core",
+        units=units,
+        unit_hours=units * manifest.seconds / _HOUR,
+        hours_a_million=hours,
+        unit_hours_a_million=units * hours,
+    )
+
+
+def _notes(old: Run, new: Run, without_direction: int, threshold: Threshold) -> tuple[str, ...]:
     """What limits the meaning of the numbers."""
     notes = [
         f"{run.manifest.model.request.spec} of {run.path} has random weights: its classes and "
@@ -140,9 +169,9 @@ def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[st
         notes.append(
             "both runs have one model fingerprint: only rounding and images that changed can differ"
         )
-    if spaces.without_direction:
+    if without_direction:
         notes.append(
-            f"{spaces.without_direction} rows have an embedding of zeros in one of the runs, which "
+            f"{without_direction} rows have an embedding of zeros in one of the runs, which "
             "has no neighbours; they are left out of neighbours and drift"
         )
     heads = sorted(head.name for head in (old.path / "heads").glob("*") if head.is_dir())
@@ -157,8 +186,3 @@ def _notes(old: Run, new: Run, spaces: Spaces, threshold: Threshold) -> tuple[st
             f"the new space: onepass link {new.path} --max-cost {threshold.suggested:.3f}"
         )
     return tuple(notes)
-
-
-def page_path(folder: Path) -> Path:
-    """Path of the HTML page of the run ``folder``."""
-    return folder / FOLDER / PAGE

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from migration.align import Rows
 from migration.report import Change, ClassKept, Labels
-from migration.rows import Rows
 
 _NAMED = 3  # classes that a reason lists
 
@@ -30,9 +31,9 @@ def compare_labels(old: Rows, new: Rows) -> Labels:
                 f"{_first_names(new_names)} now"
             )
     elif old_names or new_names:
-        reason = f"the {'new' if old_names else 'old'} model has no class names; give --labels"
+        reason = f"the {'new' if old_names else 'old'} model has no class names; give `labels`"
     elif counts[0] != counts[1]:
-        reason = f"no class names, and {counts[0]} classes then, {counts[1]} now; give --labels"
+        reason = f"no class names, and {counts[0]} classes then, {counts[1]} now; give `labels`"
     else:
         column = "label_index"
     labels = partial(
@@ -62,35 +63,28 @@ def compare_labels(old: Rows, new: Rows) -> Labels:
             only_now=only_now,
         )
     pairs = table.group_by(["then", "now"]).aggregate([([], "count_all")]).to_pylist()
-    agreeing = sum(one["count_all"] for one in pairs if one["then"] == one["now"])
+    rows, kept = Counter[str](), Counter[str]()
+    for pair in pairs:
+        rows[pair["then"]] += pair["count_all"]
+        if pair["then"] == pair["now"]:
+            kept[pair["then"]] = pair["count_all"]
     changes = [
-        Change(then=one["then"], now=one["now"], rows=one["count_all"])
-        for one in pairs
-        if one["then"] != one["now"]
+        Change(then=pair["then"], now=pair["now"], rows=pair["count_all"])
+        for pair in pairs
+        if pair["then"] != pair["now"]
     ]
+    classes = [ClassKept(label=label, rows=n, kept=kept[label]) for label, n in rows.items()]
     return labels(
         reason=None,
         by="name" if column == "label" else "number",
         rows=table.num_rows,
         only_then=only_then,
         only_now=only_now,
-        agreeing=agreeing,
-        agreement=agreeing / table.num_rows,
-        changes=tuple(sorted(changes, key=lambda one: (-one.rows, one.then, one.now))),
-        by_class=_by_class(pairs),
+        agreeing=kept.total(),
+        agreement=kept.total() / table.num_rows,
+        changes=tuple(sorted(changes, key=lambda change: (-change.rows, change.then, change.now))),
+        by_class=tuple(sorted(classes, key=lambda each: (each.kept - each.rows, each.label))),
     )
-
-
-def _by_class(pairs: list[dict[str, object]]) -> tuple[ClassKept, ...]:
-    rows: dict[str, int] = {}
-    kept: dict[str, int] = {}
-    for one in pairs:
-        label, count = str(one["then"]), int(str(one["count_all"]))
-        rows[label] = rows.get(label, 0) + count
-        if one["now"] == label:
-            kept[label] = count
-    classes = [ClassKept(label=label, rows=n, kept=kept.get(label, 0)) for label, n in rows.items()]
-    return tuple(sorted(classes, key=lambda one: (one.kept - one.rows, one.label)))
 
 
 def _first_names(names: frozenset[str]) -> str:

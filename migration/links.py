@@ -9,44 +9,31 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.json_models import read_json
+from index.vectors import Floats
+from migration.align import Bools, Rows
 from migration.report import Histogram, LinksChanged, Separation, Threshold
-from migration.rows import Bools, Rows
-from migration.spaces import SEED, histogram
+from migration.spaces import BINS, SEED, histogram
 from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame
 from tracks.association.options import LinkOptions
+from tracks.geometry import read_geometry
 from tracks.link import link_run
-from tracks.sequences import read_plan
-from tracks.sizes import geometry
+from tracks.plan import read_plan, sequence_slices
 from tracks.store import LinkSummary, TracksManifest, read_tracks
-
-Floats = npt.NDArray[np.float64]
 
 _WORK = ".links-"
 _MAX_PAIRS = 200_000
 _MAX_BYTES = 64 * 2**20  # of embeddings of either run, for the pairs
-_BINS = 40
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """P pairs of detections in consecutive frames."""
-
-    linked: Bools  # by the old run
-    old_cost: Floats
-    new_cost: Floats
 
 
 def compare_links(
@@ -110,7 +97,7 @@ def compare_links(
         tracks_now=summaries[1].tracks,
     )
     both = plan.filter(pa.array(new.embedded[plan["row_id"].to_numpy()]))
-    return report, threshold(_pairs(old, new, both, tables[0], options), options.max_cost)
+    return report, threshold(*_pairs(old, new, both, tables[0], options), options.max_cost)
 
 
 def changed_links(old: pa.Table, new: pa.Table) -> tuple[int, int, int]:
@@ -127,10 +114,16 @@ def changed_links(old: pa.Table, new: pa.Table) -> tuple[int, int, int]:
     return kept, old_links.num_rows - kept, new_links.num_rows - kept
 
 
-def threshold(pairs: Pairs, max_cost: float) -> Threshold:
-    """The ``max_cost`` of the new space for that of the old one; see ``report.Threshold``."""
-    count, linked = len(pairs.old_cost), int(pairs.linked.sum())
-    within = int((pairs.old_cost <= max_cost).sum())
+def threshold(linked: Bools, old_cost: Floats, new_cost: Floats, max_cost: float) -> Threshold:
+    """The ``max_cost`` of the new space for that of the old one; see ``report.Threshold``.
+
+    Args:
+        linked: whether the old run links each pair ``[P]``.
+        old_cost: of the pairs in the old space ``[P]``.
+        new_cost: in the new one ``[P]``.
+        max_cost: of the old space.
+    """
+    count, within = len(old_cost), int((old_cost <= max_cost).sum())
     reason, suggested = None, None
     if not count:
         reason = "no two detections in consecutive frames have an embedding in both runs"
@@ -140,22 +133,19 @@ def threshold(pairs: Pairs, max_cost: float) -> Threshold:
             "do not determine a threshold"
         )
     else:
-        ordered = np.sort(pairs.new_cost)
+        ordered = np.sort(new_cost)
         suggested = float((ordered[within - 1] + ordered[within]) / 2)
-    histograms = _histograms(pairs) if count else {}
     return Threshold(
         reason=reason,
         max_cost=max_cost,
         suggested=suggested,
         pairs=count,
-        linked=linked,
+        linked=int(linked.sum()),
         within=within,
-        linked_within_now=float((pairs.new_cost[pairs.linked] <= max_cost).mean())
-        if linked
-        else None,
-        then=separation(pairs.old_cost, pairs.linked),
-        now=separation(pairs.new_cost, pairs.linked),
-        **histograms,
+        linked_within_now=float((new_cost[linked] <= max_cost).mean()) if linked.any() else None,
+        then=separation(old_cost, linked),
+        now=separation(new_cost, linked),
+        **_histograms(linked, old_cost, new_cost),
     )
 
 
@@ -198,26 +188,28 @@ def _link_options(old: Rows) -> tuple[LinkOptions, str | None]:
     return manifest.options, manifest.score_column
 
 
-def _pairs(old: Rows, new: Rows, plan: pa.Table, tracks: pa.Table, options: LinkOptions) -> Pairs:
-    """Measure pairs of detections in consecutive frames, in both spaces."""
+def _pairs(
+    old: Rows, new: Rows, plan: pa.Table, tracks: pa.Table, options: LinkOptions
+) -> tuple[Bools, Floats, Floats]:
+    """Pairs in consecutive frames: whether the old run links them, and their costs in both spaces."""
     drawn = _draw_frame_pairs(plan, max(2, _MAX_BYTES // (4 * max(old.dim, new.dim))))
     if not drawn:
-        return Pairs(np.empty(0, bool), np.empty(0), np.empty(0))
+        return np.empty(0, bool), np.empty(0), np.empty(0)
     positions = np.arange(plan.num_rows)
     used = np.unique(np.concatenate([positions[frame] for frames in drawn for frame in frames]))
     rows = plan.take(pa.array(used))
-    boxes, diagonals = _boxes_and_diagonals(old, rows)
-    row_ids = rows["row_id"].to_numpy()
+    geometries = [read_geometry(old.run, rows[part]) for part in sequence_slices(rows)]
+    boxes = np.concatenate([geometry.boxes for geometry in geometries])
+    diagonals = np.concatenate([geometry.diagonals for geometry in geometries])
+    row_ids, ids = rows["row_id"].to_numpy(), rows["detection_id"].combine_chunks()
     embeddings = old.embeddings(row_ids), new.embeddings(row_ids)
-    ids = rows["detection_id"].to_pylist()
-    tracks = tracks.filter(pc.is_in(tracks["detection_id"], rows["detection_id"].combine_chunks()))
-    columns = (tracks[name].to_pylist() for name in ("detection_id", "previous_detection_id"))
-    previous = dict(zip(*columns, strict=True))
-    linked: list[list[bool]] = []
+    tracks = tracks.take(pc.index_in(ids, tracks["detection_id"].combine_chunks()))
+    previous = pc.index_in(tracks["previous_detection_id"], ids).fill_null(-1).to_numpy()
+    linked: list[Bools] = []
     costs: tuple[list[Floats], list[Floats]] = ([], [])
     for frames in drawn:
         first, second = (np.searchsorted(used, positions[frame]) for frame in frames)
-        linked.append([previous[ids[b]] == ids[a] for a in first for b in second])
+        linked.append((first[:, None] == previous[second]).ravel())
         for vectors, space_costs in zip(embeddings, costs, strict=True):
             total = cost_terms(
                 vectors[first],
@@ -228,60 +220,39 @@ def _pairs(old: Rows, new: Rows, plan: pa.Table, tracks: pa.Table, options: Link
                 weights=options.weights,
             ).total
             space_costs.append(total.ravel())
-    old_cost, new_cost = (np.concatenate(space_costs) for space_costs in costs)
-    return Pairs(np.concatenate(linked).astype(bool), old_cost, new_cost)
+    return np.concatenate(linked), np.concatenate(costs[0]), np.concatenate(costs[1])
 
 
 def _draw_frame_pairs(plan: pa.Table, max_rows: int) -> list[tuple[slice, slice]]:
     """Consecutive frames of a sequence, as slices of ``plan``; at random up to the limits."""
     numbers = plan["frame"].to_numpy()
     consecutive: list[tuple[slice, slice]] = []
-    for start, stop in _sequences(plan):
-        frames = [
-            slice(start + frame.start, start + frame.stop)
-            for frame in by_frame(numbers[start:stop])
-        ]
-        consecutive += pairwise(frames)
+    for rows in sequence_slices(plan):
+        consecutive += pairwise(
+            slice(rows.start + frame.start, rows.start + frame.stop)
+            for frame in by_frame(numbers[rows])
+        )
     drawn: list[tuple[slice, slice]] = []
-    rows = pairs = 0
+    rows_drawn = pairs = 0
     for number in np.random.default_rng(SEED).permutation(len(consecutive)):
         first, second = consecutive[number]
         m, n = first.stop - first.start, second.stop - second.start
-        if drawn and (pairs + m * n > _MAX_PAIRS or rows + m + n > max_rows):
+        if drawn and (pairs + m * n > _MAX_PAIRS or rows_drawn + m + n > max_rows):
             break
         drawn.append((first, second))
-        rows, pairs = rows + m + n, pairs + m * n
+        rows_drawn, pairs = rows_drawn + m + n, pairs + m * n
     return drawn
 
 
-def _sequences(plan: pa.Table) -> list[tuple[int, int]]:
-    """First row of each sequence and the row after its last; ``plan`` is sorted by sequence."""
-    if not plan.num_rows:
-        return []
-    names = plan["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
-    edges = np.flatnonzero(np.r_[True, np.diff(names) != 0, True])
-    return list(pairwise(edges.tolist()))
-
-
-def _boxes_and_diagonals(rows: Rows, plan: pa.Table) -> tuple[Floats, Floats]:
-    """Boxes ``[R, 4]`` and diagonals ``[R]`` of the rows of ``plan``."""
-    geometries = [
-        geometry(rows.run, plan.slice(start, stop - start)) for start, stop in _sequences(plan)
-    ]
-    return (
-        np.concatenate([sequence.boxes for sequence in geometries]),
-        np.concatenate([sequence.diagonals for sequence in geometries]),
-    )
-
-
-def _histograms(pairs: Pairs) -> dict[str, Histogram]:
+def _histograms(linked: Bools, old_cost: Floats, new_cost: Floats) -> dict[str, Histogram]:
     """Costs of linked pairs and of the others in both spaces, with one scale for all four."""
-    high = float(max(pairs.old_cost.max(), pairs.new_cost.max()))
-    edges = np.linspace(0, max(high, 1e-6), _BINS + 1)
+    if not len(linked):
+        return {}
+    edges = np.linspace(0, max(float(old_cost.max()), float(new_cost.max()), 1e-6), BINS + 1)
     return {
         f"{group}_{space}": histogram(cost[mask], edges)
-        for group, mask in (("linked", pairs.linked), ("others", ~pairs.linked))
-        for space, cost in (("then", pairs.old_cost), ("now", pairs.new_cost))
+        for group, mask in (("linked", linked), ("others", ~linked))
+        for space, cost in (("then", old_cost), ("now", new_cost))
     }
 
 

@@ -6,16 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import InputError
-from common.json_models import write_atomic
+from common.errors import InputError, RunError
+from common.json_models import read_json, write_atomic
 from index.build.versions import promote
-from migration.beside import build_candidate, check_replaceable
-from migration.compare import compare_runs, page_path
-from migration.extract import extract_again
+from migration.candidate import build_candidate, check_replaceable
+from migration.compare import FOLDER, PAGE, compare_runs
 from migration.page import render
-from migration.report import Limits, MigrationReport
+from migration.report import MigrationReport
+from migration.verdict import Limits
 from pipelines.config import ExtractConfig, Progress
-from pipelines.extract import Outcome
+from pipelines.extract import Outcome, extract
+from pipelines.request import Request
 from pipelines.run import Run
 
 
@@ -108,7 +109,7 @@ def run_migration(
 
 def _write_page(report: MigrationReport, new: Run) -> tuple[Path | None, str | None]:
     """The page that was written, or why none was: Matplotlib is an extra."""
-    page = page_path(new.path)
+    page = new.path / FOLDER / PAGE
     try:
         text = render(report)
     except InputError as error:
@@ -116,3 +117,34 @@ def _write_page(report: MigrationReport, new: Run) -> tuple[Path | None, str | N
         return None, str(error)
     write_atomic(page, text.encode())
     return page, None
+
+
+def extract_again(
+    config: ExtractConfig, out: Path, *, report: Callable[[Progress], None] = lambda _: None
+) -> Outcome:
+    """Answer every row of the run ``config.source`` anew into the run ``out``: the same rows and ids.
+
+    Images are read where the old run read them, and frames of videos are prepared as then. The same
+    call continues, as ``extract`` does.
+
+    Args:
+        config: as ``extract`` takes it, with a run as its source; how that run read its own source
+            is taken from it.
+        out, report: as ``extract`` takes them.
+
+    Raises:
+        RunError: ``config.source`` is not a finished run, or ``out`` is the same folder or inside it.
+        InputError, StalledError, WorkError: as ``extract`` raises them.
+    """
+    run = Path(config.source)
+    old, new = run.resolve(), out.resolve()
+    if new == old or old in new.parents:
+        raise RunError(
+            f"`out={str(out)!r}` is inside the run that is migrated; give another folder"
+        )
+    Run.open(run)  # first: else it would be refused as a folder of images
+    reading: dict[str, object] = {"from_run": True}
+    if (file := run / "request.json").is_file():
+        earlier = read_json(file, Request).config
+        reading |= {"kind": earlier.kind, "frames": earlier.frames, "limit": earlier.limit}
+    return extract(config.model_copy(update=reading), out, report=report)

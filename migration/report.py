@@ -12,6 +12,7 @@ from pydantic import Field
 
 from common.json_models import JsonModel
 from index.metrics import Metric
+from migration.verdict import Verdict
 from pipelines.model_info import EngineName, Precision
 from tracks.association.options import LinkOptions
 
@@ -214,39 +215,6 @@ class Costs(JsonModel):
 
     then: RunCost
     now: RunCost
-
-
-class Limits(JsonModel):
-    """Limits that a migration must meet.
-
-    The defaults are below what two models of one kind reach and above what an untrained network
-    reaches. EfficientNet-Lite0 and Lite1 agree on 0.93 of 200 ImageNet images and share
-    0.49 of their ten nearest; on 119 crops of a moth trap they share 0.68, and Lite0 with an
-    untrained ResNet-18 0.36. Classes that do not fit the images agree less (0.39 there), and a
-    model for another task needs other limits.
-    """
-
-    min_label_agreement: float = 0.8
-    min_overlap: float = 0.4
-    max_new_failures: int = 0
-    max_changed_links: float = 0.3
-
-
-class LimitCheck(JsonModel):
-    """One limit and the value measured."""
-
-    name: str
-    limit: float
-    measured: float | None
-    outcome: Literal["met", "missed", "not comparable"]
-    says: str
-
-
-class Verdict(JsonModel):
-    """Passed where no limit was missed; a limit that is not comparable does not count."""
-
-    passed: bool
-    limits: tuple[LimitCheck, ...]
 
 
 class MigrationReport(JsonModel):

@@ -7,32 +7,23 @@ with each block exactly, and each row's old vector with its new one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from index.metrics import Metric, prepare
 from index.search.recall import ExactKnn
+from index.vectors import Floats, Ints
+from migration.align import Bools, Rows
 from migration.report import Drift, Histogram, Neighbours
-from migration.rows import Bools, Ints, Rows
 
 K = 10
 SEED = 0
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+BINS = 40  # of a histogram
 _BLOCK_BYTES = 16 * 2**20
-_BINS = 40
 
 Vectors = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """Result; ``without_direction`` rows are zero in one of the spaces and have no neighbours."""
-
-    neighbours: Neighbours
-    drift: Drift
-    without_direction: int
 
 
 def compare_spaces(
@@ -43,7 +34,7 @@ def compare_spaces(
     k: int = K,
     queries: int = 2000,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Spaces:
+) -> tuple[Neighbours, Drift, int]:
     """Compare the spaces of two runs.
 
     Args:
@@ -53,32 +44,33 @@ def compare_spaces(
         k: neighbours per query; fewer where there are fewer other rows.
         queries: rows drawn at random whose neighbours are compared; all, where there are fewer.
         progress: called with (rows done, rows in all).
+
+    Returns:
+        Overlap, drift, and the number of rows that are zero in one of the spaces, and so have no
+        neighbours.
     """
     both = np.flatnonzero(old.embedded & new.embedded)
     query_rows = np.sort(np.random.default_rng(SEED).permutation(both)[:queries])
-    query_rows, old_vectors, new_vectors = _read_both(old, new, query_rows)
+    query_rows, *query_vectors = _read_both(old, new, query_rows)
     names = [""] * len(query_rows)
-    nearest = [
-        ExactKnn(prepare(vectors, names, metric), k + 1, metric)
-        for vectors in (old_vectors, new_vectors)
-    ]
+    nearest = [ExactKnn(prepare(each, names, metric), k + 1, metric) for each in query_vectors]
     compared_rows = [np.empty(0, np.int64)]
     cosines = [np.empty(0)]
     step = max(1, _BLOCK_BYTES // (4 * max(old.dim, new.dim)))
     seen = 0
     for start in range(0, len(both), step):
         block = both[start : start + step]
-        rows, old_vectors, new_vectors = _read_both(old, new, block)
+        rows, *vectors = _read_both(old, new, block)
         names = [""] * len(rows)
-        for knn, vectors in zip(nearest, (old_vectors, new_vectors), strict=True):
-            knn.add(prepare(vectors, names, metric), seen)
+        for knn, each in zip(nearest, vectors, strict=True):
+            knn.add(prepare(each, names, metric), seen)
         if old.dim == new.dim:
-            cosines.append(row_cosines(old_vectors, new_vectors))
+            cosines.append(row_cosines(*vectors))
         compared_rows.append(rows)
         seen += len(rows)
         progress(start + len(block), len(both))
     compared = np.concatenate(compared_rows)
-    return Spaces(
+    return (
         _neighbours(nearest, np.searchsorted(compared, query_rows), len(compared), k, metric),
         _drift(old.dim, new.dim, np.concatenate(cosines)),
         len(both) - len(compared),
@@ -107,11 +99,11 @@ def shared_neighbours(old: Ints, new: Ints, own: Ints, k: int) -> Ints:
     return shared
 
 
-def row_cosines(old: Vectors, new: Vectors) -> npt.NDArray[np.float64]:
+def row_cosines(old: Vectors, new: Vectors) -> Floats:
     """Cosine of each row of ``old`` to the same row of ``new``, both ``[N, D]``; float64 ``[N]``."""
     a, b = old.astype(np.float64), new.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: npt.NDArray[np.float64] = np.einsum("nd,nd->n", a, b) / lengths
+    cosines: Floats = np.einsum("nd,nd->n", a, b) / lengths
     return np.clip(cosines, -1, 1)
 
 
@@ -165,13 +157,13 @@ def _neighbours(
     )
 
 
-def _drift(old_dim: int, new_dim: int, cosines: npt.NDArray[np.float64]) -> Drift:
+def _drift(old_dim: int, new_dim: int, cosines: Floats) -> Drift:
     if old_dim != new_dim:
         return Drift(reason=f"cannot be compared: {old_dim} and {new_dim} numbers")
     if not len(cosines):
         return Drift(reason="no row has an embedding in both runs")
     low, high = float(cosines.min()), float(cosines.max())
-    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
     return Drift(
         reason=None,
         rows=len(cosines),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -15,9 +14,9 @@ from common.errors import InputError
 from common.json_models import read_json
 from onepass.arguments import read_run, show_progress, warn
 from pipelines.run import Run
-from tracks.association.options import PRESETS, LinkOptions
+from tracks.association.options import PRESETS, Preset
 from tracks.link import link_run
-from tracks.linked import LinkedRun
+from tracks.linked_run import LinkedRun
 from tracks.store import LinkSummary, TracksManifest, read_tracks
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _NOTES = 5  # warnings of one kind, sequence by sequence
 def link(
     run: Run | str | Path,
     *,
-    preset: Literal["default", "ami", "antenna"] = "default",
+    preset: Preset = "default",
     score_column: str | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
@@ -74,7 +73,7 @@ def link(
     with show_progress(progress) as update:
         summary = link_run(
             opened.path,
-            options=_options(preset, options),
+            options=PRESETS[preset].replace(**options),
             score_column=score_column,
             executor=executor,
             address=address,
@@ -188,14 +187,3 @@ class Tracks:
     @cached_property
     def _linked(self) -> LinkedRun:
         return LinkedRun.open(self.run.path)
-
-
-def _options(preset: str, given: Any) -> LinkOptions:
-    try:
-        return replace(PRESETS[preset], **given)
-    except TypeError:
-        fields = LinkOptions.__dataclass_fields__
-        unknown = next((name for name in given if name not in fields), None)
-        if unknown is None:
-            raise
-        raise InputError(f"`{unknown}`: there is no such parameter") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.json_models import configure
 from migration.migrate import Migration, run_migration
-from migration.report import Limits
+from migration.verdict import Limits
 from onepass.arguments import read_path, read_run, show_progress, warn
 from onepass.runs import report_to, warnings_of
 from pipelines.config import ExtractConfig

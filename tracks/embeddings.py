@@ -14,7 +14,7 @@ import pyarrow as pa
 from index.vectors import l1_normalise
 from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
-from tracks.sequences import FILE, FILE_ROW
+from tracks.plan import FILE, FILE_ROW
 
 WINDOW_BYTES = 16 * 2**20
 
@@ -24,7 +24,7 @@ class EmbeddingReader:
 
     Args:
         run: that the plan was made of.
-        plan: with the columns ``detection_id``, ``file`` and ``file_row`` of ``sequences``.
+        plan: with the columns ``detection_id``, ``file`` and ``file_row`` of ``read_plan``.
         window_bytes: read at once, or the rows of one call if these are more.
     """
 

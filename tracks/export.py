@@ -18,9 +18,9 @@ import orjson
 from common.errors import InputError
 from common.json_models import write_atomic
 from tracks import motchallenge
-from tracks.linked import LinkedRun, Progress
-from tracks.sizes import image_size
-from tracks.tracked import TrackBoxes
+from tracks.boxes import TrackBoxes
+from tracks.geometry import image_size
+from tracks.linked_run import LinkedRun, Progress
 
 UNCLASSIFIED = "object"  # the category of detections without a class
 

@@ -24,12 +24,12 @@ from common.errors import InputError
 from common.json_models import sha256_file, write_atomic
 from common.lock import lock_folder
 from pipelines.run import Run
-from tracks.association.linker import Linker, Links, by_frame, frame_step, require_times
+from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
 from tracks.embeddings import EmbeddingReader
-from tracks.sequences import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
-from tracks.sizes import geometry
+from tracks.geometry import read_geometry
+from tracks.plan import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
 from tracks.store import (
     PART,
     SCHEMA,
@@ -220,29 +220,23 @@ def _link_sequence(
     run: Run, group: _Group, sequence: slice, reader: EmbeddingReader, notes: list[str]
 ) -> Links:
     """Link the rows ``sequence`` of a group; warnings are appended to ``notes``."""
-    plan, options = group.plan[sequence], group.options
-    name = plan["sequence"][0].as_py()
+    plan, name = group.plan[sequence], group.plan["sequence"][sequence.start].as_py()
     frames, seconds = plan["frame"].to_numpy(), seconds_of(plan["timestamp"])
     try:
-        require_times(seconds, len(frames), options)
+        require_times(seconds, len(frames), group.options)
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
-    measured = geometry(run, plan)
-    notes += [*order_warnings(name, frames, seconds), *measured.warnings(name)]
-    scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
-    linker = Linker(run.manifest.model.feature_dim, options, frame_step=frame_step(frames))
-    return Links.concatenate(
-        [
-            linker.step(
-                int(frames[rows.start]),
-                measured.boxes[rows],
-                reader.rows(sequence.start + rows.start, sequence.start + rows.stop),
-                diagonal_px=float(measured.diagonals[rows.start]),
-                seconds=float(seconds[rows.start]),
-                scores=None if scores is None else scores[rows],
-            )
-            for rows in by_frame(frames)
-        ]
+    geometry = read_geometry(run, plan)
+    notes += [*order_warnings(name, frames, seconds), *geometry.warnings(name)]
+    return link_frames(
+        frames,
+        geometry.boxes,
+        lambda rows: reader.rows(sequence.start + rows.start, sequence.start + rows.stop),
+        geometry.diagonals,
+        dim=run.manifest.model.feature_dim,
+        seconds=seconds,
+        scores=plan[SCORE].to_numpy() if SCORE in plan.column_names else None,
+        options=group.options,
     )
 
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from common.errors import InputError
-from tracks.tracked import TrackBoxes
+from tracks.boxes import TrackBoxes
 
 FIRST_FRAME = 1
 _MAX_NAME_BYTES = 200  # well below what file systems allow

@@ -16,17 +16,23 @@ from onepass.cli.flags import option_of
 
 
 def with_config(
-    config: type[BaseModel], *, leave_out: Collection[str] = ()
+    config: type[BaseModel],
+    *,
+    leave_out: Collection[str] = (),
+    parameter: str = "options",
+    preset: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every field of a configuration.
 
     Args:
         config: its fields become options with their type, default, limits and description.
         leave_out: fields that the command declares itself, or that are not for people.
+        parameter: of the command, that receives the fields and their values.
+        preset: whether the command has other values than the defaults for options that are not
+            given; these are then not among the fields.
 
     Returns:
-        A decorator of ``command(…, options: dict[str, Any], …)``, which is called with the fields
-        and their values as ``options``.
+        A decorator of ``command(…, options: dict[str, Any], …)``.
     """
     names = [name for name in config.model_fields if name not in leave_out]
 
@@ -35,14 +41,18 @@ def with_config(
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            command(options={name: given.pop(name) for name in names}, **given)
+            values = {name: given.pop(name) for name in names}
+            if preset:
+                values = {name: value for name, value in values.items() if value is not None}
+            command(**{parameter: values}, **given)
 
         parameters: list[inspect.Parameter] = []
-        for parameter in own.values():
-            if parameter.name == "options":
-                parameters += [_parameter(name, config.model_fields[name]) for name in names]
+        for each in own.values():
+            if each.name == parameter:
+                fields = {name: config.model_fields[name] for name in names}
+                parameters += [_parameter(*field, preset=preset) for field in fields.items()]
             else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                parameters.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {}  # Typer resolves these as well; the signature has them all
         return run
@@ -50,7 +60,7 @@ def with_config(
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, *, preset: bool) -> inspect.Parameter:
     extra = field.json_schema_extra
     limits = {
         limit: getattr(each, bound)
@@ -59,11 +69,15 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         if hasattr(each, bound)
     }
     default = inspect.Parameter.empty if field.is_required() else field.get_default()
+    shown: bool | str = True
+    if preset:
+        shown, default = default is not None and str(default), None
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) or None
     option = typer.Option(
         option_of(name),
         help=field.description,
+        show_default=shown,
         rich_help_panel=extra["panel"] if isinstance(extra, dict) else None,  # type: ignore[arg-type]
         **limits,
     )

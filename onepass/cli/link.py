@@ -2,65 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from common.errors import InputError
+from common.json_models import configure
 from common.progress import ProgressBar
+from onepass.cli.config_options import with_config
 from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, warn
-from tracks.association.options import PRESETS, LinkOptions
+from tracks.association.options import PRESETS, LinkOptions, Preset
 
 _NOTES_SHOWN = 5  # warnings about sequences; --json and the manifest have all
-
-_WEIGHT = "Weight of this term of the cost."
-_HELP = {
-    "max_cost": "Dearest link allowed.",
-    "max_gap_frames": "Frames a track may be missing.",
-    "max_gap_seconds": "Seconds between two detections of a track.",
-    "feature_weight": _WEIGHT,
-    "iou_weight": _WEIGHT,
-    "area_weight": _WEIGHT,
-    "distance_weight": _WEIGHT,
-    "appearance": "What a track is compared by: the average of its embeddings, or the best match "
-    "among its last ones.",
-    "appearance_memory": "Share of the old average kept at each link, 0 to 1.",
-    "gallery_size": "Embeddings of a track that the gallery holds.",
-    "motion_gate": "How far from where its track was heading a detection may lie, in diagonals of "
-    "its box a frame.",
-    "strong_score": "Detections that score less may extend tracks and not start them.",
-}
-"""The fields of ``LinkOptions`` that are options of the command, with their help."""
 
 app = typer.Typer()
 
 
-def _with_link_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace ``**given`` of a command by an option for each field in ``_HELP``; default None."""
-    own, types = signature(command, eval_str=True), get_type_hints(LinkOptions)
-    parameters = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    for name, text in _HELP.items():
-        annotation: Any = Annotated[types[name] | None, typer.Option(help=text)]
-        parameters.append(
-            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
-    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
-
-
 @app.command()
-@_with_link_options
+@with_config(LinkOptions, parameter="given", preset=True)
 def link(
     run: Annotated[Path, typer.Argument(parser=local_path, help="A finished run.")],
+    *,
     out: Annotated[
         Path | None,
         typer.Option(parser=local_path, help="Where the tracks go, if not into RUN/tracks."),
     ] = None,
     preset: Annotated[
-        Literal["default", "ami", "antenna"],
+        Preset,
         typer.Option(help="ami, antenna: the old greedy rules at 1.0 and 0.2, for comparison."),
     ] = "default",
     options: Annotated[
@@ -69,6 +38,7 @@ def link(
             parser=local_path, help="Options that onepass tracks tune wrote, as a preset."
         ),
     ] = None,
+    given: dict[str, Any],
     score_column: Annotated[
         str, typer.Option(help="The detector's score, a column of the run; for --strong-score.")
     ] = "detector_score",
@@ -78,7 +48,6 @@ def link(
         typer.Option(help="A Ray cluster to link sequences on, side by side; local starts one."),
     ] = None,
     as_json: Json = False,
-    **given: Any,
 ) -> None:
     """Link detections into tracks, one individual each, sequence by sequence.
 
@@ -88,22 +57,20 @@ def link(
 
     Example: onepass link runs/first --max-gap-frames 3
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from tracks.link import link_run  # late: SciPy and Arrow take a second
 
     if options is not None and preset != "default":
         raise InputError(f"--options {options} and --preset {preset}: give one of them")
-    chosen = replace(
-        PRESETS[preset] if options is None else read_options(options),
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    base = PRESETS[preset] if options is None else read_options(options)
+    config = base.replace(**given)
     with ProgressBar(resumes=False) as bar:
         summary = link_run(
             run,
             out=out,
-            options=chosen,
-            score_column=None if chosen.strong_score is None else score_column,
+            options=config,
+            score_column=None if config.strong_score is None else score_column,
             executor=executor,
             address=address,
             progress=bar.callback("link"),
@@ -136,6 +103,6 @@ def read_options(file: Path, flag: str = "--options") -> LinkOptions:
     import json
 
     try:
-        return LinkOptions(**json.loads(file.read_text()))
+        return configure(LinkOptions, **json.loads(file.read_text()))
     except (OSError, ValueError, TypeError, InputError) as error:
         raise InputError(f"{flag} {file} cannot be read as link options: {error}") from None

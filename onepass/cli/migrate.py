@@ -9,9 +9,11 @@ import typer
 
 from common.json_models import configure
 from common.progress import ProgressBar
+from migration.verdict import Limits
 from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, local_path, print_json, to_path, warn
 from onepass.cli.extract import Out, print_extracted
+from onepass.cli.flags import with_flags
 from pipelines.config import ExtractConfig
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ _EXIT_MISSED = 1
 
 
 @app.command()
+@with_config(Limits, parameter="limits")
 @with_config(ExtractConfig, leave_out={"source", "kind", "frames", "limit", "from_run"})
 def migrate(
     run: Annotated[
@@ -41,19 +44,7 @@ def migrate(
             "when the verdict is passed.",
         ),
     ] = None,
-    min_label_agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows that keep their class.")
-    ] = 0.8,
-    min_overlap: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Mean share of the ten nearest that both spaces share."),
-    ] = 0.4,
-    max_new_failures: Annotated[
-        int, typer.Option(min=0, help="Rows that fail with the new model only.")
-    ] = 0,
-    max_changed_links: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of links that only one of the runs has.")
-    ] = 0.3,
+    limits: dict[str, Any],
     queries: Annotated[
         int, typer.Option(min=1, help="Maximum number of detections whose neighbours are compared.")
     ] = 2000,
@@ -69,46 +60,46 @@ def migrate(
     """
     # late: torch and FAISS take seconds
     from migration.migrate import run_migration
-    from migration.report import Limits
     from onepass.runs import report_to
 
     config = configure(ExtractConfig, source=str(run), from_run=True, **options)
     with ProgressBar(resumes=True) as bar:
-        done = run_migration(
+        migration = run_migration(
             config,
             out,
             index=index,
-            limits=Limits(
-                min_label_agreement=min_label_agreement,
-                min_overlap=min_overlap,
-                max_new_failures=max_new_failures,
-                max_changed_links=max_changed_links,
-            ),
+            limits=configure(Limits, **limits),
             queries=queries,
             report=report_to(bar.update, config.executor, config.address),
             progress=bar.update,
         )
-    report = done.report
+    report, passed = migration.report, migration.passed
+    if migration.page_missing:
+        warn(migration.page_missing)
     if as_json:
-        built = done.version and {
+        built = migration.version and {
             "index": str(index),
-            "version": done.version,
-            "promoted": done.passed,
+            "version": migration.version,
+            "promoted": passed,
         }
         print_json({**report.model_dump(mode="json"), "index": built})
     else:
-        if not done.outcome.already_finished:
-            print_extracted(done.outcome)
+        if not migration.outcome.already_finished:
+            print_extracted(migration.outcome)
         _print_report(report)
-        if done.page_missing:
-            warn(done.page_missing)
-        echo(f"report: {done.page or done.run.path / 'migration' / 'report.json'}")
-        if done.version is not None:
-            _print_index(index, done.version, promoted=done.passed)
-    if not done.passed:
+        echo(f"report: {migration.page or migration.run.path / 'migration' / 'report.json'}")
+        if migration.version and passed:
+            back = f"onepass index rollback {index}"
+            echo(f"{index} serves {migration.version} now; back: {back}")
+        elif migration.version:
+            echo(
+                f"{index} serves the same version as before; {migration.version} is built, and "
+                f"'onepass index promote {index} {migration.version}' serves it"
+            )
+    if not passed:
         for check in report.verdict.limits:
             if check.outcome == "missed":
-                typer.echo(f"missed: {check.says}", err=True)
+                typer.echo(f"missed: {with_flags(check.says)}", err=True)
         raise typer.Exit(_EXIT_MISSED)
 
 
@@ -116,14 +107,14 @@ def _print_report(report: MigrationReport) -> None:
     old, new = report.then, report.now
     echo(f"{old.spec} of {old.run} -> {new.spec} of {new.run}")
     for note in report.notes:
-        warn(note)
+        warn(with_flags(note))
     counts = report.counts
     echo(
         f"  rows         {counts.rows}; {counts.failed_now} failed, {counts.newly_failed} of them "
         f"only now, and {counts.newly_fine} that had failed succeeded"
     )
     for check in report.verdict.limits:
-        echo(f"  {check.outcome:<14} {check.says}")
+        echo(f"  {check.outcome:<14} {with_flags(check.says)}")
     changes = report.labels.changes
     if changes:
         shown = "; ".join(f"{one.rows} x {one.then} -> {one.now}" for one in changes[:_MAX_CHANGES])
@@ -140,13 +131,3 @@ def _print_report(report: MigrationReport) -> None:
             f"{cost.unit}-hours a million rows"
         )
     echo(f"verdict: {'passed' if report.verdict.passed else 'missed'}")
-
-
-def _print_index(index: Path | None, version: str, *, promoted: bool) -> None:
-    if promoted:
-        echo(f"{index} serves {version} now; back: onepass index rollback {index}")
-        return
-    echo(
-        f"{index} serves the same version as before; {version} is built, and 'onepass index "
-        f"promote {index} {version}' serves it"
-    )

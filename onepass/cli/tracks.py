@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -255,7 +255,7 @@ def tune(
         raise InputError(f"--out {out} is a folder; give a file")
     base = PRESETS["default"]
     if max_gap_frames is not None:
-        base = replace(base, max_gap_frames=max_gap_frames)
+        base = base.replace(max_gap_frames=max_gap_frames)
     if truth is not None:
         sequences = labelled_by_truth(run, truth, first_frame=first_frame)
     else:
@@ -263,9 +263,9 @@ def tune(
         sequences = labelled_by_column(run, truth_column)
     with ProgressBar(resumes=False) as bar:
         tuning = fit(sequences, base=base, progress=bar.callback("tune"))
-    write_atomic(out, json.dumps(asdict(tuning.options), indent=2).encode())
+    write_atomic(out, json.dumps(tuning.options.model_dump(), indent=2).encode())
     if as_json:
-        print_json({"out": str(out), **asdict(tuning), "spread": tuning.spread()})
+        print_json({"out": str(out), **tuning.model_dump(), "spread": tuning.spread()})
         return
     _show_tuning(tuning, out)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import migration.extract
+import migration.migrate
 import pipelines.dry_run
 import pipelines.extract
 from cluster.executors import ExecutorChoice
@@ -100,5 +100,5 @@ def extract_again(
     *,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
-    """``migration.extract.extract_again``."""
-    return migration.extract.extract_again(config_of(str(run), model, options), out, report=report)
+    """``migration.migrate.extract_again``."""
+    return migration.migrate.extract_again(config_of(str(run), model, options), out, report=report)

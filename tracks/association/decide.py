@@ -125,12 +125,12 @@ def _nearest_by_embedding(
     """Nearest in cosine among all embeddings that the tracks hold, by exact search in blocks."""
     import faiss  # late: few frames have so many pairs
 
-    filled = tracks.looks.any(axis=2)
+    filled = tracks.appearance.any(axis=2)
     owners = np.nonzero(filled)[0]
     index = faiss.IndexFlatIP(embeddings.shape[1])
-    index.add(_unit_vectors(tracks.looks[filled]))
+    index.add(_unit_vectors(tracks.appearance[filled]))
     # A track occurs once for each of its embeddings, so as many more are searched.
-    slots = min(count * tracks.looks.shape[1], len(owners))
+    slots = min(count * tracks.appearance.shape[1], len(owners))
     _, rows = index.search(_unit_vectors(embeddings), slots)
     positions: Ints = owners[rows]
     return positions

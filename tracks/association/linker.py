@@ -7,7 +7,8 @@ lost a few frames ago compete in the same assignment as live ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -51,7 +52,8 @@ class Links:
     @classmethod
     def concatenate(cls, parts: list[Links]) -> Links:
         """The frames of one sequence after each other."""
-        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+        columns = map(vars, parts)
+        return cls(*map(np.concatenate, zip(*(column.values() for column in columns), strict=True)))
 
 
 class Linker:
@@ -214,21 +216,52 @@ def link(
             finite, named by its number.
         ValueError: frames out of order, or boxes that are not finite.
     """
+    options = options or PRESETS["default"]
     if (np.diff(frames) < 0).any():
         raise ValueError("`frames` must not fall; sort the detections by frame")
     if not np.isfinite(boxes).all():
         raise ValueError("`boxes` must be finite; leave failed rows out")
-    linker = Linker(embeddings.shape[1], options, frame_step=frame_step(frames))
-    require_times(seconds, len(frames), linker.options)
+    require_times(seconds, len(frames), options)
     normalised = l1_normalise(embeddings, [str(row) for row in range(len(frames))])
-    diagonals = np.broadcast_to(np.asarray(diagonal_px, dtype=np.float64), len(frames))
+    return link_frames(
+        frames,
+        np.asarray(boxes, dtype=np.float64),
+        lambda rows: normalised[rows],
+        np.broadcast_to(np.asarray(diagonal_px, dtype=np.float64), len(frames)),
+        dim=embeddings.shape[1],
+        seconds=seconds,
+        scores=scores,
+        options=options,
+    )
+
+
+def link_frames(
+    frames: Ints,
+    boxes: Floats,
+    embeddings: Callable[[slice], npt.NDArray[np.float32]],
+    diagonals: Floats,
+    *,
+    dim: int,
+    seconds: Floats | None,
+    scores: npt.NDArray[np.floating] | None,
+    options: LinkOptions,
+) -> Links:
+    """Link one sequence whose embeddings are read frame by frame; nothing is checked.
+
+    Args:
+        frames, boxes, seconds, scores, options: as for ``link``.
+        embeddings: gives those of a slice of neighbouring rows, L1-normalised ``[R, D]``.
+        diagonals: of the image of each detection ``[N]``, in pixels.
+        dim: length of an embedding.
+    """
+    linker = Linker(dim, options, frame_step=frame_step(frames))
     parts = [Links.unlinked(0)]
     for rows in by_frame(frames):
         parts.append(
             linker.step(
                 int(frames[rows.start]),
-                np.asarray(boxes[rows], dtype=np.float64),
-                normalised[rows],
+                boxes[rows],
+                embeddings(rows),
                 diagonal_px=float(diagonals[rows.start]),
                 seconds=float("nan") if seconds is None else float(seconds[rows.start]),
                 scores=None if scores is None else scores[rows],

@@ -1,103 +1,108 @@
-"""How linking weighs a pair, what a track remembers, and when it gives up."""
+"""The one configuration of linking.
+
+The fields of ``LinkOptions`` are the options of ``onepass link``, what ``onepass tracks tune`` writes,
+and what the manifest of the tracks and the state of live linking say.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from common.errors import InputError
+from pydantic import ConfigDict, Field, model_validator
+
+from common.json_models import JsonModel, configure
 
 TERMS = ("feature", "iou", "area", "distance")
 
 Assignment = Literal["optimal", "greedy", "cheapest"]
+Preset = Literal["default", "ami", "antenna"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinkOptions:
-    """Options of linking. Costs have no unit; an unweighted term is 0 to 1, ``feature`` 0 to 2.
+def _field(panel: str, text: str, default: Any, **limits: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"panel": panel}, **limits)
 
-    The defaults were chosen on EfficientNet-Lite0 embeddings of eight fish (501 frames) and of five
-    moth-trap frames, judged by eye; with them the two flies of ``benchmarks/tracks.py`` have a HOTA
-    of 1.000. Distance weighs 4 because a fifth of the diagonal costs only 0.2 at weight 1, and fish
-    were linked across the whole tank.
 
-    A few scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit
+COST, GAPS, MEMORY, CHOICE = "Cost of a pair", "Gaps", "What a track remembers", "Which pairs"
+
+
+class LinkOptions(JsonModel):
+    """How linking weighs a pair, what a track remembers, and when it gives up.
+
+    Costs have no unit; an unweighted term is 0 to 1, ``feature`` 0 to 2. The defaults were chosen on
+    EfficientNet-Lite0 embeddings of eight fish (501 frames) and of five moth-trap frames, judged by
+    eye; with them the two flies of ``benchmarks/tracks.py`` have a HOTA of 1.000. Distance weighs 4
+    because a fifth of the diagonal costs only 0.2 at weight 1, and fish were linked across the whole
+    tank. A few scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit
     weights to labelled sequences of your own (``onepass tracks tune``).
-
-    Attributes:
-        feature_weight: weight of 1 - cosine similarity of the embeddings; 0 or more.
-        iou_weight: weight of 1 - intersection over union of the boxes; 0 or more.
-        area_weight: weight of 1 - smaller box area / larger box area; 0 or more.
-        distance_weight: weight of the distance between box centres, in diagonals of the later
-            image; 0 or more.
-        max_cost: most that a link may cost, as the weighted sum of the four terms; above 0.
-        max_gap_frames: frames that a track may be missing, counted in the usual step between
-            frames; 0 links neighbouring frames only.
-        max_gap_seconds: most seconds between two detections of a track; above 0, or None for no
-            limit. It needs timestamps.
-        appearance: what a detection is compared with: ``average``, the running average of the
-            track's embeddings, or ``gallery``, the most similar of its last embeddings.
-        appearance_memory: for ``average``, the share of the old average that each link keeps; 0
-            (the last detection only) to just below 1.
-        gallery_size: for ``gallery``, the number of embeddings kept of each track; 1 or more.
-        motion_gate: largest distance of a detection from the position that the track's motion
-            predicts, in diagonals of the track's last box for each frame step since; above 0, or
-            None for no limit.
-        strong_score: detections with a lower detector score are weak: they may continue tracks
-            that no strong detection continues, and never start one. In the unit of the score
-            column; None: all are strong.
-        assignment: ``optimal`` makes the sum of ``max_cost`` - cost over the links of a frame
-            largest; ``greedy`` takes the cheapest pair first; both are one-to-one. ``cheapest``
-            gives every detection its cheapest predecessor, so that two may claim the same one.
-
-    Raises:
-        InputError: a value outside its range.
 
     Example:
         >>> LinkOptions(max_gap_frames=3).weights
         (1.0, 1.0, 1.0, 4.0)
     """
 
-    feature_weight: float = 1.0
-    iou_weight: float = 1.0
-    area_weight: float = 1.0
-    distance_weight: float = 4.0
-    max_cost: float = 2.0
-    max_gap_frames: int = 5
-    max_gap_seconds: float | None = None
-    appearance: Literal["average", "gallery"] = "average"
-    appearance_memory: float = 0.8
-    gallery_size: int = 8
-    motion_gate: float | None = None
-    strong_score: float | None = None
-    assignment: Assignment = "optimal"
+    model_config = ConfigDict(allow_inf_nan=False)
 
-    def __post_init__(self) -> None:
-        for term, weight in zip(TERMS, self.weights, strict=True):
-            self._require(f"{term}_weight", 0 <= weight < math.inf, "a number of 0 or more")
+    feature_weight: float = _field(COST, "Weight of 1 - cosine of the embeddings.", 1.0, ge=0)
+    iou_weight: float = _field(COST, "Weight of 1 - intersection / union of the boxes.", 1.0, ge=0)
+    area_weight: float = _field(COST, "Weight of 1 - smaller / larger box area.", 1.0, ge=0)
+    distance_weight: float = _field(
+        COST, "Weight of the distance of the boxes, in diagonals of the later image.", 4.0, ge=0
+    )
+    max_cost: float = _field(COST, "Most that a link may cost, all four terms together.", 2.0, gt=0)
+    max_gap_frames: int = _field(
+        GAPS, "Frames that a track may be missing, in the usual step between frames.", 5, ge=0
+    )
+    max_gap_seconds: float | None = _field(
+        GAPS, "Most seconds between two detections of a track; needs timestamps.", None, gt=0
+    )
+    appearance: Literal["average", "gallery"] = _field(
+        MEMORY,
+        "What a track is compared by: the running average of its embeddings, or the most similar of "
+        "its last ones.",
+        "average",
+    )
+    appearance_memory: float = _field(
+        MEMORY,
+        "average: share of the old average kept at each link, 0 to below 1.",
+        0.8,
+        ge=0,
+        lt=1,
+    )
+    gallery_size: int = _field(MEMORY, "gallery: embeddings kept of each track.", 8, ge=1)
+    motion_gate: float | None = _field(
+        CHOICE,
+        "Farthest that a detection may be from where the motion of its track predicts it, in "
+        "diagonals of the last box for each frame step; no limit if not given.",
+        None,
+        gt=0,
+    )
+    strong_score: float | None = _field(
+        CHOICE,
+        "Detections with a lower detector score continue only tracks that no other detection "
+        "continues, and start none.",
+        None,
+    )
+    assignment: Assignment = _field(
+        CHOICE,
+        "optimal: the links that together save most against max_cost. greedy: the cheapest pair "
+        "first. cheapest: to each detection its cheapest track, even if two choose the same.",
+        "optimal",
+    )
+
+    @model_validator(mode="after")
+    def _weighted(self) -> LinkOptions:
         if not any(self.weights):
-            raise InputError("all four link weights are 0; give at least one above 0")
-        for name in ("max_cost", "max_gap_seconds", "motion_gate"):
-            value = getattr(self, name)
-            self._require(name, value is None or 0 < value < math.inf, "a number above 0")
-        self._require("max_gap_frames", self.max_gap_frames >= 0, "0 or more")
-        self._require(
-            "appearance_memory", 0 <= self.appearance_memory < 1, "0 (none) to just below 1"
-        )
-        self._require("gallery_size", self.gallery_size >= 1, "1 or more")
-        score = self.strong_score
-        self._require("strong_score", score is None or math.isfinite(score), "a number")
-        for name, choices in (
-            ("appearance", ("average", "gallery")),
-            ("assignment", ("optimal", "greedy", "cheapest")),
-        ):
-            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+            raise ValueError("all four link weights are 0; give at least one above 0")
+        return self
 
-    def _require(self, name: str, valid: bool, allowed: str) -> None:
-        if not valid:
-            raise InputError(f"`{name}={getattr(self, name)!r}`: give {allowed}")
+    def replace(self, **changes: Any) -> LinkOptions:
+        """The same options with other values for some fields.
+
+        Raises:
+            InputError: an unknown field, or a value that it does not take.
+        """
+        return configure(LinkOptions, **(self.model_dump() | changes))
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
@@ -121,6 +126,6 @@ PRESETS: Mapping[str, LinkOptions] = {
     "default": LinkOptions(),
     # The rules of the AMI data companion and of its platform, for comparison. They count box
     # sides with one pixel more and round IoU to two digits; that is not repeated here.
-    "ami": replace(_LAST_FRAME_ONLY, max_cost=1.0, assignment="cheapest"),
-    "antenna": replace(_LAST_FRAME_ONLY, max_cost=0.2, assignment="greedy"),
+    "ami": _LAST_FRAME_ONLY.replace(max_cost=1.0, assignment="cheapest"),
+    "antenna": _LAST_FRAME_ONLY.replace(max_cost=0.2, assignment="greedy"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +48,8 @@ class OpenTracks:
         seconds: its time; NaN if unknown.
         box: ``[M, 4]`` its box, in pixels.
         velocity: ``[M, 2]`` movement of its centre in one frame step, in pixels.
-        looks: ``[M, K, D]`` float32, L1-normalised embeddings it is compared by; zero in the slots
-            that are not filled yet. (The name is that of the array in stored states.)
+        appearance: ``[M, K, D]`` float32, L1-normalised embeddings it is compared by; zero in the
+            slots that are not filled yet.
         filled: number of embeddings that the track has stored so far.
     """
 
@@ -60,20 +60,15 @@ class OpenTracks:
     seconds: Floats
     box: Floats
     velocity: Floats
-    looks: npt.NDArray[np.float32]
+    appearance: npt.NDArray[np.float32]
     filled: Ints
 
     @classmethod
     def empty(cls, *, embeddings_kept: int, dim: int) -> OpenTracks:
         """No track yet."""
-        nothing = FrameDetections(
-            0,
-            np.nan,
-            np.empty(0, dtype=np.int64),
-            np.empty((0, 4)),
-            np.empty((0, dim), dtype=np.float32),
-        )
-        return new_tracks(nothing.row, nothing, embeddings_kept=embeddings_kept)
+        rows, embedding = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=np.float32)
+        nothing = FrameDetections(0, np.nan, rows, np.empty((0, 4)), embedding)
+        return new_tracks(rows, nothing, embeddings_kept=embeddings_kept)
 
     def __len__(self) -> int:
         return len(self.track)
@@ -81,7 +76,7 @@ class OpenTracks:
     @property
     def embeddings(self) -> npt.NDArray[np.float32]:
         """What they are compared by: ``[M, D]`` where one is kept, else ``[M, K, D]``."""
-        return self.looks[:, 0] if self.looks.shape[1] == 1 else self.looks
+        return self.appearance[:, 0] if self.appearance.shape[1] == 1 else self.appearance
 
     def steps_to(self, frame: int, frame_step: int) -> Floats:
         """Frame steps from each one's last detection to a later frame, at least 1 ``[M]``."""
@@ -90,7 +85,7 @@ class OpenTracks:
 
     def select(self, rows: Bools | Ints) -> OpenTracks:
         """The tracks of a mask or at positions."""
-        return OpenTracks(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return OpenTracks(**{name: column[rows] for name, column in vars(self).items()})
 
     @classmethod
     def concatenate(cls, parts: list[OpenTracks]) -> OpenTracks:
@@ -98,13 +93,8 @@ class OpenTracks:
         filled = [part for part in parts if len(part)] or parts[:1]
         if len(filled) == 1:
             return filled[0]
-        return cls(
-            **{f.name: np.concatenate([getattr(p, f.name) for p in filled]) for f in fields(cls)}
-        )
-
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """All arrays by name, to be saved; ``OpenTracks(**arrays)`` restores the tracks."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        columns = map(vars, filled)
+        return cls(*map(np.concatenate, zip(*(column.values() for column in columns), strict=True)))
 
     def extended(self, detections: FrameDetections, *, steps: Floats, memory: float) -> OpenTracks:
         """The M tracks after each was continued by one of M detections.
@@ -114,16 +104,16 @@ class OpenTracks:
             steps: frame steps since each track's last detection ``[M]``.
             memory: share of the old average that is kept, where one embedding is kept; 0 to 1.
         """
-        new, slots = detections.embedding, self.looks.shape[1]
+        new, slots = detections.embedding, self.appearance.shape[1]
         if slots == 1:
-            average = np.float32(memory) * self.looks[:, 0] + np.float32(1 - memory) * new
+            average = np.float32(memory) * self.appearance[:, 0] + np.float32(1 - memory) * new
             # Opposite embeddings can cancel out to zero; then only the new one is kept.
             cancelled = ~average.any(axis=1)
             average[cancelled] = new[cancelled]
-            looks = average[:, None, :]
+            appearance = average[:, None, :]
         else:
-            looks = self.looks.copy()
-            looks[np.arange(len(self)), self.filled % slots] = new
+            appearance = self.appearance.copy()
+            appearance[np.arange(len(self)), self.filled % slots] = new
         moved = (_centres(detections.box) - _centres(self.box)) / steps[:, None]
         first = self.position == 0
         return replace(
@@ -134,7 +124,7 @@ class OpenTracks:
             seconds=np.full(len(self), detections.seconds),
             box=detections.box,
             velocity=np.where(first[:, None], moved, (self.velocity + moved) / 2),
-            looks=looks,
+            appearance=appearance,
             filled=self.filled + 1,
         )
 
@@ -183,7 +173,7 @@ def new_tracks(track: Ints, detections: FrameDetections, *, embeddings_kept: int
         seconds=np.full(count, detections.seconds),
         box=detections.box,
         velocity=np.zeros((count, 2)),
-        looks=slots,
+        appearance=slots,
         filled=np.ones(count, dtype=np.int64),
     )
 

@@ -19,10 +19,10 @@ import numpy as np
 from common.errors import InputError
 from index.vectors import Ints
 from tracks.association.linker import frame_step
+from tracks.boxes import TrackBoxes
 from tracks.evaluation.scores import Scores, evaluate_together
-from tracks.linked import LinkedRun
+from tracks.linked_run import LinkedRun
 from tracks.motchallenge import FIRST_FRAME, file_names, read_truth
-from tracks.tracked import TrackBoxes
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from index.vectors import Floats, Ints
 from pipelines.run import Run
 from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
+from tracks.boxes import TrackBoxes
 from tracks.embeddings import EmbeddingReader
 from tracks.evaluation.evaluate import truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
+from tracks.geometry import read_geometry
 from tracks.motchallenge import FIRST_FRAME, read_truth
-from tracks.sequences import LinkPlan, read_plan
-from tracks.sizes import geometry
-from tracks.tracked import TrackBoxes
+from tracks.plan import LinkPlan, read_plan
 
 SAME_BOX = 0.5
 """Least IoU of a true box and a detection to be of the same individual."""
@@ -107,7 +107,7 @@ def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, sli
     reader = EmbeddingReader(run, plan.table)
     for rows in plan.sequences:
         table = plan.table[rows]
-        measured = geometry(run, table)
+        measured = read_geometry(run, table)
         yield (
             LabelledSequence(
                 name=table["sequence"][0].as_py(),

@@ -17,7 +17,7 @@ import numpy as np
 
 from common.extras import optional
 from index.vectors import Floats, Ints
-from tracks.tracked import TrackBoxes
+from tracks.boxes import TrackBoxes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ gives the best IDF1. How well that generalises is measured by leaving out each s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,14 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from common.errors import InputError
+from common.json_models import JsonModel
 from index.vectors import Floats, Ints
 from tracks.association.costs import cost_terms
 from tracks.association.linker import by_frame, frame_step, link
 from tracks.association.options import PRESETS, TERMS, LinkOptions
 from tracks.association.state import Bools, FrameDetections, OpenTracks, new_tracks
+from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.evaluation.scores import Scores, evaluate
-from tracks.linked import unique_per_frame
-from tracks.tracked import TrackBoxes
 
 UNLABELLED = -1
 _MAX_PAIRS = 500_000
@@ -53,8 +53,7 @@ class LabelledSequence:
     individuals: Ints
 
 
-@dataclass(frozen=True)
-class Fold:
+class Fold(JsonModel):
     """A sequence that was left out, linked with options fitted to the others and by default.
 
     Attributes:
@@ -70,8 +69,7 @@ class Fold:
     default: Scores
 
 
-@dataclass(frozen=True)
-class Tuning:
+class Tuning(JsonModel):
     """Result of tuning.
 
     Attributes:
@@ -122,11 +120,11 @@ def tune(
         rest = [other for other in range(len(sequences)) if other != number]
         options = _fit([sequences[n] for n in rest], [pairs[n] for n in rest], base)
         tuned, default = score_linking(left_out, options), score_linking(left_out, base)
-        folds.append(Fold(left_out.name, options, tuned, default))
+        folds.append(Fold(sequence=left_out.name, options=options, tuned=tuned, default=default))
         progress(number + 1, len(sequences) + 1)
     options = _fit(sequences, pairs, base)
     progress(len(sequences) + 1, len(sequences) + 1)
-    return Tuning(options, folds)
+    return Tuning(options=options, folds=folds)
 
 
 def score_linking(sequence: LabelledSequence, options: LinkOptions) -> Scores:
@@ -246,12 +244,10 @@ def _fit(
     weights, limit = fit_weights(
         np.concatenate([terms for terms, _ in pairs]), np.concatenate([same for _, same in pairs])
     )
-    feature, iou, area, distance = map(_rounded, weights.tolist())
-    fitted = replace(
-        base, feature_weight=feature, iou_weight=iou, area_weight=area, distance_weight=distance
-    )
+    names = [f"{term}_weight" for term in TERMS]
+    fitted = base.replace(**dict(zip(names, map(_rounded, weights.tolist()), strict=True)))
     candidates = [
-        replace(fitted, max_cost=_rounded(limit * factor)) for factor in _THRESHOLD_FACTORS.tolist()
+        fitted.replace(max_cost=_rounded(limit * factor)) for factor in _THRESHOLD_FACTORS.tolist()
     ]
     idf1 = np.array(
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,6 +14,7 @@ from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_APPEARANCE = "looks"  # name of the array in stored states since 0.1.0
 
 
 class Head(JsonModel):
@@ -51,7 +52,7 @@ class State:
             return "nothing came for so long that its open tracks were closed"
         if self.head.fingerprint != fingerprint:
             return "its open tracks were made with another model than the one served now"
-        before, now = asdict(self.head.options), asdict(options)
+        before, now = self.head.options.model_dump(), options.model_dump()
         changed = [
             f"{name} {before[name]} to {now[name]}" for name in now if before[name] != now[name]
         ]
@@ -62,8 +63,10 @@ class State:
 
 def pack(tracks: OpenTracks) -> bytes:
     """Open tracks as the bytes of an npz file."""
+    arrays = vars(tracks) | {_APPEARANCE: tracks.appearance}
+    del arrays["appearance"]
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **tracks.arrays())
+    np.savez(stream, allow_pickle=False, **arrays)
     return stream.getvalue()
 
 
@@ -75,11 +78,12 @@ def unpack(data: bytes) -> OpenTracks:
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return OpenTracks(**arrays)
-    except TypeError:
+            stored = dict(arrays)
+        return OpenTracks(appearance=stored.pop(_APPEARANCE), **stored)
+    except (KeyError, TypeError):
         raise LinkStateError(
             "the open tracks were stored by another version of onepass; remove the file of "
-            "--link-state to begin anew"
+            "`link_state` to begin anew"
         ) from None
 
 

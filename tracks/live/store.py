@@ -192,8 +192,8 @@ class LinkStore:
         if self._file is None:
             raise LinkStateError(
                 "this server keeps no state of live linking, because its replicas may run on "
-                "several machines, or its index in an object store; start it with --link-state "
-                "FILE on a disk of the one machine where it runs"
+                "several machines, or its index in an object store; start it with `link_state`, "
+                "a file on a disk of the one machine where it runs"
             )
         return self._file
 
@@ -205,7 +205,7 @@ class LinkStore:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
             raise LinkStateError(
                 f"the state of live linking in {self.file} cannot be used: {reason}; look at the "
-                "disk and its permissions, or start the server with --link-state FILE elsewhere"
+                "disk and its permissions, or start the server with another `link_state`"
             ) from error
 
     def _open(self) -> sqlite3.Connection:
@@ -244,7 +244,7 @@ class LinkStore:
             elif version != FORMAT:
                 raise LinkStateError(
                     f"{self.file} is no state of live linking that this version reads (format "
-                    f"{version}, not {FORMAT}); start the server with --link-state FILE elsewhere"
+                    f"{version}, not {FORMAT}); start the server with another `link_state`"
                 )
             connection.execute("COMMIT")
         finally:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from tracks.association.linker import frame_step
-from tracks.linked import LinkedRun, Progress
+from tracks.linked_run import LinkedRun, Progress
 from tracks.motchallenge import file_names
 from tracks.pictures.annotate import Annotator, Pixels
 from tracks.pictures.scenes import RunImages

@@ -24,7 +24,7 @@ from common.errors import InputError
 from common.json_models import write_atomic
 from index.vectors import Floats
 from tracks.association.options import TERMS
-from tracks.linked import LinkedRun, Progress
+from tracks.linked_run import LinkedRun, Progress
 from tracks.pictures.scenes import RunImages
 from tracks.pictures.sheet import BLANK, RED, Tile, contact_sheet
 

@@ -21,7 +21,7 @@ from pipelines.frame_names import parse_frame
 from pipelines.images.pixels import ImageError
 from pipelines.images.video import read_video_info
 from tracks.association.linker import by_frame, frame_step
-from tracks.linked import LinkedRun, Progress, shortened
+from tracks.linked_run import LinkedRun, Progress, shortened
 from tracks.pictures.annotate import Annotator, Pixels
 from tracks.pictures.scenes import RunImages
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +59,7 @@ def command(index: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str],
 
 def test_a_killed_server_continues_where_it_was(world: World, tmp_path: Path) -> None:
     file = tmp_path / "options.json"
-    file.write_text(json.dumps(asdict(LinkOptions(max_gap_frames=2))))
+    file.write_text(LinkOptions(max_gap_frames=2).model_dump_json())
     options = ("--link-state", str(tmp_path / "new" / "state"), "--link-options", str(file))
     with command(world.index, *options) as (child, client):
         first = [link_frame(client, number) for number in range(3)]

@@ -15,7 +15,7 @@ from index.build.versions import promote, rollback
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions
-from migration.beside import build_candidate, check_replaceable
+from migration.candidate import build_candidate, check_replaceable
 from pipelines.run import Run
 from tests.helpers.indexes import embeddings, make_run, tree, true_scores
 from tests.helpers.runs import TINY_FACTS

@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +351,7 @@ def test_a_video_of_images_of_two_sizes_keeps_boxes_on_what_they_hold(
     box = np.array([40.0, 60, 80, 100])
     plan = {"image": list(sizes), **box_columns([box * times for times in sizes.values()])}
     run = write_run(tmp_path / "run", plan, np.ones((3, 8)), root=tmp_path).path
-    link_run(run, options=replace(PRESETS["default"], max_cost=9))
+    link_run(run, options=PRESETS["default"].replace(max_cost=9))
     ran("video", run, "--out", tmp_path / "out.mp4")
     shown = frames_of(tmp_path / "out.mp4")
     assert [frame.shape for frame in shown] == [(120, 160, 3)] * 3

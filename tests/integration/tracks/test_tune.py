@@ -17,9 +17,9 @@ from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
 from tracks.association.options import LinkOptions
+from tracks.boxes import TrackBoxes
 from tracks.evaluation.labels import labelled_by_column, labelled_by_truth, match_individuals
 from tracks.evaluation.tune import UNLABELLED
-from tracks.tracked import TrackBoxes
 
 NIGHTS = ("monday", "tuesday", "wednesday")
 

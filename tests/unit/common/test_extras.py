@@ -12,9 +12,9 @@ from common.extras import optional
 from migration.plots import overlap_plot
 from pipelines.heads.fit import TrainOptions
 from pipelines.heads.train import train
+from tracks.boxes import TrackBoxes
 from tracks.evaluation.scores import evaluate
 from tracks.pictures.annotate import Annotator
-from tracks.tracked import TrackBoxes
 
 TRACKED = TrackBoxes(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0.0, 0, 1, 1]]))
 

@@ -14,11 +14,10 @@ import pytest
 from common.errors import RunError
 from common.json_models import write_atomic
 from migration import spaces
-from migration.compare import compare_runs
-from migration.costs import run_cost
+from migration.align import Rows, align_runs
+from migration.compare import compare_runs, run_cost
 from migration.labels import compare_labels
 from migration.links import (
-    Pairs,
     changed_links,
     compare_links,
     has_tracks,
@@ -26,10 +25,9 @@ from migration.links import (
     threshold,
 )
 from migration.page import render
-from migration.report import Labels, Limits, MigrationReport
-from migration.rows import Rows, align_runs
+from migration.report import Labels, MigrationReport
 from migration.spaces import compare_spaces, shared_neighbours
-from migration.verdict import judge
+from migration.verdict import Limits, judge
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run, SessionInfo
 from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
@@ -138,13 +136,11 @@ def test_overlap_and_drift(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
     monkeypatch.setattr(spaces, "_BLOCK_BYTES", block_bytes)  # 16: two rows at a time
-    found = compare_spaces(*rows_of(tmp_path, OLD, NEW), k=2)
-    near = found.neighbours
+    near, drift, _ = compare_spaces(*rows_of(tmp_path, OLD, NEW), k=2)
     # Of rows 0, 1, 4, 5 one of two neighbours stays, of rows 2 and 3 none.
     assert (near.queries, near.rows, near.counts) == (6, 6, (2, 4, 0))
     assert near.overlap == pytest.approx(4 / 12)
     assert near.chance == pytest.approx(2 / 5)
-    drift = found.drift
     turned = np.cos(np.radians(70))
     assert (drift.reason, drift.rows) == (None, 6)
     assert drift.mean == pytest.approx((4 + 2 * turned) / 6, abs=1e-6)
@@ -156,32 +152,32 @@ def test_overlap_and_drift(
 
 def test_queries_are_drawn_and_the_same_each_time(tmp_path: Path) -> None:
     pair = rows_of(tmp_path, OLD, NEW)
-    few = [compare_spaces(*pair, k=2, queries=3).neighbours for _ in range(2)]
+    few = [compare_spaces(*pair, k=2, queries=3)[0] for _ in range(2)]
     assert few[0] == few[1]
     assert (few[0].queries, few[0].rows, sum(few[0].counts)) == (3, 6, 3)
 
 
 def test_other_dimensions_have_neighbours_and_no_drift(tmp_path: Path) -> None:
     wide = np.column_stack([OLD, np.zeros(6)])
-    found = compare_spaces(*rows_of(tmp_path, OLD, wide), k=2)
-    assert found.neighbours.overlap == 1.0
-    assert found.drift.reason == "cannot be compared: 2 and 3 numbers"
-    assert found.drift.mean is None
+    near, drift, _ = compare_spaces(*rows_of(tmp_path, OLD, wide), k=2)
+    assert near.overlap == 1.0
+    assert drift.reason == "cannot be compared: 2 and 3 numbers"
+    assert drift.mean is None
 
 
 def test_a_vector_of_zeros_has_no_neighbours(tmp_path: Path) -> None:
     new = NEW.copy()
     new[5] = 0
-    found = compare_spaces(*rows_of(tmp_path, OLD, new), k=2)
-    assert found.without_direction == 1
-    assert (found.neighbours.queries, found.neighbours.rows, found.drift.rows) == (5, 5, 5)
+    near, drift, zeros = compare_spaces(*rows_of(tmp_path, OLD, new), k=2)
+    assert zeros == 1
+    assert (near.queries, near.rows, drift.rows) == (5, 5, 5)
 
 
 def test_one_row_has_no_neighbours(tmp_path: Path) -> None:
-    found = compare_spaces(*rows_of(tmp_path, OLD[:1], NEW[:1]))
-    assert found.neighbours.reason == "1 rows have an embedding in both runs; neighbours need two"
-    assert found.neighbours.overlap is None
-    assert found.drift.mean == pytest.approx(1)
+    near, drift, _ = compare_spaces(*rows_of(tmp_path, OLD[:1], NEW[:1]))
+    assert near.reason == "1 rows have an embedding in both runs; neighbours need two"
+    assert near.overlap is None
+    assert drift.mean == pytest.approx(1)
 
 
 # -- links
@@ -204,8 +200,8 @@ def test_changed_links_are_pairs() -> None:
 
 def test_threshold_matches_quantiles() -> None:
     linked = np.array([True, True, False, False, False])
-    pairs = Pairs(linked, np.array([0.5, 1.0, 1.5, 2.5, 3.0]), np.array([0.2, 0.6, 1.7, 0.9, 2.0]))
-    found = threshold(pairs, 2.0)
+    old, new = np.array([0.5, 1.0, 1.5, 2.5, 3.0]), np.array([0.2, 0.6, 1.7, 0.9, 2.0])
+    found = threshold(linked, old, new, 2.0)
     assert (found.pairs, found.linked, found.within) == (5, 2, 3)
     assert found.suggested == pytest.approx((0.9 + 1.7) / 2)  # three of five lie below it again
     assert found.linked_within_now == 1.0
@@ -215,7 +211,7 @@ def test_threshold_matches_quantiles() -> None:
     assert found.now.threshold == pytest.approx(0.75)
     assert found.linked_now is not None
     assert sum(found.linked_now.counts) == 2
-    everything = threshold(pairs, 5.0)
+    everything = threshold(linked, old, new, 5.0)
     assert everything.suggested is None
     assert everything.reason is not None
     assert everything.reason.startswith("all of 5 pairs cost at most 5")
@@ -335,11 +331,15 @@ def test_verdict(report: MigrationReport) -> None:
     assert outcomes.pop("max_new_failures") == "missed"
     assert set(outcomes.values()) == {"met"}
     assert not report.verdict.passed
-    silent = report.labels.model_copy(update={"agreement": None, "reason": "no names"})
     verdict = judge(
         Limits(max_new_failures=2, min_overlap=0.0, max_changed_links=1.0),
-        report.counts, silent, report.neighbours, report.links,
-    )  # fmt: skip
+        {
+            "max_new_failures": (2, None),
+            "min_label_agreement": (None, "no names"),
+            "min_overlap": (0.0, None),
+            "max_changed_links": (1.0, None),
+        },
+    )
     assert verdict.passed  # exactly at a limit is met; what is not comparable does not fail
     told = {one.name: (one.outcome, one.measured, one.says) for one in verdict.limits}
     assert told["max_new_failures"][:2] == ("met", 2)
@@ -385,5 +385,5 @@ def test_page_says_what_is_not_compared(tmp_path: Path) -> None:
     now = run_of(tmp_path / "now", np.hstack([OLD, OLD]), names=(), facts=wide)
     page = render(compare_runs(then, now, limits=Limits()))
     assert "Cannot be compared: 2 and 4 numbers." in page
-    assert "Not compared: the new model has no class names; give --labels." in page
+    assert "Not compared: the new model has no class names; give `labels`." in page
     assert "1 not comparable" in page

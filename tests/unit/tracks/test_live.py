@@ -76,7 +76,7 @@ def same(answers: list[Any], whole: Links) -> None:
 
 VARIANTS = {
     **PRESETS,
-    "antenna": replace(PRESETS["antenna"], max_cost=1.0),  # at 0.2 it links hardly anything here
+    "antenna": PRESETS["antenna"].replace(max_cost=1.0),  # at 0.2 it links hardly anything here
     "gallery": LinkOptions(appearance="gallery", gallery_size=3, motion_gate=3.0),
     "weak": LinkOptions(strong_score=0.35, max_gap_seconds=2.5),
 }
@@ -271,7 +271,7 @@ def test_a_file_that_cannot_be_used_says_which_and_what_to_do(tmp_path: Path) ->
         with pytest.raises(LinkStateError, match=says) as caught:
             ask(live(bad), still(0), "a")
         assert str(bad) in str(caught.value)
-        assert "--link-state" in str(caught.value)
+        assert "`link_state`" in str(caught.value)
     assert text.read_text() == "no database " * 100
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from tracks.boxes import TrackBoxes
 from tracks.motchallenge import file_names, read_truth, result_lines
-from tracks.tracked import TrackBoxes
 
 
 def written(folder: Path, text: str) -> Path:

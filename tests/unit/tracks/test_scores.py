@@ -8,9 +8,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.evaluation.scores import evaluate, evaluate_together
-from tracks.linked import unique_per_frame
-from tracks.tracked import TrackBoxes
 
 FAR = 100.0  # between individuals: their boxes never touch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ def linked(
         np.array([SQUARE] * len(frames) if boxes is None else boxes, dtype=float),
         np.array([[1.0, 1.0]] * len(frames) if looks is None else looks, np.float32),
         diagonal_px=more.pop("diagonal_px", 100.0),
-        options=replace(PRESETS[preset], **more),
+        options=PRESETS[preset].replace(**more),
         **{name: None if value is None else np.array(value) for name, value in given.items()},
     )
 
@@ -255,7 +254,7 @@ def test_a_linker_goes_on_where_a_saved_one_stood(appearance: str) -> None:
     )
     linker, parts = Linker(16, options), []
     for rows in by_frame(frames):
-        saved, before = linker.open.arrays(), linker
+        saved, before = vars(linker.open), linker
         linker = Linker(16, options)
         linker.restore(OpenTracks(**saved), started=before.tracks, rows=before.rows)
         at = float(frames[rows.start])

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from common.errors import InputError
+from common.json_models import configure
 from tracks.association.options import LinkOptions
 
 
@@ -28,4 +29,4 @@ from tracks.association.options import LinkOptions
 )
 def test_options_say_what_is_wrong(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        LinkOptions(**wrong)
+        configure(LinkOptions, **wrong)

@@ -15,10 +15,10 @@ from common.errors import InputError
 from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
-from tracks.association.linker import by_frame
-from tracks.sizes import geometry
+from tracks.boxes import TrackBoxes, unique_per_frame
+from tracks.geometry import read_geometry
+from tracks.plan import sequence_slices
 from tracks.store import read_tracks
-from tracks.tracked import TrackBoxes
 
 Progress = Callable[[int, int], None]  # called with the number done and the number to do
 
@@ -82,9 +82,9 @@ class LinkedRun:
 
     @cached_property
     def _parts(self) -> dict[str, slice]:
-        names = self.rows["sequence"].combine_chunks().dictionary_encode()
-        parts = by_frame(names.indices.to_numpy())
-        return dict(zip(names.dictionary.to_pylist(), parts, strict=True))
+        return {
+            self.rows["sequence"][part.start].as_py(): part for part in sequence_slices(self.rows)
+        }
 
     @cached_property
     def frames(self) -> Ints:
@@ -97,7 +97,7 @@ class LinkedRun:
         boxes = np.column_stack([self.rows[side].to_numpy() for side in BOX]).astype(np.float64)
         whole = np.isnan(boxes).any(axis=1)
         if whole.any():
-            boxes[whole] = geometry(self.run, self.rows.filter(pa.array(whole))).boxes
+            boxes[whole] = read_geometry(self.run, self.rows.filter(pa.array(whole))).boxes
         return boxes
 
     @cached_property
@@ -155,30 +155,3 @@ class LinkedRun:
 def shortened(sequences: list[str]) -> str:
     """The first five names, for a message."""
     return ", ".join(map(repr, sequences[:5])) + (", …" if len(sequences) > 5 else "")
-
-
-def unique_per_frame(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
-    """Track numbers such that each occurs once in a frame.
-
-    The preset ``ami`` lets two detections of a frame claim one track. Evaluators and track files
-    allow one box per frame: the cheapest claim keeps the track, and the second, third, … claims of
-    all frames make up tracks of their own, numbered after all others.
-
-    Args:
-        frames: of each detection ``[N]``.
-        tracks: number of its track, from 0 ``[N]``.
-        cost: of its link ``[N]``; NaN where the track starts.
-
-    Returns:
-        The new numbers ``[N]``.
-    """
-    numbers = tracks.astype(np.int64)
-    added: dict[tuple[int, int], int] = {}  # number of the new track by (track, claim)
-    claims: dict[tuple[int, int], int] = {}  # so far, by (frame, track)
-    next_number = int(numbers.max(initial=-1)) + 1
-    for row in np.lexsort([np.nan_to_num(cost), frames]).tolist():
-        key = (int(frames[row]), int(tracks[row]))
-        claims[key] = claim = claims.get(key, 0) + 1
-        if claim > 1:
-            numbers[row] = added.setdefault((key[1], claim), next_number + len(added))
-    return numbers

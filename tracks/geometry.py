@@ -58,7 +58,7 @@ class Geometry:
         return messages
 
 
-def geometry(run: Run, plan: pa.Table) -> Geometry:
+def read_geometry(run: Run, plan: pa.Table) -> Geometry:
     """Boxes and diagonals of the rows of one sequence; opens the header of each image once."""
     boxes = np.column_stack([plan[name].to_numpy() for name in BOX]).astype(np.float64)
     whole = np.isnan(boxes).any(axis=1)

@@ -50,7 +50,7 @@ def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
     if len(manifest.runs) > 1:
         raise SnapshotError(
             f"{index} serves rows of {len(manifest.runs)} runs, and a migration replaces one: "
-            "migrate each without --index, then 'onepass index build RUN2 RUN2 … --out "
+            "migrate each without `index`, then 'onepass index build RUN2 RUN2 … --out "
             f"{index} --beside' and 'onepass index promote'"
         )
     raise SnapshotError(

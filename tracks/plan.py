@@ -74,8 +74,13 @@ def read_plan(run: Run, score_column: str | None) -> LinkPlan:
     good = good.sort_by(
         [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
     )
-    names = good["sequence"].combine_chunks().dictionary_encode()
-    return LinkPlan(good, by_frame(names.indices.to_numpy()), rows - good.num_rows)
+    return LinkPlan(good, sequence_slices(good), rows - good.num_rows)
+
+
+def sequence_slices(rows: pa.Table) -> list[slice]:
+    """The rows of each sequence of a table that is sorted by sequence."""
+    names = rows["sequence"].combine_chunks().dictionary_encode()
+    return by_frame(names.indices.to_numpy())
 
 
 def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from common.errors import RunError
 from common.json_models import read_json
 from common.storage import read_parquet
+from index.vectors import Ints
 from pipelines.embeddings import read_embeddings
 from pipelines.request import Request
 from pipelines.run import Run
 
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _COLUMNS = ("row_id", "detection_id", "label", "label_index", "error")
