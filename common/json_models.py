@@ -23,6 +23,7 @@ _WANTED = {
     "string": "give a text",
     "literal": "choose from {expected}",
     "greater_than_equal": "give {ge} or more",
+    "greater_than": "give more than {gt:g}",
     "less_than_equal": "give {le} or less",
     "tuple": "give as many values as it takes, separated by commas",
     "missing": "give as many values as it takes, separated by commas",

@@ -21,9 +21,10 @@ from common.storage import to_path
 from index.build.assemble import ReportRows
 from index.build.inputs import Selection
 from index.build.version import SegmentBuilder, make_manifest
-from index.search.factory import is_flat, make_index, without_transforms
+from index.config import IndexConfig
+from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
-from index.storage.layout import BuildOptions, SnapshotManifest, list_versions, read_manifest
+from index.storage.layout import SnapshotManifest, list_versions, read_manifest
 from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
@@ -51,7 +52,7 @@ def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
         raise SnapshotError(
             f"{index} serves rows of {len(manifest.runs)} runs, and a migration replaces one: "
             "migrate each without --index, then 'onepass index build RUN2 RUN2 … --out "
-            f"{index} --beside' and 'onepass index promote'"
+            f"{index} --candidate' and 'onepass index promote'"
         )
     raise SnapshotError(
         f"{index} serves the run {manifest.runs[0].path}, not {old.path}; give the index that was "
@@ -99,16 +100,16 @@ def build_candidate(
                 f"{old.path} is another run than the one {index} was made from; build its index "
                 "anew with 'onepass index build'"
             )
-        options = served.options
-        _check_factory(options, new, index)
-        builder = SegmentBuilder.create(options, None, executor, None, progress)
+        config = served.options
+        _check_factory(config, new, index)
+        builder = SegmentBuilder(config, executor=executor, report=progress)
         source = [Selection(new, _undeleted_rows(snapshot, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             return make_manifest(
                 version,
                 new,
-                options,
+                config,
                 made_by=MADE_BY,
                 parent=served.version,
                 contents=builder.build(draft, version, source),
@@ -149,14 +150,12 @@ def _undeleted_rows(snapshot: Snapshot, old: Run) -> npt.NDArray[np.int64] | Non
     return row_ids
 
 
-def _check_factory(options: BuildOptions, new: Run, index: Path) -> None:
+def _check_factory(config: IndexConfig, new: Run, index: Path) -> None:
     """Check that the factory works for the new vectors, before anything is written."""
-    if is_flat(options.factory) or without_transforms(options.factory) == "auto":
-        return
     try:
-        make_index(options.factory, new.manifest.model.feature_dim, options.metric)
+        check_factory(config.factory, new.manifest.model.feature_dim, config.metric)
     except SnapshotError as error:
         raise SnapshotError(
             f"{error}; build with another factory: onepass index build {new.path} --out {index} "
-            "--beside --factory auto"
+            "--candidate --factory auto"
         ) from None

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import WorkError
 from common.json_models import sha256_file, write_atomic
-from index.metrics import Metric
+from index.config import Metric
 from migration.costs import run_cost
 from migration.labels import compare_labels
 from migration.links import compare_links, has_tracks

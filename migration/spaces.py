@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.metrics import Metric, prepare
+from index.config import Metric
+from index.metrics import prepare
 from index.search.recall import ExactKnn
 from migration.report import Drift, Histogram, Neighbours
 from migration.rows import Bools, Ints, Rows

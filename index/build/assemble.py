@@ -34,6 +34,7 @@ from index.build.encode import (
     shard_file,
 )
 from index.build.inputs import Inputs
+from index.config import IndexConfig
 from index.metrics import to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import (
@@ -60,7 +61,6 @@ from index.storage.layout import (
     ROWS,
     SEARCH,
     VECTORS,
-    BuildOptions,
     RecallFacts,
     SegmentEntry,
 )
@@ -83,7 +83,7 @@ def assemble(
     inputs: Inputs,
     *,
     dim: int,
-    options: BuildOptions,
+    config: IndexConfig,
     memory_bytes: int,
     tasks: Tasks,
     report: ReportRows,
@@ -94,7 +94,7 @@ def assemble(
         folder: an empty folder for its files.
         inputs: rows of the segment.
         dim: values per vector.
-        options: metric, factory and the recall to tune for.
+        config: metric, factory and the recall to tune for.
         memory_bytes: memory of one process.
         tasks: runs the work on the parts.
         report: called after each part.
@@ -103,8 +103,8 @@ def assemble(
         SnapshotError: the factory does not work, a vector is zero, or a run is damaged.
         OSError: the disk refused.
     """
-    metric, total = options.metric, inputs.rows
-    factory = without_transforms(options.factory)
+    metric, total = config.metric, inputs.rows
+    factory = without_transforms(config.factory)
     name = choose_factory(total, dim, metric, memory_bytes) if factory == "auto" else factory
     index = None if is_flat(name) else make_index(name, dim, metric)
     random = np.random.default_rng(SEED)
@@ -113,7 +113,7 @@ def assemble(
     wanted = 0 if index is None else training_rows(index, base, dim, memory_bytes)
     drawn = random.choice(total, min(total, wanted + len(held_out)), replace=False)
     training = np.setdiff1d(drawn, held_out)[:wanted]
-    queries, training_sample = _read_samples(inputs, held_out, training, dim, options, tasks)
+    queries, training_sample = _read_samples(inputs, held_out, training, dim, config, tasks)
     if index is not None:
         train(index, training_sample, name, metric)
     del training_sample
@@ -123,7 +123,7 @@ def assemble(
         save(index, trained)
     store.create(folder / VECTORS, total, dim, metric)
     exact = ExactKnn(queries, min(RECALL_K, base), metric)
-    encoded = _encode(folder, inputs, held_out, queries, trained, dim, options, tasks, report)
+    encoded = _encode(folder, inputs, held_out, queries, trained, dim, config, tasks, report)
     for part in encoded:
         exact.merge(*part.neighbours)
     store.write(folder / VECTORS, base, queries, metric)
@@ -132,7 +132,7 @@ def assemble(
         params, recall = SearchParams({}), 1.0 if len(held_out) else None
     else:
         builder = _IndexBuilder(
-            folder, index, name, base, queries, exact.hits(), options, memory_bytes
+            folder, index, name, base, queries, exact.hits(), config, memory_bytes
         )
         params, recall = builder.merge_shards(len(encoded)) if merges else builder.add_vectors()
     entry = SegmentEntry(
@@ -141,7 +141,7 @@ def assemble(
         factory=name if index is not None else FLAT,
         search_params=params.values,
         recall=RecallFacts(
-            k=min(RECALL_K, base), target=options.recall, measured=recall, queries=len(held_out)
+            k=min(RECALL_K, base), target=config.recall, measured=recall, queries=len(held_out)
         ),
         files={
             file.name: sha256_file(file)
@@ -151,7 +151,7 @@ def assemble(
     )
     if index is None or not len(held_out):
         return entry
-    filtered = _recall_when_filtered(folder, entry, dim, options, queries)
+    filtered = _recall_when_filtered(folder, entry, dim, config, queries)
     return entry.model_copy(
         update={"recall": entry.recall.model_copy(update={"filtered": filtered})}
     )
@@ -170,13 +170,13 @@ def _read_samples(
     held_out: NDArray[np.int64],
     training: NDArray[np.int64],
     dim: int,
-    options: BuildOptions,
+    config: IndexConfig,
     tasks: Tasks,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Vectors of the held-out rows, in order, and of the rows to train on."""
     wanted = np.sort(np.concatenate([held_out, training]))
     samples = [
-        SampleTask(part, rows, dim, options.metric)
+        SampleTask(part, rows, dim, config.metric)
         for part, rows in zip(inputs.parts, _rows_by_part(inputs, wanted), strict=True)
         if len(rows)
     ]
@@ -207,7 +207,7 @@ def _encode(
     queries: NDArray[np.float32],
     trained: Path | None,
     dim: int,
-    options: BuildOptions,
+    config: IndexConfig,
     tasks: Tasks,
     report: ReportRows,
 ) -> list[EncodedPart]:
@@ -223,7 +223,7 @@ def _encode(
                 held_out=own[number],
                 first_row=first_row,
                 dim=dim,
-                metric=options.metric,
+                metric=config.metric,
                 trained=trained.resolve() if trained else None,
                 queries=queries,
                 k=min(RECALL_K, inputs.rows - len(held_out)),
@@ -272,7 +272,7 @@ class _IndexBuilder:
     base: int  # rows before the held-out ones
     queries: NDArray[np.float32]
     exact: Hits
-    options: BuildOptions
+    config: IndexConfig
     memory_bytes: int
 
     def merge_shards(self, shards: int) -> tuple[SearchParams, float | None]:
@@ -286,7 +286,7 @@ class _IndexBuilder:
         if on_disk:
             if isinstance(core, faiss.IndexIVFFastScan):
                 why = f"its lists take {size / 1e9:.1f} GB and 4-bit codes must be in memory"
-                raise factory_error(self.factory, self.options.metric, index.d, why)
+                raise factory_error(self.factory, self.config.metric, index.d, why)
             files.append(shard_file(self.folder, shards))
             save(self._held_out_shard(), files[-1])
             self._merge_on_disk(files, lists_bytes(total, core.code_size))
@@ -326,7 +326,7 @@ class _IndexBuilder:
 
     def _tune(self, allowed: Allowed | None) -> tuple[SearchParams, float | None]:
         vectors = store.open_store(self.folder / VECTORS)
-        accelerator = Accelerator(self.index, vectors, self.options.metric)
+        accelerator = Accelerator(self.index, vectors, self.config.metric)
         grid = accelerator.search_grid()
         if not len(self.queries):
             return grid[0][-1], None
@@ -334,9 +334,9 @@ class _IndexBuilder:
 
         def search(params: SearchParams) -> Hits:
             values, rows = accelerator.search(self.queries, k, params, allowed, adaptive=False)
-            return Hits(rows, to_scores(values, self.options.metric))
+            return Hits(rows, to_scores(values, self.config.metric))
 
-        return tune(search, grid, self.exact, target=self.options.recall)
+        return tune(search, grid, self.exact, target=self.config.recall)
 
     def _merge_on_disk(self, shards: list[Path], size: int) -> None:
         # FAISS writes to a memory-mapped sparse file, where a full disk would end the process.
@@ -352,11 +352,11 @@ def _recall_when_filtered(
     folder: Path,
     entry: SegmentEntry,
     dim: int,
-    options: BuildOptions,
+    config: IndexConfig,
     queries: NDArray[np.float32],
 ) -> dict[str, float]:
     """Recall under filters that keep a random share of the rows, searched as in service."""
-    segment = Segment(folder, entry, dim, options.metric)
+    segment = Segment(folder, entry, dim, config.metric)
     random = np.random.default_rng(SEED)
     base = entry.rows - len(queries)
     recall_by_share = {}

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError
 from common.storage import open_parquet
-from index.metrics import Metric, prepare
+from index.config import Metric
+from index.metrics import prepare
 from index.search.accelerator import Neighbours
 from index.search.factory import save
 from index.search.recall import ExactKnn

@@ -63,7 +63,7 @@ def add_runs(
         for run in opened:
             check_same_model(run, str(index_dir), old.fingerprint)
         one_segment = old.options.model_copy(update={"shards": 1, "factory": "auto"})
-        builder = SegmentBuilder.create(one_segment, memory_bytes, executor, address, progress)
+        builder = SegmentBuilder(one_segment, memory_bytes, executor, address, progress)
 
         def check_new_ids(inputs: Inputs) -> None:
             for part in inputs.parts:
@@ -179,7 +179,7 @@ def compact(
     with lock_index(index_dir) as check:
         snapshot = Snapshot.open(index_dir)
         old = snapshot.manifest
-        builder = SegmentBuilder.create(old.options, memory_bytes, executor, address, progress)
+        builder = SegmentBuilder(old.options, memory_bytes, executor, address, progress)
         source = _remaining_rows(index_dir, snapshot)
 
         def check_all_there(inputs: Inputs) -> None:

@@ -31,13 +31,12 @@ from index.build.inputs import (
     partition,
     run_entries,
 )
-from index.metrics import METRICS, Metric
-from index.search.factory import is_flat, make_index, without_transforms
+from index.config import IndexConfig, Metric
+from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
     SEGMENTS,
     VERSION,
-    BuildOptions,
     RunEntry,
     SegmentEntry,
     SnapshotManifest,
@@ -56,15 +55,12 @@ RAY_FROM_BYTES = 512 * 2**20
 def build_index(
     runs: Sequence[Path],
     out: Path,
+    config: IndexConfig | None = None,
     *,
-    metric: Metric = "cosine",
-    factory: str = "auto",
-    recall: float = 0.95,
-    shards: int = 1,
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
-    beside: bool = False,
+    candidate: bool = False,
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` and make it the one that is served.
@@ -76,15 +72,12 @@ def build_index(
     Args:
         runs: folders of finished runs made by one model; each holds embeddings [N, D] float32.
         out: index folder; created if it does not exist.
-        metric: ``cosine``, ``ip``, ``l1`` or ``l2``.
-        factory: ``auto``, or any FAISS factory string that works for the metric.
-        recall: recall@10 to tune the search for, above 0 and up to 1.
-        shards: segments to build, for a service that searches them in parallel.
+        config: metric, factory, recall and shards; None: the default of each.
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on; it must be able to read the runs and ``out``.
-        beside: leave the served version as it is. The new one may be of another model; where it
-            is promoted and rolled back, the version served now comes back.
+        candidate: keep serving the current version. The new one may be of another model; where
+            it is promoted and rolled back, the version served now comes back.
         progress: called with (rows added, rows in all) after each part.
 
     Returns:
@@ -98,41 +91,40 @@ def build_index(
         WorkError: the disk refused; ``out`` serves what it served before.
 
     Example:
-        >>> snapshot = build_index([Path("runs/first")], Path("photos.index"), metric="cosine")
+        >>> snapshot = build_index([Path("runs/first")], Path("photos.index"), IndexConfig(metric="l2"))
         >>> snapshot.manifest.version, snapshot.manifest.recall.measured
         ('v0001', 0.987)
     """
     began = time.monotonic()
-    if metric not in METRICS:
-        raise SnapshotError(f"`metric={metric!r}` is unknown; give one of {', '.join(METRICS)}")
-    options = BuildOptions(metric=metric, factory=factory, recall=recall, shards=shards)
-    builder = SegmentBuilder.create(options, memory_bytes, executor, address, progress)
+    config = config or IndexConfig()
+    builder = SegmentBuilder(config, memory_bytes, executor, address, progress)
     opened = open_runs(runs)
-    if not is_flat(factory) and without_transforms(factory) != "auto":
-        make_index(factory, opened[0].manifest.model.feature_dim, metric)
+    check_factory(config.factory, opened[0].manifest.model.feature_dim, config.metric)
     out = to_path(out)
-    if beside:
-        read_manifest(out)  # before a lock is made where there is no index
-    else:
-        check_folder(out, opened[0], metric)
+
+    def check_out() -> str | None:
+        if candidate:
+            return read_manifest(out).version
+        check_folder(out, opened[0], config.metric)
+        return None
+
+    check_out()  # before a lock is made where there is no index
     with lock_index(out) as check:
-        parent = read_manifest(out).version if beside else None
-        if not beside:
-            check_folder(out, opened[0], metric)  # another build may have ended meanwhile
+        parent = check_out()  # another build may have ended meanwhile
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
             new = builder.build(draft, version, [Selection(run) for run in opened])
             return make_manifest(
                 version,
                 opened[0],
-                options,
+                config,
                 made_by="build",
                 parent=parent,
                 contents=new,
                 began=began,
             )
 
-        version = publish(out, fill, check, serve=not beside)
+        version = publish(out, fill, check, serve=not candidate)
     return Snapshot.open(out, version)
 
 
@@ -179,7 +171,7 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
         if old != new:
             raise SnapshotError(
                 f"{out} serves {version} of {what} {old}, this build has {new}; give another "
-                "folder as `out`, or `beside=True` and promote the version when it is to be served"
+                "folder as `out`, or `candidate=True` and promote the version when it is to be served"
             )
 
 
@@ -192,50 +184,39 @@ class Contents:
     skipped: int
 
 
-@dataclass(frozen=True)
 class SegmentBuilder:
-    """Builds segments with given options and resources."""
+    """Builds segments with a given configuration and resources.
 
-    options: BuildOptions
-    memory_bytes: int
-    executor: ExecutorChoice
-    address: str | None
-    report: ReportRows
+    Args:
+        config: what to build.
+        memory_bytes: memory that one process may use; None: half of this machine's.
+        executor: where to work.
+        address: of a Ray cluster to work on.
+        report: called with (rows done, rows in all) after each part.
 
-    @classmethod
-    def create(
-        cls,
-        options: BuildOptions,
-        memory_bytes: int | None,
-        executor: ExecutorChoice,
-        address: str | None,
-        report: ReportRows | None,
-    ) -> SegmentBuilder:
-        """Check the options and make a builder.
+    Raises:
+        SnapshotError: the memory is too little.
+    """
 
-        Args:
-            options: what to build.
-            memory_bytes: memory that one process may use; None: half of this machine's.
-            executor: where to work.
-            address: of a Ray cluster to work on.
-            report: called with (rows done, rows in all) after each part.
-
-        Raises:
-            SnapshotError: an option is out of range.
-        """
-        if not 0 < options.recall <= 1:
-            raise SnapshotError(
-                f"`recall={options.recall:g}` is no share above 0 and up to 1; give one, as 0.95"
-            )
-        if options.shards < 1:
-            raise SnapshotError(f"`shards={options.shards}` is too few; give 1 or more")
+    def __init__(
+        self,
+        config: IndexConfig,
+        memory_bytes: int | None = None,
+        executor: ExecutorChoice = "auto",
+        address: str | None = None,
+        report: ReportRows | None = None,
+    ) -> None:
         if memory_bytes is None:
             memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         if memory_bytes < MIN_MEMORY:
             raise SnapshotError(
                 f"`memory_bytes={memory_bytes}` is too little; give {MIN_MEMORY >> 20} MB or more"
             )
-        return cls(options, memory_bytes, executor, address, report or (lambda _, __: None))
+        self._config = config
+        self._memory_bytes = memory_bytes
+        self._executor = executor
+        self._address = address
+        self._report = report or (lambda _, __: None)
 
     def build(
         self,
@@ -262,27 +243,27 @@ class SegmentBuilder:
         size = 4 * dim * sum(selection.run.manifest.rows.written for selection in source)
         with tasks(
             "index build",
-            executor=self.executor,
-            address=self.address,
+            executor=self._executor,
+            address=self._address,
             large=size > RAY_FROM_BYTES,
             children=False,  # FAISS uses all cores
         ) as runner:
-            inputs = count_rows(source, first_run, self.options.shards, runner)
+            inputs = count_rows(source, first_run, self._config.shards, runner)
             check_unique_ids(inputs)
             check(inputs)
             contents = Contents([], run_entries(source, inputs, first_run), inputs.skipped)
             total, before = inputs.rows, 0
-            for number, shard in enumerate(partition(inputs, self.options.shards)):
+            for number, shard in enumerate(partition(inputs, self._config.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
                 folder.mkdir()
                 entry = assemble(
                     folder,
                     shard,
                     dim=dim,
-                    options=self.options,
-                    memory_bytes=self.memory_bytes,
+                    config=self._config,
+                    memory_bytes=self._memory_bytes,
                     tasks=runner,
-                    report=lambda done, _, before=before: self.report(before + done, total),  # type: ignore[misc]
+                    report=lambda done, _, before=before: self._report(before + done, total),  # type: ignore[misc]
                 )
                 contents.segments.append(entry)
                 before += shard.rows
@@ -292,7 +273,7 @@ class SegmentBuilder:
 def make_manifest(
     version: str,
     run: Run,
-    options: BuildOptions,
+    config: IndexConfig,
     *,
     made_by: str,
     parent: str | None,
@@ -305,7 +286,7 @@ def make_manifest(
     Args:
         version: its name.
         run: one of its runs, for the model.
-        options: what ``compact`` builds again.
+        config: what ``compact`` builds with again.
         made_by: the command.
         parent: the version that it changes, if any.
         contents: all its segments and runs.
@@ -317,7 +298,7 @@ def make_manifest(
         version=version,
         parent=parent,
         made_by=made_by,
-        options=options,
+        options=config,
         rows=sum(segment.rows for segment in contents.segments) - deleted,
         deleted=deleted,
         skipped=contents.skipped,

@@ -24,7 +24,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, argsort_nearest, higher_is_nearer
+from index.config import Metric
+from index.metrics import argsort_nearest, higher_is_nearer
 from index.search.factory import core_index, has_exact_scores, save
 
 _faiss: Any = faiss

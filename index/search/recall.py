@@ -16,7 +16,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, argsort_nearest, faiss_metric, to_scores
+from index.config import Metric
+from index.metrics import argsort_nearest, faiss_metric, to_scores
 
 if TYPE_CHECKING:
     from index.search.accelerator import SearchParams

@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError, first_line
-from index.metrics import Metric, faiss_metric, to_scores
+from index.config import Metric
+from index.metrics import faiss_metric, to_scores
 from index.search.accelerator import Accelerator, Allowed, Neighbours, SearchParams
 from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches

@@ -34,7 +34,7 @@ from pydantic import Field
 from common.errors import RunError, SnapshotError, VerifyError
 from common.json_models import JsonModel, read_json, sha256_file
 from common.storage import storage_errors, to_path
-from index.metrics import Metric
+from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
 
 FORMAT = 2
@@ -46,15 +46,6 @@ ROWS, IDS = "rows.arrow", "ids.npy"
 
 VERSION = re.compile(r"v(\d{4,})")
 SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
-
-
-class BuildOptions(JsonModel):
-    """Options of a build; ``compact`` builds with the same again."""
-
-    metric: Metric = "cosine"
-    factory: str = "auto"
-    recall: float = 0.95
-    shards: int = 1  # segments to build
 
 
 class RunEntry(JsonModel):
@@ -95,7 +86,7 @@ class SnapshotManifest(JsonModel):
     version: str
     parent: str | None  # the version that this one was made from; None after a build
     made_by: str  # build, add, delete, compact or migrate
-    options: BuildOptions
+    options: IndexConfig  # ``compact`` builds with the same again
     rows: int  # that a search can return
     deleted: int
     skipped: int  # rows of the runs that have an error and no embedding

@@ -13,6 +13,7 @@ import pytest
 from common.errors import FilterError, SnapshotError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions
@@ -28,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     make_run(folder / "a", A, prefix="a")
     make_run(folder / "b", B, prefix="b", root=folder / "photos")
-    build_index([folder / "a"], folder / "index", factory="IVF4,PQ16x4fs")
+    build_index([folder / "a"], folder / "index", IndexConfig(factory="IVF4,PQ16x4fs"))
     return folder
 
 
@@ -252,7 +253,7 @@ def test_failed_rows_stay_out_of_every_change(index: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("metric", ["ip", "l1", "l2"])
 def test_every_metric_is_kept(world: Path, tmp_path: Path, metric: Any) -> None:
     out = tmp_path / "index"
-    build_index([world / "a"], out, metric=metric)
+    build_index([world / "a"], out, IndexConfig(metric=metric))
     add_runs(out, [world / "b"])
     delete_rows(out, Filter("row_id = 5"))
     snapshot = compact(out)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index.metrics import Metric, prepare
+from index.config import Metric
+from index.metrics import prepare
 from index.search import recall
 from index.search.accelerator import SearchParams
 from index.search.recall import ExactKnn, Hits, recall_at, tune
