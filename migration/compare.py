@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import WorkError
-from common.json_models import sha256_file, write_atomic
+from common.json_models import sha256_file, write_json
 from index.config import Metric
 from migration.costs import run_cost
 from migration.labels import compare_labels
@@ -90,7 +90,7 @@ def compare_runs(
             verdict=judge(limits, counts, labels, spaces.neighbours, links),
             notes=_notes(old, new, spaces, threshold),
         )
-        write_atomic(folder / REPORT, report.model_dump_json(indent=2).encode())
+        write_json(folder / REPORT, report)
     except OSError as error:
         raise WorkError(
             f"{folder} cannot be written: {error.strerror or error}; the run is complete, and the "

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError
+from common.manifests import verify_files
 from common.storage import resolve_path, to_path
 from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
@@ -29,7 +30,6 @@ from index.storage.layout import (
     current_version,
     list_versions,
     read_manifest,
-    verify_files,
 )
 from index.storage.rows import RowTable
 from pipelines.detections import BOX
@@ -382,7 +382,7 @@ class Snapshot:
         segments = self.path.parent / SEGMENTS
         folders += [(segments / entry.name, entry.files) for entry in self.manifest.segments]
         for folder, files in folders:
-            verify_files(folder, files)
+            verify_files(folder, files, then="; build the index again")
         return self.manifest.rows
 
     def _merge(self, by_segment: list[Hits], k: int) -> Hits:

@@ -18,12 +18,12 @@ from pathlib import Path
 from common.errors import SnapshotError, WorkError, first_line
 from common.json_models import sha256_file, write_atomic
 from common.lock import Check, lock_folder
+from common.manifests import MANIFEST
 from common.progress import progress
 from common.storage import is_remote, storage_errors
 from index.storage import remote
 from index.storage.layout import (
     CURRENT,
-    MANIFEST,
     SEGMENT,
     SEGMENTS,
     VERSION,
@@ -77,7 +77,7 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         manifest = fill(draft, version)
         own = {file.name: sha256_file(file) for file in draft.iterdir() if file.is_file()}
         manifest = manifest.model_copy(update={"files": own})
-        write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
+        manifest.write(draft)
         if is_remote(out):
             check()
             remote.upload_version(draft, out, version)

@@ -29,9 +29,9 @@ from pyarrow import fs
 
 from common.errors import SnapshotError, VerifyError, WorkError, first_line
 from common.json_models import sha256_json
+from common.manifests import MANIFEST
 from common.progress import progress
 from common.storage import arrow, is_remote, storage_errors
-from index.storage.layout import MANIFEST
 
 UNUSED_SECONDS = 86_400.0
 _CHUNK = 16 * 2**20  # bytes per request: large enough that the latency does not matter
