@@ -116,31 +116,19 @@ def set_current(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
-        WorkError: the disk or the store refused; the message names the version that is served.
+        WorkError: the disk or the store refused; CURRENT may name the version or the one before.
     """
-    if is_remote(out):
-        try:
-            write_atomic(out / CURRENT, f"{version}\n".encode())
-        except OSError as error:
-            raise WorkError(
-                f"whether {out / CURRENT} was written is not known: {first_line(error)}; {version} "
-                f"is complete, and 'onepass index promote {out} {version}' serves it"
-            ) from error
-        return
     try:
-        _sync(out)  # the version must be on the disk before CURRENT names it
+        if not is_remote(out):
+            _sync(out)  # the version must be on the disk before CURRENT names it
         write_atomic(out / CURRENT, f"{version}\n".encode())
+        if not is_remote(out):
+            _sync(out)
     except OSError as error:
         raise WorkError(
-            f"{out / CURRENT} cannot be written: {error.strerror}; {version} is complete, and "
-            f"'onepass index promote {out} {version}' serves it"
-        ) from error
-    try:
-        _sync(out)
-    except OSError as error:
-        raise WorkError(
-            f"{out} serves {version} now, but a crash may undo that: {error.strerror}; check the "
-            f"disk, then run 'onepass index promote {out} {version}'"
+            f"{out / CURRENT} could not be written, or not for good: "
+            f"{error.strerror or first_line(error)}; {version} is complete, and 'onepass index "
+            f"promote {out} {version}' serves it"
         ) from error
 
 
