@@ -150,7 +150,7 @@ def _neighbours(
     if k < 1 or not len(own):
         reason = f"{rows} rows have an embedding in both runs; neighbours need two"
         return Neighbours(reason=reason, k=K, metric=metric, seed=SEED, rows=rows)
-    old, new = (knn.neighbours()[1] for knn in nearest)
+    old, new = (knn.neighbors()[1] for knn in nearest)
     shared = shared_neighbours(old, new, own, k)
     return Neighbours(
         reason=None,

@@ -125,7 +125,7 @@ def assemble(
     exact = ExactKnn(queries, min(RECALL_K, base), metric)
     encoded = _encode(folder, inputs, held_out, queries, trained, dim, config, tasks, report)
     for part in encoded:
-        exact.merge(*part.neighbours)
+        exact.merge(*part.neighbors)
     store.write(folder / VECTORS, base, queries, metric)
     _join_rows(folder, inputs, held_out, encoded)
     if index is None:

@@ -150,7 +150,7 @@ class Snapshot:
         run = self._pool.map if self._pool else map
         return self._merge(list(run(search_segment, self._searchables)), k)
 
-    def neighbours(
+    def neighbors(
         self, detection_id: str, k: int, *, filter: Filter | None = None, exact: bool = False
     ) -> Hits:
         """Find the k rows nearest to a stored one, that row itself excluded.
@@ -169,7 +169,7 @@ class Snapshot:
             FilterError: ``filter`` cannot be used.
 
         Example:
-            >>> hits = snapshot.neighbours("night1/0007.jpg", 5)
+            >>> hits = snapshot.neighbors("night1/0007.jpg", 5)
             >>> snapshot.columns(hits.rows[0], ["label"])
             {'label': ['moth', 'moth', 'beetle', 'moth', None]}
         """

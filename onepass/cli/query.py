@@ -249,7 +249,7 @@ def query(
         snapshot = Snapshot.open(index)
     row_filter = Filter(where, index_cli.read_ids(ids))
     if detection_id is not None:
-        hits = snapshot.neighbours(detection_id, k, filter=row_filter, exact=exact)
+        hits = snapshot.neighbors(detection_id, k, filter=row_filter, exact=exact)
     else:
         raw = _embed_file(snapshot, image) if image is not None else _load_vector(vector)
         hits = snapshot.search(raw, k, filter=row_filter, exact=exact)

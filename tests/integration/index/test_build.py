@@ -87,7 +87,7 @@ def test_tiny_runs_work(tmp_path: Path, rows: int) -> None:
     vectors = embeddings(rows)
     snapshot = build_index([make_run(tmp_path / "run", vectors, files=1)], tmp_path / "index")
     assert snapshot.search(vectors[:1], 10).rows.shape == (1, rows)
-    assert snapshot.neighbours("d0", 3).rows.shape == (1, rows - 1)
+    assert snapshot.neighbors("d0", 3).rows.shape == (1, rows - 1)
     recall = snapshot.manifest.recall
     if rows == 1:
         assert (recall.measured, recall.queries) == (None, 0)

@@ -65,7 +65,7 @@ def test_changes_work_on_ray_too(tmp_path: Path) -> None:
     delete_rows(tmp_path / "index", Filter("row_id < 10"))
     snapshot = compact(tmp_path / "index")
     assert snapshot.verify() == 70
-    assert snapshot.neighbours("b20", 3, exact=True).rows.shape == (1, 3)
+    assert snapshot.neighbors("b20", 3, exact=True).rows.shape == (1, 3)
 
 
 @pytest.mark.usefixtures("_on_ray")

@@ -107,7 +107,7 @@ def test_bad_queries_are_refused(served: Snapshot) -> None:
     with pytest.raises(SnapshotError, match="k=0"):
         served.search(np.ones((1, DIM)), 0)
     with pytest.raises(SnapshotError, match="k=0"):
-        served.neighbours("d1", 0)
+        served.neighbors("d1", 0)
     with pytest.raises(SnapshotError, match="zero or not finite: 'query 1'"):
         served.search(np.stack([np.ones(DIM), np.zeros(DIM)]), 3)
 

@@ -62,13 +62,13 @@ def test_vectors_read_back_are_normalised_for_the_metric(
 
 
 def test_neighbours_leave_the_detection_itself_out(served: Snapshot, vectors: np.ndarray) -> None:
-    hits = served.neighbours("d17", 5)
+    hits = served.neighbors("d17", 5)
     row = served.row_of("d17")
     stored = vectors[order_of(served)]
     true = true_hits("cosine", stored[row][None], stored, 6)
     assert true.rows[0, 0] == row
     np.testing.assert_array_equal(hits.rows, true.rows[:, 1:])
-    assert served.neighbours("d17", 10_000).rows.shape == (1, 699)
+    assert served.neighbors("d17", 10_000).rows.shape == (1, 699)
 
 
 @pytest.mark.parametrize("factory", ["HNSW4", "IVF64,Flat"])

@@ -76,7 +76,7 @@ def test_added_rows_are_found_beside_the_others(world: Path, index: Path) -> Non
     row = snapshot.row_of("b7")
     assert snapshot.image_path(row) == world / "photos" / "cam/b7.jpg"
     assert snapshot.columns(np.array([row]), ["run"]) == {"run": [1]}
-    hits = snapshot.neighbours("b7", 5, exact=True)
+    hits = snapshot.neighbors("b7", 5, exact=True)
     assert row not in hits.rows
     check_answers(Snapshot.open(index, "v0001"), {f"a{row}" for row in range(200)})
 
@@ -127,7 +127,7 @@ def test_deleted_rows_are_never_found_again(index: Path) -> None:
         hits = snapshot.search(A[5:6], 20, filter=chosen, exact=exact)
         assert hits.rows.shape == (1, len({"a199", "a198"} - gone))
     with pytest.raises(SnapshotError, match="no detection"):
-        snapshot.neighbours(next(iter(gone)), 3)
+        snapshot.neighbors(next(iter(gone)), 3)
     assert sum(rows for _, rows in snapshot.counts("label")) == 180
     assert snapshot.manifest.segments == Snapshot.open(index, "v0001").manifest.segments
     check_answers(Snapshot.open(index, "v0001"), {f"a{row}" for row in range(200)})
