@@ -7,7 +7,6 @@ version that was served when it was built.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from common.json_models import sha256_file
 from common.storage import to_path
 from index.build.assemble import ReportRows
 from index.build.inputs import Selection
-from index.build.version import SegmentBuilder, make_manifest
+from index.build.version import VersionBuilder
 from index.config import IndexConfig
 from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
@@ -86,7 +85,6 @@ def build_candidate(
         SnapshotError: the index serves other runs, or its factory does not work for the new vectors.
         WorkError: the disk refused; the index serves what it served before.
     """
-    began = time.monotonic()
     check_replaceable(index, old, new.path)
     with lock_index(index) as check:
         snapshot = Snapshot.open(index)
@@ -102,19 +100,11 @@ def build_candidate(
             )
         config = served.options
         _check_factory(config, new, index)
-        builder = SegmentBuilder(config, executor=executor, report=progress)
+        builder = VersionBuilder(config, executor=executor, report=progress)
         source = [Selection(new, _undeleted_rows(snapshot, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            return make_manifest(
-                version,
-                new,
-                config,
-                made_by=MADE_BY,
-                parent=served.version,
-                contents=builder.build(draft, version, source),
-                began=began,
-            )
+            return builder.build(draft, version, source, made_by=MADE_BY, parent=served.version)
 
         version = publish(index, fill, check, serve=False)
     return read_manifest(index, version)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from index.search.snapshot import Snapshot
 from index.storage.layout import (
     SEGMENTS,
     VERSION,
-    RunEntry,
     SegmentEntry,
     SnapshotManifest,
     current_version,
@@ -95,9 +93,8 @@ def build_index(
         >>> snapshot.manifest.version, snapshot.manifest.recall.measured
         ('v0001', 0.987)
     """
-    began = time.monotonic()
     config = config or IndexConfig()
-    builder = SegmentBuilder(config, memory_bytes, executor, address, progress)
+    builder = VersionBuilder(config, memory_bytes, executor, address, progress)
     opened = open_runs(runs)
     check_factory(config.factory, opened[0].manifest.model.feature_dim, config.metric)
     out = to_path(out)
@@ -113,15 +110,8 @@ def build_index(
         parent = check_out()  # another build may have ended meanwhile
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            new = builder.build(draft, version, [Selection(run) for run in opened])
-            return make_manifest(
-                version,
-                opened[0],
-                config,
-                made_by="build",
-                parent=parent,
-                contents=new,
-                began=began,
+            return builder.build(
+                draft, version, [Selection(run) for run in opened], made_by="build", parent=parent
             )
 
         version = publish(out, fill, check, serve=not candidate)
@@ -175,17 +165,8 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Segments of a version, and the runs that they were made from."""
-
-    segments: list[SegmentEntry]
-    runs: list[RunEntry]
-    skipped: int
-
-
-class SegmentBuilder:
-    """Builds segments with a given configuration and resources.
+class VersionBuilder:
+    """Builds the segments of a version, with a given configuration and resources.
 
     Args:
         config: what to build.
@@ -206,6 +187,7 @@ class SegmentBuilder:
         address: str | None = None,
         report: ReportRows | None = None,
     ) -> None:
+        self._began = time.monotonic()
         if memory_bytes is None:
             memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         if memory_bytes < MIN_MEMORY:
@@ -224,23 +206,30 @@ class SegmentBuilder:
         version: str,
         source: Sequence[Selection],
         *,
+        made_by: str,
+        parent: str | None,
         first_run: int = 0,
         check: Callable[[Inputs], None] = lambda _: None,
-    ) -> Contents:
+    ) -> SnapshotManifest:
         """Build segments in the draft of a version.
 
         Args:
             draft: folder of the draft.
             version: its name, which the segments are named by.
             source: the runs, and which of their rows are wanted.
-            first_run: position of the first of them in the manifest.
+            made_by: the command.
+            parent: the version that it changes, if any.
+            first_run: position of the first of the runs in the manifest.
             check: called with the counted rows before the first vector is written; may raise.
+
+        Returns:
+            The manifest of a version of these segments alone; ``publish`` adds the hashes of its files.
 
         Raises:
             SnapshotError: an id is repeated, a run has no row to index, or as ``assemble``.
         """
-        dim = source[0].run.manifest.model.feature_dim
-        size = 4 * dim * sum(selection.run.manifest.rows.written for selection in source)
+        model = source[0].run.manifest.model
+        size = 4 * model.feature_dim * sum(each.run.manifest.rows.written for each in source)
         with tasks(
             "index build",
             executor=self._executor,
@@ -251,66 +240,39 @@ class SegmentBuilder:
             inputs = count_rows(source, first_run, self._config.shards, runner)
             check_unique_ids(inputs)
             check(inputs)
-            contents = Contents([], run_entries(source, inputs, first_run), inputs.skipped)
-            total, before = inputs.rows, 0
+            segments: list[SegmentEntry] = []
+            before = 0
             for number, shard in enumerate(partition(inputs, self._config.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
                 folder.mkdir()
                 entry = assemble(
                     folder,
                     shard,
-                    dim=dim,
+                    dim=model.feature_dim,
                     config=self._config,
                     memory_bytes=self._memory_bytes,
                     tasks=runner,
-                    report=lambda done, _, before=before: self._report(before + done, total),  # type: ignore[misc]
+                    report=lambda done, _, before=before: self._report(before + done, inputs.rows),  # type: ignore[misc]
                 )
-                contents.segments.append(entry)
+                segments.append(entry)
                 before += shard.rows
-        return contents
-
-
-def make_manifest(
-    version: str,
-    run: Run,
-    config: IndexConfig,
-    *,
-    made_by: str,
-    parent: str | None,
-    contents: Contents,
-    deleted: int = 0,
-    began: float,
-) -> SnapshotManifest:
-    """The manifest of a new version; ``publish`` adds the hashes of its files.
-
-    Args:
-        version: its name.
-        run: one of its runs, for the model.
-        config: what ``compact`` builds with again.
-        made_by: the command.
-        parent: the version that it changes, if any.
-        contents: all its segments and runs.
-        deleted: how many of its rows are marked as deleted.
-        began: ``time.monotonic()`` when the command began.
-    """
-    model = run.manifest.model
-    return SnapshotManifest(
-        version=version,
-        parent=parent,
-        made_by=made_by,
-        options=config,
-        rows=sum(segment.rows for segment in contents.segments) - deleted,
-        deleted=deleted,
-        skipped=contents.skipped,
-        dim=model.feature_dim,
-        model=model,
-        fingerprint=run.manifest.fingerprint,
-        runs=contents.runs,
-        segments=contents.segments,
-        **build_times(began),
-        versions={"faiss": faiss.__version__, "numpy": np.__version__},
-        files={},
-    )
+        return SnapshotManifest(
+            version=version,
+            parent=parent,
+            made_by=made_by,
+            options=self._config,
+            rows=inputs.rows,
+            deleted=0,
+            skipped=inputs.skipped,
+            dim=model.feature_dim,
+            model=model,
+            fingerprint=source[0].run.manifest.fingerprint,
+            runs=run_entries(source, inputs, first_run),
+            segments=segments,
+            **build_times(self._began),
+            versions={"faiss": faiss.__version__, "numpy": np.__version__},
+            files={},
+        )
 
 
 def build_times(began: float) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_a_server_goes_over_and_back_while_it_serves(index: Path, old: Run, new:
     assert over.snapshot.manifest.dim == 48
     back = ServedIndex.open(rollback(index), before=over)
     assert back.snapshot.manifest.dim == 32
-    assert len(held.snapshot.neighbours("d0", 3).rows[0]) == 3  # who holds the old one ends on it
+    assert len(held.snapshot.neighbors("d0", 3).rows[0]) == 3  # who holds the old one ends on it
 
 
 def test_what_was_deleted_stays_deleted(index: Path, old: Run, new: Run) -> None:
