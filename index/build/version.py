@@ -87,11 +87,6 @@ def build_index(
         RunError: one of ``runs`` is not a finished run.
         FolderError: another command works on ``out``.
         WorkError: the disk refused; ``out`` serves what it served before.
-
-    Example:
-        >>> snapshot = build_index([Path("runs/first")], Path("photos.index"), IndexConfig(metric="l2"))
-        >>> snapshot.manifest.version, snapshot.manifest.recall.measured
-        ('v0001', 0.987)
     """
     config = config or IndexConfig()
     builder = VersionBuilder(config, memory_bytes, executor, address, progress)

@@ -49,7 +49,7 @@ def test_vectors_read_back_are_normalised_for_the_metric(
     tmp_path: Path, run: Path, vectors: np.ndarray, served: Snapshot
 ) -> None:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.testing.assert_allclose(served.vector(3), unit[order_of(served)[3]], atol=1e-6)
+    np.testing.assert_allclose(served.vectors([3])[0], unit[order_of(served)[3]], atol=1e-6)
     other = build_index([run], tmp_path / "index", IndexConfig(metric="l1", factory="IVF8,Flat"))
     np.testing.assert_allclose(
         other.vectors([5, 699, 0]), l1(vectors)[order_of(other)[[5, 699, 0]]], atol=1e-6
@@ -58,7 +58,7 @@ def test_vectors_read_back_are_normalised_for_the_metric(
     with pytest.raises(SnapshotError, match=r"row 700 is outside .* rows 0 to 699"):
         other.vectors([1, 700])
     with pytest.raises(SnapshotError, match="row -1 is outside"):
-        other.vector(-1)
+        other.vectors([-1])
 
 
 def test_neighbours_leave_the_detection_itself_out(served: Snapshot, vectors: np.ndarray) -> None:
