@@ -1,27 +1,4 @@
-"""Every error onepass raises on purpose, in one tree.
-
-::
-
-    OnepassError
-    ├── InputError            exit 2: the request cannot be carried out as written
-    │   ├── SourceError       the images or the manifest
-    │   ├── ModelError        the model spec, its weights, its labels
-    │   ├── RunError          a run folder: missing, unfinished, or of another command
-    │   ├── SnapshotError     an index folder, a metric, a factory, a query against it
-    │   │   └── FilterError   a condition on rows; shows no path of this machine
-    │   ├── FrameError        a live frame that does not fit; shows no path of this machine
-    │   │   └── ClashError    a live frame that clashes with one that came before it
-    │   ├── FolderError       an output folder: not writable, or in use by another command
-    │   ├── ClusterError      the Ray cluster: address, token, too few CPU slots
-    │   └── StorageError      an object store: name, credentials, no answer
-    └── WorkError             exit 1: the request was right, the work failed
-        ├── StalledError      no progress for the stated time
-        ├── LeaseLostError    another command took over the folder in an object store
-        ├── UnavailableError  a part of the service does not answer; a retry may help
-        ├── LinkStateError    the state of live linking cannot be read or written
-        ├── StoppedError      exit 130: Ctrl-C; what is written is kept
-        ├── LeftRunningError  exit 130: the user stopped following; the job goes on
-        └── VerifyError       stored files disagree with their manifest
+"""Every error onepass raises on purpose: an ``InputError`` or a ``WorkError``.
 
 A message is one line: the value, what is wrong with it, what is allowed, what to do next. It names
 parameters in backticks, as Python writes them: `` `out='runs/first'` exists ``. The command line

@@ -119,6 +119,11 @@ def write_atomic(file: Path, data: bytes) -> None:
         raise
 
 
+def write_json(file: Path, record: JsonModel) -> None:
+    """Write one JSON record; as ``write_atomic``."""
+    write_atomic(file, record.model_dump_json(indent=2).encode())
+
+
 def is_draft(name: str) -> bool:
     """Whether a file is an unfinished one of ``write_atomic``, whose process was killed."""
     return _DRAFT.fullmatch(name) is not None

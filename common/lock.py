@@ -66,3 +66,15 @@ def lock_folder(
             for new_folder in new_folders:  # innermost first
                 new_folder.rmdir()
         os.close(lock)
+
+
+@contextmanager
+def wait_for_lock(file: Path) -> Iterator[None]:
+    """Lock a file of this machine while the block runs, once no other process has it locked.
+
+    Raises:
+        OSError: ``file`` cannot be written.
+    """
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

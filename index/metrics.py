@@ -18,16 +18,13 @@ higher.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from index.config import Metric
 from index.vectors import l1_normalise
-
-Metric = Literal["cosine", "ip", "l1", "l2"]
-METRICS: tuple[str, ...] = get_args(Metric)
 
 _FAISS = {
     "cosine": faiss.METRIC_INNER_PRODUCT,

@@ -7,7 +7,6 @@ version that was served when it was built.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,11 @@ from common.json_models import sha256_file
 from common.storage import to_path
 from index.build.assemble import ReportRows
 from index.build.inputs import Selection
-from index.build.version import SegmentBuilder, make_manifest
-from index.search.factory import is_flat, make_index, without_transforms
+from index.build.version import VersionBuilder
+from index.config import IndexConfig
+from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
-from index.storage.layout import BuildOptions, SnapshotManifest, list_versions, read_manifest
+from index.storage.layout import SnapshotManifest, list_versions, read_manifest
 from index.storage.publish import lock_index, publish
 from pipelines.run import Run
 
@@ -51,7 +51,7 @@ def check_replaceable(index: Path, old: Run, out: Path) -> SnapshotManifest:
         raise SnapshotError(
             f"{index} serves rows of {len(manifest.runs)} runs, and a migration replaces one: "
             "migrate each without `index`, then 'onepass index build RUN2 RUN2 … --out "
-            f"{index} --beside' and 'onepass index promote'"
+            f"{index} --candidate' and 'onepass index promote'"
         )
     raise SnapshotError(
         f"{index} serves the run {manifest.runs[0].path}, not {old.path}; give the index that was "
@@ -85,7 +85,6 @@ def build_candidate(
         SnapshotError: the index serves other runs, or its factory does not work for the new vectors.
         WorkError: the disk refused; the index serves what it served before.
     """
-    began = time.monotonic()
     check_replaceable(index, old, new.path)
     with lock_index(index) as check:
         snapshot = Snapshot.open(index)
@@ -99,21 +98,13 @@ def build_candidate(
                 f"{old.path} is another run than the one {index} was made from; build its index "
                 "anew with 'onepass index build'"
             )
-        options = served.options
-        _check_factory(options, new, index)
-        builder = SegmentBuilder.create(options, None, executor, None, progress)
+        config = served.options
+        _check_factory(config, new, index)
+        builder = VersionBuilder(config, executor=executor, report=progress)
         source = [Selection(new, _undeleted_rows(snapshot, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            return make_manifest(
-                version,
-                new,
-                options,
-                made_by=MADE_BY,
-                parent=served.version,
-                contents=builder.build(draft, version, source),
-                began=began,
-            )
+            return builder.build(draft, version, source, made_by=MADE_BY, parent=served.version)
 
         version = publish(index, fill, check, serve=False)
     return read_manifest(index, version)
@@ -149,14 +140,12 @@ def _undeleted_rows(snapshot: Snapshot, old: Run) -> npt.NDArray[np.int64] | Non
     return row_ids
 
 
-def _check_factory(options: BuildOptions, new: Run, index: Path) -> None:
+def _check_factory(config: IndexConfig, new: Run, index: Path) -> None:
     """Check that the factory works for the new vectors, before anything is written."""
-    if is_flat(options.factory) or without_transforms(options.factory) == "auto":
-        return
     try:
-        make_index(options.factory, new.manifest.model.feature_dim, options.metric)
+        check_factory(config.factory, new.manifest.model.feature_dim, config.metric)
     except SnapshotError as error:
         raise SnapshotError(
             f"{error}; build with another factory: onepass index build {new.path} --out {index} "
-            "--beside --factory auto"
+            "--candidate --factory auto"
         ) from None

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from common.errors import WorkError
-from common.json_models import sha256_file, write_atomic
-from index.metrics import Metric
+from common.json_models import sha256_file, write_json
+from index.config import Metric
 from migration.align import Rows, align_runs
 from migration.labels import compare_labels
 from migration.links import compare_links, has_tracks
@@ -96,7 +96,7 @@ def compare_runs(
             verdict=verdict,
             notes=_notes(old, new, without_direction, threshold),
         )
-        write_atomic(folder / REPORT, report.model_dump_json(indent=2).encode())
+        write_json(folder / REPORT, report)
     except OSError as error:
         raise WorkError(
             f"{folder} cannot be written: {error.strerror or error}; the run is complete, and the "

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from common.json_models import read_json
 from index.vectors import Floats
 from migration.align import Bools, Rows
 from migration.report import Histogram, LinksChanged, Separation, Threshold
@@ -184,7 +183,7 @@ def _link_options(old: Rows) -> tuple[LinkOptions, str | None]:
     """Options of the old run's tracks; the defaults where it has none."""
     if not has_tracks(old.run.path):
         return LinkOptions(), None
-    manifest = read_json(old.run.path / "tracks" / "manifest.json", TracksManifest)
+    manifest = TracksManifest.read(old.run.path / "tracks")
     return manifest.options, manifest.score_column
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.json_models import JsonModel
-from index.metrics import Metric
+from index.config import Metric
 from migration.verdict import Verdict
 from pipelines.model_info import EngineName, Precision
 from tracks.association.options import LinkOptions

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from index.metrics import Metric, prepare
+from index.config import Metric
+from index.metrics import prepare
 from index.search.recall import ExactKnn
 from index.vectors import Floats, Ints
 from migration.align import Bools, Rows
@@ -141,7 +142,7 @@ def _neighbours(
     if k < 1 or not len(own):
         reason = f"{rows} rows have an embedding in both runs; neighbours need two"
         return Neighbours(reason=reason, k=K, metric=metric, seed=SEED, rows=rows)
-    old, new = (knn.neighbours()[1] for knn in nearest)
+    old, new = (knn.neighbors()[1] for knn in nearest)
     shared = shared_neighbours(old, new, own, k)
     return Neighbours(
         reason=None,

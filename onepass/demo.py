@@ -319,7 +319,7 @@ def _draw_neighbours(
     sheet = []
     for row in _middle_rows(tracks, queries, [entry["detection_id"] for entry in stored]):
         selected, scores = [row], [1.0]
-        hits = snapshot.neighbours(stored[row]["detection_id"], min(800, len(stored) - 1))
+        hits = snapshot.neighbors(stored[row]["detection_id"], min(800, len(stored) - 1))
         for near, score in zip(hits.rows[0].tolist(), hits.scores[0].tolist(), strict=True):
             frame = stored[near]["frame"]
             if all(abs(frame - stored[other]["frame"]) >= min_gap for other in selected):

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
+from common.json_models import configure
 from index.build import update, version, versions
-from index.metrics import Metric
+from index.config import IndexConfig, Metric
 from index.search.filters import Filter
 from index.search.snapshot import Hits as Rows
 from index.search.snapshot import Snapshot
@@ -75,18 +76,16 @@ def build_index(
         Index('photos.index', v0001: 12 vectors of 32, cosine, tiny)
     """
     folders = [run.path for run in _runs(runs)]
+    config = configure(IndexConfig, metric=metric, factory=factory, recall=recall, shards=shards)
     with show_progress(progress) as report:
         snapshot = version.build_index(
             folders,
             read_path("out", out),
-            metric=metric,
-            factory=factory,
-            recall=recall,
-            shards=shards,
+            config,
             memory_bytes=memory_bytes,
             executor=executor,
             address=address,
-            beside=candidate,
+            candidate=candidate,
             progress=lambda done, total: report("index", done, total),
         )
     if snapshot.manifest.warning:
@@ -253,7 +252,7 @@ class Index:
         """
         if not isinstance(detection_id, str):
             raise InputError(f"`detection_id={detection_id!r}`: give a text")
-        rows = self.snapshot.neighbours(
+        rows = self.snapshot.neighbors(
             detection_id, _count(k), filter=_filter(where, ids), exact=exact
         )
         return Hits(self, rows, single=True)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from cluster.executors import choose_executor
 from common.errors import WorkError, first_line, work_error
-from common.json_models import write_atomic
+from common.json_models import write_json
 from common.storage import list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
@@ -90,7 +90,7 @@ def extract(
             if earlier is None:
                 write_plan(out / "plan", plan.table, request, executor.slots)
                 # Last: a plan without a request is of a session that died while planning.
-                write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
+                write_json(out / "request.json", request)
             work = _Session(out, plan, request, executor, report, check)
             return work.run(started, began)
 
@@ -205,7 +205,7 @@ class _Session:
         # Counting and hashing are part of it.
         manifest = manifest.model_copy(update={"seconds": self._seconds()})
         self._check()
-        write_atomic(self._out / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        manifest.write(self._out)
         for leftover in ("checkpoint", OPEN_BLOCKS):
             remove_folder(self._out / leftover)
         first = counts.first_answer if counts else None

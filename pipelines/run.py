@@ -26,18 +26,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
 from common.errors import RunError, VerifyError
-from common.json_models import JsonModel, read_json, sha256_file
+from common.json_models import JsonModel
+from common.manifests import Manifest
 from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FORMAT = 1
 
 Limit = Literal["start-up", "decode", "forward", "write", "waiting"]
 
@@ -83,10 +81,9 @@ class SessionInfo(JsonModel):
     limit: Limit | None = None  # what most of the time went into
 
 
-class RunManifest(JsonModel):
+class RunManifest(Manifest):
     """Contents of ``manifest.json``."""
 
-    format: int = FORMAT
     config: ExtractConfig | None = None  # None: made before it was kept here
     source: str
     root: str  # relative image names start here
@@ -103,7 +100,6 @@ class RunManifest(JsonModel):
     versions: dict[str, str]
     seconds: float  # wall time of the session that finished the run
     session: SessionInfo | None = None  # None: made before it was recorded
-    files: dict[str, str] = Field(repr=False)  # relative name to sha256
 
 
 class Run:
@@ -154,7 +150,7 @@ class Run:
                 else "this folder is not a run"
             )
             raise RunError(f"{folder} has no manifest.json: {hint}")
-        return cls(folder, read_json(file, RunManifest))
+        return cls(folder, RunManifest.read(folder))
 
     def __len__(self) -> int:
         return self.manifest.rows.written
@@ -299,12 +295,7 @@ class Run:
         Raises:
             VerifyError: naming the first file or count that disagrees.
         """
-        for name, expected in self.manifest.files.items():
-            file = self.path / name
-            if not file.is_file():
-                raise VerifyError(f"{file} is named in the manifest but missing")
-            if sha256_file(file) != expected:
-                raise VerifyError(f"{file} does not match its sha256 in the manifest")
+        self.manifest.verify_files(self.path)
         planned = self.manifest.rows.planned
         seen = self.to_arrow(["row_id"])["row_id"].to_numpy()
         if len(seen) != planned or not (seen == range(planned)).all():

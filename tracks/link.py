@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import InputError
-from common.json_models import sha256_file, write_atomic
+from common.json_models import sha256_file
 from common.lock import lock_folder
 from pipelines.run import Run
 from tracks.association.linker import Links, link_frames, require_times
@@ -153,7 +153,7 @@ def link_run(
             counts=counts,
             files={part.name: sha256_file(part) for part in parts},
         )
-        write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        manifest.write(draft)
         return counts
 
 

@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
-from common.json_models import JsonModel, read_json, sha256_file
+from common.manifests import Manifest, verify_files
 from common.storage import read_parquet
 from tracks.association.options import TERMS, LinkOptions
 
-FORMAT = 1
 PART = "part-{:05d}.parquet"
 
 SCHEMA = pa.schema(
@@ -67,15 +66,13 @@ class LinkSummary:
     notes: tuple[str, ...] = ()
 
 
-class TracksManifest(JsonModel):
+class TracksManifest(Manifest):
     """Contents of ``tracks/manifest.json``."""
 
-    format: int = FORMAT
     fingerprint: str
     options: LinkOptions
     score_column: str | None = None
     counts: LinkSummary
-    files: dict[str, str]  # sha256 by name
 
 
 def track_id(sequence: str, number: int) -> str:
@@ -94,17 +91,11 @@ def read_tracks(run: Path) -> pa.Table:
     folder = run / "tracks"
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
-    manifest = read_json(folder / "manifest.json", TracksManifest)
-    tables = []
-    for name, expected in sorted(manifest.files.items()):
-        file = folder / name
-        if not file.is_file() or sha256_file(file) != expected:
-            raise VerifyError(
-                f"{file} differs from what {folder / 'manifest.json'} names; "
-                f"run 'onepass link {run}' again"
-            )
-        tables.append(read_parquet(file, schema=SCHEMA))
-    return pa.concat_tables(tables)
+    manifest = TracksManifest.read(folder)
+    verify_files(folder, manifest.files, then=f"; run 'onepass link {run}' again")
+    return pa.concat_tables(
+        [read_parquet(folder / name, schema=SCHEMA) for name in sorted(manifest.files)]
+    )
 
 
 def check_complete(files: Sequence[Path], expected: pa.ChunkedArray) -> None:

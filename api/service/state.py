@@ -59,7 +59,7 @@ class ServedIndex:
         """
         # By id, so that the ids are sorted now and not while the first client waits.
         for row in snapshot.matching()[:1]:  # the first that is not deleted
-            snapshot.neighbours(snapshot.columns(np.array([row]))["detection_id"][0], 1)
+            snapshot.neighbors(snapshot.columns(np.array([row]))["detection_id"][0], 1)
         opened = cls(snapshot)
         if before is not None:
             if before.snapshot.manifest.model == snapshot.manifest.model:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 from faiss.contrib.ondisk import merge_ondisk
 from numpy.typing import NDArray
 
@@ -34,6 +34,7 @@ from index.build.encode import (
     shard_file,
 )
 from index.build.inputs import Inputs
+from index.config import IndexConfig
 from index.metrics import to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import (
@@ -54,16 +55,7 @@ from index.search.factory import (
 from index.search.recall import ExactKnn, Hits, recall_at, tune
 from index.search.segment import Segment
 from index.storage import store
-from index.storage.layout import (
-    IDS,
-    LISTS,
-    ROWS,
-    SEARCH,
-    VECTORS,
-    BuildOptions,
-    RecallFacts,
-    SegmentEntry,
-)
+from index.storage.layout import IDS, LISTS, ROWS, SEARCH, VECTORS, RecallFacts, SegmentEntry
 from index.storage.rows import read_rows, write_ids, write_rows
 
 RECALL_K = 10
@@ -83,7 +75,7 @@ def assemble(
     inputs: Inputs,
     *,
     dim: int,
-    options: BuildOptions,
+    config: IndexConfig,
     memory_bytes: int,
     tasks: Tasks,
     report: ReportRows,
@@ -94,7 +86,7 @@ def assemble(
         folder: an empty folder for its files.
         inputs: rows of the segment.
         dim: values per vector.
-        options: metric, factory and the recall to tune for.
+        config: metric, factory and the recall to tune for.
         memory_bytes: memory of one process.
         tasks: runs the work on the parts.
         report: called after each part.
@@ -103,45 +95,45 @@ def assemble(
         SnapshotError: the factory does not work, a vector is zero, or a run is damaged.
         OSError: the disk refused.
     """
-    metric, total = options.metric, inputs.rows
-    factory = without_transforms(options.factory)
+    metric, total = config.metric, inputs.rows
+    factory = without_transforms(config.factory)
     name = choose_factory(total, dim, metric, memory_bytes) if factory == "auto" else factory
     index = None if is_flat(name) else make_index(name, dim, metric)
     random = np.random.default_rng(SEED)
     held_out = _choose_held_out(random, total)
     base = total - len(held_out)
-    wanted = 0 if index is None else training_rows(index, base, dim, memory_bytes)
-    drawn = random.choice(total, min(total, wanted + len(held_out)), replace=False)
-    training = np.setdiff1d(drawn, held_out)[:wanted]
-    queries, training_sample = _read_samples(inputs, held_out, training, dim, options, tasks)
+    limit = 0 if index is None else training_rows(index, base, dim, memory_bytes)
+    drawn = random.choice(total, min(total, limit + len(held_out)), replace=False)
+    training = np.setdiff1d(drawn, held_out)[:limit]
+    parts = _Parts(folder, inputs, held_out, dim, config, tasks)
+    queries, training_sample = parts.read_samples(training)
     if index is not None:
         train(index, training_sample, name, metric)
     del training_sample
     merges = index is not None and is_mergeable(index)
-    trained = folder / _TRAINED if merges else None
-    if trained is not None:
-        save(index, trained)
+    if merges:
+        save(index, folder / _TRAINED)
     store.create(folder / VECTORS, total, dim, metric)
-    exact = ExactKnn(queries, min(RECALL_K, base), metric)
-    encoded = _encode(folder, inputs, held_out, queries, trained, dim, options, tasks, report)
-    for part in encoded:
-        exact.merge(*part.neighbours)
+    encoded = parts.encode(queries, merges, report)
     store.write(folder / VECTORS, base, queries, metric)
-    _join_rows(folder, inputs, held_out, encoded)
+    parts.join_rows(encoded)
     if index is None:
         params, recall = SearchParams({}), 1.0 if len(held_out) else None
     else:
-        builder = _IndexBuilder(
-            folder, index, name, base, queries, exact.hits(), options, memory_bytes
+        exact = ExactKnn(queries, min(RECALL_K, base), metric)
+        for part in encoded:
+            exact.merge(*part.neighbors)
+        filler = _IndexFiller(
+            folder, index, name, base, queries, exact.hits(), config, memory_bytes
         )
-        params, recall = builder.merge_shards(len(encoded)) if merges else builder.add_vectors()
+        params, recall = filler.merge_shards(len(encoded)) if merges else filler.add_vectors()
     entry = SegmentEntry(
         name=folder.name,
         rows=total,
         factory=name if index is not None else FLAT,
         search_params=params.values,
         recall=RecallFacts(
-            k=min(RECALL_K, base), target=options.recall, measured=recall, queries=len(held_out)
+            k=min(RECALL_K, base), target=config.recall, measured=recall, queries=len(held_out)
         ),
         files={
             file.name: sha256_file(file)
@@ -151,7 +143,7 @@ def assemble(
     )
     if index is None or not len(held_out):
         return entry
-    filtered = _recall_when_filtered(folder, entry, dim, options, queries)
+    filtered = _recall_when_filtered(Segment(folder, entry, dim, metric), queries)
     return entry.model_copy(
         update={"recall": entry.recall.model_copy(update={"filtered": filtered})}
     )
@@ -165,105 +157,100 @@ def _choose_held_out(random: np.random.Generator, total: int) -> NDArray[np.int6
     return np.sort(random.choice(total, queries, replace=False))
 
 
-def _read_samples(
-    inputs: Inputs,
-    held_out: NDArray[np.int64],
-    training: NDArray[np.int64],
-    dim: int,
-    options: BuildOptions,
-    tasks: Tasks,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors of the held-out rows, in order, and of the rows to train on."""
-    wanted = np.sort(np.concatenate([held_out, training]))
-    samples = [
-        SampleTask(part, rows, dim, options.metric)
-        for part, rows in zip(inputs.parts, _rows_by_part(inputs, wanted), strict=True)
-        if len(rows)
-    ]
-    vectors = np.concatenate([np.empty((0, dim), np.float32), *tasks.run(sample, samples)])
-    if len(vectors) != len(wanted):
-        raise SnapshotError(
-            f"{len(wanted)} vectors were wanted and {len(vectors)} read: a run is damaged; check "
-            "with 'onepass inspect RUN --verify'"
-        )
-    is_held_out = np.isin(wanted, held_out)
-    return vectors[is_held_out], vectors[~is_held_out]
+@dataclass(frozen=True)
+class _Parts:
+    """The work on the parts of a segment: each in a task of its own, then joined."""
 
+    folder: Path
+    inputs: Inputs
+    held_out: NDArray[np.int64]  # rows that come last in the segment, as queries; ascending
+    dim: int
+    config: IndexConfig
+    tasks: Tasks
 
-def _rows_by_part(inputs: Inputs, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Ascending row numbers, as row numbers within each part."""
-    starts = np.cumsum([0, *(counts.rows for counts in inputs.counts)])
-    edges = np.searchsorted(rows, starts)
-    return [
-        rows[low:high] - start
-        for low, high, start in zip(edges[:-1], edges[1:], starts[:-1], strict=True)
-    ]
-
-
-def _encode(
-    folder: Path,
-    inputs: Inputs,
-    held_out: NDArray[np.int64],
-    queries: NDArray[np.float32],
-    trained: Path | None,
-    dim: int,
-    options: BuildOptions,
-    tasks: Tasks,
-    report: ReportRows,
-) -> list[EncodedPart]:
-    jobs, first_row = [], 0
-    own = _rows_by_part(inputs, held_out)
-    for number, (part, counts) in enumerate(inputs):
-        jobs.append(
-            EncodeTask(
-                part=part,
-                number=number,
-                folder=folder.resolve(),
-                rows=counts.rows,
-                held_out=own[number],
-                first_row=first_row,
-                dim=dim,
-                metric=options.metric,
-                trained=trained.resolve() if trained else None,
-                queries=queries,
-                k=min(RECALL_K, inputs.rows - len(held_out)),
-                threads=1 if tasks.is_parallel else 0,
+    def read_samples(
+        self, training: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors of the held-out rows, in order, and of the rows to train on."""
+        rows = np.sort(np.concatenate([self.held_out, training]))
+        samples = [
+            SampleTask(part, own, self.dim, self.config.metric)
+            for part, own in zip(self.inputs.parts, self._by_part(rows), strict=True)
+            if len(own)
+        ]
+        empty = np.empty((0, self.dim), np.float32)
+        vectors = np.concatenate([empty, *self.tasks.run(sample, samples)])
+        if len(vectors) != len(rows):
+            raise SnapshotError(
+                f"{len(rows)} vectors were wanted and {len(vectors)} read: a run is damaged; check "
+                "with 'onepass inspect RUN --verify'"
             )
-        )
-        first_row += counts.rows - len(own[number])
-    done = 0
+        is_held_out = np.isin(rows, self.held_out)
+        return vectors[is_held_out], vectors[~is_held_out]
 
-    def report_part(part: EncodedPart) -> None:
-        nonlocal done
-        done += part.rows
-        report(done, inputs.rows)
+    def encode(
+        self, queries: NDArray[np.float32], trained: bool, report: ReportRows
+    ) -> list[EncodedPart]:
+        """Write vectors and rows of each part, and fill shards of the trained index, if any."""
+        jobs, first_row = [], 0
+        folder = self.folder.resolve()
+        held_out = self._by_part(self.held_out)
+        for number, (part, counts) in enumerate(self.inputs):
+            jobs.append(
+                EncodeTask(
+                    part=part,
+                    number=number,
+                    folder=folder,
+                    rows=counts.rows,
+                    held_out=held_out[number],
+                    first_row=first_row,
+                    dim=self.dim,
+                    metric=self.config.metric,
+                    trained=folder / _TRAINED if trained else None,
+                    queries=queries,
+                    k=min(RECALL_K, self.inputs.rows - len(self.held_out)),
+                    threads=1 if self.tasks.is_parallel else 0,
+                )
+            )
+            first_row += counts.rows - len(held_out[number])
+        done = 0
 
-    return tasks.run(encode, jobs, done=report_part)
+        def report_part(part: EncodedPart) -> None:
+            nonlocal done
+            done += part.rows
+            report(done, self.inputs.rows)
 
+        return self.tasks.run(encode, jobs, done=report_part)
 
-def _join_rows(
-    folder: Path, inputs: Inputs, held_out: NDArray[np.int64], encoded: list[EncodedPart]
-) -> None:
-    """Write ``rows.arrow`` and ``ids.npy``: the rows of the parts, then the held-out rows."""
-    files = [rows_file(folder, number) for number in range(len(encoded))]
+    def join_rows(self, encoded: list[EncodedPart]) -> None:
+        """Write ``rows.arrow`` and ``ids.npy``: the rows of the parts, then the held-out rows."""
+        files = [rows_file(self.folder, number) for number in range(len(encoded))]
 
-    def batches() -> Any:
+        def batches() -> Iterator[pa.RecordBatch]:
+            for file in files:
+                yield from read_rows(file).to_batches()
+            for part in encoded:
+                yield from part.held_out.to_batches()
+
+        write_rows(self.folder / ROWS, batches())
+        hashes = np.concatenate([counts.hashes for counts in self.inputs.counts])
+        ids = np.concatenate([np.delete(hashes, self.held_out), hashes[self.held_out]])
+        write_ids(self.folder / IDS, ids)
         for file in files:
-            yield from read_rows(file).to_batches()
-        for part in encoded:
-            yield from part.held_out.to_batches()
+            file.unlink()
 
-    write_rows(folder / ROWS, batches())
-    hashes = np.concatenate([counts.hashes for counts in inputs.counts])
-    is_held_out = np.zeros(len(hashes), bool)
-    is_held_out[held_out] = True
-    write_ids(folder / IDS, np.concatenate([hashes[~is_held_out], hashes[is_held_out]]))
-    for file in files:
-        file.unlink()
+    def _by_part(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Ascending row numbers, as row numbers within each part."""
+        starts = np.cumsum([0, *(counts.rows for counts in self.inputs.counts)])
+        edges = np.searchsorted(rows, starts)
+        return [
+            rows[low:high] - start
+            for low, high, start in zip(edges[:-1], edges[1:], starts[:-1], strict=True)
+        ]
 
 
 @dataclass(frozen=True)
-class _IndexBuilder:
+class _IndexFiller:
     """Fills a trained index, tunes its search parameters and writes it."""
 
     folder: Path
@@ -272,7 +259,7 @@ class _IndexBuilder:
     base: int  # rows before the held-out ones
     queries: NDArray[np.float32]
     exact: Hits
-    options: BuildOptions
+    config: IndexConfig
     memory_bytes: int
 
     def merge_shards(self, shards: int) -> tuple[SearchParams, float | None]:
@@ -286,7 +273,7 @@ class _IndexBuilder:
         if on_disk:
             if isinstance(core, faiss.IndexIVFFastScan):
                 why = f"its lists take {size / 1e9:.1f} GB and 4-bit codes must be in memory"
-                raise factory_error(self.factory, self.options.metric, index.d, why)
+                raise factory_error(self.factory, self.config.metric, index.d, why)
             files.append(shard_file(self.folder, shards))
             save(self._held_out_shard(), files[-1])
             self._merge_on_disk(files, lists_bytes(total, core.code_size))
@@ -326,7 +313,7 @@ class _IndexBuilder:
 
     def _tune(self, allowed: Allowed | None) -> tuple[SearchParams, float | None]:
         vectors = store.open_store(self.folder / VECTORS)
-        accelerator = Accelerator(self.index, vectors, self.options.metric)
+        accelerator = Accelerator(self.index, vectors, self.config.metric)
         grid = accelerator.search_grid()
         if not len(self.queries):
             return grid[0][-1], None
@@ -334,9 +321,9 @@ class _IndexBuilder:
 
         def search(params: SearchParams) -> Hits:
             values, rows = accelerator.search(self.queries, k, params, allowed, adaptive=False)
-            return Hits(rows, to_scores(values, self.options.metric))
+            return Hits(rows, to_scores(values, self.config.metric))
 
-        return tune(search, grid, self.exact, target=self.options.recall)
+        return tune(search, grid, self.exact, target=self.config.recall)
 
     def _merge_on_disk(self, shards: list[Path], size: int) -> None:
         # FAISS writes to a memory-mapped sparse file, where a full disk would end the process.
@@ -348,26 +335,20 @@ class _IndexBuilder:
             raise OSError(faiss_reason(error)) from error
 
 
-def _recall_when_filtered(
-    folder: Path,
-    entry: SegmentEntry,
-    dim: int,
-    options: BuildOptions,
-    queries: NDArray[np.float32],
-) -> dict[str, float]:
+def _recall_when_filtered(segment: Segment, queries: NDArray[np.float32]) -> dict[str, float]:
     """Recall under filters that keep a random share of the rows, searched as in service."""
-    segment = Segment(folder, entry, dim, options.metric)
     random = np.random.default_rng(SEED)
-    base = entry.rows - len(queries)
+    rows = segment.entry.rows
+    params = SearchParams(segment.entry.search_params)
     recall_by_share = {}
     for share in FILTERED_SHARES:
-        mask = random.random(entry.rows) < share
-        mask[base:] = False  # the queries themselves
-        search = partial(
-            segment.search_allowed, queries[:_FILTERED_QUERIES], RECALL_K, Allowed(mask)
+        mask = random.random(rows) < share
+        mask[rows - len(queries) :] = False  # the queries themselves
+        allowed = Allowed(mask)
+        exact, hits = (
+            segment.search_allowed(queries[:_FILTERED_QUERIES], RECALL_K, allowed, each)
+            for each in (None, params)
         )
-        exact = search(None)
         if exact.rows.shape[1]:
-            hits = search(SearchParams(entry.search_params))
             recall_by_share[f"{share:g}"] = round(recall_at(exact, hits), 4)
     return recall_by_share

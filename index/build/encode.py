@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError
 from common.storage import open_parquet
-from index.metrics import Metric, prepare
-from index.search.accelerator import Neighbours
+from index.config import Metric
+from index.metrics import prepare
+from index.search.accelerator import Neighbors
 from index.search.factory import save
 from index.search.recall import ExactKnn
 from index.storage import store
@@ -83,7 +84,7 @@ class EncodedPart:
 
     rows: int
     held_out: pa.Table  # rows of the index
-    neighbours: Neighbours  # of the queries, in this part
+    neighbors: Neighbors  # of the queries, in this part
 
 
 def shard_file(folder: Path, number: int) -> Path:
@@ -173,7 +174,7 @@ def encode(task: EncodeTask) -> EncodedPart:
     if shard is not None:
         save(shard, shard_file(task.folder, task.number))
     joined = pa.Table.from_batches(held_out, ROWS_SCHEMA)
-    return EncodedPart(task.rows, joined, nearest.neighbours())
+    return EncodedPart(task.rows, joined, nearest.neighbors())
 
 
 def _batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:

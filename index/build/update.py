@@ -20,7 +20,7 @@ from common.json_models import sha256_file
 from index.build.assemble import ReportRows
 from index.build.encode import iterate_ids
 from index.build.inputs import Inputs, Selection, check_same_model, open_runs
-from index.build.version import Contents, SegmentBuilder, build_times, make_manifest
+from index.build.version import VersionBuilder, build_times
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import DELETED, SnapshotManifest, read_manifest
@@ -54,7 +54,6 @@ def add_runs(
             already; nothing was changed.
         WorkError: the disk refused; the index serves what it served before.
     """
-    began = time.monotonic()
     read_manifest(index_dir)  # before a lock is made where there is no index
     opened = open_runs(runs)
     with lock_index(index_dir) as check:
@@ -63,7 +62,7 @@ def add_runs(
         for run in opened:
             check_same_model(run, str(index_dir), old.fingerprint)
         one_segment = old.options.model_copy(update={"shards": 1, "factory": "auto"})
-        builder = SegmentBuilder.create(one_segment, memory_bytes, executor, address, progress)
+        builder = VersionBuilder(one_segment, memory_bytes, executor, address, progress)
 
         def check_new_ids(inputs: Inputs) -> None:
             for part in inputs.parts:
@@ -81,25 +80,22 @@ def add_runs(
                 draft,
                 version,
                 [Selection(run) for run in opened],
+                made_by="add",
+                parent=old.version,
                 first_run=len(old.runs),
                 check=check_new_ids,
             )
             if old.deleted:
-                added = sum(entry.rows for entry in new.segments)
-                _write_deleted(draft, np.concatenate([~snapshot.mask(), np.zeros(added, bool)]))
-            return make_manifest(
-                version,
-                opened[0],
-                old.options,
-                made_by="add",
-                parent=old.version,
-                contents=Contents(
-                    [*old.segments, *new.segments],
-                    [*old.runs, *new.runs],
-                    old.skipped + new.skipped,
-                ),
-                deleted=old.deleted,
-                began=began,
+                _write_deleted(draft, np.concatenate([~snapshot.mask(), np.zeros(new.rows, bool)]))
+            return new.model_copy(
+                update={
+                    "options": old.options,
+                    "rows": old.rows + new.rows,
+                    "deleted": old.deleted,
+                    "skipped": old.skipped + new.skipped,
+                    "runs": [*old.runs, *new.runs],
+                    "segments": [*old.segments, *new.segments],
+                }
             )
 
         version = publish(index_dir, fill, check)
@@ -174,12 +170,11 @@ def compact(
         SnapshotError: there is no index, or one of its runs is missing or has changed.
         WorkError: the disk refused; the index serves what it served before.
     """
-    began = time.monotonic()
     read_manifest(index_dir)
     with lock_index(index_dir) as check:
         snapshot = Snapshot.open(index_dir)
         old = snapshot.manifest
-        builder = SegmentBuilder.create(old.options, memory_bytes, executor, address, progress)
+        builder = VersionBuilder(old.options, memory_bytes, executor, address, progress)
         source = _remaining_rows(index_dir, snapshot)
 
         def check_all_there(inputs: Inputs) -> None:
@@ -190,15 +185,13 @@ def compact(
                 )
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            new = builder.build(draft, version, source, check=check_all_there)
-            return make_manifest(
+            return builder.build(
+                draft,
                 version,
-                source[0].run,
-                old.options,
+                source,
                 made_by="compact",
                 parent=old.version,
-                contents=new,
-                began=began,
+                check=check_all_there,
             )
 
         version = publish(index_dir, fill, check)

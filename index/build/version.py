@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,12 @@ from index.build.inputs import (
     partition,
     run_entries,
 )
-from index.metrics import METRICS, Metric
-from index.search.factory import is_flat, make_index, without_transforms
+from index.config import IndexConfig, Metric
+from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
     SEGMENTS,
     VERSION,
-    BuildOptions,
-    RunEntry,
     SegmentEntry,
     SnapshotManifest,
     current_version,
@@ -56,15 +53,12 @@ RAY_FROM_BYTES = 512 * 2**20
 def build_index(
     runs: Sequence[Path],
     out: Path,
+    config: IndexConfig | None = None,
     *,
-    metric: Metric = "cosine",
-    factory: str = "auto",
-    recall: float = 0.95,
-    shards: int = 1,
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
-    beside: bool = False,
+    candidate: bool = False,
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` and make it the one that is served.
@@ -76,15 +70,12 @@ def build_index(
     Args:
         runs: folders of finished runs made by one model; each holds embeddings [N, D] float32.
         out: index folder; created if it does not exist.
-        metric: ``cosine``, ``ip``, ``l1`` or ``l2``.
-        factory: ``auto``, or any FAISS factory string that works for the metric.
-        recall: recall@10 to tune the search for, above 0 and up to 1.
-        shards: segments to build, for a service that searches them in parallel.
+        config: metric, factory, recall and shards; None: the default of each.
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on; it must be able to read the runs and ``out``.
-        beside: leave the served version as it is. The new one may be of another model; where it
-            is promoted and rolled back, the version served now comes back.
+        candidate: keep serving the current version. The new one may be of another model; where
+            it is promoted and rolled back, the version served now comes back.
         progress: called with (rows added, rows in all) after each part.
 
     Returns:
@@ -96,43 +87,29 @@ def build_index(
         RunError: one of ``runs`` is not a finished run.
         FolderError: another command works on ``out``.
         WorkError: the disk refused; ``out`` serves what it served before.
-
-    Example:
-        >>> snapshot = build_index([Path("runs/first")], Path("photos.index"), metric="cosine")
-        >>> snapshot.manifest.version, snapshot.manifest.recall.measured
-        ('v0001', 0.987)
     """
-    began = time.monotonic()
-    if metric not in METRICS:
-        raise SnapshotError(f"`metric={metric!r}` is unknown; give one of {', '.join(METRICS)}")
-    options = BuildOptions(metric=metric, factory=factory, recall=recall, shards=shards)
-    builder = SegmentBuilder.create(options, memory_bytes, executor, address, progress)
+    config = config or IndexConfig()
+    builder = VersionBuilder(config, memory_bytes, executor, address, progress)
     opened = open_runs(runs)
-    if not is_flat(factory) and without_transforms(factory) != "auto":
-        make_index(factory, opened[0].manifest.model.feature_dim, metric)
+    check_factory(config.factory, opened[0].manifest.model.feature_dim, config.metric)
     out = to_path(out)
-    if beside:
-        read_manifest(out)  # before a lock is made where there is no index
-    else:
-        check_folder(out, opened[0], metric)
+
+    def check_out() -> str | None:
+        if candidate:
+            return read_manifest(out).version
+        check_folder(out, opened[0], config.metric)
+        return None
+
+    check_out()  # before a lock is made where there is no index
     with lock_index(out) as check:
-        parent = read_manifest(out).version if beside else None
-        if not beside:
-            check_folder(out, opened[0], metric)  # another build may have ended meanwhile
+        parent = check_out()  # another build may have ended meanwhile
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            new = builder.build(draft, version, [Selection(run) for run in opened])
-            return make_manifest(
-                version,
-                opened[0],
-                options,
-                made_by="build",
-                parent=parent,
-                contents=new,
-                began=began,
+            return builder.build(
+                draft, version, [Selection(run) for run in opened], made_by="build", parent=parent
             )
 
-        version = publish(out, fill, check, serve=not beside)
+        version = publish(out, fill, check, serve=not candidate)
     return Snapshot.open(out, version)
 
 
@@ -179,63 +156,44 @@ def check_folder(out: Path, run: Run, metric: Metric) -> None:
         if old != new:
             raise SnapshotError(
                 f"{out} serves {version} of {what} {old}, this build has {new}; give another "
-                "folder as `out`, or `beside=True` and promote the version when it is to be served"
+                "folder as `out`, or `candidate=True` and promote the version when it is to be served"
             )
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Segments of a version, and the runs that they were made from."""
+class VersionBuilder:
+    """Builds the segments of a version, with a given configuration and resources.
 
-    segments: list[SegmentEntry]
-    runs: list[RunEntry]
-    skipped: int
+    Args:
+        config: what to build.
+        memory_bytes: memory that one process may use; None: half of this machine's.
+        executor: where to work.
+        address: of a Ray cluster to work on.
+        report: called with (rows done, rows in all) after each part.
 
+    Raises:
+        SnapshotError: the memory is too little.
+    """
 
-@dataclass(frozen=True)
-class SegmentBuilder:
-    """Builds segments with given options and resources."""
-
-    options: BuildOptions
-    memory_bytes: int
-    executor: ExecutorChoice
-    address: str | None
-    report: ReportRows
-
-    @classmethod
-    def create(
-        cls,
-        options: BuildOptions,
-        memory_bytes: int | None,
-        executor: ExecutorChoice,
-        address: str | None,
-        report: ReportRows | None,
-    ) -> SegmentBuilder:
-        """Check the options and make a builder.
-
-        Args:
-            options: what to build.
-            memory_bytes: memory that one process may use; None: half of this machine's.
-            executor: where to work.
-            address: of a Ray cluster to work on.
-            report: called with (rows done, rows in all) after each part.
-
-        Raises:
-            SnapshotError: an option is out of range.
-        """
-        if not 0 < options.recall <= 1:
-            raise SnapshotError(
-                f"`recall={options.recall:g}` is no share above 0 and up to 1; give one, as 0.95"
-            )
-        if options.shards < 1:
-            raise SnapshotError(f"`shards={options.shards}` is too few; give 1 or more")
+    def __init__(
+        self,
+        config: IndexConfig,
+        memory_bytes: int | None = None,
+        executor: ExecutorChoice = "auto",
+        address: str | None = None,
+        report: ReportRows | None = None,
+    ) -> None:
+        self._began = time.monotonic()
         if memory_bytes is None:
             memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         if memory_bytes < MIN_MEMORY:
             raise SnapshotError(
                 f"`memory_bytes={memory_bytes}` is too little; give {MIN_MEMORY >> 20} MB or more"
             )
-        return cls(options, memory_bytes, executor, address, report or (lambda _, __: None))
+        self._config = config
+        self._memory_bytes = memory_bytes
+        self._executor = executor
+        self._address = address
+        self._report = report or (lambda _, __: None)
 
     def build(
         self,
@@ -243,93 +201,73 @@ class SegmentBuilder:
         version: str,
         source: Sequence[Selection],
         *,
+        made_by: str,
+        parent: str | None,
         first_run: int = 0,
         check: Callable[[Inputs], None] = lambda _: None,
-    ) -> Contents:
+    ) -> SnapshotManifest:
         """Build segments in the draft of a version.
 
         Args:
             draft: folder of the draft.
             version: its name, which the segments are named by.
             source: the runs, and which of their rows are wanted.
-            first_run: position of the first of them in the manifest.
+            made_by: the command.
+            parent: the version that it changes, if any.
+            first_run: position of the first of the runs in the manifest.
             check: called with the counted rows before the first vector is written; may raise.
+
+        Returns:
+            The manifest of a version of these segments alone; ``publish`` adds the hashes of its files.
 
         Raises:
             SnapshotError: an id is repeated, a run has no row to index, or as ``assemble``.
         """
-        dim = source[0].run.manifest.model.feature_dim
-        size = 4 * dim * sum(selection.run.manifest.rows.written for selection in source)
+        model = source[0].run.manifest.model
+        size = 4 * model.feature_dim * sum(each.run.manifest.rows.written for each in source)
         with tasks(
             "index build",
-            executor=self.executor,
-            address=self.address,
+            executor=self._executor,
+            address=self._address,
             large=size > RAY_FROM_BYTES,
             children=False,  # FAISS uses all cores
         ) as runner:
-            inputs = count_rows(source, first_run, self.options.shards, runner)
+            inputs = count_rows(source, first_run, self._config.shards, runner)
             check_unique_ids(inputs)
             check(inputs)
-            contents = Contents([], run_entries(source, inputs, first_run), inputs.skipped)
-            total, before = inputs.rows, 0
-            for number, shard in enumerate(partition(inputs, self.options.shards)):
+            segments: list[SegmentEntry] = []
+            before = 0
+            for number, shard in enumerate(partition(inputs, self._config.shards)):
                 folder = draft / SEGMENTS / f"s{version[1:]}-{number:02d}"
                 folder.mkdir()
                 entry = assemble(
                     folder,
                     shard,
-                    dim=dim,
-                    options=self.options,
-                    memory_bytes=self.memory_bytes,
+                    dim=model.feature_dim,
+                    config=self._config,
+                    memory_bytes=self._memory_bytes,
                     tasks=runner,
-                    report=lambda done, _, before=before: self.report(before + done, total),  # type: ignore[misc]
+                    report=lambda done, _, before=before: self._report(before + done, inputs.rows),  # type: ignore[misc]
                 )
-                contents.segments.append(entry)
+                segments.append(entry)
                 before += shard.rows
-        return contents
-
-
-def make_manifest(
-    version: str,
-    run: Run,
-    options: BuildOptions,
-    *,
-    made_by: str,
-    parent: str | None,
-    contents: Contents,
-    deleted: int = 0,
-    began: float,
-) -> SnapshotManifest:
-    """The manifest of a new version; ``publish`` adds the hashes of its files.
-
-    Args:
-        version: its name.
-        run: one of its runs, for the model.
-        options: what ``compact`` builds again.
-        made_by: the command.
-        parent: the version that it changes, if any.
-        contents: all its segments and runs.
-        deleted: how many of its rows are marked as deleted.
-        began: ``time.monotonic()`` when the command began.
-    """
-    model = run.manifest.model
-    return SnapshotManifest(
-        version=version,
-        parent=parent,
-        made_by=made_by,
-        options=options,
-        rows=sum(segment.rows for segment in contents.segments) - deleted,
-        deleted=deleted,
-        skipped=contents.skipped,
-        dim=model.feature_dim,
-        model=model,
-        fingerprint=run.manifest.fingerprint,
-        runs=contents.runs,
-        segments=contents.segments,
-        **build_times(began),
-        versions={"faiss": faiss.__version__, "numpy": np.__version__},
-        files={},
-    )
+        return SnapshotManifest(
+            version=version,
+            parent=parent,
+            made_by=made_by,
+            options=self._config,
+            rows=inputs.rows,
+            deleted=0,
+            skipped=inputs.skipped,
+            dim=model.feature_dim,
+            model=model,
+            fingerprint=source[0].run.manifest.fingerprint,
+            runs=run_entries(source, inputs, first_run),
+            segments=segments,
+            **build_times(self._began),
+            versions={"faiss": faiss.__version__, "numpy": np.__version__},
+            files={},
+        )
 
 
 def build_times(began: float) -> dict[str, Any]:

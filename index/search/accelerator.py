@@ -24,7 +24,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, argsort_nearest, higher_is_nearer
+from index.config import Metric
+from index.metrics import argsort_nearest, higher_is_nearer
 from index.search.factory import core_index, has_exact_scores, save
 
 _faiss: Any = faiss
@@ -38,7 +39,7 @@ _MAX_FILTERED_EF = 4_096
 _MAX_SCARCITY = 8  # how many times more rows are visited where few near the query are allowed
 _SAFETY = 1.5  # allowed rows visited under a filter, relative to rows visited without one
 
-Neighbours = tuple[NDArray[np.float32], NDArray[np.int64]]
+Neighbors = tuple[NDArray[np.float32], NDArray[np.int64]]
 """FAISS's values and row numbers, [Q, k] each, nearest first; row -1 where there are fewer."""
 
 
@@ -156,7 +157,7 @@ class Accelerator:
         allowed: Allowed | None = None,
         *,
         adaptive: bool = True,
-    ) -> Neighbours:
+    ) -> Neighbors:
         """Find the ``k`` nearest rows, [Q, k].
 
         A query with a row -1 may have missed nearer rows too: the caller compares it with all.
@@ -181,8 +182,8 @@ class Accelerator:
                 faiss_params = self._faiss_params(params, None)
                 self._last_params = params, faiss_params
         index = self._refining if self._refines else self._index
-        neighbours: Neighbours = index.search(queries, k, params=faiss_params)
-        return neighbours
+        neighbors: Neighbors = index.search(queries, k, params=faiss_params)
+        return neighbors
 
     def _faiss_params(self, params: SearchParams, selector: Any) -> Any:
         """FAISS parameters; passed to each call, since threads share the index."""
@@ -204,7 +205,7 @@ class Accelerator:
 
     def _search_graph(
         self, queries: NDArray[np.float32], k: int, params: SearchParams, allowed: Allowed
-    ) -> Neighbours:
+    ) -> Neighbors:
         """Search without a filter for more neighbours, and keep those that are allowed.
 
         FAISS's own selector stops as early as without one and returns what it met by then.
@@ -223,7 +224,7 @@ class Accelerator:
 
     def _search_filtered_lists(
         self, queries: NDArray[np.float32], k: int, params: SearchParams, allowed: Allowed
-    ) -> Neighbours:
+    ) -> Neighbors:
         """Search the nearest lists with allowed rows, until enough of those rows were seen."""
         projected = self._transform(queries)
         lists = self._core.nlist
@@ -262,7 +263,7 @@ class Accelerator:
         lists: NDArray[np.int64],
         distances: NDArray[np.float32],
         allowed: Allowed,
-    ) -> Neighbours:
+    ) -> Neighbors:
         # FAISS's Python method of this name takes no parameters; the C++ one behind it does.
         lists, distances = np.ascontiguousarray(lists), np.ascontiguousarray(distances)
         scores = np.empty((len(queries), count), np.float32)
@@ -280,7 +281,7 @@ class Accelerator:
         )
         return scores, rows
 
-    def _rerank(self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Neighbours:
+    def _rerank(self, queries: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Neighbors:
         """Score candidates with the exact vectors and keep the ``k`` nearest."""
         rows = np.ascontiguousarray(rows)
         scores = np.empty(rows.shape, np.float32)

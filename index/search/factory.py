@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError
-from index.metrics import Metric, faiss_metric
+from index.config import Metric
+from index.metrics import faiss_metric
 
 FLAT = "Flat"
 FLAT_VALUES = 2_560_000
@@ -124,6 +125,12 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     if core.metric_type != faiss_metric(metric):  # FAISS makes a graph of codes always for l2
         raise factory_error(factory, metric, dim, "FAISS makes it for another metric")
     return index
+
+
+def check_factory(factory: str, dim: int, metric: Metric) -> None:
+    """Check a factory string before anything is built; arguments and errors as ``make_index``."""
+    if not is_flat(factory) and without_transforms(factory) != "auto":
+        make_index(factory, dim, metric)
 
 
 def training_rows(index: Any, rows: int, dim: int, memory_bytes: int) -> int:

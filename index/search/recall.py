@@ -16,7 +16,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, argsort_nearest, faiss_metric, to_scores
+from index.config import Metric
+from index.metrics import argsort_nearest, faiss_metric, to_scores
 
 if TYPE_CHECKING:
     from index.search.accelerator import SearchParams
@@ -73,14 +74,14 @@ class ExactKnn:
         self.merge(values, rows + first_row)
 
     def merge(self, values: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        """Merge the ``neighbours`` among other vectors."""
+        """Merge the ``neighbors`` among other vectors."""
         all_rows = np.hstack([self._rows, rows])
         all_values = np.hstack([self._values, values])
         order = argsort_nearest(all_values, self._metric, self._k)
         self._rows = np.take_along_axis(all_rows, order, axis=1)
         self._values = np.take_along_axis(all_values, order, axis=1)
 
-    def neighbours(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def neighbors(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """FAISS's values and rows, [Q, min(k, N)] each, nearest first."""
         return self._values, self._rows
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError, first_line
-from index.metrics import Metric, faiss_metric, to_scores
-from index.search.accelerator import Accelerator, Allowed, Neighbours, SearchParams
+from index.config import Metric
+from index.metrics import faiss_metric, to_scores
+from index.search.accelerator import Accelerator, Allowed, Neighbors, SearchParams
 from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
 from index.search.recall import Hits
@@ -188,17 +189,17 @@ class Segment:
         mask = matches(filter, self.rows.table)
         return Allowed(mask if self._undeleted is None else mask & self._undeleted.mask)
 
-    def _compare(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> Neighbours:
+    def _compare(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> Neighbors:
         """Exhaustive search."""
-        neighbours: Neighbours
+        neighbors: Neighbors
         if allowed is None:
             gpu = self._gpu if k <= _GPU_MAX_K else None
-            neighbours = (gpu or self._store).search(queries, k)
+            neighbors = (gpu or self._store).search(queries, k)
         else:
             # By row number: FAISS reads only these rows, with a bitmap it would test every row.
             params = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(allowed.rows))
-            neighbours = self._store.search(queries, k, params=params)
-        return neighbours
+            neighbors = self._store.search(queries, k, params=params)
+        return neighbors
 
 
 class _GpuCopy:
@@ -208,10 +209,10 @@ class _GpuCopy:
         self._index = _faiss.index_cpu_to_all_gpus(store)
         self._lock = Lock()
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
+    def search(self, queries: NDArray[np.float32], k: int) -> Neighbors:
         with self._lock:
-            neighbours: Neighbours = self._index.search(queries, k)
-        return neighbours
+            neighbors: Neighbors = self._index.search(queries, k)
+        return neighbors
 
 
 def open_segments(

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError
+from common.manifests import verify_files
 from common.storage import resolve_path, to_path
 from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
@@ -29,7 +30,6 @@ from index.storage.layout import (
     current_version,
     list_versions,
     read_manifest,
-    verify_files,
 )
 from index.storage.rows import RowTable
 from pipelines.detections import BOX
@@ -89,11 +89,6 @@ class Snapshot:
         Raises:
             SnapshotError: there is no index or no such version, or its files are damaged.
             StorageError: the object store does not answer.
-
-        Example:
-            >>> snapshot = Snapshot.open("photos.index")
-            >>> snapshot.manifest.rows, snapshot.manifest.metric
-            (1200, 'cosine')
         """
         folder = to_path(index_dir)
         manifest = read_manifest(folder, version)
@@ -125,11 +120,6 @@ class Snapshot:
             SnapshotError: the dimension is not the index's, ``k`` is below 1, or a query is zero
                 or not finite.
             FilterError: ``filter`` cannot be used.
-
-        Example:
-            >>> hits = snapshot.search(embeddings, 5, filter=Filter("label = 'moth'"))
-            >>> hits.rows.shape, hits.scores.dtype
-            ((3, 5), dtype('float32'))
         """
         queries = np.asarray(vectors)
         if queries.ndim != 2 or queries.shape[1] != self.manifest.dim:
@@ -150,7 +140,7 @@ class Snapshot:
         run = self._pool.map if self._pool else map
         return self._merge(list(run(search_segment, self._searchables)), k)
 
-    def neighbours(
+    def neighbors(
         self, detection_id: str, k: int, *, filter: Filter | None = None, exact: bool = False
     ) -> Hits:
         """Find the k rows nearest to a stored one, that row itself excluded.
@@ -167,15 +157,10 @@ class Snapshot:
         Raises:
             SnapshotError: there is no such detection, or ``k`` is below 1.
             FilterError: ``filter`` cannot be used.
-
-        Example:
-            >>> hits = snapshot.neighbours("night1/0007.jpg", 5)
-            >>> snapshot.columns(hits.rows[0], ["label"])
-            {'label': ['moth', 'moth', 'beetle', 'moth', None]}
         """
         row = self.row_of(detection_id)
         _check_k(k)
-        hits = self.search(self.vector(row)[None], k + 1, filter=filter, exact=exact)
+        hits = self.search(self.vectors([row]), k + 1, filter=filter, exact=exact)
         # An approximate search may miss the row itself: then the last hit is one too many.
         others = np.flatnonzero(hits.rows[0] != row)[:k]
         return Hits(hits.rows[:, others], hits.scores[:, others])
@@ -185,10 +170,6 @@ class Snapshot:
 
         Raises:
             SnapshotError: there is no such detection.
-
-        Example:
-            >>> snapshot.row_of("night1/0007.jpg")
-            7
         """
         row = int(self.rows_of([detection_id])[0])
         if row < 0:
@@ -199,12 +180,7 @@ class Snapshot:
         return row
 
     def rows_of(self, detection_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Row number of each detection, int64 [N]; -1 where it is missing or deleted.
-
-        Example:
-            >>> snapshot.rows_of(["night1/0007.jpg", "unknown"])
-            array([ 7, -1])
-        """
+        """Row number of each detection, int64 [N]; -1 where it is missing or deleted."""
         row_numbers = np.full(len(detection_ids), -1, np.int64)
         for number, segment in enumerate(self._segments):
             rows = segment.ids.rows_of(detection_ids)
@@ -214,28 +190,13 @@ class Snapshot:
             row_numbers[present] = rows[present] + self._first_rows[number]
         return row_numbers
 
-    def vector(self, row: int) -> NDArray[np.float32]:
-        """Stored vector of a row, float32 [D]: L2-normalised for cosine, otherwise L1-normalised.
-
-        Raises:
-            SnapshotError: a row number outside the snapshot.
-
-        Example:
-            >>> snapshot.vector(7).shape
-            (1280,)
-        """
-        vector: NDArray[np.float32] = self.vectors([row])[0]
-        return vector
-
     def vectors(self, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-        """Stored vectors of R rows, float32 [R, D], in the order of ``rows``; see ``vector``.
+        """Stored vectors of R rows, float32 [R, D], in the order of ``rows``.
+
+        They are L2-normalised for cosine, otherwise L1-normalised.
 
         Raises:
             SnapshotError: a row number outside the snapshot.
-
-        Example:
-            >>> snapshot.vectors([7, 8]).shape
-            (2, 1280)
         """
         wanted = np.asarray(rows, np.int64)
         last = int(self._first_rows[-1]) - 1
@@ -260,33 +221,14 @@ class Snapshot:
 
         Returns:
             R Python values per column, in the order of ``rows``.
-
-        Example:
-            >>> snapshot.columns(hits.rows[0], ["detection_id", "score"])
-            {'detection_id': ['night1/0007.jpg'], 'score': [0.87]}
         """
         return self._table.columns(rows, names)
-
-    def records(self, rows: NDArray[np.integer]) -> list[dict[str, Any]]:
-        """The same, one dict per row.
-
-        Example:
-            >>> snapshot.records(hits.rows[0])[0]["label"]
-            'moth'
-        """
-        columns = self.columns(rows)
-        records = zip(*columns.values(), strict=True)
-        return [dict(zip(columns, record, strict=True)) for record in records]
 
     def matching(self, filter: Filter | None = None) -> NDArray[np.int64]:
         """Row numbers of the undeleted rows that match, int64, ascending.
 
         Raises:
             FilterError: ``filter`` cannot be used.
-
-        Example:
-            >>> snapshot.matching(Filter("score > 0.9"))
-            array([ 3, 12, 40])
         """
         return np.flatnonzero(self.mask(filter))
 
@@ -295,20 +237,11 @@ class Snapshot:
 
         Raises:
             FilterError: ``filter`` cannot be used.
-
-        Example:
-            >>> int(snapshot.mask().sum()) == snapshot.manifest.rows
-            True
         """
         return np.concatenate([segment.mask(filter or None) for segment in self._segments])
 
     def counts(self, column: str) -> list[tuple[str, int]]:
-        """Distinct values of a column with the number of rows of each, most frequent first.
-
-        Example:
-            >>> snapshot.counts("label")
-            [('moth', 803), ('beetle', 221)]
-        """
+        """Distinct values of a column with the number of rows of each, most frequent first."""
         return self._cached_counts(column)
 
     def _count(self, column: str) -> list[tuple[str, int]]:
@@ -331,14 +264,14 @@ class Snapshot:
 
         Raises:
             ValueError: ``hits`` are of several queries.
-
-        Example:
-            >>> snapshot.describe(hits.of(0))[0]["detection_id"]
-            'night1/0007.jpg'
         """
         if len(hits.rows) != 1:
             raise ValueError(f"describe takes the hits of one query, not {len(hits.rows)}")
-        records = self.records(hits.rows[0])
+        columns = self.columns(hits.rows[0])
+        records = [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
         return [
             {
                 "rank": rank,
@@ -353,18 +286,13 @@ class Snapshot:
                 "frame": row["frame"],
                 "timestamp": row["timestamp"].isoformat() if row["timestamp"] else None,
             }
-            for rank, (row, score) in enumerate(
-                zip(records, hits.scores[0].tolist(), strict=True), start=1
+            for rank, (score, row) in enumerate(
+                zip(hits.scores[0].tolist(), records, strict=True), start=1
             )
         ]
 
     def image_path(self, row: int) -> Path:
-        """Path of the image of a row: the root of its run, then the image's name.
-
-        Example:
-            >>> snapshot.image_path(7)
-            PosixPath('/data/photos/night1/0007.jpg')
-        """
+        """Path of the image of a row: the root of its run, then the image's name."""
         run, image = self.rows["run"][row].as_py(), self.rows["image"][row].as_py()
         return resolve_path(to_path(self.manifest.runs[run].root), str(image))
 
@@ -373,16 +301,12 @@ class Snapshot:
 
         Raises:
             VerifyError: a file differs from the manifest; names the first.
-
-        Example:
-            >>> snapshot.verify()
-            1200
         """
-        folders = [(self.path, self.manifest.files)]
+        parts = [(self.path, self.manifest.files)]
         segments = self.path.parent / SEGMENTS
-        folders += [(segments / entry.name, entry.files) for entry in self.manifest.segments]
-        for folder, files in folders:
-            verify_files(folder, files)
+        parts += [(segments / entry.name, entry.files) for entry in self.manifest.segments]
+        for folder, files in parts:
+            verify_files(folder, files, then="; build the index again")
         return self.manifest.rows
 
     def _merge(self, by_segment: list[Hits], k: int) -> Hits:

@@ -26,35 +26,25 @@ segments of the rows that are left.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
 
-from common.errors import RunError, SnapshotError, VerifyError
-from common.json_models import JsonModel, read_json, sha256_file
+from common.errors import RunError, SnapshotError
+from common.json_models import JsonModel
+from common.manifests import MANIFEST, Manifest
 from common.storage import storage_errors, to_path
-from index.metrics import Metric
+from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
 
-FORMAT = 2
 CURRENT = "CURRENT"
 SEGMENTS = "segments"
-MANIFEST, DELETED = "manifest.json", "deleted.npy"
+DELETED = "deleted.npy"
 VECTORS, SEARCH, LISTS = "vectors.faiss", "search.faiss", "lists.ivfdata"
 ROWS, IDS = "rows.arrow", "ids.npy"
 
 VERSION = re.compile(r"v(\d{4,})")
 SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
-
-
-class BuildOptions(JsonModel):
-    """Options of a build; ``compact`` builds with the same again."""
-
-    metric: Metric = "cosine"
-    factory: str = "auto"
-    recall: float = 0.95
-    shards: int = 1  # segments to build
 
 
 class RunEntry(JsonModel):
@@ -88,14 +78,14 @@ class SegmentEntry(JsonModel):
     files: dict[str, str] = Field(repr=False)  # name to sha256
 
 
-class SnapshotManifest(JsonModel):
-    """Contents of a snapshot's ``manifest.json``."""
+class SnapshotManifest(Manifest):
+    """Contents of a snapshot's ``manifest.json``; ``files`` are those of the version's own folder."""
 
-    format: int = FORMAT
+    format: int = 2
     version: str
     parent: str | None  # the version that this one was made from; None after a build
     made_by: str  # build, add, delete, compact or migrate
-    options: BuildOptions
+    options: IndexConfig  # ``compact`` builds with the same again
     rows: int  # that a search can return
     deleted: int
     skipped: int  # rows of the runs that have an error and no embedding
@@ -107,7 +97,6 @@ class SnapshotManifest(JsonModel):
     seconds: float
     created: str  # ISO 8601, UTC
     versions: dict[str, str]
-    files: dict[str, str] = Field(repr=False)  # of the version's own folder: name to sha256
 
     @property
     def metric(self) -> Metric:
@@ -198,25 +187,6 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
             versions = ", ".join(list_versions(folder)) or "none"
             raise SnapshotError(f"{folder} has no version {version!r} (it has: {versions})")
     try:
-        with storage_errors(file):
-            return read_json(file, SnapshotManifest)
+        return SnapshotManifest.read(folder / version)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
-
-
-def verify_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare files with their sha256, by name.
-
-    Raises:
-        VerifyError: one is missing or differs.
-    """
-    for name, expected in files.items():
-        file = folder / name
-        with storage_errors(file):
-            if not file.is_file():
-                raise VerifyError(f"{file} is named in the manifest but missing")
-            digest = sha256_file(file)
-        if digest != expected:
-            raise VerifyError(
-                f"{file} does not match its sha256 in the manifest; build the index again"
-            )

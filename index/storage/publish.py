@@ -18,12 +18,12 @@ from pathlib import Path
 from common.errors import SnapshotError, WorkError, first_line
 from common.json_models import sha256_file, write_atomic
 from common.lock import Check, lock_folder
+from common.manifests import MANIFEST
 from common.progress import progress
 from common.storage import is_remote, storage_errors
 from index.storage import remote
 from index.storage.layout import (
     CURRENT,
-    MANIFEST,
     SEGMENT,
     SEGMENTS,
     VERSION,
@@ -77,7 +77,7 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         manifest = fill(draft, version)
         own = {file.name: sha256_file(file) for file in draft.iterdir() if file.is_file()}
         manifest = manifest.model_copy(update={"files": own})
-        write_atomic(draft / MANIFEST, manifest.model_dump_json(indent=2).encode())
+        manifest.write(draft)
         if is_remote(out):
             check()
             remote.upload_version(draft, out, version)
@@ -116,31 +116,19 @@ def set_current(out: Path, version: str) -> None:
     """Make ``version`` the one that is served.
 
     Raises:
-        WorkError: the disk or the store refused; the message names the version that is served.
+        WorkError: the disk or the store refused; CURRENT may name the version or the one before.
     """
-    if is_remote(out):
-        try:
-            write_atomic(out / CURRENT, f"{version}\n".encode())
-        except OSError as error:
-            raise WorkError(
-                f"whether {out / CURRENT} was written is not known: {first_line(error)}; {version} "
-                f"is complete, and 'onepass index promote {out} {version}' serves it"
-            ) from error
-        return
     try:
-        _sync(out)  # the version must be on the disk before CURRENT names it
+        if not is_remote(out):
+            _sync(out)  # the version must be on the disk before CURRENT names it
         write_atomic(out / CURRENT, f"{version}\n".encode())
+        if not is_remote(out):
+            _sync(out)
     except OSError as error:
         raise WorkError(
-            f"{out / CURRENT} cannot be written: {error.strerror}; {version} is complete, and "
-            f"'onepass index promote {out} {version}' serves it"
-        ) from error
-    try:
-        _sync(out)
-    except OSError as error:
-        raise WorkError(
-            f"{out} serves {version} now, but a crash may undo that: {error.strerror}; check the "
-            f"disk, then run 'onepass index promote {out} {version}'"
+            f"{out / CURRENT} could not be written, or not for good: "
+            f"{error.strerror or first_line(error)}; {version} is complete, and 'onepass index "
+            f"promote {out} {version}' serves it"
         ) from error
 
 

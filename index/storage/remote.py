@@ -14,14 +14,12 @@ day are removed at the next download.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
@@ -29,9 +27,10 @@ from pyarrow import fs
 
 from common.errors import SnapshotError, VerifyError, WorkError, first_line
 from common.json_models import sha256_json
+from common.lock import wait_for_lock
+from common.manifests import MANIFEST
 from common.progress import progress
 from common.storage import arrow, is_remote, storage_errors
-from index.storage.layout import MANIFEST
 
 UNUSED_SECONDS = 86_400.0
 _CHUNK = 16 * 2**20  # bytes per request: large enough that the latency does not matter
@@ -86,7 +85,8 @@ def fetch(index: Path, parts: Sequence[Part], *, without: Sequence[str] = ()) ->
     ]
     try:
         if missing:
-            with _lock_cache(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            with wait_for_lock(cache / ".lock"):
                 _download(missing)
                 _evict_unused(cache, {local for local, _, _ in wanted})
         for local, _, files in wanted:
@@ -166,14 +166,6 @@ def _cache_name(files: Files) -> str:
 
 def _manifest_last(file: Path) -> tuple[bool, str]:
     return file.name == MANIFEST, file.name
-
-
-@contextmanager
-def _lock_cache(cache: Path) -> Iterator[None]:
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(missing: Sequence[tuple[Path, Path, str]]) -> None:

@@ -15,7 +15,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.metrics import Metric, faiss_metric
+from index.config import Metric
+from index.metrics import faiss_metric
 
 _FLOAT_BYTES = 4
 # Offset of the number of vectors in FAISS's format: after the four-letter kind and the dimension.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from common.errors import InputError
+from common.json_models import configure
 from common.progress import ProgressBar
+from common.sizes import parse_size
+from index.config import IndexConfig
+from onepass.cli.config_options import with_config
 from onepass.cli.console import ExecutorOption, Json, echo, print_json, to_path, warn
 
 if TYPE_CHECKING:
@@ -28,39 +32,24 @@ Address = Annotated[
     str | None, typer.Option(help="A Ray cluster to work on; a large build starts Ray by itself.")
 ]
 
-_UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-
 
 @app.command()
+@with_config(IndexConfig)
 def build(
     runs: Annotated[list[Path], typer.Argument(parser=to_path, help="Finished runs of one model.")],
     out: Annotated[
         Path,
         typer.Option(parser=to_path, help="The index folder; a new version is added to it."),
     ],
-    metric: Annotated[
-        Literal["cosine", "ip", "l1", "l2"],
-        typer.Option(
-            help="Between L1-normalised embeddings: cosine, inner product, L1 or L2 distance."
-        ),
-    ] = "cosine",
-    factory: Annotated[
-        str,
-        typer.Option(help="auto, Flat, HNSW32, PCA256,IVF1024,SQ8, or any FAISS factory string."),
-    ] = "auto",
-    recall: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="recall@10 to tune the search for.")
-    ] = 0.95,
+    *,
+    options: dict[str, Any],
     memory: Memory = None,
-    shards: Annotated[
-        int, typer.Option(min=1, help="Segments that 'onepass serve --ray' searches in parallel.")
-    ] = 1,
     executor: ExecutorOption = "auto",
     address: Address = None,
-    beside: Annotated[
+    candidate: Annotated[
         bool,
         typer.Option(
-            "--beside",
+            "--candidate",
             help="Keep serving the current version; promote serves this one, of any model.",
         ),
     ] = False,
@@ -76,18 +65,15 @@ def build(
         snapshot = build_index(
             runs,
             out,
-            metric=metric,
-            factory=factory,
-            recall=recall,
-            shards=shards,
-            memory_bytes=_bytes(memory),
+            configure(IndexConfig, **options),
+            memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
-            beside=beside,
+            candidate=candidate,
             progress=bar.callback("index"),
         )
     _show_result(snapshot, as_json=as_json)
-    if not as_json and beside:
+    if not as_json and candidate:
         echo(f"next: onepass index promote {out} {snapshot.manifest.version}")
     elif not as_json:
         echo(f"next: onepass query {out} --id DETECTION_ID   or: onepass serve {out}")
@@ -114,7 +100,7 @@ def add(
         snapshot = add_runs(
             index,
             runs,
-            memory_bytes=_bytes(memory),
+            memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
             progress=bar.callback("index"),
@@ -165,7 +151,7 @@ def compact(
     with ProgressBar(resumes=False) as bar:
         snapshot = compact_index(
             index,
-            memory_bytes=_bytes(memory),
+            memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
             progress=bar.callback("index"),
@@ -297,19 +283,3 @@ def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:
     if snapshot.manifest.warning:
         warn(snapshot.manifest.warning)
     show_index(snapshot, verified=False, as_json=as_json)
-
-
-def _bytes(text: str | None) -> int | None:
-    """Bytes of a size such as ``2GB``.
-
-    Raises:
-        InputError: it is not a size.
-    """
-    if text is None:
-        return None
-    upper = text.strip().upper()
-    unit = next((unit for unit in ("KB", "MB", "GB", "TB") if upper.endswith(unit)), "")
-    try:
-        return int(float(upper.removesuffix(unit)) * _UNITS[unit])
-    except (ValueError, OverflowError):
-        raise InputError(f"--memory {text}: give a size, as 2GB or 512MB") from None

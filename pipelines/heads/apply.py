@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError, RunError, VerifyError
 from common.extras import optional
-from common.json_models import JsonModel, read_json, sha256_file, sha256_json, write_atomic
+from common.json_models import sha256_file, sha256_json
+from common.manifests import Manifest
 from common.storage import open_parquet, read_parquet
 from pipelines.embeddings import matrix
 from pipelines.engines.engine import this_device
@@ -32,8 +33,6 @@ from pipelines.heads.fit import classify
 from pipelines.heads.report import Measures, measure
 from pipelines.models.head import Head, head_sha256, load_head
 from pipelines.run import Run
-
-FORMAT = 1
 
 SCHEMA = pa.schema(
     [
@@ -47,10 +46,9 @@ SCHEMA = pa.schema(
 )
 
 
-class AppliedManifest(JsonModel):
+class AppliedManifest(Manifest):
     """Contents of ``manifest.json``; ``rows`` are ``failed``, without features, or counted."""
 
-    format: int = FORMAT
     head_sha256: str
     rows_sha256: str  # of the run's detections files
     classes: tuple[str, ...]
@@ -58,7 +56,6 @@ class AppliedManifest(JsonModel):
     failed: int  # with an error, and so without a class
     without_features: int  # a gate did not let the model see them
     counts: dict[str, int]  # label to rows
-    files: dict[str, str]  # name to sha256
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
     file = out / "manifest.json"
     if not file.is_file():
         raise RunError(f"`out={str(out)!r}` holds no answers of a head; give a new folder")
-    earlier = read_json(file, AppliedManifest)
+    earlier = AppliedManifest.read(out)
     if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
         raise RunError(
             f"`out={str(out)!r}` holds answers of another head or run; give a new folder"
@@ -190,7 +187,7 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
             counts={name: counts[name] for name in head.facts.classes},
             files={file.name: sha256_file(file) for file in sorted(draft.glob("*.parquet"))},
         )
-        write_atomic(draft / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        manifest.write(draft)
         draft.replace(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -23,7 +23,7 @@ import numpy as np
 from cluster.executors import ExecutorChoice
 from common.errors import InputError, RunError
 from common.extras import optional
-from common.json_models import read_json, write_atomic
+from common.json_models import read_json, write_json
 from common.storage import to_path
 from pipelines.heads.chance import random_run
 from pipelines.heads.clips import read_clips
@@ -201,7 +201,7 @@ def _write_reports(
 ) -> tuple[Path, ...]:
     """Write the record and the pictures, and return their files."""
     beside = [out.with_suffix(".json"), out.with_name(f"{out.stem}-confusion.png")]
-    write_atomic(beside[0], record.model_dump_json(indent=2).encode())
+    write_json(beside[0], record)
     part = "test" if "test" in record.measures else "validation"
     measures = record.measures[part]
     title = f"{part}: {measures.rows} rows, accuracy {measures.accuracy:.3f}"

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, VerifyError, first_line
-from common.json_models import sha256_file
+from common.manifests import verify_files
 
 _BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
 _READ_BYTES = 32 * 2**20
@@ -129,9 +129,7 @@ def verify_h5(facts: Hdf5Info) -> int:
     folder = facts.path.parent
     hashes = _hashes(folder)
     hashed = [name for name in (facts.path.name, *facts.shards) if name in hashes]
-    for name in hashed:
-        if sha256_file(folder / name) != hashes[name]:
-            raise VerifyError(f"{folder / name} does not match its sha256 in the manifest")
+    verify_files(folder, {name: hashes[name] for name in hashed})
     with h5py.File(facts.path) as file:
         for dataset in facts.datasets:
             for rows in _slices(dataset):

@@ -73,6 +73,6 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     assert (report.counts.newly_failed, report.counts.newly_fine) == (0, 0)
 
     assert read_manifest(index).fingerprint == new.manifest.fingerprint
-    hits = Snapshot.open(index).neighbours(old.to_arrow(["detection_id"])[0][0].as_py(), 10)
+    hits = Snapshot.open(index).neighbors(old.to_arrow(["detection_id"])[0][0].as_py(), 10)
     assert hits.rows.shape == (1, 10)
     assert rollback(index).manifest.fingerprint == old.manifest.fingerprint

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from index.metrics import Metric, higher_is_nearer
+from index.config import Metric
+from index.metrics import higher_is_nearer
 from index.search.recall import Hits
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS

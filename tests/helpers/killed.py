@@ -76,10 +76,11 @@ def run_command(name: str, index: Path, *arguments: str) -> None:
     from index.build.update import add_runs, compact, delete_rows
     from index.build.version import build_index
     from index.build.versions import promote, prune
+    from index.config import IndexConfig
     from index.search.filters import Filter
 
     if name == "build":
-        build_index([Path(arguments[0])], index, factory=arguments[1])
+        build_index([Path(arguments[0])], index, IndexConfig(factory=arguments[1]))
     elif name == "add":
         add_runs(index, [Path(arguments[0])])
     elif name == "delete":

@@ -27,19 +27,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
-
 from common.errors import RunError
 from common.json_models import JsonModel, is_draft, read_json
+from common.manifests import Manifest
 from pipelines.request import differences
-
-FORMAT = 1
 
 
 class ClipsRequest(JsonModel):
     """Contents of ``request.json``; two equal requests give the same files."""
 
-    format: int = FORMAT
+    format: int = 1
     run: str  # short sha256 of the run's manifest
     fingerprint: str
     scales: tuple[float, ...]
@@ -56,17 +53,15 @@ class LeftOut(JsonModel):
     error: str  # of the first
 
 
-class ClipsManifest(JsonModel):
+class ClipsManifest(Manifest):
     """Contents of ``manifest.json``."""
 
-    format: int = FORMAT
     run: str
     request: ClipsRequest
     clips: dict[str, int]  # split to clips written
     max_frames: int
     feature_dim: int
     left_out: tuple[LeftOut, ...]
-    files: dict[str, str] = Field(repr=False)  # relative name to sha256
 
 
 def file_stem(split: str, scales: Sequence[float]) -> str:

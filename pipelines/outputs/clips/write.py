@@ -14,7 +14,7 @@ from typing import Any
 from cluster.executors import ExecutorChoice
 from cluster.tasks import Tasks, tasks
 from common.errors import InputError, RunError
-from common.json_models import read_json, sha256_file, write_atomic
+from common.json_models import sha256_file, write_json
 from common.lock import lock_folder
 from common.sampling import spread
 from pipelines.outputs.clips.find import Clip, find_clips
@@ -85,14 +85,14 @@ def make_clips(
         limit=limit,
     )
     if is_finished(out, request):
-        return Outcome(read_json(out / "manifest.json", ClipsManifest), already_finished=True)
+        return Outcome(ClipsManifest.read(out), already_finished=True)
     plan = _Plan.of(run, request)
     with lock_folder(out, "clips"):
         if is_finished(out, request):  # by another process, meanwhile
-            return Outcome(read_json(out / "manifest.json", ClipsManifest), already_finished=True)
+            return Outcome(ClipsManifest.read(out), already_finished=True)
         large = plan.bytes > PROCESSES_FROM_BYTES
         with tasks("clips", executor=executor, large=large, then=_THEN) as runner:
-            write_atomic(out / "request.json", request.model_dump_json(indent=2).encode())
+            write_json(out / "request.json", request)
             resumed = _write_shards(out.resolve(), plan, runner, report)
         for split, shards in plan.shards.items():
             target = out / f"{file_stem(split, scales)}.h5"
@@ -100,7 +100,7 @@ def make_clips(
             if parts:
                 join(target, parts, plan.attributes | {"num_videos": sum(p.rows for p in parts)})
         manifest = _describe(out, plan)
-        write_atomic(out / "manifest.json", manifest.model_dump_json(indent=2).encode())
+        manifest.write(out)
     return Outcome(manifest, resumed_clips=resumed)
 
 

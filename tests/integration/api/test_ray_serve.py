@@ -23,6 +23,7 @@ import yaml
 from api.client import Client, ServiceError
 from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.snapshot import Snapshot
 from tests.helpers.nodes import processes_with_env
 from tests.integration.api.contract import (  # noqa: F401
@@ -115,7 +116,7 @@ def search_all(client: Client, world: World, seed: int) -> str:
 def world(world: World) -> World:
     """The same rows in two segments."""
     base = world.index.parent
-    opened = build_index([base / "first", base / "second"], base / "sharded", shards=2)
+    opened = build_index([base / "first", base / "second"], base / "sharded", IndexConfig(shards=2))
     ids = [set(part.rows.table["detection_id"].to_pylist()) for part in opened._segments]
     assert len(ids) == 2
     assert all(ids)
@@ -187,7 +188,7 @@ class TestLife:
         base = world.index.parent
         query = np.random.default_rng(5).normal(size=world.model.feature_dim)
         for version, shards in (("v0002", 3), ("v0003", 1)):
-            build_index([base / "first", base / "second"], world.index, shards=shards)
+            build_index([base / "first", base / "second"], world.index, IndexConfig(shards=shards))
             assert len(Snapshot.open(world.index).manifest.segments) == shards
             until(lambda v=version: client.index().version == v, 20, version)  # type: ignore[misc]
             answer = client.search(query, 100)

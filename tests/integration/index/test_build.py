@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import SnapshotError
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.metrics import prepare
 from index.search.accelerator import Accelerator, SearchParams
 from index.search.factory import make_index, train
@@ -21,7 +22,7 @@ def test_recall_in_the_manifest_is_the_recall_there_is(
     tmp_path: Path, vectors: np.ndarray, factory: str
 ) -> None:
     run = make_run(tmp_path / "run", vectors, files=1)
-    snapshot = build_index([run], tmp_path / "index", factory=factory, recall=0.9)
+    snapshot = build_index([run], tmp_path / "index", IndexConfig(factory=factory, recall=0.9))
     facts = snapshot.manifest.recall
     assert (facts.queries, facts.k, facts.target) == (140, 10, 0.9)
     # The same index again without the held-out rows, which stand at the end.
@@ -45,7 +46,7 @@ def test_recall_in_the_manifest_is_the_recall_there_is(
 def test_missed_target_is_built_and_said(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).normal(size=(3000, DIM)).astype(np.float32)
     run = make_run(tmp_path / "run", noise)
-    snapshot = build_index([run], tmp_path / "index", factory="PQ1x4", recall=1.0)
+    snapshot = build_index([run], tmp_path / "index", IndexConfig(factory="PQ1x4", recall=1.0))
     assert snapshot.manifest.recall.measured is not None
     assert snapshot.manifest.recall.measured < 1.0
     assert "below the target of 1" in str(snapshot.manifest.warning)
@@ -86,7 +87,7 @@ def test_tiny_runs_work(tmp_path: Path, rows: int) -> None:
     vectors = embeddings(rows)
     snapshot = build_index([make_run(tmp_path / "run", vectors, files=1)], tmp_path / "index")
     assert snapshot.search(vectors[:1], 10).rows.shape == (1, rows)
-    assert snapshot.neighbours("d0", 3).rows.shape == (1, rows - 1)
+    assert snapshot.neighbors("d0", 3).rows.shape == (1, rows - 1)
     recall = snapshot.manifest.recall
     if rows == 1:
         assert (recall.measured, recall.queries) == (None, 0)
@@ -118,7 +119,7 @@ def test_merged_codes_are_those_of_all_rows_added_at_once(
     """Those of the rows held out among them, which recall is not measured on."""
     monkeypatch.setattr("index.build.inputs.PART_ROWS", 100)
     run = make_run(tmp_path / "run", vectors, files=7)
-    snapshot = build_index([run], tmp_path / "index", factory=factory)
+    snapshot = build_index([run], tmp_path / "index", IndexConfig(factory=factory))
     merged = faiss.read_index(str(part_of(snapshot) / "search.faiss"))
     at_once = faiss.clone_index(merged)
     at_once.reset()

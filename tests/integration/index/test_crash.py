@@ -13,6 +13,7 @@ import pytest
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.build.versions import promote
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions, read_manifest
@@ -36,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     first = make_run(folder / "first", FIRST, prefix="a")
     make_run(folder / "second", SECOND, prefix="b")
-    build_index([first], folder / "index", factory="IVF4,Flat")
+    build_index([first], folder / "index", IndexConfig(factory="IVF4,Flat"))
     delete_rows(folder / "index", Filter("row_id >= 100"))
     return folder
 

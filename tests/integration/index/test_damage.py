@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import SnapshotError, VerifyError
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.snapshot import Snapshot, list_versions
 from index.storage.layout import SEGMENTS
 from tests.helpers.indexes import embeddings, make_run, part_of, tree
@@ -41,7 +42,7 @@ def test_damage_is_found(tmp_path: Path, run: Path) -> None:
 )
 def test_torn_files_are_refused_on_one_line(tmp_path: Path, run: Path, name: str) -> None:
     out = tmp_path / "index"
-    snapshot = build_index([run], out, factory="HNSW32")
+    snapshot = build_index([run], out, IndexConfig(factory="HNSW32"))
     file = (snapshot.path if name == "manifest.json" else part_of(snapshot)) / name
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(SnapshotError) as caught:
@@ -68,7 +69,7 @@ def test_interrupted_build_leaves_the_old_snapshot_served(tmp_path: Path, run: P
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_index([run], out, factory="HNSW32", progress=interrupt)
+        build_index([run], out, IndexConfig(factory="HNSW32"), progress=interrupt)
     assert tree(out) == before
     assert Snapshot.open(out).manifest.version == "v0001"
     assert build_index([run], out).manifest.version == "v0002"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.metrics import prepare
 from index.search.factory import core_index, make_index, train
 from index.search.filters import Filter
@@ -50,7 +51,9 @@ def quality(index: Any, vectors: np.ndarray) -> float:
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l1", "l2"])
 def test_exact_search_is_that_of_the_definition(tmp_path: Path, metric: Any) -> None:
     raw, queries = embeddings(3000), embeddings(25, seed=9)
-    snapshot = build_index([make_run(tmp_path / "run", raw)], tmp_path / "index", metric=metric)
+    snapshot = build_index(
+        [make_run(tmp_path / "run", raw)], tmp_path / "index", IndexConfig(metric=metric)
+    )
     stored = raw[[int(name[1:]) for name in snapshot.rows["detection_id"].to_pylist()]]
     hits = snapshot.search(queries, 10, exact=True)
     assert recall_at(true_hits(metric, queries, stored, 10), hits) >= 0.99

@@ -11,6 +11,7 @@ import pytest
 from common.errors import SnapshotError
 from index.build.update import compact, delete_rows
 from index.build.version import MIN_MEMORY, build_index
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.recall import recall_at
 from index.search.segment import Segment
@@ -26,10 +27,10 @@ def by_id(snapshot: Snapshot, rows: np.ndarray) -> list[list[str]]:
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("factory", ["auto", "IVF4,Flat"])
 def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, factory: str) -> None:
-    given: dict[str, Any] = {"metric": metric, "factory": factory, "recall": 1.0}
+    config = IndexConfig(metric=metric, factory=factory, recall=1.0)
     many = make_run(tmp_path / "run", embeddings(700), files=9)
-    one = build_index([many], tmp_path / "one", **given)
-    three = build_index([many], tmp_path / "three", shards=3, **given)
+    one = build_index([many], tmp_path / "one", config)
+    three = build_index([many], tmp_path / "three", config.model_copy(update={"shards": 3}))
     parts = three.manifest.segments
     assert [part.name for part in parts] == ["s0001-00", "s0001-01", "s0001-02"]
     assert sum(part.rows for part in parts) == 700
@@ -51,7 +52,7 @@ def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, fact
 
 def test_segments_searched_elsewhere_answer_the_same(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", embeddings(300), files=6)
-    here = build_index([run], tmp_path / "index", shards=3)
+    here = build_index([run], tmp_path / "index", IndexConfig(shards=3))
     delete_rows(tmp_path / "index", Filter("row_id < 40"))
     here = Snapshot.open(tmp_path / "index")
     opened = Snapshot.open(tmp_path / "index")
@@ -72,7 +73,7 @@ def test_segments_searched_elsewhere_answer_the_same(tmp_path: Path) -> None:
 
 def test_more_shards_than_files_make_as_many_as_there_are(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", embeddings(30), files=2)
-    snapshot = build_index([run], tmp_path / "index", shards=5)
+    snapshot = build_index([run], tmp_path / "index", IndexConfig(shards=5))
     assert [part.rows for part in snapshot.manifest.segments] == [15, 15]
     assert compact(tmp_path / "index").manifest.rows == 30
 
@@ -86,8 +87,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_lists_that_are_too_large_stay_on_the_disk(tmp_path: Path, large: Path) -> None:
     out = tmp_path / "index"
-    in_memory = build_index([large], tmp_path / "memory", factory="IVF32,Flat")
-    snapshot = build_index([large], out, factory="IVF32,Flat", memory_bytes=MIN_MEMORY)
+    in_memory = build_index([large], tmp_path / "memory", IndexConfig(factory="IVF32,Flat"))
+    snapshot = build_index([large], out, IndexConfig(factory="IVF32,Flat"), memory_bytes=MIN_MEMORY)
     assert "lists.ivfdata" not in in_memory.manifest.largest.files
     assert "lists.ivfdata" in snapshot.manifest.largest.files
     assert (part_of(snapshot) / "search.faiss").stat().st_size < 2_000_000
@@ -115,7 +116,12 @@ def test_four_bit_codes_that_do_not_fit_are_refused(
 ) -> None:
     monkeypatch.setattr("index.build.assemble.lists_bytes", lambda rows, code: MIN_MEMORY)
     with pytest.raises(SnapshotError, match="4-bit codes must be in memory") as caught:
-        build_index([large], tmp_path / "index", factory="IVF8,PQ50x4fs", memory_bytes=MIN_MEMORY)
+        build_index(
+            [large],
+            tmp_path / "index",
+            IndexConfig(factory="IVF8,PQ50x4fs"),
+            memory_bytes=MIN_MEMORY,
+        )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "index").exists()
 
@@ -128,7 +134,7 @@ def test_filters_are_right_where_too_many_rows_fit_to_compare(
     queries = embeddings(20, seed=5)
     for factory in ("IVF16,Flat", "IVF16,PQ16x4fs", "HNSW16", "SQ8", "PCA16,IVF8,Flat"):
         snapshot = build_index(
-            [run], tmp_path / factory.replace(",", "-"), factory=factory, recall=0.99
+            [run], tmp_path / factory.replace(",", "-"), IndexConfig(factory=factory, recall=0.99)
         )
         for where in ("row_id % 3 = 0", "row_id < 690", "label = 'class 1'", "row_id = 5"):
             chosen = Filter(where)
@@ -150,7 +156,7 @@ def test_filters_are_right_where_too_many_rows_fit_to_compare(
 
 def test_segments_folder_holds_nothing_of_the_build(tmp_path: Path, large: Path, run: Path) -> None:
     for factory in ("Flat", "HNSW16", "IVF8,SQ8"):
-        snapshot = build_index([run], tmp_path / "index", factory=factory)
+        snapshot = build_index([run], tmp_path / "index", IndexConfig(factory=factory))
         (entry,) = snapshot.manifest.segments
         folder = tmp_path / "index" / SEGMENTS / entry.name
         assert {file.name for file in folder.iterdir()} == set(entry.files)

@@ -10,6 +10,7 @@ import pytest
 from common.errors import SnapshotError, WorkError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.filters import Filter
 from tests.helpers.indexes import embeddings, make_run
 
@@ -30,10 +31,13 @@ def test_files_are_those_of_a_build_without_ray(
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr("index.build.inputs.PART_ROWS", 200)
     ray_made = build_index(
-        [run], tmp_path / "ray", factory=factory, progress=lambda *done: seen.append(done)
+        [run],
+        tmp_path / "ray",
+        IndexConfig(factory=factory),
+        progress=lambda *done: seen.append(done),
     )
     monkeypatch.setattr("index.build.version.RAY_FROM_BYTES", 2**40)
-    here_made = build_index([run], tmp_path / "here", factory=factory)
+    here_made = build_index([run], tmp_path / "here", IndexConfig(factory=factory))
     a, b = ray_made.manifest.largest, here_made.manifest.largest
     for name in ("vectors.faiss", "ids.npy"):
         assert a.files[name] == b.files[name]
@@ -61,7 +65,7 @@ def test_changes_work_on_ray_too(tmp_path: Path) -> None:
     delete_rows(tmp_path / "index", Filter("row_id < 10"))
     snapshot = compact(tmp_path / "index")
     assert snapshot.verify() == 70
-    assert snapshot.neighbours("b20", 3, exact=True).rows.shape == (1, 3)
+    assert snapshot.neighbors("b20", 3, exact=True).rows.shape == (1, 3)
 
 
 @pytest.mark.usefixtures("_on_ray")
@@ -71,7 +75,7 @@ def test_task_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, row: int
     vectors[row] = 0
     run = make_run(tmp_path / "run", vectors, files=4)
     with pytest.raises(SnapshotError, match=f"zero or not finite: 'd{row}'") as caught:
-        build_index([run], tmp_path / "index", factory="IVF2,Flat")
+        build_index([run], tmp_path / "index", IndexConfig(factory="IVF2,Flat"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "index").exists()
 

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 
 from common.errors import InputError, RunError, SnapshotError
+from common.json_models import configure
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.snapshot import Snapshot, current_version, list_versions
 from tests.helpers.indexes import DIM, embeddings, make_run, tree
 from tests.helpers.runs import TINY_FACTS
 
 
-def refused(out: Path, runs: list[Path], match: str, **more: Any) -> None:
+def refused(
+    out: Path, runs: list[Path], match: str, memory_bytes: int | None = None, **fields: Any
+) -> None:
     before = tree(out.parent)
     with pytest.raises(InputError, match=match) as caught:
-        build_index(runs, out, **more)
+        build_index(runs, out, configure(IndexConfig, **fields), memory_bytes=memory_bytes)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
     assert tree(out.parent) == before
@@ -59,12 +63,12 @@ def test_run_without_a_good_row_is_refused(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(tmp_path: Path, run: Path) -> None:
     out = tmp_path / "index"
     refused(out, [], "no run was given")
-    refused(out, [run], "'l3'.* cosine, ip, l1, l2", metric="l3")
-    refused(out, [run], "recall=1.5", recall=1.5)
+    refused(out, [run], "metric=", metric="l3")
+    refused(out, [run], "recall=", recall=1.5)
     refused(out, [run], "'Nope'.* 'cosine'", factory="Nope")
     refused(out, [run], "'PQ4x4'.* 'l1'", factory="PQ4x4", metric="l1")
     refused(out, [run], "refining index is not needed", factory="IVF8,PQ4x4,Refine(SQ8)")
-    refused(out, [run], "shards=0", shards=0)
+    refused(out, [run], "shards=", shards=0)
     refused(out, [run], "memory_bytes=1000.* 64 MB", memory_bytes=1000)
     refused(out, [run], "training on 560 rows", factory="IVF4096,Flat")
     with pytest.raises(RunError, match="no such run"):
@@ -103,7 +107,7 @@ def test_bad_queries_are_refused(served: Snapshot) -> None:
     with pytest.raises(SnapshotError, match="k=0"):
         served.search(np.ones((1, DIM)), 0)
     with pytest.raises(SnapshotError, match="k=0"):
-        served.neighbours("d1", 0)
+        served.neighbors("d1", 0)
     with pytest.raises(SnapshotError, match="zero or not finite: 'query 1'"):
         served.search(np.stack([np.ones(DIM), np.zeros(DIM)]), 3)
 

@@ -21,6 +21,7 @@ from common.storage import to_path
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
 from index.build.versions import promote, prune, rollback
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage import remote
@@ -54,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def there(s3: Store, runs: tuple[Path, Path]) -> Path:
     """An index of the first run in the store."""
-    build_index([runs[0]], to_path(INDEX), factory=FACTORY)
+    build_index([runs[0]], to_path(INDEX), IndexConfig(factory=FACTORY))
     return to_path(INDEX)
 
 
@@ -87,7 +88,7 @@ def test_it_is_the_index_that_a_folder_would_be(
 ) -> None:
     first, second = runs
     for step in (
-        lambda index: build_index([first], index, factory=FACTORY),
+        lambda index: build_index([first], index, IndexConfig(factory=FACTORY)),
         lambda index: add_runs(index, [second]),
         lambda index: delete_rows(index, Filter("row_id < 10")),
         lambda index: compact(index),
@@ -130,7 +131,7 @@ def test_through_faults_it_is_whole(
     found = answers(there)
     assert all(s3.counts()[rule.kind] for rule in rules)
     s3.faults()
-    build_index([*runs], tmp_path / "index", factory="Flat")
+    build_index([*runs], tmp_path / "index", IndexConfig(factory="Flat"))
     assert found[1] == answers(tmp_path / "index")[1]
     assert Snapshot.open(there).verify() == 160
     named_only(s3, there)
@@ -285,7 +286,7 @@ def kill_and_check(
     for key in store.stored():
         store.fs.delete_file(f"bucket/{key}")
     index = to_path(INDEX)
-    build_index([runs[0]], index, factory=FACTORY)
+    build_index([runs[0]], index, IndexConfig(factory=FACTORY))
     compact(index)
     given, allowed = COMMANDS[command]
     arguments = [text.format(first=runs[0], second=runs[1]) for text in given]

@@ -12,6 +12,7 @@ import pytest
 
 from common.errors import SnapshotError
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.recall import recall_at
 from index.search.snapshot import Snapshot
 from tests.helpers.indexes import DIM, embeddings, l1, order_of, true_hits, true_scores
@@ -24,7 +25,9 @@ from tests.helpers.runs import write_run
 def test_search_equals_the_definition(
     tmp_path: Path, run: Path, vectors: np.ndarray, metric: Any, factory: str, exact: bool
 ) -> None:
-    snapshot = build_index([run], tmp_path / "index", metric=metric, factory=factory, recall=1.0)
+    snapshot = build_index(
+        [run], tmp_path / "index", IndexConfig(metric=metric, factory=factory, recall=1.0)
+    )
     assert snapshot.manifest.recall.measured == 1.0
     stored = vectors[order_of(snapshot)]
     queries = embeddings(25, seed=9)
@@ -46,8 +49,8 @@ def test_vectors_read_back_are_normalised_for_the_metric(
     tmp_path: Path, run: Path, vectors: np.ndarray, served: Snapshot
 ) -> None:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.testing.assert_allclose(served.vector(3), unit[order_of(served)[3]], atol=1e-6)
-    other = build_index([run], tmp_path / "index", metric="l1", factory="IVF8,Flat")
+    np.testing.assert_allclose(served.vectors([3])[0], unit[order_of(served)[3]], atol=1e-6)
+    other = build_index([run], tmp_path / "index", IndexConfig(metric="l1", factory="IVF8,Flat"))
     np.testing.assert_allclose(
         other.vectors([5, 699, 0]), l1(vectors)[order_of(other)[[5, 699, 0]]], atol=1e-6
     )
@@ -55,22 +58,22 @@ def test_vectors_read_back_are_normalised_for_the_metric(
     with pytest.raises(SnapshotError, match=r"row 700 is outside .* rows 0 to 699"):
         other.vectors([1, 700])
     with pytest.raises(SnapshotError, match="row -1 is outside"):
-        other.vector(-1)
+        other.vectors([-1])
 
 
 def test_neighbours_leave_the_detection_itself_out(served: Snapshot, vectors: np.ndarray) -> None:
-    hits = served.neighbours("d17", 5)
+    hits = served.neighbors("d17", 5)
     row = served.row_of("d17")
     stored = vectors[order_of(served)]
     true = true_hits("cosine", stored[row][None], stored, 6)
     assert true.rows[0, 0] == row
     np.testing.assert_array_equal(hits.rows, true.rows[:, 1:])
-    assert served.neighbours("d17", 10_000).rows.shape == (1, 699)
+    assert served.neighbors("d17", 10_000).rows.shape == (1, 699)
 
 
 @pytest.mark.parametrize("factory", ["HNSW4", "IVF64,Flat"])
 def test_minus_one_is_never_returned(tmp_path: Path, run: Path, factory: str) -> None:
-    snapshot = build_index([run], tmp_path / "index", factory=factory, recall=0.01)
+    snapshot = build_index([run], tmp_path / "index", IndexConfig(factory=factory, recall=0.01))
     for k in (10, 700, 5000):
         hits = snapshot.search(embeddings(20, seed=4), k)
         assert hits.rows.shape == (20, min(k, 700))
@@ -80,7 +83,7 @@ def test_minus_one_is_never_returned(tmp_path: Path, run: Path, factory: str) ->
 
 
 def test_threads_search_one_snapshot(tmp_path: Path, run: Path) -> None:
-    snapshot = build_index([run], tmp_path / "index", factory="HNSW32")
+    snapshot = build_index([run], tmp_path / "index", IndexConfig(factory="HNSW32"))
     queries = embeddings(40, seed=5)
     expected = snapshot.search(queries, 5)
     wrong: list[int] = []

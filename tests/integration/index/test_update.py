@@ -13,6 +13,7 @@ import pytest
 from common.errors import FilterError, SnapshotError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions
@@ -28,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     make_run(folder / "a", A, prefix="a")
     make_run(folder / "b", B, prefix="b", root=folder / "photos")
-    build_index([folder / "a"], folder / "index", factory="IVF4,PQ16x4fs")
+    build_index([folder / "a"], folder / "index", IndexConfig(factory="IVF4,PQ16x4fs"))
     return folder
 
 
@@ -75,7 +76,7 @@ def test_added_rows_are_found_beside_the_others(world: Path, index: Path) -> Non
     row = snapshot.row_of("b7")
     assert snapshot.image_path(row) == world / "photos" / "cam/b7.jpg"
     assert snapshot.columns(np.array([row]), ["run"]) == {"run": [1]}
-    hits = snapshot.neighbours("b7", 5, exact=True)
+    hits = snapshot.neighbors("b7", 5, exact=True)
     assert row not in hits.rows
     check_answers(Snapshot.open(index, "v0001"), {f"a{row}" for row in range(200)})
 
@@ -126,7 +127,7 @@ def test_deleted_rows_are_never_found_again(index: Path) -> None:
         hits = snapshot.search(A[5:6], 20, filter=chosen, exact=exact)
         assert hits.rows.shape == (1, len({"a199", "a198"} - gone))
     with pytest.raises(SnapshotError, match="no detection"):
-        snapshot.neighbours(next(iter(gone)), 3)
+        snapshot.neighbors(next(iter(gone)), 3)
     assert sum(rows for _, rows in snapshot.counts("label")) == 180
     assert snapshot.manifest.segments == Snapshot.open(index, "v0001").manifest.segments
     check_answers(Snapshot.open(index, "v0001"), {f"a{row}" for row in range(200)})
@@ -252,7 +253,7 @@ def test_failed_rows_stay_out_of_every_change(index: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("metric", ["ip", "l1", "l2"])
 def test_every_metric_is_kept(world: Path, tmp_path: Path, metric: Any) -> None:
     out = tmp_path / "index"
-    build_index([world / "a"], out, metric=metric)
+    build_index([world / "a"], out, IndexConfig(metric=metric))
     add_runs(out, [world / "b"])
     delete_rows(out, Filter("row_id = 5"))
     snapshot = compact(out)

@@ -14,6 +14,7 @@ from common.errors import FolderError, SnapshotError, VerifyError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
 from index.build.versions import history, promote, prune, rollback, version_bytes
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot, current_version, list_versions
 from index.storage.layout import SEGMENTS
@@ -24,7 +25,7 @@ def test_second_build_leaves_the_first_open_to_readers(tmp_path: Path, run: Path
     out = tmp_path / "index"
     first = build_index([run], out)
     before = first.search(embeddings(3, seed=8), 4)
-    second = build_index([run], out, factory="HNSW32")
+    second = build_index([run], out, IndexConfig(factory="HNSW32"))
     assert (first.path.name, second.path.name) == ("v0001", "v0002")
     assert list_versions(out) == ["v0001", "v0002"]
     assert current_version(out) == "v0002"
@@ -42,7 +43,7 @@ def history_of_four(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path
     """v0001 built, v0002 added to, v0003 deleted from, v0004 compacted."""
     folder = tmp_path_factory.mktemp("history")
     more = make_run(folder / "more", embeddings(60, seed=3), prefix="m")
-    build_index([run], folder / "index", factory="IVF8,Flat")
+    build_index([run], folder / "index", IndexConfig(factory="IVF8,Flat"))
     add_runs(folder / "index", [more])
     delete_rows(folder / "index", Filter("row_id >= 650"))
     compact(folder / "index")

@@ -12,6 +12,7 @@ from common.errors import SnapshotError
 from index.build.update import add_runs, delete_rows
 from index.build.version import build_index
 from index.build.versions import promote, rollback
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions
@@ -41,7 +42,7 @@ def new(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def index(tmp_path: Path, old: Run) -> Path:
-    build_index([old.path], tmp_path / "index", metric="l2", recall=0.9)
+    build_index([old.path], tmp_path / "index", IndexConfig(metric="l2", recall=0.9))
     return tmp_path / "index"
 
 
@@ -76,7 +77,7 @@ def test_a_server_goes_over_and_back_while_it_serves(index: Path, old: Run, new:
     assert over.snapshot.manifest.dim == 48
     back = ServedIndex.open(rollback(index), before=over)
     assert back.snapshot.manifest.dim == 32
-    assert len(held.snapshot.neighbours("d0", 3).rows[0]) == 3  # who holds the old one ends on it
+    assert len(held.snapshot.neighbors("d0", 3).rows[0]) == 3  # who holds the old one ends on it
 
 
 def test_what_was_deleted_stays_deleted(index: Path, old: Run, new: Run) -> None:
@@ -105,7 +106,7 @@ def test_an_index_of_other_runs_is_refused(index: Path, old: Run, new: Run, tmp_
     add_runs(index, [stranger.path])
     before = tree(index)
     with pytest.raises(
-        SnapshotError, match=r"rows of 2 runs, and a migration replaces one: .*--beside"
+        SnapshotError, match=r"rows of 2 runs, and a migration replaces one: .*--candidate"
     ):
         build_candidate(index, old, new)
     assert tree(index) == before
@@ -116,9 +117,9 @@ def test_an_index_of_other_runs_is_refused(index: Path, old: Run, new: Run, tmp_
 
 def test_a_factory_that_does_not_fit_is_refused(tmp_path: Path, old: Run, new: Run) -> None:
     out = tmp_path / "pq"
-    build_index([old.path], out, factory="IVF2,PQ32x4")  # 48 numbers have no 32 parts
+    build_index([old.path], out, IndexConfig(factory="IVF2,PQ32x4"))  # 48 numbers have no 32 parts
     before = tree(out)
-    with pytest.raises(SnapshotError, match=r"PQ32x4.*build with another factory: .*--beside"):
+    with pytest.raises(SnapshotError, match=r"PQ32x4.*build with another factory: .*--candidate"):
         build_candidate(out, old, new)
     assert tree(out) == before
 
@@ -129,13 +130,13 @@ def test_runs_of_a_new_model_beside_those_of_the_old(tmp_path: Path, index: Path
         make_run(tmp_path / name, embeddings(20, seed=seed, dim=48), prefix=name, facts=OTHER)
         for seed, name in enumerate(("a", "b"))
     ]
-    with pytest.raises(SnapshotError, match="beside=True"):
+    with pytest.raises(SnapshotError, match="candidate=True"):
         build_index(runs, index)
-    made = build_index(runs, index, beside=True).manifest
+    made = build_index(runs, index, candidate=True).manifest
     assert (made.parent, made.made_by, made.rows) == ("v0001", "build", 40)
     assert current_version(index) == "v0001"
     promote(index, made.version)
     assert rollback(index).manifest.version == "v0001"
     with pytest.raises(SnapshotError, match="does not exist"):
-        build_index(runs, tmp_path / "none", beside=True)
+        build_index(runs, tmp_path / "none", candidate=True)
     assert list_versions(tmp_path / "none") == []

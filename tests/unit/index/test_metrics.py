@@ -10,7 +10,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from common.errors import SnapshotError
-from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, to_scores
+from index.config import Metric
+from index.metrics import faiss_metric, higher_is_nearer, prepare, to_scores
 from tests.helpers.indexes import embeddings, true_scores
 
 EVERY = get_args(Metric)

@@ -10,7 +10,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index.metrics import Metric, faiss_metric, higher_is_nearer, prepare, to_scores
+from index.config import Metric
+from index.metrics import faiss_metric, higher_is_nearer, prepare, to_scores
 from index.search.accelerator import Accelerator, Allowed, SearchParams
 from index.search.factory import make_index, train
 from tests.helpers.indexes import DIM, embeddings, true_scores

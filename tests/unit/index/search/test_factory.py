@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from common.errors import SnapshotError
-from index.metrics import Metric, prepare
+from index.config import Metric
+from index.metrics import prepare
 from index.search.factory import (
     choose_factory,
     has_exact_scores,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index.metrics import Metric, prepare
+from index.config import Metric
+from index.metrics import prepare
 from index.search import recall
 from index.search.accelerator import SearchParams
 from index.search.recall import ExactKnn, Hits, recall_at, tune
@@ -22,7 +23,7 @@ def test_exact_search_in_parts_equals_exact_search_at_once(metric: Metric) -> No
     for first, last in ((300, 400), (0, 3), (3, 300), (5, 5)):  # also fewer than are wanted
         part = ExactKnn(queries, 7, metric)
         part.add(vectors[first:last], first)
-        joined.merge(*part.neighbours())
+        joined.merge(*part.neighbors())
     true = true_hits(metric, asked, raw, 7)
     for found in (at_once.hits(), joined.hits()):
         np.testing.assert_array_equal(found.rows, true.rows)

@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index.metrics import Metric, faiss_metric, prepare
+from index.config import Metric
+from index.metrics import faiss_metric, prepare
 from index.storage import store
 from tests.helpers.indexes import embeddings
 
