@@ -125,9 +125,11 @@ def _print_trained(trained: Trained) -> None:
     for name, value in record.chosen.items():
         echo(f"  {name} {value:g}, chosen by the validation loss")
     echo(f"  {'':<17}{'part':<12}{'rows':>6}{'accuracy':>10}{'macro-F1':>10}")
-    chance = record.random_backbone
+    untrained = record.random_backbone
     rows: dict[str, Mapping[str, Score]] = {"head": record.measures, **record.baselines}
-    for name, scores in (rows | ({"random backbone": chance.scores} if chance else {})).items():
+    for name, scores in (
+        rows | ({"random backbone": untrained.scores} if untrained else {})
+    ).items():
         for part, score in scores.items():
             echo(
                 f"  {name:<17}{part:<12}{record.rows[part]:>6}{score.accuracy:>10.3f}"

@@ -25,12 +25,12 @@ from common.errors import InputError, RunError
 from common.extras import optional
 from common.json_models import read_json, write_atomic
 from common.storage import to_path
-from pipelines.heads.chance import random_run
 from pipelines.heads.clips import read_clips
 from pipelines.heads.features import Examples, read_run
 from pipelines.heads.fit import TrainOptions, classify, fit
 from pipelines.heads.parts import DEFAULT_SHARE, Parts, divide, validation_warnings
 from pipelines.heads.pictures import ValidatedRow, draw_confusion, draw_validation
+from pipelines.heads.random_backbone import extract_untrained
 from pipelines.heads.report import (
     Measures,
     ProbeRecord,
@@ -82,9 +82,9 @@ def train(
     run = None if clips else Run.open(source)
     examples, parts = _read(source, run, options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    chance = None
+    untrained = None
     if run and options.random_backbone:
-        chance = _random_backbone(run, out, options, executor, report)
+        untrained = _random_backbone(run, out, options, executor, report)
     fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
     report("measuring", 0, 1)
     baselines = baselines_of(examples, parts)
@@ -104,7 +104,7 @@ def train(
         left_out=examples.left_out,
         measures=measures_of(fitted.head, examples, parts),
         baselines=baselines,
-        random_backbone=chance,
+        random_backbone=untrained,
         notes=validation_warnings(examples, parts),
         versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
     )
@@ -181,7 +181,7 @@ def _random_backbone(
 ) -> RandomBackbone:
     """Train the same head on features of the untrained network."""
     folder = out.with_name(f"{out.stem}-random-run")
-    untrained = random_run(
+    untrained = extract_untrained(
         run,
         options.features,
         folder,

@@ -20,8 +20,8 @@ import torch
 
 from common.sampling import even_parts
 from pipelines.detections import BOX
-from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import Decoded, ImageError, crop, resize
+from pipelines.images.reader import ImageReader
 from pipelines.model_info import Preprocess
 
 PIXELS = "pixels"

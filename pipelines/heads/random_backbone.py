@@ -17,7 +17,7 @@ from pipelines.request import Request
 from pipelines.run import Run
 
 
-def random_run(
+def extract_untrained(
     run: Run,
     kind: Kind,
     out: Path,
