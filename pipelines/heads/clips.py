@@ -28,7 +28,9 @@ class _Clips:
     fingerprint: str
 
 
-def read_clips(file: Path, *, validation: Path | None = None, limit: int | None = None) -> Examples:
+def read_clips(
+    file: str | Path, *, validation: str | Path | None = None, limit: int | None = None
+) -> Examples:
     """Read the labelled clips of a clip file, each as the mean of its frames.
 
     Args:
@@ -41,7 +43,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
             features not finite, or too many for the memory.
         VerifyError: a shard of a file is missing.
     """
-    sources = [_open(path) for path in (file, validation) if path is not None]
+    sources = [_open(Path(path)) for path in (file, validation) if path is not None]
     first = sources[0]
     for other in sources[1:]:
         if other.fingerprint != first.fingerprint:
