@@ -19,6 +19,7 @@ def _widths(value: Any) -> Any:
 
 
 File = Annotated[str, BeforeValidator(str)]
+Kind = Literal["pooled", "map"]  # of features: of the image, or of each place of its last map
 
 
 class TrainConfig(JsonModel):
@@ -28,7 +29,7 @@ class TrainConfig(JsonModel):
     labels: str = Field(
         description="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
     )
-    features: Literal["pooled", "map"] = Field(
+    features: Kind = Field(
         "pooled", description="What to train on; map needs a run with --features map."
     )
     hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_widths)] = Field(

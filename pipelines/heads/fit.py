@@ -65,8 +65,7 @@ def fit(
 
     def losses(model: Any) -> npt.NDArray[np.float64]:
         likelihood = model.predict_proba(x_val)[np.arange(len(y_val)), y_val]
-        log_loss: npt.NDArray[np.float64] = -np.log(np.maximum(likelihood, 1e-12), dtype=np.float64)
-        return log_loss
+        return np.asarray(-np.log(np.maximum(likelihood, 1e-12), dtype=np.float64))
 
     if hidden:
         weights, chosen = _fit_mlp(x, y, losses, hidden, seed, report)

