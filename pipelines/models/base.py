@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from common.errors import ModelError, first_line
+from common.untrusted import read_tensors
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
 from pipelines.models.head import Head
 
@@ -183,10 +184,10 @@ def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
     count = len(backbone.levels)
     wrong = [index for index in indices if not -count <= index < count]
     if wrong:
-        known = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
+        levels = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
         raise ModelError(
             f"`feature_indices={wrong[0]}`: {spec} has "
-            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of `features`")
+            + (f"the levels {levels}" if levels else "no pyramid; leave pyramid out of `features`")
         )
 
 
@@ -232,13 +233,11 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         ModelError: missing, not a checkpoint, or one that holds more than tensors.
     """
     try:
-        data = torch.load(file, map_location="cpu", weights_only=True)
+        data = read_tensors(file)
     except FileNotFoundError:
         raise ModelError(f"`checkpoint={file!r}`: no such file") from None
-    except Exception as error:  # an untrusted file: its unpickler raises anything
-        raise ModelError(
-            f"`checkpoint={file!r}` cannot be read as weights: {first_line(error)}"
-        ) from None
+    except ValueError as error:
+        raise ModelError(f"`checkpoint={file!r}` cannot be read as weights: {error}") from None
     for key in ("model_state_dict", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]
@@ -247,16 +246,16 @@ def read_checkpoint(file: str) -> dict[str, Any]:
     return {name.removeprefix("module."): tensor for name, tensor in data.items()}
 
 
-def unknown_model(spec: str, reason: str, known: Iterable[str], otherwise: str) -> ModelError:
+def unknown_model(spec: str, reason: str, names: Iterable[str], otherwise: str) -> ModelError:
     """The error for an unknown name, with similar ones.
 
     Args:
         spec: as ``FAMILY:NAME``.
         reason: of the refusal.
-        known: names of the family.
+        names: of the family's models.
         otherwise: hint where none of them is similar.
     """
-    similar = get_close_matches(spec.partition(":")[2], known, n=3)
+    similar = get_close_matches(spec.partition(":")[2], names, n=3)
     hint = f"did you mean {', '.join(similar)}?" if similar else otherwise
     return ModelError(f"`model={spec!r}`: {reason}; {hint}")
 

@@ -149,11 +149,11 @@ def _one_layer(model: nn.Module) -> nn.Module | None:
 
 def _prefix_tokens(model: nn.Module, tokens: int) -> int:
     """Number of tokens before those of the patches (class token, registers)."""
-    known: int | None = getattr(model, "num_prefix_tokens", None)
-    if known is None:
+    prefix: int | None = getattr(model, "num_prefix_tokens", None)
+    if prefix is None:
         # volo does not say how many; pit's last map is its class token alone.
-        known = int(getattr(model, "cls_token", None) is not None)
-    return known if known < tokens else 0
+        prefix = int(getattr(model, "cls_token", None) is not None)
+    return prefix if prefix < tokens else 0
 
 
 def _levels(model: nn.Module) -> tuple[Level, ...]:
@@ -238,9 +238,9 @@ def _must_dilate(name: str, output_stride: int) -> bool:
     except Exception:  # any network's own code, given a stride that it may not know
         dilated = ()
     if not dilated or dilated[-1].reduction != output_stride:
-        known = f" of {own[-1].reduction}" if own else ""
+        fixed = f" of {own[-1].reduction}" if own else ""
         raise ModelError(
-            f"`output_stride={output_stride}`: timm:{name} has a fixed stride{known} or does "
+            f"`output_stride={output_stride}`: timm:{name} has a fixed stride{fixed} or does "
             "not know this one; leave it out, or take a network that dilates (8, 16 or 32)"
         )
     return True

@@ -92,8 +92,8 @@ def plan_videos(
 
     clips: list[_Clip] = []
     with ThreadPoolExecutor(_READERS) as pool:
-        for done, found in enumerate(pool.map(clips_of, names), start=1):
-            clips += found
+        for done, clips_of_name in enumerate(pool.map(clips_of, names), start=1):
+            clips += clips_of_name
             report(done, len(names))
     clips = list(spread(clips, limit))  # a file of tensors holds many
     table = _table(clips, where=str(source))
