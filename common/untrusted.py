@@ -1,4 +1,4 @@
-"""Refusal of Arrow and Parquet columns that run code when they are read.
+"""Files from outside, read so that they run no code: tensors, and the columns of tables.
 
 Importing Ray Data registers a column type of pickled Python objects; turning one of its values
 into Python, as ``to_pylist`` does, unpickles it. So did a type of older versions of pyarrow. Neither
@@ -8,10 +8,12 @@ is ever needed here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from common.errors import SourceError
+from common.errors import SourceError, first_line
 
 _NAME = b"ARROW:extension:name"
 
@@ -33,6 +35,29 @@ def refuse_pickled(schema: pa.Schema, where: str) -> None:
                     f"{where}: the column {field.name!r} is of the type {name!r}, which can run "
                     "any code when it is read; write it as numbers or text"
                 )
+
+
+def read_tensors(file: str | Path, *, mmap: bool = False) -> Any:
+    """Read a file of ``torch.save`` that may hold tensors, numbers, texts and containers of them.
+
+    Args:
+        file: to read, onto the CPU.
+        mmap: read values only when they are used; the format before PyTorch 1.6 cannot be mapped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged or holds something else; the message is one line.
+    """
+    import torch  # it takes seconds, and most of what imports this module reads tables
+
+    try:
+        return torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the unpickler raises anything
+        if mmap and isinstance(error, RuntimeError):
+            return read_tensors(file)
+        raise ValueError(first_line(error)) from None
 
 
 def _extensions(field: pa.Field) -> Iterator[str]:

@@ -95,8 +95,8 @@ def detection(served: ServedIndexDep, detection_id: DetectionId) -> Detection:
 
 def _crop(served: ServedIndex, detection_id: str) -> bytes:
     # late: torch takes seconds to import, and a server that is only searched never needs it
-    from pipelines.images.opener import read_image
     from pipelines.images.pixels import ImageError, crop
+    from pipelines.images.reader import read_image
 
     row = served.row_of(detection_id)
     columns = served.snapshot.columns(np.array([row]))

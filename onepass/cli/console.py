@@ -58,8 +58,3 @@ def local_path(name: str | Path) -> Path:
             "sync, gcloud storage rsync) and name the copy, or name a folder for what it writes"
         )
     return Path(name)
-
-
-def absolute(file: str | None) -> str | None:
-    """An absolute path, which is valid in other processes and working folders."""
-    return str(Path(file).resolve()) if file else None

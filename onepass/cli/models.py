@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.json_models import configure
 from common.progress import ProgressBar
-from onepass.cli.console import Json, absolute, echo, print_json, warn
+from onepass.cli.config_options import with_config
+from onepass.cli.console import Json, echo, print_json, warn
+from pipelines.config import ExtractConfig
+from pipelines.model_info import ModelRequest
 
 if TYPE_CHECKING:
-    from pipelines.model_info import ModelRequest
     from pipelines.models.compare import Comparison, Difference
     from pipelines.models.describe import Description
 
@@ -22,10 +25,8 @@ app = typer.Typer(
 Spec = Annotated[
     str, typer.Argument(help="The model, as for extract --model; see 'onepass models list'.")
 ]
-Checkpoint = Annotated[str | None, typer.Option(help="Its weights (a state dict).")]
-Labels = Annotated[str | None, typer.Option(help="Class names: one a line, or JSON {name: index}.")]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch its weights.")]
-InputSize = Annotated[int | None, typer.Option(min=1, help="Pixels a side, if not the model's.")]
+_OPTIONS = {"checkpoint", "labels", "pretrained", "input_size"}
+_OTHERS = ExtractConfig.model_fields.keys() - _OPTIONS
 
 _ERRORS_NAMED = 5
 
@@ -60,12 +61,11 @@ def list_models(
 
 
 @app.command()
+@with_config(ExtractConfig, leave_out=_OTHERS)
 def describe(
     spec: Spec,
-    checkpoint: Checkpoint = None,
-    labels: Labels = None,
-    pretrained: Pretrained = False,
-    input_size: InputSize = None,
+    *,
+    options: dict[str, Any],
     depth: Annotated[int, typer.Option(min=1, help="Depth of the listed layers.")] = 2,
     as_json: Json = False,
 ) -> None:
@@ -75,8 +75,7 @@ def describe(
     """
     from pipelines.models.describe import describe_model  # late: start-up time
 
-    request = _request(spec, checkpoint, labels, pretrained=pretrained, input_size=input_size)
-    description = describe_model(request, depth=depth)
+    description = describe_model(_request(spec, options), depth=depth)
     if as_json:
         print_json(description.model_dump(mode="json"))
         return
@@ -84,19 +83,14 @@ def describe(
 
 
 @app.command()
+@with_config(ExtractConfig, leave_out=_OTHERS - {"feature_point"})
 def compare(
     spec: Spec,
     source: Annotated[
         str, typer.Option(help="Your images: a folder or a manifest, as for extract.")
     ],
-    checkpoint: Checkpoint = None,
-    labels: Labels = None,
-    pretrained: Pretrained = False,
-    input_size: InputSize = None,
-    feature_point: Annotated[
-        Literal["penultimate", "map_mean"],
-        typer.Option(help="The new vectors: the classifier's input, or the map's mean."),
-    ] = "penultimate",
+    *,
+    options: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, help="Rows to compare, spread evenly.")] = 64,
     as_json: Json = False,
 ) -> None:
@@ -109,14 +103,7 @@ def compare(
     """
     from pipelines.models.compare import compare as run_compare  # late: start-up time
 
-    request = _request(
-        spec,
-        checkpoint,
-        labels,
-        pretrained=pretrained,
-        input_size=input_size,
-        feature_point=feature_point,
-    )
+    request = _request(spec, options)
     with ProgressBar(resumes=False) as bar:
         comparison = run_compare(request, source, limit=limit, report=bar.callback("compare"))
     for line in comparison.warnings:
@@ -127,36 +114,19 @@ def compare(
     _print_comparison(comparison)
 
 
-def _request(
-    spec: str,
-    checkpoint: str | None,
-    labels: str | None,
-    *,
-    pretrained: bool,
-    input_size: int | None,
-    feature_point: Literal["penultimate", "map_mean"] = "penultimate",
-) -> ModelRequest:
-    from pipelines.model_info import ModelRequest
-
-    return ModelRequest(
-        spec=spec,
-        checkpoint=absolute(checkpoint),
-        labels=absolute(labels),
-        pretrained=pretrained,
-        input_size=input_size,
-        feature_point=feature_point,
-    )
+def _request(spec: str, options: dict[str, Any]) -> ModelRequest:
+    return configure(ExtractConfig, source="", model=spec, **options).model_request
 
 
 def _print_description(description: Description) -> None:
     preprocess = description.preprocess
     height, width = preprocess.input_size
-    crop_pct_text = f", crop_pct {preprocess.crop_pct:.4g}" if preprocess.resize == "crop" else ""
+    crop_pct = f", crop_pct {preprocess.crop_pct:.4g}" if preprocess.resize == "crop" else ""
     names = "with names" if description.labelled else "without names"
     facts = {
         "model": description.spec,
         "weights": description.weights,
-        "input": f"{height} x {width}, {preprocess.resize}{crop_pct_text}, {preprocess.interpolation}",
+        "input": f"{height} x {width}, {preprocess.resize}{crop_pct}, {preprocess.interpolation}",
         "mean": " ".join(f"{value:g}" for value in preprocess.mean),
         "std": " ".join(f"{value:g}" for value in preprocess.std),
         "classes": f"{description.num_classes}, {names}",
@@ -205,15 +175,15 @@ def _print_comparison(comparison: Comparison) -> None:
             f", {list(comparison.old_shape)} flattened" if len(comparison.old_shape) > 1 else ""
         )
         echo(f"  old extractor  {comparison.old_dim}-d{flattened}")
-    echo(f"  {comparison.new.point:<15}{_difference_in_words(comparison.new)}")
+    echo(f"  {comparison.new.point:<15}{_differences(comparison.new)}")
     if comparison.other is not None:
-        echo(f"  {comparison.other.point:<15}{_difference_in_words(comparison.other)}")
+        echo(f"  {comparison.other.point:<15}{_differences(comparison.other)}")
     if comparison.sum_share_min is not None:
         echo(f"  sums           |sum| is at least {comparison.sum_share_min:.3g} of the sum of |x|")
     echo(comparison.says)
 
 
-def _difference_in_words(difference: Difference) -> str:
+def _differences(difference: Difference) -> str:
     if difference.relative is None:
         return f"{difference.dim}-d"
     return (

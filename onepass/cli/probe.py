@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from common.errors import InputError
+from common.json_models import configure
 from common.progress import ProgressBar
-from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, to_path, warn
+from onepass.cli.config_options import with_config
+from onepass.cli.console import Json, echo, local_path, print_json, to_path, warn
+from pipelines.heads.config import TrainConfig
 
 if TYPE_CHECKING:
     from pipelines.heads.apply import Applied
@@ -21,55 +24,12 @@ app = typer.Typer(no_args_is_help=True, help="Train heads on stored features, an
 
 
 @app.command()
+@with_config(TrainConfig, leave_out={"source"})
 def train(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            parser=to_path, help="A finished run, or a clip file FILE.h5 of onepass clips."
-        ),
-    ],
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
-        ),
-    ],
+    source: Annotated[str, typer.Argument(help=TrainConfig.model_fields["source"].description)],
     out: Annotated[Path, typer.Option(parser=local_path, help="The head's file, as head.pt.")],
-    features: Annotated[
-        Literal["pooled", "map"],
-        typer.Option(help="What to train on; map needs a run with --features map."),
-    ] = "pooled",
-    hidden: Annotated[
-        str | None, typer.Option(help="Widths of hidden layers, as 256,128; without: linear.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of division, weights and order.")] = 0,
-    split_by: Annotated[
-        str | None,
-        typer.Option(
-            help="The column with train, val or test; split: of images laid out "
-            "SPLIT/CATEGORY/FILE."
-        ),
-    ] = None,
-    val_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01, max=0.9, help="Without --split-by: this share of each class validates; 0.2."
-        ),
-    ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(parser=local_path, help="A second clip file, to validate on.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=2, help="Rows at most, spread evenly; for a quick try.")
-    ] = None,
-    random_backbone: Annotated[
-        bool,
-        typer.Option(
-            "--random-backbone",
-            help="Extract again with the network untrained, and train on that as well.",
-        ),
-    ] = False,
-    executor: ExecutorOption = "auto",
+    *,
+    options: dict[str, Any],
     as_json: Json = False,
 ) -> None:
     """A new classifier from stored features, with no second pass over the images.
@@ -79,38 +39,16 @@ def train(
 
     Example: onepass probe train runs/first --labels category --split-by split --out head.pt
     """
-    # late: scikit-learn and torch take seconds
-    from pipelines.heads.fit import TrainOptions
-    from pipelines.heads.train import train as train_head
+    from pipelines.heads.train import train as train_head  # late: scikit-learn takes seconds
 
-    options = TrainOptions(
-        labels=labels,
-        features=features,
-        hidden=_widths(hidden),
-        seed=seed,
-        split_by=split_by,
-        val_share=val_share,
-        validation=validation,
-        limit=limit,
-        random_backbone=random_backbone,
-    )
+    config = configure(TrainConfig, source=source, **options)
     with ProgressBar(resumes=False) as bar:
-        trained = train_head(source, out, options, executor=executor, report=bar.update)
+        trained = train_head(config, out, report=bar.update)
     if as_json:
         record = trained.record.model_dump(mode="json")
-        print_json({"file": str(out), "beside": [str(f) for f in trained.beside], **record})
+        print_json({"file": str(out), "reports": [str(f) for f in trained.reports], **record})
         return
     _print_trained(trained)
-
-
-def _widths(text: str | None) -> tuple[int, ...]:
-    try:
-        widths = tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        widths = (0,)
-    if min(widths, default=1) < 1:
-        raise InputError(f"--hidden {text}: give whole numbers above 0, as 256,128")
-    return widths
 
 
 def _print_trained(trained: Trained) -> None:
@@ -125,9 +63,11 @@ def _print_trained(trained: Trained) -> None:
     for name, value in record.chosen.items():
         echo(f"  {name} {value:g}, chosen by the validation loss")
     echo(f"  {'':<17}{'part':<12}{'rows':>6}{'accuracy':>10}{'macro-F1':>10}")
-    chance = record.random_backbone
+    untrained = record.random_backbone
     rows: dict[str, Mapping[str, Score]] = {"head": record.measures, **record.baselines}
-    for name, scores in (rows | ({"random backbone": chance.scores} if chance else {})).items():
+    for name, scores in (
+        rows | ({"random backbone": untrained.scores} if untrained else {})
+    ).items():
         for part, score in scores.items():
             echo(
                 f"  {name:<17}{part:<12}{record.rows[part]:>6}{score.accuracy:>10.3f}"
@@ -135,8 +75,8 @@ def _print_trained(trained: Trained) -> None:
             )
     for note in record.notes:
         echo(f"  {note}")
-    echo(f"  beside it: {', '.join(file.name for file in trained.beside)}")
-    if not any(file.name.endswith("-validation.png") for file in trained.beside):
+    echo(f"  with it: {', '.join(file.name for file in trained.reports)}")
+    if not any(file.name.endswith("-validation.png") for file in trained.reports):
         echo("  no picture of validated images: a clip file does not hold them")
     echo(f"next: onepass probe apply RUN --head {trained.file}")
 

@@ -19,7 +19,7 @@ from cluster.children import Child, ChildDiedError
 from common.storage import list_folder, make_folder, to_path
 
 if TYPE_CHECKING:
-    from pipelines.images.opener import ImageReader
+    from pipelines.images.reader import ImageReader
 
 FOLDER = "open"
 _IMAGE_SECONDS = 120.0  # an image that takes longer to read is as bad as one that crashes
@@ -88,6 +88,6 @@ def _read(where: tuple[str, str]) -> None:
 @functools.cache
 def _reader(root: str) -> ImageReader:
     """One for all calls, because opening a video takes long."""
-    from pipelines.images.opener import ImageReader
+    from pipelines.images.reader import ImageReader
 
     return ImageReader(to_path(root))

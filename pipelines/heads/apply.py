@@ -118,16 +118,16 @@ def _true_labels(run: Run, column: str, head: Head) -> pa.ChunkedArray:
 
 
 def _check_features(run: Run, head: Head, file: str | Path) -> None:
-    wants, holds = head.facts, model_of(run, head.facts.features)
-    if holds.fingerprint != wants.fingerprint:
+    needed, stored = head.facts, model_of(run, head.facts.features)
+    if stored.fingerprint != needed.fingerprint:
         raise RunError(
-            f"`head={str(file)!r}` wants features of {wants.spec} ({wants.fingerprint[:12]}), "
-            f"{run.path} holds those of {holds.request.spec} ({holds.fingerprint[:12]}); train a head on this "
-            "run, or extract with the head's model, weights and preprocessing"
+            f"`head={str(file)!r}` needs features of {needed.spec} ({needed.fingerprint[:12]}), "
+            f"{run.path} holds those of {stored.request.spec} ({stored.fingerprint[:12]}); train a "
+            "head on this run, or extract with the head's model, weights and preprocessing"
         )
-    if (shape := column_of(run, wants.features)[1]) != wants.shape:
+    if (shape := column_of(run, needed.features)[1]) != needed.shape:
         raise RunError(
-            f"`head={str(file)!r}` wants {wants.features} features of shape {wants.shape}, "
+            f"`head={str(file)!r}` needs {needed.features} features of shape {needed.shape}, "
             f"{run.path} holds {shape}; train a head on this run"
         )
 
@@ -174,8 +174,8 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
                     report(rows, planned)
         if rows != planned:
             raise VerifyError(
-                f"{run.path}: {planned} rows planned, {rows} found; check it with 'onepass inspect "
-                "RUN --verify'"
+                f"{run.path}: {planned} rows planned, {rows} stored; check it with 'onepass "
+                "inspect RUN --verify'"
             )
         manifest = AppliedManifest(
             head_sha256=digest,
@@ -224,14 +224,14 @@ def _measures_against(
 ) -> tuple[Measures, dict[str, int]]:
     """Measures over rows with a class and a label of the head; counts of the other labels."""
     parts = [read_parquet(out / name, columns=["row_id", "label_index"]) for name in manifest.files]
-    answers = pa.concat_tables(parts).sort_by("row_id")["label_index"]
-    labelled = pc.index_in(truth, pa.array(manifest.classes))
-    known = pc.and_(answers.is_valid(), labelled.is_valid())
-    not_a_class = pc.and_(answers.is_valid(), pc.and_(truth.is_valid(), labelled.is_null()))
-    unknown = Counter(truth.filter(not_a_class).to_pylist())
+    predicted = pa.concat_tables(parts).sort_by("row_id")["label_index"]
+    has_both = pc.and_(predicted.is_valid(), truth.is_valid())
+    predicted, truth = predicted.filter(has_both), truth.filter(has_both)
+    expected = pc.index_in(truth, pa.array(manifest.classes))
+    unknown = Counter(truth.filter(expected.is_null()).to_pylist())
     measures = measure(
-        labelled.filter(known).to_numpy().astype(np.int64),
-        answers.filter(known).to_numpy(),
+        expected.drop_null().to_numpy().astype(np.int64),
+        predicted.filter(expected.is_valid()).to_numpy(),
         manifest.classes,
     )
     return measures, dict(sorted(unknown.items()))

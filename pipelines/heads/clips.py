@@ -28,7 +28,9 @@ class _Clips:
     fingerprint: str
 
 
-def read_clips(file: Path, *, validation: Path | None = None, limit: int | None = None) -> Examples:
+def read_clips(
+    file: str | Path, *, validation: str | Path | None = None, limit: int | None = None
+) -> Examples:
     """Read the labelled clips of a clip file, each as the mean of its frames.
 
     Args:
@@ -41,7 +43,7 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
             features not finite, or too many for the memory.
         VerifyError: a shard of a file is missing.
     """
-    sources = [_open(path) for path in (file, validation) if path is not None]
+    sources = [_open(Path(path)) for path in (file, validation) if path is not None]
     first = sources[0]
     for other in sources[1:]:
         if other.fingerprint != first.fingerprint:
@@ -79,12 +81,12 @@ def read_clips(file: Path, *, validation: Path | None = None, limit: int | None 
 
 
 def _open(file: Path) -> _Clips:
-    facts = read_h5(file)
-    if facts.kind != "clips":
+    info = read_h5(file)
+    if info.kind != "clips":
         raise InputError(
             f"{file} is the HDF5 of a run; give the run's folder, or a file made by 'onepass clips'"
         )
-    mapping: dict[str, int] = json.loads(facts.attributes["category_mapping"])
+    mapping: dict[str, int] = json.loads(info.attributes["category_mapping"])
     by_index = {index: name for name, index in mapping.items()}
     with h5py.File(file) as opened:
         indices = opened["labels"][:].tolist()
@@ -93,9 +95,9 @@ def _open(file: Path) -> _Clips:
             names=np.array([by_index.get(index, "") for index in indices], dtype=np.str_),
             frames=opened["num_frames"][:].astype(np.int64),
             ids=np.array([name.decode() for name in opened["ids"][:]], dtype=np.str_),
-            width=facts.feature_dim,
-            spec=facts.backbone,
-            fingerprint=str(facts.attributes["fingerprint"]),
+            width=info.feature_dim,
+            spec=info.backbone,
+            fingerprint=str(info.attributes["fingerprint"]),
         )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,9 @@ from common.storage import open_parquet
 from pipelines.detections import BOX
 from pipelines.embeddings import matrix
 from pipelines.frame_names import ALL, SPLITS, split_and_category
+from pipelines.heads.config import Kind
 from pipelines.model_info import ModelInfo
 from pipelines.run import Run
-
-Kind = Literal["pooled", "map"]
 
 BATCH_BYTES = 64 * 2**20
 COPIES = 3  # of all features in memory at once: as stored, the parts, scaled or of unit length
@@ -60,10 +60,10 @@ def column_of(run: Run, kind: Kind) -> tuple[str, tuple[int, ...]]:
     Raises:
         RunError: the run has kept no map.
     """
-    facts = model_of(run, kind)
+    model = model_of(run, kind)
     if kind == "pooled":
-        return "embedding", (facts.feature_dim,)
-    for info in facts.maps:
+        return "embedding", (model.feature_dim,)
+    for info in model.maps:
         if info.name == "feature_map":
             return info.name, info.shape
     raise RunError(
@@ -94,28 +94,29 @@ def read_run(
     label_column = label_values(run, labels)
     split_column = None if split_by is None else label_values(run, split_by, "split_by")
     plan = run.to_arrow(["image", *BOX, "label_index", "error"])
-    left_out: dict[str, int] = {}
-    keep = np.ones(plan.num_rows, dtype=bool)
-
-    def leave_out(reason: str, which: npt.NDArray[np.bool_]) -> None:
-        if count := int((keep & which).sum()):
-            left_out[reason] = count
-        np.logical_and(keep, ~which, out=keep)
-
-    leave_out("with an error", np.asarray(plan["error"].is_valid()))
-    leave_out(f"without a value in {labels!r}", np.asarray(label_column.is_null()))
+    unusable = {
+        "with an error": plan["error"].is_valid(),
+        f"without a value in {labels!r}": label_column.is_null(),
+    }
     if split_column is not None:
-        leave_out(f"without a value in {split_by!r}", np.asarray(split_column.is_null()))
+        unusable[f"without a value in {split_by!r}"] = split_column.is_null()
     gate = run.manifest.gate
     if kind == "map" and gate is not None and gate.embed == "gate":
         # The model ran only on rows that passed: the others have no map.
-        leave_out("that the gate did not let pass", np.asarray(plan["label_index"].is_null()))
+        unusable["that the gate did not let pass"] = plan["label_index"].is_null()
+    left_out: dict[str, int] = {}
+    keep = np.ones(plan.num_rows, dtype=bool)
+    for reason, mask in unusable.items():
+        dropped = keep & np.asarray(mask)
+        if dropped.any():
+            left_out[reason] = int(dropped.sum())
+        keep &= ~dropped
     rows = np.flatnonzero(keep)
     rows = limit_rows(limit, rows, left_out, f"`labels={labels!r}`: {run.path} has no row")
     indices = pa.array(rows)
     parts = None
     if split_column is not None:
-        parts = _parts(_strings(split_column.take(indices)), str(split_by))
+        parts = _parts(split_column.take(indices).to_pylist(), str(split_by))
     return Examples(
         features=_scatter(run, column, rows, math.prod(shape)),
         labels=_strings(label_column.take(indices)),
@@ -180,8 +181,8 @@ def label_values(run: Run, column: str, parameter: str = "labels") -> pa.Chunked
         values = run.to_arrow([column])[column].cast(pa.string())
         return pc.if_else(pc.equal(values, ""), None, values)
     if column not in ("category", "split"):
-        known = ", ".join(field.name for field in schema if _holds_names(field.type))
-        raise RunError(f"{given}: {run.path} has no such column; it has {known}")
+        others = ", ".join(field.name for field in schema if _holds_names(field.type))
+        raise RunError(f"{given}: {run.path} has no such column; it has {others}")
     images = run.to_arrow(["image"])["image"].to_pylist()
     values = [split_and_category(name)[column == "category"] for name in images]
     if column == "split":
@@ -195,19 +196,20 @@ def label_values(run: Run, column: str, parameter: str = "labels") -> pa.Chunked
 
 
 def _holds_names(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    of = pa.types
-    allowed = (of.is_string, of.is_large_string, of.is_integer, of.is_boolean)
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    allowed = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean)
     return any(is_kind(kind) for is_kind in allowed)
 
 
-def _parts(values: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.str_]:
-    unknown = [name for name in values.tolist() if name.strip().lower() not in SPLITS]
-    if unknown:
+def _parts(values: list[str], column: str) -> npt.NDArray[np.str_]:
+    parts = [SPLITS.get(name.strip().lower()) for name in values]
+    if None in parts:
+        unknown = values[parts.index(None)]
         raise InputError(
-            f"`split_by={column!r}`: {unknown[0]!r} is no part; allowed are {', '.join(SPLITS)}"
+            f"`split_by={column!r}`: {unknown!r} is no part; allowed are {', '.join(SPLITS)}"
         )
-    return np.array([SPLITS[name.strip().lower()] for name in values.tolist()])
+    return np.array(parts, dtype=np.str_)
 
 
 def batch_rows(width: int) -> int:
@@ -233,9 +235,9 @@ def allocate(rows: int, width: int) -> npt.NDArray[np.float32]:
 def free_bytes() -> int:
     """Memory available without swapping; the total where the system does not report it."""
     meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+    available = re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text() if meminfo.exists() else "")
+    if available:
+        return int(available[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from common.extras import optional
-from pipelines.heads.features import Examples, Kind, batch_rows
+from pipelines.heads.features import Examples, batch_rows
 from pipelines.heads.parts import Parts, Rows
 from pipelines.model_info import HeadInfo
 from pipelines.models.head import Head
@@ -32,21 +31,6 @@ _CONSTANT = 1e-6
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Options of training; equal options and rows give the same head."""
-
-    labels: str
-    features: Kind = "pooled"
-    hidden: tuple[int, ...] = ()
-    seed: int = 0
-    split_by: str | None = None
-    val_share: float | None = None  # a fifth where nothing else divides
-    validation: Path | None = None  # a second clip file
-    limit: int | None = None
-    random_backbone: bool = False
-
-
-@dataclass(frozen=True)
 class Fitted:
     """A head, and the setting selected by the validation loss: ``C``, or ``epochs``."""
 
@@ -57,36 +41,40 @@ class Fitted:
 def fit(
     examples: Examples,
     parts: Parts,
-    options: TrainOptions,
+    *,
+    hidden: tuple[int, ...] = (),
+    seed: int = 0,
     report: Report = lambda done, most: None,
 ) -> Fitted:
-    """Train logistic regression, or an MLP where ``options.hidden`` has widths.
+    """Train logistic regression, or an MLP.
 
     The same arguments give the same weights on one machine.
 
     Args:
         examples: the features and their model.
         parts: rows to train and to validate on.
-        options: hidden layers and seed.
+        hidden: widths of the MLP's layers; none: logistic regression.
+        seed: of the MLP's weights and order.
         report: receives steps done and steps at most.
     """
     mean, scale = standardisation(examples.features, parts.train)
-    if options.hidden:  # rows of length 1: else a step of Adam moves a wide layer too far
+    if hidden:  # rows of length 1: else a step of Adam moves a wide layer too far
         scale /= np.float32(math.sqrt(len(scale)))
     x, x_val = (_scaled(examples.features[r], mean, scale) for r in (parts.train, parts.validation))
     y, y_val = parts.targets[parts.train], parts.targets[parts.validation]
 
     def losses(model: Any) -> npt.NDArray[np.float64]:
         likelihood = model.predict_proba(x_val)[np.arange(len(y_val)), y_val]
-        log_loss: npt.NDArray[np.float64] = -np.log(np.maximum(likelihood, 1e-12), dtype=np.float64)
-        return log_loss
+        return np.asarray(-np.log(np.maximum(likelihood, 1e-12), dtype=np.float64))
 
-    fit_model = _fit_mlp if options.hidden else _fit_linear
-    weights, chosen = fit_model(x, y, losses, options, report)
+    if hidden:
+        weights, chosen = _fit_mlp(x, y, losses, hidden, seed, report)
+    else:
+        weights, chosen = _fit_linear(x, y, losses, report)
     facts = HeadInfo(
         features=examples.kind,
         shape=examples.shape,
-        hidden=options.hidden,
+        hidden=hidden,
         dropout=0.0,
         classes=parts.classes,
         spec=examples.spec,
@@ -102,7 +90,7 @@ def _scaled(rows: Floats, mean: Floats, scale: Floats) -> Floats:
 
 
 def _fit_linear(
-    x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
+    x: Floats, y: Rows, losses: Losses, report: Report
 ) -> tuple[Weights, dict[str, float]]:
     """The strongest regularisation within one standard error of the lowest validation loss."""
     model = optional("sklearn.linear_model", "probe").LogisticRegression(
@@ -125,11 +113,11 @@ def _fit_linear(
 
 
 def _fit_mlp(
-    x: Floats, y: Rows, losses: Losses, options: TrainOptions, report: Report
+    x: Floats, y: Rows, losses: Losses, hidden: tuple[int, ...], seed: int, report: Report
 ) -> tuple[Weights, dict[str, float]]:
     """The epoch of the lowest validation loss."""
     model = optional("sklearn.neural_network", "probe").MLPClassifier(
-        options.hidden, batch_size=min(_BATCH, len(y)), random_state=options.seed
+        hidden, batch_size=min(_BATCH, len(y)), random_state=seed
     )
     best, epochs, weights = math.inf, 0, None
     for epoch in range(1, _EPOCHS + 1):

@@ -15,8 +15,8 @@ from common.extras import optional
 from common.json_models import write_atomic
 from common.sampling import spread
 from pipelines.heads.report import Measures
-from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import ImageError, crop
+from pipelines.images.reader import ImageReader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

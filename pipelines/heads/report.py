@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from common.extras import optional
 from common.json_models import JsonModel
+from pipelines.heads.config import TrainConfig
 from pipelines.heads.features import Examples
 from pipelines.heads.parts import Parts, Rows
 from pipelines.model_info import HeadInfo
 
-FORMAT = 1
+FORMAT = 2
 NEIGHBOURS = 5
 
 
@@ -54,15 +55,14 @@ class RandomBackbone(JsonModel):
 
 
 class ProbeRecord(JsonModel):
-    """Contents of the JSON file of a head; the curves of earlier versions are ignored."""
+    """Contents of the JSON file of a head; fields of earlier versions are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     format: int = FORMAT
-    source: str
+    config: TrainConfig
     head: HeadInfo
     head_sha256: str
-    options: dict[str, Any]
     chosen: dict[str, float] = Field(default_factory=dict)  # by the validation loss: C, or epochs
     rows: dict[str, int]  # part to rows
     left_out: dict[str, int]  # reason to rows
@@ -71,6 +71,15 @@ class ProbeRecord(JsonModel):
     random_backbone: RandomBackbone | None
     notes: tuple[str, ...]
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, data: Any) -> Any:
+        """Format 1 has ``source`` and ``options``, among them some that are gone."""
+        if not isinstance(data, dict) or "options" not in data:
+            return data
+        options = {k: v for k, v in data["options"].items() if k in TrainConfig.model_fields}
+        return data | {"config": {"source": data["source"], **options}}
 
 
 def measure(truth: Rows, answers: npt.NDArray[Any], classes: tuple[str, ...]) -> Measures:

@@ -11,26 +11,25 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from cluster.executors import ExecutorChoice
 from common.errors import InputError, RunError
 from common.extras import optional
 from common.json_models import read_json, write_json
 from common.storage import to_path
-from pipelines.heads.chance import random_run
 from pipelines.heads.clips import read_clips
+from pipelines.heads.config import TrainConfig
 from pipelines.heads.features import Examples, read_run
-from pipelines.heads.fit import TrainOptions, classify, fit
+from pipelines.heads.fit import Fitted, classify, fit
 from pipelines.heads.parts import DEFAULT_SHARE, Parts, divide, validation_warnings
 from pipelines.heads.pictures import ValidatedRow, draw_confusion, draw_validation
+from pipelines.heads.random_backbone import extract_untrained
 from pipelines.heads.report import (
     Measures,
     ProbeRecord,
@@ -47,28 +46,24 @@ _PACKAGES = ("onepass", "torch", "numpy", "scikit-learn", "matplotlib")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained head's file, its record, and the files written with it."""
+    """A trained head's file, its record, and the files written with it: JSON and pictures."""
 
     file: Path
     record: ProbeRecord
-    beside: tuple[Path, ...]
+    reports: tuple[Path, ...]
 
 
 def train(
-    source: str | Path,
+    config: TrainConfig,
     out: Path,
-    options: TrainOptions,
     *,
-    executor: ExecutorChoice = "auto",
     report: Report = lambda stage, done, planned: None,
 ) -> Trained:
     """Train a head on the stored features of a run or of a clip file.
 
     Args:
-        source: a finished run's folder, or a file made by ``onepass clips``.
+        config: source and options.
         out: the head's file, ``*.pt``; its other files are written to the same folder.
-        options: of the training.
-        executor: for the extraction of ``options.random_backbone``.
         report: receives the stage with its steps done and planned.
 
     Raises:
@@ -77,44 +72,49 @@ def train(
     _check_output(out)
     for module in ("sklearn", "matplotlib"):
         optional(module, "probe")
-    clips = to_path(source).is_file()
-    _check_options(source, options, clips=clips)
-    run = None if clips else Run.open(source)
-    examples, parts = _read(source, run, options)
+    run = None
+    if to_path(config.source).is_file():
+        _check_clip_options(config)
+    else:
+        _check_run_options(config)
+        run = Run.open(config.source)
+    examples, parts = _read(run, config)
     out.parent.mkdir(parents=True, exist_ok=True)
-    chance = None
-    if run and options.random_backbone:
-        chance = _random_backbone(run, out, options, executor, report)
-    fitted = fit(examples, parts, options, lambda done, most: report("training", done, most))
+    untrained = None
+    if run and config.random_backbone:
+        untrained = _random_backbone(run, out, config, report)
+    fitted = _fit(examples, parts, config, report, "training")
     report("measuring", 0, 1)
     baselines = baselines_of(examples, parts)
-    if options.hidden and options.features == "pooled":  # on maps it takes longer than the head
-        linear = measures_of(
-            fit(examples, parts, replace(options, hidden=())).head, examples, parts
-        )
+    if config.hidden and config.features == "pooled":  # on maps it takes longer than the head
+        linear = measures_of(fit(examples, parts).head, examples, parts)
         baselines["linear"] = {part: m.score for part, m in linear.items() if part != "train"}
-    used = {name: value for name, value in vars(options).items() if value is not None}
     record = ProbeRecord(
-        source=str(source),
+        config=config,
         head=fitted.head.facts,
         head_sha256=head_sha256(fitted.head),
-        options=json.loads(json.dumps(used, default=str)),  # paths are text there
         chosen=fitted.chosen,
         rows={part: len(rows) for part, rows in parts.measured.items()},
         left_out=examples.left_out,
         measures=measures_of(fitted.head, examples, parts),
         baselines=baselines,
-        random_backbone=chance,
+        random_backbone=untrained,
         notes=validation_warnings(examples, parts),
         versions={"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
     )
-    beside = _write_reports(out, record, fitted.head, examples, parts, run)
+    reports = _write_reports(out, record, fitted.head, examples, parts, run)
     save_head(fitted.head, out)
-    return Trained(out, record, beside)
+    return Trained(out, record, reports)
 
 
 def measures_of(head: Head, examples: Examples, parts: Parts) -> dict[str, Measures]:
-    """A head's measures on every part that has rows."""
+    """Measure a head on every part that has rows.
+
+    Args:
+        head: to classify with.
+        examples: the features.
+        parts: their rows and classes.
+    """
     return {
         part: measure(
             parts.targets[rows], classify(head, examples.features, rows)[0], parts.classes
@@ -138,61 +138,68 @@ def _check_output(out: Path) -> None:
             ) from None
 
 
-def _check_options(source: str | Path, options: TrainOptions, *, clips: bool) -> None:
-    if options.val_share is not None and (options.split_by or options.validation):
+def _check_run_options(config: TrainConfig) -> None:
+    if config.validation is not None:
         raise InputError(
-            "`val_share` takes part of the rows to validate on, `split_by` and `validation` name "
-            "them; give one of the three"
-        )
-    if not clips and options.validation is not None:
-        raise InputError(
-            f"`validation` goes with a clip file, and {source} is none; divide a run with "
+            f"`validation` goes with a clip file, and {config.source} is none; divide a run with "
             "`split_by`"
         )
+
+
+def _check_clip_options(config: TrainConfig) -> None:
     run_only = {
-        f"labels={options.labels!r}": options.labels != "category",
-        "features='map'": options.features == "map",
-        "split_by": options.split_by is not None,
-        "random_backbone": options.random_backbone,
+        f"labels={config.labels!r}": config.labels != "category",
+        "features='map'": config.features == "map",
+        "split_by": config.split_by is not None,
+        "random_backbone": config.random_backbone,
     }
-    for option in [option for option, given in run_only.items() if clips and given]:
+    for option in [option for option, given in run_only.items() if given]:
         raise InputError(
-            f"`{option}` needs a run, and {source} is a clip file: its labels are 'category', "
-            "its features pooled; divide it with `validation` or `val_share`"
+            f"`{option}` needs a run, and {config.source} is a clip file: its labels are "
+            "'category', its features pooled; divide it with `validation` or `val_share`"
         )
 
 
-def _read(source: str | Path, run: Run | None, options: TrainOptions) -> tuple[Examples, Parts]:
+def _read(run: Run | None, config: TrainConfig) -> tuple[Examples, Parts]:
     if run is None:
-        examples = read_clips(Path(source), validation=options.validation, limit=options.limit)
+        examples = read_clips(config.source, validation=config.validation, limit=config.limit)
     else:
         examples = read_run(
             run,
-            labels=options.labels,
-            kind=options.features,
-            split_by=options.split_by,
-            limit=options.limit,
+            labels=config.labels,
+            kind=config.features,
+            split_by=config.split_by,
+            limit=config.limit,
         )
-    return examples, divide(examples, share=options.val_share or DEFAULT_SHARE, seed=options.seed)
+    return examples, divide(examples, share=config.val_share or DEFAULT_SHARE, seed=config.seed)
 
 
-def _random_backbone(
-    run: Run, out: Path, options: TrainOptions, executor: ExecutorChoice, report: Report
-) -> RandomBackbone:
+def _fit(
+    examples: Examples, parts: Parts, config: TrainConfig, report: Report, stage: str
+) -> Fitted:
+    return fit(
+        examples,
+        parts,
+        hidden=config.hidden,
+        seed=config.seed,
+        report=lambda done, most: report(stage, done, most),
+    )
+
+
+def _random_backbone(run: Run, out: Path, config: TrainConfig, report: Report) -> RandomBackbone:
     """Train the same head on features of the untrained network."""
-    folder = out.with_name(f"{out.stem}-random-run")
-    untrained = random_run(
+    untrained = extract_untrained(
         run,
-        options.features,
-        folder,
-        executor,
+        config.features,
+        out.with_name(f"{out.stem}-random-run"),
+        config.executor,
         lambda at: report(f"random: {at.stage}", at.done, at.planned),
     )
-    examples, parts = _read(untrained.path, untrained, options)
-    fitted = fit(examples, parts, options, lambda *at: report("random: training", *at))
-    measures = measures_of(fitted.head, examples, parts)
+    examples, parts = _read(untrained, config)
+    head = _fit(examples, parts, config, report, "random: training").head
+    measures = measures_of(head, examples, parts)
     return RandomBackbone(
-        run=folder.name, scores={part: found.score for part, found in measures.items()}
+        run=untrained.path.name, scores={part: m.score for part, m in measures.items()}
     )
 
 
@@ -200,16 +207,16 @@ def _write_reports(
     out: Path, record: ProbeRecord, head: Head, examples: Examples, parts: Parts, run: Run | None
 ) -> tuple[Path, ...]:
     """Write the record and the pictures, and return their files."""
-    beside = [out.with_suffix(".json"), out.with_name(f"{out.stem}-confusion.png")]
-    write_json(beside[0], record)
+    reports = [out.with_suffix(".json"), out.with_name(f"{out.stem}-confusion.png")]
+    write_json(reports[0], record)
     part = "test" if "test" in record.measures else "validation"
     measures = record.measures[part]
     title = f"{part}: {measures.rows} rows, accuracy {measures.accuracy:.3f}"
-    draw_confusion(measures, beside[1], title=title)
+    draw_confusion(measures, reports[1], title=title)
     if run is not None:
-        beside.append(out.with_name(f"{out.stem}-validation.png"))
-        draw_validation(_validated(head, examples, parts), run.root, beside[2], title="validation")
-    return tuple(beside)
+        reports.append(out.with_name(f"{out.stem}-validation.png"))
+        draw_validation(_validated(head, examples, parts), run.root, reports[2], title="validation")
+    return tuple(reports)
 
 
 def _validated(head: Head, examples: Examples, parts: Parts) -> list[ValidatedRow]:

@@ -20,8 +20,8 @@ import torch
 
 from common.sampling import even_parts
 from pipelines.detections import BOX
-from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import Decoded, ImageError, crop, resize
+from pipelines.images.reader import ImageReader
 from pipelines.model_info import Preprocess
 
 PIXELS = "pixels"
@@ -48,7 +48,8 @@ def decode_rows(
         inputs: name of the pixel column to its preprocessing.
         done: receives the number of rows finished since its last call.
     """
-    return _decode(rows, decode_images(rows, root), inputs, done)
+    (decoded,) = decode_batches(rows, root, inputs, max(1, rows.num_rows), done=done)
+    return decoded
 
 
 def decode_batches(
@@ -67,7 +68,7 @@ def decode_batches(
         rows, root, inputs, done: as of ``decode_rows``.
         most: rows of a part.
     """
-    with closing(decode_images(rows, root)) as images:
+    with closing(_decode_images(rows, root)) as images:
         for begin, end in even_parts(rows.num_rows, most):
             yield _decode(rows.slice(begin, end - begin), images, inputs, done)
 
@@ -78,7 +79,7 @@ def _decode(
     inputs: dict[str, Preprocess],
     done: Callable[[int], None],
 ) -> pa.Table:
-    """``decode_rows`` with the next of ``images``."""
+    """Decode rows with the next of ``images``."""
     buffers = {
         name: torch.zeros((rows.num_rows, *preprocess.input_size, 3), dtype=torch.uint8)
         for name, preprocess in inputs.items()
@@ -92,7 +93,9 @@ def _decode(
             reported, reported_at = number, time.monotonic()
         taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
         try:
-            region = crop(pixels_of(decoded), box)
+            if isinstance(decoded, ImageError):
+                raise decoded
+            region = crop(decoded.pixels, box)
             for name, preprocess in inputs.items():
                 buffers[name][number] = resize(region, preprocess).permute(1, 2, 0)
         except ImageError as error:
@@ -102,19 +105,23 @@ def _decode(
     done(rows.num_rows - reported)
     timestamps = rows["timestamp"].combine_chunks()
     timestamps = pc.coalesce(timestamps, pa.array(taken, timestamps.type))
-    rows = rows.set_column(rows.column_names.index("timestamp"), "timestamp", timestamps)
+    rows = _with_column(rows, "timestamp", timestamps)
     error_column = pa.array(errors, pa.string())
     if "error" in rows.column_names:
-        index = rows.column_names.index("error")
-        rows = rows.set_column(index, "error", pc.coalesce(rows["error"], error_column))
-    else:
-        rows = rows.append_column("error", error_column)
+        error_column = pc.coalesce(rows["error"], error_column)
+    rows = _with_column(rows, "error", error_column)
     for name, buffer in buffers.items():
         rows = rows.append_column(name, _pack(buffer))
     return rows
 
 
-def decode_images(rows: pa.Table, root: Path) -> Decoding:
+def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    if name in rows.column_names:
+        return rows.set_column(rows.column_names.index(name), name, values)
+    return rows.append_column(name, values)
+
+
+def _decode_images(rows: pa.Table, root: Path) -> Decoding:
     """Each row's image name, its decoded image or the error, and its box.
 
     An image with several boxes is decoded once: rows of one image are adjacent in a plan, so it
@@ -123,13 +130,13 @@ def decode_images(rows: pa.Table, root: Path) -> Decoding:
     last: str | None = None
     decoded: Decoded | ImageError | None = None
     boxes = zip(*(rows[name].to_pylist() for name in BOX), strict=True)
-    known = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
+    errors = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
     images = rows["image"].to_pylist()
-    usable = (image for image, error in zip(images, known, strict=True) if error is None)
+    usable = (image for image, error in zip(images, errors, strict=True) if error is None)
     with closing(ImageReader(root, (image for image, _ in groupby(usable)))) as reader:
-        for image, box, error in zip(images, boxes, known, strict=True):
+        for image, box, error in zip(images, boxes, errors, strict=True):
             if error is not None:
-                yield image, ImageError("known", error), box
+                yield image, ImageError("planned", error), box
                 continue
             if image != last or decoded is None:
                 try:
@@ -138,17 +145,6 @@ def decode_images(rows: pa.Table, root: Path) -> Decoding:
                     decoded = image_error
                 last = image
             yield image, decoded, box
-
-
-def pixels_of(decoded: Decoded | ImageError) -> torch.Tensor:
-    """RGB uint8 ``[3, H, W]``.
-
-    Raises:
-        ImageError: the image could not be decoded.
-    """
-    if isinstance(decoded, ImageError):
-        raise decoded
-    return decoded.pixels
 
 
 def _pack(pixels: torch.Tensor) -> pa.Array:

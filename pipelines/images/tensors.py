@@ -1,17 +1,16 @@
 """Clips stored as tensors: ``[N, T, C, H, W]`` or ``[T, C, H, W]`` in a ``.pt`` file.
 
-The tensor is the file's content, or ``videos`` of a dict. It is read with ``weights_only``, so that
-an untrusted file cannot run code, and mapped into memory, so that only the used frames are read.
+The tensor is the file's content, or ``videos`` of a dict. It is mapped into memory, so that only
+the used frames are read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from common.errors import first_line
+from common.untrusted import read_tensors
 from pipelines.images.pixels import ImageError
 
 KIND = "damaged tensors"
@@ -27,13 +26,11 @@ class TensorFile:
     def __init__(self, file: Path) -> None:
         self._name = file.name
         try:
-            data = _load(file)
+            data = read_tensors(file, mmap=True)
         except FileNotFoundError:
             raise ImageError("missing file", f"{file.name} does not exist") from None
-        except Exception as error:  # an untrusted file: its unpickler raises anything
-            raise ImageError(
-                KIND, f"{file.name} cannot be read as tensors: {first_line(error)}"
-            ) from None
+        except ValueError as error:
+            raise ImageError(KIND, f"{file.name} cannot be read as tensors: {error}") from None
         videos = data.get("videos") if isinstance(data, dict) else data
         if not isinstance(videos, torch.Tensor):
             raise ImageError(KIND, f"{file.name} holds no tensor, nor a dict with one in 'videos'")
@@ -87,10 +84,3 @@ class TensorFile:
             is_float = self._videos.dtype.is_floating_point
             self._scale = {clip: 255.0 if is_float and most <= 1 else 1.0}
         return self._scale[clip]
-
-
-def _load(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
-        return torch.load(file, map_location="cpu", weights_only=True)

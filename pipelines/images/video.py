@@ -74,10 +74,10 @@ class VideoFile:
         stat = _stat(file)
         stamps = _index(file, stat.st_size, stat.st_mtime_ns)
         self.count = len(stamps)
-        known = sorted(stamp for stamp, _ in stamps if stamp is not None)
+        shown = sorted(stamp for stamp, _ in stamps if stamp is not None)
         # Without a unique timestamp for each frame, frames can only be counted from the start.
-        self._has_stamps = len(set(known)) == len(stamps)
-        self._number = {stamp: number for number, stamp in enumerate(known)}
+        self._has_stamps = len(set(shown)) == len(stamps)
+        self._number = {stamp: number for number, stamp in enumerate(shown)}
         self._keys = sorted(
             (self._number[stamp], stamp) for stamp, is_key in stamps if is_key and stamp is not None
         )

@@ -13,10 +13,12 @@ import timm
 import torch
 from torch import nn
 
-from pipelines.model_info import Preprocess
+from common.errors import ModelError
+from pipelines.model_info import ModelRequest, Preprocess
 from pipelines.models.base import (
     Backbone,
     Loaded,
+    fixed_seed,
     load_state,
     read_checkpoint,
     unknown_model,
@@ -77,32 +79,30 @@ KINDS = {
 }
 
 
-def load(name: str, *, checkpoint: str | None = None, num_classes: int | None = None) -> Loaded:
-    """Build ``name`` with the checkpoint's weights, or random ones (seed 0).
+def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
+    """Build a network with the checkpoint's weights, or random ones (seed 0).
 
     Args:
-        name: one of ``KINDS``.
-        checkpoint: file with the weights; their number of classes is used.
+        request: its spec names one of ``KINDS``; a checkpoint's number of classes is used.
         num_classes: without a checkpoint; default 2.
 
     Raises:
         ModelError: unknown name, or a checkpoint that does not fit.
     """
-    kind = KINDS.get(name)
-    if kind is None:
-        raise unknown_model(
-            f"ami:{name}", "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}"
+    spec, checkpoint = request.spec, request.checkpoint
+    if request.pretrained:
+        raise ModelError(
+            f"`pretrained=True`: {spec} has no public weights to fetch; give a `checkpoint`"
         )
-    state: dict[str, Any] | None = read_checkpoint(checkpoint) if checkpoint else None
-    count = num_classes or 2
-    if state is not None and kind.last in state:
-        count = len(state[kind.last])
-    # Every actor that builds the model must get the same weights.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    kind = KINDS.get(spec.partition(":")[2])
+    if kind is None:
+        raise unknown_model(spec, "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}")
+    state: dict[str, Any] = read_checkpoint(checkpoint) if checkpoint else {}
+    count = len(state[kind.last]) if kind.last in state else num_classes or 2
+    with fixed_seed():
         backbone = kind.make(count)
-    if checkpoint and state is not None:
-        load_state(backbone.model, state, file=checkpoint, spec=f"ami:{name}")
+    if checkpoint:
+        load_state(backbone.model, state, file=checkpoint, spec=spec)
     mean, std = kind.norm
     return Loaded(
         backbone,

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 
 from common.errors import ModelError, first_line
+from common.untrusted import read_tensors
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
 from pipelines.models.head import Head
 
@@ -182,10 +184,10 @@ def check_levels(backbone: Backbone, indices: Sequence[int], spec: str) -> None:
     count = len(backbone.levels)
     wrong = [index for index in indices if not -count <= index < count]
     if wrong:
-        known = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
+        levels = ", ".join(f"{i} {level.name}" for i, level in enumerate(backbone.levels))
         raise ModelError(
             f"`feature_indices={wrong[0]}`: {spec} has "
-            + (f"the levels {known}" if known else "no pyramid; leave pyramid out of `features`")
+            + (f"the levels {levels}" if levels else "no pyramid; leave pyramid out of `features`")
         )
 
 
@@ -231,13 +233,11 @@ def read_checkpoint(file: str) -> dict[str, Any]:
         ModelError: missing, not a checkpoint, or one that holds more than tensors.
     """
     try:
-        data = torch.load(file, map_location="cpu", weights_only=True)
+        data = read_tensors(file)
     except FileNotFoundError:
         raise ModelError(f"`checkpoint={file!r}`: no such file") from None
-    except Exception as error:  # an untrusted file: its unpickler raises anything
-        raise ModelError(
-            f"`checkpoint={file!r}` cannot be read as weights: {first_line(error)}"
-        ) from None
+    except ValueError as error:
+        raise ModelError(f"`checkpoint={file!r}` cannot be read as weights: {error}") from None
     for key in ("model_state_dict", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]
@@ -246,16 +246,16 @@ def read_checkpoint(file: str) -> dict[str, Any]:
     return {name.removeprefix("module."): tensor for name, tensor in data.items()}
 
 
-def unknown_model(spec: str, reason: str, known: Iterable[str], otherwise: str) -> ModelError:
+def unknown_model(spec: str, reason: str, names: Iterable[str], otherwise: str) -> ModelError:
     """The error for an unknown name, with similar ones.
 
     Args:
         spec: as ``FAMILY:NAME``.
         reason: of the refusal.
-        known: names of the family.
+        names: of the family's models.
         otherwise: hint where none of them is similar.
     """
-    similar = get_close_matches(spec.partition(":")[2], known, n=3)
+    similar = get_close_matches(spec.partition(":")[2], names, n=3)
     hint = f"did you mean {', '.join(similar)}?" if similar else otherwise
     return ModelError(f"`model={spec!r}`: {reason}; {hint}")
 
@@ -267,6 +267,14 @@ def fetch_error(spec: str, server: str, error: Exception) -> ModelError:
         f"({type(error).__name__}); on a machine without it give a `checkpoint`, "
         "or `model='lite0'` for weights from a Python package"
     )
+
+
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Weights drawn inside are the same in every process; random numbers outside go on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -7,24 +7,23 @@ order are its forward pass, so it is run here to find out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, get_args
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import nn
 
 from common.errors import ModelError, SourceError
 from common.json_models import JsonModel
-from pipelines.images.decode import decode_images, pixels_of
-from pipelines.images.pixels import ImageError, crop, resize
+from common.sampling import spread
+from pipelines.images.decode import PIXELS, decode_batches, unpack
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
 from pipelines.models.base import Backbone, relative_difference
 from pipelines.models.registry import describe, load_backbone
-from pipelines.sources.plan import Plan, read_source
+from pipelines.sources.plan import read_source
 
 Verdict = Literal["identical", "other_point", "different", "not_runnable"]
 TOLERANCE = 1e-5  # of a vector's largest value
@@ -33,9 +32,9 @@ BATCH = 16
 
 
 class Difference(JsonModel):
-    """The one pass at one feature point, compared with the old vectors.
+    """The one pass at one feature point, compared with the old vectors, both divided by their sums.
 
-    Both are divided by their sums first. The numbers are None where the dimensions differ.
+    The numbers are None where the dimensions differ.
     """
 
     point: FeaturePoint
@@ -99,7 +98,7 @@ def compare(
     source: str,
     *,
     limit: int = 64,
-    report: Callable[[int, int], None] | None = None,
+    report: Callable[[int, int], None] = lambda done, planned: None,
 ) -> Comparison:
     """Run the former extractor and the one pass on the same images.
 
@@ -116,61 +115,52 @@ def compare(
     plan = read_source(source)
     loaded = load_backbone(request)
     facts = describe(loaded, request, Outputs())
-    backbone, preprocess = loaded.backbone, loaded.preprocess
-    old = FormerExtractor(backbone.model)
-    tallies: dict[FeaturePoint, _Tally] = {point: _Tally() for point in get_args(FeaturePoint)}
-    totals = _OldTotals()
+    old = FormerExtractor(loaded.backbone.model)
+    compared = _Compared()
+    rows = plan.table.take(list(spread(range(plan.table.num_rows), limit)))
+    done = 0
     with torch.inference_mode():
-        for names, pixels in _batches(
-            _spread(plan, limit), plan.root, preprocess, totals.errors, report
-        ):
-            x = normalise(pixels, preprocess)
-            if not totals.add_old(old, x):
-                break
-            new = backbone.one_pass(x)
-            points = {"penultimate": new.embedding, "map_mean": _mean(backbone, new.feature_map)}
-            totals.is_map &= _same_map(totals.answer, new.feature_map)
-            good = _finite(totals.vectors, *(v for v in points.values() if v is not None))
-            totals.errors += [
-                f"not finite: an extractor overflowed [{name}]"
-                for name, finite in zip(names, good.tolist(), strict=True)
-                if not finite
-            ]
-            totals.count(good)
-            for point, tally in tallies.items():
-                vectors = points[point]
-                if vectors is not None and good.any():
-                    tally.add(totals.vectors[good], vectors[good])
-    if old.error is None and totals.rows == 0:
+        for batch in decode_batches(rows, plan.root, {PIXELS: loaded.preprocess}, BATCH):
+            good = np.asarray(batch["error"].is_null())
+            compared.errors += batch["error"].drop_null().to_pylist()
+            pixels = torch.from_numpy(unpack(batch, PIXELS, loaded.preprocess)[good])
+            if len(pixels):
+                x = normalise(pixels.permute(0, 3, 1, 2).contiguous(), loaded.preprocess)
+                answer = old(x)
+                if answer is None:
+                    break
+                names = batch["image"].filter(good).to_pylist()
+                compared.add(answer, loaded.backbone, x, names)
+            done += len(good)
+            report(done, rows.num_rows)
+    if old.error is None and not compared.rows:
         raise SourceError(
-            f"{source}: not one row can be compared, the first because of {totals.errors[0]}; "
+            f"{source}: not one row can be compared, the first because of {compared.errors[0]}; "
             "give a source with readable images"
         )
     requested = request.feature_point
     rest: FeaturePoint = "map_mean" if requested == "penultimate" else "penultimate"
-    difference = tallies[requested].difference(requested) or Difference(
-        point=requested, dim=facts.feature_dim
-    )
-    other = tallies[rest].difference(rest)
-    verdict = _verdict(old.error, difference, other)
-    shape = None if old.error else tuple(totals.answer.shape[1:])
+    new = compared.difference(requested) or Difference(point=requested, dim=facts.feature_dim)
+    other = compared.difference(rest)
+    runs = old.error is None
+    share = compared.share
+    averaged = compared.is_map and runs and share >= UNSTEADY and not compared.negative
+    verdict, says = _verdict(old.error, new, other, compared.shape if averaged else None)
     return Comparison(
         request=request,
         source=source,
         weights=loaded.weights,
         verdict=verdict,
-        says=_verdict_in_words(
-            verdict, requested, rest, shape if totals.is_map and totals.steady else None
-        ),
-        rows=totals.rows,
-        errors=tuple(totals.errors),
-        old_dim=None if old.error else totals.vectors.shape[1],
-        old_shape=shape,
+        says=says,
+        rows=compared.rows,
+        errors=tuple(compared.errors),
+        old_dim=math.prod(compared.shape) if runs else None,
+        old_shape=compared.shape if runs else None,
         old_error=old.error,
-        old_is_map=old.error is None and totals.is_map,
-        sum_share_min=None if old.error else totals.share,
-        negative_sums=totals.negative,
-        new=difference,
+        old_is_map=runs and compared.is_map,
+        sum_share_min=share if runs else None,
+        negative_sums=compared.negative,
+        new=new,
         other=other,
     )
 
@@ -223,113 +213,70 @@ def divide_by_sum(vectors: torch.Tensor) -> torch.Tensor:
     return exact / torch.where(total == 0, torch.ones_like(total), total)
 
 
-@dataclass
-class _Tally:
-    """Differences at one feature point, accumulated over batches."""
-
-    dim: int | None = None
-    comparable: bool = False
-    max_abs: float = 0.0
-    relative: float = 0.0
-    cosines: list[float] = field(default_factory=list)
-
-    def add(self, old: torch.Tensor, new: torch.Tensor) -> None:
-        self.dim = new.shape[1]
-        self.comparable = old.shape == new.shape
-        if not self.comparable:
-            return
-        a, b = divide_by_sum(old), divide_by_sum(new)
-        apart = (a - b).abs().amax(1)
-        largest = a.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
-        self.max_abs = max(self.max_abs, float(apart.max()))
-        self.relative = max(self.relative, float((apart / largest).max()))
-        self.cosines += torch.cosine_similarity(a, b).tolist()
-
-    def difference(self, point: FeaturePoint) -> Difference | None:
-        if self.dim is None:
-            return None
-        if not self.comparable:
-            return Difference(point=point, dim=self.dim)
-        return Difference(
-            point=point,
-            dim=self.dim,
-            max_abs=self.max_abs,
-            relative=self.relative,
-            cosine_mean=float(np.mean(self.cosines)),
-            cosine_min=min(self.cosines),
-        )
-
-
-class _OldTotals:
-    """Outputs of the old extractor: the last batch, and counts over all."""
-
-    answer: torch.Tensor  # [B, ...], not flattened
-    vectors: torch.Tensor  # [B, D], flattened
+class _Compared:
+    """Both extractors' outputs compared row by row, accumulated over batches."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.rows = 0
+        self.shape: tuple[int, ...] = ()  # of one old output, before it was flattened
         self.is_map = True
-        self.share = 1.0
+        self.share = 1.0  # the smallest |Σx| / Σ|x| of an old vector
         self.negative = 0
+        self._dims: dict[FeaturePoint, int] = {}
+        self._rows: dict[FeaturePoint, list[np.ndarray]] = {"penultimate": [], "map_mean": []}
 
-    @property
-    def steady(self) -> bool:
-        """Whether the division kept the direction of the old vectors."""
-        return self.share >= UNSTEADY and not self.negative
-
-    def add_old(self, old: FormerExtractor, x: torch.Tensor) -> bool:
-        answer = old(x)
-        if answer is None:
-            return False
-        self.answer, self.vectors = answer, answer.flatten(1)
-        return True
-
-    def count(self, good: torch.Tensor) -> None:
-        if not good.any():
+    def add(
+        self, answer: torch.Tensor, backbone: Backbone, x: torch.Tensor, names: list[str]
+    ) -> None:
+        outputs, old = backbone.one_pass(x), answer.flatten(1)
+        new: dict[FeaturePoint, torch.Tensor] = {"penultimate": outputs.embedding}
+        with suppress(ModelError, IndexError, RuntimeError):  # a map without positions, or several
+            new["map_mean"] = backbone.mean(outputs.feature_map)
+        self.shape = tuple(answer.shape[1:])
+        self.is_map &= _same_map(answer, outputs.feature_map)
+        finite = torch.stack([v.isfinite().all(1) for v in (old, *new.values())]).all(0)
+        self.errors += [
+            f"not finite: an extractor overflowed [{name}]"
+            for name, is_finite in zip(names, finite.tolist(), strict=True)
+            if not is_finite
+        ]
+        if not finite.any():
             return
-        exact = self.vectors[good].double()
+        exact = old[finite].double()
         total = exact.sum(1)
         share = total.abs() / exact.abs().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
         self.rows += len(exact)
         self.share = min(self.share, float(share.min()))
         self.negative += int((total < 0).sum())
+        for point, vectors in new.items():
+            self._dims[point] = vectors.shape[1]
+            if vectors.shape == old.shape:
+                self._rows[point].append(_row_differences(old[finite], vectors[finite]))
+
+    def difference(self, point: FeaturePoint) -> Difference | None:
+        """Over all rows; None where the network has no such feature point."""
+        if point not in self._dims:
+            return None
+        if not self._rows[point]:
+            return Difference(point=point, dim=self._dims[point])
+        max_abs, relative, cosine = np.concatenate(self._rows[point], axis=1)
+        return Difference(
+            point=point,
+            dim=self._dims[point],
+            max_abs=max_abs.max(),
+            relative=relative.max(),
+            cosine_mean=cosine.mean(),
+            cosine_min=cosine.min(),
+        )
 
 
-def _spread(plan: Plan, limit: int) -> pa.Table:
-    """At most ``limit`` rows, evenly over the plan, in its order."""
-    count = plan.table.num_rows
-    return plan.table.take(np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)))
-
-
-def _batches(
-    rows: pa.Table,
-    root: Path,
-    preprocess: Preprocess,
-    errors: list[str],
-    report: Callable[[int, int], None] | None,
-) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Image names and uint8 pixels ``[B, 3, H, W]``; unreadable rows are added to ``errors``."""
-    names: list[str] = []
-    pixels: list[torch.Tensor] = []
-    for number, (name, decoded, box) in enumerate(decode_images(rows, root), start=1):
-        try:
-            pixels.append(resize(crop(pixels_of(decoded), box), preprocess))
-            names.append(name)
-        except ImageError as error:
-            errors.append(f"{error} [{name}]")
-        if len(names) == BATCH or (names and number == rows.num_rows):
-            yield names, torch.stack(pixels)
-            names, pixels = [], []
-        if report is not None:
-            report(number, rows.num_rows)
-
-
-def _mean(backbone: Backbone, feature_map: torch.Tensor) -> torch.Tensor | None:
-    try:
-        return backbone.mean(feature_map)
-    except (ModelError, IndexError, RuntimeError):
-        return None  # a network whose map has no positions, or which ends in several maps
+def _row_differences(old: torch.Tensor, new: torch.Tensor) -> np.ndarray:
+    """Largest difference, its share of the row's largest value, and cosine: ``[3, N]``."""
+    a, b = divide_by_sum(old), divide_by_sum(new)
+    apart = (a - b).abs().amax(1)
+    largest = a.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.stack([apart, apart / largest, torch.cosine_similarity(a, b)]).numpy()
 
 
 def _same_map(old: torch.Tensor, feature_map: torch.Tensor) -> bool:
@@ -342,35 +289,22 @@ def _same_map(old: torch.Tensor, feature_map: torch.Tensor) -> bool:
     )
 
 
-def _finite(*answers: torch.Tensor) -> torch.Tensor:
-    """Rows ``[B]`` that are finite in every answer."""
-    return torch.stack([answer.isfinite().all(1) for answer in answers]).all(0)
-
-
-def _verdict(error: str | None, new: Difference, other: Difference | None) -> Verdict:
+def _verdict(
+    error: str | None, new: Difference, other: Difference | None, as_map: tuple[int, ...] | None
+) -> tuple[Verdict, str]:
+    """The verdict, and in words; ``as_map``: shape of a map that can be averaged."""
     if error is not None:
-        return "not_runnable"
+        return "not_runnable", "old extractor fails on this network: re-extract"
     if new.equal:
-        return "identical"
-    return "other_point" if other is not None and other.equal else "different"
-
-
-def _verdict_in_words(
-    verdict: Verdict, requested: FeaturePoint, rest: FeaturePoint, as_map: tuple[int, ...] | None
-) -> str:
-    if verdict == "identical":
-        with_option = " with --feature-point map_mean" if requested == "map_mean" else ""
-        return f"identical{with_option}: stored vectors can be kept"
-    if verdict == "not_runnable":
-        return "old extractor fails on this network: re-extract"
-    if verdict == "other_point":
-        return (
-            f"differ by construction: re-extract, or use --feature-point {rest} "
-            "which equals the old one"
-        )
+        option = " with --feature-point map_mean" if new.point == "map_mean" else ""
+        return "identical", f"identical{option}: stored vectors can be kept"
+    says = "differ by construction: re-extract"
+    if other is not None and other.equal:
+        says += f", or use --feature-point {other.point} which equals the old one"
+        return "other_point", says
     if as_map is not None:
-        return (
-            "differ by construction: re-extract, or average each stored vector over the places "
-            f"of its map {list(as_map)}, which gives --feature-point map_mean"
+        says += (
+            ", or average each stored vector over the places of its map "
+            f"{list(as_map)}, which gives --feature-point map_mean"
         )
-    return "differ by construction: re-extract"
+    return "different", says

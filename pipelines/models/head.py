@@ -1,7 +1,6 @@
 """The head: a classifier over stored features, and the one file it is kept in.
 
-The file holds tensors and one JSON text, so it is read with ``weights_only``: an untrusted file
-cannot run code.
+The file holds tensors and one JSON text, so that reading it runs no code.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import nn
 
 from common.errors import ModelError, first_line
 from common.json_models import write_atomic
+from common.untrusted import read_tensors
 from pipelines.model_info import HeadInfo
 
 FORMAT = 1
@@ -77,21 +77,20 @@ def load_head(file: str | Path) -> Head:
     Raises:
         ModelError: missing, or not a head that this version writes.
     """
+    given = f"`head={str(file)!r}`"
     try:
-        data = torch.load(file, map_location="cpu", weights_only=True)
+        data = read_tensors(file)
     except FileNotFoundError:
-        raise ModelError(
-            f"`head={str(file)!r}`: no such file; make one with 'onepass probe train'"
-        ) from None
-    except Exception as error:  # an untrusted file: its unpickler raises anything
-        raise ModelError(f"`head={str(file)!r}` cannot be read: {first_line(error)}") from None
+        raise ModelError(f"{given}: no such file; make one with 'onepass probe train'") from None
+    except ValueError as error:
+        raise ModelError(f"{given} cannot be read: {error}") from None
     if not isinstance(data, dict) or data.get("onepass_head") != FORMAT:
-        raise ModelError(f"`head={str(file)!r}` is not a head; make one with 'onepass probe train'")
+        raise ModelError(f"{given} is not a head; make one with 'onepass probe train'")
     try:
         head = Head(HeadInfo.model_validate_json(data["facts"]))
         head.load_state_dict(data["state"])
     except (ValidationError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(f"`head={str(file)!r}` is damaged: {first_line(error)}") from None
+        raise ModelError(f"{given} is damaged: {first_line(error)}") from None
     return head.eval().requires_grad_(False)
 
 

@@ -14,27 +14,26 @@ import timm.data
 import torch
 
 from common.errors import ModelError
-from pipelines.model_info import Preprocess
-from pipelines.models.base import Loaded, load_state
+from pipelines.model_info import ModelRequest, Preprocess
+from pipelines.models.base import Loaded, fixed_seed, load_state
 from pipelines.models.timm_family import TimmBackbone
 
 INPUT_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels a side, as they were trained
 
 
-def load(spec: str, *, random_weights: bool = False) -> Loaded:
+def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
     """Build the preset, or the same network with random weights (seed 0) and no class names.
 
     Args:
-        spec: one of ``INPUT_SIZES``.
-        random_weights: leave the package's weights out.
+        request: its spec is one of ``INPUT_SIZES``.
+        num_classes: not used; the network has ImageNet's classes.
 
     Raises:
         ModelError: the package with the weights is not installed.
     """
+    spec, random_weights = request.spec, request.random_weights
     network = f"tf_efficientnet_{spec}"
-    # Every actor that builds the untrained network must get the same weights.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         model = timm.create_model(network)
     labels = None
     if not random_weights:

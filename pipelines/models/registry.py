@@ -1,8 +1,7 @@
 """Models by spec: a preset or ``FAMILY:NAME``.
 
 ``examine`` builds a model once, checks the one-pass identity and returns the facts for the
-manifest; ``load_backbone`` builds it again wherever it runs. The imports of families are late:
-their libraries take seconds, and an actor whose engine is built already needs none of them.
+manifest; ``load_backbone`` builds it again wherever it runs.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import json
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from pipelines.model_info import MapInfo, ModelInfo, ModelRequest, Outputs, Prep
 from pipelines.models.base import Loaded, Pass, check_one_pass, weights_sha256
 from pipelines.models.head import Head, head_sha256, load_head
 
-SPECS = "lite0, lite1, lite2, tiny, timm:NAME, torchvision:NAME, ami:NAME"
-_PRESETS = ("lite0", "lite1", "lite2", "tiny")
-_FAMILIES = ("torchvision", "ami")
+# Preset or family to the module beside this one that builds it.
+_PRESETS = {"lite0": "lite", "lite1": "lite", "lite2": "lite", "tiny": "tiny"}
+_FAMILIES = {"timm": "timm_family", "torchvision": "torchvision_family", "ami": "ami"}
 
 
 def examine(request: ModelRequest, outputs: Outputs | None = None) -> ModelInfo:
@@ -53,7 +53,7 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
             f"`labels={request.labels!r}` has {len(labels)} names, {request.spec} has "
             f"{num_classes} classes; give one name for each class"
         )
-    facts = ModelInfo(
+    info = ModelInfo(
         request=request,
         weights=loaded.weights,
         weights_sha256=weights_sha256(loaded.backbone.model),
@@ -64,20 +64,20 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
         preprocess=loaded.preprocess,
         maps=_map_infos(loaded, outcome, outputs),
     )
-    return facts if head is None else _with_head(facts, head, outcome)
+    return info if head is None else _with_head(info, head, outcome)
 
 
-def _with_head(facts: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
-    """The model's facts with the head's, if the head was trained on this model's features.
+def _with_head(info: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
+    """Add a head that was trained on this model's features.
 
     Raises:
         ModelError: it was trained on other features.
     """
-    wants, file, spec = head.facts, facts.request.head, facts.request.spec
-    if wants.fingerprint != facts.fingerprint:
+    wants, file, spec = head.facts, info.request.head, info.request.spec
+    if wants.fingerprint != info.fingerprint:
         raise ModelError(
             f"`head={file!r}` was trained on features of {wants.spec} (fingerprint "
-            f"{wants.fingerprint[:12]}), this model's are {spec} ({facts.fingerprint[:12]}); "
+            f"{wants.fingerprint[:12]}), this model's are {spec} ({info.fingerprint[:12]}); "
             "use the same `model`, `checkpoint` and preprocessing"
         )
     features = outcome.embedding if wants.features == "pooled" else outcome.feature_map
@@ -87,7 +87,7 @@ def _with_head(facts: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
             f"`head={file!r}` wants {wants.features} features of {_sides(wants.shape)}, {spec} "
             f"gives {_sides(shape)}; train the head again with 'onepass probe train'"
         )
-    return facts.model_copy(update={"head": wants, "head_sha256": head_sha256(head)})
+    return info.model_copy(update={"head": wants, "head_sha256": head_sha256(head)})
 
 
 def _sides(shape: tuple[int, ...]) -> str:
@@ -102,13 +102,13 @@ def _map_infos(loaded: Loaded, outcome: Pass, outputs: Outputs) -> tuple[MapInfo
         reduction = loaded.preprocess.input_size[0] // shape[1] if len(shape) == 3 else None
         maps.append(MapInfo(name="feature_map", level=None, shape=shape, reduction=reduction))
     for index, level in zip(outputs.pyramid, outcome.pyramid, strict=True):
-        known = loaded.backbone.levels[index]
+        info = loaded.backbone.levels[index]
         maps.append(
             MapInfo(
-                name="pyramid/" + known.name.replace(".", "_"),
+                name="pyramid/" + info.name.replace(".", "_"),
                 level=index,
                 shape=tuple(level.shape[1:]),
-                reduction=known.reduction,
+                reduction=info.reduction,
             )
         )
     return tuple(maps)
@@ -171,62 +171,33 @@ def _load_spec(request: ModelRequest, label_count: int | None) -> Loaded:
             f"`random_weights=True` does not go with `{other}`: it is the network untrained; "
             "leave out one of the two"
         )
-    # With given weights their class count decides, and the labels are compared with it.
-    count = None if request.checkpoint or request.pretrained else label_count
-    if family == "timm" and name:
-        from pipelines.models import timm_family
-
-        return timm_family.load(
-            name,
-            checkpoint=request.checkpoint,
-            pretrained=request.pretrained,
-            num_classes=count,
-            output_stride=request.output_stride,
-        )
-    if request.output_stride is not None and (spec in _PRESETS or family in _FAMILIES):
+    module = _PRESETS.get(spec) or (_FAMILIES.get(family) if name else None)
+    if module is None:
+        known = ", ".join([*_PRESETS, *(f"{family}:NAME" for family in _FAMILIES)])
+        raise ModelError(f"`model={spec!r}`: unknown model; known are {known}{_near(spec)}")
+    if request.output_stride is not None and family != "timm":
         raise ModelError(
             f"`output_stride={request.output_stride}`: {spec} has a fixed stride; leave it out, "
             "or use timm:NAME"
         )
-    if family == "torchvision" and name:
-        from pipelines.models import torchvision_family
-
-        return torchvision_family.load(
-            name,
-            checkpoint=request.checkpoint,
-            pretrained=request.pretrained,
-            num_classes=count,
+    given = [option for option in ("checkpoint", "pretrained") if getattr(request, option)]
+    if spec in _PRESETS and given:
+        raise ModelError(
+            f"`{given[0]}` does not go with `model={spec!r}`, which brings its own weights; use "
+            "timm:NAME"
         )
-    if family == "ami" and name:
-        if request.pretrained:
-            raise ModelError(
-                f"`pretrained=True`: {spec} has no public weights to fetch; give a `checkpoint`"
-            )
-        from pipelines.models import ami
-
-        return ami.load(name, checkpoint=request.checkpoint, num_classes=count)
-    if spec in _PRESETS:
-        for option in ("checkpoint", "pretrained"):
-            if getattr(request, option):
-                raise ModelError(
-                    f"`{option}` does not go with `model={spec!r}`, which brings its own "
-                    "weights; use timm:NAME"
-                )
-        if spec == "tiny":  # never trained
-            from pipelines.models import tiny
-
-            return tiny.load()
-        from pipelines.models import lite
-
-        return lite.load(spec, random_weights=request.random_weights)
-    raise ModelError(f"`model={spec!r}`: unknown model; known are {SPECS}{_near(spec)}")
+    # With given weights their class count decides, and the labels are compared with it.
+    count = None if given else label_count
+    # late: libraries of families take seconds, and an actor with a built engine needs none of them
+    loaded: Loaded = import_module(f"pipelines.models.{module}").load(request, count)
+    return loaded
 
 
 def all_specs() -> list[str]:
     """The specs of all models, presets first; no model is built."""
     import timm
 
-    from pipelines.models import ami, torchvision_family
+    from pipelines.models import ami, torchvision_family  # late: their libraries take seconds
 
     return [
         *_PRESETS,
@@ -238,10 +209,10 @@ def all_specs() -> list[str]:
 
 def _near(spec: str) -> str:
     """A hint at models of the same or a similar name, in any family."""
-    known = all_specs()
+    specs = all_specs()
     name = spec.rpartition(":")[2]
-    same_name = [full for full in known if name and full.rpartition(":")[2] == name]
-    similar = same_name or get_close_matches(spec, known, n=3)
+    same_name = [other for other in specs if name and other.rpartition(":")[2] == name]
+    similar = same_name or get_close_matches(spec, specs, n=3)
     return f"; did you mean {', '.join(similar)}?" if similar else ""
 
 

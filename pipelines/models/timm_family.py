@@ -29,12 +29,13 @@ from torch import nn
 
 from common.errors import ModelError, first_line
 from common.network import check_port
-from pipelines.model_info import Preprocess
+from pipelines.model_info import ModelRequest, Preprocess
 from pipelines.models.base import (
     Backbone,
     Level,
     Loaded,
     fetch_error,
+    fixed_seed,
     load_state,
     read_checkpoint,
     unknown_model,
@@ -148,11 +149,11 @@ def _one_layer(model: nn.Module) -> nn.Module | None:
 
 def _prefix_tokens(model: nn.Module, tokens: int) -> int:
     """Number of tokens before those of the patches (class token, registers)."""
-    known: int | None = getattr(model, "num_prefix_tokens", None)
-    if known is None:
+    prefix: int | None = getattr(model, "num_prefix_tokens", None)
+    if prefix is None:
         # volo does not say how many; pit's last map is its class token alone.
-        known = int(getattr(model, "cls_token", None) is not None)
-    return known if known < tokens else 0
+        prefix = int(getattr(model, "cls_token", None) is not None)
+    return prefix if prefix < tokens else 0
 
 
 def _levels(model: nn.Module) -> tuple[Level, ...]:
@@ -173,45 +174,37 @@ def _levels(model: nn.Module) -> tuple[Level, ...]:
     )
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: str | None = None,
-    pretrained: bool = False,
-    num_classes: int | None = None,
-    output_stride: int | None = None,
-) -> Loaded:
-    """Build ``name`` with the checkpoint's weights, the hub's, or random ones (seed 0).
+def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
+    """Build a network with the checkpoint's weights, the hub's, or random ones (seed 0).
 
     Args:
-        name: of timm.
-        checkpoint: file with the weights.
-        pretrained: download the hub's weights.
+        request: the model.
         num_classes: default: the checkpoint's, else timm's.
-        output_stride: input pixels per cell of the last map; default: the network's own.
 
     Raises:
         ModelError: unknown name, a checkpoint that does not fit, no way to the hub, or a
             network without that output stride.
     """
+    spec, checkpoint, pretrained = request.spec, request.checkpoint, request.pretrained
+    name = spec.partition(":")[2]
     if not timm.is_model(name):
         raise unknown_model(
-            f"timm:{name}", "timm has no such model", timm.list_models(), "see timm.list_models()"
+            spec, "timm has no such model", timm.list_models(), "see timm.list_models()"
         )
     options: dict[str, Any] = {}
-    if output_stride is not None and _must_dilate(name, output_stride):
-        options["output_stride"] = output_stride
-    state = read_checkpoint(checkpoint) if checkpoint else None
+    if request.output_stride is not None and _must_dilate(name, request.output_stride):
+        options["output_stride"] = request.output_stride
+    state = read_checkpoint(checkpoint) if checkpoint else {}
     if num_classes is not None:
         options["num_classes"] = num_classes
-    elif state is not None:
+    elif checkpoint:
         options["num_classes"] = _classes_in(name, state)
     model = _create(name, pretrained=pretrained, **options)
-    if checkpoint and state is not None:
-        load_state(model, state, file=checkpoint, spec=f"timm:{name}")
+    if checkpoint:
+        load_state(model, state, file=checkpoint, spec=spec)
     weights = checkpoint or ("timm hub" if pretrained else "random (seed 0)")
     config = timm.data.resolve_model_data_config(model)
-    labels = _imagenet_labels(config, model) if pretrained else None
+    labels = _imagenet_labels(model) if pretrained else None
     return Loaded(TimmBackbone(model), preprocess_of(config), labels, weights)
 
 
@@ -219,17 +212,15 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     if pretrained and not _hub_answers():
         # Without this the hub's client retries for most of a minute; its cache still works.
         hub.HF_HUB_OFFLINE = True
-    # Every actor that builds the model must get the same weights.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
         except Exception as error:  # any network's own code, or the hub's client
-            if not pretrained:
-                raise ModelError(
-                    f"`model='timm:{name}'` cannot be built: {first_line(error)}"
-                ) from None
-            raise fetch_error(f"timm:{name}", "the hub", error) from None
+            if pretrained:
+                raise fetch_error(f"timm:{name}", "the hub", error) from None
+            raise ModelError(
+                f"`model='timm:{name}'` cannot be built: {first_line(error)}"
+            ) from None
     return model
 
 
@@ -247,9 +238,9 @@ def _must_dilate(name: str, output_stride: int) -> bool:
     except Exception:  # any network's own code, given a stride that it may not know
         dilated = ()
     if not dilated or dilated[-1].reduction != output_stride:
-        known = f" of {own[-1].reduction}" if own else ""
+        fixed = f" of {own[-1].reduction}" if own else ""
         raise ModelError(
-            f"`output_stride={output_stride}`: timm:{name} has a fixed stride{known} or does "
+            f"`output_stride={output_stride}`: timm:{name} has a fixed stride{fixed} or does "
             "not know this one; leave it out, or take a network that dilates (8, 16 or 32)"
         )
     return True
@@ -297,7 +288,7 @@ def preprocess_of(config: dict[str, Any]) -> Preprocess:
     )
 
 
-def _imagenet_labels(config: dict[str, Any], model: nn.Module) -> tuple[str, ...] | None:
+def _imagenet_labels(model: nn.Module) -> tuple[str, ...] | None:
     subset = timm.data.infer_imagenet_subset(model)
     if subset is None:
         return None

@@ -16,10 +16,11 @@ import torchvision
 from torch import nn
 
 from common.network import check_port
-from pipelines.model_info import Preprocess
+from pipelines.model_info import ModelRequest, Preprocess
 from pipelines.models.base import (
     Loaded,
     fetch_error,
+    fixed_seed,
     load_state,
     read_checkpoint,
     unknown_model,
@@ -32,44 +33,34 @@ def names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def load(
-    name: str,
-    *,
-    checkpoint: str | None = None,
-    pretrained: bool = False,
-    num_classes: int | None = None,
-) -> Loaded:
-    """Build ``name`` with the checkpoint's weights, torchvision's, or random ones (seed 0).
+def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
+    """Build a network with the checkpoint's weights, torchvision's, or random ones (seed 0).
 
     Args:
-        name: of torchvision.
-        checkpoint: file with the weights; their number of classes is used.
-        pretrained: download torchvision's weights.
+        request: the model; a checkpoint's number of classes is used.
         num_classes: of random weights; default: torchvision's.
 
     Raises:
         ModelError: unknown name, a checkpoint that does not fit, or no way to the weights.
     """
+    spec = request.spec
+    name = spec.partition(":")[2]
     if name not in names():
-        raise unknown_model(
-            f"torchvision:{name}",
-            "torchvision has no such model",
-            names(),
-            "see torchvision.models.list_models()",
-        )
-    known = torchvision.models.get_model_weights(name).DEFAULT
-    transforms = known.transforms()
-    if checkpoint:
-        state, weights = read_checkpoint(checkpoint), checkpoint
-    elif pretrained:
-        state, weights = _fetch(name, known), f"torchvision {known.name}"
-    else:
-        state, weights = None, "random (seed 0)"
+        hint = "see torchvision.models.list_models()"
+        raise unknown_model(spec, "torchvision has no such model", names(), hint)
+    public = torchvision.models.get_model_weights(name).DEFAULT
+    transforms = public.transforms()
+    state: dict[str, Any] | None = None
+    weights = "random (seed 0)"
+    if request.checkpoint:
+        state, weights = read_checkpoint(request.checkpoint), request.checkpoint
+    elif request.pretrained:
+        state, weights = _fetch(spec, public), f"torchvision {public.name}"
     count = num_classes if state is None else _classes_in(state)
     model = build(name, num_classes=count, image_size=transforms.crop_size[0])
     if state is not None:
-        load_state(model, rename_old_keys(state, model), file=weights, spec=f"torchvision:{name}")
-    labels = tuple(known.meta["categories"]) if pretrained else None
+        load_state(model, rename_old_keys(state, model), file=weights, spec=spec)
+    labels = tuple(public.meta["categories"]) if request.pretrained else None
     return Loaded(take_apart(model), _preprocess_of(transforms), labels, weights)
 
 
@@ -88,8 +79,7 @@ def build(name: str, *, num_classes: int | None = None, image_size: int = 224) -
         options |= {"aux_logits": False, "init_weights": False, "transform_input": True}
     if name.startswith("vit_"):
         options["image_size"] = image_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with fixed_seed():
         model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return model
 
@@ -128,21 +118,21 @@ def _classes_in(state: dict[str, Any]) -> int | None:
     return rows[-1] if rows else None
 
 
-def _fetch(name: str, known: Any) -> dict[str, Any]:
+def _fetch(spec: str, public: Any) -> dict[str, Any]:
     """torchvision's own weights, from its cache or its server.
 
     Raises:
         ModelError: neither has them.
     """
-    url = urlsplit(known.url)
+    url = urlsplit(public.url)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url.path).name
     try:
         if not cached.is_file():
             # The download itself has no timeout.
             check_port(url.hostname or "", 443)
-        state: dict[str, Any] = known.get_state_dict(progress=False, check_hash=True)
+        state: dict[str, Any] = public.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # whatever the download, the hash check or the unpickler raises
-        raise fetch_error(f"torchvision:{name}", str(url.hostname), error) from None
+        raise fetch_error(spec, str(url.hostname), error) from None
     return state
 
 

@@ -1,7 +1,6 @@
-"""The end of a run: count every row, hash every file, describe what was made.
+"""The end of a run: count every row, hash every file, write down what the run is.
 
-A few files are gone through here. Many are gone through by tasks, because a billion rows are
-terabytes, which one process would read for hours.
+A few files are read here, many by tasks: one process would read a billion rows for hours.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import io
 import platform
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +31,8 @@ _FILES_A_TASK = 16
 FILES_HERE = 64  # up to so many, tasks cost more than they save
 
 
-class _Found(NamedTuple):
-    """What some files hold; of those that are not the record only their hashes."""
+class _Counts(NamedTuple):
+    """Contents of some files; of those that are not detections only their hashes."""
 
     hashes: list[str]
     row_ids: list[np.ndarray]
@@ -48,13 +48,20 @@ def describe_run(
     planned: int,
     seconds: float,
     session: SessionInfo,
-    tasks: Callable[[], Tasks] = lambda: Tasks("checking", 0),
+    tasks: Callable[[], Tasks] = lambda: Tasks("checking"),
     done: Callable[[int], None] = lambda rows: None,
 ) -> RunManifest:
     """Check that every planned row is stored once, then describe the run.
 
-    ``tasks`` gives a place for going through many files; ``done(rows)`` is told of rows that are
-    counted.
+    Args:
+        out: the run folder.
+        root: folder that relative image names start from.
+        request: of the run.
+        planned: rows of the plan.
+        seconds: that the run has taken.
+        session: the last one.
+        tasks: makes the tasks that read many files.
+        done: receives the number of rows counted.
 
     Raises:
         VerifyError: rows are missing or stand twice.
@@ -68,23 +75,23 @@ def describe_run(
     seen = np.zeros(planned, dtype=np.uint8)
     refused = 0
 
-    def count(found: _Found) -> None:
+    def add(counts: _Counts) -> None:
         nonlocal refused
-        for ids in found.row_ids:
+        for ids in counts.row_ids:
             np.add.at(seen, ids, 1)
-        errors.update(found.errors)
-        refused += found.refused
-        found.row_ids.clear()  # results are kept to the end, and these would be gigabytes
+        errors.update(counts.errors)
+        refused += counts.refused
+        counts.row_ids.clear()  # results are kept to the end, and these would be gigabytes
         done(int(np.count_nonzero(seen)))
 
-    where = tasks() if len(stored) > FILES_HERE else Tasks("checking", 0)
-    found = where.run(_count_rows, parts, done=count)
+    runner = tasks() if len(stored) > FILES_HERE else Tasks("checking")
+    counted = runner.run(_count_rows, parts, done=add)
     if not (seen == 1).all():
         raise VerifyError(
             f"{out}: {int((seen == 0).sum())} planned rows are missing and "
             f"{int((seen > 1).sum())} stand twice; keep the folder and report this"
         )
-    hashes = [each for part in found for each in part.hashes]
+    hashes = [digest for counts in counted for digest in counts.hashes]
     names = [file.relative_to(out).as_posix() for file in stored]
     return RunManifest(
         config=request.config,
@@ -112,8 +119,8 @@ def describe_run(
     )
 
 
-def _count_rows(files: list[Path]) -> _Found:
-    """Each file is read once: its bytes are hashed and, where it is of the record, opened."""
+def _count_rows(files: list[Path]) -> _Counts:
+    """Read each file once: hash its bytes and, if it holds detections, count its rows."""
     hashes, row_ids, errors, refused = [], [], Counter[str](), 0
     for file in files:
         if file.parent.name != "detections":
@@ -127,20 +134,18 @@ def _count_rows(files: list[Path]) -> _Found:
         for text in pc.drop_null(table["error"]).to_pylist():
             errors[text.split(":", 1)[0]] += 1
         refused += table["label_index"].null_count - (table.num_rows - table["error"].null_count)
-    return _Found(hashes, row_ids, errors, refused)
+    return _Counts(hashes, row_ids, errors, refused)
 
 
 def data_files(out: Path) -> list[Path]:
-    """The committed record, in name order."""
+    """The files of detections, in name order."""
     return list_folder(out / "detections", "*.parquet")
 
 
 def _versions() -> dict[str, str]:
     names = ("onepass", "ray", "torch", "torchvision", "timm", "openvino", "pyarrow", "numpy")
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # an extra that is not installed
-            continue
-    return found
+        with suppress(PackageNotFoundError):  # an extra that is not installed
+            versions[name] = version(name)
+    return versions

@@ -24,11 +24,11 @@ where a gate let the row have no class.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -43,14 +43,6 @@ from pipelines.request import Request
 
 # What a reader sees of a missing shard: values that no row has.
 _FILL: dict[str, float] = {"f": np.nan, "i": -1}
-
-
-class Shard(NamedTuple):
-    """A written shard: its name under the folder, its rows and where it starts in the plan."""
-
-    name: str
-    rows: int
-    first_row_id: int
 
 
 def write_hdf5(
@@ -77,26 +69,32 @@ def write_hdf5(
         if stale.name not in wanted:
             stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
-    shards = tasks.run(
-        partial(_write_part, folder, width, request.facts.maps), files, stall_seconds=stall_seconds
-    )
-    facts = request.embeds
+    write = partial(_write_shard, folder, width, request.facts.maps)
+    written = sorted(tasks.run(write, files, stall_seconds=stall_seconds))
+    model = request.embeds
     attributes = {
-        "rows": sum(shard.rows for shard in shards),
-        "feature_dim": facts.feature_dim,
-        "feature_kind": facts.feature_kind,
-        "model": facts.request.spec,
-        "weights_sha256": facts.weights_sha256,
-        "fingerprint": facts.fingerprint,
-        "preprocess": json.dumps(facts.preprocess.model_dump()),
+        "rows": sum(rows for _, _, rows in written),
+        "feature_dim": model.feature_dim,
+        "feature_kind": model.feature_kind,
+        "model": model.request.spec,
+        "weights_sha256": model.weights_sha256,
+        "fingerprint": model.fingerprint,
+        "preprocess": json.dumps(model.preprocess.model_dump()),
     }
     reductions = {
         info.name: {"reduction": info.reduction}
         for info in request.facts.maps
         if info.reduction is not None
     }
-    ordered = sorted(shards, key=lambda shard: shard.first_row_id)
-    join(run / "features.h5", ordered, attributes, dataset_attributes=reductions)
+    shards = {name: rows for _, name, rows in written}
+    join(run / "features.h5", shards, attributes, dataset_attributes=reductions)
+
+
+def datasets_of(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
+    """The datasets of a file with their names, also those in groups, as a pyramid's."""
+    names: list[str] = []
+    file.visit(names.append)
+    return [(name, file[name]) for name in names if isinstance(file[name], h5py.Dataset)]
 
 
 def _longest_id(file: Path) -> int:
@@ -121,19 +119,11 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
     write_atomic(target, image)
 
 
-def _write_part(folder: Path, width: int, maps: tuple[MapInfo, ...], source: Path) -> Shard:
-    return write_shard(source, folder / source.with_suffix(".h5").name, width, maps)
-
-
-def write_shard(source: Path, target: Path, id_bytes: int, maps: tuple[MapInfo, ...] = ()) -> Shard:
-    """Write one Parquet file as HDF5, atomically.
-
-    Args:
-        source: the Parquet file.
-        target: the HDF5 file.
-        id_bytes: of the longest detection_id of the run.
-        maps: that the run keeps.
-    """
+def _write_shard(
+    folder: Path, id_bytes: int, maps: tuple[MapInfo, ...], source: Path
+) -> tuple[int, str, int]:
+    """Write one Parquet file as HDF5, atomically; its first row_id, its name and its rows."""
+    target = folder / source.with_suffix(".h5").name
     table = read_parquet(source).combine_chunks()
     valid = np.asarray(table["error"].is_null())
     with new_h5(target) as file:
@@ -150,45 +140,38 @@ def write_shard(source: Path, target: Path, id_bytes: int, maps: tuple[MapInfo, 
         file["score"] = pc.fill_null(table["score"], np.nan).to_numpy()
         file["valid"] = valid
     rows = table["row_id"].to_numpy()
-    return Shard(f"hdf5/{target.name}", len(rows), int(rows.min()))
+    return int(rows.min()), f"hdf5/{target.name}", len(rows)
 
 
 def join(
     target: Path,
-    shards: Sequence[Shard],
+    shards: Mapping[str, int],
     attributes: Mapping[str, Any],
     *,
     dataset_attributes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Concatenate the datasets of all shards as virtual datasets.
 
-    Shards are named relative to ``target``'s folder, so that the folder can be moved. A shard
-    that is missing later reads as NaN and -1.
+    A shard that is missing later reads as NaN and -1.
 
     Args:
         target: the file to write.
-        shards: in the order of their rows.
+        shards: name to rows, in order; names are relative to ``target``'s folder, so that it can
+            be moved.
         attributes: of the file.
         dataset_attributes: of a dataset, by its name.
     """
-    total = sum(shard.rows for shard in shards)
+    total = sum(shards.values())
     with new_h5(target) as joined:
-        with (target.parent / shards[0].name).open("rb") as stream, h5py.File(stream) as first:
-            names: list[str] = []
-            first.visit(names.append)
-            datasets = {name: first[name] for name in names}
-            shapes = {
-                name: (dataset.shape[1:], dataset.dtype)
-                for name, dataset in datasets.items()
-                if isinstance(dataset, h5py.Dataset)  # not a pyramid's group
-            }
+        with (target.parent / next(iter(shards))).open("rb") as stream, h5py.File(stream) as first:
+            shapes = {name: (data.shape[1:], data.dtype) for name, data in datasets_of(first)}
         for name, (inner, dtype) in shapes.items():
             layout = h5py.VirtualLayout((total, *inner), dtype)
             start = 0
-            for shard in shards:
-                source = h5py.VirtualSource(shard.name, name, (shard.rows, *inner), dtype)
-                layout[start : start + shard.rows] = source
-                start += shard.rows
+            for shard, rows in shards.items():
+                source = h5py.VirtualSource(shard, name, (rows, *inner), dtype)
+                layout[start : start + rows] = source
+                start += rows
             joined.create_virtual_dataset(name, layout, fillvalue=_FILL.get(dtype.kind))
         for name, values in (dataset_attributes or {}).items():
             joined[name].attrs.update(values)

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.errors import InputError, VerifyError, first_line
 from common.manifests import verify_files
+from pipelines.outputs.hdf5 import datasets_of
 
 _BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
 _READ_BYTES = 32 * 2**20
@@ -71,20 +72,23 @@ def read_h5(path: Path) -> Hdf5Info:
         )
     try:
         with h5py.File(path) as file:
-            facts = _read(path, file)
+            info = _read(path, file)
     except OSError as error:
         raise InputError(f"{path} cannot be read as HDF5: {first_line(error)}") from None
-    for name in facts.shards:
+    for name in info.shards:
         if not (path.parent / name).is_file():
             raise VerifyError(
                 f"{path}: its shard {path.parent / name} is missing; move the whole folder, or "
                 "make it again with the command it was made with"
             )
-    return facts
+    return info
 
 
 def _read(path: Path, file: h5py.File) -> Hdf5Info:
-    attributes = {name: _plain(value) for name, value in file.attrs.items()}
+    attributes = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in file.attrs.items()
+    }
     kinds: tuple[Literal["clips"], Literal["run"]] = ("clips", "run")
     kind = next((kind for kind in kinds if _BACKBONE[kind] in attributes), None)
     if kind is None or "fingerprint" not in attributes or "features" not in file:
@@ -92,32 +96,15 @@ def _read(path: Path, file: h5py.File) -> Hdf5Info:
             f"{path} is HDF5, but neither the features.h5 of a run nor a file of 'onepass clips'; "
             "a shard is inspected through the file above it"
         )
-    names: list[str] = []
-    file.visit(names.append)
-    found = [(name, file[name]) for name in names]
-    return Hdf5Info(
-        path=path,
-        kind=kind,
-        attributes=attributes,
-        datasets=tuple(
-            DatasetInfo(name, tuple(item.shape), str(item.dtype), _shards(item))
-            for name, item in found
-            if isinstance(item, h5py.Dataset)
-        ),
-    )
+    datasets = []
+    for name, data in datasets_of(file):
+        sources = data.virtual_sources() if data.is_virtual else ()
+        shards = tuple(source.file_name for source in sources)
+        datasets.append(DatasetInfo(name, tuple(data.shape), str(data.dtype), shards))
+    return Hdf5Info(path, kind, attributes, tuple(datasets))
 
 
-def _shards(dataset: h5py.Dataset) -> tuple[str, ...]:
-    if not dataset.is_virtual:
-        return ()
-    return tuple(source.file_name for source in dataset.virtual_sources())
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def verify_h5(facts: Hdf5Info) -> int:
+def verify_h5(info: Hdf5Info) -> int:
     """Read every value, and compare the files with the manifest in their folder, if there is one.
 
     Returns:
@@ -126,23 +113,23 @@ def verify_h5(facts: Hdf5Info) -> int:
     Raises:
         VerifyError: naming the first file that differs or row that is missing.
     """
-    folder = facts.path.parent
+    folder = info.path.parent
     hashes = _hashes(folder)
-    hashed = [name for name in (facts.path.name, *facts.shards) if name in hashes]
+    hashed = [name for name in (info.path.name, *info.shards) if name in hashes]
     verify_files(folder, {name: hashes[name] for name in hashed})
-    with h5py.File(facts.path) as file:
-        for dataset in facts.datasets:
+    with h5py.File(info.path) as file:
+        for dataset in info.datasets:
             for rows in _slices(dataset):
                 try:
                     values = file[dataset.name][rows]
                 except OSError as error:
                     raise VerifyError(
-                        f"{facts.path}: {dataset.name} cannot be read: {first_line(error)}"
+                        f"{info.path}: {dataset.name} cannot be read: {first_line(error)}"
                     ) from None
-                gone = _missing_rows(file, dataset.name, rows, values)
-                if gone.any():
+                missing = _missing_rows(file, dataset.name, rows, values)
+                if missing.any():
                     raise VerifyError(
-                        f"{facts.path}: {dataset.name} of row {rows.start + int(gone.argmax())} "
+                        f"{info.path}: {dataset.name} of row {rows.start + int(missing.argmax())} "
                         "was never written, or its shard cannot be read; make the file again"
                     )
     return len(hashed)

@@ -23,8 +23,8 @@ from common.errors import SourceError
 from common.sampling import evenly, spread
 from pipelines.detections import complete, timestamp_in_name
 from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and_category
-from pipelines.images.opener import TENSOR_SUFFIXES
 from pipelines.images.pixels import ImageError
+from pipelines.images.reader import TENSOR_SUFFIXES
 
 _READERS = 8  # files opened at once: mostly waiting for the disk
 
@@ -92,8 +92,8 @@ def plan_videos(
 
     clips: list[_Clip] = []
     with ThreadPoolExecutor(_READERS) as pool:
-        for done, found in enumerate(pool.map(clips_of, names), start=1):
-            clips += found
+        for done, clips_of_name in enumerate(pool.map(clips_of, names), start=1):
+            clips += clips_of_name
             report(done, len(names))
     clips = list(spread(clips, limit))  # a file of tensors holds many
     table = _table(clips, where=str(source))

@@ -18,6 +18,7 @@ import timm
 import torch
 import torchvision
 
+from pipelines.model_info import ModelRequest
 from pipelines.models import timm_family, torchvision_family
 from pipelines.models.ami import KINDS
 from tests.conformance.chosen import SMALLEST
@@ -56,7 +57,7 @@ def examined(spec: str) -> Finding:
     family, _, name = spec.partition(":")
     bare = family == "timm" and timm.get_pretrained_cfg(name).num_classes == 0
     try:
-        found = check(spec, timm_family.load(name, num_classes=10) if bare else None)
+        found = check(spec, timm_family.load(ModelRequest(spec=spec), 10) if bare else None)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         return Finding(spec, problems=[f"{type(error).__name__}: {said[:160]}"])

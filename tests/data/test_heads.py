@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 from pipelines.heads.apply import apply_head
-from pipelines.heads.fit import TrainOptions
+from pipelines.heads.config import TrainConfig
 from pipelines.heads.train import train
-from pipelines.model_info import ModelRequest
 from pipelines.run import Run
-from tests.helpers.extracting import Options, extract
 
-BY_FOLDER = TrainOptions(labels="category", split_by="split")
+
+def by_folder(run: Run, **given: Any) -> TrainConfig:
+    return TrainConfig(source=run.path, labels="category", split_by="split", **given)
 
 
 @pytest.fixture(scope="module")
 def hymenoptera(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("hymenoptera") / "run"
     source = str(data / "hymenoptera")
-    return extract(source, ModelRequest(spec="lite0"), out, Options(precision="fp32")).run
+    return extract(ExtractConfig(source=source, model="lite0", precision="fp32"), out).run
 
 
 def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
-    options = TrainOptions(**{**vars(BY_FOLDER), "random_backbone": True})
-    trained = train(hymenoptera.path, tmp_path / "ants.pt", options)
+    trained = train(by_folder(hymenoptera, random_backbone=True), tmp_path / "ants.pt")
     record = trained.record
     assert record.rows == {"train": 120, "validation": 80}
     assert record.left_out == {}
@@ -38,7 +40,7 @@ def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
     assert record.baselines["knn"]["validation"].accuracy >= 0.9
     assert record.random_backbone is not None
     assert record.random_backbone.scores["validation"].accuracy <= 0.8
-    for file in trained.beside[1:]:
+    for file in trained.reports[1:]:
         with Image.open(file) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
 
@@ -63,7 +65,6 @@ def test_ants_from_bees(hymenoptera: Run, tmp_path: Path) -> None:
 
 
 def test_hidden_layers_on_the_same_features(hymenoptera: Run, tmp_path: Path) -> None:
-    options = TrainOptions(**{**vars(BY_FOLDER), "hidden": (256,)})
-    record = train(hymenoptera.path, tmp_path / "ants.pt", options).record
+    record = train(by_folder(hymenoptera, hidden=(256,)), tmp_path / "ants.pt").record
     assert record.measures["validation"].accuracy >= 0.95
     assert record.baselines["linear"]["validation"].accuracy >= 0.95

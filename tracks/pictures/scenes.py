@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.images.opener import ImageReader
 from pipelines.images.pixels import ImageError
+from pipelines.images.reader import ImageReader
 
 
 class RunImages:

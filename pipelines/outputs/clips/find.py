@@ -131,10 +131,10 @@ def _check_split(run: Run, clip: str, split: str | None) -> None:
 
 def _check_frames(run: Run, clips: list[str]) -> None:
     """Refuse a repeated frame in one of ``clips``, whose frames overlap between batches."""
-    known = pa.array(clips)
+    names = pa.array(clips)
     codes, frames = [], []
     for _, batch in _batches(run, ("sequence", "frame")):
-        code = pc.index_in(batch["sequence"], known)
+        code = pc.index_in(batch["sequence"], names)
         codes.append(pc.drop_null(code).to_numpy())
         frames.append(batch["frame"].filter(pc.is_valid(code)).to_numpy())
     code_of, frame_of = np.concatenate(codes), np.concatenate(frames)

@@ -69,28 +69,28 @@ def file_stem(split: str, scales: Sequence[float]) -> str:
     return f"{split}_features" + ("_multiscale" if len(scales) > 1 else "")
 
 
-def is_finished(out: Path, request: ClipsRequest) -> bool:
-    """Whether ``out`` holds the finished clips of ``request``.
+def finished_clips(out: Path, request: ClipsRequest) -> ClipsManifest | None:
+    """The manifest in ``out``, if it holds the finished clips of ``request``.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or clips of another command.
     """
     if not out.exists():
-        return False
+        return None
     given = f"`out={str(out)!r}`"
     if not out.is_dir():
         raise RunError(f"{given} is a file; give a folder")
-    stored = out / "request.json"
-    foreign = {"plan", "detections", "checkpoint"}
+    stored, manifest = out / "request.json", out / "manifest.json"
+    foreign = {"plan", "detections", "checkpoint"}  # of a run, which has a request.json as well
     if not stored.is_file():
         foreign = {entry.name for entry in out.iterdir() if not is_draft(entry.name)} - {".lock"}
     unexpected = sorted(name for name in foreign if (out / name).exists())
     if unexpected:
         raise RunError(f"{given} holds {unexpected[0]!r} and no clips; give a new folder")
     if not stored.is_file():
-        return False
+        return None
     earlier = read_json(stored, ClipsRequest)
     if earlier != request:
         differs = "; ".join(differences(earlier.model_dump(), request.model_dump()))
         raise RunError(f"{given} holds clips of another command ({differs}); give a new folder")
-    return (out / "manifest.json").is_file()
+    return read_json(manifest, ClipsManifest) if manifest.is_file() else None

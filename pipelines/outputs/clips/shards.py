@@ -54,12 +54,19 @@ class ClipShard:
     ids: tuple[str, ...]
     rows: tuple[int, ...]
     labels: tuple[int, ...]  # -1: unlabelled
-    first_row_id: int
+
+    def is_complete(self, out: Path) -> bool:
+        """Whether an earlier session has written this shard into ``out``, completely."""
+        try:
+            with h5py.File(out / self.name) as stored:
+                return len(stored["ids"]) == len(self.ids)
+        except (OSError, KeyError):
+            return False
 
 
 def make_shards(
     stem: str, clips: Sequence[Clip], layout: Layout, files: Sequence[Path], labels: dict[str, int]
-) -> Iterator[ClipShard]:
+) -> list[ClipShard]:
     """Divide one split's clips into shards.
 
     Args:
@@ -70,36 +77,27 @@ def make_shards(
         labels: category to its index.
     """
     size = layout.clips_per_shard
+    shards = []
     for number, start in enumerate(range(0, len(clips), size)):
-        inside = clips[start : start + size]
-        yield ClipShard(
+        part = clips[start : start + size]
+        shard = ClipShard(
             name=f"{FOLDER}/{stem}-{number:05d}.h5",
-            files=tuple(str(files[at]) for at in sorted({at for c in inside for at in c.files})),
-            ids=tuple(clip.id for clip in inside),
-            rows=tuple(clip.rows for clip in inside),
-            labels=tuple(-1 if c.category is None else labels[c.category] for c in inside),
-            first_row_id=inside[0].first_row_id,
+            files=tuple(str(files[at]) for at in sorted({at for c in part for at in c.files})),
+            ids=tuple(clip.id for clip in part),
+            rows=tuple(clip.rows for clip in part),
+            labels=tuple(-1 if c.category is None else labels[c.category] for c in part),
         )
+        shards.append(shard)
+    return shards
 
 
-def is_complete(file: Path, shard: ClipShard) -> bool:
-    """Whether ``file`` is this shard, written completely by an earlier session."""
-    if not file.is_file():
-        return False
-    try:
-        with h5py.File(file) as stored:
-            return len(stored["ids"]) == len(shard.ids)
-    except (OSError, KeyError):
-        return False
-
-
-def write_clip_shard(out: Path, shard: ClipShard, layout: Layout) -> None:
+def write_clip_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
     """Read the shard's rows and write it, atomically.
 
     Args:
         out: folder of the clips.
-        shard: to write.
         layout: of the run.
+        shard: to write, which is returned.
 
     Raises:
         WorkError: the run cannot be read or has changed, or the disk refused.
@@ -111,6 +109,7 @@ def write_clip_shard(out: Path, shard: ClipShard, layout: Layout) -> None:
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise WorkError(f"{target} could not be written ({why})") from None
+    return shard
 
 
 def _fill(file: h5py.File, shard: ClipShard, layout: Layout) -> None:

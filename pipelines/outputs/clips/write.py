@@ -23,18 +23,17 @@ from pipelines.outputs.clips.folder import (
     ClipsRequest,
     LeftOut,
     file_stem,
-    is_finished,
+    finished_clips,
 )
 from pipelines.outputs.clips.scales import REAL_TIME
 from pipelines.outputs.clips.shards import (
     FOLDER,
     ClipShard,
     Layout,
-    is_complete,
     make_shards,
     write_clip_shard,
 )
-from pipelines.outputs.hdf5 import Shard, join
+from pipelines.outputs.hdf5 import join
 from pipelines.run import Run
 
 MAX_SCALE = 10.0
@@ -84,21 +83,21 @@ def make_clips(
         scales=scales,
         limit=limit,
     )
-    if is_finished(out, request):
-        return Outcome(ClipsManifest.read(out), already_finished=True)
-    plan = _Plan.of(run, request)
+    if manifest := finished_clips(out, request):
+        return Outcome(manifest, already_finished=True)
+    plan = _make_plan(run, request)
     with lock_folder(out, "clips"):
-        if is_finished(out, request):  # by another process, meanwhile
-            return Outcome(ClipsManifest.read(out), already_finished=True)
+        if manifest := finished_clips(out, request):  # by another process, meanwhile
+            return Outcome(manifest, already_finished=True)
         large = plan.bytes > PROCESSES_FROM_BYTES
         with tasks("clips", executor=executor, large=large, then=_THEN) as runner:
             write_json(out / "request.json", request)
             resumed = _write_shards(out.resolve(), plan, runner, report)
         for split, shards in plan.shards.items():
-            target = out / f"{file_stem(split, scales)}.h5"
-            parts = [Shard(s.name, len(s.ids), s.first_row_id) for s in shards]
-            if parts:
-                join(target, parts, plan.attributes | {"num_videos": sum(p.rows for p in parts)})
+            clips = {shard.name: len(shard.ids) for shard in shards}
+            if clips:
+                target = out / f"{file_stem(split, scales)}.h5"
+                join(target, clips, plan.attributes | {"num_videos": sum(clips.values())})
         manifest = _describe(out, plan)
         manifest.write(out)
     return Outcome(manifest, resumed_clips=resumed)
@@ -131,70 +130,65 @@ class _Plan:
         clips = sum(len(shard.ids) for inside in self.shards.values() for shard in inside)
         return 4 * clips * self.layout.max_frames * self.layout.feature_dim
 
-    @classmethod
-    def of(cls, run: Run, request: ClipsRequest) -> _Plan:
-        """Count the run's clips and divide the selected ones into shards.
 
-        Raises:
-            RunError: the run has no clips, or none without an error.
-        """
-        clips = find_clips(run)
-        selected = spread(clips, request.limit)
-        left_out = tuple(
+def _make_plan(run: Run, request: ClipsRequest) -> _Plan:
+    """Count the run's clips and divide the selected ones into shards.
+
+    Raises:
+        RunError: the run has no clips, or none without an error.
+    """
+    clips = find_clips(run)
+    selected = spread(clips, request.limit)
+    whole: dict[str, list[Clip]] = {clip.split: [] for clip in selected}
+    left_out = []
+    for clip in selected:
+        if clip.first_error is None:
+            whole[clip.split].append(clip)
+            continue
+        error = clip.first_error[1]
+        left_out.append(
             LeftOut(
-                id=clip.id,
-                split=clip.split,
-                failed=clip.failed,
-                planned=clip.rows,
-                error=clip.first_error[1],
+                id=clip.id, split=clip.split, failed=clip.failed, planned=clip.rows, error=error
             )
-            for clip in selected
-            if clip.first_error is not None
         )
-        if len(left_out) == len(selected):
-            raise RunError(
-                f"{run.path}: each of {len(selected)} clips has an error, the first {left_out[0].id}: "
-                f"{left_out[0].error}; look at the source of the run"
-            )
-        model = run.manifest.model
-        # Of all clips, whatever the limit, so that any two files of a run fit together.
-        layout = Layout(
-            scales=request.scales,
-            stored_frames=max(clip.rows for clip in clips if not clip.failed),
-            feature_dim=model.feature_dim,
-            id_bytes=max(len(clip.id.encode()) for clip in clips),
+    if len(left_out) == len(selected):
+        raise RunError(
+            f"{run.path}: each of {len(selected)} clips has an error, the first {left_out[0].id}: "
+            f"{left_out[0].error}; look at the source of the run"
         )
-        names = sorted({clip.category for clip in clips if clip.category is not None})
-        labels = {name: number for number, name in enumerate(names)}
-        files = [file.resolve() for file in run.files()]
-        whole: dict[str, list[Clip]] = {clip.split: [] for clip in selected}
-        for clip in selected:
-            if not clip.failed:
-                whole[clip.split].append(clip)
-        return cls(
-            run=run,
-            request=request,
-            layout=layout,
-            attributes={
-                "max_frames": layout.max_frames,
-                "feature_dim": layout.feature_dim,
-                "category_mapping": json.dumps(labels, ensure_ascii=False),
-                "multi_scale": len(request.scales) > 1,
-                "scales": list(request.scales),
-                "backbone": model.request.spec,
-                "model_sha256": model.weights_sha256,
-                "fingerprint": run.manifest.fingerprint,
-                "frames_per_video": layout.stored_frames,
-                "image_size": list(model.preprocess.input_size),
-            },
-            shards={
-                split: list(
-                    make_shards(file_stem(split, request.scales), inside, layout, files, labels)
-                )
-                for split, inside in whole.items()
-            },
-            left_out=left_out,
-        )
+    model = run.manifest.model
+    # Of all clips, whatever the limit, so that any two files of a run fit together.
+    layout = Layout(
+        scales=request.scales,
+        stored_frames=max(clip.rows for clip in clips if not clip.failed),
+        feature_dim=model.feature_dim,
+        id_bytes=max(len(clip.id.encode()) for clip in clips),
+    )
+    names = sorted({clip.category for clip in clips if clip.category is not None})
+    labels = {name: number for number, name in enumerate(names)}
+    files = [file.resolve() for file in run.files()]
+    return _Plan(
+        run=run,
+        request=request,
+        layout=layout,
+        attributes={
+            "max_frames": layout.max_frames,
+            "feature_dim": layout.feature_dim,
+            "category_mapping": json.dumps(labels, ensure_ascii=False),
+            "multi_scale": len(request.scales) > 1,
+            "scales": list(request.scales),
+            "backbone": model.request.spec,
+            "model_sha256": model.weights_sha256,
+            "fingerprint": run.manifest.fingerprint,
+            "frames_per_video": layout.stored_frames,
+            "image_size": list(model.preprocess.input_size),
+        },
+        shards={
+            split: make_shards(file_stem(split, request.scales), inside, layout, files, labels)
+            for split, inside in whole.items()
+        },
+        left_out=tuple(left_out),
+    )
 
 
 def _write_shards(out: Path, plan: _Plan, runner: Tasks, report: Callable[[int, int], None]) -> int:
@@ -212,7 +206,7 @@ def _write_shards(out: Path, plan: _Plan, runner: Tasks, report: Callable[[int, 
     for draft in folder.iterdir():  # of a session that was killed
         if draft.name not in wanted:
             draft.unlink(missing_ok=True)  # a task that is being cancelled may rename it
-    missing = [shard for shard in shards if not is_complete(out / shard.name, shard)]
+    missing = [shard for shard in shards if not shard.is_complete(out)]
     total = sum(len(shard.ids) for shard in shards)
     resumed = done = total - sum(len(shard.ids) for shard in missing)
     report(done, total)
@@ -222,13 +216,8 @@ def _write_shards(out: Path, plan: _Plan, runner: Tasks, report: Callable[[int, 
         done += len(shard.ids)
         report(done, total)
 
-    runner.run(partial(_write_shard, out, plan.layout), missing, done=wrote)
+    runner.run(partial(write_clip_shard, out, plan.layout), missing, done=wrote)
     return resumed
-
-
-def _write_shard(out: Path, layout: Layout, shard: ClipShard) -> ClipShard:
-    write_clip_shard(out, shard, layout)
-    return shard
 
 
 def _describe(out: Path, plan: _Plan) -> ClipsManifest:

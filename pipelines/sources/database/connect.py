@@ -66,13 +66,13 @@ def name_of(url: str) -> str:
     if parsed.get_backend_name() == "sqlite":
         return f"sqlite:///{parsed.database}"
     port = parsed.port or parsed.query.get("port", 5432)
-    where = sa.URL.create(
+    shown = sa.URL.create(
         "postgresql",
         host=parsed.host or str(parsed.query.get("host", "")) or None,
         port=int(str(port)) if str(port).isdigit() else None,
         database=parsed.database or parsed.username,
     )
-    return where.render_as_string(hide_password=True)
+    return shown.render_as_string(hide_password=True)
 
 
 def folder_of(url: str) -> Path:

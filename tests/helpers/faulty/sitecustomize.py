@@ -103,7 +103,7 @@ def _checkpoint(module: Any) -> None:
 
 PATCHES: dict[str, Callable[[Any], None]] = {
     "pipelines.engines.forward": _forward,
-    "pipelines.images.opener": _frames,
+    "pipelines.images.reader": _frames,
     "pipelines.execution.ray_sink": _write,
     "ray.data.checkpoint.checkpoint_writer": _checkpoint,
 }

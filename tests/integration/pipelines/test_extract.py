@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.images.opener
+import pipelines.images.reader
 from common.errors import FolderError, RunError, VerifyError
 from common.json_models import read_json
 from onepass.cli.main import main
@@ -351,7 +351,7 @@ def test_an_image_with_several_boxes_is_decoded_once(
         calls.append(len(data))
         return decode(data)
 
-    monkeypatch.setattr(pipelines.images.opener, "decode", counted)
+    monkeypatch.setattr(pipelines.images.reader, "decode", counted)
     how = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
     pixels = decode_rows(table, plan.root, {"pixels": how})
     assert pixels.num_rows == 3 * PHOTOS

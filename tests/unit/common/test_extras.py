@@ -10,7 +10,7 @@ import pytest
 from common.errors import InputError
 from common.extras import optional
 from migration.plots import overlap_plot
-from pipelines.heads.fit import TrainOptions
+from pipelines.heads.config import TrainConfig
 from pipelines.heads.train import train
 from tracks.boxes import TrackBoxes
 from tracks.evaluation.scores import evaluate
@@ -22,7 +22,11 @@ TRACKED = TrackBoxes(np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0.
 @pytest.mark.parametrize(
     ("module", "extra", "use"),
     [
-        ("sklearn", "probe", lambda: train("run", Path("h.pt"), TrainOptions(labels="label"))),
+        (
+            "sklearn",
+            "probe",
+            lambda: train(TrainConfig(source="run", labels="label"), Path("h.pt")),
+        ),
         ("matplotlib", "migrate", lambda: overlap_plot(None)),  # type: ignore[arg-type]
         ("supervision", "tracks", lambda: Annotator((10, 10))),
         ("trackers", "tracks", lambda: evaluate(TRACKED, TRACKED)),

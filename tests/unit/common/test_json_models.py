@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.execution.checkpoints import reconcile
-from pipelines.outputs.clips.folder import ClipsRequest, is_finished
+from pipelines.outputs.clips.folder import ClipsRequest, finished_clips
 from pipelines.request import earlier_request
 from tests.helpers.runs import make_config
 
@@ -19,7 +19,7 @@ def test_an_unfinished_request_does_not_block_the_same_command(tmp_path: Path) -
     (tmp_path / ".request.json.17").write_text('{"command"')
     assert earlier_request(tmp_path, make_config(), {}) is None
     clips = ClipsRequest(run="r", fingerprint="f", scales=(1.0,), limit=None)
-    assert not is_finished(tmp_path, clips)
+    assert finished_clips(tmp_path, clips) is None
 
 
 def test_only_unfinished_files_are_removed(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ import torch
 
 from common.errors import InputError, ModelError, SourceError
 from common.storage import open_parquet, read_parquet
+from common.untrusted import read_tensors
 from onepass.cli.query import _load_vector
 from pipelines.engines.cache import cache_folder, cached
-from pipelines.images.tensors import _load
 from pipelines.models.base import read_checkpoint
 from pipelines.models.head import load_head
 from pipelines.sources.plan import read_source
@@ -56,8 +56,8 @@ def test_a_checkpoint_and_a_head(tmp_path: Path, mark: Path) -> None:
         read_checkpoint(str(file))
     with pytest.raises(ModelError, match="cannot be read"):
         load_head(file)
-    with pytest.raises(pickle.UnpicklingError):
-        _load(file)  # a clip as tensors
+    with pytest.raises(ValueError, match="Weights only"):
+        read_tensors(file, mmap=True)
     assert not mark.exists()
 
 

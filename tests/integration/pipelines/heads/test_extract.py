@@ -5,27 +5,32 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from common.errors import ModelError, RunError
+from pipelines.config import ExtractConfig
 from pipelines.engines.embed import Embedder
+from pipelines.extract import extract
 from pipelines.images.pixels import read
-from pipelines.model_info import ModelRequest, Outputs
 from pipelines.models.registry import load_verified
 from pipelines.models.scores import softmax
 from pipelines.run import Run
 from tests.helpers.commands import here
-from tests.helpers.extracting import Options, extract
 from tests.helpers.heads import expected_logits, make_head, stored_values
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
 
-TINY = ModelRequest(spec="tiny")
 PHOTOS = 30
 EXACT = ("--precision", "fp32", "--engine", "eager")
+
+
+def extracted(source: Path, out: Path, **given: Any) -> Run:
+    fields = {"model": "tiny", "precision": "fp32", "engine": "eager"} | given
+    return extract(ExtractConfig(source=source, **fields), out).run
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A run with embeddings and maps, and which of its rows are good."""
-    options = Options(precision="fp32", engine="eager", outputs=Outputs(map=True, logits=True))
-    run = extract(str(photos), TINY, tmp_path_factory.mktemp("runs") / "first", options).run
+    out = tmp_path_factory.mktemp("runs") / "first"
+    run = extracted(photos, out, features=("map",), logits=True)
     good = np.asarray(run.to_arrow(["error"])["error"].is_null())
     assert good.sum() == PHOTOS
     return SimpleNamespace(
@@ -107,9 +112,8 @@ def test_a_head_of_the_map_needs_no_stored_map(
     first: SimpleNamespace, photos: Path, tmp_path: Path, engine: str
 ) -> None:
     head = make_head(first.facts, tmp_path / "head.pt", first.map, classes=2)
-    request = TINY.model_copy(update={"head": str(tmp_path / "head.pt")})
-    options = Options(precision="fp32", engine=engine, outputs=Outputs(logits=True))  # type: ignore[arg-type]
-    run = extract(str(photos), request, tmp_path / "run", options).run
+    head_file = tmp_path / "head.pt"
+    run = extracted(photos, tmp_path / "run", head=head_file, engine=engine, logits=True)
     assert run.manifest.model.maps == ()
     check_rows(run, first, expected_logits(head, first.map))
 
@@ -140,7 +144,7 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     with pytest.raises(ModelError, match=r"head\.pt.* hashes to \w{12} here"):
         load_verified(run.manifest.model)
     with pytest.raises(RunError, match="is a run of another command"):
-        extract(str(photos), run.manifest.model.request, out, Options("fp32", "eager"))
+        extracted(photos, out, head=file)
 
 
 def test_what_does_not_go_together_leaves_nothing(

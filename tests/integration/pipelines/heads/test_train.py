@@ -14,18 +14,16 @@ import timm
 import torch
 from PIL import Image
 
-from pipelines.model_info import ModelRequest, Outputs, Reading
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 from pipelines.models.head import load_head
 from pipelines.outputs.clips.write import make_clips
 from pipelines.run import Run
 from tests.helpers.commands import here
-from tests.helpers.extracting import Options, extract
 from tests.helpers.heads import expected_logits, stored_values
 from tests.helpers.pictures import drawn
 from tests.helpers.refusals import only_error
 from tests.helpers.videos import write_video
-
-TINY = ModelRequest(spec="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    options = Options(precision="fp32", engine="eager", outputs=Outputs(map=True))
-    return extract(str(photos), TINY, out, options).run
+    return extracted(
+        photos, tmp_path_factory.mktemp("runs") / "run", engine="eager", features=("map",)
+    )
+
+
+def extracted(source: Path, out: Path, **given: Any) -> Run:
+    fields = {"model": "tiny", "precision": "fp32"} | given
+    return extract(ExtractConfig(source=source, **fields), out).run
 
 
 def probe(*arguments: object) -> tuple[int, str, str]:
@@ -73,7 +76,7 @@ def test_train_then_apply(
     )
     assert code == 0, err
     assert "warning: 1 rows with an error were left out" in err
-    assert "beside it: shade.json, shade-confusion.png, shade-validation.png" in out
+    assert "with it: shade.json, shade-confusion.png, shade-validation.png" in out
     record = json.loads((tmp_path / "shade.json").read_text())
     assert record["rows"] == {"train": 24, "validation": 12, "test": 12}
     assert record["head"]["classes"] == ["dark", "light", "plain"]
@@ -112,8 +115,7 @@ def test_refusals_leave_nothing(
 ) -> None:
     file = tmp_path / "made" / "shade.pt"
     probe("train", run.path, "--out", file, *CATEGORY)
-    wide = TINY.model_copy(update={"input_size": 48})
-    other = extract(str(photos), wide, tmp_path / "other", Options(precision="fp32")).run
+    other = extracted(photos, tmp_path / "other", input_size=48)
     before = sorted(tmp_path.rglob("*"))
     new = ("train", run.path, "--out", tmp_path / "new.pt", "--labels")
     for given in (
@@ -137,8 +139,8 @@ def test_the_untrained_network_beside_it(
         for weight in network.parameters():
             weight.mul_(1.25)
     torch.save(network.state_dict(), tmp_path / "trained.pth")
-    trained = ModelRequest(spec="timm:test_resnet", checkpoint=str(tmp_path / "trained.pth"))
-    run = extract(str(photos), trained, tmp_path / "run", Options(precision="fp32")).run
+    spec = "timm:test_resnet"
+    run = extracted(photos, tmp_path / "run", model=spec, checkpoint=tmp_path / "trained.pth")
     file = tmp_path / "shade.pt"
     given = ("train", run.path, "--out", file, *CATEGORY, "--random-backbone")
     code, out, err = probe(*given)
@@ -146,7 +148,7 @@ def test_the_untrained_network_beside_it(
     untrained = Run.open(tmp_path / "shade-random-run")
     assert untrained.manifest.rows.written == 49
     request = untrained.manifest.model.request
-    assert (request.spec, request.checkpoint, request.random_weights) == (trained.spec, None, True)
+    assert (request.spec, request.checkpoint, request.random_weights) == (spec, None, True)
     assert untrained.manifest.fingerprint != run.manifest.fingerprint
     assert not np.allclose(
         stored_values(untrained, "embedding"), stored_values(run, "embedding"), equal_nan=True
@@ -166,8 +168,7 @@ def test_clips_of_videos(tmp_path: Path) -> None:
         for part in ("train", "val"):
             for kind, frames in (("long", 60), ("short", 8)):
                 write_video(tmp_path / "videos" / part / kind / f"{number}.mp4", frames + number)
-    options = Options(precision="fp32", reading=Reading(kind="video", frames=4))
-    run = extract(str(tmp_path / "videos"), TINY, tmp_path / "run", options).run
+    run = extracted(tmp_path / "videos", tmp_path / "run", kind="video", frames=4)
     make_clips(run.path, tmp_path / "clips")
     train, val = (tmp_path / "clips" / f"{part}_features.h5" for part in ("train", "val"))
     given = ("train", train, "--validation", val, *CATEGORY[:2])

@@ -14,20 +14,19 @@ from sklearn.neural_network import MLPClassifier
 
 from common.errors import InputError
 from pipelines.heads.features import Examples
-from pipelines.heads.fit import Fitted, TrainOptions, fit, head_of, standardisation, weights_of
+from pipelines.heads.fit import Fitted, fit, head_of, standardisation, weights_of
 from pipelines.heads.parts import Parts, divide
 from pipelines.model_info import HeadInfo
 from pipelines.models.head import head_sha256
 from tests.helpers.heads import expected_logits
 from tests.helpers.probes import blobs
 
-OPTIONS = TrainOptions(labels="kind")
 TWO, THREE = ("ant", "bee"), ("ant", "bee", "moth")
 
 
-def fitted(examples: Examples, options: TrainOptions = OPTIONS) -> tuple[Fitted, Parts]:
-    parts = divide(examples, share=0.25, seed=options.seed)
-    return fit(examples, parts, options), parts
+def fitted(examples: Examples, hidden: tuple[int, ...] = (), seed: int = 0) -> tuple[Fitted, Parts]:
+    parts = divide(examples, share=0.25, seed=seed)
+    return fit(examples, parts, hidden=hidden, seed=seed), parts
 
 
 def test_every_class_gives_its_share() -> None:
@@ -131,7 +130,7 @@ def test_a_head_answers_as_scikit_learn_does(
 @pytest.mark.parametrize("names", [TWO, THREE])
 def test_what_can_be_told_apart_is_learnt(names: tuple[str, ...], hidden: tuple[int, ...]) -> None:
     examples = blobs(120, names)
-    found, parts = fitted(examples, replace(OPTIONS, hidden=hidden))
+    found, parts = fitted(examples, hidden)
     rows = parts.validation
     best = expected_logits(found.head, examples.features[rows]).argmax(1)
     assert best.tolist() == parts.targets[rows].tolist()
@@ -149,11 +148,10 @@ def loss_of(found: Fitted, examples: Examples, parts: Parts) -> float:
 @pytest.mark.parametrize("hidden", [(), (32,)])
 def test_validation_decides_how_much_is_learnt(hidden: tuple[int, ...]) -> None:
     """Labels without meaning are not learnt by heart, labels with a meaning are learnt."""
-    options = replace(OPTIONS, hidden=hidden)
     examples = blobs(300, TWO, width=64)
     shuffled = replace(examples, labels=np.random.default_rng(1).permutation(examples.labels))
-    chance, guessed = fitted(shuffled, options)
-    clear, parts = fitted(examples, options)
+    chance, guessed = fitted(shuffled, hidden)
+    clear, parts = fitted(examples, hidden)
     (unsure,), (sure,) = chance.chosen.values(), clear.chosen.values()
     assert unsure < sure
     assert loss_of(chance, shuffled, guessed) < 1.1 * np.log(2)  # an even guess costs log 2
@@ -162,9 +160,6 @@ def test_validation_decides_how_much_is_learnt(hidden: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("hidden", [(), (8,)])
 def test_equal_options_give_equal_heads(hidden: tuple[int, ...]) -> None:
-    options = replace(OPTIONS, hidden=hidden)
     examples = blobs(60, THREE)
-    hashes = [
-        head_sha256(fitted(examples, replace(options, seed=seed))[0].head) for seed in (0, 0, 1)
-    ]
+    hashes = [head_sha256(fitted(examples, hidden, seed)[0].head) for seed in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]

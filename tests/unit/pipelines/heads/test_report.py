@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError, RunError
-from common.json_models import read_json
-from pipelines.heads.fit import TrainOptions
+from common.json_models import configure, read_json
+from pipelines.heads.config import TrainConfig
 from pipelines.heads.parts import divide, validation_warnings
 from pipelines.heads.pictures import ValidatedRow, draw_confusion, draw_validation
 from pipelines.heads.report import ProbeRecord, baselines_of, measure
@@ -23,7 +23,10 @@ from tests.helpers.pictures import drawn
 from tests.helpers.probes import blobs, clip_file, labelled_run
 
 HALF_BLUE = (106, 174, 214)  # the middle of matplotlib's Blues
-OPTIONS = TrainOptions(labels="kind")
+
+
+def config(source: Path, **given: Any) -> TrainConfig:
+    return configure(TrainConfig, **{"source": source, "labels": "kind"} | given)
 
 
 def test_measures_worked_out_by_hand() -> None:
@@ -82,8 +85,7 @@ def test_all_that_stands_beside_a_head(tmp_path: Path, hidden: tuple[int, ...]) 
     drawn(1).save(tmp_path / "images" / "0000.jpg")
     stages: list[tuple[str, int, int]] = []
     out = tmp_path / "new" / "h.pt"
-    options = replace(OPTIONS, hidden=hidden)
-    trained = train(run.path, out, options, report=lambda *at: stages.append(at))
+    trained = train(config(run.path, hidden=hidden), out, report=lambda *at: stages.append(at))
     assert sorted(file.name for file in out.parent.iterdir()) == [
         *("h-confusion.png", "h-validation.png", "h.json", "h.pt"),
     ]
@@ -99,12 +101,12 @@ def test_all_that_stands_beside_a_head(tmp_path: Path, hidden: tuple[int, ...]) 
     assert record.measures["validation"].confusion == ((4, 0), (0, 4))
     assert record.baselines["majority"]["validation"].accuracy == 0.5
     assert ("linear" in record.baselines) == bool(hidden)  # a linear head is its own
-    assert record.options["seed"] == 0
-    for file in trained.beside[1:]:
+    assert record.config == config(run.path, hidden=hidden)
+    for file in trained.reports[1:]:
         with Image.open(file) as image:
             assert min(image.size) > 200
     with pytest.raises(RunError, match=r"h\.pt"):
-        train(run.path, trained.file, OPTIONS)
+        train(config(run.path), trained.file)
 
 
 @pytest.mark.parametrize("many", [2, 9, 400])
@@ -161,35 +163,44 @@ def test_options_that_do_not_go_together(
     if clip_source:
         source = clip_file(tmp_path / "c.h5", [np.ones((2, 4))] * 6, [0, 1] * 3)
     before = sorted(tmp_path.rglob("*"))
-    options = replace(OPTIONS, **({"labels": "category" if clip_source else "kind"} | given))
+    labels = "category" if clip_source else "kind"
     with pytest.raises((InputError, RunError)):
-        train(source, tmp_path / "h.pt", options)
+        train(config(source, **{"labels": labels} | given), tmp_path / "h.pt")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_names_that_are_taken(tmp_path: Path) -> None:
-    run = labelled_run(tmp_path / "run", blobs(20, ("ant", "bee"))).path
+    given = config(labelled_run(tmp_path / "run", blobs(20, ("ant", "bee"))).path)
     with pytest.raises(InputError):
-        train(run, tmp_path / "h.txt", OPTIONS)
+        train(given, tmp_path / "h.txt")
     record = tmp_path / "h.json"
     record.write_text(json.dumps({"mine": 1}))
     with pytest.raises(RunError):
-        train(run, tmp_path / "h.pt", OPTIONS)
+        train(given, tmp_path / "h.pt")
     record.unlink()
-    trained = train(run, tmp_path / "h.pt", OPTIONS)
-    # A record of the version before, whose training was stopped before it wrote the head.
-    trained.file.unlink()
-    old = json.loads(record.read_text()) | {"epochs": 3, "best_epoch": 2, "curves": {}}
-    del old["chosen"]
-    record.write_text(json.dumps(old))
-    assert train(run, tmp_path / "h.pt", OPTIONS).record == trained.record
+    trained = train(given, tmp_path / "h.pt")
+    trained.file.unlink()  # as if the training had been stopped before it wrote the head
+    assert train(given, tmp_path / "h.pt").record == trained.record
+
+
+def test_a_record_of_0_1_0_is_read(tmp_path: Path) -> None:
+    """Its options are in two fields, among them some that are gone."""
+    source = labelled_run(tmp_path / "run", blobs(20, ("ant", "bee"))).path
+    record = train(config(source, hidden=(8,)), tmp_path / "h.pt").record
+    old = json.loads((tmp_path / "h.json").read_text()) | {"format": 1}
+    del old["config"], old["chosen"]
+    old |= {"source": str(source), "epochs": 3, "best_epoch": 2, "curves": {}}
+    old["options"] = {"labels": "kind", "hidden": [8], "dropout": 0.5, "lr": 0.001}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    earlier = read_json(tmp_path / "old.json", ProbeRecord)
+    assert earlier == record.model_copy(update={"format": 1, "chosen": {}})
 
 
 def test_of_clips_there_is_no_picture_of_images(tmp_path: Path) -> None:
     stream = np.random.default_rng(0)
     frames = [stream.normal(5 * (n % 2), 1, size=(3, 4)).astype(np.float32) for n in range(20)]
     clips = clip_file(tmp_path / "c.h5", frames, [0, 1] * 10)
-    trained = train(clips, tmp_path / "h.pt", replace(OPTIONS, labels="category"))
-    assert [file.name for file in trained.beside] == ["h.json", "h-confusion.png"]
+    trained = train(config(clips, labels="category"), tmp_path / "h.pt")
+    assert [file.name for file in trained.reports] == ["h.json", "h-confusion.png"]
     assert trained.record.measures["validation"].accuracy == 1
     assert load_head(trained.file).facts.fingerprint == "f" * 64

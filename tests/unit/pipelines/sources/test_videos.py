@@ -17,8 +17,8 @@ from common.errors import SourceError
 from pipelines.frame_names import natural, parse_frame, split_and_category
 from pipelines.images import video as container
 from pipelines.images.decode import PIXELS, decode_rows, unpack
-from pipelines.images.opener import read_image
 from pipelines.images.pixels import ImageError
+from pipelines.images.reader import read_image
 from pipelines.images.tensors import TensorFile
 from pipelines.images.video import VideoFile, read_video_info
 from pipelines.model_info import Preprocess, Reading

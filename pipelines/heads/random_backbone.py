@@ -11,13 +11,14 @@ from common.errors import RunError
 from common.json_models import read_json
 from pipelines.config import ExtractConfig, Progress
 from pipelines.extract import extract
-from pipelines.heads.features import Kind, model_of
+from pipelines.heads.config import Kind
+from pipelines.heads.features import model_of
 from pipelines.models.registry import examine
 from pipelines.request import Request
 from pipelines.run import Run
 
 
-def random_run(
+def extract_untrained(
     run: Run,
     kind: Kind,
     out: Path,
@@ -42,15 +43,14 @@ def random_run(
     if not file.is_file():
         raise RunError(f"`random_backbone=True`: {run.path} has no request.json to repeat")
     config = read_json(file, Request).config
-    own = model_of(run, kind)
+    trained = model_of(run, kind)
     changes: dict[str, Any] = {"random_weights": True, "pretrained": False}
     changes |= dict.fromkeys(("checkpoint", "labels", "head"))
-    model = own.request.model_copy(update=changes)
-    same = model.model_dump(exclude={"spec"})
-    if examine(model).weights_sha256 == own.weights_sha256:
+    model = trained.request.model_copy(update=changes)
+    if examine(model).weights_sha256 == trained.weights_sha256:
         raise RunError(
             f"`random_backbone=True`: the network of {run.path} is untrained itself "
-            f"({own.weights}), so there is nothing to compare; leave it out"
+            f"({trained.weights}), so there is nothing to compare; leave it out"
         )
     untrained = extract(
         ExtractConfig(
@@ -60,7 +60,7 @@ def random_run(
             limit=config.limit,
             from_run=config.from_run,
             model=model.spec,
-            **same,
+            **model.model_dump(exclude={"spec"}),
             features=("pooled", "map") if kind == "map" else ("pooled",),
             executor=executor,
         ),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from common.storage import is_remote, resolve_path
 from pipelines.frame_names import parse_frame
-from pipelines.images.fetch import Prefetcher
 from pipelines.images.pixels import Decoded, ImageError, decode
+from pipelines.images.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from pipelines.images.tensors import TensorFile
