@@ -18,7 +18,7 @@ from pipelines.run import Run
 from tests.data.test_real_images import top1
 from tests.helpers.extracting import Options, extract
 from tests.helpers.indexes import true_scores
-from tests.helpers.kills import finish, kill_once
+from tests.helpers.killed_runs import finish, kill_once
 
 EXACT = ("--precision", "fp32", "--engine", "eager")
 

@@ -18,7 +18,7 @@ from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.helpers.ami import change, fill, stored
 from tests.helpers.extracting import extract, extract_again
-from tests.helpers.kills import finish, kill_once
+from tests.helpers.killed_runs import finish, kill_once
 from tests.helpers.postgres import Server
 from tracks.link import link_run
 from tracks.store import read_tracks

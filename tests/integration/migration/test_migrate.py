@@ -25,8 +25,9 @@ from pipelines.run import Run
 from pipelines.sources.plan import read_run
 from tests.helpers.extracting import Options, extract, extract_again
 from tests.helpers.indexes import embeddings, make_run, tree
-from tests.helpers.kills import check, finish, group, kill_once, make_source
+from tests.helpers.killed_runs import check, finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
+from tests.helpers.processes import group
 from tests.helpers.refusals import only_error
 from tests.helpers.videos import broken_videos, write_video
 from tracks.link import link_run

@@ -30,7 +30,7 @@ from pipelines.models.registry import examine, load_backbone
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
 from tests.helpers.extracting import Options, extract
-from tests.helpers.kills import finish, kill_once, make_source
+from tests.helpers.killed_runs import finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]

@@ -22,13 +22,14 @@ from pipelines.engines.engine import Engine
 from pipelines.execution import lanes
 from pipelines.run import Run
 from tests.helpers.extracting import extract
-from tests.helpers.kills import check, extract_command, finish, group, make_source
+from tests.helpers.killed_runs import check, extract_command, finish, make_source
 from tests.helpers.pictures import drawn
+from tests.helpers.processes import group
 from tests.integration.pipelines.execution.suite import ExecutorSuite
 from tests.integration.pipelines.execution.world import TINY, World, everything, exact, run_of, same
 
 ROOT = Path(__file__).parents[4]
-FAULTY = ROOT / "tests" / "helpers" / "faulty"
+FAULT_POINTS = ROOT / "tests" / "helpers" / "fault_points"
 
 
 class TestLocal(ExecutorSuite):
@@ -122,7 +123,7 @@ def test_an_image_that_ends_the_process_becomes_an_error(tmp_path: Path) -> None
         *(sys.executable, "-m", "onepass", "extract", str(photos), "--model", "tiny"),
         *("--executor", "local", "--out", str(out), "--json"),
     ]
-    env = os.environ | {"FAULTS": str(faults), "PYTHONPATH": str(FAULTY)}
+    env = os.environ | {"FAULTS": str(faults), "PYTHONPATH": str(FAULT_POINTS)}
 
     def session() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

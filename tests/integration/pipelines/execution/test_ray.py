@@ -12,7 +12,7 @@ import pytest
 from pipelines.run import Run
 from tests.helpers.commands import ROOT
 from tests.helpers.extracting import Options, extract
-from tests.helpers.kills import check, extract_command, finish, kill_once, make_source
+from tests.helpers.killed_runs import check, extract_command, finish, kill_once, make_source
 from tests.integration.pipelines.execution.suite import ExecutorSuite
 from tests.integration.pipelines.execution.world import TINY
 
