@@ -18,6 +18,21 @@ Check: TypeAlias = Callable[[], None]
 
 
 @contextmanager
+def wait_for_lock(file: Path) -> Iterator[None]:
+    """Hold a lock file of this machine while the block runs; others wait until it is free.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    lock = os.open(file, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
 def lock_folder(
     folder: Path, work: str, on_wait: Callable[[float, float], None] = lambda waited, limit: None
 ) -> Iterator[Check]:

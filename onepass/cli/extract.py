@@ -16,6 +16,7 @@ from onepass.cli import models as models_cli
 from onepass.cli import probe as probe_cli
 from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, print_json, to_path, warn
+from onepass.cli.flags import with_flags
 from pipelines.config import ExtractConfig
 from pipelines.progress.words import count, duration, where_the_time_went
 
@@ -140,7 +141,7 @@ def _print_forecast(run: str, forecast: Forecast) -> None:
         f"{duration(forecast.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
     )
     for note in forecast.notes:
-        echo(f"  {note}")
+        echo(f"  {with_flags(note)}")
     if forecast.built_seconds > 1:
         echo(f"  the engine was built just now, in {duration(forecast.built_seconds)}, and is kept")
 
@@ -162,9 +163,11 @@ def print_extracted(outcome: Outcome) -> None:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
         warn(f"other files were left out: {kinds}")
     for note in outcome.source_notes:
-        warn(note)
+        warn(with_flags(note))
     if outcome.raised:
-        warn(f"{outcome.raised} times a block was tried again after an error: {outcome.last_error}")
+        warn(
+            f"{outcome.raised} times a block was tried again after an error: {with_flags(outcome.last_error)}"
+        )
     if outcome.passes > 1:
         warn("nodes were lost; what they had not done was done by the others")
     audit = manifest.precision_audit
@@ -195,7 +198,7 @@ def print_extracted(outcome: Outcome) -> None:
     if manifest.gate is not None:
         echo(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
     for note in manifest.notes:
-        echo(f"  {note}")
+        echo(f"  {with_flags(note)}")
     for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         echo(f"  {failed} x {kind}")
     if outcome.events_lost:

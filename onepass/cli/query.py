@@ -15,6 +15,7 @@ from onepass.cli import link as link_cli
 from onepass.cli import migrate as migrate_cli
 from onepass.cli import tracks as tracks_cli
 from onepass.cli.console import Json, echo, print_json, to_path
+from onepass.cli.flags import with_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,7 +173,7 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
         echo(f"  kept         {kept.name}: {shape}, one cell for {kept.reduction or '?'} pixels")
     echo(f"  precision    {manifest.precision}, {manifest.engine}")
     for note in manifest.notes:
-        echo(f"               {note}")
+        echo(f"               {with_flags(note)}")
     for kind, count in manifest.errors.items():
         echo(f"  error        {count} x {kind}")
     if verified:

@@ -9,7 +9,6 @@ may write.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import ModelError
+from common.lock import wait_for_lock
 
 
 def cache_folder() -> Path:
@@ -42,14 +42,14 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         return _checked_owner(target)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+        lock = target.with_suffix(".lock")
+        lock.touch(0o644)
     except OSError as error:
         raise ModelError(
             f"built engines are kept in {target.parent}, which cannot be written "
             f"({error.strerror}); set XDG_CACHE_HOME to a folder that can, or `engine='eager'`"
         ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with wait_for_lock(lock):
         if not target.exists():
             # The suffix stays, because compilers read it.
             draft = target.with_name(f".{os.getpid()}-{target.name}")
@@ -58,8 +58,6 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
                 draft.replace(target)
             finally:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
-    finally:
-        os.close(lock)
     return _checked_owner(target)
 
 

@@ -227,7 +227,7 @@ class Candidates:
         return (
             f"{precision} moves the embeddings of {self._request.spec} to cosine "
             f"{audit.cosine_mean:.4f} of exact, enough to change classes; "
-            f"--precision {precision} trades that for speed"
+            f"`precision={precision!r}` trades that for speed"
         )
 
     def known_rejection(

@@ -172,7 +172,7 @@ class _Resolving:
         except GetTimeoutError:
             raise StalledError(
                 f"no worker resolved the model within {self._stall_seconds:g} s; "
-                f"{waiting_tasks()}; give the same command again, or a longer --stall-seconds"
+                f"{waiting_tasks()}; give the same command again, or a longer `stall_seconds`"
             ) from None
         except RayError as error:  # nodes or processes that died, more often than is tried
             raise work_error(

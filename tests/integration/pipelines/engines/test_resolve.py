@@ -75,7 +75,7 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     delicate = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert delicate.precision == "fp32"
     assert delicate.audit is None  # eager float32 is the exact answer itself
-    assert any("--precision bf16 trades that for speed" in note for note in delicate.notes)
+    assert any("`precision='bf16'` trades" in note for note in delicate.notes)
     insisted = asked(photos, model=ModelRequest(spec="lite0"), engine="eager", precision="bf16")
     assert insisted.precision == "bf16"
     assert insisted.audit is not None
