@@ -164,11 +164,13 @@ def print_extracted(outcome: Outcome) -> None:
         warn(f"other files were left out: {kinds}")
     for note in outcome.source_notes:
         warn(with_flags(note))
-    if outcome.raised:
+    counts = outcome.counts
+    if counts.raised:
         warn(
-            f"{outcome.raised} times a block was tried again after an error: {with_flags(outcome.last_error)}"
+            f"{counts.raised} times a block was tried again after an error: "
+            f"{with_flags(counts.last_error)}"
         )
-    if outcome.passes > 1:
+    if counts.passes > 1:
         warn("nodes were lost; what they had not done was done by the others")
     audit = manifest.precision_audit
     if audit is not None and audit.cosine_min < 0.99:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import ModelError
+from common.errors import ModelError, first_line
 from common.lock import wait_for_lock
 
 
@@ -59,6 +59,20 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
     return _checked_owner(target)
+
+
+def build_error(engine: str, action: str, error: Exception) -> ModelError:
+    """The error for a network that an engine's builder does not accept.
+
+    Args:
+        engine: as ``EngineName``.
+        action: what failed, as a participle: ``compiled``, ``converted``.
+        error: what the builder raised.
+    """
+    return ModelError(
+        f"`engine={engine!r}`: this network cannot be {action} ({type(error).__name__}: "
+        f"{first_line(error)}); use `engine='eager'`"
+    )
 
 
 def _checked_owner(target: Path) -> Path:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from pipelines.engines import compiled
+from pipelines.engines.candidates import compare
 from pipelines.engines.engine import Answers, Engine
-from pipelines.engines.precision import compare
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,

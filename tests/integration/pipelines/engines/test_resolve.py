@@ -10,7 +10,7 @@ import pytest
 import timm
 
 from common.errors import ModelError, WorkError
-from pipelines.engines import candidates, choose, openvino
+from pipelines.engines import candidates, openvino
 from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.model_info import GateRequest, ModelRequest
@@ -66,7 +66,7 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
 def test_auto_takes_half_precision_only_where_classes_survive(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp32"])
+    monkeypatch.setattr("pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp32"])
     robust = asked(photos)  # three convolutions hardly round
     assert robust.precision == "bf16"
     assert robust.audit is not None
@@ -81,7 +81,9 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     assert insisted.audit is not None
     assert 0.99 < insisted.audit.cosine_mean < 0.9999
     # As on GPUs, which are as fast in fp16 and round less there.
-    monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp16", "fp32"])
+    monkeypatch.setattr(
+        "pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp16", "fp32"]
+    )
     finer = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert finer.precision == "fp16"
     assert finer.audit is not None

@@ -72,7 +72,7 @@ class ExecutorSuite(abc.ABC):
             *("events.jsonl", "manifest.json", ".lock"),
         }
         assert done.outcome.first_answer_seconds > 0
-        assert done.outcome.passes == 1
+        assert done.outcome.counts.passes == 1
         extracting = [each.done for each in done.seen if each.stage == "extracting"]
         assert extracting == sorted(extracting)
         assert max(extracting) > 0
@@ -179,8 +179,8 @@ class ExecutorSuite(abc.ABC):
     ) -> None:
         failing(1)
         outcome = extract(str(world.boxes), TINY, tmp_path / "run", exact(self.executor))
-        assert outcome.raised == 1
-        assert "one of a thousand batches" in outcome.last_error
+        assert outcome.counts.raised == 1
+        assert "one of a thousand batches" in outcome.counts.last_error
         assert same(everything(run_of(outcome)), everything(world.reference))
 
     def test_an_error_that_stays_ends_the_job_and_the_command_continues(

@@ -19,7 +19,7 @@ import pytest
 from common.errors import StalledError
 from pipelines.engines import forward as forwarding
 from pipelines.engines.engine import Engine
-from pipelines.execution import lanes
+from pipelines.execution import local
 from pipelines.run import Run
 from tests.helpers.extracting import extract
 from tests.helpers.killed_runs import check, extract_command, finish, make_source
@@ -57,25 +57,25 @@ class TestLocal(ExecutorSuite):
         self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Lanes that decode and two threads that forward, as far as a machine without one can go."""
-        begin = lanes.Lanes.__init__
+        begin = local.Lanes.__init__
 
-        def as_if(self: lanes.Lanes, *given: Any) -> None:
+        def as_if(self: local.Lanes, *given: Any) -> None:
             begin(self, *given)
             self._on_gpu = True
 
-        monkeypatch.setattr(lanes.Lanes, "__init__", as_if)
-        monkeypatch.setattr(lanes, "_GPU_ROWS", lanes.DEFAULT_ROWS)
+        monkeypatch.setattr(local.Lanes, "__init__", as_if)
+        monkeypatch.setattr(local, "_GPU_ROWS", local.DEFAULT_ROWS)
         outcome = extract(str(world.boxes), TINY, tmp_path / "run", exact("local"))
         assert same(everything(run_of(outcome)), everything(world.reference))
         stages = {stage.name: stage for stage in outcome.run.manifest.session.stages}  # type: ignore[union-attr]
-        assert stages["forward"].processes <= lanes.CALLS_IN_FLIGHT
+        assert stages["forward"].processes <= local.CALLS_IN_FLIGHT
         assert stages["forward"].rows == stages["decode"].rows == world.rows
 
     def test_a_standstill_ends_the_job(
         self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Engine, "_run", lambda *_: time.sleep(20))
-        monkeypatch.setattr(lanes, "_STOP_SECONDS", 0.1)
+        monkeypatch.setattr(local, "_STOP_SECONDS", 0.1)
         with pytest.raises(StalledError):
             extract(str(world.boxes), TINY, tmp_path / "run", exact("local", stall_seconds=1))
 

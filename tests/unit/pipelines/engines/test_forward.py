@@ -70,7 +70,7 @@ def request(
         facts = examine(TINY)
         names = tuple(f"tiny {n}" for n in range(10))
         asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
-        gate = GateInfo(asked=asked, facts=facts, labels=names, label_index=label)
+        gate = GateInfo(request=asked, facts=facts, labels=names, label_index=label)
     config = make_config(model, top_k=3, outputs=outputs)
     return request_of(config, examine(model, outputs), gate=gate)
 
