@@ -13,7 +13,7 @@ from common.errors import ModelError, WorkError
 from pipelines.engines import candidates, openvino
 from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, sample_of
-from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.models.base import Loaded
 from pipelines.models.registry import load_backbone
 from pipelines.models.timm_family import TimmBackbone
@@ -109,13 +109,12 @@ def test_an_encoder_says_that_its_classes_mean_nothing(
 
 
 def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
-    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
-    resolved = asked(photos, gate=gate)
+    resolved = asked(photos, gate="tiny", gate_label="tiny 3")
     assert resolved.gate is not None
     assert resolved.gate.label_index == 3
     assert resolved.labels == tuple(f"tiny {n}" for n in range(10))
     with pytest.raises(ModelError, match=r"moth.*: tiny has tiny 0, tiny 1"):
-        asked(photos, gate=gate.model_copy(update={"label": "moth"}))
+        asked(photos, gate="tiny", gate_label="moth")
 
 
 def test_a_run_goes_on_as_it_began(photos: Path) -> None:

@@ -20,13 +20,13 @@ from common.errors import StalledError
 from pipelines.engines import forward as forwarding
 from pipelines.engines.engine import Engine
 from pipelines.execution import local
+from pipelines.extract import extract
 from pipelines.run import Run
-from tests.helpers.extracting import extract
 from tests.helpers.killed_runs import check, extract_command, finish, make_source
 from tests.helpers.pictures import drawn
 from tests.helpers.processes import group
 from tests.integration.pipelines.execution.suite import ExecutorSuite
-from tests.integration.pipelines.execution.world import TINY, World, everything, exact, run_of, same
+from tests.integration.pipelines.execution.world import World, everything, exact, run_of, same
 
 ROOT = Path(__file__).parents[4]
 FAULT_POINTS = ROOT / "tests" / "helpers" / "fault_points"
@@ -65,7 +65,7 @@ class TestLocal(ExecutorSuite):
 
         monkeypatch.setattr(local.Lanes, "__init__", as_if)
         monkeypatch.setattr(local, "_GPU_ROWS", local.DEFAULT_ROWS)
-        outcome = extract(str(world.boxes), TINY, tmp_path / "run", exact("local"))
+        outcome = extract(exact(world.boxes, "local"), tmp_path / "run")
         assert same(everything(run_of(outcome)), everything(world.reference))
         stages = {stage.name: stage for stage in outcome.run.manifest.session.stages}  # type: ignore[union-attr]
         assert stages["forward"].processes <= local.CALLS_IN_FLIGHT
@@ -77,7 +77,7 @@ class TestLocal(ExecutorSuite):
         monkeypatch.setattr(Engine, "_run", lambda *_: time.sleep(20))
         monkeypatch.setattr(local, "_STOP_SECONDS", 0.1)
         with pytest.raises(StalledError):
-            extract(str(world.boxes), TINY, tmp_path / "run", exact("local", stall_seconds=1))
+            extract(exact(world.boxes, "local", stall_seconds=1), tmp_path / "run")
 
 
 def test_neither_ray_nor_torch_is_imported_to_plan(world: World, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipelines.engines import candidates
 from pipelines.engines.candidates import Candidates
 from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, resolved_before
-from pipelines.model_info import GateRequest, ModelRequest, Outputs, PrecisionAudit
+from pipelines.model_info import ModelRequest, Outputs, PrecisionAudit
 from pipelines.models import cache as model_cache
 from pipelines.models.cache import Choice, KnownModel, ModelCache
 from pipelines.request import Request
@@ -334,9 +334,9 @@ def test_exact_eager_is_chosen_without_asking_again(
     assert resolved_before(replace(asked, timed=True)) is None
     assert resolved_before(unresolved(photos, precision="bf16")) is None
     assert resolved_before(unresolved(photos, precision=precision, engine="auto")) is None
-    assert resolved_before(unresolved(photos, precision=precision, outputs=MAP)) is None
-    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
-    assert resolved_before(unresolved(photos, precision=precision, gate=gate)) is None
+    assert resolved_before(unresolved(photos, precision=precision, features="map")) is None
+    gate = {"gate": "tiny", "gate_label": "tiny 3"}
+    assert resolved_before(unresolved(photos, precision=precision, **gate)) is None
 
 
 def test_half_precision_is_never_chosen_without_this_runs_images(
