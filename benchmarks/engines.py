@@ -55,8 +55,8 @@ def agreement(images: str, spec: str) -> dict[str, Any]:
     import torch
 
     from pipelines.config import ExtractConfig
+    from pipelines.engines.candidates import compare
     from pipelines.engines.engine import Engine
-    from pipelines.engines.precision import compare
     from pipelines.extract import extract
     from pipelines.images.decode import PIXELS, decode_rows, unpack
     from pipelines.model_info import ModelRequest

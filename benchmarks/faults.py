@@ -35,16 +35,16 @@ from pipelines.execution.checkpoints import committed_rows
 from pipelines.run import Run
 from tests.helpers.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Outcome, differing
 from tests.helpers.faults import KINDS, environment
-from tests.helpers.kills import (
+from tests.helpers.killed_runs import (
     check,
     events_before_kill,
     extract_command,
     finish,
-    group,
     kill_once,
     make_source,
 )
-from tests.helpers.nodes import cluster
+from tests.helpers.processes import group
+from tests.helpers.ray_cluster import cluster
 
 COLUMNS = ["row_id", "label", "score", "embedding", "error"]
 STORE_BYTES = 90 * 2**20

@@ -26,7 +26,7 @@ import pyarrow as pa
 from benchmarks import runner
 from benchmarks.link import write_scene
 from benchmarks.made import column, write_run
-from tests.helpers.kills import make_source
+from tests.helpers.killed_runs import make_source
 
 DIM, CLIP_FRAMES, CLIPS_A_FILE = 1280, 64, 125
 

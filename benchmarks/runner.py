@@ -26,8 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.kills import kill_all, process_tree
-from tests.helpers.nodes import title_of
+from tests.helpers.processes import kill_all, process_tree, title_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = len(os.sched_getaffinity(0))

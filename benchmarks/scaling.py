@@ -62,7 +62,7 @@ def lanes(given: Any, images: Path) -> dict[str, runner.Contender]:
 
 def workers(given: Any, images: Path, count: int, work: Path) -> runner.Measures:
     """One extraction on a fresh cluster of ``count`` nodes."""
-    from tests.helpers.nodes import cluster
+    from tests.helpers.ray_cluster import cluster
 
     cores = sorted(os.sched_getaffinity(0))
     held = [[cores[number % len(cores)]] for number in range(count)]

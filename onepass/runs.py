@@ -123,9 +123,10 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
         yield f"other files were left out: {kinds}"
     yield from outcome.source_notes
-    if outcome.raised:
-        yield f"{outcome.raised} times a block was tried again after an error: {outcome.last_error}"
-    if outcome.passes > 1:
+    counts = outcome.counts
+    if counts.raised:
+        yield f"{counts.raised} times a block was tried again after an error: {counts.last_error}"
+    if counts.passes > 1:
         yield "nodes were lost; what they had not done was done by the others"
     audit = manifest.precision_audit
     if audit is not None and audit.cosine_min < _LEAST_COSINE:

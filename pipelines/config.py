@@ -229,7 +229,8 @@ class ExtractConfig(JsonModel):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the rows of a run; a run is continued only with the same."""
-        return self.model_dump(exclude=set(EXECUTION))
+        unused = () if self.gate is not None else ("gate_threshold",)
+        return self.model_dump(exclude={*EXECUTION, *unused})
 
 
 def _joined(values: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,10 +22,10 @@ from common.errors import work_error
 from common.json_models import JsonModel
 from common.storage import is_remote, make_folder, remove_folder
 from pipelines.config import ExtractConfig, Progress
-from pipelines.execution.base import Callbacks, Executor, Job
+from pipelines.execution.base import Executor, Job, open_executor
 from pipelines.execution.blocks import block_rows, cut_plan, write_blocks
 from pipelines.execution.checkpoints import committed_rows
-from pipelines.extract import open_for, prepare
+from pipelines.extract import prepare
 from pipelines.model_info import EngineName, Precision
 from pipelines.outputs.finish import data_files, describe_run
 from pipelines.outputs.hdf5 import write_hdf5
@@ -82,15 +83,14 @@ def dry_run(
         WorkError: the sample could not be answered.
     """
     started = time.time()
-    prepared = prepare(config, report)
-    config, plan, inputs = prepared
-    planned = plan.table.num_rows
-    earlier = earlier_request(out, config, inputs)
+    plan, command = prepare(config, report)
+    planned = command.rows
+    earlier = earlier_request(out, command.config, command.inputs)
     if (out / "manifest.json").is_file():
         return None
     before = committed_rows(out) if earlier else 0
     report(Progress("starting", 0, planned))
-    with open_for(prepared, earlier, timed=True) as executor:
+    with open_executor(replace(command, earlier=earlier, timed=True)) as executor:
         joined = time.time() - started
         resolved = executor.resolve()
         start = max(joined, time.time() - started - resolved.building - resolved.timing)
@@ -195,7 +195,7 @@ def _answer(
         report(Progress("measuring", snapshot.counts.answered, job.planned, snapshot.counts.failed))
 
     began = time.time()
-    executor.answer(job, Callbacks(on_snapshot))
+    executor.answer(job, on_snapshot)
     return blocks, time.time() - began
 
 
@@ -205,7 +205,7 @@ def _finish(job: Job, executor: Executor) -> float:
     if job.config.hdf5:
         try:
             write_hdf5(job.folder, job.request, executor.tasks("the sample's HDF5", then=then))
-        except Exception as error:
+        except Exception as error:  # of other processes and of HDF5's library, as one kind of error
             raise work_error("the sample's HDF5", error, then=then) from error
     session = SessionInfo(rows=rows, actors=executor.slots.actors, gpus=0, rows_a_second=None)
     describe_run(job.folder, job.root, job.request, planned=rows, seconds=0.0, session=session)

@@ -11,26 +11,23 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from cluster.executors import choose_executor
 from common.errors import WorkError, first_line, work_error
 from common.json_models import write_json
 from common.storage import list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
-from pipelines.execution.base import Answered, Callbacks, Executor, Job, open_executor
-from pipelines.execution.blocks import write_plan
+from pipelines.execution.base import Executor, Job, open_executor
+from pipelines.execution.blocks import OPEN, write_plan
 from pipelines.execution.checkpoints import reconcile
-from pipelines.execution.open_blocks import FOLDER as OPEN_BLOCKS
 from pipelines.outputs.finish import describe_run
 from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.progress.counters import Counts, ProgressSnapshot
 from pipelines.progress.event_log import EventLog
-from pipelines.request import Request, fingerprint_inputs, lock_run
+from pipelines.request import fingerprint_inputs, lock_run
 from pipelines.run import Run, SessionInfo
 from pipelines.sources.plan import Plan, name_source, read_source
 
@@ -48,9 +45,7 @@ class Outcome:
     source_notes: tuple[str, ...] = ()
     first_answer_seconds: float | None = None
     events_lost: str | None = None  # why the events file is not whole
-    raised: int = 0  # errors over blocks that were then answered all the same
-    last_error: str = ""  # message of the last of them
-    passes: int = 1  # more than one: nodes were lost, and the others went on
+    counts: Counts = field(default_factory=Counts)  # of this session
 
 
 def extract(
@@ -71,40 +66,35 @@ def extract(
         WorkError: the work failed; the same call continues it.
     """
     started, began = time.time(), time.monotonic()
-    prepared = prepare(config, report)
-    plan = prepared.plan
+    plan, command = prepare(config, report)
+    table = plan.table
 
-    def waiting(waited: float, of: float) -> None:
-        report(Progress("waiting", int(waited), int(of)))
+    def waiting(waited: float, limit: float) -> None:
+        report(Progress("waiting", int(waited), int(limit)))
 
     with (
-        lock_run(out, prepared.config, prepared.inputs, waiting) as (earlier, check),
+        lock_run(out, command.config, command.inputs, waiting) as (earlier, check),
         storage_errors(out),
     ):
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
-        report(Progress("starting", 0, plan.table.num_rows))
-        with open_for(prepared, earlier) as executor:
+        report(Progress("starting", 0, table.num_rows))
+        with open_executor(replace(command, earlier=earlier)) as executor:
             request = executor.resolve().request
             if earlier is None:
-                write_plan(out / "plan", plan.table, request, executor.slots)
+                write_plan(out / "plan", table, request, executor.slots)
                 # Last: a plan without a request is of a session that died while planning.
                 write_json(out / "request.json", request)
-            work = _Session(out, plan, request, executor, report, check)
-            return work.run(started, began)
+            job = Job(out.resolve(), plan.root, request, table.num_rows)
+            return _Session(job, plan, executor, report, check, started, began).run()
 
 
-class Prepared(NamedTuple):
-    """What is known before any work is done."""
-
-    config: ExtractConfig  # with what follows from the kind of source
-    plan: Plan
-    inputs: dict[str, str]  # hashes of the plan and of the files that the configuration names
-
-
-def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> Prepared:
+def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> tuple[Plan, Unresolved]:
     """Read the source, and hash what the configuration names.
+
+    Returns:
+        The plan, and the command for an executor.
 
     Raises:
         InputError: source or model do not fit.
@@ -115,140 +105,68 @@ def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> Prepar
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     config = config.for_source().model_copy(update={"source": name_source(config.source)})
-    return Prepared(config, plan, fingerprint_inputs(plan.decisive, config))
-
-
-def open_for(
-    prepared: Prepared, earlier: Request | None, *, timed: bool = False
-) -> AbstractContextManager[Executor]:
-    """Open the executor that a configuration asks for, at work on it.
-
-    Args:
-        prepared: the configuration with its plan.
-        earlier: the request of the run that is continued.
-        timed: whether resolving also measures time, for an estimate.
-    """
-    config, plan, inputs = prepared
-    unresolved = Unresolved(
+    return plan, Unresolved(
         config=config,
-        inputs=inputs,
+        inputs=fingerprint_inputs(plan.decisive, config),
         sample=sample_of(plan.table),
         root=str(plan.root),
         rows=plan.table.num_rows,
-        earlier=earlier,
-        timed=timed,
     )
-    return open_executor(choose_executor(config.executor, config.address), unresolved)
 
 
 class _Session:
-    """One session's work on a run, once everything is known."""
+    """One session's work on a run, once its request is there.
+
+    Args:
+        job: the run's plan.
+        plan: that it is of.
+        executor: to answer it.
+        report: called with the progress.
+        check: raises an error where another session has taken the run over.
+        started: of the session, in seconds since the epoch.
+        began: the same by the clock that durations are of: the other one may be set meanwhile.
+    """
 
     def __init__(
         self,
-        out: Path,
+        job: Job,
         plan: Plan,
-        request: Request,
         executor: Executor,
         report: Callable[[Progress], None],
         check: Callable[[], None],
+        started: float,
+        began: float,
     ) -> None:
-        self._out = out.resolve()
-        self._check = check
-        self._plan = plan
-        self._request = request
-        self._config = request.config
-        self._executor = executor
-        self._report = report
-        self._planned = plan.table.num_rows
+        self._job, self._plan, self._executor = job, plan, executor
+        self._report, self._check = report, check
+        self._started, self._began = started, began
+        self._before = reconcile(job.folder).committed
+        self._log = EventLog(job.folder)
 
-    def run(self, started: float, began: float) -> Outcome:
-        self._began = began  # durations are by this clock: the other one may be set meanwhile
-        before = reconcile(self._out).committed
-        self._log = EventLog(self._out)
-        self._log.add("session", **self._asked(started, before))
+    def run(self) -> Outcome:
+        self._log.add("session", **self._begin())
         try:
-            outcome = self._finish(started, before)
-        except BaseException as error:
+            counts = self._answer()
+            self._write_hdf5()
+            self._finish(counts)
+        except BaseException as error:  # also Ctrl-C: the log says how a session ended
             self._end(type(error).__name__, error=first_line(error))
             raise
         self._end("finished")
-        return replace(outcome, events_lost=self._log.lost)
-
-    def _finish(self, started: float, before: int) -> Outcome:
-        answered = self._answer()
-        counts = answered.counts
-        if self._config.hdf5:
-            self._phase("hdf5")
-            try:
-                write_hdf5(
-                    self._out,
-                    self._request,
-                    self._executor.tasks("hdf5", then=CONTINUES),
-                    stall_seconds=self._config.stall_seconds,
-                )
-            except WorkError:  # it says what failed already
-                raise
-            except Exception as error:
-                raise work_error("extraction", error) from error
-        self._phase("checking")
-        manifest = describe_run(
-            self._out,
-            self._plan.root,
-            self._request,
-            planned=self._planned,
-            seconds=self._seconds(),
-            session=self._session(started, before, counts),
-            tasks=lambda: self._executor.tasks("checking", then=CONTINUES),
-            done=lambda rows: self._report(Progress("checking", rows, self._planned)),
-        )
-        # Counting and hashing are part of it.
-        manifest = manifest.model_copy(update={"seconds": self._seconds()})
-        self._check()
-        manifest.write(self._out)
-        for leftover in ("checkpoint", OPEN_BLOCKS):
-            remove_folder(self._out / leftover)
-        first = counts.first_answer if counts else None
+        first = counts.first_answer
         return Outcome(
-            Run.open(self._out),
-            resumed_rows=before,
+            Run.open(self._job.folder),
+            resumed_rows=self._before,
             skipped_files=self._plan.skipped,
             source_notes=self._plan.notes,
-            first_answer_seconds=None if first is None else first - started,
-            raised=answered.raised,
-            last_error=answered.last_error,
-            passes=answered.passes,
+            first_answer_seconds=None if first is None else first - self._started,
+            events_lost=self._log.lost,
+            counts=counts,
         )
 
-    def _session(self, started: float, before: int, counts: Counts | None) -> SessionInfo:
-        actors, rate = self._actors(), None
-        if counts and counts.first_answer and counts.last_answer:
-            later, seconds = (
-                counts.answered - counts.first_rows,
-                counts.last_answer - counts.first_answer,
-            )
-            rate = later / seconds if later and seconds > 0 else None
-        return SessionInfo(
-            executor=self._executor.name,
-            rows=self._planned - before,
-            actors=actors,
-            gpus=actors * self._executor.slots.gpus_per_actor,
-            rows_a_second=rate,
-            **self._log.measures.session(started, self._seconds()),
-        )
-
-    def _seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def _actors(self) -> int:
-        return min(self._executor.slots.actors, len(list_folder(self._out / "plan", "*.parquet")))
-
-    def _answer(self) -> Answered:
-        job = Job(
-            folder=self._out, root=self._plan.root, request=self._request, planned=self._planned
-        )
+    def _answer(self) -> Counts:
         self._log.add("phase", name="extracting")
-        last = Counts()
+        planned, last = self._job.planned, Counts()
 
         def on_snapshot(snapshot: ProgressSnapshot, before: int) -> None:
             nonlocal last
@@ -256,25 +174,80 @@ class _Session:
             self._log.snapshot(snapshot)
             if snapshot.counts[:2] != last[:2]:
                 last = snapshot.counts
-                done = min(before + last.answered, self._planned)  # some are answered twice
-                self._report(Progress("extracting", done, self._planned, last.failed))
+                done = min(before + last.answered, planned)  # some are answered twice
+                self._report(Progress("extracting", done, planned, last.failed))
 
-        return self._executor.answer(job, Callbacks(on_snapshot, self._log.add))
+        return self._executor.answer(self._job, on_snapshot, self._log.add)
+
+    def _write_hdf5(self) -> None:
+        config = self._job.config
+        if not config.hdf5:
+            return
+        self._phase("hdf5")
+        tasks = self._executor.tasks("hdf5", then=CONTINUES)
+        try:
+            write_hdf5(
+                self._job.folder, self._job.request, tasks, stall_seconds=config.stall_seconds
+            )
+        except WorkError:  # it says what failed already
+            raise
+        except Exception as error:  # of other processes and of HDF5's library, as one kind of error
+            raise work_error("extraction", error) from error
+
+    def _finish(self, counts: Counts) -> None:
+        self._phase("checking")
+        job = self._job
+        manifest = describe_run(
+            job.folder,
+            job.root,
+            job.request,
+            planned=job.planned,
+            seconds=self._seconds(),
+            session=self._describe(counts),
+            tasks=lambda: self._executor.tasks("checking", then=CONTINUES),
+            done=lambda rows: self._report(Progress("checking", rows, job.planned)),
+        )
+        # Counting and hashing are part of it.
+        manifest = manifest.model_copy(update={"seconds": self._seconds()})
+        self._check()
+        manifest.write(job.folder)
+        for leftover in ("checkpoint", OPEN):
+            remove_folder(job.folder / leftover)
+
+    def _describe(self, counts: Counts) -> SessionInfo:
+        actors = self._actors()
+        return SessionInfo(
+            executor=self._executor.name,
+            rows=self._job.planned - self._before,
+            actors=actors,
+            gpus=actors * self._executor.slots.gpus_per_actor,
+            rows_a_second=counts.rows_a_second,
+            **self._log.measures.session(self._started, self._seconds()),
+        )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _blocks(self) -> int:
+        return len(list_folder(self._job.folder / "plan", "*.parquet"))
+
+    def _actors(self) -> int:
+        return min(self._executor.slots.actors, self._blocks())
 
     def _phase(self, name: Literal["hdf5", "checking"]) -> None:
         self._log.add("phase", name=name)
-        self._report(Progress(name, 0, self._planned))
+        self._report(Progress(name, 0, self._job.planned))
 
-    def _asked(self, started: float, before: int) -> dict[str, Any]:
-        """What a session begins with, for the events."""
-        request = self._request
+    def _begin(self) -> dict[str, Any]:
+        """What the log's first line of a session holds."""
+        request = self._job.request
         return {
-            "started": round(started, 3),
+            "started": round(self._started, 3),
             "host": platform.node(),
             "process": os.getpid(),
-            "planned": self._planned,
-            "before": before,
-            "blocks": len(list_folder(self._out / "plan", "*.parquet")),
+            "planned": self._job.planned,
+            "before": self._before,
+            "blocks": self._blocks(),
             "model": request.facts.request.spec,
             "precision": request.precision,
             "engine": request.engine,
@@ -285,13 +258,13 @@ class _Session:
         }
 
     def _end(self, outcome: str, **facts: Any) -> None:
-        seen = self._log.measures
+        measures = self._log.measures
         self._log.add(
             "end",
             outcome=outcome,
             seconds=round(self._seconds(), 3),
-            stages=[stage.model_dump() for stage in seen.stages],
-            errors=seen.errors,
-            waited=seen.waited,
+            stages=[stage.model_dump() for stage in measures.stages],
+            errors=measures.errors,
+            waited=measures.waited,
             **facts,
         )

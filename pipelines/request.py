@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
-from pydantic import model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
@@ -28,7 +28,7 @@ from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, 
 class GateInfo(JsonModel):
     """What a gate turned out to be."""
 
-    asked: GateRequest
+    request: GateRequest = Field(validation_alias=AliasChoices("request", "asked"))  # as in 0.1.0
     facts: ModelInfo
     labels: tuple[str, ...]
     label_index: int  # of the class that passes
@@ -58,7 +58,7 @@ class Request(JsonModel):
     @property
     def embeds(self) -> ModelInfo:
         """The model whose embeddings the rows hold."""
-        if self.gate is not None and self.gate.asked.embed == "gate":
+        if self.gate is not None and self.gate.request.embed == "gate":
             return self.gate.facts
         return self.facts
 

@@ -115,7 +115,7 @@ def _unit_tests_stay_unit(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def ray_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tests leave faults for the processes of ``ray_session``; see ``tests/helpers/faulty``."""
+    """Where tests leave faults for the processes of ``ray_session``; see ``tests/helpers/fault_points``."""
     return tmp_path_factory.mktemp("faults")
 
 
@@ -135,7 +135,7 @@ def ray_session(ray_faults: Path, s3_server: Store) -> Iterator[None]:  # noqa: 
     print_status()
     faulty = {
         "FAULTS": str(ray_faults),
-        "PYTHONPATH": str(Path(__file__).parent / "helpers" / "faulty"),
+        "PYTHONPATH": str(Path(__file__).parent / "helpers" / "fault_points"),
     }
     with own_token(), patch.dict(os.environ, faulty | s3_server.environment):
         ray.init(

@@ -11,6 +11,7 @@ from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, print_json, to_path, warn
+from onepass.cli.flags import with_flags
 from pipelines.config import ExtractConfig
 from pipelines.progress.words import count, duration, where_the_time_went
 
@@ -135,7 +136,7 @@ def _print_forecast(run: str, forecast: Forecast) -> None:
         f"{duration(forecast.sample_seconds)}: start-up, the rows at their speed, finishing in proportion"
     )
     for note in forecast.notes:
-        echo(f"  {note}")
+        echo(f"  {with_flags(note)}")
     if forecast.built_seconds > 1:
         echo(f"  the engine was built just now, in {duration(forecast.built_seconds)}, and is kept")
 
@@ -173,7 +174,7 @@ def print_extracted(outcome: Outcome) -> None:
     if manifest.gate is not None:
         echo(f"  {rows.refused} rows did not pass the gate: an embedding and no class")
     for note in manifest.notes:
-        echo(f"  {note}")
+        echo(f"  {with_flags(note)}")
     for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         echo(f"  {failed} x {kind}")
 

@@ -10,6 +10,7 @@ import typer
 from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, print_json, to_path
+from onepass.cli.flags import with_flags
 from onepass.cli.index import show_index
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
         echo(f"  kept         {kept.name}: {shape}, one cell for {kept.reduction or '?'} pixels")
     echo(f"  precision    {manifest.precision}, {manifest.engine}")
     for note in manifest.notes:
-        echo(f"               {note}")
+        echo(f"               {with_flags(note)}")
     for kind, count in manifest.errors.items():
         echo(f"  error        {count} x {kind}")
     if verified:

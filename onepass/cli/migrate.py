@@ -107,7 +107,7 @@ def _print_report(report: MigrationReport) -> None:
     old, new = report.then, report.now
     echo(f"{old.spec} of {old.run} -> {new.spec} of {new.run}")
     for note in report.notes:
-        warn(with_flags(note))
+        warn(note)
     counts = report.counts
     echo(
         f"  rows         {counts.rows}; {counts.failed_now} failed, {counts.newly_failed} of them "

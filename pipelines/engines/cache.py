@@ -9,7 +9,6 @@ may write.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,7 +16,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import ModelError
+from common.errors import ModelError, first_line
+from common.lock import wait_for_lock
 
 
 def cache_folder() -> Path:
@@ -42,14 +42,14 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         return _checked_owner(target)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(target.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o644)
+        lock = target.with_suffix(".lock")
+        lock.touch(0o644)
     except OSError as error:
         raise ModelError(
             f"built engines are kept in {target.parent}, which cannot be written "
             f"({error.strerror}); set XDG_CACHE_HOME to a folder that can, or `engine='eager'`"
         ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with wait_for_lock(lock):
         if not target.exists():
             # The suffix stays, because compilers read it.
             draft = target.with_name(f".{os.getpid()}-{target.name}")
@@ -58,9 +58,21 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
                 draft.replace(target)
             finally:
                 shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
-    finally:
-        os.close(lock)
     return _checked_owner(target)
+
+
+def build_error(engine: str, action: str, error: Exception) -> ModelError:
+    """The error for a network that an engine's builder does not accept.
+
+    Args:
+        engine: as ``EngineName``.
+        action: what failed, as a participle: ``compiled``, ``converted``.
+        error: what the builder raised.
+    """
+    return ModelError(
+        f"`engine={engine!r}`: this network cannot be {action} ({type(error).__name__}: "
+        f"{first_line(error)}); use `engine='eager'`"
+    )
 
 
 def _checked_owner(target: Path) -> Path:

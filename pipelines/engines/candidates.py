@@ -1,6 +1,6 @@
 """The candidates of one network: each (precision, engine) pair, loaded, timed and audited.
 
-What this machine knows of the model already (``pipelines/models/cache.py``) is not measured again:
+What an earlier run measured on this machine (``pipelines/models/cache.py``) is not measured again:
 where that is all, the network is not even built.
 """
 
@@ -18,7 +18,6 @@ import torch
 from pipelines.engines import compiled, openvino
 from pipelines.engines.batching import DEFAULT_ROWS
 from pipelines.engines.engine import Engine, this_device
-from pipelines.engines.precision import compare, is_harmless
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,
@@ -36,6 +35,14 @@ from pipelines.request import Request
 # Fewer rows give no stable time on a core; on a GPU they measure little but its launch latency.
 _TIMED_ROWS = {"cpu": 8, "cuda": 256}
 _BATCH_ROWS = {"cpu": DEFAULT_ROWS, "cuda": 256}
+
+
+# The mean cosines that ``auto`` requires of half precision. Rounding moves an embedding by
+# sqrt(2 (1 - cosine)) of its length: 4 % at 0.999, which is harmless for search but changed one
+# class in 40; 1.4 % at 0.9999, which changed fewer than one in 200. Cosines of a few dozen images
+# agree with those of thousands; counts of such rare changes do not.
+LEAST_COSINE = 0.999
+LEAST_COSINE_FOR_CLASSES = 0.9999
 
 
 class EngineEstimate(NamedTuple):
@@ -75,13 +82,13 @@ class Candidates:
         self._request, self._outputs = request, outputs
         self._sample, self._root, self._lanes = sample, root, lanes
         self._cache = ModelCache(request, outputs)
-        self._known = self._cache.read()
+        self._cached = self._cache.read()
         self._engines: dict[tuple[Precision, EngineName], Engine] = {}
         self._setup_seconds: dict[tuple[Precision, EngineName], float] = {}
-        self._audits = dict(self._known.audits) if self._known else {}
-        self._eager_seconds = dict(self._known.seconds) if self._known else {}
-        self._load_seconds = self._known.load_seconds if self._known else 0.0
-        self._choices = dict(self._known.choices) if self._known else {}
+        self._audits = dict(self._cached.audits) if self._cached else {}
+        self._eager_seconds = dict(self._cached.seconds) if self._cached else {}
+        self._load_seconds = self._cached.load_seconds if self._cached else 0.0
+        self._choices = dict(self._cached.choices) if self._cached else {}
 
     @cached_property
     def loaded(self) -> Loaded:
@@ -97,19 +104,19 @@ class Candidates:
 
     @cached_property
     def facts(self) -> ModelInfo:
-        if self._known is not None:
-            return self._known.facts
+        if self._cached is not None:
+            return self._cached.facts
         return describe(self.loaded, self._request, self._outputs)
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
-        return self._known.labels if self._known is not None else self.loaded.labels
+        return self._cached.labels if self._cached is not None else self.loaded.labels
 
     @cached_property
     def has_classes(self) -> bool:
         """False: it is an encoder, whose "logits" are its features once more."""
-        if self._known is not None:
-            return self._known.has_classes
+        if self._cached is not None:
+            return self._cached.has_classes
         own = getattr(self.loaded.backbone.model, "num_classes", None)
         return own != 0 or self.loaded.head is not None
 
@@ -227,10 +234,10 @@ class Candidates:
         return (
             f"{precision} moves the embeddings of {self._request.spec} to cosine "
             f"{audit.cosine_mean:.4f} of exact, enough to change classes; "
-            f"--precision {precision} trades that for speed"
+            f"`precision={precision!r}` trades that for speed"
         )
 
-    def known_rejection(
+    def earlier_rejection(
         self, precision: Precision, engine: EngineName | Literal["auto"]
     ) -> str | None:
         """Why ``auto`` rejected the precision in an earlier run; None where it did not."""
@@ -263,7 +270,7 @@ class Candidates:
                     audit=request.audit,
                     notes=request.notes,
                 )
-        known = KnownModel(
+        measured = KnownModel(
             facts=self.facts,
             labels=self.labels,
             has_classes=self.has_classes,
@@ -272,10 +279,35 @@ class Candidates:
             audits=self._audits,
             choices=self._choices,
         )
-        if known != self._known:
-            self._cache.write(known)
+        if measured != self._cached:
+            self._cache.write(measured)
 
 
 def compute_threads() -> int:
     """Threads of one call in this process; an actor or a lane has one."""
     return torch.get_num_threads() if this_device().type == "cpu" else 1
+
+
+def compare(
+    embedding: np.ndarray, logits: np.ndarray, exact_embedding: np.ndarray, exact: np.ndarray
+) -> PrecisionAudit:
+    """Compare the same rows computed in two ways.
+
+    Args:
+        embedding, logits: as rounded, ``[B, D]`` and ``[B, C]``.
+        exact_embedding, exact: in float32.
+    """
+    a, b = embedding.astype(np.float64), exact_embedding.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return PrecisionAudit(
+        rows=len(cosine),
+        cosine_mean=float(cosine.mean()),
+        cosine_min=float(cosine.min()),
+        top1_agreement=float((logits.argmax(1) == exact.argmax(1)).mean()),
+    )
+
+
+def is_harmless(audit: PrecisionAudit, *, classes_matter: bool) -> bool:
+    """Whether ``auto`` may use the audited format; random weights have no classes to keep."""
+    return audit.cosine_mean >= (LEAST_COSINE_FOR_CLASSES if classes_matter else LEAST_COSINE)

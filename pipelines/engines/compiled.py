@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from pipelines.engines.base import Executor, NetworkMaker, build_error
 from pipelines.engines.batching import MOST_ROWS
-from pipelines.engines.cache import cache_folder, cached, digest
+from pipelines.engines.cache import build_error, cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
+from pipelines.models.network import Network
 
 _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would treat as a constant
-# The largest batch of a compiled file. With more, a large map has over 2**31 elements and the
-# compiler uses 64-bit indices, which are slower on a GPU.
-_MOST_ROWS = MOST_ROWS
 
 
 def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> str:
@@ -41,13 +39,13 @@ def is_cached(facts: ModelInfo, precision: Precision, device: torch.device) -> b
 
 
 def load(
-    make: NetworkMaker,
+    make: Callable[[], Network],
     *,
     facts: ModelInfo,
     precision: Precision,
     device: torch.device,
     lanes: int = 1,
-) -> Executor:
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
     """Load the compiled network, and compile it first where the cache does not hold it.
 
     Args:
@@ -56,6 +54,9 @@ def load(
         precision: what it computes in.
         device: to run on.
         lanes: threads that will call it at a time.
+
+    Returns:
+        As ``Engine`` calls it.
 
     Raises:
         ModelError: the network cannot be compiled.
@@ -73,10 +74,14 @@ def load(
     return lambda pixels: tuple(package(pixels))
 
 
-def _compile(make: NetworkMaker, size: tuple[int, int], device: torch.device, target: Path) -> None:
+def _compile(
+    make: Callable[[], Network], size: tuple[int, int], device: torch.device, target: Path
+) -> None:
     network = make().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8, device=device)
-    rows = torch.export.Dim("rows", min=1, max=_MOST_ROWS)
+    # With more rows a large map has over 2**31 elements and the compiler uses 64-bit indices, which
+    # are slower on a GPU.
+    rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
     quiet = logging.getLogger("torch.utils.cpp_extension")
     # It warns on every machine without a GPU. A level would be reset when the compiler configures
     # its logs.

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipelines.engines import compiled, eager, openvino
-from pipelines.engines.base import Executor, NetworkMaker
+from pipelines.engines import compiled, openvino
 from pipelines.engines.batching import (
     DEFAULT_ROWS,
     MOST_ROWS,
@@ -70,11 +69,23 @@ class Engine:
         # OpenVINO converts exact weights and gets the precision when it compiles.
         body: Precision = "fp32" if engine == "openvino" else precision
 
-        def make() -> Network:
+        def make() -> (
+            Network
+        ):  # where it must be: that costs seconds, and a built engine needs none
             own = loaded or load_verified(facts)
             return Network(own.backbone, facts, body, own.head)
 
-        self._execute = _executor(engine, make, facts, precision, self.device, lanes)
+        # uint8 ``[B, H, W, 3]`` on the device to the answers of ``Network.forward``, any ``B >= 1``;
+        # two threads may call it at a time.
+        self._execute: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+        if engine == "compile":
+            self._execute = compiled.load(
+                make, facts=facts, precision=precision, device=self.device, lanes=lanes
+            )
+        elif engine == "openvino":
+            self._execute = openvino.load(make, facts=facts, precision=precision, lanes=lanes)
+        else:  # nothing to build, the reference for the others
+            self._execute = make().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._streams = threading.local()
         if self.device.type == "cuda":
             # PyTorch lets float32 convolutions run in TF32, which keeps ten bits; but float32 is
@@ -147,25 +158,10 @@ class Engine:
         return Answers(
             np.empty((0, facts.feature_dim), np.float32),
             np.empty((0, facts.num_classes), np.float32),
-            tuple(np.empty((0, *known.shape), np.float32) for known in facts.maps),
+            tuple(np.empty((0, *info.shape), np.float32) for info in facts.maps),
         )
 
 
 def this_device() -> torch.device:
     """The device that this process computes on."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _executor(
-    engine: EngineName,
-    make: NetworkMaker,
-    facts: ModelInfo,
-    precision: Precision,
-    device: torch.device,
-    lanes: int,
-) -> Executor:
-    if engine == "compile":
-        return compiled.load(make, facts=facts, precision=precision, device=device, lanes=lanes)
-    if engine == "openvino":
-        return openvino.load(make, facts=facts, precision=precision, lanes=lanes)
-    return eager.load(make, device=device)

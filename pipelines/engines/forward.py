@@ -120,11 +120,11 @@ class Forward:
         gate_pixels = unpack(rows, gate_column(self._request), gate.facts.preprocess)
         gate_answers = _scatter(engine(_select(gate_pixels, good)), good)
         scores = softmax(gate_answers.logits)
-        passes = good & (scores[:, gate.label_index] >= gate.asked.threshold)
-        runs = good if gate.asked.embed == "model" else passes
+        passes = good & (scores[:, gate.label_index] >= gate.request.threshold)
+        runs = good if gate.request.embed == "model" else passes
         answers = _scatter(self._engine(_select(pixels, runs), done=self._report), runs)
         self._report(int((good & ~runs).sum()))
-        if gate.asked.embed == "gate":
+        if gate.request.embed == "gate":
             answers = answers._replace(embedding=gate_answers.embedding)
         best = np.where(good, np.nan_to_num(scores).argmax(1), 0)
         return _BlockAnswers(answers, passes, scores[np.arange(len(best)), best], best)
@@ -152,7 +152,7 @@ def run_fields(request: Request) -> list[pa.Field]:
     return result_fields(
         request.embeds.feature_dim,
         num_classes=request.facts.num_classes if request.config.logits else None,
-        maps={known.name: math.prod(known.shape) for known in request.facts.maps},
+        maps={info.name: math.prod(info.shape) for info in request.facts.maps},
         gate=request.gate is not None,
     )
 

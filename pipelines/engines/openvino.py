@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 
 from common.errors import ModelError
-from pipelines.engines.base import Executor, NetworkMaker, build_error
-from pipelines.engines.cache import cache_folder, cached, digest
+from pipelines.engines.cache import build_error, cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
+from pipelines.models.network import Network
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _EXAMPLE_ROWS = 2  # any number but 1, which a converter could treat as a constant
@@ -39,7 +40,9 @@ def is_cached(facts: ModelInfo) -> bool:
     return (cache_folder() / cache_name(facts)).exists()
 
 
-def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: int = 1) -> Executor:
+def load(
+    make: Callable[[], Network], *, facts: ModelInfo, precision: Precision, lanes: int = 1
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
     """Load the converted network, and convert it first where the cache does not hold it.
 
     Args:
@@ -47,6 +50,9 @@ def load(make: NetworkMaker, *, facts: ModelInfo, precision: Precision, lanes: i
         facts: of the model.
         precision: what it computes in.
         lanes: threads that will call it at a time. One: a call may use all of PyTorch's threads.
+
+    Returns:
+        As ``Engine`` calls it.
 
     Raises:
         ModelError: OpenVINO is not installed, or cannot convert the network.
@@ -88,8 +94,8 @@ class _Requests:
         return tuple(torch.from_numpy(np.array(outputs[port])) for port in self._compiled.outputs)
 
 
-def _convert(make: NetworkMaker, size: tuple[int, int], draft: Path) -> None:
-    import openvino
+def _convert(make: Callable[[], Network], size: tuple[int, int], draft: Path) -> None:
+    import openvino  # late: an extra
 
     example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8)
     try:

@@ -7,18 +7,19 @@ is stored with the run, so that a session that continues it does the same.
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from common.errors import ModelError, WorkError
+import torch
+
+from common.errors import InputError, ModelError, WorkError
 from common.storage import to_path
-from pipelines.engines.candidates import Candidates, compute_threads
-from pipelines.engines.choose import choose
+from pipelines.engines import openvino
+from pipelines.engines.candidates import ESTIMATES, Candidates, compute_threads
 from pipelines.engines.engine import this_device
 from pipelines.engines.forward import Engines
-from pipelines.engines.precision import check_format
 from pipelines.engines.unresolved import Resolved, Unresolved
 from pipelines.images.decode import PIXELS, decode_rows
-from pipelines.model_info import GateRequest, Outputs
+from pipelines.model_info import EngineName, GateRequest, Outputs, Precision
 from pipelines.request import GateInfo, Request
 
 _DECODED_ROWS = 8  # to time decoding with
@@ -77,7 +78,7 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
         return Resolution(Resolved(earlier), networks)
     gate = _gate_info(gate_request, networks[1]) if gate_request else None
     was_built = networks[0].is_built("fp32", "openvino")
-    request = choose(unresolved, networks, gate, lanes)
+    request = _choose(unresolved, networks, gate, lanes)
     for network in networks:
         network.save(None if gate else request, was_built=was_built)
     resolved = _timed(unresolved, request, networks) if unresolved.timed else Resolved(request)
@@ -121,11 +122,138 @@ def _check_unchanged(earlier: Request, networks: list[Candidates]) -> None:
 def _gate_info(request: GateRequest, gate: Candidates) -> GateInfo:
     names = gate.labels
     if names is None or request.label not in names:
-        known = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "no labels"
+        some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "no labels"
         raise ModelError(
-            f"`gate_label={request.label!r}`: {request.model.spec} has {known}; give one of its "
+            f"`gate_label={request.label!r}`: {request.model.spec} has {some}; give one of its "
             "labels, or its names with `gate_labels`"
         )
     return GateInfo(
-        asked=request, facts=gate.facts, labels=names, label_index=names.index(request.label)
+        request=request, facts=gate.facts, labels=names, label_index=names.index(request.label)
     )
+
+
+def _choose(
+    unresolved: Unresolved, networks: list[Candidates], gate: GateInfo | None, lanes: int
+) -> Request:
+    """Choose precision and engine, and build the engine where it is not yet.
+
+    Args:
+        unresolved: the command.
+        networks: the model and, where there is one, the gate; all run in the same way.
+        gate: of the command.
+        lanes: how many will work side by side.
+
+    Raises:
+        ModelError: an engine that was asked for by name cannot execute a network.
+    """
+    config, model = unresolved.config, networks[0]
+    formats = fast_formats(this_device()) if config.precision == "auto" else [config.precision]
+    rejected: list[str] = []
+    for precision, fallback in zip(formats, [*formats[1:], None], strict=True):
+        rejection = None
+        if fallback is not None:
+            earlier = (network.earlier_rejection(precision, config.engine) for network in networks)
+            rejection = next(filter(None, earlier), None)
+        if rejection is None:
+            engine, notes = _choose_engine(
+                config.engine, networks, precision, unresolved.rows, lanes
+            )
+            audits = [network.audit(precision, engine) for network in networks]
+            if fallback is None:
+                break
+            pairs = zip(networks, audits, strict=True)
+            rejections = (network.rejection(precision, audit) for network, audit in pairs)
+            rejection = next(filter(None, rejections), None)
+            if rejection is None:
+                break
+        rejected.append(f"precision {fallback}: {rejection}")
+    encoders = [network.facts.request.spec for network in networks if not network.has_classes]
+    warnings = [f"{spec} has no classifier: its classes mean nothing" for spec in encoders]
+    return Request(
+        config=config,
+        inputs=unresolved.inputs,
+        facts=model.facts,
+        labels=model.labels,
+        gate=gate,
+        precision=precision,
+        engine=engine,
+        audit=audits[0],
+        notes=(*notes, *rejected, *warnings),
+    )
+
+
+def _choose_engine(
+    requested: EngineName | Literal["auto"],
+    networks: list[Candidates],
+    precision: Precision,
+    rows: int,
+    lanes: int,
+) -> tuple[EngineName, list[str]]:
+    """Choose an engine and load it, so that actors find it built.
+
+    Args:
+        requested: by the command.
+        networks: all that run in it.
+        precision: what they compute in.
+        rows: planned.
+        lanes: how many share them.
+
+    Returns:
+        The engine, and notes on why it was chosen.
+    """
+    if requested != "auto":
+        for network in networks:
+            network.engine(precision, requested)
+        return requested, []
+    if not len(networks[0].pixels):
+        return "eager", []
+    work = rows * sum(network.eager_seconds(precision) for network in networks) / lanes
+    eager = sum(network.startup_seconds(precision, "eager") for network in networks)
+    saved = {
+        name: work * (1 - 1 / estimate.speedup)
+        + eager
+        - sum(network.startup_seconds(precision, name) for network in networks)
+        for name, estimate in ESTIMATES[this_device().type].items()
+        if name != "openvino" or openvino.is_installed()
+    }
+    notes: list[str] = []
+    for name in sorted(saved, key=saved.__getitem__, reverse=True):
+        if saved[name] <= 0:
+            break
+        reason = (
+            "is kept on this machine and answers faster"
+            if all(network.is_built(precision, name) for network in networks)
+            else f"{work:.0f} s of eager work repay building it, with later runs that find it built"
+        )
+        try:
+            for network in networks:
+                network.engine(precision, name)
+        except ModelError as error:
+            notes.append(f"engine {name} passed over: {error}")
+            continue
+        return name, [*notes, f"engine {name}: {reason}"]
+    return "eager", [*notes, f"engine eager: {work:.0f} s of work do not repay building another"]
+
+
+def fast_formats(device: torch.device) -> list[Precision]:
+    """Formats that ``device`` multiplies natively, in the order to try them; float32 last.
+
+    GPUs are as fast in fp16 as in bf16. fp16 keeps three bits more and overflows sooner, so it is
+    for networks for which bf16 is too coarse.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ["bf16", "fp16", "fp32"]
+        return ["fp16", "fp32"]
+    can = torch.cpu.get_capabilities()
+    return ["bf16", "fp32"] if can.get("amx_bf16") or can.get("avx512_bf16") else ["fp32"]
+
+
+def check_format(precision: Precision, device: torch.device) -> None:
+    """Refuse a format that the device has no fast path for.
+
+    Raises:
+        InputError: fp16 asked for without a GPU.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise InputError("`precision='fp16'` needs a GPU; on this machine use auto, bf16 or fp32")

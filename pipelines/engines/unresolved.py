@@ -29,7 +29,7 @@ class Unresolved:
     sample: pa.Table  # rows of the plan, to audit and time with
     root: str  # relative image names start here
     rows: int  # planned
-    earlier: Request | None  # of the run that is continued
+    earlier: Request | None = None  # of the run that is continued
     timed: bool = False  # whether times are to be measured
 
 
@@ -59,9 +59,9 @@ def resolved_before(unresolved: Unresolved) -> Resolved | None:
     config = unresolved.config
     if config.gate is not None or unresolved.earlier is not None or unresolved.timed:
         return None
-    known = ModelCache(config.model_request, config.outputs).read()
-    choice = known.choices.get(f"{config.precision} {config.engine}") if known else None
-    if known is None or choice is None:
+    cached = ModelCache(config.model_request, config.outputs).read()
+    choice = cached.choices.get(f"{config.precision} {config.engine}") if cached else None
+    if cached is None or choice is None:
         return None
     if choice.built is not None and not (cache_folder() / choice.built).exists():
         return None
@@ -69,8 +69,8 @@ def resolved_before(unresolved: Unresolved) -> Resolved | None:
         Request(
             config=config,
             inputs=unresolved.inputs,
-            facts=known.facts,
-            labels=known.labels,
+            facts=cached.facts,
+            labels=cached.labels,
             gate=None,
             precision="fp32",
             engine=choice.engine,
@@ -80,8 +80,13 @@ def resolved_before(unresolved: Unresolved) -> Resolved | None:
     )
 
 
-def resolve_here(unresolved: Unresolved) -> Resolved:
-    """Resolve for forward actors on all cores or GPUs of this machine.
+def resolve_for_actors(unresolved: Unresolved, actors: int | None = None) -> Resolved:
+    """Resolve in a process like that of a forward actor.
+
+    Args:
+        unresolved: the command.
+        actors: of a cluster, of which this worker has the core of one; None: one for each core or
+            GPU of this machine, and all of its cores to resolve with.
 
     Raises:
         InputError: model, labels, precision or engine do not fit.
@@ -89,16 +94,10 @@ def resolve_here(unresolved: Unresolved) -> Resolved:
     """
     import torch  # late, with all that imports it: it takes seconds
 
-    from pipelines.engines.resolve import resolve
+    from pipelines.engines.resolve import resolve  # late: it imports torch
 
-    return resolve(unresolved, lanes=torch.cuda.device_count() or local_cores()).resolved
-
-
-def resolve_on_worker(unresolved: Unresolved, lanes: int) -> Resolved:
-    """Resolve for ``lanes`` forward actors, on the cores that each of them has."""
-    import torch  # late: it takes seconds
-
-    from pipelines.engines.resolve import resolve
-
-    torch.set_num_threads(1)
-    return resolve(unresolved, lanes=lanes).resolved
+    if actors is None:
+        actors = torch.cuda.device_count() or local_cores()
+    else:
+        torch.set_num_threads(1)
+    return resolve(unresolved, lanes=actors).resolved

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.executors import ExecutorName
+from cluster.executors import ExecutorName, choose_executor
 from cluster.slots import Slots
 from cluster.tasks import Tasks
 from pipelines.config import ExtractConfig
@@ -42,31 +42,16 @@ class Job:
 
     @property
     def config(self) -> ExtractConfig:
-        """What was asked for, and how it runs."""
+        """The request's own."""
         return self.request.config
 
 
-@dataclass(frozen=True)
-class Callbacks:
-    """Called while a job runs."""
-
-    # Called some times a second with what happened, and the rows that were committed before.
-    on_snapshot: Callable[[ProgressSnapshot, int], None] = lambda snapshot, before: None
-    event: Callable[..., None] = lambda name, **facts: None
-
-
-@dataclass(frozen=True)
-class Answered:
-    """How a job went."""
-
-    counts: Counts | None = None  # of its longest pass; None where nothing was left to do
-    passes: int = 0  # more than one: nodes were lost, and the others went on
-    raised: int = 0  # errors over blocks that were then answered all the same
-    last_error: str = ""  # message of the last of them
+def ignore(*_: object, **__: object) -> None:
+    """A callback that does nothing."""
 
 
 class Executor(Protocol):
-    """Answers plans. Made by ``execution.open_executor``, for as long as a command runs."""
+    """Answers plans, for as long as a command runs; made by ``open_executor``."""
 
     name: ExecutorName
     slots: Slots  # lanes or actors, and what each has
@@ -79,8 +64,22 @@ class Executor(Protocol):
         """
         ...
 
-    def answer(self, job: Job, callbacks: Callbacks) -> Answered:
+    def answer(
+        self,
+        job: Job,
+        on_snapshot: Callable[[ProgressSnapshot, int], None] = ignore,
+        on_event: Callable[..., None] = ignore,
+    ) -> Counts:
         """Answer every planned row that is not committed yet.
+
+        Args:
+            job: the plan.
+            on_snapshot: called some times a second with what happened, and the rows that were
+                committed before.
+            on_event: called with an event's name and its details by name.
+
+        Returns:
+            Counts of the longest of its passes; none where nothing was left to do.
 
         Raises:
             StalledError: no row moved for ``job.config.stall_seconds``.
@@ -106,16 +105,17 @@ def no_row_moved(counts: Counts, rows: int, seconds: float) -> str:
     )
 
 
-def open_executor(name: ExecutorName, unresolved: Unresolved) -> AbstractContextManager[Executor]:
-    """Open an executor, at work on one configuration while the block runs.
+def open_executor(unresolved: Unresolved) -> AbstractContextManager[Executor]:
+    """Open the executor that a configuration asks for, at work on it while the block runs.
 
     Raises:
         ClusterError: Ray cannot be reached or is too small.
     """
-    if name == "local":
-        from pipelines.execution.local import open_local
+    config = unresolved.config
+    if choose_executor(config.executor, config.address) == "local":
+        from pipelines.execution.local import LocalExecutor  # late: it imports torch
 
-        return open_local(unresolved)
-    from pipelines.execution.ray_executor import open_ray
+        return nullcontext(LocalExecutor(unresolved))
+    from pipelines.execution.ray_executor import open_ray  # late: it imports Ray
 
     return open_ray(unresolved)

@@ -1,25 +1,39 @@
 """A plan cut into blocks: one plan file each, which is answered and written as one.
 
 Cut between images, so that an image is decoded once and every lane finds work soon.
+
+A block that a lane works on is marked. Decoders are C libraries, and a damaged image can end the
+process that reads it. Its block then still has a mark in ``RUN/open/``, and the next session reads
+the block's images in a child process first: the image that ends the child becomes an error, and all
+others are answered.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from cluster.children import Child, ChildDiedError
 from cluster.slots import Slots
-from common.storage import make_folder, remove_folder, write_parquet
+from common.storage import list_folder, make_folder, remove_folder, to_path, write_parquet
 from pipelines.request import Request
+
+if TYPE_CHECKING:
+    from pipelines.images.reader import ImageReader
 
 BLOCK_BYTES = 64 * 2**20  # of what a block holds most of: pixels, or kept maps
 BLOCK_ROWS = 512
 PART = "part-"  # how names of plan files begin
+OPEN = "open"  # the folder of marks in a run
 RETRIES = 2  # of a block whose stage raised an error, in the same process
+_IMAGE_SECONDS = 120.0  # an image that takes longer to read is as bad as one that crashes
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
@@ -74,5 +88,73 @@ def block_rows(request: Request, planned: int, slots: Slots) -> int:
 
 def _most_rows(request: Request) -> int:
     height, width = request.facts.preprocess.input_size
-    kept = sum(4 * math.prod(known.shape) for known in request.facts.maps)
+    kept = sum(4 * math.prod(info.shape) for info in request.facts.maps)
     return min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(height * width * 3, kept)))
+
+
+class OpenBlocks:
+    """The marks of one run's blocks."""
+
+    def __init__(self, run: Path) -> None:
+        self._folder = run / OPEN
+        make_folder(self._folder)
+        self._died = {mark.name for mark in list_folder(self._folder)}
+
+    @contextlib.contextmanager
+    def working_on(self, name: str) -> Iterator[bool]:
+        """Mark the block while the context runs; whether a session has died over it before."""
+        mark = self._folder / name
+        mark.write_bytes(b"")
+        try:
+            yield name in self._died
+        finally:  # this process lives
+            with contextlib.suppress(OSError):
+                mark.unlink(missing_ok=True)
+
+
+def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
+    """The rows with an ``error`` where reading the image ends the process that does it.
+
+    Each image is read in a child process.
+    """
+    errors: list[str | None] = (
+        rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
+    )
+    images = rows["image"].to_pylist()
+    child = Child()
+    try:
+        verdict: str | None = None
+        for row, image in enumerate(images):
+            if errors[row] is not None:
+                continue
+            if not row or image != images[row - 1]:
+                try:
+                    verdict = child.call(_read, (str(root), image), seconds=_IMAGE_SECONDS)
+                except ChildDiedError as died:
+                    verdict = f"crashed decoder: reading it {died} [{image}]"
+                    child.close()
+                    child = Child()
+            errors[row] = verdict
+    finally:
+        child.close()
+    column = pa.array(errors, pa.string())
+    if "error" in rows.column_names:
+        return rows.set_column(rows.column_names.index("error"), "error", column)
+    return rows.append_column("error", column)
+
+
+def _read(where: tuple[str, str]) -> None:
+    """Read an image and ignore its errors, which are reported when it is answered."""
+    from pipelines.images.pixels import ImageError  # late: it imports torch
+
+    root, image = where
+    with contextlib.suppress(ImageError):
+        _reader(root).read(image)
+
+
+@functools.cache
+def _reader(root: str) -> ImageReader:
+    """One for all calls, because opening a video takes long."""
+    from pipelines.images.reader import ImageReader  # late: it imports torch
+
+    return ImageReader(to_path(root))

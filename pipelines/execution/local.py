@@ -1,32 +1,51 @@
-"""The executor in this process: lanes that decode, forward and write; no Ray.
+"""The executor in this process: threads, called lanes, that decode, forward and write; no Ray.
 
-A lane is a thread. Decoders, resizing and engines release Python's lock while they compute, so on
-CPUs a lane a core keeps the cores busy, and all lanes share one copy of the weights. On a GPU lanes
-decode, and two threads feed the engine with what they decoded: one copies while the other computes.
+Decoders, resizing and engines release Python's lock while they compute, so on CPUs a lane a core keeps
+the cores busy, and all lanes share one copy of the weights. On a GPU lanes decode, and two threads feed
+the engine with what they decoded: one copies while the other computes.
 
-A block is one part of the plan. A lane decodes a few of its images, has them answered, and so on, and
-writes the answers as one file, which appears whole and is its own commit. So memory is that of a few
-images and one block's answers a lane, and a process that is killed loses the blocks that were open.
+A lane decodes a few of its block's images, has them answered, and so on, and writes the answers as one
+file, which appears whole and is its own commit. So memory is that of a few images and one block's
+answers a lane, and a process that is killed loses the blocks that were open.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
 from cluster.executors import ExecutorName, local_cores
 from cluster.slots import Slots
 from cluster.tasks import Tasks
+from common.errors import StalledError, first_line, work_error
+from common.json_models import write_atomic
+from common.storage import make_folder
+from pipelines.engines.batching import DEFAULT_ROWS
+from pipelines.engines.forward import Engines, Forward, pixel_columns
+from pipelines.engines.resolve import Resolution, resolve
 from pipelines.engines.unresolved import Resolved, Unresolved
-from pipelines.execution.base import Answered, Callbacks, Job
-from pipelines.execution.checkpoints import drop_repeats, reconcile, remaining
+from pipelines.execution.base import Job, ignore, no_row_moved
+from pipelines.execution.blocks import RETRIES, OpenBlocks, with_crashes
+from pipelines.execution.checkpoints import Part, drop_repeats, reconcile, remaining
+from pipelines.images.decode import decode_batches
+from pipelines.progress.counters import Board, Counts, ProgressSnapshot, Stopwatch
 
-if TYPE_CHECKING:
-    from pipelines.engines.resolve import Resolution
-
+POLL_SECONDS = 0.1
+CALLS_IN_FLIGHT = 2  # of a GPU's engine: one copies while the other computes
 _DECODING_LANES = 2  # more than cores, where a GPU forwards: some always wait for it
+_STOP_SECONDS = 5.0  # for lanes to end after Ctrl-C or an error
+_GPU_ROWS = 256  # decoded at a time for a GPU
 
 
 class LocalExecutor:
@@ -35,25 +54,24 @@ class LocalExecutor:
     name: ExecutorName = "local"
 
     def __init__(self, unresolved: Unresolved) -> None:
-        self.slots = _slots(on_gpu=False)  # until PyTorch says what is there
+        on_gpu = unresolved.config.engine != "openvino" and torch.cuda.is_available()
+        self.slots = Slots(
+            actors=1 if on_gpu else local_cores(),
+            cpus_per_actor=1.0,
+            gpus_per_actor=1.0 if on_gpu else 0.0,
+            cpus_per_task=1.0,
+        )
         self._unresolved = unresolved
         self._resolution: Resolution | None = None
 
     def resolve(self) -> Resolved:
-        import torch
-
-        from pipelines.engines.resolve import resolve
-
-        engine = self._unresolved.config.engine
-        self.slots = _slots(on_gpu=engine != "openvino" and torch.cuda.is_available())
         # On CPUs each lane calls the engine; on a GPU it is one engine, however many call it.
         callers = self.slots.actors
         self._resolution = resolve(self._unresolved, lanes=callers, engine_lanes=callers)
         return self._resolution.resolved
 
     def nodes(self) -> list[dict[str, Any]]:
-        slots = self.slots
-        gpus = slots.actors * slots.gpus_per_actor
+        gpus = self.slots.actors * self.slots.gpus_per_actor
         return [
             {"node": "here", "host": platform.node(), "cpus": float(local_cores()), "gpus": gpus}
         ]
@@ -61,41 +79,234 @@ class LocalExecutor:
     def tasks(self, name: str, *, then: str) -> Tasks:
         return Tasks(name, 0, then=then)
 
-    def answer(self, job: Job, callbacks: Callbacks) -> Answered:
-        from pipelines.execution.lanes import CALLS_IN_FLIGHT, Lanes
-
+    def answer(
+        self,
+        job: Job,
+        on_snapshot: Callable[[ProgressSnapshot, int], None] = ignore,
+        on_event: Callable[..., None] = ignore,
+    ) -> Counts:
         assert self._resolution is not None, "resolve comes first"
         reconcile(job.folder)
         parts = remaining(job.folder, job.planned)
         rows = sum(part.rows for part in parts)
-        answered = Answered()
+        counts = Counts()
         if parts:
             engines = self._resolution.engines(
                 job.config.batch_rows, calls_in_flight=CALLS_IN_FLIGHT
             )
             lanes = local_cores() + (_DECODING_LANES if engines.model.on_gpu else 0)
             counts = Lanes(job, engines, lanes).run(
-                parts, rows, lambda snapshot: callbacks.on_snapshot(snapshot, job.planned - rows)
-            )
-            answered = Answered(
-                counts=counts, passes=1, raised=counts.raised, last_error=counts.last_error
+                parts, rows, lambda snapshot: on_snapshot(snapshot, job.planned - rows)
             )
         # Writers of a Ray whose driver died may have ended only now.
         if reconcile(job.folder).committed > job.planned:
             drop_repeats(job.folder)
-        return answered
+        return counts
 
 
-@contextmanager
-def open_local(unresolved: Unresolved) -> Iterator[LocalExecutor]:
-    """This process as an executor."""
-    yield LocalExecutor(unresolved)
+class _Stopped(BaseException):
+    """The job has ended, and this lane with it."""
 
 
-def _slots(*, on_gpu: bool) -> Slots:
-    return Slots(
-        actors=1 if on_gpu else local_cores(),
-        cpus_per_actor=1.0,
-        gpus_per_actor=1.0 if on_gpu else 0.0,
-        cpus_per_task=1.0,
-    )
+class Lanes:
+    """Threads that answer parts of a plan, a part at a time each.
+
+    Args:
+        job: whose parts.
+        engines: shared by all lanes.
+        count: lanes.
+    """
+
+    def __init__(self, job: Job, engines: Engines, count: int) -> None:
+        self._job = job
+        self._count = count
+        self._engines = engines
+        self._on_gpu = engines.model.on_gpu
+        self._inputs = pixel_columns(job.request)
+        self._open = OpenBlocks(job.folder)
+        self._board = Board()
+        self._lock = threading.Lock()  # of the parts that are left
+        self._feed: queue.Queue[tuple[pa.Table, Future[pa.Table]]] = queue.Queue(count)
+        self._stop = threading.Event()
+        self._failure: list[BaseException] = []
+
+    def run(
+        self, parts: list[Part], rows: int, on_snapshot: Callable[[ProgressSnapshot], None]
+    ) -> Counts:
+        """Answer and write parts of the plan.
+
+        Args:
+            parts: that are not committed yet.
+            rows: in all of them.
+            on_snapshot: called with the progress, some times a second.
+
+        Raises:
+            StalledError: no row moved for ``job.config.stall_seconds``.
+            WorkError: a part failed, each time it was tried.
+        """
+        make_folder(self._job.folder / "detections")
+        left = iter(parts)
+        lanes = [
+            threading.Thread(target=self._lane, args=(str(at), left), daemon=True)
+            for at in range(min(self._count, len(parts)))
+        ]
+        feeders = [
+            threading.Thread(target=self._answer_fed, args=(f"gpu-{at}",), daemon=True)
+            for at in range(CALLS_IN_FLIGHT if self._on_gpu else 0)
+        ]
+        threads = [*lanes, *feeders]
+        torch_threads = torch.get_num_threads()  # one number for the process, which lanes set
+        for thread in threads:
+            thread.start()
+        try:
+            counts = self._watch(lanes, rows, on_snapshot)
+        finally:
+            self._stop.set()
+            torch.set_num_threads(torch_threads)
+            deadline = time.monotonic() + _STOP_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        if self._failure:
+            raise work_error("extraction", self._failure[0])
+        return counts._replace(passes=1)
+
+    def _watch(
+        self,
+        lanes: list[threading.Thread],
+        rows: int,
+        on_snapshot: Callable[[ProgressSnapshot], None],
+    ) -> Counts:
+        moved_at, last = time.monotonic(), Counts()
+        while True:
+            working = any(lane.is_alive() for lane in lanes) and not self._failure
+            snapshot = self._board.snapshot()
+            on_snapshot(snapshot)
+            counts = snapshot.counts
+            if counts != last:
+                moved_at, last = time.monotonic(), counts
+            elif time.monotonic() - moved_at > self._job.config.stall_seconds:
+                raise StalledError(
+                    f"{no_row_moved(counts, rows, self._job.config.stall_seconds)}; an image or the "
+                    "network does not end; what is written is kept, the same command continues"
+                )
+            if not working:
+                return counts
+            self._stop.wait(POLL_SECONDS)
+
+    def _lane(self, name: str, left: Iterator[Part]) -> None:
+        lane = f"here:{name}"
+        try:
+            torch.set_num_threads(1)  # a lane a core beats one lane with all cores twofold
+            self._board.block(Stopwatch("load", lane).block(None))  # from now on it waits
+            while not self._stop.is_set():
+                with self._lock:
+                    part = next(left, None)
+                if part is None:
+                    return
+                with self._open.working_on(part.name) as died:
+                    self._answer(part, lane, died=died)
+        except _Stopped:
+            pass
+        except BaseException as error:  # of a thread: raised where it is joined
+            self._failure.append(error)
+            self._stop.set()
+
+    def _answer(self, part: Part, lane: str, *, died: bool) -> None:
+        rows = part.read()
+        if died:
+            rows = with_crashes(rows, self._job.root)
+        first = rows["row_id"][0].as_py()
+        for tried in range(RETRIES + 1):
+            try:
+                answered = self._decode_and_forward(rows, lane)
+                watch = Stopwatch("write", lane)
+                write_part(answered, self._job.folder / "detections" / f"{part.name}.parquet")
+                self._board.block(watch.block(answered))
+                return
+            except Exception as error:  # anything that the network or a store raises is tried again
+                message = f"{type(error).__name__}: {first_line(error)}"
+                self._board.raised("forward", first, message)
+                if tried == RETRIES:
+                    raise
+
+    def _decode_and_forward(self, rows: pa.Table, lane: str) -> pa.Table:
+        forward = Forward(self._job.request, self._engines, self._board)
+        most = _GPU_ROWS if self._on_gpu else DEFAULT_ROWS
+        answered: list[pa.Table | Future[pa.Table]] = []
+        decode, answer = Stopwatch("decode", lane), Stopwatch("forward", lane)
+        answer.pause()
+        with closing(
+            decode_batches(rows, self._job.root, self._inputs, most, done=self._board.decoded)
+        ) as batches:
+            for batch in batches:
+                decode.pause()
+                if self._stop.is_set():
+                    raise _Stopped
+                if self._on_gpu:
+                    answered.append(self._fed(batch, answered))
+                else:
+                    answer.resume()
+                    answered.append(forward.answer(batch))
+                    answer.pause()
+                decode.resume()
+        decoded = decode.block(rows)
+        self._board.block(decoded)
+        table = pa.concat_tables(
+            each if isinstance(each, pa.Table) else self._result(each) for each in answered
+        )
+        if not self._on_gpu:
+            # Reported as if all decoding had come first: what counts is how long each took.
+            began = decoded.began + decoded.seconds
+            self._board.block(answer.block(table)._replace(began=began))
+        return table
+
+    def _fed(
+        self, batch: pa.Table, answered: list[pa.Table | Future[pa.Table]]
+    ) -> Future[pa.Table]:
+        """Hand a batch to the GPU's threads; of a lane, one waits there and one is decoded."""
+        if answered and isinstance(answered[-1], Future):
+            self._result(answered[-1])
+        future: Future[pa.Table] = Future()
+        while not self._stop.is_set():
+            try:
+                self._feed.put((batch, future), timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return future
+        raise _Stopped
+
+    def _result(self, future: Future[pa.Table]) -> pa.Table:
+        while not self._stop.is_set():
+            try:
+                return future.result(POLL_SECONDS)
+            except TimeoutError:
+                if future.done():  # the network's own
+                    raise
+        raise _Stopped
+
+    def _answer_fed(self, name: str) -> None:
+        """One of the threads that keep a GPU busy."""
+        forward = Forward(self._job.request, self._engines, self._board)
+        while not self._stop.is_set():
+            try:
+                batch, future = self._feed.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            watch = Stopwatch("forward", f"here:{name}")
+            try:
+                table = forward.answer(batch)
+                self._board.block(watch.block(table))
+                future.set_result(table)
+            except BaseException as error:  # of a thread: raised by the lane that waits for it
+                future.set_exception(error)
+
+
+def write_part(answered: pa.Table, file: Path) -> None:
+    """Write a block's rows, whole or not at all: this is its commit.
+
+    Raises:
+        OSError: the disk or the store refused; nothing is left behind.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(answered, sink, compression="zstd")
+    write_atomic(file, sink.getvalue().to_pybytes())

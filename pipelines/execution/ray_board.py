@@ -6,7 +6,6 @@ An actor of its own, so that reporting never blocks a stage; its process must no
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -73,8 +72,8 @@ class DriverBoard:
         self.reporter = RemoteBoard(self._actor)
         self._before, self._last = Counts(), ProgressSnapshot(Counts(), [])
 
-    def snapshot(self, on_snapshot: Callable[[ProgressSnapshot], None]) -> Counts:
-        """The counts; the last ones where the board is lost or too busy to answer."""
+    def snapshot(self) -> ProgressSnapshot:
+        """The progress; the last counts where the board is lost or too busy to answer."""
         try:
             snapshot: ProgressSnapshot = ray.get(
                 self._actor.snapshot.remote(), timeout=_ANSWER_SECONDS
@@ -84,9 +83,7 @@ class DriverBoard:
         if snapshot.board != self._last.board:
             self._before = self._before.plus(self._last.counts)
         self._last = snapshot
-        snapshot = snapshot._replace(counts=self._before.plus(snapshot.counts))
-        on_snapshot(snapshot)
-        return snapshot.counts
+        return snapshot._replace(counts=self._before.plus(snapshot.counts))
 
     def close(self) -> None:
         """End the actor: Ray keeps one whose handle was sent to workers."""

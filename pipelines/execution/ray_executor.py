@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,17 +21,15 @@ from common.errors import StalledError, first_line, work_error
 from pipelines.engines.unresolved import (
     Resolved,
     Unresolved,
-    resolve_here,
-    resolve_on_worker,
+    resolve_for_actors,
     resolved_before,
 )
-from pipelines.execution.base import Answered, Callbacks, Job
+from pipelines.execution.base import Job, ignore
 from pipelines.execution.checkpoints import adopt, drop_repeats, reconcile
 from pipelines.progress.counters import Counts, ProgressSnapshot
 
-MAX_FRUITLESS_PASSES = (
-    3  # passes in a row that commit nothing, before nodes that go away end the job
-)
+# Passes in a row that commit nothing, before nodes that go away end the job.
+MAX_FRUITLESS_PASSES = 3
 
 
 class RayExecutor:
@@ -52,46 +50,43 @@ class RayExecutor:
     def tasks(self, name: str, *, then: str) -> Tasks:
         return tasks_of_session(name, cpus=1.0, then=then)
 
-    def answer(self, job: Job, callbacks: Callbacks) -> Answered:
+    def answer(
+        self,
+        job: Job,
+        on_snapshot: Callable[[ProgressSnapshot, int], None] = ignore,
+        on_event: Callable[..., None] = ignore,
+    ) -> Counts:
+        # late: it imports Ray Data, for which a core works a second while workers start
         from pipelines.execution.ray_pass import NodesLostError, run_pass
 
-        counts_of_passes: list[Counts] = []
+        finished: list[Counts] = []
         passes = fruitless = 0
         before = reconcile(job.folder).committed
         adopt(job.folder)
         while before < job.planned and fruitless < MAX_FRUITLESS_PASSES:
             passes += 1
-
-            def on_snapshot(snapshot: ProgressSnapshot, before: int = before) -> None:
-                callbacks.on_snapshot(snapshot, before)
-
             try:
-                counts_of_passes.append(
-                    run_pass(job, self.slots, job.planned - before, on_snapshot)
-                )
+                finished.append(run_pass(job, self.slots, before, on_snapshot))
             except NodesLostError as error:
                 if fruitless == MAX_FRUITLESS_PASSES - 1:
                     raise
                 self.slots = self._wait_for_slots(job, error)
-                callbacks.event("again", why=first_line(error), nodes=nodes())
+                on_event("again", why=first_line(error), nodes=nodes())
             done = reconcile(job.folder).committed
             fruitless = 0 if done > before else fruitless + 1
             before = done
         if before > job.planned:
             drop_repeats(job.folder)
-        return Answered(
-            counts=max(counts_of_passes, key=lambda counts: counts.answered, default=None),
+        longest = max(finished, key=lambda counts: counts.answered, default=Counts())
+        return longest._replace(
             passes=passes,
-            raised=sum(counts.raised for counts in counts_of_passes),
-            last_error=next(
-                (counts.last_error for counts in reversed(counts_of_passes) if counts.last_error),
-                "",
-            ),
+            raised=sum(counts.raised for counts in finished),
+            last_error=next((c.last_error for c in reversed(finished) if c.last_error), ""),
         )
 
     def _wait_for_slots(self, job: Job, error: Exception) -> Slots:
         """The slots that are left, or that come as long as a standstill may last."""
-        from pipelines.execution.ray_pass import slots_left
+        from pipelines.execution.ray_pass import slots_left  # late: it imports Ray Data
 
         deadline = time.monotonic() + job.config.stall_seconds
         while (slots := slots_left(self.slots, job.config.gpus_per_actor)) is None:
@@ -113,20 +108,20 @@ def open_ray(unresolved: Unresolved) -> Iterator[RayExecutor]:
     resolving = _Resolving(unresolved, remote=remote)
     ours = not remote and not ray.is_initialized()
     with resolving, session(config.address, gpus_per_actor=config.gpus_per_actor) as slots:
-        # Imports Ray Data, for which a core works a second: meanwhile workers start on others.
-        from pipelines.execution.ray_internals import alone
+        # late: it imports Ray Data, for which a core works a second while workers start on others
+        from pipelines.execution.ray_internals import without_helper_actors
 
-        with alone() if ours else nullcontext():
+        with without_helper_actors() if ours else nullcontext():
             yield RayExecutor(slots, resolving)
 
 
 class _Resolving:
     """``resolve``, where the forward actors will run, and never in this process.
 
-    With a Ray of our own that is this machine. What an earlier command found out on it may be all:
-    then no core is taken from Ray's start. Else loading the model takes a core for seconds and
-    starting Ray mostly waits, so a child does one while this process does the other. On a cluster
-    it is a worker, because the driver's machine may have no GPU or another processor.
+    With a Ray of our own that is this machine. If an earlier command has measured all there, no core
+    is taken from Ray's start. Else loading the model takes a core for seconds and starting Ray mostly
+    waits, so a child does one while this process does the other. On a cluster it is a worker, because
+    the driver's machine may have no GPU or another processor.
     """
 
     def __init__(self, unresolved: Unresolved, *, remote: bool) -> None:
@@ -141,7 +136,7 @@ class _Resolving:
             self._resolved = resolved_before(self._unresolved)
         if not self._remote and self._resolved is None:
             self._child = Child()
-            self._child.send(resolve_here, self._unresolved)
+            self._child.send(resolve_for_actors, self._unresolved)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -162,7 +157,7 @@ class _Resolving:
             return resolved
         task = ray.remote(
             num_cpus=slots.cpus_per_actor, num_gpus=slots.gpus_per_actor, max_retries=3
-        )(resolve_on_worker)
+        )(resolve_for_actors)
         try:
             resolved = ray.get(
                 task.remote(self._unresolved, slots.actors), timeout=self._stall_seconds
@@ -172,7 +167,7 @@ class _Resolving:
         except GetTimeoutError:
             raise StalledError(
                 f"no worker resolved the model within {self._stall_seconds:g} s; "
-                f"{waiting_tasks()}; give the same command again, or a longer --stall-seconds"
+                f"{waiting_tasks()}; give the same command again, or a longer `stall_seconds`"
             ) from None
         except RayError as error:  # nodes or processes that died, more often than is tried
             raise work_error(

@@ -1,9 +1,4 @@
-"""Where Ray Data's own parts are reached into, the only place that does.
-
-A view into its loop: which actors wait for a place, and a way to end it. Ray Data gives a lost
-actor's blocks to its successor alone. Where no node that is left can hold one, it waits for ever
-while the other actors have nothing to do.
-"""
+"""What Ray keeps private, touched in this file only: writing, the loop of a pass, helper actors, exit."""
 
 from __future__ import annotations
 
@@ -11,16 +6,20 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import pyarrow as pa
 import ray
 from ray.data._internal import stats
 from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
+from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators import actor_pool_map_operator
+
+from pipelines.progress.counters import Reporter, Stopwatch, attempt
 
 _EVERY_SECONDS = 1.0
 
@@ -42,27 +41,31 @@ def leave_at_exit() -> None:
     atexit.register(leave)
 
 
-class View:
-    """What is seen; one a pass. ``stop`` ends the pass from another thread."""
+class LoopView:
+    """The loop of one pass: which actors wait for a place. ``stop`` ends it from another thread.
+
+    Ray Data gives a lost actor's blocks to its successor alone. Where no node that is left can hold
+    one, it waits for ever while the other actors have nothing to do.
+    """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.waiting: list[dict[str, float]] = []  # what each actor without a place asks for
-        self._looked = 0.0
+        self._updated = 0.0
 
     def step(self, executor: Any) -> None:
         if self.stop.is_set():
             raise InterruptedError("the pass was ended")
-        if time.monotonic() - self._looked < _EVERY_SECONDS:
+        if time.monotonic() - self._updated < _EVERY_SECONDS:
             return
-        self._looked = time.monotonic()
-        found = []
+        self._updated = time.monotonic()
+        waiting = []
         for operator in executor._topology:
             for pool in operator.get_autoscaling_actor_pools():
                 asks = pool.per_actor_resource_usage()
                 missing = pool.num_pending_actors() + pool.num_restarting_actors()
-                found += [{"CPU": asks.cpu or 0.0, "GPU": asks.gpu or 0.0}] * missing
-        self.waiting = found
+                waiting += [{"CPU": asks.cpu or 0.0, "GPU": asks.gpu or 0.0}] * missing
+        self.waiting = waiting
 
     def has_no_room(self) -> bool:
         """Whether an actor waits that no living node can hold as things are."""
@@ -76,10 +79,29 @@ class View:
         )
 
 
+class TimedParquet(ParquetDatasink):  # type: ignore[misc]
+    """What ``Dataset.write_parquet`` writes with; Ray's files and checkpoints stay its own."""
+
+    def __init__(self, path: str, board: Reporter, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._board = board
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
+        # Where an earlier session wrote all rows of a block, Ray passes on one without columns.
+        kept = [block for block in blocks if block.num_rows]
+        if not kept:
+            return
+        rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
+        watch = Stopwatch("write", self._board.lane)
+        with attempt(self._board, "write", rows):
+            super().write(kept, ctx)
+        self._board.block(watch.block(rows))
+
+
 class Loop(ExecutionCallback):  # type: ignore[misc]
     """Ray Data calls it at every turn. It travels by name to workers, and so holds nothing."""
 
-    view: View | None = None
+    view: LoopView | None = None
 
     def on_execution_step(self, executor: Any) -> None:
         if Loop.view is not None:
@@ -87,7 +109,7 @@ class Loop(ExecutionCallback):  # type: ignore[misc]
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def without_helper_actors() -> Iterator[None]:
     """Have Ray Data do without its three helper actors, in a Ray of our own.
 
     They tell a dashboard how a pass goes, share a cluster among passes and say on which node an
@@ -96,19 +118,19 @@ def alone() -> Iterator[None]:
     """
     with ExitStack() as replaced:
         for module, name, instead in (
-            (stats, "get_or_create_stats_actor", _Deaf),
+            (stats, "get_or_create_stats_actor", _NoOpActor),
             (rate_based_cluster_autoscaler, "DefaultAutoscalingCoordinator", _WholeCluster),
-            (actor_pool_map_operator, "get_or_create_actor_location_tracker", _Deaf),
+            (actor_pool_map_operator, "get_or_create_actor_location_tracker", _NoOpActor),
             (actor_pool_map_operator, "get_actor_locations", lambda actors: {}),
         ):
             replaced.enter_context(patch.object(module, name, instead))
         yield
 
 
-class _Deaf:
+class _NoOpActor:
     """An actor whose methods may be called and do nothing."""
 
-    def __getattr__(self, name: str) -> _Deaf:
+    def __getattr__(self, name: str) -> _NoOpActor:
         if name.startswith("__"):
             raise AttributeError(name)
         return self

@@ -11,7 +11,7 @@ from cluster.waiting import waiting_tasks
 from common.errors import ClusterError, StalledError, WorkError, work_error
 from pipelines.execution.base import Job, no_row_moved
 from pipelines.execution.ray_board import DriverBoard
-from pipelines.execution.ray_internals import Loop, View
+from pipelines.execution.ray_internals import Loop, LoopView
 from pipelines.execution.ray_stages import run_stages
 from pipelines.progress.counters import Counts, ProgressSnapshot
 
@@ -27,30 +27,35 @@ class NodesLostError(WorkError):
 
 
 def run_pass(
-    job: Job, slots: Slots, rows: int, on_snapshot: Callable[[ProgressSnapshot], None]
+    job: Job, slots: Slots, before: int, on_snapshot: Callable[[ProgressSnapshot, int], None]
 ) -> Counts:
     """Run the Ray Data pipeline to its end.
 
     Args:
         job: what is to be answered.
         slots: actors and tasks.
-        rows: of the job that are not committed yet.
-        on_snapshot: called with the progress, some times a second.
+        before: rows of the job that are committed.
+        on_snapshot: called with the progress and ``before``, some times a second.
 
     Raises:
         StalledError: no row moved for ``job.config.stall_seconds``.
         NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
-    board = DriverBoard()
-    view = Loop.view = View()
+    board, rows = DriverBoard(), job.planned - before
+    view = Loop.view = LoopView()
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
             run_stages(job.folder, job.root, job.request, slots, board.reporter)
-        except BaseException as error:
+        except BaseException as error:  # of a thread: raised where it is joined
             failure.append(error)
+
+    def snapshot() -> Counts:
+        latest = board.snapshot()
+        on_snapshot(latest, before)
+        return latest.counts
 
     there = _alive()
     # Ray's own call cannot be interrupted, so it gets a thread and this one watches.
@@ -59,7 +64,7 @@ def run_pass(
     counts, moved_at, last = Counts(), time.monotonic(), (0, 0, 0)
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        counts = board.snapshot(on_snapshot)
+        counts = snapshot()
         now = (counts.decoded, counts.answered, counts.written)
         quiet = time.monotonic() - moved_at
         if now != last:
@@ -83,10 +88,10 @@ def run_pass(
             raise NodesLostError(str(wrapped)) from failure[0]
         raise wrapped
     deadline = time.monotonic() + _LAST_WORDS
-    counts = board.snapshot(on_snapshot)
+    counts = snapshot()
     while counts.written < rows and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        counts = board.snapshot(on_snapshot)
+        counts = snapshot()
     board.close()
     return counts
 

@@ -17,8 +17,7 @@ from ray.data.checkpoint import CheckpointConfig
 from cluster.slots import Slots
 from common.storage import arrow, list_folder, read_parquet, to_path
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
-from pipelines.execution.ray_internals import Loop, leave_at_exit
-from pipelines.execution.ray_sink import TimedParquet
+from pipelines.execution.ray_internals import Loop, TimedParquet, leave_at_exit
 from pipelines.progress.counters import Reporter, Stopwatch, attempt
 from pipelines.request import Request
 

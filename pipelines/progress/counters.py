@@ -51,6 +51,15 @@ class Counts(NamedTuple):
     again: int = 0  # blocks that a stage did once more
     raised: int = 0  # times that a stage raised an error over a block
     last_error: str = ""  # message of the last of those errors
+    passes: int = 0  # over the plan; more than one: nodes were lost, and the others went on
+
+    @property
+    def rows_a_second(self) -> float | None:
+        """Between the first answer and the last, without start-up; None for a single answer."""
+        if self.first_answer is None or self.last_answer is None:
+            return None
+        rows, seconds = self.answered - self.first_rows, self.last_answer - self.first_answer
+        return rows / seconds if rows and seconds > 0 else None
 
     def plus(self, later: Counts) -> Counts:
         """Both, where a board was lost and ``later`` is what its successor counted."""
@@ -175,7 +184,7 @@ def attempt(board: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
         )
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is counted here and raised
         board.raised(stage, first, f"{type(error).__name__}: {first_line(error)}")
         raise
 

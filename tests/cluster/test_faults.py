@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.chaos import NODES, SLOTS, SLOW_SECONDS, Chaos
 from tests.helpers.faults import INSIDE, KINDS, environment
-from tests.helpers.nodes import cluster
+from tests.helpers.ray_cluster import cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

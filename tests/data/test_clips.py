@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from pipelines.engines.engine import Engine
+from pipelines.extract import extract
 from pipelines.images.pixels import resize
-from pipelines.model_info import ModelRequest, Reading
 from pipelines.outputs.clips.write import make_clips
-from tests.helpers.extracting import Options, extract
+from tests.helpers.runs import make_config
 
 SCALES = (1.0, 0.85, 1.15)
 CACHE = Path(__file__).parents[2] / ".cache"
@@ -67,8 +67,7 @@ def three_passes(file: Path, network: Engine) -> tuple[np.ndarray, int]:
 
 
 def test_three_scales_from_one_pass_equal_three_passes(videos: Path, tmp_path: Path) -> None:
-    exact = Options(precision="fp32", engine="eager", reading=Reading(kind="video"))
-    run = extract(str(videos), ModelRequest(spec="lite0"), tmp_path / "run", exact).run
+    run = extract(make_config(source=videos, kind="video", model="lite0"), tmp_path / "run").run
     assert run.manifest.rows.failed == 0
     assert run.manifest.rows.written == 3 * 64  # each frame forwarded once
     make_clips(run.path, tmp_path / "clips", scales=SCALES)

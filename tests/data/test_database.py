@@ -11,15 +11,12 @@ import sqlalchemy as sa
 
 from ami.write_back import write_database
 from pipelines.detections import BOX
-from pipelines.model_info import ModelRequest
+from pipelines.extract import extract
 from pipelines.run import Run
 from tests.helpers.ami import DETECTIONS, IMAGES, METADATA, SESSIONS, stored
-from tests.helpers.extracting import Options, extract
+from tests.helpers.runs import make_config
 from tracks.link import link_run
 from tracks.store import read_tracks
-
-TINY = ModelRequest(spec="tiny")
-EXACT = Options(precision="fp32", engine="eager")
 
 
 def fill(url: str, trap: Path) -> list[dict[str, str]]:
@@ -57,8 +54,8 @@ def embeddings(run: Run, key: str) -> dict[int, np.ndarray]:
 def test_nights_in_a_database(data: Path, tmp_path: Path) -> None:
     trap, url = data / "ami-trap", f"sqlite:///{tmp_path}/ami.db"
     lines = fill(url, trap)
-    run = extract(url, TINY, tmp_path / "run", EXACT).run
-    plain = extract(str(trap / "detections.csv"), TINY, tmp_path / "plain", EXACT).run
+    run = extract(make_config(source=url), tmp_path / "run").run
+    plain = extract(make_config(source=trap / "detections.csv"), tmp_path / "plain").run
 
     # A manifest keeps its order, so its rows are numbered as its lines are.
     assert plain.to_arrow(["image"])["image"].to_pylist() == [line["image"] for line in lines]

@@ -13,12 +13,12 @@ from index.build.versions import rollback
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, read_manifest
 from migration.report import MigrationReport
-from pipelines.model_info import ModelRequest
+from pipelines.extract import extract
 from pipelines.run import Run
 from tests.data.test_real_images import top1
-from tests.helpers.extracting import Options, extract
 from tests.helpers.indexes import true_scores
-from tests.helpers.kills import finish, kill_once
+from tests.helpers.killed_runs import finish, kill_once
+from tests.helpers.runs import make_config
 
 EXACT = ("--precision", "fp32", "--engine", "eager")
 
@@ -39,8 +39,7 @@ def nearest(run: Run) -> np.ndarray:
 def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     before, out = tmp_path / "lite0", tmp_path / "lite1"
     index, log = tmp_path / "index", tmp_path / "log"
-    exact = Options(precision="fp32", engine="eager")
-    old = extract(str(data / "imagenet"), ModelRequest(spec="lite0"), before, exact).run
+    old = extract(make_config(source=data / "imagenet", model="lite0"), before).run
     build_index([before], index)
     command = [
         *(sys.executable, "-m", "onepass", "migrate", str(before), "--model", "lite1", *EXACT),

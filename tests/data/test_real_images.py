@@ -5,28 +5,31 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
 from onepass.cli.inspect import inspect
+from pipelines.config import ExtractConfig
 from pipelines.engines.engine import Engine
-from pipelines.extract import Outcome
+from pipelines.extract import Outcome, extract
 from pipelines.images.pixels import decode, read, resize
-from pipelines.model_info import ModelRequest
 from pipelines.run import Run
-from tests.helpers.extracting import extract
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 from tracks.store import read_tracks
 
-LITE0 = ModelRequest(spec="lite0")
+
+def lite0(source: Path, **fields: Any) -> ExtractConfig:
+    return ExtractConfig(source=source, model="lite0", **fields)
 
 
-def insects(data: Path) -> ModelRequest:
-    return ModelRequest(
-        spec="timm:mobilenetv2_100",
+def insects(data: Path, source: Path) -> ExtractConfig:
+    return ExtractConfig(
+        source=source,
+        model="timm:mobilenetv2_100",
         checkpoint=str(data / "models" / "mobilenetv2_100_same_inat_insect.pth"),
         labels=str(data / "models" / "inat_insect_labels.txt"),
         mean=(128 / 255,) * 3,
@@ -43,7 +46,7 @@ def truth_of(data: Path, images: list[str]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def imagenet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return extract(str(data / "imagenet"), LITE0, tmp_path_factory.mktemp("imagenet") / "run")
+    return extract(lite0(data / "imagenet"), tmp_path_factory.mktemp("imagenet") / "run")
 
 
 def top1(run: Run, data: Path) -> float:
@@ -85,8 +88,8 @@ def test_what_auto_chose_keeps_class_and_embedding(imagenet: Outcome, data: Path
 def test_wrong_preprocessing_shows(
     imagenet: Outcome, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = LITE0.model_copy(update={"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
-    run = extract(str(data / "imagenet"), wrong, tmp_path / "run").run
+    wrong = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    run = extract(lite0(data / "imagenet", **wrong), tmp_path / "run").run
     assert top1(run, data) <= top1(imagenet.run, data) - 0.03
     assert run.manifest.fingerprint != imagenet.run.manifest.fingerprint
     for shown, numbers in ((run, "mean 0.485 0.456 0.406"), (imagenet.run, "mean 0.5 0.5 0.5")):
@@ -96,14 +99,14 @@ def test_wrong_preprocessing_shows(
 
 def test_an_insect_classifier_of_somebodys_own(data: Path, tmp_path: Path) -> None:
     """A checkpoint, its labels and its preprocessing: bees are bees, trap crops get insects."""
-    bees = extract(str(data / "hymenoptera" / "val"), insects(data), tmp_path / "bees").run
+    bees = extract(insects(data, data / "hymenoptera" / "val"), tmp_path / "bees").run
     table = bees.to_arrow(["image", "label", "score"])
     names = table["label"].to_pylist()
     of_bees = [n for n, f in zip(names, table["image"].to_pylist(), strict=True) if "bees" in f]
     assert len(of_bees) == 40
     assert Counter(of_bees).most_common(1)[0][0] == "Apis mellifera (Honey Bee)"
     assert np.mean(["Bee" in n or "Bumble" in n for n in of_bees]) >= 0.6
-    trap = extract(str(data / "ami-trap" / "detections.csv"), insects(data), tmp_path / "trap").run
+    trap = extract(insects(data, data / "ami-trap" / "detections.csv"), tmp_path / "trap").run
     found = trap.to_arrow(["label", "score", "error"])
     assert found["error"].null_count == found.num_rows == 119
     named = [
@@ -117,7 +120,7 @@ def test_an_insect_classifier_of_somebodys_own(data: Path, tmp_path: Path) -> No
 
 
 def test_a_night_at_the_trap(data: Path, tmp_path: Path) -> None:
-    run = extract(str(data / "ami-trap" / "detections.csv"), LITE0, tmp_path / "run").run
+    run = extract(lite0(data / "ami-trap" / "detections.csv"), tmp_path / "run").run
     assert run.manifest.rows.written == 119
     detections = run.to_arrow(["detection_id", "error", "detector_score", "detector_label"])
     assert detections["detector_score"].null_count == 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.model_info import ModelRequest
-from tests.helpers.extracting import extract
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 from tracks.association.options import PRESETS
 from tracks.evaluation.evaluate import evaluate_run
 from tracks.link import link_run
@@ -29,7 +29,7 @@ def flies(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if frame % STRIDE == 0:
                 image = f"{data / 'flies' / 'clip.mp4'}#frame={frame}"
                 writer.writerow([image, "flies", frame, *box])
-    run = extract(str(folder / "boxes.csv"), ModelRequest(spec="lite0"), folder / "run").run
+    run = extract(ExtractConfig(source=folder / "boxes.csv", model="lite0"), folder / "run").run
     assert (run.manifest.rows.written, run.manifest.rows.failed) == (300, 0)
     return run.path
 

@@ -20,8 +20,9 @@ import pyarrow as pa
 
 from pipelines.run import Run
 from tests.helpers.faults import ACTOR_TITLE, BOARD_TITLE, INSIDE, Faults
-from tests.helpers.kills import group, make_source
-from tests.helpers.nodes import Cluster
+from tests.helpers.killed_runs import make_source
+from tests.helpers.processes import group
+from tests.helpers.ray_cluster import Cluster
 
 NODES, SLOTS = 3, 2
 BLOCK_ROWS = 128

@@ -1,7 +1,7 @@
-"""Faults by name, done to a cluster of ``tests/helpers/nodes.py`` and the extraction that runs on it.
+"""Faults by name, done to a cluster of ``tests/helpers/ray_cluster.py`` and the extraction that runs on it.
 
 Faults from outside kill or stop a process that is found by its title. Faults at a point inside
-(``model raises``, ``file half written``, …) are left as files for ``tests/helpers/faulty``, and happen
+(``model raises``, ``file half written``, …) are left as files for ``tests/helpers/fault_points``, and happen
 when a process gets to that point.
 """
 
@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.execution.ray_board import _MeteredBoard
-from tests.helpers.nodes import ROOT, Cluster, signal_to
+from tests.helpers.processes import ROOT, signal_to
+from tests.helpers.ray_cluster import Cluster
 
 # How Ray titles the processes of an extraction's actors.
 ACTOR_TITLE = "ray::MapWorker("
 BOARD_TITLE = f"ray::{_MeteredBoard.__name__}"
-FAULTY = ROOT / "tests" / "helpers" / "faulty"
+FAULT_POINTS = ROOT / "tests" / "helpers" / "fault_points"
 STOPPED_SECONDS = 4.0  # less than a node may be silent
 FILLED_SECONDS = 4.0
 CLOCK_SECONDS = 3600.0
@@ -152,4 +153,4 @@ class Faults:
 
 def environment(folder: Path) -> dict[str, str]:
     """The variables with which a process finds the faults in ``folder``."""
-    return {"FAULTS": str(folder), "PYTHONPATH": str(FAULTY)}
+    return {"FAULTS": str(folder), "PYTHONPATH": str(FAULT_POINTS)}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.engines.candidates import compare
 from pipelines.engines.engine import Engine
-from pipelines.engines.precision import compare
 from pipelines.model_info import EngineName, ModelInfo, ModelRequest
 from pipelines.models.registry import examine, load_backbone
 from tests.helpers.heads import expected_logits, make_head

@@ -10,20 +10,19 @@ import pytest
 
 from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
+from migration.extract import extract_again
 from onepass.cli.main import main
+from pipelines.config import ExtractConfig
 from pipelines.engines.embed import Embedder
 from pipelines.execution.checkpoints import committed_rows
+from pipelines.extract import extract
 from pipelines.images.pixels import read
-from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.helpers.ami import change, fill, stored
-from tests.helpers.extracting import extract, extract_again
-from tests.helpers.kills import finish, kill_once
+from tests.helpers.killed_runs import finish, kill_once
 from tests.helpers.postgres import Server
 from tracks.link import link_run
 from tracks.store import read_tracks
-
-TINY = ModelRequest(spec="tiny")
 
 
 def test_from_the_database_and_back(
@@ -91,7 +90,7 @@ def test_from_the_database_and_back(
 
     # Another model over the run: its rows still know the database they came from.
     moved = tmp_path / "moved"
-    extract_again(out, ModelRequest(spec="tiny", input_size=24), moved)
+    extract_again(ExtractConfig(source=out, model="tiny", input_size=24), moved)
     assert Run.open(moved).manifest.rows.failed == 3
     found = compare_database(moved, url)
     assert (found.compared, found.equal) == (13, 0)
@@ -130,7 +129,7 @@ def test_a_password_is_nowhere_in_a_run(
     link_run(out)
     assert write_database(out, postgres.url(fresh), write_back=True).updated == 16
     # With the role that needs none, and with new labels and tracks: the same source and run.
-    assert extract(postgres.url(fresh), TINY, out).already_finished
+    assert extract(ExtractConfig(source=postgres.url(fresh), model="tiny"), out).already_finished
 
 
 @pytest.mark.long  # what a kill does to a run and to a write is tested on its own

@@ -25,7 +25,7 @@ from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
 from index.config import IndexConfig
 from index.search.snapshot import Snapshot
-from tests.helpers.nodes import processes_with_env
+from tests.helpers.processes import processes_with_env
 from tests.integration.api.contract import (  # noqa: F401
     TestDetections,
     TestErrors,

@@ -23,8 +23,8 @@ import pytest
 
 from cluster import submit
 from tests.helpers.commands import onepass
-from tests.helpers.nodes import processes_with_env, signal_to
 from tests.helpers.pictures import photo_folder
+from tests.helpers.processes import processes_with_env, signal_to
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 CODE = ("pyproject.toml", *submit.CODE)

@@ -17,8 +17,8 @@ from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions, read_manifest
+from tests.helpers.fork_server import ForkServer, run_command
 from tests.helpers.indexes import embeddings, make_run
-from tests.helpers.killed import ForkServer, run_command
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 LEFT_ALONE = {"CURRENT", ".lock", SEGMENTS}

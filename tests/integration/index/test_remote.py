@@ -27,8 +27,8 @@ from index.search.snapshot import Snapshot
 from index.storage import remote
 from index.storage.layout import current_version, list_versions, read_manifest
 from tests.helpers.commands import onepass
+from tests.helpers.fork_server import QUICK, ForkServer, run_command
 from tests.helpers.indexes import embeddings, make_run
-from tests.helpers.killed import QUICK, ForkServer, run_command
 from tests.helpers.s3 import Rule, Store
 from tests.integration.api.world import serving
 

@@ -18,22 +18,24 @@ from index.build.version import build_index
 from index.build.versions import promote, rollback
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions, read_manifest
+from migration.extract import extract_again
 from migration.report import MigrationReport
 from onepass.cli.main import main
-from pipelines.model_info import ModelRequest, Reading
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
+from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from pipelines.sources.plan import read_run
-from tests.helpers.extracting import Options, extract, extract_again
 from tests.helpers.indexes import embeddings, make_run, tree
-from tests.helpers.kills import check, finish, group, kill_once, make_source
+from tests.helpers.killed_runs import check, finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
+from tests.helpers.processes import group
 from tests.helpers.refusals import only_error
+from tests.helpers.runs import make_config
 from tests.helpers.videos import broken_videos, write_video
 from tracks.link import link_run
 
-TINY = ModelRequest(spec="tiny")
 DARKER = ModelRequest(spec="tiny", mean=(0.4,) * 3)  # another fingerprint, much the same space
-EXACT = Options(precision="fp32", engine="eager")
 PHOTOS = 20
 GONE = "night1/0007.jpg"
 PLAN = ["row_id", "detection_id", "image", "x1", "y1", "x2", "y2"]
@@ -60,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     runs = tmp_path_factory.mktemp("runs")
     away = runs / "away.jpg"
     (folder / GONE).rename(away)
-    old = extract(str(folder / "rows.parquet"), TINY, runs / "old", EXACT).run
+    old = extract(make_config(source=folder / "rows.parquet"), runs / "old").run
     away.rename(folder / GONE)
     return SimpleNamespace(folder=folder, old=old, runs=runs)
 
@@ -88,7 +90,7 @@ def vectors(run: Run) -> np.ndarray:
 
 
 def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_path: Path) -> None:
-    new = extract_again(world.old.path, DARKER, tmp_path / "new", EXACT).run
+    new = extract_again(make_config(DARKER, source=world.old.path), tmp_path / "new").run
     assert new.verify() == 40
     kept, before = new.to_arrow(PLAN), world.old.to_arrow(PLAN)
     assert kept.equals(before)
@@ -96,13 +98,15 @@ def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_pa
     assert (world.old.manifest.rows.failed, new.manifest.rows.failed) == (2, 0)  # tried again
     assert new.manifest.root == world.old.manifest.root
     assert new.manifest.source == str(world.old.path)
-    direct = extract(str(world.folder / "rows.parquet"), DARKER, tmp_path / "direct", EXACT).run
+    direct = extract(
+        make_config(DARKER, source=world.folder / "rows.parquet"), tmp_path / "direct"
+    ).run
     np.testing.assert_array_equal(vectors(new), vectors(direct))
     assert new.to_arrow(["label"]).equals(direct.to_arrow(["label"]))
     session = new.manifest.session
     assert session is not None
     assert (session.rows, session.gpus) == (40, 0)
-    again = extract_again(world.old.path, DARKER, tmp_path / "new", EXACT)
+    again = extract_again(make_config(DARKER, source=world.old.path), tmp_path / "new")
     assert again.already_finished
 
 
@@ -199,19 +203,17 @@ def test_frames_of_videos(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     write_video(folder / "train/bees/one.mp4", 20, width=96)
     broken_videos(folder / "train" / "flies")
-    reading = Reading(kind="video", frames=8)
-    old = extract(
-        str(folder), TINY, tmp_path / "old", Options(precision="fp32", engine="eager", reading=reading)
-    ).run  # fmt: skip
-    new = extract_again(old.path, DARKER, tmp_path / "new", EXACT).run
+    config = make_config(source=folder, kind="video", frames=8)
+    old = extract(config, tmp_path / "old").run
+    new = extract_again(make_config(DARKER, source=old.path), tmp_path / "new").run
     columns = ["row_id", "detection_id", "image", "sequence", "frame", "split", "category", "error"]
     assert new.to_arrow(columns).equals(
         old.to_arrow(columns)
     )  # errors of planning are kept word by word
     assert new.manifest.model.preprocess.input_size == (256, 256)
     assert new.manifest.model.preprocess.resize == "squash"
-    assert new.manifest.config.reading == reading.model_copy(update={"again": True})
-    third = extract_again(new.path, TINY, tmp_path / "third", EXACT).run
+    assert new.manifest.config.reading == config.reading.model_copy(update={"again": True})
+    third = extract_again(make_config(source=new.path), tmp_path / "third").run
     np.testing.assert_array_equal(vectors(third), vectors(old))
 
 
@@ -288,7 +290,7 @@ def test_killed_in_the_middle_and_continued(tmp_path: Path) -> None:
     old, out = tmp_path / "old", tmp_path / "new"
     source = make_source(tmp_path / "images", rows)
     onepass = (sys.executable, "-m", "onepass")
-    extract(str(source), TINY, old)
+    extract(ExtractConfig(source=source, model="tiny"), old)
     again = [*onepass, "migrate", str(old), *DARKER_OPTIONS, "--out", str(out), "--hdf5"]
     again += ["--min-overlap", "0.3"]  # the drawings are noise, so many are about as near
     kill = kill_once(again, out, 8, log)

@@ -174,7 +174,7 @@ def test_out_of_another_command(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     plan = read_source(str(photos))
-    config = make_config(source=str(photos), engine="auto")
+    config = make_config(source=photos, engine="auto")
     request = request_of(config, examine(TINY), inputs=fingerprint_inputs(plan.table, config))
     write_atomic(out / "request.json", request.model_dump_json().encode())
     before = [(file, file.stat().st_mtime_ns) for file in tree(tmp_path)]

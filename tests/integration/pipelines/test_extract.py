@@ -19,26 +19,23 @@ import pipelines.images.reader
 from common.errors import FolderError, RunError, VerifyError
 from common.json_models import read_json
 from onepass.cli.main import main
-from pipelines.config import Progress
+from pipelines.config import ExtractConfig, Progress
 from pipelines.detections import BOX, complete
 from pipelines.engines.embed import Embedder
-from pipelines.extract import Outcome
+from pipelines.extract import Outcome, extract
 from pipelines.images.decode import decode_rows
 from pipelines.images.pixels import decode, read
-from pipelines.model_info import ModelRequest, Outputs, Preprocess
+from pipelines.model_info import Preprocess
 from pipelines.models.scores import softmax
 from pipelines.outputs import finish
 from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
-from tests.helpers.extracting import Options, extract
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 from tests.helpers.runs import make_config
 
-TINY = ModelRequest(spec="tiny")
 PHOTOS = 60
 BOXES = ((None,) * 4, (10, 20, 110, 120), (200.5, 30.25, 300.75, 200))
-EXACT = Options(precision="fp32", engine="eager", outputs=Outputs(logits=True), hdf5=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +52,16 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def exact_config(manifest: Path, **fields: Any) -> ExtractConfig:
+    return make_config(**({"source": manifest, "logits": True, "hdf5": True} | fields))
+
+
 @pytest.fixture(scope="module")
 def exact(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """One float32 run with everything in it, and what was reported on the way."""
     seen: list[Progress] = []
     out = tmp_path_factory.mktemp("runs") / "exact"
-    outcome = extract(str(manifest), TINY, out, EXACT, report=seen.append)
+    outcome = extract(exact_config(manifest), out, report=seen.append)
     columns = pq.read_schema(outcome.run.files()[0]).names
     return SimpleNamespace(
         outcome=outcome, run=outcome.run, out=out, seen=seen, table=outcome.run.to_arrow(columns)
@@ -226,7 +227,7 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_finished_run_is_left_alone(exact: SimpleNamespace, manifest: Path) -> None:
     before = state(exact.out)
-    again: Outcome = extract(str(manifest), TINY, exact.out, EXACT)
+    again: Outcome = extract(exact_config(manifest), exact.out)
     assert again.already_finished
     assert again.run.manifest == exact.run.manifest
     assert state(exact.out) == before
@@ -236,11 +237,9 @@ def test_another_command_is_refused_and_told_what_differs(
     exact: SimpleNamespace, manifest: Path
 ) -> None:
     before = state(exact.out)
-    other = ModelRequest(spec="tiny", input_size=64)
+    other = exact_config(manifest, input_size=64, precision="bf16", hdf5=False)
     with pytest.raises(RunError) as caught:
-        extract(
-            str(manifest), other, exact.out, Options(precision="bf16", outputs=Outputs(logits=True))
-        )
+        extract(other, exact.out)
     message = str(caught.value)
     for part in (
         "hdf5: then True, now False",
@@ -329,7 +328,7 @@ def test_a_precision_below_float32_is_audited(bad: SimpleNamespace, exact: Simpl
 def test_a_folder_is_a_source(tmp_path: Path) -> None:
     folder = photo_folder(tmp_path / "photos", 6)
     (folder / "notes.txt").write_text("not an image")
-    outcome = extract(str(folder), TINY, tmp_path / "run", Options(precision="fp32"))
+    outcome = extract(make_config(source=folder, engine="auto"), tmp_path / "run")
     assert outcome.skipped_files == {".txt": 1}
     table = outcome.run.to_arrow(["image", "sequence", "frame", "x1", "error"])
     assert table["image"].to_pylist() == [f"night{n % 2}/{n:04d}.jpg" for n in (0, 2, 4, 1, 3, 5)]
@@ -362,7 +361,7 @@ def test_an_image_with_several_boxes_is_decoded_once(
 def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     plan = read_source(str(manifest))
-    config = make_config(source=str(manifest.resolve()), outputs=Outputs(logits=True), hdf5=True)
+    config = exact_config(manifest.resolve())
     with lock_run(out, config, fingerprint_inputs(plan.table, config)) as claimed:
         assert claimed.earlier is None
         (out / "plan").mkdir()
@@ -370,6 +369,6 @@ def test_two_extracts_on_one_folder_the_second_is_refused(manifest: Path, tmp_pa
         before = state(out)
         for _ in range(2):
             with pytest.raises(FolderError, match="another onepass extract is at work on it"):
-                extract(str(manifest), TINY, out, EXACT)
+                extract(exact_config(manifest), out)
         assert state(out) == before
     assert not out.exists()

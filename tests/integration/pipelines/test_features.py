@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 import pytest
 
 from onepass.cli.main import main
-from pipelines.model_info import GateRequest, ModelRequest, Outputs
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 from pipelines.run import Run
-from tests.helpers.extracting import Options, extract
 from tests.helpers.pictures import photo_folder
 
 ROOT = Path(__file__).parents[3]
-SMALL = ModelRequest(spec="timm:test_resnet")
-TINY = ModelRequest(spec="tiny")
+SMALL = "timm:test_resnet"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +38,16 @@ def stored(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def test_maps_and_pyramid_are_kept_as_they_were(photos: Path, tmp_path: Path) -> None:
-    options = Options(
+    config = ExtractConfig(
+        source=photos,
+        model=SMALL,
         precision="fp32",
         engine="openvino",
-        outputs=Outputs(map=True, pyramid=(1, -1)),
+        features=("map", "pyramid"),
+        feature_indices=(1, -1),
         hdf5=True,
     )
-    run = extract(str(photos), SMALL, tmp_path / "run", options).run
+    run = extract(config, tmp_path / "run").run
     assert run.manifest.engine == "openvino"
     facts = run.manifest.model
     names = [known.name for known in facts.maps]
@@ -74,14 +76,15 @@ def test_a_gate_takes_classes_and_leaves_embeddings(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    free = extract(str(photos), TINY, tmp_path / "free", Options(precision="fp32")).run
+    config = ExtractConfig(source=photos, model="tiny", precision="fp32")
+    free = extract(config, tmp_path / "free").run
     said_alone = free.to_arrow(["label", "score"])
     counts = pc.value_counts(said_alone["label"].drop_null()).to_pylist()
     label = max(counts, key=lambda entry: entry["counts"])["values"]
     of_label = said_alone.filter(pc.equal(said_alone["label"], label))["score"].to_numpy()
     threshold = f"{np.median(of_label):.6f}"
     arguments = [
-        *("extract", str(photos), "--out", str(tmp_path / "run"), "--model", SMALL.spec),
+        *("extract", str(photos), "--out", str(tmp_path / "run"), "--model", SMALL),
         *("--gate", "tiny", "--gate-label", label, "--gate-threshold", threshold),
         *("--precision", "fp32", "--engine", "eager", "--hdf5"),
     ]
@@ -110,11 +113,19 @@ def main_exits(code: int) -> None:
 
 
 def test_a_gate_that_embeds_gives_the_index_its_own_model(photos: Path, tmp_path: Path) -> None:
-    gate = GateRequest(model=TINY, label="tiny 1", threshold=0.0, embed="gate")
-    run = extract(str(photos), SMALL, tmp_path / "run", Options(gate=gate, precision="fp32")).run
-    assert run.manifest.model.request == TINY
+    config = ExtractConfig(
+        source=photos,
+        model=SMALL,
+        precision="fp32",
+        gate="tiny",
+        gate_label="tiny 1",
+        gate_threshold=0,
+        embed_with="gate",
+    )
+    run = extract(config, tmp_path / "run").run
+    assert run.manifest.model.request.spec == "tiny"
     assert run.manifest.classifier is not None
-    assert run.manifest.classifier.request == SMALL
+    assert run.manifest.classifier.request.spec == SMALL
     assert stored(run.to_arrow(["embedding"])["embedding"]).shape == (41, 32)
 
 

@@ -14,24 +14,19 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipelines.config import ExtractConfig
 from pipelines.engines import compiled
+from pipelines.engines.candidates import compare
 from pipelines.engines.engine import Answers, Engine
-from pipelines.engines.precision import compare
+from pipelines.extract import extract
 from pipelines.images.decode import PIXELS, decode_rows, unpack
-from pipelines.model_info import (
-    EngineName,
-    GateRequest,
-    ModelInfo,
-    ModelRequest,
-    Outputs,
-    Precision,
-)
+from pipelines.model_info import EngineName, ModelInfo, ModelRequest, Precision
 from pipelines.models.registry import examine, load_backbone
 from pipelines.run import Run
 from pipelines.sources.plan import read_source
-from tests.helpers.extracting import Options, extract
-from tests.helpers.kills import finish, kill_once, make_source
+from tests.helpers.killed_runs import finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
+from tests.helpers.runs import make_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
@@ -184,7 +179,7 @@ def stored(run: Run, name: str) -> np.ndarray:
 
 
 def test_extract_takes_a_format_that_classes_survive(photos: Path, tmp_path: Path) -> None:
-    run = extract(str(photos), LITE, tmp_path / "run").run
+    run = extract(ExtractConfig(source=photos, model="lite0"), tmp_path / "run").run
     assert run.verify() == ROWS
     manifest = run.manifest
     assert manifest.precision == "fp16", manifest.notes
@@ -198,10 +193,8 @@ def test_extract_takes_a_format_that_classes_survive(photos: Path, tmp_path: Pat
 
 
 def test_two_actors_on_half_a_gpu_each_answer_as_the_cpu(photos: Path, tmp_path: Path) -> None:
-    options = Options(
-        precision="fp32", engine="eager", gpus_per_actor=0.5, outputs=Outputs(logits=True)
-    )
-    run = extract(str(photos), LITE, tmp_path / "run", options).run
+    config = make_config(LITE, source=photos, gpus_per_actor=0.5, logits=True)
+    run = extract(config, tmp_path / "run").run
     embedding, logits = on_cpu(LITE, pixels_of(photos, facts_of(LITE)))
     assert distance(stored(run, "embedding"), embedding) < FLOAT32
     assert distance(stored(run, "logits"), logits) < FLOAT32
@@ -213,9 +206,8 @@ def test_a_gate_shares_the_gpu(photos: Path, tmp_path: Path) -> None:
     pixels = pixels_of(photos, facts_of(TINY))
     said = on_cpu(TINY, pixels)[1]
     best = np.bincount(said.argmax(1)).argmax()
-    gate = GateRequest(model=TINY, label=f"tiny {best}", threshold=0.5, embed="model")
-    options = Options(precision="fp32", engine="eager", gate=gate)
-    run = extract(str(photos), LITE, tmp_path / "run", options).run
+    config = make_config(LITE, source=photos, gate="tiny", gate_label=f"tiny {best}")
+    run = extract(config, tmp_path / "run").run
     share = np.exp(said - said.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
     passes = share[:, best] >= 0.5

@@ -16,15 +16,14 @@ from common.errors import RunError
 from onepass.cli.main import main
 from pipelines import extract as extracting
 from pipelines.config import Progress
-from pipelines.model_info import ModelRequest, Outputs
+from pipelines.dry_run import dry_run
+from pipelines.extract import extract
 from pipelines.progress.event_log import read_events
-from tests.helpers.extracting import Options, dry_run, extract
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error
+from tests.helpers.runs import make_config
 
-TINY = ModelRequest(spec="tiny")
 PHOTOS, BROKEN = 90, 3
-EXACT = Options(precision="fp32", engine="eager", hdf5=True)
 
 
 def tree(folder: Path) -> list[tuple[str, int]]:
@@ -37,10 +36,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     source = photo_folder(tmp_path_factory.mktemp("photos"), PHOTOS - BROKEN)
     for number in range(BROKEN):
         (source / f"broken{number}.jpg").write_bytes(b"no picture")
+    config = make_config(source=source, hdf5=True)
     folder = tmp_path_factory.mktemp("runs")
     out, seen = folder / "new" / "run", list[Progress]()
     before = tree(folder)
-    coming = dry_run(str(source), TINY, out, EXACT, report=seen.append)
+    coming = dry_run(config, out, report=seen.append)
     after = tree(folder)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -49,11 +49,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
         patch.setattr(extracting, "describe_run", refuse)
         with pytest.raises(OSError, match="No space left"):
-            extract(str(source), TINY, out, EXACT)
+            extract(config, out)
     first = read_events(out)
-    outcome = extract(str(source), TINY, out, EXACT)
+    outcome = extract(config, out)
     return SimpleNamespace(
-        source=source, out=out, coming=coming, before=before, after=after, seen=seen,
+        config=config, out=out, coming=coming, before=before, after=after, seen=seen,
         first=first, outcome=outcome, events=read_events(out),
     )  # fmt: skip
 
@@ -100,15 +100,13 @@ def test_a_continued_run_has_two_sessions(job: SimpleNamespace) -> None:
     assert later[-1]["outcome"] == "finished"
     assert job.outcome.resumed_rows == PHOTOS
     assert "events.jsonl" not in job.outcome.run.manifest.files
-    assert dry_run(str(job.source), TINY, job.out, EXACT) is None
+    assert dry_run(job.config, job.out) is None
 
 
 def test_a_dry_run_refuses_a_run_of_another_command(job: SimpleNamespace) -> None:
     before = tree(job.out)
     with pytest.raises(RunError, match="is a run of another command"):
-        dry_run(
-            str(job.source), TINY, job.out, Options(precision="fp32", outputs=Outputs(logits=True))
-        )
+        dry_run(job.config.model_copy(update={"logits": True}), job.out)
     assert tree(job.out) == before
 
 

@@ -15,15 +15,15 @@ import pytest
 from onepass.cli.main import main
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.progress.event_log import read_events
-from tests.helpers.kills import (
+from tests.helpers.killed_runs import (
     check,
     events_before_kill,
     extract_command,
     finish,
-    group,
     kill_once,
     make_source,
 )
+from tests.helpers.processes import group
 
 pytestmark = pytest.mark.ray
 

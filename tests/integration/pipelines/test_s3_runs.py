@@ -14,8 +14,9 @@ from common.storage import to_path
 from pipelines.embeddings import matrix
 from pipelines.run import Run
 from tests.helpers.commands import here, onepass
-from tests.helpers.kills import group, kill_once
+from tests.helpers.killed_runs import kill_once
 from tests.helpers.pictures import photo_folder
+from tests.helpers.processes import group
 from tests.helpers.refusals import only_error
 from tests.helpers.s3 import Rule, Store
 

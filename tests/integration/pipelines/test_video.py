@@ -14,18 +14,16 @@ from api.app import create_app
 from common.errors import RunError
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
+from pipelines.extract import extract
 from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
-from pipelines.model_info import ModelRequest, Reading
-from tests.helpers.extracting import Options, extract
+from tests.helpers.runs import make_config
 from tests.helpers.videos import broken_videos, number_of, numbered_frame, write_video
 from tests.integration.api.world import serving
 from tracks.link import link_run
 from tracks.store import read_tracks
 
-TINY = ModelRequest(spec="tiny")
 FRAMES = 8
-EXACT = Options(precision="fp32", engine="eager", reading=Reading(kind="video", frames=FRAMES))
 GOOD = ("train/bees/one.mp4", "train/flies/two.mp4", "val/bees/three.avi")
 
 
@@ -42,7 +40,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("runs") / "videos"
-    outcome = extract(str(videos), TINY, out, EXACT)
+    outcome = extract(make_config(source=videos, kind="video", frames=FRAMES), out)
     columns = ["sequence", "frame", "image", "split", "category", "embedding", "error"]
     return SimpleNamespace(outcome=outcome, run=outcome.run, out=out,
                            rows=outcome.run.to_arrow(columns).to_pylist())  # fmt: skip
@@ -82,10 +80,10 @@ def test_what_cannot_be_used_is_named_and_nothing_else_is_lost(done: SimpleNames
 def test_the_same_command_is_done_and_another_is_refused(
     done: SimpleNamespace, videos: Path
 ) -> None:
-    assert extract(str(videos), TINY, done.out, EXACT).already_finished
-    other = Options(precision="fp32", engine="eager", reading=Reading(kind="video", frames=4))
+    same = make_config(source=videos, kind="video", frames=FRAMES)
+    assert extract(same, done.out).already_finished
     with pytest.raises(RunError, match=r"frames: then 8, now 4"):
-        extract(str(videos), TINY, done.out, other)
+        extract(same.model_copy(update={"frames": 4}), done.out)
 
 
 def test_frames_are_detections_like_any_other(done: SimpleNamespace, tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_a_request_of_0_1_0_is_the_same_configuration() -> None:
     assert earlier == request_of(config, TINY_FACTS, inputs={"plan": "1"})
 
 
+def test_a_threshold_without_a_gate_does_not_make_it_another_run() -> None:
+    usual: dict[str, Any] = {"source": "a", "model": "tiny"}
+    gated = usual | {"gate": "tiny", "gate_label": "b"}
+    for fields, equal in ((usual, True), (gated, False)):
+        strict = ExtractConfig(**fields, gate_threshold=0.9)
+        assert (strict.decisive() == ExtractConfig(**fields).decisive()) == equal
+
+
 def test_how_it_runs_does_not_make_it_another_run() -> None:
     one, other = make_config(executor="local"), make_config(executor="ray", batch_rows=7)
     assert one != other

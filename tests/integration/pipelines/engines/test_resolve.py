@@ -10,10 +10,10 @@ import pytest
 import timm
 
 from common.errors import ModelError, WorkError
-from pipelines.engines import candidates, choose, openvino
+from pipelines.engines import candidates, openvino
 from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, sample_of
-from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.models.base import Loaded
 from pipelines.models.registry import load_backbone
 from pipelines.models.timm_family import TimmBackbone
@@ -66,7 +66,7 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
 def test_auto_takes_half_precision_only_where_classes_survive(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp32"])
+    monkeypatch.setattr("pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp32"])
     robust = asked(photos)  # three convolutions hardly round
     assert robust.precision == "bf16"
     assert robust.audit is not None
@@ -75,13 +75,15 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     delicate = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert delicate.precision == "fp32"
     assert delicate.audit is None  # eager float32 is the exact answer itself
-    assert any("--precision bf16 trades that for speed" in note for note in delicate.notes)
+    assert any("`precision='bf16'` trades" in note for note in delicate.notes)
     insisted = asked(photos, model=ModelRequest(spec="lite0"), engine="eager", precision="bf16")
     assert insisted.precision == "bf16"
     assert insisted.audit is not None
     assert 0.99 < insisted.audit.cosine_mean < 0.9999
     # As on GPUs, which are as fast in fp16 and round less there.
-    monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp16", "fp32"])
+    monkeypatch.setattr(
+        "pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp16", "fp32"]
+    )
     finer = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert finer.precision == "fp16"
     assert finer.audit is not None
@@ -107,13 +109,12 @@ def test_an_encoder_says_that_its_classes_mean_nothing(
 
 
 def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
-    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
-    resolved = asked(photos, gate=gate)
+    resolved = asked(photos, gate="tiny", gate_label="tiny 3")
     assert resolved.gate is not None
     assert resolved.gate.label_index == 3
     assert resolved.labels == tuple(f"tiny {n}" for n in range(10))
     with pytest.raises(ModelError, match=r"moth.*: tiny has tiny 0, tiny 1"):
-        asked(photos, gate=gate.model_copy(update={"label": "moth"}))
+        asked(photos, gate="tiny", gate_label="moth")
 
 
 def test_a_run_goes_on_as_it_began(photos: Path) -> None:

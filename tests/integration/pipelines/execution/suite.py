@@ -11,21 +11,20 @@ from typing import ClassVar
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.executors import ExecutorName
 from common.errors import WorkError
 from common.storage import to_path
 from pipelines.config import Progress
-from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.extract import extract
 from pipelines.progress.event_log import read_events
-from tests.helpers.extracting import extract
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES
 from tests.helpers.s3 import Rule, Store
 from tests.integration.pipelines.execution.world import (
     CLIPS,
     FRAMES,
-    TINY,
     World,
     everything,
     exact,
@@ -34,8 +33,6 @@ from tests.integration.pipelines.execution.world import (
     run_of,
     same,
 )
-
-SMALL = ModelRequest(spec="timm:test_resnet")
 
 
 class ExecutorSuite(abc.ABC):
@@ -54,9 +51,8 @@ class ExecutorSuite(abc.ABC):
     def done(cls, world: World) -> SimpleNamespace:
         seen: list[Progress] = []
         out = world.folder / cls.executor
-        outcome = extract(
-            str(world.boxes), TINY, out, exact(cls.executor, hdf5=True), report=seen.append
-        )
+        config = exact(world.boxes, cls.executor, hdf5=True)
+        outcome = extract(config, out, report=seen.append)
         return SimpleNamespace(outcome=outcome, run=run_of(outcome), seen=seen)
 
     def test_every_row_is_answered_once_and_nothing_is_left_over(
@@ -72,7 +68,7 @@ class ExecutorSuite(abc.ABC):
             *("events.jsonl", "manifest.json", ".lock"),
         }
         assert done.outcome.first_answer_seconds > 0
-        assert done.outcome.passes == 1
+        assert done.outcome.counts.passes == 1
         extracting = [each.done for each in done.seen if each.stage == "extracting"]
         assert extracting == sorted(extracting)
         assert max(extracting) > 0
@@ -102,7 +98,7 @@ class ExecutorSuite(abc.ABC):
             )
 
     def test_what_cannot_be_read_is_a_row_with_an_error(self, world: World, tmp_path: Path) -> None:
-        run = run_of(extract(str(world.bad), TINY, tmp_path / "run", exact(self.executor)))
+        run = run_of(extract(exact(world.bad, self.executor), tmp_path / "run"))
         assert run.manifest.errors == BAD_ERRORS
         assert run.manifest.rows.written == len(BAD_FILES) + 5
         table = run.to_arrow(["error", "label"])
@@ -111,24 +107,25 @@ class ExecutorSuite(abc.ABC):
         assert [label is None for label in table["label"].to_pylist()] == bad
 
     def test_a_gate_and_a_head_decide_classes(self, world: World, tmp_path: Path) -> None:
-        gate = GateRequest(model=SMALL, label="tench", threshold=0.0, embed="model")
         labels = tmp_path / "labels.txt"
         labels.write_text("tench\n" + "\n".join(f"other {n}" for n in range(999)))
-        gate = gate.model_copy(
-            update={"model": SMALL.model_copy(update={"labels": str(labels)}), "threshold": 0.001}
-        )
-        model = TINY.model_copy(update={"head": str(world.head)})
+        gate = {
+            "gate": "timm:test_resnet",
+            "gate_labels": labels,
+            "gate_label": "tench",
+            "gate_threshold": 0.001,
+        }
 
-        def made(executor: ExecutorName) -> object:
-            options = exact(executor, gate=gate)
-            return run_of(extract(str(world.photos), model, tmp_path / executor, options))
+        def extracted(executor: ExecutorName) -> pa.Table:
+            config = exact(world.photos, executor, head=world.head, **gate)
+            return everything(run_of(extract(config, tmp_path / executor)))
 
-        mine, reference = made(self.executor), made("local")
-        assert same(everything(mine), everything(reference))  # type: ignore[arg-type]
+        assert same(extracted(self.executor), extracted("local"))
 
     def test_frames_of_videos_are_rows(self, world: World, tmp_path: Path) -> None:
-        options = exact(self.executor, video=True)
-        run = run_of(extract(str(world.videos), TINY, tmp_path / "run", options))
+        frames_only = {"kind": "video", "frames": FRAMES, "logits": False, "features": ()}
+        config = exact(world.videos, self.executor, **frames_only)
+        run = run_of(extract(config, tmp_path / "run"))
         table = run.to_arrow(["sequence", "frame", "error"]).to_pylist()
         for clip, count in CLIPS.items():
             frames = [row["frame"] for row in table if row["sequence"] == clip]
@@ -144,7 +141,7 @@ class ExecutorSuite(abc.ABC):
             Rule("cut", share=0.03, method="GET"),
         )
         out = to_path(f"s3://bucket/runs/{self.executor}")
-        run = run_of(extract(str(world.boxes), TINY, out, exact(self.executor)))
+        run = run_of(extract(exact(world.boxes, self.executor), out))
         assert s3.counts()["error"] > 0
         s3.faults()
         assert same(everything(run), everything(world.reference))
@@ -157,7 +154,7 @@ class ExecutorSuite(abc.ABC):
     ) -> None:
         out = tmp_path / "run"
         stand = half_done(world, out, by=self.executor if whose == "own" else self.other)
-        outcome = extract(str(world.boxes), TINY, out, exact(self.executor, hdf5=True))
+        outcome = extract(exact(world.boxes, self.executor, hdf5=True), out)
         assert 0 < outcome.resumed_rows == stand < world.rows
         assert outcome.run.manifest.session.rows == world.rows - stand  # type: ignore[union-attr]
         assert same(everything(run_of(outcome)), everything(world.reference))
@@ -170,7 +167,7 @@ class ExecutorSuite(abc.ABC):
         shutil.copytree(world.reference.path, out)
         (out / "manifest.json").unlink()
         (out / "detections" / "part-00000.parquet").unlink()
-        outcome = extract(str(world.boxes), TINY, out, exact(self.executor, hdf5=True))
+        outcome = extract(exact(world.boxes, self.executor, hdf5=True), out)
         assert 0 < outcome.resumed_rows < world.rows
         assert same(everything(run_of(outcome)), everything(world.reference))
 
@@ -178,9 +175,9 @@ class ExecutorSuite(abc.ABC):
         self, world: World, tmp_path: Path, failing: Callable[[int], None]
     ) -> None:
         failing(1)
-        outcome = extract(str(world.boxes), TINY, tmp_path / "run", exact(self.executor))
-        assert outcome.raised == 1
-        assert "one of a thousand batches" in outcome.last_error
+        outcome = extract(exact(world.boxes, self.executor), tmp_path / "run")
+        assert outcome.counts.raised == 1
+        assert "one of a thousand batches" in outcome.counts.last_error
         assert same(everything(run_of(outcome)), everything(world.reference))
 
     def test_an_error_that_stays_ends_the_job_and_the_command_continues(
@@ -189,8 +186,8 @@ class ExecutorSuite(abc.ABC):
         out = tmp_path / "run"
         failing(0)
         with pytest.raises(WorkError, match="one of a thousand batches"):
-            extract(str(world.boxes), TINY, out, exact(self.executor))
+            extract(exact(world.boxes, self.executor), out)
         assert not (out / "manifest.json").exists()
         failing(-1)
-        outcome = extract(str(world.boxes), TINY, out, exact(self.executor))
+        outcome = extract(exact(world.boxes, self.executor), out)
         assert same(everything(run_of(outcome)), everything(world.reference))

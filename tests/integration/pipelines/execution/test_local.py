@@ -19,16 +19,17 @@ import pytest
 from common.errors import StalledError
 from pipelines.engines import forward as forwarding
 from pipelines.engines.engine import Engine
-from pipelines.execution import lanes
+from pipelines.execution import local
+from pipelines.extract import extract
 from pipelines.run import Run
-from tests.helpers.extracting import extract
-from tests.helpers.kills import check, extract_command, finish, group, make_source
+from tests.helpers.killed_runs import check, extract_command, finish, make_source
 from tests.helpers.pictures import drawn
+from tests.helpers.processes import group
 from tests.integration.pipelines.execution.suite import ExecutorSuite
-from tests.integration.pipelines.execution.world import TINY, World, everything, exact, run_of, same
+from tests.integration.pipelines.execution.world import World, everything, exact, run_of, same
 
 ROOT = Path(__file__).parents[4]
-FAULTY = ROOT / "tests" / "helpers" / "faulty"
+FAULT_POINTS = ROOT / "tests" / "helpers" / "fault_points"
 
 
 class TestLocal(ExecutorSuite):
@@ -56,27 +57,27 @@ class TestLocal(ExecutorSuite):
         self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Lanes that decode and two threads that forward, as far as a machine without one can go."""
-        begin = lanes.Lanes.__init__
+        begin = local.Lanes.__init__
 
-        def as_if(self: lanes.Lanes, *given: Any) -> None:
+        def as_if(self: local.Lanes, *given: Any) -> None:
             begin(self, *given)
             self._on_gpu = True
 
-        monkeypatch.setattr(lanes.Lanes, "__init__", as_if)
-        monkeypatch.setattr(lanes, "_GPU_ROWS", lanes.DEFAULT_ROWS)
-        outcome = extract(str(world.boxes), TINY, tmp_path / "run", exact("local"))
+        monkeypatch.setattr(local.Lanes, "__init__", as_if)
+        monkeypatch.setattr(local, "_GPU_ROWS", local.DEFAULT_ROWS)
+        outcome = extract(exact(world.boxes, "local"), tmp_path / "run")
         assert same(everything(run_of(outcome)), everything(world.reference))
         stages = {stage.name: stage for stage in outcome.run.manifest.session.stages}  # type: ignore[union-attr]
-        assert stages["forward"].processes <= lanes.CALLS_IN_FLIGHT
+        assert stages["forward"].processes <= local.CALLS_IN_FLIGHT
         assert stages["forward"].rows == stages["decode"].rows == world.rows
 
     def test_a_standstill_ends_the_job(
         self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Engine, "_run", lambda *_: time.sleep(20))
-        monkeypatch.setattr(lanes, "_STOP_SECONDS", 0.1)
+        monkeypatch.setattr(local, "_STOP_SECONDS", 0.1)
         with pytest.raises(StalledError):
-            extract(str(world.boxes), TINY, tmp_path / "run", exact("local", stall_seconds=1))
+            extract(exact(world.boxes, "local", stall_seconds=1), tmp_path / "run")
 
 
 def test_neither_ray_nor_torch_is_imported_to_plan(world: World, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_an_image_that_ends_the_process_becomes_an_error(tmp_path: Path) -> None
         *(sys.executable, "-m", "onepass", "extract", str(photos), "--model", "tiny"),
         *("--executor", "local", "--out", str(out), "--json"),
     ]
-    env = os.environ | {"FAULTS": str(faults), "PYTHONPATH": str(FAULTY)}
+    env = os.environ | {"FAULTS": str(faults), "PYTHONPATH": str(FAULT_POINTS)}
 
     def session() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

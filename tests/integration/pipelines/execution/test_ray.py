@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config import ExtractConfig
+from pipelines.extract import extract
 from pipelines.run import Run
 from tests.helpers.commands import ROOT
-from tests.helpers.extracting import Options, extract
-from tests.helpers.kills import check, extract_command, finish, kill_once, make_source
+from tests.helpers.killed_runs import check, extract_command, finish, kill_once, make_source
 from tests.integration.pipelines.execution.suite import ExecutorSuite
-from tests.integration.pipelines.execution.world import TINY
 
 pytestmark = pytest.mark.ray
 
@@ -49,7 +49,7 @@ def test_killed_on_ray_and_ended_here(tmp_path: Path) -> None:
 def test_killed_here_and_ended_on_ray(tmp_path: Path) -> None:
     source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
     kill = kill_once([*extract_command(source, out), "--executor", "local"], out, 2, log)
-    outcome = extract(str(source), TINY, out, Options(hdf5=True, executor="ray"))
+    outcome = extract(ExtractConfig(source=source, model="tiny", hdf5=True, executor="ray"), out)
     assert outcome.resumed_rows == kill.rows
     check(out, 600)
 

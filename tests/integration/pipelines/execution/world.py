@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,15 +13,14 @@ import pyarrow.parquet as pq
 
 from cluster.executors import ExecutorName
 from common.storage import open_parquet
-from pipelines.extract import Outcome
-from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
+from pipelines.config import ExtractConfig
+from pipelines.extract import Outcome, extract
 from pipelines.run import Run
-from tests.helpers.extracting import Options, extract
 from tests.helpers.heads import make_head
 from tests.helpers.pictures import bad_folder, photo_folder
+from tests.helpers.runs import make_config
 from tests.helpers.videos import broken_videos, write_video
 
-TINY = ModelRequest(spec="tiny")
 PHOTOS = 40
 BOXES = (",,,", "10,20,110,120", "200.5,30.25,300.75,200")
 FRAMES = 8
@@ -55,9 +55,7 @@ def make_world(folder: Path) -> World:
     broken_videos(folder / "videos" / "train" / "flies")
     runs = folder / "runs"
     runs.mkdir()
-    reference = extract(
-        str(photos / "boxes.csv"), TINY, runs / "reference", exact("local", hdf5=True)
-    ).run
+    reference = extract(exact(photos / "boxes.csv", "local", hdf5=True), runs / "reference").run
     head = folder / "head.pt"
     make_head(reference.manifest.model, head, matrix(reference).copy(), classes=3)
     return World(
@@ -71,25 +69,10 @@ def make_world(folder: Path) -> World:
     )
 
 
-def exact(
-    executor: ExecutorName,
-    *,
-    hdf5: bool = False,
-    gate: GateRequest | None = None,
-    video: bool = False,
-    stall_seconds: float = 120,
-) -> Options:
+def exact(source: Path, executor: ExecutorName, **fields: Any) -> ExtractConfig:
     """Float32 and eager, so that nothing is left to measure; maps and logits are kept."""
-    return Options(
-        precision="fp32",
-        engine="eager",
-        outputs=Outputs() if video else Outputs(logits=True, map=True),
-        reading=Reading(kind="video", frames=FRAMES) if video else Reading(),
-        gate=gate,
-        hdf5=hdf5,
-        stall_seconds=stall_seconds,
-        executor=executor,
-    )
+    kept = {"logits": True, "features": "map", "stall_seconds": 120}
+    return make_config(**({"source": source, "executor": executor} | kept | fields))
 
 
 def matrix(run: Run, name: str = "embedding") -> np.ndarray:

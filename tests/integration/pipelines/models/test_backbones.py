@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from common.errors import ModelError
+from pipelines.engines.candidates import compare
 from pipelines.engines.embed import Embedder
 from pipelines.engines.engine import Engine
-from pipelines.engines.precision import compare
 from pipelines.model_info import ModelRequest, Outputs
 from pipelines.models import torchvision_family
 from pipelines.models.base import check_levels

@@ -15,8 +15,9 @@ from pipelines.engines import engine as module
 from pipelines.engines import openvino
 from pipelines.engines.batching import find_batch_rows, in_batches, is_out_of_memory
 from pipelines.engines.cache import cache_folder, cached
+from pipelines.engines.candidates import compare, is_harmless
 from pipelines.engines.engine import Engine
-from pipelines.engines.precision import check_format, compare, fast_formats, is_harmless
+from pipelines.engines.resolve import check_format, fast_formats
 from pipelines.model_info import ModelInfo, Outputs, PrecisionAudit
 from pipelines.models.network import Network
 from pipelines.models.registry import examine

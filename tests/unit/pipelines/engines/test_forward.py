@@ -15,7 +15,7 @@ from pipelines.engines.engine import Engine
 from pipelines.engines.forward import Forward, load_engines, pixel_columns
 from pipelines.execution.ray_stages import ForwardStage
 from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
-from pipelines.model_info import GateRequest, ModelRequest, Outputs
+from pipelines.model_info import GateRequest, ModelRequest
 from pipelines.models import registry as backbones
 from pipelines.models.scores import softmax
 from pipelines.progress.counters import Block, Board
@@ -60,19 +60,18 @@ def request(
     *,
     model: ModelRequest = SMALL,
     embed: Literal["model", "gate"] | None = None,
-    outputs: Outputs | None = None,
     threshold: float = 0.0,
     label: int = LABEL,
+    **kept: Any,
 ) -> Request:
-    outputs = outputs or Outputs()
     gate = None
     if embed is not None:
         facts = examine(TINY)
         names = tuple(f"tiny {n}" for n in range(10))
         asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
-        gate = GateInfo(asked=asked, facts=facts, labels=names, label_index=label)
-    config = make_config(model, top_k=3, outputs=outputs)
-    return request_of(config, examine(model, outputs), gate=gate)
+        gate = GateInfo(request=asked, facts=facts, labels=names, label_index=label)
+    config = make_config(model, top_k=3, **kept)
+    return request_of(config, examine(model, config.outputs), gate=gate)
 
 
 def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Counting]:
@@ -169,7 +168,7 @@ def test_two_inputs_only_where_two_are_wanted() -> None:
 
 
 def test_kept_maps_are_those_of_the_pass(plan: SimpleNamespace) -> None:
-    asked = request(outputs=Outputs(map=True, pyramid=(1, -1), logits=True))
+    asked = request(features=("map", "pyramid"), feature_indices=(1, -1), logits=True)
     decoded, rows, _ = run(plan, asked)
     good = np.asarray(decoded["error"].is_null())
     pixels = unpack(decoded, PIXELS, asked.facts.preprocess)[good]
@@ -215,7 +214,7 @@ def test_overflow_is_an_error_and_not_a_number(
         return found
 
     monkeypatch.setattr(Engine, "__call__", overflowing)
-    _, rows, _ = run(plan, request(outputs=Outputs(logits=True)))
+    _, rows, _ = run(plan, request(logits=True))
     errors = [text for text in rows["error"].to_pylist() if text and text.startswith("not finite")]
     assert errors == ["not finite: the network overflowed in fp32"]
     assert rows["label"].null_count == ROWS  # test_resnet has no labels

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.engines.unresolved import Unresolved
-from pipelines.execution import lanes
-from pipelines.execution.base import Callbacks, Job
+from pipelines.execution import local
+from pipelines.execution.base import Job
 from pipelines.execution.checkpoints import Part, reconcile
 from pipelines.execution.local import LocalExecutor
 from pipelines.progress.counters import Counts
@@ -43,7 +43,7 @@ class LanesBesideRay:
             pq.write_table(ids, self._out / "detections" / f"{part.name}.parquet")
             late_writer(self._out, ids)
             self.answered.append(part.name)
-        return Counts()
+        return Counts(passes=1)
 
 
 def late_writer(out: Path, ids: pa.Table) -> None:
@@ -78,9 +78,9 @@ def executor(tmp_path: Path) -> LocalExecutor:
 def test_what_a_late_writer_commits_meanwhile_stands_once(
     job: Job, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "Lanes", LanesBesideRay)
+    monkeypatch.setattr(local, "Lanes", LanesBesideRay)
     monkeypatch.setattr(LanesBesideRay, "answered", [])
-    assert executor.answer(job, Callbacks()).passes == 1
+    assert executor.answer(job).passes == 1
     assert LanesBesideRay.answered == ["part-00000", "part-00001"]
     assert stored(job.folder) == list(range(ROWS))
     assert reconcile(job.folder) == (0, ROWS)
@@ -91,6 +91,6 @@ def test_what_a_late_writer_committed_before_stands_once(job: Job, executor: Loc
         ids = pa.table({"row_id": list(range(10 * part, 10 * part + 10))})
         pq.write_table(ids, job.folder / "detections" / f"part-{part:05d}.parquet")
         late_writer(job.folder, ids)
-    assert executor.answer(job, Callbacks()).passes == 0  # nothing was left to do
+    assert executor.answer(job).passes == 0  # nothing was left to do
     assert stored(job.folder) == list(range(ROWS))
     assert reconcile(job.folder) == (0, ROWS)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import pipelines
-from pipelines.engines import candidates, choose
+from pipelines.engines import candidates
 from pipelines.engines.candidates import Candidates
 from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, resolved_before
-from pipelines.model_info import GateRequest, ModelRequest, Outputs, PrecisionAudit
+from pipelines.model_info import ModelRequest, Outputs, PrecisionAudit
 from pipelines.models import cache as model_cache
 from pipelines.models.cache import Choice, KnownModel, ModelCache
 from pipelines.request import Request
@@ -229,7 +229,9 @@ class Rounding:
         self.cosine = 1.0
         self.measured = 0
         monkeypatch.setattr(candidates, "compare", self._compare)
-        monkeypatch.setattr(choose, "fast_formats", lambda device: ["bf16", "fp32"])
+        monkeypatch.setattr(
+            "pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp32"]
+        )
 
     def _compare(self, *arrays: np.ndarray) -> PrecisionAudit:
         self.measured += 1
@@ -272,10 +274,10 @@ def test_a_refusal_is_of_the_engine_that_was_tried(photos: Path, rounding: Round
     rounding.cosine = 0.99
     resolved(photos)
     known = candidate(photos)
-    assert known.known_rejection("bf16", "eager") is not None
-    assert known.known_rejection("bf16", "auto") is not None
-    assert known.known_rejection("bf16", "compile") is None
-    assert known.known_rejection("fp16", "eager") is None
+    assert known.earlier_rejection("bf16", "eager") is not None
+    assert known.earlier_rejection("bf16", "auto") is not None
+    assert known.earlier_rejection("bf16", "compile") is None
+    assert known.earlier_rejection("fp16", "eager") is None
 
 
 def test_an_accepted_half_format_is_measured_on_each_runs_own_images(
@@ -332,9 +334,9 @@ def test_exact_eager_is_chosen_without_asking_again(
     assert resolved_before(replace(asked, timed=True)) is None
     assert resolved_before(unresolved(photos, precision="bf16")) is None
     assert resolved_before(unresolved(photos, precision=precision, engine="auto")) is None
-    assert resolved_before(unresolved(photos, precision=precision, outputs=MAP)) is None
-    gate = GateRequest(model=TINY, label="tiny 3", threshold=0.5, embed="model")
-    assert resolved_before(unresolved(photos, precision=precision, gate=gate)) is None
+    assert resolved_before(unresolved(photos, precision=precision, features="map")) is None
+    gate = {"gate": "tiny", "gate_label": "tiny 3"}
+    assert resolved_before(unresolved(photos, precision=precision, **gate)) is None
 
 
 def test_half_precision_is_never_chosen_without_this_runs_images(

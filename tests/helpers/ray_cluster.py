@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, and its processes by their titles.
+"""A Ray cluster of several nodes on this machine,.
 
 A node is killed as if its machine lost power: SIGKILL to its raylet and all that the raylet started.
 Only processes that were started here are ended.
@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tests.helpers.kills import proc_stat, process_tree, start_time
+from tests.helpers.processes import ROOT, process_tree, signal_to, start_time, title_of
 
-ROOT = Path(__file__).resolve().parents[2]
 # How soon Ray notices a dead node: by default some 15 s, which is long for a test.
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
@@ -164,38 +163,6 @@ def cluster(
             yield started
         finally:
             started.kill()
-
-
-def title_of(pid: int) -> str:
-    """A process's title, its command line; empty where it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except OSError:
-        return ""
-
-
-def processes_with_env(variable: str) -> dict[int, str]:
-    """Titles of living processes that have ``variable``, NAME=VALUE, in their environment.
-
-    The parent and the group of a process do not matter.
-    """
-    titles = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # ended meanwhile, or of another user
-            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                titles[int(folder.name)] = title_of(int(folder.name))
-    return titles
-
-
-def signal_to(pid: int, number: signal.Signals) -> bool:
-    """Send a signal; False where the process has ended."""
-    if not proc_stat(pid):
-        return False
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

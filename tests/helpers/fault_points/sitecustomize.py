@@ -104,7 +104,7 @@ def _checkpoint(module: Any) -> None:
 PATCHES: dict[str, Callable[[Any], None]] = {
     "pipelines.engines.forward": _forward,
     "pipelines.images.reader": _frames,
-    "pipelines.execution.ray_sink": _write,
+    "pipelines.execution.ray_internals": _write,
     "ray.data.checkpoint.checkpoint_writer": _checkpoint,
 }
 

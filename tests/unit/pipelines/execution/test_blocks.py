@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.execution.open_blocks import FOLDER, OpenBlocks
+from pipelines.execution.blocks import OPEN, OpenBlocks
 
 
 def marks(run: Path) -> set[str]:
-    return {mark.name for mark in (run / FOLDER).iterdir()}
+    return {mark.name for mark in (run / OPEN).iterdir()}
 
 
 def died_over(run: Path, name: str) -> None:
     """What a session leaves whose process ends while it works on a block."""
     with OpenBlocks(run).working_on(name):
-        (mark,) = (run / FOLDER).iterdir()
+        (mark,) = (run / OPEN).iterdir()
     mark.touch()
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +17,10 @@ from PIL import Image
 from common.storage import list_folder
 from pipelines.execution.checkpoints import committed_rows
 from pipelines.run import Run
+from tests.helpers.processes import POLL_SECONDS, group
 
-ROOT = Path(__file__).resolve().parents[2]
 BOXES = 20  # a drawn image
 FILES = 8  # that a run of up to 4,096 rows on two cores writes
-POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -59,70 +54,6 @@ def extract_command(source: Path, out: Path, executor: str = "auto") -> list[str
         *(sys.executable, "-m", "onepass", "extract", str(source)),
         *("--model", "tiny", "--out", str(out), "--hdf5", "--executor", executor),
     ]
-
-
-@contextlib.contextmanager
-def group(
-    command: list[str], log: Path, *, env: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command`` in a session of its own; nothing of it outlives the block."""
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-            start_new_session=True,
-            stdout=stream,
-            stderr=stream,
-        )
-    try:
-        yield process
-    finally:
-        kill_all(process)
-
-
-def kill_all(process: subprocess.Popen[bytes], *, wait_seconds: float = 15) -> None:
-    """SIGKILL the whole group at once, then what it had started outside the group."""
-    tree = process_tree(process.pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + wait_seconds
-    while left := {pid for pid, then in tree.items() if start_time(pid) == then}:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"processes {sorted(left)} do not die")
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(POLL_SECONDS)
-
-
-def process_tree(pid: int) -> dict[int, str]:
-    """Start times of ``pid``, its descendants and the processes of its session, by process id."""
-    stats = {int(entry.name): proc_stat(int(entry.name)) for entry in Path("/proc").glob("[0-9]*")}
-    tree = {pid}
-    grew = True
-    while grew:
-        grew = False
-        for other, stat in stats.items():
-            if stat and other not in tree and (int(stat[1]) in tree or int(stat[3]) == pid):
-                tree.add(other)
-                grew = True
-    return {member: stats[member][19] for member in tree if stats.get(member)}
-
-
-def start_time(pid: int) -> str | None:
-    """When a living process was started, in clock ticks since boot: tells reused ids apart."""
-    stat = proc_stat(pid)
-    return stat[19] if stat and stat[0] != "Z" else None
-
-
-def proc_stat(pid: int) -> list[str]:
-    """Fields of ``/proc/PID/stat`` from the state on; empty where the process has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def data_files(out: Path) -> int:

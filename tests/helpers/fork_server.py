@@ -1,7 +1,7 @@
 """Commands on an index in processes that are killed: at the nth change to files, or at a moment.
 
 ``ForkServer`` starts one Python that has imported everything and forks a child for every command,
-so that a kill costs tenths of a second. It is run as ``python -m tests.helpers.killed``.
+so that a kill costs tenths of a second. It is run as ``python -m tests.helpers.fork_server``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ForkServer:
 
     def __enter__(self) -> ForkServer:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.killed"],
+            [sys.executable, "-m", "tests.helpers.fork_server"],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
