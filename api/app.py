@@ -26,8 +26,8 @@ from api.http.metrics import Metrics
 from api.http.observe import Observe
 from api.routes import browse, detections, health, index, link, page, search, tracks
 from api.service.batching import Batcher
-from api.service.line import BoundedQueue
-from api.service.served import Service
+from api.service.queues import BoundedQueue
+from api.service.service import Service
 from common.errors import OnepassError
 from common.storage import is_remote
 from index.search.snapshot import Snapshot

@@ -23,7 +23,7 @@ import uvicorn
 from api.app import create_app
 from api.http.keys import read_keys
 from api.http.logs import configure
-from api.service.served import Service
+from api.service.service import Service
 from common.errors import InputError, OnepassError
 from tracks.association.options import LinkOptions
 from tracks.live.store import LINK_STATE

@@ -18,7 +18,7 @@ from api.routes.tracks import MAX_OFFSET, MAX_PAGE, track
 from api.schemas.detections import Detection, DetectionPage, Facet, Facets
 from api.schemas.tracks import TrackDetail
 from api.service.answers import detection_rows
-from api.service.catalog import matching_rows
+from api.service.filter_cache import matching_rows
 from common.errors import FilterError
 
 router = APIRouter()

@@ -15,8 +15,8 @@ from api.http.observe import SNAPSHOT
 from api.schemas.search import SearchOptions
 from api.service.answers import SearchResults
 from api.service.batching import Batcher, Search
-from api.service.served import Service
-from api.service.state import ServedIndex
+from api.service.served_index import ServedIndex
+from api.service.service import Service
 from index.search.filters import Filter
 
 

@@ -29,7 +29,7 @@ from api.routes.common import (
 from api.schemas.detections import Detection
 from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer, SearchOptions
 from api.service.answers import DETECTION_COLUMNS, detection_rows, search_body
-from api.service.state import ServedIndex
+from api.service.served_index import ServedIndex
 from common.errors import StorageError, UnavailableError
 
 JPEG_QUALITY = 90

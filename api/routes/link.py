@@ -14,7 +14,7 @@ from api.routes.common import get_limits, get_served_index
 from api.routes.direct import DirectRoute
 from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
 from api.service.frames import read_frame, request_digest
-from api.service.line import BoundedQueue
+from api.service.queues import BoundedQueue
 from common.errors import ClashError, FrameError, LinkStateError
 from tracks.live.session import Answer, LiveLinker
 from tracks.store import track_id

@@ -26,7 +26,7 @@ from api.schemas.search import (
 )
 from api.schemas.vectors import read_floats, read_vector
 from api.service.answers import batch_body, search_body
-from api.service.line import BoundedQueue
+from api.service.queues import BoundedQueue
 from api.service.vectors import check_vectors, invalid_vector
 
 router = APIRouter(prefix="/v1/search", tags=["search"])

@@ -34,7 +34,7 @@ from common.errors import FilterError
 from index.search.filters import Filter
 
 if TYPE_CHECKING:
-    from api.service.state import ServedIndex
+    from api.service.served_index import ServedIndex
 
 _SHARED_K = 100  # a larger k slows all that share a call, so such searches share another one
 _CLOSE_SECONDS = 10.0  # a call of FAISS cannot be interrupted, only abandoned

@@ -14,8 +14,8 @@ from api.http.errors import ApiError
 from api.http.limits import Limits
 from api.schemas.link import LinkRequest
 from api.schemas.vectors import read_bytes, read_vector
-from api.service.line import BoundedQueue
-from api.service.state import ServedIndex
+from api.service.queues import BoundedQueue
+from api.service.served_index import ServedIndex
 from api.service.vectors import check_vectors, invalid_vector, wrong_dimension
 from tracks.live.session import Frame
 

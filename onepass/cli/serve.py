@@ -88,7 +88,7 @@ def serve(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # late: FastAPI and FAISS take a second, and read OMP_WAIT_POLICY when they are loaded
     if ray:
-        from api.ray_serve.scaled import serve_on_ray
+        from api.ray_serve.serve import serve_on_ray
 
         serve_on_ray(index, replicas=replicas or 1, address=address, **options)
     else:

@@ -22,9 +22,9 @@ from index.search.snapshot import Snapshot
 from pipelines.engines.embed import Embedded, Embedder
 from pipelines.model_info import ModelRequest
 from pipelines.models.registry import examine
+from tests.helpers.api.world import draw, serving
 from tests.helpers.pictures import drawn
 from tests.helpers.runs import write_run
-from tests.integration.api.world import draw, serving
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
 from tests.browser.conftest import EVIL, MEADOW, ODD_ID, QUOTED, WAIT_MS, Console, World
-from tests.integration.api.world import serving
+from tests.helpers.api.world import serving
 
 expect.set_options(timeout=WAIT_MS)
 

@@ -9,7 +9,7 @@ import pytest
 
 from api.app import create_app
 from api.client import Client
-from tests.integration.api.world import World, make_world, serving
+from tests.helpers.api.world import World, make_world, serving
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 from api.app import create_app
 from api.http.limits import Limits
 from index.search.snapshot import Hits, Snapshot
-from tests.integration.api.world import World, error_of, nearest, serving
+from tests.helpers.api.world import World, error_of, nearest, serving
 
 Gate = tuple[threading.Event, list[int]]
 

@@ -13,9 +13,9 @@ import pytest
 
 from api.app import create_app
 from index.build.version import build_index
+from tests.helpers.api.world import detection_url, error_of, serving
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
-from tests.integration.api.world import detection_url, error_of, serving
 from tracks.association.options import TERMS
 from tracks.link import link_run
 from tracks.store import read_tracks

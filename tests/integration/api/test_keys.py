@@ -11,7 +11,7 @@ from api.app import create_app
 from api.client import Client, ServiceError
 from api.http.keys import read_keys
 from common.errors import InputError
-from tests.integration.api.world import World, error_of, serving
+from tests.helpers.api.world import World, error_of, serving
 
 
 def test_v1_requires_a_valid_key(

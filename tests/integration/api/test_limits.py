@@ -15,10 +15,9 @@ from PIL import Image
 
 from api.app import create_app
 from api.http.limits import Limits
-from api.service.state import ServedIndex
+from api.service.served_index import ServedIndex
 from common.errors import InputError
-from tests.integration.api.contract import frame_body
-from tests.integration.api.world import JSON, World, error_of, serving
+from tests.helpers.api.world import JSON, World, error_of, frame_body, serving
 from tracks.live.session import LiveLinker
 
 

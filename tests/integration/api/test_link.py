@@ -26,10 +26,9 @@ from api.routes import link as routes
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.search.filters import Filter
+from tests.helpers.api.world import World, error_of, frame_body, process, raised_error, serving
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
-from tests.integration.api.contract import frame_body, raised_error
-from tests.integration.api.world import World, error_of, process, serving
 from tracks.association.options import LinkOptions
 from tracks.live.session import IDLE_DAYS
 from tracks.live.store import KEPT_ANSWERS, LINK_STATE

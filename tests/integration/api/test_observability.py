@@ -10,8 +10,8 @@ import pytest
 
 from api.app import create_app
 from api.http.logs import JsonLines, PlainLines
-from api.service.state import ServedIndex
-from tests.integration.api.world import ODD_ID, World, detection_url, error_of, serving
+from api.service.served_index import ServedIndex
+from tests.helpers.api.world import ODD_ID, World, detection_url, error_of, serving
 
 
 def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, object]]:

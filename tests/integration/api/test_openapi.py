@@ -32,7 +32,7 @@ from schemathesis.specs.openapi.checks import (
 
 import api.schemas
 from api.app import create_app
-from tests.integration.api.world import World, serving
+from tests.helpers.api.world import World, serving
 
 GOLDEN = Path(__file__).with_name("openapi.json")
 CASES = int(os.environ.get("ONEPASS_CASES", "300"))

@@ -24,16 +24,10 @@ from api.client import Client, ServiceError
 from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
-from tests.helpers.nodes import processes_with_env
-from tests.integration.api.contract import (  # noqa: F401
-    TestDetections,
-    TestErrors,
-    TestIndex,
-    TestLink,
-    TestSearch,
-    TestTracks,
-)
-from tests.integration.api.world import (
+from tests.helpers.api.contract_link import TestLink  # noqa: F401
+from tests.helpers.api.contract_search import TestDetections, TestSearch, TestTracks  # noqa: F401
+from tests.helpers.api.contract_service import TestErrors, TestIndex  # noqa: F401
+from tests.helpers.api.world import (
     World,
     check_hits,
     detection_url,
@@ -41,6 +35,7 @@ from tests.integration.api.world import (
     nearest,
     wait_until_ready,
 )
+from tests.helpers.nodes import processes_with_env
 
 pytestmark = pytest.mark.ray
 

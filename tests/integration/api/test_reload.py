@@ -14,16 +14,16 @@ import pytest
 
 from api.app import create_app
 from api.client import Client, ServiceError
-from api.service import served as service
-from api.service.state import ServedIndex
+from api.service import service
+from api.service.served_index import ServedIndex
 from common.errors import OnepassError, SnapshotError
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.search.filters import Filter
 from index.search.snapshot import Hits, Snapshot
 from pipelines.run import Run
+from tests.helpers.api.world import World, error_of, serving, wait_until_ready
 from tests.helpers.runs import write_run
-from tests.integration.api.world import World, error_of, serving, wait_until_ready
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 

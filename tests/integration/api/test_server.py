@@ -16,7 +16,7 @@ import pytest
 
 from api.server import serve
 from common.errors import InputError, SnapshotError
-from tests.integration.api.world import World, error_of, process
+from tests.helpers.api.world import World, error_of, process
 
 # A search with exact=true takes two seconds, long enough to get a signal meanwhile.
 SLOW = """

@@ -23,8 +23,8 @@ import pytest
 
 from api.app import create_app
 from api.client import Client
+from tests.helpers.api.world import serving
 from tests.helpers.commands import here
-from tests.integration.api.world import serving
 
 HOME = Path("/tmp/onepass-0.1.0")  # noqa: S108
 COLUMNS = ["row_id", "label", "score", "embedding", "detection_id"]

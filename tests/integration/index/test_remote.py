@@ -14,7 +14,7 @@ import pytest
 
 from api.app import create_app
 from api.client import Client, ServiceError
-from api.service import served as service
+from api.service import service
 from common import lease
 from common.errors import FolderError, SnapshotError, StorageError, VerifyError, WorkError
 from common.storage import to_path
@@ -25,11 +25,11 @@ from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage import remote
 from index.storage.layout import current_version, list_versions, read_manifest
+from tests.helpers.api.world import serving
 from tests.helpers.commands import onepass
 from tests.helpers.indexes import embeddings, make_run
 from tests.helpers.killed import QUICK, ForkServer, run_command
 from tests.helpers.s3 import Rule, Store
-from tests.integration.api.world import serving
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 FACTORY = "IVF4,Flat"

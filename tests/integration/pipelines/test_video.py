@@ -17,9 +17,9 @@ from pipelines.engines.embed import Embedder
 from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
 from pipelines.model_info import ModelRequest, Reading
+from tests.helpers.api.world import serving
 from tests.helpers.extracting import Options, extract
 from tests.helpers.videos import broken_videos, number_of, numbered_frame, write_video
-from tests.integration.api.world import serving
 from tracks.link import link_run
 from tracks.store import read_tracks
 

@@ -18,7 +18,7 @@ import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-import api.ray_serve.deployed
+import api.ray_serve.apps
 import onepass.cli.main
 from api.app import create_app
 from cluster.submit import CODE, check_command
@@ -156,18 +156,18 @@ def test_the_service_names_existing_applications() -> None:
     (document,) = built(DEPLOY / "rayservice")
     config = ServeDeploySchema.model_validate(yaml.safe_load(document["spec"]["serveConfigV2"]))
     *shards, service = config.applications
-    names = [api.ray_serve.deployed.shard_name(own) for own in range(len(shards))]
+    names = [api.ray_serve.apps.shard_name(own) for own in range(len(shards))]
     assert [shard.name for shard in shards] == names
     assert [app.route_prefix for app in config.applications] == [*(None for _ in shards), "/"]
     workers = groups(document)["serve"]
     for app in config.applications:
         module, _, function = app.import_path.partition(":")
         assert (module, function) == (
-            "api.ray_serve.deployed",
+            "api.ray_serve.apps",
             "service" if app is service else "shard",
         )
-        args = api.ray_serve.deployed.Args.model_validate(app.args)
-        assert callable(getattr(api.ray_serve.deployed, function))
+        args = api.ray_serve.apps.Args.model_validate(app.args)
+        assert callable(getattr(api.ray_serve.apps, function))
         assert (args.shards, args.replicas) == (len(shards), workers["replicas"])
     (container,) = workers["template"]["spec"]["containers"]
     port = config.http_options.port

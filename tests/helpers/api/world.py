@@ -12,14 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
 
+from api.client import ServiceError
 from api.schemas.search import Hit
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
@@ -213,3 +217,22 @@ def check_hits(hits: Sequence[Hit], expected: dict[str, float]) -> None:
 
 def detection_url(detection_id: str, *, safe: str = "") -> str:
     return f"/v1/detections/{quote(detection_id, safe=safe)}"
+
+
+def raised_error(call: Any, *args: Any, **options: Any) -> ServiceError:
+    """The error that the service answers with."""
+    with pytest.raises(ServiceError) as caught:
+        call(*args, **options)
+    assert caught.value.request_id
+    return caught.value
+
+
+BOX: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
+DETECTION: dict[str, Any] = BOX | {"vector": [1.0] * 32}
+
+
+def frame_body(**fields: Any) -> dict[str, Any]:
+    """A request with one detection, of a sequence that nothing else uses."""
+    size = {"image_width": 240, "image_height": 160}
+    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [DETECTION]}
+    return plain | size | fields

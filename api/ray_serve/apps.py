@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from api.http.keys import read_keys
-from api.ray_serve.scaled import replica_app, shard_app, shard_name
+from api.ray_serve.serve import replica_app, shard_app, shard_name
 
 
 class Args(BaseModel):

@@ -22,7 +22,7 @@ import anyio
 from api.http.errors import ApiError
 from api.http.metrics import Metrics
 from api.schemas.index import Reloaded
-from api.service.state import ServedIndex
+from api.service.served_index import ServedIndex
 from common.errors import OnepassError, StorageError, WorkError
 from common.storage import is_remote
 from index.search.snapshot import Snapshot, current_version
