@@ -18,12 +18,13 @@ from api.schemas.index import IndexSummary, Reloaded
 from api.schemas.link import LinkAnswer, OpenSequence
 from api.schemas.search import BatchAnswer, ImageSearchAnswer, SearchAnswer
 from api.schemas.tracks import TrackDetail, TrackList
+from common.errors import WorkError
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Vector = NDArray[np.floating]
 
 
-class ServiceError(Exception):
+class ServiceError(WorkError):
     """The service answered with an error.
 
     Attributes:

@@ -18,6 +18,7 @@
         ├── StalledError      no progress for the stated time
         ├── LeaseLostError    another command took over the folder in an object store
         ├── UnavailableError  a part of the service does not answer; a retry may help
+        ├── ServiceError      (in ``api.client``) the service answered with an error
         ├── LinkStateError    the state of live linking cannot be read or written
         ├── StoppedError      exit 130: Ctrl-C; what is written is kept
         ├── LeftRunningError  exit 130: the user stopped following; the job goes on

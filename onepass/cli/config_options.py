@@ -61,8 +61,12 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     default = inspect.Parameter.empty if field.is_required() else field.get_default()
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) or None
+    kind = _typed(field.annotation, optional=default is None)
+    flag = option_of(name)
+    if kind == bool | None:  # three values: on, off, not given
+        flag += "/--no-" + flag.removeprefix("--")
     option = typer.Option(
-        option_of(name),
+        flag,
         help=field.description,
         rich_help_panel=extra["panel"] if isinstance(extra, dict) else None,  # type: ignore[arg-type]
         **limits,
@@ -71,7 +75,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[_typed(field.annotation, optional=default is None), option],
+        annotation=Annotated[kind, option],
     )
 
 

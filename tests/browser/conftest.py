@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from api.app import create_app
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
 from pipelines.engines.embed import Embedded, Embedder
@@ -151,7 +150,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def service(world: World) -> Iterator[str]:
     """The address of a running service."""
-    with serving(create_app(world.index)) as client:
+    with serving(world.index) as client:
         yield str(client.base_url)
 
 

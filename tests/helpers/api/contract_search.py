@@ -172,7 +172,7 @@ class TestSearch:
             ({"vectors": ""}, "0 numbers"),
             ({"vectors": base64.b64encode(bytes(4 * 33)).decode()}, "a multiple of 32"),
             ({"vectors": base64.b64encode(bytes(4 * 64)).decode()}, "query 0: the vector is all zeros"),
-            ({"vectors": base64.b64encode(bytes(4 * 32 * 257)).decode()}, "257 queries"),
+            ({"vectors": base64.b64encode(np.ones(32 * 257, "<f4")).decode()}, "257 queries"),
         ],
     )  # fmt: skip
     def test_bad_batches_are_explained(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from tests.helpers.api.world import (
     check_hits,
     detection_url,
     error_of,
+    free_port,
     nearest,
     wait_until_ready,
 )
@@ -55,8 +55,7 @@ class Served:
     """The command as a process, and all that it starts."""
 
     def __init__(self, command: Callable[[int], list[str]], log: Path, **env: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.mark = f"{MARK}={uuid4().hex}"
         self.log = log
         with log.open("wb") as stderr:

@@ -1,0 +1,167 @@
+"""Which snapshot is served, and how another replaces it without a request noticing.
+
+``CURRENT`` is read once a second, in an object store every five. A new version is opened and
+searched once while the old one is still served, then one assignment swaps them: requests that use
+the old one finish on it, and it is freed with the last of them. A version that does not open
+changes nothing but the log and a counter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+
+from api.http.errors import ApiError
+from api.http.metrics import Metrics
+from api.schemas.index import Reloaded
+from api.service.served_index import ServedIndex
+from common.errors import OnepassError, StorageError, WorkError
+from common.storage import is_remote
+from index.search.snapshot import Snapshot, current_version
+
+WATCH_SECONDS = 1.0
+REMOTE_WATCH_SECONDS = 5.0  # each request to an object store costs money
+RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
+NO_STORE = "the object store of the index does not answer; its log says why"
+
+logger = logging.getLogger("onepass.api")
+
+
+class IndexWatcher:
+    """Opens the index while the server already answers ``/livez``, and keeps it current.
+
+    Args:
+        index: the index folder.
+        metrics: gets the version being served, and counts reloads.
+        on_failure: called if the index cannot be opened at start-up.
+        open_snapshot: opens the current version of an index folder.
+
+    Attributes:
+        since: when the version being served was opened.
+        tried: set after the first attempt to open the index.
+    """
+
+    def __init__(
+        self,
+        index: Path,
+        *,
+        metrics: Metrics,
+        on_failure: Callable[[OnepassError], None],
+        open_snapshot: Callable[[Path], Snapshot],
+    ) -> None:
+        self.index = index
+        self.since: datetime | None = None
+        self.tried = asyncio.Event()
+        self._metrics = metrics
+        self._on_failure = on_failure
+        self._open_snapshot = open_snapshot
+        self._served: ServedIndex | None = None
+        self._failed: tuple[str | None, float] | None = None  # version that did not open, when
+        self._opening = asyncio.Lock()
+
+    def served_index(self) -> ServedIndex:
+        """The index being served.
+
+        Raises:
+            ApiError: 503, it is not open, or not yet.
+        """
+        if self._served is not None:
+            return self._served
+        if self._failed is not None:
+            raise ApiError(503, "not_ready", "the index cannot be opened; the log says why")
+        raise ApiError(
+            503, "not_ready", "the index is still being opened; try again when /readyz says ok"
+        )
+
+    async def watch(self) -> None:
+        """Open the index, then follow ``CURRENT`` until cancelled.
+
+        A failure to open it at first goes to ``on_failure``, since nobody awaits this.
+        """
+        try:
+            await self.reload()
+        except OnepassError as error:
+            self._on_failure(error)
+        self.tried.set()
+        while True:
+            await asyncio.sleep(REMOTE_WATCH_SECONDS if is_remote(self.index) else WATCH_SECONDS)
+            try:
+                if await anyio.to_thread.run_sync(self._outdated):
+                    await self.reload()
+            except OnepassError as error:
+                logger.error("the earlier snapshot is still served: %s", error)
+
+    async def reload(self) -> Reloaded:
+        """Serve the version that ``CURRENT`` names, unless it is being served.
+
+        Raises:
+            OnepassError: it does not open; the earlier one is still served.
+        """
+        async with self._opening:
+            before = self._served
+            version: str | None = None
+            try:
+                version = await anyio.to_thread.run_sync(current_version, self.index)
+                if before is not None and version == before.version:
+                    self._failed = None
+                    return Reloaded(reloaded=False, version=version, before=version)
+                opened = await anyio.to_thread.run_sync(self._open, before, abandon_on_cancel=True)
+            # Broad: whatever a damaged file raises in FAISS, Arrow or pydantic, watch() goes on.
+            except Exception as error:
+                self._failed = (version, time.monotonic())
+                if before is not None:
+                    self._metrics.failed_reloads.inc()
+                if isinstance(error, OnepassError):
+                    raise
+                logger.exception("the index cannot be opened")
+                raise WorkError(f"{self.index} cannot be opened: {error}") from error
+            self._served, self._failed = opened, None
+            self.since = datetime.now(UTC)
+            manifest = opened.snapshot.manifest
+            self._metrics.record_snapshot(manifest.version, manifest.rows)
+            if before is None:
+                # What is loaded by now stays. Otherwise the garbage collector scans all of it
+                # every second under load, and every request waits 60 ms for that.
+                gc.collect()
+                gc.freeze()
+            else:
+                self._metrics.reloads.inc()
+            logger.info("serving %s, %d rows", manifest.version, manifest.rows)
+            return Reloaded(
+                reloaded=True, version=opened.version, before=before.version if before else None
+            )
+
+    def close(self) -> None:
+        """Undo ``gc.freeze``, or frozen objects are not freed at exit."""
+        gc.unfreeze()
+
+    def without_paths(self, error: OnepassError) -> str:
+        """An error's text for clients: the index folder and every other path are replaced."""
+        if isinstance(error, StorageError):
+            return NO_STORE
+        text = str(error)
+        for folder in sorted({str(self.index), str(self.index.resolve())}, key=len, reverse=True):
+            text = text.replace(folder, "the index")
+        return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s,;:'\"]+", "…", text)
+
+    def _open(self, before: ServedIndex | None) -> ServedIndex:
+        return ServedIndex.open(self._open_snapshot(self.index), before=before)
+
+    def _outdated(self) -> bool:
+        """Whether ``CURRENT`` names another version, and not one that has just failed."""
+        try:
+            version = current_version(self.index)
+        except StorageError:
+            self._metrics.failed_reloads.inc()
+            raise
+        if self._failed is not None and self._failed[0] == version:
+            return time.monotonic() - self._failed[1] > RETRY_SECONDS
+        return self._served is None or self._served.version != version
