@@ -18,12 +18,13 @@ from api.schemas.index import IndexSummary, Reloaded
 from api.schemas.link import LinkAnswer, OpenSequence
 from api.schemas.search import BatchAnswer, ImageSearchAnswer, SearchAnswer
 from api.schemas.tracks import TrackDetail, TrackList
+from common.errors import WorkError
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Vector = NDArray[np.floating]
 
 
-class ServiceError(Exception):
+class ServiceError(WorkError):
     """The service answered with an error.
 
     Attributes:
@@ -176,7 +177,7 @@ class Client:
         """
         return self._get(_detection_path(detection_id), Detection)
 
-    def neighbours(self, detection_id: str, k: int = 10, where: str | None = None) -> SearchAnswer:
+    def neighbors(self, detection_id: str, k: int = 10, where: str | None = None) -> SearchAnswer:
         """Find the nearest detections to a detection, which is not among them.
 
         Args:

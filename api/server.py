@@ -13,20 +13,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import sys
 import threading
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from api.app import create_app
-from api.http.keys import read_keys
+from api.config import ServeConfig
 from api.http.logs import configure
-from api.service.served import Service
+from api.service.service import Service
 from common.errors import InputError, OnepassError
-from tracks.association.options import LinkOptions
-from tracks.live.store import LINK_STATE
 
 DRAIN_SECONDS = 2.0  # not ready, but answering
 SHUTDOWN_SECONDS = 30  # answers under way get this long after that
@@ -50,55 +46,31 @@ class _Server(uvicorn.Server):
         timer.start()
 
 
-def serve(
-    index: Path,
-    *,
-    host: str,
-    port: int,
-    api_key_file: Path | None = None,
-    log_json: bool | None = None,
-    link_state: Path = LINK_STATE,
-    link_options: LinkOptions | None = None,
-) -> None:
-    """Serve ``index`` until SIGINT or SIGTERM, then finish the requests under way.
-
-    Args:
-        index: an index folder.
-        host: address to listen on.
-        port: port to listen on.
-        api_key_file: file of keys for requests under /v1; None requires no key.
-        log_json: log lines as JSON; None: unless stderr is a terminal.
-        link_state, link_options: as for ``create_app``.
+def serve(config: ServeConfig) -> None:
+    """Serve an index in this process until SIGINT or SIGTERM; requests under way are finished.
 
     Raises:
         InputError: the address cannot be bound, or the key file is not valid.
         OnepassError: the index could not be opened; the server has stopped.
     """
-    configure(as_json=not sys.stderr.isatty() if log_json is None else log_json)
-    keys = read_keys(api_key_file) if api_key_file else None
+    configure(config.log_json)
     failures: list[OnepassError] = []
 
     def stop(error: OnepassError) -> None:
         failures.append(error)
         server.should_exit = True
 
-    with bind(host, port) as listener:
-        app = create_app(
-            index,
-            api_keys=keys,
-            link_state=link_state,
-            link_options=link_options,
-            on_failure=stop,
-        )
-        config = uvicorn.Config(
+    with bind(config.host, config.port) as listener:
+        app = create_app(config, on_failure=stop)
+        options = uvicorn.Config(
             app,
             ws="none",
             lifespan="on",
-            access_log=False,  # api.http.observe writes one
+            access_log=False,  # api.http.middleware writes one
             log_config=None,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
-        server = _Server(config, app.state.service)
+        server = _Server(options, app.state.service)
         # uvicorn raises it again after it has shut down in order
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
@@ -115,8 +87,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise InputError(
             f"cannot listen on {host}:{port}: {reason}; choose another `port` (or `host`), or end "
             "what uses it"

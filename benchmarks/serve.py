@@ -120,6 +120,7 @@ def bare_server(index: str, port: int) -> None:
     from fastapi import FastAPI
 
     import api.server
+    from api.config import ServeConfig
 
     def bare(*_: Any, **__: Any) -> FastAPI:
         app = FastAPI()
@@ -128,7 +129,7 @@ def bare_server(index: str, port: int) -> None:
         return app
 
     setattr(api.server, "create_app", bare)  # noqa: B010
-    api.server.serve(Path(index), host="127.0.0.1", port=port)
+    api.server.serve(ServeConfig(index=index, port=port))
 
 
 @contextlib.contextmanager

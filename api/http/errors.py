@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -74,26 +74,16 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
 
 
-def install(app: FastAPI) -> None:
-    """Make ``app`` answer every expected error in the one shape; ``Observe`` answers the others."""
-    app.add_exception_handler(ApiError, _answer_api_error)
-    app.add_exception_handler(UnavailableError, _answer_unavailable)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-
-
-async def _answer_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+async def _answer_api_error(_: Request, error: ApiError) -> Response:
     return error_response(error.status, error.code, error.message, error.headers)
 
 
-async def _answer_unavailable(_: Request, error: Exception) -> Response:
+async def _answer_unavailable(_: Request, __: UnavailableError) -> Response:
     message = "a part of the index does not answer; try again in a few seconds"
     return error_response(503, "unavailable", message, {"retry-after": "5"})
 
 
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _answer_http_error(request: Request, error: HTTPException) -> Response:
     code = _CODES.get(error.status_code, "http_error")
     message = str(error.detail)
     if error.status_code == 404:
@@ -103,8 +93,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     return error_response(error.status_code, code, message, dict(error.headers or {}))
 
 
-async def _answer_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+async def _answer_invalid(_: Request, error: RequestValidationError) -> Response:
     problems = error.errors()
     parts = []
     for item in problems[:_SHOWN_PROBLEMS]:  # a vector of a million words has a million
@@ -118,3 +107,12 @@ async def _answer_invalid(_: Request, error: Exception) -> Response:
     if len(problems) > _SHOWN_PROBLEMS:
         parts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
     return error_response(422, "invalid_request", "; ".join(parts))
+
+
+# Every expected error in the one shape; the middleware ``Observe`` answers all others.
+HANDLERS: dict[int | type[Exception], Any] = {
+    ApiError: _answer_api_error,
+    UnavailableError: _answer_unavailable,
+    HTTPException: _answer_http_error,
+    RequestValidationError: _answer_invalid,
+}

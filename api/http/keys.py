@@ -10,18 +10,26 @@ import hmac
 import logging
 import stat
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Security
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.errors import error_response, error_responses
-from api.http.headers import get_header
 from api.http.metrics import Metrics
 from common.errors import InputError
 
 HEADER = "X-API-Key"
 GUARDED = "/v1/"
+
+_DECLARATION = APIKeyHeader(
+    name=HEADER,
+    scheme_name="ApiKey",
+    description="Required if the server was started with --api-key-file.",
+    auto_error=False,
+)
 
 logger = logging.getLogger("onepass.api")
 
@@ -68,8 +76,8 @@ class KeyCheck:
         if scope["type"] != "http" or GUARDED not in scope["path"]:
             await self.app(scope, receive, send)
             return
-        key = get_header(scope, b"x-api-key")
-        if key is not None and self._is_valid(key):
+        key = Headers(scope=scope).get(HEADER)
+        if key is not None and self._is_valid(key.encode("latin-1")):
             await self.app(scope, receive, send)
             return
         self._metrics.record_rejection("key")
@@ -87,31 +95,20 @@ class KeyCheck:
         return valid
 
 
-def declare(app: FastAPI) -> None:
-    """Declare in the OpenAPI document of ``app`` what needs a key."""
-    openapi_without_keys = app.openapi
+def v1_router(path: str, tag: str, route_class: type[APIRoute] = APIRoute) -> APIRouter:
+    """A router whose routes declare in the OpenAPI document that they need a key.
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = openapi_without_keys()
-            document["components"]["securitySchemes"] = {
-                "ApiKey": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": HEADER,
-                    "description": "Required if the server was started with --api-key-file.",
-                }
-            }
-            body = {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}
-            unauthorised = {
-                "description": error_responses(401)[401]["description"],
-                "content": {"application/json": body},
-            }
-            for path, operations in document["paths"].items():
-                if path.startswith(GUARDED):
-                    for operation in operations.values():
-                        operation["security"] = [{"ApiKey": []}]
-                        operation["responses"]["401"] = unauthorised
-        return app.openapi_schema or openapi_without_keys()
+    ``KeyCheck`` checks it, before the body is read.
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    Args:
+        path: below ``/v1``.
+        tag: of its routes.
+        route_class: of its routes.
+    """
+    return APIRouter(
+        prefix="/v1" + path,
+        tags=[tag],
+        dependencies=[Security(_DECLARATION)],
+        responses=error_responses(401),
+        route_class=route_class,
+    )

@@ -85,8 +85,13 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
                 self.flush()
 
 
-def configure(*, as_json: bool) -> None:
-    """Log onepass and uvicorn, and warnings of all packages, to stderr."""
+def configure(as_json: bool | None) -> None:
+    """Log onepass and uvicorn, and warnings of all packages, to stderr.
+
+    None writes JSON unless stderr is a terminal.
+    """
+    if as_json is None:
+        as_json = not sys.stderr.isatty()
     handler = BufferedHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else PlainLines())
     root = logging.getLogger()

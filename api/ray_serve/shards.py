@@ -20,8 +20,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from api.config import AppConfig
 from api.http.logs import configure
 from common.errors import FilterError, OnepassError, SnapshotError, UnavailableError
+from common.storage import to_path
 from index.search.filters import Filter
 from index.search.recall import Hits
 from index.search.segment import Segment, open_segments
@@ -45,20 +47,15 @@ class Shard:
     Expected errors are returned, not raised: Ray would log each with a traceback and wrap it.
 
     Args:
-        index: the index folder.
-        number: of this shard.
-        shards: how many there are.
-        threads: of FAISS; one search at a time.
-        log_json: log lines as JSON.
+        config: of the application; ``own`` is this shard's number.
     """
 
-    def __init__(self, index: Path, number: int, shards: int, threads: int, log_json: bool) -> None:
-        configure(as_json=log_json)
-        self._index = index
-        self._number = number
-        self._shards = shards
+    def __init__(self, config: AppConfig) -> None:
+        configure(config.log_json)
+        self._config = config
         self._versions: dict[str, asyncio.Future[_Segments]] = {}  # last used last
         # OpenMP keeps its number of threads per thread, so the searching thread sets it.
+        threads = max(1, int(config.cpus))
         self._executor = ThreadPoolExecutor(1, "search", faiss.omp_set_num_threads, (threads,))
 
     async def open(self, version: str) -> OnepassError | None:
@@ -111,9 +108,10 @@ class Shard:
             raise
 
     def _read(self, version: str) -> _Segments:
-        manifest = read_manifest(self._index, version)
-        numbers = range(self._number, len(manifest.segments), self._shards)
-        return dict(zip(numbers, open_segments(self._index, manifest, numbers), strict=True))
+        manifest = read_manifest(self._config.index, version)
+        numbers = range(self._config.own, len(manifest.segments), self._config.shards)
+        segments = open_segments(to_path(self._config.index), manifest, numbers)
+        return dict(zip(numbers, segments, strict=True))
 
 
 class Shards:

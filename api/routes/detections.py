@@ -1,4 +1,4 @@
-"""One detection: its row, its neighbours, its pixels.
+"""Detections: pages of them; of one its row, its track, its neighbours, its pixels.
 
 Ids are chosen by the user and may contain slashes: the id takes all of the path up to the last
 word. Characters with a meaning in a URL (``?``, ``#``, ``%``) must be percent-encoded; a slash may
@@ -14,32 +14,93 @@ from typing import Annotated
 
 import anyio
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as InPath
+from fastapi import Query, Request, Response
 from PIL import Image
 
 from api.http.errors import ApiError, error_responses
+from api.http.keys import v1_router
 from api.routes.common import (
-    CropLimiterDep,
+    Limit,
+    Offset,
     ServedIndexDep,
+    ServiceDep,
     answer_search,
-    get_limits,
-    get_served_index,
 )
-from api.schemas.detections import Detection
+from api.routes.tracks import track
+from api.schemas.detections import Detection, DetectionPage
 from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer, SearchOptions
+from api.schemas.tracks import TrackDetail
 from api.service.answers import DETECTION_COLUMNS, detection_rows, search_body
-from api.service.state import ServedIndex
-from common.errors import StorageError, UnavailableError
+from api.service.served_index import ServedIndex
+from common.errors import FilterError, StorageError, UnavailableError
 
 JPEG_QUALITY = 90
 
-router = APIRouter(prefix="/v1/detections", tags=["detections"])
+router = v1_router("/detections", "detections")
 
 DetectionId = Annotated[
     str,
     InPath(description="May contain slashes; percent-encode ?, # and %.", examples=["trap-4/57-2"]),
 ]
+
+
+@router.get(
+    "",
+    summary="Detections, a page at a time",
+    responses=error_responses(422, 503),
+)
+def browse(
+    served: ServedIndexDep,
+    where: Annotated[
+        str | None,
+        Query(
+            description="Only rows that match this condition, as after WHERE in SQL.",
+            examples=["label = 'Noctua pronuba' AND score >= 0.5"],
+        ),
+    ] = None,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> DetectionPage:
+    """In the order of the index; `where` may name any column of its rows."""
+    try:
+        rows = served.matching_rows(where)
+    except FilterError as error:
+        raise ApiError(422, "invalid_filter", str(error)) from None
+    page = detection_rows(served.snapshot.columns(rows[offset : offset + limit]))
+    return DetectionPage(
+        snapshot=served.version,
+        total=len(rows),
+        limit=limit,
+        offset=offset,
+        detections=[Detection(**fields) for fields in page],
+    )
+
+
+# An id takes all of a path, so the more specific paths come first.
+@router.get(
+    "/{detection_id:path}/track",
+    summary="The track a detection belongs to",
+    responses=error_responses(404, 422, 503),
+)
+def track_of(served: ServedIndexDep, detection_id: DetectionId) -> TrackDetail:
+    """As `/v1/tracks/{track_id}`; 404 `no_track` if it has none."""
+    row = served.row_of(detection_id)
+    run = served.snapshot.columns(np.array([row]))["run"][0]
+    try:
+        track_id = served.tracks().track_of(run, detection_id)
+    except ApiError as error:
+        if error.code != "no_tracks":
+            raise
+        raise ApiError(404, "no_track", error.message) from None
+    if track_id is None:
+        raise ApiError(
+            404,
+            "no_track",
+            f"detection {detection_id[:100]!r} is in no track; "
+            "run 'onepass link' on its run and try again",
+        )
+    return track(served, track_id, run)
 
 
 @router.get(
@@ -55,8 +116,6 @@ async def neighbours(
     where: Annotated[str | None, Query(description=WHERE)] = None,
 ) -> Response:
     """The detection itself is left out."""
-    get_served_index(request)
-    get_limits(request).check_k(k)
     return await answer_search(
         request,
         [detection_id],
@@ -74,10 +133,9 @@ async def neighbours(
         **error_responses(404, 422, 503),
     },
 )
-async def image(
-    served: ServedIndexDep, limiter: CropLimiterDep, detection_id: DetectionId
-) -> Response:
+async def image(service: ServiceDep, served: ServedIndexDep, detection_id: DetectionId) -> Response:
     """Cropped exactly as the network saw it before resizing."""
+    limiter = service.crop_limiter
     crop = await anyio.to_thread.run_sync(_crop, served, detection_id, limiter=limiter)
     return Response(crop, media_type="image/jpeg")
 

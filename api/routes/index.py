@@ -1,21 +1,27 @@
-"""What is being served, and reloading it."""
+"""What is being served, reloading it, and probes of the server."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import PurePath
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import ServedIndexDep, ServiceDep
+from api.http.keys import v1_router
+from api.routes.common import Limit, ServedIndexDep, ServiceDep
+from api.schemas.common import Health
+from api.schemas.detections import Facet, Facets
 from api.schemas.index import IndexSummary, ModelSummary, Recall, Reloaded
 from common.errors import OnepassError, StorageError
 from index.search.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
 
-router = APIRouter(prefix="/v1/index", tags=["index"])
+router = v1_router("/index", "index")
+health = APIRouter(tags=["health"])
 
 
 @router.get(
@@ -27,16 +33,16 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
     manifest = served.snapshot.manifest
     model = manifest.model
-    assert service.since is not None
     try:
-        versions = list_versions(service.index)
+        versions = list_versions(service.watcher.index)
     except StorageError as error:
         logger.error("index: %s", error)
-        raise ApiError(503, "store_unavailable", service.without_paths(error)) from None
+        raise ApiError(503, "store_unavailable", service.watcher.without_paths(error)) from None
+    assert service.watcher.since is not None
     return IndexSummary(
         version=manifest.version,
         versions=versions,
-        since=service.since,
+        since=service.watcher.since,
         metric=manifest.metric,
         factory=manifest.factory,
         rows=manifest.rows,
@@ -44,14 +50,28 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
         recall=Recall.model_validate(manifest.recall, from_attributes=True),
         fingerprint=manifest.fingerprint,
         runs=[PurePath(run.path).name for run in manifest.runs],
-        model=ModelSummary(
-            spec=model.request.spec,
-            weights_sha256=model.weights_sha256,
-            num_classes=model.num_classes,
-            feature_dim=model.feature_dim,
-            feature_kind=model.feature_kind,
-            preprocess=model.preprocess,
-        ),
+        model=ModelSummary.model_validate(model.model_dump() | {"spec": model.request.spec}),
+    )
+
+
+@router.get(
+    "/facets",
+    summary="The values of a column and the number of detections with each",
+    responses=error_responses(422, 503),
+)
+def index_facets(
+    served: ServedIndexDep,
+    column: Annotated[Literal["label", "sequence"], Query()],
+    limit: Limit = 100,
+) -> Facets:
+    """Most frequent first."""
+    counts = served.snapshot.counts(column)
+    return Facets(
+        snapshot=served.version,
+        column=column,
+        total=len(counts),
+        limit=limit,
+        values=[Facet(value=value, rows=rows) for value, rows in counts[:limit]],
     )
 
 
@@ -66,7 +86,37 @@ async def reload(service: ServiceDep) -> Reloaded:
     A version that does not open is a 503 that says why, and the earlier one is still served.
     """
     try:
-        return await service.reload()
+        return await service.watcher.reload()
     except OnepassError as error:
         logger.error("reload: %s", error)
-        raise ApiError(503, "reload_failed", service.without_paths(error)) from None
+        raise ApiError(503, "reload_failed", service.watcher.without_paths(error)) from None
+
+
+@health.get("/livez", summary="The process answers")
+async def livez() -> Health:
+    """Says ok from the moment the server listens, also while the index is being opened."""
+    return Health(status="ok")
+
+
+@health.get(
+    "/readyz",
+    summary="The index is open and a search of it has answered",
+    responses=error_responses(503),
+)
+async def readyz(service: ServiceDep) -> Health:
+    """503 until then, and again as soon as the server is asked to stop."""
+    if service.draining:
+        raise ApiError(503, "stopping", "this server is stopping; use another")
+    service.watcher.served_index()
+    return Health(status="ok")
+
+
+@health.get(
+    "/metrics",
+    summary="Counters for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}},
+)
+async def metrics(service: ServiceDep) -> Response:
+    """Requests and their latency by route, queue, batches, snapshot, reloads."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -7,20 +7,27 @@ from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import anyio
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import get_limits, get_served_index
-from api.routes.direct import DirectRoute
+from api.http.keys import v1_router
+from api.routes.common import (
+    DirectRoute,
+    ServedIndexDep,
+    ServiceDep,
+    served_index_of,
+    service_of,
+)
 from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
+from api.service.checks import over_limit
 from api.service.frames import read_frame, request_digest
-from api.service.line import BoundedQueue
+from api.service.service import Service
 from common.errors import ClashError, FrameError, LinkStateError
-from tracks.live.session import Answer, LiveLinker
+from tracks.live.session import Answer
 from tracks.store import track_id
 
-router = APIRouter(prefix="/v1/link", tags=["link"])
-direct = APIRouter(prefix="/v1/link", tags=["link"], route_class=DirectRoute)
+router = v1_router("/link", "link")
+direct = v1_router("/link", "link", DirectRoute)
 
 logger = logging.getLogger("onepass.api")
 
@@ -41,21 +48,24 @@ async def link(request: Request, body: LinkRequest) -> Response:
     30 days, and all at once if the server's link options or its model have changed: then
     `restarted` says so, and track numbers continue.
     """
-    served, limits = get_served_index(request), get_limits(request)
-    limits.check_detections(len(body.detections))
-    live: LiveLinker = request.app.state.live
-    frames: BoundedQueue = request.app.state.frames
-    with frames.slot():
-        digest = await anyio.to_thread.run_sync(request_digest, body)
-        kept = await _call(
-            request, lambda: live.stored_answer(body.sequence, body.request_id, digest)
+    service, served = service_of(request), served_index_of(request)
+    live, limits = service.live, service.limits
+    if len(body.detections) > limits.detections:
+        raise over_limit(
+            f"{len(body.detections)} detections in a frame; this server links up to "
+            f"{limits.detections}"
         )
-        if kept is not None:
-            answer = Answer(kept, repeated=True)
+    with service.frames.slot():
+        digest = await anyio.to_thread.run_sync(request_digest, body)
+        stored = await _call(
+            service, lambda: live.stored_answer(body.sequence, body.request_id, digest)
+        )
+        if stored is not None:
+            answer = Answer(stored, repeated=True)
         else:
-            frame = await read_frame(body, served, limits, request.app.state.uploads)
+            frame = await read_frame(body, served, limits.pixels, service.uploads)
             answer = await _call(
-                request,
+                service,
                 lambda: live.link(
                     frame,
                     request_id=body.request_id,
@@ -63,7 +73,7 @@ async def link(request: Request, body: LinkRequest) -> Response:
                     fingerprint=served.snapshot.manifest.fingerprint,
                 ),
             )
-    request.app.state.metrics.record_linked(answer.continued, answer.started, answer.weak)
+    service.metrics.record_linked(answer.continued, answer.started, answer.weak)
     headers = {"idempotent-replayed": "true"} if answer.repeated else None
     return Response(answer.body, headers=headers, media_type="application/json")
 
@@ -74,13 +84,12 @@ async def link(request: Request, body: LinkRequest) -> Response:
     responses=error_responses(404, 422, 503),
 )
 async def sequence(
-    request: Request,
+    service: ServiceDep,
+    served: ServedIndexDep,
     sequence: Annotated[str, Query(description="As in the requests that sent its frames.")],
 ) -> OpenSequence:
     """For a camera that was restarted: its last frame, and the tracks that may continue."""
-    served = get_served_index(request)
-    live: LiveLinker = request.app.state.live
-    state = await _call(request, lambda: live.state(sequence))
+    state = await _call(service, lambda: service.live.state(sequence))
     if state is None:
         raise ApiError(
             404,
@@ -92,7 +101,7 @@ async def sequence(
         sequence=sequence,
         frame=state.head.frame,
         timestamp=state.head.taken,
-        restarts=state.cut_off(live.options, served.snapshot.manifest.fingerprint),
+        restarts=state.cut_off(service.live.options, served.snapshot.manifest.fingerprint),
         tracks_started=state.head.started,
         tracks=[]
         if tracks is None
@@ -116,16 +125,15 @@ async def sequence(
     )
 
 
-async def _call(request: Request, function: Callable[[], T]) -> T:
+async def _call(service: Service, function: Callable[[], T]) -> T:
     """Call a function of the live linker in its turn, in a thread; its errors become answers."""
-    frames: BoundedQueue = request.app.state.frames
     try:
-        return await anyio.to_thread.run_sync(function, limiter=frames.limiter)
+        return await anyio.to_thread.run_sync(function, limiter=service.frames.limiter)
     except ClashError as error:
         raise ApiError(409, "clash", str(error)) from None
     except FrameError as error:
         raise ApiError(422, "invalid_frame", str(error)) from None
     except LinkStateError as error:
         logger.error("%s", error)
-        message = request.app.state.service.without_paths(error)
+        message = service.watcher.without_paths(error)
         raise ApiError(503, "link_unavailable", message, headers={"retry-after": "5"}) from None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import anyio
-import numpy as np
-from fastapi import APIRouter, File, Form, Request, Response, UploadFile
-from numpy.typing import NDArray
+from fastapi import File, Form, Request, Response, UploadFile
 
 from api.http.errors import error_responses
-from api.routes.common import answer_search, get_limits, get_served_index
-from api.routes.direct import DirectRoute
+from api.http.keys import v1_router
+from api.routes.common import (
+    DirectRoute,
+    ServedIndexDep,
+    ServiceDep,
+    answer_search,
+    served_index_of,
+)
 from api.schemas.search import (
     DEFAULT_K,
     MAX_K,
@@ -24,14 +29,11 @@ from api.schemas.search import (
     SearchOptions,
     SearchRequest,
 )
-from api.schemas.vectors import read_floats, read_vector
 from api.service.answers import batch_body, search_body
-from api.service.line import BoundedQueue
-from api.service.vectors import check_vectors, invalid_vector
+from api.service.checks import Vectors, check_search, check_vectors, read_vector, read_vectors
 
-router = APIRouter(prefix="/v1/search", tags=["search"])
-# Reads its body and answers without the steps of FastAPI; see DirectRoute.
-direct = APIRouter(prefix="/v1/search", tags=["search"], route_class=DirectRoute)
+router = v1_router("/search", "search")
+direct = v1_router("/search", "search", DirectRoute)
 
 
 @direct.post(
@@ -46,7 +48,6 @@ async def search(request: Request, body: SearchRequest) -> Response:
     A detection is never among its own hits. Only rows that match `where` and `ids` can be hits;
     where fewer than `k` rows match, all of them are.
     """
-    _check_options(request, body, 1)
     return await answer_search(
         request,
         [_read_query(body)],
@@ -66,17 +67,13 @@ async def search_batch(request: Request, body: BatchRequest) -> Response:
 
     A query that cannot be answered refuses the whole batch; the message says which.
     """
-    queries: list[str | NDArray[np.float32]]
-    if body.queries is not None:
-        _check_options(request, body, len(body.queries))
+    if body.queries is None:
+        vectors = read_vectors(body.vectors or "", served_index_of(request).dim)
+        queries: Sequence[str | Vectors] = vectors  # type: ignore[assignment]  # of [dim] each
+    else:
         queries = [
             _read_query(query, f"query {number}: ") for number, query in enumerate(body.queries)
         ]
-    else:
-        dim = get_served_index(request).snapshot.manifest.dim
-        vectors = _read_vectors(body.vectors or "", dim)
-        _check_options(request, body, len(vectors))
-        queries = list(check_vectors(vectors))
     return await answer_search(
         request,
         queries,
@@ -93,6 +90,8 @@ async def search_batch(request: Request, body: BatchRequest) -> Response:
 )
 async def search_image(
     request: Request,
+    service: ServiceDep,
+    served: ServedIndexDep,
     image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, GIF or BMP.")],
     k: Annotated[int, Form(ge=1, le=MAX_K)] = DEFAULT_K,
     where: Annotated[str | None, Form(description=WHERE)] = None,
@@ -101,19 +100,14 @@ async def search_image(
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
     options = SearchOptions(k=k, where=where, include_features=include_features, exact=exact)
-    _check_options(request, options, 1)
-    served, max_pixels = get_served_index(request), get_limits(request).pixels
-    uploads: BoundedQueue = request.app.state.uploads
-    with uploads.slot():
+    check_search(service.limits, options, 1, served.dim)  # before the model is used
+    with service.uploads.slot():
         data = await image.read()
-        embedded = await anyio.to_thread.run_sync(
-            lambda: served.embed(data, max_pixels=max_pixels), limiter=uploads.limiter
+        (embedded,) = await anyio.to_thread.run_sync(
+            lambda: served.embedder.embed_images([data], max_pixels=service.limits.pixels),
+            limiter=service.uploads.limiter,
         )
-    upload: dict[str, Any] = {
-        "label": embedded.label,
-        "score": embedded.score,
-        "topk": embedded.topk,
-    }
+    upload = {"label": embedded.label, "score": embedded.score, "topk": embedded.topk}
     return await answer_search(
         request,
         [check_vectors(embedded.embedding)],
@@ -122,32 +116,7 @@ async def search_image(
     )
 
 
-def _check_options(request: Request, options: SearchOptions, queries: int) -> None:
-    limits, dim = get_limits(request), get_served_index(request).snapshot.manifest.dim
-    limits.check_k(options.k)
-    limits.check_ids(options.ids)
-    limits.check_size(queries, options.k, dim, include_features=options.include_features)
-
-
-def _read_query(query: Query, prefix: str = "") -> str | NDArray[np.float32]:
+def _read_query(query: Query, prefix: str = "") -> str | Vectors:
     if query.detection_id is not None:
         return query.detection_id
-    assert query.vector is not None
-    try:
-        return check_vectors(read_vector(query.vector), prefix)
-    except ValueError as error:
-        raise invalid_vector(f"{prefix}{error}") from None
-
-
-def _read_vectors(text: str, dim: int) -> NDArray[np.float32]:
-    """The vectors of a batch, [Q, dim]."""
-    try:
-        numbers = read_floats(text, "vectors")
-    except ValueError as error:
-        raise invalid_vector(str(error)) from None
-    if not len(numbers) or len(numbers) % dim:
-        raise invalid_vector(
-            f"vectors holds {len(numbers)} numbers; this index has {dim} a vector, so give a "
-            f"multiple of {dim}"
-        )
-    return numbers.reshape(-1, dim)
+    return read_vector(query.vector, prefix)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.http.errors import ApiError, error_responses
-from api.routes.common import ServedIndexDep
+from api.http.keys import v1_router
+from api.routes.common import Limit, Offset, ServedIndexDep
 from api.schemas.detections import Detection
 from api.schemas.tracks import Track, TrackDetail, TrackList, TrackStep
 
-MAX_PAGE = 1000
-MAX_OFFSET = 2**31 - 1  # Arrow cannot slice at larger offsets
-
-router = APIRouter(prefix="/v1/tracks", tags=["tracks"])
+router = v1_router("/tracks", "tracks")
 
 
 @router.get("", summary="Tracks, a page at a time", responses=error_responses(404, 422, 503))
 def tracks(
     served: ServedIndexDep,
     sequence: Annotated[str | None, Query(description="Only tracks of this sequence.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
-    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
+    limit: Limit = 100,
+    offset: Offset = 0,
 ) -> TrackList:
     """Ordered by run, sequence, first frame and id; 404 if no run of the index was linked."""
     total, page = served.tracks().page(sequence, limit=limit, offset=offset)

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -25,16 +23,17 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from api.config import Limits
 from api.http.errors import ApiError, too_busy
-from api.http.limits import Limits
 from api.http.metrics import Metrics
 from api.service.answers import SearchResults, collect_results
-from api.service.vectors import wrong_dimension
+from api.service.checks import wrong_dimension
+from cluster.executors import local_cores
 from common.errors import FilterError
 from index.search.filters import Filter
 
 if TYPE_CHECKING:
-    from api.service.state import ServedIndex
+    from api.service.served_index import ServedIndex
 
 _SHARED_K = 100  # a larger k slows all that share a call, so such searches share another one
 _CLOSE_SECONDS = 10.0  # a call of FAISS cannot be interrupted, only abandoned
@@ -102,7 +101,6 @@ class Batcher:
             answers all of it.
         limits: ``waiting_queries``, and ``batch`` and ``hits`` of one call.
         metrics: gets the queue's depth and each batch's size.
-        micro_batching: False answers every request by itself, a thread and a core each.
     """
 
     def __init__(
@@ -111,7 +109,6 @@ class Batcher:
         *,
         limits: Limits,
         metrics: Metrics,
-        micro_batching: bool,
     ) -> None:
         self._served_index = served_index
         self._limits = limits
@@ -120,22 +117,15 @@ class Batcher:
         self._left_over: _Pending | None = None  # too much for the batch before; under _turn
         self._lock = threading.Lock()
         self._depth = 0
-        self._micro_batching = micro_batching
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if micro_batching else nullcontext()
-        )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._cores = cores or 1
-        self._threads: list[threading.Thread] = []
+        self._turn = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"search-{number}", daemon=True)
+            for number in range(2)
+        ]
         metrics.queue_depth.set_function(lambda: self._depth)
 
     def start(self) -> None:
         """Start the threads."""
-        count = 2 if self._micro_batching else self._cores
-        self._threads = [
-            threading.Thread(target=self._work, name=f"search-{number}", daemon=True)
-            for number in range(count)
-        ]
         for thread in self._threads:
             thread.start()
 
@@ -168,7 +158,7 @@ class Batcher:
 
     def _work(self) -> None:
         # OpenMP keeps this number per thread, so each thread sets its own.
-        faiss.omp_set_num_threads(self._cores if self._micro_batching else 1)
+        faiss.omp_set_num_threads(local_cores())
         while True:
             with self._turn:
                 batch = self._take()
@@ -185,7 +175,7 @@ class Batcher:
             return []
         batch, cost, largest_k = [first], first.search.cost, first.search.k
         with contextlib.suppress(Empty):
-            while self._micro_batching and cost < self._limits.batch:
+            while cost < self._limits.batch:
                 pending = self._queue.get_nowait()
                 if pending is None:
                     self._queue.put(None)  # close after this batch
@@ -275,7 +265,7 @@ class _Group:
         if not self.queries:
             return
         indexed_rows = np.array(query_rows, np.int64)
-        vectors = np.empty((len(indexed_rows), snapshot.manifest.dim), np.float32)
+        vectors = np.empty((len(indexed_rows), served.dim), np.float32)
         indexed = indexed_rows >= 0
         if indexed.any():
             vectors[indexed] = snapshot.vectors(indexed_rows[indexed])
@@ -324,7 +314,7 @@ class _Group:
 
 def _query_error(served: ServedIndex, search: Search, rows: list[int]) -> ApiError | None:
     """Why a search cannot be answered by this snapshot; ``rows`` of its queries, -1: none."""
-    dim = served.snapshot.manifest.dim
+    dim = served.dim
     for number, (query, row) in enumerate(zip(search.queries, rows, strict=True)):
         prefix = f"query {number}: " if len(rows) > 1 else ""
         if isinstance(query, str):

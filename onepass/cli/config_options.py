@@ -74,8 +74,12 @@ def _parameter(name: str, field: FieldInfo, *, preset: bool) -> inspect.Paramete
         shown, default = default is not None and str(default), None
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) or None
+    kind = _typed(field.annotation, optional=default is None)
+    flag = option_of(name)
+    if kind == bool | None:  # three values: on, off, not given
+        flag += "/--no-" + flag.removeprefix("--")
     option = typer.Option(
-        option_of(name),
+        flag,
         help=field.description,
         show_default=shown,
         rich_help_panel=extra["panel"] if isinstance(extra, dict) else None,  # type: ignore[arg-type]
@@ -85,7 +89,7 @@ def _parameter(name: str, field: FieldInfo, *, preset: bool) -> inspect.Paramete
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[_typed(field.annotation, optional=default is None), option],
+        annotation=Annotated[kind, option],
     )
 
 

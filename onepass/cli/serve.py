@@ -5,95 +5,41 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from common.errors import InputError
+from api.config import ServeConfig
+from common.json_models import configure
 from common.progress import ProgressBar
+from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, print_json, to_path
 
 app = typer.Typer()
 
 
 @app.command()
+@with_config(ServeConfig, leave_out={"index", "limits", "live"})
 def serve(
     index: Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="Require one of its keys (one a line) in X-API-Key.")
-    ] = None,
-    log_json: Annotated[
-        bool | None,
-        typer.Option(help="Log lines as JSON; by default unless stderr is a terminal."),
-    ] = None,
-    link_state: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for the open tracks of live cameras, on a disk of this machine; "
-            "by default INDEX/live/links.sqlite3."
-        ),
-    ] = None,
-    link_preset: Annotated[
-        Literal["default", "ami", "antenna"],
-        typer.Option(help="How frames of live cameras are linked, as for onepass link --preset."),
-    ] = "default",
-    link_options: Annotated[
-        Path | None, typer.Option(help="The same from a file, as for onepass link --options.")
-    ] = None,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Serve on Ray: each part of the index is searched by its own process. Needs some "
-            "15 s and 2 GB to start; if one process is enough, that is faster.",
-        ),
-    ] = False,
-    replicas: Annotated[
-        int | None, typer.Option(min=1, help="With --ray: processes of each part (1).")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="With --ray: a cluster to join, whose nodes see the index.")
-    ] = None,
+    options: dict[str, Any],
 ) -> None:
     """Serve search, neighbours, crops, tracks and live linking over HTTP; documentation at /docs.
 
     Example: onepass serve photos.index --port 8000
     """
-    if not ray and (replicas or address):
-        given = f"--replicas {replicas}" if replicas else f"--address {address}"
-        raise InputError(f"{given} needs --ray; without it one process serves, and Ray is not used")
-    # late: NumPy, SQLite
-    from onepass.cli.link import read_options
-    from tracks.association.options import PRESETS
-    from tracks.live.store import LINK_STATE
-
-    if link_options is not None and link_preset != "default":
-        raise InputError(
-            f"--link-options {link_options} and --link-preset {link_preset}: give one of them"
-        )
-    options: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "api_key_file": api_key_file,
-        "log_json": log_json,
-        "link_state": LINK_STATE if link_state is None else link_state.absolute(),
-        "link_options": PRESETS[link_preset]
-        if link_options is None
-        else read_options(link_options, "--link-options"),
-    }
+    config = configure(ServeConfig, index=index, **options)
     # FAISS's threads would spin between two searches, on cores that answer requests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # late: FastAPI and FAISS take a second, and read OMP_WAIT_POLICY when they are loaded
-    if ray:
-        from api.ray_serve.scaled import serve_on_ray
+    if config.ray:
+        from api.ray_serve.serve import serve_on_ray
 
-        serve_on_ray(index, replicas=replicas or 1, address=address, **options)
+        serve_on_ray(config)
     else:
         from api.server import serve as serve_here
 
-        serve_here(index, **options)
+        serve_here(config)
 
 
 @app.command()

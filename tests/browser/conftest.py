@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from api.app import create_app
 from index.build.version import build_index
 from index.search.snapshot import Snapshot
 from pipelines.engines.embed import Embedded, Embedder
 from pipelines.model_info import ModelRequest
 from pipelines.models.registry import examine
+from tests.helpers.api.world import draw, serving
 from tests.helpers.pictures import drawn
 from tests.helpers.runs import write_run
-from tests.integration.api.world import draw, serving
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 
@@ -151,7 +150,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def service(world: World) -> Iterator[str]:
     """The address of a running service."""
-    with serving(create_app(world.index)) as client:
+    with serving(world.index) as client:
         yield str(client.base_url)
 
 

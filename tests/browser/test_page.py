@@ -12,8 +12,9 @@ from playwright.sync_api import Page, expect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
+from api.config import ServeConfig
 from tests.browser.conftest import EVIL, MEADOW, ODD_ID, QUOTED, WAIT_MS, Console, World
-from tests.integration.api.world import serving
+from tests.helpers.api.world import serving
 
 expect.set_options(timeout=WAIT_MS)
 
@@ -360,7 +361,7 @@ def test_a_key_is_requested_and_kept_in_the_tab(
     open_page: Open, world: World, console: Console
 ) -> None:
     console.expected = ("status of 401",)
-    gate = Gate(create_app(world.index))
+    gate = Gate(create_app(ServeConfig(index=world.index)))
     with serving(gate) as client:  # type: ignore[arg-type]
         gate.key = b"s3cret"
         page = open_page(str(client.base_url))
@@ -394,7 +395,7 @@ def test_a_key_is_requested_and_kept_in_the_tab(
 
 def test_errors_are_shown_and_retried(open_page: Open, world: World, console: Console) -> None:
     console.expected = ("status of 429", "status of 500", "status of 503", "ERR_FAILED")
-    gate = Gate(create_app(world.index))
+    gate = Gate(create_app(ServeConfig(index=world.index)))
     all_of_them = f"{len(world.ids)} detections, 1 to 48 shown"
     with serving(gate) as client:  # type: ignore[arg-type]
         gate.answers = [
@@ -449,7 +450,7 @@ def test_a_missing_image_is_shown_as_such(
 def test_only_a_few_pictures_at_once_and_only_near_the_window(
     open_page: Open, world: World
 ) -> None:
-    gate = Gate(create_app(world.index))
+    gate = Gate(create_app(ServeConfig(index=world.index)))
     with serving(gate) as client:  # type: ignore[arg-type]
         page = open_page(str(client.base_url), width=360, height=400)
         expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")

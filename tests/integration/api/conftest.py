@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from api.app import create_app
 from api.client import Client
-from tests.integration.api.world import World, make_world, serving
+from tests.helpers.api.world import World, make_world, serving
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +19,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def base_url(world: World) -> Iterator[str]:
     """The server that the contract is tested with; a module may use another one."""
-    with serving(create_app(world.index)) as http:
+    with serving(world.index) as http:
         yield str(http.base_url)
 
 

@@ -12,10 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from api.app import create_app
-from api.http.limits import Limits
+from api.config import Limits
 from index.search.snapshot import Hits, Snapshot
-from tests.integration.api.world import World, error_of, nearest, serving
+from tests.helpers.api.world import World, error_of, nearest, serving
 
 Gate = tuple[threading.Event, list[int]]
 
@@ -57,8 +56,7 @@ def wait_for_depth(http: httpx.Client, wanted: int) -> None:
     raise AssertionError(f"the queue never held {wanted} queries")
 
 
-@pytest.mark.parametrize("micro_batching", [True, False])
-def test_concurrent_searches_equal_single_ones(world: World, micro_batching: bool) -> None:
+def test_concurrent_searches_equal_single_ones(world: World) -> None:
     queries = np.random.default_rng(3).normal(size=(60, world.model.feature_dim))
     options: list[dict[str, Any]] = [
         {"k": 3},
@@ -66,7 +64,7 @@ def test_concurrent_searches_equal_single_ones(world: World, micro_batching: boo
         {"k": 5, "where": "label = 'class 1'"},
         {"k": 2, "exact": True},
     ]
-    with serving(create_app(world.index, micro_batching=micro_batching)) as http:
+    with serving(world.index) as http:
 
         def search(number: int) -> tuple[list[str], list[str]]:
             option, query = options[number % 4], queries[number]
@@ -85,7 +83,7 @@ def test_concurrent_searches_equal_single_ones(world: World, micro_batching: boo
 
 def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
     opened, sizes = gate
-    with serving(create_app(world.index)) as http:
+    with serving(world.index) as http:
         sizes.clear()
         opened.clear()
         with together(40) as begin:
@@ -124,7 +122,7 @@ def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
 def test_a_full_queue_says_when_to_try_again(world: World, gate: Gate) -> None:
     opened, sizes = gate
     limits = Limits(waiting_queries=4, batch=4)
-    with serving(create_app(world.index, limits=limits)) as http:
+    with serving(world.index, limits=limits) as http:
         sizes.clear()
         opened.clear()
         with together(10) as begin:
@@ -156,7 +154,7 @@ def test_an_unexpected_error_fails_only_its_request(
             raise RuntimeError(f"{self.path} is on fire")
         return original(self, vectors, k, **options)
 
-    with serving(create_app(world.index)) as http:
+    with serving(world.index) as http:
         monkeypatch.setattr(Snapshot, "search", broken)
         response = http.post("/v1/search", json={"detection_id": "a-0", "exact": True})
         code, message = error_of(response, 500)

@@ -11,11 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from api.app import create_app
 from index.build.version import build_index
+from tests.helpers.api.world import detection_url, error_of, serving
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
-from tests.integration.api.world import detection_url, error_of, serving
 from tracks.association.options import TERMS
 from tracks.link import link_run
 from tracks.store import read_tracks
@@ -46,7 +45,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             link_run(run.path)
         runs.append(run.path)
     build_index(runs, base / "index")
-    with serving(create_app(base / "index")) as client:
+    with serving(base / "index") as client:
         yield client
 
 
@@ -132,7 +131,7 @@ def test_links_are_those_that_linking_wrote(tmp_path: Path) -> None:
     shown = ("detection_id", "frame", "position", "previous_detection_id", "cost", "margin")
     shown += tuple(f"cost_{term}" for term in TERMS)
     served = []
-    with serving(create_app(tmp_path / "index")) as client:
+    with serving(tmp_path / "index") as client:
         for track in client.get("/v1/tracks?limit=1000").json()["tracks"]:
             steps = client.get("/v1/tracks/" + track["track_id"]).json()["detections"]
             served += [{name: step[name] for name in shown} for step in steps]

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.api.contract import (  # noqa: F401
-    TestDetections,
-    TestErrors,
-    TestIndex,
-    TestLink,
-    TestSearch,
-    TestTracks,
-)
+from tests.helpers.api.contract_link import TestLink  # noqa: F401
+from tests.helpers.api.contract_search import TestDetections, TestSearch, TestTracks  # noqa: F401
+from tests.helpers.api.contract_service import TestErrors, TestIndex  # noqa: F401

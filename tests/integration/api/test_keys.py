@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from api.app import create_app
 from api.client import Client, ServiceError
 from api.http.keys import read_keys
 from common.errors import InputError
-from tests.integration.api.world import World, error_of, serving
+from tests.helpers.api.world import World, error_of, serving
 
 
 def test_v1_requires_a_valid_key(
@@ -22,7 +21,7 @@ def test_v1_requires_a_valid_key(
     file.chmod(0o600)
     with (
         caplog.at_level(logging.DEBUG),
-        serving(create_app(world.index, api_keys=read_keys(file))) as http,
+        serving(world.index, api_key_file=file) as http,
     ):
         url = str(http.base_url)
         for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):

@@ -17,17 +17,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.app import create_app
 from api.client import Client
-from api.http.limits import Limits
+from api.config import Limits
 from api.routes import link as routes
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.search.filters import Filter
+from tests.helpers.api.world import (
+    World,
+    connected,
+    error_of,
+    frame_body,
+    process,
+    raised_error,
+    serving,
+)
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
-from tests.integration.api.contract import frame_body, raised_error
-from tests.integration.api.world import World, error_of, process, serving
 from tracks.association.options import LinkOptions
 from tracks.live.session import IDLE_DAYS
 from tracks.live.store import KEPT_ANSWERS, LINK_STATE
@@ -37,7 +43,7 @@ SIZE = (240, 160)
 
 @contextmanager
 def camera(index: Path, **options: Any) -> Iterator[Client]:
-    with serving(create_app(index, **options)) as http, Client(str(http.base_url)) as client:
+    with connected(index, **options) as (_, client):
         yield client
 
 
@@ -80,20 +86,24 @@ def test_a_killed_server_continues_where_it_was(world: World, tmp_path: Path) ->
         assert client.open_tracks("cam").restarts is None
 
 
-def test_invalid_link_options_are_refused(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from onepass.cli.main import main
 
-    for given, says in (
-        (["--link-preset", "ami", "--link-options", "x"], "give one of them"),
-        (["--link-options", "nowhere.json"], "--link-options nowhere.json cannot be read"),
+    file = tmp_path / "options.json"
+    file.write_text("{}")
+    for given, named in (
+        (["--link-preset", "ami", "--link-options", str(file)], "--link-options"),
+        (["--link-options", "nowhere.json"], "--link-options nowhere.json"),
+        (["--replicas", "2"], "--replicas 2"),
+        (["--address", "head:6379"], "--address head:6379"),
     ):
-        monkeypatch.setattr(sys, "argv", ["onepass", "serve", str(world.index), *given])
+        monkeypatch.setattr(sys, "argv", ["onepass", "serve", "index", *given])
         with pytest.raises(SystemExit) as caught:
             main()
         out, err = capsys.readouterr()
-        assert says in only_error(caught.value.code, out, err)
+        assert named in only_error(caught.value.code, out, err)
 
 
 def test_the_state_file_survives_new_versions(tmp_path: Path) -> None:
@@ -125,7 +135,8 @@ def test_without_a_state_file_all_but_linking_works(
 ) -> None:
     (tmp_path / "file").write_text("")
     bad = tmp_path / "file" / "state" if state == "not writable" else None
-    with caplog.at_level(logging.ERROR), serving(create_app(world.index, link_state=bad)) as http:
+    fields = {"link_state": bad} if bad else {"live": False}
+    with caplog.at_level(logging.ERROR), serving(world.index, **fields) as http:
         answer = http.post("/v1/link", json=frame_body())
         code, message = error_of(answer, 503)
         assert code == "link_unavailable"
@@ -176,8 +187,8 @@ def test_weak_detections_and_time_as_the_options_say(world: World, tmp_path: Pat
 
 def test_linked_detections_are_counted(world: World, tmp_path: Path) -> None:
     options = LinkOptions(strong_score=0.5)
-    app = create_app(world.index, link_state=tmp_path / "s", link_options=options)
-    with serving(app) as http, Client(str(http.base_url)) as client:
+    state = tmp_path / "s"
+    with connected(world.index, link_state=state, link_options=options) as (http, client):
         link_frame(client, 0, scores=[0.9])
         link_frame(client, 1, scores=[0.9])
         link_frame(client, 1, scores=[0.9])  # a repeated request counts once

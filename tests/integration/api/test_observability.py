@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-from api.app import create_app
 from api.http.logs import JsonLines, PlainLines
-from api.service.state import ServedIndex
-from tests.integration.api.world import ODD_ID, World, detection_url, error_of, serving
+from api.service.served_index import ServedIndex
+from tests.helpers.api.world import ODD_ID, World, detection_url, error_of, serving
 
 
 def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, object]]:
@@ -23,7 +22,7 @@ def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, objec
 def test_every_request_is_one_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.INFO, "onepass.api.access"),
-        serving(create_app(world.index)) as http,
+        serving(world.index) as http,
     ):
         caplog.clear()
         name = {"x-request-id": "job-1"}
@@ -59,7 +58,7 @@ def test_an_unexpected_error_is_logged_and_not_shown(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("/secret/folder")
 
-    with caplog.at_level(logging.ERROR), serving(create_app(world.index)) as http:
+    with caplog.at_level(logging.ERROR), serving(world.index) as http:
         monkeypatch.setattr(ServedIndex, "row_of", broken)
         response = http.get("/v1/detections/a-0")
     assert error_of(response, 500)[0] == "internal"
@@ -74,7 +73,7 @@ def test_an_unexpected_error_is_logged_and_not_shown(
 
 
 def test_metrics_count_by_route_and_not_by_id(world: World) -> None:
-    with serving(create_app(world.index)) as http, serving(create_app(world.index)) as other:
+    with serving(world.index) as http, serving(world.index) as other:
         for row in range(6, 10):
             http.get(f"/v1/detections/a-{row}")
         http.get("/v1/detections/nobody")

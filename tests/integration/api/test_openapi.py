@@ -32,7 +32,8 @@ from schemathesis.specs.openapi.checks import (
 
 import api.schemas
 from api.app import create_app
-from tests.integration.api.world import World, serving
+from api.config import ServeConfig
+from tests.helpers.api.world import World, serving
 
 GOLDEN = Path(__file__).with_name("openapi.json")
 CASES = int(os.environ.get("ONEPASS_CASES", "300"))
@@ -40,7 +41,7 @@ KEY = "for-the-fuzzer"
 
 
 def openapi() -> dict[str, Any]:
-    document = create_app(Path("index")).openapi()
+    document = create_app(ServeConfig(index="index")).openapi()
     document["info"]["version"] = "0"  # the package's own version is not part of the contract
     return document
 
@@ -94,8 +95,8 @@ def plain_arrays(node: Any) -> Any:
 @pytest.fixture
 def base_url(world: World) -> Iterator[str]:
     """A server that requires a key."""
-    app = create_app(world.index, api_keys=frozenset({KEY.encode()}))
-    with serving(app) as http:
+    config = ServeConfig(index=world.index)
+    with serving(create_app(config, api_keys=frozenset({KEY.encode()}))) as http:
         yield str(http.base_url)
 
 

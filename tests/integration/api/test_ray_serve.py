@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,23 +24,19 @@ from api.ray_serve.shards import SEARCH_SECONDS
 from index.build.version import build_index
 from index.config import IndexConfig
 from index.search.snapshot import Snapshot
-from tests.helpers.processes import processes_with_env
-from tests.integration.api.contract import (  # noqa: F401
-    TestDetections,
-    TestErrors,
-    TestIndex,
-    TestLink,
-    TestSearch,
-    TestTracks,
-)
-from tests.integration.api.world import (
+from tests.helpers.api.contract_link import TestLink  # noqa: F401
+from tests.helpers.api.contract_search import TestDetections, TestSearch, TestTracks  # noqa: F401
+from tests.helpers.api.contract_service import TestErrors, TestIndex  # noqa: F401
+from tests.helpers.api.world import (
     World,
     check_hits,
     detection_url,
     error_of,
+    free_port,
     nearest,
     wait_until_ready,
 )
+from tests.helpers.processes import processes_with_env
 
 pytestmark = pytest.mark.ray
 
@@ -61,8 +56,7 @@ class Served:
     """The command as a process, and all that it starts."""
 
     def __init__(self, command: Callable[[int], list[str]], log: Path, **env: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.mark = f"{MARK}={uuid4().hex}"
         self.log = log
         with log.open("wb") as stderr:

@@ -14,16 +14,17 @@ import pytest
 
 from api.app import create_app
 from api.client import Client, ServiceError
-from api.service import served as service
-from api.service.state import ServedIndex
+from api.config import ServeConfig
+from api.service import watcher
+from api.service.served_index import ServedIndex
 from common.errors import OnepassError, SnapshotError
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.search.filters import Filter
 from index.search.snapshot import Hits, Snapshot
 from pipelines.run import Run
+from tests.helpers.api.world import World, connected, error_of, serving, wait_until_ready
 from tests.helpers.runs import write_run
-from tests.integration.api.world import World, error_of, serving, wait_until_ready
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
 
@@ -64,7 +65,7 @@ def damage(index: Path, version: str) -> None:
 def test_a_reload_serves_what_current_names(runs: list[Run], tmp_path: Path) -> None:
     index = tmp_path / "index"
     build(runs[:1], index)
-    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+    with connected(index) as (http, client):
         since = client.index().since
         assert build(runs, index) == "v0002"
         done = client.reload()
@@ -85,10 +86,10 @@ def test_a_reload_serves_what_current_names(runs: list[Run], tmp_path: Path) -> 
 def test_a_new_version_is_served_without_a_reload(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(watcher, "WATCH_SECONDS", 0.02)
     index = tmp_path / "index"
     build(runs[:1], index)
-    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+    with connected(index) as (_, client):
         build(runs, index)
         while client.index().version != "v0002":
             time.sleep(0.01)
@@ -103,7 +104,7 @@ def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -
         time.sleep(0.5)
         return Snapshot.open(folder)
 
-    app = create_app(index, open_snapshot=slowly, startup_wait_s=60.0)
+    app = create_app(ServeConfig(index=index), open_snapshot=slowly, startup_wait_s=60.0)
     with serving(app, ready=False) as http:
         while True:
             try:
@@ -128,7 +129,7 @@ def test_a_request_under_way_keeps_its_snapshot(
         return original(self, vectors, k, **options)
 
     monkeypatch.setattr(Snapshot, "search", slowly)
-    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+    with connected(index) as (_, client):
         snapshots: list[str] = []
         thread = threading.Thread(
             target=lambda: snapshots.append(client.search("old-1", exact=True).snapshot)
@@ -163,7 +164,7 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
                     wrong.append(f"{answer.snapshot}: {len(answer.hits)}")
         seen.append(versions)
 
-    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+    with connected(index) as (http, client):
         threads = [threading.Thread(target=search, args=(str(http.base_url),)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -184,7 +185,7 @@ def test_a_version_that_does_not_open_changes_nothing(
 ) -> None:
     index = tmp_path / "index"
     build(runs[:1], index)
-    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+    with connected(index) as (http, client):
         if damaged == "truncated":
             damage(index, "v0002")
         else:
@@ -211,7 +212,7 @@ def test_a_version_that_does_not_open_changes_nothing(
 def test_a_version_without_its_first_rows_is_served(runs: list[Run], tmp_path: Path) -> None:
     index = tmp_path / "index"
     build(runs[:1], index)
-    with serving(create_app(index)) as http, Client(str(http.base_url)) as client:
+    with connected(index) as (_, client):
         deleted = [hit.detection_id for hit in client.search("old-7", 39).hits][:38]
         delete_rows(index, Filter(ids=frozenset(deleted)))
         assert client.reload().version == "v0002"
@@ -239,7 +240,7 @@ def test_loaded_tracks_are_loaded_for_the_next_snapshot(runs: list[Run], tmp_pat
 
 def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Path) -> None:
     build(runs[:1], tmp_path / "index")
-    with serving(create_app(tmp_path / "index")) as http:
+    with serving(tmp_path / "index") as http:
         for url in ("/v1/tracks", "/v1/tracks/x"):
             code, message = error_of(http.get(url), 404)
             assert (code, "'onepass link RUN'" in message) == ("no_tracks", True)
@@ -261,7 +262,7 @@ def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.Monke
         return original(snapshot, before=before)
 
     monkeypatch.setattr(ServedIndex, "open", slowly)
-    with serving(create_app(world.index), ready=False) as http:
+    with serving(world.index, ready=False) as http:
         try:
             assert http.get("/livez").json() == {"status": "ok"}
             for url in ("/readyz", "/v1/index", "/v1/detections/a-0"):
@@ -277,10 +278,11 @@ def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.Monke
 def test_an_application_alone_says_why_it_is_not_ready(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(watcher, "WATCH_SECONDS", 0.02)
     failures: list[OnepassError] = []
     index = tmp_path / "later"
-    with serving(create_app(index, on_failure=failures.append), ready=False) as http:
+    app = create_app(ServeConfig(index=index), on_failure=failures.append)
+    with serving(app, ready=False) as http:
         while not failures:
             time.sleep(0.01)
         assert "cannot be opened" in error_of(http.get("/readyz"), 503)[1]

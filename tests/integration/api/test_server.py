@@ -14,14 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api.config import ServeConfig
 from api.server import serve
 from common.errors import InputError, SnapshotError
-from tests.integration.api.world import World, error_of, process
+from tests.helpers.api.world import World, error_of, free_port, process
 
 # A search with exact=true takes two seconds, long enough to get a signal meanwhile.
 SLOW = """
 import sys, time
-from pathlib import Path
+from api.config import ServeConfig
 from api.server import serve
 from index.search.snapshot import Snapshot
 search = Snapshot.search
@@ -29,7 +30,7 @@ def slowly(self, vectors, k, **options):
     time.sleep(2 * options.get("exact", False))
     return search(self, vectors, k, **options)
 Snapshot.search = slowly
-serve(Path(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+serve(ServeConfig(index=sys.argv[1], port=int(sys.argv[2])))
 """
 
 
@@ -90,7 +91,7 @@ def test_the_command_serves_with_keys(world: World, tmp_path: Path) -> None:
         assert error_of(http.get("/v1/index"), 401)[0] == "unauthorised"
         assert http.get("/v1/index", headers={"x-api-key": "a-secret"}).status_code == 200
         with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
-            serve(world.index, host="127.0.0.1", port=port or 0)
+            serve(ServeConfig(index=world.index, port=port))
         child.send_signal(signal.SIGINT)  # Ctrl-C does not wait
         _, log = child.communicate(timeout=30)
     assert "a-secret" not in log
@@ -100,4 +101,4 @@ def test_the_command_serves_with_keys(world: World, tmp_path: Path) -> None:
 
 def test_serving_no_index_ends_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="nothing-here"):
-        serve(tmp_path / "nothing-here", host="127.0.0.1", port=0)
+        serve(ServeConfig(index=tmp_path / "nothing-here", port=free_port()))

@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from api.app import create_app
 from api.client import Client
+from tests.helpers.api.world import serving
 from tests.helpers.commands import here
-from tests.integration.api.world import serving
 
 HOME = Path("/tmp/onepass-0.1.0")  # noqa: S108
 COLUMNS = ["row_id", "label", "score", "embedding", "detection_id"]
@@ -92,7 +91,7 @@ def _with_filter(command: str) -> list[str]:
 
 def test_the_service_answers_as_it_did(answers: dict[str, Any]) -> None:
     assert len(answers["http"]) == 18
-    with serving(create_app(Path("photos.index"))) as client:
+    with serving(Path("photos.index")) as client:
         for name, asked in answers["http"].items():
             answer = client.request(asked["method"], asked["url"], json=asked["json"])
             body = base64.b64decode(asked["body"])
@@ -108,7 +107,7 @@ def test_the_service_answers_as_it_did(answers: dict[str, Any]) -> None:
 
 def test_a_live_camera_goes_on(answers: dict[str, Any]) -> None:
     with (
-        serving(create_app(Path("photos.index"), link_state=Path("live/links.sqlite3"))) as http,
+        serving(Path("photos.index")) as http,
         Client(str(http.base_url)) as client,
     ):
         for frame in answers["live"]:  # the first three are in the file, the others are new

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.app import create_app
-from api.client import Client, ServiceError
-from api.service import served as service
+from api.client import ServiceError
+from api.service import watcher
 from common import lease
 from common.errors import FolderError, SnapshotError, StorageError, VerifyError, WorkError
 from common.storage import to_path
@@ -26,11 +25,11 @@ from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage import remote
 from index.storage.layout import current_version, list_versions, read_manifest
+from tests.helpers.api.world import connected
 from tests.helpers.commands import onepass
 from tests.helpers.fork_server import QUICK, ForkServer, run_command
 from tests.helpers.indexes import embeddings, make_run
 from tests.helpers.s3 import Rule, Store
-from tests.integration.api.world import serving
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 FACTORY = "IVF4,Flat"
@@ -243,8 +242,8 @@ def test_a_part_is_fetched_once_and_kept_for_a_day(
 def test_a_service_follows_it_and_outlives_the_store(
     s3: Store, there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "REMOTE_WATCH_SECONDS", 0.05)
-    with serving(create_app(there)) as http, Client(str(http.base_url)) as client:
+    monkeypatch.setattr(watcher, "REMOTE_WATCH_SECONDS", 0.05)
+    with connected(there) as (http, client):
         assert client.search("a3", 2).snapshot == "v0001"
         delete_rows(there, Filter("row_id < 3"))
         while client.index().version != "v0002":

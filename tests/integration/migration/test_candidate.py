@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.service.state import ServedIndex
+from api.service.served_index import ServedIndex
 from common.errors import SnapshotError
 from index.build.update import add_runs, delete_rows
 from index.build.version import build_index

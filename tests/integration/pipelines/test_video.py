@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from api.app import create_app
 from common.errors import RunError
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
 from pipelines.extract import extract
 from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
+from tests.helpers.api.world import serving
 from tests.helpers.runs import make_config
 from tests.helpers.videos import broken_videos, number_of, numbered_frame, write_video
-from tests.integration.api.world import serving
 from tracks.link import link_run
 from tracks.store import read_tracks
 
@@ -93,7 +92,7 @@ def test_frames_are_detections_like_any_other(done: SimpleNamespace, tmp_path: P
     row = next(row for row in done.rows if row["sequence"] == GOOD[1] and row["frame"] > 20)
     identity = done.run.to_arrow(["detection_id", "image"]).to_pylist()
     detection = next(r["detection_id"] for r in identity if r["image"] == row["image"])
-    with serving(create_app(index)) as client:
+    with serving(index) as client:
         answer = client.get(f"/v1/detections/{detection}/image")
     assert answer.status_code == httpx.codes.OK
     (tmp_path / "frame.jpg").write_bytes(answer.content)

@@ -18,9 +18,10 @@ import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-import api.ray_serve.deployed
+import api.ray_serve.apps
 import onepass.cli.main
 from api.app import create_app
+from api.config import AppConfig, ServeConfig
 from cluster.submit import CODE, check_command
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -156,18 +157,18 @@ def test_the_service_names_existing_applications() -> None:
     (document,) = built(DEPLOY / "rayservice")
     config = ServeDeploySchema.model_validate(yaml.safe_load(document["spec"]["serveConfigV2"]))
     *shards, service = config.applications
-    names = [api.ray_serve.deployed.shard_name(own) for own in range(len(shards))]
+    names = AppConfig.model_validate(service.args).shard_names
     assert [shard.name for shard in shards] == names
     assert [app.route_prefix for app in config.applications] == [*(None for _ in shards), "/"]
     workers = groups(document)["serve"]
     for app in config.applications:
         module, _, function = app.import_path.partition(":")
         assert (module, function) == (
-            "api.ray_serve.deployed",
+            "api.ray_serve.apps",
             "service" if app is service else "shard",
         )
-        args = api.ray_serve.deployed.Args.model_validate(app.args)
-        assert callable(getattr(api.ray_serve.deployed, function))
+        args = AppConfig.model_validate(app.args)
+        assert callable(getattr(api.ray_serve.apps, function))
         assert (args.shards, args.replicas) == (len(shards), workers["replicas"])
     (container,) = workers["template"]["spec"]["containers"]
     port = config.http_options.port
@@ -179,7 +180,7 @@ def test_the_service_names_existing_applications() -> None:
 def test_the_api_is_probed_on_its_routes(tmp_path: Path) -> None:
     deployment, service = built(DEPLOY / "api")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    routes = create_app(tmp_path).openapi()["paths"]
+    routes = create_app(ServeConfig(index=tmp_path)).openapi()["paths"]
     port = container["ports"][0]
     for probe in ("livenessProbe", "readinessProbe"):
         request = container[probe]["httpGet"]
@@ -189,7 +190,7 @@ def test_the_api_is_probed_on_its_routes(tmp_path: Path) -> None:
     params = parse(ONEPASS, container["command"][3:]).params
     assert (params["host"], params["port"]) == ("0.0.0.0", port["containerPort"])  # noqa: S104
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-    assert params["api_key_file"] == Path(mounts["keys"]["mountPath"], "api-keys")
+    assert params["api_key_file"] == f"{mounts['keys']['mountPath']}/api-keys"
     assert mounts["keys"]["readOnly"] is True
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]

@@ -22,7 +22,7 @@ import anyio
 from api.http.errors import ApiError
 from api.http.metrics import Metrics
 from api.schemas.index import Reloaded
-from api.service.state import ServedIndex
+from api.service.served_index import ServedIndex
 from common.errors import OnepassError, StorageError, WorkError
 from common.storage import is_remote
 from index.search.snapshot import Snapshot, current_version
@@ -35,7 +35,7 @@ NO_STORE = "the object store of the index does not answer; its log says why"
 logger = logging.getLogger("onepass.api")
 
 
-class Service:
+class IndexWatcher:
     """Opens the index while the server already answers ``/livez``, and keeps it current.
 
     Args:
@@ -45,7 +45,6 @@ class Service:
         open_snapshot: opens the current version of an index folder.
 
     Attributes:
-        draining: the server is stopping: not ready any more, but still answering.
         since: when the version being served was opened.
         tried: set after the first attempt to open the index.
     """
@@ -59,7 +58,6 @@ class Service:
         open_snapshot: Callable[[Path], Snapshot],
     ) -> None:
         self.index = index
-        self.draining = False
         self.since: datetime | None = None
         self.tried = asyncio.Event()
         self._metrics = metrics

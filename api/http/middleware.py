@@ -1,8 +1,4 @@
-"""Gives every request an id, a line in the access log, and its part in the metrics.
-
-This is the outermost layer, so an unexpected error anywhere below is answered here: 500 without
-details, which are in the log under the same request id.
-"""
+"""ASGI middleware: request ids, the access log and metrics; and the limit of bodies."""
 
 from __future__ import annotations
 
@@ -11,10 +7,11 @@ import re
 from random import Random
 from time import perf_counter
 
+from fastapi import HTTPException
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import INTERNAL, error_response
-from api.http.headers import get_header
 from api.http.logs import ACCESS
 from api.http.metrics import Metrics
 
@@ -24,13 +21,17 @@ UNMATCHED = "-"  # route of a request that matched none
 access = logging.getLogger(ACCESS)
 logger = logging.getLogger("onepass.api")
 
-_VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a new log line
+_VALID_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a new log line
 # Ids need not be secret, and the system's randomness is a call that releases the GIL.
 _random = Random()  # noqa: S311
 
 
 class Observe:
-    """ASGI middleware: X-Request-ID, the access log, latency and count by route."""
+    """X-Request-ID, the access log, latency and count by route.
+
+    This is the outermost layer, so an unexpected error anywhere below is answered here: 500 without
+    details, which are in the log under the same request id.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self.app = app
@@ -42,15 +43,17 @@ class Observe:
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        sent_id = get_header(scope, b"x-request-id") or b""
-        request_id = sent_id if _VALID_ID.fullmatch(sent_id) else b"%016x" % _random.getrandbits(64)
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        if not _VALID_ID.fullmatch(request_id):
+            request_id = f"{_random.getrandbits(64):016x}"
+        header = (b"x-request-id", request_id.encode())
         status = 0  # no answer was started
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], header]
             await send(message)
 
         try:
@@ -58,7 +61,7 @@ class Observe:
         except Exception:  # the boundary of a request: whatever fails, the client gets an answer
             logger.exception(
                 "a request failed unexpectedly",
-                extra={"fields": {"request_id": request_id.decode(), "path": scope["path"]}},
+                extra={"fields": {"request_id": request_id, "path": scope["path"]}},
             )
             if status:  # its head is sent: only closing the connection can still signal an error
                 raise
@@ -66,7 +69,7 @@ class Observe:
         finally:
             self._record(scope, request_id, status, perf_counter() - started)
 
-    def _record(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", UNMATCHED)
         method = scope["method"] if route != UNMATCHED else UNMATCHED  # clients invent methods
         self._metrics.record_request(method, route, status, seconds)
@@ -76,7 +79,7 @@ class Observe:
                 access.name, level, __file__, 0, "request", (), None
             )
             record.fields = {
-                "request_id": request_id.decode(),
+                "request_id": request_id,
                 "method": scope["method"],
                 "route": route,
                 "status": status,
@@ -84,3 +87,44 @@ class Observe:
                 "snapshot": scope.get(SNAPSHOT),
             }
             access.handle(record)
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than ``max_bytes``.
+
+    A declared length over the limit is refused unread; a body that comes in chunks without a
+    length is counted as it arrives, so neither can fill the server's memory or disk.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, metrics: Metrics) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+        self._message = f"the body is over this server's limit of {max_bytes} bytes"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with a counting ``receive``."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal():  # uvicorn itself limits the body to this length
+            if int(declared) > self._max_bytes:
+                self._metrics.record_rejection("body")
+                await error_response(413, "too_large", self._message)(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > self._max_bytes:
+                self._metrics.record_rejection("body")
+                # FastAPI passes an HTTPException out of its body parsing unchanged.
+                raise HTTPException(413, self._message)
+            return part
+
+        await self.app(scope, counted, send)

@@ -12,14 +12,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
-from fastapi import FastAPI
 from PIL import Image, ImageDraw
+from starlette.types import ASGIApp
 
+from api.app import create_app
+from api.client import Client, ServiceError
+from api.config import ServeConfig
 from api.schemas.search import Hit
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
@@ -132,8 +138,15 @@ JSON = {"content-type": "application/json"}
 
 
 @contextmanager
-def serving(app: FastAPI, *, ready: bool = True) -> Iterator[httpx.Client]:
-    """A real uvicorn in a thread, and a client of it."""
+def serving(what: Path | ASGIApp, *, ready: bool = True, **fields: Any) -> Iterator[httpx.Client]:
+    """A real uvicorn in a thread, and a client of it.
+
+    Args:
+        what: an index, or an application.
+        ready: wait until the index is open.
+        fields: of the index's ``ServeConfig``.
+    """
+    app = what if callable(what) else create_app(ServeConfig(index=what, **fields))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None))
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -150,10 +163,22 @@ def serving(app: FastAPI, *, ready: bool = True) -> Iterator[httpx.Client]:
 
 
 @contextmanager
+def connected(what: Path | ASGIApp, **fields: Any) -> Iterator[tuple[httpx.Client, Client]]:
+    """As ``serving``, with the Python client as well."""
+    with serving(what, **fields) as http, Client(str(http.base_url)) as client:
+        yield http, client
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
 def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """Python as a server process, and a client of it; the port is added to its arguments."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-W", "error", *command, str(port)],
         cwd=ROOT,
@@ -213,3 +238,22 @@ def check_hits(hits: Sequence[Hit], expected: dict[str, float]) -> None:
 
 def detection_url(detection_id: str, *, safe: str = "") -> str:
     return f"/v1/detections/{quote(detection_id, safe=safe)}"
+
+
+def raised_error(call: Any, *args: Any, **options: Any) -> ServiceError:
+    """The error that the service answers with."""
+    with pytest.raises(ServiceError) as caught:
+        call(*args, **options)
+    assert caught.value.request_id
+    return caught.value
+
+
+BOX: dict[str, Any] = {"box": [1.0, 2.0, 30.0, 40.0]}
+DETECTION: dict[str, Any] = BOX | {"vector": [1.0] * 32}
+
+
+def frame_body(**fields: Any) -> dict[str, Any]:
+    """A request with one detection, of a sequence that nothing else uses."""
+    size = {"image_width": 240, "image_height": 160}
+    plain = {"request_id": "1", "sequence": uuid4().hex, "detections": [DETECTION]}
+    return plain | size | fields

@@ -1,0 +1,154 @@
+"""The one configuration of a service: the options of ``onepass serve``, and what the app takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from api.schemas.link import MAX_DETECTIONS
+from api.schemas.search import MAX_BATCH, MAX_IDS, MAX_K
+from common.errors import InputError
+from common.json_models import JsonModel
+from tracks.association.options import PRESETS, LinkOptions
+from tracks.live.store import LINK_STATE
+
+SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
+APP = "onepass"  # name of the service on Ray Serve
+Count = Annotated[int, Field(ge=1)]
+
+
+def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"panel": name}, **limits)
+
+
+def _read_link_options(value: Any) -> Any:
+    """Options from a JSON file, as ``onepass tracks tune`` writes it."""
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        return LinkOptions(**json.loads(Path(value).read_text()))
+    except (OSError, ValueError, TypeError, InputError) as error:
+        raise ValueError(f"it cannot be read as link options: {error}") from None
+
+
+class Limits(JsonModel):
+    """Limits of one server, each an upper bound.
+
+    ``k``, ``batch``, ``ids`` and ``detections`` may be lower than the OpenAPI document says, not
+    higher.
+
+    Attributes:
+        body_bytes: size of a request's body.
+        pixels: width times height of an uploaded image, known before it is decoded.
+        k: hits of one query.
+        batch: queries of one ``/v1/search/batch``, and of single searches answered together.
+        ids: detections named by ``ids``.
+        hits: queries times k of one request; bounds its answer to some megabytes.
+        numbers: values of all vectors in one answer with ``include_features``.
+        waiting_queries: queries that wait for the index; beyond it 429.
+        detections: of one frame that is linked.
+        waiting_uploads: images that wait for the model, the one under way included.
+        waiting_frames: frames that wait to be linked, the one under way included.
+    """
+
+    body_bytes: Count = 20_000_000
+    pixels: Count = 60_000_000
+    k: Annotated[Count, Field(le=MAX_K)] = MAX_K
+    batch: Annotated[Count, Field(le=MAX_BATCH)] = MAX_BATCH
+    ids: Annotated[Count, Field(le=MAX_IDS)] = MAX_IDS
+    hits: Count = 50_000
+    numbers: Count = 5_000_000
+    waiting_queries: Count = 2048
+    detections: Annotated[Count, Field(le=MAX_DETECTIONS)] = MAX_DETECTIONS
+    waiting_uploads: Count = 8
+    waiting_frames: Count = 64
+
+
+class ServeConfig(JsonModel):
+    """All that a service is started with; frozen, and checked when it is made."""
+
+    index: Annotated[str, BeforeValidator(str)] = Field(description="An index folder.")
+    host: str = _panel(SERVER, "Address to listen on.", "127.0.0.1")
+    port: int = _panel(SERVER, "Port to listen on.", 8000, ge=1, le=65535)
+    api_key_file: Path | None = _panel(SERVER, "Require one of its keys (one a line) in X-API-Key.")
+    log_json: bool | None = _panel(
+        SERVER, "Log lines as JSON; by default unless stderr is a terminal."
+    )
+    limits: Limits = Limits()
+
+    live: bool = True
+    link_state: Annotated[Path, AfterValidator(Path.absolute)] | None = _panel(
+        LINK,
+        "File for the open tracks of live cameras, on a disk of this machine; by default "
+        f"INDEX/{LINK_STATE.as_posix()}.",
+    )
+    link_preset: Literal["default", "ami", "antenna"] = _panel(
+        LINK, "How frames of live cameras are linked, as for onepass link --preset.", "default"
+    )
+    link_options: Annotated[LinkOptions | None, BeforeValidator(_read_link_options)] = _panel(
+        LINK, "The same from a file, as for onepass link --options."
+    )
+
+    ray: bool = _panel(
+        RAY,
+        "Serve on Ray: each part of the index is searched by its own process. Needs some 15 s and "
+        "2 GB to start; if one process is enough, that is faster.",
+        False,
+    )
+    replicas: int = _panel(RAY, "With --ray: processes of each part.", 1, ge=1)
+    address: str | None = _panel(RAY, "With --ray: a cluster to join, whose nodes see the index.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServeConfig:
+        if self.link_options is not None and self.link_preset != "default":
+            raise ValueError("`link_options` and `link_preset`: give one of them")
+        if not self.ray and (self.address or self.replicas > 1):
+            given = f"address={self.address!r}" if self.address else f"replicas={self.replicas}"
+            raise ValueError(
+                f"`{given}` needs `ray=True`; without it one process serves, and Ray is not used"
+            )
+        return self
+
+    @property
+    def linking(self) -> LinkOptions:
+        """How frames of live cameras are linked."""
+        return self.link_options or PRESETS[self.link_preset]
+
+    @property
+    def link_file(self) -> Path | None:
+        """File for the open tracks of live cameras; None: live linking is off.
+
+        It is by default where there is no disk that all processes of the service share: for an
+        index in an object store, and for several replicas on a cluster.
+        """
+        if not self.live or self.link_state is not None:
+            return self.link_state if self.live else None
+        shared = not (self.address and self.replicas > 1)
+        return Path(self.index) / LINK_STATE if shared and "://" not in self.index else None
+
+
+class AppConfig(ServeConfig):
+    """Arguments of an application in a config file of Ray Serve.
+
+    Live linking keeps its state in a file of one machine, so it is off unless it is asked for.
+
+    Attributes:
+        shards: number of shards; segment s is searched by shard s modulo this.
+        own: number of this shard, for a shard.
+        cpus: logical CPUs of each process; FAISS uses as many threads.
+    """
+
+    ray: bool = True
+    live: bool = False
+    log_json: bool | None = True
+    shards: int = 1
+    own: int = 0
+    cpus: float = 1.0
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Names of the shards' applications."""
+        return [f"{APP}-shard-{number}" for number in range(self.shards)]

@@ -1,0 +1,87 @@
+"""All that the routes of one application use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+from api.config import ServeConfig
+from api.http.metrics import Metrics
+from api.service.batching import Batcher
+from api.service.queues import BoundedQueue
+from api.service.watcher import IndexWatcher
+from common.errors import OnepassError
+from common.storage import to_path
+from index.search.snapshot import Snapshot
+from tracks.live.session import LiveLinker
+from tracks.live.store import LinkStore
+
+
+class Service:
+    """The index being served, the queues in front of it, live linking, limits and metrics.
+
+    Args:
+        config: of the service.
+        open_snapshot, on_failure: as for ``create_app``.
+
+    Attributes:
+        watcher: opens the index and keeps it current.
+        batcher: answers searches.
+        live: links frames of live cameras.
+        uploads: the queue of the model.
+        frames: the queue of ``live``.
+        crop_limiter: how many crops are decoded at once.
+        draining: the server is stopping: not ready any more, but still answering.
+    """
+
+    uploads: BoundedQueue
+    frames: BoundedQueue
+    crop_limiter: anyio.CapacityLimiter
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        *,
+        open_snapshot: Callable[[Path], Snapshot],
+        on_failure: Callable[[OnepassError], None],
+    ) -> None:
+        self.limits = config.limits
+        self.metrics = Metrics()
+        self.watcher = IndexWatcher(
+            to_path(config.index),
+            metrics=self.metrics,
+            on_failure=on_failure,
+            open_snapshot=open_snapshot,
+        )
+        self.batcher = Batcher(self.watcher.served_index, limits=self.limits, metrics=self.metrics)
+        self.live = LiveLinker(LinkStore(config.link_file), config.linking)
+        self.draining = False
+
+    @asynccontextmanager
+    async def running(self, startup_wait_s: float) -> AsyncIterator[None]:
+        """Open the index, keep it current and answer searches until the block ends."""
+        limits, metrics = self.limits, self.metrics
+        self.uploads = BoundedQueue(
+            limits.waiting_uploads, "images wait for the model", reason="uploads", metrics=metrics
+        )
+        self.frames = BoundedQueue(
+            limits.waiting_frames, "frames wait to be linked", reason="frames", metrics=metrics
+        )
+        self.crop_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
+        self.batcher.start()
+        watching = asyncio.create_task(self.watcher.watch())
+        if startup_wait_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.watcher.tried.wait(), startup_wait_s)
+        yield
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await anyio.to_thread.run_sync(self.batcher.close)
+        await anyio.to_thread.run_sync(self.live.store.close)
+        self.watcher.close()
