@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+import griffe
 import typer
 from mkdocs.structure.files import File, Files
 
@@ -20,6 +21,15 @@ from onepass.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 OF_THE_ROOT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+
+
+class Examples(griffe.Extension):
+    """Sections ``Example:`` of docstrings become blocks of code, as ``Examples:`` do."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for every object that is read."""
+        if obj.docstring:
+            obj.docstring.value = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")
 
 
 def on_files(files: Files, *, config: Any) -> Files:
