@@ -11,7 +11,7 @@ APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
   apt-get install -qq -y --no-install-recommends
 HAS_POSTGRES := command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 
-.PHONY: demo test test-browser test-cluster conformance check format lint types audit tests test-long size clean
+.PHONY: demo test test-browser test-cluster conformance check docs format lint types audit tests test-long size clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
@@ -43,7 +43,7 @@ test-cluster: $(VENV)/.dev  ## four minutes: faults on three nodes, in a pytest 
 conformance: $(VENV)/.dev  ## half an hour: every family of models; writes docs/models.md
 	$(BIN)/python -m tests.conformance
 
-check: lint types audit tests  ## what CI runs, beside test-browser
+check: lint types audit docs tests  ## what CI runs, beside test-browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -55,6 +55,9 @@ types: $(VENV)/.dev
 
 audit: $(VENV)/.dev  ## known vulnerabilities of what is installed; says so where it cannot ask
 	$(BIN)/python -m tests.helpers.audit
+
+docs: $(VENV)/.dev  ## the documentation as pages, in site/; needs no network
+	$(BIN)/mkdocs build --quiet --strict
 
 tests: test
 
@@ -69,7 +72,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo-out .cache
+	rm -rf $(VENV) demo-out site .cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onepass needs Python 3.11 or newer; give one with: make PYTHON=python3.12")'

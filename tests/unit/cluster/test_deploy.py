@@ -228,16 +228,3 @@ def test_the_image_is_of_this_project() -> None:
     seen = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert seen[0] == "*"
     assert {line[1:] for line in seen if line.startswith("!")} == copied
-
-
-def test_the_commands_of_the_page_on_clusters_exist() -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/clusters.md").read_text(), re.DOTALL)
-    text = "".join(blocks).replace("RAY_AUTH_MODE=token ray", "ray")
-    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
-    for _, *words in (line for line in lines if line[0] == "ray"):
-        parse(RAY_CLI, words)
-    submitted = [parse(ONEPASS, words) for name, *words in lines if name == "onepass"]
-    for context in submitted:
-        check_command(context.args)
-        parse(ONEPASS, context.args)
-    assert len(submitted) >= 3
