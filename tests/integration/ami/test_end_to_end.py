@@ -10,7 +10,7 @@ import pytest
 
 from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
-from migration.extract import extract_again
+from migration.migrate import extract_again
 from onepass.cli.main import main
 from pipelines.config import ExtractConfig
 from pipelines.engines.embed import Embedder

@@ -18,7 +18,7 @@ from index.build.version import build_index
 from index.build.versions import promote, rollback
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions, read_manifest
-from migration.extract import extract_again
+from migration.migrate import extract_again
 from migration.report import MigrationReport
 from onepass.cli.main import main
 from pipelines.config import ExtractConfig

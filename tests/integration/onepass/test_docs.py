@@ -31,11 +31,11 @@ import typer
 import onepass
 import onepass.cli.main
 from tests.helpers.ami import fill, stored
+from tests.helpers.api.world import wait_until_ready
 from tests.helpers.commands import here
 from tests.helpers.pages import PAGES, ROOT, Block, blocks, check_options, inline_commands
 from tests.helpers.pictures import drawn, photo_folder
 from tests.helpers.videos import write_video
-from tests.integration.api.world import wait_until_ready
 from tracks.association.options import LinkOptions
 
 ONEPASS, RAY = typer.main.get_command(onepass.cli.main.app), ray.scripts.scripts.cli
