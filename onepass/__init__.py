@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from api.client import Client, ServiceError
     from common.errors import InputError, OnepassError, OnepassWarning, WorkError
     from migration.migrate import Migration
+    from onepass.hits import Hits
     from onepass.linking import Tracks, link, open_tracks
     from onepass.migrating import migrate
     from onepass.runs import extract, open_run
-    from onepass.search import Hits, Index, build_index, open_index
+    from onepass.search import Index, build_index, open_index
     from pipelines.config import ExtractConfig
     from pipelines.run import Run
     from tracks.association.options import LinkOptions
@@ -41,7 +42,7 @@ _MODULE_OF = {
     "build_index": "onepass.search",
     "open_index": "onepass.search",
     "Index": "onepass.search",
-    "Hits": "onepass.search",
+    "Hits": "onepass.hits",
     "link": "onepass.linking",
     "open_tracks": "onepass.linking",
     "Tracks": "onepass.linking",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,14 @@ from common.json_models import configure
 from index.build import update, version, versions
 from index.config import IndexConfig, Metric
 from index.search.filters import Filter
-from index.search.snapshot import Hits as Rows
 from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
 from onepass.arguments import PATH, read_path, read_run, show_progress, warn
-from pipelines.detections import BOX
+from onepass.hits import Hits
 from pipelines.run import Run
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 Image = str | Path | bytes
 
@@ -192,7 +190,7 @@ class Index:
         rows = self.snapshot.search(
             np.atleast_2d(queries), _count(k), filter=_filter(where, ids), exact=exact
         )
-        return Hits(self, rows, single=queries.ndim == 1)
+        return Hits(self.snapshot, rows, single=queries.ndim == 1)
 
     def search_images(
         self,
@@ -255,7 +253,7 @@ class Index:
         rows = self.snapshot.neighbors(
             detection_id, _count(k), filter=_filter(where, ids), exact=exact
         )
-        return Hits(self, rows, single=True)
+        return Hits(self.snapshot, rows, single=True)
 
     def add(self, runs: Run | str | Path | Sequence[Run | str | Path]) -> Index:
         """Publish a version that also holds the rows of more runs of the same model.
@@ -341,73 +339,6 @@ class Index:
             name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
             raise InputError(f"`images`: {name}: {error}") from None
         return vector
-
-
-@dataclass(frozen=True, repr=False)
-class Hits:
-    """The nearest detections of each query, nearest first.
-
-    Attributes:
-        index: that was searched.
-        rows: their row numbers and scores, ``[N, k]``.
-        single: whether one query was given: ids and scores are ``[k]`` then, else ``[N, k]``.
-    """
-
-    index: Index
-    rows: Rows
-    single: bool
-
-    @property
-    def scores(self) -> npt.NDArray[np.float32]:
-        """In the unit of the metric: a similarity for ``cosine`` and ``ip``, else a distance."""
-        return self.rows.scores[0] if self.single else self.rows.scores
-
-    @cached_property
-    def ids(self) -> npt.NDArray[np.object_]:
-        """Detection ids, in the shape of ``scores``."""
-        names = self.index.snapshot.columns(self.rows.rows.ravel(), ["detection_id"])
-        return np.array(names["detection_id"], object).reshape(self.scores.shape)
-
-    def __len__(self) -> int:
-        """Number of hits of one query."""
-        return int(self.rows.rows.shape[1])
-
-    def __repr__(self) -> str:
-        queries = "" if self.single else f" for each of {len(self.rows.rows)} queries"
-        nearest = f"; {self.ids[0]} at {self.scores[0]:.3f}" if self.single and len(self) else ""
-        return f"Hits({len(self)} nearest{queries}{nearest})"
-
-    def _repr_html_(self) -> str:
-        return str(self.to_pandas().to_html(max_rows=20))
-
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """One dict per hit, of values that can be written as JSON.
-
-        Returns:
-            With ``query`` (its number, where there are several), ``rank`` (from 1),
-            ``detection_id``, ``score`` (of the metric), ``label``, ``label_index``,
-            ``label_score``, ``image``, ``box`` (pixels), ``sequence``, ``frame``, ``timestamp``.
-        """
-        described = self.index.snapshot.describe
-        if self.single:
-            return described(self.rows)
-        return [
-            {"query": query, **hit}
-            for query in range(len(self.rows.rows))
-            for hit in described(self.rows.of(query))
-        ]
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per hit, with the columns of ``to_dicts``; ``x1 y1 x2 y2`` in place of the box."""
-        import pandas as pd  # late: half a second
-
-        hits = self.to_dicts()
-        for hit in hits:
-            hit |= dict(zip(BOX, hit.pop("box") or [np.nan] * len(BOX), strict=True))
-        frame = pd.DataFrame(hits)
-        if hits:
-            frame["timestamp"] = pd.to_datetime(frame["timestamp"])
-        return frame
 
 
 def _runs(given: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:

@@ -175,3 +175,11 @@ def test_progress_is_shown_unless_it_is_not_wanted(
 ) -> None:
     onepass.build_index(world.run, tmp_path / "own.index", progress=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_picture_of_hits_shows_their_crops(world: World) -> None:
+    hits = world.index.search_images(world.photos / "night0" / "0.jpg", k=3)
+    pixels = np.asarray(hits.draw().convert("RGB"), np.int16)
+    crop = np.asarray(drawn(0, width=64, height=48).resize((142, 106)), np.int16)
+    tile = pixels[15:165, 15:165][22:128, 4:146]  # the first tile without its border and margins
+    assert np.abs(tile - crop).mean() < 12
