@@ -24,8 +24,10 @@ test: $(VENV)/.dev   ## all tests; set ONEPASS_DATA for those on real images
 	@# Ray's tests mostly wait, so they run beside the others, in a process of their own.
 	@log=$$(mktemp); trap 'kill $$ray 2>/dev/null; rm -f $$log' EXIT; \
 	$(BIN)/python -m pytest -m ray -p no:cacheprovider > $$log 2>&1 & ray=$$!; \
-	$(BIN)/python -m pytest -m "not ray"; code=$$?; \
-	wait $$ray || code=1; cat $$log; exit $$code
+	$(BIN)/python -m pytest -m "not ray" --cov --cov-report=; code=$$?; \
+	wait $$ray || code=1; cat $$log; \
+	echo "lines run in this process, without commands and Ray's workers: $$($(BIN)/coverage report --format=total) %"; \
+	exit $$code
 
 test-browser: $(VENV)/.dev  ## the page in Debian's chromium, which it installs where it may
 	@if test -z "$$CHROMIUM" && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
