@@ -34,7 +34,7 @@ def link(
     run: Run | str | Path,
     *,
     preset: Preset = "default",
-    score_column: str | None = None,
+    score_column: str = "detector_score",
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     progress: bool = True,
@@ -70,11 +70,12 @@ def link(
     opened = read_run("run", run)
     if preset not in PRESETS:
         raise InputError(f"`preset={preset!r}`: choose from {', '.join(PRESETS)}")
+    chosen = PRESETS[preset].replace(**options)
     with show_progress(progress) as update:
         summary = link_run(
             opened.path,
-            options=PRESETS[preset].replace(**options),
-            score_column=score_column,
+            options=chosen,
+            score_column=None if chosen.strong_score is None else score_column,
             executor=executor,
             address=address,
             progress=lambda done, total: update("link", done, total),
