@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from index.vectors import Floats, Ints
 from tracks.association.assign import assign, assign_sparse, margins
-from tracks.association.costs import cost_terms, cost_terms_of_pairs
+from tracks.association.costs import cost_terms
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 
@@ -67,24 +67,30 @@ def decide(
         max_pairs: up to this many, all pairs are compared; where there are more and the
             assignment is optimal, the ``candidates``.
     """
-    sides = (tracks.embeddings, tracks.box, embeddings, boxes)
     gate, limit = options.motion_gate, options.max_cost
-    if len(tracks) * len(boxes) <= max_pairs or options.assignment != "optimal":
-        costs = cost_terms(*sides, diagonal_px=diagonal_px, weights=options.weights)
-        cost = costs.total
-        if gate is not None:
-            cost = np.where(tracks.within_gate(boxes, steps, gate), cost, np.inf)
+    pairs = None
+    if len(tracks) * len(boxes) > max_pairs and options.assignment == "optimal":
+        pairs = candidates(tracks, boxes, embeddings)
+    costs = cost_terms(
+        tracks.embeddings,
+        tracks.box,
+        embeddings,
+        boxes,
+        diagonal_px=diagonal_px,
+        weights=options.weights,
+        pairs=pairs,
+    )
+    cost = costs.total
+    if gate is not None:
+        cost = np.where(tracks.within_gate(boxes, steps, gate, pairs), cost, np.inf)
+    if pairs is None:
         assigned = assign(cost, max_cost=limit, assignment=options.assignment)
         later, earlier = np.nonzero((cost <= limit).T)
         positions: tuple[Ints, ...] = (earlier, later)
         cost = cost[positions]
     else:
-        earlier, later = pairs = candidates(tracks, boxes, embeddings)
-        costs = cost_terms_of_pairs(pairs, *sides, diagonal_px=diagonal_px, weights=options.weights)
-        cost = costs.total
-        if gate is not None:
-            cost = np.where(tracks.within_gate(boxes, steps, gate, pairs), cost, np.inf)
         assigned = assign_sparse(pairs, cost, max_cost=limit, later=len(boxes))
+        earlier, later = pairs
         positions = (np.arange(len(cost)),)
     margin = margins((earlier, later), cost, assigned, max_cost=limit, earlier=len(tracks))
     linked = np.flatnonzero(assigned[later] == earlier)
