@@ -34,7 +34,7 @@ class ExportSummary:
         tracks: written tracks.
         left_out: detections in no track: with an error, or weak.
         unsized: images whose size could not be read, written without one (COCO).
-        repeated: boxes that claim a track which another box of their frame has.
+        repeated: boxes that share a track with another box of their frame.
     """
 
     files: list[str]
@@ -159,4 +159,4 @@ def _summary(
 ) -> ExportSummary:
     boxes = int(linked.in_track.sum())
     left_out = linked.rows.num_rows - boxes
-    return ExportSummary(files, boxes, tracks, left_out, unsized, linked.repeated_claims())
+    return ExportSummary(files, boxes, tracks, left_out, unsized, linked.repeated_boxes())
