@@ -261,7 +261,7 @@ def _threshold(threshold: Threshold) -> Iterator[str]:
 
 
 def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
-    def row(name: str, field: str, digits: int = 1, unit: str = "") -> tuple[str, ...]:
+    def cells(name: str, field: str, digits: int = 1, unit: str = "") -> tuple[str, ...]:
         values = [(getattr(cost, field), cost) for cost in (then, now)]
         return name, *(
             "-" if value is None else f"{value:,.{digits}f}" + unit.format(unit=cost.unit)
@@ -269,12 +269,12 @@ def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
         )
 
     rows = [
-        row("images/s", "images_a_second"),
-        row("images/s with start-up", "with_start_up"),
-        row("seconds of the session", "seconds"),
-        row("GPUs or cores", "units", 0, " {unit}"),
-        row("hours a million rows", "hours_a_million"),
-        row("the same times GPUs or cores", "unit_hours_a_million", 1, " {unit}-hours"),
+        cells("images/s", "images_a_second"),
+        cells("images/s with start-up", "with_start_up"),
+        cells("seconds of the session", "seconds"),
+        cells("GPUs or cores", "units", 0, " {unit}"),
+        cells("hours a million rows", "hours_a_million"),
+        cells("the same times GPUs or cores", "unit_hours_a_million", 1, " {unit}-hours"),
     ]
     yield _table(("", "then", "now"), rows)
     for name, cost in (("then", then), ("now", now)):

@@ -17,12 +17,11 @@ from pipelines.run import Run
 from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
 from tracks.boxes import TrackBoxes
-from tracks.embeddings import EmbeddingReader
 from tracks.evaluation.evaluate import truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
 from tracks.geometry import read_geometry
 from tracks.motchallenge import FIRST_FRAME, read_truth
-from tracks.plan import LinkPlan, read_plan
+from tracks.plan import EmbeddingReader, LinkPlan, read_plan
 
 SAME_BOX = 0.5
 """Least IoU of a true box and a detection to be of the same individual."""
