@@ -12,13 +12,11 @@ from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
 from onepass.cli.main import main
 from pipelines.engines.embed import Embedder
-from pipelines.execution.checkpoints import committed_rows
 from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.helpers.ami import change, fill, stored
 from tests.helpers.extracting import extract, extract_again
-from tests.helpers.kills import finish, kill_once
 from tests.helpers.postgres import Server
 from tracks.link import link_run
 from tracks.store import read_tracks
@@ -108,12 +106,7 @@ def test_a_password_is_nowhere_in_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(postgres.url(fresh), tmp_path / "traps")
-    postgres.do(
-        f"CREATE ROLE keeper_{fresh} LOGIN PASSWORD 'hush-hush'",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO keeper_{fresh}",
-        database=fresh,
-    )
-    url, out = postgres.url(fresh, f"keeper_{fresh}:hush-hush"), tmp_path / "run"
+    url, out = postgres.role(fresh, "keeper"), tmp_path / "run"
     monkeypatch.setattr(
         sys, "argv", ["onepass", "extract", url, "--model", "tiny", "--out", str(out)]
     )
@@ -123,32 +116,11 @@ def test_a_password_is_nowhere_in_a_run(
     assert exited.value.code == 0, said.err
     assert "16 rows, 0 with errors" in said.out
     assert Run.open(out).manifest.source == f"postgresql://127.0.0.1:{postgres.port}/{fresh}"
-    assert "hush" not in said.out + said.err
+    assert "s3cret" not in said.out + said.err
     files = [file for file in out.rglob("*") if file.is_file()]
     assert {"manifest.json", "request.json"} <= {file.name for file in files}
-    assert [file for file in files if b"hush" in file.read_bytes()] == []
+    assert [file for file in files if b"s3cret" in file.read_bytes()] == []
     link_run(out)
     assert write_database(out, postgres.url(fresh), write_back=True).updated == 16
     # With the role that needs none, and with new labels and tracks: the same source and run.
     assert extract(postgres.url(fresh), TINY, out).already_finished
-
-
-@pytest.mark.long  # what a kill does to a run and to a write is tested on its own
-def test_killed_and_continued(tmp_path: Path) -> None:
-    url, out, log = f"sqlite:///{tmp_path}/ami.db", tmp_path / "run", tmp_path / "log"
-    fill(url, tmp_path / "traps", frames=25, boxes=20)
-    rows = 2 * 24 * 20
-    command = [
-        *(sys.executable, "-m", "onepass", "extract", url),
-        *("--model", "tiny", "--out", str(out)),
-    ]
-    kill_once(command, out, 5, log)
-    committed = committed_rows(out)
-    assert 0 < committed < rows
-    assert not (out / "manifest.json").exists()
-    finish(command, log)
-    assert f"{committed} of them from before" in log.read_text()
-    run = Run.open(out)
-    assert run.verify() == rows
-    ids = run.to_arrow(["database_id"])["database_id"].to_pylist()
-    assert sorted(ids) == list(range(1, rows + 1))
