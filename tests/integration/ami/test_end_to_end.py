@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,12 @@ import pytest
 
 from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
-from onepass.cli.main import main
 from pipelines.engines.embed import Embedder
 from pipelines.images.pixels import read
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from tests.helpers.ami import change, fill, stored
+from tests.helpers.commands import here
 from tests.helpers.extracting import extract, extract_again
 from tests.helpers.postgres import Server
 from tracks.link import link_run
@@ -24,11 +23,14 @@ from tracks.store import read_tracks
 TINY = ModelRequest(spec="tiny")
 
 
-def test_from_the_database_and_back(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def onepass(*arguments: object) -> str:
+    """What a command printed."""
+    done = here(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_from_the_database_and_back(tmp_path: Path) -> None:
     url, out = f"sqlite:///{tmp_path}/ami.db", tmp_path / "run"
     fill(url, tmp_path / "traps")
     change(
@@ -36,14 +38,6 @@ def test_from_the_database_and_back(
         "UPDATE detections SET bbox = '[1, 2, \"x\", 4]' WHERE id = 6",
         "UPDATE images SET path = 'lost.jpg' WHERE id = 200",  # of detections 9 and 10
     )
-
-    def onepass(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        said = capsys.readouterr()
-        assert exited.value.code == 0, said.err
-        return said.out
 
     command = ("extract", url, "--model", "tiny", "--out", out, "--precision", "fp32")
     said = onepass(*command)
@@ -103,20 +97,15 @@ def test_a_password_is_nowhere_in_a_run(
     fresh: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(postgres.url(fresh), tmp_path / "traps")
     url, out = postgres.role(fresh, "keeper"), tmp_path / "run"
-    monkeypatch.setattr(
-        sys, "argv", ["onepass", "extract", url, "--model", "tiny", "--out", str(out)]
-    )
-    with pytest.raises(SystemExit) as exited:
-        main()
-    said = capfd.readouterr()
-    assert exited.value.code == 0, said.err
-    assert "16 rows, 0 with errors" in said.out
+    done = here("extract", url, "--model", "tiny", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "16 rows, 0 with errors" in done.stdout
+    said = capfd.readouterr()  # what other processes printed
     assert Run.open(out).manifest.source == f"postgresql://127.0.0.1:{postgres.port}/{fresh}"
-    assert "s3cret" not in said.out + said.err
+    assert "s3cret" not in done.stdout + done.stderr + said.out + said.err
     files = [file for file in out.rglob("*") if file.is_file()]
     assert {"manifest.json", "request.json"} <= {file.name for file in files}
     assert [file for file in files if b"s3cret" in file.read_bytes()] == []
