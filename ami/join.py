@@ -116,8 +116,8 @@ def read_pairs(
         RunError: an id that cannot be one of this database.
     """
     detections = tables.detections.c
-    wanted = ["detection_id", "database_image_id", *BOX, "error", "embedding", *columns]
-    for batch in run.iter_batches(CHUNK_ROWS, columns=wanted):
+    read = ["detection_id", "database_image_id", *BOX, "error", "embedding", *columns]
+    for batch in run.iter_batches(CHUNK_ROWS, columns=read):
         ids = batch["detection_id"].to_pylist()
         keys = [tables.key(detection_id) for detection_id in ids]
         if None in keys:

@@ -191,11 +191,11 @@ def _pairs(
     old: Rows, new: Rows, plan: pa.Table, tracks: pa.Table, options: LinkOptions
 ) -> tuple[Bools, Floats, Floats]:
     """Pairs in consecutive frames: whether the old run links them, and their costs in both spaces."""
-    drawn = _draw_frame_pairs(plan, max(2, _MAX_BYTES // (4 * max(old.dim, new.dim))))
-    if not drawn:
+    sampled = _sample_frame_pairs(plan, max(2, _MAX_BYTES // (4 * max(old.dim, new.dim))))
+    if not sampled:
         return np.empty(0, bool), np.empty(0), np.empty(0)
     positions = np.arange(plan.num_rows)
-    used = np.unique(np.concatenate([positions[frame] for frames in drawn for frame in frames]))
+    used = np.unique(np.concatenate([positions[frame] for frames in sampled for frame in frames]))
     rows = plan.take(pa.array(used))
     geometries = [read_geometry(old.run, rows[part]) for part in sequence_slices(rows)]
     boxes = np.concatenate([geometry.boxes for geometry in geometries])
@@ -206,7 +206,7 @@ def _pairs(
     previous = pc.index_in(tracks["previous_detection_id"], ids).fill_null(-1).to_numpy()
     linked: list[Bools] = []
     costs: tuple[list[Floats], list[Floats]] = ([], [])
-    for frames in drawn:
+    for frames in sampled:
         first, second = (np.searchsorted(used, positions[frame]) for frame in frames)
         linked.append((first[:, None] == previous[second]).ravel())
         for vectors, space_costs in zip(embeddings, costs, strict=True):
@@ -222,7 +222,7 @@ def _pairs(
     return np.concatenate(linked), np.concatenate(costs[0]), np.concatenate(costs[1])
 
 
-def _draw_frame_pairs(plan: pa.Table, max_rows: int) -> list[tuple[slice, slice]]:
+def _sample_frame_pairs(plan: pa.Table, max_rows: int) -> list[tuple[slice, slice]]:
     """Consecutive frames of a sequence, as slices of ``plan``; at random up to the limits."""
     numbers = plan["frame"].to_numpy()
     consecutive: list[tuple[slice, slice]] = []
@@ -231,16 +231,16 @@ def _draw_frame_pairs(plan: pa.Table, max_rows: int) -> list[tuple[slice, slice]
             slice(rows.start + frame.start, rows.start + frame.stop)
             for frame in by_frame(numbers[rows])
         )
-    drawn: list[tuple[slice, slice]] = []
-    rows_drawn = pairs = 0
+    sampled: list[tuple[slice, slice]] = []
+    rows_sampled = pairs = 0
     for number in np.random.default_rng(SEED).permutation(len(consecutive)):
         first, second = consecutive[number]
         m, n = first.stop - first.start, second.stop - second.start
-        if drawn and (pairs + m * n > _MAX_PAIRS or rows_drawn + m + n > max_rows):
+        if sampled and (pairs + m * n > _MAX_PAIRS or rows_sampled + m + n > max_rows):
             break
-        drawn.append((first, second))
-        rows_drawn, pairs = rows_drawn + m + n, pairs + m * n
-    return drawn
+        sampled.append((first, second))
+        rows_sampled, pairs = rows_sampled + m + n, pairs + m * n
+    return sampled
 
 
 def _histograms(linked: Bools, old_cost: Floats, new_cost: Floats) -> dict[str, Histogram]:

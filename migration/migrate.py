@@ -84,7 +84,7 @@ def run_migration(
     old = Run.open(config.source)
     served = None if index is None else check_replaceable(index, old, out)
     outcome = extract_again(config, out, report=report)
-    judged = compare_runs(
+    compared = compare_runs(
         old,
         outcome.run,
         limits=limits,
@@ -92,7 +92,7 @@ def run_migration(
         queries=queries,
         progress=progress,
     )
-    page, page_missing = _write_page(judged, outcome.run)
+    page, page_missing = _write_page(compared, outcome.run)
     version = None
     if index is not None:
         version = build_candidate(
@@ -102,9 +102,9 @@ def run_migration(
             executor=config.executor,
             progress=lambda done, total: progress("index", done, total),
         ).version
-        if judged.verdict.passed:
+        if compared.verdict.passed:
             promote(index, version)
-    return Migration(outcome, judged, page, page_missing, version)
+    return Migration(outcome, compared, page, page_missing, version)
 
 
 def _write_page(report: MigrationReport, new: Run) -> tuple[Path | None, str | None]:

@@ -117,44 +117,34 @@ def _reason(text: str) -> str:
 
 def _verdict(report: MigrationReport) -> str:
     verdict = report.verdict
-    missed = sum(one.outcome == "missed" for one in verdict.limits)
-    skipped = sum(one.outcome == "not comparable" for one in verdict.limits)
-    result = "Passed" if verdict.passed else f"Missed: {missed} of {len(verdict.limits)} limits"
+    outcomes = [check.outcome for check in verdict.limits]
+    missed, skipped = outcomes.count("missed"), outcomes.count("not comparable")
+    result = "Passed" if verdict.passed else f"Missed: {missed} of {len(outcomes)} limits"
     more = f"; {skipped} not comparable" if skipped else ""
     lines = "".join(
-        f"<tr><td class={one.outcome.split()[0]}>{escape(one.outcome)}</td>"
-        f"<td>{escape(one.says)}</td></tr>"
-        for one in verdict.limits
+        f"<tr><td class={check.outcome.split()[0]}>{check.outcome}</td>"
+        f"<td>{escape(check.says)}</td></tr>"
+        for check in verdict.limits
     )
-    kind = "passed" if verdict.passed else "missed"
     return (
-        f"<div class='verdict {kind}'><p><strong>{result}</strong>{more}</p>"
-        f"<table><tbody>{lines}</tbody></table></div>"
+        f"<div class='verdict {'passed' if verdict.passed else 'missed'}'><p><strong>{result}</strong>"
+        f"{more}</p><table><tbody>{lines}</tbody></table></div>"
     )
 
 
 def _rows(report: MigrationReport) -> Iterator[str]:
     counts = report.counts
-    yield _table(
-        ("", "then", "now"),
-        (
-            ("rows", counts.rows, counts.rows),
-            ("with an error", counts.failed_then, counts.failed_now),
-        ),
+    rows = ("rows", counts.rows, counts.rows)
+    failed = ("with an error", counts.failed_then, counts.failed_now)
+    yield _table(("", "then", "now"), (rows, failed))
+    changed = (
+        ("fail now and did not", counts.newly_failed),
+        ("failed and do not now", counts.newly_fine),
     )
-    yield _table(
-        ("rows that", ""),
-        (
-            ("fail now and did not", counts.newly_failed),
-            ("failed and do not now", counts.newly_fine),
-        ),
-    )
+    yield _table(("rows that", ""), changed)
     if counts.first_failures:
-        yield _table(
-            ("first of the new failures", "error"),
-            ((one.detection_id, one.error) for one in counts.first_failures),
-            words=2,
-        )
+        failures = ((failure.detection_id, failure.error) for failure in counts.first_failures)
+        yield _table(("first of the new failures", "error"), failures, words=2)
 
 
 def _labels(labels: Labels) -> Iterator[str]:
@@ -173,11 +163,10 @@ def _labels(labels: Labels) -> Iterator[str]:
     if not labels.changes:
         return
     yield _picture(plots.changes_plot(labels), "the most frequent changes of class")
-    changed = [one for one in labels.by_class if one.kept < one.rows]
-    yield _table(
-        ("old class", "rows", "kept"),
-        ((one.label, one.rows, one.kept) for one in changed[:_MAX_ROWS]),
-    )
+    changed = [
+        (each.label, each.rows, each.kept) for each in labels.by_class if each.kept < each.rows
+    ]
+    yield _table(("old class", "rows", "kept"), changed[:_MAX_ROWS])
     if len(changed) > _MAX_ROWS:
         yield _soft(f"and {len(changed) - _MAX_ROWS} classes more, in report.json")
 
@@ -251,9 +240,9 @@ def _threshold(threshold: Threshold) -> Iterator[str]:
         return
     yield _picture(plots.costs_plot(threshold), "costs of linked and other pairs in both spaces")
     separations = [
-        (name, f"{one.threshold:.3f}", f"{one.linked_within:.1%}", f"{one.others_beyond:.1%}")
-        for name, one in (("old space", threshold.then), ("new space", threshold.now))
-        if one is not None
+        (name, f"{best.threshold:.3f}", f"{best.linked_within:.1%}", f"{best.others_beyond:.1%}")
+        for name, best in (("old space", threshold.then), ("new space", threshold.now))
+        if best is not None
     ]
     if separations:
         yield _table(("best threshold", "cost", "linked within", "others beyond"), separations)
@@ -272,33 +261,25 @@ def _threshold(threshold: Threshold) -> Iterator[str]:
 
 
 def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
-    def number(value: float | None, digits: int = 1) -> str:
-        return "-" if value is None else f"{value:,.{digits}f}"
+    def cells(name: str, field: str, digits: int = 1, unit: str = "") -> tuple[str, ...]:
+        values = [(getattr(cost, field), cost) for cost in (then, now)]
+        return name, *(
+            "-" if value is None else f"{value:,.{digits}f}" + unit.format(unit=cost.unit)
+            for value, cost in values
+        )
 
-    rows: list[tuple[str, ...]] = [
-        ("images/s", number(then.images_a_second), number(now.images_a_second)),
-        ("images/s with start-up", number(then.with_start_up), number(now.with_start_up)),
-        ("hours of the session", number(then.seconds / 3600, 3), number(now.seconds / 3600, 3)),
-        ("hours a million rows", number(then.hours_a_million), number(now.hours_a_million)),
+    rows = [
+        cells("images/s", "images_a_second"),
+        cells("images/s with start-up", "with_start_up"),
+        cells("seconds of the session", "seconds"),
+        cells("GPUs or cores", "units", 0, " {unit}"),
+        cells("hours a million rows", "hours_a_million"),
+        cells("the same times GPUs or cores", "unit_hours_a_million", 1, " {unit}-hours"),
     ]
-    for unit in dict.fromkeys(one.unit for one in (then, now) if one.unit):
-        own = [one if one.unit == unit else None for one in (then, now)]
-        rows.append(
-            (
-                f"{unit}-hours of the session, on {' and '.join(f'{one.units:g}' for one in own if one)}",
-                *(number(one.unit_hours if one else None, 3) for one in own),
-            )
-        )
-        rows.append(
-            (
-                f"{unit}-hours a million rows",
-                *(number(one.unit_hours_a_million if one else None) for one in own),
-            )
-        )
     yield _table(("", "then", "now"), rows)
-    for name, one in (("then", then), ("now", now)):
-        if one.reason is not None:
-            yield _soft(f"{name}: not known, {one.reason}")
+    for name, cost in (("then", then), ("now", now)):
+        if cost.reason is not None:
+            yield _soft(f"{name}: not known, {cost.reason}")
     yield _soft(
         "Images a second are measured between the first result and the last, so that a short run "
         "predicts a long one. The two are comparable where one machine made both."
@@ -306,23 +287,9 @@ def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
 
 
 def _sides(then: ComparedRun, now: ComparedRun) -> Iterator[str]:
-    names = (
-        ("run", "run"),
-        ("model", "spec"),
-        ("weights", "weights"),
-        ("fingerprint", "fingerprint"),
-        ("dimension", "dim"),
-        ("classes", "classes"),
-        ("precision", "precision"),
-        ("engine", "engine"),
+    fields = ("run", "spec", "weights", "fingerprint", "dim", "classes", "precision", "engine")
+    names = {"spec": "model", "dim": "dimension"}
+    rows = (
+        (names.get(field, field), getattr(then, field), getattr(now, field)) for field in fields
     )
-    yield _table(
-        ("", "then", "now"),
-        ((name, *(_side_value(one, field) for one in (then, now))) for name, field in names),
-        words=3,
-    )
-
-
-def _side_value(side: ComparedRun, field: str) -> str:
-    value = str(getattr(side, field))
-    return value[:16] if field == "fingerprint" else value
+    yield _table(("", "then", "now"), rows, words=3)

@@ -55,8 +55,8 @@ def changes_plot(labels: Labels) -> str:
     """The most frequent changes of class."""
     shown = labels.changes[:_MAX_CHANGES]
     figure, axes = _figure(height=0.9 + 0.28 * len(shown))
-    names = [f"{_short(one.then)} → {_short(one.now)}" for one in shown]
-    axes.barh(range(len(shown)), [one.rows for one in shown], color=NEW, height=0.7)
+    names = [f"{_short(change.then)} → {_short(change.now)}" for change in shown]
+    axes.barh(range(len(shown)), [change.rows for change in shown], color=NEW, height=0.7)
     axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.invert_yaxis()
     ticks = optional("matplotlib.ticker", "migrate").MaxNLocator(integer=True)

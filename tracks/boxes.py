@@ -41,8 +41,8 @@ class TrackBoxes:
 def unique_per_frame(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating]) -> Ints:
     """Track numbers such that each occurs once in a frame.
 
-    The preset ``ami`` lets two detections of a frame claim one track. Evaluators and track files
-    allow one box per frame: the cheapest claim keeps the track, and the second, third, … claims of
+    The preset ``ami`` lets two detections of a frame continue one track. Evaluators and track files
+    allow one box per frame: the cheapest stays in the track, and the second, third, … of
     all frames make up tracks of their own, numbered after all others.
 
     Args:
@@ -54,12 +54,12 @@ def unique_per_frame(frames: Ints, tracks: Ints, cost: npt.NDArray[np.floating])
         The new numbers ``[N]``.
     """
     numbers = tracks.astype(np.int64)
-    added: dict[tuple[int, int], int] = {}  # number of the new track by (track, claim)
-    claims: dict[tuple[int, int], int] = {}  # so far, by (frame, track)
+    added: dict[tuple[int, int], int] = {}  # number of the new track by ((track, place))
+    places: dict[tuple[int, int], int] = {}  # so far, by (frame, track)
     next_number = int(numbers.max(initial=-1)) + 1
     for row in np.lexsort([np.nan_to_num(cost), frames]).tolist():
         key = (int(frames[row]), int(tracks[row]))
-        claims[key] = claim = claims.get(key, 0) + 1
-        if claim > 1:
-            numbers[row] = added.setdefault((key[1], claim), next_number + len(added))
+        places[key] = place = places.get(key, 0) + 1
+        if place > 1:
+            numbers[row] = added.setdefault((key[1], place), next_number + len(added))
     return numbers

@@ -7,7 +7,7 @@ COCO has no tracks; as in its extensions for video, an annotation has a ``track_
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import getpid
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import orjson
 from common.errors import InputError
 from common.json_models import write_atomic
 from tracks import motchallenge
-from tracks.boxes import TrackBoxes
 from tracks.geometry import image_size
 from tracks.linked_run import LinkedRun, Progress
 
@@ -35,7 +34,7 @@ class ExportSummary:
         tracks: written tracks.
         left_out: detections in no track: with an error, or weak.
         unsized: images whose size could not be read, written without one (COCO).
-        repeated: boxes that claim a track which another box of their frame has.
+        repeated: boxes that share a track with another box of their frame.
     """
 
     files: list[str]
@@ -67,25 +66,20 @@ def export_mot(
     draft = out.with_name(f".{out.name}.{getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
+    names = motchallenge.file_names(linked.sequences)
+    tracks = 0
     try:
-        boxes = tracks = repeated = 0
-        names = motchallenge.file_names(linked.sequences)
         for sequence, name in names.items():
-            part = linked.of(sequence)
-            tracked, rows = part.tracked()
-            shifted = TrackBoxes(tracked.frames + first_frame, tracked.ids, tracked.boxes)
-            text = motchallenge.result_lines(shifted)
+            boxes, _ = linked.of(sequence).tracked()
+            text = motchallenge.result_lines(replace(boxes, frames=boxes.frames + first_frame))
             (draft / f"{name}.txt").write_text(text, encoding="utf-8")
-            boxes += len(rows)
-            tracks += len(np.unique(tracked.ids))
-            repeated += part.repeated_claims()
+            tracks += len(np.unique(boxes.ids))
         if out.exists():
             out.rmdir()
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    files = [str(out / f"{name}.txt") for name in names.values()]
-    return ExportSummary(files, boxes, tracks, linked.rows.num_rows - boxes, 0, repeated)
+    return _summary(linked, [str(out / f"{name}.txt") for name in names.values()], tracks)
 
 
 def export_coco(
@@ -111,21 +105,19 @@ def export_coco(
     category = {label: number for number, label in enumerate(labels, start=1)}
     images: dict[str, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
-    unsized = repeated = tracks = 0
-    total = len(linked.rows["image"].unique())
+    tracks, total = 0, len(linked.rows["image"].unique())
     for video, sequence in enumerate(linked.sequences, start=1):
         part = linked.of(sequence)
-        tracked, rows = part.tracked()
-        repeated += part.repeated_claims()
-        track_of = dict(zip(rows.tolist(), (tracks + tracked.ids).tolist(), strict=True))
-        tracks += len(set(track_of.values()))
+        boxes, in_track = part.tracked()
+        ids = np.zeros(part.rows.num_rows, dtype=np.int64)  # 0: in no track
+        ids[in_track] = tracks + boxes.ids
+        tracks += len(np.unique(boxes.ids))
         columns = part.rows.select(["image", "frame", "label", "score", "detection_id"])
-        for number, row in enumerate(columns.to_pylist()):
-            image = images.get(row["image"])
-            if image is None:
+        rows = zip(columns.to_pylist(), ids.tolist(), part.boxes.tolist(), strict=True)
+        for row, track, corners in rows:
+            if row["image"] not in images:
                 size = image_size(linked.run.image_path(row["image"]))
-                unsized += size is None
-                image = images[row["image"]] = {
+                images[row["image"]] = {
                     "id": len(images) + 1,
                     "file_name": row["image"],
                     **({"width": size[0], "height": size[1]} if size else {}),
@@ -133,14 +125,14 @@ def export_coco(
                     "frame_id": row["frame"],
                 }
                 progress(len(images), total)
-            if number in track_of:
-                x1, y1, x2, y2 = (round(side, 2) for side in part.boxes[number].tolist())
+            if track:
+                x1, y1, x2, y2 = (round(side, 2) for side in corners)
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": image["id"],
+                        "image_id": images[row["image"]]["id"],
                         "category_id": category[row["label"] or UNCLASSIFIED],
-                        "track_id": track_of[number],
+                        "track_id": track,
                         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
                         "area": round((x2 - x1) * (y2 - y1), 2),
                         "iscrowd": 0,
@@ -158,6 +150,13 @@ def export_coco(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, orjson.dumps(document))
-    boxes = len(annotations)
+    unsized = sum("width" not in image for image in images.values())
+    return _summary(linked, [str(out)], tracks, unsized=unsized)
+
+
+def _summary(
+    linked: LinkedRun, files: list[str], tracks: int, *, unsized: int = 0
+) -> ExportSummary:
+    boxes = int(linked.in_track.sum())
     left_out = linked.rows.num_rows - boxes
-    return ExportSummary([str(out)], boxes, tracks, left_out, unsized, repeated)
+    return ExportSummary(files, boxes, tracks, left_out, unsized, linked.repeated_boxes())

@@ -27,9 +27,8 @@ from pipelines.run import Run
 from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
-from tracks.embeddings import EmbeddingReader
 from tracks.geometry import read_geometry
-from tracks.plan import SCORE, LinkPlan, order_warnings, read_plan, seconds_of
+from tracks.plan import SCORE, EmbeddingReader, LinkPlan, order_warnings, read_plan, seconds_of
 from tracks.store import (
     PART,
     SCHEMA,

@@ -112,7 +112,7 @@ class LinkedRun:
         mask: npt.NDArray[np.bool_] = self.rows["error"].is_valid().to_numpy()
         return mask
 
-    def repeated_claims(self) -> int:
+    def repeated_boxes(self) -> int:
         """Number of boxes in a track that another box of their frame is in as well."""
         rows = self.rows.filter(pa.array(self.in_track))
         distinct = rows.group_by(["sequence", "track_id", "frame"]).aggregate([])

@@ -15,14 +15,16 @@ import pyarrow.compute as pc
 
 from common.errors import InputError, RunError
 from common.storage import open_parquet, read_parquet
-from index.vectors import Floats
+from index.vectors import Floats, l1_normalise
 from pipelines.detections import BOX
+from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
 from tracks.association.linker import by_frame
 
 _COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
 SCORE = "link_score"
 FILE, FILE_ROW = "file", "file_row"  # which of run.files() holds an embedding, and in which row
+WINDOW_BYTES = 16 * 2**20  # of embeddings in memory
 _MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bursts
 
 
@@ -81,6 +83,39 @@ def sequence_slices(rows: pa.Table) -> list[slice]:
     """The rows of each sequence of a table that is sorted by sequence."""
     names = rows["sequence"].combine_chunks().dictionary_encode()
     return by_frame(names.indices.to_numpy())
+
+
+class EmbeddingReader:
+    """L1-normalised embeddings of the rows of a plan, read when they are needed, in order.
+
+    Only the row groups that hold one are read; memory is that of the window and one batch.
+
+    Args:
+        run: that the plan was made of.
+        plan: of ``read_plan``, or some of its rows.
+        window_bytes: read at once, or the rows of one call if these are more.
+    """
+
+    def __init__(self, run: Run, plan: pa.Table, *, window_bytes: int = WINDOW_BYTES) -> None:
+        self._run = run
+        self._ids = plan["detection_id"].combine_chunks()
+        self._files, self._file_rows = plan[FILE].to_numpy(), plan[FILE_ROW].to_numpy()
+        self._window_rows = max(1, window_bytes // (4 * run.manifest.model.feature_dim))
+        self._first = 0
+        self._window = np.empty((0, run.manifest.model.feature_dim), dtype=np.float32)
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Embeddings of the plan's rows ``[start, stop)``, as ``[stop - start, D]``.
+
+        Raises:
+            InputError: embeddings that are zero or not finite, named.
+            RunError: a row has no embedding, although it has no error.
+        """
+        if start < self._first or stop > self._first + len(self._window):
+            part = slice(start, max(stop, min(start + self._window_rows, len(self._ids))))
+            raw = read_embeddings(self._run, self._files[part], self._file_rows[part])
+            self._window, self._first = l1_normalise(raw, self._ids[part]), start
+        return self._window[start - self._first : stop - self._first]
 
 
 def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,21 +35,17 @@ def compare(run: Run, url: Url, as_json: Json = False) -> None:
 
     Example: onepass database compare runs/first sqlite:///ami.db
     """
-    from dataclasses import asdict
-
-    from ami.compare import compare_database
+    from ami.compare import TOLERANCE, compare_database  # late: SQLAlchemy is an extra
 
     with ProgressBar(resumes=False) as bar:
         comparison = compare_database(run, url, progress=bar.callback("compare"))
     if as_json:
         print_json(asdict(comparison))
         return
-    _show_comparison(run, comparison)
+    _show_comparison(run, comparison, TOLERANCE)
 
 
-def _show_comparison(run: Path, result: Comparison) -> None:
-    from ami.compare import TOLERANCE
-
+def _show_comparison(run: Path, result: Comparison, tolerance: float) -> None:
     unusable = sum(detections.count for detections in result.unusable.values())
     with_features = result.compared + sum(result.other_dims.values()) + unusable
     echo(
@@ -70,7 +67,7 @@ def _show_comparison(run: Path, result: Comparison) -> None:
         echo(f"  {result.compared} compared, cosine: {quantiles}")
         echo(
             f"  {result.equal} equal: once each is divided by its sum, no number differs by more "
-            f"than {TOLERANCE:g} of the largest"
+            f"than {tolerance:g} of the largest"
         )
 
 
@@ -94,9 +91,7 @@ def write(
 
     Example: onepass database write runs/first sqlite:///ami.db --write-back
     """
-    from dataclasses import asdict
-
-    from ami.write_back import write_database
+    from ami.write_back import write_database  # late: SQLAlchemy is an extra
 
     groups = [group.strip() for group in columns.split(",")]
     with ProgressBar(resumes=True) as bar:

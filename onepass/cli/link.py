@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +59,6 @@ def link(
 
     Example: onepass link runs/first --max-gap-frames 3
     """
-    from dataclasses import asdict
-
     from tracks.link import link_run  # late: SciPy and Arrow take a second
 
     if options is not None and preset != "default":
@@ -100,8 +100,6 @@ def read_options(file: Path, flag: str = "--options") -> LinkOptions:
     Raises:
         InputError: it cannot be read, or holds something that is no option.
     """
-    import json
-
     try:
         return configure(LinkOptions, **json.loads(file.read_text()))
     except (OSError, ValueError, TypeError, InputError) as error:

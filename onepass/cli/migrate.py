@@ -117,7 +117,8 @@ def _print_report(report: MigrationReport) -> None:
         echo(f"  {check.outcome:<14} {with_flags(check.says)}")
     changes = report.labels.changes
     if changes:
-        shown = "; ".join(f"{one.rows} x {one.then} -> {one.now}" for one in changes[:_MAX_CHANGES])
+        first = changes[:_MAX_CHANGES]
+        shown = "; ".join(f"{each.rows} x {each.then} -> {each.now}" for each in first)
         echo(f"  changed      {shown}{'; …' if len(changes) > _MAX_CHANGES else ''}")
     drift = report.drift
     echo(f"  drift        {drift.reason or f'mean cosine {drift.mean:.3f} of old to new'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from common.errors import InputError
+from common.json_models import write_atomic
 from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, local_path, print_json, warn
+from tracks.association.options import PRESETS
 
 if TYPE_CHECKING:
     from tracks.evaluation.evaluate import SequenceEvaluation
@@ -45,25 +48,25 @@ def evaluate(
 ) -> None:
     """Judge tracks by their truth: HOTA, IDF1, MOTA, switches.
 
-    Only frames that the run has images of are judged.
+    Only frames that the run has images of are evaluated.
 
     Example: onepass tracks evaluate runs/first --truth gt.txt
     """
-    from tracks.evaluation.evaluate import evaluate_run
+    from tracks.evaluation.evaluate import evaluate_run  # late: SciPy and Arrow take a second
 
     evaluation = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
     if as_json:
         print_json(asdict(evaluation))
         return
-    for judged in evaluation.sequences:
-        echo(_scores(judged.sequence, judged.scores))
-        for line in _left_out(judged):
+    for evaluated in evaluation.sequences:
+        echo(_scores(evaluated.sequence, evaluated.scores))
+        for line in _left_out(evaluated):
             echo(f"  {line}")
     if len(evaluation.sequences) > 1:
         echo(_scores(f"all {len(evaluation.sequences)}", evaluation.together))
     if missing := evaluation.without_truth:
         shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
-        warn(f"{len(missing)} sequences have no truth and are not judged: {shown}")
+        warn(f"{len(missing)} sequences have no truth and are not evaluated: {shown}")
 
 
 def _scores(name: str, scores: Scores) -> str:
@@ -76,17 +79,17 @@ def _scores(name: str, scores: Scores) -> str:
     )
 
 
-def _left_out(judged: SequenceEvaluation) -> list[str]:
+def _left_out(evaluated: SequenceEvaluation) -> list[str]:
     """Lines that say what was evaluated, and what was left out."""
-    first = f"{judged.scores.frames} frames judged"
-    if judged.empty_frames:
-        first += f", in {judged.empty_frames} of them the run found nothing"
+    first = f"{evaluated.scores.frames} frames evaluated"
+    if evaluated.empty_frames:
+        first += f", in {evaluated.empty_frames} of them the run found nothing"
     left_out = {
-        "frames of the truth left out: the run has not seen them": judged.unseen_frames,
-        "frames of the run left out: the truth has none": judged.truthless_frames,
-        "detections with an error count as not found": judged.failed,
-        "detections in no track count as not found": judged.untracked,
-        "lines of the truth are marked as not to be judged": judged.unjudged_lines,
+        "frames of the truth left out: the run has not seen them": evaluated.unseen_frames,
+        "frames of the run left out: the truth has none": evaluated.truthless_frames,
+        "detections with an error count as not found": evaluated.failed,
+        "detections in no track count as not found": evaluated.untracked,
+        "lines of the truth are marked as not to be evaluated": evaluated.unjudged_lines,
     }
     return [first, *(f"{count} {what}" for what, count in left_out.items() if count)]
 
@@ -102,15 +105,15 @@ def draw(
 
     Example: onepass tracks draw runs/first --out pictures
     """
-    from tracks.pictures.draw import draw_run
+    from tracks.pictures.draw import draw_run  # late: OpenCV is an extra, and takes a second
 
     with ProgressBar(resumes=False) as bar:
-        drawn = draw_run(run, out, sequence=sequence, progress=bar.callback("draw"))
-    _warn_of_missing(drawn.missing, "left out of the scenes")
-    if drawn.blank:
-        warn(f"{drawn.blank} sequences are drawn on white: none of their images can be read")
-    last = f" to {drawn.files[-1]}" if len(drawn.files) > 1 else ""
-    _show(drawn, as_json, f"{len(drawn.files)} pictures: {drawn.files[0]}{last}")
+        pictures = draw_run(run, out, sequence=sequence, progress=bar.callback("draw"))
+    _warn_of_missing(pictures.missing, "left out of the scenes")
+    if pictures.blank:
+        warn(f"{pictures.blank} sequences are drawn on white: none of their images can be read")
+    last = f" to {pictures.files[-1]}" if len(pictures.files) > 1 else ""
+    _show(pictures, as_json, f"{len(pictures.files)} pictures: {pictures.files[0]}{last}")
 
 
 @app.command()
@@ -128,16 +131,16 @@ def video(
 
     Example: onepass tracks video runs/first --out night0.mp4 --sequence night0
     """
-    from tracks.pictures.video import render_video
+    from tracks.pictures.video import render_video  # late: as in draw
 
     with ProgressBar(resumes=False) as bar:
-        filmed = render_video(run, out, sequence=sequence, fps=fps, progress=bar.callback("video"))
-    _warn_of_missing(filmed.missing, "shown as grey frames")
+        film = render_video(run, out, sequence=sequence, fps=fps, progress=bar.callback("video"))
+    _warn_of_missing(film.missing, "shown as grey frames")
     _show(
-        filmed,
+        film,
         as_json,
-        f"{filmed.file}: {filmed.frames} frames of {filmed.sequence} at {filmed.fps:g}/s, "
-        f"{filmed.tracks} tracks, {filmed.size[0]}x{filmed.size[1]}, {filmed.codec}",
+        f"{film.file}: {film.frames} frames of {film.sequence} at {film.fps:g}/s, "
+        f"{film.tracks} tracks, {film.size[0]}x{film.size[1]}, {film.codec}",
     )
 
 
@@ -156,7 +159,7 @@ def review(
 
     Example: onepass tracks review runs/first --out review
     """
-    from tracks.pictures.review import review_run
+    from tracks.pictures.review import review_run  # late: as in draw
 
     with ProgressBar(resumes=False) as bar:
         reviewed = review_run(run, out, worst=worst, progress=bar.callback("crops"))
@@ -186,7 +189,7 @@ def export(
 
     Example: onepass tracks export runs/first --format mot --out tracks-mot
     """
-    from tracks.export import export_coco, export_mot
+    from tracks.export import export_coco, export_mot  # late: SciPy and Arrow take a second
 
     if format_ == "mot":
         exported = export_mot(run, out, first_frame=first_frame)
@@ -197,8 +200,8 @@ def export(
         warn(f"{exported.unsized} images have no width and height: they cannot be read")
     if exported.repeated:
         warn(
-            f"{exported.repeated} boxes claim a track that another box of their frame has; each such "
-            "claim is written as a track of its own"
+            f"{exported.repeated} boxes are in a track that has another box of their frame; each such "
+            "box is written as a track of its own"
         )
     _show(
         exported,
@@ -242,10 +245,7 @@ def tune(
 
     Example: onepass tracks tune runs/nights --truth truth/ --out nights.json
     """
-    import json
-
-    from common.json_models import write_atomic
-    from tracks.association.options import PRESETS
+    # late: SciPy and Arrow take a second
     from tracks.evaluation.labels import labelled_by_column, labelled_by_truth
     from tracks.evaluation.tune import tune as fit
 

@@ -23,15 +23,10 @@ from tests.helpers.runs import make_config
 EXACT = ("--precision", "fp32", "--engine", "eager")
 
 
-def vectors(run: Run) -> np.ndarray:
-    column = run.to_arrow(["embedding"])["embedding"].combine_chunks()
-    return np.asarray(column.flatten()).reshape(len(column), -1)
-
-
 def nearest(run: Run) -> np.ndarray:
     """The ten nearest others of every image, by definition."""
-    found = vectors(run)
-    scores = true_scores("cosine", found, found)
+    vectors = run.embeddings()
+    scores = true_scores("cosine", vectors, vectors)
     np.fill_diagonal(scores, -2)
     return np.argsort(-scores, axis=1, kind="stable")[:, :10]
 
@@ -65,7 +60,7 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     assert sum(one.rows for one in report.labels.changes) == 200 - agreeing
     shared = [len(set(a) & set(b)) for a, b in zip(nearest(old), nearest(new), strict=True)]
     assert report.neighbours.overlap == pytest.approx(np.mean(shared) / 10, abs=0.002)  # ties
-    a, b = vectors(old).astype(float), vectors(new).astype(float)
+    a, b = old.embeddings().astype(float), new.embeddings().astype(float)
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert report.drift.mean == pytest.approx(cosine.mean(), abs=1e-5)
     assert report.drift.quantiles["0.5"] == pytest.approx(np.median(cosine), abs=1e-5)

@@ -12,65 +12,53 @@ from tests.helpers.pictures import drawn
 
 METADATA = sa.MetaData()
 
-SESSIONS = sa.Table(
+
+def _table(name: str, **types: str) -> sa.Table:
+    """A table; ``types`` has the names of columns by their type."""
+    kinds: dict[str, Any] = {
+        "integer": sa.Integer(),
+        "text": sa.String(255),
+        "time": sa.DateTime(timezone=True),
+        "day": sa.Date(),
+        "json": sa.JSON(),
+        "number": sa.Numeric(asdecimal=False),
+        "real": sa.Float(),
+        "session": sa.ForeignKey("monitoring_sessions.id"),
+        "image": sa.ForeignKey("images.id"),
+    }
+    columns = [
+        sa.Column(each, kinds[kind]) for kind, names in types.items() for each in names.split()
+    ]
+    return sa.Table(name, METADATA, sa.Column("id", sa.Integer, primary_key=True), *columns)
+
+
+SESSIONS = _table(
     "monitoring_sessions",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("day", sa.Date),
-    sa.Column("base_directory", sa.String(255)),
-    sa.Column("start_time", sa.DateTime(timezone=True)),
-    sa.Column("end_time", sa.DateTime(timezone=True)),
-    sa.Column("num_images", sa.Integer),
-    sa.Column("num_detected_objects", sa.Integer),
-    sa.Column("notes", sa.JSON),
+    day="day",
+    text="base_directory",
+    time="start_time end_time",
+    integer="num_images num_detected_objects",
+    json="notes",
 )
-
-IMAGES = sa.Table(
+IMAGES = _table(
     "images",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("monitoring_session_id", sa.ForeignKey("monitoring_sessions.id")),
-    sa.Column("base_path", sa.String(255)),
-    sa.Column("path", sa.String(255)),
-    sa.Column("timestamp", sa.DateTime(timezone=True)),
-    sa.Column("filesize", sa.Integer),
-    sa.Column("last_read", sa.DateTime),
-    sa.Column("last_processed", sa.DateTime),
-    sa.Column("in_queue", sa.Boolean, default=False),
-    sa.Column("notes", sa.JSON),
-    sa.Column("width", sa.Integer),
-    sa.Column("height", sa.Integer),
-    sa.Column("num_detected_objects", sa.Integer),
+    session="monitoring_session_id",
+    text="base_path path",
+    time="timestamp last_read last_processed",
+    integer="filesize width height num_detected_objects",
+    json="notes",
 )
-
-DETECTIONS = sa.Table(
+DETECTIONS = _table(
     "detections",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("image_id", sa.ForeignKey("images.id")),
-    sa.Column("monitoring_session_id", sa.ForeignKey("monitoring_sessions.id")),
-    sa.Column("bbox", sa.JSON),
-    sa.Column("area_pixels", sa.Integer),
-    sa.Column("path", sa.String(255)),
-    sa.Column("timestamp", sa.DateTime(timezone=True)),
-    sa.Column("source_image_width", sa.Integer),
-    sa.Column("source_image_height", sa.Integer),
-    sa.Column("source_image_previous_frame", sa.Integer),
-    sa.Column("specific_label", sa.String(255)),
-    sa.Column("specific_label_score", sa.Numeric(asdecimal=False)),
-    sa.Column("binary_label", sa.String(255)),
-    sa.Column("binary_label_score", sa.Numeric(asdecimal=False)),
-    sa.Column("last_detected", sa.DateTime),
-    sa.Column("model_name", sa.String(255)),
-    sa.Column("in_queue", sa.Boolean, default=False),
-    sa.Column("notes", sa.JSON),
-    sa.Column("sequence_id", sa.String(255)),
-    sa.Column("sequence_frame", sa.Integer),
-    sa.Column("sequence_previous_id", sa.Integer),
-    sa.Column("sequence_previous_cost", sa.Float),
-    sa.Column("logits", sa.JSON),
-    sa.Column("cnn_features", sa.JSON),
-    sa.Column("ood_score", sa.Float),
+    image="image_id",
+    session="monitoring_session_id",
+    json="bbox notes logits cnn_features",
+    integer="area_pixels source_image_width source_image_height source_image_previous_frame "
+    "sequence_frame sequence_previous_id",
+    text="path specific_label binary_label model_name sequence_id",
+    time="timestamp last_detected",
+    number="specific_label_score binary_label_score",
+    real="sequence_previous_cost ood_score",
 )
 
 NIGHT = datetime(2022, 6, 21, 22, 0)
@@ -140,7 +128,7 @@ def stored(url: str, *columns: str) -> dict[int, dict[str, Any]]:
     """What detections hold now, by id."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        chosen = [DETECTIONS.c[name] for name in ("id", *columns)]
-        found = {row.id: dict(row._mapping) for row in connection.execute(sa.select(*chosen))}
+        select = sa.select(*(DETECTIONS.c[name] for name in ("id", *columns)))
+        rows = {row.id: dict(row._mapping) for row in connection.execute(select)}
     engine.dispose()
-    return found
+    return rows

@@ -30,13 +30,12 @@ host all all 127.0.0.1/32 scram-sha-256
 
 def programs() -> Path | None:
     """The folder of ``initdb`` and ``postgres``; Debian keeps them off the PATH."""
-    found = [Path(one).resolve() for name in ("initdb", "postgres") if (one := shutil.which(name))]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    folders = [file.parent for file in found]
-    return next(
-        (one for one in folders if (one / "initdb").is_file() and (one / "postgres").is_file()),
-        None,
-    )
+    files = [Path(file).resolve() for file in map(shutil.which, ("initdb", "postgres")) if file]
+    files += sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    for folder in (file.parent for file in files):
+        if (folder / "initdb").is_file() and (folder / "postgres").is_file():
+            return folder
+    return None
 
 
 @dataclass
@@ -54,6 +53,23 @@ class Server:
         with self.connect(database) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
+
+    def role(self, database: str, name: str, *grants: str) -> str:
+        """The URL of a new role that may read, and whose password is s3cret.
+
+        Args:
+            database: where it may read; its name is part of the role's.
+            name: of the role.
+            grants: what else it may, as ``GRANT UPDATE ON detections``.
+        """
+        role = f"{name}_{database}"
+        self.do(
+            f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'",
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+            *(f"{grant} TO {role}" for grant in grants),
+            database=database,
+        )
+        return self.url(database, f"{role}:s3cret")
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(

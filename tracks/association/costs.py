@@ -38,8 +38,9 @@ def cost_terms(
     *,
     diagonal_px: float,
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    pairs: tuple[Ints, Ints] | None = None,
 ) -> PairCosts:
-    """Cost of every pair of M earlier and N later detections, ``[M, N]``.
+    """Cost of every pair of M earlier and N later detections ``[M, N]``, or of some ``[P]``.
 
     Args:
         before: embeddings ``[M, D]`` of any scale, or ``[M, K, D]``, of which the most similar of
@@ -50,10 +51,23 @@ def cost_terms(
         diagonal_px: diagonal of the later image in pixels, the unit of distance as in the AMI data
             companion (not the diagonal of a box).
         weights: of feature, IoU, area and distance.
+        pairs: positions of the earlier and of the later detection, ``[P]`` each, of these alone.
 
     Raises:
         ValueError: an embedding is zero, and so has no cosine to anything.
     """
+    earlier: Floats = np.asarray(boxes_before, dtype=np.float64)
+    later: Floats = np.asarray(boxes_after, dtype=np.float64)
+    if pairs is None:
+        cosine = _cosines(before, after)
+        earlier, later = earlier[:, None, :], later[None, :, :]
+    else:
+        cosine = _cosines_of_pairs(before, after, pairs)
+        earlier, later = earlier[pairs[0]], later[pairs[1]]
+    return _combine(cosine, earlier, later, diagonal_px, weights)
+
+
+def _cosines(before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> Floats:
     slots = before.shape[1] if before.ndim == 3 else 1
     norms, norms_after = _norms(before).reshape(-1), _norms(after)
     cosine = before.reshape(-1, before.shape[-1]) @ after.T
@@ -63,45 +77,17 @@ def cost_terms(
         # An empty slot has cosine 0, which must not beat a real one below it.
         cosine[norms == 0] = -np.inf
         cosine = cosine.reshape(-1, slots, len(after)).max(axis=1)
-    return _combine(
-        cosine.astype(np.float64),
-        np.asarray(boxes_before, dtype=np.float64)[:, None, :],
-        np.asarray(boxes_after, dtype=np.float64)[None, :, :],
-        diagonal_px,
-        weights,
-    )
+    return cosine.astype(np.float64)
 
 
-def cost_terms_of_pairs(
-    pairs: tuple[Ints, Ints],
-    before: npt.NDArray[np.float32],
-    boxes_before: npt.NDArray[np.floating],
-    after: npt.NDArray[np.float32],
-    boxes_after: npt.NDArray[np.floating],
-    *,
-    diagonal_px: float,
-    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-) -> PairCosts:
-    """Cost of the P listed ``pairs`` alone, ``[P]``.
-
-    Args:
-        pairs: positions of the earlier and of the later detection of each pair, ``[P]`` each.
-        before: as for ``cost_terms``, like all that follow.
-        boxes_before: ``[M, 4]``.
-        after: ``[N, D]``.
-        boxes_after: ``[N, 4]``.
-        diagonal_px: of the later image.
-        weights: of the four terms.
-
-    Raises:
-        ValueError: as ``cost_terms``.
-    """
-    earlier, later = pairs
+def _cosines_of_pairs(
+    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], pairs: tuple[Ints, Ints]
+) -> Floats:
     norms, norms_after = _norms(before), _norms(after)
-    cosine = np.empty(len(earlier))
-    for start in range(0, len(earlier), _PAIRS_AT_ONCE):
+    cosine = np.empty(len(pairs[0]))
+    for start in range(0, len(cosine), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
-        rows, columns = earlier[part], later[part]
+        rows, columns = pairs[0][part], pairs[1][part]
         dot = np.einsum("p...d,pd->p...", before[rows], after[columns])
         if before.ndim == 3:
             filled = norms[rows] > 0
@@ -109,13 +95,7 @@ def cost_terms_of_pairs(
             cosine[part] = similarity.max(axis=1) / norms_after[columns]
         else:
             cosine[part] = dot / (norms[rows] * norms_after[columns])
-    return _combine(
-        cosine,
-        np.asarray(boxes_before, dtype=np.float64)[earlier],
-        np.asarray(boxes_after, dtype=np.float64)[later],
-        diagonal_px,
-        weights,
-    )
+    return cosine
 
 
 def _combine(
@@ -138,12 +118,12 @@ def _combine(
     return PairCosts(feature, iou, area, distance, total)
 
 
-def box_overlap(one: Floats, two: Floats) -> Floats:
+def box_overlap(a: Floats, b: Floats) -> Floats:
     """Intersection over union of boxes ``[..., 4]`` that broadcast; 0 where both are flat."""
-    width = np.minimum(one[..., 2], two[..., 2]) - np.maximum(one[..., 0], two[..., 0])
-    height = np.minimum(one[..., 3], two[..., 3]) - np.maximum(one[..., 1], two[..., 1])
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     shared = np.maximum(width, 0) * np.maximum(height, 0)
-    return _divide(shared, _areas(one) + _areas(two) - shared)
+    return _divide(shared, _areas(a) + _areas(b) - shared)
 
 
 def _areas(boxes: Floats) -> Floats:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from common.errors import InputError
 from index.vectors import Floats, Ints, l1_normalise
-from tracks.association.decide import MAX_PAIRS, decide
+from tracks.association.assign import MAX_PAIRS, decide
 from tracks.association.options import PRESETS, TERMS, LinkOptions
 from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 

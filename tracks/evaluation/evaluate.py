@@ -87,15 +87,15 @@ def evaluate_run(
     """
     linked = LinkedRun.open(run, sequence)
     files = truth_files(truth, linked.sequences)
-    pairs, left_out = [], []
-    for name, file in files.items():
-        true, tracked, counts = _boxes_to_compare(linked.of(name), file, first_frame)
-        pairs.append((true, tracked))
-        left_out.append(counts)
-    scores, together = evaluate_together(pairs)
+    compared = [
+        _boxes_to_compare(linked.of(name), file, first_frame) for name, file in files.items()
+    ]
+    scores, together = evaluate_together([(true, tracked) for true, tracked, _ in compared])
     sequences = [
-        SequenceEvaluation(name, str(file), scores_of_one, **counts)
-        for (name, file), scores_of_one, counts in zip(files.items(), scores, left_out, strict=True)
+        SequenceEvaluation(name, str(file), scores_of_sequence, **counts)
+        for (name, file), scores_of_sequence, (_, _, counts) in zip(
+            files.items(), scores, compared, strict=True
+        )
     ]
     return Evaluation(sequences, together, [name for name in linked.sequences if name not in files])
 

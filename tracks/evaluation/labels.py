@@ -1,4 +1,4 @@
-"""Sequences of a run whose individuals are known: from true boxes, or from a column."""
+"""Sequences of a run whose individuals are named: from true boxes, or from a column."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from pipelines.run import Run
 from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
 from tracks.boxes import TrackBoxes
-from tracks.embeddings import EmbeddingReader
 from tracks.evaluation.evaluate import truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
 from tracks.geometry import read_geometry
 from tracks.motchallenge import FIRST_FRAME, read_truth
-from tracks.plan import LinkPlan, read_plan
+from tracks.plan import EmbeddingReader, LinkPlan, read_plan
 
 SAME_BOX = 0.5
 """Least IoU of a true box and a detection to be of the same individual."""
@@ -46,9 +45,9 @@ def labelled_by_truth(
     plan = read_plan(opened, None)
     names = [plan.table["sequence"][rows.start].as_py() for rows in plan.sequences]
     files = truth_files(truth, names)
-    chosen = [rows for name, rows in zip(names, plan.sequences, strict=True) if name in files]
+    with_labels = [rows for name, rows in zip(names, plan.sequences, strict=True) if name in files]
     labelled = []
-    for sequence, _ in _sequences(opened, replace(plan, sequences=chosen)):
+    for sequence, _ in _sequences(opened, replace(plan, sequences=with_labels)):
         file = files[sequence.name]
         read, _ = read_truth(file)
         boxes = TrackBoxes(read.frames - first_frame, read.ids, read.boxes)
@@ -85,15 +84,15 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     rows = pc.index_in(plan.table["detection_id"], table["detection_id"].combine_chunks())
     codes = names.take(rows).combine_chunks().dictionary_encode().indices
     numbers = codes.fill_null(UNLABELLED).to_numpy(zero_copy_only=False).astype(np.int64)
-    chosen = [rows for rows in plan.sequences if (numbers[rows] != UNLABELLED).any()]
-    if not chosen:
+    with_labels = [rows for rows in plan.sequences if (numbers[rows] != UNLABELLED).any()]
+    if not with_labels:
         raise InputError(f"{given} names nobody in {run}")
     labelled = []
-    for sequence, rows in _sequences(opened, replace(plan, sequences=chosen)):
+    for sequence, rows in _sequences(opened, replace(plan, sequences=with_labels)):
         individuals = numbers[rows]
         for frame in by_frame(sequence.frames):
-            known = individuals[frame][individuals[frame] != UNLABELLED]
-            if len(np.unique(known)) < len(known):
+            named = individuals[frame][individuals[frame] != UNLABELLED]
+            if len(np.unique(named)) < len(named):
                 raise InputError(
                     f"{given}: sequence {sequence.name!r}, frame {sequence.frames[frame.start]} "
                     "holds one individual twice; correct the labels"

@@ -137,14 +137,12 @@ class LiveLinker:
             if body is not None:
                 return Answer(body, repeated=True)
             row = transaction.row(frame.sequence)
-            if row is None:
-                closed = transaction.close_idle(before=self._idle_before())
-                if closed:
-                    logger.info(
-                        "closed the open tracks of %d sequences without a frame for %d days",
-                        closed,
-                        IDLE_DAYS,
-                    )
+            if row is None and (closed := transaction.close_idle(before=self._idle_before())):
+                logger.info(
+                    "closed the open tracks of %d sequences without a frame for %d days",
+                    closed,
+                    IDLE_DAYS,
+                )
             state = None if row is None else self._state(row)
             number = self._number(frame, state)
             restarted = state.cut_off(self.options, fingerprint) if state else None

@@ -155,17 +155,8 @@ class LinkStore:
         Raises:
             LinkStateError: the file cannot be opened, read or written, or is not of this kind.
         """
-        with self._lock, self._explained():
-            connection = self._open()
-            connection.execute(
-                "BEGIN IMMEDIATE"
-            )  # so that no other process writes between read and write
-            try:
-                yield Transaction(connection)
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+        with self._lock, self._explained(), _exclusive(self._open()) as connection:
+            yield Transaction(connection)
 
     @contextmanager
     def read(self) -> Iterator[Transaction | None]:
@@ -225,7 +216,8 @@ class LinkStore:
             connection.execute("PRAGMA journal_mode = WAL")
             # An answered frame is on the disk, also when the power fails.
             connection.execute("PRAGMA synchronous = FULL")
-            self._make_tables(connection)
+            with _exclusive(connection):  # another process may do the same
+                self._make_tables(connection)
         except BaseException:  # also Ctrl-C: the connection must not leak
             connection.close()
             raise
@@ -233,23 +225,16 @@ class LinkStore:
         return connection
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")  # another process may do the same
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if not version and not tables:
-                for statement in _TABLES:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
-            elif version != FORMAT:
-                raise LinkStateError(
-                    f"{self.file} is no state of live linking that this version reads (format "
-                    f"{version}, not {FORMAT}); start the server with another `link_state`"
-                )
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not version and not tables:
+            for statement in (*_TABLES, f"PRAGMA user_version = {FORMAT}"):
+                connection.execute(statement)
+        elif version != FORMAT:
+            raise LinkStateError(
+                f"{self.file} is no state of live linking that this version reads (format "
+                f"{version}, not {FORMAT}); start the server with another `link_state`"
+            )
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -262,3 +247,15 @@ class LinkStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+@contextmanager
+def _exclusive(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A transaction during which no other process writes, between its reads and writes either."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

@@ -80,7 +80,16 @@ def draw_run(
 
 
 def draw_sequence(linked: LinkedRun, name: str, images: RunImages) -> tuple[Image.Image, bool]:
-    """The picture, and whether its background is blank."""
+    """Draw one sequence.
+
+    Args:
+        linked: its detections and tracks.
+        name: that the caption has.
+        images: of the run.
+
+    Returns:
+        The picture, and whether its background is blank.
+    """
     image, scale, blank = _background(linked, images)
     tracks, rows, names = linked.longest_first()
     boxes, frames = linked.boxes[rows] * scale, linked.frames[rows]

@@ -88,6 +88,7 @@ def review_run(
     after = links.take(order[:worst])
     ids = linked.rows["detection_id"].combine_chunks()
     before = linked.rows.take(pc.index_in(after["previous_detection_id"], ids))
+    pairs = zip(after.to_pylist(), before.to_pylist(), strict=True)
     rows = [
         {
             **later,
@@ -97,19 +98,17 @@ def review_run(
             "image_before": earlier["image"],
             "verdict": "",
         }
-        for number, (later, earlier) in enumerate(
-            zip(after.to_pylist(), before.to_pylist(), strict=True), start=1
-        )
+        for number, (later, earlier) in enumerate(pairs, start=1)
     ]
-    both = LinkedRun(linked.run, pa.concat_tables([before, after]).combine_chunks())
-    sides = (both.boxes[:, 2:] - both.boxes[:, :2]).max(axis=1)
-    crop_px = _CROP_SIDES * np.maximum(sides[: len(rows)], sides[len(rows) :]).clip(1)
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("review-*.png"):
         old.unlink()
+    both = LinkedRun(linked.run, pa.concat_tables([before, after]).combine_chunks())
     with closing(RunImages(linked.run.root)) as images:
-        crops = _crops(both, images, np.tile(crop_px, 2), progress)
-    sheets = _write_sheets(rows, crops, out, run.name)
+        crops = _crops(both, images, progress)
+    sheets = [
+        _write_sheet(rows, crops, start, out, run.name) for start in range(0, len(rows), PER_SHEET)
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -118,27 +117,25 @@ def review_run(
     return ReviewSummary(str(table), sheets, len(rows), links.num_rows, dict(images.missing))
 
 
-def _write_sheets(
-    rows: list[dict[str, Any]], crops: list[Image.Image | None], out: Path, name: str
-) -> list[str]:
-    """Write the sheets of links ``rows``; ``crops`` are first all earlier, then all later ones."""
-    sheets = []
-    for start in range(0, len(rows), PER_SHEET):
-        tiles = [
-            Tile(crops[number + after * len(rows)], caption)
-            for number in range(start, min(start + PER_SHEET, len(rows)))
-            for after, caption in enumerate(_captions(rows[number]))
-        ]
-        image = contact_sheet(
-            [tiles[at : at + 2 * _PER_ROW] for at in range(0, len(tiles), 2 * _PER_ROW)],
-            title=f"{name}: doubtful links {start + 1} to {start + len(tiles) // 2} of "
-            f"{len(rows)}, smallest margin first; before, after",
-            tile_px=_CROP_PX,
-        )
-        file = out / f"review-{start // PER_SHEET + 1:02d}.png"
-        image.save(file)
-        sheets.append(str(file))
-    return sheets
+def _write_sheet(
+    rows: list[dict[str, Any]], crops: list[Image.Image | None], start: int, out: Path, name: str
+) -> str:
+    """Write the sheet that begins with ``rows[start]``; ``crops`` are all earlier, then all later ones."""
+    shown = range(start, min(start + PER_SHEET, len(rows)))
+    tiles = [
+        Tile(crops[number + after * len(rows)], caption)
+        for number in shown
+        for after, caption in enumerate(_captions(rows[number]))
+    ]
+    image = contact_sheet(
+        [tiles[at : at + 2 * _PER_ROW] for at in range(0, len(tiles), 2 * _PER_ROW)],
+        title=f"{name}: doubtful links {start + 1} to {shown.stop} of {len(rows)}, smallest margin "
+        "first; before, after",
+        tile_px=_CROP_PX,
+    )
+    file = out / f"review-{start // PER_SHEET + 1:02d}.png"
+    image.save(file)
+    return str(file)
 
 
 def _refuse_verdicts(table: Path) -> None:
@@ -151,11 +148,15 @@ def _refuse_verdicts(table: Path) -> None:
         raise InputError(f"{table} holds {verdicts} verdicts; give another `out`, or move it away")
 
 
-def _crops(
-    linked: LinkedRun, images: RunImages, crop_px: Floats, progress: Progress
-) -> list[Image.Image | None]:
-    """A crop of each row, ``crop_px`` wide; None where the image cannot be read."""
-    crops: list[Image.Image | None] = [None] * len(crop_px)
+def _crops(linked: LinkedRun, images: RunImages, progress: Progress) -> list[Image.Image | None]:
+    """A crop of each row, None where its image cannot be read.
+
+    The rows are all earlier detections of links, then all later ones; both crops of a link have one
+    scale.
+    """
+    crops: list[Image.Image | None] = [None] * linked.rows.num_rows
+    longest = (linked.boxes[:, 2:] - linked.boxes[:, :2]).max(axis=1).reshape(2, -1).max(axis=0)
+    sides = np.tile(_CROP_SIDES * longest.clip(1), 2)
     # Images in order, so that videos are read forwards.
     order = pc.sort_indices(linked.rows, [("sequence", "ascending"), ("frame", "ascending")])
     names = linked.rows["image"].to_pylist()
@@ -164,16 +165,13 @@ def _crops(
         if names[row] != name:
             name, image = names[row], images.read(names[row])
         if image is not None:
-            crops[row] = _crop(image, linked.boxes[row], float(crop_px[row]))
-        progress(done, len(crop_px))
+            crops[row] = _crop(image, linked.boxes[row], float(sides[row]))
+        progress(done, len(crops))
     return crops
 
 
 def _crop(image: Image.Image, box: Floats, side: float) -> Image.Image:
-    """A box, outlined, in the middle of a square of ``side`` pixels; blank outside the image.
-
-    Both crops of a link have one ``side``, so their scale is the same.
-    """
+    """A box, outlined, in the middle of a square of ``side`` pixels; blank outside the image."""
     factor = max(1, int(side / _CROP_PX))  # transform() alone would skip pixels
     left, top = (box[:2] + box[2:] - side) / 2
     square = image.reduce(factor).transform(

@@ -121,10 +121,10 @@ class _Reader:
         of_session: list[sa.ColumnElement[Any]] = []
         if sessions is not None:
             joined = joined.outerjoin(sessions, sessions.c.id == session)
-            wanted = {"day": "day", "base_directory": "directory"}
+            columns = {"day": "day", "base_directory": "directory"}
             of_session = [
                 sa.cast(sessions.c[old], sa.Text).label(new)
-                for old, new in wanted.items()
+                for old, new in columns.items()
                 if old in sessions.c
             ]
         return (
@@ -252,12 +252,12 @@ def deployment_names(bases: Iterable[str]) -> dict[str, str]:
     """A unique name for each folder of images: as few of its last parts as possible."""
     parts = {clean: PurePosixPath(clean).parts for clean in {_clean(base) for base in bases}}
     names: dict[str, str] = {}
-    for base, mine in parts.items():
-        for depth in range(1, len(mine) + 1):
-            alike = sum(other[-depth:] == mine[-depth:] for other in parts.values())
-            if alike == 1 or depth == len(mine):
+    for base, own in parts.items():
+        for depth in range(1, len(own) + 1):
+            same_end = sum(other[-depth:] == own[-depth:] for other in parts.values())
+            if same_end == 1 or depth == len(own):
                 break
-        names[base] = "/".join(mine[-depth:]).strip("/") if mine else "deployment"
+        names[base] = "/".join(own[-depth:]).strip("/") if own else "deployment"
     return names
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +10,26 @@ import pytest
 from ami.compare import compare_database
 from ami.write_back import GROUPS, Changes, write_database
 from migration.migrate import extract_again
-from onepass.cli.main import main
 from pipelines.config import ExtractConfig
 from pipelines.engines.embed import Embedder
-from pipelines.execution.checkpoints import committed_rows
 from pipelines.extract import extract
 from pipelines.images.pixels import read
 from pipelines.run import Run
 from tests.helpers.ami import change, fill, stored
-from tests.helpers.killed_runs import finish, kill_once
+from tests.helpers.commands import here
 from tests.helpers.postgres import Server
 from tracks.link import link_run
 from tracks.store import read_tracks
 
 
-def test_from_the_database_and_back(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def onepass(*arguments: object) -> str:
+    """What a command printed."""
+    done = here(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_from_the_database_and_back(tmp_path: Path) -> None:
     url, out = f"sqlite:///{tmp_path}/ami.db", tmp_path / "run"
     fill(url, tmp_path / "traps")
     change(
@@ -37,14 +37,6 @@ def test_from_the_database_and_back(
         "UPDATE detections SET bbox = '[1, 2, \"x\", 4]' WHERE id = 6",
         "UPDATE images SET path = 'lost.jpg' WHERE id = 200",  # of detections 9 and 10
     )
-
-    def onepass(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        said = capsys.readouterr()
-        assert exited.value.code == 0, said.err
-        return said.out
 
     command = ("extract", url, "--model", "tiny", "--out", out, "--precision", "fp32")
     said = onepass(*command)
@@ -104,50 +96,19 @@ def test_a_password_is_nowhere_in_a_run(
     fresh: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(postgres.url(fresh), tmp_path / "traps")
-    postgres.do(
-        f"CREATE ROLE keeper_{fresh} LOGIN PASSWORD 'hush-hush'",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO keeper_{fresh}",
-        database=fresh,
-    )
-    url, out = postgres.url(fresh, f"keeper_{fresh}:hush-hush"), tmp_path / "run"
-    monkeypatch.setattr(
-        sys, "argv", ["onepass", "extract", url, "--model", "tiny", "--out", str(out)]
-    )
-    with pytest.raises(SystemExit) as exited:
-        main()
-    said = capfd.readouterr()
-    assert exited.value.code == 0, said.err
-    assert "16 rows, 0 with errors" in said.out
+    url, out = postgres.role(fresh, "keeper"), tmp_path / "run"
+    done = here("extract", url, "--model", "tiny", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "16 rows, 0 with errors" in done.stdout
+    said = capfd.readouterr()  # what other processes printed
     assert Run.open(out).manifest.source == f"postgresql://127.0.0.1:{postgres.port}/{fresh}"
-    assert "hush" not in said.out + said.err
+    assert "s3cret" not in done.stdout + done.stderr + said.out + said.err
     files = [file for file in out.rglob("*") if file.is_file()]
     assert {"manifest.json", "request.json"} <= {file.name for file in files}
-    assert [file for file in files if b"hush" in file.read_bytes()] == []
+    assert [file for file in files if b"s3cret" in file.read_bytes()] == []
     link_run(out)
     assert write_database(out, postgres.url(fresh), write_back=True).updated == 16
     # With the role that needs none, and with new labels and tracks: the same source and run.
     assert extract(ExtractConfig(source=postgres.url(fresh), model="tiny"), out).already_finished
-
-
-@pytest.mark.long  # what a kill does to a run and to a write is tested on its own
-def test_killed_and_continued(tmp_path: Path) -> None:
-    url, out, log = f"sqlite:///{tmp_path}/ami.db", tmp_path / "run", tmp_path / "log"
-    fill(url, tmp_path / "traps", frames=25, boxes=20)
-    rows = 2 * 24 * 20
-    command = [
-        *(sys.executable, "-m", "onepass", "extract", url),
-        *("--model", "tiny", "--out", str(out)),
-    ]
-    kill_once(command, out, 5, log)
-    committed = committed_rows(out)
-    assert 0 < committed < rows
-    assert not (out / "manifest.json").exists()
-    finish(command, log)
-    assert f"{committed} of them from before" in log.read_text()
-    run = Run.open(out)
-    assert run.verify() == rows
-    ids = run.to_arrow(["database_id"])["database_id"].to_pylist()
-    assert sorted(ids) == list(range(1, rows + 1))

@@ -288,13 +288,8 @@ def test_a_locked_file_is_work_that_failed(tmp_path: Path, monkeypatch: pytest.M
 def guarded(postgres: Server, fresh: str, tmp_path: Path) -> str:
     """A database with the role ``reader``, whose password is s3cret and who may only read."""
     fill(postgres.url(fresh), tmp_path / "traps")
-    role = f"reader_{fresh}"
-    postgres.do(
-        f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
-        database=fresh,
-    )
-    return postgres.url(fresh, role)
+    postgres.role(fresh, "reader")
+    return postgres.url(fresh, f"reader_{fresh}")
 
 
 def with_password(url: str, password: str) -> str:

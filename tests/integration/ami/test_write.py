@@ -228,20 +228,6 @@ def test_a_failure_leaves_its_chunk_alone_and_the_same_command_completes(
     check_written(world)
 
 
-def test_interrupted_between_two_transactions(world: World, chunks: list[list[int]]) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == len(chunks[0]) + len(chunks[1]):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_database(world.path, world.url, write_back=True, progress=stop)
-    written = {*chunks[0], *chunks[1]}
-    features = stored(world.url, "cnn_features")
-    assert {key for key, row in features.items() if row["cnn_features"] is not None} == written
-    write_database(world.path, world.url, write_back=True)
-    check_written(world)
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -309,26 +295,15 @@ def test_a_file_that_may_not_be_written() -> None:
             os.seteuid(user)
 
 
-def role(server: Server, database: str, name: str, *grants: str) -> str:
-    """The URL of a new role with the password s3cret."""
-    server.do(
-        f"CREATE ROLE {name}_{database} LOGIN PASSWORD 's3cret'",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}_{database}",
-        *(f"{grant} TO {name}_{database}" for grant in grants),
-        database=database,
-    )
-    return server.url(database, f"{name}_{database}:s3cret")
-
-
 def test_who_may_only_read_is_refused_and_who_may_write_does(
     postgres: Server, fresh: str, tmp_path: Path
 ) -> None:
     world = world_of(postgres.url(fresh), tmp_path)
-    reader = role(postgres, fresh, "reader")
+    reader = postgres.role(fresh, "reader")
     assert write_database(world.path, reader).updated == 16
     with pytest.raises(InputError, match="refuses it: permission denied for table detections"):
         write_database(world.path, reader, write_back=True)
-    writer = role(postgres, fresh, "writer", "GRANT UPDATE ON detections")
+    writer = postgres.role(fresh, "writer", "GRANT UPDATE ON detections")
     postgres.do(f"ALTER ROLE writer_{fresh} SET default_transaction_read_only = on")
     with pytest.raises(InputError, match="read-only transaction"):
         write_database(world.path, writer, write_back=True)
@@ -341,7 +316,7 @@ def test_updates_that_the_server_swallows_are_noticed(
     postgres: Server, fresh: str, tmp_path: Path
 ) -> None:
     world = world_of(postgres.url(fresh), tmp_path)
-    writer = role(postgres, fresh, "writer", "GRANT UPDATE ON detections")
+    writer = postgres.role(fresh, "writer", "GRANT UPDATE ON detections")
     postgres.do(
         "CREATE FUNCTION swallow() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$ LANGUAGE plpgsql",
         "CREATE TRIGGER swallow BEFORE UPDATE ON detections FOR EACH ROW EXECUTE FUNCTION swallow()",
@@ -437,7 +412,7 @@ def test_the_command_says_what_it_would_do_and_does_it(url: str, tmp_path: Path)
 
 def test_the_command_refuses_in_one_line(postgres: Server, fresh: str, tmp_path: Path) -> None:
     world = world_of(postgres.url(fresh), tmp_path)
-    role(postgres, fresh, "anna")
+    postgres.role(fresh, "anna")
     wrong = postgres.url(fresh, f"anna_{fresh}:gue55")
     for command in ("compare", "write"):
         done = here("database", command, world.path, wrong)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,16 +20,13 @@ from index.search.snapshot import Snapshot
 from index.storage.layout import current_version, list_versions, read_manifest
 from migration.migrate import extract_again
 from migration.report import MigrationReport
-from onepass.cli.main import main
-from pipelines.config import ExtractConfig
 from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
 from pipelines.sources.plan import read_run
+from tests.helpers.commands import here
 from tests.helpers.indexes import embeddings, make_run, tree
-from tests.helpers.killed_runs import check, finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
-from tests.helpers.processes import group
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import make_config
 from tests.helpers.videos import broken_videos, write_video
@@ -67,26 +64,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, old=old, runs=runs)
 
 
-def command(*arguments: object) -> int | str | None:
-    """Run a command in this process, on its Ray; how it ended."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-    return exited.value.code
-
-
-def migrate(old: Run, out: Path, *more: object) -> int | str | None:
+def migrate(old: Run, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
     exact = ("--precision", "fp32", "--engine", "eager")
-    return command("migrate", old.path, "--out", out, *exact, *more)
+    return here("migrate", old.path, "--out", out, *exact, *more)
 
 
 DARKER_OPTIONS = ("--model", "tiny", "--mean", "0.4,0.4,0.4")
-
-
-def vectors(run: Run) -> np.ndarray:
-    column = run.to_arrow(["embedding"])["embedding"].combine_chunks()
-    return np.asarray(column.flatten()).reshape(len(column), -1)
 
 
 def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_path: Path) -> None:
@@ -101,7 +84,7 @@ def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_pa
     direct = extract(
         make_config(DARKER, source=world.folder / "rows.parquet"), tmp_path / "direct"
     ).run
-    np.testing.assert_array_equal(vectors(new), vectors(direct))
+    np.testing.assert_array_equal(new.embeddings(), direct.embeddings())
     assert new.to_arrow(["label"]).equals(direct.to_arrow(["label"]))
     session = new.manifest.session
     assert session is not None
@@ -110,15 +93,14 @@ def test_rows_stay_and_answers_are_the_new_models(world: SimpleNamespace, tmp_pa
     assert again.already_finished
 
 
-def test_passed_promoted_and_rolled_back(
-    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_passed_promoted_and_rolled_back(world: SimpleNamespace, tmp_path: Path) -> None:
     old, out, index = tmp_path / "old", tmp_path / "new", tmp_path / "index"
     shutil.copytree(world.old.path, old)  # it will get tracks
     link_run(old)
     build_index([old], index)
-    assert migrate(Run.open(old), out, *DARKER_OPTIONS, "--index", index) == 0
-    said = capsys.readouterr().out
+    done = migrate(Run.open(old), out, *DARKER_OPTIONS, "--index", index)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     assert "verdict: passed" in said
     assert f"{index} serves v0002 now; back: onepass index rollback {index}" in said
     assert current_version(index) == "v0002"
@@ -140,51 +122,48 @@ def test_passed_promoted_and_rolled_back(
     assert rollback(index).manifest.version == "v0001"
     written = [file.stat().st_mtime_ns for file in Run.open(out).files()]
     stamp = json.loads((out / "migration" / "report.json").read_text())
-    assert migrate(Run.open(old), out, *DARKER_OPTIONS, "--index", index, "--json") == 0
-    document = json.loads(capsys.readouterr().out)
+    done = migrate(Run.open(old), out, *DARKER_OPTIONS, "--index", index, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
     assert document["index"] == {"index": str(index), "version": "v0002", "promoted": True}
     assert [file.stat().st_mtime_ns for file in Run.open(out).files()] == written
     assert {**document, "created": ""} == {**stamp, "created": "", "index": document["index"]}
     assert list_versions(index) == ["v0001", "v0002"]  # found again
 
 
-def test_a_limit_that_is_missed(
-    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_limit_that_is_missed(world: SimpleNamespace, tmp_path: Path) -> None:
     out, index = tmp_path / "new", tmp_path / "index"
     build_index([world.old.path], index)
     away = tmp_path / "away.jpg"
     (world.folder / "night0/0004.jpg").rename(away)
     try:
-        code = migrate(world.old, out, *DARKER_OPTIONS, "--index", index, "--min-overlap", "1")
+        done = migrate(world.old, out, *DARKER_OPTIONS, "--index", index, "--min-overlap", "1")
     finally:
         away.rename(world.folder / "night0/0004.jpg")
-    said = capsys.readouterr()
-    assert code == 1
-    missed = [line for line in said.err.splitlines() if line.startswith("missed: ")]
+    assert done.returncode == 1
+    missed = [line for line in done.stderr.splitlines() if line.startswith("missed: ")]
     assert missed[0] == "missed: new failures: 2, --max-new-failures wants at most 0"
     assert missed[1].startswith("missed: neighbour overlap: 0.")
     assert len(missed) == 2
-    assert f"promote {index} v0002" in said.out
+    assert f"promote {index} v0002" in done.stdout
     assert current_version(index) == "v0001"
     assert promote(index, "v0002").manifest.rows == 38  # by a person who knows better
 
 
 def test_another_dimension_says_what_cannot_be_compared(
-    world: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: SimpleNamespace, tmp_path: Path
 ) -> None:
     """MobileNet to ResNet-50, both untrained: what counts here is what is said."""
     small = ("--input-size", "64", "--random-weights", "--precision", "fp32", "--engine", "eager")
     one, two = tmp_path / "mobilenet", tmp_path / "resnet"
     source = ("extract", world.folder / "rows.parquet", "--out", one)
-    assert command(*source, "--model", "torchvision:mobilenet_v3_small", *small) == 0
+    assert here(*source, "--model", "torchvision:mobilenet_v3_small", *small).returncode == 0
     index = tmp_path / "index"
     build_index([one], index)
     model = ("--model", "torchvision:resnet50", *small)
     limits = ("--min-overlap", "0", "--max-changed-links", "1")
-    capsys.readouterr()
-    assert command("migrate", one, "--out", two, *model, *limits, "--index", index, "--json") == 0
-    report = json.loads(capsys.readouterr().out)
+    done = here("migrate", one, "--out", two, *model, *limits, "--index", index, "--json")
+    report = json.loads(done.stdout)
     assert report["drift"]["reason"] == "cannot be compared: 1024 and 2048 numbers"
     reason = "classes of torchvision:mobilenet_v3_small mean nothing, its weights are random"
     assert report["labels"]["reason"] == reason
@@ -193,8 +172,7 @@ def test_another_dimension_says_what_cannot_be_compared(
     assert Snapshot.open(index).manifest.dim == 2048
     assert rollback(index).manifest.dim == 1024
     three = tmp_path / "tiny"
-    assert migrate(Run.open(two), three, "--model", "tiny", *limits) == 0
-    said = capsys.readouterr().out
+    said = migrate(Run.open(two), three, "--model", "tiny", *limits).stdout
     assert "not comparable label agreement: classes of torchvision:resnet50 mean nothing" in said
     assert "drift        cannot be compared: 2048 and 32 numbers" in said
 
@@ -214,7 +192,7 @@ def test_frames_of_videos(tmp_path: Path) -> None:
     assert new.manifest.model.preprocess.resize == "squash"
     assert new.manifest.config.reading == config.reading.model_copy(update={"again": True})
     third = extract_again(make_config(source=new.path), tmp_path / "third").run
-    np.testing.assert_array_equal(vectors(third), vectors(old))
+    np.testing.assert_array_equal(third.embeddings(), old.embeddings())
 
 
 @pytest.mark.parametrize(
@@ -230,13 +208,7 @@ def test_frames_of_videos(tmp_path: Path) -> None:
         ("images", "which is not there; bring that folder back"),
     ],
 )
-def test_bad_input(
-    world: SimpleNamespace,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    case: str,
-    says: str,
-) -> None:
+def test_bad_input(world: SimpleNamespace, tmp_path: Path, case: str, says: str) -> None:
     old = tmp_path / "old"
     shutil.copytree(world.old.path, old)
     other = make_run(tmp_path / "other", embeddings(9, dim=32))
@@ -265,9 +237,8 @@ def test_bad_input(
         build_index([old], tmp_path / "index")
         add_runs(tmp_path / "index", [more_rows])
     before = tree(tmp_path)
-    code = command("migrate", old, "--model", model, "--out", out, *more)
-    said = capsys.readouterr()
-    assert says in only_error(code, said.out, said.err)
+    done = here("migrate", old, "--model", model, "--out", out, *more)
+    assert says in only_error(done.returncode, done.stdout, done.stderr)
     assert tree(tmp_path) == before
 
 
@@ -282,31 +253,3 @@ def test_a_run_whose_images_went_is_told_from_one_that_never_was(
     (tmp_path / "old" / "manifest.json").write_text(moved)
     with pytest.raises(SourceError, match="its images start from"):
         read_run(tmp_path / "old")
-
-
-@pytest.mark.long  # tests/data/test_migration.py kills one with real weights
-def test_killed_in_the_middle_and_continued(tmp_path: Path) -> None:
-    rows, log = 2000, tmp_path / "log"
-    old, out = tmp_path / "old", tmp_path / "new"
-    source = make_source(tmp_path / "images", rows)
-    onepass = (sys.executable, "-m", "onepass")
-    extract(ExtractConfig(source=source, model="tiny"), old)
-    again = [*onepass, "migrate", str(old), *DARKER_OPTIONS, "--out", str(out), "--hdf5"]
-    again += ["--min-overlap", "0.3"]  # the drawings are noise, so many are about as near
-    kill = kill_once(again, out, 8, log)
-    assert 0 < kill.rows < rows
-    assert not (out / "manifest.json").exists()
-    other = [*onepass, "migrate", str(old), "--model", "tiny", "--out", str(out), "--hdf5"]
-    with group(other, tmp_path / "refused") as process:
-        assert process.wait(60) == 2
-    refused = (tmp_path / "refused").read_text()
-    assert "is a run of another command (model.mean: then (0.4, 0.4, 0.4), now None)" in refused
-    finish(again, log)
-    assert f"{kill.rows} of them from before" in log.read_text()
-    check(out, rows)
-    new = Run.open(out)
-    assert new.to_arrow(["detection_id"]).equals(Run.open(old).to_arrow(["detection_id"]))
-    report = MigrationReport.model_validate_json((out / "migration/report.json").read_bytes())
-    assert (report.counts.rows, report.counts.failed_now) == (rows, 0)
-    assert report.costs.now.rows == rows - kill.rows
-    assert report.verdict.passed

@@ -23,9 +23,9 @@ from pipelines.run import Run
 from tests.helpers.runs import write_run
 from tracks import link as tracks_module
 from tracks.association.options import PRESETS, LinkOptions
-from tracks.embeddings import EmbeddingReader
 from tracks.geometry import image_size
 from tracks.link import link_run
+from tracks.plan import EmbeddingReader
 from tracks.store import SCHEMA, LinkSummary, TracksManifest, read_tracks
 
 CAMERAS = ("north", "south")

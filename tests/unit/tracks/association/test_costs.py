@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.scenes import SQUARE
-from tracks.association.costs import cost_terms, cost_terms_of_pairs
+from tracks.association.costs import cost_terms
 
 
 def test_worked_out_by_hand() -> None:
@@ -103,9 +103,9 @@ def test_terms_are_the_formulas_written_out(signed: bool) -> None:
             expected = literal_terms(one[i], boxes_one[i], two[j], boxes_two[j], 700.0)
             assert [term[i, j] for term in pairs[:-1]] == pytest.approx(expected, abs=1e-6)
             assert pairs.total[i, j] == pytest.approx(np.dot(weights, expected), abs=1e-6)
-    at = np.nonzero(np.ones((9, 11)))
-    listed = cost_terms_of_pairs(
-        (at[0], at[1]), one, boxes_one, two, boxes_two, diagonal_px=700.0, weights=weights
+    at = tuple(np.indices((9, 11)).reshape(2, -1))
+    listed = cost_terms(
+        one, boxes_one, two, boxes_two, diagonal_px=700.0, weights=weights, pairs=at
     )
     for dense, of_list in zip(pairs, listed, strict=True):
         assert of_list == pytest.approx(dense[at], abs=1e-6)
@@ -120,6 +120,6 @@ def test_of_several_looks_the_best_counts_and_an_empty_place_is_none() -> None:
     pairs = cost_terms(gallery, boxes, after, boxes, diagonal_px=1.0)
     # The second track is unlike the second detection; its empty places must not say 1.
     assert pairs.feature == pytest.approx(np.array([[0.0, 0.0], [1.0, 2.0]]))
-    at = np.nonzero(np.ones((2, 2)))
-    listed = cost_terms_of_pairs((at[0], at[1]), gallery, boxes, after, boxes, diagonal_px=1.0)
+    at = (np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    listed = cost_terms(gallery, boxes, after, boxes, diagonal_px=1.0, pairs=at)
     assert listed.feature == pytest.approx(pairs.feature[at])
