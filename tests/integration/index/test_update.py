@@ -230,7 +230,7 @@ def test_compact_notices_rows_that_went_from_a_run(
     run = tmp_path / "b"
     shutil.copytree(world / "b", run)
     add_runs(index, [run])
-    shutil.copy(world / "b/detections/part-0.parquet", run / "detections/part-1.parquet")
+    shutil.copy(world / "b/detections/part-0000.parquet", run / "detections/part-0001.parquet")
     delete_rows(index, Filter("run = 1 AND row_id = 79"))
     with pytest.raises(SnapshotError) as caught:
         compact(index)
