@@ -30,14 +30,14 @@ TINY_FACTS = ModelInfo(
 
 
 def make_config(
-    model: ModelRequest = TINY_FACTS.request, *, source: str = "", **given: Any
+    model: ModelRequest = TINY_FACTS.request, *, source: str = "", **fields: Any
 ) -> ExtractConfig:
-    """A configuration of ``tiny`` in exact float32, but for what is given, as ``Options`` has it."""
-    return config_of(source, model, Options(**({"precision": "fp32", "engine": "eager"} | given)))
+    """A configuration of ``tiny`` in exact float32, but for ``fields`` of ``Options``."""
+    return config_of(source, model, Options(**({"precision": "fp32", "engine": "eager"} | fields)))
 
 
-def request_of(config: ExtractConfig, facts: ModelInfo, **given: Any) -> Request:
-    """``config``, resolved on its ``facts`` in exact float32, but for what is given."""
+def request_of(config: ExtractConfig, facts: ModelInfo, **fields: Any) -> Request:
+    """``config``, resolved on its ``facts`` in exact float32, but for ``fields``."""
     plain: dict[str, Any] = {
         "inputs": {},
         "labels": None,
@@ -47,7 +47,7 @@ def request_of(config: ExtractConfig, facts: ModelInfo, **given: Any) -> Request
         "audit": None,
         "notes": (),
     }
-    return Request(config=config, facts=facts, **(plain | given))
+    return Request(config=config, facts=facts, **(plain | fields))
 
 
 def write_run(

@@ -52,12 +52,6 @@ def test_missed_target_is_built_and_said(tmp_path: Path) -> None:
     assert "below the target of 1" in str(snapshot.manifest.warning)
 
 
-def test_copies_of_one_picture_do_not_look_like_bad_recall(tmp_path: Path) -> None:
-    vectors = np.repeat(embeddings(3), 100, axis=0)
-    snapshot = build_index([make_run(tmp_path / "run", vectors)], tmp_path / "index")
-    assert snapshot.manifest.recall.measured == 1.0
-
-
 def test_failed_rows_are_skipped_and_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", embeddings(12), errors={2: "torn file", 11: "gone"})
     snapshot = build_index([run], tmp_path / "index")

@@ -138,7 +138,9 @@ def test_first_build_killed_before_each_change_to_files(
         build = ("build", index, world / "first", "Flat")
         if server.run(*build, change=change) is not None:
             break
-        assert all(Snapshot.open(index, one).verify() == 120 for one in list_versions(index))
+        assert all(
+            Snapshot.open(index, version).verify() == 120 for version in list_versions(index)
+        )
         assert server.run(*build) is not None
         assert Snapshot.open(index).verify() == 120
         assert {entry.name for entry in index.iterdir()} == LEFT_ALONE | set(list_versions(index))

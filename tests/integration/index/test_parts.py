@@ -29,7 +29,7 @@ def by_id(snapshot: Snapshot, rows: np.ndarray) -> list[list[str]]:
 def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, factory: str) -> None:
     config = IndexConfig(metric=metric, factory=factory, recall=1.0)
     many = make_run(tmp_path / "run", embeddings(700), files=9)
-    one = build_index([many], tmp_path / "one", config)
+    single = build_index([many], tmp_path / "single", config)
     three = build_index([many], tmp_path / "three", config.model_copy(update={"shards": 3}))
     parts = three.manifest.segments
     assert [part.name for part in parts] == ["s0001-00", "s0001-01", "s0001-02"]
@@ -37,14 +37,14 @@ def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, fact
     assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 80
     queries = embeddings(20, seed=9)
     for condition in (None, Filter("row_id % 3 = 0"), Filter(ids=frozenset({"d1", "d600"}))):
-        a = one.search(queries, 12, filter=condition, exact=True)
+        a = single.search(queries, 12, filter=condition, exact=True)
         b = three.search(queries, 12, filter=condition, exact=True)
-        assert by_id(one, a.rows) == by_id(three, b.rows)
+        assert by_id(single, a.rows) == by_id(three, b.rows)
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
         assert recall_at(b, three.search(queries, 12, filter=condition)) >= 0.98
-    assert one.rows_of(["d5", "no"])[1] == three.rows_of(["d5", "no"])[1] == -1
+    assert single.rows_of(["d5", "no"])[1] == three.rows_of(["d5", "no"])[1] == -1
     np.testing.assert_array_equal(
-        one.vectors(one.rows_of([f"d{row}" for row in range(700)])),
+        single.vectors(single.rows_of([f"d{row}" for row in range(700)])),
         three.vectors(three.rows_of([f"d{row}" for row in range(700)])),
     )
     assert three.search(queries, 5000).rows.shape == (20, 700)

@@ -282,8 +282,8 @@ def kill_and_check(
     index = to_path(INDEX)
     build_index([runs[0]], index, IndexConfig(factory=FACTORY))
     compact(index)
-    given, allowed = COMMANDS[command]
-    arguments = [text.format(first=runs[0], second=runs[1]) for text in given]
+    templates, allowed = COMMANDS[command]
+    arguments = [text.format(first=runs[0], second=runs[1]) for text in templates]
     through = server.run(command, index, *arguments, **when) is not None  # type: ignore[arg-type]
     forget(tmp)  # it is looked at from another machine
     snapshot = Snapshot.open(index)

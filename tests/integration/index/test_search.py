@@ -127,11 +127,3 @@ def test_rows_say_what_was_extracted(tmp_path: Path) -> None:
     assert snapshot.image_path(snapshot.row_of("far")) == Path("/data/b.jpg")
     with pytest.raises(ValueError, match="one query"):
         snapshot.describe(snapshot.search(np.eye(3), 1))
-
-
-def test_every_id_is_found_and_no_other(served: Snapshot) -> None:
-    ids = served.rows["detection_id"].to_pylist()
-    assert [served.row_of(name) for name in ids] == list(range(700))
-    for missing in ("", "d", "d7000", "zzz"):
-        with pytest.raises(SnapshotError, match="no detection"):
-            served.row_of(missing)

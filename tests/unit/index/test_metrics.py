@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from common.errors import SnapshotError
 from index.config import Metric
 from index.metrics import faiss_metric, higher_is_nearer, prepare, to_scores
 from tests.helpers.indexes import embeddings, true_scores
@@ -76,9 +75,3 @@ def test_ends_of_the_ranges_are_reached() -> None:
     for metric, same, opposite in (("cosine", 1, -1), ("ip", 1, -1), ("l1", 0, 2), ("l2", 0, 2)):
         values = scored(metric, raw[:1], raw)[0]  # type: ignore[arg-type]
         assert (values[0], values[1]) == (same, opposite)
-
-
-@pytest.mark.parametrize("metric", EVERY)
-def test_vectors_without_direction_are_refused(metric: Metric) -> None:
-    with pytest.raises(SnapshotError, match="zero or not finite: 'b'"):
-        prepare(np.array([[1.0, 2], [0, 0]]), ["a", "b"], metric)
