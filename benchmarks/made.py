@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.runner import ONEPASS, process
-from common.json_models import sha256_file, write_atomic
 from pipelines.detections import PLAN_SCHEMA, result_fields
-from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
-from pipelines.run import RowCounts, Run, RunManifest
+from pipelines.run import Run
+from tests.helpers.runs import TINY_FACTS, write_parts
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -39,10 +37,10 @@ CARRIED = ["image", "sequence", "timestamp", "x1", "y1", "x2", "y2"]
 def write_run(path: Path, dim: int, tables: Iterable[pa.Table]) -> Run:
     """A finished run of ``dim`` numbers a row, a file a table; columns that a table lacks are null."""
     shutil.rmtree(path, ignore_errors=True)  # one that was not finished
-    (path / "detections").mkdir(parents=True)
+    facts = TINY_FACTS.model_copy(update={"feature_dim": dim})
     fields = [*PLAN_SCHEMA, *result_fields(dim)]
-    files, rows = {}, 0
-    for number, table in enumerate(tables):
+
+    def complete(table: pa.Table) -> pa.Table:
         columns = {name: table[name] for name in table.column_names}
         columns |= {
             field.name: table[field.name].cast(field.type)
@@ -50,34 +48,9 @@ def write_run(path: Path, dim: int, tables: Iterable[pa.Table]) -> Run:
             else pa.nulls(table.num_rows, field.type)
             for field in fields
         }
-        name = f"detections/part-{number:04d}.parquet"
-        pq.write_table(pa.table(columns), path / name)
-        files[name] = sha256_file(path / name)
-        rows += table.num_rows
-    facts = ModelInfo(
-        request=ModelRequest(spec="tiny"),
-        weights="none: made for a benchmark",
-        weights_sha256="0" * 64,
-        labels_sha256=None,
-        num_classes=1000,
-        feature_dim=dim,
-        preprocess=Preprocess(input_size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    )
-    manifest = RunManifest(
-        source="made for a benchmark",
-        root=str(path),
-        model=facts,
-        fingerprint=facts.fingerprint,
-        precision="fp32",
-        precision_audit=None,
-        rows=RowCounts(planned=rows, written=rows, failed=0),
-        errors={},
-        versions={},
-        seconds=0.0,
-        files=files,
-    )
-    write_atomic(path / "manifest.json", manifest.model_dump_json(indent=2).encode())
-    return Run.open(path)
+        return pa.table(columns)
+
+    return write_parts(path, map(complete, tables), facts)
 
 
 def column(vectors: Floats) -> pa.Array:

@@ -7,9 +7,9 @@ what the tasks waited for.
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -99,47 +99,36 @@ class Tasks:
         items: Sequence[Item],
         done: Callable[[Result], None],
     ) -> list[Result]:
-        """A thread per child sends it items; this one waits for their results."""
-        waiting = iter(enumerate(items))
-        outcomes: queue.SimpleQueue[tuple[int, Result | None, Exception | None]] = (
-            queue.SimpleQueue()
-        )
-        lock = threading.Lock()
+        """As many threads as children: each takes a free child, and waits for its answer."""
         children = [Child() for _ in range(min(self._workers, len(items)))]
+        free: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        for child in children:
+            free.put(child)
 
-        def feed(child: Child) -> None:
-            while True:
-                with lock:
-                    number, item = next(waiting, (None, None))
-                if number is None or item is None:
-                    return
-                try:
-                    outcomes.put((number, child.call(function, item), None))
-                except Exception as error:  # thread boundary: raised again below
-                    outcomes.put((number, None, error))
-                    return
+        def call(item: Item) -> Result:
+            child = free.get()
+            try:
+                return child.call(function, item)
+            finally:
+                free.put(child)
 
-        results: dict[int, Any] = {}
+        threads = ThreadPoolExecutor(max(1, len(children)))
         try:
-            for child in children:
-                threading.Thread(target=feed, args=(child,), daemon=True).start()
-            while len(results) < len(items):
-                try:
-                    number, result, error = outcomes.get(timeout=POLL_SECONDS)
-                except queue.Empty:  # short waits, so that Ctrl-C ends them
-                    continue
+            futures = [threads.submit(call, item) for item in items]
+            for future in as_completed(futures):
+                error = future.exception()
                 if isinstance(error, ChildDiedError):
                     raise work_error(self._name, error, then=self._then) from None
                 if isinstance(error, OnepassError | OSError):
                     raise error
                 if error is not None:
                     raise work_error(self._name, error, then=self._then) from error
-                results[number] = result
-                done(results[number])
+                done(future.result())
         finally:
+            threads.shutdown(wait=False, cancel_futures=True)
             for child in children:
                 child.close()
-        return [results[number] for number in range(len(items))]
+        return [future.result() for future in futures]
 
     def _as_ray_tasks(
         self,

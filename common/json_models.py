@@ -16,7 +16,7 @@ from common.errors import InputError, RunError
 
 T = TypeVar("T", bound="JsonModel")
 
-_WANTED = {
+_ADVICE = {
     "int": "give a whole number",
     "float": "give a number",
     "bool": "give True or False",
@@ -58,21 +58,21 @@ def configure(kind: type[T], /, **values: Any) -> T:
     name = str(first["loc"][0]) if first["loc"] else ""
     problem, context = first["type"], first.get("ctx", {})
     if problem == "value_error":
-        given = f"`{name}={values.get(name)!r}`: " if name else ""
-        raise InputError(f"{given}{context['error']}")
+        field = f"`{name}={values.get(name)!r}`: " if name else ""
+        raise InputError(f"{field}{context['error']}")
     if problem == "missing" and len(first["loc"]) == 1:
         raise InputError(f"give `{name}`")
     if problem == "extra_forbidden":
         near = get_close_matches(name, kind.model_fields, 1)
         hint = f"; did you mean `{near[0]}`?" if near else ""
         raise InputError(f"`{name}`: there is no such parameter{hint}")
-    wanted = _wanted(problem, context, first["msg"])
-    raise InputError(f"`{name}={values.get(name)!r}`: {wanted}")
+    advice = _advice(problem, context, first["msg"])
+    raise InputError(f"`{name}={values.get(name)!r}`: {advice}")
 
 
-def _wanted(problem: str, context: dict[str, Any], message: str) -> str:
+def _advice(problem: str, context: dict[str, Any], message: str) -> str:
     """What a field takes, where a value of another type was given."""
-    for begin, text in _WANTED.items():
+    for begin, text in _ADVICE.items():
         if problem.startswith(begin):
             return text.format(**context)
     return message[:1].lower() + message[1:]

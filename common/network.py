@@ -6,5 +6,14 @@ import socket
 
 
 def check_port(host: str, port: int, *, seconds: float = 5.0) -> None:
-    """Raise ``OSError`` within ``seconds`` where nothing listens."""
+    """Raise where nothing listens.
+
+    Args:
+        host: name or address.
+        port: number.
+        seconds: to wait at most.
+
+    Raises:
+        OSError: nothing listens, or not within ``seconds``.
+    """
     socket.create_connection((host, port), timeout=seconds).close()

@@ -154,11 +154,11 @@ def encode(task: EncodeTask) -> EncodedPart:
                 break
             ids = batch["detection_id"].to_pylist()
             vectors = prepare(_embeddings(batch, task.dim), ids, task.metric)
-            aside = is_held_out[start : start + batch.num_rows]
+            is_query = is_held_out[start : start + batch.num_rows]
             rows = to_index_rows(batch, task.part.run)
-            held_out.append(rows.filter(pa.array(aside)))
-            if aside.any():
-                rows, vectors = rows.filter(pa.array(~aside)), vectors[~aside]
+            held_out.append(rows.filter(pa.array(is_query)))
+            if is_query.any():
+                rows, vectors = rows.filter(pa.array(~is_query)), vectors[~is_query]
             sink.write_batch(rows)
             store.write(task.folder / VECTORS, row, vectors, task.metric)
             nearest.add(vectors, row)

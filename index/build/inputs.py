@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.json_models import sha256_file
+from common.manifests import MANIFEST
 from index.build.encode import Part, RowCounts, count
 from index.storage.layout import RunEntry
 from pipelines.run import Run
@@ -174,7 +175,7 @@ def run_entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> 
             path=str(selection.run.path.resolve()),
             root=selection.run.manifest.root,
             rows=rows_by_run[number],
-            manifest_sha256=sha256_file(selection.run.path / "manifest.json"),
+            manifest_sha256=sha256_file(selection.run.path / MANIFEST),
         )
         for number, selection in enumerate(source, first_run)
     ]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
+from common.manifests import MANIFEST
 from index.build.assemble import ReportRows
 from index.build.encode import iterate_ids
 from index.build.inputs import Inputs, Selection, check_same_model, open_runs
@@ -214,7 +215,7 @@ def _remaining_rows(index_dir: Path, snapshot: Snapshot) -> list[Selection]:
             raise SnapshotError(
                 f"{index_dir} cannot be compacted without the runs it was made from: {error}"
             ) from None
-        if sha256_file(run.path / "manifest.json") != entry.manifest_sha256:
+        if sha256_file(run.path / MANIFEST) != entry.manifest_sha256:
             raise SnapshotError(
                 f"{run.path} is another run than the one {index_dir} was made from; build the "
                 "index anew with 'onepass index build'"

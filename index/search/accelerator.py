@@ -210,9 +210,9 @@ class Accelerator:
 
         FAISS's own selector stops as early as without one and returns what it met by then.
         """
-        wanted = k * params.refine
-        ef = int(_SAFETY * max(params.values[EF_SEARCH], wanted) / allowed.share)
-        ef = min(max(ef, wanted), _MAX_FILTERED_EF, len(allowed.mask))
+        candidates = k * params.refine
+        ef = int(_SAFETY * max(params.values[EF_SEARCH], candidates) / allowed.share)
+        ef = min(max(ef, candidates), _MAX_FILTERED_EF, len(allowed.mask))
         faiss_params = self._inner_params({EF_SEARCH: ef}, None)
         scores, rows = self._index.search(queries, max(k, ef), params=faiss_params)
         keep = (rows >= 0) & allowed.mask[rows]
@@ -232,13 +232,15 @@ class Accelerator:
         allowed_in_list = allowed.by_list(self._list_of_row, lists)
         metric = self._core.quantizer.metric_type
         distances, nearest = faiss.knn(projected, self._centroids, lists, metric=metric)
-        seen = np.cumsum(allowed_in_list[nearest], axis=1)
-        usual = nprobe * len(allowed.mask) / lists  # rows that a search without a filter visits
+        reached = np.cumsum(allowed_in_list[nearest], axis=1)
+        unfiltered = (
+            nprobe * len(allowed.mask) / lists
+        )  # rows that a search without a filter visits
         # Where fewer rows than on average are allowed around the query, its neighbours are far
         # away, and from far away lists are harder to rank: more of them are visited.
-        scarcity = usual * allowed.share / np.maximum(seen[:, nprobe - 1], 1)
-        enough = np.maximum(_SAFETY * usual * np.clip(scarcity, 1, _MAX_SCARCITY), float(k))
-        visit = (allowed_in_list[nearest] > 0) & (np.roll(seen, 1, axis=1) < enough[:, None])
+        scarcity = unfiltered * allowed.share / np.maximum(reached[:, nprobe - 1], 1)
+        enough = np.maximum(_SAFETY * unfiltered * np.clip(scarcity, 1, _MAX_SCARCITY), float(k))
+        visit = (allowed_in_list[nearest] > 0) & (np.roll(reached, 1, axis=1) < enough[:, None])
         visit[:, 0] = allowed_in_list[nearest[:, 0]] > 0
         width = max(1, int(visit.sum(axis=1).max()))
         order = np.argsort(~visit, axis=1, kind="stable")[:, :width]

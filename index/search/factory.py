@@ -128,7 +128,16 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
 
 
 def check_factory(factory: str, dim: int, metric: Metric) -> None:
-    """Check a factory string before anything is built; arguments and errors as ``make_index``."""
+    """Check a factory string before anything is built.
+
+    Args:
+        factory: FAISS factory string, or ``auto``.
+        dim: values per vector.
+        metric: how vectors are compared.
+
+    Raises:
+        SnapshotError: as ``make_index``.
+    """
     if not is_flat(factory) and without_transforms(factory) != "auto":
         make_index(factory, dim, metric)
 
@@ -146,8 +155,8 @@ def training_rows(index: Any, rows: int, dim: int, memory_bytes: int) -> int:
         return 0
     core = core_index(index)
     lists = core.nlist if isinstance(core, faiss.IndexIVF) else 0
-    wanted = max(_ROWS_PER_QUANTISER, _ROWS_PER_LIST * lists)
-    return min(rows, wanted, memory_bytes // 4 // (4 * dim))  # FAISS may copy it once or twice
+    enough = max(_ROWS_PER_QUANTISER, _ROWS_PER_LIST * lists)
+    return min(rows, enough, memory_bytes // 4 // (4 * dim))  # FAISS may copy it once or twice
 
 
 def train(index: Any, sample: NDArray[np.float32], factory: str, metric: Metric) -> None:
@@ -230,7 +239,14 @@ def faiss_reason(error: RuntimeError) -> str:
 
 
 def factory_error(factory: str, metric: Metric, dim: int, why: str) -> SnapshotError:
-    """The error for a factory that does not work."""
+    """The error for a factory that does not work.
+
+    Args:
+        factory: as it was given.
+        metric: that it was to be made for.
+        dim: values per vector.
+        why: what FAISS says.
+    """
     return SnapshotError(
         f"`factory={factory!r}` does not work for metric {metric!r} in {dim} dimensions ({why}); "
         f"give 'auto' or a FAISS string such as {EXAMPLES}"

@@ -198,16 +198,16 @@ class Snapshot:
         Raises:
             SnapshotError: a row number outside the snapshot.
         """
-        wanted = np.asarray(rows, np.int64)
+        numbers = np.asarray(rows, np.int64)
         last = int(self._first_rows[-1]) - 1
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() <= last):
-            bad = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() <= last):
+            bad = int(numbers.min()) if numbers.min() < 0 else int(numbers.max())
             raise SnapshotError(f"row {bad} is outside {self.path}, which has rows 0 to {last}")
-        vectors = np.empty((len(wanted), self.manifest.dim), np.float32)
-        segment_of = np.searchsorted(self._first_rows, wanted, side="right") - 1
+        vectors = np.empty((len(numbers), self.manifest.dim), np.float32)
+        segment_of = np.searchsorted(self._first_rows, numbers, side="right") - 1
         for number in np.unique(segment_of).tolist():
             own = segment_of == number
-            vectors[own] = self._segments[number].vectors(wanted[own] - self._first_rows[number])
+            vectors[own] = self._segments[number].vectors(numbers[own] - self._first_rows[number])
         return vectors
 
     def columns(
@@ -249,7 +249,7 @@ class Snapshot:
         if self.manifest.deleted:
             values = values.filter(pa.array(self.mask()))
         entries = pc.value_counts(values).to_pylist()
-        pairs = [(one["values"], one["counts"]) for one in entries if one["values"] is not None]
+        pairs = [(each["values"], each["counts"]) for each in entries if each["values"] is not None]
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
     def describe(self, hits: Hits) -> list[dict[str, Any]]:

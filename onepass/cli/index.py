@@ -165,7 +165,7 @@ def list_(index: Index, as_json: Json = False) -> None:
 
     Example: onepass index list photos.index
     """
-    from index.build.versions import history, version_bytes
+    from index.build.versions import history, version_bytes  # late: FAISS takes a second
 
     versions = history(index)
     if as_json:
@@ -256,7 +256,13 @@ def read_ids(file: Path | None) -> frozenset[str] | None:
 
 
 def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
-    """Print a version of an index, as text or as JSON."""
+    """Print a version of an index.
+
+    Args:
+        snapshot: the version.
+        verified: whether its files were checked, which is shown.
+        as_json: as JSON, else as lines.
+    """
     manifest = snapshot.manifest
     if as_json:
         print_json({"verified": verified, **manifest.model_dump(mode="json")})

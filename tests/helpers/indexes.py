@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def part_of(snapshot: Snapshot) -> Path:
     """The folder of its only segment."""
     (entry,) = snapshot.manifest.segments
     return snapshot.path.parent / SEGMENTS / entry.name
+
+
+def in_threads(work: Callable[[], object], threads: int = 4) -> None:
+    """Call ``work`` in several threads at once; raises the first error of one."""
+    with ThreadPoolExecutor(threads) as pool:
+        for call in [pool.submit(work) for _ in range(threads)]:
+            call.result()
 
 
 def tree(folder: Path) -> list[str]:

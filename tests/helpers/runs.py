@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.json_models import sha256_file, write_atomic
+from common.json_models import sha256_file
 from pipelines.config import ExtractConfig
 from pipelines.detections import complete, result_fields
 from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
@@ -35,8 +36,8 @@ def make_config(model: ModelRequest | str = "tiny", **fields: Any) -> ExtractCon
     return ExtractConfig(**(exact | of_model | fields))
 
 
-def request_of(config: ExtractConfig, facts: ModelInfo, **given: Any) -> Request:
-    """``config``, resolved on its ``facts`` in exact float32, but for what is given."""
+def request_of(config: ExtractConfig, facts: ModelInfo, **fields: Any) -> Request:
+    """``config``, resolved on its ``facts`` in exact float32, but for ``fields``."""
     plain: dict[str, Any] = {
         "inputs": {},
         "labels": None,
@@ -46,7 +47,7 @@ def request_of(config: ExtractConfig, facts: ModelInfo, **given: Any) -> Request
         "audit": None,
         "notes": (),
     }
-    return Request(config=config, facts=facts, **(plain | given))
+    return Request(config=config, facts=facts, **(plain | fields))
 
 
 def write_run(
@@ -92,24 +93,38 @@ def write_run(
     }
     for field in result_fields(dim):
         table = table.append_column(field, pa.array(values[field.name], field.type))
+    parts = (table.take(pa.array(part)) for part in np.array_split(np.arange(rows), files))
+    return write_parts(path, parts, facts, root=root, failed=len(failed))
+
+
+def write_parts(
+    path: Path,
+    parts: Iterable[pa.Table],
+    facts: ModelInfo,
+    *,
+    root: Path | None = None,
+    failed: int = 0,
+) -> Run:
+    """Write a finished run of complete detections, one file a part."""
     (path / "detections").mkdir(parents=True)
     stored: dict[str, str] = {}
-    for number, part in enumerate(np.array_split(np.arange(rows), files)):
-        name = f"detections/part-{number}.parquet"
-        pq.write_table(table.take(pa.array(part)), path / name)
+    rows = 0
+    for number, part in enumerate(parts):
+        name = f"detections/part-{number:04d}.parquet"
+        pq.write_table(part, path / name)
         stored[name] = sha256_file(path / name)
-    manifest = RunManifest(
+        rows += part.num_rows
+    RunManifest(
         source="test",
         root=str(root or path),
         model=facts,
         fingerprint=facts.fingerprint,
         precision="fp32",
         precision_audit=None,
-        rows=RowCounts(planned=rows, written=rows, failed=len(failed)),
+        rows=RowCounts(planned=rows, written=rows, failed=failed),
         errors={},
         versions={},
         seconds=0.0,
         files=stored,
-    )
-    write_atomic(path / "manifest.json", manifest.model_dump_json(indent=2).encode())
+    ).write(path)
     return Run.open(path)

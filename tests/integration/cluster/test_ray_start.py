@@ -26,24 +26,24 @@ from pipelines.extract import extract
 
 photos, out = sys.argv[1:]
 report = {"children": [], "requests": [], "board": False}
-board_look, child_init = ray_pass.DriverBoard.snapshot, children.Child.__init__
+snapshot, child_init = ray_pass.DriverBoard.snapshot, children.Child.__init__
 started = []
 
-def look(self, seen):
-    tally = board_look(self, seen)
+def looked(self, last):
+    counters = snapshot(self, last)
     maps = Path(f"/proc/{self._last.board}/maps")
     if maps.is_file():
         report["board"] = report["board"] or "libtorch" in maps.read_text()
         report["looked"] = True
         below = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
         report["processes"] = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in below)
-    return tally
+    return counters
 
 def counted(self):
     started.append(self)
     child_init(self)
 
-ray_pass.DriverBoard.snapshot, children.Child.__init__ = look, counted
+ray_pass.DriverBoard.snapshot, children.Child.__init__ = looked, counted
 for name in ("one", "two"):
     config = ExtractConfig(
         source=photos, model="tiny", precision="fp32", engine="eager", executor="ray"

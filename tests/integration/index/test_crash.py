@@ -110,7 +110,9 @@ def test_killed_before_each_change_to_files(
     assert current_version(index) == "v0003"
 
 
-def kill_at_random(
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_at_random_moments(
     tmp_path: Path, world: Path, server: ForkServer, command: str, times: int
 ) -> None:
     seconds = []
@@ -127,32 +129,19 @@ def kill_at_random(
         check_after_kill(index, command, world)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_a_random_moment(
-    tmp_path: Path, world: Path, server: ForkServer, command: str
-) -> None:
-    kill_at_random(tmp_path, world, server, command, 3)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_twenty_random_moments(
-    tmp_path: Path, world: Path, server: ForkServer, command: str
-) -> None:
-    kill_at_random(tmp_path, world, server, command, 20)
-
-
 def test_first_build_killed_before_each_change_to_files(
     tmp_path: Path, world: Path, server: ForkServer
 ) -> None:
     """Where nothing was served, nothing half is, and the folder still takes a build."""
     for change in range(0, 200, 3):
         index = tmp_path / f"index-{change}"
-        asked = ("build", index, world / "first", "Flat")
-        if server.run(*asked, change=change) is not None:
+        build = ("build", index, world / "first", "Flat")
+        if server.run(*build, change=change) is not None:
             break
-        assert all(Snapshot.open(index, one).verify() == 120 for one in list_versions(index))
-        assert server.run(*asked) is not None
+        assert all(
+            Snapshot.open(index, version).verify() == 120 for version in list_versions(index)
+        )
+        assert server.run(*build) is not None
         assert Snapshot.open(index).verify() == 120
         assert {entry.name for entry in index.iterdir()} == LEFT_ALONE | set(list_versions(index))
     else:

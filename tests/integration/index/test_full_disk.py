@@ -75,22 +75,21 @@ def test_full_at_every_write(
                 try:
                     commands(world, index)[command]()
                 except WorkError as error:
-                    said = str(error)
+                    message = str(error)
                 else:
-                    assert not tried, "a write failed and nobody said so"
+                    assert not tried, "a write failed without an error"
                     break
             assert tried
             failures += 1
-            assert "\n" not in said
-            assert "No space left on device" in said
-            if current_version(index) != "v0002":  # it was written, but may not be on the disk
-                assert f"promote {index} {current_version(index)}" in said
+            assert "\n" not in message
+            assert "No space left on device" in message
+            if (served := current_version(index)) != "v0002":  # written, maybe not on the disk
+                assert f"promote {index} {served}" in message
                 assert Snapshot.open(index).verify()
                 continue
-            assert current_version(index) == "v0002"
             assert Snapshot.open(index).verify() == 90
             left = set(tree(index)) - set(before)
-            if f"promote {index} v0003" not in said:  # complete, and the line says how to serve it
+            if f"promote {index} v0003" not in message:  # which is complete
                 assert not [name for name in left if not name.startswith(SEGMENTS)]
             commands(world, index)[command]()
             assert not [entry.name for entry in index.glob(".*") if entry.name != ".lock"]
@@ -101,18 +100,18 @@ def test_full_at_every_write(
 
 def full_at(patched: pytest.MonkeyPatch, owner: object, name: str, call: int) -> list[str]:
     """Have ``owner.name`` fail at its nth call; the list says so once it has."""
-    real, seen, failed = getattr(owner, name), 0, []
+    real, calls, failed = getattr(owner, name), 0, []
 
-    def write(*given: Any, **named: Any) -> Any:
-        nonlocal seen
-        target = given[1] if owner is faiss else given[0]
+    def write(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        target = args[1] if owner is faiss else args[0]
         if name == "mkdir" and Path(target).exists():  # nothing is made
-            return real(*given, **named)
+            return real(*args, **kwargs)
         if owner is faiss and not isinstance(target, str):  # into memory
-            return real(*given, **named)
-        seen += 1
-        if seen <= call:
-            return real(*given, **named)
+            return real(*args, **kwargs)
+        calls += 1
+        if calls <= call:
+            return real(*args, **kwargs)
         failed.append(str(target))
         if owner is faiss:
             raise RuntimeError(f"Error in write at io.cpp:9: Error: 'x' failed: {FULL.strerror}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from index.metrics import prepare
 from index.search.factory import core_index, make_index, train
 from index.search.filters import Filter
 from index.search.recall import recall_at
-from index.search.snapshot import Snapshot
-from tests.helpers.indexes import embeddings, make_run, true_hits, true_scores
+from tests.helpers.indexes import embeddings, in_threads, make_run, true_hits, true_scores
 
 pytestmark = pytest.mark.gpu
 
@@ -59,27 +57,18 @@ def test_exact_search_is_that_of_the_definition(tmp_path: Path, metric: Any) -> 
     assert recall_at(true_hits(metric, queries, stored, 10), hits) >= 0.99
     true = np.take_along_axis(true_scores(metric, queries, stored), hits.rows, 1)
     np.testing.assert_allclose(hits.scores, true, atol=1e-4)
-    chosen = Filter("row_id % 2 = 0")
-    assert np.isin(
-        snapshot.search(queries, 10, filter=chosen).rows, snapshot.matching(chosen)
-    ).all()
+    even = Filter("row_id % 2 = 0")
+    assert np.isin(snapshot.search(queries, 10, filter=even).rows, snapshot.matching(even)).all()
 
 
 def test_threads_share_the_gpu(tmp_path: Path) -> None:
     snapshot = build_index([make_run(tmp_path / "run", embeddings(3000))], tmp_path / "index")
     queries = embeddings(40, seed=5)
-    expected = snapshot.search(queries, 5, exact=True).rows
-    wrong: list[int] = []
+    expected = snapshot.search(queries, 5, exact=True)
 
-    def ask(opened: Snapshot) -> None:
+    def search_one_by_one() -> None:
         for query in range(40):
-            found = opened.search(queries[query : query + 1], 5, exact=True).rows
-            if not np.array_equal(found[0], expected[query]):
-                wrong.append(query)
+            hits = snapshot.search(queries[query : query + 1], 5, exact=True)
+            np.testing.assert_array_equal(hits.rows, expected.of(query).rows)
 
-    threads = [threading.Thread(target=ask, args=(snapshot,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(search_one_by_one)

@@ -21,7 +21,7 @@ from tests.helpers.indexes import embeddings, make_run, part_of
 
 
 def by_id(snapshot: Snapshot, rows: np.ndarray) -> list[list[str]]:
-    return [snapshot.columns(one)["detection_id"] for one in rows]
+    return [snapshot.columns(each)["detection_id"] for each in rows]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
@@ -29,22 +29,22 @@ def by_id(snapshot: Snapshot, rows: np.ndarray) -> list[list[str]]:
 def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, factory: str) -> None:
     config = IndexConfig(metric=metric, factory=factory, recall=1.0)
     many = make_run(tmp_path / "run", embeddings(700), files=9)
-    one = build_index([many], tmp_path / "one", config)
+    single = build_index([many], tmp_path / "single", config)
     three = build_index([many], tmp_path / "three", config.model_copy(update={"shards": 3}))
     parts = three.manifest.segments
     assert [part.name for part in parts] == ["s0001-00", "s0001-01", "s0001-02"]
     assert sum(part.rows for part in parts) == 700
     assert max(part.rows for part in parts) - min(part.rows for part in parts) <= 80
     queries = embeddings(20, seed=9)
-    for chosen in (None, Filter("row_id % 3 = 0"), Filter(ids=frozenset({"d1", "d600"}))):
-        a = one.search(queries, 12, filter=chosen, exact=True)
-        b = three.search(queries, 12, filter=chosen, exact=True)
-        assert by_id(one, a.rows) == by_id(three, b.rows)
+    for condition in (None, Filter("row_id % 3 = 0"), Filter(ids=frozenset({"d1", "d600"}))):
+        a = single.search(queries, 12, filter=condition, exact=True)
+        b = three.search(queries, 12, filter=condition, exact=True)
+        assert by_id(single, a.rows) == by_id(three, b.rows)
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
-        assert recall_at(b, three.search(queries, 12, filter=chosen)) >= 0.98
-    assert one.rows_of(["d5", "no"])[1] == three.rows_of(["d5", "no"])[1] == -1
+        assert recall_at(b, three.search(queries, 12, filter=condition)) >= 0.98
+    assert single.rows_of(["d5", "no"])[1] == three.rows_of(["d5", "no"])[1] == -1
     np.testing.assert_array_equal(
-        one.vectors(one.rows_of([f"d{row}" for row in range(700)])),
+        single.vectors(single.rows_of([f"d{row}" for row in range(700)])),
         three.vectors(three.rows_of([f"d{row}" for row in range(700)])),
     )
     assert three.search(queries, 5000).rows.shape == (20, 700)
@@ -52,21 +52,20 @@ def test_three_shards_answer_as_one(tmp_path: Path, run: Path, metric: Any, fact
 
 def test_segments_searched_elsewhere_answer_the_same(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", embeddings(300), files=6)
-    here = build_index([run], tmp_path / "index", IndexConfig(shards=3))
+    build_index([run], tmp_path / "index", IndexConfig(shards=3))
     delete_rows(tmp_path / "index", Filter("row_id < 40"))
     here = Snapshot.open(tmp_path / "index")
-    opened = Snapshot.open(tmp_path / "index")
-    asked: list[int] = []
+    numbers: list[int] = []
 
     def searcher(number: int) -> Segment:
-        asked.append(number)
-        return opened._segments[number]
+        numbers.append(number)
+        return here._segments[number]
 
     there = Snapshot.open(tmp_path / "index", searcher=searcher)
-    assert asked == [0, 1, 2]
+    assert numbers == [0, 1, 2]
     queries = embeddings(7, seed=2)
-    for chosen in (None, Filter("row_id > 200")):
-        a, b = (one.search(queries, 9, filter=chosen) for one in (here, there))
+    for condition in (None, Filter("row_id > 200")):
+        a, b = (snapshot.search(queries, 9, filter=condition) for snapshot in (here, there))
         np.testing.assert_array_equal(a.rows, b.rows)
         np.testing.assert_array_equal(a.scores, b.scores)
 
@@ -137,21 +136,21 @@ def test_filters_are_right_where_too_many_rows_fit_to_compare(
             [run], tmp_path / factory.replace(",", "-"), IndexConfig(factory=factory, recall=0.99)
         )
         for where in ("row_id % 3 = 0", "row_id < 690", "label = 'class 1'", "row_id = 5"):
-            chosen = Filter(where)
-            exact = snapshot.search(queries, 10, filter=chosen, exact=True)
-            hits = snapshot.search(queries, 10, filter=chosen)
-            assert np.isin(hits.rows, snapshot.matching(chosen)).all()
+            condition = Filter(where)
+            exact = snapshot.search(queries, 10, filter=condition, exact=True)
+            hits = snapshot.search(queries, 10, filter=condition)
+            assert np.isin(hits.rows, snapshot.matching(condition)).all()
             assert all(len(set(rows)) == len(rows) for rows in hits.rows.tolist())
             assert hits.rows.shape == exact.rows.shape
             assert recall_at(exact, hits) >= 0.95, (factory, where)
-        found = []
-        for query in range(8):  # each among rows that are all far from it
-            asked = queries[query : query + 1]
-            near = by_id(snapshot, snapshot.search(asked, 300, exact=True).rows)[0]
-            chosen = Filter(ids=frozenset(f"d{row}" for row in range(700)).difference(near))
-            exact = snapshot.search(asked, 10, filter=chosen, exact=True)
-            found.append(recall_at(exact, snapshot.search(asked, 10, filter=chosen)))
-        assert np.mean(found) >= 0.5, (factory, found)  # two lists are enough for what is near
+        recalls = []
+        for row in range(8):  # each among rows that are all far from it
+            query = queries[row : row + 1]
+            near = by_id(snapshot, snapshot.search(query, 300, exact=True).rows)[0]
+            far = Filter(ids=frozenset(f"d{row}" for row in range(700)).difference(near))
+            exact = snapshot.search(query, 10, filter=far, exact=True)
+            recalls.append(recall_at(exact, snapshot.search(query, 10, filter=far)))
+        assert np.mean(recalls) >= 0.5, (factory, recalls)  # two lists are enough for what is near
 
 
 def test_segments_folder_holds_nothing_of_the_build(tmp_path: Path, large: Path, run: Path) -> None:

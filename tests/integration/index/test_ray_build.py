@@ -28,32 +28,32 @@ def test_files_are_those_of_a_build_without_ray(
     tmp_path: Path, factory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run", embeddings(900), files=5, errors={7: "torn"})
-    seen: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     monkeypatch.setattr("index.build.inputs.PART_ROWS", 200)
-    ray_made = build_index(
+    on_ray = build_index(
         [run],
         tmp_path / "ray",
         IndexConfig(factory=factory),
-        progress=lambda *done: seen.append(done),
+        progress=lambda *done: reports.append(done),
     )
     monkeypatch.setattr("index.build.version.RAY_FROM_BYTES", 2**40)
-    here_made = build_index([run], tmp_path / "here", IndexConfig(factory=factory))
-    a, b = ray_made.manifest.largest, here_made.manifest.largest
+    here = build_index([run], tmp_path / "here", IndexConfig(factory=factory))
+    a, b = on_ray.manifest.largest, here.manifest.largest
     for name in ("vectors.faiss", "ids.npy"):
         assert a.files[name] == b.files[name]
-    assert ray_made.rows.equals(here_made.rows)
+    assert on_ray.rows.equals(here.rows)
     queries = embeddings(20, seed=3)
     for exact in (True, False):
-        one, two = (built.search(queries, 10, exact=exact) for built in (ray_made, here_made))
+        x, y = (snapshot.search(queries, 10, exact=exact) for snapshot in (on_ray, here))
         if exact or a.search_params == b.search_params:  # tuning prefers what was faster
-            np.testing.assert_array_equal(one.rows, two.rows)
-            np.testing.assert_allclose(one.scores, two.scores, atol=1e-6)
+            np.testing.assert_array_equal(x.rows, y.rows)
+            np.testing.assert_allclose(x.scores, y.scores, atol=1e-6)
     assert (a.recall.measured, a.recall.queries) == (
         pytest.approx(b.recall.measured, abs=0.05),
         b.recall.queries,
     )
-    assert seen[-1] == (899, 899)
-    assert len(seen) == 5
+    assert reports[-1] == (899, 899)
+    assert len(reports) == 5
 
 
 @pytest.mark.usefixtures("_on_ray")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from index.storage.layout import current_version, list_versions, read_manifest
 from tests.helpers.api.world import connected
 from tests.helpers.commands import onepass
 from tests.helpers.fork_server import QUICK, ForkServer, run_command
-from tests.helpers.indexes import embeddings, make_run
+from tests.helpers.indexes import embeddings, in_threads, make_run
 from tests.helpers.s3 import Rule, Store
 
 FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
@@ -97,15 +96,15 @@ def test_it_is_the_index_that_a_folder_would_be(
     ):
         for index in (here := tmp_path / "index", far := to_path(INDEX)):
             step(index)
-        said = answers(far)
-        assert said[:2] == answers(here)[:2]
-        np.testing.assert_array_equal(said[2], answers(here)[2])
+        expected = answers(here)
+        assert answers(far)[:2] == expected[:2]
+        np.testing.assert_array_equal(answers(far)[2], expected[2])
         named_only(s3, far)
     s3.faults(Rule("error", key="segments", status=403))
-    assert answers(far)[1] == said[1]  # what was fetched once is not asked for again
+    assert answers(far)[1] == expected[1]  # what was fetched once is not asked for again
     s3.faults()
     forget(tmp_path)
-    assert answers(far)[1] == said[1]
+    assert answers(far)[1] == expected[1]
     for version in list_versions(far):
         assert Snapshot.open(far, version).verify() == read_manifest(here, version).rows
 
@@ -127,11 +126,11 @@ def test_through_faults_it_is_whole(
     s3.faults(*rules, seed=1)
     add_runs(there, [runs[1]])
     forget(tmp_path)
-    found = answers(there)
+    after = answers(there)
     assert all(s3.counts()[rule.kind] for rule in rules)
     s3.faults()
     build_index([*runs], tmp_path / "index", IndexConfig(factory="Flat"))
-    assert found[1] == answers(tmp_path / "index")[1]
+    assert after[1] == answers(tmp_path / "index")[1]
     assert Snapshot.open(there).verify() == 160
     named_only(s3, there)
 
@@ -144,10 +143,10 @@ def test_damage_is_refused(s3: Store, there: Path, tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match=r"s3://.*/vectors.faiss does not match its sha256"):
         Snapshot.open(there).verify()
     forget(tmp_path)
-    told = onepass("query", INDEX, "--id", "a1")
-    assert told.returncode == 1
-    assert told.stderr.count("\n") == 1
-    assert "vectors.faiss does not match its sha256" in told.stderr
+    ended = onepass("query", INDEX, "--id", "a1")
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "vectors.faiss does not match its sha256" in ended.stderr
     assert not [*(tmp_path / "cache").rglob("vectors*")]
     with pytest.raises(VerifyError, match="does not match"):
         promote(there, "v0001")
@@ -210,20 +209,16 @@ def test_a_part_is_fetched_once_and_kept_for_a_day(
     s3: Store, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget(tmp_path)
-    asked: Counter[str] = Counter()
-    really = remote._read_chunks
+    downloads: Counter[str] = Counter()
+    read_chunks = remote._read_chunks
 
     def counted(file: Path) -> Iterator[bytes]:
-        asked[file.name] += 1
-        return really(file)
+        downloads[file.name] += 1
+        return read_chunks(file)
 
     monkeypatch.setattr(remote, "_read_chunks", counted)
-    threads = [threading.Thread(target=Snapshot.open, args=(there,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert asked == dict.fromkeys(["ids.npy", "rows.arrow", "search.faiss", "vectors.faiss"], 1)
+    in_threads(lambda: Snapshot.open(there))
+    assert downloads == dict.fromkeys(["ids.npy", "rows.arrow", "search.faiss", "vectors.faiss"], 1)
     cache = remote.cache_folder(there)
     (old,) = (entry for entry in cache.iterdir() if entry.is_dir())
     delete_rows(there, Filter("row_id = 0"))
@@ -287,8 +282,8 @@ def kill_and_check(
     index = to_path(INDEX)
     build_index([runs[0]], index, IndexConfig(factory=FACTORY))
     compact(index)
-    given, allowed = COMMANDS[command]
-    arguments = [text.format(first=runs[0], second=runs[1]) for text in given]
+    templates, allowed = COMMANDS[command]
+    arguments = [text.format(first=runs[0], second=runs[1]) for text in templates]
     through = server.run(command, index, *arguments, **when) is not None  # type: ignore[arg-type]
     forget(tmp)  # it is looked at from another machine
     snapshot = Snapshot.open(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from index.build.version import build_index
 from index.config import IndexConfig
 from index.search.recall import recall_at
 from index.search.snapshot import Snapshot
-from tests.helpers.indexes import DIM, embeddings, l1, order_of, true_hits, true_scores
+from tests.helpers.indexes import DIM, embeddings, in_threads, l1, order_of, true_hits, true_scores
 from tests.helpers.runs import write_run
 
 
@@ -86,20 +85,13 @@ def test_threads_search_one_snapshot(tmp_path: Path, run: Path) -> None:
     snapshot = build_index([run], tmp_path / "index", IndexConfig(factory="HNSW32"))
     queries = embeddings(40, seed=5)
     expected = snapshot.search(queries, 5)
-    wrong: list[int] = []
 
-    def ask() -> None:
+    def search_one_by_one() -> None:
         for query in range(40):
-            got = snapshot.search(queries[query : query + 1], 5)
-            if not np.array_equal(got.rows, expected.of(query).rows):
-                wrong.append(query)
+            hits = snapshot.search(queries[query : query + 1], 5)
+            np.testing.assert_array_equal(hits.rows, expected.of(query).rows)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(search_one_by_one)
 
 
 def test_rows_say_what_was_extracted(tmp_path: Path) -> None:
@@ -135,11 +127,3 @@ def test_rows_say_what_was_extracted(tmp_path: Path) -> None:
     assert snapshot.image_path(snapshot.row_of("far")) == Path("/data/b.jpg")
     with pytest.raises(ValueError, match="one query"):
         snapshot.describe(snapshot.search(np.eye(3), 1))
-
-
-def test_every_id_is_found_and_no_other(served: Snapshot) -> None:
-    ids = served.rows["detection_id"].to_pylist()
-    assert [served.row_of(name) for name in ids] == list(range(700))
-    for missing in ("", "d", "d7000", "zzz"):
-        with pytest.raises(SnapshotError, match="no detection"):
-            served.row_of(missing)

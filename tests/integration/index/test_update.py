@@ -1,4 +1,4 @@
-"""Adding, deleting and folding in: the rows that are there, and the answers they give."""
+"""Add, delete and compact: the rows that are there, and the answers they give."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def check_answers(snapshot: Snapshot, expected: set[str], metric: Any = "cosine"
     scores = true_scores(metric, queries, np.stack([RAW[name] for name in names]))
     true = np.argsort(-scores, axis=1)[:, :7]
     for query in range(5):
-        found = snapshot.columns(hits.rows[query])["detection_id"]
-        assert found == [names[place] for place in true[query]]
+        ids = snapshot.columns(hits.rows[query])["detection_id"]
+        assert ids == [names[place] for place in true[query]]
     np.testing.assert_allclose(hits.scores, np.take_along_axis(scores, true, 1), atol=1e-5)
     quick = snapshot.search(queries, 7)
     assert set(ids_of(snapshot)) >= set(snapshot.columns(quick.rows.ravel())["detection_id"])
@@ -68,10 +68,10 @@ def test_added_rows_are_found_beside_the_others(world: Path, index: Path) -> Non
     before = (index / SEGMENTS / "s0001-00" / "vectors.faiss").stat().st_mtime_ns
     snapshot = add_runs(index, [world / "b"])
     check_answers(snapshot, set(RAW))
-    made = snapshot.manifest
-    assert (made.made_by, made.version, made.parent) == ("add", "v0002", "v0001")
-    assert [entry.rows for entry in made.segments] == [200, 80]
-    assert [entry.rows for entry in made.runs] == [200, 80]
+    manifest = snapshot.manifest
+    assert (manifest.made_by, manifest.version, manifest.parent) == ("add", "v0002", "v0001")
+    assert [entry.rows for entry in manifest.segments] == [200, 80]
+    assert [entry.rows for entry in manifest.runs] == [200, 80]
     assert (index / SEGMENTS / "s0001-00" / "vectors.faiss").stat().st_mtime_ns == before
     row = snapshot.row_of("b7")
     assert snapshot.image_path(row) == world / "photos" / "cam/b7.jpg"
@@ -123,8 +123,8 @@ def test_deleted_rows_are_never_found_again(index: Path) -> None:
         assert not gone & set(
             snapshot.columns(snapshot.search(A, 180).rows.ravel())["detection_id"]
         )
-        chosen = Filter(ids=frozenset({*gone, "a199", "a198"}))
-        hits = snapshot.search(A[5:6], 20, filter=chosen, exact=exact)
+        condition = Filter(ids=frozenset({*gone, "a199", "a198"}))
+        hits = snapshot.search(A[5:6], 20, filter=condition, exact=exact)
         assert hits.rows.shape == (1, len({"a199", "a198"} - gone))
     with pytest.raises(SnapshotError, match="no detection"):
         snapshot.neighbors(next(iter(gone)), 3)
@@ -163,26 +163,26 @@ def test_deleted_rows_may_come_back(world: Path, index: Path) -> None:
     check_answers(snapshot, set(RAW))
     assert [entry.rows for entry in snapshot.manifest.segments] == [200, 80, 80]
     assert snapshot.manifest.deleted == 80
-    folded = compact(index)
-    check_answers(folded, set(RAW))
-    assert [Path(entry.path).name for entry in folded.manifest.runs] == ["a", "b"]
+    compacted = compact(index)
+    check_answers(compacted, set(RAW))
+    assert [Path(entry.path).name for entry in compacted.manifest.runs] == ["a", "b"]
 
 
-def test_compact_folds_segments_and_tombstones(world: Path, index: Path) -> None:
+def test_compact_joins_segments_and_drops_deleted_rows(world: Path, index: Path) -> None:
     add_runs(index, [world / "b"])
     before, _ = delete_rows(index, Filter("row_id % 4 = 1"))
     left = {name for name in RAW if int(name[1:]) % 4 != 1}
     check_answers(before, left)
     after = compact(index)
     check_answers(after, left)
-    made = after.manifest
-    assert (made.made_by, made.parent, made.deleted) == ("compact", before.manifest.version, 0)
-    assert [entry.rows for entry in made.segments] == [210]
-    assert made.factory == "IVF4,PQ16x4fs", "as it was asked for at first"
+    new = after.manifest
+    assert (new.made_by, new.parent, new.deleted) == ("compact", before.manifest.version, 0)
+    assert [entry.rows for entry in new.segments] == [210]
+    assert new.factory == "IVF4,PQ16x4fs", "as it was asked for at first"
     assert not (after.path / "deleted.npy").exists()
-    old, new = before.rows_of(sorted(left)), after.rows_of(sorted(left))
-    np.testing.assert_array_equal(before.vectors(old), after.vectors(new))
-    assert before.columns(old) == after.columns(new)
+    old_rows, rows = before.rows_of(sorted(left)), after.rows_of(sorted(left))
+    np.testing.assert_array_equal(before.vectors(old_rows), after.vectors(rows))
+    assert before.columns(old_rows) == after.columns(rows)
 
 
 def test_compact_again_and_after_another_delete_brings_nothing_back(
@@ -230,7 +230,7 @@ def test_compact_notices_rows_that_went_from_a_run(
     run = tmp_path / "b"
     shutil.copytree(world / "b", run)
     add_runs(index, [run])
-    shutil.copy(world / "b/detections/part-0.parquet", run / "detections/part-1.parquet")
+    shutil.copy(world / "b/detections/part-0000.parquet", run / "detections/part-0001.parquet")
     delete_rows(index, Filter("run = 1 AND row_id = 79"))
     with pytest.raises(SnapshotError) as caught:
         compact(index)
@@ -245,9 +245,9 @@ def test_failed_rows_stay_out_of_every_change(index: Path, tmp_path: Path) -> No
     left = set(RAW) - {"b3", "b40"}
     check_answers(added, left)
     delete_rows(index, Filter(ids=frozenset({"b41"})))
-    folded = compact(index)
-    check_answers(folded, left - {"b41"})
-    assert folded.manifest.skipped == 2
+    compacted = compact(index)
+    check_answers(compacted, left - {"b41"})
+    assert compacted.manifest.skipped == 2
 
 
 @pytest.mark.parametrize("metric", ["ip", "l1", "l2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +60,20 @@ def index(history_of_four: Path, tmp_path: Path) -> Path:
 ROWS = {"v0001": 700, "v0002": 760, "v0003": 710, "v0004": 710}
 
 
-def test_every_version_stands_and_is_told(index: Path) -> None:
-    told = history(index)
-    assert {one.manifest.version: one.manifest.rows for one in told} == ROWS
-    assert [one.manifest.made_by for one in told] == ["build", "add", "delete", "compact"]
-    assert [one.manifest.parent for one in told] == [None, "v0001", "v0002", "v0003"]
-    assert [one.current for one in told] == [False, False, False, True]
-    for one in told:
-        assert Snapshot.open(index, one.manifest.version).verify() == ROWS[one.manifest.version]
-        files = [index / one.manifest.version / name for name in ("manifest.json", "deleted.npy")]
-        for part in one.manifest.segments:
+def test_history_lists_every_version(index: Path) -> None:
+    entries = history(index)
+    manifests = [entry.manifest for entry in entries]
+    assert {manifest.version: manifest.rows for manifest in manifests} == ROWS
+    assert [manifest.made_by for manifest in manifests] == ["build", "add", "delete", "compact"]
+    assert [manifest.parent for manifest in manifests] == [None, "v0001", "v0002", "v0003"]
+    assert [entry.current for entry in entries] == [False, False, False, True]
+    for manifest in manifests:
+        assert Snapshot.open(index, manifest.version).verify() == ROWS[manifest.version]
+        files = [index / manifest.version / name for name in ("manifest.json", "deleted.npy")]
+        for part in manifest.segments:
             files += [index / SEGMENTS / part.name / name for name in part.files]
         size = sum(file.stat().st_size for file in files if file.exists())
-        assert version_bytes(index, one.manifest) == size
+        assert version_bytes(index, manifest) == size
     with pytest.raises(SnapshotError, match="does not exist"):
         history(index / "none")
 
@@ -189,36 +191,29 @@ def test_two_commands_at_once_are_refused(index: Path, run: Path) -> None:
 def test_threads_search_while_versions_are_published(index: Path) -> None:
     """Who opens the index at any moment gets one whole version and a right answer from it."""
     queries = embeddings(4, seed=6)
-    wrong: list[str] = []
-    seen: set[str] = set()
-    over = threading.Event()
+    versions: set[str] = set()
+    done = threading.Event()
 
-    def ask() -> None:
-        while not over.is_set():
-            try:
-                snapshot = Snapshot.open(index)
-                hits = snapshot.search(queries, 5)
-                exact = snapshot.search(queries, 5, exact=True)
-                if hits.rows.shape != (4, 5) or not np.isin(exact.rows, snapshot.matching()).all():
-                    wrong.append(f"{snapshot.path}: {hits.rows}")
-                if len(snapshot.columns(hits.rows[0])["detection_id"]) != 5:
-                    wrong.append(f"{snapshot.path}: columns")
-                seen.add(snapshot.manifest.version)
-            except Exception as error:
-                wrong.append(repr(error))
+    def search() -> None:
+        while not done.is_set():
+            snapshot = Snapshot.open(index)
+            hits = snapshot.search(queries, 5)
+            exact = snapshot.search(queries, 5, exact=True)
+            assert hits.rows.shape == (4, 5)
+            assert np.isin(exact.rows, snapshot.matching()).all()
+            assert len(snapshot.columns(hits.rows[0])["detection_id"]) == 5
+            versions.add(snapshot.manifest.version)
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        for row in range(8):
-            delete_rows(index, Filter(ids=frozenset({f"d{row}"})))
-            if row % 3 == 2:
-                compact(index)
-                rollback(index)
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert not wrong
-    assert len(seen) >= 3
+    with ThreadPoolExecutor(3) as pool:
+        searches = [pool.submit(search) for _ in range(3)]
+        try:
+            for row in range(8):
+                delete_rows(index, Filter(ids=frozenset({f"d{row}"})))
+                if row % 3 == 2:
+                    compact(index)
+                    rollback(index)
+        finally:
+            done.set()
+    for each in searches:
+        each.result()
+    assert len(versions) >= 3

@@ -225,6 +225,6 @@ def test_the_image_is_of_this_project() -> None:
     for target in targets:  # each ends as the user of the pods
         assert re.findall(r"^USER (.+)$", target, re.MULTILINE) == ["1000"]
     assert not re.search(r"(?i)password|auth_token=|aws_", text)
-    seen = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
-    assert seen[0] == "*"
-    assert {line[1:] for line in seen if line.startswith("!")} == copied
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied

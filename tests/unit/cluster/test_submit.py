@@ -7,7 +7,6 @@ import time
 import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,7 +213,3 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(
     with pytest.raises(LeftRunningError, match=f"ray job stop --address {URL} job_1") as caught:
         run(Job([["one\n", KeyboardInterrupt()]]), monkeypatch)
     assert caught.value.exit_code == 130
-
-
-def test_the_checkout_is_this_one() -> None:
-    assert Path(__file__).is_relative_to(cluster.submit._CHECKOUT)

@@ -149,7 +149,7 @@ ONLY_IN = {
 
 
 def test_the_code_never_unpickles() -> None:
-    seen = set()
+    checked = set()
     for file in ROOT.glob("[a-z]*/**/*.py"):
         if file.relative_to(ROOT).parts[0] in ("tests", "benchmarks"):
             continue
@@ -161,7 +161,7 @@ def test_the_code_never_unpickles() -> None:
             if name in ONLY_IN:
                 assert file.relative_to(ROOT).as_posix() in ONLY_IN[name], where
             if name in ONLY_WITH:
-                seen.add(name)
+                checked.add(name)
                 constants = {
                     word.arg: word.value.value
                     for word in call.keywords
@@ -169,7 +169,7 @@ def test_the_code_never_unpickles() -> None:
                 }
                 argument, value = ONLY_WITH[name]
                 assert constants.get(argument) is value, f"{where}: {argument}={value}"
-    assert seen == ONLY_WITH.keys()
+    assert checked == ONLY_WITH.keys()
 
 
 def test_the_tests_that_security_md_names_exist() -> None:

@@ -34,7 +34,7 @@ FILTERED = [(name, metric) for name, metric in EVERY if name not in CODES]
 
 
 @cache
-def made(factory: str, metric: Metric) -> tuple[Any, Any]:
+def index_and_store(factory: str, metric: Metric) -> tuple[Any, Any]:
     """An index of all rows and the exact vectors."""
     vectors = prepare(RAW, [""] * ROWS, metric)
     index = make_index(factory, DIM, metric)
@@ -45,9 +45,9 @@ def made(factory: str, metric: Metric) -> tuple[Any, Any]:
     return index, store
 
 
-def opened(factory: str, metric: Metric, folder: Path) -> Accelerator:
+def open_accelerator(factory: str, metric: Metric, folder: Path) -> Accelerator:
     """As a snapshot opens it: from a file."""
-    index, store = made(factory, metric)
+    index, store = index_and_store(factory, metric)
     Accelerator.write(index, folder / "search.faiss")
     return Accelerator.open(folder / "search.faiss", store, metric)
 
@@ -63,8 +63,8 @@ def brute(
     return np.argsort(signed, axis=1)[:, :k]
 
 
-def share_found(found: np.ndarray, true: np.ndarray) -> float:
-    pairs = zip(found.tolist(), true.tolist(), strict=True)
+def recall_of(rows: np.ndarray, true: np.ndarray) -> float:
+    pairs = zip(rows.tolist(), true.tolist(), strict=True)
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
 
 
@@ -74,24 +74,24 @@ def prepared(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Metric) -> None:
-    accelerator = opened(factory, metric, tmp_path)
+    accelerator = open_accelerator(factory, metric, tmp_path)
     values, rows = accelerator.search(prepared(metric), K, accelerator.search_grid()[-1][-1])
-    assert share_found(rows, brute(metric, QUERIES, K)) >= 0.995
+    assert recall_of(rows, brute(metric, QUERIES, K)) >= 0.995
     true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
     np.testing.assert_allclose(to_scores(values, metric), true, atol=3e-6)
 
 
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_more_effort_never_finds_less(tmp_path: Path, factory: str, metric: Metric) -> None:
-    accelerator = opened(factory, metric, tmp_path)
+    accelerator = open_accelerator(factory, metric, tmp_path)
     true = brute(metric, QUERIES, K)
     grid = accelerator.search_grid()
     for steps in (grid[0], [row[-1] for row in grid]):
-        found = [
-            share_found(accelerator.search(prepared(metric), K, step)[1], true) for step in steps
+        recalls = [
+            recall_of(accelerator.search(prepared(metric), K, step)[1], true) for step in steps
         ]
-        assert found[-1] >= max(found) - 0.02
-        assert np.diff(found).min(initial=0) > -0.05
+        assert recalls[-1] >= max(recalls) - 0.02
+        assert np.diff(recalls).min(initial=0) > -0.05
 
 
 def masks(metric: Metric, query: np.ndarray) -> dict[str, np.ndarray]:
@@ -115,7 +115,7 @@ def masks(metric: Metric, query: np.ndarray) -> dict[str, np.ndarray]:
 def test_filtered_search_is_brute_force_among_what_fits(
     tmp_path: Path, factory: str, metric: Metric, which: str
 ) -> None:
-    accelerator = opened(factory, metric, tmp_path)
+    accelerator = open_accelerator(factory, metric, tmp_path)
     assert accelerator.supports_filters
     query = QUERIES[:1]
     mask = masks(metric, query)[which]
@@ -131,41 +131,41 @@ def test_filtered_search_is_brute_force_among_what_fits(
         assert whole.all()
     true = brute(metric, queries, k, mask)
     if whole.any():
-        assert share_found(rows[whole], true[whole]) >= 0.97
+        assert recall_of(rows[whole], true[whole]) >= 0.97
 
 
 @pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF64,PQ16x4fs"])
 def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
     """Lists are counted by what fits in them, so that it does not matter where that is."""
-    accelerator = opened(factory, "cosine", tmp_path)
+    accelerator = open_accelerator(factory, "cosine", tmp_path)
     params = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
     for query in QUERIES[:5]:
         far = masks("cosine", query[None])["far"]
         _, rows = accelerator.search(prepared("cosine", query[None]), K, params, Allowed(far))
         assert (rows >= 0).all()
-        assert share_found(rows, brute("cosine", query[None], K, far)) >= 0.9
+        assert recall_of(rows, brute("cosine", query[None], K, far)) >= 0.9
 
 
 @pytest.mark.parametrize("factory", CODES)
 def test_codes_alone_take_no_filter(tmp_path: Path, factory: str) -> None:
-    assert not opened(factory, "cosine", tmp_path).supports_filters
+    assert not open_accelerator(factory, "cosine", tmp_path).supports_filters
 
 
 def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
-    opened("HNSW16", "cosine", tmp_path)
+    open_accelerator("HNSW16", "cosine", tmp_path)
     assert (tmp_path / "search.faiss").stat().st_size < ROWS * (4 * DIM + 2 * 4 * 16)
 
 
 def test_grid_rises_and_ends_at_the_limit() -> None:
-    lists = Accelerator(*made("IVF16,Flat", "cosine"), "cosine").search_grid()
+    lists = Accelerator(*index_and_store("IVF16,Flat", "cosine"), "cosine").search_grid()
     assert [[step.values for step in row] for row in lists] == [
         [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
     ]
-    graph = Accelerator(*made("HNSW16", "cosine"), "cosine").search_grid()
+    graph = Accelerator(*index_and_store("HNSW16", "cosine"), "cosine").search_grid()
     walked = [step.values["efSearch"] for step in graph[0]]
     assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
-    codes = Accelerator(*made("SQ8", "cosine"), "cosine").search_grid()
+    codes = Accelerator(*index_and_store("SQ8", "cosine"), "cosine").search_grid()
     assert [[step.refine for step in row] for row in codes] == [[1, 2, 4, 8, 16, 32, 64]]
-    both = Accelerator(*made("IVF16,PQ8x4", "cosine"), "cosine").search_grid()
+    both = Accelerator(*index_and_store("IVF16,PQ8x4", "cosine"), "cosine").search_grid()
     assert len(both) == 7
     assert both[1][3].values == {"nprobe": 4, "refine": 2}

@@ -28,12 +28,8 @@ def table() -> pa.Table:
         "detection_id": [f"d{row}" for row in range(ROWS)],
         "image": [f"trap-{row % 4}/{row:04d}.JPG" for row in range(ROWS)],
         **{
-            side: [None if row % 5 == 0 else row * 1.5 for row in range(ROWS)]
-            for side in ["x1", "y1"]
-        },
-        **{
-            side: [None if row % 5 == 0 else row * 2.5 for row in range(ROWS)]
-            for side in ["x2", "y2"]
+            side: [None if row % 5 == 0 else row * factor for row in range(ROWS)]
+            for side, factor in {"x1": 1.5, "y1": 1.5, "x2": 2.5, "y2": 2.5}.items()
         },
         "sequence": [f"trap-{row % 4}" if row % 7 else None for row in range(ROWS)],
         "timestamp": [
@@ -197,12 +193,12 @@ REFUSED = {
 def test_what_is_no_plain_condition_is_refused_on_one_line(table: pa.Table, where: str) -> None:
     with pytest.raises(FilterError) as caught:
         matches(Filter(where), table)
-    said = str(caught.value)
-    assert REFUSED[where] in said
-    assert "\n" not in said
-    assert len(said) < 600
-    assert __file__ not in said
-    assert "site-packages" not in said
+    message = str(caught.value)
+    assert REFUSED[where] in message
+    assert "\n" not in message
+    assert len(message) < 600
+    assert __file__ not in message
+    assert "site-packages" not in message
     assert caught.value.exit_code == 2
 
 

@@ -15,8 +15,8 @@ from tests.helpers.indexes import embeddings, true_hits
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l1", "l2"])
 def test_exact_search_in_parts_equals_exact_search_at_once(metric: Metric) -> None:
-    raw, asked = embeddings(400), embeddings(9, seed=1)
-    vectors, queries = (prepare(one, [""] * len(one), metric) for one in (raw, asked))
+    raw, raw_queries = embeddings(400), embeddings(9, seed=1)
+    vectors, queries = (prepare(each, [""] * len(each), metric) for each in (raw, raw_queries))
     at_once = ExactKnn(queries, 7, metric)
     at_once.add(vectors, 0)
     joined = ExactKnn(queries, 7, metric)
@@ -24,10 +24,10 @@ def test_exact_search_in_parts_equals_exact_search_at_once(metric: Metric) -> No
         part = ExactKnn(queries, 7, metric)
         part.add(vectors[first:last], first)
         joined.merge(*part.neighbors())
-    true = true_hits(metric, asked, raw, 7)
-    for found in (at_once.hits(), joined.hits()):
-        np.testing.assert_array_equal(found.rows, true.rows)
-        np.testing.assert_allclose(found.scores, true.scores, atol=2e-6)
+    true = true_hits(metric, raw_queries, raw, 7)
+    for answer in (at_once.hits(), joined.hits()):
+        np.testing.assert_array_equal(answer.rows, true.rows)
+        np.testing.assert_allclose(answer.scores, true.scores, atol=2e-6)
 
 
 def test_fewer_vectors_than_wanted_are_all_found() -> None:
@@ -99,43 +99,43 @@ def grid_row(*names: str) -> list[SearchParams]:
 
 def test_cheapest_search_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.96, c=1.0)
-    chosen, measured = tune(index.search, [grid_row("a", "b", "c")], EXACT, target=0.95)
-    assert (name_of(chosen), measured) == ("b", 0.96)
+    params, measured = tune(index.search, [grid_row("a", "b", "c")], EXACT, target=0.95)
+    assert (name_of(params), measured) == ("b", 0.96)
     assert index.tried == ["a", "b"]
 
 
 def test_target_is_reached_with_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.951, b=0.956)
-    chosen, measured = tune(index.search, [grid_row("a", "b")], EXACT, target=0.95)
-    assert (name_of(chosen), measured) == ("b", 0.956)
+    params, measured = tune(index.search, [grid_row("a", "b")], EXACT, target=0.95)
+    assert (name_of(params), measured) == ("b", 0.956)
     perfect = FakeIndex(monkeypatch, a=0.999, b=1.0)
     assert tune(perfect.search, [grid_row("a", "b")], EXACT, target=1.0)[1] == 1.0
 
 
 def test_faster_of_two_rows_of_the_grid_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.9, b=0.97, c=0.96).costs(b=0.02, c=0.01)
-    chosen, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
-    assert (name_of(chosen), measured) == ("c", 0.96)
+    params, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
+    assert (name_of(params), measured) == ("c", 0.96)
     index.costs(b=0.005)
     assert tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)[1] == 0.97
 
 
 def test_flat_row_of_the_grid_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.7, c=0.701, d=0.702, e=0.999, f=0.98)
-    chosen, _ = tune(
+    params, _ = tune(
         index.search, [grid_row("a", "b", "c", "d", "e"), grid_row("f")], EXACT, target=0.95
     )
     assert index.tried == ["a", "b", "c", "d", "f"]
-    assert name_of(chosen) == "f"
+    assert name_of(params) == "f"
 
 
 def test_slow_start_is_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.501, c=0.7, d=0.701, e=0.97)
-    chosen, _ = tune(index.search, [grid_row("a", "b", "c", "d", "e")], EXACT, target=0.95)
-    assert name_of(chosen) == "e"
+    params, _ = tune(index.search, [grid_row("a", "b", "c", "d", "e")], EXACT, target=0.95)
+    assert name_of(params) == "e"
 
 
-def test_best_is_told_where_none_reaches_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_is_returned_where_none_reaches_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.7, c=0.6)
-    chosen, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
-    assert (name_of(chosen), measured) == ("b", 0.7)
+    params, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
+    assert (name_of(params), measured) == ("b", 0.7)

@@ -63,9 +63,9 @@ def test_columns_are_those_of_the_table_in_the_order_asked_for(
     written: pa.Table, wanted: list[int]
 ) -> None:
     expected = written.take(pa.array(wanted, pa.int64())).to_pydict()
-    found = RowTable(written).columns(np.array(wanted, np.int64))
-    assert found == expected
-    assert list(found) == ROWS_SCHEMA.names
+    columns = RowTable(written).columns(np.array(wanted, np.int64))
+    assert columns == expected
+    assert list(columns) == ROWS_SCHEMA.names
     some = RowTable(written).columns(np.array(wanted, np.int32), ["label", "x1"])
     assert some == {"label": expected["label"], "x1": expected["x1"]}
 
@@ -93,11 +93,11 @@ def test_no_ids_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hashes", [1, 2, 3])
-def test_ids_of_one_hash_are_told_apart(
+def test_ids_of_one_hash_are_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashes: int
 ) -> None:
     def poor(ids: Any) -> np.ndarray:
-        return np.array([len(one.encode()) % hashes for one in ids], np.uint64)
+        return np.array([len(name.encode()) % hashes for name in ids], np.uint64)
 
     monkeypatch.setattr(rows, "hash_ids", poor)
     ids = table_of(NAMES, tmp_path / "ids.npy")
