@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from common.errors import WorkError
-from pipelines.outputs.clips import find, shards, write
+from pipelines.outputs.clips import shards, write
 from pipelines.run import Run
 from tests.helpers.commands import here
 from tests.helpers.refusals import only_error
@@ -381,11 +381,7 @@ def test_bad_scales(made: Made, tmp_path: Path, scales: str, says: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_categories_may_be_numbers_and_rows_one_to_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Batches of two rows: every clip is met several times, its frames mixed up."""
-    monkeypatch.setattr(find, "_BATCH_ROWS", 2)
+def test_categories_may_be_numbers(tmp_path: Path) -> None:
     plan = plan_of(
         6,
         sequence=["b", "a", "a", "b", "a", "b"],
