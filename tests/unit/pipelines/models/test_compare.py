@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -11,18 +10,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 import pipelines.models.compare as module
-from common.errors import ModelError, SourceError
-from onepass.cli.main import app, main
+from common.errors import SourceError
 from pipelines.images.pixels import decode, read, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Preprocess
 from pipelines.models.base import Backbone, Loaded
 from pipelines.models.compare import FormerExtractor, compare, divide_by_sum, normalise
 from pipelines.models.registry import load_backbone
+from tests.helpers.commands import here
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
-from tests.helpers.refusals import only_error
 
 TINY = ModelRequest(spec="tiny")
 
@@ -168,7 +165,7 @@ def test_convnext_gives_its_map_with_sums_near_zero(photos: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "reason"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3)), "the model has one child"),
         (nn.Sequential(nn.Linear(7, 4), nn.ReLU()), "RuntimeError: mat1 and mat2"),
@@ -177,11 +174,11 @@ def test_convnext_gives_its_map_with_sums_near_zero(photos: str) -> None:
     ],
     ids=["one child", "shapes", "a list", "no rows"],
 )
-def test_reasons_for_failing(model: nn.Module, says: str) -> None:
+def test_reasons_for_failing(model: nn.Module, reason: str) -> None:
     old = FormerExtractor(model)
     assert old(torch.zeros(2, 3, 8, 8)) is None
     assert old.error is not None
-    assert says in old.error
+    assert reason in old.error
     assert "\n" not in old.error
 
 
@@ -252,30 +249,18 @@ def test_rows_that_overflow_are_left_out(photos: str, monkeypatch: pytest.Monkey
     assert found.verdict == "identical"
 
 
-def test_nothing_to_compare(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_compared(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"not one row can be compared, the first .* \[a.jpg\]"):
+    with pytest.raises(SourceError, match=r"\[a.jpg\]"):
         compare(TINY, str(tmp_path))
-
-
-def test_the_source_is_looked_at_before_the_model() -> None:
-    with pytest.raises(SourceError, match="gone: no such folder or file"):
+    with pytest.raises(SourceError):  # before the model is looked at
         compare(ModelRequest(spec="no-such-model"), "gone")
-
-
-def test_labels_that_do_not_fit(photos: str, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("ant\nbee\n")
-    with pytest.raises(ModelError, match="has 2 names, tiny has 10 classes"):
-        compare(TINY.model_copy(update={"labels": str(tmp_path / "names.txt")}), photos)
 
 
 @pytest.mark.parametrize("point", get_args(FeaturePoint))
 def test_json_document(photos: str, point: FeaturePoint) -> None:
-    done = CliRunner().invoke(
-        app,
-        ["models", "compare", "tiny", "--source", photos, "--feature-point", point, "--json"],
-    )
-    assert done.exit_code == 0, done.output
+    done = here("models", "compare", "tiny", "--source", photos, "--feature-point", point, "--json")
+    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["verdict"] == "different"
     assert document["request"]["feature_point"] == document["new"]["point"] == point
@@ -285,49 +270,10 @@ def test_json_document(photos: str, point: FeaturePoint) -> None:
 
 
 def test_words_for_people(photos: str) -> None:
-    chosen = ["models", "compare", "timm:resnet18", "--input-size", "64", "--limit", "2"]
-    done = CliRunner().invoke(app, [*chosen, "--source", photos])
-    assert done.exit_code == 0, done.output
-    lines = done.stdout.splitlines()
-    assert lines[0] == f"timm:resnet18, weights random (seed 0): 2 rows of {photos}"
-    assert lines[1].split() == ["old", "extractor", "512-d"]
-    assert lines[-1] == "identical: stored vectors can be kept"
-    assert "warning: timm:resnet18 has random weights" in done.stderr
-
-
-def test_any_verdict_exits_with_0(photos: str) -> None:
-    done = CliRunner().invoke(
-        app, ["models", "compare", "timm:xcit_nano_12_p16_224", "--source", photos, "--limit", "1"]
+    done = here("models", "compare", "timm:resnet18", "--input-size", 64, "--source", photos)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.splitlines()[0] == f"timm:resnet18, weights random (seed 0): 3 rows of {photos}"
     )
-    assert done.exit_code == 0, done.output
-    assert "old extractor  fails: " in done.stdout
-    assert done.stdout.splitlines()[-1] == "old extractor fails on this network: re-extract"
-
-
-@pytest.mark.parametrize(
-    ("spec", "source", "says"),
-    [
-        ("tiny", "gone", "gone: no such folder or file; give a folder of images or a manifest"),
-        (
-            "resnet18",
-            "PHOTOS",
-            "--model resnet18: unknown model; known are lite0, lite1, lite2, tiny, timm:",
-        ),
-        ("tiny", "EMPTY", "holds no images"),
-    ],
-)
-def test_refusals_are_one_line(
-    photos: str,
-    tmp_path: Path,
-    spec: str,
-    source: str,
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    source = {"PHOTOS": photos, "EMPTY": str(tmp_path)}.get(source, source)
-    monkeypatch.setattr(sys, "argv", ["onepass", "models", "compare", spec, "--source", source])
-    with pytest.raises(SystemExit) as exited:
-        main()
-    said = capsys.readouterr()
-    assert says in only_error(exited.value.code, said.out, said.err)
+    assert done.stdout.splitlines()[-1] == "identical: stored vectors can be kept"
+    assert "warning: timm:resnet18 has random weights" in done.stderr
