@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError
-from common.storage import open_parquet, read_parquet
+from common.storage import read_parquet
 from pipelines.run import Run
 
 COLUMNS = ("row_id", "sequence", "frame", "split", "category", "error")
@@ -38,9 +38,7 @@ def find_clips(run: Run) -> list[Clip]:
         RunError: a column is missing, a clip has no split, two splits or two categories, a
             split cannot name a file, or a frame of a clip is repeated.
     """
-    with open_parquet(run.files()[0]) as first:
-        present = first.schema_arrow.names
-    missing = [name for name in COLUMNS if name not in present]
+    missing = [name for name in COLUMNS if name not in run.columns]
     if missing:
         raise RunError(
             f"{run.path} has no column {missing[0]!r}, which clips are made by; extract videos, "
