@@ -132,11 +132,7 @@ class _Plan:
 
 
 def _make_plan(run: Run, request: ClipsRequest) -> _Plan:
-    """Count the run's clips and divide the selected ones into shards.
-
-    Raises:
-        RunError: the run has no clips, or none without an error.
-    """
+    """Divide the selected clips of a run, those without an error, into shards."""
     clips = find_clips(run)
     selected = spread(clips, request.limit)
     whole: dict[str, list[Clip]] = {clip.split: [] for clip in selected}
@@ -189,13 +185,7 @@ def _make_plan(run: Run, request: ClipsRequest) -> _Plan:
 
 
 def _write_shards(out: Path, plan: _Plan, runner: Tasks, report: Callable[[int, int], None]) -> int:
-    """Write the missing shards, and return the number of clips in the others.
-
-    Raises:
-        StalledError: no shard was finished for long.
-        WorkError: a task failed; the others are cancelled.
-        OSError: a task's own, as of a disk that refused.
-    """
+    """Write the missing shards, and return the number of clips in the others."""
     shards = [shard for inside in plan.shards.values() for shard in inside]
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
