@@ -14,24 +14,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(photo_folder(tmp_path_factory.mktemp("photos"), 3, width=80, height=60))
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new"), [("mobilenet_v3_small", 576, 1024), ("convnext_tiny", 768, 768)]
-)
-def test_torchvision_networks_with_layers_after_pooling(
-    photos: str, name: str, old: int, new: int
-) -> None:
-    found = compare(ModelRequest(spec=f"torchvision:{name}", input_size=64), photos)
+def test_a_network_with_layers_after_pooling(photos: str) -> None:
+    found = compare(ModelRequest(spec="torchvision:mobilenet_v3_small", input_size=64), photos)
     assert found.verdict == "other_point"
-    assert (found.old_dim, found.new.dim) == (old, new)
+    assert (found.old_dim, found.new.dim) == (576, 1024)
     assert found.other is not None
-    assert (found.other.point, found.other.dim, found.other.equal) == ("map_mean", old, True)
+    assert (found.other.point, found.other.dim, found.other.equal) == ("map_mean", 576, True)
 
 
 def test_vit_loses_class_token_and_positions(photos: str) -> None:
     """The children run one after the other, but they are not the network."""
     found = compare(ModelRequest(spec="timm:vit_tiny_patch16_224"), photos, limit=2)
     assert found.verdict == "different"
-    assert found.says == "differ by construction: re-extract"
     assert (found.old_shape, found.old_dim, found.new.dim) == ((196, 192), 196 * 192, 192)
     assert not found.old_is_map
     assert found.sum_share_min is not None
@@ -41,15 +35,7 @@ def test_vit_loses_class_token_and_positions(photos: str) -> None:
 def test_children_that_do_not_compose(photos: str) -> None:
     found = compare(ModelRequest(spec="timm:xcit_nano_12_p16_224"), photos, limit=1)
     assert found.verdict == "not_runnable"
-    assert found.says == "old extractor fails on this network: re-extract"
     assert found.old_error is not None
     assert "\n" not in found.old_error
     assert (found.rows, found.old_dim, found.sum_share_min) == (0, None, None)
     assert found.new.dim == 128
-
-
-def test_torchvision_vit_does_not_compose(photos: str) -> None:
-    found = compare(ModelRequest(spec="torchvision:vit_b_32"), photos, limit=1)
-    assert found.verdict == "not_runnable"
-    assert found.old_error is not None
-    assert found.old_error.startswith("AssertionError: Expected (batch_size, seq_length, hidden")
