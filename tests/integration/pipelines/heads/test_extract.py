@@ -133,8 +133,8 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     shutil.rmtree(out / "detections")
     make_head(first.facts, file, first.embedding, classes=3, seed=4)
     ended = here(*command)
-    said = only_error(ended.returncode, ended.stdout, ended.stderr)
-    assert f"{out} is a run of another command (inputs.head: then '" in said
+    line = only_error(ended.returncode, ended.stdout, ended.stderr)
+    assert f"{out} is a run of another command (inputs.head: then '" in line
     assert not (out / "manifest.json").exists()
     file.write_bytes(then)
     assert here(*command).returncode == 0

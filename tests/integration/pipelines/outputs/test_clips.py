@@ -123,9 +123,9 @@ def assert_equals_rows(file: Path, made: Made, split: str, scales: tuple[float, 
             clip = made.clip(name)
             values = clip if scales == (1.0,) else np.array(by_hand(clip, scales))
             assert stored["num_frames"][row] == len(values)
-            got = stored["features"][row]
-            np.testing.assert_allclose(got[: len(values)], values, rtol=1e-6, atol=1e-7)
-            assert (got[len(values) :] == 0).all()
+            stored_clip = stored["features"][row]
+            np.testing.assert_allclose(stored_clip[: len(values)], values, rtol=1e-6, atol=1e-7)
+            assert (stored_clip[len(values) :] == 0).all()
 
 
 @pytest.mark.parametrize(("scales", "named"), [((1.0,), ""), ((0.5,), ""), (THREE, "_multiscale")])
@@ -137,12 +137,12 @@ def test_files_equal_the_rows_they_were_made_of(
     named: str,
 ) -> None:
     out = tmp_path / "features"
-    said = done(*("clips", made.run.path, "--out", out, "--scales", ",".join(map(str, scales))))
+    printed = done(*("clips", made.run.path, "--out", out, "--scales", ",".join(map(str, scales))))
     for split in ("train", "val"):
         file = out / f"{split}_features{named}.h5"
         assert_equals_rows(file, made, split, scales)
         longest = FRAMES[scales]
-        assert f"{file}: {len(GOOD[split])} clips, {longest} frames, 8-d\n" in said
+        assert f"{file}: {len(GOOD[split])} clips, {longest} frames, 8-d\n" in printed
         with h5py.File(file) as stored:
             attributes = dict(stored.attrs)
             assert json.loads(attributes.pop("category_mapping")) == MAPPING
@@ -167,9 +167,9 @@ def test_files_equal_the_rows_they_were_made_of(
         assert shard["features"].chunks == (1, longest, DIM)
         assert (shard["features"].compression, shard["features"].compression_opts) == ("gzip", 4)
     assert not (out / f"lost_features{named}.h5").exists()
-    assert "split lost: every clip has an error; no file was written" in said
-    assert f"left out: train/bees/bad.mp4: {NOT_OPENED}\n" in said
-    assert f"next: onepass probe train {out}/train_features{named}.h5 --labels category" in said
+    assert "split lost: every clip has an error; no file was written" in printed
+    assert f"left out: train/bees/bad.mp4: {NOT_OPENED}\n" in printed
+    assert f"next: onepass probe train {out}/train_features{named}.h5 --labels category" in printed
     manifest = json.loads((out / "manifest.json").read_bytes())
     assert manifest["clips"] == {"train": 4, "val": 2, "lost": 0}
     left = {entry["id"]: entry for entry in manifest["left_out"]}

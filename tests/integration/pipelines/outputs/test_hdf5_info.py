@@ -57,13 +57,13 @@ def inspect(*arguments: object) -> tuple[int, str, str]:
 def test_clips_and_rows_say_what_they_are(kept: SimpleNamespace) -> None:
     code, out, _ = inspect(kept.clips, "--verify", "--json")
     assert code == 0
-    told = json.loads(out)
-    assert (told["kind"], told["verified"]) == ("clips", True)
-    assert told["attributes"]["backbone"] == "tiny"
-    assert told["attributes"]["scales"] == [1.0]
-    assert told["attributes"]["fingerprint"] == kept.fingerprint
+    document = json.loads(out)
+    assert (document["kind"], document["verified"]) == ("clips", True)
+    assert document["attributes"]["backbone"] == "tiny"
+    assert document["attributes"]["scales"] == [1.0]
+    assert document["attributes"]["fingerprint"] == kept.fingerprint
     shard = ["shards/all_features-00000.h5"]
-    assert {d["name"]: (d["shape"], d["dtype"], d["shards"]) for d in told["datasets"]} == {
+    assert {d["name"]: (d["shape"], d["dtype"], d["shards"]) for d in document["datasets"]} == {
         "features": ([3, 3, DIM], "float32", shard),
         "ids": ([3], "|S6", shard),
         "labels": ([3], "int64", shard),
@@ -78,7 +78,7 @@ def test_clips_and_rows_say_what_they_are(kept: SimpleNamespace) -> None:
 
 
 def test_a_row_that_is_not_there(kept: SimpleNamespace) -> None:
-    """Row 4 has an error and is NaN on purpose; nobody said so of row 7."""
+    """Row 4 has an error and is NaN on purpose; row 7 has none."""
     shard = kept.run / "hdf5" / "part-1.h5"
     whole = shard.read_bytes()
     try:

@@ -195,7 +195,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Rounding:
-    """How far bf16 is from exact, as this test wants it, and how often it was asked."""
+    """How far bf16 is from exact, as this test wants it, and how often it was measured."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.cosine = 1.0
@@ -216,14 +216,14 @@ def rounding(monkeypatch: pytest.MonkeyPatch) -> Rounding:
     return Rounding(monkeypatch)
 
 
-def unresolved(photos: Path, **asked: Any) -> Unresolved:
-    config = make_config(**({"source": str(photos), "precision": "auto"} | asked))
+def unresolved(photos: Path, **given: Any) -> Unresolved:
+    config = make_config(**({"source": str(photos), "precision": "auto"} | given))
     plan = read_source(str(photos))
     return Unresolved(config, {}, plan.table, str(plan.root), 4, None)
 
 
-def resolved(photos: Path, **asked: Any) -> Request:
-    return resolve(unresolved(photos, **asked), lanes=1).resolved.request
+def resolved(photos: Path, **given: Any) -> Request:
+    return resolve(unresolved(photos, **given), lanes=1).resolved.request
 
 
 def candidate(photos: Path) -> Candidates:
@@ -235,10 +235,10 @@ def test_a_refused_format_is_remembered(photos: Path, rounding: Rounding) -> Non
     rounding.cosine = 0.99
     first = resolved(photos)
     assert (first.precision, rounding.measured) == ("fp32", 1)
-    rounding.cosine = 1.0  # what it would be now is not asked
+    rounding.cosine = 1.0  # it is not measured again
     second = resolved(photos)
     assert (second.precision, rounding.measured) == ("fp32", 1)
-    assert second == first  # also in what it says of why
+    assert second == first  # and for the same reasons
     assert any("bf16" in note for note in second.notes)
 
 
@@ -297,13 +297,13 @@ def test_exact_eager_is_chosen_without_asking_again(
     photos: Path, rounding: Rounding, precision: str
 ) -> None:
     rounding.cosine = 0.99
-    asked = unresolved(photos, precision=precision)
-    assert resolved_before(asked) is None
-    found = resolve(asked, lanes=1).resolved
+    given = unresolved(photos, precision=precision)
+    assert resolved_before(given) is None
+    found = resolve(given, lanes=1).resolved
     assert found.request.precision == "fp32"
-    assert resolved_before(asked) == found
-    assert resolved_before(replace(asked, earlier=found.request)) is None
-    assert resolved_before(replace(asked, timed=True)) is None
+    assert resolved_before(given) == found
+    assert resolved_before(replace(given, earlier=found.request)) is None
+    assert resolved_before(replace(given, timed=True)) is None
     assert resolved_before(unresolved(photos, precision="bf16")) is None
     assert resolved_before(unresolved(photos, precision=precision, engine="auto")) is None
     assert resolved_before(unresolved(photos, precision=precision, features="map")) is None
@@ -324,14 +324,14 @@ def test_a_choice_of_an_engine_holds_while_the_engine_is_kept(photos: Path, cach
     audit = PrecisionAudit(rows=16, cosine_mean=1.0, cosine_min=1.0, top1_agreement=1.0)
     choice = Choice(engine="openvino", built="network", audit=audit, notes=("why",))
     of().write(KNOWN.model_copy(update={"choices": {"auto auto": choice}}))
-    asked = unresolved(photos, engine="auto")
-    assert resolved_before(asked) is None
+    given = unresolved(photos, engine="auto")
+    assert resolved_before(given) is None
     built = cache.parent / "engines" / "network"
     built.mkdir(parents=True)
-    found = resolved_before(asked)
+    found = resolved_before(given)
     assert found is not None
     request = found.request
     assert (request.engine, request.precision, request.audit) == ("openvino", "fp32", audit)
     assert (request.facts, request.labels, request.notes) == (KNOWN.facts, KNOWN.labels, ("why",))
     built.rmdir()
-    assert resolved_before(asked) is None
+    assert resolved_before(given) is None

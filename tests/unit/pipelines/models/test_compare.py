@@ -85,32 +85,32 @@ def seeded(between: nn.Module) -> LateNet:
 
 
 def test_resnet_is_identical(photos: str) -> None:
-    found = compare(ModelRequest(spec="timm:resnet18", input_size=64), photos)
-    assert found.verdict == "identical"
-    assert (found.rows, found.errors) == (3, ())
-    assert (found.old_dim, found.old_shape, found.new.dim) == (512, (512,), 512)
-    assert found.new.max_abs is not None
-    assert found.new.max_abs <= 1e-7
-    assert found.new.cosine_min == pytest.approx(1, abs=1e-6)
-    assert found.other is not None
-    assert found.other.equal  # pooling is all that follows the map
-    assert found.sum_share_min == pytest.approx(1)  # after a ReLU nothing is negative
-    assert found.negative_sums == 0
+    comparison = compare(ModelRequest(spec="timm:resnet18", input_size=64), photos)
+    assert comparison.verdict == "identical"
+    assert (comparison.rows, comparison.errors) == (3, ())
+    assert (comparison.old_dim, comparison.old_shape, comparison.new.dim) == (512, (512,), 512)
+    assert comparison.new.max_abs is not None
+    assert comparison.new.max_abs <= 1e-7
+    assert comparison.new.cosine_min == pytest.approx(1, abs=1e-6)
+    assert comparison.other is not None
+    assert comparison.other.equal  # pooling is all that follows the map
+    assert comparison.sum_share_min == pytest.approx(1)  # after a ReLU nothing is negative
+    assert comparison.negative_sums == 0
 
 
 def test_a_norm_after_pooling_makes_it_map_mean(
     photos: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given(monkeypatch, seeded(nn.LayerNorm(8)))
-    found = compare(TINY, photos)
-    assert found.verdict == "other_point"
-    assert (found.old_dim, found.new.dim) == (8, 8)
-    assert not found.new.equal
-    assert found.other is not None
-    assert found.other.equal
+    comparison = compare(TINY, photos)
+    assert comparison.verdict == "other_point"
+    assert (comparison.old_dim, comparison.new.dim) == (8, 8)
+    assert not comparison.new.equal
+    assert comparison.other is not None
+    assert comparison.other.equal
     kept = compare(TINY.model_copy(update={"feature_point": "map_mean"}), photos)
     assert kept.verdict == "identical"
-    assert kept.new == found.other
+    assert kept.new == comparison.other
     assert "--feature-point map_mean" in kept.says
 
 
@@ -118,7 +118,7 @@ def test_differences_are_those_computed_by_hand(
     photos: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = given(monkeypatch, seeded(Plus(0.5)))
-    found = compare(TINY, photos)
+    comparison = compare(TINY, photos)
     files = sorted(Path(photos).rglob("*.jpg"))
     pixels = torch.stack([resize(decode(read(file)).pixels, loaded.preprocess) for file in files])
     means = loaded.backbone.features(normalise(pixels, loaded.preprocess)).mean((2, 3))
@@ -127,20 +127,20 @@ def test_differences_are_those_computed_by_hand(
     old, new = old / old.sum(1, keepdims=True), new / new.sum(1, keepdims=True)
     apart = np.abs(old - new).max(1)
     cosine = (old * new).sum(1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
-    assert found.verdict == "other_point"
-    assert found.new.max_abs == pytest.approx(apart.max(), rel=1e-4)
-    assert found.new.relative == pytest.approx((apart / np.abs(old).max(1)).max(), rel=1e-4)
-    assert found.new.cosine_mean == pytest.approx(cosine.mean(), rel=1e-5)
-    assert found.new.cosine_min == pytest.approx(cosine.min(), rel=1e-5)
+    assert comparison.verdict == "other_point"
+    assert comparison.new.max_abs == pytest.approx(apart.max(), rel=1e-4)
+    assert comparison.new.relative == pytest.approx((apart / np.abs(old).max(1)).max(), rel=1e-4)
+    assert comparison.new.cosine_mean == pytest.approx(cosine.mean(), rel=1e-5)
+    assert comparison.new.cosine_min == pytest.approx(cosine.min(), rel=1e-5)
 
 
 def test_an_unpooled_map_can_be_averaged(photos: str) -> None:
     """What the verdict advises for stored maps gives the vectors it promises."""
-    found = compare(TINY, photos)
-    assert found.verdict == "different"
-    assert (found.old_dim, found.old_shape, found.new.dim) == (512, (32, 4, 4), 32)
-    assert found.old_is_map
-    assert found.new.relative is None
+    comparison = compare(TINY, photos)
+    assert comparison.verdict == "different"
+    assert (comparison.old_dim, comparison.old_shape, comparison.new.dim) == (512, (32, 4, 4), 32)
+    assert comparison.old_is_map
+    assert comparison.new.relative is None
     loaded = load_backbone(TINY)
     pixels = resize(decode(read(next(Path(photos).rglob("*.jpg")))).pixels, loaded.preprocess)
     x = normalise(pixels[None], loaded.preprocess)
@@ -152,13 +152,13 @@ def test_an_unpooled_map_can_be_averaged(photos: str) -> None:
 
 
 def test_convnext_gives_its_map_with_sums_near_zero(photos: str) -> None:
-    found = compare(ModelRequest(spec="timm:convnext_atto", input_size=64), photos)
-    assert found.verdict == "different"
-    assert found.old_shape == (320, 2, 2)
-    assert found.old_is_map
-    assert found.sum_share_min is not None
-    assert found.sum_share_min < 0.2
-    assert found.warnings[0].startswith("timm:convnext_atto has random weights")
+    comparison = compare(ModelRequest(spec="timm:convnext_atto", input_size=64), photos)
+    assert comparison.verdict == "different"
+    assert comparison.old_shape == (320, 2, 2)
+    assert comparison.old_is_map
+    assert comparison.sum_share_min is not None
+    assert comparison.sum_share_min < 0.2
+    assert comparison.warnings[0].startswith("timm:convnext_atto has random weights")
 
 
 @pytest.mark.parametrize(
@@ -194,37 +194,37 @@ def test_sums_below_zero_are_counted(photos: str, monkeypatch: pytest.MonkeyPatc
     assert conv.bias is not None
     conv.bias.data.copy_(torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.1]))
     given(monkeypatch, model)
-    found = compare(TINY, photos)
-    assert found.verdict == "identical"
-    assert found.sum_share_min == pytest.approx(0.1 / 8.1, rel=1e-3)
-    assert found.negative_sums == 3
-    assert [line.split(":")[0] for line in found.warnings] == [
+    comparison = compare(TINY, photos)
+    assert comparison.verdict == "identical"
+    assert comparison.sum_share_min == pytest.approx(0.1 / 8.1, rel=1e-3)
+    assert comparison.negative_sums == 3
+    assert [line.split(":")[0] for line in comparison.warnings] == [
         "3 of 3 old vectors have a sum below zero"
     ]
     conv.bias.data[7] = -0.9
-    found = compare(TINY, photos)
-    assert found.negative_sums == 0
-    assert "only 1.3e-02 of the sum of its absolute values" in found.warnings[0]
+    comparison = compare(TINY, photos)
+    assert comparison.negative_sums == 0
+    assert "only 1.3e-02 of the sum of its absolute values" in comparison.warnings[0]
 
 
 def test_bad_rows_are_named_and_left_out(tmp_path: Path) -> None:
     folder = bad_folder(tmp_path / "bad")
-    found = compare(TINY, str(folder / "rows.csv"))
-    kinds = [error.split(":")[0] for error in found.errors]
+    comparison = compare(TINY, str(folder / "rows.csv"))
+    kinds = [error.split(":")[0] for error in comparison.errors]
     assert {kind: kinds.count(kind) for kind in kinds} == BAD_ERRORS
-    assert found.rows == len(BAD_FILES) + 5 - sum(BAD_ERRORS.values())
-    assert any(error.endswith("[gone.jpg]") for error in found.errors)
+    assert comparison.rows == len(BAD_FILES) + 5 - sum(BAD_ERRORS.values())
+    assert any(error.endswith("[gone.jpg]") for error in comparison.errors)
 
 
 def test_rows_are_spread_over_the_source_and_batches(tmp_path: Path) -> None:
     folder = photo_folder(tmp_path, 36, width=40, height=30)
     last = sorted(folder.rglob("*.jpg"))[-1]
     last.write_bytes(b"")
-    told: list[tuple[int, int]] = []
-    found = compare(TINY, str(folder), limit=2, report=lambda *at: told.append(at))
-    assert found.rows == 1
-    assert found.errors == (f"empty file: {last.name} has 0 bytes [night1/{last.name}]",)
-    assert told == [(2, 2)]
+    reported: list[tuple[int, int]] = []
+    comparison = compare(TINY, str(folder), limit=2, report=lambda *at: reported.append(at))
+    assert comparison.rows == 1
+    assert comparison.errors == (f"empty file: {last.name} has 0 bytes [night1/{last.name}]",)
+    assert reported == [(2, 2)]
     whole = compare(TINY, str(folder), limit=100)
     assert (whole.rows, len(whole.errors)) == (35, 1)  # a bad last row does not drop its batch
 
@@ -240,10 +240,10 @@ def test_rows_that_overflow_are_left_out(photos: str, monkeypatch: pytest.Monkey
         return feature_map
 
     monkeypatch.setattr(loaded.backbone, "features", overflowing)
-    found = compare(TINY, photos)
-    assert found.rows == 2
-    assert [error.split(":")[0] for error in found.errors] == ["not finite"]
-    assert found.verdict == "identical"
+    comparison = compare(TINY, photos)
+    assert comparison.rows == 2
+    assert [error.split(":")[0] for error in comparison.errors] == ["not finite"]
+    assert comparison.verdict == "identical"
 
 
 def test_sources_that_cannot_be_compared(tmp_path: Path) -> None:

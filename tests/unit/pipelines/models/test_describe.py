@@ -20,15 +20,19 @@ VIT_TOKENS, VIT_WIDTH, VIT_HEADS, VIT_BLOCKS = 197, 192, 3, 12
 
 
 def test_resnet18() -> None:
-    found = describe_model(ModelRequest(spec="timm:resnet18"), depth=1)
-    assert found.parameters == 11_689_512
-    assert found.multiply_adds == 1_814_073_344
-    assert (found.feature_dim, found.num_classes, found.labelled) == (512, 1000, False)
-    assert found.weights == "random (seed 0)"
-    assert [level.index for level in found.levels] == [0, 1, 2, 3, 4]
-    assert [level.reduction for level in found.levels] == [2, 4, 8, 16, 32]
-    assert [level.channels for level in found.levels] == [64, 64, 128, 256, 512]
-    whole, *children = found.layers
+    description = describe_model(ModelRequest(spec="timm:resnet18"), depth=1)
+    assert description.parameters == 11_689_512
+    assert description.multiply_adds == 1_814_073_344
+    assert (description.feature_dim, description.num_classes, description.labelled) == (
+        512,
+        1000,
+        False,
+    )
+    assert description.weights == "random (seed 0)"
+    assert [level.index for level in description.levels] == [0, 1, 2, 3, 4]
+    assert [level.reduction for level in description.levels] == [2, 4, 8, 16, 32]
+    assert [level.channels for level in description.levels] == [64, 64, 128, 256, 512]
+    whole, *children = description.layers
     assert (whole.name, whole.type, whole.output_shape) == ("", "ResNet", (1, 1000))
     assert sum(layer.parameters for layer in children) == whole.parameters == 11_689_512
     by_name = {layer.name: layer for layer in children}
@@ -37,27 +41,27 @@ def test_resnet18() -> None:
 
 
 def test_layers_are_named_as_in_the_state_dict() -> None:
-    found = describe_model(ModelRequest(spec="timm:resnet18"), depth=3)
+    description = describe_model(ModelRequest(spec="timm:resnet18"), depth=3)
     modules = dict(timm.create_model("resnet18").named_modules())
-    assert {layer.name for layer in found.layers} <= modules.keys()
-    block = next(layer for layer in found.layers if layer.name == "layer2.0.conv1")
+    assert {layer.name for layer in description.layers} <= modules.keys()
+    block = next(layer for layer in description.layers if layer.name == "layer2.0.conv1")
     assert block.type == "Conv2d"
     assert block.output_shape == (1, 128, 28, 28)
     assert block.parameters == 64 * 128 * 9
-    names = [layer.name for layer in found.layers]
+    names = [layer.name for layer in description.layers]
     assert len(names) == len(set(names))
 
 
 def test_multiply_adds_of_a_transformer_count_every_token_and_the_attention() -> None:
-    found = describe_model(ModelRequest(spec="timm:vit_tiny_patch16_224"), depth=1)
+    description = describe_model(ModelRequest(spec="timm:vit_tiny_patch16_224"), depth=1)
     n, d = VIT_TOKENS, VIT_WIDTH
     linear = n * d * 3 * d + n * d * d + 2 * n * d * 4 * d
     attention = 2 * VIT_HEADS * n * n * (d // VIT_HEADS)
     patches = (n - 1) * 16 * 16 * 3 * d
-    assert found.multiply_adds == patches + VIT_BLOCKS * (linear + attention) + d * 1000
+    assert description.multiply_adds == patches + VIT_BLOCKS * (linear + attention) + d * 1000
     # The class token and the positions belong to no child.
-    children = sum(layer.parameters for layer in found.layers[1:])
-    assert found.parameters - children == d + n * d
+    children = sum(layer.parameters for layer in description.layers[1:])
+    assert description.parameters - children == d + n * d
 
 
 def test_multiply_adds_follow_the_input_size() -> None:
@@ -71,9 +75,9 @@ def test_multiply_adds_follow_the_input_size() -> None:
 
 def test_describing_leaves_the_model_as_it_was() -> None:
     """Weights are described, not moved: the hash is that of a model nobody described."""
-    found = describe_model(ModelRequest(spec="tiny"))
+    description = describe_model(ModelRequest(spec="tiny"))
     loaded = load_backbone(ModelRequest(spec="tiny"))
-    assert found.weights_sha256 == weights_sha256(loaded.backbone.model)
+    assert description.weights_sha256 == weights_sha256(loaded.backbone.model)
 
 
 def test_describe_json_of_tiny() -> None:
@@ -119,8 +123,8 @@ def test_list_of_families_needs_no_torch() -> None:
 
 def test_matching_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("built a model"))
-    found = matching_specs("resnet18")
-    assert {"timm:resnet18", "timm:resnet18d", "torchvision:resnet18"} <= set(found)
+    description = matching_specs("resnet18")
+    assert {"timm:resnet18", "timm:resnet18d", "torchvision:resnet18"} <= set(description)
     assert matching_specs("tiny")[0] == "tiny"
     assert "timm:convnext_tiny" in matching_specs("TINY")
 

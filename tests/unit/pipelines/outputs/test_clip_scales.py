@@ -38,11 +38,11 @@ def made(frames: int, dim: int = 6) -> np.ndarray:
 def test_equals_the_mean_by_hand(frames: int, scales: tuple[float, ...]) -> None:
     clip = made(frames)
     expected = np.array(by_hand(clip, scales))
-    got = multi_scale(clip, scales)
-    assert got.dtype == np.float32
-    assert got.shape == expected.shape
+    mean = multi_scale(clip, scales)
+    assert mean.dtype == np.float32
+    assert mean.shape == expected.shape
     assert scaled_frames(frames, scales) == len(expected)
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("frames", [1, 4, 5, 64, 75])

@@ -1,4 +1,4 @@
-"""What is said of a database by its URL, and what its columns of JSON may hold."""
+"""The name of a database by its URL, and what its columns of JSON may hold."""
 
 from __future__ import annotations
 
