@@ -73,7 +73,7 @@ def clips(
 
 
 def _print_outcome(out: Path, outcome: Outcome) -> None:
-    from pipelines.outputs.clips.folder import file_stem
+    from pipelines.outputs.clips.folder import file_stem  # late: start-up time
 
     manifest = outcome.manifest
     written = sum(manifest.clips.values())

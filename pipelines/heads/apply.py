@@ -155,23 +155,20 @@ def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
 
 def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) -> AppliedManifest:
     planned = run.manifest.rows.planned
-    counts: Counter[str] = Counter()
-    rows = failed = without = 0
+    digest = head_sha256(head)
+    head.to(this_device())
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     draft.mkdir()
-    digest = head_sha256(head)
-    head.to(this_device())
+    rows, failed, labels = 0, 0, Counter[str | None]()
     try:
         for number, file in enumerate(run.files()):
-            with pq.ParquetWriter(draft / f"part-{number:05d}.parquet", SCHEMA) as writer:
-                for batch in _classified(file, run, head):
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
-                    failed += batch.num_rows - batch["error"].null_count
-                    without += batch["label"].null_count
-                    counts.update(batch["label"].drop_null().to_pylist())
-                    report(rows, planned)
+            answers = pa.Table.from_batches(_classified(file, run, head), SCHEMA)
+            pq.write_table(answers, draft / f"part-{number:05d}.parquet")
+            rows += answers.num_rows
+            failed += answers.num_rows - answers["error"].null_count
+            labels.update(answers["label"].to_pylist())
+            report(rows, planned)
         if rows != planned:
             raise VerifyError(
                 f"{run.path}: {planned} rows planned, {rows} stored; check it with 'onepass "
@@ -183,8 +180,8 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
             classes=head.facts.classes,
             rows=rows,
             failed=failed,
-            without_features=without - failed,
-            counts={name: counts[name] for name in head.facts.classes},
+            without_features=labels[None] - failed,
+            counts={name: labels[name] for name in head.facts.classes},
             files={file.name: sha256_file(file) for file in sorted(draft.glob("*.parquet"))},
         )
         manifest.write(draft)

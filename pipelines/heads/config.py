@@ -22,6 +22,13 @@ File = Annotated[str, BeforeValidator(str)]
 Kind = Literal["pooled", "map"]  # of features: of the image, or of each place of its last map
 
 
+ROWS, HEAD = "Rows", "Head"
+
+
+def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"panel": name}, **limits)
+
+
 class TrainConfig(JsonModel):
     """Options of training; equal options and rows give the same head."""
 
@@ -29,33 +36,28 @@ class TrainConfig(JsonModel):
     labels: str = Field(
         description="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
     )
-    features: Kind = Field(
-        "pooled", description="What to train on; map needs a run with --features map."
+
+    split_by: str | None = _panel(
+        ROWS, "The column with train, val or test; split: of images laid out SPLIT/CATEGORY/FILE."
     )
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_widths)] = Field(
-        (), description="Widths of hidden layers, as 256,128; without: linear."
+    val_share: float | None = _panel(
+        ROWS, "Without --split-by: this share of each class validates; 0.2.", ge=0.01, le=0.9
     )
-    seed: int = Field(0, ge=0, description="Of division, weights and order.")
-    split_by: str | None = Field(
-        None,
-        description="The column with train, val or test; split: of images laid out "
-        "SPLIT/CATEGORY/FILE.",
+    validation: File | None = _panel(ROWS, "A second clip file, to validate on.")
+    limit: int | None = _panel(ROWS, "Rows at most, spread evenly; for a quick try.", ge=2)
+
+    features: Kind = _panel(
+        HEAD, "What to train on; map needs a run with --features map.", "pooled"
     )
-    val_share: float | None = Field(
-        None,
-        ge=0.01,
-        le=0.9,
-        description="Without --split-by: this share of each class validates; 0.2.",
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_widths)] = _panel(
+        HEAD, "Widths of hidden layers, as 256,128; without: linear.", ()
     )
-    validation: File | None = Field(None, description="A second clip file, to validate on.")
-    limit: int | None = Field(
-        None, ge=2, description="Rows at most, spread evenly; for a quick try."
+    seed: int = _panel(HEAD, "Of division, weights and order.", 0, ge=0)
+    random_backbone: bool = _panel(
+        HEAD, "Extract again with the network untrained, and train on that as well.", False
     )
-    random_backbone: bool = Field(
-        False, description="Extract again with the network untrained, and train on that as well."
-    )
-    executor: ExecutorChoice = Field(
-        "auto", description="Where --random-backbone extracts, as for onepass extract."
+    executor: ExecutorChoice = _panel(
+        HEAD, "Where --random-backbone extracts, as for onepass extract.", "auto"
     )
 
     @model_validator(mode="after")

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from common.errors import InputError, RunError
 from common.sampling import evenly
-from common.storage import open_parquet
 from pipelines.detections import BOX
 from pipelines.embeddings import matrix
 from pipelines.frame_names import ALL, SPLITS, split_and_category
@@ -169,10 +168,8 @@ def label_values(run: Run, column: str, parameter: str = "labels") -> pa.Chunked
         RunError: no such column, or one that holds no classes.
     """
     given = f"`{parameter}={column!r}`"
-    with open_parquet(run.files()[0]) as first:
-        schema = first.schema_arrow
-    if column in schema.names:
-        kind = schema.field(column).type
+    if column in run.columns:
+        kind = run.schema.field(column).type
         if not _holds_names(kind):
             raise RunError(
                 f"{given}: {run.path} holds {kind} there; give a column of words, whole numbers or "
@@ -181,7 +178,7 @@ def label_values(run: Run, column: str, parameter: str = "labels") -> pa.Chunked
         values = run.to_arrow([column])[column].cast(pa.string())
         return pc.if_else(pc.equal(values, ""), None, values)
     if column not in ("category", "split"):
-        others = ", ".join(field.name for field in schema if _holds_names(field.type))
+        others = ", ".join(field.name for field in run.schema if _holds_names(field.type))
         raise RunError(f"{given}: {run.path} has no such column; it has {others}")
     images = run.to_arrow(["image"])["image"].to_pylist()
     values = [split_and_category(name)[column == "category"] for name in images]

@@ -37,6 +37,7 @@ class ValidatedRow(NamedTuple):
 
     @property
     def right(self) -> bool:
+        """Whether the answer is the label."""
         return self.truth == self.answer
 
 

@@ -44,6 +44,7 @@ class Measures(Score):
 
     @property
     def score(self) -> Score:
+        """The two numbers alone."""
         return Score(accuracy=self.accuracy, macro_f1=self.macro_f1)
 
 

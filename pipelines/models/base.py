@@ -261,7 +261,13 @@ def unknown_model(spec: str, reason: str, names: Iterable[str], otherwise: str) 
 
 
 def fetch_error(spec: str, server: str, error: Exception) -> ModelError:
-    """The error for ``pretrained`` weights of ``spec`` that ``server`` did not give."""
+    """The error for ``pretrained`` weights that cannot be downloaded.
+
+    Args:
+        spec: of the model.
+        server: that did not give them.
+        error: what happened.
+    """
     return ModelError(
         f"`pretrained=True`: the weights of {spec} could not be fetched from {server} "
         f"({type(error).__name__}); on a machine without it give a `checkpoint`, "

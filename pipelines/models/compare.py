@@ -46,6 +46,7 @@ class Difference(JsonModel):
 
     @property
     def equal(self) -> bool:
+        """Whether stored vectors are the same, but for rounding."""
         return self.relative is not None and self.relative <= TOLERANCE
 
 

@@ -68,11 +68,7 @@ def describe(loaded: Loaded, request: ModelRequest, outputs: Outputs) -> ModelIn
 
 
 def _with_head(info: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
-    """Add a head that was trained on this model's features.
-
-    Raises:
-        ModelError: it was trained on other features.
-    """
+    """Add a head, if it was trained on this model's features."""
     wants, file, spec = head.facts, info.request.head, info.request.spec
     if wants.fingerprint != info.fingerprint:
         raise ModelError(

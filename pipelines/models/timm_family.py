@@ -225,11 +225,7 @@ def _create(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
 
 
 def _must_dilate(name: str, output_stride: int) -> bool:
-    """Whether the network has to be built with another stride than its own.
-
-    Raises:
-        ModelError: it does not take this one, or takes and ignores it.
-    """
+    """Whether the network must be built with another stride than its own, if it takes this one."""
     own = _levels(_skeleton(name))
     if own and own[-1].reduction == output_stride:
         return False

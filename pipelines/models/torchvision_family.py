@@ -119,11 +119,7 @@ def _classes_in(state: dict[str, Any]) -> int | None:
 
 
 def _fetch(spec: str, public: Any) -> dict[str, Any]:
-    """torchvision's own weights, from its cache or its server.
-
-    Raises:
-        ModelError: neither has them.
-    """
+    """torchvision's own weights, from its cache or its server."""
     url = urlsplit(public.url)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url.path).name
     try:

@@ -125,12 +125,9 @@ def read_run(path: Path) -> Plan:
         SourceError: the folder that its images start from is gone.
     """
     run = Run.open(path)
-    files = run.files()
     models = [run.manifest.model, run.manifest.classifier]
     results = {*RESULT_COLUMNS, *(info.name for model in models if model for info in model.maps)}
-    with open_parquet(files[0]) as first:
-        names = [name for name in first.schema_arrow.names if name not in results]
-    table = run.to_arrow(names)
+    table = run.to_arrow([name for name in run.columns if name not in results])
     relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(

@@ -25,6 +25,7 @@ from pipelines.detections import complete, timestamp_in_name
 from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and_category
 from pipelines.images.pixels import ImageError
 from pipelines.images.reader import TENSOR_SUFFIXES
+from pipelines.images.tensors import TensorFile
 
 _READERS = 8  # files opened at once: mostly waiting for the disk
 
@@ -86,9 +87,7 @@ def plan_videos(
     names = list(spread(names, limit))
 
     def clips_of(name: str) -> list[_Clip]:
-        if name in folder.sequences:
-            return _clip_of_images(root, name, folder.sequences[name], frames)
-        return _clips_of_file(root, name, frames)
+        return _clips_of(root, name, folder.sequences.get(name), frames)
 
     clips: list[_Clip] = []
     with ThreadPoolExecutor(_READERS) as pool:
@@ -134,23 +133,29 @@ def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Folder:
     return contents
 
 
-def _clips_of_file(root: Path, name: str, frames: int) -> list[_Clip]:
-    """A video, or the clips of a file of tensors."""
-    # late: PyAV loads FFmpeg, which a folder of photos does not need
-    from pipelines.images.tensors import TensorFile
-    from pipelines.images.video import read_video_info
-
+def _clips_of(root: Path, name: str, images: list[str] | None, frames: int) -> list[_Clip]:
+    """A folder of images, a video, or the clips in a file of tensors."""
     try:
-        if Path(name).suffix.lower() not in TENSOR_SUFFIXES:
-            info = read_video_info(root / name)
-            size = frozenset({(info.width, info.height)})
-            numbers = _sample_or_refuse(info.frames, frames)
-            images = [frame_name(name, number) for number in numbers]
-            return [_Clip(name, images, [*numbers], info.fps, size)]
-        clips, count, height, width = TensorFile(root / name).shape
-        numbers = _sample_or_refuse(count, frames)
+        if images is not None:
+            numbers = _sample_or_refuse(len(images), frames)
+            sampled = [images[number] for number in numbers]
+            sizes = {size for image in sampled if (size := _image_size(root / image)) is not None}
+            return [_Clip(name, sampled, [*numbers], sizes=frozenset(sizes))]
+        if Path(name).suffix.lower() in TENSOR_SUFFIXES:
+            return _clips_of_tensors(root, name, frames)
+        from pipelines.images.video import read_video_info  # late: PyAV loads FFmpeg
+
+        info = read_video_info(root / name)
+        numbers = _sample_or_refuse(info.frames, frames)
+        sampled = [frame_name(name, number) for number in numbers]
+        return [_Clip(name, sampled, [*numbers], info.fps, frozenset({(info.width, info.height)}))]
     except ImageError as error:
-        return [_failed(name, name, error)]
+        return [_Clip(name, [images[0] if images else name], [None], error=f"{error} [{name}]")]
+
+
+def _clips_of_tensors(root: Path, name: str, frames: int) -> list[_Clip]:
+    clips, count, height, width = TensorFile(root / name).shape
+    numbers = _sample_or_refuse(count, frames)
     return [
         _Clip(
             f"{name}#video={clip}",
@@ -160,20 +165,6 @@ def _clips_of_file(root: Path, name: str, frames: int) -> list[_Clip]:
         )
         for clip in range(clips)
     ]
-
-
-def _clip_of_images(root: Path, name: str, images: list[str], frames: int) -> list[_Clip]:
-    try:
-        numbers = _sample_or_refuse(len(images), frames)
-    except ImageError as error:
-        return [_failed(name, images[0], error)]
-    chosen = [images[number] for number in numbers]
-    sizes = {size for image in chosen if (size := _image_size(root / image)) is not None}
-    return [_Clip(name, chosen, [*numbers], sizes=frozenset(sizes))]
-
-
-def _failed(name: str, image: str, error: ImageError) -> _Clip:
-    return _Clip(name, [image], [None], error=f"{error} [{name}]")
 
 
 def _sample_or_refuse(count: int, frames: int) -> list[int]:

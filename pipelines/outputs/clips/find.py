@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError
-from common.storage import open_parquet
+from common.storage import read_parquet
 from pipelines.run import Run
 
 COLUMNS = ("row_id", "sequence", "frame", "split", "category", "error")
 
-_BATCH_ROWS = 65536
 _SPLIT_NAME = re.compile(r"\w[\w .-]*")  # it names files
 
 
@@ -27,125 +25,82 @@ class Clip:
     id: str
     split: str
     category: str | None
-    first_row_id: int
-    rows: int = 0
-    files: list[int] = field(default_factory=list)  # indices of ``Run.files()``
-    frames: tuple[int, int] | None = None  # the lowest and the highest
-    failed: int = 0
-    first_error: tuple[int, str] | None = None  # row_id and text
+    rows: int
+    files: list[int]  # indices of ``Run.files()``
+    failed: int  # rows with an error
+    error: str | None  # the first of them
 
 
 def find_clips(run: Run) -> list[Clip]:
     """Every clip of ``run``, good or not, in the order of the plan.
 
-    The rows are read in batches and only counted. Clips whose frames overlap between batches take
-    another twelve bytes a row, to detect a repeated frame.
-
     Raises:
         RunError: a column is missing, a clip has no split, two splits or two categories, a
             split cannot name a file, or a frame of a clip is repeated.
     """
-    _check_columns(run)
-    clips: dict[str, Clip] = {}
-    mixed: set[str] = set()
-    for number, batch in _batches(run, COLUMNS):
-        _count(run, clips, mixed, number, batch)
-    if mixed:
-        _check_frames(run, sorted(mixed))
-    return sorted(clips.values(), key=lambda clip: clip.first_row_id)
-
-
-def _check_columns(run: Run) -> None:
-    with open_parquet(run.files()[0]) as first:
-        present = first.schema_arrow.names
-    missing = [name for name in COLUMNS if name not in present]
+    missing = [name for name in COLUMNS if name not in run.columns]
     if missing:
         raise RunError(
             f"{run.path} has no column {missing[0]!r}, which clips are made by; extract videos, "
             "or images with a manifest that has it"
         )
-
-
-def _batches(run: Run, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
-    for number, file in enumerate(run.files()):
-        with open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(columns)):
-                yield number, pa.Table.from_batches([batch])
-
-
-def _count(run: Run, clips: dict[str, Clip], mixed: set[str], file: int, batch: pa.Table) -> None:
-    """Add a batch to ``clips``; a clip whose frames may be repeated is added to ``mixed``."""
-    for name in ("split", "category"):  # of a manifest they may be numbers
-        index = batch.column_names.index(name)
-        batch = batch.set_column(index, name, batch[name].cast(pa.string()))
-    parts = batch.group_by(["sequence", "split", "category"], use_threads=False).aggregate(
+    rows = pa.concat_tables([_read(run, number) for number in range(len(run.files()))])
+    # Without threads, so that the first error is that of the lowest row_id.
+    clips = rows.sort_by("row_id").group_by("sequence", use_threads=False)
+    every = pc.CountOptions(mode="all")  # null as well
+    clips = clips.aggregate(
         [
-            *(("row_id", "min"), ("row_id", "count"), ("error", "count")),
-            *(("frame", "min"), ("frame", "max"), ("frame", "count_distinct")),
+            ("row_id", "min"),
+            ("row_id", "count"),
+            ("frame", "count_distinct"),
+            ("split", "distinct", every),
+            ("category", "distinct", every),
+            ("file", "distinct"),
+            ("error", "count"),
+            ("error", "first"),
         ]
     )
-    for part in parts.to_pylist():
-        key = part["sequence"]
-        clip = clips.get(key)
-        if clip is None:
-            _check_split(run, key, part["split"])
-            clip = Clip(key, part["split"], part["category"], part["row_id_min"])
-            clips[key] = clip
-        for name, then in (("split", clip.split), ("category", clip.category)):
-            if part[name] != then:
-                raise RunError(
-                    f"{run.path}: clip {key} has rows of {name} {then!r} and of {part[name]!r}; "
-                    f"give all frames of a clip one {name}"
-                )
-        if part["frame_count_distinct"] != part["row_id_count"]:
-            raise _repeated_frame(run, key)
-        low, high = part["frame_min"], part["frame_max"]
-        if clip.frames is not None:
-            if low <= clip.frames[1] and high >= clip.frames[0]:
-                mixed.add(key)
-            low, high = min(low, clip.frames[0]), max(high, clip.frames[1])
-        clip.frames = (low, high)
-        clip.first_row_id = min(clip.first_row_id, part["row_id_min"])
-        clip.rows += part["row_id_count"]
-        clip.failed += part["error_count"]
-        if file not in clip.files[-1:]:
-            clip.files.append(file)
-    for row in batch.filter(pc.is_valid(batch["error"])).to_pylist():
-        clip = clips[row["sequence"]]
-        error = (row["row_id"], row["error"])
-        clip.first_error = min(clip.first_error or error, error)
+    return [_clip(run, clip) for clip in clips.sort_by("row_id_min").to_pylist()]
 
 
-def _check_split(run: Run, clip: str, split: str | None) -> None:
+def _read(run: Run, number: int) -> pa.Table:
+    table = read_parquet(run.files()[number], columns=list(COLUMNS))
+    for name in ("split", "category"):  # of a manifest they may be numbers
+        column = table[name].cast(pa.string())
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table.append_column("file", pa.array([number] * table.num_rows, pa.int32()))
+
+
+def _clip(run: Run, clip: dict[str, Any]) -> Clip:
+    name = clip["sequence"]
+    for column in ("split", "category"):
+        if len(values := clip[f"{column}_distinct"]) > 1:
+            raise RunError(
+                f"{run.path}: clip {name} has rows of {column} {values[0]!r} and of {values[1]!r}; "
+                f"give all frames of a clip one {column}"
+            )
+    (split,), (category,) = clip["split_distinct"], clip["category_distinct"]
     if split is None:
         raise RunError(
-            f"{run.path}: clip {clip} has no split; fill the column 'split' in, with 'all' where "
+            f"{run.path}: clip {name} has no split; fill the column 'split' in, with 'all' where "
             "there is only one"
         )
     if not _SPLIT_NAME.fullmatch(split):
         raise RunError(
-            f"{run.path}: clip {clip} is of split {split!r}, which cannot name a file; use "
+            f"{run.path}: clip {name} is of split {split!r}, which cannot name a file; use "
             "letters, digits, spaces and . _ -"
         )
-
-
-def _check_frames(run: Run, clips: list[str]) -> None:
-    """Refuse a repeated frame in one of ``clips``, whose frames overlap between batches."""
-    names = pa.array(clips)
-    codes, frames = [], []
-    for _, batch in _batches(run, ("sequence", "frame")):
-        code = pc.index_in(batch["sequence"], names)
-        codes.append(pc.drop_null(code).to_numpy())
-        frames.append(batch["frame"].filter(pc.is_valid(code)).to_numpy())
-    code_of, frame_of = np.concatenate(codes), np.concatenate(frames)
-    order = np.lexsort((frame_of, code_of))
-    same = (np.diff(code_of[order]) == 0) & (np.diff(frame_of[order]) == 0)
-    if same.any():
-        raise _repeated_frame(run, clips[code_of[order][int(np.argmax(same))]])
-
-
-def _repeated_frame(run: Run, clip: str) -> RunError:
-    return RunError(
-        f"{run.path}: clip {clip} has several rows for one frame; clips are made of whole frames, "
-        "extract them without boxes"
+    if clip["frame_count_distinct"] != clip["row_id_count"]:
+        raise RunError(
+            f"{run.path}: clip {name} has several rows for one frame; clips are made of whole "
+            "frames, extract them without boxes"
+        )
+    return Clip(
+        id=name,
+        split=split,
+        category=category,
+        rows=clip["row_id_count"],
+        files=clip["file_distinct"],
+        failed=clip["error_count"],
+        error=clip["error_first"],
     )

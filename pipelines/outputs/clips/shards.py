@@ -41,6 +41,7 @@ class Layout:
 
     @property
     def clips_per_shard(self) -> int:
+        """So many that a task holds no more than ``SHARD_BYTES``."""
         most = max(self.stored_frames, self.max_frames)
         return max(1, SHARD_BYTES // (most * self.feature_dim * 4))
 

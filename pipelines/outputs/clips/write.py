@@ -132,25 +132,18 @@ class _Plan:
 
 
 def _make_plan(run: Run, request: ClipsRequest) -> _Plan:
-    """Count the run's clips and divide the selected ones into shards.
-
-    Raises:
-        RunError: the run has no clips, or none without an error.
-    """
+    """Divide the selected clips of a run, those without an error, into shards."""
     clips = find_clips(run)
     selected = spread(clips, request.limit)
     whole: dict[str, list[Clip]] = {clip.split: [] for clip in selected}
-    left_out = []
     for clip in selected:
-        if clip.first_error is None:
+        if clip.error is None:
             whole[clip.split].append(clip)
-            continue
-        error = clip.first_error[1]
-        left_out.append(
-            LeftOut(
-                id=clip.id, split=clip.split, failed=clip.failed, planned=clip.rows, error=error
-            )
-        )
+    left_out = tuple(
+        LeftOut(id=c.id, split=c.split, failed=c.failed, planned=c.rows, error=c.error)
+        for c in selected
+        if c.error is not None
+    )
     if len(left_out) == len(selected):
         raise RunError(
             f"{run.path}: each of {len(selected)} clips has an error, the first {left_out[0].id}: "
@@ -187,18 +180,12 @@ def _make_plan(run: Run, request: ClipsRequest) -> _Plan:
             split: make_shards(file_stem(split, request.scales), inside, layout, files, labels)
             for split, inside in whole.items()
         },
-        left_out=tuple(left_out),
+        left_out=left_out,
     )
 
 
 def _write_shards(out: Path, plan: _Plan, runner: Tasks, report: Callable[[int, int], None]) -> int:
-    """Write the missing shards, and return the number of clips in the others.
-
-    Raises:
-        StalledError: no shard was finished for long.
-        WorkError: a task failed; the others are cancelled.
-        OSError: a task's own, as of a disk that refused.
-    """
+    """Write the missing shards, and return the number of clips in the others."""
     shards = [shard for inside in plan.shards.values() for shard in inside]
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)

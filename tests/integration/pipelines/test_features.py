@@ -90,12 +90,12 @@ def test_a_gate_takes_classes_and_leaves_embeddings(
     ]
     monkeypatch.setattr(sys, "argv", ["onepass", *arguments])
     main_exits(0)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     run = Run.open(tmp_path / "run")
     rows = run.manifest.rows
     assert (rows.planned, rows.failed) == (41, 1)
     assert 40 - rows.refused == (of_label >= float(threshold)).sum() > 0
-    assert f"{rows.refused} rows did not pass the gate" in said
+    assert f"{rows.refused} rows did not pass the gate" in printed
     table = run.to_arrow(["label_index", "embedding", "gate_label", "gate_score", "error"])
     assert table["label_index"].null_count == rows.refused + rows.failed
     assert np.isfinite(stored(table["embedding"])).all(1).sum() == 40
@@ -165,5 +165,5 @@ def test_two_actors_share_a_logical_gpu(photos: Path, tmp_path: Path) -> None:
         timeout=150,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {"actors": 2, "share": 0.5, "calls": 2, "rows": 41, "failed": 1}
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document == {"actors": 2, "share": 0.5, "calls": 2, "rows": 41, "failed": 1}

@@ -87,8 +87,8 @@ def test_classes_are_those_the_head_gives_the_stored_embeddings(
 ) -> None:
     head = make_head(first.facts, tmp_path / "head.pt", first.embedding, classes=7, hidden=(16,))
     monkeypatch.chdir(tmp_path)
-    asked = ("extract", photos, "--model", "tiny", "--head", "head.pt", "--logits", *EXACT)
-    ended = here(*asked, "--out", "run")
+    command = ("extract", photos, "--model", "tiny", "--head", "head.pt", "--logits", *EXACT)
+    ended = here(*command, "--out", "run")
     assert ended.returncode == 0, ended.stderr
     assert f"  7 classes by head {tmp_path / 'head.pt'}\n" in ended.stdout
     run = Run.open(tmp_path / "run")
@@ -126,18 +126,18 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
     file, out = tmp_path / "head.pt", tmp_path / "run"
     make_head(first.facts, file, first.embedding, classes=3)
     then = file.read_bytes()
-    asked = ("extract", photos, "--model", "tiny", "--head", file, "--out", out, *EXACT)
-    assert here(*asked).returncode == 0
+    command = ("extract", photos, "--model", "tiny", "--head", file, "--out", out, *EXACT)
+    assert here(*command).returncode == 0
     labels = Run.open(out).to_arrow(["label"])
     (out / "manifest.json").unlink()  # as if it had ended before its first row
     shutil.rmtree(out / "detections")
     make_head(first.facts, file, first.embedding, classes=3, seed=4)
-    ended = here(*asked)
-    said = only_error(ended.returncode, ended.stdout, ended.stderr)
-    assert f"{out} is a run of another command (inputs.head: then '" in said
+    ended = here(*command)
+    line = only_error(ended.returncode, ended.stdout, ended.stderr)
+    assert f"{out} is a run of another command (inputs.head: then '" in line
     assert not (out / "manifest.json").exists()
     file.write_bytes(then)
-    assert here(*asked).returncode == 0
+    assert here(*command).returncode == 0
     run = Run.open(out)
     assert run.to_arrow(["label"]).equals(labels)
     make_head(first.facts, file, first.embedding, classes=3, seed=4)
@@ -147,21 +147,11 @@ def test_a_run_goes_on_only_with_the_head_it_began_with(
         extracted(photos, out, head=file)
 
 
-def test_what_does_not_go_together_leaves_nothing(
-    first: SimpleNamespace,
-    photos: Path,
-    tmp_path: Path,
+def test_a_head_of_another_input_size_leaves_nothing(
+    first: SimpleNamespace, photos: Path, tmp_path: Path
 ) -> None:
     make_head(first.facts, tmp_path / "head.pt", first.embedding, classes=3)
-    head = ("--model", "tiny", "--head", tmp_path / "head.pt")
-    for asked, said in (
-        ((*head, "--input-size", 48), "was trained on features of tiny (fingerprint "),
-        ((*head, "--labels", photos / "broken.jpg"), "does not go with --head"),
-        (
-            ("--model", "timm:resnet18", "--random-weights", "--pretrained"),
-            "--random-weights does not go with --pretrained",
-        ),
-    ):
-        ended = here("extract", photos, *asked, "--out", tmp_path / "run")
-        assert said in only_error(ended.returncode, ended.stdout, ended.stderr)
-        assert not (tmp_path / "run").exists()
+    command = ("extract", photos, "--model", "tiny", "--head", tmp_path / "head.pt")
+    ended = here(*command, "--input-size", 48, "--out", tmp_path / "run")
+    only_error(ended.returncode, ended.stdout, ended.stderr)
+    assert not (tmp_path / "run").exists()

@@ -84,28 +84,28 @@ def test_train_then_apply(
     assert record["baselines"]["majority"]["test"]["accuracy"] == pytest.approx(1 / 3)
     assert ("linear" in record["baselines"]) == (features == "pooled")
 
-    asked = ("apply", run.path, "--head", file, "--out", answers, "--labels", "category")
-    code, out, err = probe(*asked, "--json")
+    command = ("apply", run.path, "--head", file, "--out", answers, "--labels", "category")
+    code, out, err = probe(*command, "--json")
     assert code == 0, err
-    told: dict[str, Any] = json.loads(out)
-    assert (told["rows"], told["failed"], told["already_done"]) == (49, 1, False)
+    applied: dict[str, Any] = json.loads(out)
+    assert (applied["rows"], applied["failed"], applied["already_done"]) == (49, 1, False)
     parts = record["measures"].values()
     right = sum(part["accuracy"] * part["rows"] for part in parts)
-    assert told["measures"]["rows"] == 48
-    assert told["measures"]["accuracy"] == pytest.approx(right / 48)
+    assert applied["measures"]["rows"] == 48
+    assert applied["measures"]["accuracy"] == pytest.approx(right / 48)
 
-    found = pa.concat_tables([pq.read_table(f) for f in sorted(answers.glob("*.parquet"))])
-    found = found.sort_by("row_id")
+    table = pa.concat_tables([pq.read_table(f) for f in sorted(answers.glob("*.parquet"))])
+    table = table.sort_by("row_id")
     head = load_head(file)
     good = np.asarray(run.to_arrow(["error"])["error"].is_null())
     values = stored_values(run, "embedding" if features == "pooled" else "feature_map")[good]
     expected = [head.facts.classes[best] for best in expected_logits(head, values).argmax(1)]
-    assert found["label"].drop_null().to_pylist() == expected
-    assert np.asarray(found["label"].is_null()).tolist() == (~good).tolist()
+    assert table["label"].drop_null().to_pylist() == expected
+    assert np.asarray(table["label"].is_null()).tolist() == (~good).tolist()
 
-    code, out, err = probe(*asked)
+    code, out, err = probe(*command)
     assert code == 0, err
-    assert f"{told['measures']['accuracy']:.3f}" in out
+    assert f"{applied['measures']['accuracy']:.3f}" in out
 
 
 def test_refusals_leave_nothing(

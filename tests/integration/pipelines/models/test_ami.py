@@ -90,18 +90,18 @@ def test_answers_are_the_references(tmp_path: Path, name: str, layout: str) -> N
     assert (how.input_size, how.resize, how.interpolation) == ((size, size), "squash", "bilinear")
     assert (how.mean, how.std) == norm
 
-    heard: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     reference.get_submodule(last).register_forward_hook(
-        lambda _m, given, _o: heard.append(given[0])
+        lambda _m, given, _o: inputs.append(given[0])
     )
     x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        found = loaded.backbone.one_pass(x, pyramid=(-1,))
+        outputs = loaded.backbone.one_pass(x, pyramid=(-1,))
         expected = reference(x)
-    for ours, theirs in ((found.logits, expected), (found.embedding, heard[0])):
+    for ours, theirs in ((outputs.logits, expected), (outputs.embedding, inputs[0])):
         assert ours.shape == theirs.shape
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
-    assert found.pyramid[0].shape[1] == loaded.backbone.levels[-1].channels
+    assert outputs.pyramid[0].shape[1] == loaded.backbone.levels[-1].channels
 
 
 def test_without_a_checkpoint_labels_decide(tmp_path: Path) -> None:

@@ -42,27 +42,27 @@ def test_every_row_gets_the_heads_answer(
 ) -> None:
     monkeypatch.setattr(features, "BATCH_BYTES", 4 * 8 * 4)  # many batches a file
     head = make_head(run.manifest.model, tmp_path / "h.pt", EXAMPLES.features, classes=classes)
-    told: list[tuple[int, int]] = []
-    applied = apply_head(run.path, tmp_path / "h.pt", report=lambda *at: told.append(at))
+    reported: list[tuple[int, int]] = []
+    applied = apply_head(run.path, tmp_path / "h.pt", report=lambda *at: reported.append(at))
     assert applied.out == run.path / "heads" / "h"
-    assert told[-1] == (30, 30)
-    found = rows_of(applied)
-    assert found.schema == SCHEMA
-    assert found["row_id"].to_pylist() == list(range(30))
+    assert reported[-1] == (30, 30)
+    answers = rows_of(applied)
+    assert answers.schema == SCHEMA
+    assert answers["row_id"].to_pylist() == list(range(30))
     plan = run.to_arrow(["detection_id", "error"])
-    assert found["detection_id"].to_pylist() == plan["detection_id"].to_pylist()
-    assert found["error"].to_pylist() == plan["error"].to_pylist()
+    assert answers["detection_id"].to_pylist() == plan["detection_id"].to_pylist()
+    assert answers["error"].to_pylist() == plan["error"].to_pylist()
     logits = expected_logits(head, EXAMPLES.features)
     good = [row for row in range(30) if row not in (4, 29)]
     best = logits.argmax(1)
     assert len(set(best[good].tolist())) == classes
-    assert found["label_index"].to_pylist() == [
+    assert answers["label_index"].to_pylist() == [
         int(best[row]) if row in good else None for row in range(30)
     ]
-    assert found["label"].to_pylist() == [
+    assert answers["label"].to_pylist() == [
         NAMES[best[row]] if row in good else None for row in range(30)
     ]
-    scores = found["score"].drop_null().to_numpy()
+    scores = answers["score"].drop_null().to_numpy()
     np.testing.assert_allclose(scores, softmax(logits, axis=1).max(1)[good], rtol=1e-4)
     manifest = read_json(applied.out / "manifest.json", AppliedManifest)
     assert manifest == applied.manifest
@@ -145,9 +145,13 @@ def test_rows_that_the_gate_kept_from_the_model(tmp_path: Path) -> None:
     applied = apply_head(run.path, tmp_path / "h.pt", labels="kind")
     manifest = applied.manifest
     assert (manifest.rows, manifest.failed, manifest.without_features) == (30, 1, 2)
-    found = rows_of(applied)
-    assert [row for row, name in enumerate(found["label"].to_pylist()) if name is None] == [3, 7, 9]
-    assert found["error"].null_count == 29
+    answers = rows_of(applied)
+    assert [row for row, name in enumerate(answers["label"].to_pylist()) if name is None] == [
+        3,
+        7,
+        9,
+    ]
+    assert answers["error"].null_count == 29
     assert applied.measures is not None
     rows = [row for row in range(30) if row not in (3, 7, 9)]
     best = expected_logits(head, EXAMPLES.features).argmax(1)[rows]

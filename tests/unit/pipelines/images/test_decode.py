@@ -61,20 +61,20 @@ def test_parts_are_the_rows_of_the_whole(
     if known:  # errors that the plan has already
         errors = ["known: before"] + [None] * (plan.num_rows - 2) + ["known: before"]
         plan = plan.append_column("error", pa.array(errors, pa.string()))
-    told: list[int] = []
+    reported: list[int] = []
     whole = decode_rows(plan, folder, INPUTS)
-    parts = list(decode_batches(plan, folder, INPUTS, most, done=told.append))
+    parts = list(decode_batches(plan, folder, INPUTS, most, done=reported.append))
     assert max(part.num_rows for part in parts) <= most
-    assert sum(told) == plan.num_rows
-    found = pa.concat_tables(parts)
-    assert found.schema == whole.schema
+    assert sum(reported) == plan.num_rows
+    joined = pa.concat_tables(parts)
+    assert joined.schema == whole.schema
     pixels = [*INPUTS]
-    values, expected = (rows.drop_columns(pixels).to_pandas() for rows in (found, whole))
+    values, expected = (rows.drop_columns(pixels).to_pandas() for rows in (joined, whole))
     pd.testing.assert_frame_equal(values, expected)  # there, NaN is NaN
     for name, how in INPUTS.items():
-        assert np.array_equal(unpack(found, name, how), unpack(whole, name, how))
-    assert 5 < found["error"].null_count < plan.num_rows
-    assert TAKEN in found["timestamp"].to_pylist()
+        assert np.array_equal(unpack(joined, name, how), unpack(whole, name, how))
+    assert 5 < joined["error"].null_count < plan.num_rows
+    assert TAKEN in joined["timestamp"].to_pylist()
 
 
 def test_an_image_with_rows_in_two_parts_is_decoded_once(

@@ -1,4 +1,4 @@
-"""Decode, cut, fit: pixel values, not only shapes."""
+"""Decode, crop, resize: pixel values, not only shapes."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def test_bad_bytes_name_their_trouble(data: bytes, kind: str) -> None:
     assert ".cpp" not in str(caught.value)
 
 
-def test_read_says_missing_and_empty(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"missing file: a\.jpg"):
-        read(tmp_path / "a.jpg")
+def test_files_that_are_missing_or_empty(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").touch()
-    with pytest.raises(ImageError, match=r"empty file: b\.jpg has 0 bytes"):
-        read(tmp_path / "b.jpg")
+    for name, kind in (("a.jpg", "missing file"), ("b.jpg", "empty file")):
+        with pytest.raises(ImageError) as caught:
+            read(tmp_path / name)
+        assert caught.value.kind == kind
 
 
-def test_cut_grows_to_whole_pixels_and_clips() -> None:
+def test_a_crop_grows_to_whole_pixels_and_clips() -> None:
     pixels = torch.arange(3 * 10 * 20).reshape(3, 10, 20)
     assert torch.equal(crop(pixels, (None,) * 4), pixels)
     assert torch.equal(crop(pixels, (2.4, 1.6, 5.1, 4.0)), pixels[:, 1:4, 2:6])
@@ -159,33 +159,17 @@ def test_extreme_shapes_fit(mode: str, shape: tuple[int, int]) -> None:
 
 def test_threads_that_are_quiet_at_once_leave_warnings_as_they_were() -> None:
     """Also where the first to come is the first to go, after which the last is still quiet."""
-    came, joined, gone = (threading.Event() for _ in range(3))
-
-    def first() -> None:
-        with _quiet():
-            came.set()
-            assert joined.wait(60)
-            warnings.warn("from the first", stacklevel=1)
-        gone.set()
-
-    def last() -> None:
-        assert came.wait(60)
-        with _quiet():
-            joined.set()
-            assert gone.wait(60)
-            warnings.warn("from the last", stacklevel=1)
-
+    first, last = _quiet(), _quiet()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        before, show = warnings.filters[:], warnings.showwarning
-        for _ in range(20):
-            for event in (came, joined, gone):
-                event.clear()
-            with ThreadPoolExecutor(2) as pool:
-                for each in [pool.submit(first), pool.submit(last)]:
-                    each.result(60)
-            assert warnings.filters == before
-        assert warnings.showwarning is show
+        before = warnings.filters[:]
+        first.__enter__()
+        with ThreadPoolExecutor(1) as other_thread:
+            other_thread.submit(last.__enter__).result(60)
+            first.__exit__(None, None, None)
+            warnings.warn("while the last is quiet", stacklevel=1)
+            other_thread.submit(last.__exit__, None, None, None).result(60)
+        assert warnings.filters == before
         with pytest.raises(UserWarning, match="heard again"):
             warnings.warn("heard again", stacklevel=1)
 

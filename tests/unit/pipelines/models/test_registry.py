@@ -26,39 +26,45 @@ def test_other_weights_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "message"),
+    ("spec", "hint"),
     [
-        ({"spec": "resnet50"}, "did you mean timm:resnet50, torchvision:resnet50"),
-        (
-            {"spec": "nosuch:thing"},
-            "unknown model; known are lite0, lite1, lite2, tiny, timm:NAME, torchvision:",
-        ),
-        ({"spec": "torchvision:resnet5O"}, "did you mean resnet50"),
-        ({"spec": "torchvision:fasterrcnn_resnet50_fpn"}, "torchvision has no such model"),
-        ({"spec": "ami:resnet50-touring"}, "did you mean resnet50-turing"),
-        ({"spec": "ami:resnet50", "pretrained": True}, "no public weights to fetch"),
-        ({"spec": "torchvision:resnet18", "checkpoint": "/no/w.pth"}, "no such file"),
-        ({"spec": "torchvision:resnet18", "output_stride": 16}, "has a fixed stride"),
-        ({"spec": "tiny", "output_stride": 16}, "has a fixed stride"),
-        ({"spec": "timm:vit_tiny_patch16_224", "output_stride": 8}, "has a fixed stride of 16"),
-        ({"spec": "timm:resnet18", "output_stride": 5}, "has a fixed stride of 32 or does not"),
-        ({"spec": "timm:resnet5O"}, "timm has no such model; did you mean"),
-        ({"spec": "tiny", "checkpoint": "w.pth"}, "does not go with .*tiny"),
-        ({"spec": "timm:resnet18", "checkpoint": "/no/w.pth"}, "no such file"),
-        ({"spec": "tiny", "labels": "/no/names.txt"}, "no such file"),
+        ("resnet50", "timm:resnet50, torchvision:resnet50"),
+        ("torchvision:resnet5O", "resnet50"),
+        ("timm:resnet5O", "resnet50"),
+        ("ami:resnet50-touring", "resnet50-turing"),
+        ("torchvision:fasterrcnn_resnet50_fpn", ""),
+        ("nosuch:thing", ""),
     ],
 )
-def test_what_does_not_fit_is_one_line(request_: dict, message: str) -> None:
-    with pytest.raises(ModelError, match=message) as caught:
-        examine(ModelRequest(**request_))
+def test_an_unknown_model_has_similar_ones_named(spec: str, hint: str) -> None:
+    with pytest.raises(ModelError, match=f"`model='{spec}'`.*{hint}"):
+        examine(ModelRequest(spec=spec))
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter"),
+    [
+        ({"spec": "ami:resnet50", "pretrained": True}, "pretrained"),
+        ({"spec": "tiny", "checkpoint": "w.pth"}, "checkpoint"),
+        ({"spec": "torchvision:resnet18", "checkpoint": "/no/w.pth"}, "checkpoint"),
+        ({"spec": "timm:resnet18", "checkpoint": "/no/w.pth"}, "checkpoint"),
+        ({"spec": "tiny", "labels": "/no/names.txt"}, "labels"),
+        ({"spec": "torchvision:resnet18", "output_stride": 16}, "output_stride"),
+        ({"spec": "tiny", "output_stride": 16}, "output_stride"),
+        ({"spec": "timm:vit_tiny_patch16_224", "output_stride": 8}, "output_stride"),
+        ({"spec": "timm:resnet18", "output_stride": 5}, "output_stride"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(given: dict, parameter: str) -> None:
+    with pytest.raises(ModelError, match=f"`{parameter}") as caught:
+        examine(ModelRequest(**given))
     assert "\n" not in str(caught.value)
 
 
 def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
-    file = tmp_path / "w.pth"
-    torch.save({"conv.weight": torch.zeros(3, 3)}, file)
-    with pytest.raises(ModelError, match="is not a checkpoint of timm:resnet18"):
-        examine(ModelRequest(spec="timm:resnet18", checkpoint=str(file)))
+    torch.save({"conv.weight": torch.zeros(3, 3)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"w\.pth"):
+        examine(ModelRequest(spec="timm:resnet18", checkpoint=str(tmp_path / "w.pth")))
 
 
 def test_torchvision_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,20 +80,20 @@ def test_torchvision_weights_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_labels_must_be_one_a_class(tmp_path: Path) -> None:
     (tmp_path / "three.txt").write_text("a\nb\nc\n")
-    with pytest.raises(ModelError, match="has 3 names, tiny has 10 classes"):
+    with pytest.raises(ModelError):
         examine(ModelRequest(spec="tiny", labels=str(tmp_path / "three.txt")))
     (tmp_path / "map.json").write_text(json.dumps({"moth": 1, "fly": 0}))
     assert read_labels(str(tmp_path / "map.json")) == ("fly", "moth")
     (tmp_path / "gap.json").write_text(json.dumps({"moth": 2, "fly": 0}))
-    with pytest.raises(ModelError, match="without a gap"):
+    with pytest.raises(ModelError):
         read_labels(str(tmp_path / "gap.json"))
 
 
 def test_overrides_reach_the_facts() -> None:
     request = ModelRequest(spec="tiny", input_size=48, resize="pad", mean=(0, 0, 0), std=(1, 1, 1))
-    how = examine(request).preprocess
-    assert how.input_size == (48, 48)
-    assert (how.resize, how.mean, how.std) == ("pad", (0, 0, 0), (1, 1, 1))
+    preprocess = examine(request).preprocess
+    assert preprocess.input_size == (48, 48)
+    assert (preprocess.resize, preprocess.mean, preprocess.std) == ("pad", (0, 0, 0), (1, 1, 1))
 
 
 def test_fingerprint_follows_what_decides_an_embedding() -> None:

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def describe(run: Run, planned: int = ROWS) -> RunManifest:
-    told: list[int] = []
+    counted: list[int] = []
     request = request_of(make_config(), TINY_FACTS)
     made = describe_run(
         run.path,
@@ -33,9 +33,9 @@ def describe(run: Run, planned: int = ROWS) -> RunManifest:
         planned=planned,
         seconds=1.0,
         session=SESSION,
-        done=told.append,
+        done=counted.append,
     )
-    assert told == [16, 32, 40]  # sixteen files at a time
+    assert counted == [16, 32, 40]  # sixteen files at a time
     return made
 
 

@@ -1,4 +1,4 @@
-"""What is said of a database by its URL, and what its columns of JSON may hold."""
+"""The name of a database by its URL, and what its columns of JSON may hold."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ SECRETS = [
 
 @pytest.mark.parametrize("url", SECRETS)
 def test_no_secret_is_named_or_said(url: str) -> None:
-    said = []
-    for asked in (name_of, name_source, read_source):
+    texts = []
+    for function in (name_of, name_source, read_source):
         try:
-            said.append(str(asked(url)))
+            texts.append(str(function(url)))
         except InputError as error:
-            said.append(str(error))
+            texts.append(str(error))
     with pytest.raises(SourceError) as refused, open_database(url):
         pass
-    said.append(str(refused.value))
-    assert len(said) == 4
-    for text in said:
+    texts.append(str(refused.value))
+    assert len(texts) == 4
+    for text in texts:
         assert "cret" not in text
         assert len(text.splitlines()) == 1
 
