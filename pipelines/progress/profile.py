@@ -12,8 +12,7 @@ from common.errors import RunError, first_line
 from common.extras import optional
 from common.json_models import write_atomic
 from pipelines.progress.counters import STAGES, Block
-from pipelines.progress.event_log import NAME, Line, read_events
-from pipelines.progress.measures import Measures
+from pipelines.progress.event_log import NAME, Line, Measures, read_events
 from pipelines.run import SessionInfo, StageFacts
 
 BINS = 160

@@ -15,7 +15,7 @@ from pipelines.engines.engine import Engine
 from pipelines.engines.forward import Forward, load_engines, pixel_columns
 from pipelines.execution.ray_stages import ForwardStage
 from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
-from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.models import registry as backbones
 from pipelines.models.scores import softmax
 from pipelines.progress.counters import Block, Board
@@ -68,8 +68,13 @@ def request(
     if embed is not None:
         facts = examine(TINY)
         names = tuple(f"tiny {n}" for n in range(10))
-        asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
-        gate = GateInfo(request=asked, facts=facts, labels=names, label_index=label)
+        gate = GateInfo(facts=facts, labels=names, label_index=label)
+        kept |= {
+            "gate": "tiny",
+            "gate_label": names[label],
+            "gate_threshold": threshold,
+            "embed_with": embed,
+        }
     config = make_config(model, top_k=3, **kept)
     return request_of(config, examine(model, config.outputs), gate=gate)
 
