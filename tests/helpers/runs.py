@@ -15,7 +15,6 @@ from pipelines.detections import complete, result_fields
 from pipelines.model_info import ModelInfo, ModelRequest, Preprocess
 from pipelines.request import Request
 from pipelines.run import RowCounts, Run, RunManifest
-from tests.helpers.extracting import Options, config_of
 
 TINY_FACTS = ModelInfo(
     request=ModelRequest(spec="tiny"),
@@ -28,11 +27,12 @@ TINY_FACTS = ModelInfo(
 )
 
 
-def make_config(
-    model: ModelRequest = TINY_FACTS.request, *, source: str = "", **given: Any
-) -> ExtractConfig:
-    """A configuration of ``tiny`` in exact float32, but for what is given, as ``Options`` has it."""
-    return config_of(source, model, Options(**({"precision": "fp32", "engine": "eager"} | given)))
+def make_config(model: ModelRequest | str = "tiny", **fields: Any) -> ExtractConfig:
+    """A configuration of ``model`` in exact float32, but for the fields that are given."""
+    request = ModelRequest(spec=model) if isinstance(model, str) else model
+    of_model = {"model": request.spec, **request.model_dump(exclude={"spec"})}
+    exact = {"source": "", "precision": "fp32", "engine": "eager"}
+    return ExtractConfig(**(exact | of_model | fields))
 
 
 def request_of(config: ExtractConfig, facts: ModelInfo, **given: Any) -> Request:
