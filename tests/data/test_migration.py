@@ -30,8 +30,8 @@ def vectors(run: Run) -> np.ndarray:
 
 def nearest(run: Run) -> np.ndarray:
     """The ten nearest others of every image, by definition."""
-    found = vectors(run)
-    scores = true_scores("cosine", found, found)
+    embeddings = vectors(run)
+    scores = true_scores("cosine", embeddings, embeddings)
     np.fill_diagonal(scores, -2)
     return np.argsort(-scores, axis=1, kind="stable")[:, :10]
 
@@ -62,7 +62,7 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     agreeing = sum(a == b for a, b in zip(*labels, strict=True))
     assert (report.labels.rows, report.labels.agreeing) == (200, agreeing)
     assert 0.88 <= agreeing / 200 < 1
-    assert sum(one.rows for one in report.labels.changes) == 200 - agreeing
+    assert sum(change.rows for change in report.labels.changes) == 200 - agreeing
     shared = [len(set(a) & set(b)) for a, b in zip(nearest(old), nearest(new), strict=True)]
     assert report.neighbours.overlap == pytest.approx(np.mean(shared) / 10, abs=0.002)  # ties
     a, b = vectors(old).astype(float), vectors(new).astype(float)

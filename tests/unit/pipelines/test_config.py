@@ -100,6 +100,6 @@ def test_a_threshold_without_a_gate_does_not_make_it_another_run() -> None:
 
 
 def test_how_it_runs_does_not_make_it_another_run() -> None:
-    one, other = make_config(executor="local"), make_config(executor="ray", batch_rows=7)
-    assert one != other
-    assert one.decisive() == other.decisive()
+    first, other = make_config(executor="local"), make_config(executor="ray", batch_rows=7)
+    assert first != other
+    assert first.decisive() == other.decisive()
