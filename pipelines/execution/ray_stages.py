@@ -54,10 +54,10 @@ class DecodeStage:
         self._board = board
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        import torch
+        import torch  # late, with all that imports it: seconds, in the processes that decode
 
-        from pipelines.engines.forward import pixel_columns
-        from pipelines.images.decode import decode_rows
+        from pipelines.engines.forward import pixel_columns  # late: it imports torch
+        from pipelines.images.decode import decode_rows  # late: it imports torch
 
         torch.set_num_threads(1)
         board, watch = self._board, Stopwatch("decode", self._board.lane)
@@ -73,9 +73,9 @@ class ForwardStage:
     """An actor that holds the models and answers decoded blocks."""
 
     def __init__(self, request: Request, memory_share: float, board: Reporter) -> None:
-        import torch
+        import torch  # late, with all that imports it: the driver needs none
 
-        from pipelines.engines.forward import Forward, load_engines
+        from pipelines.engines.forward import Forward, load_engines  # late: it imports torch
 
         leave_at_exit()
         watch = Stopwatch("load", board.lane)
