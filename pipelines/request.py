@@ -108,6 +108,9 @@ def lock_run(
 def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) -> Request | None:
     """The request of a run that ``config`` would continue, or finds finished; None if new.
 
+    Args:
+        out, config, inputs: as ``lock_run`` takes them.
+
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
     """

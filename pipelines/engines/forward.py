@@ -65,7 +65,13 @@ class _BlockAnswers(NamedTuple):
 
 
 class Forward:
-    """Pixels to class, embedding and maps: the one pass. Threads may share it."""
+    """Pixels to class, embedding and maps: the one pass. Threads may share it.
+
+    Args:
+        request: of the run.
+        engines: that it needs.
+        board: is told of each batch of rows that is answered.
+    """
 
     def __init__(self, request: Request, engines: Engines, board: Reporter) -> None:
         self._request = request

@@ -25,7 +25,7 @@ class SessionProfile(SessionInfo):
     session: int
     host: str
     model: str
-    outcome: str  # "finished", an error's name, or "killed": it ended without a word
+    outcome: str  # "finished", an error's name, or "killed": its end is missing
     error: str | None
     seconds: float
     errors: dict[str, int]  # error kind to rows
@@ -97,7 +97,12 @@ def _block(line: Line) -> Block:
 
 
 def draw_profile(sessions: list[Session], file: Path, *, title: str) -> None:
-    """Draw rows a second and busy processes over time, sessions one after another, as a PNG.
+    """Draw rows a second and busy processes over time, sessions one after another.
+
+    Args:
+        sessions: of one run.
+        file: a PNG.
+        title: of the picture.
 
     Raises:
         InputError: matplotlib is not installed.
