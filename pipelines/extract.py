@@ -101,7 +101,10 @@ def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> tuple[
     """
     plan = read_source(
         config.source,
-        config.reading,
+        kind=config.kind,
+        frames=config.frames,
+        limit=config.limit,
+        from_run=config.from_run,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     config = config.for_source().model_copy(update={"source": name_source(config.source)})
