@@ -38,7 +38,8 @@ _CHUNK_BYTES = 8 * 2**20  # in an object store each chunk is a request
 class JsonModel(BaseModel):
     """Base of all records that are stored as JSON: frozen, and without unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when first used: a command uses few of those that it imports.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 def configure(kind: type[T], /, **values: Any) -> T:

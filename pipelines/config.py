@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
 from common.json_models import JsonModel
-from pipelines.model_info import GateRequest, ModelRequest, Outputs, Reading
+from pipelines.model_info import GateRequest, ModelRequest, Outputs
 
 Feature = Literal["pooled", "map", "pyramid"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
@@ -196,11 +196,6 @@ class ExtractConfig(JsonModel):
         return self.model_copy(
             update={name: value for name, value in defaults.items() if getattr(self, name) is None}
         )
-
-    @property
-    def reading(self) -> Reading:
-        """How the source becomes rows."""
-        return Reading(kind=self.kind, frames=self.frames, limit=self.limit, again=self.from_run)
 
     @property
     def model_request(self) -> ModelRequest:

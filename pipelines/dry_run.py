@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from common.errors import work_error
 from common.json_models import JsonModel
+from common.sampling import spread
 from common.storage import is_remote, make_folder, remove_folder
 from pipelines.config import ExtractConfig, Progress
 from pipelines.execution.base import Executor, Job, open_executor
@@ -156,11 +157,9 @@ def _sample(
     if slots.gpus_per_actor:  # every core that decodes must be at work
         wanted = max(wanted, few * int(sum(node["cpus"] for node in executor.nodes())))
     if wanted * rows >= table.num_rows:
-        chosen = cut_plan(table, request, whole)
+        chosen: Sequence[tuple[int, int]] = cut_plan(table, request, whole)
     else:
-        cuts = cut_plan(table, request, rows)
-        at = np.linspace(0, len(cuts) - 1, min(wanted, len(cuts))).astype(int)
-        chosen = [cuts[number] for number in at]
+        chosen = spread(cut_plan(table, request, rows), wanted)
     blocks, first = [], 0
     column = table.column_names.index("row_id")
     for begin, end in chosen:
@@ -205,7 +204,7 @@ def _finish(job: Job, executor: Executor) -> float:
     if job.config.hdf5:
         try:
             write_hdf5(job.folder, job.request, executor.tasks("the sample's HDF5", then=then))
-        except Exception as error:  # of other processes and of HDF5's library, as one kind of error
+        except OSError as error:  # of this process's own; those of others are WorkErrors
             raise work_error("the sample's HDF5", error, then=then) from error
     session = SessionInfo(rows=rows, actors=executor.slots.actors, gpus=0, rows_a_second=None)
     describe_run(job.folder, job.root, job.request, planned=rows, seconds=0.0, session=session)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.errors import WorkError, first_line, work_error
+from common.errors import first_line, work_error
 from common.json_models import write_json
 from common.storage import list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig, Progress
@@ -101,7 +101,10 @@ def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> tuple[
     """
     plan = read_source(
         config.source,
-        config.reading,
+        kind=config.kind,
+        frames=config.frames,
+        limit=config.limit,
+        from_run=config.from_run,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     config = config.for_source().model_copy(update={"source": name_source(config.source)})
@@ -189,9 +192,7 @@ class _Session:
             write_hdf5(
                 self._job.folder, self._job.request, tasks, stall_seconds=config.stall_seconds
             )
-        except WorkError:  # it says what failed already
-            raise
-        except Exception as error:  # of other processes and of HDF5's library, as one kind of error
+        except OSError as error:  # of this process's own; those of others are WorkErrors
             raise work_error("extraction", error) from error
 
     def _finish(self, counts: Counts) -> None:

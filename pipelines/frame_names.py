@@ -41,7 +41,13 @@ class FrameName(NamedTuple):
 
 
 def frame_name(file: str, frame: int, clip: int | None = None) -> str:
-    """The image name of one frame of ``file``; both count from 0."""
+    """The image name of one frame.
+
+    Args:
+        file: a video, or a file of many clips.
+        frame: its number, from 0.
+        clip: number of the clip in a file of many, from 0.
+    """
     return f"{file}#frame={frame}" if clip is None else f"{file}#video={clip}&frame={frame}"
 
 

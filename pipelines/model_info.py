@@ -41,15 +41,6 @@ class ModelRequest(JsonModel):
     random_weights: bool = False  # the network untrained, to compare with
 
 
-class Reading(JsonModel):
-    """How a source becomes rows."""
-
-    kind: Literal["images", "video"] = "images"
-    frames: int | None = None  # of each video, spread evenly over it; 0: every frame
-    limit: int | None = None  # images or videos at most, spread evenly over the source
-    again: bool = False  # the source is a run that read its own so: its rows, once more
-
-
 class GateRequest(JsonModel):
     """A model that decides, before the species model, which rows get a class.
 

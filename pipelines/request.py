@@ -15,20 +15,19 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import model_validator
 
 from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
 from common.lock import Check, lock_folder
 from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig
-from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
+from pipelines.model_info import EngineName, ModelInfo, Precision, PrecisionAudit
 
 
 class GateInfo(JsonModel):
-    """What a gate turned out to be."""
+    """What the configuration's gate turned out to be."""
 
-    request: GateRequest = Field(validation_alias=AliasChoices("request", "asked"))  # as in 0.1.0
     facts: ModelInfo
     labels: tuple[str, ...]
     label_index: int  # of the class that passes
@@ -58,7 +57,7 @@ class Request(JsonModel):
     @property
     def embeds(self) -> ModelInfo:
         """The model whose embeddings the rows hold."""
-        if self.gate is not None and self.gate.request.embed == "gate":
+        if self.gate is not None and self.config.embed_with == "gate":
             return self.gate.facts
         return self.facts
 
@@ -108,6 +107,9 @@ def lock_run(
 
 def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) -> Request | None:
     """The request of a run that ``config`` would continue, or finds finished; None if new.
+
+    Args:
+        out, config, inputs: as ``lock_run`` takes them.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -187,6 +189,8 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
             "embed_with": gate["embed"],
         }
     rest = {name: value for name, value in values.items() if name != "command"}
+    if rest["gate"] is not None:
+        rest["gate"] = {name: value for name, value in rest["gate"].items() if name != "asked"}
     return {"config": config, "inputs": command["inputs"], **rest}
 
 

@@ -12,8 +12,8 @@ from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
 from onepass.cli.console import Json, echo, print_json, to_path, warn
 from onepass.cli.flags import with_flags
+from onepass.cli.format import count, duration, where_the_time_went
 from pipelines.config import ExtractConfig
-from pipelines.progress.words import count, duration, where_the_time_went
 
 if TYPE_CHECKING:
     from pipelines.dry_run import Forecast

@@ -188,7 +188,7 @@ def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
 
 def _show_session(session: SessionProfile) -> None:
     """One session of a run: how it ended, where its time went, its errors."""
-    from pipelines.progress.words import duration, where_the_time_went
+    from onepass.cli.format import duration, where_the_time_went
 
     echo(
         f"session {session.session}: {session.outcome}, {session.rows} rows in "

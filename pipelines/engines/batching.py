@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -20,18 +20,8 @@ _SHARE = 0.8  # of free memory; the rest is for fragments of other batches
 T = TypeVar("T")
 
 
-class Memory(Protocol):
-    """A device's memory, in bytes."""
-
-    def free(self) -> int: ...
-
-    def peak_of(self, call: Callable[[], object]) -> int:
-        """Highest use during ``call``, above what was in use before it."""
-        ...
-
-
 class CudaMemory:
-    """Memory of the current GPU, of which this process may use ``share``."""
+    """Memory of the current GPU in bytes, of which this process may use ``share``."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -42,6 +32,7 @@ class CudaMemory:
         return min(free + reserved, int(total * self._share))
 
     def peak_of(self, call: Callable[[], object]) -> int:
+        """Highest use during ``call``, above what was in use before it."""
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -59,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def find_batch_rows(
     run: Callable[[int], object],
-    memory: Memory,
+    memory: CudaMemory,
     *,
     start: int = DEFAULT_ROWS,
     most: int = MOST_ROWS,

@@ -23,7 +23,13 @@ _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would treat as a const
 
 
 def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> str:
-    """Name of the compiled file, by network, precision, compiler and processor."""
+    """Name of the compiled file, by network, precision, compiler and processor.
+
+    Args:
+        facts: of the model.
+        precision: what it computes in.
+        device: to run on.
+    """
     processor = (
         torch.cuda.get_device_name()
         if device.type == "cuda"
@@ -34,7 +40,11 @@ def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> 
 
 
 def is_cached(facts: ModelInfo, precision: Precision, device: torch.device) -> bool:
-    """Whether the cache holds the compiled network."""
+    """Whether the cache holds the compiled network.
+
+    Args:
+        facts, precision, device: as ``cache_name`` takes them.
+    """
     return (cache_folder() / cache_name(facts, precision, device)).exists()
 
 

@@ -65,7 +65,13 @@ class _BlockAnswers(NamedTuple):
 
 
 class Forward:
-    """Pixels to class, embedding and maps: the one pass. Threads may share it."""
+    """Pixels to class, embedding and maps: the one pass. Threads may share it.
+
+    Args:
+        request: of the run.
+        engines: that it needs.
+        board: is told of each batch of rows that is answered.
+    """
 
     def __init__(self, request: Request, engines: Engines, board: Reporter) -> None:
         self._request = request
@@ -120,11 +126,12 @@ class Forward:
         gate_pixels = unpack(rows, gate_column(self._request), gate.facts.preprocess)
         gate_answers = _scatter(engine(_select(gate_pixels, good)), good)
         scores = softmax(gate_answers.logits)
-        passes = good & (scores[:, gate.label_index] >= gate.request.threshold)
-        runs = good if gate.request.embed == "model" else passes
+        config = self._request.config
+        passes = good & (scores[:, gate.label_index] >= config.gate_threshold)
+        runs = good if config.embed_with == "model" else passes
         answers = _scatter(self._engine(_select(pixels, runs), done=self._report), runs)
         self._report(int((good & ~runs).sum()))
-        if gate.request.embed == "gate":
+        if config.embed_with == "gate":
             answers = answers._replace(embedding=gate_answers.embedding)
         best = np.where(good, np.nan_to_num(scores).argmax(1), 0)
         return _BlockAnswers(answers, passes, scores[np.arange(len(best)), best], best)

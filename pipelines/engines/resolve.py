@@ -127,9 +127,7 @@ def _gate_info(request: GateRequest, gate: Candidates) -> GateInfo:
             f"`gate_label={request.label!r}`: {request.model.spec} has {some}; give one of its "
             "labels, or its names with `gate_labels`"
         )
-    return GateInfo(
-        request=request, facts=gate.facts, labels=names, label_index=names.index(request.label)
-    )
+    return GateInfo(facts=gate.facts, labels=names, label_index=names.index(request.label))
 
 
 def _choose(

@@ -97,7 +97,13 @@ class Executor(Protocol):
 
 
 def no_row_moved(counts: Counts, rows: int, seconds: float) -> str:
-    """How far a job of ``rows`` rows was when it stood still for ``seconds``."""
+    """How far a job was when it stood still.
+
+    Args:
+        counts: so far.
+        rows: of the job.
+        seconds: without a change.
+    """
     ago = "never" if counts.last_answer is None else f"{time.time() - counts.last_answer:.0f} s ago"
     return (
         f"no row moved for {seconds:g} s: {counts.decoded} decoded, {counts.answered} answered, "

@@ -37,7 +37,14 @@ _IMAGE_SECONDS = 120.0  # an image that takes longer to read is as bad as one th
 
 
 def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
-    """Write the plan in files of one block each."""
+    """Write the plan in files of one block each.
+
+    Args:
+        folder: gets the files, and nothing else stays in it.
+        table: the planned rows.
+        request: of the run.
+        slots: that will answer it.
+    """
     cuts = cut_plan(table, request, block_rows(request, table.num_rows, slots))
     write_blocks(folder, [table.slice(begin, end - begin) for begin, end in cuts])
 
@@ -47,6 +54,11 @@ def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, in
 
     Cut only between images, and where they fit in a block between videos: a video that is
     cut is decoded up to the cut twice.
+
+    Args:
+        table: the planned rows.
+        request: of the run.
+        rows: of a block, at least.
     """
     most = _most_rows(request)
     images = _starts(table["image"])
@@ -82,7 +94,13 @@ def _next(starts: np.ndarray, least: int, total: int) -> int:
 
 
 def block_rows(request: Request, planned: int, slots: Slots) -> int:
-    """Rows of a block: what fits in its bytes, and fewer where actors would stay idle."""
+    """Rows of a block: what fits in its bytes, and fewer where actors would stay idle.
+
+    Args:
+        request: of the run.
+        planned: rows in all.
+        slots: that will answer them.
+    """
     return min(_most_rows(request), max(16, -(-planned // (4 * slots.actors))))
 
 

@@ -1,10 +1,10 @@
 """What is written for good: data files and their checkpoints, brought in line after any fault.
 
 Ray Data writes ``checkpoint/ID.pending.parquet``, then ``detections/ID-N.parquet``, and then renames
-the checkpoint to ``checkpoint/ID.parquet``; in an object store that is a copy and a deletion. It is
-right as long as each of these happens once and by one process at a time. Where a process dies
-in between and its task is given to another, or a driver dies before its writers do, more can
-stand there than that, and Ray would lose rows or write them twice:
+the checkpoint to ``checkpoint/ID.parquet``; in an object store that is a copy and a deletion. That is
+right while each happens once and by one process at a time. Where a process dies in between and its
+task is given to another, or a driver dies before its writers do, Ray would lose rows or write them
+twice:
 
 =========================================  ============================================
 what stands there                          what it means, and what is done
@@ -73,11 +73,10 @@ def reconcile(out: Path) -> Reconciled:
     for file in own:
         del files[_task(file)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        known = list(done)
-        wanted = dict(zip(known, pool.map(_rows, done.values()), strict=True))
-        stored = dict(zip(known, pool.map(lambda n: _stored(files.get(n, [])), known), strict=True))
+        wanted = dict(zip(done, pool.map(_rows, done.values()), strict=True))
+        stored = dict(zip(done, pool.map(lambda n: _stored(files.get(n, [])), done), strict=True))
         own_rows = list(pool.map(_rows, own))
-    broken = {name for name in known if wanted[name] is None or wanted[name] != stored[name]}
+    broken = {name for name in done if wanted[name] is None or wanted[name] != stored[name]}
     again = 0
     for name in sorted(broken | (done.keys() & undone.keys())):
         again += wanted[name] or 0
@@ -98,14 +97,9 @@ def reconcile(out: Path) -> Reconciled:
 def times_written(out: Path, planned: int) -> np.ndarray:
     """In how many files each planned row stands, uint8 ``[planned]``; after ``reconcile``."""
     times = np.zeros(planned, dtype=np.uint8)
-
-    def ids(file: Path) -> np.ndarray:
-        found: np.ndarray = read_parquet(file, columns=["row_id"])["row_id"].to_numpy()
-        return found
-
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for found in pool.map(ids, list_folder(out / "detections", "*.parquet")):
-            np.add.at(times, found, 1)
+        for ids in pool.map(_row_ids, list_folder(out / "detections", "*.parquet")):
+            np.add.at(times, ids, 1)
     return times
 
 
@@ -141,11 +135,10 @@ def remaining(out: Path, planned: int) -> list[Part]:
         with open_parquet(file) as plan:
             end = begin + int(plan.metadata.num_rows)
         if file.stem in own and not times[begin:end].all():
-            ids = read_parquet(own[file.stem], columns=["row_id"])["row_id"].to_numpy()
+            np.subtract.at(times, _row_ids(own[file.stem]), 1)
             if file.stem in checkpoints:
                 checkpoints[file.stem].unlink()
             own[file.stem].unlink()
-            np.subtract.at(times, ids, 1)
         left = np.flatnonzero(times[begin:end] == 0)
         if len(left):
             parts.append(Part(file, len(left), None if len(left) == end - begin else left))
@@ -170,13 +163,13 @@ def adopt(out: Path) -> None:
 
 
 def drop_repeats(out: Path) -> int:
-    """Take out files all of whose rows stand in others as well; their number.
+    """Delete files all of whose rows stand in others as well; returns their number.
 
     A writer of an earlier session may commit after this one has read what was committed: then
     its block is done twice. The answers are the same.
     """
     files = list_folder(out / "detections", "*.parquet")
-    rows = [read_parquet(file, columns=["row_id"])["row_id"].to_pylist() for file in files]
+    rows = [_row_ids(file).tolist() for file in files]
     seen = Counter(row for part in rows for row in part)
     checkpoints = _checkpoints(out)
     dropped = 0
@@ -192,11 +185,11 @@ def drop_repeats(out: Path) -> int:
 
 def _checkpoints(out: Path, *, pending: bool = False) -> dict[str, Path]:
     """Checkpoint files by the write task that they are of."""
-    found = {}
-    for file in list_folder(out / "checkpoint", "*.parquet"):
-        if (PENDING in file.name) == pending:
-            found[file.stem.removesuffix(PENDING)] = file
-    return found
+    return {
+        file.stem.removesuffix(PENDING): file
+        for file in list_folder(out / "checkpoint", "*.parquet")
+        if (PENDING in file.name) == pending
+    }
 
 
 def _task(file: Path) -> str:
@@ -209,9 +202,15 @@ def _local_files(out: Path) -> list[Path]:
     return list_folder(out / "detections", f"{PART}*.parquet")
 
 
-def _stored(files: list[Path]) -> int | None:
+def _stored(files: list[Path]) -> int:
+    """Rows of a task's files; -1 where there is none or one is not whole."""
     rows = [_rows(file) for file in files]
-    return None if not rows or None in rows else sum(row for row in rows if row is not None)
+    return sum(row for row in rows if row is not None) if rows and None not in rows else -1
+
+
+def _row_ids(file: Path) -> np.ndarray:
+    ids: np.ndarray = read_parquet(file, columns=["row_id"])["row_id"].to_numpy()
+    return ids
 
 
 def _rows(file: Path) -> int | None:

@@ -15,7 +15,8 @@ import platform
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -88,15 +89,15 @@ class LocalExecutor:
         assert self._resolution is not None, "resolve comes first"
         reconcile(job.folder)
         parts = remaining(job.folder, job.planned)
-        rows = sum(part.rows for part in parts)
         counts = Counts()
         if parts:
             engines = self._resolution.engines(
                 job.config.batch_rows, calls_in_flight=CALLS_IN_FLIGHT
             )
             lanes = local_cores() + (_DECODING_LANES if engines.model.on_gpu else 0)
+            before = job.planned - sum(part.rows for part in parts)
             counts = Lanes(job, engines, lanes).run(
-                parts, rows, lambda snapshot: on_snapshot(snapshot, job.planned - rows)
+                parts, lambda snapshot: on_snapshot(snapshot, before)
             )
         # Writers of a Ray whose driver died may have ended only now.
         if reconcile(job.folder).committed > job.planned:
@@ -120,24 +121,22 @@ class Lanes:
     def __init__(self, job: Job, engines: Engines, count: int) -> None:
         self._job = job
         self._count = count
-        self._engines = engines
         self._on_gpu = engines.model.on_gpu
         self._inputs = pixel_columns(job.request)
         self._open = OpenBlocks(job.folder)
         self._board = Board()
-        self._lock = threading.Lock()  # of the parts that are left
-        self._feed: queue.Queue[tuple[pa.Table, Future[pa.Table]]] = queue.Queue(count)
+        self._forward = Forward(job.request, engines, self._board)
+        self._parts = deque[Part]()  # that no lane has taken
+        # Batches for the GPU's threads; of each lane at most one.
+        self._feed = queue.SimpleQueue[tuple[pa.Table, Future[pa.Table]]]()
         self._stop = threading.Event()
         self._failure: list[BaseException] = []
 
-    def run(
-        self, parts: list[Part], rows: int, on_snapshot: Callable[[ProgressSnapshot], None]
-    ) -> Counts:
+    def run(self, parts: Sequence[Part], on_snapshot: Callable[[ProgressSnapshot], None]) -> Counts:
         """Answer and write parts of the plan.
 
         Args:
             parts: that are not committed yet.
-            rows: in all of them.
             on_snapshot: called with the progress, some times a second.
 
         Raises:
@@ -145,13 +144,13 @@ class Lanes:
             WorkError: a part failed, each time it was tried.
         """
         make_folder(self._job.folder / "detections")
-        left = iter(parts)
+        self._parts.extend(parts)
         lanes = [
-            threading.Thread(target=self._lane, args=(str(at), left), daemon=True)
+            threading.Thread(target=self._lane, args=(f"here:{at}",), daemon=True)
             for at in range(min(self._count, len(parts)))
         ]
         feeders = [
-            threading.Thread(target=self._answer_fed, args=(f"gpu-{at}",), daemon=True)
+            threading.Thread(target=self._answer_fed, args=(f"here:gpu-{at}",), daemon=True)
             for at in range(CALLS_IN_FLIGHT if self._on_gpu else 0)
         ]
         threads = [*lanes, *feeders]
@@ -159,7 +158,7 @@ class Lanes:
         for thread in threads:
             thread.start()
         try:
-            counts = self._watch(lanes, rows, on_snapshot)
+            counts = self._watch(lanes, sum(part.rows for part in parts), on_snapshot)
         finally:
             self._stop.set()
             torch.set_num_threads(torch_threads)
@@ -193,15 +192,14 @@ class Lanes:
                 return counts
             self._stop.wait(POLL_SECONDS)
 
-    def _lane(self, name: str, left: Iterator[Part]) -> None:
-        lane = f"here:{name}"
+    def _lane(self, lane: str) -> None:
         try:
             torch.set_num_threads(1)  # a lane a core beats one lane with all cores twofold
             self._board.block(Stopwatch("load", lane).block(None))  # from now on it waits
             while not self._stop.is_set():
-                with self._lock:
-                    part = next(left, None)
-                if part is None:
+                try:
+                    part = self._parts.popleft()
+                except IndexError:
                     return
                 with self._open.working_on(part.name) as died:
                     self._answer(part, lane, died=died)
@@ -230,7 +228,6 @@ class Lanes:
                     raise
 
     def _decode_and_forward(self, rows: pa.Table, lane: str) -> pa.Table:
-        forward = Forward(self._job.request, self._engines, self._board)
         most = _GPU_ROWS if self._on_gpu else DEFAULT_ROWS
         answered: list[pa.Table | Future[pa.Table]] = []
         decode, answer = Stopwatch("decode", lane), Stopwatch("forward", lane)
@@ -246,7 +243,7 @@ class Lanes:
                     answered.append(self._fed(batch, answered))
                 else:
                     answer.resume()
-                    answered.append(forward.answer(batch))
+                    answered.append(self._forward.answer(batch))
                     answer.pause()
                 decode.resume()
         decoded = decode.block(rows)
@@ -267,13 +264,8 @@ class Lanes:
         if answered and isinstance(answered[-1], Future):
             self._result(answered[-1])
         future: Future[pa.Table] = Future()
-        while not self._stop.is_set():
-            try:
-                self._feed.put((batch, future), timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-            return future
-        raise _Stopped
+        self._feed.put((batch, future))
+        return future
 
     def _result(self, future: Future[pa.Table]) -> pa.Table:
         while not self._stop.is_set():
@@ -284,17 +276,16 @@ class Lanes:
                     raise
         raise _Stopped
 
-    def _answer_fed(self, name: str) -> None:
+    def _answer_fed(self, lane: str) -> None:
         """One of the threads that keep a GPU busy."""
-        forward = Forward(self._job.request, self._engines, self._board)
         while not self._stop.is_set():
             try:
                 batch, future = self._feed.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-            watch = Stopwatch("forward", f"here:{name}")
+            watch = Stopwatch("forward", lane)
             try:
-                table = forward.answer(batch)
+                table = self._forward.answer(batch)
                 self._board.block(watch.block(table))
                 future.set_result(table)
             except BaseException as error:  # of a thread: raised by the lane that waits for it

@@ -48,7 +48,7 @@ def run_pass(
 
     def run() -> None:
         try:
-            run_stages(job.folder, job.root, job.request, slots, board.reporter)
+            run_stages(job, slots, board.reporter)
         except BaseException as error:  # of a thread: raised where it is joined
             failure.append(error)
 

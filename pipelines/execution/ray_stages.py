@@ -16,6 +16,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from cluster.slots import Slots
 from common.storage import arrow, list_folder, read_parquet, to_path
+from pipelines.execution.base import Job
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, TimedParquet, leave_at_exit
 from pipelines.progress.counters import Reporter, Stopwatch, attempt
@@ -46,7 +47,13 @@ def _read(file: str) -> Iterable[pa.Table]:
 
 
 class DecodeStage:
-    """Decodes a block on one core, in a process that need not have begun with torch."""
+    """Decodes a block on one core, in a process that need not have begun with torch.
+
+    Args:
+        root: relative image names start here.
+        request: of the run.
+        board: gets reports.
+    """
 
     def __init__(self, root: str, request: Request, board: Reporter) -> None:
         self._root = to_path(root)
@@ -54,10 +61,10 @@ class DecodeStage:
         self._board = board
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        import torch
+        import torch  # late, with all that imports it: seconds, in the processes that decode
 
-        from pipelines.engines.forward import pixel_columns
-        from pipelines.images.decode import decode_rows
+        from pipelines.engines.forward import pixel_columns  # late: it imports torch
+        from pipelines.images.decode import decode_rows  # late: it imports torch
 
         torch.set_num_threads(1)
         board, watch = self._board, Stopwatch("decode", self._board.lane)
@@ -70,12 +77,18 @@ class DecodeStage:
 
 
 class ForwardStage:
-    """An actor that holds the models and answers decoded blocks."""
+    """An actor that holds the models and answers decoded blocks.
+
+    Args:
+        request: of the run.
+        memory_share: of a GPU, for each call in flight.
+        board: gets reports.
+    """
 
     def __init__(self, request: Request, memory_share: float, board: Reporter) -> None:
-        import torch
+        import torch  # late, with all that imports it: the driver needs none
 
-        from pipelines.engines.forward import Forward, load_engines
+        from pipelines.engines.forward import Forward, load_engines  # late: it imports torch
 
         leave_at_exit()
         watch = Stopwatch("load", board.lane)
@@ -97,14 +110,15 @@ class ForwardStage:
         return answered
 
 
-def run_stages(
-    out: Path,
-    root: Path,
-    request: Request,
-    slots: Slots,
-    board: Reporter,
-) -> None:
-    """Answer every row of ``out/plan`` that ``out/checkpoint`` does not hold yet."""
+def run_stages(job: Job, slots: Slots, board: Reporter) -> None:
+    """Answer every planned row of which the run has no checkpoint yet.
+
+    Args:
+        job: the run's plan.
+        slots: actors and tasks.
+        board: gets the reports of all stages.
+    """
+    out, request = job.folder, job.request
     context = DataContext.get_current()
     # Ray Data logs every failure with its tracebacks; ours is one line, --debug has the rest.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -136,7 +150,7 @@ def run_stages(
         num_cpus=slots.cpus_to_decode,
     )
     decoded = rows.map_batches(
-        DecodeStage(str(root), request, board),
+        DecodeStage(str(job.root), request, board),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,

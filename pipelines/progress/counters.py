@@ -127,7 +127,7 @@ class Board:
             )
 
     def block(self, block: Block) -> None:
-        """Hear of a block that left a stage."""
+        """Count a block that left a stage."""
         key = block.stage, block.first_row
         with self._lock:
             counts = self._counts
@@ -152,7 +152,13 @@ class Board:
             return self._begun[stage, first_row]
 
     def raised(self, stage: str, first_row: int, error: str) -> None:
-        """Hear of an error that a stage raised over a block; it may be tried again."""
+        """Count an error that a stage raised over a block; it may be tried again.
+
+        Args:
+            stage: one of ``STAGES``.
+            first_row: of the block.
+            error: its type and message.
+        """
         with self._lock:
             self._begun.pop((stage, first_row), None)  # its process lives
             self._counts = self._counts._replace(raised=self._counts.raised + 1, last_error=error)
@@ -169,6 +175,11 @@ def attempt(board: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
 
     A process that dies takes its block to another one. A block that ends one process after the
     other would do so for ever, and look busy.
+
+    Args:
+        board: gets the reports.
+        stage: one of ``STAGES``.
+        rows: of the block.
 
     Raises:
         WorkError: on entry, this block has ended ``MOST_DEATHS`` processes.

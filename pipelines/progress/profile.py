@@ -12,8 +12,7 @@ from common.errors import RunError, first_line
 from common.extras import optional
 from common.json_models import write_atomic
 from pipelines.progress.counters import STAGES, Block
-from pipelines.progress.event_log import NAME, Line, read_events
-from pipelines.progress.measures import Measures
+from pipelines.progress.event_log import NAME, Line, Measures, read_events
 from pipelines.run import SessionInfo, StageFacts
 
 BINS = 160
@@ -26,7 +25,7 @@ class SessionProfile(SessionInfo):
     session: int
     host: str
     model: str
-    outcome: str  # "finished", an error's name, or "killed": it ended without a word
+    outcome: str  # "finished", an error's name, or "killed": its end is missing
     error: str | None
     seconds: float
     errors: dict[str, int]  # error kind to rows
@@ -98,7 +97,12 @@ def _block(line: Line) -> Block:
 
 
 def draw_profile(sessions: list[Session], file: Path, *, title: str) -> None:
-    """Draw rows a second and busy processes over time, sessions one after another, as a PNG.
+    """Draw rows a second and busy processes over time, sessions one after another.
+
+    Args:
+        sessions: of one run.
+        file: a PNG.
+        title: of the picture.
 
     Raises:
         InputError: matplotlib is not installed.

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,6 @@ from common.storage import (
 )
 from pipelines.detections import RESULT_COLUMNS, complete
 from pipelines.frame_names import VIDEO_SUFFIXES
-from pipelines.model_info import Reading
 from pipelines.run import Run
 
 IMAGE_SUFFIXES = frozenset(
@@ -66,52 +66,56 @@ class Plan:
 
 def read_source(
     source: str,
-    reading: Reading | None = None,
     *,
+    kind: Literal["images", "video"] = "images",
+    frames: int | None = None,
+    limit: int | None = None,
+    from_run: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Read a folder, a manifest, videos, a database or a run.
 
     Args:
         source: a path, or the URL of an object store or a database.
-        reading: how to read it; default: images.
+        kind: of a folder: images, or videos and other clips.
+        frames: of each video, spread evenly over it; 0: every frame; None: 64.
+        limit: images or videos at most, spread evenly over the source.
+        from_run: it is a run, which is read as it read its own source: its rows, once more.
         report: receives items done and items in all.
 
     Raises:
         SourceError: missing, of an unknown kind, empty, or malformed.
         StorageError: in an object store that cannot be reached.
     """
-    reading = reading or Reading()
     if is_database(source):
-        return _limited(_read_database(source, reading, report), reading.limit)
+        if kind == "video":
+            raise SourceError(f"{name_source(source)}: `kind='video'` takes a folder or a video")
+        return _limited(_read_database(source, report), limit)
     path = to_path(source)
     with storage_errors(path):
-        return _read_path(source, path, reading, report)
-
-
-def _read_path(
-    source: str, path: Path, reading: Reading, report: Callable[[int, int], None]
-) -> Plan:
-    if not path.exists():
-        raise SourceError(
-            f"{source}: no such folder or file; give a folder of images or a manifest"
-        )
-    if reading.again:
-        return read_run(path)
-    if reading.kind == "video":
-        return _read_videos(path, reading, report)
-    if path.is_dir():
-        plan = _read_folder(path)
-    else:
-        if path.suffix.lower() not in MANIFEST_SUFFIXES:
-            hint = "; for a video set `kind='video'`" if _is_video(path.name) else ""
+        if not path.exists():
             raise SourceError(
-                f"{source}: a source is a folder of images or a manifest that ends in "
-                f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
+                f"{source}: no such folder or file; give a folder of images or a manifest"
             )
-        table = complete(_read_manifest(path), where=source, folder=path.stem)
-        plan = Plan(table, path.parent.resolve(), {})
-    return _limited(plan, reading.limit)
+        if from_run:
+            return read_run(path)
+        if kind == "video":
+            return _read_videos(path, FRAMES if frames is None else frames, limit, report)
+        return _limited(_read_images(source, path), limit)
+
+
+def _read_images(source: str, path: Path) -> Plan:
+    """The plan of a folder of images or of a manifest."""
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+        hint = "; for a video set `kind='video'`" if _is_video(path.name) else ""
+        raise SourceError(
+            f"{source}: a source is a folder of images or a manifest that ends in "
+            f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
+        )
+    table = complete(_read_manifest(path), where=source, folder=path.stem)
+    return Plan(table, path.parent.resolve(), {})
 
 
 def read_run(path: Path) -> Plan:
@@ -168,13 +172,11 @@ def name_source(source: str) -> str:
     return str(to_path(source).resolve())
 
 
-def _read_database(source: str, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+def _read_database(source: str, report: Callable[[int, int], None]) -> Plan:
     # late: SQLAlchemy is an extra
-    from pipelines.sources.database.connect import folder_of, name_of
+    from pipelines.sources.database.connect import folder_of
     from pipelines.sources.database.plan import PASSED_COLUMNS, plan_database
 
-    if reading.kind == "video":
-        raise SourceError(f"{name_of(source)}: `kind='video'` takes a folder or a video")
     table, notes = plan_database(source, report)
     passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
     return Plan(table, folder_of(source), {}, notes, passing)
@@ -184,7 +186,9 @@ def _is_video(name: str) -> bool:
     return Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 
-def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None]) -> Plan:
+def _read_videos(
+    path: Path, frames: int, limit: int | None, report: Callable[[int, int], None]
+) -> Plan:
     from pipelines.sources.videos import plan_videos  # late: it imports torch
 
     if is_remote(path):
@@ -197,8 +201,7 @@ def _read_videos(path: Path, reading: Reading, report: Callable[[int, int], None
             f"{path}: `kind='video'` takes a folder or a video that ends in "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
-    frames = FRAMES if reading.frames is None else reading.frames
-    table, skipped, notes = plan_videos(path, frames, reading.limit, IMAGE_SUFFIXES, report)
+    table, skipped, notes = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
     root = path.parent if path.is_file() else path
     return Plan(table, root.resolve(), skipped, notes)
 

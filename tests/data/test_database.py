@@ -59,9 +59,9 @@ def test_nights_in_a_database(data: Path, tmp_path: Path) -> None:
 
     # A manifest keeps its order, so its rows are numbered as its lines are.
     assert plain.to_arrow(["image"])["image"].to_pylist() == [line["image"] for line in lines]
-    found, expected = embeddings(run, "database_id"), embeddings(plain, "row_id")
+    actual, expected = embeddings(run, "database_id"), embeddings(plain, "row_id")
     for number in range(119):
-        np.testing.assert_array_equal(found[number], expected[number])
+        np.testing.assert_array_equal(actual[number], expected[number])
 
     # The same links as from the manifest, told in the database's own ids.
     link_run(run.path)
@@ -78,5 +78,5 @@ def test_nights_in_a_database(data: Path, tmp_path: Path) -> None:
     assert {number: row["sequence_previous_id"] for number, row in now.items()} == previous
     assert sum(before is not None for before in previous.values()) > 20
     for number, row in now.items():
-        np.testing.assert_array_equal(np.float32(row["cnn_features"]), found[number])
+        np.testing.assert_array_equal(np.float32(row["cnn_features"]), actual[number])
     assert write_database(run.path, url, write_back=True).updated == 0

@@ -57,7 +57,7 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
     agreeing = sum(a == b for a, b in zip(*labels, strict=True))
     assert (report.labels.rows, report.labels.agreeing) == (200, agreeing)
     assert 0.88 <= agreeing / 200 < 1
-    assert sum(one.rows for one in report.labels.changes) == 200 - agreeing
+    assert sum(change.rows for change in report.labels.changes) == 200 - agreeing
     shared = [len(set(a) & set(b)) for a, b in zip(nearest(old), nearest(new), strict=True)]
     assert report.neighbours.overlap == pytest.approx(np.mean(shared) / 10, abs=0.002)  # ties
     a, b = old.embeddings().astype(float), new.embeddings().astype(float)

@@ -107,11 +107,11 @@ def test_an_insect_classifier_of_somebodys_own(data: Path, tmp_path: Path) -> No
     assert Counter(of_bees).most_common(1)[0][0] == "Apis mellifera (Honey Bee)"
     assert np.mean(["Bee" in n or "Bumble" in n for n in of_bees]) >= 0.6
     trap = extract(insects(data, data / "ami-trap" / "detections.csv"), tmp_path / "trap").run
-    found = trap.to_arrow(["label", "score", "error"])
-    assert found["error"].null_count == found.num_rows == 119
+    table = trap.to_arrow(["label", "score", "error"])
+    assert table["error"].null_count == table.num_rows == 119
     named = [
         name
-        for name, score in zip(found["label"].to_pylist(), found["score"].to_pylist(), strict=True)
+        for name, score in zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True)
         if name != "background" and score >= 0.3
     ]
     # Most boxes of the trap are a few dozen pixels; those it does name are mostly moths.

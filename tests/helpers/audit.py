@@ -20,9 +20,9 @@ ALL_SECONDS = 300
 IGNORED: Mapping[str, str] = {}
 
 
-def verdict(found: Mapping[str, Any] | None, ignored: Mapping[str, str]) -> tuple[int, list[str]]:
+def verdict(report: Mapping[str, Any] | None, ignored: Mapping[str, str]) -> tuple[int, list[str]]:
     """Exit code and lines, of pip-audit's JSON; None where it gave none."""
-    packages = [] if found is None else found["dependencies"]
+    packages = [] if report is None else report["dependencies"]
     audited = [each for each in packages if "skip_reason" not in each]
     if not audited:
         return 0, [
@@ -31,17 +31,17 @@ def verdict(found: Mapping[str, Any] | None, ignored: Mapping[str, str]) -> tupl
         ]
     lines, open_ids, seen = [], 0, set()
     for package in audited:
-        for one in package["vulns"]:
-            ids = {one["id"], *one.get("aliases", ())}
+        for advisory in package["vulns"]:
+            ids = {advisory["id"], *advisory.get("aliases", ())}
             seen |= ids
-            what = f"{package['name']} {package['version']}: {one['id']}"
+            what = f"{package['name']} {package['version']}: {advisory['id']}"
             if reasons := [ignored[each] for each in sorted(ids) if each in ignored]:
                 lines.append(f"ignored: {what}: {reasons[0]}")
                 continue
             open_ids += 1
-            fixed = ", ".join(one.get("fix_versions", ())) or "no version yet"
+            fixed = ", ".join(advisory.get("fix_versions", ())) or "no version yet"
             lines.append(f"VULNERABLE: {what}, fixed in {fixed}")
-    lines += [f"no longer found, take it off the list: {one}" for one in ignored.keys() - seen]
+    lines += [f"no longer found, take it off the list: {each}" for each in ignored.keys() - seen]
     if left := sorted(each["name"] for each in packages if "skip_reason" in each):
         lines.append(f"not audited, PyPI does not know them: {', '.join(left)}")
     lines.append(f"{len(audited)} packages audited, {open_ids} open vulnerabilities")

@@ -17,8 +17,8 @@ TINY = ModelRequest(spec="tiny")
 
 
 def _normalised(pixels: np.ndarray) -> torch.Tensor:
-    how = load_backbone(TINY).preprocess
-    x = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
+    preprocess = load_backbone(TINY).preprocess
+    x = (pixels / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
     return torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32))
 
 
@@ -32,17 +32,17 @@ def reference_answers(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def reference_map(pixels: np.ndarray) -> np.ndarray:
     """The last map of ``tiny`` from its own module, the pixels normalised in NumPy."""
     with torch.inference_mode():
-        found: np.ndarray = load_backbone(TINY).backbone.model.body(_normalised(pixels)).numpy()
-    return found
+        answers: np.ndarray = load_backbone(TINY).backbone.model.body(_normalised(pixels)).numpy()
+    return answers
 
 
 def with_head(file: Path, request: ModelRequest = TINY) -> ModelRequest:
     return request.model_copy(update={"head": str(file)})
 
 
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
+def close(answers: np.ndarray, expected: np.ndarray) -> bool:
     """Within 1e-5 of the largest value."""
-    return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
+    return bool(np.abs(answers - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
 def check_engine(facts: ModelInfo, pixels: np.ndarray, engine: EngineName) -> None:
@@ -50,11 +50,11 @@ def check_engine(facts: ModelInfo, pixels: np.ndarray, engine: EngineName) -> No
     embedding, logits = reference_answers(pixels)
     run = Engine(facts, "fp32", engine, batch_rows=32)
     for rows in (1, 3, 70):  # fewer than a batch, and two batches and a rest
-        found = run(pixels[:rows])
-        assert np.abs(found.embedding - embedding[:rows]).max() <= 1e-5 * np.abs(embedding).max()
-        assert np.abs(found.logits - logits[:rows]).max() <= 1e-5 * np.abs(logits).max()
+        answers = run(pixels[:rows])
+        assert np.abs(answers.embedding - embedding[:rows]).max() <= 1e-5 * np.abs(embedding).max()
+        assert np.abs(answers.logits - logits[:rows]).max() <= 1e-5 * np.abs(logits).max()
         # The kept map is the one that was pooled.
-        assert np.allclose(found.maps[0].mean((2, 3)), found.embedding, atol=1e-5)
+        assert np.allclose(answers.maps[0].mean((2, 3)), answers.embedding, atol=1e-5)
     half = Engine(facts, "bf16", engine)(pixels)
     assert compare(half.embedding, half.logits, embedding, logits).cosine_min > 0.999
 
@@ -76,12 +76,12 @@ def check_head(
     assert headed.maps == ()  # a head of the map keeps none
     expected = expected_logits(head, wanted)
     assert len(np.unique(expected.argmax(1))) > 1  # it tells the pictures apart
-    found = Engine(headed, "fp32", engine)(pixels)
-    assert found.logits.shape == (40, classes)
-    assert close(found.logits, expected)
-    assert close(found.embedding, grid.mean((2, 3)))
+    answers = Engine(headed, "fp32", engine)(pixels)
+    assert answers.logits.shape == (40, classes)
+    assert close(answers.logits, expected)
+    assert close(answers.embedding, grid.mean((2, 3)))
     if engine == "eager":
-        assert np.array_equal(found.embedding, Engine(facts, "fp32")(pixels).embedding)
+        assert np.array_equal(answers.embedding, Engine(facts, "fp32")(pixels).embedding)
 
 
 HEADS = [(5, "pooled", (8,)), (2, "pooled", ()), (3, "map", ()), (2, "map", (8, 4))]

@@ -88,10 +88,10 @@ def _checkpoint(module: Any) -> None:
     writer = module.BatchBasedCheckpointWriter
     pend, commit = writer.write_pending_checkpoint, writer.commit_checkpoint
 
-    def pended(self: Any, *given: Any, **named: Any) -> Any:
-        found = pend(self, *given, **named)
+    def pended(self: Any, *args: Any, **kwargs: Any) -> Any:
+        pending = pend(self, *args, **kwargs)
         point("pending")
-        return found
+        return pending
 
     def committed(self: Any, pending: Any) -> None:
         point("data")

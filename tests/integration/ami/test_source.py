@@ -12,7 +12,6 @@ import sqlalchemy as sa
 import pipelines.sources.database.plan
 from common.errors import SourceError, WorkError
 from pipelines.detections import BOX
-from pipelines.model_info import Reading
 from pipelines.request import fingerprint_inputs
 from pipelines.sources.plan import name_source, read_source
 from tests.helpers.ami import DETECTIONS, IMAGES, NIGHT, change, fill, stored
@@ -158,7 +157,7 @@ def test_what_makes_it_another_source(url: str, tmp_path: Path) -> None:
 
 def test_limit_is_of_images(url: str, tmp_path: Path) -> None:
     fill(url, tmp_path / "traps")
-    table = read_source(url, Reading(limit=3)).table
+    table = read_source(url, limit=3).table
     assert len(set(table["image"].to_pylist())) == 3
     assert table["row_id"].to_pylist() == list(range(6))
 
@@ -269,7 +268,7 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="file is not a database"):
         read_source(f"sqlite:///{tmp_path}/notes.db")
     with pytest.raises(SourceError, match="takes a folder"):
-        read_source(f"sqlite:///{tmp_path}/notes.db", Reading(kind="video"))
+        read_source(f"sqlite:///{tmp_path}/notes.db", kind="video")
 
 
 def test_a_locked_file_is_work_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

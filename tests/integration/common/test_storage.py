@@ -12,7 +12,7 @@ import pytest
 from common.errors import SourceError, StorageError
 from common.storage import list_folder, remove_folder, to_path
 from pipelines.images.decode import decode_rows
-from pipelines.model_info import Preprocess, Reading
+from pipelines.model_info import Preprocess
 from pipelines.sources.plan import read_source
 from tests.helpers.commands import onepass
 from tests.helpers.pictures import bad_folder, photo_folder
@@ -124,7 +124,7 @@ def test_a_refused_image_is_an_error_row_and_an_outage_is_an_error(
 def test_videos_in_a_store_are_refused(s3: Store) -> None:
     s3.write("clips/a.mp4", b"1")
     with pytest.raises(SourceError, match="copy them to a folder"):
-        read_source("s3://bucket/clips", Reading(kind="video"))
+        read_source("s3://bucket/clips", kind="video")
 
 
 def test_google_without_credentials_fails_at_once(

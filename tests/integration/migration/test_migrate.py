@@ -190,7 +190,8 @@ def test_frames_of_videos(tmp_path: Path) -> None:
     )  # errors of planning are kept word by word
     assert new.manifest.model.preprocess.input_size == (256, 256)
     assert new.manifest.model.preprocess.resize == "squash"
-    assert new.manifest.config.reading == config.reading.model_copy(update={"again": True})
+    assert (new.manifest.config.kind, new.manifest.config.frames) == ("video", 8)
+    assert new.manifest.config.from_run
     third = extract_again(make_config(source=new.path), tmp_path / "third").run
     np.testing.assert_array_equal(third.embeddings(), old.embeddings())
 

@@ -121,14 +121,14 @@ def test_answers_equal_the_model_on_the_same_crop(exact: SimpleNamespace) -> Non
     stored, logits = matrix(exact.table["embedding"]), matrix(exact.table["logits"])
     assert len(np.unique(stored, axis=0)) == 3 * PHOTOS
     for row in exact.table.drop_columns(["embedding", "logits"]).to_pylist():
-        one = embedder.embed_bytes(
+        embedded = embedder.embed_bytes(
             read(exact.run.image_path(row["image"])), box=tuple(row[name] for name in BOX)
         )
         at = row["row_id"]
-        np.testing.assert_allclose(stored[at], one.embedding, rtol=1e-5, atol=1e-5)
-        assert row["label_index"] == one.label_index == logits[at].argmax()
-        assert row["label"] == one.label == f"tiny {one.label_index}"
-        assert row["score"] == pytest.approx(one.score, abs=1e-5)
+        np.testing.assert_allclose(stored[at], embedded.embedding, rtol=1e-5, atol=1e-5)
+        assert row["label_index"] == embedded.label_index == logits[at].argmax()
+        assert row["label"] == embedded.label == f"tiny {embedded.label_index}"
+        assert row["score"] == pytest.approx(embedded.score, abs=1e-5)
 
 
 def test_topk_is_sorted_and_logits_give_the_score(exact: SimpleNamespace) -> None:
@@ -351,8 +351,8 @@ def test_an_image_with_several_boxes_is_decoded_once(
         return decode(data)
 
     monkeypatch.setattr(pipelines.images.reader, "decode", counted)
-    how = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
-    pixels = decode_rows(table, plan.root, {"pixels": how})
+    preprocess = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
+    pixels = decode_rows(table, plan.root, {"pixels": preprocess})
     assert pixels.num_rows == 3 * PHOTOS
     assert pixels["error"].null_count == 3 * PHOTOS
     assert len(calls) == PHOTOS

@@ -50,7 +50,7 @@ def test_maps_and_pyramid_are_kept_as_they_were(photos: Path, tmp_path: Path) ->
     run = extract(config, tmp_path / "run").run
     assert run.manifest.engine == "openvino"
     facts = run.manifest.model
-    names = [known.name for known in facts.maps]
+    names = [info.name for info in facts.maps]
     assert names[0] == "feature_map"
     assert len(names) == 3
     table = run.to_arrow([*names, "embedding", "error"])
@@ -58,11 +58,11 @@ def test_maps_and_pyramid_are_kept_as_they_were(photos: Path, tmp_path: Path) ->
     assert good.sum() == 40
     with h5py.File(run.path / "features.h5") as file:
         order = np.argsort(file["row_id"][:])
-        for known in facts.maps:
-            values = file[known.name][:][order]
-            assert values.shape == (41, *known.shape)
-            assert file[known.name].attrs["reduction"] == known.reduction
-            assert values.tobytes() == stored(table[known.name]).tobytes()
+        for info in facts.maps:
+            values = file[info.name][:][order]
+            assert values.shape == (41, *info.shape)
+            assert file[info.name].attrs["reduction"] == info.reduction
+            assert values.tobytes() == stored(table[info.name]).tobytes()
             assert np.isnan(values[~good]).all()
         # The last level is the map itself, and the embedding is its average.
         assert np.array_equal(file["feature_map"][:], file[names[2]][:], equal_nan=True)
@@ -78,10 +78,10 @@ def test_a_gate_takes_classes_and_leaves_embeddings(
 ) -> None:
     config = ExtractConfig(source=photos, model="tiny", precision="fp32")
     free = extract(config, tmp_path / "free").run
-    said_alone = free.to_arrow(["label", "score"])
-    counts = pc.value_counts(said_alone["label"].drop_null()).to_pylist()
+    tiny_alone = free.to_arrow(["label", "score"])
+    counts = pc.value_counts(tiny_alone["label"].drop_null()).to_pylist()
     label = max(counts, key=lambda entry: entry["counts"])["values"]
-    of_label = said_alone.filter(pc.equal(said_alone["label"], label))["score"].to_numpy()
+    of_label = tiny_alone.filter(pc.equal(tiny_alone["label"], label))["score"].to_numpy()
     threshold = f"{np.median(of_label):.6f}"
     arguments = [
         *("extract", str(photos), "--out", str(tmp_path / "run"), "--model", SMALL),
@@ -100,7 +100,7 @@ def test_a_gate_takes_classes_and_leaves_embeddings(
     assert table["label_index"].null_count == rows.refused + rows.failed
     assert np.isfinite(stored(table["embedding"])).all(1).sum() == 40
     # tiny alone calls these images what the gate calls them.
-    assert table["gate_label"].to_pylist() == said_alone["label"].to_pylist()
+    assert table["gate_label"].to_pylist() == tiny_alone["label"].to_pylist()
     monkeypatch.setattr(sys, "argv", ["onepass", "inspect", str(run.path), "--verify"])
     main_exits(0)
     assert f"tiny passes {label} from {float(threshold):g} on" in capsys.readouterr().out

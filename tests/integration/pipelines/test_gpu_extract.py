@@ -57,8 +57,8 @@ def facts_of(request: ModelRequest) -> ModelInfo:
 def on_cpu(request: ModelRequest, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings and logits in float32 on the CPU, by the model's own parts, normalised in NumPy."""
     loaded = load_backbone(request)
-    how = loaded.preprocess
-    scaled = (pixels / 255 - np.array(how.mean)) / np.array(how.std)
+    preprocess = loaded.preprocess
+    scaled = (pixels / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
     x = torch.from_numpy(scaled.transpose(0, 3, 1, 2).astype(np.float32))
     backbone = loaded.backbone
     with torch.inference_mode():
@@ -66,11 +66,11 @@ def on_cpu(request: ModelRequest, pixels: np.ndarray) -> tuple[np.ndarray, np.nd
         return pooled.numpy(), backbone.model(x).numpy()
 
 
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def distance(answers: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(answers - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("request_", [TINY, LITE, RESNET], ids=lambda known: known.spec)
+@pytest.mark.parametrize("request_", [TINY, LITE, RESNET], ids=lambda request: request.spec)
 def test_float32_is_the_cpus_float32(photos: Path, request_: ModelRequest) -> None:
     facts = facts_of(request_)
     pixels = pixels_of(photos, facts)
@@ -78,9 +78,9 @@ def test_float32_is_the_cpus_float32(photos: Path, request_: ModelRequest) -> No
     run = Engine(facts, "fp32")
     assert run.device.type == "cuda"
     for rows in (1, 33, ROWS):
-        found = run(pixels[:rows])
-        assert distance(found.embedding, embedding[:rows]) < FLOAT32
-        assert distance(found.logits, logits[:rows]) < FLOAT32
+        answers = run(pixels[:rows])
+        assert distance(answers.embedding, embedding[:rows]) < FLOAT32
+        assert distance(answers.logits, logits[:rows]) < FLOAT32
 
 
 @pytest.mark.parametrize("engine", ["eager", "compile"])
@@ -98,9 +98,9 @@ def test_half_formats_lose_what_is_stated(
     run = Engine(facts, precision, engine, batch_rows=40)
     # Any number of rows, one and a single rest among them; kernels, and so roundings, differ.
     for rows in (ROWS, 1, 41):
-        found = run(pixels[:rows])
-        assert np.isfinite(found.embedding).all()
-        audit = compare(found.embedding, found.logits, embedding[:rows], logits[:rows])
+        answers = run(pixels[:rows])
+        assert np.isfinite(answers.embedding).all()
+        audit = compare(answers.embedding, answers.logits, embedding[:rows], logits[:rows])
         assert audit.cosine_min > least_of_one
         if rows == ROWS:
             assert audit.cosine_mean > least
@@ -112,9 +112,9 @@ def test_a_compiled_network_is_the_eager_one_and_built_once(
     facts = facts_of(RESNET)
     pixels = pixels_of(photos, facts)
     embedding, logits = on_cpu(RESNET, pixels)
-    found = Engine(facts, "fp32", "compile")(pixels)
-    assert distance(found.embedding, embedding) < FLOAT32
-    assert distance(found.logits, logits) < FLOAT32
+    answers = Engine(facts, "fp32", "compile")(pixels)
+    assert distance(answers.embedding, embedding) < FLOAT32
+    assert distance(answers.logits, logits) < FLOAT32
     assert compiled.is_cached(facts, "fp32", torch.device("cuda"))
 
     def never(of: ModelInfo) -> None:
@@ -138,8 +138,8 @@ def test_calls_in_flight_get_their_own_answers(photos: Path, engine: EngineName)
         dice = np.random.default_rng(number)
         for _ in range(25):
             rows = dice.permutation(ROWS)[: int(dice.integers(1, ROWS))]
-            found = run(np.ascontiguousarray(pixels[rows])).embedding
-            far = np.linalg.norm(found - expected[rows], axis=1)
+            answers = run(np.ascontiguousarray(pixels[rows])).embedding
+            far = np.linalg.norm(answers - expected[rows], axis=1)
             worst.append(float((far / np.linalg.norm(expected[rows], axis=1)).max()))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
@@ -162,15 +162,15 @@ def test_memory_that_runs_out_halves_the_batch(photos: Path, engine: EngineName)
     room = torch.cuda.memory_reserved() + 2**30
     run = Engine(facts, "fp32", engine, batch_rows=1024)
     torch.cuda.set_per_process_memory_fraction(room / total)
-    told: list[int] = []
+    batches: list[int] = []
     try:
-        found = run(big, done=told.append)
+        answers = run(big, done=batches.append)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
-    assert sum(told) == 1024
-    assert max(told) < 1024
-    assert distance(found.embedding[:ROWS], expected) < 1e-3
+    assert sum(batches) == 1024
+    assert max(batches) < 1024
+    assert distance(answers.embedding[:ROWS], expected) < 1e-3
 
 
 def stored(run: Run, name: str) -> np.ndarray:
@@ -186,8 +186,8 @@ def test_extract_takes_a_format_that_classes_survive(photos: Path, tmp_path: Pat
     assert manifest.precision_audit is not None
     assert manifest.precision_audit.cosine_mean > 0.9999
     embedding, _ = on_cpu(LITE, pixels_of(photos, facts_of(LITE)))
-    found = Answers(stored(run, "embedding"), np.zeros((ROWS, 2)))
-    assert compare(found.embedding, found.logits, embedding, found.logits).cosine_min > 0.9995
+    answers = Answers(stored(run, "embedding"), np.zeros((ROWS, 2)))
+    assert compare(answers.embedding, answers.logits, embedding, answers.logits).cosine_min > 0.9995
     assert manifest.session is not None
     assert (manifest.session.actors, manifest.session.gpus) == (1, 1.0)
 
@@ -204,11 +204,11 @@ def test_two_actors_on_half_a_gpu_each_answer_as_the_cpu(photos: Path, tmp_path:
 
 def test_a_gate_shares_the_gpu(photos: Path, tmp_path: Path) -> None:
     pixels = pixels_of(photos, facts_of(TINY))
-    said = on_cpu(TINY, pixels)[1]
-    best = np.bincount(said.argmax(1)).argmax()
+    logits = on_cpu(TINY, pixels)[1]
+    best = np.bincount(logits.argmax(1)).argmax()
     config = make_config(LITE, source=photos, gate="tiny", gate_label=f"tiny {best}")
     run = extract(config, tmp_path / "run").run
-    share = np.exp(said - said.max(1, keepdims=True))
+    share = np.exp(logits - logits.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
     passes = share[:, best] >= 0.5
     clear = np.abs(share[:, best] - 0.5) > 1e-3

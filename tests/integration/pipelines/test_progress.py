@@ -110,7 +110,7 @@ def test_a_dry_run_refuses_a_run_of_another_command(job: SimpleNamespace) -> Non
     assert tree(job.out) == before
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["onepass", *map(str, arguments)])
     with pytest.raises(SystemExit) as exited:
         main()
@@ -125,17 +125,17 @@ def test_the_profile_is_words_numbers_and_a_picture(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     picture = tmp_path / "profile.png"
-    assert asked(monkeypatch, "inspect", job.out, picture, "--profile") == 0
+    assert run_command(monkeypatch, "inspect", job.out, picture, "--profile") == 0
     assert "session 1: OSError, " in capsys.readouterr().out
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     colours = {tuple(colour) for colour in np.unique(pixels, axis=0).tolist()}
     for wanted in ("#e39a2d", "#1f62c4", "#4c9f70"):  # decode, forward and write were drawn
         assert tuple(bytes.fromhex(wanted[1:])) in colours
-    assert asked(monkeypatch, "inspect", job.out, "--profile", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["picture"] is None
-    first, second = told["sessions"]
+    assert run_command(monkeypatch, "inspect", job.out, "--profile", "--json") == 0
+    profile = json.loads(capsys.readouterr().out)
+    assert profile["picture"] is None
+    first, second = profile["sessions"]
     assert (first["outcome"], first["rows"]) == ("OSError", PHOTOS)
     assert first["errors"] == {"not an image": BROKEN}
     assert (second["outcome"], second["rows"], second["executor"]) == ("finished", 0, "local")
@@ -148,7 +148,7 @@ def test_profiles_that_cannot_be_drawn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refused(*arguments: object) -> str:
-        code = asked(monkeypatch, *arguments)
+        code = run_command(monkeypatch, *arguments)
         captured = capsys.readouterr()
         return only_error(code, captured.out, captured.err)
 

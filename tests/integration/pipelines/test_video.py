@@ -102,6 +102,6 @@ def test_frames_are_detections_like_any_other(done: SimpleNamespace, tmp_path: P
 
     link_run(done.out)
     lengths = read_tracks(done.out).group_by("sequence").aggregate([("detection_id", "count")])
-    assert sorted(lengths.to_pylist(), key=lambda found: str(found["sequence"])) == [
+    assert sorted(lengths.to_pylist(), key=lambda row: str(row["sequence"])) == [
         {"sequence": name, "detection_id_count": FRAMES} for name in GOOD
     ]

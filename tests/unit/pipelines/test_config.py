@@ -75,11 +75,11 @@ def test_a_request_of_0_1_0_is_the_same_configuration() -> None:
     )
     now = json.loads(request_of(config, TINY_FACTS, inputs={"plan": "1"}).model_dump_json())
     del now["format"], now["config"]
-    reading, gate = config.reading.model_dump(mode="json"), config.gate_request
+    gate = config.gate_request
     assert gate is not None
     command = {
         "source": config.source,
-        "reading": reading,
+        "reading": {"kind": "video", "frames": 8, "limit": 3, "again": False},
         "model": config.model_request.model_dump(mode="json"),
         "gate": gate.model_dump(mode="json"),
         "inputs": now.pop("inputs"),
@@ -100,6 +100,6 @@ def test_a_threshold_without_a_gate_does_not_make_it_another_run() -> None:
 
 
 def test_how_it_runs_does_not_make_it_another_run() -> None:
-    one, other = make_config(executor="local"), make_config(executor="ray", batch_rows=7)
-    assert one != other
-    assert one.decisive() == other.decisive()
+    first, other = make_config(executor="local"), make_config(executor="ray", batch_rows=7)
+    assert first != other
+    assert first.decisive() == other.decisive()

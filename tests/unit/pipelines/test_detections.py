@@ -47,17 +47,17 @@ def test_ids_of_boxes_are_those_of_the_first_release() -> None:
         "x2": [10.0, 4.0, None, 5.0, 2e-4],
         "y2": [20.25, 5.0, None, 6.0, 33.3333],
     }
-    made = complete(pa.table(given), where="t")["detection_id"].to_pylist()
+    ids = complete(pa.table(given), where="t")["detection_id"].to_pylist()
     boxes = zip(*(given[name] for name in ("x1", "y1", "x2", "y2")), strict=True)
     texts = [
         ",".join(f"{float('nan') if v is None else np.float32(v):.3f}" for v in box)
         for box in boxes
     ]
     texts[2] = ""
-    assert made == [
+    assert ids == [
         hashlib.blake2b(f"a.jpg|{text}".encode(), digest_size=16).hexdigest() for text in texts
     ]
-    assert made[0] == "df0c8b232770791afafcbb5ff8832cf3"
+    assert ids[0] == "df0c8b232770791afafcbb5ff8832cf3"
 
 
 def test_time_comes_from_the_name_and_orders_frames() -> None:
@@ -73,8 +73,8 @@ def test_frames_of_a_clip_keep_their_numbers() -> None:
     """In the order of text frame 10 would come before frame 2, and every sample would be 1 apart."""
     names = ["a.mp4#frame=10", "a.mp4#frame=2", "a.mp4#frame=2", "a.mp4#frame=100"]
     table = complete(pa.table({"image": names, "x1": [1, 2, 3, 4]}), where="t")
-    found = zip(table["image"].to_pylist(), table["frame"].to_pylist(), strict=True)
-    assert list(found) == [(names[0], 10), (names[1], 2), (names[1], 2), (names[3], 100)]
+    frames = zip(table["image"].to_pylist(), table["frame"].to_pylist(), strict=True)
+    assert list(frames) == [(names[0], 10), (names[1], 2), (names[1], 2), (names[3], 100)]
     stored = complete(
         pa.table({"image": ["a.pt#video=1&frame=9", "a.pt#video=1&frame=30"]}), where="t"
     )

@@ -43,7 +43,7 @@ def test_processes_of_their_own_are_not_slowed_by_waiting_for_each_other() -> No
 
 
 def test_a_sample_of_one_block_is_better_than_none() -> None:
-    one = [block("decode", "n:1", 3, 1, 0), block("forward", "n:1", 4, 3, 0)]
-    assert stage_rates(one) == ({"decode + forward": pytest.approx(25)}, "forward")
+    blocks = [block("decode", "n:1", 3, 1, 0), block("forward", "n:1", 4, 3, 0)]
+    assert stage_rates(blocks) == ({"decode + forward": pytest.approx(25)}, "forward")
     with pytest.raises(ValueError):  # noqa: PT011  of any wording
         stage_rates([])

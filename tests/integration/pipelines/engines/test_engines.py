@@ -87,11 +87,11 @@ def test_two_threads_get_their_own_answers(
 ) -> None:
     run = Engine(facts, "fp32", "openvino", batch_rows=4)
     expected = run(pixels).logits
-    found: dict[int, np.ndarray] = {}
+    answers: dict[int, np.ndarray] = {}
 
     def answer(number: int) -> None:
         mine = pixels[number::2]
-        found[number] = np.stack([run(mine).logits for _ in range(5)])
+        answers[number] = np.stack([run(mine).logits for _ in range(5)])
 
     threads = [threading.Thread(target=answer, args=(number,)) for number in (0, 1)]
     for thread in threads:
@@ -99,7 +99,7 @@ def test_two_threads_get_their_own_answers(
     for thread in threads:
         thread.join(60)
     for number in (0, 1):
-        assert np.allclose(found[number], expected[number::2], atol=1e-5)
+        assert np.allclose(answers[number], expected[number::2], atol=1e-5)
 
 
 @pytest.mark.parametrize(("classes", "features", "hidden"), HEADS)
@@ -123,7 +123,7 @@ def test_a_compiled_network_has_the_head_in_it(
     run = Engine(examine(with_head(tmp_path / "h.pt")), "fp32", "compile")
     expected = expected_logits(head, grid)
     for rows in (1, 40):
-        found = run(pictures[:rows])
-        assert found.logits.shape == (rows, 2)
-        assert np.abs(found.logits - expected[:rows]).max() <= 1e-5 * np.abs(expected).max()
-        assert close(found.embedding, grid[:rows].mean((2, 3)))
+        answers = run(pictures[:rows])
+        assert answers.logits.shape == (rows, 2)
+        assert np.abs(answers.logits - expected[:rows]).max() <= 1e-5 * np.abs(expected).max()
+        assert close(answers.embedding, grid[:rows].mean((2, 3)))

@@ -32,15 +32,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photo_folder(tmp_path_factory.mktemp("photos"), 24)
 
 
-def asked(photos: Path, rows: int = 24, *, earlier: Request | None = None, **how: Any) -> Request:
-    config = make_config(**({"source": str(photos), "precision": "auto", "engine": "auto"} | how))
+def resolve_photos(
+    photos: Path, rows: int = 24, *, earlier: Request | None = None, **fields: Any
+) -> Request:
+    config = make_config(
+        **({"source": str(photos), "precision": "auto", "engine": "auto"} | fields)
+    )
     plan = read_source(str(photos))
     unresolved = Unresolved(config, {}, sample_of(plan.table), str(plan.root), rows, earlier)
     return resolve(unresolved, lanes=2).resolved.request
 
 
 def test_an_engine_is_built_where_the_rows_repay_it(photos: Path) -> None:
-    few, many = asked(photos, 24), asked(photos, 10**7)
+    few, many = resolve_photos(photos, 24), resolve_photos(photos, 10**7)
     assert few.engine == "eager"
     assert any("do not repay building" in note for note in few.notes)
     assert many.engine == "openvino"
@@ -56,27 +60,29 @@ def test_an_engine_that_cannot_take_the_network_is_passed_over(
     monkeypatch.setattr(openvino, "load", refuse)
     estimates = candidates.ESTIMATES["cpu"]
     monkeypatch.setitem(candidates.ESTIMATES, "cpu", {"openvino": estimates["openvino"]})
-    resolved = asked(photos, 10**7)
+    resolved = resolve_photos(photos, 10**7)
     assert resolved.engine == "eager"
     assert any("openvino passed over" in note for note in resolved.notes)
     with pytest.raises(ModelError, match="cannot be converted"):
-        asked(photos, 10, engine="openvino")
+        resolve_photos(photos, 10, engine="openvino")
 
 
 def test_auto_takes_half_precision_only_where_classes_survive(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp32"])
-    robust = asked(photos)  # three convolutions hardly round
+    robust = resolve_photos(photos)  # three convolutions hardly round
     assert robust.precision == "bf16"
     assert robust.audit is not None
     assert robust.audit.rows == 16
     assert robust.audit.cosine_mean >= 0.9999
-    delicate = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
+    delicate = resolve_photos(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert delicate.precision == "fp32"
     assert delicate.audit is None  # eager float32 is the exact answer itself
     assert any("`precision='bf16'` trades" in note for note in delicate.notes)
-    insisted = asked(photos, model=ModelRequest(spec="lite0"), engine="eager", precision="bf16")
+    insisted = resolve_photos(
+        photos, model=ModelRequest(spec="lite0"), engine="eager", precision="bf16"
+    )
     assert insisted.precision == "bf16"
     assert insisted.audit is not None
     assert 0.99 < insisted.audit.cosine_mean < 0.9999
@@ -84,7 +90,7 @@ def test_auto_takes_half_precision_only_where_classes_survive(
     monkeypatch.setattr(
         "pipelines.engines.resolve.fast_formats", lambda device: ["bf16", "fp16", "fp32"]
     )
-    finer = asked(photos, model=ModelRequest(spec="lite0"), engine="eager")
+    finer = resolve_photos(photos, model=ModelRequest(spec="lite0"), engine="eager")
     assert finer.precision == "fp16"
     assert finer.audit is not None
     assert finer.audit.cosine_mean >= 0.9999
@@ -95,7 +101,7 @@ def test_an_encoder_says_that_its_classes_mean_nothing(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vit = ModelRequest(spec="timm:test_vit")
-    resolved = asked(photos, model=vit, engine="eager")
+    resolved = resolve_photos(photos, model=vit, engine="eager")
     assert not [note for note in resolved.notes if "no classifier" in note]
 
     def without_classifier(request: ModelRequest) -> Loaded:
@@ -104,31 +110,31 @@ def test_an_encoder_says_that_its_classes_mean_nothing(
 
     monkeypatch.setattr(candidates, "load_backbone", without_classifier)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where the network is not known yet
-    bare = asked(photos, model=vit, engine="eager")
+    bare = resolve_photos(photos, model=vit, engine="eager")
     assert bare.notes[-1] == "timm:test_vit has no classifier: its classes mean nothing"
 
 
 def test_a_gate_needs_a_label_it_has(photos: Path) -> None:
-    resolved = asked(photos, gate="tiny", gate_label="tiny 3")
+    resolved = resolve_photos(photos, gate="tiny", gate_label="tiny 3")
     assert resolved.gate is not None
     assert resolved.gate.label_index == 3
     assert resolved.labels == tuple(f"tiny {n}" for n in range(10))
     with pytest.raises(ModelError, match=r"moth.*: tiny has tiny 0, tiny 1"):
-        asked(photos, gate="tiny", gate_label="moth")
+        resolve_photos(photos, gate="tiny", gate_label="moth")
 
 
 def test_a_run_goes_on_as_it_began(photos: Path) -> None:
-    first = asked(photos, 24, precision="bf16")
-    assert asked(photos, 10**7, precision="bf16", earlier=first) == first
+    first = resolve_photos(photos, 24, precision="bf16")
+    assert resolve_photos(photos, 10**7, precision="bf16", earlier=first) == first
     other = first.model_copy(
         update={"facts": first.facts.model_copy(update={"weights_sha256": "0" * 64})}
     )
     with pytest.raises(WorkError, match="the model is not what this run was started with"):
-        asked(photos, earlier=other, precision="bf16")
+        resolve_photos(photos, earlier=other, precision="bf16")
 
 
 def test_images_that_cannot_be_read_do_not_resolve_anything(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    resolved = asked(tmp_path, 1)
+    resolved = resolve_photos(tmp_path, 1)
     assert resolved.engine == "eager"
     assert resolved.audit is None

@@ -89,12 +89,12 @@ def everything(run: Run) -> pa.Table:
     return run.to_arrow(names).combine_chunks()
 
 
-def same(one: pa.Table, other: pa.Table) -> bool:
+def same(first: pa.Table, other: pa.Table) -> bool:
     """Whether all values are the same to the last bit; NaN equals NaN."""
-    if one.column_names != other.column_names or one.num_rows != other.num_rows:
+    if first.column_names != other.column_names or first.num_rows != other.num_rows:
         return False
-    for name in one.column_names:
-        a, b = one[name].combine_chunks(), other[name].combine_chunks()
+    for name in first.column_names:
+        a, b = first[name].combine_chunks(), other[name].combine_chunks()
         if pa.types.is_fixed_size_list(a.type):
             if a.flatten().to_numpy().tobytes() != b.flatten().to_numpy().tobytes():
                 return False

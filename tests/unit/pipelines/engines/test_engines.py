@@ -52,9 +52,9 @@ def test_openvino_that_is_not_installed_is_one_line(
 
 
 def test_no_rows_have_no_answers(facts: ModelInfo) -> None:
-    found = Engine(facts, "fp32")(np.empty((0, 32, 32, 3), np.uint8))
-    assert (found.embedding.shape, found.logits.shape) == ((0, 32), (0, 10))
-    assert found.maps[0].shape == (0, 32, 4, 4)
+    answers = Engine(facts, "fp32")(np.empty((0, 32, 32, 3), np.uint8))
+    assert (answers.embedding.shape, answers.logits.shape) == ((0, 32), (0, 10))
+    assert answers.maps[0].shape == (0, 32, 4, 4)
 
 
 class Small(Network):
@@ -71,14 +71,14 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 ) -> None:
     monkeypatch.setattr(module, "Network", Small)
     run = Engine(facts, "fp32", batch_rows=32)
-    told: list[int] = []
-    found = run(pixels, done=told.append)
-    assert np.allclose(found.logits, reference_answers(pixels)[1], atol=1e-5)
-    assert sum(told) == 70
-    assert max(told) == 3  # 24 (a third of 70), 12 and 6 did not fit
-    told.clear()
-    run(pixels, done=told.append)
-    assert told[0] == 3  # what did not fit once is not tried again
+    batches: list[int] = []
+    answers = run(pixels, done=batches.append)
+    assert np.allclose(answers.logits, reference_answers(pixels)[1], atol=1e-5)
+    assert sum(batches) == 70
+    assert max(batches) == 3  # 24 (a third of 70), 12 and 6 did not fit
+    batches.clear()
+    run(pixels, done=batches.append)
+    assert batches[0] == 3  # what did not fit once is not tried again
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error() -> None:

@@ -15,7 +15,7 @@ from pipelines.engines.engine import Engine
 from pipelines.engines.forward import Forward, load_engines, pixel_columns
 from pipelines.execution.ray_stages import ForwardStage
 from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
-from pipelines.model_info import GateRequest, ModelRequest
+from pipelines.model_info import ModelRequest
 from pipelines.models import registry as backbones
 from pipelines.models.scores import softmax
 from pipelines.progress.counters import Block, Board
@@ -37,8 +37,8 @@ examine = functools.cache(backbones.examine)  # facts are frozen, and many tests
 def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = photo_folder(tmp_path_factory.mktemp("photos"), ROWS - 1, width=160, height=120)
     (folder / "broken.jpg").write_bytes(b"no picture")
-    found = read_source(str(folder))
-    return SimpleNamespace(table=found.table, root=found.root)
+    source = read_source(str(folder))
+    return SimpleNamespace(table=source.table, root=source.root)
 
 
 class Counting(Board):
@@ -56,7 +56,7 @@ class Counting(Board):
         self.blocks.append(block)
 
 
-def request(
+def make_request(
     *,
     model: ModelRequest = SMALL,
     embed: Literal["model", "gate"] | None = None,
@@ -68,18 +68,23 @@ def request(
     if embed is not None:
         facts = examine(TINY)
         names = tuple(f"tiny {n}" for n in range(10))
-        asked = GateRequest(model=TINY, label=names[label], threshold=threshold, embed=embed)
-        gate = GateInfo(request=asked, facts=facts, labels=names, label_index=label)
+        gate = GateInfo(facts=facts, labels=names, label_index=label)
+        kept |= {
+            "gate": "tiny",
+            "gate_label": names[label],
+            "gate_threshold": threshold,
+            "embed_with": embed,
+        }
     config = make_config(model, top_k=3, **kept)
     return request_of(config, examine(model, config.outputs), gate=gate)
 
 
-def run(plan: SimpleNamespace, asked: Request) -> tuple[pa.Table, pa.Table, Counting]:
+def run(plan: SimpleNamespace, request: Request) -> tuple[pa.Table, pa.Table, Counting]:
     """Decoded rows, answered rows, and the board."""
-    decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
+    decoded = decode_rows(plan.table, plan.root, pixel_columns(request))
     board = Counting()
-    engines = load_engines(asked, batch_rows=8, memory_share=0.0)
-    return decoded, Forward(asked, engines, board).answer(decoded), board
+    engines = load_engines(request, batch_rows=8, memory_share=0.0)
+    return decoded, Forward(request, engines, board).answer(decoded), board
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -90,11 +95,11 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 def split_at_median(plan: SimpleNamespace) -> tuple[np.ndarray, float]:
     """tiny's score of LABEL for each good row, and a threshold that half of them reach."""
-    asked = request(model=TINY)
-    decoded = decode_rows(plan.table, plan.root, pixel_columns(asked))
+    request = make_request(model=TINY)
+    decoded = decode_rows(plan.table, plan.root, pixel_columns(request))
     good = np.asarray(decoded["error"].is_null())
-    found = Engine(asked.facts, "fp32")(unpack(decoded, PIXELS, asked.facts.preprocess)[good])
-    scores = softmax(found.logits)[:, LABEL]
+    answers = Engine(request.facts, "fp32")(unpack(decoded, PIXELS, request.facts.preprocess)[good])
+    scores = softmax(answers.logits)[:, LABEL]
     return scores, float(np.median(scores))
 
 
@@ -103,8 +108,8 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     plan: SimpleNamespace, embed: Literal["model", "gate"]
 ) -> None:
     scores, threshold = split_at_median(plan)
-    asked = request(embed=embed, threshold=threshold)
-    decoded, rows, board = run(plan, asked)
+    request = make_request(embed=embed, threshold=threshold)
+    decoded, rows, board = run(plan, request)
     good = np.asarray(decoded["error"].is_null())
     assert good.sum() == ROWS - 1
     assert board.rows == ROWS  # every row is reported once
@@ -113,11 +118,14 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
     assert 5 < passed.sum() < 15
     assert (np.asarray(rows["label_index"].is_valid()) == passed).all()
     embedding = matrix(rows["embedding"])
-    assert embedding.shape[1] == (asked.facts if embed == "model" else asked.gate.facts).feature_dim  # type: ignore[union-attr]
+    assert (
+        embedding.shape[1]
+        == (request.facts if embed == "model" else request.gate.facts).feature_dim
+    )  # type: ignore[union-attr]
     assert np.isfinite(embedding[good]).all()
     assert np.isnan(embedding[~good]).all()
     # Whoever embeds, the numbers are those of that model alone.
-    alone = request(model=SMALL if embed == "model" else TINY)
+    alone = make_request(model=SMALL if embed == "model" else TINY)
     pixels = unpack(
         decode_rows(plan.table, plan.root, pixel_columns(alone)),
         PIXELS,
@@ -136,14 +144,14 @@ def test_the_stage_tells_what_it_loaded_and_each_block(
     plan: SimpleNamespace, embed: Literal["model", "gate"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of this process
-    asked = request(embed=embed)
-    decoded, rows, _ = run(plan, asked)
+    request = make_request(embed=embed)
+    decoded, rows, _ = run(plan, request)
     board = Counting()
-    stage = ForwardStage(asked, 0.0, board)
-    found = stage(decoded)
-    assert found.schema == rows.schema
-    assert np.array_equal(matrix(found["embedding"]), matrix(rows["embedding"]), equal_nan=True)
-    assert found["label_index"].equals(rows["label_index"])
+    stage = ForwardStage(request, 0.0, board)
+    answers = stage(decoded)
+    assert answers.schema == rows.schema
+    assert np.array_equal(matrix(answers["embedding"]), matrix(rows["embedding"]), equal_nan=True)
+    assert answers["label_index"].equals(rows["label_index"])
     assert stage(decoded.slice(0, 0)).num_rows == 0
     assert board.rows == ROWS
     load, block = board.blocks  # none of no rows
@@ -154,31 +162,31 @@ def test_the_stage_tells_what_it_loaded_and_each_block(
 
 def test_classes_of_passing_rows_are_the_models_own(plan: SimpleNamespace) -> None:
     _, threshold = split_at_median(plan)
-    _, gated, _ = run(plan, request(embed="gate", threshold=threshold))
-    _, free, _ = run(plan, request())
+    _, gated, _ = run(plan, make_request(embed="gate", threshold=threshold))
+    _, free, _ = run(plan, make_request())
     passed = np.asarray(gated["label_index"].is_valid())
     own = np.array(free["label_index"].to_pylist(), dtype=object)
     assert (np.array(gated["label_index"].to_pylist(), dtype=object)[passed] == own[passed]).all()
 
 
 def test_two_inputs_only_where_two_are_wanted() -> None:
-    same = request(model=TINY, embed="model")
+    same = make_request(model=TINY, embed="model")
     assert list(pixel_columns(same)) == [PIXELS]  # one decode, one resize
-    assert list(pixel_columns(request(embed="model"))) == [PIXELS, GATE_PIXELS]
+    assert list(pixel_columns(make_request(embed="model"))) == [PIXELS, GATE_PIXELS]
 
 
 def test_kept_maps_are_those_of_the_pass(plan: SimpleNamespace) -> None:
-    asked = request(features=("map", "pyramid"), feature_indices=(1, -1), logits=True)
-    decoded, rows, _ = run(plan, asked)
+    request = make_request(features=("map", "pyramid"), feature_indices=(1, -1), logits=True)
+    decoded, rows, _ = run(plan, request)
     good = np.asarray(decoded["error"].is_null())
-    pixels = unpack(decoded, PIXELS, asked.facts.preprocess)[good]
-    expected = Engine(asked.facts, "fp32")(pixels)
-    names = [known.name for known in asked.facts.maps]
+    pixels = unpack(decoded, PIXELS, request.facts.preprocess)[good]
+    expected = Engine(request.facts, "fp32")(pixels)
+    names = [info.name for info in request.facts.maps]
     assert names[0] == "feature_map"
     assert all(name.startswith("pyramid/") for name in names[1:])
-    for known, values in zip(asked.facts.maps, expected.maps, strict=True):
-        kept = matrix(rows[known.name])
-        assert np.allclose(kept[good].reshape(-1, *known.shape), values, rtol=1e-4, atol=1e-5)
+    for info, values in zip(request.facts.maps, expected.maps, strict=True):
+        kept = matrix(rows[info.name])
+        assert np.allclose(kept[good].reshape(-1, *info.shape), values, rtol=1e-4, atol=1e-5)
         assert np.isnan(kept[~good]).all()
     assert np.allclose(matrix(rows["logits"])[good], expected.logits, rtol=1e-4, atol=1e-5)
     assert "pixels" not in rows.column_names
@@ -189,15 +197,15 @@ def test_an_overflow_of_the_gate_is_no_refusal(
 ) -> None:
     whole = Engine.__call__
 
-    def overflowing(self: Engine, pixels: np.ndarray, **how: Any) -> Any:
-        found = whole(self, pixels, **how)
+    def overflowing(self: Engine, pixels: np.ndarray, **options: Any) -> Any:
+        answers = whole(self, pixels, **options)
         if self.facts.request == TINY:
-            found.logits[2] = np.inf
-        return found
+            answers.logits[2] = np.inf
+        return answers
 
     monkeypatch.setattr(Engine, "__call__", overflowing)
     with np.errstate(invalid="ignore"):
-        _, rows, _ = run(plan, request(embed="model"))
+        _, rows, _ = run(plan, make_request(embed="model"))
     errors = [text for text in rows["error"].to_pylist() if text and text.startswith("not finite")]
     assert errors == ["not finite: the network overflowed in fp32"]
     assert rows["label_index"].null_count == 2  # that one and the broken image
@@ -208,13 +216,13 @@ def test_overflow_is_an_error_and_not_a_number(
 ) -> None:
     whole = Engine.__call__
 
-    def overflowing(self: Engine, pixels: np.ndarray, **how: Any) -> Any:
-        found = whole(self, pixels, **how)
-        found.embedding[2] = np.inf
-        return found
+    def overflowing(self: Engine, pixels: np.ndarray, **options: Any) -> Any:
+        answers = whole(self, pixels, **options)
+        answers.embedding[2] = np.inf
+        return answers
 
     monkeypatch.setattr(Engine, "__call__", overflowing)
-    _, rows, _ = run(plan, request(logits=True))
+    _, rows, _ = run(plan, make_request(logits=True))
     errors = [text for text in rows["error"].to_pylist() if text and text.startswith("not finite")]
     assert errors == ["not finite: the network overflowed in fp32"]
     assert rows["label"].null_count == ROWS  # test_resnet has no labels

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,127 +164,78 @@ def cut_off(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-def nothing(folder: Folder, part: int) -> None:
-    pass
+class State(NamedTuple):
+    """What stands of the ten rows of a part, and what is made of it; {p} is the part."""
+
+    own: slice | None = None  # rows of the local executor's file
+    ray: slice | None = None  # rows of Ray's file
+    adopted: bool = False  # the own file has a checkpoint
+    pending: bool = False  # Ray's checkpoint is not committed
+    cut: str = ""  # a file that is cut off
+    gone: str = ""  # a file that is deleted
+    again: int = 0  # rows that ``reconcile`` tells of
+    committed: int = 0  # after it
+    left: int = PART_ROWS  # after ``remaining``: more, where half a part cannot keep its file
+    kept: tuple[str, ...] = ()  # stems of data files after ``remaining``
+
+    def make(self, folder: Folder, part: int) -> None:
+        if self.ray:
+            folder.ray(part, folder.rows(part)[self.ray], pending=self.pending)
+        if self.own:
+            folder.own(part, folder.rows(part)[self.own], adopted=self.adopted)
+        if self.cut:
+            cut_off(folder.out / f"{self.cut.format(p=part)}.parquet")
+        if self.gone:
+            (folder.out / f"{self.gone.format(p=part)}.parquet").unlink()
 
 
-def own_file(folder: Folder, part: int) -> None:
-    folder.own(part, folder.rows(part))
-
-
-def own_file_adopted(folder: Folder, part: int) -> None:
-    folder.own(part, folder.rows(part), adopted=True)
-
-
-def own_file_cut_off(folder: Folder, part: int) -> None:
-    cut_off(folder.own(part, folder.rows(part)))
-
-
-def own_file_adopted_and_cut_off(folder: Folder, part: int) -> None:
-    cut_off(folder.own(part, folder.rows(part), adopted=True))
-
-
-def own_file_adopted_and_gone(folder: Folder, part: int) -> None:
-    folder.own(part, folder.rows(part), adopted=True).unlink()
-
-
-def own_file_whose_checkpoint_is_cut_off(folder: Folder, part: int) -> None:
-    folder.own(part, folder.rows(part), adopted=True)
-    cut_off(folder.out / "checkpoint" / f"{named(part)}.parquet")
-
-
-def rays_file(folder: Folder, part: int) -> None:
-    folder.ray(part, folder.rows(part))
-
-
-def rays_file_uncommitted(folder: Folder, part: int) -> None:
-    folder.ray(part, folder.rows(part), pending=True)
-
-
-def rays_first_half(folder: Folder, part: int) -> None:
-    folder.ray(part, folder.rows(part)[:HALF])
-
-
-def rays_first_half_and_the_rest(folder: Folder, part: int) -> None:
-    folder.ray(part, folder.rows(part)[:HALF])
-    folder.own(part, folder.rows(part)[HALF:])
-
-
-def rays_first_half_and_the_rest_adopted(folder: Folder, part: int) -> None:
-    folder.ray(part, folder.rows(part)[:HALF])
-    folder.own(part, folder.rows(part)[HALF:], adopted=True)
-
-
-def rays_first_half_and_a_rest_cut_off(folder: Folder, part: int) -> None:
-    folder.ray(part, folder.rows(part)[:HALF])
-    cut_off(folder.own(part, folder.rows(part)[HALF:]))
-
-
-def rays_first_half_lost_and_the_rest(folder: Folder, part: int) -> None:
-    rays_first_half_and_the_rest(folder, part)
-    cut_off(folder.out / "detections" / f"w_{part:06d}-0.parquet")
-
-
-def rays_first_half_lost_and_the_rest_adopted(folder: Folder, part: int) -> None:
-    rays_first_half_and_the_rest_adopted(folder, part)
-    cut_off(folder.out / "detections" / f"w_{part:06d}-0.parquet")
-
-
-class Expected(NamedTuple):
-    """Of the ten rows of a part in one state."""
-
-    again: int  # that ``reconcile`` tells of
-    committed: int  # after it
-    left: int  # after ``remaining``: more, where half a part cannot keep its file
-    kept: tuple[str, ...] = ()  # stems of data files after ``remaining``; {p} is the part
-
-
-STATES: dict[Callable[[Folder, int], None], Expected] = {
-    nothing: Expected(0, 0, 10),
-    own_file: Expected(0, 10, 0, ("part-0000{p}",)),
-    own_file_adopted: Expected(0, 10, 0, ("part-0000{p}",)),
-    own_file_cut_off: Expected(0, 0, 10),
-    own_file_adopted_and_cut_off: Expected(10, 0, 10),
-    own_file_adopted_and_gone: Expected(10, 0, 10),
-    own_file_whose_checkpoint_is_cut_off: Expected(0, 0, 10),
-    rays_file: Expected(0, 10, 0, ("w_00000{p}-0",)),
-    rays_file_uncommitted: Expected(0, 0, 10),
-    rays_first_half: Expected(0, 5, 5, ("w_00000{p}-0",)),
-    rays_first_half_and_the_rest: Expected(0, 10, 0, ("part-0000{p}", "w_00000{p}-0")),
-    rays_first_half_and_the_rest_adopted: Expected(0, 10, 0, ("part-0000{p}", "w_00000{p}-0")),
-    rays_first_half_and_a_rest_cut_off: Expected(0, 5, 5, ("w_00000{p}-0",)),
-    rays_first_half_lost_and_the_rest: Expected(5, 5, 10),
-    rays_first_half_lost_and_the_rest_adopted: Expected(5, 5, 10),
-}
+ALL, FIRST, REST = slice(0, PART_ROWS), slice(0, HALF), slice(HALF, PART_ROWS)
+OWN, RAYS = "part-{p:05d}", "w_{p:06d}-0"
+DATA, CHECKPOINT = f"detections/{OWN}", f"checkpoint/{OWN}"
+STATES = (
+    State(),
+    State(ALL, committed=10, left=0, kept=(OWN,)),
+    State(ALL, adopted=True, committed=10, left=0, kept=(OWN,)),
+    State(ALL, cut=DATA),
+    State(ALL, adopted=True, cut=DATA, again=10),
+    State(ALL, adopted=True, gone=DATA, again=10),
+    State(ALL, adopted=True, cut=CHECKPOINT),
+    State(ray=ALL, committed=10, left=0, kept=(RAYS,)),
+    State(ray=ALL, pending=True),
+    State(ray=FIRST, committed=5, left=5, kept=(RAYS,)),
+    State(REST, FIRST, committed=10, left=0, kept=(OWN, RAYS)),
+    State(REST, FIRST, adopted=True, committed=10, left=0, kept=(OWN, RAYS)),
+    State(REST, FIRST, cut=DATA, committed=5, left=5, kept=(RAYS,)),
+    State(REST, FIRST, cut=f"detections/{RAYS}", again=5, committed=5),
+    State(REST, FIRST, adopted=True, cut=f"detections/{RAYS}", again=5, committed=5),
+)
 
 
 def test_states_of_two_parts_do_not_touch_each_other(tmp_path: Path) -> None:
     for number, states in enumerate(itertools.combinations_with_replacement(STATES, 2)):
         folder = Folder(tmp_path / str(number), len(states))
         for part, state in enumerate(states):
-            state(folder, part)
-        expected = [STATES[state] for state in states]
+            state.make(folder, part)
         again, committed = reconcile(folder.out)
-        told = [state.__name__ for state in states]
-        assert again == sum(each.again for each in expected), told
-        assert committed == sum(each.committed for each in expected), told
-        assert committed_rows(folder.out) == committed, told
-        assert (times_written(folder.out, folder.planned) > 0).sum() == committed, told
+        assert again == sum(each.again for each in states), states
+        assert committed == sum(each.committed for each in states), states
+        assert committed_rows(folder.out) == committed, states
+        assert (times_written(folder.out, folder.planned) > 0).sum() == committed, states
         left = [
             row for part in remaining(folder.out, 20) for row in part.read()["row_id"].to_pylist()
         ]
         of_each = [len([row for row in left if row in folder.rows(part)]) for part in range(2)]
-        assert of_each == [each.left for each in expected], told
-        assert sorted([*stored(folder.out), *left]) == list(range(20)), told
-        kept = {name.format(p=part) for part, each in enumerate(expected) for name in each.kept}
-        assert {file.stem for file in (folder.out / "detections").iterdir()} == kept, told
+        assert of_each == [each.left for each in states], states
+        assert sorted([*stored(folder.out), *left]) == list(range(20)), states
+        kept = {name.format(p=part) for part, each in enumerate(states) for name in each.kept}
+        assert {file.stem for file in (folder.out / "detections").iterdir()} == kept, states
         shutil.rmtree(folder.out)
 
 
 def everything(out: Path) -> Folder:
     folder = Folder(out, len(STATES))
     for part, state in enumerate(STATES):
-        state(folder, part)
+        state.make(folder, part)
     return folder
 
 
@@ -300,7 +250,7 @@ def test_parts_are_left_whole_or_by_the_rows_that_are_missing(tmp_path: Path) ->
     folder = everything(tmp_path)
     reconcile(tmp_path)
     left = {part.name: part.left for part in remaining(tmp_path, folder.planned)}
-    for number, expected in enumerate(STATES.values()):
+    for number, expected in enumerate(STATES):
         if not expected.left:
             assert named(number) not in left
         elif expected.left == PART_ROWS:

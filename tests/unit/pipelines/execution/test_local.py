@@ -37,7 +37,7 @@ class LanesBesideRay:
     def __init__(self, job: Job, engines: Any, count: int) -> None:
         self._out = job.folder
 
-    def run(self, parts: list[Part], rows: int, on_snapshot: Any) -> Counts:
+    def run(self, parts: list[Part], on_snapshot: Any) -> Counts:
         for part in parts:
             ids = part.read().select(["row_id"])
             pq.write_table(ids, self._out / "detections" / f"{part.name}.parquet")

@@ -13,8 +13,7 @@ import pytest
 from common.errors import RunError
 from pipelines.progress import event_log as events
 from pipelines.progress.counters import Block, Counts, ProgressSnapshot, Stopwatch
-from pipelines.progress.event_log import EventLog, read_events
-from pipelines.progress.measures import Measures
+from pipelines.progress.event_log import EventLog, Measures, read_events
 from pipelines.progress.profile import sessions_of
 
 

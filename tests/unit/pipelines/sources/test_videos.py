@@ -22,12 +22,12 @@ from pipelines.images.pixels import ImageError
 from pipelines.images.reader import read_image
 from pipelines.images.tensors import TensorFile
 from pipelines.images.video import VideoFile, read_video_info
-from pipelines.model_info import Preprocess, Reading
+from pipelines.model_info import Preprocess
 from pipelines.sources.plan import Plan, read_source
 from pipelines.sources.videos import sample_frames
 from tests.helpers.videos import SIDE, broken_videos, number_of, numbered_frame, write_video
 
-VIDEO = Reading(kind="video", frames=8)
+VIDEO: dict[str, Any] = {"kind": "video", "frames": 8}
 
 
 def as_array(pixels: torch.Tensor) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_only_the_frames_that_are_damaged_are_errors(tmp_path: Path) -> None:
 def test_each_video_that_cannot_be_used_is_one_row_that_says_why(tmp_path: Path) -> None:
     expected = broken_videos(tmp_path / "train" / "flies")
     write_video(tmp_path / "train" / "flies" / "good.mp4", 20)
-    table = read_source(str(tmp_path), VIDEO).table
+    table = read_source(str(tmp_path), **VIDEO).table
     errors = dict(zip(table["sequence"].to_pylist(), table["error"].to_pylist(), strict=True))
     assert errors.pop("train/flies/good.mp4") is None
     assert errors.keys() == {f"train/flies/{name}" for name in expected}
@@ -132,7 +132,7 @@ def test_clips_of_every_kind_are_planned_alike(tmp_path: Path) -> None:
     (tmp_path / "val" / "wasps").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
 
-    plan = read_source(str(tmp_path), VIDEO)
+    plan = read_source(str(tmp_path), **VIDEO)
     rows = plan.table.to_pylist()
     clips = list(dict.fromkeys((r["sequence"], r["split"], r["category"]) for r in rows))
     assert clips == [
@@ -166,16 +166,16 @@ def decoded_numbers(plan: Plan) -> list[int]:
 def test_every_frame_and_a_few_clips(tmp_path: Path) -> None:
     for number in range(9):
         write_video(tmp_path / f"{number}.mp4", 3 + number)
-    every = read_source(str(tmp_path), Reading(kind="video", frames=0)).table
+    every = read_source(str(tmp_path), kind="video", frames=0).table
     assert every.num_rows == sum(3 + number for number in range(9))
-    few = read_source(str(tmp_path), Reading(kind="video", frames=2, limit=3)).table
+    few = read_source(str(tmp_path), kind="video", frames=2, limit=3).table
     assert few["image"].to_pylist() == [
         *("0.mp4#frame=0", "0.mp4#frame=2"),
         *("4.mp4#frame=0", "4.mp4#frame=6"),
         *("8.mp4#frame=0", "8.mp4#frame=10"),
     ]
     assert few["row_id"].to_pylist() == list(range(6))
-    alone = read_source(str(tmp_path / "3.mp4"), Reading(kind="video", frames=2)).table
+    alone = read_source(str(tmp_path / "3.mp4"), kind="video", frames=2).table
     assert alone["image"].to_pylist() == ["3.mp4#frame=0", "3.mp4#frame=5"]
     assert alone["split"].to_pylist() == ["all", "all"]
     assert alone["category"].to_pylist() == [None, None]
@@ -188,7 +188,7 @@ def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
     for number in range(8):
         picture = Image.fromarray(numbered_frame(number, width=64 + number // 4 * 32))
         picture.save(tmp_path / "c" / f"{number}.png")
-    plan = read_source(str(tmp_path), VIDEO)
+    plan = read_source(str(tmp_path), **VIDEO)
     assert plan.notes == (
         "clips of 2 sizes, all resized alike: 64x64 (1), 128x64 (1)",
         "clips whose frames differ in size, all resized alike: c",
@@ -199,7 +199,7 @@ def test_sizes_that_differ_are_said(tmp_path: Path) -> None:
 def test_rows_with_a_known_error_keep_it_and_read_nothing(tmp_path: Path) -> None:
     write_video(tmp_path / "good.mp4", 8)
     write_video(tmp_path / "short.mp4", 3)
-    plan = read_source(str(tmp_path), VIDEO)
+    plan = read_source(str(tmp_path), **VIDEO)
     shutil.rmtree(tmp_path)
     how = Preprocess(input_size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
     done: list[int] = []
@@ -281,7 +281,7 @@ def test_the_wrong_kind_of_source(
 ) -> None:
     (tmp_path / name).write_bytes(b"image\n")
     with pytest.raises(SourceError, match=hint):
-        read_source(str(tmp_path / source), Reading(kind=kind))
+        read_source(str(tmp_path / source), kind=kind)
 
 
 def test_a_limit_of_images_takes_them_from_the_whole_source(tmp_path: Path) -> None:
@@ -290,6 +290,6 @@ def test_a_limit_of_images_takes_them_from_the_whole_source(tmp_path: Path) -> N
     for name, value in (("y1", 0.0), ("x2", 50.0), ("y2", 50.0)):
         table = table.append_column(name, pa.array([value] * len(rows)))
     pq.write_table(table, tmp_path / "rows.parquet")
-    plan = read_source(str(tmp_path / "rows.parquet"), Reading(limit=3)).table
+    plan = read_source(str(tmp_path / "rows.parquet"), limit=3).table
     assert plan["image"].to_pylist() == ["1.jpg", "4.jpg", "8.jpg", "8.jpg"]
     assert plan["row_id"].to_pylist() == [0, 1, 2, 3]

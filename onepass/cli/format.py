@@ -1,4 +1,4 @@
-"""What a session took, for people."""
+"""Durations, counts, and where the time of a session went, as text."""
 
 from __future__ import annotations
 
