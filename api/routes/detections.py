@@ -92,7 +92,7 @@ def track_of(served: ServedIndexDep, detection_id: DetectionId) -> TrackDetail:
     except ApiError as error:
         if error.code != "no_tracks":
             raise
-        raise ApiError(404, "no_track", error.message) from None
+        raise ApiError(404, "no_track", error.detail) from None
     if track_id is None:
         raise ApiError(
             404,

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
@@ -119,4 +119,4 @@ async def readyz(service: ServiceDep) -> Health:
 )
 async def metrics(service: ServiceDep) -> Response:
     """Requests and their latency by route, queue, batches, snapshot, reloads."""
-    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -73,7 +73,8 @@ async def link(request: Request, body: LinkRequest) -> Response:
                     fingerprint=served.snapshot.manifest.fingerprint,
                 ),
             )
-    service.metrics.record_linked(answer.continued, answer.started, answer.weak)
+    for outcome in ("continued", "started", "weak"):
+        service.metrics.linked.labels(outcome).inc(getattr(answer, outcome))
     headers = {"idempotent-replayed": "true"} if answer.repeated else None
     return Response(answer.body, headers=headers, media_type="application/json")
 
