@@ -90,8 +90,10 @@ class KeyCheck:
 
     def _is_valid(self, key: bytes) -> bool:
         valid = False
-        for own in self._keys:  # compares with all, so that the time does not depend on the key
-            valid |= hmac.compare_digest(own, key)
+        for (
+            valid_key
+        ) in self._keys:  # compares with all, so that the time does not depend on the key
+            valid |= hmac.compare_digest(valid_key, key)
         return valid
 
 

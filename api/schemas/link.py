@@ -62,8 +62,8 @@ class LiveDetection(BaseModel):
     @property
     def content(self) -> str:
         """Which of ``vector`` and ``image`` it has."""
-        given = [name for name in ("vector", "image") if getattr(self, name) is not None]
-        return " and ".join(given) or "nothing"
+        present = [name for name in ("vector", "image") if getattr(self, name) is not None]
+        return " and ".join(present) or "nothing"
 
 
 class LinkRequest(BaseModel):
