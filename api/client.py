@@ -340,11 +340,7 @@ def _query(query: str | Vector) -> dict[str, str]:
 
 
 def _options(
-    k: int,
-    where: str | None,
-    include_features: bool,
-    exact: bool,
-    ids: Sequence[str] | None = None,
+    k: int, where: str | None, include_features: bool, exact: bool, ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
     return _drop_none(
         k=k,

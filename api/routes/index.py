@@ -24,11 +24,7 @@ router = v1_router("/index", "index")
 health = APIRouter(tags=["health"])
 
 
-@router.get(
-    "",
-    summary="The snapshot and the model behind it",
-    responses=error_responses(503),
-)
+@router.get("", summary="The snapshot and the model behind it", responses=error_responses(503))
 def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
     manifest = served.snapshot.manifest
@@ -76,9 +72,7 @@ def index_facets(
 
 
 @router.post(
-    "/reload",
-    summary="Serve the version that CURRENT names, now",
-    responses=error_responses(503),
+    "/reload", summary="Serve the version that CURRENT names, now", responses=error_responses(503)
 )
 async def reload(service: ServiceDep) -> Reloaded:
     """The server does so by itself within a second or two; this waits until it has.

@@ -119,8 +119,7 @@ class LinkRequest(BaseModel):
     image_width: Side | None = Field(None, description="In pixels; not with `image`.")
     image_height: Side | None = Field(None, description="In pixels; not with `image`.")
     detections: list[LiveDetection] = Field(
-        max_length=MAX_DETECTIONS,
-        description="May be empty; then every track misses this frame.",
+        max_length=MAX_DETECTIONS, description="May be empty; then every track misses this frame."
     )
 
     @model_validator(mode="after")

@@ -382,11 +382,7 @@ def test_a_key_is_requested_and_kept_in_the_tab(
         expect(page.get_by_role("button", name="API key set")).to_be_visible()
         assert page.evaluate(
             "[Object.values(sessionStorage), localStorage.length, document.cookie]"
-        ) == [
-            ["s3cret"],
-            0,
-            "",
-        ]
+        ) == [["s3cret"], 0, ""]
         page.reload()
         expect_status(page, f"{len(world.ids)} detections, 1 to 48 shown")
         expect(dialog).to_be_hidden()
