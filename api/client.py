@@ -70,8 +70,12 @@ class Client:
             api_key: sent with every request; None sends none.
             timeout_s: seconds to wait for the service at each step of a request.
         """
-        headers = {} if api_key is None else {"x-api-key": api_key}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        self._http = httpx.Client(
+            base_url=url,
+            headers={} if api_key is None else {"x-api-key": api_key},
+            timeout=timeout_s,
+            event_hooks={"response": [_raise_error]},
+        )
 
     def search(
         self,
@@ -100,8 +104,8 @@ class Client:
             ServiceError: 404 ``detection_not_found``; 422, the query or an option is not valid;
                 429 ``too_busy``; 503, not ready.
         """
-        options = _options(k, where, include_features=include_features, exact=exact, ids=ids)
-        return self._post("/v1/search", SearchAnswer, _query(query) | options)
+        options = _options(k, where, include_features, exact, ids)
+        return self._post("/v1/search", SearchAnswer, json=_query(query) | options)
 
     def search_batch(
         self,
@@ -118,11 +122,7 @@ class Client:
         Args:
             queries: Q ids or raw embeddings ``[D]``, mixed as you like, or one array ``[Q, D]``,
                 which is sent most compactly.
-            k: number of hits of each query.
-            where: only rows that match this SQL condition.
-            ids: only these detections.
-            include_features: return each hit's vector as well.
-            exact: compare with every vector instead of using the approximate index.
+            k, where, ids, include_features, exact: as for ``search``, the same for each query.
 
         Returns:
             Hits of each query, in the order of ``queries``.
@@ -130,13 +130,13 @@ class Client:
         Raises:
             ServiceError: as for ``search``; one invalid query refuses the whole batch.
         """
-        options = _options(k, where, include_features=include_features, exact=exact, ids=ids)
-        body: dict[str, Any]
-        if isinstance(queries, np.ndarray):
-            body = {"vectors": _vector_text(queries)}
-        else:
-            body = {"queries": [_query(query) for query in queries]}
-        return self._post("/v1/search/batch", BatchAnswer, body | options)
+        options = _options(k, where, include_features, exact, ids)
+        body: dict[str, Any] = (
+            {"vectors": _vector_text(queries)}
+            if isinstance(queries, np.ndarray)
+            else {"queries": [_query(query) for query in queries]}
+        )
+        return self._post("/v1/search/batch", BatchAnswer, json=body | options)
 
     def search_image(
         self,
@@ -151,10 +151,7 @@ class Client:
 
         Args:
             image: encoded as JPEG, PNG, WebP, TIFF, GIF or BMP.
-            k: number of hits.
-            where: only rows that match this SQL condition.
-            include_features: return each hit's vector as well.
-            exact: compare with every vector instead of using the approximate index.
+            k, where, include_features, exact: as for ``search``.
 
         Returns:
             The predicted class, and at most ``k`` hits, nearest first.
@@ -163,14 +160,12 @@ class Client:
             ServiceError: 413 ``too_large``; 422 ``invalid_image`` and as for ``search``;
                 503 ``model_unavailable``.
         """
-        options = _options(k, where, include_features=include_features, exact=exact)
+        options = _options(k, where, include_features, exact)
         files = {"image": image}
-        return _parse(
-            self._http.post("/v1/search/image", files=files, data=options), ImageSearchAnswer
-        )
+        return self._post("/v1/search/image", ImageSearchAnswer, files=files, data=options)
 
     def detection(self, detection_id: str) -> Detection:
-        """What the index knows of a detection.
+        """The fields of a detection.
 
         Raises:
             ServiceError: 404 ``detection_not_found``.
@@ -182,14 +177,10 @@ class Client:
 
         Args:
             detection_id: the query.
-            k: number of hits.
-            where: only rows that match this SQL condition.
+            k, where: as for ``search``.
 
         Returns:
             At most ``k`` hits, nearest first.
-
-        Raises:
-            ServiceError: as for ``search``.
         """
         path = f"{_detection_path(detection_id)}/neighbours"
         return self._get(path, SearchAnswer, k=k, where=where)
@@ -200,7 +191,7 @@ class Client:
         Raises:
             ServiceError: 404 ``detection_not_found``, ``image_missing`` or ``image_unreadable``.
         """
-        return _checked(self._http.get(f"{_detection_path(detection_id)}/image")).content
+        return self._http.get(f"{_detection_path(detection_id)}/image").content
 
     def tracks(
         self, sequence: str | None = None, *, limit: int = 100, offset: int = 0
@@ -274,14 +265,14 @@ class Client:
                 was used for another frame; 422, an argument is not valid; 429 ``too_busy``;
                 503 ``link_unavailable``.
         """
-        columns: dict[str, Sequence[Any] | None] = {
-            "box": [[float(side) for side in box] for box in boxes],
-            "vector": None if vectors is None else [_vector_text(vector) for vector in vectors],
-            "image": None if crops is None else [_base64(crop) for crop in crops],
-            "detection_id": ids,
-            "score": scores,
-        }
-        given = _drop_none(**columns)
+        columns = _drop_none(
+            box=[[float(side) for side in box] for box in boxes],
+            vector=None if vectors is None else [_vector_text(vector) for vector in vectors],
+            image=None if crops is None else [_base64(crop) for crop in crops],
+            detection_id=ids,
+            score=scores,
+        )
+        rows = zip(*columns.values(), strict=True)
         width, height = size or (None, None)
         body = _drop_none(
             sequence=sequence,
@@ -292,11 +283,9 @@ class Client:
             image=None if image is None else _base64(image),
             image_width=width,
             image_height=height,
+            detections=[dict(zip(columns, row, strict=True)) for row in rows],
         )
-        body["detections"] = [
-            dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)
-        ]
-        return self._post("/v1/link", LinkAnswer, body)
+        return self._post("/v1/link", LinkAnswer, json=body)
 
     def open_tracks(self, sequence: str) -> OpenSequence:
         """The last frame of a sequence and the tracks that its next frame may continue.
@@ -320,7 +309,7 @@ class Client:
         Raises:
             ServiceError: 503 ``reload_failed``; the earlier version is still served.
         """
-        return _parse(self._http.post("/v1/index/reload"), Reloaded)
+        return self._post("/v1/index/reload", Reloaded)
 
     def close(self) -> None:
         """Close the connections."""
@@ -333,10 +322,17 @@ class Client:
         self.close()
 
     def _get(self, path: str, answer: type[Answer], **params: Any) -> Answer:
-        return _parse(self._http.get(path, params=_drop_none(**params)), answer)
+        response = self._http.get(path, params=_drop_none(**params))
+        return answer.model_validate_json(response.content)
 
-    def _post(self, path: str, answer: type[Answer], body: dict[str, Any]) -> Answer:
-        return _parse(self._http.post(path, json=body), answer)
+    def _post(self, path: str, answer: type[Answer], **body: Any) -> Answer:
+        return answer.model_validate_json(self._http.post(path, **body).content)
+
+
+def _raise_error(response: httpx.Response) -> None:
+    if not response.is_success:
+        response.read()
+        raise ServiceError(response)
 
 
 def _query(query: str | Vector) -> dict[str, str]:
@@ -344,12 +340,7 @@ def _query(query: str | Vector) -> dict[str, str]:
 
 
 def _options(
-    k: int,
-    where: str | None,
-    *,
-    include_features: bool,
-    exact: bool,
-    ids: Sequence[str] | None = None,
+    k: int, where: str | None, include_features: bool, exact: bool, ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
     return _drop_none(
         k=k,
@@ -374,13 +365,3 @@ def _base64(data: bytes) -> str:
 
 def _detection_path(detection_id: str) -> str:
     return f"/v1/detections/{quote(detection_id, safe='')}"
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if not response.is_success:
-        raise ServiceError(response)
-    return response
-
-
-def _parse(response: httpx.Response, answer: type[Answer]) -> Answer:
-    return answer.model_validate_json(_checked(response).content)

@@ -133,11 +133,11 @@ class ServeConfig(JsonModel):
 class AppConfig(ServeConfig):
     """Arguments of an application in a config file of Ray Serve.
 
-    Live linking keeps its state in a file of one machine, so it is off unless it is asked for.
+    Live linking keeps its state in a file of one machine, so it is off by default.
 
     Attributes:
         shards: number of shards; segment s is searched by shard s modulo this.
-        own: number of this shard, for a shard.
+        shard: number of this shard, for a shard.
         cpus: logical CPUs of each process; FAISS uses as many threads.
     """
 
@@ -145,7 +145,7 @@ class AppConfig(ServeConfig):
     live: bool = False
     log_json: bool | None = True
     shards: int = 1
-    own: int = 0
+    shard: int = 0
     cpus: float = 1.0
 
     @property

@@ -18,8 +18,6 @@ from starlette.exceptions import HTTPException
 from api.schemas.common import ErrorAnswer
 from common.errors import UnavailableError
 
-# Not the phrases of http.HTTPStatus, which change with the version of Python.
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _MEANINGS = {
     400: "The body cannot be read as what its content type says.",
     401: "No API key, or one that this server does not know.",
@@ -34,17 +32,14 @@ _SHOWN_PROBLEMS = 3  # of one request; the rest are counted
 INTERNAL = "the server failed to answer; its log has the traceback under this X-Request-ID"
 
 
-class ApiError(Exception):
+class ApiError(HTTPException):
     """An answer other than success, worded for the client."""
 
     def __init__(
         self, status: int, code: str, message: str, *, headers: dict[str, str] | None = None
     ) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message, headers)
         self.code = code
-        self.message = message
-        self.headers = headers
 
 
 def too_busy(message: str) -> ApiError:
@@ -74,23 +69,23 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
 
 
-async def _answer_api_error(_: Request, error: ApiError) -> Response:
-    return error_response(error.status, error.code, error.message, error.headers)
-
-
 async def _answer_unavailable(_: Request, __: UnavailableError) -> Response:
     message = "a part of the index does not answer; try again in a few seconds"
     return error_response(503, "unavailable", message, {"retry-after": "5"})
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
-    code = _CODES.get(error.status_code, "http_error")
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = f"there is no {request.url.path!r} here; see /docs for what there is"
-    elif error.status_code == 405:
+    status, code, message = error.status_code, "http_error", str(error.detail)
+    if isinstance(error, ApiError):
+        code = error.code
+    elif status == 404:
+        code, message = "not_found", f"there is no {request.url.path!r} here; see /docs"
+    elif status == 405:
+        code = "method_not_allowed"
         message = f"{request.method} is not allowed on {request.url.path!r}; see /docs"
-    return error_response(error.status_code, code, message, dict(error.headers or {}))
+    elif status == 400:
+        code = "bad_request"
+    return error_response(status, code, message, dict(error.headers or {}))
 
 
 async def _answer_invalid(_: Request, error: RequestValidationError) -> Response:
@@ -111,7 +106,6 @@ async def _answer_invalid(_: Request, error: RequestValidationError) -> Response
 
 # Every expected error in the one shape; the middleware ``Observe`` answers all others.
 HANDLERS: dict[int | type[Exception], Any] = {
-    ApiError: _answer_api_error,
     UnavailableError: _answer_unavailable,
     HTTPException: _answer_http_error,
     RequestValidationError: _answer_invalid,

@@ -80,7 +80,7 @@ class KeyCheck:
         if key is not None and self._is_valid(key.encode("latin-1")):
             await self.app(scope, receive, send)
             return
-        self._metrics.record_rejection("key")
+        self._metrics.rejected.labels("key").inc()
         problem = f"no {HEADER} header" if key is None else f"the {HEADER} is not valid here"
         message = f"{problem}; send a key of this server in the header {HEADER}"
         response = error_response(
@@ -90,8 +90,10 @@ class KeyCheck:
 
     def _is_valid(self, key: bytes) -> bool:
         valid = False
-        for own in self._keys:  # compares with all, so that the time does not depend on the key
-            valid |= hmac.compare_digest(own, key)
+        for (
+            valid_key
+        ) in self._keys:  # compares with all, so that the time does not depend on the key
+            valid |= hmac.compare_digest(valid_key, key)
         return valid
 
 

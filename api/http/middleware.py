@@ -7,11 +7,10 @@ import re
 from random import Random
 from time import perf_counter
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.errors import INTERNAL, error_response
+from api.http.errors import INTERNAL, ApiError, error_response
 from api.http.logs import ACCESS
 from api.http.metrics import Metrics
 
@@ -110,7 +109,7 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal():  # uvicorn itself limits the body to this length
             if int(declared) > self._max_bytes:
-                self._metrics.record_rejection("body")
+                self._metrics.rejected.labels("body").inc()
                 await error_response(413, "too_large", self._message)(scope, receive, send)
             else:
                 await self.app(scope, receive, send)
@@ -122,9 +121,9 @@ class BodyLimit:
             part = await receive()
             received += len(part.get("body", b""))
             if received > self._max_bytes:
-                self._metrics.record_rejection("body")
+                self._metrics.rejected.labels("body").inc()
                 # FastAPI passes an HTTPException out of its body parsing unchanged.
-                raise HTTPException(413, self._message)
+                raise ApiError(413, "too_large", self._message)
             return part
 
         await self.app(scope, counted, send)

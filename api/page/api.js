@@ -1,11 +1,11 @@
-// Asking the service: the key, errors in its own words, and the routes that the page uses.
+// Requests to the service: the API key, errors, and the routes that the page uses.
 
-const HELD = "onepass.key";
+const STORAGE_KEY = "onepass.key";
 const UNREACHABLE = "the server cannot be reached; see whether it runs, then try again";
 
-let prompt = null; // shows the dialog; gives a key, or null when it was put away
-let tell = () => {}; // called when a key was given or forgotten
-let asking = null; // the dialog that is open now: everything that needs a key waits for one
+let prompt = null; // shows the dialog; resolves to a key, or null when it was cancelled
+let onKeyChange = () => {}; // called when the key was set or removed
+let openDialog = null; // the promise of the open dialog, which all requests without a key share
 let declined = false;
 
 export class Failure extends Error {
@@ -14,8 +14,8 @@ export class Failure extends Error {
     Object.assign(this, { status, code, retryAfter });
   }
 
-  // Worth another try as it is, by a person; `wait` says after how many seconds by itself.
-  get again() {
+  // Whether the same request may succeed later; `wait`: seconds after which the page retries it.
+  get retryable() {
     return this.status === 0 || this.status === 401 || this.status === 429 || this.status >= 500;
   }
 
@@ -27,24 +27,24 @@ export class Failure extends Error {
 
 export function promptWith(show, changed) {
   prompt = show;
-  tell = changed;
+  onKeyChange = changed;
 }
 
-export const hasKey = () => sessionStorage.getItem(HELD) !== null;
+export const hasKey = () => sessionStorage.getItem(STORAGE_KEY) !== null;
 
 export async function changeKey(why) {
-  asking ??= prompt(why).finally(() => {
-    asking = null;
+  openDialog ??= prompt(why).finally(() => {
+    openDialog = null;
   });
-  const given = await asking;
-  declined = given === null;
-  if (given === "") sessionStorage.removeItem(HELD);
-  else if (given !== null) sessionStorage.setItem(HELD, given);
-  tell();
-  return given !== null;
+  const key = await openDialog;
+  declined = key === null;
+  if (key === "") sessionStorage.removeItem(STORAGE_KEY);
+  else if (key !== null) sessionStorage.setItem(STORAGE_KEY, key);
+  onKeyChange();
+  return key !== null;
 }
 
-export function askAgainForKey() {
+export function resetDeclined() {
   declined = false;
 }
 
@@ -56,7 +56,7 @@ async function request(path, { signal, json, form } = {}) {
   }
   if (form) options.body = form;
   for (;;) {
-    const key = sessionStorage.getItem(HELD);
+    const key = sessionStorage.getItem(STORAGE_KEY);
     if (key !== null) options.headers["x-api-key"] = key;
     else delete options.headers["x-api-key"];
     let response;
@@ -69,29 +69,29 @@ async function request(path, { signal, json, form } = {}) {
     if (response.ok) return response;
     const failure = await failureOf(response);
     if (failure.status !== 401 || declined) throw failure;
-    const another = sessionStorage.getItem(HELD) !== key; // given while this was on its way
-    if (!another && !(await changeKey(failure.message))) throw failure;
+    const changed = sessionStorage.getItem(STORAGE_KEY) !== key; // while this request was under way
+    if (!changed && !(await changeKey(failure.message))) throw failure;
     signal?.throwIfAborted();
   }
 }
 
 async function failureOf(response) {
   const seconds = Number.parseInt(response.headers.get("retry-after") ?? "", 10);
-  const facts = { status: response.status, retryAfter: Number.isNaN(seconds) ? null : seconds };
+  const fields = { status: response.status, retryAfter: Number.isNaN(seconds) ? null : seconds };
   try {
     const { code, message } = (await response.json()).error;
-    return new Failure(message, { ...facts, code });
+    return new Failure(message, { ...fields, code });
   } catch {
-    return new Failure(`the server answered ${response.status} and did not say why`, facts);
+    return new Failure(`the server answered ${response.status} and did not say why`, fields);
   }
 }
 
 const json = async (path, options) => (await request(path, options)).json();
-const one = (id) => `v1/detections/${encodeURIComponent(id)}`;
+const detectionUrl = (id) => `v1/detections/${encodeURIComponent(id)}`;
 
 function query(params) {
-  const kept = Object.entries(params).filter(([, value]) => value !== null);
-  return new URLSearchParams(kept).toString();
+  const set = Object.entries(params).filter(([, value]) => value !== null);
+  return new URLSearchParams(set).toString();
 }
 
 export const getIndex = (signal) => json("v1/index", { signal });
@@ -99,14 +99,14 @@ export const getFacets = (column, limit, signal) =>
   json(`v1/index/facets?${query({ column, limit })}`, { signal });
 export const getPage = (where, limit, offset, signal) =>
   json(`v1/detections?${query({ where, limit, offset })}`, { signal });
-export const getDetection = (id, signal) => json(one(id), { signal });
-export const getTrack = (id, signal) => json(`${one(id)}/track`, { signal });
-export const getCrop = async (id, signal) => (await request(`${one(id)}/image`, { signal })).blob();
+export const getDetection = (id, signal) => json(detectionUrl(id), { signal });
+export const getTrack = (id, signal) => json(`${detectionUrl(id)}/track`, { signal });
+export const getCrop = async (id, signal) => (await request(`${detectionUrl(id)}/image`, { signal })).blob();
 
 export function searchById(id, { k, exact, where }, signal) {
-  const asked = { detection_id: id, k, exact };
-  if (where !== null) asked.where = where;
-  return json("v1/search", { json: asked, signal });
+  const body = { detection_id: id, k, exact };
+  if (where !== null) body.where = where;
+  return json("v1/search", { json: body, signal });
 }
 
 export function searchByImage(file, { k, exact, where }, signal) {

@@ -1,24 +1,24 @@
-// Browse: what the index holds, filtered, a page at a time.
+// Browse: the detections of the index, filtered, a page at a time.
 
 import { getPage } from "./api.js";
 import { count, el, plural } from "./dom.js";
 import { makeFilters } from "./filters.js";
 import { fill, makeGrid } from "./grid.js";
-import { guarded } from "./message.js";
-import { chosenOf, hashOf, whereOf } from "./where.js";
+import { showingErrors } from "./message.js";
+import { filtersOf, hashOf, whereOf } from "./where.js";
 
 const PER_PAGE = 48;
 
-export function browse({ main, signal, pictures, params, seen, title }) {
+export function browse({ main, signal, pictures, params, onSnapshot, title }) {
   title("Browse");
   const filters = makeFilters(params, {
     signal,
-    changed: (given) => {
-      location.hash = hashOf("", given);
+    changed: (filters) => {
+      location.hash = hashOf("", filters);
     },
   });
   const status = el("p", { class: "count", role: "status" });
-  const place = el("div", { class: "place" });
+  const notice = el("div", { class: "notice" });
   const grid = makeGrid("Detections");
   const pager = el("nav", { class: "pager", "aria-label": "Pages" });
   const heading = el("h1", { tabindex: "-1" }, "Detections");
@@ -27,41 +27,41 @@ export function browse({ main, signal, pictures, params, seen, title }) {
       "div",
       { class: "two" },
       el("aside", { "aria-label": "Filter" }, filters.panel),
-      el("section", { "aria-label": "Detections" }, el("div", { class: "head" }, heading, status), place, grid, pager),
+      el("section", { "aria-label": "Detections" }, el("div", { class: "head" }, heading, status), notice, grid, pager),
     ),
   );
-  let asked = null;
+  let controller = null;
 
-  async function show(given) {
-    asked?.abort();
-    asked = new AbortController();
-    const both = AbortSignal.any([signal, asked.signal]);
+  async function show(params) {
+    controller?.abort();
+    controller = new AbortController();
+    const anyAbort = AbortSignal.any([signal, controller.signal]);
     grid.setAttribute("aria-busy", "true");
-    place.replaceChildren();
-    await guarded(() => load(given, both), { place, signal: both });
-    if (place.hasChildNodes()) {
+    notice.replaceChildren();
+    await showingErrors(() => load(params, anyAbort), { target: notice, signal: anyAbort });
+    if (notice.hasChildNodes()) {
       status.textContent = "";
       pictures.clear(grid);
       pager.replaceChildren();
     }
-    if (!both.aborted) grid.removeAttribute("aria-busy");
+    if (!anyAbort.aborted) grid.removeAttribute("aria-busy");
   }
 
-  async function load(given, both) {
-    const page = Math.max(1, Number.parseInt(given.page ?? "1", 10) || 1);
-    const found = await getPage(whereOf(chosenOf(given)), PER_PAGE, (page - 1) * PER_PAGE, both);
-    seen(found.snapshot);
-    place.replaceChildren();
-    const first = found.offset + 1;
-    const last = found.offset + found.detections.length;
-    status.textContent = found.detections.length
-      ? `${plural(found.total, "detection")}, ${count(first)} to ${count(last)} shown`
-      : `${plural(found.total, "detection")}${found.total ? "; this page is past the end" : " fit this filter"}`;
-    fill(grid, found.detections, pictures);
-    const pages = Math.ceil(found.total / PER_PAGE);
+  async function load(params, anyAbort) {
+    const page = Math.max(1, Number.parseInt(params.page ?? "1", 10) || 1);
+    const answer = await getPage(whereOf(filtersOf(params)), PER_PAGE, (page - 1) * PER_PAGE, anyAbort);
+    onSnapshot(answer.snapshot);
+    notice.replaceChildren();
+    const first = answer.offset + 1;
+    const last = answer.offset + answer.detections.length;
+    status.textContent = answer.detections.length
+      ? `${plural(answer.total, "detection")}, ${count(first)} to ${count(last)} shown`
+      : `${plural(answer.total, "detection")}${answer.total ? "; this page is past the end" : " fit this filter"}`;
+    fill(grid, answer.detections, pictures);
+    const pages = Math.ceil(answer.total / PER_PAGE);
     const to = (number, name, rel) =>
       number >= 1 && number <= pages
-        ? el("a", { class: "button", rel, href: hashOf("", { ...chosenOf(given), page: number === 1 ? "" : number }) }, name)
+        ? el("a", { class: "button", rel, href: hashOf("", { ...filtersOf(params), page: number === 1 ? "" : number }) }, name)
         : el("span", {});
     pager.replaceChildren(
       ...(pages > 1

@@ -1,8 +1,8 @@
 // Making elements. Text is always a text node: nothing that a server sent is parsed as HTML.
 
-export function el(tag, given = {}, ...children) {
+export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(given)) {
+  for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "class") node.className = value;
@@ -13,7 +13,7 @@ export function el(tag, given = {}, ...children) {
 }
 
 // A definition list; entries without a value are left out.
-export function facts(entries) {
+export function definitions(entries) {
   return el(
     "dl",
     { class: "facts" },
@@ -24,7 +24,7 @@ export function facts(entries) {
 }
 
 export const count = (number) => number.toLocaleString("en");
-export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+export const plural = (number, singular, many = `${singular}s`) => `${count(number)} ${number === 1 ? singular : many}`;
 export const nameOf = (detection) => detection.label ?? "no class";
 
 // The camera's own clock, so it is shown as it stands and never moved to a time zone.

@@ -2,10 +2,10 @@
 
 import { getFacets } from "./api.js";
 import { count, el } from "./dom.js";
-import { chosenOf, FIELDS, whereOf } from "./where.js";
+import { filtersOf, FIELDS, whereOf } from "./where.js";
 
 const LISTED = 500;
-const SETTLE_MS = 300; // a select changes with every arrow key; only where it stops is asked for
+const DEBOUNCE_MS = 300; // a select changes with every arrow key; only the last value is applied
 const COLUMNS =
   "run row_id detection_id image x1 y1 x2 y2 sequence timestamp frame label label_index score";
 
@@ -16,31 +16,31 @@ export function makeFilters(params, { changed, signal }) {
   const score = el("input", {
     name: "score", id: "f-score", type: "range", min: "0", max: "1", step: "0.05",
   });
-  const least = el("span", { class: "least" });
+  const minScore = el("span", { class: "min-score" });
   const from = el("input", { name: "from", id: "f-from", type: "datetime-local", step: "1" });
   const to = el("input", { name: "to", id: "f-to", type: "datetime-local", step: "1" });
   const where = el("textarea", {
     name: "where", id: "f-where", rows: "3", spellcheck: "false", autocapitalize: "off",
     "aria-describedby": "f-columns", placeholder: "label LIKE 'Noctua%' AND frame > 10",
   });
-  const expert = el(
+  const advanced = el(
     "details",
-    { class: "expert" },
+    { class: "advanced" },
     el("summary", {}, "Expression"),
-    el("label", { for: "f-where", class: "unseen" }, "Expression, as behind WHERE in SQL"),
+    el("label", { for: "f-where", class: "visually-hidden" }, "Expression, as behind WHERE in SQL"),
     where,
     el("p", { class: "hint", id: "f-columns" }, `Columns: ${COLUMNS}. Enter applies it.`),
   );
   const condition = el("code", { class: "condition" });
   const form = el(
     "form",
-    { "aria-label": "Filter", onsubmit: submit, oninput: typed, onchange: typed },
+    { "aria-label": "Filter", onsubmit: submit, oninput: changedInput, onchange: changedInput },
     field("Class", label),
     field("Sequence", sequence),
-    el("div", { class: "field" }, el("label", { for: "f-score" }, "Minimal class score: ", least), score),
+    el("div", { class: "field" }, el("label", { for: "f-score" }, "Minimal class score: ", minScore), score),
     field("From", from),
     field("Until", to),
-    expert,
+    advanced,
     condition,
     el(
       "div",
@@ -66,40 +66,40 @@ export function makeFilters(params, { changed, signal }) {
     form.requestSubmit();
   });
   set(params);
-  offer(label, "label");
-  offer(sequence, "sequence");
+  listValues(label, "label");
+  listValues(sequence, "sequence");
 
-  function values() {
-    const given = chosenOf(Object.fromEntries(new FormData(form)));
-    if (given.score === "0") given.score = "";
-    return given;
+  function read() {
+    const values = filtersOf(Object.fromEntries(new FormData(form)));
+    if (values.score === "0") values.score = "";
+    return values;
   }
 
   function set(next) {
-    const given = chosenOf(next);
-    applied = JSON.stringify(given);
-    choose(label, given.label);
-    choose(sequence, given.sequence);
-    score.value = given.score || "0";
-    for (const control of [from, to, where]) control.value = given[control.name];
-    if (given.where) expert.open = true;
-    tell();
+    const values = filtersOf(next);
+    applied = JSON.stringify(values);
+    choose(label, values.label);
+    choose(sequence, values.sequence);
+    score.value = values.score || "0";
+    for (const control of [from, to, where]) control.value = values[control.name];
+    if (values.where) advanced.open = true;
+    update();
   }
 
-  function tell() {
-    const given = values();
-    const used = FIELDS.filter((name) => given[name]).length;
-    least.textContent = score.value === "0" ? "any" : Number(score.value).toFixed(2);
+  function update() {
+    const values = read();
+    const used = FIELDS.filter((name) => values[name]).length;
+    minScore.textContent = score.value === "0" ? "any" : Number(score.value).toFixed(2);
     number.textContent = used ? `(${used})` : "";
-    condition.textContent = whereOf(given) ?? "";
-    condition.hidden = condition.textContent === given.where.trim(); // it stands there already
+    condition.textContent = whereOf(values) ?? "";
+    condition.hidden = condition.textContent === values.where.trim(); // the field shows it already
   }
 
-  function typed(event) {
-    tell();
+  function changedInput(event) {
+    update();
     clearTimeout(timer);
-    // An expression is asked for when it is finished; the rest at once.
-    if (event.type === "change" && event.target !== where) timer = setTimeout(apply, SETTLE_MS);
+    // An expression is applied when it is submitted; the rest at once.
+    if (event.type === "change" && event.target !== where) timer = setTimeout(apply, DEBOUNCE_MS);
   }
 
   function submit(event) {
@@ -115,31 +115,31 @@ export function makeFilters(params, { changed, signal }) {
 
   function apply() {
     clearTimeout(timer);
-    const given = values();
-    if (JSON.stringify(given) !== applied) changed(given);
+    const values = read();
+    if (JSON.stringify(values) !== applied) changed(values);
   }
 
-  // The values there are, most frequent first. Without them the filter works as before.
-  async function offer(select, column) {
-    let found;
+  // List the values of a column, most frequent first; without them the filter still works.
+  async function listValues(select, column) {
+    let facets;
     try {
-      found = await getFacets(column, LISTED, signal);
+      facets = await getFacets(column, LISTED, signal);
     } catch (error) {
       if (error.name !== "AbortError") select.title = error.message;
       return;
     }
-    const chosen = select.value;
+    const selected = select.value;
     select.replaceChildren(
       any(),
-      ...found.values
+      ...facets.values
         .filter(({ value }) => value !== "")
         .map(({ value, rows }) => el("option", { value }, `${value} (${count(rows)})`)),
     );
-    if (found.total > found.values.length) {
-      const rest = count(found.total - found.values.length);
+    if (facets.total > facets.values.length) {
+      const rest = count(facets.total - facets.values.length);
       select.append(el("option", { disabled: true }, `and ${rest} rarer ones: use an expression`));
     }
-    choose(select, chosen);
+    choose(select, selected);
   }
 
   return { panel, set, focus: () => {
@@ -155,7 +155,7 @@ function field(name, control) {
 const any = () => el("option", { value: "" }, "any");
 
 function choose(select, value) {
-  const known = [...select.options].some((option) => option.value === value);
-  if (!known) select.append(value ? el("option", { value }, value) : any());
+  const listed = [...select.options].some((option) => option.value === value);
+  if (!listed) select.append(value ? el("option", { value }, value) : any());
   select.value = value;
 }

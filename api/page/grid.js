@@ -12,7 +12,7 @@ export function makeGrid(label) {
 // `rank` and `score` are set where the detections are neighbours of something.
 export function card(detection, pictures) {
   const { rank, score } = detection;
-  const near = rank !== undefined;
+  const isHit = rank !== undefined;
   return el(
     "li",
     {},
@@ -20,12 +20,12 @@ export function card(detection, pictures) {
       "a",
       { class: "card", href: detectionHash(detection.detection_id), "data-id": detection.detection_id },
       pictures.frame(detection.detection_id, `Crop of ${nameOf(detection)}`),
-      near ? el("span", { class: "rank" }, el("span", { class: "unseen" }, "Rank "), count(rank)) : null,
+      isHit ? el("span", { class: "rank" }, el("span", { class: "visually-hidden" }, "Rank "), count(rank)) : null,
       el(
         "span",
         { class: "caption" },
         el("span", { class: "label" }, nameOf(detection)),
-        near ? number("Nearness", score.toFixed(3)) : number("Class score", detection.label_score?.toFixed(2) ?? ""),
+        isHit ? number("Score", score.toFixed(3)) : number("Class score", detection.label_score?.toFixed(2) ?? ""),
         el("span", { class: "meta" }, detection.sequence),
         el("span", { class: "meta" }, time(detection.timestamp)),
       ),
@@ -34,19 +34,19 @@ export function card(detection, pictures) {
 }
 
 function number(name, value) {
-  return el("span", { class: "score", title: name }, el("span", { class: "unseen" }, `${name} `), value);
+  return el("span", { class: "score", title: name }, el("span", { class: "visually-hidden" }, `${name} `), value);
 }
 
-// Fill `grid`; where the user went on from here before, that card has the focus again.
+// Fill `grid`; the card that was followed last from this entry of the history gets the focus.
 export function fill(grid, detections, pictures) {
   pictures.clear(grid);
-  grid.append(...detections.map((one) => card(one, pictures)));
+  grid.append(...detections.map((detection) => card(detection, pictures)));
   const back = history.state?.focus;
   const links = [...grid.querySelectorAll("a")];
-  const known = links.find((link) => link.dataset.id === back);
-  rove(links, known ?? links[0]);
-  if (known) known.focus();
-  return Boolean(known);
+  const previous = links.find((link) => link.dataset.id === back);
+  rove(links, previous ?? links[0]);
+  if (previous) previous.focus();
+  return Boolean(previous);
 }
 
 // Arrow keys, Home and End among the links of `list`; one link is in the Tab order at a time.
@@ -54,15 +54,15 @@ export function arrows(list) {
   list.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const links = [...list.querySelectorAll("a")];
-    const at = links.indexOf(document.activeElement);
-    if (at < 0) return;
+    const index = links.indexOf(document.activeElement);
+    if (index < 0) return;
     const top = links[0].getBoundingClientRect().top;
     const inRow = links.filter((link) => Math.abs(link.getBoundingClientRect().top - top) < 2).length;
     const to = {
-      ArrowLeft: at - 1,
-      ArrowRight: at + 1,
-      ArrowUp: at - inRow,
-      ArrowDown: at + inRow,
+      ArrowLeft: index - 1,
+      ArrowRight: index + 1,
+      ArrowUp: index - inRow,
+      ArrowDown: index + inRow,
       Home: 0,
       End: links.length - 1,
     }[event.key];

@@ -4,7 +4,7 @@ import { changeKey, getIndex, hasKey, promptWith } from "./api.js";
 import { browse } from "./browse.js";
 import { detection } from "./detection.js";
 import { count, el } from "./dom.js";
-import { index } from "./facts.js";
+import { index } from "./index.js";
 import { Pictures } from "./pictures.js";
 import { search, startUpload } from "./search.js";
 
@@ -14,8 +14,8 @@ const served = document.querySelector("#served");
 const dialog = document.querySelector("#key-dialog");
 
 let current = null; // {name, id, view, stop, pictures}
-let told = null; // the snapshot that the header tells of
-let asking = false;
+let shownVersion = null; // the version in the header
+let loading = false;
 
 function routeOf(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
@@ -26,7 +26,7 @@ function routeOf(hash) {
     try {
       return { name: "detection", id: decodeURIComponent(path.slice(2)), params };
     } catch {
-      return null; // a % that means nothing
+      return null; // not percent-encoded
     }
   }
   return null;
@@ -56,7 +56,7 @@ function show(moved) {
     return;
   }
   current.view = VIEWS[route.name]({
-    main, pictures, seen, title, close, signal: stop.signal, params: route.params, id: route.id,
+    main, pictures, onSnapshot, title, close, signal: stop.signal, params: route.params, id: route.id,
   });
   if (!moved) return;
   window.scrollTo(0, 0);
@@ -67,34 +67,34 @@ const title = (text) => {
   document.title = `${text} · onepass`;
 };
 
-// Most answers name their snapshot; when it is another one the header tells of that.
-async function seen(name) {
-  if (asking || (told !== null && (name ?? told) === told)) return;
-  asking = true;
+// Most answers name their snapshot; when it has changed, the header is updated.
+async function onSnapshot(name) {
+  if (loading || (shownVersion !== null && (name ?? shownVersion) === shownVersion)) return;
+  loading = true;
   try {
     const { version, rows, model } = await getIndex();
-    told = version;
+    shownVersion = version;
     served.textContent = `${version} · ${count(rows)} detections · ${model.spec}`;
   } catch {
-    // The view says what is wrong; the next answer leads here again.
+    // The view shows the error; the next answer tries again.
   } finally {
-    asking = false;
+    loading = false;
   }
 }
 
-// Entries of this tab are numbered, so that closing knows whether there is somewhere to go back.
-let place = history.state?.place ?? 0;
-history.replaceState({ ...history.state, place }, "");
+// Entries of this tab's history are numbered: closing goes back where there is an earlier one.
+let position = history.state?.position ?? 0;
+history.replaceState({ ...history.state, position }, "");
 
 function close() {
-  if (place > 0) history.back();
+  if (position > 0) history.back();
   else location.hash = "#/";
 }
 
 window.addEventListener("hashchange", () => {
   if (location.hash === "#main") return; // the link to skip to the content
-  if (history.state?.place === undefined) history.replaceState({ place: place + 1 }, "");
-  place = history.state.place;
+  if (history.state?.position === undefined) history.replaceState({ position: position + 1 }, "");
+  position = history.state.position;
   show(true);
 });
 
@@ -139,7 +139,7 @@ function take(data, event) {
 const keyButton = document.querySelector("#key");
 const keyValue = document.querySelector("#key-value");
 
-const tellKey = () => {
+const showKeyState = () => {
   keyButton.textContent = hasKey() ? "API key set" : "API key";
 };
 
@@ -149,18 +149,18 @@ promptWith((why) => {
   dialog.returnValue = "cancel";
   dialog.showModal();
   return new Promise((resolve) => {
-    const closed = () => resolve(dialog.returnValue === "use" ? keyValue.value.trim() : null);
-    dialog.addEventListener("close", closed, { once: true });
+    const onClose = () => resolve(dialog.returnValue === "use" ? keyValue.value.trim() : null);
+    dialog.addEventListener("close", onClose, { once: true });
   });
-}, tellKey);
+}, showKeyState);
 
 keyButton.addEventListener("click", async () => {
   const why = hasKey()
     ? "Another key, or an empty one to forget the key of this tab."
-    : "For a service that asks for one.";
+    : "For a service that requires one.";
   if (await changeKey(why)) show(false);
 });
 
-tellKey();
+showKeyState();
 show(false);
-seen();
+onSnapshot();

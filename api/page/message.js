@@ -1,32 +1,32 @@
-// A failure shown in the server's own words, with another try where that makes sense.
+// A failure shown in the server's words, with a retry where that makes sense.
 
-import { askAgainForKey } from "./api.js";
+import { resetDeclined } from "./api.js";
 import { el } from "./dom.js";
 import { pause } from "./pictures.js";
 
-export function failed(error, again, signal) {
+export function failed(error, retry, signal) {
   const box = el("div", { class: "message", role: "alert" }, el("p", {}, error.message));
-  if (!error.again) return box;
+  if (!error.retryable) return box;
   const name = error.status === 401 ? "Give a key" : "Try again";
-  const retry = () => {
-    askAgainForKey();
-    again();
+  const onclick = () => {
+    resetDeclined();
+    retry();
   };
-  box.append(el("button", { type: "button", onclick: retry }, name));
+  box.append(el("button", { type: "button", onclick }, name));
   if (error.wait !== null) {
     box.append(el("span", { class: "hint" }, `trying again in ${error.wait} s`));
-    pause(error.wait, signal).then(() => box.isConnected && again(), () => {});
+    pause(error.wait, signal).then(() => box.isConnected && retry(), () => {});
   }
   return box;
 }
 
-// Run `work`; when it fails the reason stands in `place`. What was stopped says nothing.
-export async function guarded(work, { place, signal }) {
+// Run `work`; a failure is shown in `target`, unless the work was aborted.
+export async function showingErrors(work, { target, signal }) {
   try {
     await work();
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
-    if (error.again === undefined) throw error; // a mistake of this page, for the console
-    place.replaceChildren(failed(error, () => guarded(work, { place, signal }), signal));
+    if (error.retryable === undefined) throw error; // a bug of this page, for the console
+    target.replaceChildren(failed(error, () => showingErrors(work, { target, signal }), signal));
   }
 }

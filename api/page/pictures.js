@@ -1,45 +1,45 @@
-// Crops, fetched when they come into sight (the key travels in a header, so <img src> cannot).
+// Crops, fetched when they become visible (the key travels in a header, so <img src> cannot).
 //
-// One Pictures belongs to one view: when the view goes, what is on its way is stopped and every
-// blob URL is given back. The bytes of recent crops stay, so that going back shows them at once.
+// A view has its own Pictures: when it closes, requests under way are aborted and blob URLs
+// revoked. The bytes of recent crops are cached, so that going back shows them at once.
 
 import { getCrop } from "./api.js";
 import { el } from "./dom.js";
 
-const AT_ONCE = 4;
-const TRIES = 4;
-const KEPT_BYTES = 48e6;
+const MAX_PARALLEL = 4;
+const MAX_TRIES = 4;
+const MAX_CACHE_BYTES = 48e6;
 
-const kept = new Map(); // id to Blob, oldest first
-let keptBytes = 0;
+const cache = new Map(); // id to Blob, oldest first
+let cacheBytes = 0;
 let running = 0;
 const waiting = new Set();
 
 export class Pictures {
   #stop = new AbortController();
-  #urls = new Map();
+  #blobUrls = new Map();
   #jobs = new WeakMap();
-  #sight = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: "300px" });
+  #observer = new IntersectionObserver((entries) => this.#onIntersection(entries), { rootMargin: "300px" });
 
   // A frame that fills itself with the crop of a detection once it is near the window.
   frame(id, alt) {
     const frame = el("span", { class: "frame" }, el("img", { alt, draggable: "false" }));
     this.#jobs.set(frame, { id, frame, pictures: this });
-    this.#sight.observe(frame);
+    this.#observer.observe(frame);
     return frame;
   }
 
-  // A frame of a picture that is here already.
-  here(blob, alt) {
+  // A frame of a picture that needs no request.
+  local(blob, alt) {
     const frame = el("span", { class: "frame" }, el("img", { alt, draggable: "false" }));
-    this.#put(frame, blob);
+    this.#show(frame, blob);
     return frame;
   }
 
-  // Take down what `node` holds: its pictures are gone.
+  // Empty `node` and release its pictures.
   clear(node) {
     for (const frame of node.querySelectorAll(".frame")) {
-      this.#sight.unobserve(frame);
+      this.#observer.unobserve(frame);
       waiting.delete(this.#jobs.get(frame));
       this.#revoke(frame);
     }
@@ -48,28 +48,28 @@ export class Pictures {
 
   dispose() {
     this.#stop.abort();
-    this.#sight.disconnect();
+    this.#observer.disconnect();
     for (const job of [...waiting]) if (job.pictures === this) waiting.delete(job);
-    for (const frame of [...this.#urls.keys()]) this.#revoke(frame);
+    for (const frame of [...this.#blobUrls.keys()]) this.#revoke(frame);
   }
 
-  #seen(entries) {
+  #onIntersection(entries) {
     for (const { target, isIntersecting } of entries) {
       const job = this.#jobs.get(target);
       if (!job) continue;
       if (isIntersecting) waiting.add(job);
       else waiting.delete(job); // scrolled past before its turn
     }
-    next();
+    startNext();
   }
 
   async load(job) {
     const { id, frame } = job;
-    this.#sight.unobserve(frame);
+    this.#observer.unobserve(frame);
     try {
-      const blob = kept.get(id) ?? (await fetchPatiently(id, this.#stop.signal));
-      keep(id, blob);
-      if (!this.#stop.signal.aborted && frame.isConnected) this.#put(frame, blob);
+      const blob = cache.get(id) ?? (await fetchWithRetries(id, this.#stop.signal));
+      addToCache(id, blob);
+      if (!this.#stop.signal.aborted && frame.isConnected) this.#show(frame, blob);
     } catch (error) {
       if (error.name === "AbortError") return;
       frame.classList.add("failed");
@@ -77,9 +77,9 @@ export class Pictures {
     }
   }
 
-  #put(frame, blob) {
+  #show(frame, blob) {
     const url = URL.createObjectURL(blob);
-    this.#urls.set(frame, url);
+    this.#blobUrls.set(frame, url);
     const image = frame.querySelector("img");
     image.addEventListener("load", () => frame.classList.add("ready"), { once: true });
     image.addEventListener("error", () => {
@@ -90,30 +90,30 @@ export class Pictures {
   }
 
   #revoke(frame) {
-    const url = this.#urls.get(frame);
+    const url = this.#blobUrls.get(frame);
     if (url) URL.revokeObjectURL(url);
-    this.#urls.delete(frame);
+    this.#blobUrls.delete(frame);
   }
 }
 
-function next() {
-  while (running < AT_ONCE && waiting.size) {
+function startNext() {
+  while (running < MAX_PARALLEL && waiting.size) {
     const [job] = waiting;
     waiting.delete(job);
     running += 1;
     job.pictures.load(job).finally(() => {
       running -= 1;
-      next();
+      startNext();
     });
   }
 }
 
-async function fetchPatiently(id, signal) {
+async function fetchWithRetries(id, signal) {
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await getCrop(id, signal);
     } catch (error) {
-      if (error.name === "AbortError" || error.wait === null || attempt === TRIES) throw error;
+      if (error.name === "AbortError" || error.wait === null || attempt === MAX_TRIES) throw error;
       await pause(error.wait, signal);
     }
   }
@@ -131,16 +131,16 @@ export function pause(seconds, signal) {
   });
 }
 
-function keep(id, blob) {
-  if (kept.has(id)) {
-    kept.delete(id); // to the young end
+function addToCache(id, blob) {
+  if (cache.has(id)) {
+    cache.delete(id); // moved to the newest end
   } else {
-    keptBytes += blob.size;
+    cacheBytes += blob.size;
   }
-  kept.set(id, blob);
-  for (const [oldest, old] of kept) {
-    if (keptBytes <= KEPT_BYTES) break;
-    kept.delete(oldest);
-    keptBytes -= old.size;
+  cache.set(id, blob);
+  for (const [oldest, old] of cache) {
+    if (cacheBytes <= MAX_CACHE_BYTES) break;
+    cache.delete(oldest);
+    cacheBytes -= old.size;
   }
 }

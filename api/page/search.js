@@ -1,11 +1,11 @@
 // Search: the neighbours of a detection, or of a picture that was chosen, dropped or pasted.
 
 import { getDetection, searchById, searchByImage } from "./api.js";
-import { el, facts, nameOf, plural, time } from "./dom.js";
+import { el, definitions, nameOf, plural, time } from "./dom.js";
 import { makeFilters } from "./filters.js";
 import { fill, makeGrid } from "./grid.js";
-import { guarded } from "./message.js";
-import { chosenOf, detectionHash, hashOf, whereOf } from "./where.js";
+import { showingErrors } from "./message.js";
+import { filtersOf, detectionHash, hashOf, whereOf } from "./where.js";
 
 const SIZES = ["12", "24", "48", "96"];
 
@@ -17,13 +17,13 @@ export function startUpload(file) {
   location.hash = hashOf("search", { upload: number });
 }
 
-export function search({ main, signal, pictures, params, seen, title }) {
+export function search({ main, signal, pictures, params, onSnapshot, title }) {
   const { id, upload } = params;
   const file = uploads.get(upload);
   if (id === undefined && file === undefined) return chooser(main, title, upload !== undefined);
   title(id === undefined ? "Neighbours of a picture" : `Neighbours of ${id}`);
-  const change = (given) => {
-    location.hash = hashOf("search", { id, upload, ...chosenOf(params), k: params.k, exact: params.exact, ...given });
+  const change = (changes) => {
+    location.hash = hashOf("search", { id, upload, ...filtersOf(params), k: params.k, exact: params.exact, ...changes });
   };
   const filters = makeFilters(params, { signal, changed: change });
   const k = el(
@@ -36,7 +36,7 @@ export function search({ main, signal, pictures, params, seen, title }) {
   });
   const query = el("div", { class: "query" });
   const status = el("p", { class: "count", role: "status" });
-  const place = el("div", { class: "place" });
+  const notice = el("div", { class: "notice" });
   const grid = makeGrid("Neighbours, nearest first");
   const heading = el("h1", { tabindex: "-1" }, "Neighbours");
   main.append(
@@ -49,24 +49,24 @@ export function search({ main, signal, pictures, params, seen, title }) {
         el("section", { "aria-label": "Query" }, el("h2", {}, "Query"), query),
         el(
           "div",
-          { class: "row how" },
+          { class: "row options" },
           el("label", {}, "Show ", k),
-          el("label", { title: "Compare with every vector instead of asking the approximate index" }, exact, " exact"),
+          el("label", { title: "Compare with every vector instead of searching the approximate index" }, exact, " exact"),
         ),
         filters.panel,
       ),
-      el("section", { "aria-label": "Neighbours" }, el("div", { class: "head" }, heading, status), place, grid),
+      el("section", { "aria-label": "Neighbours" }, el("div", { class: "head" }, heading, status), notice, grid),
     ),
   );
-  if (file) query.append(pictures.here(file, "The picture you gave"));
-  else guarded(() => showDetection(), { place: query, signal });
-  let asked = null;
+  if (file) query.append(pictures.local(file, "The uploaded picture"));
+  else showingErrors(() => showDetection(), { target: query, signal });
+  let controller = null;
 
   async function showDetection() {
     const detection = await getDetection(id, signal);
     query.replaceChildren(
       el("a", { href: detectionHash(id), class: "plain" }, pictures.frame(id, `Crop of ${nameOf(detection)}`)),
-      facts([
+      definitions([
         ["Class", nameOf(detection)],
         ["Score", detection.label_score?.toFixed(3)],
         ["Sequence", detection.sequence],
@@ -77,33 +77,33 @@ export function search({ main, signal, pictures, params, seen, title }) {
   }
 
   async function show() {
-    asked?.abort();
-    asked = new AbortController();
-    const both = AbortSignal.any([signal, asked.signal]);
+    controller?.abort();
+    controller = new AbortController();
+    const anyAbort = AbortSignal.any([signal, controller.signal]);
     k.value = SIZES.includes(params.k) ? params.k : "24";
     exact.checked = params.exact === "1";
     grid.setAttribute("aria-busy", "true");
-    status.textContent = file ? "The model looks at the picture…" : "";
-    place.replaceChildren();
-    await guarded(() => load(both), { place, signal: both });
-    if (place.hasChildNodes()) {
+    status.textContent = file ? "The model classifies the picture…" : "";
+    notice.replaceChildren();
+    await showingErrors(() => load(anyAbort), { target: notice, signal: anyAbort });
+    if (notice.hasChildNodes()) {
       status.textContent = "";
       pictures.clear(grid);
     }
-    if (!both.aborted) grid.removeAttribute("aria-busy");
+    if (!anyAbort.aborted) grid.removeAttribute("aria-busy");
   }
 
-  async function load(both) {
-    const how = { k: Number(k.value), exact: exact.checked, where: whereOf(chosenOf(params)) };
-    const found = await (file ? searchByImage(file, how, both) : searchById(id, how, both));
-    seen(found.snapshot);
-    place.replaceChildren();
-    const near = found.metric === "cosine" || found.metric === "ip" ? "similarity" : "distance";
-    status.textContent = found.hits.length
-      ? `${plural(found.hits.length, "neighbour")}, nearest first, by ${found.metric} ${near}`
+  async function load(anyAbort) {
+    const options = { k: Number(k.value), exact: exact.checked, where: whereOf(filtersOf(params)) };
+    const answer = await (file ? searchByImage(file, options, anyAbort) : searchById(id, options, anyAbort));
+    onSnapshot(answer.snapshot);
+    notice.replaceChildren();
+    const measure = answer.metric === "cosine" || answer.metric === "ip" ? "similarity" : "distance";
+    status.textContent = answer.hits.length
+      ? `${plural(answer.hits.length, "neighbour")}, nearest first, by ${answer.metric} ${measure}`
       : "no detection fits this filter";
-    if (found.query) showClasses(found.query);
-    fill(grid, found.hits, pictures);
+    if (answer.query) showClasses(answer.query);
+    fill(grid, answer.hits, pictures);
   }
 
   function showClasses({ topk }) {
@@ -112,17 +112,17 @@ export function search({ main, signal, pictures, params, seen, title }) {
       el(
         "div",
         { class: "classes" },
-        el("p", { class: "hint" }, "What the model sees in it"),
+        el("p", { class: "hint" }, "Classes by the model"),
         el(
           "ol",
           { "aria-label": "The model's best classes" },
-          topk.map((one) =>
+          topk.map((entry) =>
             el(
               "li",
               {},
-              el("span", { class: "label" }, one.label ?? `class ${one.label_index}`),
-              el("span", { class: "score" }, one.score.toFixed(3)),
-              el("meter", { min: "0", max: "1", value: String(one.score), "aria-hidden": "true" }),
+              el("span", { class: "label" }, entry.label ?? `class ${entry.label_index}`),
+              el("span", { class: "score" }, entry.score.toFixed(3)),
+              el("meter", { min: "0", max: "1", value: String(entry.score), "aria-hidden": "true" }),
             ),
           ),
         ),
@@ -154,7 +154,7 @@ function chooser(main, title, lost) {
       { class: "choose", "aria-label": "Search by image" },
       heading,
       lost
-        ? el("p", { class: "message" }, "The picture of this link is kept nowhere; choose it again.")
+        ? el("p", { class: "message" }, "The picture of this link was not stored; choose it again.")
         : null,
       el("p", {}, "Choose a picture, drop it anywhere on this page, or paste it. The model that made this index names its class and finds the detections that look most like it."),
       chooseButton("Choose a picture", "primary"),

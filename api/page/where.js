@@ -4,18 +4,18 @@ export const FIELDS = ["label", "sequence", "score", "from", "to", "where"];
 
 export const quote = (text) => `'${text.replaceAll("'", "''")}'`;
 
-// `given` holds strings, as a URL does; what is empty asks for nothing. Null: everything fits.
-export function whereOf(given) {
+// `filters` holds strings, as a URL does; an empty one filters nothing. Null: no filter.
+export function whereOf(filters) {
   const parts = [];
-  if (given.label) parts.push(`label = ${quote(given.label)}`);
-  if (given.sequence) parts.push(`sequence = ${quote(given.sequence)}`);
-  const least = Number(given.score);
-  if (given.score && Number.isFinite(least)) parts.push(`score >= ${least}`);
-  if (given.from) parts.push(`timestamp >= ${quote(given.from.replace("T", " "))}`);
-  if (given.to) parts.push(`timestamp <= ${quote(given.to.replace("T", " "))}`);
-  const expert = given.where?.trim();
+  if (filters.label) parts.push(`label = ${quote(filters.label)}`);
+  if (filters.sequence) parts.push(`sequence = ${quote(filters.sequence)}`);
+  const minScore = Number(filters.score);
+  if (filters.score && Number.isFinite(minScore)) parts.push(`score >= ${minScore}`);
+  if (filters.from) parts.push(`timestamp >= ${quote(filters.from.replace("T", " "))}`);
+  if (filters.to) parts.push(`timestamp <= ${quote(filters.to.replace("T", " "))}`);
+  const expression = filters.where?.trim();
   // On lines of its own, so that a comment in it cannot swallow the bracket.
-  if (expert) parts.push(parts.length ? `(\n${expert}\n)` : expert);
+  if (expression) parts.push(parts.length ? `(\n${expression}\n)` : expression);
   return parts.length ? parts.join(" AND ") : null;
 }
 
@@ -28,7 +28,7 @@ export function hashOf(path, params) {
   return `#/${path}${text ? `?${text}` : ""}`;
 }
 
-export const chosenOf = (params) =>
+export const filtersOf = (params) =>
   Object.fromEntries(FIELDS.map((name) => [name, params[name] ?? ""]));
 
 export const detectionHash = (id) => `#/d/${encodeURIComponent(id)}`;

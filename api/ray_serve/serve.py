@@ -110,7 +110,7 @@ def _start(app: AppConfig, keys: frozenset[bytes] | None, stop: threading.Event)
     )
     app = app.model_copy(update={"cpus": cpus_each(app.replicas * (1 + app.shards))})
     shards = [
-        RunTarget(shard(app.model_copy(update={"own": number})), name=name, route_prefix=None)
+        RunTarget(shard(app.model_copy(update={"shard": number})), name=name, route_prefix=None)
         for number, name in enumerate(app.shard_names)
     ]
     _deploy(shards, stop)

@@ -47,7 +47,7 @@ class Shard:
     Expected errors are returned, not raised: Ray would log each with a traceback and wrap it.
 
     Args:
-        config: of the application; ``own`` is this shard's number.
+        config: of the application; ``shard`` is this shard's number.
     """
 
     def __init__(self, config: AppConfig) -> None:
@@ -109,7 +109,7 @@ class Shard:
 
     def _read(self, version: str) -> _Segments:
         manifest = read_manifest(self._config.index, version)
-        numbers = range(self._config.own, len(manifest.segments), self._config.shards)
+        numbers = range(self._config.shard, len(manifest.segments), self._config.shards)
         segments = open_segments(to_path(self._config.index), manifest, numbers)
         return dict(zip(numbers, segments, strict=True))
 

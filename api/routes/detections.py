@@ -20,13 +20,7 @@ from PIL import Image
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
-from api.routes.common import (
-    Limit,
-    Offset,
-    ServedIndexDep,
-    ServiceDep,
-    answer_search,
-)
+from api.routes.common import Limit, Offset, ServedIndexDep, ServiceDep, answer_search
 from api.routes.tracks import track
 from api.schemas.detections import Detection, DetectionPage
 from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer, SearchOptions
@@ -45,11 +39,7 @@ DetectionId = Annotated[
 ]
 
 
-@router.get(
-    "",
-    summary="Detections, a page at a time",
-    responses=error_responses(422, 503),
-)
+@router.get("", summary="Detections, a page at a time", responses=error_responses(422, 503))
 def browse(
     served: ServedIndexDep,
     where: Annotated[
@@ -92,7 +82,7 @@ def track_of(served: ServedIndexDep, detection_id: DetectionId) -> TrackDetail:
     except ApiError as error:
         if error.code != "no_tracks":
             raise
-        raise ApiError(404, "no_track", error.message) from None
+        raise ApiError(404, "no_track", error.detail) from None
     if track_id is None:
         raise ApiError(
             404,
@@ -141,9 +131,7 @@ async def image(service: ServiceDep, served: ServedIndexDep, detection_id: Detec
 
 
 @router.get(
-    "/{detection_id:path}",
-    summary="One detection",
-    responses=error_responses(404, 422, 503),
+    "/{detection_id:path}", summary="One detection", responses=error_responses(404, 422, 503)
 )
 def detection(served: ServedIndexDep, detection_id: DetectionId) -> Detection:
     """The fields of its row."""

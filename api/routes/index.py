@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
@@ -24,11 +24,7 @@ router = v1_router("/index", "index")
 health = APIRouter(tags=["health"])
 
 
-@router.get(
-    "",
-    summary="The snapshot and the model behind it",
-    responses=error_responses(503),
-)
+@router.get("", summary="The snapshot and the model behind it", responses=error_responses(503))
 def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
     manifest = served.snapshot.manifest
@@ -76,9 +72,7 @@ def index_facets(
 
 
 @router.post(
-    "/reload",
-    summary="Serve the version that CURRENT names, now",
-    responses=error_responses(503),
+    "/reload", summary="Serve the version that CURRENT names, now", responses=error_responses(503)
 )
 async def reload(service: ServiceDep) -> Reloaded:
     """The server does so by itself within a second or two; this waits until it has.
@@ -119,4 +113,4 @@ async def readyz(service: ServiceDep) -> Health:
 )
 async def metrics(service: ServiceDep) -> Response:
     """Requests and their latency by route, queue, batches, snapshot, reloads."""
-    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

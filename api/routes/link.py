@@ -11,13 +11,7 @@ from fastapi import Query, Request, Response
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
-from api.routes.common import (
-    DirectRoute,
-    ServedIndexDep,
-    ServiceDep,
-    served_index_of,
-    service_of,
-)
+from api.routes.common import DirectRoute, ServedIndexDep, ServiceDep, served_index_of, service_of
 from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
 from api.service.checks import over_limit
 from api.service.frames import read_frame, request_digest
@@ -73,7 +67,8 @@ async def link(request: Request, body: LinkRequest) -> Response:
                     fingerprint=served.snapshot.manifest.fingerprint,
                 ),
             )
-    service.metrics.record_linked(answer.continued, answer.started, answer.weak)
+    for outcome in ("continued", "started", "weak"):
+        service.metrics.linked.labels(outcome).inc(getattr(answer, outcome))
     headers = {"idempotent-replayed": "true"} if answer.repeated else None
     return Response(answer.body, headers=headers, media_type="application/json")
 

@@ -46,9 +46,7 @@ def track(
     matches = [track for track in table.summaries(track_id) if run is None or track["run"] == run]
     if not matches:
         raise ApiError(
-            404,
-            "track_not_found",
-            f"no track {track_id[:100]!r}; GET /v1/tracks lists all tracks",
+            404, "track_not_found", f"no track {track_id[:100]!r}; GET /v1/tracks lists all tracks"
         )
     if len(matches) > 1:
         runs = ", ".join(str(track["run"]) for track in matches)

@@ -62,8 +62,8 @@ class LiveDetection(BaseModel):
     @property
     def content(self) -> str:
         """Which of ``vector`` and ``image`` it has."""
-        given = [name for name in ("vector", "image") if getattr(self, name) is not None]
-        return " and ".join(given) or "nothing"
+        present = [name for name in ("vector", "image") if getattr(self, name) is not None]
+        return " and ".join(present) or "nothing"
 
 
 class LinkRequest(BaseModel):
@@ -119,8 +119,7 @@ class LinkRequest(BaseModel):
     image_width: Side | None = Field(None, description="In pixels; not with `image`.")
     image_height: Side | None = Field(None, description="In pixels; not with `image`.")
     detections: list[LiveDetection] = Field(
-        max_length=MAX_DETECTIONS,
-        description="May be empty; then every track misses this frame.",
+        max_length=MAX_DETECTIONS, description="May be empty; then every track misses this frame."
     )
 
     @model_validator(mode="after")

@@ -97,10 +97,10 @@ class BatchRequest(SearchOptions):
 
 
 def _check_one(request: BaseModel, first: str, second: str) -> None:
-    given = [name for name in (first, second) if getattr(request, name) is not None]
-    if len(given) != 1:
+    present = [name for name in (first, second) if getattr(request, name) is not None]
+    if len(present) != 1:
         raise ValueError(
-            f"give exactly one of {first} and {second}, not {' and '.join(given) or 'none'}"
+            f"give exactly one of {first} and {second}, not {' and '.join(present) or 'none'}"
         )
 
 

@@ -16,8 +16,9 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -74,23 +75,21 @@ class Search:
         return len(self.queries) * (max(1, self.k // 4) if self.include_features else 1)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The bytes of one answer and the version of the snapshot it came from."""
 
     body: bytes
     snapshot: str
 
 
-class _Pending:
+class _Pending(NamedTuple):
     """A search and the future of its answer."""
 
-    __slots__ = ("future", "loop", "search")
+    search: Search
+    future: asyncio.Future[Answer]
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Answer] = self.loop.create_future()
+
+_Outcome = tuple[_Pending, Answer | Exception]
 
 
 class Batcher:
@@ -104,20 +103,16 @@ class Batcher:
     """
 
     def __init__(
-        self,
-        served_index: Callable[[], ServedIndex],
-        *,
-        limits: Limits,
-        metrics: Metrics,
+        self, served_index: Callable[[], ServedIndex], *, limits: Limits, metrics: Metrics
     ) -> None:
         self._served_index = served_index
         self._limits = limits
         self._metrics = metrics
         self._queue: SimpleQueue[_Pending | None] = SimpleQueue()
         self._left_over: _Pending | None = None  # too much for the batch before; under _turn
-        self._lock = threading.Lock()
-        self._depth = 0
         self._turn = threading.Lock()
+        self._depth = 0
+        self._depth_lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, name=f"search-{number}", daemon=True)
             for number in range(2)
@@ -143,16 +138,16 @@ class Batcher:
             ApiError: 429, too many queries wait; 404, no such detection; 422, the vector or the
                 filter does not fit the index.
         """
-        with self._lock:
+        with self._depth_lock:
             # A search larger than the whole queue is accepted when nothing else waits.
             if self._depth and self._depth + search.cost > self._limits.waiting_queries:
-                self._metrics.record_rejection("queue")
+                self._metrics.rejected.labels("queue").inc()
                 raise too_busy(
                     f"{self._depth} queries wait for the index and the limit is "
                     f"{self._limits.waiting_queries}; try again in a second"
                 )
             self._depth += search.cost
-        pending = _Pending(search)
+        pending = _Pending(search, asyncio.get_running_loop().create_future())
         self._queue.put(pending)
         return await pending.future
 
@@ -165,7 +160,9 @@ class Batcher:
                 if not batch:
                     return
                 groups = self._search(batch)
-            self._answer(groups)
+            outcomes = [outcome for group in groups for outcome in group.outcomes()]
+            with contextlib.suppress(RuntimeError):  # the loop ended, so nobody waits
+                batch[0].future.get_loop().call_soon_threadsafe(_deliver, outcomes)
 
     def _take(self) -> list[_Pending]:
         """Wait for a search, then take all that wait, up to one batch; empty: closed."""
@@ -187,76 +184,53 @@ class Batcher:
                     break
                 cost = total
                 batch.append(pending)
-        with self._lock:
+        with self._depth_lock:
             self._depth -= cost
         return batch
 
     def _search(self, batch: list[_Pending]) -> list[_Group]:
         """Search each group of a batch in one call; an error fails only its own group."""
-        members_by_group: dict[Any, list[_Pending]] = {}
+        groups: dict[Any, _Group] = {}
         for pending in batch:
-            members_by_group.setdefault(pending.search.group, []).append(pending)
+            groups.setdefault(pending.search.group, _Group([])).members.append(pending)
         try:
             served = self._served_index()
         except ApiError as error:
-            return [_Group.failed(batch, error)]
-        groups = []
-        for members in members_by_group.values():
-            group = _Group(members)
+            return [_Group(batch, error)]
+        for group in groups.values():
             try:
                 group.search(served)
-            except Exception as error:  # this thread must live on; the requests get the error
-                group = _Group.failed(members, error)
-            else:
                 self._metrics.batch_size.observe(len(group.queries))
-            groups.append(group)
-        return groups
-
-    def _answer(self, groups: list[_Group]) -> None:
-        outcomes: dict[asyncio.AbstractEventLoop, list[tuple[_Pending, Answer | Exception]]] = {}
-        for group in groups:
-            for pending, outcome in group.outcomes():
-                outcomes.setdefault(pending.loop, []).append((pending, outcome))
-        for loop, answers in outcomes.items():
-            with contextlib.suppress(RuntimeError):  # the loop ended, so nobody waits
-                loop.call_soon_threadsafe(_deliver, answers)
+            except Exception as error:  # this thread must live on; the requests get the error
+                group.fail(error)
+        return list(groups.values())
 
 
 class _Group:
     """Searches that share one call of FAISS, their queries one after the other."""
 
-    def __init__(self, members: list[_Pending]) -> None:
-        self._members = members
-        self._failures: dict[_Pending, Exception] = {}
-        self._collect: Callable[[], SearchResults] | None = None
+    def __init__(self, members: list[_Pending], error: Exception | None = None) -> None:
+        self.members = members
         self.queries: list[str | NDArray[np.float32]] = []
-
-    @classmethod
-    def failed(cls, members: list[_Pending], error: Exception) -> _Group:
-        """A group whose members all get ``error``."""
-        group = cls(members)
-        group._fail(error)
-        return group
+        self._failures: dict[asyncio.Future[Answer], Exception] = {}
+        self._collect: Callable[[], SearchResults] | None = None
+        if error is not None:
+            self.fail(error)
 
     def search(self, served: ServedIndex) -> None:
         """Find the rows; a query that does not fit the index fails only its own request."""
         snapshot = served.snapshot
-        ids = [
-            query
-            for member in self._members
-            for query in member.search.queries
-            if isinstance(query, str)
-        ]
+        queries = chain.from_iterable(member.search.queries for member in self.members)
+        ids = [query for query in queries if isinstance(query, str)]
         rows = iter(snapshot.rows_of(ids).tolist() if ids else [])
         query_rows: list[int] = []
         ks: list[int] = []
         with_features: list[bool] = []
-        for member in self._members:
-            search = member.search
+        for search, future in self.members:
             own_rows = [next(rows) if isinstance(query, str) else -1 for query in search.queries]
             error = _query_error(served, search, own_rows)
             if error is not None:
-                self._failures[member] = error
+                self._failures[future] = error
                 continue
             self.queries += search.queries
             query_rows += own_rows
@@ -271,18 +245,18 @@ class _Group:
             vectors[indexed] = snapshot.vectors(indexed_rows[indexed])
         for number in np.flatnonzero(~indexed).tolist():
             vectors[number] = self.queries[number]
-        first = self._members[0].search
+        first = self.members[0].search
         k = max(ks) + int(indexed.any())  # one more, where the query itself is a hit
         try:
             hits = snapshot.search(vectors, k, filter=first.filter, exact=first.exact)
         except FilterError as error:
-            self._fail(ApiError(422, "invalid_filter", str(error)))
+            self.fail(ApiError(422, "invalid_filter", str(error)))
             return
         self._collect = lambda: collect_results(
             snapshot, hits, ks, indexed_rows, np.array(with_features)
         )
 
-    def outcomes(self) -> Iterator[tuple[_Pending, Answer | Exception]]:
+    def outcomes(self) -> Iterator[_Outcome]:
         """Each member's answer, or why it has none.
 
         Reads the fields of the hits here, while another thread searches already.
@@ -292,11 +266,11 @@ class _Group:
             try:
                 results = self._collect()
             except Exception as error:  # as in Batcher._search
-                self._fail(error)
+                self.fail(error)
         first = 0
-        for member in self._members:
-            if member in self._failures:
-                yield member, self._failures[member]
+        for member in self.members:
+            if member.future in self._failures:
+                yield member, self._failures[member.future]
                 continue
             assert results is not None
             try:
@@ -306,10 +280,10 @@ class _Group:
                 yield member, error
             first += len(member.search.queries)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Give ``error`` to every member without an error of its own."""
-        for member in self._members:
-            self._failures.setdefault(member, error)
+        for member in self.members:
+            self._failures.setdefault(member.future, error)
 
 
 def _query_error(served: ServedIndex, search: Search, rows: list[int]) -> ApiError | None:
@@ -325,7 +299,7 @@ def _query_error(served: ServedIndex, search: Search, rows: list[int]) -> ApiErr
     return None
 
 
-def _deliver(answers: list[tuple[_Pending, Answer | Exception]]) -> None:
+def _deliver(answers: list[_Outcome]) -> None:
     for pending, answer in answers:
         if pending.future.done():  # its request was cancelled
             continue

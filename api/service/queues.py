@@ -44,7 +44,7 @@ class BoundedQueue:
             ApiError: 429, the queue is full.
         """
         if self._waiting >= self._max_waiting:
-            self._metrics.record_rejection(self._reason)
+            self._metrics.rejected.labels(self._reason).inc()
             raise too_busy(f"{self._waiting} {self._description}, the limit; try again in a second")
         self._waiting += 1
         try:

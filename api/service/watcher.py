@@ -126,7 +126,8 @@ class IndexWatcher:
             self._served, self._failed = opened, None
             self.since = datetime.now(UTC)
             manifest = opened.snapshot.manifest
-            self._metrics.record_snapshot(manifest.version, manifest.rows)
+            self._metrics.snapshot.info({"version": manifest.version})
+            self._metrics.rows.set(manifest.rows)
             if before is None:
                 # What is loaded by now stays. Otherwise the garbage collector scans all of it
                 # every second under load, and every request waits 60 ms for that.

@@ -6,13 +6,7 @@ A module that imports these classes runs them against its fixture ``base_url``.
 import httpx
 
 from api.client import Client
-from tests.helpers.api.world import (
-    FAILED,
-    JSON,
-    World,
-    detection_url,
-    error_of,
-)
+from tests.helpers.api.world import FAILED, JSON, World, detection_url, error_of
 
 
 class TestIndex:

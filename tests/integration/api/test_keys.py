@@ -19,10 +19,7 @@ def test_v1_requires_a_valid_key(
     file = tmp_path / "keys"
     file.write_text("# of the web page\nfirst-key\n\n  second-key  \n")
     file.chmod(0o600)
-    with (
-        caplog.at_level(logging.DEBUG),
-        serving(world.index, api_key_file=file) as http,
-    ):
+    with caplog.at_level(logging.DEBUG), serving(world.index, api_key_file=file) as http:
         url = str(http.base_url)
         for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json"):
             assert http.get(path).status_code == 200

@@ -125,10 +125,7 @@ def test_queues_are_bounded(
         return http.post("/v1/link", json=frame_body())
 
     limits = Limits(**{f"waiting_{queue}": 1})
-    with (
-        serving(world.index, limits=limits) as http,
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with serving(world.index, limits=limits) as http, ThreadPoolExecutor(1) as pool:
         first = pool.submit(send, http)
         assert under_way.wait(60)
         refused = send(http)

@@ -20,10 +20,7 @@ def lines(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, objec
 
 
 def test_every_request_is_one_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        caplog.at_level(logging.INFO, "onepass.api.access"),
-        serving(world.index) as http,
-    ):
+    with caplog.at_level(logging.INFO, "onepass.api.access"), serving(world.index) as http:
         caplog.clear()
         name = {"x-request-id": "job-1"}
         http.get(detection_url(ODD_ID) + "/neighbours?k=3", headers=name)

@@ -133,12 +133,7 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )
-            @given(
-                case=cases,
-                sane=st.booleans(),
-                detection=ids,
-                where=wheres,
-            )
+            @given(case=cases, sane=st.booleans(), detection=ids, where=wheres)
             def send(case: Any, sane: bool, detection: str, where: str) -> None:
                 if sane:
                     if "detection_id" in (case.path_parameters or {}):

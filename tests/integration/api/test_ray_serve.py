@@ -207,7 +207,7 @@ def test_the_config_of_a_rayservice_serves(world: World, tmp_path: Path) -> None
     document = yaml.safe_load((ROOT / "deploy" / "rayservice" / "rayservice.yaml").read_text())
     config = yaml.safe_load(document["spec"]["serveConfigV2"])
     first, service = config["applications"]
-    second = {"name": "onepass-shard-1", "args": first["args"] | {"own": 1}}
+    second = {"name": "onepass-shard-1", "args": first["args"] | {"shard": 1}}
     config["applications"] = [first, first | second, service]
     keys = tmp_path / "keys"
     keys.write_text("secret-key\n")

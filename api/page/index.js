@@ -1,19 +1,19 @@
-// Index: what is being served, how well it finds what it should, and what is in it.
+// Index: what is being served, its recall and its model, and the values of its columns.
 
 import { getFacets, getIndex } from "./api.js";
-import { count, el, facts, plural } from "./dom.js";
-import { guarded } from "./message.js";
+import { count, el, definitions, plural } from "./dom.js";
+import { showingErrors } from "./message.js";
 import { hashOf } from "./where.js";
 
 const LISTED = 12;
 
-export function index({ main, signal, seen, title }) {
+export function index({ main, signal, onSnapshot, title }) {
   title("Index");
   const heading = el("h1", { tabindex: "-1" }, "Index");
-  const place = el("div", { class: "place" });
+  const notice = el("div", { class: "notice" });
   const body = el("div", { class: "columns" });
-  main.append(heading, place, body);
-  guarded(show, { place, signal });
+  main.append(heading, notice, body);
+  showingErrors(show, { target: notice, signal });
 
   async function show() {
     const [served, labels, sequences] = await Promise.all([
@@ -21,19 +21,19 @@ export function index({ main, signal, seen, title }) {
       getFacets("label", LISTED, signal),
       getFacets("sequence", LISTED, signal),
     ]);
-    seen(served.version);
-    place.replaceChildren();
+    onSnapshot(served.version);
+    notice.replaceChildren();
     const { recall, model } = served;
     const { preprocess } = model;
     body.replaceChildren(
       part("Served", [
         ["Version", served.version],
-        ["Versions", served.versions?.map(versionName).join(", ")],
+        ["Versions", served.versions.join(", ")],
         ["Detections", count(served.rows)],
         ["Dimensions", count(served.dim)],
         ["Metric", served.metric],
         ["Index", el("code", {}, served.factory)],
-        [`Recall@${recall.k}`, recall.measured === null ? "not measured: too few rows" : `${recall.measured.toFixed(3)} measured, ${recall.target} asked for`],
+        [`Recall@${recall.k}`, recall.measured === null ? "not measured: too few rows" : `${recall.measured.toFixed(3)} measured, target ${recall.target}`],
         ["Runs", served.runs.join(", ")],
       ]),
       part("Model", [
@@ -51,28 +51,26 @@ export function index({ main, signal, seen, title }) {
   return { heading, update: () => false };
 }
 
-const versionName = (one) => (typeof one === "string" ? one : one.version);
-
 function part(name, entries) {
-  return el("section", { class: "panel" }, el("h2", {}, name), facts(entries));
+  return el("section", { class: "panel" }, el("h2", {}, name), definitions(entries));
 }
 
-function bars(name, column, found, rows) {
-  const rest = found.total - found.values.length;
+function bars(name, column, facets, rows) {
+  const rest = facets.total - facets.values.length;
   return el(
     "section",
     { class: "panel" },
-    el("h2", {}, name, " ", el("span", { class: "number" }, count(found.total))),
+    el("h2", {}, name, " ", el("span", { class: "number" }, count(facets.total))),
     el(
       "ul",
       { class: "bars" },
-      found.values.map((one) =>
+      facets.values.map((facet) =>
         el(
           "li",
           {},
-          el("a", { class: "label", href: hashOf("", { [column]: one.value }) }, one.value),
-          el("span", { class: "score" }, count(one.rows)),
-          el("meter", { min: "0", max: String(rows), value: String(one.rows), "aria-hidden": "true" }),
+          el("a", { class: "label", href: hashOf("", { [column]: facet.value }) }, facet.value),
+          el("span", { class: "score" }, count(facet.rows)),
+          el("meter", { min: "0", max: String(rows), value: String(facet.rows), "aria-hidden": "true" }),
         ),
       ),
     ),
