@@ -113,14 +113,11 @@ def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     for first, *others in rows:
-        cells = [f"`{first}`".replace("|", "\\|"), *(plain(cell) for cell in others)]
-        yield f"| {' | '.join(cells)} |"
+        yield f"| `{first}` | {' | '.join(plain(cell) for cell in others)} |"
     yield ""
 
 
 def plain(text: str) -> str:
     """Text whose characters mean nothing to Markdown, unless it is code."""
     text = " ".join(text.split())
-    if text.startswith("`"):
-        return text.replace("|", "\\|")
-    return re.sub(r"([|<*_\[\]])", r"\\\1", text)
+    return text if text.startswith("`") else re.sub(r"([|<*_\[\]])", r"\\\1", text)
