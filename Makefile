@@ -59,7 +59,7 @@ audit: $(VENV)/.dev  ## known vulnerabilities of what is installed; says so wher
 	$(BIN)/python -m tests.helpers.audit
 
 docs: $(VENV)/.dev  ## the documentation as pages, in site/; needs no network
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 tests: test
 

@@ -16,7 +16,7 @@ Needs ``pip install 'onepass[tracks]'`` and then ``pip install --no-deps 'tracke
 
 Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work): HOTA / switches at every 25th and 50th
 frame: default 1 / 0 and 1 / 0; ami 0.716 / 10 and 0.702 / 10; best of SORT, ByteTrack and OC-SORT 0.983 / 0
-and 0.728 / 3 (README.md has the whole table).
+and 0.728 / 3 (docs/guides/tracks.md has the whole table).
 """
 
 from __future__ import annotations

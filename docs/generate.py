@@ -59,8 +59,15 @@ def command_line() -> Iterator[str]:
         yield f"## {name}\n"
         yield f"```text\n{' '.join([name, *usage])}\n```\n"
         yield from described(inspect.cleandoc(command.help or ""))
-        records = [parameter.get_help_record(context) for parameter in command.params]
-        yield from table(("parameter", "meaning"), filter(None, records))
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in command.params:
+            record = parameter.get_help_record(context)
+            panel = getattr(parameter, "rich_help_panel", None) or "Parameters"
+            if record is not None:
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            yield f"**{panel}**\n"
+            yield from table(("parameter", "meaning"), records)
 
 
 def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -113,14 +120,11 @@ def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|{'---|' * len(head)}"
     for first, *others in rows:
-        cells = [f"`{first}`".replace("|", "\\|"), *(plain(cell) for cell in others)]
-        yield f"| {' | '.join(cells)} |"
+        yield f"| `{first}` | {' | '.join(plain(cell) for cell in others)} |"
     yield ""
 
 
 def plain(text: str) -> str:
     """Text whose characters mean nothing to Markdown, unless it is code."""
     text = " ".join(text.split())
-    if text.startswith("`"):
-        return text.replace("|", "\\|")
-    return re.sub(r"([|<*_\[\]])", r"\\\1", text)
+    return text if text.startswith("`") else re.sub(r"([|<*_\[\]])", r"\\\1", text)
