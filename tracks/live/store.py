@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,7 +214,7 @@ class LinkStore:
             check_same_thread=False,
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._log_ahead(connection)
             # An answered frame is on the disk, also when the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             with _exclusive(connection):  # another process may do the same
@@ -223,6 +224,18 @@ class LinkStore:
             raise
         self._connection, self._opened = connection, self._identity()
         return connection
+
+    def _log_ahead(self, connection: sqlite3.Connection) -> None:
+        """Switch to write-ahead logging; SQLite itself does not wait where two switch at once."""
+        deadline = time.monotonic() + self._wait_seconds
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.005)
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
