@@ -51,9 +51,8 @@ def demo(
     """A real clip of eight fish: boxes, one pass, index, tracks, pictures."""
     # late: torch takes seconds
     from onepass.demo import run_demo
-    from onepass.runs import report_to
 
-    with ProgressBar(resumes=True) as bar:
-        report = run_demo(out, cache, log=echo, extraction=report_to(bar.update))
+    with ProgressBar(resumes=True):
+        report = run_demo(out, cache, log=echo)
     if as_json:
         print_json(asdict(report))

