@@ -28,7 +28,7 @@ from pipelines.model_info import (
     PrecisionAudit,
 )
 from pipelines.models.base import Loaded
-from pipelines.models.cache import Choice, KnownModel, ModelCache
+from pipelines.models.cache import CachedModel, Choice, ModelCache
 from pipelines.models.registry import describe, load_backbone
 from pipelines.request import Request
 
@@ -270,7 +270,7 @@ class Candidates:
                     audit=request.audit,
                     notes=request.notes,
                 )
-        measured = KnownModel(
+        measured = CachedModel(
             facts=self.facts,
             labels=self.labels,
             has_classes=self.has_classes,

@@ -40,8 +40,8 @@ class Choice(JsonModel):
     notes: tuple[str, ...]
 
 
-class KnownModel(JsonModel):
-    """What is known of one model."""
+class CachedModel(JsonModel):
+    """What was measured of one model; the contents of its file."""
 
     facts: ModelInfo
     labels: tuple[str, ...] | None
@@ -74,22 +74,22 @@ class ModelCache:
             }
             self._file = _folder() / f"{sha256_json(key)[:32]}.json"
 
-    def read(self) -> KnownModel | None:
+    def read(self) -> CachedModel | None:
         """The entry, or None."""
         if self._file is None or not self._file.is_file():
             return None
         try:
-            return read_json(self._file, KnownModel)
+            return read_json(self._file, CachedModel)
         except (RunError, OSError):
             return None
 
-    def write(self, known: KnownModel) -> None:
+    def write(self, entry: CachedModel) -> None:
         """Store the entry; where the folder cannot be written nothing is, which costs only time."""
         if self._file is None:
             return
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomic(self._file, known.model_dump_json().encode())
+            write_atomic(self._file, entry.model_dump_json().encode())
         except OSError:
             return
 

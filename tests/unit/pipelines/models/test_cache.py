@@ -19,7 +19,7 @@ from pipelines.engines.resolve import resolve
 from pipelines.engines.unresolved import Unresolved, resolved_before
 from pipelines.model_info import ModelRequest, Outputs, PrecisionAudit
 from pipelines.models import cache as model_cache
-from pipelines.models.cache import Choice, KnownModel, ModelCache
+from pipelines.models.cache import CachedModel, Choice, ModelCache
 from pipelines.request import Request
 from pipelines.sources.plan import read_source
 from tests.helpers.pictures import photo_folder
@@ -27,7 +27,7 @@ from tests.helpers.runs import TINY_FACTS, make_config
 
 TINY = ModelRequest(spec="tiny")
 MAP = Outputs(map=True)
-KNOWN = KnownModel(
+KNOWN = CachedModel(
     facts=TINY_FACTS,
     labels=("a", "b"),
     has_classes=True,
