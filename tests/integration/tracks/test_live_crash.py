@@ -51,12 +51,12 @@ file, first, die = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 left = 2
 def dying(name):
     real = getattr(Transaction, name)
-    def killed(self, *args):
+    def killed(self, *args, **named):
         global left
         left -= 1
         if die == f"before {name}" and not left:
             os.kill(os.getpid(), signal.SIGKILL)
-        done = real(self, *args)
+        done = real(self, *args, **named)
         if die == f"after {name}" and not left:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
