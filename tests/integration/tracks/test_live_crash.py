@@ -86,13 +86,16 @@ def filmed(file: Path, first: int, die: str = "", *, answers: int = 0, after: fl
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
-    told = [str(first - 1), *(child.stdout.readline() for _ in range(answers))]
+    lines = [str(first - 1), *(child.stdout.readline() for _ in range(answers))]
     if not die:
         time.sleep(after)
         child.send_signal(signal.SIGKILL)
-    rest, _ = child.communicate(timeout=60)
+    # Not communicate(): it would leave out what readline() has buffered.
+    with child.stdout:
+        rest = child.stdout.read()
+    child.wait(60)
     assert child.returncode == -signal.SIGKILL or not die
-    return int([*told, *rest.split()][-1])
+    return int([*lines, *rest.split()][-1])
 
 
 def last_frame(file: Path) -> int:
