@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 
 from common.errors import RunError
 from common.json_models import read_json
-from common.storage import read_parquet
 from index.vectors import Ints
 from pipelines.embeddings import read_embeddings
 from pipelines.request import Request
 from pipelines.run import Run
+from tracks.plan import FILE, FILE_ROW, read_rows
 
 Bools = npt.NDArray[np.bool_]
 
@@ -28,32 +28,20 @@ class Rows:
 
     Attributes:
         run: whose rows these are.
-        table: ``detection_id``, ``label``, ``label_index``, ``error``, N rows.
+        table: ``detection_id``, ``label``, ``label_index``, ``error``, and where each embedding is
+            stored; N rows.
         embedded: whether each has an embedding ``[N]``.
     """
 
     run: Run
     table: pa.Table
     embedded: Bools
-    _files: Ints
-    _offsets: Ints
 
     @classmethod
     def read(cls, run: Run) -> Rows:
         """Read the rows of a run, but not their embeddings."""
-        tables = []
-        for number, file in enumerate(run.files()):
-            table = read_parquet(file, columns=list(_COLUMNS))
-            table = table.append_column("file", pa.array(np.full(table.num_rows, number)))
-            tables.append(table.append_column("offset", pa.array(np.arange(table.num_rows))))
-        table = pa.concat_tables(tables).sort_by("row_id").combine_chunks()
-        return cls(
-            run,
-            table,
-            pc.is_null(table["error"]).to_numpy(),
-            table["file"].to_numpy(),
-            table["offset"].to_numpy(),
-        )
+        table = read_rows(run, list(_COLUMNS)).sort_by("row_id").combine_chunks()
+        return cls(run, table, pc.is_null(table["error"]).to_numpy())
 
     @property
     def dim(self) -> int:
@@ -62,7 +50,8 @@ class Rows:
 
     def embeddings(self, rows: Ints) -> npt.NDArray[np.float32]:
         """Embeddings float32 ``[R, D]`` of ``rows`` ``[R]``, of which none is repeated."""
-        return read_embeddings(self.run, self._files[rows], self._offsets[rows])
+        files, file_rows = (self.table[name].to_numpy()[rows] for name in (FILE, FILE_ROW))
+        return read_embeddings(self.run, files, file_rows)
 
     def class_names(self) -> frozenset[str] | None:
         """All classes of the run's model; None where they have no names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator
 from html import escape
+from pathlib import Path
 
 from migration import plots
 from migration.report import (
@@ -20,38 +21,7 @@ from migration.report import (
 _MAX_ROWS = 12  # of a table of classes
 _QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")
 
-_STYLE = """
-:root { --ink: #1d232b; --soft: #5b6573; --line: #d9dee5; --paper: #fff; --shade: #f5f7f9;
-  --good: #1c7c3c; --bad: #b3261e; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--shade); color: var(--ink);
-  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
-main { max-width: 1180px; margin: 0 auto; padding: 24px 16px 48px; }
-h1 { font-size: 22px; margin: 0 0 4px; }
-h2 { font-size: 16px; margin: 0 0 8px; }
-p { margin: 0 0 10px; }
-.soft { color: var(--soft); font-size: 13px; }
-.verdict { border-left: 6px solid; padding: 12px 16px; margin: 16px 0; background: var(--paper);
-  border-radius: 4px; }
-.verdict.passed { border-color: var(--good); } .verdict.missed { border-color: var(--bad); }
-.verdict strong { font-size: 18px; } .verdict table { margin: 0; }
-.passed strong, td.met { color: var(--good); } .missed strong, td.missed { color: var(--bad); }
-.verdict td:first-child { width: 8.5em; }
-td.met, td.missed, td.not { font-weight: 600; white-space: nowrap; } td.not { color: var(--soft); }
-.columns { columns: 2 440px; column-gap: 16px; margin-bottom: 16px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: 16px;
-  margin: 0 0 16px; break-inside: avoid; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; margin: 0 0 10px; }
-th, td { text-align: left; padding: 5px 10px 5px 0; border-top: 1px solid var(--line);
-  vertical-align: top; }
-th:first-child, td:first-child { overflow-wrap: break-word; }
-thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: 13px; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { width: 100%; max-width: 500px; height: auto; display: block; margin: 6px 0; }
-.big { font-size: 26px; font-weight: 600; font-variant-numeric: tabular-nums; }
-code { font-size: 12px; }
-ul { margin: 0; padding-left: 20px; }
-"""
+_STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def render(report: MigrationReport) -> str:

@@ -35,7 +35,6 @@ from tracks.store import (
     LinkSummary,
     TracksManifest,
     check_complete,
-    replace_folder,
     require_tracks_folder,
     track_id,
 )
@@ -161,18 +160,27 @@ def _replacing(out: Path) -> Iterator[Path]:
     """A new folder to write into, which replaces ``out`` at the end of the block."""
     # A folder that a killed command left is taken over.
     work = out.with_name(f".{out.name}.linking")
+    draft, old = work / "new", work / "old"
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with lock_folder(work, "link"):
             try:
-                draft = work / "new"
                 shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir()
                 yield draft
-                replace_folder(draft, out, old=work / "old")
+                if old.exists():  # a command was killed between the two renames, or right after
+                    shutil.rmtree(old)
+                if out.exists():
+                    out.rename(old)
+                try:
+                    draft.rename(out)
+                except OSError:
+                    if old.exists():
+                        old.rename(out)
+                    raise
             finally:
-                for name in ("new", "old"):
-                    shutil.rmtree(work / name, ignore_errors=True)
+                for folder in (draft, old):
+                    shutil.rmtree(folder, ignore_errors=True)
     finally:
         with suppress(OSError):  # another command is at work there
             work.rmdir()

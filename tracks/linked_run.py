@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from common.errors import InputError
 from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
+from tracks.association.state import Bools
 from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.geometry import read_geometry
 from tracks.plan import sequence_slices
@@ -101,15 +101,17 @@ class LinkedRun:
         return boxes
 
     @cached_property
-    def in_track(self) -> npt.NDArray[np.bool_]:
+    def in_track(self) -> Bools:
         """Which rows are in a track ``[N]``."""
-        mask: npt.NDArray[np.bool_] = self.rows["track_id"].is_valid().to_numpy()
-        return mask
+        return self._has("track_id")
 
     @cached_property
-    def failed(self) -> npt.NDArray[np.bool_]:
+    def failed(self) -> Bools:
         """Which rows have an error ``[N]``."""
-        mask: npt.NDArray[np.bool_] = self.rows["error"].is_valid().to_numpy()
+        return self._has("error")
+
+    def _has(self, column: str) -> Bools:
+        mask: Bools = self.rows[column].is_valid().to_numpy()
         return mask
 
     def repeated_boxes(self) -> int:
@@ -125,9 +127,8 @@ class LinkedRun:
         tracks = table["track_id"].combine_chunks().dictionary_encode().indices.to_numpy()
         cost = table["cost"].fill_null(0).to_numpy()
         frames = self.frames[rows]
-        return TrackBoxes(
-            frames, unique_per_frame(frames, tracks, cost) + 1, self.boxes[rows]
-        ), rows
+        ids = unique_per_frame(frames, tracks, cost) + 1
+        return TrackBoxes(frames, ids, self.boxes[rows]), rows
 
     def longest_first(self) -> tuple[Ints, Ints, list[str]]:
         """The tracks as pictures show them, numbered from 0 with the longest first.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError, RunError
-from common.storage import open_parquet, read_parquet
+from common.storage import read_parquet
 from index.vectors import Floats, l1_normalise
 from pipelines.detections import BOX
 from pipelines.embeddings import read_embeddings
@@ -51,32 +51,36 @@ def read_plan(run: Run, score_column: str | None) -> LinkPlan:
         RunError: the run keeps no embeddings.
         InputError: ``score_column`` is not a column of numbers.
     """
-    tables = []
-    for number, file in enumerate(run.files()):
-        with open_parquet(file) as parquet:
-            schema = parquet.schema_arrow
-        if "embedding" not in schema.names:
-            raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
-        columns = [*_COLUMNS, *([score_column] if score_column else [])]
-        if score_column and score_column not in schema.names:
-            names = ", ".join(name for name in schema.names if name not in ("embedding", "topk"))
+    if "embedding" not in run.columns:
+        raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
+    columns = list(_COLUMNS)
+    if score_column is not None:
+        if score_column not in run.columns:
+            names = ", ".join(name for name in run.columns if name not in ("embedding", "topk"))
             raise InputError(
                 f"`score_column={score_column!r}`: {run.path} has no such column; it has {names}"
             )
-        table = read_parquet(file, columns=list(dict.fromkeys(columns)))
-        if score_column:
-            table = table.append_column(SCORE, _scores(table[score_column], score_column))
-        file_rows = np.arange(table.num_rows)
-        table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
-        tables.append(table.append_column(FILE_ROW, pa.array(file_rows.astype(np.int32))))
-    everything = pa.concat_tables(tables)
-    rows = everything.num_rows
-    good = everything.filter(pc.is_null(everything["error"])).drop_columns(["error"])
-    del everything, tables  # a few copies of millions of rows matter
-    good = good.sort_by(
+        columns.append(score_column)
+    table = read_rows(run, list(dict.fromkeys(columns)))
+    if score_column is not None:
+        table = table.append_column(SCORE, _scores(table[score_column], score_column))
+    rows = table.num_rows
+    table = table.filter(pc.is_null(table["error"])).drop_columns(["error"])
+    table = table.sort_by(
         [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
     )
-    return LinkPlan(good, sequence_slices(good), rows - good.num_rows)
+    return LinkPlan(table, sequence_slices(table), rows - table.num_rows)
+
+
+def read_rows(run: Run, columns: list[str]) -> pa.Table:
+    """Columns of a run in the order they are stored, with ``file`` and ``file_row`` of each row."""
+    tables = []
+    for number, file in enumerate(run.files()):
+        table = read_parquet(file, columns=columns)
+        file_rows = np.arange(table.num_rows, dtype=np.int32)
+        table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
+        tables.append(table.append_column(FILE_ROW, pa.array(file_rows)))
+    return pa.concat_tables(tables)
 
 
 def sequence_slices(rows: pa.Table) -> list[slice]:

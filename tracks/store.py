@@ -1,4 +1,4 @@
-"""The tracks of a run on disk: the layout of ``tracks/``, reading it, replacing it as a whole.
+"""The tracks of a run on disk: the layout of ``tracks/``, reading and checking it.
 
 ::
 
@@ -13,7 +13,6 @@ previous detection, no cost and no margin.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,23 +128,3 @@ def require_tracks_folder(out: Path) -> None:
         out.is_dir() and all(names.fullmatch(entry.name) for entry in out.iterdir())
     ):
         raise RunError(f"`out={str(out)!r}` exists and holds no tracks; give a new folder")
-
-
-def replace_folder(draft: Path, out: Path, *, old: Path) -> None:
-    """Rename a finished folder to ``out``, whose current contents are kept as ``old`` until then.
-
-    Args:
-        draft: the finished folder.
-        out: where it goes.
-        old: free path on the same file system.
-    """
-    if old.exists():  # a command was killed between the two renames, or right after
-        shutil.rmtree(old)
-    if out.exists():
-        out.rename(old)
-    try:
-        draft.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise

@@ -72,13 +72,12 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     opened = Run.open(run)
     plan = read_plan(opened, None)
     given = f"`truth_column={column!r}`"
-    try:
-        table = opened.to_arrow(["detection_id", column])
-    except (KeyError, pa.ArrowException):
+    if column not in opened.columns:
         raise InputError(
             f"{given}: {run} has no such column; give one that names the individual of each "
             "detection"
-        ) from None
+        )
+    table = opened.to_arrow(["detection_id", column])
     names = table[column].cast(pa.string())
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.string()), names)
     rows = pc.index_in(plan.table["detection_id"], table["detection_id"].combine_chunks())

@@ -24,8 +24,8 @@ from index.vectors import l1_normalise
 from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
 from tracks.association.threads import one_thread
-from tracks.live.state import Head, State, pack, seconds_of, unpack
-from tracks.live.store import LinkStore, SequenceRow, StoredAnswer
+from tracks.live.state import Head, State, seconds_of
+from tracks.live.store import LinkStore
 from tracks.store import track_id
 
 IDLE_DAYS = 30
@@ -99,7 +99,7 @@ class LiveLinker:
         self._now = now
 
     def stored_answer(self, sequence: str, request_id: str, digest: bytes) -> bytes | None:
-        """The answer to an earlier request; None if there was none, or long ago.
+        """The answer to an earlier request, as ``Transaction.answer``.
 
         Args:
             sequence: name of the sequence.
@@ -111,8 +111,9 @@ class LiveLinker:
             LinkStateError: the state cannot be read.
         """
         with self.store.read() as transaction:
-            stored = None if transaction is None else transaction.answer(sequence, request_id)
-        return _matching_answer(stored, sequence, request_id, digest)
+            if transaction is None:
+                return None
+            return transaction.answer(sequence, request_id, digest)
 
     def link(self, frame: Frame, *, request_id: str, digest: bytes, fingerprint: str) -> Answer:
         """Link a frame, or repeat the answer to an earlier request.
@@ -132,18 +133,17 @@ class LiveLinker:
         """
         embeddings = l1_normalise(frame.vectors, frame.ids)
         with self.store.write() as transaction:
-            stored = transaction.answer(frame.sequence, request_id)
-            body = _matching_answer(stored, frame.sequence, request_id, digest)
+            body = transaction.answer(frame.sequence, request_id, digest)
             if body is not None:
                 return Answer(body, repeated=True)
-            row = transaction.row(frame.sequence)
-            if row is None and (closed := transaction.close_idle(before=self._idle_before())):
+            idle_before = self._idle_before()
+            state = transaction.state(frame.sequence, idle_before=idle_before)
+            if state is None and (closed := transaction.close_idle(before=idle_before)):
                 logger.info(
                     "closed the open tracks of %d sequences without a frame for %d days",
                     closed,
                     IDLE_DAYS,
                 )
-            state = None if row is None else self._state(row)
             number = self._number(frame, state)
             restarted = state.cut_off(self.options, fingerprint) if state else None
             linker, names = self._linker(
@@ -178,12 +178,14 @@ class LiveLinker:
                 options=self.options,
                 fingerprint=fingerprint,
             )
-            revision = 1 if row is None else row.revision + 1
             transaction.save(
                 frame.sequence,
-                SequenceRow(revision, self._now(), head.model_dump_json(), pack(linker.open)),
-                request_id,
-                StoredAnswer(digest, body),
+                head,
+                linker.open,
+                touched=self._now(),
+                request_id=request_id,
+                digest=digest,
+                body=body,
             )
         if restarted:
             logger.warning("sequence %r starts new tracks: %s", frame.sequence, restarted)
@@ -197,17 +199,12 @@ class LiveLinker:
             LinkStateError: the state cannot be read.
         """
         with self.store.read() as transaction:
-            row = None if transaction is None else transaction.row(sequence)
-        return None if row is None else self._state(row)
+            if transaction is None:
+                return None
+            return transaction.state(sequence, idle_before=self._idle_before())
 
     def _idle_before(self) -> float:
         return self._now() - IDLE_DAYS * 86_400
-
-    def _state(self, row: SequenceRow) -> State:
-        tracks = None
-        if row.tracks is not None and row.touched >= self._idle_before():
-            tracks = unpack(row.tracks)
-        return State(Head.model_validate_json(row.head), tracks)
 
     def _linker(
         self, frame: Frame, dim: int, state: State | None, *, restart: bool
@@ -254,19 +251,6 @@ class LiveLinker:
                 "camera's clock, or start a new sequence"
             )
         return last + frame.step if frame.number is None else frame.number
-
-
-def _matching_answer(
-    stored: StoredAnswer | None, sequence: str, request_id: str, digest: bytes
-) -> bytes | None:
-    if stored is None:
-        return None
-    if stored.digest != digest:
-        raise ClashError(
-            f"request_id {request_id[:100]!r} of sequence {sequence[:100]!r} was answered before, "
-            "to another request; give every frame an id of its own, and repeat a request unchanged"
-        )
-    return stored.body
 
 
 def _detections(frame: Frame, links: Links, names: dict[int, str]) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import LinkStateError
+from common.errors import ClashError, LinkStateError
+from tracks.association.state import OpenTracks
+from tracks.live.state import Head, State, pack, unpack
 
 FORMAT = 1
 LINK_STATE = Path("live", "links.sqlite3")
@@ -50,67 +51,90 @@ _TABLES = (
 )
 
 
-@dataclass(frozen=True)
-class SequenceRow:
-    """A row of the table ``sequences``; fields as the columns."""
-
-    revision: int
-    touched: float
-    head: str
-    tracks: bytes | None
-
-
-@dataclass(frozen=True)
-class StoredAnswer:
-    """An answer that was sent; fields as the columns."""
-
-    digest: bytes
-    body: bytes
-
-
 class Transaction:
     """One transaction, which may read and write sequences."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
 
-    def answer(self, sequence: str, request_id: str) -> StoredAnswer | None:
-        """The answer to a request, if it is kept."""
+    def answer(self, sequence: str, request_id: str, digest: bytes) -> bytes | None:
+        """The answer to an earlier request; None if there was none, or long ago.
+
+        Args:
+            sequence: name of the sequence.
+            request_id: of the request.
+            digest: of all its contents.
+
+        Raises:
+            ClashError: the id was used for a request with another digest.
+        """
         row = self._execute(
             "SELECT digest, body FROM answers WHERE sequence = ? AND request_id = ?",
             (sequence, request_id),
         ).fetchone()
-        return None if row is None else StoredAnswer(*row)
+        if row is None:
+            return None
+        if row[0] != digest:
+            raise ClashError(
+                f"request_id {request_id[:100]!r} of sequence {sequence[:100]!r} was answered "
+                "before, to another request; give every frame an id of its own, and repeat a request "
+                "unchanged"
+            )
+        body: bytes = row[1]
+        return body
 
-    def row(self, sequence: str) -> SequenceRow | None:
-        """The row of a sequence; None where it has no frame yet."""
-        row = self._execute(
-            "SELECT revision, touched, head, tracks FROM sequences WHERE name = ?", (sequence,)
-        ).fetchone()
-        return None if row is None else SequenceRow(*row)
-
-    def save(self, sequence: str, row: SequenceRow, request_id: str, answer: StoredAnswer) -> None:
-        """Replace the row of a sequence, and store an answer.
+    def state(self, sequence: str, *, idle_before: float) -> State | None:
+        """The state of a sequence; None where it has no frame yet.
 
         Args:
             sequence: its name.
-            row: the new state.
-            request_id: of the request that led to it.
-            answer: to that request.
+            idle_before: tracks that were last touched earlier are closed, in seconds since 1970.
         """
-        self._execute(
-            "INSERT INTO sequences (name, revision, touched, head, tracks) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, "
-            "touched = excluded.touched, head = excluded.head, tracks = excluded.tracks",
-            (sequence, row.revision, row.touched, row.head, row.tracks),
-        )
+        row = self._execute(
+            "SELECT head, tracks, touched >= ? FROM sequences WHERE name = ?",
+            (idle_before, sequence),
+        ).fetchone()
+        if row is None:
+            return None
+        head, tracks, recent = row
+        return State(Head.model_validate_json(head), unpack(tracks) if tracks and recent else None)
+
+    def save(
+        self,
+        sequence: str,
+        head: Head,
+        tracks: OpenTracks,
+        *,
+        touched: float,
+        request_id: str,
+        digest: bytes,
+        body: bytes,
+    ) -> None:
+        """Replace the state of a sequence, and store the answer to the request that led to it.
+
+        Args:
+            sequence: its name.
+            head: the new state, but for the open tracks.
+            tracks: the open tracks.
+            touched: the time, in seconds since 1970.
+            request_id: of the request.
+            digest: of all its contents.
+            body: of the answer.
+        """
+        (revision,) = self._execute(
+            "INSERT INTO sequences (name, revision, touched, head, tracks) VALUES (?, 1, ?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET revision = revision + 1, "
+            "touched = excluded.touched, head = excluded.head, tracks = excluded.tracks "
+            "RETURNING revision",
+            (sequence, touched, head.model_dump_json(), pack(tracks)),
+        ).fetchone()
         self._execute(
             "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
-            (sequence, request_id, row.revision, answer.digest, answer.body),
+            (sequence, request_id, revision, digest, body),
         )
         self._execute(
             "DELETE FROM answers WHERE sequence = ? AND revision <= ?",
-            (sequence, row.revision - KEPT_ANSWERS),
+            (sequence, revision - KEPT_ANSWERS),
         )
 
     def close_idle(self, *, before: float) -> int:

@@ -42,26 +42,26 @@ def world(url: str, tmp_path: Path) -> World:
 
 
 def test_counts_and_cosines(world: World) -> None:
-    found = compare_database(world.path, world.url)
-    assert (found.rows, found.failed, found.missing) == (16, 1, 3)
-    assert found.gone.first == ["ami:13"]
-    unusable = {why: some.first for why, some in found.unusable.items()}
+    comparison = compare_database(world.path, world.url)
+    assert (comparison.rows, comparison.failed, comparison.missing) == (16, 1, 3)
+    assert comparison.gone.first == ["ami:13"]
+    unusable = {why: some.first for why, some in comparison.unusable.items()}
     assert unusable == {
         "empty": ["ami:6"],
         "not numbers": ["ami:7"],
         "all zero": ["ami:8"],
         "no list": ["ami:11"],
     }
-    assert found.other_dims == {2048: 2}
-    assert found.compared == 5
-    assert found.equal == 4
-    assert found.cosine is not None
+    assert comparison.other_dims == {2048: 2}
+    assert comparison.compared == 5
+    assert comparison.equal == 4
+    assert comparison.cosine is not None
     own = world.vectors[2].astype(np.float64)
     moved = own + 5e-4
     near = own @ moved / np.linalg.norm(own) / np.linalg.norm(moved)
     expected = np.quantile([1, near, 1, 1, -1], [0, 0.05, 0.5, 0.95, 1])
-    np.testing.assert_allclose([*found.cosine.values()], expected, rtol=0, atol=1e-6)
-    assert max(found.cosine.values()) <= 1
+    np.testing.assert_allclose([*comparison.cosine.values()], expected, rtol=0, atol=1e-6)
+    assert max(comparison.cosine.values()) <= 1
 
 
 @pytest.mark.parametrize(("off", "equal"), [(0.0, 16), (0.9e-3, 16), (1.1e-3, 0)])
@@ -86,15 +86,18 @@ def test_detections_that_are_others_by_now(world: World) -> None:
         "UPDATE detections SET bbox = '[1, 2, 3, 4]' WHERE id IN (1, 14)",
         "UPDATE detections SET image_id = 200 WHERE id = 2",
     )
-    found = compare_database(world.path, world.url)
-    assert (found.moved.count, sorted(found.moved.first)) == (3, ["ami:1", "ami:14", "ami:2"])
-    assert (found.compared, found.equal, found.missing) == (3, 2, 2)
+    comparison = compare_database(world.path, world.url)
+    assert (comparison.moved.count, sorted(comparison.moved.first)) == (
+        3,
+        ["ami:1", "ami:14", "ami:2"],
+    )
+    assert (comparison.compared, comparison.equal, comparison.missing) == (3, 2, 2)
 
 
 def test_nothing_to_compare(url: str, tmp_path: Path) -> None:
     world = world_of(url, tmp_path, link=False)
-    found = compare_database(world.path, world.url)
-    assert (found.missing, found.compared, found.cosine) == (16, 0, None)
+    comparison = compare_database(world.path, world.url)
+    assert (comparison.missing, comparison.compared, comparison.cosine) == (16, 0, None)
     change(url, "ALTER TABLE detections DROP COLUMN cnn_features")
     with pytest.raises(SourceError, match="has no column 'cnn_features' to compare"):
         compare_database(world.path, world.url)
@@ -104,8 +107,8 @@ def test_features_with_nan_that_python_wrote(tmp_path: Path) -> None:
     world = world_of(f"sqlite:///{tmp_path}/ami.db", tmp_path, link=False)
     put(world, d1=[float("nan")] * DIM)
     change(world.url, "UPDATE detections SET cnn_features = 'tensor' WHERE id = 2")
-    found = compare_database(world.path, world.url)
-    assert {why: some.first for why, some in found.unusable.items()} == {
+    comparison = compare_database(world.path, world.url)
+    assert {why: some.first for why, some in comparison.unusable.items()} == {
         "not finite": ["ami:1"],
         "no JSON": ["ami:2"],
     }
@@ -120,12 +123,12 @@ def test_an_embedding_without_a_direction(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", plan.to_pydict(), looks)
     world = World(url, run, dict(zip(plan["database_id"].to_pylist(), looks, strict=True)))
     put(world, **{f"d{key}": np.ones(DIM) for key in world.vectors})
-    found = compare_database(world.path, url)
+    comparison = compare_database(world.path, url)
     zero = plan["detection_id"][4].as_py()
-    assert {why: some.first for why, some in found.unusable.items()} == {
+    assert {why: some.first for why, some in comparison.unusable.items()} == {
         "all zero in the run": [zero]
     }
-    assert (found.compared, found.equal) == (15, 15)
+    assert (comparison.compared, comparison.equal) == (15, 15)
 
 
 def test_another_database_is_refused(world: World, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def test_from_the_database_and_back(tmp_path: Path) -> None:
     )
 
     command = ("extract", url, "--model", "tiny", "--out", out, "--precision", "fp32")
-    said = onepass(*command)
-    assert "16 rows, 3 with errors" in said
+    printed = onepass(*command)
+    assert "16 rows, 3 with errors" in printed
     run = Run.open(out)
     assert run.manifest.source == f"sqlite:///{tmp_path}/ami.db"
     assert run.manifest.errors == {"box not numbers": 1, "missing file": 2}
@@ -77,15 +77,15 @@ def test_from_the_database_and_back(tmp_path: Path) -> None:
     assert again.updated == 0
     assert all(counts == Changes(equal=13) for counts in again.columns.values())
     assert "is finished already: 16 rows; nothing to do" in onepass(*command)
-    found = compare_database(out, url)
-    assert (found.compared, found.equal) == (13, 13)
+    comparison = compare_database(out, url)
+    assert (comparison.compared, comparison.equal) == (13, 13)
 
     # Another model over the run: its rows still know the database they came from.
     moved = tmp_path / "moved"
     extract_again(ExtractConfig(source=out, model="tiny", input_size=24), moved)
     assert Run.open(moved).manifest.rows.failed == 3
-    found = compare_database(moved, url)
-    assert (found.compared, found.equal) == (13, 0)
+    comparison = compare_database(moved, url)
+    assert (comparison.compared, comparison.equal) == (13, 0)
     done = write_database(moved, url, columns=["features"], write_back=True)
     assert done.columns == {"cnn_features": Changes(changed=13)}
     assert compare_database(moved, url).equal == 13
@@ -102,9 +102,9 @@ def test_a_password_is_nowhere_in_a_run(
     done = here("extract", url, "--model", "tiny", "--out", out)
     assert done.returncode == 0, done.stderr
     assert "16 rows, 0 with errors" in done.stdout
-    said = capfd.readouterr()  # what other processes printed
+    others = capfd.readouterr()  # what other processes printed
     assert Run.open(out).manifest.source == f"postgresql://127.0.0.1:{postgres.port}/{fresh}"
-    assert "s3cret" not in done.stdout + done.stderr + said.out + said.err
+    assert "s3cret" not in done.stdout + done.stderr + others.out + others.err
     files = [file for file in out.rglob("*") if file.is_file()]
     assert {"manifest.json", "request.json"} <= {file.name for file in files}
     assert [file for file in files if b"s3cret" in file.read_bytes()] == []

@@ -102,8 +102,8 @@ def test_a_box_that_is_none_is_a_row_with_an_error(url: str, tmp_path: Path) -> 
         expected |= {7: "box not finite", 8: "unreadable box"}
     rows = {row["database_id"]: row for row in read_source(url).table.to_pylist()}
     assert len(rows) == 16
-    found = {key: row["error"].split(":")[0] for key, row in rows.items() if row["error"]}
-    assert found == expected
+    errors = {key: row["error"].split(":")[0] for key, row in rows.items() if row["error"]}
+    assert errors == expected
     for key in expected:
         assert [rows[key][corner] for corner in BOX] == [None] * 4
         assert rows[key]["error"].endswith(f"[{rows[key]['image']}]")

@@ -35,13 +35,13 @@ def world(url: str, tmp_path: Path) -> World:
     return world_of(url, tmp_path)
 
 
-def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+def same(row: dict[str, Any], expected: dict[str, Any]) -> bool:
     """Whether two rows are equal; numbers of the network as a float32 tells them."""
     for name, value in expected.items():
         if isinstance(value, float):
-            if np.float32(found[name]) != np.float32(value):
+            if np.float32(row[name]) != np.float32(value):
                 return False
-        elif found[name] != value:
+        elif row[name] != value:
             return False
     return True
 
@@ -267,8 +267,8 @@ def test_what_others_lock_is_waited_for_and_then_said(
     with engine.connect() as other:
         other.exec_driver_sql("BEGIN IMMEDIATE" if sqlite else "BEGIN")
         other.exec_driver_sql("UPDATE detections SET notes = NULL WHERE id = 3")
-        said = "database is locked" if sqlite else "lock timeout"
-        with pytest.raises(WorkError, match=f"{said}.*; what was committed stays"):
+        message = "database is locked" if sqlite else "lock timeout"
+        with pytest.raises(WorkError, match=f"{message}.*; what was committed stays"):
             write_database(world.path, world.url, write_back=True)
         assert write_database(world.path, world.url).updated == 16  # looking needs no lock
         other.exec_driver_sql("ROLLBACK")

@@ -52,11 +52,19 @@ def ids_of(snapshot: Snapshot) -> set[str]:
 
 def test_built_beside_promoted_and_rolled_back(index: Path, old: Run, new: Run) -> None:
     before = Snapshot.open(index)
-    made = build_candidate(index, old, new)
-    assert (current_version(index), made.version, made.parent) == ("v0001", "v0002", "v0001")
-    assert (made.dim, made.fingerprint, made.rows) == (48, OTHER.fingerprint, ROWS - 1)
-    assert made.options == before.manifest.options  # asked for as the old one was
-    assert build_candidate(index, old, new).version == "v0002"  # found again, not built again
+    candidate = build_candidate(index, old, new)
+    assert (current_version(index), candidate.version, candidate.parent) == (
+        "v0001",
+        "v0002",
+        "v0001",
+    )
+    assert (candidate.dim, candidate.fingerprint, candidate.rows) == (
+        48,
+        OTHER.fingerprint,
+        ROWS - 1,
+    )
+    assert candidate.options == before.manifest.options  # as those of the served one
+    assert build_candidate(index, old, new).version == "v0002"  # the same, not built again
     promoted = promote(index, "v0002")
     assert current_version(index) == "v0002"
     vectors = embeddings(ROWS, seed=5, dim=48)
@@ -82,11 +90,11 @@ def test_a_server_goes_over_and_back_while_it_serves(index: Path, old: Run, new:
 
 def test_what_was_deleted_stays_deleted(index: Path, old: Run, new: Run) -> None:
     delete_rows(index, Filter("row_id < 5"))
-    made = build_candidate(index, old, new)
-    assert (made.version, made.parent) == ("v0003", "v0002")
-    found = ids_of(Snapshot.open(index, "v0003"))
+    candidate = build_candidate(index, old, new)
+    assert (candidate.version, candidate.parent) == ("v0003", "v0002")
+    ids = ids_of(Snapshot.open(index, "v0003"))
     # Row 7 is fine now, row 8 is not.
-    assert found == {f"d{row}" for row in range(5, ROWS)} - {"d8"}
+    assert ids == {f"d{row}" for row in range(5, ROWS)} - {"d8"}
 
 
 def test_built_again_where_the_served_one_changed(index: Path, old: Run, new: Run) -> None:
@@ -132,10 +140,10 @@ def test_runs_of_a_new_model_beside_those_of_the_old(tmp_path: Path, index: Path
     ]
     with pytest.raises(SnapshotError, match="candidate=True"):
         build_index(runs, index)
-    made = build_index(runs, index, candidate=True).manifest
-    assert (made.parent, made.made_by, made.rows) == ("v0001", "build", 40)
+    candidate = build_index(runs, index, candidate=True).manifest
+    assert (candidate.parent, candidate.made_by, candidate.rows) == ("v0001", "build", 40)
     assert current_version(index) == "v0001"
-    promote(index, made.version)
+    promote(index, candidate.version)
     assert rollback(index).manifest.version == "v0001"
     with pytest.raises(SnapshotError, match="does not exist"):
         build_index(runs, tmp_path / "none", candidate=True)

@@ -100,9 +100,9 @@ def test_passed_promoted_and_rolled_back(world: SimpleNamespace, tmp_path: Path)
     build_index([old], index)
     done = migrate(Run.open(old), out, *DARKER_OPTIONS, "--index", index)
     assert done.returncode == 0, done.stderr
-    said = done.stdout
-    assert "verdict: passed" in said
-    assert f"{index} serves v0002 now; back: onepass index rollback {index}" in said
+    printed = done.stdout
+    assert "verdict: passed" in printed
+    assert f"{index} serves v0002 now; back: onepass index rollback {index}" in printed
     assert current_version(index) == "v0002"
     served = read_manifest(index)
     assert served.fingerprint == Run.open(out).manifest.fingerprint
@@ -128,7 +128,7 @@ def test_passed_promoted_and_rolled_back(world: SimpleNamespace, tmp_path: Path)
     assert document["index"] == {"index": str(index), "version": "v0002", "promoted": True}
     assert [file.stat().st_mtime_ns for file in Run.open(out).files()] == written
     assert {**document, "created": ""} == {**stamp, "created": "", "index": document["index"]}
-    assert list_versions(index) == ["v0001", "v0002"]  # found again
+    assert list_versions(index) == ["v0001", "v0002"]  # not built again
 
 
 def test_a_limit_that_is_missed(world: SimpleNamespace, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_limit_that_is_missed(world: SimpleNamespace, tmp_path: Path) -> None:
 def test_another_dimension_says_what_cannot_be_compared(
     world: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """MobileNet to ResNet-50, both untrained: what counts here is what is said."""
+    """MobileNet to ResNet-50, both untrained: what counts here is what cannot be compared."""
     small = ("--input-size", "64", "--random-weights", "--precision", "fp32", "--engine", "eager")
     one, two = tmp_path / "mobilenet", tmp_path / "resnet"
     source = ("extract", world.folder / "rows.parquet", "--out", one)
@@ -172,9 +172,9 @@ def test_another_dimension_says_what_cannot_be_compared(
     assert Snapshot.open(index).manifest.dim == 2048
     assert rollback(index).manifest.dim == 1024
     three = tmp_path / "tiny"
-    said = migrate(Run.open(two), three, "--model", "tiny", *limits).stdout
-    assert "not comparable label agreement: classes of torchvision:resnet50 mean nothing" in said
-    assert "drift        cannot be compared: 2048 and 32 numbers" in said
+    printed = migrate(Run.open(two), three, "--model", "tiny", *limits).stdout
+    assert "not comparable label agreement: classes of torchvision:resnet50 mean nothing" in printed
+    assert "drift        cannot be compared: 2048 and 32 numbers" in printed
 
 
 def test_frames_of_videos(tmp_path: Path) -> None:

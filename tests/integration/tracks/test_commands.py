@@ -103,7 +103,7 @@ def truth(file: Path, *, frames: int = FRAMES, first: int = 1, every: int = 1) -
 
 
 def evaluated(run: Path, file: Path, *more: object) -> tuple[dict[str, Any], ...]:
-    """A run of one sequence: what is said of it, and its scores."""
+    """A run of one sequence: its evaluation and its scores."""
     evaluation = document("evaluate", run, "--truth", file, *more)
     (one,) = evaluation["sequences"]
     assert evaluation["together"] == one["scores"]
@@ -364,9 +364,9 @@ def test_the_doubtful_links_first(tmp_path: Path) -> None:
     assert margins == pytest.approx([row["margin"] for row in links[:20]])
     by_id = {row["detection_id"]: row for row in links}
     for row in rows:
-        known = by_id[row["detection_id"]]
-        assert row["previous_detection_id"] == known["previous_detection_id"]
-        assert float(row["cost_iou"]) == pytest.approx(known["cost_iou"])
+        link = by_id[row["detection_id"]]
+        assert row["previous_detection_id"] == link["previous_detection_id"]
+        assert float(row["cost_iou"]) == pytest.approx(link["cost_iou"])
         assert row["previous_detection_id"].split("-")[1] == row["frame_before"]
         assert row["verdict"] == ""
     assert [row["sheet"] for row in rows] == ["1"] * 18 + ["2"] * 2

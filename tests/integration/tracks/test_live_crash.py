@@ -51,12 +51,12 @@ file, first, die = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 left = 2
 def dying(name):
     real = getattr(Transaction, name)
-    def killed(self, *args):
+    def killed(self, *args, **named):
         global left
         left -= 1
         if die == f"before {name}" and not left:
             os.kill(os.getpid(), signal.SIGKILL)
-        done = real(self, *args)
+        done = real(self, *args, **named)
         if die == f"after {name}" and not left:
             os.kill(os.getpid(), signal.SIGKILL)
         return done
@@ -86,13 +86,16 @@ def filmed(file: Path, first: int, die: str = "", *, answers: int = 0, after: fl
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
-    told = [str(first - 1), *(child.stdout.readline() for _ in range(answers))]
+    lines = [str(first - 1), *(child.stdout.readline() for _ in range(answers))]
     if not die:
         time.sleep(after)
         child.send_signal(signal.SIGKILL)
-    rest, _ = child.communicate(timeout=60)
+    # Not communicate(): it would leave out what readline() has buffered.
+    with child.stdout:
+        rest = child.stdout.read()
+    child.wait(60)
     assert child.returncode == -signal.SIGKILL or not die
-    return int([*told, *rest.split()][-1])
+    return int([*lines, *rest.split()][-1])
 
 
 def last_frame(file: Path) -> int:

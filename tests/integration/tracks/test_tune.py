@@ -93,22 +93,22 @@ def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None
         "tracks", "tune", run, "--truth", truth, "--out", out, "--max-gap-frames", 7, "--json"
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [fold["sequence"] for fold in told["folds"]] == list(NIGHTS)
-    assert all(fold["tuned"]["idf1"] > 0.9 for fold in told["folds"])
-    assert set(told["spread"]) > {"feature_weight", "max_cost", "idf1", "idf1_default"}
+    document = json.loads(done.stdout)
+    assert [fold["sequence"] for fold in document["folds"]] == list(NIGHTS)
+    assert all(fold["tuned"]["idf1"] > 0.9 for fold in document["folds"])
+    assert set(document["spread"]) > {"feature_weight", "max_cost", "idf1", "idf1_default"}
     fitted = read_options(out)
-    assert fitted == LinkOptions(**told["options"])
+    assert fitted == LinkOptions(**document["options"])
     assert fitted.max_gap_frames == 7
     assert fitted.weights != LinkOptions().weights
     done = onepass("link", run, "--options", out, "--max-cost", 0.5)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((run / "tracks" / "manifest.json").read_text())
-    assert manifest["options"] == told["options"] | {"max_cost": 0.5}
+    assert manifest["options"] == document["options"] | {"max_cost": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([], "--truth-column"),
         (["--truth-column", "nobody"], "RUN has no such column"),
@@ -119,23 +119,23 @@ def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None
     ],
 )
 def test_labels_that_do_not_fit(
-    nights: tuple[Path, Path], tmp_path: Path, given: list[str], said: str
+    nights: tuple[Path, Path], tmp_path: Path, given: list[str], message: str
 ) -> None:
     run, truth = map(str, nights)
     given = [one.replace("RUN", run).replace("TRUTH", truth) for one in given]
     done = onepass("tracks", "tune", run, *given, "--out", tmp_path / "o")
     line = only_error(done.returncode, done.stdout, done.stderr)
-    assert said.replace("RUN", run) in line
+    assert message.replace("RUN", run) in line
     assert not (tmp_path / "o").exists()
 
 
 def test_options_that_are_none(tmp_path: Path) -> None:
     file = tmp_path / "odd.json"
-    for text, said in (
+    for text, message in (
         ("{", "odd.json"),
         ('{"weight": 1}', "weight"),
         ('{"max_cost": 0}', "max_cost=0"),
     ):
         file.write_text(text)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_options(file)

@@ -71,24 +71,27 @@ def at(*degrees: float) -> np.ndarray:
 
 
 def test_agreement_is_over_classes_that_both_models_have(tmp_path: Path) -> None:
-    found = labels_of(
+    labels = labels_of(
         tmp_path,
         {"labels": [*"aabbca"], "names": ("a", "b", "c"), "errors": {5: "empty file: [x]"}},
         {"labels": [*"abbbda"], "names": ("a", "b", "d", "e")},
     )
-    assert (found.by, found.reason, found.classes_shared) == ("name", None, 2)
+    assert (labels.by, labels.reason, labels.classes_shared) == ("name", None, 2)
     # Row 4 was c and is d; row 5 had no class.
-    assert (found.rows, found.only_then, found.only_now) == (4, 1, 1)
-    assert (found.agreeing, found.agreement) == (3, 0.75)
-    assert [(one.then, one.now, one.rows) for one in found.changes] == [("a", "b", 1)]
-    assert [(one.label, one.rows, one.kept) for one in found.by_class] == [("a", 2, 1), ("b", 2, 2)]
+    assert (labels.rows, labels.only_then, labels.only_now) == (4, 1, 1)
+    assert (labels.agreeing, labels.agreement) == (3, 0.75)
+    assert [(each.then, each.now, each.rows) for each in labels.changes] == [("a", "b", 1)]
+    assert [(each.label, each.rows, each.kept) for each in labels.by_class] == [
+        ("a", 2, 1),
+        ("b", 2, 2),
+    ]
 
 
 def test_changes_are_listed_most_frequent_first(tmp_path: Path) -> None:
-    found = labels_of(tmp_path, {"labels": [*"aaabbc"]}, {"labels": [*"cbbaac"]})
-    changes = [(one.then, one.now, one.rows) for one in found.changes]
+    labels = labels_of(tmp_path, {"labels": [*"aaabbc"]}, {"labels": [*"cbbaac"]})
+    changes = [(each.then, each.now, each.rows) for each in labels.changes]
     assert changes == [("a", "b", 2), ("b", "a", 2), ("a", "c", 1)]
-    assert found.agreement == pytest.approx(1 / 6)
+    assert labels.agreement == pytest.approx(1 / 6)
 
 
 @pytest.mark.parametrize(
@@ -102,21 +105,21 @@ def test_changes_are_listed_most_frequent_first(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_compared(
     tmp_path: Path, then: tuple[str, ...], now: tuple[str, ...], reason: str
 ) -> None:
-    found = labels_of(tmp_path, {"names": then}, {"names": now})
-    assert found.reason is not None
-    assert reason in found.reason
-    assert (found.agreement, found.rows, found.changes) == (None, 0, ())
+    labels = labels_of(tmp_path, {"names": then}, {"names": now})
+    assert labels.reason is not None
+    assert reason in labels.reason
+    assert (labels.agreement, labels.rows, labels.changes) == (None, 0, ())
 
 
 def test_classes_of_an_untrained_model_are_not_compared(tmp_path: Path) -> None:
     random_weights = TINY_FACTS.model_copy(update={"weights": "random (seed 0)"})
-    found = labels_of(tmp_path, {"names": ()}, {"names": (), "facts": random_weights})
-    assert found.reason == "classes of tiny mean nothing, its weights are random"
+    labels = labels_of(tmp_path, {"names": ()}, {"names": (), "facts": random_weights})
+    assert labels.reason == "classes of tiny mean nothing, its weights are random"
 
 
 def test_without_names_classes_are_compared_by_number(tmp_path: Path) -> None:
-    found = labels_of(tmp_path, {"names": ()}, {"names": ()})  # rows are 0, 1, 2, 0, 1, 2
-    assert (found.by, found.rows, found.agreement) == ("number", 6, 1.0)
+    labels = labels_of(tmp_path, {"names": ()}, {"names": ()})  # rows are 0, 1, 2, 0, 1, 2
+    assert (labels.by, labels.rows, labels.agreement) == ("number", 6, 1.0)
 
 
 # -- spaces
@@ -201,16 +204,16 @@ def test_changed_links_are_pairs() -> None:
 def test_threshold_matches_quantiles() -> None:
     linked = np.array([True, True, False, False, False])
     old, new = np.array([0.5, 1.0, 1.5, 2.5, 3.0]), np.array([0.2, 0.6, 1.7, 0.9, 2.0])
-    found = threshold(linked, old, new, 2.0)
-    assert (found.pairs, found.linked, found.within) == (5, 2, 3)
-    assert found.suggested == pytest.approx((0.9 + 1.7) / 2)  # three of five lie below it again
-    assert found.linked_within_now == 1.0
-    assert found.then is not None
-    assert found.now is not None
-    assert (found.then.threshold, found.then.balanced) == (pytest.approx(1.25), 1.0)
-    assert found.now.threshold == pytest.approx(0.75)
-    assert found.linked_now is not None
-    assert sum(found.linked_now.counts) == 2
+    moved = threshold(linked, old, new, 2.0)
+    assert (moved.pairs, moved.linked, moved.within) == (5, 2, 3)
+    assert moved.suggested == pytest.approx((0.9 + 1.7) / 2)  # three of five lie below it again
+    assert moved.linked_within_now == 1.0
+    assert moved.then is not None
+    assert moved.now is not None
+    assert (moved.then.threshold, moved.then.balanced) == (pytest.approx(1.25), 1.0)
+    assert moved.now.threshold == pytest.approx(0.75)
+    assert moved.linked_now is not None
+    assert sum(moved.linked_now.counts) == 2
     everything = threshold(linked, old, new, 5.0)
     assert everything.suggested is None
     assert everything.reason is not None
@@ -218,10 +221,10 @@ def test_threshold_matches_quantiles() -> None:
 
 
 def test_separation_of_what_cannot_be_parted() -> None:
-    found = separation(np.array([1.0, 2, 3, 4]), np.array([True, False, True, False]))
-    assert found is not None
-    assert (found.threshold, found.balanced) == (1.5, 0.75)  # 3.5 parts them as well, and is higher
-    assert (found.linked_within, found.others_beyond) == (0.5, 1.0)
+    best = separation(np.array([1.0, 2, 3, 4]), np.array([True, False, True, False]))
+    assert best is not None
+    assert (best.threshold, best.balanced) == (1.5, 0.75)  # 3.5 parts them as well, and is higher
+    assert (best.linked_within, best.others_beyond) == (0.5, 1.0)
     assert separation(np.array([1.0, 2]), np.array([True, True])) is None
 
 
@@ -320,14 +323,14 @@ def test_counts_and_what_stands_on_the_disk(report: MigrationReport, tmp_path: P
     counts = report.counts
     assert (counts.rows, counts.failed_then, counts.failed_now) == (6, 1, 2)
     assert (counts.newly_failed, counts.newly_fine) == (2, 1)
-    assert [one.error for one in counts.first_failures] == ["empty file: [y]", "empty file: [z]"]
+    assert [row.error for row in counts.first_failures] == ["empty file: [y]", "empty file: [z]"]
     assert report.labels.rows == report.neighbours.rows == 3
     stored = (tmp_path / "now" / "migration" / "report.json").read_bytes()
     assert MigrationReport.model_validate_json(stored) == report
 
 
 def test_verdict(report: MigrationReport) -> None:
-    outcomes = {one.name: one.outcome for one in report.verdict.limits}
+    outcomes = {check.name: check.outcome for check in report.verdict.limits}
     assert outcomes.pop("max_new_failures") == "missed"
     assert set(outcomes.values()) == {"met"}
     assert not report.verdict.passed
@@ -341,9 +344,9 @@ def test_verdict(report: MigrationReport) -> None:
         },
     )
     assert verdict.passed  # exactly at a limit is met; what is not comparable does not fail
-    told = {one.name: (one.outcome, one.measured, one.says) for one in verdict.limits}
-    assert told["max_new_failures"][:2] == ("met", 2)
-    assert told["min_label_agreement"] == ("not comparable", None, "label agreement: no names")
+    checks = {check.name: (check.outcome, check.measured, check.says) for check in verdict.limits}
+    assert checks["max_new_failures"][:2] == ("met", 2)
+    assert checks["min_label_agreement"] == ("not comparable", None, "label agreement: no names")
 
 
 def test_runs_of_other_detections_are_refused(tmp_path: Path) -> None:

@@ -68,10 +68,10 @@ def same(answers: list[Any], whole: Links) -> None:
         assert row["track_id"] == (None if track < 0 else f"deep/er:{track:05d}")
         assert row["position"] == (None if track < 0 else whole.position[at])
         assert row["previous_detection_id"] == (None if previous < 0 else f"d{previous}")
-        told = [row[f"cost_{term}"] for term in ("feature", "iou", "area", "distance")]
+        terms = [row[f"cost_{term}"] for term in ("feature", "iou", "area", "distance")]
         expected = [*whole.terms[at], whole.cost[at], whole.margin[at]]
-        for value, known in zip([*told, row["cost"], row["margin"]], expected, strict=True):
-            assert value == (None if np.isnan(known) else pytest.approx(known, abs=1e-12))
+        for value, number in zip([*terms, row["cost"], row["margin"]], expected, strict=True):
+            assert value == (None if np.isnan(number) else pytest.approx(number, abs=1e-12))
 
 
 VARIANTS = {
@@ -159,8 +159,8 @@ def test_only_the_last_answers_are_kept(tmp_path: Path) -> None:
     for number in range(KEPT_ANSWERS + 3):
         ask(linker, still(number), f"r{number}")
     ask(linker, still(0, sequence="other"), "r0")
-    known = [linker.stored_answer("cam", f"r{n}", f"r{n}".encode()) is not None for n in range(5)]
-    assert known == [False, False, False, True, True]
+    kept = [linker.stored_answer("cam", f"r{n}", f"r{n}".encode()) is not None for n in range(5)]
+    assert kept == [False, False, False, True, True]
     assert linker.stored_answer("other", "r0", b"r0")
     with sqlite3.connect(tmp_path / "s") as file:
         assert file.execute("SELECT count(*) FROM answers").fetchone() == (KEPT_ANSWERS + 1,)
@@ -246,13 +246,13 @@ def test_two_cameras_and_two_processes_share_the_file(tmp_path: Path) -> None:
             assert ids == {f"cam-{number}:00000"}
             assert answers[-1]["detections"][0]["position"] == 29
         # One request, sent by all four at once: linked once, the same bytes for everybody.
-        asked = [
+        futures = [
             pool.submit(linker.link, still(0), request_id="one", digest=b"one", fingerprint="model")
             for linker in linkers
         ]
-        found = [one.result() for one in asked]
-    assert len({one.body for one in found}) == 1
-    assert sum(not one.repeated for one in found) == 1
+        answers = [future.result() for future in futures]
+    assert len({answer.body for answer in answers}) == 1
+    assert sum(not answer.repeated for answer in answers) == 1
 
 
 def test_a_file_that_cannot_be_used_says_which_and_what_to_do(tmp_path: Path) -> None:

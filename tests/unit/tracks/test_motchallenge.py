@@ -64,9 +64,9 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_names_of_files() -> None:
-    known = {"night 1": "night 1", "a/b": "a%2Fb", ".": "%2E", "..": "%2E.", "a%2Fb": "a%252Fb"}
-    names = file_names([*known, "", "Ä", "x" * 400, "x" * 401])
-    assert {name: names[name] for name in known} == known
+    expected = {"night 1": "night 1", "a/b": "a%2Fb", ".": "%2E", "..": "%2E.", "a%2Fb": "a%252Fb"}
+    names = file_names([*expected, "", "Ä", "x" * 400, "x" * 401])
+    assert {name: names[name] for name in expected} == expected
     assert len(set(names.values())) == len(names) == 9
     assert all(len(f"{name}.txt") < 250 and "/" not in name and name for name in names.values())
 

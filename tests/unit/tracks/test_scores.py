@@ -39,7 +39,7 @@ ASS_A = (3 * 0.75 + 4) / 7
 
 
 @pytest.mark.parametrize(
-    ("truth", "found", "expected", "counts"),
+    ("truth", "result", "expected", "counts"),
     [
         pytest.param(TWO, tracked([8] * 4, [7] * 4), (1, 1, 1, 1, 1), (0, 0, 0, 0), id="perfect"),
         # Of each of four boxes, half the association is right: AssA 2 / (2 + 2 + 0).
@@ -75,25 +75,25 @@ ASS_A = (3 * 0.75 + 4) / 7
     ],
 )
 def test_scores_by_hand(
-    truth: TrackBoxes, found: TrackBoxes, expected: tuple[float, ...], counts: tuple[int, ...]
+    truth: TrackBoxes, result: TrackBoxes, expected: tuple[float, ...], counts: tuple[int, ...]
 ) -> None:
-    scores = evaluate(truth, found)
+    scores = evaluate(truth, result)
     shares = (scores.hota, scores.det_a, scores.ass_a, scores.idf1, scores.mota)
     assert shares == pytest.approx(expected)
     assert (scores.switches, scores.fragmentations, scores.missed, scores.false) == counts
     assert (scores.frames, scores.truth_boxes, scores.boxes) == (
         4,
         len(truth.ids),
-        len(found.ids),
+        len(result.ids),
     )
-    assert (scores.truth_tracks, scores.tracks) == (len(set(truth.ids)), len(set(found.ids)))
+    assert (scores.truth_tracks, scores.tracks) == (len(set(truth.ids)), len(set(result.ids)))
 
 
 def test_the_order_of_rows_is_nothing() -> None:
-    found = tracked([5, 5, 6, 6], [7, 7, 7, None])
-    order = np.random.default_rng(0).permutation(len(found.ids))
-    shuffled = TrackBoxes(found.frames[order], found.ids[order], found.boxes[order])
-    assert evaluate(TWO, shuffled) == evaluate(TWO, found)
+    result = tracked([5, 5, 6, 6], [7, 7, 7, None])
+    order = np.random.default_rng(0).permutation(len(result.ids))
+    shuffled = TrackBoxes(result.frames[order], result.ids[order], result.boxes[order])
+    assert evaluate(TWO, shuffled) == evaluate(TWO, result)
 
 
 def test_sequences_together_add_up() -> None:
@@ -108,7 +108,7 @@ def test_sequences_together_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("truth", "found", "says"),
+    ("truth", "result", "says"),
     [
         (TWO.at(np.array([9])), TWO, "truth"),
         (TrackBoxes(TWO.frames, np.ones(8, np.int64), TWO.boxes), TWO, "`truth`: id 1"),
@@ -116,9 +116,9 @@ def test_sequences_together_add_up() -> None:
         (TWO, TrackBoxes(TWO.frames, TWO.ids, TWO.boxes * np.nan), "`tracked`.*finite"),
     ],
 )
-def test_what_cannot_be_judged(truth: TrackBoxes, found: TrackBoxes, says: str) -> None:
+def test_what_cannot_be_judged(truth: TrackBoxes, result: TrackBoxes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        evaluate(truth, found)
+        evaluate(truth, result)
 
 
 def test_a_track_claimed_twice_keeps_the_cheaper_claim() -> None:

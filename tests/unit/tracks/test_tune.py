@@ -64,7 +64,7 @@ def test_pairs_that_teach_nothing(terms: np.ndarray, same: list[bool], says: str
 
 
 def test_pairs_follow_the_truth() -> None:
-    # Two in two frames, then one of them and nobody that is known, two frames later.
+    # Two in two frames, then one of them and an unlabelled one, two frames later.
     one = LabelledSequence(
         "one",
         np.array([0, 0, 1, 1, 3, 3]),
@@ -84,9 +84,9 @@ def test_pairs_follow_the_truth() -> None:
 
 def test_a_left_out_sequence_is_not_looked_at() -> None:
     sequences = [labelled(f"s{seed}", seed=seed) for seed in range(3)]
-    told: list[tuple[int, int]] = []
-    tuned = tune(sequences, progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    progress_seen: list[tuple[int, int]] = []
+    tuned = tune(sequences, progress=lambda done, total: progress_seen.append((done, total)))
+    assert progress_seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [fold.sequence for fold in tuned.folds] == ["s0", "s1", "s2"]
     shuffled, random = sequences[1].individuals.copy(), np.random.default_rng(9)
     for rows in by_frame(sequences[1].frames):

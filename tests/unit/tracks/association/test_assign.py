@@ -47,13 +47,13 @@ def test_gating_never_makes_an_assignment_worse() -> None:
         costs = random.uniform(0, 2, (3, 4))
         costs[random.random((3, 4)) < 0.2] = np.inf
         chosen = assign(costs, max_cost=1.0)
-        found = sum(1.0 - costs[row, at] for at, row in enumerate(chosen) if row >= 0)
+        saved = sum(1.0 - costs[row, at] for at, row in enumerate(chosen) if row >= 0)
         gain = np.where(costs <= 1.0, 1.0 - costs, 0.0)
         best = max(
             sum(gain[row, at] for row, at in enumerate(order))
             for order in permutations(range(4), 3)
         )
-        assert found == pytest.approx(best)
+        assert saved == pytest.approx(best)
 
 
 def random_costs(random: np.random.Generator) -> np.ndarray:

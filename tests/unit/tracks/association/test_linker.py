@@ -274,10 +274,10 @@ def test_candidates_give_the_links_of_full_enumeration(appearance: str, gate: fl
     frames, boxes, looks, who = crowd(frames=8, objects=300, seed=2)
     options = LinkOptions(appearance=appearance, motion_gate=gate)
     normal = l1_normalise(looks, [""] * len(looks))
-    made = []
+    results = []
     for max_pairs in (10**9, 0):
         linker = Linker(16, options, max_pairs=max_pairs)
-        made.append(
+        results.append(
             Links.concatenate(
                 [
                     linker.step(
@@ -287,7 +287,7 @@ def test_candidates_give_the_links_of_full_enumeration(appearance: str, gate: fl
                 ]
             )
         )
-    whole, listed = made
+    whole, listed = results
     assert listed.previous.tolist() == whole.previous.tolist()
     assert listed.track.tolist() == whole.track.tolist()
     assert listed.cost == pytest.approx(whole.cost, abs=1e-6, nan_ok=True)

@@ -1,4 +1,4 @@
-"""What linking refuses to be asked."""
+"""Values that the options of linking refuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracks.association.options import LinkOptions
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"feature_weight": -1.0}, "feature_weight=-1.0"),
         ({"iou_weight": math.nan}, "iou_weight=nan"),
@@ -27,6 +27,6 @@ from tracks.association.options import LinkOptions
         ({"assignment": "best"}, "assignment='best'"),
     ],
 )
-def test_options_say_what_is_wrong(wrong: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_options_say_what_is_wrong(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         configure(LinkOptions, **wrong)
