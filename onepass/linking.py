@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
-from common.json_models import read_json
 from onepass.arguments import read_run, show_progress, warn
 from pipelines.run import Run
 from tracks.association.options import PRESETS, Preset
@@ -135,7 +134,7 @@ class Tracks:
     @cached_property
     def manifest(self) -> TracksManifest:
         """Options, counts and files."""
-        return read_json(self.path / "manifest.json", TracksManifest)
+        return TracksManifest.read(self.path)
 
     @property
     def summary(self) -> LinkSummary:

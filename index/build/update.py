@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -185,16 +186,13 @@ def compact(
                     "them is damaged: check with 'onepass inspect RUN --verify'"
                 )
 
-        def fill(draft: Path, version: str) -> SnapshotManifest:
-            return builder.build(
-                draft,
-                version,
-                source,
-                made_by="compact",
-                parent=old.version,
-                check=check_all_there,
-            )
-
+        fill = partial(
+            builder.build,
+            source=source,
+            made_by="compact",
+            parent=old.version,
+            check=check_all_there,
+        )
         version = publish(index_dir, fill, check)
     return Snapshot.open(index_dir, version)
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,33 +98,20 @@ def build_index(
     def check_out() -> str | None:
         if candidate:
             return read_manifest(out).version
-        check_folder(out, opened[0], config.metric)
+        _check_folder(out, opened[0], config.metric)
         return None
 
     check_out()  # before a lock is made where there is no index
     with lock_index(out) as check:
         parent = check_out()  # another build may have ended meanwhile
-
-        def fill(draft: Path, version: str) -> SnapshotManifest:
-            return builder.build(
-                draft, version, [Selection(run) for run in opened], made_by="build", parent=parent
-            )
-
+        source = [Selection(run) for run in opened]
+        fill = partial(builder.build, source=source, made_by="build", parent=parent)
         version = publish(out, fill, check, serve=not candidate)
     return Snapshot.open(out, version)
 
 
-def check_folder(out: Path, run: Run, metric: Metric) -> None:
-    """Check that a version of a run can become the one that is served.
-
-    Args:
-        out: the index folder.
-        run: one of the runs to index.
-        metric: the metric to build with.
-
-    Raises:
-        SnapshotError: ``out`` is not an index, or serves vectors of another kind.
-    """
+def _check_folder(out: Path, run: Run, metric: Metric) -> None:
+    """Check that a version of ``run`` can become the one that ``out`` serves."""
     with storage_errors(out):
         if not out.exists():
             return

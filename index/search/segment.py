@@ -101,14 +101,14 @@ class Segment:
                 else Accelerator.open(folder / SEARCH, self._store, metric)
             )
         except (OSError, pa.ArrowInvalid, ValueError) as error:
-            raise damage_error(folder, first_line(error)) from None
+            raise _damage_error(folder, first_line(error)) from None
         except RuntimeError as error:
-            raise damage_error(folder, faiss_reason(error)) from None
+            raise _damage_error(folder, faiss_reason(error)) from None
         actual = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
         if actual != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
             table.schema != ROWS_SCHEMA
         ):
-            raise damage_error(
+            raise _damage_error(
                 folder, f"it holds {actual}, its manifest says {entry.rows} rows of {dim}"
             )
         self._params = SearchParams(entry.search_params)
@@ -258,12 +258,12 @@ def _deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[
         bits = load_array(path / DELETED)
         deleted = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
     except (OSError, ValueError, TypeError) as error:
-        raise damage_error(path, first_line(error)) from None
+        raise _damage_error(path, first_line(error)) from None
     if int(deleted.sum()) != manifest.deleted:
-        raise damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
+        raise _damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
     return np.split(deleted, np.cumsum([entry.rows for entry in manifest.segments])[:-1])
 
 
-def damage_error(path: Path, why: str) -> SnapshotError:
+def _damage_error(path: Path, why: str) -> SnapshotError:
     """The error for files that differ from what was written."""
     return SnapshotError(f"{path} is damaged: {why}; open another version or build the index again")

@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 
 from index.build.update import delete_rows
-from index.build.version import build_index
 from index.build.versions import promote
-from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SEGMENTS, current_version, list_versions, read_manifest
 from tests.helpers.fork_server import ForkServer, run_command
-from tests.helpers.indexes import embeddings, make_run
+from tests.integration.index.conftest import FIRST, SECOND
 
-FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 LEFT_ALONE = {"CURRENT", ".lock", SEGMENTS}
 COMMANDS = ("build", "add", "delete", "compact", "promote", "prune")
 
@@ -29,17 +26,6 @@ COMMANDS = ("build", "add", "delete", "compact", "promote", "prune")
 def server() -> Iterator[ForkServer]:
     with ForkServer() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, and an index of the first: v0001 whole, v0002 without some rows, the served one."""
-    folder = tmp_path_factory.mktemp("world")
-    first = make_run(folder / "first", FIRST, prefix="a")
-    make_run(folder / "second", SECOND, prefix="b")
-    build_index([first], folder / "index", IndexConfig(factory="IVF4,Flat"))
-    delete_rows(folder / "index", Filter("row_id >= 100"))
-    return folder
 
 
 def arguments(command: str, world: Path) -> list[str]:

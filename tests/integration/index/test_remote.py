@@ -27,10 +27,10 @@ from index.storage.layout import current_version, list_versions, read_manifest
 from tests.helpers.api.world import connected
 from tests.helpers.commands import onepass
 from tests.helpers.fork_server import QUICK, ForkServer, run_command
-from tests.helpers.indexes import embeddings, in_threads, make_run
+from tests.helpers.indexes import in_threads
 from tests.helpers.s3 import Rule, Store
+from tests.integration.index.conftest import FIRST, SECOND
 
-FIRST, SECOND = embeddings(120), embeddings(40, seed=1)
 FACTORY = "IVF4,Flat"
 INDEX = "s3://bucket/photos/moths.index"
 
@@ -42,12 +42,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    return (
-        make_run(folder / "first", FIRST, prefix="a"),
-        make_run(folder / "second", SECOND, prefix="b"),
-    )
+def runs(world: Path) -> tuple[Path, Path]:
+    return world / "first", world / "second"
 
 
 @pytest.fixture

@@ -33,12 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def index(world: Path, tmp_path: Path) -> Path:
-    shutil.copytree(world / "index", tmp_path / "index")
-    return tmp_path / "index"
-
-
 def ids_of(snapshot: Snapshot) -> list[str]:
     return list(snapshot.columns(snapshot.matching())["detection_id"])
 
