@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from common.sampling import even_parts
 from pipelines.detections import TOPK_TYPE, result_fields
-from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.engines.engine import Answers, Engine
+from pipelines.engines.engine import DEFAULT_ROWS, Answers, Engine
 from pipelines.images.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.model_info import ModelInfo, Preprocess
 from pipelines.models.scores import softmax, top_classes

@@ -32,7 +32,7 @@ from cluster.tasks import Tasks
 from common.errors import StalledError, first_line, work_error
 from common.json_models import write_atomic
 from common.storage import make_folder
-from pipelines.engines.batching import DEFAULT_ROWS
+from pipelines.engines.engine import DEFAULT_ROWS
 from pipelines.engines.forward import Engines, Forward, pixel_columns
 from pipelines.engines.resolve import Resolution, resolve
 from pipelines.engines.unresolved import Resolved, Unresolved
