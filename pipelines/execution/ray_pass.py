@@ -10,8 +10,8 @@ from cluster.slots import Slots, available_slots, nodes
 from cluster.waiting import waiting_tasks
 from common.errors import ClusterError, StalledError, WorkError, work_error
 from pipelines.execution.base import Job, no_row_moved
-from pipelines.execution.ray_board import DriverBoard
 from pipelines.execution.ray_internals import Loop, LoopView
+from pipelines.execution.ray_progress import ProgressActor
 from pipelines.execution.ray_stages import run_stages
 from pipelines.progress.counters import Counts, ProgressSnapshot
 
@@ -42,18 +42,18 @@ def run_pass(
         NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
-    board, rows = DriverBoard(), job.planned - before
+    progress, rows = ProgressActor(), job.planned - before
     view = Loop.view = LoopView()
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_stages(job, slots, board.reporter)
+            run_stages(job, slots, progress.reporter)
         except BaseException as error:  # of a thread: raised where it is joined
             failure.append(error)
 
     def snapshot() -> Counts:
-        latest = board.snapshot()
+        latest = progress.snapshot()
         on_snapshot(latest, before)
         return latest.counts
 
@@ -82,7 +82,7 @@ def run_pass(
             if thread.is_alive():
                 raise StalledError(_standstill(job, slots, rows, counts, there))
     if failure:
-        board.close()
+        progress.close()
         wrapped = work_error("extraction", failure[0])
         if there - _alive():
             raise NodesLostError(str(wrapped)) from failure[0]
@@ -92,7 +92,7 @@ def run_pass(
     while counts.written < rows and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         counts = snapshot()
-    board.close()
+    progress.close()
     return counts
 
 

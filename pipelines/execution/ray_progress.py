@@ -1,4 +1,4 @@
-"""The board as a Ray actor: as stages reach it, and as the driver sees it.
+"""Counters in a Ray actor: as stages reach them, and as the driver sees them.
 
 An actor of its own, so that reporting never blocks a stage; its process must not import torch.
 """
@@ -13,20 +13,20 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.progress.counters import Block, Board, Counts, ProgressSnapshot
+from pipelines.progress.counters import Block, Counters, Counts, ProgressSnapshot
 
 _ANSWER_SECONDS = 10.0
 
 
-class RemoteBoard:
-    """A ``Reporter`` to the board's actor. It travels to workers, and is theirs there."""
+class RemoteCounters:
+    """A ``Reporter`` to the actor. It travels to workers, and is theirs there."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._lane: str | None = None
 
-    def __reduce__(self) -> tuple[type[RemoteBoard], tuple[Any]]:
-        return RemoteBoard, (self._actor,)
+    def __reduce__(self) -> tuple[type[RemoteCounters], tuple[Any]]:
+        return RemoteCounters, (self._actor,)
 
     @property
     def lane(self) -> str:
@@ -45,7 +45,7 @@ class RemoteBoard:
         self._actor.block.remote(block)
 
     def begun(self, stage: str, first_row: int) -> int:
-        """As ``Board.begun``; 0 where the board is lost, which counts nothing."""
+        """As ``Counters.begun``; 0 where the actor is lost, which counts nothing."""
         try:
             times: int = ray.get(
                 self._actor.begun.remote(stage, first_row), timeout=_ANSWER_SECONDS
@@ -58,29 +58,29 @@ class RemoteBoard:
         self._actor.raised.remote(stage, first_row, error)
 
 
-class DriverBoard:
-    """The board as the driver sees it: near by, replaced if it dies, and added up over that.
+class ProgressActor:
+    """The actor as the driver sees it: near by, replaced if it dies, and added up over that.
 
-    What a lost board had not passed on is lost: files and checkpoints do not depend on it.
+    What a lost actor had not passed on is lost: files and checkpoints do not depend on it.
     """
 
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._actor: Any = (
-            ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_MeteredBoard)
+            ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_MeteredCounters)
         ).remote()
-        self.reporter = RemoteBoard(self._actor)
+        self.reporter = RemoteCounters(self._actor)
         self._before, self._last = Counts(), ProgressSnapshot(Counts(), [])
 
     def snapshot(self) -> ProgressSnapshot:
-        """The progress; the last counts where the board is lost or too busy to answer."""
+        """The progress; the last counts where the actor is lost or too busy to answer."""
         try:
             snapshot: ProgressSnapshot = ray.get(
                 self._actor.snapshot.remote(), timeout=_ANSWER_SECONDS
             )
         except (GetTimeoutError, RayActorError):
             snapshot = self._last._replace(blocks=[])
-        if snapshot.board != self._last.board:
+        if snapshot.process != self._last.process:
             self._before = self._before.plus(self._last.counts)
         self._last = snapshot
         return snapshot._replace(counts=self._before.plus(snapshot.counts))
@@ -90,7 +90,7 @@ class DriverBoard:
         ray.kill(self._actor)
 
 
-class _MeteredBoard(Board):
+class _MeteredCounters(Counters):
     """The same counts for Ray's dashboard and its Prometheus endpoint."""
 
     def __init__(self) -> None:
