@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util import metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.progress.counters import Block, Counters, Counts, ProgressSnapshot
@@ -67,7 +66,7 @@ class ProgressActor:
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._actor: Any = (
-            ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_MeteredCounters)
+            ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Counters)
         ).remote()
         self.reporter = RemoteCounters(self._actor)
         self._before, self._last = Counts(), ProgressSnapshot(Counts(), [])
@@ -88,52 +87,3 @@ class ProgressActor:
     def close(self) -> None:
         """End the actor: Ray keeps one whose handle was sent to workers."""
         ray.kill(self._actor)
-
-
-class _MeteredCounters(Counters):
-    """The same counts for Ray's dashboard and its Prometheus endpoint."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._rows: Any = metrics.Counter(
-            "onepass_rows", "Rows through a stage of extraction.", tag_keys=("stage",)
-        )
-        self._seconds: Any = metrics.Counter(
-            "onepass_busy_seconds", "Seconds a stage's processes were busy.", tag_keys=("stage",)
-        )
-        self._errors: Any = metrics.Counter(
-            "onepass_row_errors", "Rows answered with an error.", tag_keys=("kind",)
-        )
-        self._again: Any = metrics.Counter(
-            "onepass_blocks_again", "Blocks a stage did once more.", tag_keys=("stage",)
-        )
-        self._waiting: Any = metrics.Gauge(
-            "onepass_rows_waiting", "Rows that wait for a stage.", tag_keys=("stage",)
-        )
-
-    def decoded(self, rows: int) -> None:
-        super().decoded(rows)
-        self._moved("decode", rows)
-
-    def answered(self, rows: int) -> None:
-        super().answered(rows)
-        self._moved("forward", rows)
-
-    def block(self, block: Block) -> None:
-        again = self._counts.again
-        super().block(block)
-        if block.stage == "write":
-            self._moved("write", block.rows)
-        self._seconds.inc(max(block.seconds, 1e-9), {"stage": block.stage})
-        for kind, rows in block.errors.items():
-            self._errors.inc(rows, {"kind": kind})
-        if self._counts.again > again:
-            self._again.inc(1, {"stage": block.stage})
-
-    def _moved(self, stage: str, rows: int) -> None:
-        if not rows:
-            return
-        counts = self._counts
-        self._rows.inc(rows, {"stage": stage})
-        self._waiting.set(max(0, counts.decoded - counts.answered), {"stage": "forward"})
-        self._waiting.set(max(0, counts.answered - counts.written), {"stage": "write"})

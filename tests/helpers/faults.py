@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.execution.ray_progress import _MeteredCounters
+from pipelines.progress.counters import Counters
 from tests.helpers.processes import ROOT, signal_to
 from tests.helpers.ray_cluster import Cluster
 
 # How Ray titles the processes of an extraction's actors.
 ACTOR_TITLE = "ray::MapWorker("
-PROGRESS_TITLE = f"ray::{_MeteredCounters.__name__}"
+PROGRESS_TITLE = f"ray::{Counters.__name__}"
 FAULT_POINTS = ROOT / "tests" / "helpers" / "fault_points"
 STOPPED_SECONDS = 4.0  # less than a node may be silent
 FILLED_SECONDS = 4.0
