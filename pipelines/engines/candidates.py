@@ -16,8 +16,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.engines import compiled, openvino
-from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.engines.engine import Engine, this_device
+from pipelines.engines.engine import DEFAULT_ROWS, Engine, this_device
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import (
     EngineName,

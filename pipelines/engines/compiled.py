@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from pipelines.engines.batching import MOST_ROWS
 from pipelines.engines.cache import build_error, cache_folder, cached, digest
 from pipelines.model_info import ModelInfo, Precision
 from pipelines.models.network import Network
 
 _EXAMPLE_ROWS = 4  # any number but 1, which the compiler would treat as a constant
+# Of a batch: with more rows a large map has over 2**31 elements and the compiler uses 64-bit
+# indices, which are slower on a GPU.
+MOST_ROWS = 1024
 
 
 def cache_name(facts: ModelInfo, precision: Precision, device: torch.device) -> str:
@@ -89,8 +91,6 @@ def _compile(
 ) -> None:
     network = make().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     example = torch.zeros((_EXAMPLE_ROWS, *size, 3), dtype=torch.uint8, device=device)
-    # With more rows a large map has over 2**31 elements and the compiler uses 64-bit indices, which
-    # are slower on a GPU.
     rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
     quiet = logging.getLogger("torch.utils.cpp_extension")
     # It warns on every machine without a GPU. A level would be reset when the compiler configures

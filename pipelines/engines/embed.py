@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.engines.engine import Engine
+from pipelines.engines.engine import DEFAULT_ROWS, Engine
 from pipelines.images.pixels import crop, decode, resize
 from pipelines.model_info import ModelInfo
 from pipelines.models.registry import load_verified

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from common.sampling import even_parts
 from pipelines.detections import TOPK_TYPE, result_fields
-from pipelines.engines.batching import DEFAULT_ROWS
-from pipelines.engines.engine import Answers, Engine
+from pipelines.engines.engine import DEFAULT_ROWS, Answers, Engine
 from pipelines.images.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.model_info import ModelInfo, Preprocess
 from pipelines.models.scores import softmax, top_classes
@@ -70,12 +69,12 @@ class Forward:
     Args:
         request: of the run.
         engines: that it needs.
-        board: is told of each batch of rows that is answered.
+        reporter: is told of each batch of rows that is answered.
     """
 
-    def __init__(self, request: Request, engines: Engines, board: Reporter) -> None:
+    def __init__(self, request: Request, engines: Engines, reporter: Reporter) -> None:
         self._request = request
-        self._board = board
+        self._reporter = reporter
         self._engine = engines.model
         self._gate = (request.gate, engines.gate) if request.gate and engines.gate else None
 
@@ -117,7 +116,7 @@ class Forward:
 
     def _report(self, rows: int) -> None:
         if rows:
-            self._board.answered(rows)
+            self._reporter.answered(rows)
 
     def _cascade(
         self, gate: GateInfo, engine: Engine, rows: pa.Table, pixels: np.ndarray, good: np.ndarray

@@ -32,7 +32,7 @@ from cluster.tasks import Tasks
 from common.errors import StalledError, first_line, work_error
 from common.json_models import write_atomic
 from common.storage import make_folder
-from pipelines.engines.batching import DEFAULT_ROWS
+from pipelines.engines.engine import DEFAULT_ROWS
 from pipelines.engines.forward import Engines, Forward, pixel_columns
 from pipelines.engines.resolve import Resolution, resolve
 from pipelines.engines.unresolved import Resolved, Unresolved
@@ -40,7 +40,7 @@ from pipelines.execution.base import Job, ignore, no_row_moved
 from pipelines.execution.blocks import RETRIES, OpenBlocks, with_crashes
 from pipelines.execution.checkpoints import Part, drop_repeats, reconcile, remaining
 from pipelines.images.decode import decode_batches
-from pipelines.progress.counters import Board, Counts, ProgressSnapshot, Stopwatch
+from pipelines.progress.counters import Counters, Counts, ProgressSnapshot, Stopwatch
 
 POLL_SECONDS = 0.1
 CALLS_IN_FLIGHT = 2  # of a GPU's engine: one copies while the other computes
@@ -124,8 +124,8 @@ class Lanes:
         self._on_gpu = engines.model.on_gpu
         self._inputs = pixel_columns(job.request)
         self._open = OpenBlocks(job.folder)
-        self._board = Board()
-        self._forward = Forward(job.request, engines, self._board)
+        self._counters = Counters()
+        self._forward = Forward(job.request, engines, self._counters)
         self._parts = deque[Part]()  # that no lane has taken
         # Batches for the GPU's threads; of each lane at most one.
         self._feed = queue.SimpleQueue[tuple[pa.Table, Future[pa.Table]]]()
@@ -178,7 +178,7 @@ class Lanes:
         moved_at, last = time.monotonic(), Counts()
         while True:
             working = any(lane.is_alive() for lane in lanes) and not self._failure
-            snapshot = self._board.snapshot()
+            snapshot = self._counters.snapshot()
             on_snapshot(snapshot)
             counts = snapshot.counts
             if counts != last:
@@ -195,7 +195,7 @@ class Lanes:
     def _lane(self, lane: str) -> None:
         try:
             torch.set_num_threads(1)  # a lane a core beats one lane with all cores twofold
-            self._board.block(Stopwatch("load", lane).block(None))  # from now on it waits
+            self._counters.block(Stopwatch("load", lane).block(None))  # from now on it waits
             while not self._stop.is_set():
                 try:
                     part = self._parts.popleft()
@@ -219,11 +219,11 @@ class Lanes:
                 answered = self._decode_and_forward(rows, lane)
                 watch = Stopwatch("write", lane)
                 write_part(answered, self._job.folder / "detections" / f"{part.name}.parquet")
-                self._board.block(watch.block(answered))
+                self._counters.block(watch.block(answered))
                 return
             except Exception as error:  # anything that the network or a store raises is tried again
                 message = f"{type(error).__name__}: {first_line(error)}"
-                self._board.raised("forward", first, message)
+                self._counters.raised("forward", first, message)
                 if tried == RETRIES:
                     raise
 
@@ -233,7 +233,7 @@ class Lanes:
         decode, answer = Stopwatch("decode", lane), Stopwatch("forward", lane)
         answer.pause()
         with closing(
-            decode_batches(rows, self._job.root, self._inputs, most, done=self._board.decoded)
+            decode_batches(rows, self._job.root, self._inputs, most, done=self._counters.decoded)
         ) as batches:
             for batch in batches:
                 decode.pause()
@@ -247,14 +247,14 @@ class Lanes:
                     answer.pause()
                 decode.resume()
         decoded = decode.block(rows)
-        self._board.block(decoded)
+        self._counters.block(decoded)
         table = pa.concat_tables(
             each if isinstance(each, pa.Table) else self._result(each) for each in answered
         )
         if not self._on_gpu:
             # Reported as if all decoding had come first: what counts is how long each took.
             began = decoded.began + decoded.seconds
-            self._board.block(answer.block(table)._replace(began=began))
+            self._counters.block(answer.block(table)._replace(began=began))
         return table
 
     def _fed(
@@ -286,7 +286,7 @@ class Lanes:
             watch = Stopwatch("forward", lane)
             try:
                 table = self._forward.answer(batch)
-                self._board.block(watch.block(table))
+                self._counters.block(watch.block(table))
                 future.set_result(table)
             except BaseException as error:  # of a thread: raised by the lane that waits for it
                 future.set_exception(error)

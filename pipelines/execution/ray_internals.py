@@ -19,7 +19,7 @@ from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators import actor_pool_map_operator
 
-from pipelines.progress.counters import Reporter, Stopwatch, attempt
+from pipelines.progress.counters import Reporter, Stopwatch, guard_block
 
 _EVERY_SECONDS = 1.0
 
@@ -82,9 +82,9 @@ class LoopView:
 class TimedParquet(ParquetDatasink):  # type: ignore[misc]
     """What ``Dataset.write_parquet`` writes with; Ray's files and checkpoints stay its own."""
 
-    def __init__(self, path: str, board: Reporter, **options: Any) -> None:
+    def __init__(self, path: str, reporter: Reporter, **options: Any) -> None:
         super().__init__(path, **options)
-        self._board = board
+        self._reporter = reporter
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> None:
         # Where an earlier session wrote all rows of a block, Ray passes on one without columns.
@@ -92,10 +92,10 @@ class TimedParquet(ParquetDatasink):  # type: ignore[misc]
         if not kept:
             return
         rows = pa.concat_tables([block.select(["row_id"]) for block in kept])
-        watch = Stopwatch("write", self._board.lane)
-        with attempt(self._board, "write", rows):
+        watch = Stopwatch("write", self._reporter.lane)
+        with guard_block(self._reporter, "write", rows):
             super().write(kept, ctx)
-        self._board.block(watch.block(rows))
+        self._reporter.block(watch.block(rows))
 
 
 class Loop(ExecutionCallback):  # type: ignore[misc]

@@ -10,8 +10,8 @@ from cluster.slots import Slots, available_slots, nodes
 from cluster.waiting import waiting_tasks
 from common.errors import ClusterError, StalledError, WorkError, work_error
 from pipelines.execution.base import Job, no_row_moved
-from pipelines.execution.ray_board import DriverBoard
 from pipelines.execution.ray_internals import Loop, LoopView
+from pipelines.execution.ray_progress import ProgressActor
 from pipelines.execution.ray_stages import run_stages
 from pipelines.progress.counters import Counts, ProgressSnapshot
 
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.25
 # Nothing moves, a node is gone and an actor has no place: then others are given its work.
 _QUIET_SECONDS = 15.0
 _END_SECONDS = 30.0  # for Ray Data to let go of a pass
-_LAST_WORDS = 3.0  # seconds that reports may be on their way after the stages have ended
+_REPORT_SECONDS = 3.0  # seconds that reports may be on their way after the stages have ended
 
 
 class NodesLostError(WorkError):
@@ -42,22 +42,22 @@ def run_pass(
         NodesLostError: nodes were lost, and the pass with them.
         WorkError: a stage failed.
     """
-    board, rows = DriverBoard(), job.planned - before
+    progress, rows = ProgressActor(), job.planned - before
     view = Loop.view = LoopView()
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_stages(job, slots, board.reporter)
+            run_stages(job, slots, progress.reporter)
         except BaseException as error:  # of a thread: raised where it is joined
             failure.append(error)
 
     def snapshot() -> Counts:
-        latest = board.snapshot()
+        latest = progress.snapshot()
         on_snapshot(latest, before)
         return latest.counts
 
-    there = _alive()
+    nodes_before = _living_nodes()
     # Ray's own call cannot be interrupted, so it gets a thread and this one watches.
     thread = threading.Thread(target=run, daemon=True, name="extract")
     thread.start()
@@ -70,29 +70,29 @@ def run_pass(
         if now != last:
             last, moved_at = now, time.monotonic()
         elif quiet > job.config.stall_seconds:
-            raise StalledError(_standstill(job, slots, rows, counts, there))
+            raise StalledError(_standstill(job, slots, rows, counts, nodes_before))
         elif (
             quiet > _QUIET_SECONDS
-            and there - _alive()
+            and nodes_before - _living_nodes()
             and view.has_no_room()
             and slots_left(slots, job.config.gpus_per_actor)
         ):
             view.stop.set()
             thread.join(_END_SECONDS)
             if thread.is_alive():
-                raise StalledError(_standstill(job, slots, rows, counts, there))
+                raise StalledError(_standstill(job, slots, rows, counts, nodes_before))
     if failure:
-        board.close()
+        progress.close()
         wrapped = work_error("extraction", failure[0])
-        if there - _alive():
+        if nodes_before - _living_nodes():
             raise NodesLostError(str(wrapped)) from failure[0]
         raise wrapped
-    deadline = time.monotonic() + _LAST_WORDS
+    deadline = time.monotonic() + _REPORT_SECONDS
     counts = snapshot()
     while counts.written < rows and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         counts = snapshot()
-    board.close()
+    progress.close()
     return counts
 
 
@@ -106,16 +106,16 @@ def slots_left(before: Slots, gpus_per_actor: float) -> Slots | None:
     return None if before.gpus_per_actor and not slots.gpus_per_actor else slots
 
 
-def _alive() -> set[str]:
+def _living_nodes() -> set[str]:
     return {each["node"] for each in nodes()}
 
 
-def _standstill(job: Job, slots: Slots, rows: int, counts: Counts, there: set[str]) -> str:
+def _standstill(job: Job, slots: Slots, rows: int, counts: Counts, nodes_before: set[str]) -> str:
     """What waits for what, in one line."""
     asks = f"{slots.cpus_per_actor:g} CPU"
     if slots.gpus_per_actor:
         asks += f" and {slots.gpus_per_actor:g} GPU"
-    lost = sorted(there - _alive())
+    lost = sorted(nodes_before - _living_nodes())
     return (
         f"{no_row_moved(counts, rows, job.config.stall_seconds)}; {_waiting(rows, counts)}; "
         f"{slots.actors} actors want {asks} each; {waiting_tasks()}; "

@@ -19,7 +19,7 @@ from common.storage import arrow, list_folder, read_parquet, to_path
 from pipelines.execution.base import Job
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, TimedParquet, leave_at_exit
-from pipelines.progress.counters import Reporter, Stopwatch, attempt
+from pipelines.progress.counters import Reporter, Stopwatch, guard_block
 from pipelines.request import Request
 
 
@@ -52,13 +52,13 @@ class DecodeStage:
     Args:
         root: relative image names start here.
         request: of the run.
-        board: gets reports.
+        reporter: gets reports.
     """
 
-    def __init__(self, root: str, request: Request, board: Reporter) -> None:
+    def __init__(self, root: str, request: Request, reporter: Reporter) -> None:
         self._root = to_path(root)
         self._request = request
-        self._board = board
+        self._reporter = reporter
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import torch  # late, with all that imports it: seconds, in the processes that decode
@@ -67,12 +67,12 @@ class DecodeStage:
         from pipelines.images.decode import decode_rows  # late: it imports torch
 
         torch.set_num_threads(1)
-        board, watch = self._board, Stopwatch("decode", self._board.lane)
+        reporter, watch = self._reporter, Stopwatch("decode", self._reporter.lane)
         inputs = pixel_columns(self._request)
-        with attempt(board, "decode", rows):
-            decoded = decode_rows(rows, self._root, inputs, done=board.decoded)
+        with guard_block(reporter, "decode", rows):
+            decoded = decode_rows(rows, self._root, inputs, done=reporter.decoded)
         if rows.num_rows:
-            board.block(watch.block(decoded))
+            reporter.block(watch.block(decoded))
         return decoded
 
 
@@ -82,41 +82,41 @@ class ForwardStage:
     Args:
         request: of the run.
         memory_share: of a GPU, for each call in flight.
-        board: gets reports.
+        reporter: gets reports.
     """
 
-    def __init__(self, request: Request, memory_share: float, board: Reporter) -> None:
+    def __init__(self, request: Request, memory_share: float, reporter: Reporter) -> None:
         import torch  # late, with all that imports it: the driver needs none
 
         from pipelines.engines.forward import Forward, load_engines  # late: it imports torch
 
         leave_at_exit()
-        watch = Stopwatch("load", board.lane)
+        watch = Stopwatch("load", reporter.lane)
         if not torch.cuda.is_available():
             torch.set_num_threads(1)  # one actor a core beats one actor with all cores twofold
         engines = load_engines(
             request, batch_rows=request.config.batch_rows, memory_share=memory_share
         )
-        self._forward = Forward(request, engines, board)
-        self._board = board
-        board.block(watch.block(None))
+        self._forward = Forward(request, engines, reporter)
+        self._reporter = reporter
+        reporter.block(watch.block(None))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        watch = Stopwatch("forward", self._board.lane)
-        with attempt(self._board, "forward", rows):
+        watch = Stopwatch("forward", self._reporter.lane)
+        with guard_block(self._reporter, "forward", rows):
             answered = self._forward.answer(rows)
         if rows.num_rows:
-            self._board.block(watch.block(answered))
+            self._reporter.block(watch.block(answered))
         return answered
 
 
-def run_stages(job: Job, slots: Slots, board: Reporter) -> None:
+def run_stages(job: Job, slots: Slots, reporter: Reporter) -> None:
     """Answer every planned row of which the run has no checkpoint yet.
 
     Args:
         job: the run's plan.
         slots: actors and tasks.
-        board: gets the reports of all stages.
+        reporter: gets the reports of all stages.
     """
     out, request = job.folder, job.request
     context = DataContext.get_current()
@@ -126,7 +126,7 @@ def run_stages(job: Job, slots: Slots, board: Reporter) -> None:
     context.target_max_block_size = 2 * BLOCK_BYTES
     context.issue_detectors_config.detectors = []
     # An error that comes once in a thousand blocks is no end, one that comes every time soon is.
-    # Processes that die are replaced without end; ``attempt`` sees to blocks that end them.
+    # Processes that die are replaced without end; ``guard_block`` sees to blocks that end them.
     context.retried_map_errors = True
     context.max_map_retries = RETRIES
     context.raise_original_map_exception = True  # Ray's own wrapping loses the message
@@ -150,7 +150,7 @@ def run_stages(job: Job, slots: Slots, board: Reporter) -> None:
         num_cpus=slots.cpus_to_decode,
     )
     decoded = rows.map_batches(
-        DecodeStage(str(job.root), request, board),
+        DecodeStage(str(job.root), request, reporter),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -164,7 +164,7 @@ def run_stages(job: Job, slots: Slots, board: Reporter) -> None:
         fn_constructor_args=(
             request,
             slots.gpus_per_actor / slots.calls_in_flight,
-            board,
+            reporter,
         ),
         batch_size=None,
         batch_format="pyarrow",
@@ -181,7 +181,7 @@ def run_stages(job: Job, slots: Slots, board: Reporter) -> None:
     answered.write_datasink(
         TimedParquet(
             arrow(out / "detections")[1],
-            board,
+            reporter,
             filesystem=system,
             arrow_parquet_args={"compression": "zstd"},
         ),

@@ -1,6 +1,6 @@
-"""The board: where the stages of a running extraction report what they did.
+"""Counters: where the stages of a running extraction report what they did.
 
-Its process must not import torch, so no module that this one needs may.
+On Ray they are in a process that must not import torch, so no module that this one needs may.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Counts(NamedTuple):
         return rows / seconds if rows and seconds > 0 else None
 
     def plus(self, later: Counts) -> Counts:
-        """Both, where a board was lost and ``later`` is what its successor counted."""
+        """Both, where counters were lost and ``later`` is what their successors counted."""
         added = ("decoded", "answered", "written", "failed", "again", "raised")
         return later._replace(
             **{name: getattr(self, name) + getattr(later, name) for name in added},
@@ -74,15 +74,15 @@ class Counts(NamedTuple):
 
 
 class ProgressSnapshot(NamedTuple):
-    """What the board counted so far, and the blocks since the last snapshot."""
+    """What was counted so far, and the blocks since the last snapshot."""
 
     counts: Counts
     blocks: list[Block]
-    board: int = 0  # process of the board: a new one has begun to count anew
+    process: int = 0  # of the counters: a new one has begun to count anew
 
 
 class Reporter(Protocol):
-    """What a stage reports to: a board, from wherever the stage runs."""
+    """What a stage reports to: counters, from wherever the stage runs."""
 
     @property
     def lane(self) -> str:
@@ -100,8 +100,8 @@ class Reporter(Protocol):
     def raised(self, stage: str, first_row: int, error: str) -> None: ...
 
 
-class Board:
-    """What stages reported, counted; threads may share it. Ray's stages reach one that is an actor."""
+class Counters:
+    """What stages reported, counted; threads may share it. Ray's stages reach those of an actor."""
 
     lane = "here"
 
@@ -170,14 +170,14 @@ class Board:
 
 
 @contextmanager
-def attempt(board: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
+def guard_block(reporter: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
     """A stage's work on one block: an error is reported, and a block that kills is given up.
 
     A process that dies takes its block to another one. A block that ends one process after the
     other would do so for ever, and look busy.
 
     Args:
-        board: gets the reports.
+        reporter: gets the reports.
         stage: one of ``STAGES``.
         rows: of the block.
 
@@ -188,7 +188,7 @@ def attempt(board: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
         yield
         return
     first, last = rows["row_id"][0].as_py(), rows["row_id"][-1].as_py()
-    if board.begun(stage, first) > MOST_DEATHS:
+    if reporter.begun(stage, first) > MOST_DEATHS:
         raise WorkError(
             f"{MOST_DEATHS} processes died in {stage}, one after the other, over rows {first} to "
             f"{last}: their memory ran out, or an image of these or the network crashes them"
@@ -196,7 +196,7 @@ def attempt(board: Reporter, stage: str, rows: pa.Table) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is, it is counted here and raised
-        board.raised(stage, first, f"{type(error).__name__}: {first_line(error)}")
+        reporter.raised(stage, first, f"{type(error).__name__}: {first_line(error)}")
         raise
 
 

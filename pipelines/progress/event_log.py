@@ -169,7 +169,7 @@ class EventLog:
         self.write()
 
     def snapshot(self, snapshot: ProgressSnapshot) -> None:
-        """Add the blocks that the board heard of."""
+        """Add the blocks of a snapshot."""
         for block in snapshot.blocks:
             self.measures.add(block)
             if self._seen % self._every == 0:

@@ -50,7 +50,7 @@ def test_writers_and_models_that_fail_once_are_replaced(chaos: Chaos) -> None:
 
 
 def test_processes_and_a_node_that_die_are_replaced(chaos: Chaos) -> None:
-    kinds = ["forward actor killed", "board killed", "worker killed", "node killed"]
+    kinds = ["forward actor killed", "progress actor killed", "worker killed", "node killed"]
     ran = chaos.run([(number + 1, 0, kind) for number, kind in enumerate(kinds)])
     assert ran.happened == kinds
     assert ran.commands == 1, ran.errors

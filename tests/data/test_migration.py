@@ -40,11 +40,11 @@ def test_lite0_to_lite1(data: Path, tmp_path: Path) -> None:
         *(sys.executable, "-m", "onepass", "migrate", str(before), "--model", "lite1", *EXACT),
         *("--out", str(out), "--index", str(index)),
     ]
-    kill = kill_once(command, out, 5, log)
-    assert 0 < kill.rows < 200
+    committed = kill_once(command, out, 5, log)
+    assert 0 < committed < 200
     assert current_version(index) == "v0001"
     finish(command, log)
-    assert f"{kill.rows} of them from before" in log.read_text()
+    assert f"{committed} of them from before" in log.read_text()
     assert "verdict: passed" in log.read_text()
     new = Run.open(out)
     assert new.verify() == 200

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.run import Run
-from tests.helpers.faults import ACTOR_TITLE, BOARD_TITLE, INSIDE, Faults
+from tests.helpers.faults import ACTOR_TITLE, INSIDE, PROGRESS_TITLE, Faults
 from tests.helpers.killed_runs import make_source
 from tests.helpers.processes import group
 from tests.helpers.ray_cluster import Cluster
@@ -180,7 +180,7 @@ class Chaos:
     def _left(self) -> list[str]:
         """Processes on the cluster that belong to a run."""
         return ["actor" for _ in self.nodes.pids(ACTOR_TITLE)] + [
-            "board" for _ in self.nodes.pids(BOARD_TITLE)
+            "progress actor" for _ in self.nodes.pids(PROGRESS_TITLE)
         ]
 
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.execution.ray_board import _MeteredBoard
+from pipelines.progress.counters import Counters
 from tests.helpers.processes import ROOT, signal_to
 from tests.helpers.ray_cluster import Cluster
 
 # How Ray titles the processes of an extraction's actors.
 ACTOR_TITLE = "ray::MapWorker("
-BOARD_TITLE = f"ray::{_MeteredBoard.__name__}"
+PROGRESS_TITLE = f"ray::{Counters.__name__}"
 FAULT_POINTS = ROOT / "tests" / "helpers" / "fault_points"
 STOPPED_SECONDS = 4.0  # less than a node may be silent
 FILLED_SECONDS = 4.0
@@ -41,7 +41,7 @@ INSIDE = {
 OUTSIDE = (
     "forward actor killed",
     "worker killed",
-    "board killed",
+    "progress actor killed",
     "node killed, another joins",
     "node killed",
     "driver killed",
@@ -79,8 +79,8 @@ class Faults:
             return self._kill(ACTOR_TITLE)
         if kind == "worker killed":
             return self._kill("ray::Write", "ray::Read", "ray::IDLE")
-        if kind == "board killed":
-            return self._kill(BOARD_TITLE)
+        if kind == "progress actor killed":
+            return self._kill(PROGRESS_TITLE)
         if kind.startswith("node killed"):
             node = self._dice.choice(self._nodes.nodes)
             self._nodes.remove(node)

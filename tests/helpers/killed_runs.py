@@ -6,7 +6,6 @@ import random
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -21,15 +20,6 @@ from tests.helpers.processes import POLL_SECONDS, group
 
 BOXES = 20  # a drawn image
 FILES = 8  # that a run of up to 4,096 rows on two cores writes
-
-
-@dataclass(frozen=True)
-class Kill:
-    """One killed session: rows committed and data files on disk when it died."""
-
-    rows: int
-    files: int
-    seconds: float
 
 
 def make_source(folder: Path, rows: int, seed: int = 0) -> Path:
@@ -56,10 +46,6 @@ def extract_command(source: Path, out: Path, executor: str = "auto") -> list[str
     ]
 
 
-def data_files(out: Path) -> int:
-    return len(list_folder(out / "detections", "*.parquet"))
-
-
 def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> int:
     """After how many events to kill, at random, so that ``kills`` of them spread over the run.
 
@@ -76,10 +62,9 @@ def kill_once(
     *,
     env: Mapping[str, str] | None = None,
     seconds: float = 120,
-) -> Kill:
-    """Run until ``events`` new files have appeared in the folders of the run, then kill."""
-    began = time.monotonic()
-    deadline = began + seconds
+) -> int:
+    """Run until so many new files have appeared in the run, then kill; returns the rows committed."""
+    deadline = time.monotonic() + seconds
     before, seen = _names(out), set[str]()
     with group(command, log, env=env) as process:
         while len(seen) < events:
@@ -92,7 +77,7 @@ def kill_once(
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(seen)} of {events} events in {seconds:g} s")
             time.sleep(POLL_SECONDS)
-    return Kill(committed_rows(out), data_files(out), time.monotonic() - began)
+    return committed_rows(out)
 
 
 def _names(out: Path) -> set[str]:

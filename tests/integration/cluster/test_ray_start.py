@@ -25,25 +25,25 @@ from pipelines.config import ExtractConfig
 from pipelines.extract import extract
 
 photos, out = sys.argv[1:]
-report = {"children": [], "requests": [], "board": False}
-snapshot, child_init = ray_pass.DriverBoard.snapshot, children.Child.__init__
+report = {"children": [], "requests": [], "progress": False}
+snapshot, child_init = ray_pass.ProgressActor.snapshot, children.Child.__init__
 started = []
 
-def looked(self, last):
-    counters = snapshot(self, last)
-    maps = Path(f"/proc/{self._last.board}/maps")
+def look(self):
+    latest = snapshot(self)
+    maps = Path(f"/proc/{self._last.process}/maps")
     if maps.is_file():
-        report["board"] = report["board"] or "libtorch" in maps.read_text()
+        report["progress"] = report["progress"] or "libtorch" in maps.read_text()
         report["looked"] = True
         below = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
         report["processes"] = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in below)
-    return counters
+    return latest
 
 def counted(self):
     started.append(self)
     child_init(self)
 
-ray_pass.DriverBoard.snapshot, children.Child.__init__ = looked, counted
+ray_pass.ProgressActor.snapshot, children.Child.__init__ = look, counted
 for name in ("one", "two"):
     config = ExtractConfig(
         source=photos, model="tiny", precision="fp32", engine="eager", executor="ray"
@@ -56,7 +56,7 @@ print(json.dumps(report))
 """
 
 
-def test_neither_driver_nor_board_imports_torch(tmp_path: Path) -> None:
+def test_neither_driver_nor_progress_actor_imports_torch(tmp_path: Path) -> None:
     photos = photo_folder(tmp_path / "photos", 24)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(photos), str(tmp_path)],
@@ -71,7 +71,7 @@ def test_neither_driver_nor_board_imports_torch(tmp_path: Path) -> None:
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["driver"] == []
     assert report["looked"]
-    assert not report["board"]
+    assert not report["progress"]
     # The second uses what the first has resolved, and gets the same request without a child.
     assert report["children"] == [1, 1]
     assert report["requests"][0] == report["requests"][1]

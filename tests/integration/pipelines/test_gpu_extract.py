@@ -225,10 +225,10 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         *(sys.executable, "-m", "onepass", "extract", str(source)),
         *("--model", "lite0", "--precision", "fp32", "--engine", "eager", "--out"),
     ]
-    killed = kill_once([*command, str(out)], out, 9, log)
-    assert 0 < killed.rows < rows
+    committed = kill_once([*command, str(out)], out, 9, log)
+    assert 0 < committed < rows
     finish([*command, str(out)], log)
-    assert f"{killed.rows} of them from before" in log.read_text()
+    assert f"{committed} of them from before" in log.read_text()
     finish([*command, str(tmp_path / "whole")], log)
     run, whole = Run.open(out), Run.open(tmp_path / "whole")
     assert run.verify() == whole.verify() == rows

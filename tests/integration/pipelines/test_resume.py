@@ -41,10 +41,10 @@ def test_kills_lose_and_repeat_nothing(
     dice = random.Random(7)  # noqa: S311
     committed = 0
     for _ in range(kills):
-        kill = kill_once(command, out, events_before_kill(dice, kills), log)
+        rows = kill_once(command, out, events_before_kill(dice, kills), log)
         assert not (out / "manifest.json").exists()
-        assert committed <= kill.rows <= ROWS
-        committed = kill.rows
+        assert committed <= rows <= ROWS
+        committed = rows
     assert committed > 0, "no kill came after a commit: nothing was resumed"
     finish(command, log)
     assert f"{committed} of them from before" in log.read_text()

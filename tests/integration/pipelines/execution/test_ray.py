@@ -38,19 +38,19 @@ class TestRay(ExecutorSuite):
 def test_killed_on_ray_and_ended_here(tmp_path: Path) -> None:
     source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
     command = extract_command(source, out)
-    kill = kill_once([*command, "--executor", "ray"], out, 4, log)
+    committed = kill_once([*command, "--executor", "ray"], out, 4, log)
     assert not (out / "manifest.json").exists()
     finish([*command, "--executor", "local"], log)
-    assert Run.open(out).manifest.session.rows == 600 - kill.rows  # type: ignore[union-attr]
+    assert Run.open(out).manifest.session.rows == 600 - committed  # type: ignore[union-attr]
     check(out, 600)
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_killed_here_and_ended_on_ray(tmp_path: Path) -> None:
     source, out, log = make_source(tmp_path / "images", 600), tmp_path / "run", tmp_path / "log"
-    kill = kill_once([*extract_command(source, out), "--executor", "local"], out, 2, log)
+    committed = kill_once([*extract_command(source, out), "--executor", "local"], out, 2, log)
     outcome = extract(ExtractConfig(source=source, model="tiny", hdf5=True, executor="ray"), out)
-    assert outcome.resumed_rows == kill.rows
+    assert outcome.resumed_rows == committed
     check(out, 600)
 
 

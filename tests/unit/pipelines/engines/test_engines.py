@@ -13,10 +13,9 @@ import torch
 from common.errors import InputError, ModelError
 from pipelines.engines import engine as module
 from pipelines.engines import openvino
-from pipelines.engines.batching import find_batch_rows, in_batches, is_out_of_memory
 from pipelines.engines.cache import cache_folder, cached
 from pipelines.engines.candidates import compare, is_harmless
-from pipelines.engines.engine import Engine
+from pipelines.engines.engine import Engine, find_batch_rows, in_batches, is_out_of_memory
 from pipelines.engines.resolve import check_format, fast_formats
 from pipelines.model_info import ModelInfo, Outputs, PrecisionAudit
 from pipelines.models.network import Network
@@ -160,7 +159,7 @@ class Card:
     ],
 )
 def test_batch_is_found_by_trial(card: Card, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.engines.batching.time.perf_counter", lambda: card.now)
+    monkeypatch.setattr("pipelines.engines.engine.time.perf_counter", lambda: card.now)
     assert find_batch_rows(card.run, card) == rows
 
 

@@ -18,7 +18,7 @@ from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_rows, unpack
 from pipelines.model_info import ModelRequest
 from pipelines.models import registry as backbones
 from pipelines.models.scores import softmax
-from pipelines.progress.counters import Block, Board
+from pipelines.progress.counters import Block, Counters
 from pipelines.request import GateInfo, Request
 from pipelines.sources.plan import read_source
 from tests.helpers.pictures import photo_folder
@@ -41,8 +41,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(table=source.table, root=source.root)
 
 
-class Counting(Board):
-    """A board that keeps what it is told."""
+class Counting(Counters):
+    """A counters that keeps what it is told."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ def make_request(
 
 
 def run(plan: SimpleNamespace, request: Request) -> tuple[pa.Table, pa.Table, Counting]:
-    """Decoded rows, answered rows, and the board."""
+    """Decoded rows, answered rows, and the counters."""
     decoded = decode_rows(plan.table, plan.root, pixel_columns(request))
-    board = Counting()
+    counters = Counting()
     engines = load_engines(request, batch_rows=8, memory_share=0.0)
-    return decoded, Forward(request, engines, board).answer(decoded), board
+    return decoded, Forward(request, engines, counters).answer(decoded), counters
 
 
 def matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -109,10 +109,10 @@ def test_every_row_has_an_embedding_and_passing_rows_a_class(
 ) -> None:
     scores, threshold = split_at_median(plan)
     request = make_request(embed=embed, threshold=threshold)
-    decoded, rows, board = run(plan, request)
+    decoded, rows, counters = run(plan, request)
     good = np.asarray(decoded["error"].is_null())
     assert good.sum() == ROWS - 1
-    assert board.rows == ROWS  # every row is reported once
+    assert counters.rows == ROWS  # every row is reported once
     passed = np.zeros(ROWS, bool)
     passed[good] = scores >= threshold
     assert 5 < passed.sum() < 15
@@ -146,15 +146,15 @@ def test_the_stage_tells_what_it_loaded_and_each_block(
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of this process
     request = make_request(embed=embed)
     decoded, rows, _ = run(plan, request)
-    board = Counting()
-    stage = ForwardStage(request, 0.0, board)
+    counters = Counting()
+    stage = ForwardStage(request, 0.0, counters)
     answers = stage(decoded)
     assert answers.schema == rows.schema
     assert np.array_equal(matrix(answers["embedding"]), matrix(rows["embedding"]), equal_nan=True)
     assert answers["label_index"].equals(rows["label_index"])
     assert stage(decoded.slice(0, 0)).num_rows == 0
-    assert board.rows == ROWS
-    load, block = board.blocks  # none of no rows
+    assert counters.rows == ROWS
+    load, block = counters.blocks  # none of no rows
     assert (load.stage, load.rows) == ("load", 0)
     assert (block.stage, block.rows, block.first_row) == ("forward", ROWS, 0)
     assert block.errors == {"not an image": 1}
