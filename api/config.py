@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.schemas.link import MAX_DETECTIONS
 from api.schemas.search import MAX_BATCH, MAX_IDS, MAX_K
 from common.errors import InputError
-from common.json_models import JsonModel
-from tracks.association.options import PRESETS, LinkOptions
+from common.json_models import JsonModel, configure
+from tracks.association.options import PRESETS, LinkOptions, Preset
 from tracks.live.store import LINK_STATE
 
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
@@ -29,7 +29,7 @@ def _read_link_options(value: Any) -> Any:
     if not isinstance(value, str | Path):
         return value
     try:
-        return LinkOptions(**json.loads(Path(value).read_text()))
+        return configure(LinkOptions, **json.loads(Path(value).read_text()))
     except (OSError, ValueError, TypeError, InputError) as error:
         raise ValueError(f"it cannot be read as link options: {error}") from None
 
@@ -85,7 +85,7 @@ class ServeConfig(JsonModel):
         "File for the open tracks of live cameras, on a disk of this machine; by default "
         f"INDEX/{LINK_STATE.as_posix()}.",
     )
-    link_preset: Literal["default", "ami", "antenna"] = _panel(
+    link_preset: Preset = _panel(
         LINK, "How frames of live cameras are linked, as for onepass link --preset.", "default"
     )
     link_options: Annotated[LinkOptions | None, BeforeValidator(_read_link_options)] = _panel(

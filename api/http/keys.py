@@ -14,10 +14,9 @@ from pathlib import Path
 from fastapi import APIRouter, Security
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.http.errors import error_response, error_responses
+from api.http.errors import error_response, error_responses, get_header
 from api.http.metrics import Metrics
 from common.errors import InputError
 
@@ -76,12 +75,12 @@ class KeyCheck:
         if scope["type"] != "http" or GUARDED not in scope["path"]:
             await self.app(scope, receive, send)
             return
-        key = Headers(scope=scope).get(HEADER)
-        if key is not None and self._is_valid(key.encode("latin-1")):
+        key = get_header(scope, HEADER.lower().encode())
+        if self._is_valid(key):
             await self.app(scope, receive, send)
             return
         self._metrics.rejected.labels("key").inc()
-        problem = f"no {HEADER} header" if key is None else f"the {HEADER} is not valid here"
+        problem = f"no {HEADER} header" if not key else f"the {HEADER} is not valid here"
         message = f"{problem}; send a key of this server in the header {HEADER}"
         response = error_response(
             401, "unauthorised", message, {"www-authenticate": f'ApiKey header="{HEADER}"'}

@@ -7,10 +7,9 @@ import re
 from random import Random
 from time import perf_counter
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.errors import INTERNAL, ApiError, error_response
+from api.http.errors import INTERNAL, ApiError, error_response, get_header
 from api.http.logs import ACCESS
 from api.http.metrics import Metrics
 
@@ -42,7 +41,7 @@ class Observe:
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        request_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = get_header(scope, b"x-request-id").decode("latin-1")
         if not _VALID_ID.fullmatch(request_id):
             request_id = f"{_random.getrandbits(64):016x}"
         header = (b"x-request-id", request_id.encode())
@@ -106,8 +105,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal():  # uvicorn itself limits the body to this length
+        declared = get_header(scope, b"content-length")
+        if declared.isdigit():  # uvicorn itself limits the body to this length
             if int(declared) > self._max_bytes:
                 self._metrics.rejected.labels("body").inc()
                 await error_response(413, "too_large", self._message)(scope, receive, send)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
+from api.http.errors import get_header
 from api.http.middleware import SNAPSHOT
 from api.schemas.search import SearchOptions
 from api.service.answers import SearchResults
@@ -104,7 +105,7 @@ class DirectRoute(APIRoute):
         assert issubclass(model, BaseModel)
 
         async def handle(request: Request) -> Response:
-            content_type = request.headers.get("content-type", "")
+            content_type = get_header(request.scope, b"content-type").decode("latin-1")
             if "json" not in content_type:
                 message = f"send application/json, not {content_type or 'no content type'}"
                 raise RequestValidationError(

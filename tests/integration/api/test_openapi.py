@@ -66,15 +66,6 @@ def test_examples_fit_their_models() -> None:
     assert checked >= 16
 
 
-def test_everything_under_v1_asks_for_a_key() -> None:
-    document = openapi()
-    assert document["components"]["securitySchemes"]["ApiKey"]["name"] == "X-API-Key"
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            assert ("401" in operation["responses"]) is path.startswith("/v1/")
-            assert ("security" in operation) is path.startswith("/v1/")
-
-
 def plain_arrays(node: Any) -> Any:
     """The document with each tuple, all of one type, as an array of so many.
 
