@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import griffe
 import typer
@@ -105,14 +106,16 @@ def fields(config: Any) -> Iterator[str]:
 
 def type_name(annotation: Any) -> str:
     """A type as people write it."""
-    if annotation in (int, float, str, bool):
-        return f"`{annotation.__name__}`"
-    parts = get_args(annotation)
-    if parts and all(isinstance(part, str) for part in parts):
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(parts[0])
+    if origin is Literal:
         return " or ".join(f"`{part!r}`" for part in parts)
-    text = re.sub(r"[\w.]+\.(\w+)", r"\1", str(annotation))
-    text = re.sub(r"Annotated\[(\w+), \w+\([^)]*\)\]", r"\1", text)
-    return f"`{text}`"
+    if origin in (Union, UnionType):
+        return " or ".join(map(type_name, parts))
+    if origin is tuple:
+        return f"{'' if Ellipsis in parts else len(parts)} {type_name(parts[0])} in a tuple".strip()
+    return "`None`" if annotation is NoneType else f"`{annotation.__name__}`"
 
 
 def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
