@@ -114,7 +114,7 @@ def type_name(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(map(type_name, parts))
     if origin is tuple:
-        return f"{'' if Ellipsis in parts else len(parts)} {type_name(parts[0])} in a tuple".strip()
+        return f"tuple of {'' if Ellipsis in parts else f'{len(parts)} '}{type_name(parts[0])}"
     return "`None`" if annotation is NoneType else f"`{annotation.__name__}`"
 
 
