@@ -1,12 +1,13 @@
 """A hook of MkDocs: pages, and parts of pages, that are made from the code when the site is built.
 
-``<!-- command line -->`` becomes all commands with their options, ``<!-- fields of MODULE:CLASS -->``
-a table of a configuration's fields. CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages.
+``<!-- command line -->`` becomes all commands with their options, ``<!-- routes -->`` a table of the
+routes of the service, ``<!-- fields of MODULE:CLASS -->`` one of a configuration's fields. CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -21,6 +22,7 @@ from mkdocs.structure.files import File, Files
 from onepass.cli.main import app
 
 ROOT = Path(__file__).parents[1]
+OPENAPI = ROOT / "tests/integration/api/openapi.json"
 OF_THE_ROOT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 
@@ -44,6 +46,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put what is made from the code where the page asks for it."""
     markdown = markdown.replace("<!-- command line -->", "\n".join(command_line()))
+    markdown = markdown.replace("<!-- routes -->", "\n".join(routes()))
     return re.sub(
         r"<!-- fields of ([\w.]+):(\w+) -->",
         lambda asked: "\n".join(fields(getattr(import_module(asked[1]), asked[2]))),
@@ -87,6 +90,17 @@ def described(text: str) -> Iterator[str]:
         line = " ".join(paragraph.split())
         before, found, example = line.partition("Example: ")
         yield f"{before}\n\n```sh\n{example}\n```\n" if found else f"{plain(line)}\n"
+
+
+def routes() -> Iterator[str]:
+    """A table of the routes of the service, from the document that its tests compare it with."""
+    document = json.loads(OPENAPI.read_text(encoding="utf-8"))
+    rows = [
+        (f"{method.upper()} {path}", route["summary"])
+        for path, methods in document["paths"].items()
+        for method, route in methods.items()
+    ]
+    yield from table(("route", "answer"), rows)
 
 
 def fields(config: Any) -> Iterator[str]:
