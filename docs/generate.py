@@ -1,7 +1,8 @@
 """A hook of MkDocs: pages, and parts of pages, that are made from the code when the site is built.
 
 ``<!-- command line -->`` becomes all commands with their options, ``<!-- routes -->`` a table of the
-routes of the service, ``<!-- fields of MODULE:CLASS -->`` one of a configuration's fields. CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages.
+routes of the service, ``<!-- fields of MODULE:CLASS -->`` one of a configuration's fields.
+CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages.
 """
 
 from __future__ import annotations
