@@ -1,17 +1,20 @@
 """A hook of MkDocs: pages, and parts of pages, that are made from the code when the site is built.
 
-``<!-- command line -->`` becomes all commands with their options, ``<!-- fields of MODULE:CLASS -->``
-a table of a configuration's fields. CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages.
+``<!-- command line -->`` becomes all commands with their options, ``<!-- routes -->`` a table of the
+routes of the service, ``<!-- fields of MODULE:CLASS -->`` one of a configuration's fields.
+CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import griffe
 import typer
@@ -20,6 +23,7 @@ from mkdocs.structure.files import File, Files
 from onepass.cli.main import app
 
 ROOT = Path(__file__).parents[1]
+OPENAPI = ROOT / "tests/integration/api/openapi.json"
 OF_THE_ROOT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 
@@ -43,6 +47,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put what is made from the code where the page asks for it."""
     markdown = markdown.replace("<!-- command line -->", "\n".join(command_line()))
+    markdown = markdown.replace("<!-- routes -->", "\n".join(routes()))
     return re.sub(
         r"<!-- fields of ([\w.]+):(\w+) -->",
         lambda asked: "\n".join(fields(getattr(import_module(asked[1]), asked[2]))),
@@ -88,6 +93,17 @@ def described(text: str) -> Iterator[str]:
         yield f"{before}\n\n```sh\n{example}\n```\n" if found else f"{plain(line)}\n"
 
 
+def routes() -> Iterator[str]:
+    """A table of the routes of the service, from the document that its tests compare it with."""
+    document = json.loads(OPENAPI.read_text(encoding="utf-8"))
+    rows = [
+        (f"{method.upper()} {path}", route["summary"])
+        for path, methods in document["paths"].items()
+        for method, route in methods.items()
+    ]
+    yield from table(("route", "answer"), rows)
+
+
 def fields(config: Any) -> Iterator[str]:
     """A table of the fields of a pydantic model that have a description."""
     rows = [
@@ -105,14 +121,16 @@ def fields(config: Any) -> Iterator[str]:
 
 def type_name(annotation: Any) -> str:
     """A type as people write it."""
-    if annotation in (int, float, str, bool):
-        return f"`{annotation.__name__}`"
-    parts = get_args(annotation)
-    if parts and all(isinstance(part, str) for part in parts):
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(parts[0])
+    if origin is Literal:
         return " or ".join(f"`{part!r}`" for part in parts)
-    text = re.sub(r"[\w.]+\.(\w+)", r"\1", str(annotation))
-    text = re.sub(r"Annotated\[(\w+), \w+\([^)]*\)\]", r"\1", text)
-    return f"`{text}`"
+    if origin in (Union, UnionType):
+        return " or ".join(map(type_name, parts))
+    if origin is tuple:
+        return f"tuple of {'' if Ellipsis in parts else f'{len(parts)} '}{type_name(parts[0])}"
+    return "`None`" if annotation is NoneType else f"`{annotation.__name__}`"
 
 
 def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:

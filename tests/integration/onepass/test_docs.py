@@ -253,6 +253,15 @@ def test_pages_on_files_name_every_column_and_field(page: str, names: Iterable[s
     assert not [name for name in names if f"`{name}`" not in text]
 
 
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "SECURITY.md"])
+def test_modules_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:\w+/)+\w+\.py)`", text)
+    names = re.findall(r"`python -m ([\w.]+)", text)
+    assert not [name for name in named if not (ROOT / name).is_file()]
+    assert not [name for name in names if importlib.util.find_spec(name) is None]
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text()):
         assert target.startswith("http") or (ROOT / target).exists(), target
