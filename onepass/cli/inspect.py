@@ -11,6 +11,7 @@ from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, print_json, to_path
 from onepass.cli.flags import with_flags
+from onepass.cli.format import duration, where_the_time_went
 from onepass.cli.index import show_index
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ def inspect(
     if profile:
         _show_profile(path, picture, as_json=as_json)
         return
+    # late, as all below: Arrow, HDF5 and FAISS take up to a second
     from common.storage import is_remote, storage_errors
 
     if not is_remote(path) and (
         path.is_file() or (path.suffix in (".h5", ".hdf5") and not path.is_dir())
     ):
-        from pipelines.outputs.hdf5_info import read_h5, verify_h5
+        from pipelines.outputs.hdf5_info import read_h5, verify_h5  # late
 
         facts = read_h5(path)
         _check_dim(path, facts.feature_dim, facts.backbone, expect_dim)
@@ -77,7 +79,7 @@ def inspect(
     with storage_errors(path):
         is_index = (path / "CURRENT").is_file()
     if is_index:
-        from index.search.snapshot import Snapshot
+        from index.search.snapshot import Snapshot  # late
 
         with ProgressBar(resumes=True):
             snapshot = Snapshot.open(path)
@@ -87,7 +89,7 @@ def inspect(
             snapshot.verify()
         show_index(snapshot, verified=verify, as_json=as_json)
         return
-    from pipelines.run import Run
+    from pipelines.run import Run  # late
 
     run = Run.open(path)
     model = run.manifest.model
@@ -168,6 +170,7 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
 
 
 def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
+    # late: Arrow takes half a second
     from common.storage import storage_errors
     from pipelines.progress.profile import draw_profile, sessions_of
 
@@ -188,8 +191,6 @@ def _show_profile(run: Path, picture: Path | None, *, as_json: bool) -> None:
 
 def _show_session(session: SessionProfile) -> None:
     """One session of a run: how it ended, where its time went, its errors."""
-    from onepass.cli.format import duration, where_the_time_went
-
     echo(
         f"session {session.session}: {session.outcome}, {session.rows} rows in "
         f"{duration(session.seconds)} on {session.host}"

@@ -33,11 +33,11 @@ def serve(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # late: FastAPI and FAISS take a second, and read OMP_WAIT_POLICY when they are loaded
     if config.ray:
-        from api.ray_serve.serve import serve_on_ray
+        from api.ray_serve.serve import serve_on_ray  # late
 
         serve_on_ray(config)
     else:
-        from api.server import serve as serve_here
+        from api.server import serve as serve_here  # late
 
         serve_here(config)
 
