@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_SOURCE = ["tests", "benchmarks", "docs", "examples", "build", "dist", "setup", "conftest"]
+ANNOTATED = re.compile(r"\.(command|callback|get|post|put|delete)\(")
 ARRAY = re.compile(r"ndarray|NDArray|Tensor|Floats|Ints")
 SHAPE = re.compile(r"\[[^\]\n]*[A-Z0-9][^\]\n]*\]")
 RUN_LINES = 6
@@ -64,15 +65,19 @@ def public_functions(body: Iterable[ast.stmt]) -> Iterator[Function]:
 
 
 def docstrings(trees: Trees) -> dict[str, Any]:
-    """How many of the public functions with three parameters or more say what these are."""
+    """How many of the public functions with three parameters or more say what these are.
+
+    Commands and routes say it in the annotations, which are their help.
+    """
     args, shapes = Counter[bool](), Counter[bool]()
-    for function in (one for tree in trees.values() for one in public_functions(tree.body)):
-        given, text = function.args, ast.get_docstring(function) or ""
-        every = [*given.posonlyargs, *given.args, *given.kwonlyargs]
-        known = [one for one in every if one.arg not in ("self", "cls")]
-        if len(known) >= 3:
-            args["Args:" in text] += 1
-            if any(one.annotation and ARRAY.search(ast.unparse(one.annotation)) for one in known):
+    for function in (node for tree in trees.values() for node in public_functions(tree.body)):
+        signature, text = function.args, ast.get_docstring(function) or ""
+        parameters = [*signature.posonlyargs, *signature.args, *signature.kwonlyargs]
+        own = [node for node in parameters if node.arg not in ("self", "cls")]
+        if len(own) >= 3:
+            annotated = any(ANNOTATED.search(ast.unparse(d)) for d in function.decorator_list)
+            args["Args:" in text or annotated] += 1
+            if any(node.annotation and ARRAY.search(ast.unparse(node.annotation)) for node in own):
                 shapes[bool(SHAPE.search(text))] += 1
     return {
         "public functions of 3+ parameters": args.total(),
