@@ -52,20 +52,13 @@ class DetectionCount:
 
 @dataclass(frozen=True)
 class RowPair:
-    """A row of the run and the database's row with the same id.
+    """A row of the run and the database's row with the same id."""
 
-    Attributes:
-        key: the database's id.
-        run_row: columns of the run, without the embedding.
-        embedding: ``[D]`` float32; NaN where the row has an error.
-        stored: the database's row; None where it was deleted.
-        changed: whether its image or box is another by now, so that it is another detection.
-    """
-
-    key: Any
-    run_row: dict[str, Any]
-    embedding: NDArray[np.float32]
-    stored: sa.Row[Any] | None
+    key: Any  # the database's id
+    run_row: dict[str, Any]  # columns of the run, without the embedding
+    embedding: NDArray[np.float32]  # [D] float32; NaN where the row has an error
+    stored: sa.Row[Any] | None  # the database's row; None where it was deleted
+    # Whether its image or box is another by now, so that it is another detection.
     changed: bool = False
 
 
