@@ -41,6 +41,7 @@ class DetectionCount:
     first: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
+        """Count one more."""
         self.count += 1
         if len(self.first) < NAMED:
             self.first.append(name)
