@@ -30,35 +30,23 @@ QUANTILES = {"least": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1.0}
 
 @dataclass
 class Comparison:
-    """Result of a comparison; counts are of detections.
+    """Result of a comparison; counts are of detections."""
 
-    Attributes:
-        database: its name.
-        dim: length of the run's embeddings.
-        rows: of the run.
-        failed: rows of the run with an error; not compared.
-        gone: deleted from the database.
-        moved: whose image or box has changed since; not compared.
-        missing: without old features.
-        unusable: whose old features cannot be used, by reason.
-        other_dims: number of old features of another length than the run's, by length.
-        compared: with old features of the run's length.
-        equal: of them, those whose numbers all differ by at most ``TOLERANCE`` of the largest.
-        cosine: quantiles over the compared; None where there are none.
-    """
-
-    database: str
-    dim: int
-    rows: int = 0
-    failed: int = 0
-    gone: DetectionCount = field(default_factory=DetectionCount)
+    database: str  # its name
+    dim: int  # length of the run's embeddings
+    rows: int = 0  # of the run
+    failed: int = 0  # rows of the run with an error; not compared
+    gone: DetectionCount = field(default_factory=DetectionCount)  # deleted from the database
+    # Whose image or box has changed since; not compared.
     moved: DetectionCount = field(default_factory=DetectionCount)
-    missing: int = 0
+    missing: int = 0  # without old features
+    # Whose old features cannot be used, by reason.
     unusable: dict[str, DetectionCount] = field(default_factory=dict)
+    # Number of old features of another length than the run's, by length.
     other_dims: dict[int, int] = field(default_factory=dict)
-    compared: int = 0
-    equal: int = 0
-    cosine: dict[str, float] | None = None
+    compared: int = 0  # with old features of the run's length
+    equal: int = 0  # of them, those whose numbers all differ by at most TOLERANCE of the largest
+    cosine: dict[str, float] | None = None  # quantiles over the compared; None where there are none
 
 
 def compare_database(

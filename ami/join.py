@@ -41,6 +41,7 @@ class DetectionCount:
     first: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
+        """Count one more."""
         self.count += 1
         if len(self.first) < NAMED:
             self.first.append(name)
@@ -52,20 +53,13 @@ class DetectionCount:
 
 @dataclass(frozen=True)
 class RowPair:
-    """A row of the run and the database's row with the same id.
+    """A row of the run and the database's row with the same id."""
 
-    Attributes:
-        key: the database's id.
-        run_row: columns of the run, without the embedding.
-        embedding: ``[D]`` float32; NaN where the row has an error.
-        stored: the database's row; None where it was deleted.
-        changed: whether its image or box is another by now, so that it is another detection.
-    """
-
-    key: Any
-    run_row: dict[str, Any]
-    embedding: NDArray[np.float32]
-    stored: sa.Row[Any] | None
+    key: Any  # the database's id
+    run_row: dict[str, Any]  # columns of the run, without the embedding
+    embedding: NDArray[np.float32]  # [D] float32; NaN where the row has an error
+    stored: sa.Row[Any] | None  # the database's row; None where it was deleted
+    # Whether its image or box is another by now, so that it is another detection.
     changed: bool = False
 
 

@@ -42,48 +42,30 @@ GROUPS = {
 
 @dataclass
 class Changes:
-    """Number of detections by what happens to one of their columns.
+    """Number of detections by what happens to one of their columns."""
 
-    Attributes:
-        filled: it was empty.
-        changed: it held another value.
-        cleared: it becomes empty.
-        equal: it holds the value already.
-        kept: the run has no value, so it stays.
-    """
-
-    filled: int = 0
-    changed: int = 0
-    cleared: int = 0
-    equal: int = 0
-    kept: int = 0
+    filled: int = 0  # it was empty
+    changed: int = 0  # it held another value
+    cleared: int = 0  # it becomes empty
+    equal: int = 0  # it holds the value already
+    kept: int = 0  # the run has no value, so it stays
 
 
 @dataclass
 class WriteSummary:
-    """Counts of a write, or of a dry run.
+    """Counts of a write, or of a dry run."""
 
-    Attributes:
-        database: its name.
-        wrote: False for a dry run.
-        columns: the changes of each column.
-        rows: of the run.
-        failed: rows with an error; their detections are not changed.
-        gone: detections of the run that were deleted from the database.
-        moved: whose image or box has changed since; they are not changed.
-        updated: detections with a value that differs.
-        others: detections of the database that are not in the run.
-    """
-
-    database: str
-    wrote: bool
-    columns: dict[str, Changes]
-    rows: int = 0
-    failed: int = 0
+    database: str  # its name
+    wrote: bool  # False for a dry run
+    columns: dict[str, Changes]  # the changes of each column
+    rows: int = 0  # of the run
+    failed: int = 0  # rows with an error; their detections are not changed
+    # Detections of the run that were deleted from the database.
     gone: DetectionCount = field(default_factory=DetectionCount)
+    # Whose image or box has changed since; they are not changed.
     moved: DetectionCount = field(default_factory=DetectionCount)
-    updated: int = 0
-    others: int = 0
+    updated: int = 0  # detections with a value that differs
+    others: int = 0  # detections of the database that are not in the run
 
 
 def write_database(

@@ -24,18 +24,12 @@ _COLUMNS = ("row_id", "detection_id", "label", "label_index", "error")
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a run by row_id from 0, without their embeddings.
+    """The rows of a run by row_id from 0, without their embeddings."""
 
-    Attributes:
-        run: whose rows these are.
-        table: ``detection_id``, ``label``, ``label_index``, ``error``, and where each embedding is
-            stored; N rows.
-        embedded: whether each has an embedding ``[N]``.
-    """
-
-    run: Run
+    run: Run  # whose rows these are
+    # Detection_id, label, label_index, error, and where each embedding is stored; N rows.
     table: pa.Table
-    embedded: Bools
+    embedded: Bools  # whether each has an embedding [N]
 
     @classmethod
     def read(cls, run: Run) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -40,7 +41,7 @@ def render(report: MigrationReport) -> str:
         _section("Threshold of the tracker", _threshold(report.threshold)),
         _section("Cost", _costs(report.costs.then, report.costs.now)),
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
@@ -82,7 +83,12 @@ def _soft(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    return f"<p>Not compared: {escape(text)}.</p>"
+    return f"<p>Not compared: {_text(text)}.</p>"
+
+
+def _text(text: str) -> str:
+    """A text of the report, whose parameters are in backticks."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _verdict(report: MigrationReport) -> str:
@@ -93,7 +99,7 @@ def _verdict(report: MigrationReport) -> str:
     more = f"; {skipped} not comparable" if skipped else ""
     lines = "".join(
         f"<tr><td class={check.outcome.split()[0]}>{check.outcome}</td>"
-        f"<td>{escape(check.says)}</td></tr>"
+        f"<td>{_text(check.says)}</td></tr>"
         for check in verdict.limits
     )
     return (
@@ -230,21 +236,19 @@ def _threshold(threshold: Threshold) -> Iterator[str]:
     )
 
 
-def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
-    def cells(name: str, field: str, digits: int = 1, unit: str = "") -> tuple[str, ...]:
-        values = [(getattr(cost, field), cost) for cost in (then, now)]
-        return name, *(
-            "-" if value is None else f"{value:,.{digits}f}" + unit.format(unit=cost.unit)
-            for value, cost in values
-        )
+_COSTS = (
+    ("images/s", "images_a_second", "{:,.1f}"),
+    ("images/s with start-up", "with_start_up", "{:,.1f}"),
+    ("seconds of the session", "seconds", "{:,.1f}"),
+    ("GPUs or cores", "units", "{:g} {unit}s"),
+    ("hours a million rows", "hours_a_million", "{:,.1f}"),
+    ("the same times GPUs or cores", "unit_hours_a_million", "{:,.1f} {unit}-hours"),
+)
 
+
+def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
     rows = [
-        cells("images/s", "images_a_second"),
-        cells("images/s with start-up", "with_start_up"),
-        cells("seconds of the session", "seconds"),
-        cells("GPUs or cores", "units", 0, " {unit}"),
-        cells("hours a million rows", "hours_a_million"),
-        cells("the same times GPUs or cores", "unit_hours_a_million", 1, " {unit}-hours"),
+        (name, _cost(then, field, form), _cost(now, field, form)) for name, field, form in _COSTS
     ]
     yield _table(("", "then", "now"), rows)
     for name, cost in (("then", then), ("now", now)):
@@ -254,6 +258,11 @@ def _costs(then: RunCost, now: RunCost) -> Iterator[str]:
         "Images a second are measured between the first result and the last, so that a short run "
         "predicts a long one. The two are comparable where one machine made both."
     )
+
+
+def _cost(cost: RunCost, field: str, form: str) -> str:
+    value = getattr(cost, field)
+    return "-" if value is None else form.format(value, unit=cost.unit)
 
 
 def _sides(then: ComparedRun, now: ComparedRun) -> Iterator[str]:

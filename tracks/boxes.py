@@ -12,17 +12,11 @@ from index.vectors import Floats, Ints
 
 @dataclass(frozen=True)
 class TrackBoxes:
-    """Boxes with identities of one sequence, N in any order.
+    """Boxes with identities of one sequence, N in any order."""
 
-    Attributes:
-        frames: frame number ``[N]``.
-        ids: number of the individual, or of the track, ``[N]``; once per frame.
-        boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
-    """
-
-    frames: Ints
-    ids: Ints
-    boxes: Floats
+    frames: Ints  # frame number [N]
+    ids: Ints  # number of the individual, or of the track, [N]; once per frame
+    boxes: Floats  # [N, 4] as x1, y1, x2, y2 in pixels
 
     def at(self, frames: Ints) -> TrackBoxes:
         """The boxes in these frames."""

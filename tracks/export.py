@@ -26,23 +26,14 @@ UNCLASSIFIED = "object"  # the category of detections without a class
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """Files and counts of an export.
+    """Files and counts of an export."""
 
-    Attributes:
-        files: paths of the written files.
-        boxes: written boxes.
-        tracks: written tracks.
-        left_out: detections in no track: with an error, or weak.
-        unsized: images whose size could not be read, written without one (COCO).
-        repeated: boxes that share a track with another box of their frame.
-    """
-
-    files: list[str]
-    boxes: int
-    tracks: int
-    left_out: int
-    unsized: int
-    repeated: int
+    files: list[str]  # paths of the written files
+    boxes: int  # written boxes
+    tracks: int  # written tracks
+    left_out: int  # detections in no track: with an error, or weak
+    unsized: int  # images whose size could not be read, written without one (COCO)
+    repeated: int  # boxes that share a track with another box of their frame
 
 
 def export_mot(

@@ -28,19 +28,12 @@ EXIF_ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Geometry:
-    """Boxes and image sizes of N detections of one sequence.
+    """Boxes and image sizes of N detections of one sequence."""
 
-    Attributes:
-        boxes: ``[N, 4]`` in pixels; the whole image where a detection has none.
-        diagonals: of the image of each detection ``[N]``, in pixels.
-        unread: number of images whose size could not be read.
-        sizes: number of different sizes among the others.
-    """
-
-    boxes: Floats
-    diagonals: Floats
-    unread: int
-    sizes: int
+    boxes: Floats  # [N, 4] in pixels; the whole image where a detection has none
+    diagonals: Floats  # of the image of each detection [N], in pixels
+    unread: int  # number of images whose size could not be read
+    sizes: int  # number of different sizes among the others
 
     def warnings(self, name: str) -> list[str]:
         """Warnings about the images of the sequence ``name``."""

@@ -48,21 +48,13 @@ PROCESSES_FROM_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class _Group:
-    """A task: sequences to link into one part.
+    """A task: sequences to link into one part."""
 
-    Attributes:
-        run: the run folder.
-        part: file to write.
-        plan: the rows of these sequences.
-        sequences: the rows of each, counted in ``plan``.
-        options: of linking.
-    """
-
-    run: Path
-    part: Path
-    plan: pa.Table
-    sequences: list[slice]
-    options: LinkOptions
+    run: Path  # the run folder
+    part: Path  # file to write
+    plan: pa.Table  # the rows of these sequences
+    sequences: list[slice]  # the rows of each, counted in plan
+    options: LinkOptions  # of linking
 
 
 def link_run(

@@ -30,15 +30,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class LinkedRun:
-    """A linked run, or some sequences of it.
+    """A linked run, or some sequences of it."""
 
-    Attributes:
-        run: the run.
-        rows: all N detections by sequence, frame and row_id, with their columns of ``tracks/``;
-            those with an error, or in no track, have no ``track_id``.
-    """
-
-    run: Run
+    run: Run  # the run
+    # All N detections by sequence, frame and row_id, with their columns of tracks/; those with an
+    # error, or in no track, have no track_id.
     rows: pa.Table
 
     @classmethod

@@ -30,18 +30,13 @@ _MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bu
 
 @dataclass(frozen=True)
 class LinkPlan:
-    """The detections of a run that have an embedding.
+    """The detections of a run that have an embedding."""
 
-    Attributes:
-        table: by sequence, frame and row_id; ``file`` and ``file_row`` locate the embedding,
-            ``link_score`` exists where a score column was given.
-        sequences: the rows of each sequence.
-        left_out: number of rows with an error, which have no embedding.
-    """
-
+    # By sequence, frame and row_id; file and file_row locate the embedding, link_score exists
+    # where a score column was given.
     table: pa.Table
-    sequences: list[slice]
-    left_out: int
+    sequences: list[slice]  # the rows of each sequence
+    left_out: int  # number of rows with an error, which have no embedding
 
 
 def read_plan(run: Run, score_column: str | None) -> LinkPlan:

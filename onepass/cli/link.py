@@ -22,7 +22,7 @@ app = typer.Typer()
 
 
 @app.command()
-@with_config(LinkOptions, parameter="given", preset=True)
+@with_config(LinkOptions, parameter="fields", preset=True)
 def link(
     run: Annotated[Path, typer.Argument(parser=local_path, help="A finished run.")],
     *,
@@ -40,7 +40,7 @@ def link(
             parser=local_path, help="Options that onepass tracks tune wrote, as a preset."
         ),
     ] = None,
-    given: dict[str, Any],
+    fields: dict[str, Any],
     score_column: Annotated[
         str, typer.Option(help="The detector's score, a column of the run; for --strong-score.")
     ] = "detector_score",
@@ -64,7 +64,7 @@ def link(
     if options is not None and preset != "default":
         raise InputError(f"--options {options} and --preset {preset}: give one of them")
     base = PRESETS[preset] if options is None else read_options(options)
-    config = base.replace(**given)
+    config = base.replace(**fields)
     with ProgressBar(resumes=False) as bar:
         summary = link_run(
             run,

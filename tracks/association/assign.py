@@ -32,21 +32,13 @@ NEAREST = 32
 
 
 class Decision(NamedTuple):
-    """L links.
+    """L links."""
 
-    Attributes:
-        earlier: position of the track of each link ``[L]``.
-        later: position of its detection ``[L]``.
-        cost: ``[L]``.
-        terms: ``[L, 4]``, unweighted, in the order of ``TERMS``.
-        margin: ``[L]``, as of ``margins``.
-    """
-
-    earlier: Ints
-    later: Ints
-    cost: Floats
-    terms: Floats
-    margin: Floats
+    earlier: Ints  # position of the track of each link [L]
+    later: Ints  # position of its detection [L]
+    cost: Floats  # [L]
+    terms: Floats  # [L, 4], unweighted, in the order of TERMS
+    margin: Floats  # [L], as of margins
 
 
 def decide(

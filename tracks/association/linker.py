@@ -23,24 +23,16 @@ from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 
 @dataclass(frozen=True)
 class Links:
-    """Tracks and links of N detections, one entry each in the order given.
+    """Tracks and links of N detections, one entry each in the order given."""
 
-    Attributes:
-        track: number of its track, from 0 in order of their start; -1 for a weak detection that
-            is in no track.
-        position: in the track, from 0; -1 without a track.
-        previous: number of the detection it continues, counted over the sequence; -1 for none.
-        cost: of that link ``[N]``; NaN where there is none, as in ``terms`` and ``margin``.
-        terms: its four unweighted terms ``[N, 4]``, in the order of ``TERMS``.
-        margin: ``[N]``, as in ``assign.margins``.
-    """
-
+    # Number of its track, from 0 in order of their start; -1 for a weak detection that is in no
+    # track.
     track: Ints
-    position: Ints
-    previous: Ints
-    cost: Floats
-    terms: Floats
-    margin: Floats
+    position: Ints  # in the track, from 0; -1 without a track
+    previous: Ints  # number of the detection it continues, counted over the sequence; -1 for none
+    cost: Floats  # of that link [N]; NaN where there is none, as in terms and margin
+    terms: Floats  # its four unweighted terms [N, 4], in the order of TERMS
+    margin: Floats  # [N], as in assign.margins
 
     @classmethod
     def unlinked(cls, count: int) -> Links:

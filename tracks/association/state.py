@@ -14,21 +14,13 @@ Bools = npt.NDArray[np.bool_]
 
 
 class FrameDetections(NamedTuple):
-    """N detections of one frame.
+    """N detections of one frame."""
 
-    Attributes:
-        frame: its number.
-        seconds: its time; NaN if unknown.
-        row: number of each detection, counted over the sequence ``[N]``.
-        box: ``[N, 4]`` in pixels.
-        embedding: ``[N, D]`` float32, L1-normalised.
-    """
-
-    frame: int
-    seconds: float
-    row: Ints
-    box: Floats
-    embedding: npt.NDArray[np.float32]
+    frame: int  # its number
+    seconds: float  # its time; NaN if unknown
+    row: Ints  # number of each detection, counted over the sequence [N]
+    box: Floats  # [N, 4] in pixels
+    embedding: npt.NDArray[np.float32]  # [N, D] float32, L1-normalised
 
     def select(self, rows: Ints) -> FrameDetections:
         """The detections at ``rows``."""
@@ -37,31 +29,21 @@ class FrameDetections(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenTracks:
-    """Ends of M tracks. Everything a later frame needs is here, so this is all that is saved.
+    """Ends of M tracks. Everything a later frame needs is here, so this is all that is saved."""
 
-    Attributes:
-        track: number of the track ``[M]``; it occurs twice only where two detections claimed
-            one predecessor (``cheapest``).
-        row: number of its last detection, counted over the sequence.
-        position: of that detection in the track.
-        frame: of that detection.
-        seconds: its time; NaN if unknown.
-        box: ``[M, 4]`` its box, in pixels.
-        velocity: ``[M, 2]`` movement of its centre in one frame step, in pixels.
-        appearance: ``[M, K, D]`` float32, L1-normalised embeddings it is compared by; zero in the
-            slots that are not filled yet.
-        filled: number of embeddings that the track has stored so far.
-    """
-
+    # Number of the track [M]; it occurs twice only where two detections claimed one predecessor
+    # (cheapest).
     track: Ints
-    row: Ints
-    position: Ints
-    frame: Ints
-    seconds: Floats
-    box: Floats
-    velocity: Floats
+    row: Ints  # number of its last detection, counted over the sequence
+    position: Ints  # of that detection in the track
+    frame: Ints  # of that detection
+    seconds: Floats  # its time; NaN if unknown
+    box: Floats  # [M, 4] its box, in pixels
+    velocity: Floats  # [M, 2] movement of its centre in one frame step, in pixels
+    # [M, K, D] float32, L1-normalised embeddings it is compared by; zero in the slots that are
+    # not filled yet.
     appearance: npt.NDArray[np.float32]
-    filled: Ints
+    filled: Ints  # number of embeddings that the track has stored so far
 
     @classmethod
     def empty(cls, *, embeddings_kept: int, dim: int) -> OpenTracks:

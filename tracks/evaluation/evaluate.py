@@ -27,44 +27,26 @@ from tracks.motchallenge import FIRST_FRAME, file_names, read_truth
 
 @dataclass(frozen=True)
 class SequenceEvaluation:
-    """One evaluated sequence.
+    """One evaluated sequence."""
 
-    Attributes:
-        sequence: its name.
-        truth: the file it was compared with.
-        scores: of its tracks.
-        empty_frames: evaluated frames in which the run found nothing.
-        unseen_frames: frames of the truth that the run has not processed; not evaluated.
-        truthless_frames: frames of the run outside those of the truth; not evaluated.
-        failed: detections with an error in the evaluated frames.
-        untracked: detections in no track in the evaluated frames.
-        unjudged_lines: lines of the truth that are marked as not to be judged.
-    """
-
-    sequence: str
-    truth: str
-    scores: Scores
-    empty_frames: int
-    unseen_frames: int
-    truthless_frames: int
-    failed: int
-    untracked: int
-    unjudged_lines: int
+    sequence: str  # its name
+    truth: str  # the file it was compared with
+    scores: Scores  # of its tracks
+    empty_frames: int  # evaluated frames in which the run found nothing
+    unseen_frames: int  # frames of the truth that the run has not processed; not evaluated
+    truthless_frames: int  # frames of the run outside those of the truth; not evaluated
+    failed: int  # detections with an error in the evaluated frames
+    untracked: int  # detections in no track in the evaluated frames
+    unjudged_lines: int  # lines of the truth that are marked as not to be judged
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluated run.
+    """An evaluated run."""
 
-    Attributes:
-        sequences: those with a truth.
-        together: scores of them all, counts added up.
-        without_truth: names of the others, which are not evaluated.
-    """
-
-    sequences: list[SequenceEvaluation]
-    together: Scores
-    without_truth: list[str]
+    sequences: list[SequenceEvaluation]  # those with a truth
+    together: Scores  # scores of them all, counts added up
+    without_truth: list[str]  # names of the others, which are not evaluated
 
 
 def evaluate_run(

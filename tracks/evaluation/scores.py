@@ -22,40 +22,24 @@ from tracks.boxes import TrackBoxes
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of an evaluation. Shares are 0 to 1; MOTA can be below 0.
+    """Scores of an evaluation. Shares are 0 to 1; MOTA can be below 0."""
 
-    Attributes:
-        hota: of Luiten et al. 2021, averaged over IoU thresholds 0.05 to 0.95: detection and
-            association in one number.
-        det_a: its detection accuracy alone.
-        ass_a: its association accuracy alone.
-        idf1: share of boxes with the right identity, each individual matched to one track.
-        mota: 1 minus misses, false boxes and switches per true box.
-        switches: times that an individual continues in another track (IoU of 0.5).
-        fragmentations: times that an individual is found again after it was missed.
-        frames: evaluated frames.
-        truth_boxes: true boxes in these frames.
-        truth_tracks: individuals in these frames.
-        boxes: boxes of the run in these frames.
-        tracks: tracks of the run in these frames.
-        missed: true boxes without a box of the run.
-        false: boxes of the run without a true box.
-    """
-
+    # Of Luiten et al. 2021, averaged over IoU thresholds 0.05 to 0.95: detection and association
+    # in one number.
     hota: float
-    det_a: float
-    ass_a: float
-    idf1: float
-    mota: float
-    switches: int
-    fragmentations: int
-    frames: int
-    truth_boxes: int
-    truth_tracks: int
-    boxes: int
-    tracks: int
-    missed: int
-    false: int
+    det_a: float  # its detection accuracy alone
+    ass_a: float  # its association accuracy alone
+    idf1: float  # share of boxes with the right identity, each individual matched to one track
+    mota: float  # 1 minus misses, false boxes and switches per true box
+    switches: int  # times that an individual continues in another track (IoU of 0.5)
+    fragmentations: int  # times that an individual is found again after it was missed
+    frames: int  # evaluated frames
+    truth_boxes: int  # true boxes in these frames
+    truth_tracks: int  # individuals in these frames
+    boxes: int  # boxes of the run in these frames
+    tracks: int  # tracks of the run in these frames
+    missed: int  # true boxes without a box of the run
+    false: int  # boxes of the run without a true box
 
 
 def evaluate(truth: TrackBoxes, tracked: TrackBoxes) -> Scores:

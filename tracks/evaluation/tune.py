@@ -34,51 +34,30 @@ _THRESHOLD_FACTORS = np.geomspace(0.4, 2.5, 15)  # thresholds tried, relative to
 
 @dataclass(frozen=True)
 class LabelledSequence:
-    """One sequence of N detections whose individuals are known, by frame.
+    """One sequence of N detections whose individuals are known, by frame."""
 
-    Attributes:
-        name: of the sequence.
-        frames: frame number of each detection ``[N]``, never falling.
-        boxes: ``[N, 4]`` in pixels.
-        embeddings: ``[N, D]`` float32, L1-normalised.
-        diagonals: of the image of each detection ``[N]``, in pixels.
-        individuals: number of the individual ``[N]``, ``UNLABELLED`` where it is not known.
-    """
-
-    name: str
-    frames: Ints
-    boxes: Floats
-    embeddings: npt.NDArray[np.float32]
-    diagonals: Floats
-    individuals: Ints
+    name: str  # of the sequence
+    frames: Ints  # frame number of each detection [N], never falling
+    boxes: Floats  # [N, 4] in pixels
+    embeddings: npt.NDArray[np.float32]  # [N, D] float32, L1-normalised
+    diagonals: Floats  # of the image of each detection [N], in pixels
+    individuals: Ints  # number of the individual [N], UNLABELLED where it is not known
 
 
 class Fold(JsonModel):
-    """A sequence that was left out, linked with options fitted to the others and by default.
+    """A sequence that was left out, linked with options fitted to the others and by default."""
 
-    Attributes:
-        sequence: its name.
-        options: fitted to the others.
-        tuned: scores with them.
-        default: scores with the options that tuning started from.
-    """
-
-    sequence: str
-    options: LinkOptions
-    tuned: Scores
-    default: Scores
+    sequence: str  # its name
+    options: LinkOptions  # fitted to the others
+    tuned: Scores  # scores with them
+    default: Scores  # scores with the options that tuning started from
 
 
 class Tuning(JsonModel):
-    """Result of tuning.
+    """Result of tuning."""
 
-    Attributes:
-        options: fitted to all sequences.
-        folds: one for each sequence.
-    """
-
-    options: LinkOptions
-    folds: list[Fold]
+    options: LinkOptions  # fitted to all sequences
+    folds: list[Fold]  # one for each sequence
 
     def spread(self) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation over the folds, of each weight, the threshold and IDF1."""

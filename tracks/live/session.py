@@ -36,50 +36,33 @@ logger = logging.getLogger("onepass.link")
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The N detections of one new frame; N may be 0.
+    """The N detections of one new frame; N may be 0."""
 
-    Attributes:
-        sequence: camera and session.
-        number: above all earlier ones; None: one step after the last.
-        step: usual difference of the numbers of neighbouring frames, the unit of gaps.
-        taken: time of the frame; needed where the options have ``max_gap_seconds``.
-        diagonal_px: of the image, in pixels.
-        ids: of the detections, none twice.
-        boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels, finite.
-        vectors: ``[N, D]`` raw embeddings.
-        scores: of the detector ``[N]``, NaN for none; for ``strong_score``.
-        more: additional fields of each detection, copied into the answer.
-    """
-
-    sequence: str
-    number: int | None = None
-    step: int = 1
+    sequence: str  # camera and session
+    number: int | None = None  # above all earlier ones; None: one step after the last
+    step: int = 1  # usual difference of the numbers of neighbouring frames, the unit of gaps
+    # Time of the frame; needed where the options have max_gap_seconds.
     taken: datetime | None = None
-    diagonal_px: float
-    ids: list[str]
-    boxes: npt.NDArray[np.float64]
-    vectors: npt.NDArray[np.float32]
+    diagonal_px: float  # of the image, in pixels
+    ids: list[str]  # of the detections, none twice
+    boxes: npt.NDArray[np.float64]  # [N, 4] as x1, y1, x2, y2 in pixels, finite
+    vectors: npt.NDArray[np.float32]  # [N, D] raw embeddings
+    # Of the detector [N], NaN for none; for strong_score.
     scores: npt.NDArray[np.float64] | None = None
+    # Additional fields of each detection, copied into the answer.
     more: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """JSON of a linked frame.
+    """JSON of a linked frame."""
 
-    Attributes:
-        body: the same bytes for every repetition of the request.
-        repeated: whether the frame was linked by an earlier request.
-        continued: number of detections that continue a track; 0 where repeated, as the next two.
-        started: number of detections that start a track.
-        weak: number of detections in no track.
-    """
-
-    body: bytes
-    repeated: bool
+    body: bytes  # the same bytes for every repetition of the request
+    repeated: bool  # whether the frame was linked by an earlier request
+    # Number of detections that continue a track; 0 where repeated, as the next two.
     continued: int = 0
-    started: int = 0
-    weak: int = 0
+    started: int = 0  # number of detections that start a track
+    weak: int = 0  # number of detections in no track
 
 
 class LiveLinker:

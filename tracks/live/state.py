@@ -18,25 +18,15 @@ _APPEARANCE = "looks"  # name of the array in stored states since 0.1.0
 
 
 class Head(JsonModel):
-    """The state but for the open tracks; stored as JSON, so that a person can read it.
+    """The state but for the open tracks; stored as JSON, so that a person can read it."""
 
-    Attributes:
-        frame: number of the last linked frame.
-        taken: its time, if it was given.
-        started: number of tracks so far.
-        rows: number of detections so far.
-        last_ids: id of the last detection of each open track.
-        options: of linking.
-        fingerprint: of the model that made the embeddings.
-    """
-
-    frame: int
-    taken: datetime | None
-    started: int
-    rows: int
-    last_ids: tuple[str, ...]
-    options: LinkOptions
-    fingerprint: str
+    frame: int  # number of the last linked frame
+    taken: datetime | None  # its time, if it was given
+    started: int  # number of tracks so far
+    rows: int  # number of detections so far
+    last_ids: tuple[str, ...]  # id of the last detection of each open track
+    options: LinkOptions  # of linking
+    fingerprint: str  # of the model that made the embeddings
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,11 @@ _BACKGROUND_IMAGES = 25  # more do not improve the median
 
 @dataclass(frozen=True)
 class DrawSummary:
-    """The pictures of a run.
+    """The pictures of a run."""
 
-    Attributes:
-        files: paths of the pictures.
-        missing: number of images for the background that could not be read, by reason.
-        blank: sequences on a white background, because none of their images could be read.
-    """
-
-    files: list[str]
-    missing: dict[str, int]
-    blank: int
+    files: list[str]  # paths of the pictures
+    missing: dict[str, int]  # number of images for the background that could not be read, by reason
+    blank: int  # sequences on a white background, because none of their images could be read
 
 
 def draw_run(

@@ -43,20 +43,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class ReviewSummary:
-    """The links to look at.
+    """The links to look at."""
 
-    Attributes:
-        table: path of the CSV file.
-        sheets: paths of the pictures.
-        links: number of links shown.
-        of: number of links of the run.
-        missing: number of images that could not be read, by reason; their crops are grey.
-    """
-
-    table: str
-    sheets: list[str]
-    links: int
-    of: int
+    table: str  # path of the CSV file
+    sheets: list[str]  # paths of the pictures
+    links: int  # number of links shown
+    of: int  # number of links of the run
+    # Number of images that could not be read, by reason; their crops are grey.
     missing: dict[str, int]
 
 

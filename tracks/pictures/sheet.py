@@ -17,17 +17,11 @@ RED: Colour = (214, 39, 40)
 
 @dataclass(frozen=True)
 class Tile:
-    """One crop on a sheet.
+    """One crop on a sheet."""
 
-    Attributes:
-        image: None where it could not be read.
-        caption: lines below it.
-        border: colour around it.
-    """
-
-    image: Image.Image | None
-    caption: str
-    border: Colour = INK
+    image: Image.Image | None  # None where it could not be read
+    caption: str  # lines below it
+    border: Colour = INK  # colour around it
 
 
 def contact_sheet(

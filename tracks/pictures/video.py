@@ -33,27 +33,16 @@ _MISSING_GREY = 190  # of a frame whose image cannot be read
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """The video of a sequence.
+    """The video of a sequence."""
 
-    Attributes:
-        file: path of the video.
-        sequence: the one it shows.
-        frames: number of frames.
-        tracks: number of tracks.
-        fps: frames per second.
-        codec: ``libx264`` or ``mpeg4``.
-        size: width and height in pixels.
-        missing: frames shown grey because their image could not be read, by reason.
-    """
-
-    file: str
-    sequence: str
-    frames: int
-    tracks: int
-    fps: float
-    codec: str
-    size: tuple[int, int]
-    missing: dict[str, int]
+    file: str  # path of the video
+    sequence: str  # the one it shows
+    frames: int  # number of frames
+    tracks: int  # number of tracks
+    fps: float  # frames per second
+    codec: str  # libx264 or mpeg4
+    size: tuple[int, int]  # width and height in pixels
+    missing: dict[str, int]  # frames shown grey because their image could not be read, by reason
 
 
 def render_video(

@@ -388,5 +388,5 @@ def test_page_says_what_is_not_compared(tmp_path: Path) -> None:
     now = run_of(tmp_path / "now", np.hstack([OLD, OLD]), names=(), facts=wide)
     page = render(compare_runs(then, now, limits=Limits()))
     assert "Cannot be compared: 2 and 4 numbers." in page
-    assert "Not compared: the new model has no class names; give `labels`." in page
+    assert "Not compared: the new model has no class names; give <code>labels</code>." in page
     assert "1 not comparable" in page
