@@ -133,38 +133,31 @@ def _gate_info(request: GateRequest, gate: Candidates) -> GateInfo:
 def _choose(
     unresolved: Unresolved, networks: list[Candidates], gate: GateInfo | None, lanes: int
 ) -> Request:
-    """Choose precision and engine, and build the engine where it is not yet.
+    """Choose precision and engine of the model and the gate, and build it where it is not yet.
 
-    Args:
-        unresolved: the command.
-        networks: the model and, where there is one, the gate; all run in the same way.
-        gate: of the command.
-        lanes: how many will work side by side.
-
-    Raises:
-        ModelError: an engine that was asked for by name cannot execute a network.
+    ``auto`` takes a precision only after an audit on images of the run, and an engine is built only
+    where the rows repay it.
     """
     config, model = unresolved.config, networks[0]
     formats = fast_formats(this_device()) if config.precision == "auto" else [config.precision]
     rejected: list[str] = []
-    for precision, fallback in zip(formats, [*formats[1:], None], strict=True):
-        rejection = None
-        if fallback is not None:
-            earlier = (network.earlier_rejection(precision, config.engine) for network in networks)
-            rejection = next(filter(None, earlier), None)
+    for number, precision in enumerate(formats, 1):
+        is_last = number == len(formats)
+        rejections = (network.earlier_rejection(precision, config.engine) for network in networks)
+        rejection = None if is_last else next(filter(None, rejections), None)
         if rejection is None:
             engine, notes = _choose_engine(
                 config.engine, networks, precision, unresolved.rows, lanes
             )
             audits = [network.audit(precision, engine) for network in networks]
-            if fallback is None:
-                break
-            pairs = zip(networks, audits, strict=True)
-            rejections = (network.rejection(precision, audit) for network, audit in pairs)
-            rejection = next(filter(None, rejections), None)
-            if rejection is None:
-                break
-        rejected.append(f"precision {fallback}: {rejection}")
+            rejections = (
+                network.rejection(precision, audit)
+                for network, audit in zip(networks, audits, strict=True)
+            )
+            rejection = None if is_last else next(filter(None, rejections), None)
+        if rejection is None:
+            break
+        rejected.append(f"precision {formats[number]}: {rejection}")
     encoders = [network.facts.request.spec for network in networks if not network.has_classes]
     warnings = [f"{spec} has no classifier: its classes mean nothing" for spec in encoders]
     return Request(
@@ -187,18 +180,7 @@ def _choose_engine(
     rows: int,
     lanes: int,
 ) -> tuple[EngineName, list[str]]:
-    """Choose an engine and load it, so that actors find it built.
-
-    Args:
-        requested: by the command.
-        networks: all that run in it.
-        precision: what they compute in.
-        rows: planned.
-        lanes: how many share them.
-
-    Returns:
-        The engine, and notes on why it was chosen.
-    """
+    """Choose an engine and load it, so that actors find it built; with notes on why."""
     if requested != "auto":
         for network in networks:
             network.engine(precision, requested)

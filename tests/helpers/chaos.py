@@ -100,7 +100,7 @@ class Chaos:
                 list((out / "detections").glob("*.parquet"))
             )
 
-        at = self.log.stat().st_size if self.log.exists() else 0
+        at = self._log_bytes()
         while ran.commands < most_commands:
             ran.commands += 1
             code, last = self._command(command, is_due, waiting, ran)
@@ -125,9 +125,8 @@ class Chaos:
         ran: Outcome,
     ) -> tuple[int, str | None]:
         """Give the command once; its exit code, and the last fault that it met."""
-        last = None
         deadline = time.monotonic() + self.hang_seconds
-        at = self.log.stat().st_size if self.log.exists() else 0
+        at, before = self._log_bytes(), len(ran.happened)
         with group(command, self.log, env=self.nodes.env) as driver:
             while driver.poll() is None:
                 if time.monotonic() > deadline:
@@ -138,21 +137,19 @@ class Chaos:
                     done = driver.poll() is None and self.faults.do(kind, driver)
                     if done and kind not in INSIDE:
                         ran.happened.append(kind)
-                        last = kind
-                for kind in self.faults.happened():
-                    ran.happened.append(kind)
-                    last = kind
+                ran.happened += self.faults.happened()
                 time.sleep(0.02)
-        for kind in self.faults.happened():
-            ran.happened.append(kind)
-            last = kind
+        ran.happened += self.faults.happened()
         code = driver.returncode
         if code:
             lines = self.log.read_bytes()[at:].decode(errors="replace").strip().splitlines()
             # The last line may be a raylet's.
             lines = [line for line in lines if not line.startswith("ray: ")]
             ran.errors.append(f"{code}: {lines[-1] if lines else ''}")
-        return code, last
+        return code, ran.happened[-1] if len(ran.happened) > before else None
+
+    def _log_bytes(self) -> int:
+        return self.log.stat().st_size if self.log.exists() else 0
 
     def _judge(self, out: Path, ran: Outcome) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +24,12 @@ from pipelines.execution.checkpoints import (
 )
 
 
-def write(out: Path, task: str, rows: range, *, pending: bool = False, data: bool = True) -> None:
+def write(out: Path, task: str, rows: range, *, pending: bool = False) -> None:
     for folder in ("checkpoint", "detections"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     ids = pa.table({"row_id": list(rows)})
     pq.write_table(ids, out / "checkpoint" / f"{task}{'.pending' if pending else ''}.parquet")
-    if data:
-        pq.write_table(ids, out / "detections" / f"{task}-0.parquet")
+    pq.write_table(ids, out / "detections" / f"{task}-0.parquet")
 
 
 def stored(out: Path) -> list[int]:
@@ -37,70 +37,9 @@ def stored(out: Path) -> list[int]:
     return sorted(row for file in files for row in pq.read_table(file)["row_id"].to_pylist())
 
 
-def broken(out: Path) -> None:
-    """Every way in which a writer can die, each with ten rows; rows 0 to 9 are committed."""
-    write(out, "w_000000", range(10))
-    write(out, "w_000001", range(10, 20), pending=True, data=False)  # before its file
-    write(out, "w_000002", range(20, 30), pending=True)  # before the commit
-    write(out, "w_000003", range(30, 40))  # given out again after the commit
-    write(out, "w_000003", range(30, 40), pending=True, data=False)
-    write(out, "w_000004", range(40, 50))  # a file that is cut off
-    os.truncate(out / "detections" / "w_000004-0.parquet", 100)
-    write(out, "w_000005", range(50, 60), data=False)  # a file that is gone
-    write(out, "w_000008", range(80, 90))  # a file whose footer makes no sense
-    garbled = out / "detections" / "w_000008-0.parquet"
-    data = garbled.read_bytes()
-    footer = int.from_bytes(data[-8:-4], "little")
-    garbled.write_bytes(data[: -8 - footer] + b"\xff" * footer + data[-8:])
-    write(out, "w_000006", range(60, 70))  # a writer that outlived its driver
-    (out / "checkpoint" / "w_000006.parquet").unlink()
-    write(out, "w_000007", range(70, 80))  # a file that has fewer rows
-    pq.write_table(pa.table({"row_id": [70]}), out / "detections" / "w_000007-0.parquet")
-
-
-def test_what_is_left_is_whole(tmp_path: Path) -> None:
-    broken(tmp_path)
-    assert reconcile(tmp_path) == (50, 10)  # rows that a checkpoint named in vain
-    assert stored(tmp_path) == list(range(10))
-    assert committed_rows(tmp_path) == 10
-    assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["w_000000.parquet"]
-    assert reconcile(tmp_path) == (0, 10)
-    assert stored(tmp_path) == list(range(10))
-
-
 def test_a_run_that_did_not_begin_is_left_alone(tmp_path: Path) -> None:
     assert reconcile(tmp_path) == (0, 0)
     assert committed_rows(tmp_path) == 0
-
-
-def test_reconciling_may_be_interrupted_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unlink = Path.unlink
-    interrupted = 0
-    for after in range(30):
-        out = tmp_path / str(after)
-        broken(out)
-        left = after
-
-        def dying(self: Path, missing_ok: bool = False) -> None:
-            nonlocal left
-            if left == 0:
-                raise KeyboardInterrupt
-            left -= 1
-            unlink(self, missing_ok)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "unlink", dying)
-            try:
-                reconcile(out)
-            except KeyboardInterrupt:
-                interrupted += 1
-        reconcile(out)
-        assert stored(out) == list(range(10))
-        assert committed_rows(out) == 10
-        shutil.rmtree(out)
-    assert interrupted > 8
 
 
 def test_a_block_done_twice_is_kept_once(tmp_path: Path) -> None:
@@ -164,6 +103,22 @@ def cut_off(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+def garble(file: Path) -> None:
+    """A footer that makes no sense."""
+    data = file.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little")
+    file.write_bytes(data[: -8 - footer] + b"\xff" * footer + data[-8:])
+
+
+def keep_one_row(file: Path) -> None:
+    pq.write_table(pq.read_table(file).slice(0, 1), file)
+
+
+def give_out_again(checkpoint: Path) -> None:
+    """A task that begins once more after its commit writes its pending checkpoint first."""
+    shutil.copy(checkpoint, checkpoint.with_suffix(".pending.parquet"))
+
+
 class State(NamedTuple):
     """What stands of the ten rows of a part, and what is made of it; {p} is the part."""
 
@@ -171,8 +126,7 @@ class State(NamedTuple):
     ray: slice | None = None  # rows of Ray's file
     adopted: bool = False  # the own file has a checkpoint
     pending: bool = False  # Ray's checkpoint is not committed
-    cut: str = ""  # a file that is cut off
-    gone: str = ""  # a file that is deleted
+    harm: tuple[str, Callable[[Path], None]] | None = None  # a file, and what is done to it
     again: int = 0  # rows that ``reconcile`` tells of
     committed: int = 0  # after it
     left: int = PART_ROWS  # after ``remaining``: more, where half a part cannot keep its file
@@ -183,31 +137,38 @@ class State(NamedTuple):
             folder.ray(part, folder.rows(part)[self.ray], pending=self.pending)
         if self.own:
             folder.own(part, folder.rows(part)[self.own], adopted=self.adopted)
-        if self.cut:
-            cut_off(folder.out / f"{self.cut.format(p=part)}.parquet")
-        if self.gone:
-            (folder.out / f"{self.gone.format(p=part)}.parquet").unlink()
+        if self.harm:
+            file, harm = self.harm
+            harm(folder.out / f"{file.format(p=part)}.parquet")
 
 
 ALL, FIRST, REST = slice(0, PART_ROWS), slice(0, HALF), slice(HALF, PART_ROWS)
 OWN, RAYS = "part-{p:05d}", "w_{p:06d}-0"
 DATA, CHECKPOINT = f"detections/{OWN}", f"checkpoint/{OWN}"
+RAYS_DATA, RAYS_CHECKPOINT = f"detections/{RAYS}", "checkpoint/w_{p:06d}"
 STATES = (
     State(),
     State(ALL, committed=10, left=0, kept=(OWN,)),
     State(ALL, adopted=True, committed=10, left=0, kept=(OWN,)),
-    State(ALL, cut=DATA),
-    State(ALL, adopted=True, cut=DATA, again=10),
-    State(ALL, adopted=True, gone=DATA, again=10),
-    State(ALL, adopted=True, cut=CHECKPOINT),
+    State(ALL, harm=(DATA, cut_off)),
+    State(ALL, adopted=True, harm=(DATA, cut_off), again=10),
+    State(ALL, adopted=True, harm=(DATA, Path.unlink), again=10),
+    State(ALL, adopted=True, harm=(CHECKPOINT, cut_off)),
     State(ray=ALL, committed=10, left=0, kept=(RAYS,)),
-    State(ray=ALL, pending=True),
+    State(ray=ALL, pending=True),  # the writer died before the commit
+    State(ray=ALL, pending=True, harm=(RAYS_DATA, Path.unlink)),  # and before its file
+    State(ray=ALL, harm=(RAYS_CHECKPOINT, give_out_again), again=10),
+    State(ray=ALL, harm=(RAYS_CHECKPOINT, Path.unlink)),  # a writer that outlived its driver
+    State(ray=ALL, harm=(RAYS_DATA, cut_off), again=10),
+    State(ray=ALL, harm=(RAYS_DATA, garble), again=10),
+    State(ray=ALL, harm=(RAYS_DATA, keep_one_row), again=10),
+    State(ray=ALL, harm=(RAYS_DATA, Path.unlink), again=10),
     State(ray=FIRST, committed=5, left=5, kept=(RAYS,)),
     State(REST, FIRST, committed=10, left=0, kept=(OWN, RAYS)),
     State(REST, FIRST, adopted=True, committed=10, left=0, kept=(OWN, RAYS)),
-    State(REST, FIRST, cut=DATA, committed=5, left=5, kept=(RAYS,)),
-    State(REST, FIRST, cut=f"detections/{RAYS}", again=5, committed=5),
-    State(REST, FIRST, adopted=True, cut=f"detections/{RAYS}", again=5, committed=5),
+    State(REST, FIRST, harm=(DATA, cut_off), committed=5, left=5, kept=(RAYS,)),
+    State(REST, FIRST, harm=(RAYS_DATA, cut_off), again=5, committed=5),
+    State(REST, FIRST, adopted=True, harm=(RAYS_DATA, cut_off), again=5, committed=5),
 )
 
 
@@ -220,6 +181,7 @@ def test_states_of_two_parts_do_not_touch_each_other(tmp_path: Path) -> None:
         assert again == sum(each.again for each in states), states
         assert committed == sum(each.committed for each in states), states
         assert committed_rows(folder.out) == committed, states
+        assert reconcile(folder.out) == (0, committed), states
         assert (times_written(folder.out, folder.planned) > 0).sum() == committed, states
         left = [
             row for part in remaining(folder.out, 20) for row in part.read()["row_id"].to_pylist()
