@@ -32,7 +32,7 @@ def test_keyboard_alone(open_page: Open, service: str, world: World) -> None:
         if page.evaluate("document.activeElement.className") == "card":
             break
     assert focused.get_attribute("data-id") == flies[0]
-    outline = focused.evaluate("one => getComputedStyle(one).outlineStyle")
+    outline = focused.evaluate("element => getComputedStyle(element).outlineStyle")
     assert outline == "solid"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")

@@ -152,24 +152,24 @@ def test_upload_by_choosing(open_page: Open, service: str, world: World) -> None
     expect(page.get_by_text("choose it again")).to_be_visible()
 
 
-@pytest.mark.parametrize("way", ["drop", "paste"])
+@pytest.mark.parametrize("event_type", ["drop", "paste"])
 def test_upload_by_dropping_or_pasting(
-    open_page: Open, service: str, world: World, way: str
+    open_page: Open, service: str, world: World, event_type: str
 ) -> None:
     page = open_page(service)
     expect_detections(page, world.ids)
     page.evaluate(
-        """([way, data]) => {
+        """([type, data]) => {
             const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
             const carried = new DataTransfer();
             carried.items.add(new File([bytes], "night.png", { type: "image/png" }));
             const options = { bubbles: true, cancelable: true };
-            const event = way === "drop"
+            const event = type === "drop"
                 ? new DragEvent("drop", { ...options, dataTransfer: carried })
                 : new ClipboardEvent("paste", { ...options, clipboardData: carried });
             document.querySelector("h1").dispatchEvent(event);
         }""",
-        [way, base64.b64encode(world.picture.read_bytes()).decode()],
+        [event_type, base64.b64encode(world.picture.read_bytes()).decode()],
     )
     check_upload(page, world)
 
