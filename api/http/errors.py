@@ -34,7 +34,14 @@ INTERNAL = "the server failed to answer; its log has the traceback under this X-
 
 
 class ApiError(HTTPException):
-    """An answer other than success, worded for the client."""
+    """An answer other than success, worded for the client.
+
+    Args:
+        status: HTTP status.
+        code: stable identifier.
+        message: for people.
+        headers: of the answer.
+    """
 
     def __init__(
         self, status: int, code: str, message: str, *, headers: dict[str, str] | None = None

@@ -62,7 +62,13 @@ def read_keys(file: Path) -> frozenset[bytes]:
 
 
 class KeyCheck:
-    """ASGI middleware: answers 401 to requests under ``/v1`` without one of ``keys``."""
+    """ASGI middleware: answers 401 to requests under ``/v1`` without a valid key.
+
+    Args:
+        app: gets the requests with one.
+        keys: the valid ones.
+        metrics: counts the others.
+    """
 
     def __init__(self, app: ASGIApp, *, keys: frozenset[bytes], metrics: Metrics) -> None:
         self.app = app

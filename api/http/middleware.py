@@ -92,6 +92,11 @@ class BodyLimit:
 
     A declared length over the limit is refused unread; a body that comes in chunks without a
     length is counted as it arrives, so neither can fill the server's memory or disk.
+
+    Args:
+        app: gets the other requests.
+        max_bytes: of a body.
+        metrics: counts what is refused.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, metrics: Metrics) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.schemas.common import Box, CameraTime, Vector, examples
-from api.schemas.tracks import LinkCost
+from api.schemas.detections import DETECTION
+from api.schemas.tracks import COSTS, LinkCost
 
 MAX_DETECTIONS = 1000
 MAX_FRAME = 2**53  # JSON readers that use doubles hold larger numbers inexactly
@@ -21,18 +22,13 @@ Sequence = Annotated[
     Field(min_length=1, max_length=500, description="Camera and session; tracks never leave it."),
 ]
 
-_BOX: list[Any] = [831.0, 402.5, 1012.0, 588.0]
-_LINK: dict[str, Any] = {
+_BOX = DETECTION["box"]
+_LINK: dict[str, Any] = COSTS | {
     "detection_id": "trap-4/57/0",
     "track_id": "trap-4/2022-06-19:00012",
     "position": 1,
     "previous_detection_id": "trap-4/56/0",
-    "cost": 0.146,
-    "cost_feature": 0.021,
-    "cost_iou": 0.083,
-    "cost_area": 0.034,
     "cost_distance": 0.002,
-    "margin": 0.31,
     "label": None,
     "label_score": None,
 }

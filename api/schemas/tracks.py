@@ -9,17 +9,19 @@ from pydantic import BaseModel, Field
 from api.schemas.common import examples
 from api.schemas.detections import DETECTION, Detection
 
-_STEP: dict[str, Any] = {
-    "position": 1,
-    "detection_id": DETECTION["detection_id"],
-    "frame": DETECTION["frame"],
-    "previous_detection_id": "20220620002949-1",
+COSTS = {
     "cost": 0.146,
     "cost_feature": 0.021,
     "cost_iou": 0.083,
     "cost_area": 0.034,
-    "cost_distance": 0.008,
     "margin": 0.31,
+}
+_STEP: dict[str, Any] = COSTS | {
+    "position": 1,
+    "detection_id": DETECTION["detection_id"],
+    "frame": DETECTION["frame"],
+    "previous_detection_id": "20220620002949-1",
+    "cost_distance": 0.008,
     "detection": DETECTION,
 }
 _TRACK: dict[str, Any] = {

@@ -20,7 +20,13 @@ def invalid_vector(message: str) -> ApiError:
 
 
 def wrong_dimension(length: int, dim: int, prefix: str) -> ApiError:
-    """422 for a vector of another length than the index's; ``prefix`` says which one."""
+    """422 for a vector of another length than the index's.
+
+    Args:
+        length: of the vector.
+        dim: of the index.
+        prefix: start of the message, which says which vector it is.
+    """
     return invalid_vector(f"{prefix}the vector has {length} numbers, this index has {dim}")
 
 

@@ -33,9 +33,9 @@ COSTS = ("cost", "cost_feature", "cost_iou", "cost_area", "cost_distance", "marg
 class TestLink:
     """Live frames: the same tracks as linking the run, and each frame once."""
 
-    @pytest.mark.parametrize("way", ["vectors", "image"])
+    @pytest.mark.parametrize("content_kind", ["vectors", "image"])
     def test_frame_by_frame_gives_what_linking_the_run_gave(
-        self, client: Client, world: World, way: str
+        self, client: Client, world: World, content_kind: str
     ) -> None:
         sequence = f"trap/{uuid4().hex}"
         offline = read_tracks(world.index.parent / "first-default").to_pylist()
@@ -47,7 +47,7 @@ class TestLink:
             data = (world.images / world.names[rows[0]]).read_bytes()
             embedded = [world.embedder.embed_bytes(data, box=world.boxes[n]) for n in rows]
             content: dict[str, Any] = {"image": data}
-            if way == "vectors":
+            if content_kind == "vectors":
                 vectors = np.stack([item.embedding for item in embedded])
                 content = {"vectors": vectors, "size": (240, 160)}
             answer = client.link(
@@ -60,7 +60,9 @@ class TestLink:
             assert (answer.frame, answer.restarted) == (frame, None)
             for link, expected in zip(answer.detections, embedded, strict=True):
                 label = (expected.label, pytest.approx(expected.score, abs=1e-5))
-                assert (link.label, link.label_score) == (label if way == "image" else (None, None))
+                assert (link.label, link.label_score) == (
+                    label if content_kind == "image" else (None, None)
+                )
             live += [(frame, link) for link in answer.detections]
         for row, (frame, link) in zip(offline, live, strict=True):
             assert row["frame"] == frame
@@ -116,13 +118,13 @@ class TestLink:
     def test_many_at_once_are_linked_one_after_the_other(self, base_url: str) -> None:
         body = frame_body()
 
-        def ask(number: int) -> tuple[int, bytes]:
+        def send(number: int) -> tuple[int, bytes]:
             mine = body | {"request_id": str(number // 2)}  # each request comes twice
             answer = httpx.post(f"{base_url}/v1/link", json=mine, timeout=60)
             return answer.status_code, answer.content
 
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(ask, range(40)))
+            answers = list(pool.map(send, range(40)))
         assert {status for status, _ in answers} == {200}
         assert answers[::2] == answers[1::2]
         links = [json.loads(content) for _, content in answers[::2]]

@@ -204,16 +204,16 @@ class TestDetections:
 
     def test_the_crop_has_the_boxs_pixels(self, client: Client, world: World) -> None:
         for detection_id, row, other in ((ODD_ID, 1, 2), ("a-2", 2, 1)):
-            got = np.asarray(Image.open(io.BytesIO(client.image(detection_id))), dtype=float)
+            crop = np.asarray(Image.open(io.BytesIO(client.image(detection_id))), dtype=float)
             with Image.open(world.images / world.names[row]) as picture:
-                want, wrong = (
+                expected, neighbour = (
                     np.asarray(picture.crop(tuple(map(int, world.boxes[which]))), dtype=float)
                     for which in (row, other)
                 )
-            assert got.shape == want.shape
+            assert crop.shape == expected.shape
             # Sharp colour edges are what JPEG is worst at; another crop is ten times as far off.
-            assert np.abs(got - want).mean() < 8
-            assert np.abs(got - wrong).mean() > 40
+            assert np.abs(crop - expected).mean() < 8
+            assert np.abs(crop - neighbour).mean() > 40
         error = raised_error(client.image, "b-3")
         assert (error.status, error.code) == (404, "image_missing")
         assert "gone3.jpg" in error.message

@@ -64,17 +64,17 @@ class TestErrors:
         assert "offset" in error_of(http.get(f"/v1/tracks?offset={10**30}"), 422)[1]
         assert error_of(http.get("/v2/search"), 404)[0] == "not_found"
         assert error_of(http.get("/v1/search"), 405)[0] == "method_not_allowed"
-        bad = {"content-type": "multipart/form-data; boundary=x"}
-        assert error_of(http.post("/v1/search/image", content=b"--y", headers=bad), 400)[0] == (
-            "bad_request"
-        )
+        multipart = {"content-type": "multipart/form-data; boundary=x"}
+        assert error_of(http.post("/v1/search/image", content=b"--y", headers=multipart), 400)[
+            0
+        ] == ("bad_request")
 
     def test_a_request_keeps_its_valid_id(self, http: httpx.Client) -> None:
         for path in ("/livez", "/nowhere"):
             answered = http.get(path, headers={"x-request-id": "job-7/a.b"}).headers["x-request-id"]
             assert answered == "job-7/a.b"
-        for odd in ("a b", "x" * 200, '"'):
-            answered = http.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]
-            assert answered not in (odd, "")
+        for invalid in ("a b", "x" * 200, '"'):
+            answered = http.get("/livez", headers={"x-request-id": invalid}).headers["x-request-id"]
+            assert answered not in (invalid, "")
         names = {http.get("/livez").headers["x-request-id"] for _ in range(20)}
         assert len(names) == 20

@@ -47,13 +47,13 @@ def depth(http: httpx.Client) -> float:
     return float(next(line for line in lines if line.startswith("onepass_queue_depth ")).split()[1])
 
 
-def wait_for_depth(http: httpx.Client, wanted: int) -> None:
+def wait_for_depth(http: httpx.Client, expected: int) -> None:
     pause = threading.Event()
     for _ in range(2000):
-        if depth(http) == wanted:
+        if depth(http) == expected:
             return
         pause.wait(0.005)
-    raise AssertionError(f"the queue never held {wanted} queries")
+    raise AssertionError(f"the queue never held {expected} queries")
 
 
 def test_concurrent_searches_equal_single_ones(world: World) -> None:
@@ -77,8 +77,8 @@ def test_concurrent_searches_equal_single_ones(world: World) -> None:
         with together(30) as begin:
             futures = [begin(search, number) for number in range(60)]
         for future in futures:
-            got, expected = future.result()
-            assert got == expected
+            actual, expected = future.result()
+            assert actual == expected
 
 
 def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
@@ -94,9 +94,9 @@ def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
                 begin(http.post, "/v1/search", json={"detection_id": f"a-{row}", "k": row})
                 for row in range(6, 20)
             ]
-            lost = begin(http.post, "/v1/search", json={"detection_id": "nobody"})
-            odd = begin(http.post, "/v1/search", json={"vector": [1.0]})
-            bad = begin(http.post, "/v1/search", json={"detection_id": "a-0", "where": "x"})
+            unknown = begin(http.post, "/v1/search", json={"detection_id": "nobody"})
+            short = begin(http.post, "/v1/search", json={"vector": [1.0]})
+            unfiltered = begin(http.post, "/v1/search", json={"detection_id": "a-0", "where": "x"})
             batch = begin(
                 http.post, "/v1/search/batch", json={"queries": [{"detection_id": "a-0"}] * 9}
             )
@@ -107,13 +107,13 @@ def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
         assert first.result().status_code == 200
         for row, future in enumerate(others, start=6):
             unit = world.unit[world.all_ids.index(f"a-{row}")]
-            got = [hit["detection_id"] for hit in future.result().json()["hits"]]
-            assert got == list(nearest(world, unit, row, f"a-{row}"))
+            actual = [hit["detection_id"] for hit in future.result().json()["hits"]]
+            assert actual == list(nearest(world, unit, row, f"a-{row}"))
         assert len(batch.result().json()["results"]) == 9
         # An error of one request fails only that request.
-        assert error_of(lost.result(), 404)[0] == "detection_not_found"
-        assert error_of(odd.result(), 422)[0] == "invalid_vector"
-        assert error_of(bad.result(), 422)[0] == "invalid_filter"
+        assert error_of(unknown.result(), 404)[0] == "detection_not_found"
+        assert error_of(short.result(), 422)[0] == "invalid_vector"
+        assert error_of(unfiltered.result(), 422)[0] == "invalid_filter"
         text = http.get("/metrics").text
         assert 'onepass_batch_size_bucket{le="16.0"} 2.0' in text
         assert 'onepass_batch_size_bucket{le="32.0"} 3.0' in text

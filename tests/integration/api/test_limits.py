@@ -95,10 +95,10 @@ def test_limits_can_be_lowered(world: World) -> None:
         assert http.post("/v1/search/batch", json=batch).status_code == 200
 
 
-@pytest.mark.parametrize("given", [{"k": 0}, {"k": 1001}, {"batch": 257}, {"body_bytes": -1}])
-def test_limits_above_the_documented_are_refused(given: dict[str, int]) -> None:
+@pytest.mark.parametrize("values", [{"k": 0}, {"k": 1001}, {"batch": 257}, {"body_bytes": -1}])
+def test_limits_above_the_documented_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(InputError):
-        configure(Limits, **given)
+        configure(Limits, **values)
 
 
 @pytest.mark.parametrize(

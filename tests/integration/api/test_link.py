@@ -93,13 +93,13 @@ def test_invalid_options_are_refused(
 
     file = tmp_path / "options.json"
     file.write_text("{}")
-    for given, named in (
+    for options, named in (
         (["--link-preset", "ami", "--link-options", str(file)], "--link-options"),
         (["--link-options", "nowhere.json"], "--link-options nowhere.json"),
         (["--replicas", "2"], "--replicas 2"),
         (["--address", "head:6379"], "--address head:6379"),
     ):
-        monkeypatch.setattr(sys, "argv", ["onepass", "serve", "index", *given])
+        monkeypatch.setattr(sys, "argv", ["onepass", "serve", "index", *options])
         with pytest.raises(SystemExit) as caught:
             main()
         out, err = capsys.readouterr()
@@ -134,20 +134,20 @@ def test_without_a_state_file_all_but_linking_works(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, state: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    bad = tmp_path / "file" / "state" if state == "not writable" else None
-    fields = {"link_state": bad} if bad else {"live": False}
+    unwritable = tmp_path / "file" / "state" if state == "not writable" else None
+    fields = {"link_state": unwritable} if unwritable else {"live": False}
     with caplog.at_level(logging.ERROR), serving(world.index, **fields) as http:
         answer = http.post("/v1/link", json=frame_body())
         code, message = error_of(answer, 503)
         assert code == "link_unavailable"
         assert str(tmp_path) not in message
         assert answer.headers["retry-after"] == "5"
-        error_of(http.get("/v1/link", params={"sequence": "cam"}), 404 if bad else 503)
+        error_of(http.get("/v1/link", params={"sequence": "cam"}), 404 if unwritable else 503)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
-        if bad is not None:
-            assert str(bad) in caplog.text  # for the operator
-            bad.parent.unlink()
-            bad.parent.mkdir()  # repaired, without a restart
+        if unwritable is not None:
+            assert str(unwritable) in caplog.text  # for the operator
+            unwritable.parent.unlink()
+            unwritable.parent.mkdir()  # repaired, without a restart
             assert http.post("/v1/link", json=frame_body()).status_code == 200
 
 
@@ -160,8 +160,8 @@ def test_limits_of_a_frame(world: World) -> None:
         ones = np.ones((4, 32), np.float32)
         error = raised_error(client.link, "c", boxes, request_id="1", vectors=ones, size=SIZE)
         assert (error.code, "up to 3" in error.message) == ("over_limit", True)
-        for way in ({"image": data}, {"crops": [data] * 3, "size": SIZE}):
-            error = raised_error(client.link, "c", boxes[:3], request_id="1", **way)
+        for content in ({"image": data}, {"crops": [data] * 3, "size": SIZE}):
+            error = raised_error(client.link, "c", boxes[:3], request_id="1", **content)
             assert (error.code, "20000" in error.message) == ("image_too_large", True)
         assert len(client.link("c", boxes[:2], request_id="1", image=data).detections) == 2
         crops = client.link("c", boxes[:2], request_id="2", crops=[data] * 2, size=SIZE)

@@ -167,16 +167,16 @@ class TestLife:
     def test_a_shard_that_is_killed_comes_back(
         self, served: Served, client: Client, world: World
     ) -> None:
-        (gone,) = served.pids("onepass-shard-1:Shard")
+        (killed,) = served.pids("onepass-shard-1:Shard")
         with ThreadPoolExecutor(4) as pool:
             # Some searches are in that shard when it ends; later ones wait or are refused.
             under_way = [pool.submit(search_all, client, world, seed) for seed in range(40)]
-            os.kill(gone, signal.SIGKILL)
+            os.kill(killed, signal.SIGKILL)
             assert {search.result(60) for search in under_way} <= {"answered", "unavailable"}
         until(lambda: search_all(client, world, 2) == "answered", 60, "an answer")
         assert [search_all(client, world, seed) for seed in range(20)] == ["answered"] * 20
-        (now,) = served.pids("onepass-shard-1:Shard")
-        assert now != gone
+        (restarted,) = served.pids("onepass-shard-1:Shard")
+        assert restarted != killed
 
     def test_a_version_with_another_number_of_segments(self, client: Client, world: World) -> None:
         base = world.index.parent

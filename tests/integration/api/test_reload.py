@@ -150,7 +150,7 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
     build(runs[:1], index)
     build(runs, index)
     stop = threading.Event()
-    seen: list[set[str]] = []
+    served_versions: list[set[str]] = []
     wrong: list[str] = []
 
     def search(url: str) -> None:
@@ -162,7 +162,7 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
                 # 39 others in the first version, 79 in the second: an answer is of one of them.
                 if len(answer.hits) != {"v0001": 39, "v0002": 60}[answer.snapshot]:
                     wrong.append(f"{answer.snapshot}: {len(answer.hits)}")
-        seen.append(versions)
+        served_versions.append(versions)
 
     with connected(index) as (http, client):
         threads = [threading.Thread(target=search, args=(str(http.base_url),)) for _ in range(4)]
@@ -175,8 +175,8 @@ def test_no_request_fails_while_versions_change(runs: list[Run], tmp_path: Path)
         for thread in threads:
             thread.join()
     assert wrong == []
-    assert len(seen) == 4  # no thread ended with an error
-    assert set().union(*seen) == {"v0001", "v0002"}
+    assert len(served_versions) == 4  # no thread ended with an error
+    assert set().union(*served_versions) == {"v0001", "v0002"}
 
 
 @pytest.mark.parametrize("damaged", ["truncated", "missing", "nonsense"])
