@@ -97,7 +97,7 @@ def open_tracks(run: Run | str | Path) -> Tracks:
         2
     """
     opened = read_run("run", run)
-    return Tracks(opened, read_tracks(opened.path))
+    return Tracks(opened)
 
 
 class Tracks:
@@ -105,6 +105,7 @@ class Tracks:
 
     Attributes:
         run: the linked run.
+        manifest: options, counts and files.
 
     Example:
         >>> tracks = onepass.open_tracks("runs/first")
@@ -112,9 +113,10 @@ class Tracks:
         ['night0:00000', 'night1:00000']
     """
 
-    def __init__(self, run: Run, table: pa.Table) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self._table = table
+        self._table = read_tracks(run.path)
+        self.manifest = TracksManifest.read(self.path)
 
     def __len__(self) -> int:
         return self.summary.tracks
@@ -130,11 +132,6 @@ class Tracks:
     def path(self) -> Path:
         """The folder of the tracks."""
         return self.run.path / "tracks"
-
-    @cached_property
-    def manifest(self) -> TracksManifest:
-        """Options, counts and files."""
-        return TracksManifest.read(self.path)
 
     @property
     def summary(self) -> LinkSummary:
@@ -170,8 +167,8 @@ class Tracks:
             A picture, 1,600 pixels at its longer side. A notebook shows it.
 
         Raises:
-            InputError: there is no such sequence, or several and none is named; or the extra
-                ``onepass[tracks]`` is not installed.
+            InputError: there is no such sequence, or several and none is named; the run was linked
+                again since; or the extra ``onepass[tracks]`` is not installed.
         """
         # late: OpenCV is an extra
         from tracks.pictures.draw import draw_sequence
@@ -186,4 +183,8 @@ class Tracks:
 
     @cached_property
     def _linked(self) -> LinkedRun:
+        if TracksManifest.read(self.path) != self.manifest:
+            raise InputError(
+                f"{self.run.path} was linked again since; `onepass.open_tracks` opens its tracks"
+            )
         return LinkedRun.open(self.run.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,11 @@ def migrate(
         max_new_failures=max_new_failures,
         max_changed_links=max_changed_links,
     )
+    folder = read_path("out", out)
     with show_progress(progress) as update:
         migration = run_migration(
             config,
-            read_path("out", out),
+            folder,
             index=None if index is None else read_path("index", index),
             limits=limits,
             queries=queries,
@@ -86,4 +88,5 @@ def migrate(
         )
     missing = [migration.page_missing] if migration.page_missing else []
     warn([*warnings_of(migration.outcome), *migration.report.notes, *missing])
-    return migration
+    run_as_given = Run(folder, migration.run.manifest)  # by the path that was given
+    return replace(migration, outcome=replace(migration.outcome, run=run_as_given))

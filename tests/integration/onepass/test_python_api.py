@@ -100,6 +100,15 @@ def test_tracks_are_those_stored_with_the_run(world: World) -> None:
         tracks.draw()
 
 
+def test_tracks_stay_as_they_were_opened(world: World) -> None:
+    together = onepass.link(world.run, max_cost=4.0, progress=False)
+    apart = onepass.link(world.run, max_cost=0.01, progress=False)
+    assert len(together) == together.to_pandas()["track_id"].nunique() < len(apart)
+    with pytest.raises(onepass.InputError):
+        together.draw("night0")
+    assert apart.draw("night0")
+
+
 def test_versions_of_an_index(world: World, tmp_path: Path) -> None:
     index = onepass.build_index([world.run], tmp_path / "own.index", progress=False)
     smaller = index.delete("sequence = 'night0'")
@@ -124,6 +133,7 @@ def test_a_migration_is_judged(world: World, tmp_path: Path) -> None:
         progress=False,
     )
     assert migration.passed
+    assert migration.run.path == tmp_path / "new"
     assert migration.report.counts.rows == COUNT
     assert onepass.open_index(index.path).version == migration.version
     ids = [
