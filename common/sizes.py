@@ -18,7 +18,7 @@ def parse_size(memory: str | int | None) -> int | None:
     """
     if memory is None or isinstance(memory, int):
         return memory
-    size = _SIZE.fullmatch(memory.strip())
+    size = _SIZE.fullmatch(memory.strip()) if isinstance(memory, str) else None
     if size is None:
         raise InputError(f"`memory={memory!r}`: give a size, as 2GB or 512MB")
     return int(float(size[1]) * _UNITS[(size[2] or "").upper()])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
 from common.json_models import configure
+from common.sizes import parse_size
 from index.build import update, version, versions
 from index.config import IndexConfig, Metric
 from index.search.filters import Filter
@@ -37,7 +38,7 @@ def build_index(
     factory: str = "auto",
     recall: float = 0.95,
     shards: int = 1,
-    memory_bytes: int | None = None,
+    memory: str | int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     candidate: bool = False,
@@ -54,7 +55,7 @@ def build_index(
         factory: ``auto``, or a FAISS factory string such as ``PCA256,IVF1024,SQ8``.
         recall: recall@10 to tune the search for, above 0 and up to 1.
         shards: parts that a service on Ray searches in parallel.
-        memory_bytes: memory that one process may use; None: half of the machine's.
+        memory: of one process, as ``"2GB"`` or in bytes; None: half of the machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
         candidate: keep serving the current version; ``Index.promote`` serves this one, which may
@@ -80,7 +81,7 @@ def build_index(
             folders,
             read_path("out", out),
             config,
-            memory_bytes=memory_bytes,
+            memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
             candidate=candidate,

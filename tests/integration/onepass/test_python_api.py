@@ -172,6 +172,7 @@ def test_a_migration_is_judged(world: World, tmp_path: Path) -> None:
         (lambda w: onepass.link(w.run, max_gap_frames="x"), "max_gap_frames"),
         (lambda w: onepass.link(w.run, strong_score=0.5, score_column="x"), "score_column"),
         (lambda w: onepass.build_index(w.run, "x.index", recall="high"), "recall"),
+        (lambda w: onepass.build_index(w.run, "x.index", memory="much"), "memory"),
         (lambda w: onepass.link(w.run, preset="x"), "preset"),
         (lambda w: onepass.migrate(w.run, "tiny", "out", min_overlap="x"), "min_overlap"),
     ],
