@@ -13,7 +13,7 @@ from api.schemas.search import MAX_BATCH, MAX_IDS, MAX_K
 from common.errors import InputError
 from common.json_models import JsonModel, configure
 from tracks.association.options import PRESETS, LinkOptions, Preset
-from tracks.live.store import LINK_STATE
+from tracks.live import LINK_STATE
 
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
 APP = "onepass"  # name of the service on Ray Serve

@@ -19,9 +19,6 @@ from tracks.association.state import OpenTracks
 from tracks.live.state import Head, State, pack, unpack
 
 FORMAT = 1
-LINK_STATE = Path("live", "links.sqlite3")
-"""Default path of the file, in the index folder."""
-
 KEPT_ANSWERS = 32
 """Answers kept of a sequence; a request repeated later than that counts as a new one."""
 

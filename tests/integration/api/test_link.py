@@ -35,8 +35,9 @@ from tests.helpers.api.world import (
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
 from tracks.association.options import LinkOptions
+from tracks.live import LINK_STATE
 from tracks.live.session import IDLE_DAYS
-from tracks.live.store import KEPT_ANSWERS, LINK_STATE
+from tracks.live.store import KEPT_ANSWERS
 
 SIZE = (240, 160)
 
