@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.schemas.link import MAX_DETECTIONS
-from api.schemas.search import MAX_BATCH, MAX_IDS, MAX_K
+from api.schemas import MAX_BATCH, MAX_DETECTIONS, MAX_IDS, MAX_K
 from common.errors import InputError
 from common.json_models import JsonModel, configure
 from tracks.association.options import PRESETS, LinkOptions, Preset
-from tracks.live.store import LINK_STATE
 
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
 APP = "onepass"  # name of the service on Ray Serve
@@ -83,7 +81,7 @@ class ServeConfig(JsonModel):
     link_state: Annotated[Path, AfterValidator(Path.absolute)] | None = _panel(
         LINK,
         "File for the open tracks of live cameras, on a disk of this machine; by default "
-        f"INDEX/{LINK_STATE.as_posix()}.",
+        "INDEX/live/links.sqlite3.",
     )
     link_preset: Preset = _panel(
         LINK, "How frames of live cameras are linked, as for onepass link --preset.", "default"
@@ -126,6 +124,8 @@ class ServeConfig(JsonModel):
         """
         if not self.live or self.link_state is not None:
             return self.link_state if self.live else None
+        from tracks.live.store import LINK_STATE  # late: NumPy, at each start of the command line
+
         shared = not (self.address and self.replicas > 1)
         return Path(self.index) / LINK_STATE if shared and "://" not in self.index else None
 
