@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.schemas.link import MAX_DETECTIONS
-from api.schemas.search import MAX_BATCH, MAX_IDS, MAX_K
+from api.schemas import MAX_BATCH, MAX_DETECTIONS, MAX_IDS, MAX_K
 from common.errors import InputError
 from common.json_models import JsonModel, configure
 from tracks.association.options import PRESETS, LinkOptions, Preset
@@ -83,7 +82,7 @@ class ServeConfig(JsonModel):
     link_state: Annotated[Path, AfterValidator(Path.absolute)] | None = _panel(
         LINK,
         "File for the open tracks of live cameras, on a disk of this machine; by default "
-        f"INDEX/{LINK_STATE.as_posix()}.",
+        "INDEX/live/links.sqlite3.",
     )
     link_preset: Preset = _panel(
         LINK, "How frames of live cameras are linked, as for onepass link --preset.", "default"
@@ -126,6 +125,7 @@ class ServeConfig(JsonModel):
         """
         if not self.live or self.link_state is not None:
             return self.link_state if self.live else None
+
         shared = not (self.address and self.replicas > 1)
         return Path(self.index) / LINK_STATE if shared and "://" not in self.index else None
 

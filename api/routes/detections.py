@@ -22,8 +22,9 @@ from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
 from api.routes.common import Limit, Offset, ServedIndexDep, ServiceDep, answer_search
 from api.routes.tracks import track
+from api.schemas import MAX_K
 from api.schemas.detections import Detection, DetectionPage
-from api.schemas.search import DEFAULT_K, MAX_K, WHERE, SearchAnswer, SearchOptions
+from api.schemas.search import DEFAULT_K, WHERE, SearchAnswer, SearchOptions
 from api.schemas.tracks import TrackDetail
 from api.service.answers import DETECTION_COLUMNS, detection_rows, search_body
 from api.service.served_index import ServedIndex

@@ -17,9 +17,9 @@ from api.routes.common import (
     answer_search,
     served_index_of,
 )
+from api.schemas import MAX_K
 from api.schemas.search import (
     DEFAULT_K,
-    MAX_K,
     WHERE,
     BatchAnswer,
     BatchRequest,

@@ -3,3 +3,8 @@
 No field holds a path on the server's disk: an image is given by its file name, and its pixels by a
 route.
 """
+
+MAX_K = 1000
+MAX_BATCH = 256  # queries
+MAX_IDS = 10_000
+MAX_DETECTIONS = 1000  # of a frame

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.schemas import MAX_DETECTIONS
 from api.schemas.common import Box, CameraTime, Vector, examples
 from api.schemas.detections import DETECTION
 from api.schemas.tracks import COSTS, LinkCost
 
-MAX_DETECTIONS = 1000
 MAX_FRAME = 2**53  # JSON readers that use doubles hold larger numbers inexactly
 MAX_SIDE = 1_000_000  # pixels
 

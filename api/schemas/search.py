@@ -6,12 +6,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.schemas import MAX_BATCH, MAX_IDS, MAX_K
 from api.schemas.common import Vector, examples
 from api.schemas.detections import DETECTION, Detection
 
-MAX_K = 1000
-MAX_BATCH = 256
-MAX_IDS = 10_000
 DEFAULT_K = 10
 COLUMNS = (
     "run row_id detection_id image x1 y1 x2 y2 sequence timestamp frame label label_index score"
