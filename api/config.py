@@ -10,17 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.schemas import MAX_BATCH, MAX_DETECTIONS, MAX_IDS, MAX_K
 from common.errors import InputError
-from common.json_models import JsonModel, configure
+from common.json_models import JsonModel, configure, option
 from tracks.association.options import PRESETS, LinkOptions, Preset
 from tracks.live import LINK_STATE
 
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
 APP = "onepass"  # name of the service on Ray Serve
 Count = Annotated[int, Field(ge=1)]
-
-
-def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"panel": name}, **limits)
 
 
 def _read_link_options(value: Any) -> Any:
@@ -70,35 +66,35 @@ class ServeConfig(JsonModel):
     """All that a service is started with; frozen, and checked when it is made."""
 
     index: Annotated[str, BeforeValidator(str)] = Field(description="An index folder.")
-    host: str = _panel(SERVER, "Address to listen on.", "127.0.0.1")
-    port: int = _panel(SERVER, "Port to listen on.", 8000, ge=1, le=65535)
-    api_key_file: Path | None = _panel(SERVER, "Require one of its keys (one a line) in X-API-Key.")
-    log_json: bool | None = _panel(
+    host: str = option(SERVER, "Address to listen on.", "127.0.0.1")
+    port: int = option(SERVER, "Port to listen on.", 8000, ge=1, le=65535)
+    api_key_file: Path | None = option(SERVER, "Require one of its keys (one a line) in X-API-Key.")
+    log_json: bool | None = option(
         SERVER, "Log lines as JSON; by default unless stderr is a terminal."
     )
     limits: Limits = Limits()
 
     live: bool = True
-    link_state: Annotated[Path, AfterValidator(Path.absolute)] | None = _panel(
+    link_state: Annotated[Path, AfterValidator(Path.absolute)] | None = option(
         LINK,
         "File for the open tracks of live cameras, on a disk of this machine; by default "
         "INDEX/live/links.sqlite3.",
     )
-    link_preset: Preset = _panel(
+    link_preset: Preset = option(
         LINK, "How frames of live cameras are linked, as for onepass link --preset.", "default"
     )
-    link_options: Annotated[LinkOptions | None, BeforeValidator(_read_link_options)] = _panel(
+    link_options: Annotated[LinkOptions | None, BeforeValidator(_read_link_options)] = option(
         LINK, "The same from a file, as for onepass link --options."
     )
 
-    ray: bool = _panel(
+    ray: bool = option(
         RAY,
         "Serve on Ray: each part of the index is searched by its own process. Needs some 15 s and "
         "2 GB to start; if one process is enough, that is faster.",
         False,
     )
-    replicas: int = _panel(RAY, "With --ray: processes of each part.", 1, ge=1)
-    address: str | None = _panel(RAY, "With --ray: a cluster to join, whose nodes see the index.")
+    replicas: int = option(RAY, "With --ray: processes of each part.", 1, ge=1)
+    address: str | None = option(RAY, "With --ray: a cluster to join, whose nodes see the index.")
 
     @model_validator(mode="after")
     def _consistent(self) -> ServeConfig:
@@ -125,7 +121,6 @@ class ServeConfig(JsonModel):
         """
         if not self.live or self.link_state is not None:
             return self.link_state if self.live else None
-
         shared = not (self.address and self.replicas > 1)
         return Path(self.index) / LINK_STATE if shared and "://" not in self.index else None
 

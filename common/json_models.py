@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InputError, RunError
 
@@ -40,6 +40,18 @@ class JsonModel(BaseModel):
 
     # Built when first used: a command uses few of those that it imports.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+def option(panel: str, description: str, default: Any = None, **limits: Any) -> Any:
+    """A field of a configuration, which is also an option of a command.
+
+    Args:
+        panel: heading under which the command's help shows it.
+        description: its help.
+        default: its value where none is given.
+        limits: as ``pydantic.Field`` takes them, ``ge`` and ``le``.
+    """
+    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
 
 
 def configure(kind: type[T], /, **values: Any) -> T:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
-from common.json_models import JsonModel
+from common.json_models import JsonModel, option
 from pipelines.model_info import GateRequest, ModelRequest, Outputs
 
 Feature = Literal["pooled", "map", "pyramid"]
@@ -52,10 +52,6 @@ def _three(value: Any) -> Any:
     return first, second, third
 
 
-def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"panel": name}, **limits)
-
-
 File = Annotated[str, BeforeValidator(_absolute)]
 
 
@@ -77,16 +73,16 @@ class ExtractConfig(JsonModel):
         "sqlite:///ami.db or postgresql+psycopg://user@host/name (its password is best kept in "
         "PGPASSWORD or ~/.pgpass)."
     )
-    kind: Literal["images", "video"] = _panel(
+    kind: Literal["images", "video"] = option(
         SOURCE,
         "video: SPLIT/CATEGORY/… of videos, folders of images, or .pt tensors; frames are squashed "
         "to 256 pixels unless you say otherwise.",
         "images",
     )
-    frames: int | None = _panel(
+    frames: int | None = option(
         SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
     )
-    limit: int | None = _panel(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    limit: int | None = option(SOURCE, "So many images or videos only, for trying out.", ge=1)
     # The source is a run: its rows again, read as they were read then.
     from_run: bool = False
 
@@ -94,72 +90,72 @@ class ExtractConfig(JsonModel):
         description="lite0 (EfficientNet-Lite0, ImageNet classes, no download), timm:NAME, "
         "torchvision:NAME, ami:NAME, or tiny (for trying things out); see onepass models.",
     )
-    checkpoint: File | None = _panel(MODEL, "Your weights for the model (a state dict).")
-    labels: File | None = _panel(MODEL, "Class names: one a line, or JSON {name: index}.")
-    pretrained: bool = _panel(MODEL, "Fetch the model's own weights.", False)
-    random_weights: bool = _panel(MODEL, "The network untrained, to compare with.", False)
-    head: File | None = _panel(
+    checkpoint: File | None = option(MODEL, "Your weights for the model (a state dict).")
+    labels: File | None = option(MODEL, "Class names: one a line, or JSON {name: index}.")
+    pretrained: bool = option(MODEL, "Fetch the model's own weights.", False)
+    random_weights: bool = option(MODEL, "The network untrained, to compare with.", False)
+    head: File | None = option(
         MODEL, "Classes by this head (onepass probe train), not by the model's own."
     )
-    input_size: int | None = _panel(MODEL, "Pixels a side, if not the model's.", ge=1)
-    mean: Three | None = _panel(MODEL, "Three numbers 0..1, as 0.5,0.5,0.5.")
-    std: Three | None = _panel(MODEL, "Three numbers 0..1, as 0.5,0.5,0.5.")
-    interpolation: Literal["bilinear", "bicubic"] | None = _panel(
+    input_size: int | None = option(MODEL, "Pixels a side, if not the model's.", ge=1)
+    mean: Three | None = option(MODEL, "Three numbers 0..1, as 0.5,0.5,0.5.")
+    std: Three | None = option(MODEL, "Three numbers 0..1, as 0.5,0.5,0.5.")
+    interpolation: Literal["bilinear", "bicubic"] | None = option(
         MODEL, "How images are resized, if not as the model wants it."
     )
-    resize: Literal["squash", "crop", "pad"] | None = _panel(
+    resize: Literal["squash", "crop", "pad"] | None = option(
         MODEL, "squash ignores the aspect ratio, crop keeps the centre, pad fits in."
     )
-    feature_point: Literal["penultimate", "map_mean"] = _panel(
+    feature_point: Literal["penultimate", "map_mean"] = option(
         MODEL, "Where the embedding is taken; map_mean: the average of the map.", "penultimate"
     )
-    output_stride: int | None = _panel(
+    output_stride: int | None = option(
         MODEL, "Input pixels a cell of the last map, where it can be set.", ge=1
     )
 
-    gate: str | None = _panel(GATE, "A model that decides first which rows get a class.")
-    gate_label: str | None = _panel(GATE, "The gate's class that passes.")
-    gate_threshold: float = _panel(GATE, "The least score that passes.", 0.5, ge=0, le=1)
-    gate_checkpoint: File | None = _panel(GATE, "The gate's weights.")
-    gate_labels: File | None = _panel(GATE, "The gate's class names.")
-    embed_with: Literal["model", "gate"] = _panel(
+    gate: str | None = option(GATE, "A model that decides first which rows get a class.")
+    gate_label: str | None = option(GATE, "The gate's class that passes.")
+    gate_threshold: float = option(GATE, "The least score that passes.", 0.5, ge=0, le=1)
+    gate_checkpoint: File | None = option(GATE, "The gate's weights.")
+    gate_labels: File | None = option(GATE, "The gate's class names.")
+    embed_with: Literal["model", "gate"] = option(
         GATE,
         "Whose embedding every row gets. gate: the model runs only on rows that pass.",
         "model",
     )
 
     features: Annotated[tuple[Feature, ...], BeforeValidator(_parts), AfterValidator(_in_order)] = (
-        _panel(
+        option(
             KEEP,
             "What to keep of the pass: pooled (always), map (unpooled), pyramid (levels).",
             ("pooled",),
         )
     )
-    feature_indices: Annotated[tuple[int, ...], BeforeValidator(_parts)] = _panel(
+    feature_indices: Annotated[tuple[int, ...], BeforeValidator(_parts)] = option(
         KEEP, "Levels of the pyramid, as 2,4; see onepass models describe.", ()
     )
-    top_k: int = _panel(KEEP, "Best classes of each row to keep.", 5, ge=1)
-    logits: bool = _panel(KEEP, "Also keep all logits.", False)
-    hdf5: bool = _panel(KEEP, "Also write features.h5.", False)
+    top_k: int = option(KEEP, "Best classes of each row to keep.", 5, ge=1)
+    logits: bool = option(KEEP, "Also keep all logits.", False)
+    hdf5: bool = option(KEEP, "Also write features.h5.", False)
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _panel(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         RUN, "auto: half where the hardware is faster in it and classes survive it.", "auto"
     )
-    engine: Literal["auto", "eager", "compile", "openvino"] = _panel(
+    engine: Literal["auto", "eager", "compile", "openvino"] = option(
         RUN, "auto: another than eager where the rows repay building it.", "auto"
     )
-    executor: ExecutorChoice = _panel(
+    executor: ExecutorChoice = option(
         RUN,
         "local: this process. ray: the cluster of RAY_ADDRESS, or a Ray of its own. auto: ray with "
         "a cluster, in a Ray job, or with two GPUs or more; else local.",
         "auto",
     )
-    address: str | None = _panel(RUN, "A Ray cluster to work on, if not that of RAY_ADDRESS.")
-    batch_rows: int | None = _panel(
+    address: str | None = option(RUN, "A Ray cluster to work on, if not that of RAY_ADDRESS.")
+    batch_rows: int | None = option(
         RUN, "Images a forward pass, if not what suits the device.", ge=1
     )
-    gpus_per_actor: float = _panel(RUN, "0.5 puts two actors on a GPU.", 1.0, ge=0.05, le=1)
-    stall_seconds: float = _panel(
+    gpus_per_actor: float = option(RUN, "0.5 puts two actors on a GPU.", 1.0, ge=0.05, le=1)
+    stall_seconds: float = option(
         RUN, "Give up, with an error, when no row moves for this long.", 300.0, ge=1
     )
 

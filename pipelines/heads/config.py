@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
-from common.json_models import JsonModel
+from common.json_models import JsonModel, option
 
 
 def _widths(value: Any) -> Any:
@@ -25,10 +25,6 @@ Kind = Literal["pooled", "map"]  # of features: of the image, or of each place o
 ROWS, HEAD = "Rows", "Head"
 
 
-def _panel(name: str, text: str, default: Any = None, **limits: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"panel": name}, **limits)
-
-
 class TrainConfig(JsonModel):
     """Options of training; equal options and rows give the same head."""
 
@@ -37,26 +33,26 @@ class TrainConfig(JsonModel):
         description="The column with the classes. category: of images laid out SPLIT/CATEGORY/FILE."
     )
 
-    split_by: str | None = _panel(
+    split_by: str | None = option(
         ROWS, "The column with train, val or test; split: of images laid out SPLIT/CATEGORY/FILE."
     )
-    val_share: float | None = _panel(
+    val_share: float | None = option(
         ROWS, "Without --split-by: this share of each class validates; 0.2.", ge=0.01, le=0.9
     )
-    validation: File | None = _panel(ROWS, "A second clip file, to validate on.")
-    limit: int | None = _panel(ROWS, "Rows at most, spread evenly; for a quick try.", ge=2)
+    validation: File | None = option(ROWS, "A second clip file, to validate on.")
+    limit: int | None = option(ROWS, "Rows at most, spread evenly; for a quick try.", ge=2)
 
-    features: Kind = _panel(
+    features: Kind = option(
         HEAD, "What to train on; map needs a run with --features map.", "pooled"
     )
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_widths)] = _panel(
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_widths)] = option(
         HEAD, "Widths of hidden layers, as 256,128; without: linear.", ()
     )
-    seed: int = _panel(HEAD, "Of division, weights and order.", 0, ge=0)
-    random_backbone: bool = _panel(
+    seed: int = option(HEAD, "Of division, weights and order.", 0, ge=0)
+    random_backbone: bool = option(
         HEAD, "Extract again with the network untrained, and train on that as well.", False
     )
-    executor: ExecutorChoice = _panel(
+    executor: ExecutorChoice = option(
         HEAD, "Where --random-backbone extracts, as for onepass extract.", "auto"
     )
 

@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 
-from common.json_models import JsonModel, configure
+from common.json_models import JsonModel, configure, option
 
 TERMS = ("feature", "iou", "area", "distance")
 
 Assignment = Literal["optimal", "greedy", "cheapest"]
 Preset = Literal["default", "ami", "antenna"]
-
-
-def _field(panel: str, text: str, default: Any, **limits: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"panel": panel}, **limits)
 
 
 COST, GAPS, MEMORY, CHOICE = "Cost of a pair", "Gaps", "What a track remembers", "Which pairs"
@@ -43,47 +39,47 @@ class LinkOptions(JsonModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    feature_weight: float = _field(COST, "Weight of 1 - cosine of the embeddings.", 1.0, ge=0)
-    iou_weight: float = _field(COST, "Weight of 1 - intersection / union of the boxes.", 1.0, ge=0)
-    area_weight: float = _field(COST, "Weight of 1 - smaller / larger box area.", 1.0, ge=0)
-    distance_weight: float = _field(
+    feature_weight: float = option(COST, "Weight of 1 - cosine of the embeddings.", 1.0, ge=0)
+    iou_weight: float = option(COST, "Weight of 1 - intersection / union of the boxes.", 1.0, ge=0)
+    area_weight: float = option(COST, "Weight of 1 - smaller / larger box area.", 1.0, ge=0)
+    distance_weight: float = option(
         COST, "Weight of the distance of the boxes, in diagonals of the later image.", 4.0, ge=0
     )
-    max_cost: float = _field(COST, "Most that a link may cost, all four terms together.", 2.0, gt=0)
-    max_gap_frames: int = _field(
+    max_cost: float = option(COST, "Most that a link may cost, all four terms together.", 2.0, gt=0)
+    max_gap_frames: int = option(
         GAPS, "Frames that a track may be missing, in the usual step between frames.", 5, ge=0
     )
-    max_gap_seconds: float | None = _field(
+    max_gap_seconds: float | None = option(
         GAPS, "Most seconds between two detections of a track; needs timestamps.", None, gt=0
     )
-    appearance: Literal["average", "gallery"] = _field(
+    appearance: Literal["average", "gallery"] = option(
         MEMORY,
         "What a track is compared by: the running average of its embeddings, or the most similar of "
         "its last ones.",
         "average",
     )
-    appearance_memory: float = _field(
+    appearance_memory: float = option(
         MEMORY,
         "average: share of the old average kept at each link, 0 to below 1.",
         0.8,
         ge=0,
         lt=1,
     )
-    gallery_size: int = _field(MEMORY, "gallery: embeddings kept of each track.", 8, ge=1)
-    motion_gate: float | None = _field(
+    gallery_size: int = option(MEMORY, "gallery: embeddings kept of each track.", 8, ge=1)
+    motion_gate: float | None = option(
         CHOICE,
         "Farthest that a detection may be from where the motion of its track predicts it, in "
         "diagonals of the last box for each frame step; no limit if not given.",
         None,
         gt=0,
     )
-    strong_score: float | None = _field(
+    strong_score: float | None = option(
         CHOICE,
         "Detections with a lower detector score continue only tracks that no other detection "
         "continues, and start none.",
         None,
     )
-    assignment: Assignment = _field(
+    assignment: Assignment = option(
         CHOICE,
         "optimal: the links that together save most against max_cost. greedy: the cheapest pair "
         "first. cheapest: to each detection its cheapest track, even if two choose the same.",
