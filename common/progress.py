@@ -64,7 +64,8 @@ class ProgressBar:
 
         console = Console(stderr=True)
         self._resumes = resumes
-        self._live = console.is_terminal
+        # FORCE_COLOR, which notebooks and some CI set, makes a terminal of any file for rich.
+        self._live = console.is_terminal and sys.stderr.isatty()
         # Drawn by this class: rich's own way needs ipywidgets, and adds an empty output at the end.
         self._in_notebook = console.is_jupyter
         self._cell_output: Any = None

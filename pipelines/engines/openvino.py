@@ -77,6 +77,9 @@ def load(
             "ENABLE_CPU_PINNING": False,
         },
     )
+    # The first tensor of a process sets up tables of the binding, which gives up Python's lock half-way.
+    # Two threads that do so at once wait for each other for ever, and hold the whole process.
+    _ = openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True).data
     return _Requests(compiled)
 
 

@@ -19,6 +19,7 @@ def test_a_log_gets_a_line_now_and_then(
     seconds = iter([0.0, 1.0, 9.0, 11.0, 12.0])
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
     monkeypatch.setattr(common.progress, "time", clock)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # colours are not a terminal
     with ProgressBar() as bar:
         bar.callback("read")(0, 40)
         progress("read", 10, 40)  # of code without a callback
