@@ -101,7 +101,7 @@ def test_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert values["beetle"] == ["beetle"]
     assert values["by_vector"] == [["beetle"], ["hawk moth"], ["lacewing"], ["tiger moth"]]
     assert values["same"] > 0.95
-    assert len(done.pictures) == 4
+    assert len(done.pictures) == 5
 
 
 def test_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_migrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "models": ["lite0", "lite1", "lite0"],
         "versions": 2,
     }
-    assert len(done.pictures) == 1
+    assert len(done.pictures) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)

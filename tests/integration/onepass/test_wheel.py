@@ -125,6 +125,7 @@ def test_import_is_light(installed: Installed) -> None:
 def test_the_first_ten_minutes(installed: Installed) -> None:
     run = installed.command
     assert "extract" in run("onepass", "--help")
+    assert re.search(r"\d+\.\d+", run("onepass", "--version"))
     run("onepass", "extract", "photos/", "--model", "lite0", "--out", "runs/first")
     run("onepass", "inspect", "runs/first", "--verify")
     run("onepass", "index", "build", "runs/first", "--out", "photos.index")
