@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.schemas import MAX_BATCH, MAX_DETECTIONS, MAX_IDS, MAX_K
-from common.errors import InputError
-from common.json_models import JsonModel, configure, option
+from common.json_models import JsonModel, option
 from tracks.association.options import PRESETS, LinkOptions, Preset
 from tracks.live import LINK_STATE
 
@@ -20,13 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _read_link_options(value: Any) -> Any:
-    """Options from a JSON file, as ``onepass tracks tune`` writes it."""
-    if not isinstance(value, str | Path):
-        return value
-    try:
-        return configure(LinkOptions, **json.loads(Path(value).read_text()))
-    except (OSError, ValueError, TypeError, InputError) as error:
-        raise ValueError(f"it cannot be read as link options: {error}") from None
+    return LinkOptions.read(Path(value)) if isinstance(value, str | Path) else value
 
 
 class Limits(JsonModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from common.errors import InputError
-from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
 from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, warn
@@ -63,7 +61,7 @@ def link(
 
     if options is not None and preset != "default":
         raise InputError(f"--options {options} and --preset {preset}: give one of them")
-    base = PRESETS[preset] if options is None else read_options(options)
+    base = PRESETS[preset] if options is None else LinkOptions.read(options)
     config = base.replace(**fields)
     with ProgressBar(resumes=False) as bar:
         summary = link_run(
@@ -88,19 +86,3 @@ def link(
         + (f", {summary.weak} weak ones in no track" if summary.weak else "")
         + (f", {summary.left_out} left out (errors)" if summary.left_out else "")
     )
-
-
-def read_options(file: Path, flag: str = "--options") -> LinkOptions:
-    """Link options from a JSON file.
-
-    Args:
-        file: as ``onepass tracks tune`` writes it.
-        flag: the option that named the file, for messages.
-
-    Raises:
-        InputError: it cannot be read, or holds something that is no option.
-    """
-    try:
-        return configure(LinkOptions, **json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, InputError) as error:
-        raise InputError(f"{flag} {file} cannot be read as link options: {error}") from None

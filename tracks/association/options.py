@@ -6,11 +6,14 @@ and what the manifest of the tracks and the state of live linking say.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, model_validator
 
+from common.errors import InputError
 from common.json_models import JsonModel, configure, option
 
 TERMS = ("feature", "iou", "area", "distance")
@@ -91,6 +94,18 @@ class LinkOptions(JsonModel):
         if not any(self.weights):
             raise ValueError("all four link weights are 0; give at least one above 0")
         return self
+
+    @classmethod
+    def read(cls, file: Path) -> LinkOptions:
+        """Options from a JSON file, as ``onepass tracks tune`` writes it.
+
+        Raises:
+            InputError: it cannot be read, or holds something that is no option.
+        """
+        try:
+            return configure(cls, **json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError, InputError) as error:
+            raise InputError(f"{file} cannot be read as link options: {error}") from None
 
     def replace(self, **changes: Any) -> LinkOptions:
         """The same options with other values for some fields.

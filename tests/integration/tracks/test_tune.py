@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from onepass.cli.link import read_options
 from pipelines.run import Run
 from tests.helpers.commands import onepass
 from tests.helpers.refusals import only_error
@@ -97,7 +96,7 @@ def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None
     assert [fold["sequence"] for fold in document["folds"]] == list(NIGHTS)
     assert all(fold["tuned"]["idf1"] > 0.9 for fold in document["folds"])
     assert set(document["spread"]) > {"feature_weight", "max_cost", "idf1", "idf1_default"}
-    fitted = read_options(out)
+    fitted = LinkOptions.read(out)
     assert fitted == LinkOptions(**document["options"])
     assert fitted.max_gap_frames == 7
     assert fitted.weights != LinkOptions().weights
@@ -138,4 +137,4 @@ def test_options_that_are_none(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=message):
-            read_options(file)
+            LinkOptions.read(file)
