@@ -96,15 +96,18 @@ class Hits:
         """
         from tracks.pictures.sheet import Tile, contact_sheet  # late: Pillow takes a while
 
-        sheet = [
-            [
-                Tile(self._crop(row), f"{rank}: {score:.3f}\n{self.snapshot.rows['label'][row]}")
-                for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1)
-            ]
-            for rows, scores in zip(
-                self.rows.rows[:_DRAWN].tolist(), self.rows.scores[:_DRAWN].tolist(), strict=True
+        sheet = []
+        for query in range(min(len(self.rows.rows), _DRAWN)):
+            hits = self.rows.of(query)
+            labels = self.snapshot.columns(hits.rows[0], ["label"])["label"]
+            sheet.append(
+                [
+                    Tile(self._crop(row), f"{rank}: {score:.3f}\n{(label or '').partition(',')[0]}")
+                    for rank, (row, score, label) in enumerate(
+                        zip(hits.rows[0].tolist(), hits.scores[0], labels, strict=True), start=1
+                    )
+                ]
             )
-        ]
         return contact_sheet(sheet)
 
     def _crop(self, row: int) -> Image.Image | None:
