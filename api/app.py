@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from api.config import ServeConfig
 from api.http.errors import HANDLERS
-from api.http.keys import KeyCheck, read_keys
+from api.http.keys import KeyCheck, declare_keys, read_keys
 from api.http.middleware import BodyLimit, Observe
 from api.routes import detections, index, link, page, search, tracks
 from api.service.service import Service
@@ -84,6 +84,7 @@ def create_app(
     for router in _ROUTERS:
         # Not include_router: it matches each path twice, which slows a search by id noticeably.
         app.router.routes += router.routes
+    declare_keys(app)
     return app
 
 

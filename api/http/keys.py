@@ -10,10 +10,10 @@ import hmac
 import logging
 import stat
 from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter, Security
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from fastapi.security import APIKeyHeader
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.errors import error_response, error_responses, get_header
@@ -23,12 +23,12 @@ from common.errors import InputError
 HEADER = "X-API-Key"
 GUARDED = "/v1/"
 
-_DECLARATION = APIKeyHeader(
-    name=HEADER,
-    scheme_name="ApiKey",
-    description="Required if the server was started with --api-key-file.",
-    auto_error=False,
-)
+_SCHEME = {
+    "type": "apiKey",
+    "in": "header",
+    "name": HEADER,
+    "description": "Required if the server was started with --api-key-file.",
+}
 
 logger = logging.getLogger("onepass.api")
 
@@ -103,9 +103,7 @@ class KeyCheck:
 
 
 def v1_router(path: str, tag: str, route_class: type[APIRoute] = APIRoute) -> APIRouter:
-    """A router whose routes declare in the OpenAPI document that they need a key.
-
-    ``KeyCheck`` checks it, before the body is read.
+    """A router below ``/v1``, where ``KeyCheck`` looks for a key before a body is read.
 
     Args:
         path: below ``/v1``.
@@ -115,7 +113,26 @@ def v1_router(path: str, tag: str, route_class: type[APIRoute] = APIRoute) -> AP
     return APIRouter(
         prefix="/v1" + path,
         tags=[tag],
-        dependencies=[Security(_DECLARATION)],
         responses=error_responses(401),
         route_class=route_class,
     )
+
+
+def declare_keys(app: FastAPI) -> None:
+    """Say in the OpenAPI document of ``app`` what needs a key.
+
+    Not by a ``Security`` dependency, which FastAPI would call again at each request.
+    """
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            document["components"]["securitySchemes"] = {"ApiKey": _SCHEME}
+            for path, operations in document["paths"].items():
+                if path.startswith(GUARDED):
+                    for operation in operations.values():
+                        operation["security"] = [{"ApiKey": []}]
+        return app.openapi_schema or generate()
+
+    app.openapi = openapi  # type: ignore[method-assign]
