@@ -55,10 +55,14 @@ def extract(
         >>> len(run)
         12
     """
+    from pipelines.extract import extract as extract_source  # late: torch takes seconds
+
     config = configure(ExtractConfig, source=source, model=model, **options)
     folder = read_path("out", out)
     with show_progress(progress) as update:
-        outcome = run_extraction(config, folder, report_to(update, config.executor, config.address))
+        outcome = extract_source(
+            config, folder, report=report_to(update, config.executor, config.address)
+        )
     warn([*warnings_of(outcome), *_failures(outcome.run)])
     return Run(folder, outcome.run.manifest)  # by the path that was given
 
@@ -77,13 +81,6 @@ def open_run(path: str | Path) -> Run:
         Run('runs/first': 12 rows, 0 with errors, tiny, 32-d embeddings)
     """
     return Run.open(read_path("path", path))
-
-
-def run_extraction(config: ExtractConfig, out: Path, report: Callable[[Progress], None]) -> Outcome:
-    """``pipelines.extract.extract``, imported now: it needs torch."""
-    from pipelines.extract import extract as extract_source  # late: torch takes seconds
-
-    return extract_source(config, out, report=report)
 
 
 def report_to(

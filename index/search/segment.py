@@ -53,7 +53,14 @@ class Searchable(Protocol):
     def search(
         self, queries: NDArray[np.float32], k: int, *, filter: Filter | None, exact: bool
     ) -> Hits:
-        """As ``Segment.search``."""
+        """The k nearest rows of each query.
+
+        Args:
+            queries: ``[Q, D]``, prepared for the metric.
+            k: neighbours of each.
+            filter: return only rows that match it.
+            exact: compare with every stored vector.
+        """
 
 
 class Segment:

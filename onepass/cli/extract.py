@@ -58,11 +58,13 @@ def extract(
     if dry_run:
         _dry_run(config, out, as_json=as_json)
         return
-    from onepass.runs import report_to, run_extraction  # late: Arrow takes half a second
+    # late: torch and Arrow take seconds
+    from onepass.runs import report_to
+    from pipelines.extract import extract as extract_source
 
     with ProgressBar(resumes=True) as bar:
-        outcome = run_extraction(
-            config, out, report_to(bar.update, config.executor, config.address)
+        outcome = extract_source(
+            config, out, report=report_to(bar.update, config.executor, config.address)
         )
     run, manifest = outcome.run, outcome.run.manifest
     if as_json:

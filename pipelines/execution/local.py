@@ -86,6 +86,11 @@ class LocalExecutor:
         on_snapshot: Callable[[ProgressSnapshot, int], None] = ignore,
         on_event: Callable[..., None] = ignore,
     ) -> Counts:
+        """Answer the plan, as ``Executor.answer`` promises.
+
+        Args:
+            job, on_snapshot, on_event: as there.
+        """
         assert self._resolution is not None, "resolve comes first"
         reconcile(job.folder)
         parts = remaining(job.folder, job.planned)

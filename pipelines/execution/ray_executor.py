@@ -56,6 +56,11 @@ class RayExecutor:
         on_snapshot: Callable[[ProgressSnapshot, int], None] = ignore,
         on_event: Callable[..., None] = ignore,
     ) -> Counts:
+        """Answer the plan, as ``Executor.answer`` promises.
+
+        Args:
+            job, on_snapshot, on_event: as there.
+        """
         # late: it imports Ray Data, for which a core works a second while workers start
         from pipelines.execution.ray_pass import NodesLostError, run_pass
 

@@ -54,6 +54,11 @@ class RemoteCounters:
         return times
 
     def raised(self, stage: str, first_row: int, error: str) -> None:
+        """An error over a block, as ``Reporter.raised`` says.
+
+        Args:
+            stage, first_row, error: as there.
+        """
         self._actor.raised.remote(stage, first_row, error)
 
 

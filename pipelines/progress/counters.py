@@ -97,7 +97,14 @@ class Reporter(Protocol):
 
     def begun(self, stage: str, first_row: int) -> int: ...
 
-    def raised(self, stage: str, first_row: int, error: str) -> None: ...
+    def raised(self, stage: str, first_row: int, error: str) -> None:
+        """An error over a block, which is then tried again.
+
+        Args:
+            stage: where it was raised.
+            first_row: of the block.
+            error: its message.
+        """
 
 
 class Counters:
