@@ -79,13 +79,23 @@ class Hits:
         """One row per hit, with the columns of ``to_dicts``; ``x1 y1 x2 y2`` in place of the box."""
         import pandas as pd  # late: half a second
 
-        hits = self.to_dicts()
-        for hit in hits:
-            hit |= dict(zip(BOX, hit.pop("box") or [np.nan] * len(BOX), strict=True))
-        frame = pd.DataFrame(hits)
-        if hits:
-            frame["timestamp"] = pd.to_datetime(frame["timestamp"])
-        return frame
+        queries, k = self.rows.rows.shape
+        stored = self.snapshot.columns(self.rows.rows.ravel())
+        columns: dict[str, Any] = {} if self.single else {"query": np.repeat(np.arange(queries), k)}
+        columns |= {
+            "rank": np.tile(np.arange(1, k + 1), queries),
+            "detection_id": stored["detection_id"],
+            "score": self.rows.scores.ravel(),
+            "label": stored["label"],
+            "label_index": stored["label_index"],
+            "label_score": stored["score"],
+            "image": stored["image"],
+            **{side: np.array(stored[side], np.float32) for side in BOX},  # NaN: the whole image
+            "sequence": stored["sequence"],
+            "frame": stored["frame"],
+            "timestamp": pd.to_datetime(pd.Series(stored["timestamp"], dtype="datetime64[us]")),
+        }
+        return pd.DataFrame(columns)
 
     def draw(self) -> Image.Image:
         """The crops of the hits as one picture, with rank, score and class below each.

@@ -202,9 +202,11 @@ class Run:
             Batches with these columns.
 
         Raises:
-            RunError: there is no such column.
+            RunError: there is no such column, or ``batch_size`` is below 1.
         """
         names = self._names(columns)
+        if batch_size < 1:
+            raise RunError(f"`batch_size={batch_size}`: give 1 or more")
         for file in self.files():
             with open_parquet(file) as parquet:
                 yield from parquet.iter_batches(batch_size, columns=names)

@@ -65,6 +65,14 @@ def test_an_image_is_its_own_nearest(world: World) -> None:
     assert (by_bytes.ids == hits.ids[0]).all()
 
 
+def test_no_hit_is_a_table_of_no_rows(world: World) -> None:
+    vectors = world.run.embeddings()
+    some, none = world.index.search(vectors, k=1), world.index.search(vectors, ids=["nobody"])
+    assert (len(none), none.to_dicts(), none.ids.shape) == (0, [], (COUNT, 0))
+    assert none.to_pandas().columns.tolist() == some.to_pandas().columns.tolist()
+    assert len(none.to_pandas()) == 0
+
+
 def test_neighbors_leave_the_query_out_and_conditions_select(world: World) -> None:
     first = world.run.to_pandas(["detection_id"])["detection_id"][0]
     hits = world.index.neighbors(first, k=COUNT, where="sequence = 'night0'")
@@ -167,6 +175,7 @@ def test_a_migration_is_judged(world: World, tmp_path: Path) -> None:
         (lambda w: w.index.neighbors(3), "detection_id"),
         (lambda w: w.index.delete(), "where"),
         (lambda w: w.run.to_pandas("image"), "columns"),
+        (lambda w: next(w.run.iter_batches(0)), "batch_size"),
         (lambda w: onepass.link(42), "run"),
         (lambda w: onepass.link(w.run, max_gap=3), "max_gap"),
         (lambda w: onepass.link(w.run, max_gap_frames="x"), "max_gap_frames"),
