@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.schemas import MAX_BATCH, MAX_DETECTIONS, MAX_IDS, MAX_K
+from common.errors import InputError
 from common.json_models import JsonModel, option
 from tracks.association.options import PRESETS, LinkOptions, Preset
 from tracks.live import LINK_STATE
@@ -18,7 +19,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _read_link_options(value: Any) -> Any:
-    return LinkOptions.read(Path(value)) if isinstance(value, str | Path) else value
+    try:
+        return LinkOptions.read(Path(value)) if isinstance(value, str | Path) else value
+    except InputError as error:
+        raise ValueError(str(error)) from None  # what pydantic adds the field's name to
 
 
 class Limits(JsonModel):
