@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ from index.storage.layout import SnapshotManifest
 from onepass.arguments import PATH, read_path, read_run, show_progress, warn
 from onepass.hits import Hits
 from pipelines.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 Image = str | Path | bytes
 
