@@ -17,8 +17,8 @@ from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from common.storage import to_path
-from index.build.assemble import ReportRows
 from index.build.inputs import Selection
+from index.build.searchable import ReportRows
 from index.build.version import VersionBuilder
 from index.config import IndexConfig
 from index.search.factory import check_factory

@@ -1,7 +1,7 @@
-"""The tasks of a build, each on one part of the rows: count, sample, encode. Each runs anywhere.
+"""The tasks that read runs, each on one part of the rows: count, encode. Each runs anywhere.
 
-A part is some Parquet files of one run. A task holds one batch of its vectors and their codes in
-memory; it writes its vectors into the one file of the segment, at their offset.
+A part is some Parquet files of one run. A task holds one batch of its vectors in memory; it writes
+its vectors into the one file of the segment, at their offset.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,9 +19,6 @@ from common.errors import SnapshotError
 from common.storage import open_parquet
 from index.config import Metric
 from index.metrics import prepare
-from index.search.accelerator import Neighbors
-from index.search.factory import save
-from index.search.recall import ExactKnn
 from index.storage import store
 from index.storage.layout import ROWS, VECTORS
 from index.storage.rows import ROWS_SCHEMA, RUN_COLUMNS, hash_ids, to_index_rows
@@ -51,45 +47,16 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
-class SampleTask:
-    """Read some vectors of a part."""
-
-    part: Part
-    rows: NDArray[np.int64]  # ascending, counted among the rows that can be indexed
-    dim: int
-    metric: Metric
-
-
-@dataclass(frozen=True)
 class EncodeTask:
-    """Write the vectors and rows of a part, and fill a shard of the index with them."""
+    """Write the vectors and rows of a part."""
 
     part: Part
     number: int
     folder: Path  # of the segment, in the draft
     rows: int  # that can be indexed
-    held_out: NDArray[np.int64]  # rows of the part that come last in the segment, as queries
     first_row: int  # row of the segment that the part starts at
     dim: int
     metric: Metric
-    trained: Path | None  # trained index to fill; None: there is none, or it is filled later
-    queries: NDArray[np.float32]  # [Q, D]
-    k: int
-    threads: int  # 0: FAISS's default
-
-
-@dataclass(frozen=True)
-class EncodedPart:
-    """Result of ``encode``, in addition to the files ``shard_file`` and ``rows_file``."""
-
-    rows: int
-    held_out: pa.Table  # rows of the index
-    neighbors: Neighbors  # of the queries, in this part
-
-
-def shard_file(folder: Path, number: int) -> Path:
-    """The filled index of a part; removed when the shards are merged."""
-    return folder / f".shard-{number:05d}.faiss"
 
 
 def rows_file(folder: Path, number: int) -> Path:
@@ -115,66 +82,33 @@ def iterate_ids(part: Part) -> Iterator[tuple[list[str], int]]:
         yield ids, batch.num_rows - good.num_rows
 
 
-def sample(task: SampleTask) -> NDArray[np.float32]:
-    """The wanted vectors of a part, [S, D], prepared for the metric.
+def encode(task: EncodeTask) -> int:
+    """Write a part's vectors into the file of the segment, its rows into ``rows_file``.
 
-    Raises:
-        SnapshotError: one of them is zero or not finite.
-    """
-    vectors = [np.empty((0, task.dim), np.float32)]
-    start = 0
-    for batch in _embedded_batches(task.part, ["detection_id"]):
-        low, high = np.searchsorted(task.rows, [start, start + batch.num_rows])
-        wanted = task.rows[low:high] - start
-        if len(wanted):
-            ids = batch["detection_id"].take(pa.array(wanted)).to_pylist()
-            vectors.append(prepare(_embeddings(batch, task.dim)[wanted], ids, task.metric))
-        start += batch.num_rows
-    return np.concatenate(vectors)
-
-
-def encode(task: EncodeTask) -> EncodedPart:
-    """Write a part's vectors and rows, fill its shard, find the queries' neighbours in it.
+    Returns:
+        The number of rows.
 
     Raises:
         SnapshotError: a vector is zero or not finite, or the run is damaged.
         OSError: the disk refused.
     """
-    if task.threads:
-        faiss.omp_set_num_threads(task.threads)
-    shard = faiss.read_index(str(task.trained)) if task.trained else None
-    nearest = ExactKnn(task.queries, task.k, task.metric)
-    is_held_out = np.zeros(task.rows, bool)
-    is_held_out[task.held_out] = True
-    held_out: list[pa.RecordBatch] = []
-    start, row = 0, task.first_row
+    done = 0
     with pa.ipc.new_file(rows_file(task.folder, task.number), ROWS_SCHEMA) as sink:
         for batch in _embedded_batches(task.part, RUN_COLUMNS):
-            if start + batch.num_rows > task.rows:
+            if done + batch.num_rows > task.rows:
+                done = -1
                 break
             ids = batch["detection_id"].to_pylist()
             vectors = prepare(_embeddings(batch, task.dim), ids, task.metric)
-            is_query = is_held_out[start : start + batch.num_rows]
-            rows = to_index_rows(batch, task.part.run)
-            held_out.append(rows.filter(pa.array(is_query)))
-            if is_query.any():
-                rows, vectors = rows.filter(pa.array(~is_query)), vectors[~is_query]
-            sink.write_batch(rows)
-            store.write(task.folder / VECTORS, row, vectors, task.metric)
-            nearest.add(vectors, row)
-            if shard is not None:
-                shard.add_with_ids(vectors, np.arange(row, row + len(vectors)))
-            start += batch.num_rows
-            row += len(vectors)
-    if start != task.rows or row != task.first_row + task.rows - len(task.held_out):
+            sink.write_batch(to_index_rows(batch, task.part.run))
+            store.write(task.folder / VECTORS, task.first_row + done, vectors, task.metric)
+            done += batch.num_rows
+    if done != task.rows:
         raise SnapshotError(
             f"{task.part.path} has {task.rows} rows without an error, and another number of them "
             "hold an embedding; it is damaged: check with 'onepass inspect RUN --verify'"
         )
-    if shard is not None:
-        save(shard, shard_file(task.folder, task.number))
-    joined = pa.Table.from_batches(held_out, ROWS_SCHEMA)
-    return EncodedPart(task.rows, joined, nearest.neighbors())
+    return done
 
 
 def _batches(part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:

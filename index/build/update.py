@@ -19,9 +19,9 @@ from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
 from common.manifests import MANIFEST
-from index.build.assemble import ReportRows
 from index.build.encode import iterate_ids
 from index.build.inputs import Inputs, Selection, check_same_model, open_runs
+from index.build.searchable import ReportRows
 from index.build.version import VersionBuilder, build_times
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot

@@ -21,7 +21,7 @@ from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import SnapshotError
 from common.storage import is_remote, storage_errors, to_path
-from index.build.assemble import ReportRows, assemble
+from index.build.assemble import assemble
 from index.build.inputs import (
     Inputs,
     Selection,
@@ -31,6 +31,7 @@ from index.build.inputs import (
     partition,
     run_entries,
 )
+from index.build.searchable import ReportRows
 from index.config import IndexConfig, Metric
 from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
