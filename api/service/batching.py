@@ -249,9 +249,9 @@ class _Group:
         for number in np.flatnonzero(~indexed).tolist():
             vectors[number] = self.queries[number]
         first = self.members[0].search
-        search = partial(snapshot.search, filter=first.filter, exact=first.exact)
+        find = partial(snapshot.search, filter=first.filter, exact=first.exact)
         try:
-            hits = _search_apart(search, vectors, max(ks), indexed)
+            hits = _search_apart(find, vectors, max(ks), indexed)
         except FilterError as error:
             self.fail(ApiError(422, "invalid_filter", str(error)))
             return

@@ -129,8 +129,8 @@ def hold_out(true: TrueNeighbors, equal: EqualRows, random: np.random.Generator)
         if len(rows) >= wanted:
             break
         part = drawn[start : start + MAX_HELD_OUT]
-        apart = true.of(vectors.reconstruct_batch(part), MIN_COPIES + 1)
-        lonely = _distances(apart, true.metric)[:, MIN_COPIES] > near
+        apart = _distances(true.of(vectors.reconstruct_batch(part), MIN_COPIES + 1), true.metric)
+        lonely = apart[:, MIN_COPIES] > near
         rows = np.concatenate([rows, part[lonely]])
     return HeldOut(np.sort(rows[:wanted]), near)
 
