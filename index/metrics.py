@@ -79,11 +79,12 @@ def prepare(
     Raises:
         SnapshotError: rows that are zero or not finite, by their ``ids``.
     """
-    if metric == "cosine" and vectors.dtype == np.float32:
+    if metric == "cosine" and len(vectors) and vectors.dtype == np.float32:
         # Dividing by the L2 norm cancels the L1 norm, so that step and its checks are skipped
         # where the squared lengths show that every vector is usable.
         squares = np.einsum("ij,ij->i", vectors, vectors)
-        if squares.size and squares.min() > _MIN_SQUARE and squares.max() < _MAX_SQUARE:
+        least, most = (squares[0],) * 2 if len(squares) == 1 else (squares.min(), squares.max())
+        if least > _MIN_SQUARE and most < _MAX_SQUARE:
             return np.ascontiguousarray(vectors / np.sqrt(squares)[:, None])
     normal = l1_normalise(vectors, ids)
     if metric == "cosine":
@@ -96,5 +97,7 @@ def to_scores(values: NDArray[np.float32], metric: Metric) -> NDArray[np.float32
     if metric == "l2":
         values = np.sqrt(np.maximum(values, 0))
     low, high = _RANGE[metric]
-    scores: NDArray[np.float32] = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
+    if len(values) == 1 and values.size and low <= values[0, 0] <= high >= values[0, -1] >= low:
+        return values  # sorted, as hits are: the ends say that nothing is to be done
+    scores: NDArray[np.float32] = np.minimum(np.maximum(values, low), high)
     return scores

@@ -71,7 +71,7 @@ class Nodes:
         """Rows of each node, [U]."""
         return np.diff(self.starts)
 
-    @property
+    @cached_property
     def has_copies(self) -> bool:
         """Whether a node stands for more than one row."""
         return len(self.rows) > len(self)

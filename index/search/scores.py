@@ -25,7 +25,12 @@ _PADDED_VALUES = 4_000_000  # candidates scored at once, where queries have very
 
 
 def score_rows(
-    store: Any, metric: Metric, queries: NDArray[np.float32], rows: NDArray[np.int64]
+    store: Any,
+    metric: Metric,
+    queries: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    *,
+    complete: bool = False,
 ) -> NDArray[np.float32]:
     """FAISS's values of pairs, [Q, C]; the worst of all where the row is -1.
 
@@ -34,6 +39,7 @@ def score_rows(
         metric: how they are compared.
         queries: [Q, D] float32, prepared for the metric, contiguous.
         rows: [Q, C] row numbers.
+        complete: none of them is -1.
     """
     values = np.empty(rows.shape, np.float32)
     rows = np.ascontiguousarray(rows)
@@ -49,9 +55,8 @@ def score_rows(
             _faiss.swig_ptr(values),
             _faiss.swig_ptr(rows),
         )
-    missing = rows < 0
-    if missing.any():
-        values[missing] = -np.inf if higher_is_nearer(metric) else np.inf
+    if not complete and rows.size and rows.min() < 0:
+        values[rows < 0] = -np.inf if higher_is_nearer(metric) else np.inf
     return values
 
 
@@ -67,9 +72,9 @@ def sort_hits(
         k: hits to return.
     """
     signed = -values if higher_is_nearer(metric) else values
-    if len(values) == 1:  # half the time of the general case
+    if len(values) == 1:  # a third of the time of the general case
         first = np.lexsort((rows[0], signed[0]))[:k]
-        return values[:, first], rows[:, first]
+        return values[0][first][None], rows[0][first][None]
     order = np.lexsort((rows, signed), axis=-1)[:, :k]
     return np.take_along_axis(values, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
@@ -94,12 +99,13 @@ def nearest_of_nodes(
         k: hits of each query.
         mask: bool [N], the rows that may be hits; None: all.
     """
-    rows = nodes.first[found]
-    if found.size and found.min() < 0:
-        rows[found < 0] = -1
-    values = score_rows(store, metric, queries, rows)
-    grouped = nodes.counts[found] > 1 if nodes.has_copies else None
-    if grouped is None or not (grouped := grouped & (found >= 0)).any():
+    complete = found.size == 0 or found.min() >= 0
+    rows = nodes.first[found] if complete else np.where(found < 0, -1, nodes.first[found])
+    values = score_rows(store, metric, queries, rows, complete=complete)
+    if mask is None and not nodes.has_copies and rows.shape[1] >= k:
+        return sort_hits(values, rows, metric, k)
+    grouped = (nodes.counts[found] > 1) & (found >= 0) if nodes.has_copies else None
+    if grouped is None or not grouped.any():
         if mask is not None:
             values, rows = _drop(values, rows, ~mask[rows], metric)
         return _padded(*sort_hits(values, rows, metric, k), metric, k)

@@ -180,8 +180,8 @@ class Segment:
             values, rows = index.search(queries, k, params, allowed)
             # It may return fewer than k rows, padded with -1: such queries are searched again
             # exhaustively, so that every query has k hits.
-            if rows.min() < 0:
-                short = np.flatnonzero((rows < 0).any(axis=1))
+            if rows[:, -1].min() < 0:
+                short = np.flatnonzero(rows[:, -1] < 0)
                 values[short], rows[short] = self._exact.search(queries[short], k, allowed)
         return Hits(rows, to_scores(values, self._metric))
 
