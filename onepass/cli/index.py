@@ -271,7 +271,12 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
     measured = "not measured" if recall.measured is None else f"{recall.measured:.3f}"
     echo(f"index {snapshot.path}: {manifest.rows} vectors of {manifest.dim}, {manifest.metric}")
     echo(f"  factory      {manifest.factory} {manifest.largest.search_params or ''}")
-    echo(f"  recall@{recall.k}    {measured} on {recall.queries} held-out queries")
+    how = f"on {recall.queries} rows that occur once" if recall.queries else "every row is compared"
+    echo(f"  recall@{recall.k}    {measured}, {how}")
+    if recall.by_k:
+        echo(
+            "  for k        " + ", ".join(f"{value:.3f} at {k}" for k, value in recall.by_k.items())
+        )
     if recall.filtered:
         recalls = ", ".join(f"{value:.3f} of {share}" for share, value in recall.filtered.items())
         echo(f"  filtered     {recalls} of the rows")
