@@ -10,6 +10,8 @@ hnswlib usearch``; float32, M 16, ef_construction 200, vectors at length 1, inne
   on all cores, and one query a call on one thread.
 * **filters**: 50, 10, 1 and 0.1 % of the rows, at random and lying together: recall against brute
   force under the same filter, and milliseconds of one query on one thread.
+* **copies, recall@k**: see ``recall.py``: rows that occur once among copies beside brute force over
+  them, on vectors like the real ones and on independent ones; every number of neighbours.
 * **build and update**: seconds and own memory of the largest process of ``index build`` at a
   quarter, a half and all of the rows, of ``add`` of a tenth more, ``delete`` and ``compact``.
 
@@ -33,6 +35,7 @@ import pyarrow as pa
 
 from benchmarks import runner
 from benchmarks.made import Floats, Maker, Rows, embeddings, nearest, real_run, unit, write_run
+from benchmarks.recall import by_k, copies
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import read_manifest
@@ -220,6 +223,17 @@ def filters(index: Path, run: Run, queries: Floats, report: runner.Report) -> No
             report.rounds[name] = [{"recall@10": recall, "p50 ms": p50, "p99 ms": p99}]
 
 
+def recalls(maker: Maker, queries: Floats, work: Path, given: Any) -> None:
+    """The tables of ``recall.py``."""
+    dice = np.random.default_rng(given.seed)
+    rows = min(given.rows, 20_000)
+    like_real = maker.draw(dice, rows)[0]
+    independent = dice.standard_normal((rows, like_real.shape[1]), np.float32)
+    for title, vectors in (("like real ones", like_real), ("independent", independent)):
+        copies(title, vectors, work, given.seed).show()
+    by_k(like_real, queries, work, ["Flat", "auto", "IVF512,PQ32x4fsr", "IVF256,SQ8"]).show()
+
+
 def main() -> None:
     parser = runner.arguments(__doc__)
     parser.add_argument("--images", type=Path, help="photos, where --work has no crops yet")
@@ -227,6 +241,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="made vectors")
     parser.add_argument("--crops", type=int, default=2_000, help="real vectors")
     parser.add_argument("--queries", type=int, default=500, help="held out")
+    parser.add_argument("--seed", type=int, default=0, help="of the copies")
     parser.add_argument("--seconds", type=float, default=3, help="of each contender and mode")
     given = runner.parsed(parser, rows=20_000, queries=100, seconds=0.5, crops=500)
     with runner.folder(given.work) as work:
@@ -236,6 +251,7 @@ def main() -> None:
         print(f"  {compared.facts}")
         maker = Maker(real)
         queries = maker.draw(np.random.default_rng(0), given.queries)[0]
+        recalls(maker, queries, work, given)
         made = maker.run(work / f"made-{given.rows}", given.rows)
         report = compare("made", made, queries, work, given)
         index = work / f"made-{given.rows}-onepass"
