@@ -1,4 +1,4 @@
-"""Indexes in Python: ``build_index``, ``open_index``, and what they return."""
+"""Indexes in Python: ``open_index``, and what it returns."""
 
 from __future__ import annotations
 
@@ -11,96 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.executors import ExecutorChoice
 from common.errors import InputError
-from common.json_models import configure
-from common.sizes import parse_size
-from index.build import update, version, versions
-from index.config import IndexConfig, Metric
+from index.build import update, versions
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
-from onepass.arguments import PATH, read_path, show_progress, warn
+from onepass.arguments import PATH, read_path, read_sources, warn
 from onepass.hits import Hits
 from pipelines.run import Run
 
 Image = str | Path | bytes
-
-
-def build_index(
-    runs: Run | str | Path | Sequence[Run | str | Path],
-    out: str | Path,
-    *,
-    metric: Metric = "cosine",
-    factory: str = "auto",
-    recall: float = 0.95,
-    shards: int = 1,
-    memory: str | int | None = None,
-    executor: ExecutorChoice = "auto",
-    address: str | None = None,
-    candidate: bool = False,
-    strict: bool = False,
-    id_column: str | None = None,
-    model: str | None = None,
-    progress: bool = True,
-) -> Index:
-    """Build a new version of an index from finished runs or files of vectors, and serve it.
-
-    Recall is measured on held-out queries while building.
-
-    Args:
-        runs: one run or several of the same model, opened or by their folders; or files of vectors
-            that were made elsewhere: Parquet or Arrow with columns ``embedding`` and
-            ``detection_id`` or ``id``; ``x.npy`` with ``x.ids.txt`` or ``x.ids.npy``; HDF5 with
-            ``features``.
-        out: the index folder; a new version is added to it.
-        metric: between L1-normalised embeddings: ``cosine``, inner product ``ip``, ``l1``, ``l2``.
-        factory: ``auto``, or a FAISS factory string such as ``PCA256,IVF1024,SQ8``.
-        recall: recall@10 to tune the search for, above 0 and up to 1.
-        shards: parts that a service on Ray searches in parallel.
-        memory: of one process, as ``"2GB"`` or in bytes; None: half of the machine's.
-        executor: where to work.
-        address: of a Ray cluster to work on.
-        candidate: keep serving the current version; ``Index.promote`` serves this one, which may
-            be of another model.
-        strict: refuse vectors that are zero or not finite; otherwise they are left out, counted in
-            ``manifest.skipped_reasons``, and the first of them are named by a warning.
-        id_column: of files: the column with the ids, text or whole numbers.
-        model: of files: what made the vectors, in your words. Vectors of two names do not share an
-            index.
-        progress: show a bar.
-
-    Returns:
-        The new version, open.
-
-    Raises:
-        InputError: an argument is wrong, or the runs do not fit each other or the index.
-        WorkError: the disk refused; the index serves what it served before.
-
-    Example:
-        >>> index = onepass.build_index("runs/first", "photos.index", progress=False)
-        >>> index
-        Index('photos.index', v0001: 12 vectors of 32, cosine, tiny)
-    """
-    paths = _paths(runs)
-    config = configure(IndexConfig, metric=metric, factory=factory, recall=recall, shards=shards)
-    with show_progress(progress) as report:
-        snapshot = version.build_index(
-            paths,
-            read_path("out", out),
-            config,
-            memory_bytes=parse_size(memory),
-            executor=executor,
-            address=address,
-            candidate=candidate,
-            strict=strict,
-            id_column=id_column,
-            model_name=model,
-            progress=lambda done, total: report("index", done, total),
-        )
-    manifest = snapshot.manifest
-    warn([*manifest.notes, *([manifest.warning] if manifest.warning else [])])
-    return Index(snapshot)
 
 
 def open_index(path: str | Path, version: str | None = None) -> Index:
@@ -291,7 +211,11 @@ class Index:
             InputError: a run does not fit, or a detection is there already.
         """
         snapshot = update.add_runs(
-            self.path, _paths(runs), strict=strict, id_column=id_column, model_name=model
+            self.path,
+            read_sources("runs", runs),
+            strict=strict,
+            id_column=id_column,
+            model_name=model,
         )
         warn(snapshot.manifest.notes)
         return Index(snapshot)
@@ -372,13 +296,6 @@ class Index:
             name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
             raise InputError(f"`images`: {name}: {error}") from None
         return vector
-
-
-def _paths(given: Run | str | Path | Sequence[Run | str | Path]) -> list[Path]:
-    several = [given] if isinstance(given, Run | PATH) else given
-    if not isinstance(several, Sequence) or not several:
-        raise InputError(f"`runs={given!r}`: give a run, a file of vectors, or a list of them")
-    return [each.path if isinstance(each, Run) else read_path("runs", each) for each in several]
 
 
 def _numbers(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ from index.build.version import build_index
 from index.config import IndexConfig
 from index.search.snapshot import Snapshot
 from migration.candidate import build_candidate
-from onepass import search as api
+from onepass import indexing as api
 from pipelines.run import Run
 from tests.helpers.commands import here
 from tests.helpers.indexes import DIM, embeddings, make_run, tree, true_hits

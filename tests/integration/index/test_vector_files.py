@@ -19,7 +19,7 @@ from index.build.version import build_index
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from migration.candidate import check_replaceable
-from onepass import search as api
+from onepass import indexing as api
 from pipelines.outputs.hdf5 import _write_shard
 from pipelines.run import Run
 from tests.helpers.commands import here
