@@ -30,7 +30,7 @@ def to_index_rows(
     row_ids: NDArray[np.int64],
     ids: pa.Array,
     schema: pa.Schema,
-    index_columns: Collection[str],
+    filled: Collection[str],
 ) -> pa.RecordBatch:
     """Rows of a run or file with the columns of ``rows.arrow``; null where it has none.
 
@@ -40,8 +40,8 @@ def to_index_rows(
         row_ids: [N], position of each row in it.
         ids: [N], detection ids.
         schema: ``ROWS_SCHEMA`` and the own columns of the segment.
-        index_columns: columns of ``ROWS_SCHEMA`` that are those of the batch; one that is not named
-            here may be an own column.
+        filled: names in ``schema`` of the columns that the run or file fills; the others are null,
+            although the batch may have columns of these names.
 
     Raises:
         SnapshotError: a value does not fit into the type that its column is stored with.
@@ -56,11 +56,9 @@ def to_index_rows(
         if field.name in made:
             return made[field.name]
         name = plain_name(field.name)
-        there = name in batch.schema.names
-        if field.name in ROWS_SCHEMA.names:
-            there = there and name in index_columns
-        given = batch[name] if there else pa.nulls(batch.num_rows)
-        return to_type(given, field.type, field.name)
+        if field.name not in filled or name not in batch.schema.names:
+            return pa.nulls(batch.num_rows, field.type)
+        return to_type(batch[name], field.type, field.name)
 
     return pa.RecordBatch.from_arrays([column(field) for field in schema], schema=schema)
 

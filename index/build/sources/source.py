@@ -146,7 +146,7 @@ class Part:
     row_ids: NDArray[np.int64] | None  # ascending; None: all
     dim: int
     schema: pa.Schema  # of the rows of the segment
-    index_columns: frozenset[str]  # of the source
+    filled: frozenset[str]  # columns of the schema that the source has
 
     @classmethod
     def of(cls, source: VectorSource, run: int, reader: Reader, schema: pa.Schema) -> Part:
@@ -158,9 +158,8 @@ class Part:
             reader: reads the rows.
             schema: of the rows of the segment.
         """
-        return cls(
-            run, source.path, (reader,), source.row_ids, source.dim, schema, source.index_columns
-        )
+        filled = source.index_columns.union(source.own_columns.schema.names)
+        return cls(run, source.path, (reader,), source.row_ids, source.dim, schema, filled)
 
     def batches(self) -> Iterator[IndexRows]:
         """The rows that can be indexed, in their order; never an empty batch.
@@ -208,14 +207,13 @@ class Part:
 
     def _to_index_rows(self, batch: Batch) -> pa.RecordBatch:
         return to_index_rows(
-            batch.rows, self.run, batch.row_ids, batch.ids, self.schema, self.index_columns
+            batch.rows, self.run, batch.row_ids, batch.ids, self.schema, self.filled
         )
 
     def _read(self) -> Iterator[Batch]:
-        given = [
-            name for name in self.schema.names if name not in ("run", "row_id", "detection_id")
-        ]
-        columns = list(dict.fromkeys(map(plain_name, given)))
+        made = ("run", "row_id", "detection_id")
+        wanted = [name for name in self.schema.names if name in self.filled and name not in made]
+        columns = list(dict.fromkeys(map(plain_name, wanted)))
         for reader in self.readers:
             for batch in reader.batches(columns):
                 if batch.vectors.shape[1:] != (self.dim,):

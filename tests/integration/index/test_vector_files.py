@@ -130,6 +130,24 @@ def test_files_of_several_kinds_share_an_index(tmp_path: Path) -> None:
     assert len(index.matching(Filter("site IS NULL AND run = 1"))) == 30
 
 
+def test_a_column_may_be_of_the_index_in_one_file_and_own_or_left_out_in_another(
+    tmp_path: Path,
+) -> None:
+    tags = [["a"]] * ROWS
+    first = file(tmp_path / "a", score=[0.5] * ROWS, tags=tags)
+    ids = pa.array([f"b{row}" for row in range(ROWS)])
+    path = parquet("list", "f4")(
+        tmp_path, VECTORS, ids, {"score": ["high"] * ROWS, "tags": ["x"] * ROWS}
+    )
+    index = build_index([first, path], tmp_path / "index")
+    rows = index.rows_of(["d1", "b1"])
+    assert index.columns(rows, ["score", "payload.score", "tags"]) == {
+        "score": [0.5, None],
+        "payload.score": [None, "high"],
+        "tags": [None, "x"],
+    }
+
+
 def test_hdf5_of_a_run_is_read(tmp_path: Path) -> None:
     run = Run.open(make_run(tmp_path / "run", VECTORS, files=1, errors={4: "torn"}))
     (run.path / "hdf5").mkdir()
