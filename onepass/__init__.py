@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from common.errors import InputError, OnepassError, OnepassWarning, WorkError
     from migration.migrate import Migration
     from onepass.hits import Hits
+    from onepass.indexing import build_index
     from onepass.linking import Tracks, link, open_tracks
     from onepass.migrating import migrate
     from onepass.runs import extract, open_run
-    from onepass.search import Index, build_index, open_index
+    from onepass.search import Index, open_index
     from pipelines.config import ExtractConfig
     from pipelines.run import Run
     from tracks.association.options import LinkOptions
@@ -39,7 +40,7 @@ _MODULE_OF = {
     "open_run": "onepass.runs",
     "Run": "pipelines.run",
     "ExtractConfig": "pipelines.config",
-    "build_index": "onepass.search",
+    "build_index": "onepass.indexing",
     "open_index": "onepass.search",
     "Index": "onepass.search",
     "Hits": "onepass.hits",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +55,22 @@ def read_run(name: str, value: Any) -> Run:
     if not isinstance(value, PATH) or not str(value):
         raise InputError(f"`{name}={value!r}`: give a run, or the path of its folder")
     return Run.open(to_path(str(value)))
+
+
+def read_sources(name: str, value: Any) -> list[Path]:
+    """Paths of runs or of files of vectors that a user gave: one, or several.
+
+    Args:
+        name: of the parameter, for messages.
+        value: what was given.
+
+    Raises:
+        InputError: it is neither a run nor a path, nor a list of them.
+    """
+    several = [value] if isinstance(value, Run | PATH) else value
+    if not isinstance(several, Sequence) or not several:
+        raise InputError(f"`{name}={value!r}`: give a run, a file of vectors, or a list of them")
+    return [each.path if isinstance(each, Run) else read_path(name, each) for each in several]
 
 
 @contextmanager

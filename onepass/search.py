@@ -1,4 +1,4 @@
-"""Indexes in Python: ``build_index``, ``open_index``, and what they return."""
+"""Indexes in Python: ``open_index``, and what it returns."""
 
 from __future__ import annotations
 
@@ -11,82 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.executors import ExecutorChoice
 from common.errors import InputError
-from common.json_models import configure
-from common.sizes import parse_size
-from index.build import update, version, versions
-from index.config import IndexConfig, Metric
+from index.build import update, versions
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
-from onepass.arguments import PATH, read_path, read_run, show_progress, warn
+from onepass.arguments import PATH, read_path, read_sources, warn
 from onepass.hits import Hits
 from pipelines.run import Run
 
 Image = str | Path | bytes
-
-
-def build_index(
-    runs: Run | str | Path | Sequence[Run | str | Path],
-    out: str | Path,
-    *,
-    metric: Metric = "cosine",
-    factory: str = "auto",
-    recall: float = 0.95,
-    shards: int = 1,
-    memory: str | int | None = None,
-    executor: ExecutorChoice = "auto",
-    address: str | None = None,
-    candidate: bool = False,
-    progress: bool = True,
-) -> Index:
-    """Build a new version of an index from finished runs, and serve it.
-
-    Recall is measured on held-out queries while building.
-
-    Args:
-        runs: one run or several of the same model, opened or by their folders.
-        out: the index folder; a new version is added to it.
-        metric: between L1-normalised embeddings: ``cosine``, inner product ``ip``, ``l1``, ``l2``.
-        factory: ``auto``, or a FAISS factory string such as ``PCA256,IVF1024,SQ8``.
-        recall: recall@10 to tune the search for, above 0 and up to 1.
-        shards: parts that a service on Ray searches in parallel.
-        memory: of one process, as ``"2GB"`` or in bytes; None: half of the machine's.
-        executor: where to work.
-        address: of a Ray cluster to work on.
-        candidate: keep serving the current version; ``Index.promote`` serves this one, which may
-            be of another model.
-        progress: show a bar.
-
-    Returns:
-        The new version, open.
-
-    Raises:
-        InputError: an argument is wrong, or the runs do not fit each other or the index.
-        WorkError: the disk refused; the index serves what it served before.
-
-    Example:
-        >>> index = onepass.build_index("runs/first", "photos.index", progress=False)
-        >>> index
-        Index('photos.index', v0001: 12 vectors of 32, cosine, tiny)
-    """
-    folders = [run.path for run in _runs(runs)]
-    config = configure(IndexConfig, metric=metric, factory=factory, recall=recall, shards=shards)
-    with show_progress(progress) as report:
-        snapshot = version.build_index(
-            folders,
-            read_path("out", out),
-            config,
-            memory_bytes=parse_size(memory),
-            executor=executor,
-            address=address,
-            candidate=candidate,
-            progress=lambda done, total: report("index", done, total),
-        )
-    if snapshot.manifest.warning:
-        warn([snapshot.manifest.warning])
-    return Index(snapshot)
 
 
 def open_index(path: str | Path, version: str | None = None) -> Index:
@@ -132,7 +66,7 @@ class Index:
         manifest = self.manifest
         return (
             f"Index({str(self.path)!r}, {self.version}: {manifest.rows:,} vectors of "
-            f"{manifest.dim}, {manifest.metric}, {manifest.model.request.spec})"
+            f"{manifest.dim}, {manifest.metric}, {manifest.model_name})"
         )
 
     @property
@@ -253,11 +187,22 @@ class Index:
         )
         return Hits(self.snapshot, rows, single=True)
 
-    def add(self, runs: Run | str | Path | Sequence[Run | str | Path]) -> Index:
-        """Publish a version that also holds the rows of more runs of the same model.
+    def add(
+        self,
+        runs: Run | str | Path | Sequence[Run | str | Path],
+        *,
+        strict: bool = False,
+        id_column: str | None = None,
+        model: str | None = None,
+    ) -> Index:
+        """Publish a version that also holds the rows of more runs or files of the same model.
 
         Args:
-            runs: one or several, opened or by their folders.
+            runs: one or several, opened or by their folders; or files of vectors.
+            strict: refuse vectors that are zero or not finite; otherwise they are left out, and the
+                first of them are named by a warning.
+            id_column: of files: the column with the ids.
+            model: of files: what made the vectors; None: what made those of the index.
 
         Returns:
             The new version, open; this one stays as it is.
@@ -265,7 +210,15 @@ class Index:
         Raises:
             InputError: a run does not fit, or a detection is there already.
         """
-        return Index(update.add_runs(self.path, [run.path for run in _runs(runs)]))
+        snapshot = update.add_runs(
+            self.path,
+            read_sources("runs", runs),
+            strict=strict,
+            id_column=id_column,
+            model_name=model,
+        )
+        warn(snapshot.manifest.notes)
+        return Index(snapshot)
 
     def delete(self, where: str | None = None, *, ids: Iterable[str] | None = None) -> Index:
         """Publish a version without the rows that match.
@@ -325,25 +278,24 @@ class Index:
     def _embedder(self) -> Any:
         from pipelines.engines.embed import Embedder  # late: torch takes seconds
 
+        if self.manifest.model is None:
+            raise InputError(
+                f"{self.path} holds vectors of {self.manifest.model_name}, which were not made here: "
+                "there is no model to embed an image with; search by vector or detection"
+            )
         return Embedder.load(self.manifest.model)
 
     def _embed(self, image: Image) -> npt.NDArray[np.float32]:
         from pipelines.images.pixels import ImageError, read  # late: torch takes seconds
 
+        embedder = self._embedder
         try:
             data = image if isinstance(image, bytes) else read(read_path("images", image))
-            vector: npt.NDArray[np.float32] = self._embedder.embed_bytes(data).embedding
+            vector: npt.NDArray[np.float32] = embedder.embed_bytes(data).embedding
         except ImageError as error:
             name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
             raise InputError(f"`images`: {name}: {error}") from None
         return vector
-
-
-def _runs(given: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:
-    several = [given] if isinstance(given, Run | PATH) else given
-    if not isinstance(several, Sequence) or not several:
-        raise InputError(f"`runs={given!r}`: give a run, its folder, or a list of them")
-    return [read_run("runs", run) for run in several]
 
 
 def _numbers(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:

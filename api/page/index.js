@@ -24,7 +24,6 @@ export function index({ main, signal, onSnapshot, title }) {
     onSnapshot(served.version);
     notice.replaceChildren();
     const { recall, model } = served;
-    const { preprocess } = model;
     body.replaceChildren(
       part("Served", [
         ["Version", served.version],
@@ -36,19 +35,25 @@ export function index({ main, signal, onSnapshot, title }) {
         [`Recall@${recall.k}`, recall.measured === null ? "not measured: too few rows" : `${recall.measured.toFixed(3)} measured, target ${recall.target}`],
         ["Runs", served.runs.join(", ")],
       ]),
-      part("Model", [
-        ["Model", model.spec],
-        ["Classes", count(model.num_classes)],
-        ["Features", `${model.feature_kind}, ${count(model.feature_dim)}`],
-        ["Input", preprocess?.input_size?.join(" × ")],
-        ["Weights", el("code", {}, model.weights_sha256.slice(0, 16))],
-        ["Fingerprint", el("code", {}, served.fingerprint.slice(0, 16))],
-      ]),
+      part("Model", modelEntries(model, served.fingerprint)),
       bars("Classes", "label", labels, served.rows),
       bars("Sequences", "sequence", sequences, served.rows),
     );
   }
   return { heading, update: () => false };
+}
+
+// Vectors that were made elsewhere have no model; their fingerprint is what was said of it.
+function modelEntries(model, fingerprint) {
+  if (!model) return [["Vectors", fingerprint]];
+  return [
+    ["Model", model.spec],
+    ["Classes", count(model.num_classes)],
+    ["Features", `${model.feature_kind}, ${count(model.feature_dim)}`],
+    ["Input", model.preprocess?.input_size?.join(" × ")],
+    ["Weights", el("code", {}, model.weights_sha256.slice(0, 16))],
+    ["Fingerprint", el("code", {}, fingerprint.slice(0, 16))],
+  ];
 }
 
 function part(name, entries) {

@@ -72,9 +72,9 @@ async function onSnapshot(name) {
   if (loading || (shownVersion !== null && (name ?? shownVersion) === shownVersion)) return;
   loading = true;
   try {
-    const { version, rows, model } = await getIndex();
+    const { version, rows, model, fingerprint } = await getIndex();
     shownVersion = version;
-    served.textContent = `${version} · ${count(rows)} detections · ${model.spec}`;
+    served.textContent = `${version} · ${count(rows)} detections · ${model?.spec ?? fingerprint}`;
   } catch {
     // The view shows the error; the next answer tries again.
   } finally {

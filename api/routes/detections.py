@@ -147,6 +147,8 @@ def _crop(served: ServedIndex, detection_id: str) -> bytes:
 
     row = served.row_of(detection_id)
     columns = served.snapshot.columns(np.array([row]))
+    if columns["image"][0] is None:
+        raise ApiError(404, "image_missing", "nobody said which image this vector was made from")
     name = columns["image"][0].rsplit("/", 1)[-1]
     try:
         pixels = read_image(Path(), str(served.snapshot.image_path(row))).pixels

@@ -28,7 +28,10 @@ health = APIRouter(tags=["health"])
 def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
     """Two services with one `fingerprint` give comparable embeddings."""
     manifest = served.snapshot.manifest
-    model = manifest.model
+    model = None
+    if manifest.model is not None:
+        fields = manifest.model.model_dump() | {"spec": manifest.model.request.spec}
+        model = ModelSummary.model_validate(fields)
     try:
         versions = list_versions(service.watcher.index)
     except StorageError as error:
@@ -46,7 +49,7 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
         recall=Recall.model_validate(manifest.recall, from_attributes=True),
         fingerprint=manifest.fingerprint,
         runs=[PurePath(run.path).name for run in manifest.runs],
-        model=ModelSummary.model_validate(model.model_dump() | {"spec": model.request.spec}),
+        model=model,
     )
 
 

@@ -28,8 +28,9 @@ class Detection(BaseModel):
     detection_id: str
     label: str | None = Field(description="The class that the model predicts.")
     label_score: float | None = Field(description="The model's probability of that class.")
-    image: str = Field(
-        description="File name only; /v1/detections/{id}/image answers with the pixels."
+    image: str | None = Field(
+        description="File name only; /v1/detections/{id}/image answers with the pixels. null: the "
+        "vector was made elsewhere, and nobody said from which image."
     )
     box: Box | None = Field(
         description="x1, y1, x2, y2 in pixels of the upright image; null: the whole image."

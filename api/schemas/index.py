@@ -42,7 +42,9 @@ class IndexSummary(BaseModel):
     recall: Recall
     fingerprint: str = Field(description="Hash of everything that determines an embedding.")
     runs: list[str] = Field(description="Names of the run folders it was built from.")
-    model: ModelSummary
+    model: ModelSummary | None = Field(
+        description="null: the vectors were made elsewhere, and no image can be searched for."
+    )
 
 
 class Reloaded(BaseModel):

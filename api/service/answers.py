@@ -43,7 +43,7 @@ def detection_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
             "detection_id": detection_id,
             "label": label,
             "label_score": score,
-            "image": image.rsplit("/", 1)[-1],
+            "image": None if image is None else image.rsplit("/", 1)[-1],
             "box": None if x1 is None else (x1, y1, x2, y2),
             "sequence": sequence,
             "frame": frame,

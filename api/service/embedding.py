@@ -29,11 +29,11 @@ logger = logging.getLogger("onepass.api")
 class ImageEmbedder:
     """The model of an index; each method raises ``ApiError``.
 
-    422: an image or a box is not valid, or larger than the server takes; 503: the model cannot be
-    loaded on this machine.
+    422: an image or a box is not valid, or larger than the server takes; or the index has no model
+    (None), because its vectors were made elsewhere. 503: the model cannot be loaded on this machine.
     """
 
-    def __init__(self, model: ModelInfo) -> None:
+    def __init__(self, model: ModelInfo | None) -> None:
         self._model = model
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
@@ -95,6 +95,13 @@ class ImageEmbedder:
         return embedder.embed_regions(regions), (pixels.shape[2], pixels.shape[1])
 
     def _load(self) -> Embedder:
+        if self._model is None:
+            raise ApiError(
+                422,
+                "no_model",
+                "this index holds vectors that were made elsewhere, so there is no model to embed an "
+                "image with; search by detection_id or vector",
+            )
         from pipelines.engines.embed import Embedder  # late: torch takes seconds
 
         with self._lock:

@@ -79,7 +79,7 @@ def _join_rows(folder: Path, inputs: Inputs) -> None:
         for file in files:
             yield from read_rows(file).to_batches()
 
-    write_rows(folder / ROWS, batches())
+    write_rows(folder / ROWS, batches(), inputs.parts[0].schema)
     write_ids(folder / IDS, np.concatenate([counts.hashes for counts in inputs.counts]))
     for file in files:
         file.unlink()

@@ -1,4 +1,4 @@
-"""The input of a build: which runs, which of their rows, in which parts."""
+"""The input of a build: which sources, which of their rows, in which parts."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
-from common.json_models import sha256_file
-from common.manifests import MANIFEST
-from index.build.encode import Part, RowCounts, count
-from index.storage.layout import RunEntry
+from common.storage import storage_errors, to_path
+from index.build.sources.file import SUFFIXES, open_file
+from index.build.sources.run import Selection
+from index.build.sources.source import (
+    NO_EMBEDDING,
+    NOT_FINITE,
+    ZERO,
+    Part,
+    RowCounts,
+    VectorSource,
+)
+from index.storage.layout import RunEntry, SnapshotManifest, model_name_of
+from index.vectors import name_some
 from pipelines.run import Run
 
 PART_ROWS = 50_000  # small files are joined to parts of up to this many rows, one task each
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A run, and which of its rows are indexed."""
-
-    run: Run
-    row_ids: NDArray[np.int64] | None = None  # ascending; None: all
 
 
 @dataclass(frozen=True)
@@ -43,84 +44,186 @@ class Inputs:
         return sum(counts.rows for counts in self.counts)
 
     @property
-    def skipped(self) -> int:
-        """Rows that have an error."""
-        return sum(counts.skipped for counts in self.counts)
+    def total(self) -> RowCounts:
+        """The counts of all parts."""
+        return RowCounts.add(self.counts)
 
     def __iter__(self) -> Iterator[tuple[Part, RowCounts]]:
         return zip(self.parts, self.counts, strict=True)
 
 
-def open_runs(paths: Sequence[Path]) -> list[Run]:
-    """Open runs that can share an index.
-
-    Raises:
-        SnapshotError: no path was given, or the runs are of two models.
-        RunError: a path is not a finished run.
-    """
-    if not paths:
-        raise SnapshotError("no run was given; give one or more folders made by 'onepass extract'")
-    runs = [Run.open(path) for path in paths]
-    for run in runs[1:]:
-        check_same_model(run, str(runs[0].path), runs[0].manifest.fingerprint)
-        dim = runs[0].manifest.model.feature_dim
-        if run.manifest.model.feature_dim != dim:
-            raise SnapshotError(
-                f"{run.path} holds vectors of dimension {run.manifest.model.feature_dim}, "
-                f"{runs[0].path} of {dim}; build one index for each"
-            )
-    return runs
-
-
-def check_same_model(run: Run, other: str, fingerprint: str) -> None:
-    """Check that the vectors of a run can be compared with others.
+def open_sources(
+    paths: Sequence[Path],
+    *,
+    id_column: str | None = None,
+    model_name: str | None = None,
+    index: SnapshotManifest | None = None,
+) -> list[VectorSource]:
+    """Open sources of vectors that can share an index.
 
     Args:
-        run: the run to check.
-        other: name of the other run or index, for the message.
-        fingerprint: the other's model fingerprint.
+        paths: folders of finished runs, or files of vectors.
+        id_column: of the files: the column with the ids; None: ``detection_id`` or ``id``.
+        model_name: of the files: what made the vectors, in the user's words; None: not said.
+        index: they are added to; what made its vectors made those of files of which nothing is said.
 
     Raises:
-        SnapshotError: the fingerprints differ.
+        SnapshotError: no path was given, a file cannot be used, or the vectors cannot be compared.
+        RunError: a folder is not a finished run.
     """
-    if run.manifest.fingerprint != fingerprint:
+    if not paths:
         raise SnapshotError(
-            f"{run.path} has model fingerprint {run.manifest.fingerprint}, {other} has "
+            "no run was given; give one or more folders made by 'onepass extract', or files of "
+            f"vectors ({' '.join(SUFFIXES)})"
+        )
+    said = model_name
+    if said is None and index is not None and index.model is None:
+        said = model_name_of(index.fingerprint)
+    sources: list[VectorSource] = []
+    for path in paths:
+        sources.append(_open_source(path, id_column, model_name, said))
+        first = sources[0]
+        check_comparable(sources[-1], str(first.path), first.fingerprint, first.dim)
+    return sources
+
+
+def _open_source(
+    path: Path, id_column: str | None, model_name: str | None, said: str | None
+) -> VectorSource:
+    with storage_errors(path):
+        is_folder = path.is_dir()
+    if not is_folder and path.suffix.lower() in SUFFIXES:
+        return open_file(path, id_column=id_column, model_name=said)
+    with storage_errors(path):
+        if path.is_file():
+            raise SnapshotError(
+                f"{path} is neither a run's folder nor a file of vectors ({' '.join(SUFFIXES)})"
+            )
+    run = Selection(Run.open(path))
+    for name, value in (("id_column", id_column), ("model", model_name)):
+        if value is not None:
+            raise SnapshotError(
+                f"`{name}={value!r}` is for files of vectors; {path} is a run, which knows its own"
+            )
+    return run
+
+
+def reopen(
+    entry: RunEntry, fingerprint: str, row_ids: NDArray[np.int64] | None = None
+) -> VectorSource:
+    """Open a source that an index was made from.
+
+    Args:
+        entry: the manifest's entry of it.
+        fingerprint: of the index.
+        row_ids: which rows are wanted, ascending; None: all.
+
+    Raises:
+        SnapshotError, RunError: it is missing, or has changed.
+    """
+    path = to_path(entry.path)
+    with storage_errors(path):
+        is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
+    source: VectorSource
+    if is_file:
+        name = model_name_of(fingerprint)
+        source = open_file(path, id_column=entry.id_column, model_name=name, row_ids=row_ids)
+    else:
+        source = Selection(Run.open(path), row_ids)
+    if source.digest() != entry.manifest_sha256:
+        raise SnapshotError(
+            f"{path} is another {'file' if is_file else 'run'} than the one the index was made from; "
+            "build the index anew with 'onepass index build'"
+        )
+    return source
+
+
+def check_comparable(source: VectorSource, other: str, fingerprint: str, dim: int) -> None:
+    """Check that the vectors of a source can be compared with others.
+
+    Args:
+        source: the source to check.
+        other: name of the other source or index, for the message.
+        fingerprint: the other's.
+        dim: the other's.
+
+    Raises:
+        SnapshotError: fingerprint or dimension differ.
+    """
+    if source.fingerprint != fingerprint:
+        way_out = (
+            ", or bring one run over with 'onepass migrate'"
+            if source.model is not None
+            else "; `model` names the one that made the vectors of a file"
+        )
+        raise SnapshotError(
+            f"{source.path} has model fingerprint {source.fingerprint}, {other} has "
             f"{fingerprint}: vectors of two models cannot be compared; build one "
-            "index for each, or bring one run over with 'onepass migrate'"
+            f"index for each{way_out}"
+        )
+    if source.dim != dim:
+        raise SnapshotError(
+            f"{source.path} holds vectors of dimension {source.dim}, {other} of {dim}; build one "
+            "index for each"
         )
 
 
-def count_rows(source: Sequence[Selection], first_run: int, shards: int, tasks: Tasks) -> Inputs:
-    """Count the rows of runs and divide them into parts.
+def count_rows(
+    sources: Sequence[VectorSource], first_run: int, shards: int, schema: pa.Schema, tasks: Tasks
+) -> Inputs:
+    """Count the rows of sources and divide them into parts.
 
     Args:
-        source: the runs.
+        sources: the sources.
         first_run: position of the first of them in the manifest.
         shards: segments that will be made of the parts.
+        schema: of the rows of the segments.
         tasks: runs the counting.
 
     Raises:
-        SnapshotError: a run has no row to index.
+        SnapshotError: a source has no row to index, or cannot be read.
     """
     parts = [
-        Part(number, selection.run.path.resolve(), (file.resolve(),), selection.row_ids)
-        for number, selection in enumerate(source, first_run)
-        for file in selection.run.files()
+        Part.of(source, number, reader, schema)
+        for number, source in enumerate(sources, first_run)
+        for reader in source.readers()
     ]
-    inputs = Inputs(parts, tasks.run(count, parts))
-    rows_by_run = _rows_by_run(inputs)
-    for number, selection in enumerate(source, first_run):
-        if not rows_by_run[number] and selection.row_ids is None:
+    inputs = Inputs(parts, tasks.run(Part.count, parts))
+    for number, source in enumerate(sources, first_run):
+        counts = RowCounts.add([each for part, each in inputs if part.run == number])
+        if not counts.rows and source.row_ids is None:
+            see = "; see them with 'onepass inspect'" if source.model is not None else ""
             raise SnapshotError(
-                f"{selection.run.path} has no row with an embedding "
-                f"({selection.run.manifest.rows.failed} rows have an error); see them with "
-                "'onepass inspect'"
+                f"{source.path} has no row to index: {describe_skipped(counts.skipped)}{see}"
             )
     max_rows = PART_ROWS
     if shards > 1:  # small enough that shards become about equally large
         max_rows = min(PART_ROWS, inputs.rows // (4 * shards))
     return _join_small_parts(inputs, max_rows)
+
+
+_IN_WORDS = {NO_EMBEDDING: "have no embedding", ZERO: "are zero", NOT_FINITE: "are not finite"}
+
+
+def describe_skipped(skipped: dict[str, int]) -> str:
+    """Counts of rows by reason, in words."""
+    parts = [f"{rows} {_IN_WORDS[reason]}" for reason, rows in skipped.items()]
+    return ", ".join(parts) or "it is empty"
+
+
+def describe_unusable(total: RowCounts) -> str | None:
+    """How many rows have a vector without a direction, and which; None: there is none."""
+    found = {reason: rows for reason, rows in total.skipped.items() if reason != NO_EMBEDDING}
+    if not found:
+        return None
+    parts = [
+        f"{rows} {reason.replace('_', ' ')} ({name_some(total.named[reason], rows)})"
+        for reason, rows in found.items()
+    ]
+    return (
+        f"{sum(found.values())} vectors have no direction and therefore no neighbours: "
+        f"{', '.join(parts)}"
+    )
 
 
 def _rows_by_run(inputs: Inputs) -> Counter[int]:
@@ -131,17 +234,14 @@ def _rows_by_run(inputs: Inputs) -> Counter[int]:
 
 
 def _join_small_parts(inputs: Inputs, max_rows: int) -> Inputs:
-    """Join consecutive small files of a run, since every task has a fixed cost."""
+    """Join consecutive small parts of a source, since every task has a fixed cost."""
     joined = Inputs([], [])
     for part, counts in inputs:
         if joined.parts and joined.parts[-1].run == part.run:
             last, sums = joined.parts[-1], joined.counts[-1]
             if sums.rows + counts.rows <= max_rows:
-                joined.parts[-1] = replace(last, files=(*last.files, *part.files))
-                hashes = np.concatenate([sums.hashes, counts.hashes])
-                joined.counts[-1] = RowCounts(
-                    sums.rows + counts.rows, sums.skipped + counts.skipped, hashes
-                )
+                joined.parts[-1] = replace(last, readers=(*last.readers, *part.readers))
+                joined.counts[-1] = RowCounts.add([sums, counts])
                 continue
         joined.parts.append(part)
         joined.counts.append(counts)
@@ -161,47 +261,35 @@ def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     return (group for group in groups if group.rows)
 
 
-def run_entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
-    """The manifest's entries of runs.
+def run_entries(sources: Sequence[VectorSource], inputs: Inputs, first_run: int) -> list[RunEntry]:
+    """The manifest's entries of sources.
 
     Args:
-        source: the runs.
+        sources: the sources.
         inputs: what ``count_rows`` returned for them.
         first_run: position of the first of them in the manifest.
     """
     rows_by_run = _rows_by_run(inputs)
-    return [
-        RunEntry(
-            path=str(selection.run.path.resolve()),
-            root=selection.run.manifest.root,
-            rows=rows_by_run[number],
-            manifest_sha256=sha256_file(selection.run.path / MANIFEST),
-        )
-        for number, selection in enumerate(source, first_run)
-    ]
+    return [source.entry(rows_by_run[number]) for number, source in enumerate(sources, first_run)]
 
 
 def check_unique_ids(inputs: Inputs) -> None:
     """Check that no detection id is repeated.
 
     Raises:
-        SnapshotError: one is; names the first, and the runs that hold it.
+        SnapshotError: one is; names the first, and the sources that hold it.
     """
     ordered = np.sort(np.concatenate([counts.hashes for counts in inputs.counts]))
     repeated_hashes = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(repeated_hashes):
         return
-    suspects = {
-        part.run: part.path
-        for part, counts in inputs
-        if np.isin(counts.hashes, repeated_hashes).any()
-    }
-    runs_by_id: dict[str, list[str]] = {}
-    for path in suspects.values():
-        good = Run.open(path).to_arrow(["detection_id"], where=pc.field("error").is_null())
-        for detection_id in good["detection_id"].to_pylist():
-            runs_by_id.setdefault(detection_id, []).append(str(path))
-    repeated = [(name, paths) for name, paths in runs_by_id.items() if len(paths) > 1]
+    sources_by_id: dict[str, list[str]] = {}
+    for part, counts in inputs:
+        if np.isin(counts.hashes, repeated_hashes).any():
+            for rows, _ in part.batches():
+                for detection_id in rows["detection_id"].to_pylist():
+                    sources_by_id.setdefault(detection_id, []).append(str(part.path))
+    repeated = [(name, paths) for name, paths in sources_by_id.items() if len(paths) > 1]
     if repeated:  # otherwise two different ids have the same hash, which is allowed
         detection_id, paths = repeated[0]
         raise SnapshotError(

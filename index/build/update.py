@@ -8,6 +8,7 @@ deleted row makes searches a little slower, until ``compact`` builds the remaini
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,14 @@ from numpy.typing import NDArray
 
 from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
-from common.json_models import sha256_file
-from common.manifests import MANIFEST
-from index.build.encode import iterate_ids
-from index.build.inputs import Inputs, Selection, check_same_model, open_runs
+from index.build.inputs import Inputs, check_comparable, open_sources, reopen
 from index.build.searchable import ReportRows
+from index.build.sources.source import VectorSource
 from index.build.version import VersionBuilder, build_times
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import DELETED, SnapshotManifest, read_manifest
 from index.storage.publish import lock_index, publish
-from pipelines.run import Run
 
 
 def add_runs(
@@ -37,6 +35,9 @@ def add_runs(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
+    strict: bool = False,
+    id_column: str | None = None,
+    model_name: str | None = None,
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version that also holds the rows of ``runs``.
@@ -45,10 +46,13 @@ def add_runs(
 
     Args:
         index_dir: an index folder.
-        runs: folders of finished runs of the index's model.
+        runs: folders of finished runs of the index's model, or files of such vectors.
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
+        strict: refuse embeddings that are zero or not finite.
+        id_column: of files: the column with the ids; None: ``detection_id`` or ``id``.
+        model_name: of files: what made the vectors; None: what made those of the index.
         progress: called with (rows added, rows to add).
 
     Raises:
@@ -56,19 +60,22 @@ def add_runs(
             already; nothing was changed.
         WorkError: the disk refused; the index serves what it served before.
     """
-    read_manifest(index_dir)  # before a lock is made where there is no index
-    opened = open_runs(runs)
+    served = read_manifest(index_dir)  # before a lock is made where there is no index
+    sources = open_sources(runs, id_column=id_column, model_name=model_name, index=served)
     with lock_index(index_dir) as check:
         snapshot = Snapshot.open(index_dir)
         old = snapshot.manifest
-        for run in opened:
-            check_same_model(run, str(index_dir), old.fingerprint)
+        for source in sources:
+            check_comparable(source, str(index_dir), old.fingerprint, old.dim)
         one_segment = old.options.model_copy(update={"shards": 1, "factory": "auto"})
-        builder = VersionBuilder(one_segment, memory_bytes, executor, address, progress)
+        builder = VersionBuilder(
+            one_segment, memory_bytes, executor, address, progress, strict=strict
+        )
 
         def check_new_ids(inputs: Inputs) -> None:
             for part in inputs.parts:
-                for ids, _failed in iterate_ids(part):
+                for rows, _vectors in part.batches():
+                    ids = rows["detection_id"].to_pylist()
                     indexed = snapshot.rows_of(ids) >= 0
                     if indexed.any():
                         raise SnapshotError(
@@ -81,10 +88,11 @@ def add_runs(
             new = builder.build(
                 draft,
                 version,
-                [Selection(run) for run in opened],
+                sources,
                 made_by="add",
                 parent=old.version,
                 first_run=len(old.runs),
+                kept=old,
                 check=check_new_ids,
             )
             if old.deleted:
@@ -95,6 +103,9 @@ def add_runs(
                     "rows": old.rows + new.rows,
                     "deleted": old.deleted,
                     "skipped": old.skipped + new.skipped,
+                    "skipped_reasons": dict(
+                        Counter(old.skipped_reasons) + Counter(new.skipped_reasons)
+                    ),
                     "runs": [*old.runs, *new.runs],
                     "segments": [*old.segments, *new.segments],
                 }
@@ -188,7 +199,7 @@ def compact(
 
         fill = partial(
             builder.build,
-            source=source,
+            sources=source,
             made_by="compact",
             parent=old.version,
             check=check_all_there,
@@ -197,29 +208,24 @@ def compact(
     return Snapshot.open(index_dir, version)
 
 
-def _remaining_rows(index_dir: Path, snapshot: Snapshot) -> list[Selection]:
+def _remaining_rows(index_dir: Path, snapshot: Snapshot) -> list[VectorSource]:
     """The runs that still have undeleted rows, and which of them."""
     present = snapshot.mask()
     run_of = snapshot.rows["run"].to_numpy()
     row_ids = snapshot.rows["row_id"].to_numpy()
-    source = []
+    source: list[VectorSource] = []
     for number, entry in enumerate(snapshot.manifest.runs):
         own = run_of == number
         if not present[own].any():
             continue
+        # By the rows of the segments: they no longer hold what an earlier compact left out.
+        row_ids_left = np.sort(row_ids[own & present])
         try:
-            run = Run.open(entry.path)
+            source.append(reopen(entry, snapshot.manifest.fingerprint, row_ids_left))
         except RunError as error:
             raise SnapshotError(
                 f"{index_dir} cannot be compacted without the runs it was made from: {error}"
             ) from None
-        if sha256_file(run.path / MANIFEST) != entry.manifest_sha256:
-            raise SnapshotError(
-                f"{run.path} is another run than the one {index_dir} was made from; build the "
-                "index anew with 'onepass index build'"
-            )
-        # By the rows of the segments: they no longer hold what an earlier compact left out.
-        source.append(Selection(run, np.sort(row_ids[own & present])))
     return source
 
 

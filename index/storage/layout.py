@@ -50,12 +50,29 @@ SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
 
 
 class RunEntry(JsonModel):
-    """A run whose rows are in the snapshot; column ``run`` is its position in the manifest."""
+    """A run, or file of vectors, whose rows are in the snapshot.
+
+    Column ``run`` is its position in the manifest.
+    """
 
     path: str
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
-    manifest_sha256: str  # of the run's manifest.json: ``compact`` needs the same run
+    manifest_sha256: str  # of the run's manifest.json, or of the file: ``compact`` needs the same
+    id_column: str | None = None  # of a file, as the user named it
+
+
+_VECTORS = "vectors"
+
+
+def vectors_fingerprint(model_name: str | None) -> str:
+    """The fingerprint of vectors that were made elsewhere; of a model in the user's words, if any."""
+    return _VECTORS if model_name is None else f"{_VECTORS}:{model_name}"
+
+
+def model_name_of(fingerprint: str) -> str | None:
+    """What the user called the model, from such a fingerprint; None: nothing."""
+    return fingerprint.removeprefix(f"{_VECTORS}:") if ":" in fingerprint else None
 
 
 class RecallFacts(JsonModel):
@@ -109,22 +126,30 @@ class SegmentEntry(JsonModel):
 class SnapshotManifest(Manifest):
     """Contents of a snapshot's ``manifest.json``; ``files`` are those of the version's own folder."""
 
-    format: int = 3
+    format: int = 3  # 2: without what has a default here
     version: str
     parent: str | None  # the version that this one was made from; None after a build
     made_by: str  # build, add, delete, compact or migrate
     options: IndexConfig  # ``compact`` builds with the same again
     rows: int  # that a search can return
     deleted: int
-    skipped: int  # rows of the runs that have an error and no embedding
+    skipped: int  # rows of the runs that are not in it
+    skipped_reasons: dict[str, int] = Field(default_factory=dict)  # no_embedding, zero, not_finite
+    notes: tuple[str, ...] = ()  # what was left out: rows, columns
+    payload_schema: dict[str, str] = Field(default_factory=dict)  # own columns, to their types
     dim: int
-    model: ModelInfo
+    model: ModelInfo | None  # None: the vectors were made elsewhere
     fingerprint: str
     runs: list[RunEntry]
     segments: list[SegmentEntry]
     seconds: float
     created: str  # ISO 8601, UTC
     versions: dict[str, str]
+
+    @property
+    def model_name(self) -> str:
+        """The model, for people; ``vectors`` where nobody said what made them."""
+        return self.model.request.spec if self.model else self.fingerprint
 
     @property
     def metric(self) -> Metric:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Build a vector index from runs, change it, choose the version that is served.",
+    help="Build a vector index from runs or files, change it, choose the version that is served.",
 )
 
 Index = Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")]
@@ -32,11 +32,33 @@ Address = Annotated[
     str | None, typer.Option(help="A Ray cluster to work on; a large build starts Ray by itself.")
 ]
 
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse vectors that are zero or not finite, which are left out otherwise."
+    ),
+]
+
+IdColumn = Annotated[
+    str | None,
+    typer.Option(help="Of files: the column with the ids; detection_id or id, if not given."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Of files: what made the vectors; those of two names share no index."),
+]
+
 
 @app.command()
 @with_config(IndexConfig)
 def build(
-    runs: Annotated[list[Path], typer.Argument(parser=to_path, help="Finished runs of one model.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            parser=to_path,
+            help="Finished runs of one model, or files of vectors: Parquet, Arrow, .npy, HDF5.",
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(parser=to_path, help="The index folder; a new version is added to it."),
@@ -53,11 +75,15 @@ def build(
             help="Keep serving the current version; promote serves this one, of any model.",
         ),
     ] = False,
+    strict: Strict = False,
+    id_column: IdColumn = None,
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """Build a searchable version and measure its recall on held-out queries.
 
     Example: onepass index build runs/first --out photos.index
+    Example: onepass index build vectors.parquet --id-column key --out vectors.index
     """
     from index.build.version import build_index  # late: FAISS takes a second
 
@@ -70,8 +96,12 @@ def build(
             executor=executor,
             address=address,
             candidate=candidate,
+            strict=strict,
+            id_column=id_column,
+            model_name=model,
             progress=bar.callback("index"),
         )
+    _show_notes(snapshot)
     _show_result(snapshot, as_json=as_json)
     if not as_json and candidate:
         echo(f"next: onepass index promote {out} {snapshot.manifest.version}")
@@ -83,11 +113,15 @@ def build(
 def add(
     index: Index,
     runs: Annotated[
-        list[Path], typer.Argument(parser=to_path, help="Finished runs of the index's model.")
+        list[Path],
+        typer.Argument(parser=to_path, help="Finished runs of the index's model, or files."),
     ],
     memory: Memory = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
+    strict: Strict = False,
+    id_column: IdColumn = None,
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """Publish a version that also holds the rows of more runs; only these are indexed.
@@ -103,8 +137,12 @@ def add(
             memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
+            strict=strict,
+            id_column=id_column,
+            model_name=model,
             progress=bar.callback("index"),
         )
+    _show_notes(snapshot)
     _show_result(snapshot, as_json=as_json)
 
 
@@ -184,7 +222,7 @@ def list_(index: Index, as_json: Json = False) -> None:
             f"{manifest.made_by:<7}  {manifest.rows} rows, {manifest.deleted} deleted, "
             f"{len(manifest.segments)} segment{'s' if len(manifest.segments) > 1 else ''}, "
             f"{manifest.factory}, {version_bytes(index, manifest) / 2**20:.1f} MiB, "
-            f"{manifest.model.request.spec}"
+            f"{manifest.model_name}"
         )
 
 
@@ -284,10 +322,16 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
     if segments > 1 or deleted:
         plural = "s" if segments > 1 else ""
         echo(f"  made of      {segments} segment{plural}, {deleted} rows deleted")
-    echo(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model.request.spec})")
+    echo(f"  fingerprint  {manifest.fingerprint[:16]} ({manifest.model_name})")
     if verified:
         files = len(manifest.files) + sum(len(segment.files) for segment in manifest.segments)
         echo(f"verified: {files} files")
+
+
+def _show_notes(snapshot: Snapshot) -> None:
+    """Warn of what a build or an addition left out."""
+    for note in snapshot.manifest.notes:
+        warn(note)
 
 
 def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:

@@ -84,7 +84,7 @@ def inspect(
         with ProgressBar(resumes=True):
             snapshot = Snapshot.open(path)
         manifest = snapshot.manifest
-        _check_dim(path, manifest.dim, manifest.model.request.spec, expect_dim)
+        _check_dim(path, manifest.dim, manifest.model_name, expect_dim)
         if verify:
             snapshot.verify()
         show_index(snapshot, verified=verify, as_json=as_json)

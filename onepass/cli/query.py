@@ -62,7 +62,7 @@ def query(
         label = hit["label"] or ""
         echo(
             f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['detection_id']}  {label}  "
-            f"{hit['image']}{box}"
+            f"{hit['image'] or ''}{box}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from common.errors import SnapshotError, WorkError
@@ -13,6 +14,7 @@ from index.build.version import build_index
 from index.config import IndexConfig
 from index.search.filters import Filter
 from tests.helpers.indexes import embeddings, make_run
+from tests.helpers.runs import write_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]
 
@@ -71,11 +73,16 @@ def test_changes_work_on_ray_too(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_on_ray")
 @pytest.mark.parametrize("row", [59, 0])
 def test_task_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, row: int) -> None:
-    vectors = embeddings(60)
-    vectors[row] = 0
-    run = make_run(tmp_path / "run", vectors, files=4)
-    with pytest.raises(SnapshotError, match=f"zero or not finite: 'd{row}'") as caught:
-        build_index([run], tmp_path / "index", IndexConfig(factory="IVF2,Flat"))
+    """A time that no index can hold, in one row."""
+    seconds = np.zeros(60, np.int64)
+    seconds[row] = 10**13
+    plan = {
+        "image": [f"{each}.jpg" for each in range(60)],
+        "seen": pa.array(seconds, pa.timestamp("s")),
+    }
+    run = write_run(tmp_path / "run", plan, embeddings(60), files=4)
+    with pytest.raises(SnapshotError, match="'seen' is timestamp") as caught:
+        build_index([run.path], tmp_path / "index", IndexConfig(factory="IVF2,Flat"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "index").exists()
 

@@ -17,7 +17,7 @@ from tests.helpers.pictures import drawn
 from tracks.association import options
 
 MODULES = (flags, linking, migrating, options, run, runs, search)
-FRESH = {"onepass.runs.extract": "runs", "onepass.search.build_index": "photos.index"}
+FRESH = {"onepass.runs.extract": "runs", "onepass.indexing.build_index": "photos.index"}
 """Examples that make what the others find made."""
 
 
