@@ -12,7 +12,8 @@ column          type              when it is not given
 image           string            required; relative names are relative to the source;
                                   ``clip.mp4#frame=12`` is a frame of a video, from 0
 x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rotation)
-detection_id    string            hash of image and box; exact repeats get ``-2``, ``-3``
+detection_id    string            hash of the image's content and name and of the box
+                                  (``sources/contents.py``); exact repeats get ``-2``, ``-3``
 sequence        string            the folder of the image
 timestamp       timestamp[us]     fourteen digits in the file name; else EXIF, at decode
 frame           int64             the number in the name, where all images of a sequence
@@ -43,6 +44,7 @@ from common.untrusted import refuse_pickled
 from pipelines.frame_names import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
+IMAGE_HASH = "image_hash"  # of the content of each row's image file; see ``sources/contents.py``
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -99,7 +101,7 @@ def result_fields(
 
 RESULT_COLUMNS = (
     *("label", "label_index", "score", "topk", "embedding", "logits", "feature_map"),
-    *("gate_label", "gate_score", "error"),
+    *("gate_label", "gate_score", "error", IMAGE_HASH),
 )
 
 _BATCH_ROWS = 65_536  # that are Python objects at a time
@@ -187,10 +189,23 @@ def _group_by_image(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.argsort(codes, kind="stable")))
 
 
-def make_detection_id(image: str, box: tuple[float, ...] | None) -> str:
-    """Stable id of a region: 128 bits of a hash over the image name and the box."""
+def make_detection_id(
+    image: str, box: tuple[float, ...] | None, image_hash: str | None = None
+) -> str:
+    """Stable id of a region: 128 bits of a hash over the image's content and name, and the box.
+
+    Args:
+        image: its name, as in the plan.
+        box: x1, y1, x2, y2 in pixels; None: the whole image.
+        image_hash: of its content; None, as of an image that cannot be read: by name alone, which
+            is how version 0.1.0 made all ids.
+    """
     where = "" if box is None else "{:.3f},{:.3f},{:.3f},{:.3f}".format(*map(np.float32, box))
-    return _hash(f"{image}|{where}")
+    return _hash(f"{_named(image, image_hash)}|{where}")
+
+
+def _named(image: str, image_hash: str | None) -> str:
+    return image if image_hash is None else f"{image_hash}|{image}"
 
 
 def _hash(text: str) -> str:
@@ -215,23 +230,36 @@ def _detection_ids(
                 "ids must be unique (leave the column out to have them made)"
             )
         return given
+    return derive_ids(
+        pa.table([columns["image"], *(columns[name] for name in BOX)], ["image", *BOX])
+    )
+
+
+def derive_ids(plan: pa.Table) -> pa.Array:
+    """Ids of rows from their image and box, and from their ``image_hash`` where it is known.
+
+    Args:
+        plan: with the columns ``image`` and ``BOX``, and with or without ``image_hash``.
+    """
     seen: dict[str, int] = {}
     ids: list[str] = []
-    plan = pa.table([columns["image"], *(columns[name] for name in BOX)], ["image", *BOX])
-    for batch in plan.to_batches(max_chunksize=_BATCH_ROWS):
+    if IMAGE_HASH not in plan.column_names:
+        plan = plan.append_column(IMAGE_HASH, pa.nulls(plan.num_rows, pa.string()))
+    for batch in plan.select(["image", IMAGE_HASH, *BOX]).to_batches(max_chunksize=_BATCH_ROWS):
         values = (column.to_pylist() for column in batch.columns)
-        for image, x1, y1, x2, y2 in zip(*values, strict=True):
+        for image, image_hash, x1, y1, x2, y2 in zip(*values, strict=True):
             if x1 is y1 is x2 is y2 is None:
-                new_id = make_detection_id(image, None)
+                new_id = make_detection_id(image, None, image_hash)
             elif None in (x1, y1, x2, y2):
                 box = tuple(np.nan if value is None else value for value in (x1, y1, x2, y2))
-                new_id = make_detection_id(image, box)
+                new_id = make_detection_id(image, box, image_hash)
             else:
                 # As ``make_detection_id`` does, but faster: they are float32 already.
-                new_id = _hash(f"{image}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
+                named = _named(image, image_hash)
+                new_id = _hash(f"{named}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
             seen[new_id] = times = seen.get(new_id, 0) + 1
             ids.append(new_id if times == 1 else f"{new_id}-{times}")
-    return pa.array(ids)
+    return pa.array(ids, pa.string())
 
 
 def _fill(given: pa.ChunkedArray | None, default: pa.Array) -> pa.ChunkedArray | pa.Array:

@@ -29,6 +29,7 @@ from pipelines.progress.counters import Counts, ProgressSnapshot
 from pipelines.progress.event_log import EventLog
 from pipelines.request import fingerprint_inputs, lock_run
 from pipelines.run import Run, SessionInfo
+from pipelines.sources.contents import with_hashes
 from pipelines.sources.plan import Plan, name_source, read_source
 
 CONTINUES = "what is written is kept, the same command continues"
@@ -67,10 +68,12 @@ def extract(
     """
     started, began = time.time(), time.monotonic()
     plan, command = prepare(config, report)
-    table = plan.table
 
     def waiting(waited: float, limit: float) -> None:
         report(Progress("waiting", int(waited), int(limit)))
+
+    def planning(done: int, total: int) -> None:
+        report(Progress("planning", done, total))
 
     with (
         lock_run(out, command.config, command.inputs, waiting) as (earlier, check),
@@ -79,6 +82,9 @@ def extract(
         if (out / "manifest.json").is_file():
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
+        if earlier is None:
+            plan = with_hashes(plan, planning)
+        table = plan.table
         report(Progress("starting", 0, table.num_rows))
         with open_executor(replace(command, earlier=earlier)) as executor:
             request = executor.resolve().request

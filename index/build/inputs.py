@@ -206,6 +206,7 @@ def check_unique_ids(inputs: Inputs) -> None:
         detection_id, paths = repeated[0]
         raise SnapshotError(
             f"detection_id {detection_id!r} is there {len(paths)} times (in {', '.join(paths)}; "
-            f"{len(repeated)} ids are repeated in all); an id names one row: leave one of the "
-            "runs out"
+            f"{len(repeated)} ids are repeated in all); an id names one row: if these are the same "
+            "images, leave one run out; if not, extract one of them again into a new folder, where "
+            "its ids are made of the images' content (ids of your own: make them differ)"
         )

@@ -73,8 +73,10 @@ def add_runs(
                     if indexed.any():
                         raise SnapshotError(
                             f"detection_id {ids[int(indexed.argmax())]!r} of {part.path} is in "
-                            f"{index_dir} already; an id names one row: delete it first, or leave "
-                            "this run out"
+                            f"{index_dir} already; an id names one row: if it is the same image, "
+                            "delete it first or leave this run out; if not, extract this run again "
+                            "into a new folder, where its ids are made of the images' content (ids "
+                            "of your own: make them differ)"
                         )
 
         def fill(draft: Path, version: str) -> SnapshotManifest:

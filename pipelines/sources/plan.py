@@ -57,6 +57,7 @@ class Plan:
     skipped: dict[str, int]  # suffix to files of a folder that are not images
     notes: tuple[str, ...] = ()  # remarks on the source, for people
     passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
+    ids_given: bool = False  # by the source; else they are made of image and box
 
     @property
     def decisive(self) -> pa.Table:
@@ -114,8 +115,10 @@ def _read_images(source: str, path: Path) -> Plan:
             f"{source}: a source is a folder of images or a manifest that ends in "
             f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
         )
-    table = complete(_read_manifest(path), where=source, folder=path.stem)
-    return Plan(table, path.parent.resolve(), {})
+    given = _read_manifest(path)
+    table = complete(given, where=source, folder=path.stem)
+    ids_given = "detection_id" in given.column_names
+    return Plan(table, path.parent.resolve(), {}, ids_given=ids_given)
 
 
 def read_run(path: Path) -> Plan:
@@ -142,7 +145,7 @@ def read_run(path: Path) -> Plan:
     errors = _errors_of_plan(path)
     if errors is not None:
         table = table.append_column("error", errors)
-    return Plan(table.combine_chunks(), run.root, {})
+    return Plan(table.combine_chunks(), run.root, {}, ids_given=True)
 
 
 def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
@@ -179,7 +182,7 @@ def _read_database(source: str, report: Callable[[int, int], None]) -> Plan:
 
     table, notes = plan_database(source, report)
     passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
-    return Plan(table, folder_of(source), {}, notes, passing)
+    return Plan(table, folder_of(source), {}, notes, passing, ids_given=True)
 
 
 def _is_video(name: str) -> bool:
