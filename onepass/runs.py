@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from onepass.options import ExtractOptions
     from pipelines.extract import Outcome
+    from pipelines.session import UpdateSummary
 
+_NAMED = 10
 _LEAST_COSINE = 0.99  # of embeddings in half precision to exact ones; below, a warning
 
 
@@ -26,6 +28,7 @@ def extract(
     model: str,
     out: str | Path,
     *,
+    update: bool = False,
     progress: bool = True,
     **options: Unpack[ExtractOptions],
 ) -> Run:
@@ -39,6 +42,8 @@ def extract(
             ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
         model: such as ``lite0``, ``timm:NAME``, ``torchvision:NAME``; see ``onepass models list``.
         out: the run folder, on this machine or in an object store.
+        update: bring a run up to date with a source that has grown or changed: only images that are
+            new or changed are answered. Ids stay, and rows of images that are gone are kept.
         progress: show a bar.
         options: fields of ``ExtractConfig``: the options of the command ``onepass extract``.
 
@@ -59,9 +64,12 @@ def extract(
 
     config = configure(ExtractConfig, source=source, model=model, **options)
     folder = read_path("out", out)
-    with show_progress(progress) as update:
+    with show_progress(progress) as show:
         outcome = extract_source(
-            config, folder, report=report_to(update, config.executor, config.address)
+            config,
+            folder,
+            update=update,
+            report=report_to(show, config.executor, config.address),
         )
     warn([*warnings_of(outcome), *_failures(outcome.run)])
     return Run(folder, outcome.run.manifest)  # by the path that was given
@@ -109,6 +117,8 @@ def report_to(
 def warnings_of(outcome: Outcome) -> Iterator[str]:
     """What to know of a run that was extracted now."""
     manifest, asked = outcome.run.manifest, outcome.run.manifest.model.request
+    if outcome.update is not None:
+        yield from _warnings_of_update(outcome, outcome.update)
     if outcome.already_finished:
         return
     if manifest.model.weights.startswith("random") and not (asked.random_weights or asked.head):
@@ -133,6 +143,29 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
         )
     if outcome.events_lost:
         yield outcome.events_lost
+
+
+def _warnings_of_update(outcome: Outcome, update: UpdateSummary) -> Iterator[str]:
+    run = outcome.run
+    if update.vanished:
+        yield (
+            f"{len(update.vanished)} images are not in the source any more, or lost a box; their "
+            f"rows are kept: {first_names(update.vanished)}"
+        )
+    if update.renumbered:
+        yield (
+            f"{update.renumbered} rows that were there before have another frame or sequence now, "
+            "because images came between others"
+        )
+    if outcome.already_finished:
+        yield from outcome.source_notes
+    if not outcome.already_finished and (run.path / "tracks" / "manifest.json").is_file():
+        yield f"its tracks are of the rows before; make them again with 'onepass link {run.path}'"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first ten of some names, for a message."""
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _failures(run: Run) -> Iterator[str]:

@@ -153,7 +153,8 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
     columns["detection_id"] = _detection_ids(table, columns, where)
     columns["sequence"] = _sequences(table, folder)
     columns["timestamp"] = _timestamps(table)
-    columns["frame"] = _frames(table, columns["sequence"], columns["timestamp"])
+    keys = pa.table({name: columns[name] for name in ("sequence", "timestamp", "image")})
+    columns["frame"] = _fill(_given_column(table, "frame"), number_frames(keys))
     ordered = {field.name: columns[field.name] for field in PLAN_SCHEMA}
     passed = {name: table[name] for name in table.column_names if name not in ordered}
     return pa.table({**ordered, **passed}).combine_chunks()
@@ -317,13 +318,15 @@ def _timestamps(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     return _fill(_given_column(table, "timestamp"), from_names)
 
 
-def _frames(
-    table: pa.Table,
-    sequence: pa.ChunkedArray | pa.Array,
-    timestamp: pa.ChunkedArray | pa.Array,
-) -> pa.ChunkedArray | pa.Array:
-    """Number the images of each sequence: as their names do, or from 0 by time and name."""
-    keys = pa.table({"sequence": sequence, "timestamp": timestamp, "image": table["image"]})
+def number_frames(keys: pa.Table) -> pa.Array:
+    """Number the images of each sequence: as their names do, or from 0 by time and name.
+
+    Args:
+        keys: rows with ``sequence``, ``timestamp`` and ``image``.
+
+    Returns:
+        The frame of each row, int64.
+    """
     images = keys.group_by(["sequence", "image"]).aggregate([("timestamp", "min")])
     images = _with_frame_parts(images).sort_by(
         [(name, "ascending") for name in ("sequence", "timestamp_min", "clip", "number")]
@@ -343,8 +346,7 @@ def _frames(
         return zip(rows["sequence"].to_pylist(), rows["image"].to_pylist(), strict=True)
 
     frame_of = dict(zip(keys_of(images), frames.tolist(), strict=True))
-    by_row = pa.array([frame_of[key] for key in keys_of(keys)], pa.int64())
-    return _fill(_given_column(table, "frame"), by_row)
+    return pa.array([frame_of[key] for key in keys_of(keys)], pa.int64())
 
 
 def _with_frame_parts(images: pa.Table) -> pa.Table:

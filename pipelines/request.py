@@ -75,6 +75,8 @@ def lock_run(
     config: ExtractConfig,
     inputs: dict[str, str],
     on_wait: Callable[[float, float], None] = lambda waited, of: None,
+    *,
+    update: bool = False,
 ) -> Iterator[LockedRun]:
     """Take ``out`` for this process alone while the block runs.
 
@@ -86,6 +88,7 @@ def lock_run(
         config: what is asked for.
         inputs: hashes of the plan and of the files that ``config`` names.
         on_wait: called with seconds waited and to wait, as ``lock_folder`` calls it.
+        update: the source may have other rows than the run.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -93,11 +96,11 @@ def lock_run(
         StorageError: ``out`` is in an object store that cannot be reached.
     """
     with storage_errors(out):
-        earlier_request(out, config, inputs)  # before anything is touched
+        earlier_request(out, config, inputs, update=update)  # before anything is touched
     with lock_folder(out, "extract", on_wait) as check:
         try:
             with storage_errors(out):  # again: another process may have ended meanwhile
-                earlier = earlier_request(out, config, inputs)
+                earlier = earlier_request(out, config, inputs, update=update)
             yield LockedRun(earlier, check)
         finally:
             with suppress(OSError):  # of a store; what failed before matters more
@@ -105,11 +108,13 @@ def lock_run(
                     remove_folder(out / "plan")
 
 
-def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) -> Request | None:
+def earlier_request(
+    out: Path, config: ExtractConfig, inputs: dict[str, str], *, update: bool = False
+) -> Request | None:
     """The request of a run that ``config`` would continue, or finds finished; None if new.
 
     Args:
-        out, config, inputs: as ``lock_run`` takes them.
+        out, config, inputs, update: as ``lock_run`` takes them.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -128,6 +133,13 @@ def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) ->
         earlier.config.decisive() | {"inputs": earlier.inputs},
         config.decisive() | {"inputs": inputs},
     )
+    if [line.partition(":")[0] for line in differs] == ["inputs.plan"]:  # the rows alone
+        if not update:
+            raise RunError(
+                f"`out={str(out)!r}`: {config.source} has other rows now than this run; set "
+                "`update=True` to answer what is new or changed, or give a new `out`"
+            )
+        differs = []
     if differs:
         raise RunError(
             f"`out={str(out)!r}` is a run of another command ({'; '.join(differs)}); give a new `out`"

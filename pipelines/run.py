@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
-from common.json_models import JsonModel
+from common.json_models import JsonModel, sha256_json
 from common.manifests import Manifest
 from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
 from pipelines.config import ExtractConfig
@@ -100,6 +100,15 @@ class RunManifest(Manifest):
     versions: dict[str, str]
     seconds: float  # wall time of the session that finished the run
     session: SessionInfo | None = None  # None: made before it was recorded
+    updates: int = 0  # how often ``extract --update`` brought it up to date
+    vanished: int = 0  # rows whose image was not in the source at the last of these
+
+    @property
+    def rows_sha256(self) -> str:
+        """Hash of the detections files' hashes: another one where any row is another."""
+        return sha256_json(
+            {name: sha for name, sha in self.files.items() if name.startswith("detections/")}
+        )
 
 
 class Run:
@@ -180,11 +189,15 @@ class Run:
 
     def files(self) -> list[Path]:
         """Parquet files of the rows, in name order."""
-        return [
-            self.path / name
-            for name in sorted(self.manifest.files)
-            if name.startswith("detections/")
-        ]
+        return self._files_in("detections")
+
+    def plan_files(self) -> list[Path]:
+        """Parquet files of the plan, in name order."""
+        return self._files_in("plan")
+
+    def _files_in(self, folder: str) -> list[Path]:
+        names = sorted(name for name in self.manifest.files if name.startswith(f"{folder}/"))
+        return [self.path / name for name in names]
 
     def iter_batches(
         self, batch_size: int = 4096, *, columns: Sequence[str] | None = None

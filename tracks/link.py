@@ -138,6 +138,7 @@ def link_run(
         )
         manifest = TracksManifest(
             fingerprint=opened.manifest.fingerprint,
+            rows_sha256=opened.manifest.rows_sha256,
             options=options,
             score_column=score_column,
             counts=counts,

@@ -28,13 +28,12 @@ from common.storage import (
     SCHEMES,
     arrow,
     is_remote,
-    list_folder,
     open_parquet,
     read_parquet,
     storage_errors,
     to_path,
 )
-from pipelines.detections import RESULT_COLUMNS, complete
+from pipelines.detections import PLAN_SCHEMA, RESULT_COLUMNS, complete
 from pipelines.frame_names import VIDEO_SUFFIXES
 from pipelines.run import Run
 
@@ -43,6 +42,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
 FRAMES = 64  # of a video, where nothing else is asked
+_ALL = frozenset(PLAN_SCHEMA.names)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,12 @@ class Plan:
     skipped: dict[str, int]  # suffix to files of a folder that are not images
     notes: tuple[str, ...] = ()  # remarks on the source, for people
     passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
-    ids_given: bool = False  # by the source; else they are made of image and box
+    given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
+
+    @property
+    def ids_given(self) -> bool:
+        """Whether the source names its rows; else ids are made of image and box."""
+        return "detection_id" in self.given
 
     @property
     def decisive(self) -> pa.Table:
@@ -117,8 +122,7 @@ def _read_images(source: str, path: Path) -> Plan:
         )
     given = _read_manifest(path)
     table = complete(given, where=source, folder=path.stem)
-    ids_given = "detection_id" in given.column_names
-    return Plan(table, path.parent.resolve(), {}, ids_given=ids_given)
+    return Plan(table, path.parent.resolve(), {}, given=frozenset(given.column_names))
 
 
 def read_run(path: Path) -> Plan:
@@ -142,15 +146,15 @@ def read_run(path: Path) -> Plan:
             "back, or extract again from where they are now"
         )
     table = table.replace_schema_metadata(None)  # Ray's and pandas' own
-    errors = _errors_of_plan(path)
+    errors = _errors_of_plan(run)
     if errors is not None:
         table = table.append_column("error", errors)
-    return Plan(table.combine_chunks(), run.root, {}, ids_given=True)
+    return Plan(table.combine_chunks(), run.root, {}, given=_ALL)
 
 
-def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
+def _errors_of_plan(run: Run) -> pa.ChunkedArray | None:
     """The errors in a run's plan, by row_id; None where its plan has no column for them."""
-    parts = [open_parquet(file) for file in list_folder(path / "plan", "*.parquet")]
+    parts = [open_parquet(file) for file in run.plan_files()]
     if not parts or "error" not in parts[0].schema_arrow.names:
         return None
     table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
@@ -182,7 +186,7 @@ def _read_database(source: str, report: Callable[[int, int], None]) -> Plan:
 
     table, notes = plan_database(source, report)
     passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
-    return Plan(table, folder_of(source), {}, notes, passing, ids_given=True)
+    return Plan(table, folder_of(source), {}, notes, passing, _ALL)
 
 
 def _is_video(name: str) -> bool:
@@ -206,7 +210,7 @@ def _read_videos(
         )
     table, skipped, notes = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
     root = path.parent if path.is_file() else path
-    return Plan(table, root.resolve(), skipped, notes)
+    return Plan(table, root.resolve(), skipped, notes, given=_ALL - {"detection_id"})
 
 
 def _limited(plan: Plan, limit: int | None) -> Plan:
