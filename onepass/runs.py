@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.executors import ExecutorChoice, executor_line
 from common.json_models import configure
+from common.moved import Moved, read_pairs
 from onepass.arguments import Update, read_path, show_progress, warn
 from pipelines.config import ExtractConfig, Progress
 from pipelines.run import Run
@@ -29,6 +30,7 @@ def extract(
     out: str | Path,
     *,
     update: bool = False,
+    images: Moved = None,
     progress: bool = True,
     **options: Unpack[ExtractOptions],
 ) -> Run:
@@ -44,6 +46,7 @@ def extract(
         out: the run folder, on this machine or in an object store.
         update: bring a run up to date with a source that has grown or changed: only images that are
             new or changed are answered. Ids stay, and rows of images that are gone are kept.
+        images: folders of images that were moved: old folder to new folder.
         progress: show a bar.
         options: fields of ``ExtractConfig``: the options of the command ``onepass extract``.
 
@@ -69,17 +72,20 @@ def extract(
             config,
             folder,
             update=update,
+            pairs=read_pairs(images),
             report=report_to(show, config.executor, config.address),
         )
     warn([*warnings_of(outcome), *_failures(outcome.run)])
-    return Run(folder, outcome.run.manifest)  # by the path that was given
+    return Run(folder, outcome.run.manifest, read_pairs(images))  # by the path that was given
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, images: Moved = None) -> Run:
     """Open a finished run.
 
     Args:
         path: its folder, on this machine or in an object store.
+        images: folders of images that were moved: old folder to new folder. A project that was
+            moved as a whole needs none.
 
     Raises:
         RunError: there is none, or it is unfinished.
@@ -88,7 +94,7 @@ def open_run(path: str | Path) -> Run:
         >>> onepass.open_run("runs/first")
         Run('runs/first': 12 rows, 0 with errors, tiny, 32-d embeddings)
     """
-    return Run.open(read_path("path", path))
+    return Run.open(read_path("path", path), read_pairs(images))
 
 
 def report_to(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
 from common.json_models import configure
+from common.moved import Moved, read_pairs
 from common.sizes import parse_size
 from index.build import update, version, versions
 from index.config import IndexConfig, Metric
@@ -39,6 +40,7 @@ def build_index(
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     candidate: bool = False,
+    images: Moved = None,
     progress: bool = True,
 ) -> Index:
     """Build a new version of an index from finished runs, and serve it.
@@ -57,6 +59,7 @@ def build_index(
         address: of a Ray cluster to work on.
         candidate: keep serving the current version; ``Index.promote`` serves this one, which may
             be of another model.
+        images: folders of images that were moved: old folder to new folder.
         progress: show a bar.
 
     Returns:
@@ -82,6 +85,7 @@ def build_index(
             executor=executor,
             address=address,
             candidate=candidate,
+            pairs=read_pairs(images),
             progress=lambda done, total: report("index", done, total),
         )
     if snapshot.manifest.warning:
@@ -89,12 +93,14 @@ def build_index(
     return Index(snapshot)
 
 
-def open_index(path: str | Path, version: str | None = None) -> Index:
+def open_index(path: str | Path, version: str | None = None, *, images: Moved = None) -> Index:
     """Open an index for searching.
 
     Args:
         path: its folder, on this machine or in an object store.
         version: name of a version, as ``v0001``; None: the one that is served.
+        images: folders of images that were moved: old folder to new folder. A project that was
+            moved as a whole needs none.
 
     Raises:
         InputError: there is no index, or no such version.
@@ -104,7 +110,8 @@ def open_index(path: str | Path, version: str | None = None) -> Index:
         >>> len(index)
         12
     """
-    return Index(Snapshot.open(read_path("path", path), version))
+    pairs = read_pairs(images)
+    return Index(Snapshot.open(read_path("path", path), version, pairs=pairs))
 
 
 class Index:

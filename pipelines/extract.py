@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.json_models import write_json
+from common.moved import Pairs
 from common.storage import list_folder, open_parquet, storage_errors
 from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Job, open_executor
 from pipelines.execution.blocks import write_plan
-from pipelines.request import fingerprint_inputs, lock_run
+from pipelines.request import fingerprint_inputs, lock_run, relative_source
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
 from pipelines.sources.contents import with_hashes
@@ -33,6 +34,7 @@ def extract(
     out: Path,
     *,
     update: bool = False,
+    pairs: Pairs = (),
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Extract class and embedding of every detection of a source into a run.
@@ -43,6 +45,7 @@ def extract(
         config: what to extract from what, and how.
         out: the run folder, here or in an object store.
         update: where the source differs from the run, answer what is new or changed.
+        pairs: of folders of images that were moved.
         report: called with the progress, some times a second.
 
     Raises:
@@ -51,7 +54,7 @@ def extract(
         WorkError: the work failed; the same call continues it.
     """
     started, began = time.time(), time.monotonic()
-    plan, command = prepare(config, report)
+    plan, command = prepare(config, report, pairs)
 
     def waiting(waited: float, limit: float) -> None:
         report(Progress("waiting", int(waited), int(limit)))
@@ -60,13 +63,19 @@ def extract(
         report(Progress("planning", done, total))
 
     with (
-        lock_run(out, command.config, command.inputs, waiting, update=update) as (earlier, check),
+        lock_run(out, command.config, command.inputs, waiting, update=update, pairs=pairs) as (
+            earlier,
+            check,
+        ),
         storage_errors(out),
     ):
         finished = (out / "manifest.json").is_file()
         if finished and not update:
             done = Run.open(out)
             return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
+        if finished:
+            known = (*plan.pairs, *Run.open(out, pairs).images.pairs)
+            plan = replace(plan, pairs=tuple(dict.fromkeys(known)))
         if update or earlier is None:
             plan = with_hashes(plan, planning)
         outcome = None
@@ -78,8 +87,10 @@ def extract(
                 if earlier is None:
                     write_plan(out / "plan", plan.table, request, executor.slots)
                     # Last: a plan without a request is of a session that died while planning.
+                    source = relative_source(request.config.source, out)
+                    request = request.model_copy(update={"source_relative": source})
                     write_json(out / "request.json", request)
-                job = Job(out.resolve(), plan.root, request, planned)
+                job = Job(out.resolve(), plan.root, request, planned, plan.pairs)
                 outcome = Session(job, plan, executor, report, check, started, began).run()
         if earlier is None or not update:
             assert outcome is not None
@@ -98,8 +109,15 @@ def _planned(out: Path) -> int:
     return rows
 
 
-def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> tuple[Plan, Unresolved]:
+def prepare(
+    config: ExtractConfig, report: Callable[[Progress], None], pairs: Pairs = ()
+) -> tuple[Plan, Unresolved]:
     """Read the source, and hash what the configuration names.
+
+    Args:
+        config: what is asked for.
+        report: called with the progress.
+        pairs: of folders of images that were moved.
 
     Returns:
         The plan, and the command for an executor.
@@ -113,6 +131,7 @@ def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> tuple[
         frames=config.frames,
         limit=config.limit,
         from_run=config.from_run,
+        pairs=pairs,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     config = config.for_source().model_copy(update={"source": name_source(config.source)})
@@ -122,4 +141,5 @@ def prepare(config: ExtractConfig, report: Callable[[Progress], None]) -> tuple[
         sample=sample_of(plan.table),
         root=str(plan.root),
         rows=plan.table.num_rows,
+        pairs=plan.pairs,
     )

@@ -30,7 +30,8 @@ import pyarrow.compute as pc
 from common.errors import RunError, VerifyError
 from common.json_models import JsonModel, sha256_json
 from common.manifests import Manifest
-from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
+from common.moved import ImageRoot, Pairs, apply_pairs, find_folder, places_of
+from common.storage import is_remote, open_parquet, read_parquet, storage_errors, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
@@ -87,6 +88,8 @@ class RunManifest(Manifest):
     config: ExtractConfig | None = None  # None: made before it was kept here
     source: str
     root: str  # relative image names start here
+    root_relative: str | None = None  # the same from the run folder; None: one is in a store
+    moved: Pairs = ()  # old and new folder of images that had been moved when they were read
     model: ModelInfo  # whose embeddings these are
     classifier: ModelInfo | None = None  # whose classes, where it is another
     gate: GateRequest | None = None
@@ -117,6 +120,7 @@ class Run:
     Attributes:
         path: its folder.
         manifest: model, counts, files and what was asked; contents of ``manifest.json``.
+        pairs: of folders of images that were moved.
 
     Example:
         >>> run = onepass.open_run("runs/first")
@@ -128,16 +132,18 @@ class Run:
         (12, 32)
     """
 
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
+    def __init__(self, path: Path, manifest: RunManifest, pairs: Pairs = ()) -> None:
         self.path = path
         self.manifest = manifest
+        self.pairs = pairs
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path, pairs: Pairs = ()) -> Run:
         """Open a finished run.
 
         Args:
             path: its folder, on this machine or in an object store.
+            pairs: of folders of images that were moved.
 
         Raises:
             RunError: no such folder, no manifest (unfinished), or one of another format.
@@ -145,10 +151,10 @@ class Run:
         """
         folder = to_path(path)
         with storage_errors(folder):
-            return cls._open(folder)
+            return cls._open(folder, pairs)
 
     @classmethod
-    def _open(cls, folder: Path) -> Run:
+    def _open(cls, folder: Path, pairs: Pairs) -> Run:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such run folder; make one with 'onepass extract'")
         file = folder / "manifest.json"
@@ -159,7 +165,7 @@ class Run:
                 else "this folder is not a run"
             )
             raise RunError(f"{folder} has no manifest.json: {hint}")
-        return cls(folder, RunManifest.read(folder))
+        return cls(folder, RunManifest.read(folder), pairs)
 
     def __len__(self) -> int:
         return self.manifest.rows.written
@@ -173,8 +179,27 @@ class Run:
 
     @property
     def root(self) -> Path:
-        """Folder that relative image names start from."""
-        return to_path(self.manifest.root)
+        """Folder that relative image names start from, where it is now."""
+        return self.images.folder
+
+    @cached_property
+    def images(self) -> ImageRoot:
+        """Where the images are now, whether they were moved with the run or by themselves."""
+        stored, pairs = self.manifest.root, self.pairs
+        root = find_folder(stored, self.manifest.root_relative, self.path, pairs)
+        if root != stored:
+            pairs = (*pairs, (stored, root))
+        then = tuple((old, apply_pairs(pairs, new)) for old, new in self.manifest.moved)
+        return ImageRoot(to_path(root), (*pairs, *then))
+
+    @property
+    def image_places(self) -> list[str]:
+        """Folders in which images are looked for."""
+        name = next(self.iter_batches(1, columns=["image"]))["image"][0].as_py()
+        if name.startswith("/") or is_remote(name):  # it starts from no folder of ours
+            places = (Path(name).parent, self.images.path(name).parent)
+            return list(dict.fromkeys(map(str, places)))
+        return places_of(self.manifest.root, self.manifest.root_relative, self.path, self.pairs)
 
     @property
     def columns(self) -> list[str]:
@@ -299,7 +324,13 @@ class Run:
 
     def image_path(self, image: str) -> Path:
         """Path of a row's image on this machine."""
-        return resolve_path(self.root, image)
+        return self.images.path(image)
+
+    @property
+    def where_images_are(self) -> str:
+        """For messages: where images are looked for, and what to do where they are not."""
+        places = ", ".join(self.image_places)
+        return f"looked in {places}; `images='OLD=NEW'` says where a folder is now"
 
     def verify(self) -> int:
         """Check every file's sha256 and that each planned row is stored exactly once.

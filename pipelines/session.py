@@ -157,6 +157,7 @@ class Session:
             job.folder,
             job.root,
             job.request,
+            pairs=job.pairs,
             planned=job.planned,
             seconds=self._seconds(),
             session=self._describe(counts),

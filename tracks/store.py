@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
-from common.manifests import Manifest, verify_files
+from common.manifests import MANIFEST, Manifest, verify_files
 from common.storage import read_parquet
 from pipelines.run import RunManifest
 from tracks.association.options import TERMS, LinkOptions
@@ -94,7 +94,7 @@ def read_tracks(run: Path) -> pa.Table:
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
     manifest = TracksManifest.read(folder)
-    if _is_stale(manifest, RunManifest.read(run)):
+    if (run / MANIFEST).is_file() and _is_stale(manifest, RunManifest.read(run)):
         raise RunError(
             f"{run} was updated since it was linked, so that its tracks are of other rows; run "
             f"'onepass link {run}' again"

@@ -15,6 +15,7 @@ from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from common.manifests import MANIFEST
+from common.moved import Pairs
 from index.build.encode import Part, RowCounts, count
 from index.storage.layout import RunEntry
 from pipelines.run import Run
@@ -51,8 +52,12 @@ class Inputs:
         return zip(self.parts, self.counts, strict=True)
 
 
-def open_runs(paths: Sequence[Path]) -> list[Run]:
+def open_runs(paths: Sequence[Path], pairs: Pairs = ()) -> list[Run]:
     """Open runs that can share an index.
+
+    Args:
+        paths: of their folders.
+        pairs: of folders of images that were moved.
 
     Raises:
         SnapshotError: no path was given, or the runs are of two models.
@@ -60,7 +65,7 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     """
     if not paths:
         raise SnapshotError("no run was given; give one or more folders made by 'onepass extract'")
-    runs = [Run.open(path) for path in paths]
+    runs = [Run.open(path, pairs) for path in paths]
     for run in runs[1:]:
         check_same_model(run, str(runs[0].path), runs[0].manifest.fingerprint)
         dim = runs[0].manifest.model.feature_dim
@@ -173,7 +178,8 @@ def run_entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> 
     return [
         RunEntry(
             path=str(selection.run.path.resolve()),
-            root=selection.run.manifest.root,
+            root=str(selection.run.root),
+            moved=selection.run.images.pairs,
             rows=rows_by_run[number],
             manifest_sha256=sha256_file(selection.run.path / MANIFEST),
         )

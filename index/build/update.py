@@ -19,6 +19,7 @@ from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
 from common.manifests import MANIFEST
+from common.moved import Pairs
 from index.build.encode import iterate_ids
 from index.build.inputs import Inputs, Selection, check_same_model, open_runs
 from index.build.searchable import ReportRows
@@ -37,6 +38,7 @@ def add_runs(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
+    pairs: Pairs = (),
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version that also holds the rows of ``runs``.
@@ -49,6 +51,7 @@ def add_runs(
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
+        pairs: of folders of runs and images that were moved.
         progress: called with (rows added, rows to add).
 
     Raises:
@@ -57,9 +60,9 @@ def add_runs(
         WorkError: the disk refused; the index serves what it served before.
     """
     read_manifest(index_dir)  # before a lock is made where there is no index
-    opened = open_runs(runs)
+    opened = open_runs(runs, pairs)
     with lock_index(index_dir) as check:
-        snapshot = Snapshot.open(index_dir)
+        snapshot = Snapshot.open(index_dir, pairs=pairs)
         old = snapshot.manifest
         for run in opened:
             check_same_model(run, str(index_dir), old.fingerprint)
@@ -159,6 +162,7 @@ def compact(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
+    pairs: Pairs = (),
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version of the same rows, built anew from the runs with the first build's options.
@@ -168,6 +172,7 @@ def compact(
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
+        pairs: of folders of runs and images that were moved.
         progress: called with (rows done, rows in all).
 
     Raises:
@@ -176,7 +181,7 @@ def compact(
     """
     read_manifest(index_dir)
     with lock_index(index_dir) as check:
-        snapshot = Snapshot.open(index_dir)
+        snapshot = Snapshot.open(index_dir, pairs=pairs)
         old = snapshot.manifest
         builder = VersionBuilder(old.options, memory_bytes, executor, address, progress)
         source = _remaining_rows(index_dir, snapshot)

@@ -20,6 +20,7 @@ import numpy as np
 from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import SnapshotError
+from common.moved import Pairs
 from common.storage import is_remote, storage_errors, to_path
 from index.build.assemble import assemble
 from index.build.inputs import (
@@ -61,6 +62,7 @@ def build_index(
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     candidate: bool = False,
+    pairs: Pairs = (),
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` and make it the one that is served.
@@ -78,6 +80,7 @@ def build_index(
         address: of a Ray cluster to work on; it must be able to read the runs and ``out``.
         candidate: keep serving the current version. The new one may be of another model; where
             it is promoted and rolled back, the version served now comes back.
+        pairs: of folders of images that were moved.
         progress: called with (rows added, rows in all) after each part.
 
     Returns:
@@ -92,7 +95,7 @@ def build_index(
     """
     config = config or IndexConfig()
     builder = VersionBuilder(config, memory_bytes, executor, address, progress)
-    opened = open_runs(runs)
+    opened = open_runs(runs, pairs)
     check_factory(config.factory, opened[0].manifest.model.feature_dim, config.metric)
     out = to_path(out)
 
@@ -108,7 +111,7 @@ def build_index(
         source = [Selection(run) for run in opened]
         fill = partial(builder.build, source=source, made_by="build", parent=parent)
         version = publish(out, fill, check, serve=not candidate)
-    return Snapshot.open(out, version)
+    return Snapshot.open(out, version, pairs=pairs)
 
 
 def _check_folder(out: Path, run: Run, metric: Metric) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError
 from common.manifests import verify_files
-from common.storage import resolve_path, to_path
+from common.moved import Pairs
+from common.storage import to_path
 from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
 from index.search.recall import Hits
@@ -77,6 +78,7 @@ class Snapshot:
         version: str | None = None,
         *,
         searcher: Searcher | None = None,
+        pairs: Pairs = (),
     ) -> Snapshot:
         """Open a version of an index.
 
@@ -85,13 +87,14 @@ class Snapshot:
             version: name of a version, as ``v0001``; None: the one that is served.
             searcher: given the number of a segment, returns what searches it, in place of this
                 process; all segments are then searched at once.
+            pairs: of folders of runs and images that were moved.
 
         Raises:
             SnapshotError: there is no index or no such version, or its files are damaged.
             StorageError: the object store does not answer.
         """
         folder = to_path(index_dir)
-        manifest = read_manifest(folder, version)
+        manifest = read_manifest(folder, version, pairs)
         numbers = range(len(manifest.segments))
         segments = open_segments(folder, manifest, numbers, searchable=searcher is None)
         return cls(folder / manifest.version, manifest, segments, searcher)
@@ -294,7 +297,7 @@ class Snapshot:
     def image_path(self, row: int) -> Path:
         """Path of the image of a row: the root of its run, then the image's name."""
         run, image = self.rows["run"][row].as_py(), self.rows["image"][row].as_py()
-        return resolve_path(to_path(self.manifest.runs[run].root), str(image))
+        return self.manifest.runs[int(run)].image_path(str(image))
 
     def verify(self) -> int:
         """Check the sha256 of every file; returns the number of rows that a search can return.

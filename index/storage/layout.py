@@ -28,16 +28,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
 
-from common.errors import RunError, SnapshotError
+from common.errors import OnepassError, RunError, SnapshotError
 from common.json_models import JsonModel
 from common.manifests import MANIFEST, Manifest
-from common.storage import storage_errors, to_path
+from common.moved import ImageRoot, Pairs, apply_pairs, find_folder, relative_to
+from common.storage import is_remote, storage_errors, to_path
 from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
+from pipelines.run import Run
 
 CURRENT = "CURRENT"
 SEGMENTS = "segments"
@@ -56,6 +59,39 @@ class RunEntry(JsonModel):
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
     manifest_sha256: str  # of the run's manifest.json: ``compact`` needs the same run
+    # The same from the index folder; None: one of both is in an object store.
+    path_relative: str | None = None
+    root_relative: str | None = None
+    moved: Pairs = ()  # old and new folder of images that were moved
+
+    def located(self, index_dir: Path, pairs: Pairs = ()) -> RunEntry:
+        """The entry with its folders as they are now.
+
+        Args:
+            index_dir: the index folder, as it is now.
+            pairs: of folders that were moved by themselves.
+        """
+        path = find_folder(self.path, self.path_relative, index_dir, pairs)
+        root = find_folder(self.root, self.root_relative, index_dir, pairs)
+        if not is_remote(root) and not Path(root).is_dir():  # moved with the run, not the index
+            with suppress(OnepassError, OSError):
+                root = str(Run.open(path, pairs).root)
+        known = pairs if root == self.root else (*pairs, (self.root, root))
+        then = ((old, apply_pairs(known, new)) for old, new in self.moved)
+        base = to_path(index_dir) if is_remote(index_dir) else index_dir.resolve()
+        return self.model_copy(
+            update={
+                "path": path,
+                "root": root,
+                "path_relative": relative_to(path, base),
+                "root_relative": relative_to(root, base),
+                "moved": tuple(dict.fromkeys((*known, *then))),
+            }
+        )
+
+    def image_path(self, image: str) -> Path:
+        """The file of an image of the run."""
+        return ImageRoot(to_path(self.root), self.moved).path(image)
 
 
 class RecallFacts(JsonModel):
@@ -198,8 +234,18 @@ def current_version(index_dir: str | Path) -> str | None:
     return version
 
 
-def read_manifest(index_dir: str | Path, version: str | None = None) -> SnapshotManifest:
+def read_manifest(
+    index_dir: str | Path, version: str | None = None, pairs: Pairs = ()
+) -> SnapshotManifest:
     """Read the manifest of a version; None reads that of the served one.
+
+    Args:
+        index_dir: the index folder.
+        version: its name.
+        pairs: of folders of runs and images that were moved.
+
+    Returns:
+        The manifest, whose runs are where they lie now.
 
     Raises:
         SnapshotError: there is no index or no such version, or its manifest cannot be read.
@@ -215,6 +261,8 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
             versions = ", ".join(list_versions(folder)) or "none"
             raise SnapshotError(f"{folder} has no version {version!r} (it has: {versions})")
     try:
-        return SnapshotManifest.read(folder / version)
+        manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+    runs = [entry.located(folder, pairs) for entry in manifest.runs]
+    return manifest.model_copy(update={"runs": runs})

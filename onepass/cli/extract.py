@@ -10,9 +10,10 @@ import typer
 
 from common.errors import InputError
 from common.json_models import configure
+from common.moved import read_pairs
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
-from onepass.cli.console import Json, echo, print_json, to_path, warn
+from onepass.cli.console import Images, Json, echo, print_json, to_path, warn
 from onepass.cli.flags import with_flags
 from onepass.cli.format import count, duration, where_the_time_went
 from pipelines.config import ExtractConfig
@@ -48,6 +49,7 @@ def extract(
             "changed. Ids stay; rows of images that are gone are kept and named.",
         ),
     ] = False,
+    images: Images = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -69,7 +71,7 @@ def extract(
     if dry_run and update:
         raise InputError("`update=True` and `dry_run=True`: give one of them")
     if dry_run:
-        _dry_run(config, out, as_json=as_json)
+        _dry_run(config, out, images, as_json=as_json)
         return
     # late: torch and Arrow take seconds
     from onepass.runs import report_to
@@ -80,6 +82,7 @@ def extract(
             config,
             out,
             update=update,
+            pairs=read_pairs(images),
             report=report_to(bar.update, config.executor, config.address),
         )
     run, manifest = outcome.run, outcome.run.manifest
@@ -108,14 +111,17 @@ def extract(
     echo(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
 
 
-def _dry_run(config: ExtractConfig, out: Path, *, as_json: bool) -> None:
+def _dry_run(config: ExtractConfig, out: Path, images: list[str] | None, *, as_json: bool) -> None:
     # late: torch takes seconds
     from onepass.runs import report_to
     from pipelines.dry_run import dry_run
 
     with ProgressBar(resumes=False) as bar:
         forecast = dry_run(
-            config, out, report=report_to(bar.update, config.executor, config.address)
+            config,
+            out,
+            pairs=read_pairs(images),
+            report=report_to(bar.update, config.executor, config.address),
         )
     if as_json:
         values = None if forecast is None else forecast.model_dump(mode="json")

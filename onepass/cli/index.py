@@ -9,11 +9,12 @@ import typer
 
 from common.errors import InputError
 from common.json_models import configure
+from common.moved import read_pairs
 from common.progress import ProgressBar
 from common.sizes import parse_size
 from index.config import IndexConfig
 from onepass.cli.config_options import with_config
-from onepass.cli.console import ExecutorOption, Json, echo, print_json, to_path, warn
+from onepass.cli.console import ExecutorOption, Images, Json, echo, print_json, to_path, warn
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -44,6 +45,7 @@ def build(
     *,
     options: dict[str, Any],
     memory: Memory = None,
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     candidate: Annotated[
@@ -67,6 +69,7 @@ def build(
             out,
             configure(IndexConfig, **options),
             memory_bytes=parse_size(memory),
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             candidate=candidate,
@@ -86,6 +89,7 @@ def add(
         list[Path], typer.Argument(parser=to_path, help="Finished runs of the index's model.")
     ],
     memory: Memory = None,
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     as_json: Json = False,
@@ -101,6 +105,7 @@ def add(
             index,
             runs,
             memory_bytes=parse_size(memory),
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             progress=bar.callback("index"),
@@ -138,6 +143,7 @@ def delete(
 def compact(
     index: Index,
     memory: Memory = None,
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     as_json: Json = False,
@@ -152,6 +158,7 @@ def compact(
         snapshot = compact_index(
             index,
             memory_bytes=parse_size(memory),
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             progress=bar.callback("index"),

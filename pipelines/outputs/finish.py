@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from cluster.tasks import Tasks
 from common.errors import VerifyError
 from common.json_models import sha256_file
+from common.moved import Pairs, relative_to
 from common.storage import list_folder
 from common.untrusted import refuse_pickled
 from pipelines.outputs.hdf5 import shard_name
@@ -50,6 +51,7 @@ def describe_run(
     seconds: float,
     session: SessionInfo | None,
     files: Sequence[Path] | None = None,
+    pairs: Pairs = (),
     tasks: Callable[[], Tasks] = lambda: Tasks("checking"),
     done: Callable[[int], None] = lambda rows: None,
 ) -> RunManifest:
@@ -63,6 +65,7 @@ def describe_run(
         seconds: that the run has taken.
         session: the last one.
         files: of detections and of the plan; None: all that are there.
+        pairs: of folders of images that were moved.
         tasks: makes the tasks that read many files.
         done: receives the number of rows counted.
 
@@ -101,6 +104,8 @@ def describe_run(
         config=request.config,
         source=request.config.source,
         root=str(root),
+        root_relative=relative_to(root, out.resolve()),
+        moved=pairs,
         model=request.embeds,
         classifier=None if request.embeds == request.facts else request.facts,
         gate=request.config.gate_request,

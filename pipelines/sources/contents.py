@@ -23,7 +23,8 @@ from typing import IO, cast
 
 import pyarrow as pa
 
-from common.storage import arrow, is_access_denied, is_remote, resolve_path, storage_errors
+from common.moved import ImageRoot
+from common.storage import arrow, is_access_denied, is_remote, storage_errors
 from pipelines.detections import IMAGE_HASH, derive_ids
 from pipelines.frame_names import parse_frame
 from pipelines.sources.plan import Plan
@@ -76,14 +77,14 @@ def _hash(stream: IO[bytes], *, whole: bool) -> str:
 
 def hash_images(
     images: Sequence[str],
-    root: Path,
+    root: Path | ImageRoot,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str | None]:
     """Hashes of images by name; frames of a video have that of the video.
 
     Args:
         images: their names, as in a plan.
-        root: folder that relative names start from.
+        root: where they are.
         report: receives files read and files in all.
 
     Returns:
@@ -92,13 +93,14 @@ def hash_images(
     Raises:
         StorageError: an object store did not answer.
     """
+    where = root if isinstance(root, ImageRoot) else ImageRoot(root)
     files = [frame.file if (frame := parse_frame(name)) else name for name in images]
     distinct = list(dict.fromkeys(files))
     hashes: dict[str, str | None] = {}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for name, digest in zip(
             distinct,
-            pool.map(lambda name: hash_file(resolve_path(root, name)), distinct),
+            pool.map(lambda name: hash_file(where.path(name)), distinct),
             strict=True,
         ):
             hashes[name] = digest
@@ -118,7 +120,7 @@ def with_hashes(plan: Plan, report: Callable[[int, int], None] = lambda done, to
         StorageError: an object store did not answer.
     """
     encoded = plan.table["image"].combine_chunks().dictionary_encode()
-    hashes = hash_images(encoded.dictionary.to_pylist(), plan.root, report)
+    hashes = hash_images(encoded.dictionary.to_pylist(), plan.images, report)
     table = plan.table.append_column(
         IMAGE_HASH, pa.array(hashes, pa.string()).take(encoded.indices)
     )

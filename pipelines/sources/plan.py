@@ -23,6 +23,7 @@ import pyarrow.json
 from pyarrow import fs
 
 from common.errors import SourceError, first_line
+from common.moved import ImageRoot, Pairs
 from common.sampling import spread
 from common.storage import (
     SCHEMES,
@@ -58,6 +59,12 @@ class Plan:
     notes: tuple[str, ...] = ()  # remarks on the source, for people
     passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
     given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
+    pairs: Pairs = ()  # of folders of images that were moved
+
+    @property
+    def images(self) -> ImageRoot:
+        """Where the images are."""
+        return ImageRoot(self.root, self.pairs)
 
     @property
     def ids_given(self) -> bool:
@@ -77,6 +84,7 @@ def read_source(
     frames: int | None = None,
     limit: int | None = None,
     from_run: bool = False,
+    pairs: Pairs = (),
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Read a folder, a manifest, videos, a database or a run.
@@ -87,6 +95,7 @@ def read_source(
         frames: of each video, spread evenly over it; 0: every frame; None: 64.
         limit: images or videos at most, spread evenly over the source.
         from_run: it is a run, which is read as it read its own source: its rows, once more.
+        pairs: of folders of images that were moved.
         report: receives items done and items in all.
 
     Raises:
@@ -96,7 +105,7 @@ def read_source(
     if is_database(source):
         if kind == "video":
             raise SourceError(f"{name_source(source)}: `kind='video'` takes a folder or a video")
-        return _limited(_read_database(source, report), limit)
+        return replace(_limited(_read_database(source, report), limit), pairs=pairs)
     path = to_path(source)
     with storage_errors(path):
         if not path.exists():
@@ -104,10 +113,10 @@ def read_source(
                 f"{source}: no such folder or file; give a folder of images or a manifest"
             )
         if from_run:
-            return read_run(path)
+            return read_run(path, pairs)
         if kind == "video":
             return _read_videos(path, FRAMES if frames is None else frames, limit, report)
-        return _limited(_read_images(source, path), limit)
+        return replace(_limited(_read_images(source, path), limit), pairs=pairs)
 
 
 def _read_images(source: str, path: Path) -> Plan:
@@ -125,7 +134,7 @@ def _read_images(source: str, path: Path) -> Plan:
     return Plan(table, path.parent.resolve(), {}, given=frozenset(given.column_names))
 
 
-def read_run(path: Path) -> Plan:
+def read_run(path: Path, pairs: Pairs = ()) -> Plan:
     """The rows of a finished run as a plan: the same ids, order and user columns.
 
     A failed row is tried again, because its image may be readable now. A row that failed when the
@@ -135,21 +144,20 @@ def read_run(path: Path) -> Plan:
         RunError: not a finished run.
         SourceError: the folder that its images start from is gone.
     """
-    run = Run.open(path)
+    run = Run.open(path, pairs)
     models = [run.manifest.model, run.manifest.classifier]
     results = {*RESULT_COLUMNS, *(info.name for model in models if model for info in model.maps)}
     table = run.to_arrow([name for name in run.columns if name not in results])
     relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(
-            f"{path}: its images start from {run.root}, which is not there; bring that folder "
-            "back, or extract again from where they are now"
+            f"{path}: its images start from a folder that is not there: {run.where_images_are}"
         )
     table = table.replace_schema_metadata(None)  # Ray's and pandas' own
     errors = _errors_of_plan(run)
     if errors is not None:
         table = table.append_column("error", errors)
-    return Plan(table.combine_chunks(), run.root, {}, given=_ALL)
+    return Plan(table.combine_chunks(), run.root, {}, given=_ALL, pairs=run.images.pairs)
 
 
 def _errors_of_plan(run: Run) -> pa.ChunkedArray | None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from common.errors import RunError, first_line
-from common.storage import arrow, read_parquet, resolve_path
+from common.storage import arrow, read_parquet
 from pipelines.detections import BOX, IMAGE_HASH, derive_ids, number_frames
 from pipelines.frame_names import parse_frame
 from pipelines.run import Run
@@ -159,7 +159,7 @@ def _modified_since(run: Run, plan: Plan, now: pa.Table) -> Bools:
     began = _modified([run.path / "request.json"])[0] or 0
     encoded = now["image"].combine_chunks().dictionary_encode()
     frames = [(name, parse_frame(name)) for name in encoded.dictionary.to_pylist()]
-    files = [resolve_path(plan.root, frame.file if frame else name) for name, frame in frames]
+    files = [plan.images.path(frame.file if frame else name) for name, frame in frames]
     later = np.array([time is not None and time > began for time in _modified(files)], bool)
     modified: Bools = later[encoded.indices.to_numpy()]
     if plan.ids_given:

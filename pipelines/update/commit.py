@@ -30,6 +30,7 @@ from cluster.tasks import Tasks
 from common.errors import VerifyError
 from common.json_models import write_atomic, write_json
 from common.manifests import verify_files
+from common.moved import ImageRoot
 from common.storage import list_folder, make_folder, read_parquet, remove_folder, write_parquet
 from pipelines.detections import IMAGE_HASH
 from pipelines.execution.blocks import write_plan
@@ -122,7 +123,7 @@ def stage(run: Run, changes: Changes, request: Request) -> Staged:
 def commit(
     staged: Staged,
     request: Request,
-    root: Path,
+    images: ImageRoot,
     *,
     seconds: Callable[[], float],
     session: SessionInfo | None,
@@ -135,7 +136,7 @@ def commit(
     Args:
         staged: the update.
         request: of the run from now on.
-        root: folder that relative image names start from.
+        images: where they are.
         seconds: that the command has taken.
         session: that answered; None where nothing was to answer.
         tasks: makes tasks of that name, which write HDF5 and read many files.
@@ -157,8 +158,9 @@ def commit(
         write_hdf5(run.path, request, tasks("hdf5"), files=files, kept=kept)
     manifest = describe_run(
         run.path,
-        root,
+        images.folder,
         request,
+        pairs=images.pairs,
         planned=after.num_rows,
         seconds=0.0,
         session=session or old.session,

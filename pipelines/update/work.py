@@ -107,9 +107,10 @@ class Update:
         if (staged.folder / "manifest.json").is_file():
             return Outcome(Run.open(staged.folder), counts=Counts())
         staged.cut(request, executor.slots)
-        job = Job(staged.folder, self._plan.root, request, len(staged.answered))
+        plan = self._plan
+        job = Job(staged.folder, plan.root, request, len(staged.answered), plan.pairs)
         return Session(
-            *(job, self._plan, executor, self._report, self._check, self._started, self._began),
+            *(job, plan, executor, self._report, self._check, self._started, self._began),
             log=self._out,
         ).run()
 
@@ -128,7 +129,7 @@ class Update:
         commit(
             staged,
             request.model_copy(update={"config": self._request.config}),
-            self._plan.root,
+            self._plan.images,
             seconds=lambda: time.monotonic() - self._began,
             session=answered.run.manifest.session if answered else None,
             tasks=tasks,
