@@ -132,6 +132,7 @@ def prepare(
         limit=config.limit,
         from_run=config.from_run,
         pairs=pairs,
+        id_prefix=config.id_prefix,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     config = config.for_source().model_copy(update={"source": name_source(config.source)})

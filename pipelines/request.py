@@ -145,12 +145,12 @@ def earlier_request(
     then |= {name: now[name] for name in _moved(out, earlier, config, inputs, pairs)}
     differs = differences(then | {"inputs": earlier.inputs}, now | {"inputs": inputs})
     if [line.partition(":")[0] for line in differs] == ["inputs.plan"]:  # the rows alone
-        if not update:
+        if not update and not config.from_run:  # whose source is a run that was updated
             raise RunError(
                 f"`out={str(out)!r}`: {config.source} has other rows now than this run; set "
                 "`update=True` to answer what is new or changed, or give a new `out`"
             )
-        differs = []
+        differs = differs if config.from_run else []
     if differs:
         raise RunError(
             f"`out={str(out)!r}` is a run of another command ({'; '.join(differs)}); give a new `out`"

@@ -106,9 +106,8 @@ def read_tracks(run: Path) -> pa.Table:
 
 
 def _is_stale(tracks: TracksManifest, run: RunManifest) -> bool:
-    if tracks.rows_sha256 is None:
-        return run.updates > 0
-    return tracks.rows_sha256 != run.rows_sha256
+    """Whether a run was updated since it was linked; tracks without a hash are older than updates."""
+    return run.updates > 0 and tracks.rows_sha256 != run.rows_sha256
 
 
 def check_complete(files: Sequence[Path], expected: pa.ChunkedArray) -> None:

@@ -30,8 +30,9 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from common.errors import OnepassError, RunError, SnapshotError
 from common.json_models import JsonModel
@@ -78,16 +79,24 @@ class RunEntry(JsonModel):
                 root = str(Run.open(path, pairs).root)
         known = pairs if root == self.root else (*pairs, (self.root, root))
         then = ((old, apply_pairs(known, new)) for old, new in self.moved)
-        base = to_path(index_dir) if is_remote(index_dir) else index_dir.resolve()
-        return self.model_copy(
-            update={
-                "path": path,
-                "root": root,
-                "path_relative": relative_to(path, base),
-                "root_relative": relative_to(root, base),
-                "moved": tuple(dict.fromkeys((*known, *then))),
-            }
-        )
+        moved = tuple(dict.fromkeys((*known, *then)))
+        return self.model_copy(update={"path": path, "root": root, "moved": moved})
+
+    def with_relative(self, index_dir: Path) -> RunEntry:
+        """The entry with the paths from the index folder to where its folders are now."""
+        base = index_dir if is_remote(index_dir) else index_dir.resolve()
+        relative = {
+            "path_relative": relative_to(self.path, base),
+            "root_relative": relative_to(self.root, base),
+        }
+        return self.model_copy(update=relative)
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without fields that entries of earlier versions do not have, where they say nothing."""
+        values: dict[str, Any] = standard(self)
+        late = ("path_relative", "root_relative", "moved")
+        return {name: value for name, value in values.items() if value or name not in late}
 
     def image_path(self, image: str) -> Path:
         """The file of an image of the run."""

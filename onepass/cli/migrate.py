@@ -28,7 +28,9 @@ _EXIT_MISSED = 1
 
 @app.command()
 @with_config(Limits, parameter="limits")
-@with_config(ExtractConfig, leave_out={"source", "kind", "frames", "limit", "from_run"})
+@with_config(
+    ExtractConfig, leave_out={"source", "kind", "frames", "limit", "id_prefix", "from_run"}
+)
 def migrate(
     run: Annotated[
         Path,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from common.moved import ImageRoot
 from common.storage import arrow, is_access_denied, is_remote, storage_errors
@@ -126,5 +127,6 @@ def with_hashes(plan: Plan, report: Callable[[int, int], None] = lambda done, to
     )
     if not plan.ids_given:
         column = table.column_names.index("detection_id")
-        table = table.set_column(column, "detection_id", derive_ids(table))
+        ids = pc.binary_join_element_wise(plan.id_prefix or "", derive_ids(table), "")
+        table = table.set_column(column, "detection_id", ids)
     return replace(plan, table=table)

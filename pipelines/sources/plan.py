@@ -60,6 +60,7 @@ class Plan:
     passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
     given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
     pairs: Pairs = ()  # of folders of images that were moved
+    id_prefix: str | None = None  # of ids that are not made yet
 
     @property
     def images(self) -> ImageRoot:
@@ -85,6 +86,7 @@ def read_source(
     limit: int | None = None,
     from_run: bool = False,
     pairs: Pairs = (),
+    id_prefix: str | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Read a folder, a manifest, videos, a database or a run.
@@ -96,6 +98,7 @@ def read_source(
         limit: images or videos at most, spread evenly over the source.
         from_run: it is a run, which is read as it read its own source: its rows, once more.
         pairs: of folders of images that were moved.
+        id_prefix: put before every id; a run's rows keep the ids that they have.
         report: receives items done and items in all.
 
     Raises:
@@ -105,7 +108,8 @@ def read_source(
     if is_database(source):
         if kind == "video":
             raise SourceError(f"{name_source(source)}: `kind='video'` takes a folder or a video")
-        return replace(_limited(_read_database(source, report), limit), pairs=pairs)
+        plan = _limited(_read_database(source, report), limit)
+        return replace(_prefixed(plan, id_prefix), pairs=pairs)
     path = to_path(source)
     with storage_errors(path):
         if not path.exists():
@@ -115,8 +119,19 @@ def read_source(
         if from_run:
             return read_run(path, pairs)
         if kind == "video":
-            return _read_videos(path, FRAMES if frames is None else frames, limit, report)
-        return replace(_limited(_read_images(source, path), limit), pairs=pairs)
+            plan = _read_videos(path, FRAMES if frames is None else frames, limit, report)
+        else:
+            plan = _limited(_read_images(source, path), limit)
+        return replace(_prefixed(plan, id_prefix), pairs=pairs)
+
+
+def _prefixed(plan: Plan, prefix: str | None) -> Plan:
+    """The plan with a prefix before ids that the source gives; others get it when they are made."""
+    if prefix is None or not plan.ids_given:
+        return replace(plan, id_prefix=prefix)
+    ids = pc.binary_join_element_wise(prefix, plan.table["detection_id"], "")
+    column = plan.table.column_names.index("detection_id")
+    return replace(plan, table=plan.table.set_column(column, "detection_id", ids))
 
 
 def _read_images(source: str, path: Path) -> Plan:

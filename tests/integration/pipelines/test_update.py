@@ -17,12 +17,14 @@ import pytest
 import pipelines.update.commit
 import pipelines.update.work
 from common.errors import RunError, VerifyError
+from common.storage import to_path
 from pipelines.extract import Outcome, extract
 from pipelines.run import Run
 from pipelines.session import UpdateSummary
 from tests.helpers.commands import here
 from tests.helpers.pictures import drawn
 from tests.helpers.runs import make_config
+from tests.helpers.s3 import Store
 from tests.helpers.videos import write_video
 from tests.integration.pipelines.execution.world import everything, same
 from tracks.link import link_run
@@ -42,7 +44,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def extracted(source: Path, out: Path, *, update: bool = False, **fields: Any) -> Outcome:
+def extracted(source: Path | str, out: Path, *, update: bool = False, **fields: Any) -> Outcome:
     config = make_config(**({"source": source, "executor": "local", "logits": True} | fields))
     outcome = extract(config, out, update=update)
     assert outcome.run.verify() == len(outcome.run)
@@ -386,6 +388,26 @@ def test_the_command_says_what_it_did(photos: Path, tmp_path: Path) -> None:
     told = json.loads(here(*command, "--executor", "local", "--json").stdout)
     assert told["already_finished"] is True
     assert told["update"]["vanished"] == ["night1/0030.jpg"]
+
+
+def test_a_run_and_images_in_an_object_store(photos: Path, tmp_path: Path, s3: Store) -> None:
+    for file in photos.rglob("*.jpg"):
+        to_path(f"s3://bucket/{file.relative_to(tmp_path)}").write_bytes(file.read_bytes())
+    source, out = to_path("s3://bucket/photos"), to_path("s3://bucket/run")
+    extracted(str(source), out, hdf5=True)
+    added = photo(tmp_path / "more.jpg", 55).read_bytes()
+    (source / "night0" / "2000.jpg").write_bytes(added)
+    (source / "night1" / "0010.jpg").write_bytes(added)
+    (source / "night1" / "0030.jpg").unlink()
+    outcome = extracted(str(source), out, update=True, hdf5=True)
+    assert outcome.update == UpdateSummary(
+        new=("night0/2000.jpg",),
+        changed=("night1/0010.jpg",),
+        vanished=("night1/0030.jpg",),
+        answered=2,
+    )
+    stored = {key.removeprefix("run/") for key in s3.stored("run")}
+    assert stored == {*outcome.run.manifest.files, "manifest.json", "request.json", "events.jsonl"}
 
 
 def test_update_of_nothing_is_a_new_run(photos: Path, tmp_path: Path) -> None:
