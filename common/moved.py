@@ -1,7 +1,8 @@
 """Folders that were moved: where images are now that a run, an index or a manifest knows by a path.
 
-Runs and indexes store the absolute path of each folder, and its path relative to themselves, so that
-a project which is moved as a whole is found again. Anything else is said with ``OLD=NEW``.
+Runs and indexes store the absolute path of each folder, and of the folder that they are in themselves,
+so that a project which is moved as a whole is found again: by the path from the one to the other.
+Anything else is said with ``OLD=NEW``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.storage import is_remote, to_path
 
 Pairs = tuple[tuple[str, str], ...]  # old and new folders
 Moved = Mapping[str | Path, str | Path] | Mapping[str, str] | None  # the same, as users give it
+
+
+def _is_remote(name: str | Path) -> bool:
+    from common.storage import is_remote  # late: Arrow takes half a second
+
+    return is_remote(name)
+
+
+def _to_path(name: str) -> Path:
+    from common.storage import to_path  # late: Arrow takes half a second
+
+    return to_path(name)
 
 
 def read_pairs(images: Moved | Sequence[str]) -> Pairs:
@@ -33,9 +45,9 @@ def read_pairs(images: Moved | Sequence[str]) -> Pairs:
         given = [_split(text) for text in images or ()]
     pairs: list[tuple[str, str]] = []
     for old, new in given:
-        if not is_remote(new) and not Path(new).is_dir():
+        if not _is_remote(new) and not Path(new).is_dir():
             raise InputError(f"`images={f'{old}={new}'!r}`: there is no folder {new}")
-        now = str(to_path(new)) if is_remote(new) else str(Path(new).resolve())
+        now = new.rstrip("/") if _is_remote(new) else str(Path(new).resolve())
         # Runs know folders without links, manifests of images as they were typed.
         pairs += [(name, now) for name in dict.fromkeys(_names(old))]
     return tuple(pairs)
@@ -49,7 +61,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _names(folder: str) -> list[str]:
-    if is_remote(folder):
+    if _is_remote(folder):
         return [folder.rstrip("/")]
     return [os.path.normpath(Path(folder).absolute()), str(Path(folder).resolve())]
 
@@ -63,33 +75,27 @@ def apply_pairs(pairs: Pairs, name: str) -> str:
     return new + name[len(old) :]
 
 
-def relative_to(folder: str | Path, base: Path) -> str | None:
-    """The path from one folder to another; None where one lies in an object store."""
-    if is_remote(folder) or is_remote(base):
-        return None
-    return Path(os.path.relpath(folder, base)).as_posix()
-
-
-def places_of(stored: str, relative: str | None, base: Path, pairs: Pairs) -> list[str]:
+def places_of(stored: str, then: str | None, now: Path, pairs: Pairs) -> list[str]:
     """Where a folder may be, the likeliest first.
 
     Args:
         stored: its absolute path, when it was written down.
-        relative: its path from ``base``.
-        base: the folder that names it, as it is now.
+        then: the absolute path of the folder that it was written down in; None: not known.
+        now: where that folder is now.
         pairs: of moved folders.
     """
-    moved = apply_pairs(pairs, stored)
-    places = [moved] if moved != stored else [stored]
-    if relative is not None and not is_remote(base):
-        places.append(os.path.normpath(base.resolve() / relative))
-    return list(dict.fromkeys([*places, stored]))
+    places = [apply_pairs(pairs, stored), stored]
+    local = not (_is_remote(stored) or _is_remote(now))
+    if then is not None and local and not _is_remote(then):
+        relative = os.path.relpath(stored, then)
+        places.insert(1, os.path.normpath(now.resolve() / relative))
+    return list(dict.fromkeys(places))
 
 
-def find_folder(stored: str, relative: str | None, base: Path, pairs: Pairs) -> str:
+def find_folder(stored: str, then: str | None, now: Path, pairs: Pairs) -> str:
     """The first of ``places_of`` that exists; without one the path as it was stored."""
-    places = places_of(stored, relative, base, pairs)
-    if len(places) == 1 or is_remote(places[0]):
+    places = places_of(stored, then, now, pairs)
+    if len(places) == 1 or _is_remote(places[0]):
         return places[0]
     return next((place for place in places if Path(place).is_dir()), stored)
 
@@ -108,6 +114,6 @@ class ImageRoot:
 
     def path(self, name: str) -> Path:
         """The file of an image."""
-        if is_remote(name) or name.startswith("/"):
-            return to_path(apply_pairs(self.pairs, name))
+        if _is_remote(name) or name.startswith("/"):
+            return _to_path(apply_pairs(self.pairs, name))
         return self.folder / name

@@ -19,7 +19,7 @@ from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Job, open_executor
 from pipelines.execution.blocks import write_plan
-from pipelines.request import fingerprint_inputs, lock_run, relative_source
+from pipelines.request import fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
 from pipelines.sources.contents import with_hashes
@@ -87,8 +87,7 @@ def extract(
                 if earlier is None:
                     write_plan(out / "plan", plan.table, request, executor.slots)
                     # Last: a plan without a request is of a session that died while planning.
-                    source = relative_source(request.config.source, out)
-                    request = request.model_copy(update={"source_relative": source})
+                    request = request.model_copy(update={"path": str(out.resolve())})
                     write_json(out / "request.json", request)
                 job = Job(out.resolve(), plan.root, request, planned, plan.pairs)
                 outcome = Session(job, plan, executor, report, check, started, began).run()

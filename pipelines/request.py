@@ -8,7 +8,6 @@ the message names what differs.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import model_validator
 from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
 from common.lock import Check, lock_folder
-from common.moved import Pairs, apply_pairs, relative_to
+from common.moved import Pairs, places_of
 from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, ModelInfo, Precision, PrecisionAudit
@@ -40,7 +39,7 @@ class Request(JsonModel):
 
     format: Literal[2] = 2
     config: ExtractConfig
-    source_relative: str | None = None  # ``config.source`` from the run folder, if both are here
+    path: str | None = None  # the run folder when this was written; None: before it was kept
     inputs: dict[str, str]  # sha256 of the plan and of each file that the configuration names
     facts: ModelInfo
     labels: tuple[str, ...] | None
@@ -167,9 +166,7 @@ def _moved(
 ) -> Iterator[str]:
     """Fields that name the same source and files as then, which lie elsewhere now."""
     source = earlier.config.source
-    places = {apply_pairs(pairs, source)}
-    if earlier.source_relative is not None and not is_remote(out):
-        places.add(os.path.normpath(out.resolve() / earlier.source_relative))
+    places = places_of(source, earlier.path, out, pairs) if source.startswith("/") else [source]
     if config.source in places:
         yield "source"
     for name in _FILES:
@@ -180,11 +177,6 @@ def _moved(
 
 def _input_name(field: str) -> str:
     return field.replace("_", "-")
-
-
-def relative_source(source: str, out: Path) -> str | None:
-    """The path from a run to its source; None for databases and what is in an object store."""
-    return relative_to(source, out.resolve()) if source.startswith("/") else None
 
 
 def _foreign(out: Path) -> Iterator[Path]:

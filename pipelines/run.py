@@ -88,7 +88,7 @@ class RunManifest(Manifest):
     config: ExtractConfig | None = None  # None: made before it was kept here
     source: str
     root: str  # relative image names start here
-    root_relative: str | None = None  # the same from the run folder; None: one is in a store
+    path: str | None = None  # the run folder when this was written; None: before it was kept
     moved: Pairs = ()  # old and new folder of images that had been moved when they were read
     model: ModelInfo  # whose embeddings these are
     classifier: ModelInfo | None = None  # whose classes, where it is another
@@ -186,7 +186,7 @@ class Run:
     def images(self) -> ImageRoot:
         """Where the images are now, whether they were moved with the run or by themselves."""
         stored, pairs = self.manifest.root, self.pairs
-        root = find_folder(stored, self.manifest.root_relative, self.path, pairs)
+        root = find_folder(stored, self.manifest.path, self.path, pairs)
         if root != stored:
             pairs = (*pairs, (stored, root))
         then = tuple((old, apply_pairs(pairs, new)) for old, new in self.manifest.moved)
@@ -199,7 +199,7 @@ class Run:
         if name.startswith("/") or is_remote(name):  # it starts from no folder of ours
             places = (Path(name).parent, self.images.path(name).parent)
             return list(dict.fromkeys(map(str, places)))
-        return places_of(self.manifest.root, self.manifest.root_relative, self.path, self.pairs)
+        return places_of(self.manifest.root, self.manifest.path, self.path, self.pairs)
 
     @property
     def columns(self) -> list[str]:

@@ -37,7 +37,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from common.errors import OnepassError, RunError, SnapshotError
 from common.json_models import JsonModel
 from common.manifests import MANIFEST, Manifest
-from common.moved import ImageRoot, Pairs, apply_pairs, find_folder, relative_to
+from common.moved import ImageRoot, Pairs, apply_pairs, find_folder
 from common.storage import is_remote, storage_errors, to_path
 from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
@@ -60,43 +60,31 @@ class RunEntry(JsonModel):
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
     manifest_sha256: str  # of the run's manifest.json: ``compact`` needs the same run
-    # The same from the index folder; None: one of both is in an object store.
-    path_relative: str | None = None
-    root_relative: str | None = None
     moved: Pairs = ()  # old and new folder of images that were moved
 
-    def located(self, index_dir: Path, pairs: Pairs = ()) -> RunEntry:
+    def located(self, then: str | None, now: Path, pairs: Pairs = ()) -> RunEntry:
         """The entry with its folders as they are now.
 
         Args:
-            index_dir: the index folder, as it is now.
+            then: the index folder when the entry was written; None: not known.
+            now: the index folder, as it is now.
             pairs: of folders that were moved by themselves.
         """
-        path = find_folder(self.path, self.path_relative, index_dir, pairs)
-        root = find_folder(self.root, self.root_relative, index_dir, pairs)
+        path = find_folder(self.path, then, now, pairs)
+        root = find_folder(self.root, then, now, pairs)
         if not is_remote(root) and not Path(root).is_dir():  # moved with the run, not the index
             with suppress(OnepassError, OSError):
                 root = str(Run.open(path, pairs).root)
         known = pairs if root == self.root else (*pairs, (self.root, root))
-        then = ((old, apply_pairs(known, new)) for old, new in self.moved)
-        moved = tuple(dict.fromkeys((*known, *then)))
+        earlier = ((old, apply_pairs(known, new)) for old, new in self.moved)
+        moved = tuple(dict.fromkeys((*known, *earlier)))
         return self.model_copy(update={"path": path, "root": root, "moved": moved})
-
-    def with_relative(self, index_dir: Path) -> RunEntry:
-        """The entry with the paths from the index folder to where its folders are now."""
-        base = index_dir if is_remote(index_dir) else index_dir.resolve()
-        relative = {
-            "path_relative": relative_to(self.path, base),
-            "root_relative": relative_to(self.root, base),
-        }
-        return self.model_copy(update=relative)
 
     @model_serializer(mode="wrap")
     def _without_unknown(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without fields that entries of earlier versions do not have, where they say nothing."""
+        """Without ``moved`` where it says nothing, as entries of earlier versions are."""
         values: dict[str, Any] = standard(self)
-        late = ("path_relative", "root_relative", "moved")
-        return {name: value for name, value in values.items() if value or name not in late}
+        return {name: value for name, value in values.items() if value or name != "moved"}
 
     def image_path(self, image: str) -> Path:
         """The file of an image of the run."""
@@ -165,6 +153,7 @@ class SnapshotManifest(Manifest):
     dim: int
     model: ModelInfo
     fingerprint: str
+    path: str | None = None  # the index folder when this was written; None: before it was kept
     runs: list[RunEntry]
     segments: list[SegmentEntry]
     seconds: float
@@ -273,5 +262,5 @@ def read_manifest(
         manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
-    runs = [entry.located(folder, pairs) for entry in manifest.runs]
+    runs = [entry.located(manifest.path, folder, pairs) for entry in manifest.runs]
     return manifest.model_copy(update={"runs": runs})

@@ -75,10 +75,8 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
     try:
         (draft / SEGMENTS).mkdir(parents=True)
         manifest = fill(draft, version)
-        runs = [entry.with_relative(out) for entry in manifest.runs]
-        manifest = manifest.model_copy(update={"runs": runs})
         own = {file.name: sha256_file(file) for file in draft.iterdir() if file.is_file()}
-        manifest = manifest.model_copy(update={"files": own})
+        manifest = manifest.model_copy(update={"files": own, "path": str(out.resolve())})
         manifest.write(draft)
         if is_remote(out):
             check()

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from cluster.tasks import Tasks
 from common.errors import VerifyError
 from common.json_models import sha256_file
-from common.moved import Pairs, relative_to
+from common.moved import Pairs
 from common.storage import list_folder
 from common.untrusted import refuse_pickled
 from pipelines.outputs.hdf5 import shard_name
@@ -104,7 +104,7 @@ def describe_run(
         config=request.config,
         source=request.config.source,
         root=str(root),
-        root_relative=relative_to(root, out.resolve()),
+        path=str(out.resolve()),
         moved=pairs,
         model=request.embeds,
         classifier=None if request.embeds == request.facts else request.facts,

@@ -166,7 +166,8 @@ def read_run(path: Path, pairs: Pairs = ()) -> Plan:
     relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(
-            f"{path}: its images start from a folder that is not there: {run.where_images_are}"
+            f"{path}: its images start from {run.manifest.root}, which is not there; bring that "
+            f"folder back, or say where it is ({run.where_images_are})"
         )
     table = table.replace_schema_metadata(None)  # Ray's and pandas' own
     errors = _errors_of_plan(run)
