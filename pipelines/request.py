@@ -166,7 +166,11 @@ def _moved(
 ) -> Iterator[str]:
     """Fields that name the same source and files as then, which lie elsewhere now."""
     source = earlier.config.source
-    places = places_of(source, earlier.path, out, pairs) if source.startswith("/") else [source]
+    head = "sqlite:///" if source.startswith("sqlite:////") else ""
+    places = [source]
+    if source.startswith(("/", "sqlite:////")):
+        file = source.removeprefix(head)
+        places = [head + place for place in places_of(file, earlier.path, out, pairs)]
     if config.source in places:
         yield "source"
     for name in _FILES:

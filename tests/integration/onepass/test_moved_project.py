@@ -12,7 +12,9 @@ import timm
 import torch
 
 import onepass
+from ami.compare import compare_database
 from common.errors import InputError, RunError
+from tests.helpers.ami import fill
 from tests.helpers.api.world import serving
 from tests.helpers.commands import here
 from tests.helpers.pictures import drawn
@@ -112,6 +114,20 @@ def test_weights_may_move_with_an_unfinished_run(tmp_path: Path) -> None:
     run = onepass.extract(new / "photos", out=new / "run", **config)
     assert (len(run), run.manifest.rows.failed) == (1, 0)
     assert run.manifest.model.request.checkpoint == str(new / "weights.pt")
+
+
+@pytest.mark.filterwarnings("ignore::common.errors.OnepassWarning")
+def test_a_database_that_was_moved_with_its_run_is_updated(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    fill(f"sqlite:///{old}/ami.db", old / "traps")
+    run = onepass.extract(f"sqlite:///{old}/ami.db", out=old / "run", progress=False, **MODEL)
+    before = run.embeddings()
+    old.rename(new)
+    url = f"sqlite:///{new}/ami.db"
+    updated = onepass.extract(url, out=new / "run", update=True, progress=False, **MODEL)
+    assert updated.embeddings().tobytes() == before.tobytes()
+    assert compare_database(updated.path, url).gone.count == 0
 
 
 @pytest.mark.parametrize("name", ["photos", "absolute"])

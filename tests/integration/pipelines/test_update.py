@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -14,9 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import pipelines.update.commit
-import pipelines.update.work
-from common.errors import RunError, VerifyError
+from common.errors import RunError, VerifyError, WorkError
 from common.storage import to_path
 from pipelines.extract import Outcome, extract
 from pipelines.run import Run
@@ -271,7 +270,8 @@ class _Killed(BaseException):
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, where: str, after: int) -> None:
     """Let the update die after so many calls of a function that it uses."""
-    module, name = (pipelines.update.commit, where)
+    within, _, name = where.rpartition(".")
+    module = importlib.import_module(within or "pipelines.update.commit")
     original: Callable[..., Any] = getattr(module, name)
     calls = 0
 
@@ -292,6 +292,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, where: str, after: int) -> None:
         *(("write_json", 0), ("write_plan", 0), ("write_atomic", 0), ("write_atomic", 1)),
         *(("write_atomic", 2), ("write_hdf5", 0), ("describe_run", 0), ("write_json", 1)),
         *(("remove_leftovers", 0), ("remove_folder", 1)),
+        *(("pipelines.session.describe_run", 0), ("pipelines.execution.local.write_part", 0)),
     ],
 )
 def test_a_kill_anywhere_leaves_a_whole_run_and_is_continued(
@@ -308,7 +309,7 @@ def test_a_kill_anywhere_leaves_a_whole_run_and_is_continued(
     photo(photos / "night1" / "0050.jpg", 101)
     with monkeypatch.context() as patched:
         killed_at(patched, where, after)
-        with pytest.raises(_Killed):
+        with pytest.raises((_Killed, WorkError)):
             extracted(photos, out, update=True, hdf5=True)
     run = Run.open(out)
     if not run.manifest.updates:
