@@ -76,7 +76,7 @@ def apply_pairs(pairs: Pairs, name: str) -> str:
 
 
 def places_of(stored: str, then: str | None, now: Path, pairs: Pairs) -> list[str]:
-    """Where a folder may be, the likeliest first.
+    """Where a folder or a file may be, the likeliest first.
 
     Args:
         stored: its absolute path, when it was written down.
@@ -92,12 +92,12 @@ def places_of(stored: str, then: str | None, now: Path, pairs: Pairs) -> list[st
     return list(dict.fromkeys(places))
 
 
-def find_folder(stored: str, then: str | None, now: Path, pairs: Pairs) -> str:
+def find_path(stored: str, then: str | None, now: Path, pairs: Pairs) -> str:
     """The first of ``places_of`` that exists; without one the path as it was stored."""
     places = places_of(stored, then, now, pairs)
     if len(places) == 1 or _is_remote(places[0]):
         return places[0]
-    return next((place for place in places if Path(place).is_dir()), stored)
+    return next((place for place in places if Path(place).exists()), stored)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from common.errors import RunError, VerifyError
 from common.json_models import JsonModel, sha256_json
 from common.manifests import Manifest
-from common.moved import ImageRoot, Pairs, apply_pairs, find_folder, places_of
+from common.moved import ImageRoot, Pairs, apply_pairs, find_path, places_of
 from common.storage import is_remote, open_parquet, read_parquet, storage_errors, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
@@ -165,7 +165,16 @@ class Run:
                 else "this folder is not a run"
             )
             raise RunError(f"{folder} has no manifest.json: {hint}")
-        return cls(folder, RunManifest.read(folder), pairs)
+        manifest = RunManifest.read(folder)
+
+        def find(file: str) -> str:
+            return find_path(file, manifest.path, folder, pairs)
+
+        models = {
+            "model": manifest.model.located(find),
+            "classifier": manifest.classifier and manifest.classifier.located(find),
+        }
+        return cls(folder, manifest.model_copy(update=models), pairs)
 
     def __len__(self) -> int:
         return self.manifest.rows.written
@@ -186,7 +195,7 @@ class Run:
     def images(self) -> ImageRoot:
         """Where the images are now, whether they were moved with the run or by themselves."""
         stored, pairs = self.manifest.root, self.pairs
-        root = find_folder(stored, self.manifest.path, self.path, pairs)
+        root = find_path(stored, self.manifest.path, self.path, pairs)
         if root != stored:
             pairs = (*pairs, (stored, root))
         then = tuple((old, apply_pairs(pairs, new)) for old, new in self.manifest.moved)

@@ -37,7 +37,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from common.errors import OnepassError, RunError, SnapshotError
 from common.json_models import JsonModel
 from common.manifests import MANIFEST, Manifest
-from common.moved import ImageRoot, Pairs, apply_pairs, find_folder
+from common.moved import ImageRoot, Pairs, apply_pairs, find_path
 from common.storage import is_remote, storage_errors, to_path
 from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
@@ -70,8 +70,8 @@ class RunEntry(JsonModel):
             now: the index folder, as it is now.
             pairs: of folders that were moved by themselves.
         """
-        path = find_folder(self.path, then, now, pairs)
-        root = find_folder(self.root, then, now, pairs)
+        path = find_path(self.path, then, now, pairs)
+        root = find_path(self.root, then, now, pairs)
         if not is_remote(root) and not Path(root).is_dir():  # moved with the run, not the index
             with suppress(OnepassError, OSError):
                 root = str(Run.open(path, pairs).root)
@@ -262,5 +262,7 @@ def read_manifest(
         manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
-    runs = [entry.located(manifest.path, folder, pairs) for entry in manifest.runs]
-    return manifest.model_copy(update={"runs": runs})
+    then = manifest.path
+    runs = [entry.located(then, folder, pairs) for entry in manifest.runs]
+    model = manifest.model.located(lambda file: find_path(file, then, folder, pairs))
+    return manifest.model_copy(update={"runs": runs, "model": model})

@@ -100,6 +100,7 @@ def test_the_same_command_knows_a_run_that_was_moved(project: Path) -> None:
     assert Path(grown.manifest.root) == new / "photos"
 
 
+@pytest.mark.filterwarnings("ignore::common.errors.OnepassWarning")
 def test_weights_may_move_with_an_unfinished_run(tmp_path: Path) -> None:
     old = tmp_path / "old"
     (old / "photos").mkdir(parents=True)
@@ -114,6 +115,13 @@ def test_weights_may_move_with_an_unfinished_run(tmp_path: Path) -> None:
     run = onepass.extract(new / "photos", out=new / "run", **config)
     assert (len(run), run.manifest.rows.failed) == (1, 0)
     assert run.manifest.model.request.checkpoint == str(new / "weights.pt")
+    onepass.build_index(run, new / "photos.index")
+    again = new.rename(tmp_path / "again")
+    index = onepass.open_index(again / "photos.index")
+    assert index.search_images(again / "photos" / "a.jpg", k=1).scores[0] > 0.999
+    assert onepass.open_run(again / "run").manifest.model.request.checkpoint == (
+        str(again / "weights.pt")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::common.errors.OnepassWarning")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from common.moved import ImageRoot, apply_pairs, find_folder, places_of, read_pairs
+from common.moved import ImageRoot, apply_pairs, find_path, places_of, read_pairs
 
 
 def test_pairs_are_read_from_texts_and_mappings(tmp_path: Path) -> None:
@@ -47,15 +47,15 @@ def test_a_folder_is_looked_for_where_it_was_and_beside_what_names_it(tmp_path: 
     photos.mkdir(parents=True)
     run.mkdir(parents=True)
     assert set(places_of(stored, then, run, ())) == {stored, str(photos)}
-    assert find_folder(stored, then, run, ()) == str(photos)
-    assert find_folder(stored, None, run, ()) == stored
+    assert find_path(stored, then, run, ()) == str(photos)
+    assert find_path(stored, None, run, ()) == stored
     Path(stored).mkdir(parents=True)
-    assert find_folder(stored, then, run, ()) == stored
+    assert find_path(stored, then, run, ()) == stored
     said = tmp_path / "said"
     said.mkdir()
-    assert find_folder(stored, then, run, ((stored, str(said)),)) == str(said)
-    assert find_folder("s3://bucket/a", then, run, ()) == "s3://bucket/a"
-    assert find_folder(stored, "s3://bucket/run", run, ()) == stored
+    assert find_path(stored, then, run, ((stored, str(said)),)) == str(said)
+    assert find_path("s3://bucket/a", then, run, ()) == "s3://bucket/a"
+    assert find_path(stored, "s3://bucket/run", run, ()) == stored
 
 
 def test_absolute_names_are_mapped_and_others_start_from_the_folder() -> None:
