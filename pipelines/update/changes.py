@@ -66,37 +66,21 @@ def find_changes(plan: Plan, run: Run) -> Changes:
     if not hashed:  # made before contents were kept
         old = old.append_column(IMAGE_HASH, pa.nulls(old.num_rows, pa.string()))
     fresh = _with_types_of(old, plan.table, run)
-    keys = old["detection_id"] if plan.ids_given else derive_ids(old.drop_columns([IMAGE_HASH]))
-    fresh_keys = (
-        fresh["detection_id"] if plan.ids_given else derive_ids(fresh.drop_columns([IMAGE_HASH]))
-    )
-    position = pc.index_in(keys, fresh_keys)
-    in_source = position.is_valid().to_numpy(zero_copy_only=False)
-    if not in_source.any():
-        raise RunError(
-            f"{run.path}: none of its {old.num_rows} rows is in {plan.root} any more; if that is "
-            "the right source, give a new `out`"
-        )
-    position = position.fill_null(0).to_numpy()
+    position, in_source = _positions(plan, old, fresh, run)
     now = fresh.take(pa.array(position))  # row i: what the source says of row i of ``old``
-    gone = ~in_source | (_valid(old[IMAGE_HASH]) & ~_valid(now[IMAGE_HASH]))
-    changed = ~gone & (
+    errors = run.to_arrow(["error"])["error"]
+    read_before = _valid(old[IMAGE_HASH]) if hashed else ~_valid(errors)
+    gone = ~in_source | (read_before & ~_valid(now[IMAGE_HASH]))
+    changed = (
         _content_differs(old, now, ids_given=plan.ids_given)
         if hashed
         else _modified_since(run, plan, now)
     )
-    changed |= ~gone & _unread_before(run, now)
+    changed = ~gone & (changed | _unread_before(errors, now))
     new = np.setdiff1d(np.arange(fresh.num_rows), position[in_source])
-    rows = np.where(gone, np.arange(old.num_rows), old.num_rows + position)
-    after = pa.concat_tables([old, fresh]).take(pa.array(np.r_[rows, old.num_rows + new]))
-    after = _set(after, "row_id", pa.array(np.arange(after.num_rows, dtype=np.int64)))
-    ids = pa.chunked_array([*old["detection_id"].chunks, *fresh["detection_id"].take(new).chunks])
-    after = _set(after, "detection_id", ids)
-    if "frame" not in plan.given:  # vanished images count: their frames are taken
-        after = _set(after, "frame", number_frames(after))
+    after = _after(plan, old, fresh, np.where(gone, -1, position), new)
     answer = np.r_[changed, np.ones(len(new), bool)]
     before = after.slice(0, old.num_rows)
-    differences = [differ(old[name], before[name]) for name in old.column_names]
     moved = differ(old["frame"], before["frame"]) | differ(old["sequence"], before["sequence"])
     summary = UpdateSummary(
         new=_names(fresh["image"].take(pa.array(new))),
@@ -107,13 +91,63 @@ def find_changes(plan: Plan, run: Run) -> Changes:
     )
     vanished = np.r_[gone, np.zeros(len(new), bool)]
     after = after.append_column(ANSWER, pa.array(answer))
+    columns_differ = any(differ(old[name], before[name]).any() for name in old.column_names)
     return Changes(
         plan=after.append_column(VANISHED, pa.array(vanished)).combine_chunks(),
         summary=summary,
-        differs=bool(answer.any() or np.any(differences) or not hashed)
+        differs=bool(answer.any())
+        or columns_differ
+        or not hashed
         or int(gone.sum()) != run.manifest.vanished,
         notes=() if hashed else (_note_on_times(run),),
     )
+
+
+def _positions(
+    plan: Plan, old: pa.Table, fresh: pa.Table, run: Run
+) -> tuple[npt.NDArray[np.int64], Bools]:
+    """For each row of the run the same row of the source, and whether there is one."""
+
+    def keys(table: pa.Table) -> pa.Array | pa.ChunkedArray:
+        if plan.ids_given:
+            return table["detection_id"]
+        return derive_ids(table.drop_columns([IMAGE_HASH]))  # by name and box
+
+    position = pc.index_in(keys(old), keys(fresh))
+    in_source = position.is_valid().to_numpy(zero_copy_only=False)
+    if not in_source.any():
+        raise RunError(
+            f"{run.path}: none of its {old.num_rows} rows is in {plan.root} any more; if that is "
+            "the right source, give a new `out`"
+        )
+    return position.fill_null(0).to_numpy().astype(np.int64), in_source
+
+
+def _after(
+    plan: Plan,
+    old: pa.Table,
+    fresh: pa.Table,
+    position: npt.NDArray[np.int64],
+    new: npt.NDArray[np.int64],
+) -> pa.Table:
+    """The run's plan as it is to be.
+
+    Args:
+        plan: of the source.
+        old: the run's plan.
+        fresh: the source's rows, with the columns of ``old``.
+        position: of each row of ``old`` in ``fresh``; -1: it stays as it was.
+        new: rows of ``fresh`` that ``old`` has not.
+    """
+    rows = np.where(position < 0, np.arange(old.num_rows), old.num_rows + position)
+    after = pa.concat_tables([old, fresh]).take(pa.array(np.r_[rows, old.num_rows + new]))
+    after = _set(after, "row_id", pa.array(np.arange(after.num_rows, dtype=np.int64)))
+    new_ids = fresh["detection_id"].take(pa.array(new))
+    ids = pa.chunked_array([*old["detection_id"].chunks, *new_ids.chunks], pa.string())
+    after = _set(after, "detection_id", ids)
+    if "frame" not in plan.given:  # images that are gone count: their frames are taken
+        after = _set(after, "frame", number_frames(after))
+    return after
 
 
 def _planned(run: Run) -> pa.Table:
@@ -185,9 +219,8 @@ def _note_on_times(run: Run) -> str:
     )
 
 
-def _unread_before(run: Run, now: pa.Table) -> Bools:
+def _unread_before(errors: pa.ChunkedArray, now: pa.Table) -> Bools:
     """Rows whose image could not be read when they were answered, and can be now."""
-    errors = run.to_arrow(["error"])["error"]
     unread = np.zeros(now.num_rows, bool)
     if errors.null_count < len(errors):
         for kind in _UNREAD:
