@@ -62,13 +62,8 @@ def extract(
     def planning(done: int, total: int) -> None:
         report(Progress("planning", done, total))
 
-    with (
-        lock_run(out, command.config, command.inputs, waiting, update=update, pairs=pairs) as (
-            earlier,
-            check,
-        ),
-        storage_errors(out),
-    ):
+    locked = lock_run(out, command.config, command.inputs, waiting, update=update, pairs=pairs)
+    with locked as (earlier, check), storage_errors(out):
         finished = (out / "manifest.json").is_file()
         if finished and not update:
             done = Run.open(out)
@@ -78,25 +73,38 @@ def extract(
             plan = replace(plan, pairs=tuple(dict.fromkeys(known)))
         if update or earlier is None:
             plan = with_hashes(plan, planning)
-        outcome = None
+        outcome, times = None, (started, began)
         if not finished:
-            planned = plan.table.num_rows if earlier is None else _planned(out)
-            report(Progress("starting", 0, planned))
-            with open_executor(replace(command, earlier=earlier)) as executor:
-                request = executor.resolve().request
-                if earlier is None:
-                    write_plan(out / "plan", plan.table, request, executor.slots)
-                    # Last: a plan without a request is of a session that died while planning.
-                    request = request.model_copy(update={"path": str(out.resolve())})
-                    write_json(out / "request.json", request)
-                job = Job(out.resolve(), plan.root, request, planned, plan.pairs)
-                outcome = Session(job, plan, executor, report, check, started, began).run()
-        if earlier is None or not update:
-            assert outcome is not None
-            return outcome
-        return Update(out.resolve(), plan, command, earlier, report, check, started, began).run(
-            outcome
-        )
+            unresolved = replace(command, earlier=earlier)
+            outcome = _answer(unresolved, plan, out.resolve(), report, check, times)
+        if update and earlier is not None:
+            work = Update(out.resolve(), plan, command, earlier, report, check, times)
+            outcome = work.run(outcome)
+    assert outcome is not None
+    return outcome
+
+
+def _answer(
+    command: Unresolved,
+    plan: Plan,
+    out: Path,
+    report: Callable[[Progress], None],
+    check: Callable[[], None],
+    times: tuple[float, float],
+) -> Outcome:
+    """Begin a run, or go on with an unfinished one, to its end."""
+    earlier = command.earlier
+    planned = plan.table.num_rows if earlier is None else _planned(out)
+    report(Progress("starting", 0, planned))
+    with open_executor(command) as executor:
+        request = executor.resolve().request
+        if earlier is None:
+            write_plan(out / "plan", plan.table, request, executor.slots)
+            # Last: a plan without a request is of a session that died while planning.
+            request = request.model_copy(update={"path": str(out)})
+            write_json(out / "request.json", request)
+        job = Job(out, plan.root, request, planned, plan.pairs)
+        return Session(job, plan, executor, report, check, *times).run()
 
 
 def _planned(out: Path) -> int:

@@ -85,21 +85,9 @@ def extract(
             pairs=read_pairs(images),
             report=report_to(bar.update, config.executor, config.address),
         )
-    run, manifest = outcome.run, outcome.run.manifest
+    run = outcome.run
     if as_json:
-        print_json(
-            {
-                "run": str(out),
-                "already_finished": outcome.already_finished,
-                "resumed_rows": outcome.resumed_rows,
-                "first_answer_seconds": outcome.first_answer_seconds,
-                "skipped_files": outcome.skipped_files,
-                "source_notes": outcome.source_notes,
-                **({"update": asdict(outcome.update)} if outcome.update else {}),
-                **({"failed_videos": run.failed_sequences()} if config.kind == "video" else {}),
-                **manifest.model_dump(mode="json", exclude={"files"}),
-            }
-        )
+        _print_json(outcome, out, config)
         return
     print_extracted(outcome)
     if outcome.already_finished:
@@ -109,6 +97,23 @@ def extract(
         echo(f"next: onepass clips {run.path} --out FOLDER   or: onepass index build {run.path}")
         return
     echo(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
+
+
+def _print_json(outcome: Outcome, out: Path, config: ExtractConfig) -> None:
+    videos = {"failed_videos": outcome.run.failed_sequences()} if config.kind == "video" else {}
+    print_json(
+        {
+            "run": str(out),
+            "already_finished": outcome.already_finished,
+            "resumed_rows": outcome.resumed_rows,
+            "first_answer_seconds": outcome.first_answer_seconds,
+            "skipped_files": outcome.skipped_files,
+            "source_notes": outcome.source_notes,
+            **({"update": asdict(outcome.update)} if outcome.update else {}),
+            **videos,
+            **outcome.run.manifest.model_dump(mode="json", exclude={"files"}),
+        }
+    )
 
 
 def _dry_run(config: ExtractConfig, out: Path, images: list[str] | None, *, as_json: bool) -> None:

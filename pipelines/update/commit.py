@@ -168,11 +168,7 @@ def commit(
         tasks=lambda: tasks("checking"),
         done=done,
     )
-    for name in manifest.files.keys() & old.files.keys():
-        if name.startswith("detections/") and manifest.files[name] != old.files[name]:
-            raise VerifyError(
-                f"{run.path / name} does not match its sha256 in the manifest; nothing was updated"
-            )
+    _check_kept(run, manifest)
     vanished = int(pc.sum(after[VANISHED]).as_py())
     manifest = manifest.model_copy(
         update={"updates": number, "vanished": vanished, "seconds": seconds()}
@@ -183,6 +179,16 @@ def commit(
     remove_leftovers(run.path, manifest)
     remove_folder(staged.folder)
     return manifest
+
+
+def _check_kept(run: Run, manifest: RunManifest) -> None:
+    """Check that files of the run that stay are those of its manifest until now."""
+    kept = manifest.files.keys() & {f"detections/{file.name}" for file in run.files()}
+    for name in kept:
+        if manifest.files[name] != run.manifest.files[name]:
+            raise VerifyError(
+                f"{run.path / name} does not match its sha256 in the manifest; nothing was updated"
+            )
 
 
 def remove_leftovers(out: Path, manifest: RunManifest) -> None:

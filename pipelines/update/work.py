@@ -31,7 +31,7 @@ class Update:
         request: of the run.
         report: called with the progress.
         check: raises an error where another session has taken the run over.
-        started, began: of the command, as ``Session`` takes them.
+        times: ``started`` and ``began`` of the command, as ``Session`` takes them.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Update:
         request: Request,
         report: Callable[[Progress], None],
         check: Callable[[], None],
-        started: float,
-        began: float,
+        times: tuple[float, float],
     ) -> None:
         self._out, self._plan, self._command = out, plan, command
-        self._request = request.model_copy(update={"inputs": command.inputs})
+        now = {"inputs": command.inputs, "path": str(out)}
+        self._request = request.model_copy(update=now)
         self._report, self._check = report, check
-        self._started, self._began = started, began
+        self._times = times
 
     def run(self, before: Outcome | None = None) -> Outcome:
         """Bring the run up to date.
@@ -110,7 +110,7 @@ class Update:
         plan = self._plan
         job = Job(staged.folder, plan.root, request, len(staged.answered), plan.pairs)
         return Session(
-            *(job, plan, executor, self._report, self._check, self._started, self._began),
+            *(job, plan, executor, self._report, self._check, *self._times),
             log=self._out,
         ).run()
 
@@ -130,7 +130,7 @@ class Update:
             staged,
             request.model_copy(update={"config": self._request.config}),
             self._plan.images,
-            seconds=lambda: time.monotonic() - self._began,
+            seconds=lambda: time.monotonic() - self._times[1],
             session=answered.run.manifest.session if answered else None,
             tasks=tasks,
             check=self._check,

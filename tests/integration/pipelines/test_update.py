@@ -2,92 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from common.errors import RunError, VerifyError, WorkError
+from common.errors import RunError, VerifyError
 from common.storage import to_path
-from pipelines.extract import Outcome, extract
-from pipelines.run import Run
 from pipelines.session import UpdateSummary
 from tests.helpers.commands import here
-from tests.helpers.pictures import drawn
-from tests.helpers.runs import make_config
 from tests.helpers.s3 import Store
+from tests.helpers.updates import (
+    by_id,
+    check_whole,
+    extracted,
+    make_photos,
+    near,
+    photo,
+    without_ids,
+)
 from tests.helpers.videos import write_video
 from tests.integration.pipelines.execution.world import everything, same
 from tracks.link import link_run
 from tracks.store import read_tracks
 
 
-def photo(file: Path, seed: int) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    drawn(seed, width=64, height=48).save(file, quality=90)
-    return file
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for number in range(20):
-        photo(tmp_path / "photos" / f"night{number % 2}" / f"{10 * number:04d}.jpg", number)
-    return tmp_path / "photos"
-
-
-def extracted(source: Path | str, out: Path, *, update: bool = False, **fields: Any) -> Outcome:
-    config = make_config(**({"source": source, "executor": "local", "logits": True} | fields))
-    outcome = extract(config, out, update=update)
-    assert outcome.run.verify() == len(outcome.run)
-    return outcome
-
-
-def by_id(run: Run) -> pa.Table:
-    """All rows in the order of their images and boxes, without the number of their row."""
-    order = [(name, "ascending") for name in ("image", "x1", "detection_id")]
-    return everything(run).drop_columns(["row_id"]).sort_by(order).combine_chunks()
-
-
-def near(first: pa.Table, other: pa.Table) -> bool:
-    """``same``, but for the last bits of answers: a network computes one row unlike many."""
-    floats = ("embedding", "logits", "score", "topk")
-    for name in floats[:3]:
-        a, b = (np.array(table[name].to_pylist(), float) for table in (first, other))
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    return same(first.drop_columns(floats), other.drop_columns(floats))
-
-
-def without_ids(run: Run) -> pa.Table:
-    return by_id(run).drop_columns(["detection_id"])
-
-
-def files_of(run: Run) -> set[str]:
-    return {
-        f"{folder}/{file.name}"
-        for folder in ("detections", "plan", "hdf5")
-        for file in (run.path / folder).glob("*")
-    }
-
-
-def check_whole(run: Run) -> None:
-    """Nothing is left over, and HDF5 has the same rows."""
-    assert files_of(run) == {name for name in run.manifest.files if name != "features.h5"}
-    assert not list(run.path.glob("update-*"))
-    if run.manifest.config and run.manifest.config.hdf5:
-        with h5py.File(run.path / "features.h5") as file:
-            assert file["row_id"][:].tolist() == list(range(len(run)))
-            assert [each.decode() for each in file["detection_id"][:]] == (
-                run.to_arrow(["detection_id"])["detection_id"].to_pylist()
-            )
-            np.testing.assert_array_equal(file["features"][:], run.embeddings())
+    return make_photos(tmp_path / "photos")
 
 
 def test_a_folder_that_grew_is_what_a_new_run_makes_of_it(photos: Path, tmp_path: Path) -> None:
@@ -262,73 +208,6 @@ def test_a_damaged_file_is_not_carried_over(photos: Path, tmp_path: Path) -> Non
     photo(photos / "night1" / "1000.jpg", 100)
     with pytest.raises(VerifyError):
         extracted(photos, tmp_path / "run", update=True)
-
-
-class _Killed(BaseException):
-    pass
-
-
-def killed_at(monkeypatch: pytest.MonkeyPatch, where: str, after: int) -> None:
-    """Let the update die after so many calls of a function that it uses."""
-    within, _, name = where.rpartition(".")
-    module = importlib.import_module(within or "pipelines.update.commit")
-    original: Callable[..., Any] = getattr(module, name)
-    calls = 0
-
-    def dies(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise _Killed
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(module, name, dies)
-
-
-@pytest.mark.parametrize("grown", [False, True])
-@pytest.mark.parametrize(
-    ("where", "after"),
-    [
-        *(("write_json", 0), ("write_plan", 0), ("write_atomic", 0), ("write_atomic", 1)),
-        *(("write_atomic", 2), ("write_hdf5", 0), ("describe_run", 0), ("write_json", 1)),
-        *(("remove_leftovers", 0), ("remove_folder", 1)),
-        *(("pipelines.session.describe_run", 0), ("pipelines.execution.local.write_part", 0)),
-    ],
-)
-def test_a_kill_anywhere_leaves_a_whole_run_and_is_continued(
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-    after: int,
-    grown: bool,
-) -> None:
-    out = tmp_path / "run"
-    before = everything(extracted(photos, out, hdf5=True).run)
-    photo(photos / "night0" / "0085.jpg", 100)
-    photo(photos / "night1" / "0050.jpg", 101)
-    with monkeypatch.context() as patched:
-        killed_at(patched, where, after)
-        with pytest.raises((_Killed, WorkError)):
-            extracted(photos, out, update=True, hdf5=True)
-    run = Run.open(out)
-    if not run.manifest.updates:
-        assert same(everything(run), before)
-        run.manifest.model_copy(
-            update={
-                "files": {
-                    name: sha
-                    for name, sha in run.manifest.files.items()
-                    if name.startswith(("detections", "plan"))
-                }
-            }
-        ).verify_files(out)
-    if grown:
-        photo(photos / "night1" / "2000.jpg", 102)
-    outcome = extracted(photos, out, update=True, hdf5=True)
-    assert near(without_ids(outcome.run), without_ids(extracted(photos, tmp_path / "new").run))
-    check_whole(outcome.run)
-    assert extracted(photos, out, hdf5=True).already_finished
 
 
 def test_an_unfinished_run_whose_folder_grew_is_finished_first(
