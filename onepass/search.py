@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
 from common.json_models import configure
-from common.moved import Moved, read_pairs
+from common.moved import Moved, Pairs, read_pairs
 from common.sizes import parse_size
 from index.build import update, version, versions
 from index.config import IndexConfig, Metric
@@ -74,18 +74,18 @@ def build_index(
         >>> index
         Index('photos.index', v0001: 12 vectors of 32, cosine, tiny)
     """
-    folders = [run.path for run in _runs(runs)]
+    opened = _runs(runs)
     config = configure(IndexConfig, metric=metric, factory=factory, recall=recall, shards=shards)
     with show_progress(progress) as report:
         snapshot = version.build_index(
-            folders,
+            [run.path for run in opened],
             read_path("out", out),
             config,
             memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
             candidate=candidate,
-            pairs=read_pairs(images),
+            pairs=(*read_pairs(images), *_pairs(opened)),
             progress=lambda done, total: report("index", done, total),
         )
     if snapshot.manifest.warning:
@@ -272,7 +272,9 @@ class Index:
         Raises:
             InputError: a run does not fit, or a detection is there already.
         """
-        return Index(update.add_runs(self.path, [run.path for run in _runs(runs)]))
+        opened = _runs(runs)
+        folders = [run.path for run in opened]
+        return Index(update.add_runs(self.path, folders, pairs=_pairs(opened)))
 
     def delete(self, where: str | None = None, *, ids: Iterable[str] | None = None) -> Index:
         """Publish a version without the rows that match.
@@ -351,6 +353,11 @@ def _runs(given: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:
     if not isinstance(several, Sequence) or not several:
         raise InputError(f"`runs={given!r}`: give a run, its folder, or a list of them")
     return [read_run("runs", run) for run in several]
+
+
+def _pairs(runs: Sequence[Run]) -> Pairs:
+    """Folders of images that were moved, of all runs together."""
+    return tuple(dict.fromkeys(pair for run in runs for pair in run.pairs))
 
 
 def _numbers(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:

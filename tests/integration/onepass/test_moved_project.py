@@ -167,6 +167,8 @@ def test_photos_that_are_moved_alone(project: Path, name: str) -> None:
     built = project / "again.index"
     done("index", "build", run, "--out", built, "--images", pair)
     assert crops(built) == before
+    onepass.build_index(opened, project / "opened.index", progress=False)
+    assert crops(project / "opened.index") == before
     query = onepass.open_index(index, images=images).neighbors(first, k=2)
     assert query.draw().size[0] > 0
 
