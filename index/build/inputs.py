@@ -214,5 +214,5 @@ def check_unique_ids(inputs: Inputs) -> None:
             f"detection_id {detection_id!r} is there {len(paths)} times (in {', '.join(paths)}; "
             f"{len(repeated)} ids are repeated in all); an id names one row: if these are the same "
             "images, leave one run out; if not, extract one of them again into a new folder, where "
-            "its ids are made of the images' content; for ids that the source gives set `id_prefix`"
+            "ids are made of the images' content; `id_prefix` makes them differ in any case"
         )

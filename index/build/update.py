@@ -78,8 +78,8 @@ def add_runs(
                             f"detection_id {ids[int(indexed.argmax())]!r} of {part.path} is in "
                             f"{index_dir} already; an id names one row: if it is the same image, "
                             "delete it first or leave this run out; if not, extract this run again "
-                            "into a new folder, where its ids are made of the images' content; for "
-                            "ids that the source gives set `id_prefix`"
+                            "into a new folder, where ids are made of the images' content; "
+                            "`id_prefix` makes them differ in any case"
                         )
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
