@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -44,7 +43,7 @@ def create_app(
     config: ServeConfig,
     *,
     api_keys: frozenset[bytes] | None = None,
-    open_snapshot: Callable[[Path], Snapshot] = Snapshot.open,
+    open_snapshot: Callable[..., Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = lambda error: logger.error("%s", error),
     startup_wait_s: float = 0.0,
 ) -> FastAPI:
@@ -54,7 +53,8 @@ def create_app(
         config: the version that the index's CURRENT names is served, also after that changes;
             host, port and logging are the server's.
         api_keys: requests under /v1 must send one of these; None reads ``config.api_key_file``.
-        open_snapshot: opens the current version of an index folder.
+        open_snapshot: opens the current version of an index folder; takes ``pairs`` where
+            ``config.images`` has some.
         on_failure: called if the index cannot be opened; the application keeps answering 503,
             so the caller decides whether to end it.
         startup_wait_s: seconds to wait for the index before the application counts as started,

@@ -70,6 +70,8 @@ class ServeConfig(JsonModel):
     )
     limits: Limits = Limits()
 
+    images: tuple[str, ...] = Field((), description="OLD=NEW: a folder of images that was moved.")
+
     live: bool = True
     link_state: Annotated[Path, AfterValidator(Path.absolute)] | None = option(
         LINK,

@@ -57,11 +57,6 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
     return remote.fs.fs, remote.path
 
 
-def resolve_path(root: Path, name: str) -> Path:
-    """The file ``name`` below ``root``; an absolute path or a URI stays as it is."""
-    return to_path(name) if is_remote(name) or name.startswith("/") else root / name
-
-
 def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
     """Entries of a folder whose names match ``pattern``, in name order; [] without the folder.
 

@@ -74,6 +74,7 @@ def compare_links(
                     out=tracked / "tracks",
                     options=options,
                     score_column=score_column,
+                    pairs=rows.run.pairs,
                     progress=lambda done, _, before=before: progress(before + done, total),  # type: ignore[misc]
                 )
             except InputError as error:

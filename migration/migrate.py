@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError, RunError
 from common.json_models import read_json, write_atomic
+from common.moved import Pairs
 from index.build.versions import promote
 from migration.candidate import build_candidate, check_replaceable
 from migration.compare import FOLDER, PAGE, compare_runs
@@ -62,6 +63,7 @@ def run_migration(
     index: Path | None,
     limits: Limits,
     queries: int,
+    pairs: Pairs = (),
     report: Callable[[Progress], None],
     progress: Callable[[str, int, int], None],
 ) -> Migration:
@@ -74,6 +76,7 @@ def run_migration(
             and served where every limit is met.
         limits: what the migration must meet.
         queries: detections whose neighbours are compared, at most.
+        pairs: of folders of images that were moved.
         report: called with the progress of extracting.
         progress: called with (stage, done, in all) afterwards.
 
@@ -81,9 +84,9 @@ def run_migration(
         InputError: the run, the model, ``out`` or ``index`` does not fit.
         WorkError: the work failed; the same call continues it.
     """
-    old = Run.open(config.source)
+    old = Run.open(config.source, pairs)
     served = None if index is None else check_replaceable(index, old, out)
-    outcome = extract_again(config, out, report=report)
+    outcome = extract_again(config, out, pairs=pairs, report=report)
     compared = compare_runs(
         old,
         outcome.run,
@@ -120,7 +123,11 @@ def _write_page(report: MigrationReport, new: Run) -> tuple[Path | None, str | N
 
 
 def extract_again(
-    config: ExtractConfig, out: Path, *, report: Callable[[Progress], None] = lambda _: None
+    config: ExtractConfig,
+    out: Path,
+    *,
+    pairs: Pairs = (),
+    report: Callable[[Progress], None] = lambda _: None,
 ) -> Outcome:
     """Answer every row of the run ``config.source`` anew into the run ``out``: the same rows and ids.
 
@@ -130,7 +137,7 @@ def extract_again(
     Args:
         config: as ``extract`` takes it, with a run as its source; how that run read its own source
             is taken from it.
-        out, report: as ``extract`` takes them.
+        out, pairs, report: as ``extract`` takes them.
 
     Raises:
         RunError: ``config.source`` is not a finished run, or ``out`` is the same folder or inside it.
@@ -147,4 +154,4 @@ def extract_again(
     if (file := run / "request.json").is_file():
         earlier = read_json(file, Request).config
         reading |= {"kind": earlier.kind, "frames": earlier.frames, "limit": earlier.limit}
-    return extract(config.model_copy(update=reading), out, report=report)
+    return extract(config.model_copy(update=reading), out, pairs=pairs, report=report)

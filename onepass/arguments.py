@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from upath import UPath
 
 from common.errors import InputError, OnepassWarning
+from common.moved import Pairs
 from common.progress import ProgressBar
 from common.storage import to_path
 from pipelines.run import Run
@@ -71,6 +72,13 @@ def read_sources(name: str, value: Any) -> list[Path]:
     if not isinstance(several, Sequence) or not several:
         raise InputError(f"`{name}={value!r}`: give a run, a file of vectors, or a list of them")
     return [each.path if isinstance(each, Run) else read_path(name, each) for each in several]
+
+
+def pairs_of(value: Any) -> Pairs:
+    """Folders of images that were moved, of all opened runs among what a user gave."""
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    runs = [each for each in several if isinstance(each, Run)]
+    return tuple(dict.fromkeys(pair for run in runs for pair in run.pairs))
 
 
 @contextmanager

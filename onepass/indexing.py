@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cluster.executors import ExecutorChoice
 from common.json_models import configure
+from common.moved import Moved, read_pairs
 from common.sizes import parse_size
 from index.build.version import build_index as build_version
 from index.config import IndexConfig, Metric
-from onepass.arguments import read_path, read_sources, show_progress, warn
+from onepass.arguments import pairs_of, read_path, read_sources, show_progress, warn
 from onepass.search import Index
 from pipelines.run import Run
 
@@ -30,6 +31,7 @@ def build_index(
     strict: bool = False,
     id_column: str | None = None,
     model: str | None = None,
+    images: Moved = None,
     progress: bool = True,
 ) -> Index:
     """Build a new version of an index from finished runs or files of vectors, and serve it.
@@ -56,6 +58,7 @@ def build_index(
         id_column: of files: the column with the ids, text or whole numbers.
         model: of files: what made the vectors, in your words. Vectors of two names do not share an
             index.
+        images: folders of images that were moved: old folder to new folder.
         progress: show a bar.
 
     Returns:
@@ -84,6 +87,7 @@ def build_index(
             strict=strict,
             id_column=id_column,
             model_name=model,
+            pairs=(*read_pairs(images), *pairs_of(runs)),
             progress=lambda done, total: report("index", done, total),
         )
     manifest = snapshot.manifest

@@ -46,7 +46,7 @@ def link(
     stored with the run, in place of older ones.
 
     Args:
-        run: a finished run, opened or by its folder.
+        run: a finished run, opened or by its folder; ``open_run`` takes ``images`` that were moved.
         preset: what to start from; ``ami`` and ``antenna`` are older greedy rules, to compare with.
         score_column: column of the run with the detector's score, for ``strong_score``.
         executor: where sequences are linked.
@@ -74,6 +74,7 @@ def link(
         summary = link_run(
             opened.path,
             options=chosen,
+            pairs=opened.pairs,
             score_column=None if chosen.strong_score is None else score_column,
             executor=executor,
             address=address,
@@ -178,7 +179,7 @@ class Tracks:
             sequence = self.sequences[0]
         if sequence is None:
             raise InputError(f"give `sequence`, one of {', '.join(self.sequences)}")
-        with closing(RunImages(self.run.root)) as images:
+        with closing(RunImages(self.run.images)) as images:
             return draw_sequence(self._linked.only(sequence), sequence, images)[0]
 
     @cached_property
@@ -187,4 +188,4 @@ class Tracks:
             raise InputError(
                 f"{self.run.path} was linked again since; `onepass.open_tracks` opens its tracks"
             )
-        return LinkedRun.open(self.run.path)
+        return LinkedRun.open(self.run.path, pairs=self.run.pairs)

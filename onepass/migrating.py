@@ -39,7 +39,8 @@ def migrate(
     Ids, order and columns stay. The same call continues an unfinished run.
 
     Args:
-        run: a finished run, opened or by its folder; it is only read.
+        run: a finished run, opened or by its folder; it is only read. ``open_run`` takes
+            ``images`` that were moved.
         model: the other model.
         out: folder of the new run.
         index: an index of this run alone: a version of the new run is built in it, and served
@@ -83,6 +84,7 @@ def migrate(
             index=None if index is None else read_path("index", index),
             limits=limits,
             queries=queries,
+            pairs=old.pairs,
             report=report_to(update, config.executor, config.address),
             progress=update,
         )

@@ -54,6 +54,7 @@ class ExtractOptions(ModelOptions, total=False):
     kind: Literal["images", "video"]
     frames: int | None
     limit: int | None
+    id_prefix: str | None
 
 
 class LinkKeywords(TypedDict, total=False):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.executors import ExecutorChoice, executor_line
 from common.json_models import configure
+from common.moved import Moved, read_pairs
 from onepass.arguments import Update, read_path, show_progress, warn
 from pipelines.config import ExtractConfig, Progress
 from pipelines.run import Run
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from onepass.options import ExtractOptions
     from pipelines.extract import Outcome
+    from pipelines.session import UpdateSummary
 
+_NAMED = 10
 _LEAST_COSINE = 0.99  # of embeddings in half precision to exact ones; below, a warning
 
 
@@ -26,6 +29,8 @@ def extract(
     model: str,
     out: str | Path,
     *,
+    update: bool = False,
+    images: Moved = None,
     progress: bool = True,
     **options: Unpack[ExtractOptions],
 ) -> Run:
@@ -39,6 +44,9 @@ def extract(
             ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
         model: such as ``lite0``, ``timm:NAME``, ``torchvision:NAME``; see ``onepass models list``.
         out: the run folder, on this machine or in an object store.
+        update: bring a run up to date with a source that has grown or changed: only images that are
+            new or changed are answered. Ids stay, and rows of images that are gone are kept.
+        images: folders of images that were moved: old folder to new folder.
         progress: show a bar.
         options: fields of ``ExtractConfig``: the options of the command ``onepass extract``.
 
@@ -59,19 +67,25 @@ def extract(
 
     config = configure(ExtractConfig, source=source, model=model, **options)
     folder = read_path("out", out)
-    with show_progress(progress) as update:
+    with show_progress(progress) as show:
         outcome = extract_source(
-            config, folder, report=report_to(update, config.executor, config.address)
+            config,
+            folder,
+            update=update,
+            pairs=read_pairs(images),
+            report=report_to(show, config.executor, config.address),
         )
     warn([*warnings_of(outcome), *_failures(outcome.run)])
-    return Run(folder, outcome.run.manifest)  # by the path that was given
+    return Run(folder, outcome.run.manifest, read_pairs(images))  # by the path that was given
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, images: Moved = None) -> Run:
     """Open a finished run.
 
     Args:
         path: its folder, on this machine or in an object store.
+        images: folders of images that were moved: old folder to new folder. A project that was
+            moved as a whole needs none.
 
     Raises:
         RunError: there is none, or it is unfinished.
@@ -80,7 +94,7 @@ def open_run(path: str | Path) -> Run:
         >>> onepass.open_run("runs/first")
         Run('runs/first': 12 rows, 0 with errors, tiny, 32-d embeddings)
     """
-    return Run.open(read_path("path", path))
+    return Run.open(read_path("path", path), read_pairs(images))
 
 
 def report_to(
@@ -109,6 +123,8 @@ def report_to(
 def warnings_of(outcome: Outcome) -> Iterator[str]:
     """What to know of a run that was extracted now."""
     manifest, asked = outcome.run.manifest, outcome.run.manifest.model.request
+    if outcome.update is not None:
+        yield from _warnings_of_update(outcome, outcome.update)
     if outcome.already_finished:
         return
     if manifest.model.weights.startswith("random") and not (asked.random_weights or asked.head):
@@ -133,6 +149,29 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
         )
     if outcome.events_lost:
         yield outcome.events_lost
+
+
+def _warnings_of_update(outcome: Outcome, update: UpdateSummary) -> Iterator[str]:
+    run = outcome.run
+    if update.vanished:
+        yield (
+            f"{len(update.vanished)} images are not in the source any more, or lost a box; their "
+            f"rows are kept: {first_names(update.vanished)}"
+        )
+    if update.renumbered:
+        yield (
+            f"{update.renumbered} rows that were there before have another frame or sequence now, "
+            "because images came between others"
+        )
+    if outcome.already_finished:
+        yield from outcome.source_notes
+    if not outcome.already_finished and (run.path / "tracks" / "manifest.json").is_file():
+        yield f"its tracks are of the rows before; make them again with 'onepass link {run.path}'"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first ten of some names, for a message."""
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _failures(run: Run) -> Iterator[str]:

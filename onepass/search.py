@@ -12,23 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InputError
+from common.moved import Moved, read_pairs
 from index.build import update, versions
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
-from onepass.arguments import PATH, read_path, read_sources, warn
+from onepass.arguments import PATH, pairs_of, read_path, read_sources, warn
 from onepass.hits import Hits
 from pipelines.run import Run
 
 Image = str | Path | bytes
 
 
-def open_index(path: str | Path, version: str | None = None) -> Index:
+def open_index(path: str | Path, version: str | None = None, *, images: Moved = None) -> Index:
     """Open an index for searching.
 
     Args:
         path: its folder, on this machine or in an object store.
         version: name of a version, as ``v0001``; None: the one that is served.
+        images: folders of images that were moved: old folder to new folder. A project that was
+            moved as a whole needs none.
 
     Raises:
         InputError: there is no index, or no such version.
@@ -38,7 +41,8 @@ def open_index(path: str | Path, version: str | None = None) -> Index:
         >>> len(index)
         12
     """
-    return Index(Snapshot.open(read_path("path", path), version))
+    pairs = read_pairs(images)
+    return Index(Snapshot.open(read_path("path", path), version, pairs=pairs))
 
 
 class Index:
@@ -216,6 +220,7 @@ class Index:
             strict=strict,
             id_column=id_column,
             model_name=model,
+            pairs=pairs_of(runs),
         )
         warn(snapshot.manifest.notes)
         return Index(snapshot)

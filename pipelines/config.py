@@ -83,6 +83,11 @@ class ExtractConfig(JsonModel):
         SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
     )
     limit: int | None = option(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    id_prefix: str | None = option(
+        SOURCE,
+        "Put before every id, so that sources which name their rows alike, as two AMI databases do, "
+        "can share an index.",
+    )
     # The source is a run: its rows again, read as they were read then.
     from_run: bool = False
 

@@ -12,7 +12,8 @@ column          type              when it is not given
 image           string            required; relative names are relative to the source;
                                   ``clip.mp4#frame=12`` is a frame of a video, from 0
 x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rotation)
-detection_id    string            hash of image and box; exact repeats get ``-2``, ``-3``
+detection_id    string            hash of the image's content and name and of the box
+                                  (``sources/contents.py``); exact repeats get ``-2``, ``-3``
 sequence        string            the folder of the image
 timestamp       timestamp[us]     fourteen digits in the file name; else EXIF, at decode
 frame           int64             the number in the name, where all images of a sequence
@@ -43,6 +44,7 @@ from common.untrusted import refuse_pickled
 from pipelines.frame_names import parse_frame
 
 BOX = ("x1", "y1", "x2", "y2")
+IMAGE_HASH = "image_hash"  # of the content of each row's image file; see ``sources/contents.py``
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -99,7 +101,7 @@ def result_fields(
 
 RESULT_COLUMNS = (
     *("label", "label_index", "score", "topk", "embedding", "logits", "feature_map"),
-    *("gate_label", "gate_score", "error"),
+    *("gate_label", "gate_score", "error", IMAGE_HASH),
 )
 
 _BATCH_ROWS = 65_536  # that are Python objects at a time
@@ -151,7 +153,8 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
     columns["detection_id"] = _detection_ids(table, columns, where)
     columns["sequence"] = _sequences(table, folder)
     columns["timestamp"] = _timestamps(table)
-    columns["frame"] = _frames(table, columns["sequence"], columns["timestamp"])
+    keys = pa.table({name: columns[name] for name in ("sequence", "timestamp", "image")})
+    columns["frame"] = _fill(_given_column(table, "frame"), number_frames(keys))
     ordered = {field.name: columns[field.name] for field in PLAN_SCHEMA}
     passed = {name: table[name] for name in table.column_names if name not in ordered}
     return pa.table({**ordered, **passed}).combine_chunks()
@@ -187,10 +190,23 @@ def _group_by_image(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.argsort(codes, kind="stable")))
 
 
-def make_detection_id(image: str, box: tuple[float, ...] | None) -> str:
-    """Stable id of a region: 128 bits of a hash over the image name and the box."""
+def make_detection_id(
+    image: str, box: tuple[float, ...] | None, image_hash: str | None = None
+) -> str:
+    """Stable id of a region: 128 bits of a hash over the image's content and name, and the box.
+
+    Args:
+        image: its name, as in the plan.
+        box: x1, y1, x2, y2 in pixels; None: the whole image.
+        image_hash: of its content; None, as of an image that cannot be read: by name alone, which
+            is how version 0.1.0 made all ids.
+    """
     where = "" if box is None else "{:.3f},{:.3f},{:.3f},{:.3f}".format(*map(np.float32, box))
-    return _hash(f"{image}|{where}")
+    return _hash(f"{_named(image, image_hash)}|{where}")
+
+
+def _named(image: str, image_hash: str | None) -> str:
+    return image if image_hash is None else f"{image_hash}|{image}"
 
 
 def _hash(text: str) -> str:
@@ -215,23 +231,36 @@ def _detection_ids(
                 "ids must be unique (leave the column out to have them made)"
             )
         return given
+    return derive_ids(
+        pa.table([columns["image"], *(columns[name] for name in BOX)], ["image", *BOX])
+    )
+
+
+def derive_ids(plan: pa.Table) -> pa.Array:
+    """Ids of rows from their image and box, and from their ``image_hash`` where it is known.
+
+    Args:
+        plan: with the columns ``image`` and ``BOX``, and with or without ``image_hash``.
+    """
     seen: dict[str, int] = {}
     ids: list[str] = []
-    plan = pa.table([columns["image"], *(columns[name] for name in BOX)], ["image", *BOX])
-    for batch in plan.to_batches(max_chunksize=_BATCH_ROWS):
+    if IMAGE_HASH not in plan.column_names:
+        plan = plan.append_column(IMAGE_HASH, pa.nulls(plan.num_rows, pa.string()))
+    for batch in plan.select(["image", IMAGE_HASH, *BOX]).to_batches(max_chunksize=_BATCH_ROWS):
         values = (column.to_pylist() for column in batch.columns)
-        for image, x1, y1, x2, y2 in zip(*values, strict=True):
+        for image, image_hash, x1, y1, x2, y2 in zip(*values, strict=True):
             if x1 is y1 is x2 is y2 is None:
-                new_id = make_detection_id(image, None)
+                new_id = make_detection_id(image, None, image_hash)
             elif None in (x1, y1, x2, y2):
                 box = tuple(np.nan if value is None else value for value in (x1, y1, x2, y2))
-                new_id = make_detection_id(image, box)
+                new_id = make_detection_id(image, box, image_hash)
             else:
                 # As ``make_detection_id`` does, but faster: they are float32 already.
-                new_id = _hash(f"{image}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
+                named = _named(image, image_hash)
+                new_id = _hash(f"{named}|{x1:.3f},{y1:.3f},{x2:.3f},{y2:.3f}")
             seen[new_id] = times = seen.get(new_id, 0) + 1
             ids.append(new_id if times == 1 else f"{new_id}-{times}")
-    return pa.array(ids)
+    return pa.array(ids, pa.string())
 
 
 def _fill(given: pa.ChunkedArray | None, default: pa.Array) -> pa.ChunkedArray | pa.Array:
@@ -289,13 +318,15 @@ def _timestamps(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     return _fill(_given_column(table, "timestamp"), from_names)
 
 
-def _frames(
-    table: pa.Table,
-    sequence: pa.ChunkedArray | pa.Array,
-    timestamp: pa.ChunkedArray | pa.Array,
-) -> pa.ChunkedArray | pa.Array:
-    """Number the images of each sequence: as their names do, or from 0 by time and name."""
-    keys = pa.table({"sequence": sequence, "timestamp": timestamp, "image": table["image"]})
+def number_frames(keys: pa.Table) -> pa.Array:
+    """Number the images of each sequence: as their names do, or from 0 by time and name.
+
+    Args:
+        keys: rows with ``sequence``, ``timestamp`` and ``image``.
+
+    Returns:
+        The frame of each row, int64.
+    """
     images = keys.group_by(["sequence", "image"]).aggregate([("timestamp", "min")])
     images = _with_frame_parts(images).sort_by(
         [(name, "ascending") for name in ("sequence", "timestamp_min", "clip", "number")]
@@ -315,8 +346,7 @@ def _frames(
         return zip(rows["sequence"].to_pylist(), rows["image"].to_pylist(), strict=True)
 
     frame_of = dict(zip(keys_of(images), frames.tolist(), strict=True))
-    by_row = pa.array([frame_of[key] for key in keys_of(keys)], pa.int64())
-    return _fill(_given_column(table, "frame"), by_row)
+    return pa.array([frame_of[key] for key in keys_of(keys)], pa.int64())
 
 
 def _with_frame_parts(images: pa.Table) -> pa.Table:

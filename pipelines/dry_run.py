@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from common.errors import work_error
 from common.json_models import JsonModel
+from common.moved import Pairs
 from common.sampling import spread
 from common.storage import is_remote, make_folder, remove_folder
 from pipelines.config import ExtractConfig, Progress
@@ -68,12 +69,16 @@ class Forecast(JsonModel):
 
 
 def dry_run(
-    config: ExtractConfig, out: Path, *, report: Callable[[Progress], None] = lambda _: None
+    config: ExtractConfig,
+    out: Path,
+    *,
+    pairs: Pairs = (),
+    report: Callable[[Progress], None] = lambda _: None,
 ) -> Forecast | None:
     """Estimate what ``extract`` with the same arguments takes; leaves nothing in or beside ``out``.
 
     Args:
-        config, out, report: as ``extract`` takes them.
+        config, out, pairs, report: as ``extract`` takes them.
 
     Returns:
         None where ``out`` is finished already.
@@ -84,9 +89,9 @@ def dry_run(
         WorkError: the sample could not be answered.
     """
     started = time.time()
-    plan, command = prepare(config, report)
+    plan, command = prepare(config, report, pairs)
     planned = command.rows
-    earlier = earlier_request(out, command.config, command.inputs)
+    earlier = earlier_request(out, command.config, command.inputs, pairs=pairs)
     if (out / "manifest.json").is_file():
         return None
     before = committed_rows(out) if earlier else 0
@@ -101,7 +106,9 @@ def dry_run(
         sampled = sum(block.num_rows for block in sample)
         with _folder_beside(out) as folder:
             write_blocks(folder / "plan", sample)
-            job = Job(folder=folder, root=plan.root, request=request, planned=sampled)
+            job = Job(
+                folder=folder, root=plan.root, request=request, planned=sampled, pairs=plan.pairs
+            )
             blocks, passed = _answer(job, executor, report)
             # What is done once, such as starting processes, is in the first time only.
             once, again = _finish(job, executor), _finish(job, executor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from common.json_models import JsonModel, sha256_json
@@ -97,6 +98,16 @@ class ModelInfo(JsonModel):
     maps: tuple[MapInfo, ...] = ()  # in the order the network gives them
     head: HeadInfo | None = None  # whose classes these are, if not the model's own
     head_sha256: str | None = None
+
+    def located(self, find: Callable[[str], str]) -> ModelInfo:
+        """The same, with the files of its request where they are now.
+
+        Args:
+            find: where a file is, given where it was.
+        """
+        files = {name: getattr(self.request, name) for name in ("checkpoint", "labels", "head")}
+        found = {name: find(file) for name, file in files.items() if file is not None}
+        return self.model_copy(update={"request": self.request.model_copy(update=found)})
 
     @property
     def fingerprint(self) -> str:

@@ -20,6 +20,7 @@ from pydantic import model_validator
 from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
 from common.lock import Check, lock_folder
+from common.moved import Pairs, places_of
 from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, ModelInfo, Precision, PrecisionAudit
@@ -38,6 +39,7 @@ class Request(JsonModel):
 
     format: Literal[2] = 2
     config: ExtractConfig
+    path: str | None = None  # the run folder when this was written; None: before it was kept
     inputs: dict[str, str]  # sha256 of the plan and of each file that the configuration names
     facts: ModelInfo
     labels: tuple[str, ...] | None
@@ -75,6 +77,9 @@ def lock_run(
     config: ExtractConfig,
     inputs: dict[str, str],
     on_wait: Callable[[float, float], None] = lambda waited, of: None,
+    *,
+    update: bool = False,
+    pairs: Pairs = (),
 ) -> Iterator[LockedRun]:
     """Take ``out`` for this process alone while the block runs.
 
@@ -86,6 +91,8 @@ def lock_run(
         config: what is asked for.
         inputs: hashes of the plan and of the files that ``config`` names.
         on_wait: called with seconds waited and to wait, as ``lock_folder`` calls it.
+        update: the source may have other rows than the run.
+        pairs: of folders of images that were moved.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -93,11 +100,13 @@ def lock_run(
         StorageError: ``out`` is in an object store that cannot be reached.
     """
     with storage_errors(out):
-        earlier_request(out, config, inputs)  # before anything is touched
+        earlier_request(
+            out, config, inputs, update=update, pairs=pairs
+        )  # before anything is touched
     with lock_folder(out, "extract", on_wait) as check:
         try:
             with storage_errors(out):  # again: another process may have ended meanwhile
-                earlier = earlier_request(out, config, inputs)
+                earlier = earlier_request(out, config, inputs, update=update, pairs=pairs)
             yield LockedRun(earlier, check)
         finally:
             with suppress(OSError):  # of a store; what failed before matters more
@@ -105,11 +114,18 @@ def lock_run(
                     remove_folder(out / "plan")
 
 
-def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) -> Request | None:
+def earlier_request(
+    out: Path,
+    config: ExtractConfig,
+    inputs: dict[str, str],
+    *,
+    update: bool = False,
+    pairs: Pairs = (),
+) -> Request | None:
     """The request of a run that ``config`` would continue, or finds finished; None if new.
 
     Args:
-        out, config, inputs: as ``lock_run`` takes them.
+        out, config, inputs, update, pairs: as ``lock_run`` takes them.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -124,16 +140,47 @@ def earlier_request(out: Path, config: ExtractConfig, inputs: dict[str, str]) ->
             raise RunError(f"`out={str(out)!r}` is not empty and not a run; give a new folder")
         return None
     earlier = read_json(request_file, Request)
-    differs = differences(
-        earlier.config.decisive() | {"inputs": earlier.inputs},
-        config.decisive() | {"inputs": inputs},
-    )
+    then, now = earlier.config.decisive(), config.decisive()
+    then |= {name: now[name] for name in _moved(out, earlier, config, inputs, pairs)}
+    differs = differences(then | {"inputs": earlier.inputs}, now | {"inputs": inputs})
+    if [line.partition(":")[0] for line in differs] == ["inputs.plan"]:  # the rows alone
+        if not update and not config.from_run:  # whose source is a run that was updated
+            raise RunError(
+                f"`out={str(out)!r}`: {config.source} has other rows now than this run; set "
+                "`update=True` to answer what is new or changed, or give a new `out`"
+            )
+        differs = differs if config.from_run else []
     if differs:
         raise RunError(
             f"`out={str(out)!r}` is a run of another command ({'; '.join(differs)}); give a new `out`"
         )
     # How it runs is this command's own: cores, waits and places may be others now.
     return earlier.model_copy(update={"config": config})
+
+
+_FILES = ("checkpoint", "labels", "head", "gate_checkpoint", "gate_labels")
+
+
+def _moved(
+    out: Path, earlier: Request, config: ExtractConfig, inputs: dict[str, str], pairs: Pairs
+) -> Iterator[str]:
+    """Fields that name the same source and files as then, which lie elsewhere now."""
+    source = earlier.config.source
+    head = "sqlite:///" if source.startswith("sqlite:////") else ""
+    places = [source]
+    if source.startswith(("/", "sqlite:////")):
+        file = source.removeprefix(head)
+        places = [head + place for place in places_of(file, earlier.path, out, pairs)]
+    if config.source in places:
+        yield "source"
+    for name in _FILES:
+        digest = inputs.get(_input_name(name))
+        if digest is not None and digest == earlier.inputs.get(_input_name(name)):
+            yield name
+
+
+def _input_name(field: str) -> str:
+    return field.replace("_", "-")
 
 
 def _foreign(out: Path) -> Iterator[Path]:
@@ -204,12 +251,12 @@ def fingerprint_inputs(plan: pa.Table, config: ExtractConfig) -> dict[str, str]:
         ModelError: a named file does not exist.
     """
     inputs = {"plan": _table_digest(plan)}
-    for name in ("checkpoint", "labels", "head", "gate_checkpoint", "gate_labels"):
+    for name in _FILES:
         file = getattr(config, name)
         if file and not Path(file).is_file():
             raise ModelError(f"`{name}={file!r}`: no such file")
         if file:
-            inputs[name.replace("_", "-")] = sha256_file(Path(file))[:16]
+            inputs[_input_name(name)] = sha256_file(Path(file))[:16]
     return inputs
 
 

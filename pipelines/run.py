@@ -28,9 +28,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
-from common.json_models import JsonModel
+from common.json_models import JsonModel, sha256_json
 from common.manifests import Manifest
-from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
+from common.moved import ImageRoot, Pairs, apply_pairs, find_path, places_of
+from common.storage import is_remote, open_parquet, read_parquet, storage_errors, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
@@ -87,6 +88,8 @@ class RunManifest(Manifest):
     config: ExtractConfig | None = None  # None: made before it was kept here
     source: str
     root: str  # relative image names start here
+    path: str | None = None  # the run folder when this was written; None: before it was kept
+    moved: Pairs = ()  # old and new folder of images that had been moved when they were read
     model: ModelInfo  # whose embeddings these are
     classifier: ModelInfo | None = None  # whose classes, where it is another
     gate: GateRequest | None = None
@@ -100,6 +103,15 @@ class RunManifest(Manifest):
     versions: dict[str, str]
     seconds: float  # wall time of the session that finished the run
     session: SessionInfo | None = None  # None: made before it was recorded
+    updates: int = 0  # how often ``extract --update`` brought it up to date
+    vanished: int = 0  # rows whose image was not in the source at the last of these
+
+    @property
+    def rows_sha256(self) -> str:
+        """Hash of the detections files' hashes: another one where any row is another."""
+        return sha256_json(
+            {name: sha for name, sha in self.files.items() if name.startswith("detections/")}
+        )
 
 
 class Run:
@@ -108,6 +120,7 @@ class Run:
     Attributes:
         path: its folder.
         manifest: model, counts, files and what was asked; contents of ``manifest.json``.
+        pairs: of folders of images that were moved.
 
     Example:
         >>> run = onepass.open_run("runs/first")
@@ -119,16 +132,18 @@ class Run:
         (12, 32)
     """
 
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
+    def __init__(self, path: Path, manifest: RunManifest, pairs: Pairs = ()) -> None:
         self.path = path
         self.manifest = manifest
+        self.pairs = pairs
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path, pairs: Pairs = ()) -> Run:
         """Open a finished run.
 
         Args:
             path: its folder, on this machine or in an object store.
+            pairs: of folders of images that were moved.
 
         Raises:
             RunError: no such folder, no manifest (unfinished), or one of another format.
@@ -136,10 +151,10 @@ class Run:
         """
         folder = to_path(path)
         with storage_errors(folder):
-            return cls._open(folder)
+            return cls._open(folder, pairs)
 
     @classmethod
-    def _open(cls, folder: Path) -> Run:
+    def _open(cls, folder: Path, pairs: Pairs) -> Run:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such run folder; make one with 'onepass extract'")
         file = folder / "manifest.json"
@@ -150,7 +165,16 @@ class Run:
                 else "this folder is not a run"
             )
             raise RunError(f"{folder} has no manifest.json: {hint}")
-        return cls(folder, RunManifest.read(folder))
+        manifest = RunManifest.read(folder)
+
+        def find(file: str) -> str:
+            return find_path(file, manifest.path, folder, pairs)
+
+        models = {
+            "model": manifest.model.located(find),
+            "classifier": manifest.classifier and manifest.classifier.located(find),
+        }
+        return cls(folder, manifest.model_copy(update=models), pairs)
 
     def __len__(self) -> int:
         return self.manifest.rows.written
@@ -164,8 +188,27 @@ class Run:
 
     @property
     def root(self) -> Path:
-        """Folder that relative image names start from."""
-        return to_path(self.manifest.root)
+        """Folder that relative image names start from, where it is now."""
+        return self.images.folder
+
+    @cached_property
+    def images(self) -> ImageRoot:
+        """Where the images are now, whether they were moved with the run or by themselves."""
+        stored, pairs = self.manifest.root, self.pairs
+        root = find_path(stored, self.manifest.path, self.path, pairs)
+        if root != stored:
+            pairs = (*pairs, (stored, root))
+        then = tuple((old, apply_pairs(pairs, new)) for old, new in self.manifest.moved)
+        return ImageRoot(to_path(root), (*pairs, *then))
+
+    @property
+    def image_places(self) -> list[str]:
+        """Folders in which images are looked for."""
+        name = next(self.iter_batches(1, columns=["image"]))["image"][0].as_py()
+        if name.startswith("/") or is_remote(name):  # it starts from no folder of ours
+            places = (Path(name).parent, self.images.path(name).parent)
+            return list(dict.fromkeys(map(str, places)))
+        return places_of(self.manifest.root, self.manifest.path, self.path, self.pairs)
 
     @property
     def columns(self) -> list[str]:
@@ -180,11 +223,15 @@ class Run:
 
     def files(self) -> list[Path]:
         """Parquet files of the rows, in name order."""
-        return [
-            self.path / name
-            for name in sorted(self.manifest.files)
-            if name.startswith("detections/")
-        ]
+        return self._files_in("detections")
+
+    def plan_files(self) -> list[Path]:
+        """Parquet files of the plan, in name order."""
+        return self._files_in("plan")
+
+    def _files_in(self, folder: str) -> list[Path]:
+        names = sorted(name for name in self.manifest.files if name.startswith(f"{folder}/"))
+        return [self.path / name for name in names]
 
     def iter_batches(
         self, batch_size: int = 4096, *, columns: Sequence[str] | None = None
@@ -286,7 +333,13 @@ class Run:
 
     def image_path(self, image: str) -> Path:
         """Path of a row's image on this machine."""
-        return resolve_path(self.root, image)
+        return self.images.path(image)
+
+    @property
+    def where_images_are(self) -> str:
+        """For messages: where images are looked for, and what to do where they are not."""
+        places = ", ".join(self.image_places)
+        return f"looked in {places}; `images='OLD=NEW'` says where a folder is now"
 
     def verify(self) -> int:
         """Check every file's sha256 and that each planned row is stored exactly once.

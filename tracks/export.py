@@ -17,6 +17,7 @@ import orjson
 
 from common.errors import InputError
 from common.json_models import write_atomic
+from common.moved import Pairs
 from tracks import motchallenge
 from tracks.geometry import image_size
 from tracks.linked_run import LinkedRun, Progress
@@ -74,13 +75,18 @@ def export_mot(
 
 
 def export_coco(
-    run: Path, out: Path, *, progress: Progress = lambda done, total: None
+    run: Path,
+    out: Path,
+    *,
+    pairs: Pairs = (),
+    progress: Progress = lambda done, total: None,
 ) -> ExportSummary:
     """Write one JSON document: images, annotations with ``track_id`` and ``score``, categories.
 
     Args:
         run: a linked run.
         out: the file; an existing one is replaced.
+        pairs: of folders of images that were moved.
         progress: called with the number of images whose size was read, and of all images.
 
     Raises:
@@ -91,7 +97,7 @@ def export_coco(
     if out.is_dir():
         example = out / "tracks.json"
         raise InputError(f"`out={str(out)!r}` is a folder; give a file, such as {example}")
-    linked = LinkedRun.open(run)
+    linked = LinkedRun.open(run, pairs=pairs)
     labels = sorted({label or UNCLASSIFIED for label in linked.rows["label"].to_pylist()})
     category = {label: number for number, label in enumerate(labels, start=1)}
     images: dict[str, dict[str, Any]] = {}

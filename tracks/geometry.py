@@ -34,6 +34,7 @@ class Geometry:
     diagonals: Floats  # of the image of each detection [N], in pixels
     unread: int  # number of images whose size could not be read
     sizes: int  # number of different sizes among the others
+    where: str = ""  # where the images were looked for
 
     def warnings(self, name: str) -> list[str]:
         """Warnings about the images of the sequence ``name``."""
@@ -41,7 +42,8 @@ class Geometry:
         if self.unread:
             messages.append(
                 f"sequence {name!r}: the size of {self.unread} images is not known, they are gone "
-                "or unreadable; distances are measured in the extent of the sequence instead"
+                f"or unreadable{self.where}; distances are measured in the extent of the sequence "
+                "instead"
             )
         if self.sizes > 1:
             messages.append(
@@ -66,7 +68,9 @@ def read_geometry(run: Run, plan: pa.Table) -> Geometry:
     of_rows = by_image[encoded.indices.to_numpy()]
     boxes[whole] = np.column_stack([np.zeros_like(of_rows), of_rows])[whole]
     diagonals = np.hypot(of_rows[:, 0], of_rows[:, 1])
-    return Geometry(boxes, diagonals, sum(size is None for size in sizes), len(counts))
+    unread = sum(size is None for size in sizes)
+    where = f" ({run.where_images_are})"
+    return Geometry(boxes, diagonals, unread, len(counts), where)
 
 
 def image_size(path: Path) -> tuple[int, int] | None:

@@ -23,6 +23,7 @@ from cluster.tasks import tasks
 from common.errors import InputError
 from common.json_models import sha256_file
 from common.lock import lock_folder
+from common.moved import Pairs
 from pipelines.run import Run
 from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
@@ -55,6 +56,7 @@ class _Group:
     plan: pa.Table  # the rows of these sequences
     sequences: list[slice]  # the rows of each, counted in plan
     options: LinkOptions  # of linking
+    pairs: Pairs  # of folders of images that were moved
 
 
 def link_run(
@@ -63,6 +65,7 @@ def link_run(
     out: Path | None = None,
     options: LinkOptions | None = None,
     score_column: str | None = None,
+    pairs: Pairs = (),
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -78,6 +81,7 @@ def link_run(
         options: weights, limits and rules of linking; default ``LinkOptions()``.
         score_column: column of the run with the detector's score, needed for
             ``options.strong_score`` and for nothing else.
+        pairs: of folders of images that were moved.
         executor: where sequences are linked: ``local`` in this process, ``ray`` side by side on
             Ray, ``auto`` on Ray where there is much to link.
         address: of a Ray cluster; default ``RAY_ADDRESS``, else a Ray of its own.
@@ -101,7 +105,7 @@ def link_run(
         >>> print(summary.tracks, "tracks of", summary.detections, "detections")
         6 tracks of 36 detections
     """
-    opened = Run.open(run)
+    opened = Run.open(run, pairs)
     options = options or LinkOptions()
     if (options.strong_score is None) != (score_column is None):
         raise InputError("`strong_score` and `score_column` go together; give both or neither")
@@ -110,7 +114,7 @@ def link_run(
     plan = read_plan(opened, score_column)
     rows = plan.table.num_rows
     with _replacing(out) as draft:
-        groups = _groups(run.resolve(), draft.resolve(), plan, options)
+        groups = _groups(run.resolve(), draft.resolve(), plan, options, pairs)
         large = 4 * opened.manifest.model.feature_dim * rows > PROCESSES_FROM_BYTES
         large = large and len(groups) > 1
         if large or address or executor == "ray":
@@ -138,6 +142,7 @@ def link_run(
         )
         manifest = TracksManifest(
             fingerprint=opened.manifest.fingerprint,
+            rows_sha256=opened.manifest.rows_sha256,
             options=options,
             score_column=score_column,
             counts=counts,
@@ -178,7 +183,9 @@ def _replacing(out: Path) -> Iterator[Path]:
             work.rmdir()
 
 
-def _groups(run: Path, draft: Path, plan: LinkPlan, options: LinkOptions) -> list[_Group]:
+def _groups(
+    run: Path, draft: Path, plan: LinkPlan, options: LinkOptions, pairs: Pairs
+) -> list[_Group]:
     """Neighbouring sequences together, up to ``GROUP_ROWS``; at least one group, maybe empty."""
     gathered: list[list[slice]] = [[]]
     for rows in plan.sequences:
@@ -190,7 +197,7 @@ def _groups(run: Path, draft: Path, plan: LinkPlan, options: LinkOptions) -> lis
         start, stop = (sequences[0].start, sequences[-1].stop) if sequences else (0, 0)
         shifted = [slice(rows.start - start, rows.stop - start) for rows in sequences]
         part = draft / PART.format(number)
-        groups.append(_Group(run, part, plan.table[start:stop], shifted, options))
+        groups.append(_Group(run, part, plan.table[start:stop], shifted, options, pairs))
     return groups
 
 
@@ -199,7 +206,7 @@ def _copied(table: pa.Table) -> pa.Table:
 
 
 def _link_group(group: _Group) -> LinkSummary:
-    run = Run.open(group.run)
+    run = Run.open(group.run, group.pairs)
     linked = tracks = weak = 0
     notes: list[str] = []
     reader = EmbeddingReader(run, group.plan)

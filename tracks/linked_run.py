@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import InputError
+from common.moved import Pairs
 from index.vectors import Floats, Ints
 from pipelines.detections import BOX
 from pipelines.run import Run
@@ -38,15 +39,20 @@ class LinkedRun:
     rows: pa.Table
 
     @classmethod
-    def open(cls, path: Path, sequence: str | None = None) -> LinkedRun:
+    def open(cls, path: Path, sequence: str | None = None, *, pairs: Pairs = ()) -> LinkedRun:
         """Read the tracks of a run, and of the run everything but embeddings.
+
+        Args:
+            path: of the run.
+            sequence: only this one.
+            pairs: of folders of images that were moved.
 
         Raises:
             RunError: the run is unfinished or not linked.
             VerifyError: its tracks differ from their manifest.
             InputError: there is no such sequence.
         """
-        run = Run.open(path)
+        run = Run.open(path, pairs)
         tracks = read_tracks(path).drop_columns(["sequence", "frame"])
         rows = run.to_arrow(list(_COLUMNS))
         rows = rows.join(tracks, "detection_id").sort_by(

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
-from common.manifests import Manifest, verify_files
+from common.manifests import MANIFEST, Manifest, verify_files
 from common.storage import read_parquet
+from pipelines.run import RunManifest
 from tracks.association.options import TERMS, LinkOptions
 
 PART = "part-{:05d}.parquet"
@@ -69,6 +70,8 @@ class TracksManifest(Manifest):
     """Contents of ``tracks/manifest.json``."""
 
     fingerprint: str
+    # Of the run's detections files; None: made before it was kept, and before runs were updated.
+    rows_sha256: str | None = None
     options: LinkOptions
     score_column: str | None = None
     counts: LinkSummary
@@ -84,17 +87,27 @@ def read_tracks(run: Path) -> pa.Table:
     """The tracks of a run, by sequence, frame and row_id; columns as in ``SCHEMA``.
 
     Raises:
-        RunError: the run has no tracks yet.
+        RunError: the run has no tracks yet, or was updated since it was linked.
         VerifyError: a file differs from the one its manifest names.
     """
     folder = run / "tracks"
     if not (folder / "manifest.json").is_file():
         raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
     manifest = TracksManifest.read(folder)
+    if (run / MANIFEST).is_file() and _is_stale(manifest, RunManifest.read(run)):
+        raise RunError(
+            f"{run} was updated since it was linked, so that its tracks are of other rows; run "
+            f"'onepass link {run}' again"
+        )
     verify_files(folder, manifest.files, then=f"; run 'onepass link {run}' again")
     return pa.concat_tables(
         [read_parquet(folder / name, schema=SCHEMA) for name in sorted(manifest.files)]
     )
+
+
+def _is_stale(tracks: TracksManifest, run: RunManifest) -> bool:
+    """Whether a run was updated since it was linked; tracks without a hash are older than updates."""
+    return run.updates > 0 and tracks.rows_sha256 != run.rows_sha256
 
 
 def check_complete(files: Sequence[Path], expected: pa.ChunkedArray) -> None:

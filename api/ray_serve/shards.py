@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from api.config import AppConfig
 from api.http.logs import configure
 from common.errors import FilterError, OnepassError, SnapshotError, UnavailableError
+from common.moved import Pairs
 from common.storage import to_path
 from index.search.filters import Filter
 from index.search.recall import Hits
@@ -124,11 +125,12 @@ class Shards:
     def __init__(self, handles: Sequence[Any]) -> None:
         self._clients = [_ShardClient(handle) for handle in handles]
 
-    def open_snapshot(self, index: Path) -> Snapshot:
+    def open_snapshot(self, index: Path, *, pairs: Pairs = ()) -> Snapshot:
         """Open the current version: its rows in this process, its vectors in the shards.
 
         Args:
             index: the index folder of the shards, which this process sees as well.
+            pairs: of folders of runs and images that were moved.
 
         Raises:
             SnapshotError: there is none, or it is damaged.
@@ -141,7 +143,7 @@ class Shards:
         def remote_segment(number: int) -> _RemoteSegment:
             return _RemoteSegment(self._clients[number % len(self._clients)], version, number)
 
-        return Snapshot.open(index, version, searcher=remote_segment)
+        return Snapshot.open(index, version, searcher=remote_segment, pairs=pairs)
 
 
 class _ShardClient:

@@ -9,6 +9,7 @@ be. A path cannot express an id that itself ends in ``/neighbours`` or ``/image`
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,8 @@ from api.service.served_index import ServedIndex
 from common.errors import FilterError, StorageError, UnavailableError
 
 JPEG_QUALITY = 90
+
+logger = logging.getLogger("onepass.api")
 
 router = v1_router("/detections", "detections")
 
@@ -155,10 +158,13 @@ def _crop(served: ServedIndex, detection_id: str) -> bytes:
         part = crop(pixels, tuple(columns[corner][0] for corner in ("x1", "y1", "x2", "y2")))
     except ImageError as error:
         if error.kind == "missing file":
+            # Not in the answer: clients are not shown where the disk is.
+            path = served.snapshot.image_path(row)
+            logger.warning("no image %s; where its folder is now says 'serve --images'", path)
             raise ApiError(
                 404,
                 "image_missing",
-                f"{name} is no longer where its run read it; put it back to see it",
+                f"{name} is not where its run read it; put it back, or serve with --images OLD=NEW",
             ) from None
         raise ApiError(404, "image_unreadable", f"{name}: {error}") from None
     except StorageError as error:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from functools import partial
 
 import anyio
 
@@ -16,6 +16,7 @@ from api.service.batching import Batcher
 from api.service.queues import BoundedQueue
 from api.service.watcher import IndexWatcher
 from common.errors import OnepassError
+from common.moved import read_pairs
 from common.storage import to_path
 from index.search.snapshot import Snapshot
 from tracks.live.session import LiveLinker
@@ -47,16 +48,17 @@ class Service:
         self,
         config: ServeConfig,
         *,
-        open_snapshot: Callable[[Path], Snapshot],
+        open_snapshot: Callable[..., Snapshot],
         on_failure: Callable[[OnepassError], None],
     ) -> None:
+        pairs = read_pairs(config.images)
         self.limits = config.limits
         self.metrics = Metrics()
         self.watcher = IndexWatcher(
             to_path(config.index),
             metrics=self.metrics,
             on_failure=on_failure,
-            open_snapshot=open_snapshot,
+            open_snapshot=partial(open_snapshot, pairs=pairs) if pairs else open_snapshot,
         )
         self.batcher = Batcher(self.watcher.served_index, limits=self.limits, metrics=self.metrics)
         self.live = LiveLinker(LinkStore(config.link_file), config.linking)

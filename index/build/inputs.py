@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
+from common.moved import Pairs
 from common.storage import storage_errors, to_path
 from index.build.sources.file import SUFFIXES, open_file
 from index.build.sources.run import Selection
@@ -58,6 +59,7 @@ def open_sources(
     id_column: str | None = None,
     model_name: str | None = None,
     index: SnapshotManifest | None = None,
+    pairs: Pairs = (),
 ) -> list[VectorSource]:
     """Open sources of vectors that can share an index.
 
@@ -66,6 +68,7 @@ def open_sources(
         id_column: of the files: the column with the ids; None: ``detection_id`` or ``id``.
         model_name: of the files: what made the vectors, in the user's words; None: not said.
         index: they are added to; what made its vectors made those of files of which nothing is said.
+        pairs: of folders of images that were moved.
 
     Raises:
         SnapshotError: no path was given, a file cannot be used, or the vectors cannot be compared.
@@ -81,14 +84,14 @@ def open_sources(
         said = model_name_of(index.fingerprint)
     sources: list[VectorSource] = []
     for path in paths:
-        sources.append(_open_source(path, id_column, model_name, said))
+        sources.append(_open_source(path, id_column, model_name, said, pairs))
         first = sources[0]
         check_comparable(sources[-1], str(first.path), first.fingerprint, first.dim)
     return sources
 
 
 def _open_source(
-    path: Path, id_column: str | None, model_name: str | None, said: str | None
+    path: Path, id_column: str | None, model_name: str | None, said: str | None, pairs: Pairs
 ) -> VectorSource:
     with storage_errors(path):
         is_folder = path.is_dir()
@@ -99,7 +102,7 @@ def _open_source(
             raise SnapshotError(
                 f"{path} is neither a run's folder nor a file of vectors ({' '.join(SUFFIXES)})"
             )
-    run = Selection(Run.open(path))
+    run = Selection(Run.open(path, pairs))
     for name, value in (("id_column", id_column), ("model", model_name)):
         if value is not None:
             raise SnapshotError(
@@ -294,6 +297,7 @@ def check_unique_ids(inputs: Inputs) -> None:
         detection_id, paths = repeated[0]
         raise SnapshotError(
             f"detection_id {detection_id!r} is there {len(paths)} times (in {', '.join(paths)}; "
-            f"{len(repeated)} ids are repeated in all); an id names one row: leave one of the "
-            "runs out"
+            f"{len(repeated)} ids are repeated in all); an id names one row: if these are the same "
+            "images, leave one run out; if not, extract one of them again into a new folder, where "
+            "ids are made of the images' content; `id_prefix` makes them differ in any case"
         )

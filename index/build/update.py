@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cluster.executors import ExecutorChoice
 from common.errors import RunError, SnapshotError
+from common.moved import Pairs
 from index.build.inputs import Inputs, check_comparable, open_sources, reopen
 from index.build.searchable import ReportRows
 from index.build.sources.source import VectorSource
@@ -38,6 +39,7 @@ def add_runs(
     strict: bool = False,
     id_column: str | None = None,
     model_name: str | None = None,
+    pairs: Pairs = (),
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version that also holds the rows of ``runs``.
@@ -53,6 +55,7 @@ def add_runs(
         strict: refuse embeddings that are zero or not finite.
         id_column: of files: the column with the ids; None: ``detection_id`` or ``id``.
         model_name: of files: what made the vectors; None: what made those of the index.
+        pairs: of folders of runs and images that were moved.
         progress: called with (rows added, rows to add).
 
     Raises:
@@ -61,9 +64,11 @@ def add_runs(
         WorkError: the disk refused; the index serves what it served before.
     """
     served = read_manifest(index_dir)  # before a lock is made where there is no index
-    sources = open_sources(runs, id_column=id_column, model_name=model_name, index=served)
+    sources = open_sources(
+        runs, id_column=id_column, model_name=model_name, index=served, pairs=pairs
+    )
     with lock_index(index_dir) as check:
-        snapshot = Snapshot.open(index_dir)
+        snapshot = Snapshot.open(index_dir, pairs=pairs)
         old = snapshot.manifest
         for source in sources:
             check_comparable(source, str(index_dir), old.fingerprint, old.dim)
@@ -80,8 +85,10 @@ def add_runs(
                     if indexed.any():
                         raise SnapshotError(
                             f"detection_id {ids[int(indexed.argmax())]!r} of {part.path} is in "
-                            f"{index_dir} already; an id names one row: delete it first, or leave "
-                            "this run out"
+                            f"{index_dir} already; an id names one row: if it is the same image, "
+                            "delete it first or leave this run out; if not, extract this run again "
+                            "into a new folder, where ids are made of the images' content; "
+                            "`id_prefix` makes them differ in any case"
                         )
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
@@ -168,6 +175,7 @@ def compact(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
+    pairs: Pairs = (),
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version of the same rows, built anew from the runs with the first build's options.
@@ -177,6 +185,7 @@ def compact(
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
+        pairs: of folders of runs and images that were moved.
         progress: called with (rows done, rows in all).
 
     Raises:
@@ -185,7 +194,7 @@ def compact(
     """
     read_manifest(index_dir)
     with lock_index(index_dir) as check:
-        snapshot = Snapshot.open(index_dir)
+        snapshot = Snapshot.open(index_dir, pairs=pairs)
         old = snapshot.manifest
         builder = VersionBuilder(old.options, memory_bytes, executor, address, progress)
         source = _remaining_rows(index_dir, snapshot)

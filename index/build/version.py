@@ -21,6 +21,7 @@ import pyarrow as pa
 from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
 from common.errors import SnapshotError
+from common.moved import Pairs
 from common.storage import is_remote, storage_errors, to_path
 from index.build.assemble import assemble
 from index.build.inputs import (
@@ -66,6 +67,7 @@ def build_index(
     strict: bool = False,
     id_column: str | None = None,
     model_name: str | None = None,
+    pairs: Pairs = (),
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` and make it the one that is served.
@@ -88,6 +90,7 @@ def build_index(
         id_column: of files: the column with the ids; None: ``detection_id`` or ``id``.
         model_name: of files: what made the vectors, in your words; vectors of two names, or of one
             and none, do not share an index.
+        pairs: of folders of images that were moved.
         progress: called with (rows added, rows in all) after each part.
 
     Returns:
@@ -102,7 +105,7 @@ def build_index(
     """
     config = config or IndexConfig()
     builder = VersionBuilder(config, memory_bytes, executor, address, progress, strict=strict)
-    sources = open_sources(runs, id_column=id_column, model_name=model_name)
+    sources = open_sources(runs, id_column=id_column, model_name=model_name, pairs=pairs)
     check_factory(config.factory, sources[0].dim, config.metric)
     out = to_path(out)
 
@@ -117,7 +120,7 @@ def build_index(
         parent = check_out()  # another build may have ended meanwhile
         fill = partial(builder.build, sources=sources, made_by="build", parent=parent)
         version = publish(out, fill, check, serve=not candidate)
-    return Snapshot.open(out, version)
+    return Snapshot.open(out, version, pairs=pairs)
 
 
 def _check_folder(out: Path, source: VectorSource, metric: Metric) -> None:

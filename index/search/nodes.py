@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from common.untrusted import refuse_pickled
+
 NODES_SCHEMA = pa.schema([("rows", pa.large_list(pa.int64())), ("radius", pa.float32())])
 
 Ints = NDArray[np.int64]
@@ -49,9 +51,12 @@ class Nodes:
 
         Raises:
             OSError, pa.ArrowInvalid: it is missing or damaged.
+            SourceError: a column has a type that can execute code.
         """
         with pa.memory_map(str(file)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+            reader = pa.ipc.open_file(source)
+            refuse_pickled(reader.schema, str(file))
+            batch = reader.get_batch(0)
         rows = batch["rows"]
         return cls(rows.offsets.to_numpy(), rows.values.to_numpy(), batch["radius"].to_numpy())
 

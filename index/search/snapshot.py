@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError
 from common.manifests import verify_files
-from common.storage import resolve_path, to_path
+from common.moved import Pairs
+from common.storage import to_path
 from index.config import Metric
 from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
@@ -81,6 +82,7 @@ class Snapshot:
         version: str | None = None,
         *,
         searcher: Searcher | None = None,
+        pairs: Pairs = (),
     ) -> Snapshot:
         """Open a version of an index.
 
@@ -89,13 +91,14 @@ class Snapshot:
             version: name of a version, as ``v0001``; None: the one that is served.
             searcher: given the number of a segment, returns what searches it, in place of this
                 process; all segments are then searched at once.
+            pairs: of folders of runs and images that were moved.
 
         Raises:
             SnapshotError: there is no index or no such version, or its files are damaged.
             StorageError: the object store does not answer.
         """
         folder = to_path(index_dir)
-        manifest = read_manifest(folder, version)
+        manifest = read_manifest(folder, version, pairs)
         numbers = range(len(manifest.segments))
         segments = open_segments(folder, manifest, numbers, searchable=searcher is None)
         return cls(folder / manifest.version, manifest, segments, searcher)
@@ -322,8 +325,7 @@ class Snapshot:
         values = self.columns(np.array([row]), ["run", "image"])
         if values["image"][0] is None:
             raise SnapshotError(f"row {row} of {self.path} has no image")
-        root = self.manifest.runs[values["run"][0]].root
-        return resolve_path(to_path(root), str(values["image"][0]))
+        return self.manifest.runs[int(values["run"][0])].image_path(str(values["image"][0]))
 
     def verify(self) -> int:
         """Check the sha256 of every file; returns the number of rows that a search can return.

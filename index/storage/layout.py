@@ -28,16 +28,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from common.errors import RunError, SnapshotError
+from common.errors import OnepassError, RunError, SnapshotError
 from common.json_models import JsonModel
 from common.manifests import MANIFEST, Manifest
-from common.storage import storage_errors, to_path
+from common.moved import ImageRoot, Pairs, apply_pairs, find_path
+from common.storage import is_remote, storage_errors, to_path
 from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
+from pipelines.run import Run
 
 CURRENT = "CURRENT"
 SEGMENTS = "segments"
@@ -60,6 +64,35 @@ class RunEntry(JsonModel):
     rows: int  # indexed, before any was deleted
     manifest_sha256: str  # of the run's manifest.json, or of the file: ``compact`` needs the same
     id_column: str | None = None  # of a file, as the user named it
+    moved: Pairs = ()  # old and new folder of images that were moved
+
+    def located(self, then: str | None, now: Path, pairs: Pairs = ()) -> RunEntry:
+        """The entry with its folders as they are now.
+
+        Args:
+            then: the index folder when the entry was written; None: not known.
+            now: the index folder, as it is now.
+            pairs: of folders that were moved by themselves.
+        """
+        path = find_path(self.path, then, now, pairs)
+        root = find_path(self.root, then, now, pairs)
+        if not is_remote(root) and not Path(root).is_dir():  # moved with the run, not the index
+            with suppress(OnepassError, OSError):
+                root = str(Run.open(path, pairs).root)
+        known = pairs if root == self.root else (*pairs, (self.root, root))
+        earlier = ((old, apply_pairs(known, new)) for old, new in self.moved)
+        moved = tuple(dict.fromkeys((*known, *earlier)))
+        return self.model_copy(update={"path": path, "root": root, "moved": moved})
+
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``moved`` where it says nothing, as entries of earlier versions are."""
+        values: dict[str, Any] = standard(self)
+        return {name: value for name, value in values.items() if value or name != "moved"}
+
+    def image_path(self, image: str) -> Path:
+        """The file of an image of the run."""
+        return ImageRoot(to_path(self.root), self.moved).path(image)
 
 
 _VECTORS = "vectors"
@@ -140,6 +173,7 @@ class SnapshotManifest(Manifest):
     dim: int
     model: ModelInfo | None  # None: the vectors were made elsewhere
     fingerprint: str
+    path: str | None = None  # the index folder when this was written; None: before it was kept
     runs: list[RunEntry]
     segments: list[SegmentEntry]
     seconds: float
@@ -223,8 +257,18 @@ def current_version(index_dir: str | Path) -> str | None:
     return version
 
 
-def read_manifest(index_dir: str | Path, version: str | None = None) -> SnapshotManifest:
+def read_manifest(
+    index_dir: str | Path, version: str | None = None, pairs: Pairs = ()
+) -> SnapshotManifest:
     """Read the manifest of a version; None reads that of the served one.
+
+    Args:
+        index_dir: the index folder.
+        version: its name.
+        pairs: of folders of runs and images that were moved.
+
+    Returns:
+        The manifest, whose runs are where they lie now.
 
     Raises:
         SnapshotError: there is no index or no such version, or its manifest cannot be read.
@@ -240,6 +284,12 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
             versions = ", ".join(list_versions(folder)) or "none"
             raise SnapshotError(f"{folder} has no version {version!r} (it has: {versions})")
     try:
-        return SnapshotManifest.read(folder / version)
+        manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+    then = manifest.path
+    runs = [entry.located(then, folder, pairs) for entry in manifest.runs]
+    model = manifest.model
+    if model is not None:
+        model = model.located(lambda file: find_path(file, then, folder, pairs))
+    return manifest.model_copy(update={"runs": runs, "model": model})

@@ -76,7 +76,7 @@ def publish(out: Path, fill: Fill, check: Check, *, serve: bool = True) -> str:
         (draft / SEGMENTS).mkdir(parents=True)
         manifest = fill(draft, version)
         own = {file.name: sha256_file(file) for file in draft.iterdir() if file.is_file()}
-        manifest = manifest.model_copy(update={"files": own})
+        manifest = manifest.model_copy(update={"files": own, "path": str(out.resolve())})
         manifest.write(draft)
         if is_remote(out):
             check()

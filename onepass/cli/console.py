@@ -24,6 +24,16 @@ ExecutorOption = Annotated[
 ]
 
 
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--images",
+        metavar="OLD=NEW",
+        help="A folder of images that was moved, and where it is now; can be given again.",
+    ),
+]
+
+
 def echo(text: str) -> None:
     typer.echo(text)
 

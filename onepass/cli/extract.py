@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.errors import InputError
 from common.json_models import configure
+from common.moved import read_pairs
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
-from onepass.cli.console import Json, echo, print_json, to_path, warn
+from onepass.cli.console import Images, Json, echo, print_json, to_path, warn
 from onepass.cli.flags import with_flags
 from onepass.cli.format import count, duration, where_the_time_went
 from pipelines.config import ExtractConfig
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.dry_run import Forecast
     from pipelines.extract import Outcome
     from pipelines.run import Run
+    from pipelines.session import UpdateSummary
 
 _NAMED = 10  # failed videos
 SOURCE = ExtractConfig.model_fields["source"].description
@@ -37,6 +41,15 @@ def extract(
     *,
     out: Out,
     options: dict[str, Any],
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Where the source has grown or changed since: answer only images that are new or "
+            "changed. Ids stay; rows of images that are gone are kept and named.",
+        ),
+    ] = False,
+    images: Images = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -55,8 +68,10 @@ def extract(
     Example: onepass extract photos/ --model lite0 --out runs/first --hdf5
     """
     config = configure(ExtractConfig, source=source, **options)
+    if dry_run and update:
+        raise InputError("`update=True` and `dry_run=True`: give one of them")
     if dry_run:
-        _dry_run(config, out, as_json=as_json)
+        _dry_run(config, out, images, as_json=as_json)
         return
     # late: torch and Arrow take seconds
     from onepass.runs import report_to
@@ -64,22 +79,15 @@ def extract(
 
     with ProgressBar(resumes=True) as bar:
         outcome = extract_source(
-            config, out, report=report_to(bar.update, config.executor, config.address)
+            config,
+            out,
+            update=update,
+            pairs=read_pairs(images),
+            report=report_to(bar.update, config.executor, config.address),
         )
-    run, manifest = outcome.run, outcome.run.manifest
+    run = outcome.run
     if as_json:
-        print_json(
-            {
-                "run": str(out),
-                "already_finished": outcome.already_finished,
-                "resumed_rows": outcome.resumed_rows,
-                "first_answer_seconds": outcome.first_answer_seconds,
-                "skipped_files": outcome.skipped_files,
-                "source_notes": outcome.source_notes,
-                **({"failed_videos": run.failed_sequences()} if config.kind == "video" else {}),
-                **manifest.model_dump(mode="json", exclude={"files"}),
-            }
-        )
+        _print_json(outcome, out, config)
         return
     print_extracted(outcome)
     if outcome.already_finished:
@@ -91,14 +99,34 @@ def extract(
     echo(f"next: onepass index build {run.path} --out INDEX   or: onepass link {run.path}")
 
 
-def _dry_run(config: ExtractConfig, out: Path, *, as_json: bool) -> None:
+def _print_json(outcome: Outcome, out: Path, config: ExtractConfig) -> None:
+    videos = {"failed_videos": outcome.run.failed_sequences()} if config.kind == "video" else {}
+    print_json(
+        {
+            "run": str(out),
+            "already_finished": outcome.already_finished,
+            "resumed_rows": outcome.resumed_rows,
+            "first_answer_seconds": outcome.first_answer_seconds,
+            "skipped_files": outcome.skipped_files,
+            "source_notes": outcome.source_notes,
+            **({"update": asdict(outcome.update)} if outcome.update else {}),
+            **videos,
+            **outcome.run.manifest.model_dump(mode="json", exclude={"files"}),
+        }
+    )
+
+
+def _dry_run(config: ExtractConfig, out: Path, images: list[str] | None, *, as_json: bool) -> None:
     # late: torch takes seconds
     from onepass.runs import report_to
     from pipelines.dry_run import dry_run
 
     with ProgressBar(resumes=False) as bar:
         forecast = dry_run(
-            config, out, report=report_to(bar.update, config.executor, config.address)
+            config,
+            out,
+            pairs=read_pairs(images),
+            report=report_to(bar.update, config.executor, config.address),
         )
     if as_json:
         values = None if forecast is None else forecast.model_dump(mode="json")
@@ -149,6 +177,9 @@ def print_extracted(outcome: Outcome) -> None:
 
     run, manifest = outcome.run, outcome.run.manifest
     rows = manifest.rows
+    if outcome.update is not None:
+        _print_update(outcome, outcome.update)
+        return
     if outcome.already_finished:
         echo(f"{run.path} is finished already: {rows.written} rows; nothing to do")
         return
@@ -179,6 +210,25 @@ def print_extracted(outcome: Outcome) -> None:
         echo(f"  {with_flags(note)}")
     for kind, failed in sorted(manifest.errors.items(), key=lambda item: -item[1]):
         echo(f"  {failed} x {kind}")
+
+
+def _print_update(outcome: Outcome, update: UpdateSummary) -> None:
+    """What an update came to, for people."""
+    from onepass.runs import first_names, warnings_of  # late: Arrow takes half a second
+
+    for text in warnings_of(outcome):
+        warn(text)
+    rows = outcome.run.manifest.rows
+    if not update.answered:
+        echo(f"{outcome.run.path} is up to date: {rows.written} rows; nothing to answer")
+        return
+    echo(
+        f"{outcome.run.path}: {update.answered} rows answered in "
+        f"{outcome.run.manifest.seconds:.1f} s, {rows.written} rows in all, {rows.failed} with errors"
+    )
+    for what, names in (("new", update.new), ("changed", update.changed)):
+        if names:
+            echo(f"  {count(len(names), f'{what} image')}: {first_names(names)}")
 
 
 def _print_failed_videos(run: Run) -> None:

@@ -43,6 +43,8 @@ def _as_typed(parameter: re.Match[str]) -> str:
     if name in _POSITIONAL:
         return name.upper() if value is None else _unquoted(value)
     flag = option_of(name)
+    if name == "images" and "=" in (value or ""):  # of moved folders; else images to search with
+        flag = "--images"
     if value is None or value == "True":
         return flag
     if value == "False":

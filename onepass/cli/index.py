@@ -9,11 +9,12 @@ import typer
 
 from common.errors import InputError
 from common.json_models import configure
+from common.moved import read_pairs
 from common.progress import ProgressBar
 from common.sizes import parse_size
 from index.config import IndexConfig
 from onepass.cli.config_options import with_config
-from onepass.cli.console import ExecutorOption, Json, echo, print_json, to_path, warn
+from onepass.cli.console import ExecutorOption, Images, Json, echo, print_json, to_path, warn
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -66,6 +67,7 @@ def build(
     *,
     options: dict[str, Any],
     memory: Memory = None,
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     candidate: Annotated[
@@ -93,6 +95,7 @@ def build(
             out,
             configure(IndexConfig, **options),
             memory_bytes=parse_size(memory),
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             candidate=candidate,
@@ -117,6 +120,7 @@ def add(
         typer.Argument(parser=to_path, help="Finished runs of the index's model, or files."),
     ],
     memory: Memory = None,
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     strict: Strict = False,
@@ -135,6 +139,7 @@ def add(
             index,
             runs,
             memory_bytes=parse_size(memory),
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             strict=strict,
@@ -176,6 +181,7 @@ def delete(
 def compact(
     index: Index,
     memory: Memory = None,
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     as_json: Json = False,
@@ -190,6 +196,7 @@ def compact(
         snapshot = compact_index(
             index,
             memory_bytes=parse_size(memory),
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             progress=bar.callback("index"),

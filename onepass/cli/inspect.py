@@ -138,6 +138,10 @@ def _show_run(run: Run, *, verified: bool, as_json: bool) -> None:
     model = manifest.model
     echo(f"run {run.path}: {manifest.rows.written} rows, {manifest.rows.failed} with errors")
     echo(f"  source       {manifest.source}")
+    echo(f"  images       {run.root}")
+    if manifest.updates:
+        vanished = f", {manifest.vanished} rows of images that are gone" * bool(manifest.vanished)
+        echo(f"  updates      {manifest.updates}{vanished}")
     echo(f"  model        {model.request.spec}, weights {model.weights}")
     echo(f"  fingerprint  {manifest.fingerprint[:16]}")
     echo(f"  embedding    {model.feature_dim}-d {model.feature_kind}, {model.num_classes} classes")

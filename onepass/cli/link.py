@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from common.errors import InputError
+from common.moved import read_pairs
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
-from onepass.cli.console import ExecutorOption, Json, echo, local_path, print_json, warn
+from onepass.cli.console import ExecutorOption, Images, Json, echo, local_path, print_json, warn
 from tracks.association.options import PRESETS, LinkOptions, Preset
 
 _NOTES_SHOWN = 5  # warnings about sequences; --json and the manifest have all
@@ -42,6 +43,7 @@ def link(
     score_column: Annotated[
         str, typer.Option(help="The detector's score, a column of the run; for --strong-score.")
     ] = "detector_score",
+    images: Images = None,
     executor: ExecutorOption = "auto",
     address: Annotated[
         str | None,
@@ -69,6 +71,7 @@ def link(
             out=out,
             options=config,
             score_column=None if config.strong_score is None else score_column,
+            pairs=read_pairs(images),
             executor=executor,
             address=address,
             progress=bar.callback("link"),

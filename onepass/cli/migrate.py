@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.json_models import configure
+from common.moved import read_pairs
 from common.progress import ProgressBar
 from migration.verdict import Limits
 from onepass.cli.config_options import with_config
-from onepass.cli.console import Json, echo, local_path, print_json, to_path, warn
+from onepass.cli.console import Images, Json, echo, local_path, print_json, to_path, warn
 from onepass.cli.extract import Out, print_extracted
 from onepass.cli.flags import with_flags
 from pipelines.config import ExtractConfig
@@ -27,7 +28,9 @@ _EXIT_MISSED = 1
 
 @app.command()
 @with_config(Limits, parameter="limits")
-@with_config(ExtractConfig, leave_out={"source", "kind", "frames", "limit", "from_run"})
+@with_config(
+    ExtractConfig, leave_out={"source", "kind", "frames", "limit", "id_prefix", "from_run"}
+)
 def migrate(
     run: Annotated[
         Path,
@@ -48,6 +51,7 @@ def migrate(
     queries: Annotated[
         int, typer.Option(min=1, help="Maximum number of detections whose neighbours are compared.")
     ] = 2000,
+    images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Extract every detection of a run with another model, and judge whether to serve it.
@@ -70,6 +74,7 @@ def migrate(
             index=index,
             limits=configure(Limits, **limits),
             queries=queries,
+            pairs=read_pairs(images),
             report=report_to(bar.update, config.executor, config.address),
             progress=bar.update,
         )

@@ -13,22 +13,23 @@ from api.config import ServeConfig
 from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
-from onepass.cli.console import Json, echo, print_json, to_path
+from onepass.cli.console import Images, Json, echo, print_json, to_path
 
 app = typer.Typer()
 
 
 @app.command()
-@with_config(ServeConfig, leave_out={"index", "limits", "live"})
+@with_config(ServeConfig, leave_out={"index", "limits", "live", "images"})
 def serve(
     index: Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")],
     options: dict[str, Any],
+    images: Images = None,
 ) -> None:
     """Serve search, neighbours, crops, tracks and live linking over HTTP; documentation at /docs.
 
     Example: onepass serve photos.index --port 8000
     """
-    config = configure(ServeConfig, index=index, **options)
+    config = configure(ServeConfig, index=index, images=images or (), **options)
     # FAISS's threads would spin between two searches, on cores that answer requests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # late: FastAPI and FAISS take a second, and read OMP_WAIT_POLICY when they are loaded

@@ -12,8 +12,9 @@ import typer
 
 from common.errors import InputError
 from common.json_models import write_atomic
+from common.moved import read_pairs
 from common.progress import ProgressBar
-from onepass.cli.console import Json, echo, local_path, print_json, warn
+from onepass.cli.console import Images, Json, echo, local_path, print_json, warn
 from tracks.association.options import PRESETS
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def draw(
     run: Run,
     out: Annotated[Path, typer.Option(parser=local_path, help="A folder; one picture a sequence.")],
     sequence: Sequence = None,
+    images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Draw the tracks of each sequence over its scene.
@@ -108,8 +110,10 @@ def draw(
     from tracks.pictures.draw import draw_run  # late: OpenCV is an extra, and takes a second
 
     with ProgressBar(resumes=False) as bar:
-        pictures = draw_run(run, out, sequence=sequence, progress=bar.callback("draw"))
-    _warn_of_missing(pictures.missing, "left out of the scenes")
+        pictures = draw_run(
+            run, out, sequence=sequence, pairs=read_pairs(images), progress=bar.callback("draw")
+        )
+    _warn_of_missing(pictures.missing, "left out of the scenes", run, images)
     if pictures.blank:
         warn(f"{pictures.blank} sequences are drawn on white: none of their images can be read")
     last = f" to {pictures.files[-1]}" if len(pictures.files) > 1 else ""
@@ -125,6 +129,7 @@ def video(
         float | None,
         typer.Option(min=0.1, max=240, help="Frames a second; of a video its own, of photos 4."),
     ] = None,
+    images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Film one sequence: boxes, track ids, the tail of each path; corners where one is lost.
@@ -134,8 +139,15 @@ def video(
     from tracks.pictures.video import render_video  # late: as in draw
 
     with ProgressBar(resumes=False) as bar:
-        film = render_video(run, out, sequence=sequence, fps=fps, progress=bar.callback("video"))
-    _warn_of_missing(film.missing, "shown as grey frames")
+        film = render_video(
+            run,
+            out,
+            sequence=sequence,
+            fps=fps,
+            pairs=read_pairs(images),
+            progress=bar.callback("video"),
+        )
+    _warn_of_missing(film.missing, "shown as grey frames", run, images)
     _show(
         film,
         as_json,
@@ -151,6 +163,7 @@ def review(
         Path, typer.Option(parser=local_path, help="A folder for the sheets and review.csv.")
     ],
     worst: Annotated[int, typer.Option(min=1, help="How many links to show.")] = 50,
+    images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Show the most doubtful links: both crops, the four terms, cost and margin.
@@ -162,8 +175,10 @@ def review(
     from tracks.pictures.review import review_run  # late: as in draw
 
     with ProgressBar(resumes=False) as bar:
-        reviewed = review_run(run, out, worst=worst, progress=bar.callback("crops"))
-    _warn_of_missing(reviewed.missing, "shown as grey crops")
+        reviewed = review_run(
+            run, out, worst=worst, pairs=read_pairs(images), progress=bar.callback("crops")
+        )
+    _warn_of_missing(reviewed.missing, "shown as grey crops", run, images)
     _show(
         reviewed,
         as_json,
@@ -183,6 +198,7 @@ def export(
         typer.Option("--format", help="MOTChallenge, a file a sequence; JSON as of COCO."),
     ],
     first_frame: Annotated[int, typer.Option(help="What mot calls frame 0.")] = 1,
+    images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Write tracks for other tools.
@@ -195,7 +211,9 @@ def export(
         exported = export_mot(run, out, first_frame=first_frame)
     else:
         with ProgressBar(resumes=False) as bar:
-            exported = export_coco(run, out, progress=bar.callback("images"))
+            exported = export_coco(
+                run, out, pairs=read_pairs(images), progress=bar.callback("images")
+            )
     if exported.unsized:
         warn(f"{exported.unsized} images have no width and height: they cannot be read")
     if exported.repeated:
@@ -295,7 +313,12 @@ def _show(summary: Any, as_json: bool, line: str) -> None:
         echo(line)
 
 
-def _warn_of_missing(missing: Mapping[str, int], consequence: str) -> None:
+def _warn_of_missing(
+    missing: Mapping[str, int], consequence: str, run: Path, images: list[str] | None
+) -> None:
+    from pipelines.run import Run as OpenedRun  # late: Arrow takes half a second
+
     if missing:
+        where = OpenedRun.open(run, read_pairs(images)).where_images_are
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(missing.items()))
-        warn(f"{sum(missing.values())} images cannot be read ({kinds}), {consequence}")
+        warn(f"{sum(missing.values())} images cannot be read ({kinds}), {consequence}; {where}")

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from common.moved import ImageRoot
 from pipelines.engines import compiled, openvino
 from pipelines.engines.engine import DEFAULT_ROWS, Engine, this_device
 from pipelines.images.decode import PIXELS, decode_rows, unpack
@@ -66,7 +67,7 @@ class Candidates:
         request: which network.
         outputs: the maps that are kept of it.
         sample: rows of the plan, to measure with.
-        root: relative image names start here.
+        root: where the images are.
         lanes: threads that will call its engines at a time.
     """
 
@@ -75,7 +76,7 @@ class Candidates:
         request: ModelRequest,
         outputs: Outputs,
         sample: pa.Table,
-        root: Path,
+        root: Path | ImageRoot,
         lanes: int = 1,
     ) -> None:
         self._request, self._outputs = request, outputs

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import torch
 
 from common.errors import InputError, ModelError, WorkError
-from common.storage import to_path
 from pipelines.engines import openvino
 from pipelines.engines.candidates import ESTIMATES, Candidates, compute_threads
 from pipelines.engines.engine import this_device
@@ -65,7 +64,7 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
     config, earlier = unresolved.config, unresolved.earlier
     if config.precision != "auto":
         check_format(config.precision, this_device())
-    sample, root = unresolved.sample, to_path(unresolved.root)
+    sample, root = unresolved.sample, unresolved.images
     if earlier is not None:
         sample = sample.slice(0, 0)  # only the models are compared, nothing is measured
     wanted = [(config.model_request, config.outputs)]
@@ -75,6 +74,10 @@ def resolve(unresolved: Unresolved, *, lanes: int, engine_lanes: int = 1) -> Res
     networks = [Candidates(*model, sample, root, engine_lanes) for model in wanted]
     if earlier is not None:
         _check_unchanged(earlier, networks)
+        # Of the same content, but the files may lie elsewhere now.
+        facts, *of_gate = (network.facts for network in networks)
+        gate = earlier.gate and earlier.gate.model_copy(update={"facts": of_gate[0]})
+        earlier = earlier.model_copy(update={"facts": facts, "gate": gate})
         return Resolution(Resolved(earlier), networks)
     gate = _gate_info(gate_request, networks[1]) if gate_request else None
     was_built = networks[0].is_built("fp32", "openvino")
@@ -94,7 +97,7 @@ def _timed(unresolved: Unresolved, request: Request, networks: list[Candidates])
     building = sum(network.build_seconds(*candidate) for network in networks)
     began = time.perf_counter()
     rows = unresolved.sample.slice(0, _DECODED_ROWS)
-    decode_rows(rows, to_path(unresolved.root), {PIXELS: request.facts.preprocess})
+    decode_rows(rows, unresolved.images, {PIXELS: request.facts.preprocess})
     decoding = (time.perf_counter() - began) / rows.num_rows
     forward = sum(network.seconds_per_row(*candidate) for network in networks) * compute_threads()
     if this_device().type == "cpu":
@@ -111,7 +114,8 @@ def _check_unchanged(earlier: Request, networks: list[Candidates]) -> None:
                 "the model is not what this run was started with: "
                 f"`head={old.request.head!r}` is another file now; restore it or start a new run"
             )
-        if old != network.facts:
+        elsewhere = {"request": network.facts.request, "weights": network.facts.weights}
+        if old.model_copy(update=elsewhere) != network.facts:
             raise WorkError(
                 f"the model is not what this run was started with: {old.request.spec} has weights "
                 f"{network.facts.weights_sha256[:12]} now, {old.weights_sha256[:12]} then; restore "

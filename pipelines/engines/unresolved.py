@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from cluster.executors import local_cores
+from common.moved import ImageRoot, Pairs
+from common.storage import to_path
 from pipelines.config import ExtractConfig
 from pipelines.engines.cache import cache_folder
 from pipelines.models.cache import ModelCache
@@ -31,6 +33,12 @@ class Unresolved:
     rows: int  # planned
     earlier: Request | None = None  # of the run that is continued
     timed: bool = False  # whether times are to be measured
+    pairs: Pairs = ()  # of folders of images that were moved
+
+    @property
+    def images(self) -> ImageRoot:
+        """Where the images are."""
+        return ImageRoot(to_path(self.root), self.pairs)
 
 
 class Resolved(NamedTuple):

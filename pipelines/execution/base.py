@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster.executors import ExecutorName, choose_executor
 from cluster.slots import Slots
 from cluster.tasks import Tasks
+from common.moved import ImageRoot, Pairs
 from pipelines.config import ExtractConfig
 from pipelines.progress.counters import Counts, ProgressSnapshot
 from pipelines.request import Request
@@ -39,6 +40,12 @@ class Job:
     root: Path  # relative image names start here
     request: Request
     planned: int  # rows
+    pairs: Pairs = ()  # of folders of images that were moved
+
+    @property
+    def images(self) -> ImageRoot:
+        """Where the images are."""
+        return ImageRoot(self.root, self.pairs)
 
     @property
     def config(self) -> ExtractConfig:

@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from cluster.children import Child, ChildDiedError
 from cluster.slots import Slots
-from common.storage import list_folder, make_folder, remove_folder, to_path, write_parquet
+from common.moved import ImageRoot
+from common.storage import list_folder, make_folder, remove_folder, write_parquet
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class OpenBlocks:
                 mark.unlink(missing_ok=True)
 
 
-def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
+def with_crashes(rows: pa.Table, root: ImageRoot) -> pa.Table:
     """The rows with an ``error`` where reading the image ends the process that does it.
 
     Each image is read in a child process.
@@ -147,7 +148,7 @@ def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
                 continue
             if not row or image != images[row - 1]:
                 try:
-                    verdict = child.call(_read, (str(root), image), seconds=_IMAGE_SECONDS)
+                    verdict = child.call(_read, (root, image), seconds=_IMAGE_SECONDS)
                 except ChildDiedError as died:
                     verdict = f"crashed decoder: reading it {died} [{image}]"
                     child.close()
@@ -161,7 +162,7 @@ def with_crashes(rows: pa.Table, root: Path) -> pa.Table:
     return rows.append_column("error", column)
 
 
-def _read(where: tuple[str, str]) -> None:
+def _read(where: tuple[ImageRoot, str]) -> None:
     """Read an image and ignore its errors, which are reported when it is answered."""
     from pipelines.images.pixels import ImageError  # late: it imports torch
 
@@ -171,8 +172,8 @@ def _read(where: tuple[str, str]) -> None:
 
 
 @functools.cache
-def _reader(root: str) -> ImageReader:
+def _reader(root: ImageRoot) -> ImageReader:
     """One for all calls, because opening a video takes long."""
     from pipelines.images.reader import ImageReader  # late: it imports torch
 
-    return ImageReader(to_path(root))
+    return ImageReader(root)

@@ -217,7 +217,7 @@ class Lanes:
     def _answer(self, part: Part, lane: str, *, died: bool) -> None:
         rows = part.read()
         if died:
-            rows = with_crashes(rows, self._job.root)
+            rows = with_crashes(rows, self._job.images)
         first = rows["row_id"][0].as_py()
         for tried in range(RETRIES + 1):
             try:
@@ -238,7 +238,7 @@ class Lanes:
         decode, answer = Stopwatch("decode", lane), Stopwatch("forward", lane)
         answer.pause()
         with closing(
-            decode_batches(rows, self._job.root, self._inputs, most, done=self._counters.decoded)
+            decode_batches(rows, self._job.images, self._inputs, most, done=self._counters.decoded)
         ) as batches:
             for batch in batches:
                 decode.pause()

@@ -15,6 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
 
 from cluster.slots import Slots
+from common.moved import ImageRoot
 from common.storage import arrow, list_folder, read_parquet, to_path
 from pipelines.execution.base import Job
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
@@ -50,13 +51,13 @@ class DecodeStage:
     """Decodes a block on one core, in a process that need not have begun with torch.
 
     Args:
-        root: relative image names start here.
+        root: where the images are.
         request: of the run.
         reporter: gets reports.
     """
 
-    def __init__(self, root: str, request: Request, reporter: Reporter) -> None:
-        self._root = to_path(root)
+    def __init__(self, root: ImageRoot, request: Request, reporter: Reporter) -> None:
+        self._root = root
         self._request = request
         self._reporter = reporter
 
@@ -150,7 +151,7 @@ def run_stages(job: Job, slots: Slots, reporter: Reporter) -> None:
         num_cpus=slots.cpus_to_decode,
     )
     decoded = rows.map_batches(
-        DecodeStage(str(job.root), request, reporter),
+        DecodeStage(job.images, request, reporter),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,

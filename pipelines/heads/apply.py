@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from common.errors import InputError, RunError, VerifyError
 from common.extras import optional
-from common.json_models import sha256_file, sha256_json
+from common.json_models import sha256_file
 from common.manifests import Manifest
 from common.storage import open_parquet, read_parquet
 from pipelines.embeddings import matrix
@@ -132,12 +132,6 @@ def _check_features(run: Run, head: Head, file: str | Path) -> None:
         )
 
 
-def _rows_sha256(run: Run) -> str:
-    return sha256_json(
-        {name: sha for name, sha in run.manifest.files.items() if name.startswith("detections/")}
-    )
-
-
 def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
     """The manifest in ``out``, where it holds this head's answers for these rows already."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -146,7 +140,7 @@ def _earlier(out: Path, run: Run, head: Head) -> AppliedManifest | None:
     if not file.is_file():
         raise RunError(f"`out={str(out)!r}` holds no answers of a head; give a new folder")
     earlier = AppliedManifest.read(out)
-    if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != _rows_sha256(run):
+    if earlier.head_sha256 != head_sha256(head) or earlier.rows_sha256 != run.manifest.rows_sha256:
         raise RunError(
             f"`out={str(out)!r}` holds answers of another head or run; give a new folder"
         )
@@ -176,7 +170,7 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
             )
         manifest = AppliedManifest(
             head_sha256=digest,
-            rows_sha256=_rows_sha256(run),
+            rows_sha256=run.manifest.rows_sha256,
             classes=head.facts.classes,
             rows=rows,
             failed=failed,

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from common.extras import optional
 from common.json_models import write_atomic
+from common.moved import ImageRoot
 from common.sampling import spread
 from pipelines.heads.report import Measures
 from pipelines.images.pixels import ImageError, crop
@@ -87,14 +88,16 @@ def draw_confusion(measures: Measures, file: Path, *, title: str) -> None:
     _save(figure, file)
 
 
-def draw_validation(rows: Sequence[ValidatedRow], root: Path, file: Path, *, title: str) -> None:
+def draw_validation(
+    rows: Sequence[ValidatedRow], root: Path | ImageRoot, file: Path, *, title: str
+) -> None:
     """Draw images with answer and label: the wrong ones first, by descending score.
 
     An image that cannot be read becomes a grey tile with the error.
 
     Args:
         rows: of the validation.
-        root: relative image names start here.
+        root: where the images are.
         file: PNG to write.
         title: above the images.
     """

@@ -215,7 +215,9 @@ def _write_reports(
     draw_confusion(measures, reports[1], title=title)
     if run is not None:
         reports.append(out.with_name(f"{out.stem}-validation.png"))
-        draw_validation(_validated(head, examples, parts), run.root, reports[2], title="validation")
+        draw_validation(
+            _validated(head, examples, parts), run.images, reports[2], title="validation"
+        )
     return tuple(reports)
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from common.moved import ImageRoot
 from common.sampling import even_parts
 from pipelines.detections import BOX
 from pipelines.images.pixels import Decoded, ImageError, crop, resize
@@ -33,7 +34,7 @@ Decoding = Generator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]
 
 def decode_rows(
     rows: pa.Table,
-    root: Path,
+    root: Path | ImageRoot,
     inputs: dict[str, Preprocess],
     *,
     done: Callable[[int], None] = lambda rows: None,
@@ -44,7 +45,7 @@ def decode_rows(
 
     Args:
         rows: of a plan.
-        root: relative image names start here.
+        root: where the images are.
         inputs: name of the pixel column to its preprocessing.
         done: receives the number of rows finished since its last call.
     """
@@ -54,7 +55,7 @@ def decode_rows(
 
 def decode_batches(
     rows: pa.Table,
-    root: Path,
+    root: Path | ImageRoot,
     inputs: dict[str, Preprocess],
     most: int,
     *,
@@ -121,7 +122,7 @@ def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return rows.append_column(name, values)
 
 
-def _decode_images(rows: pa.Table, root: Path) -> Decoding:
+def _decode_images(rows: pa.Table, root: Path | ImageRoot) -> Decoding:
     """Each row's image name, its decoded image or the error, and its box.
 
     An image with several boxes is decoded once: rows of one image are adjacent in a plan, so it

@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.storage import is_remote, resolve_path
+from common.moved import ImageRoot
+from common.storage import is_remote
 from pipelines.frame_names import parse_frame
 from pipelines.images.pixels import Decoded, ImageError, decode
 from pipelines.images.prefetch import Prefetcher
@@ -23,17 +24,17 @@ class ImageReader:
     """Reads images of one folder by name; keeps the video of the last name open.
 
     Args:
-        root: folder that relative names start from.
+        root: where the images are: the folder that relative names start from, or all of it.
         upcoming: names that will be read, in this order. A request to an object store takes
             tens of milliseconds, so the next images are fetched while one is decoded.
     """
 
-    def __init__(self, root: Path, upcoming: Iterable[str] = ()) -> None:
-        self._root = root
+    def __init__(self, root: Path | ImageRoot, upcoming: Iterable[str] = ()) -> None:
+        self._root = root if isinstance(root, ImageRoot) else ImageRoot(root)
         self._prefetcher = Prefetcher(
             file
             for name in upcoming
-            if parse_frame(name) is None and is_remote(file := resolve_path(root, name))
+            if parse_frame(name) is None and is_remote(file := self._root.path(name))
         )
         self._name: str | None = None
         self._open: VideoFile | TensorFile | ImageError | None = None
@@ -47,10 +48,10 @@ class ImageReader:
         """
         frame = parse_frame(name)
         if frame is None:
-            return decode(self._prefetcher.read(resolve_path(self._root, name)))
+            return decode(self._prefetcher.read(self._root.path(name)))
         if frame.file != self._name:
             self._close_video()
-            self._name, self._open = frame.file, _opened(resolve_path(self._root, frame.file))
+            self._name, self._open = frame.file, _opened(self._root.path(frame.file))
         if isinstance(self._open, ImageError):  # the same for every frame of the video
             raise self._open
         assert self._open is not None
@@ -80,7 +81,7 @@ def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
         return error
 
 
-def read_image(root: Path, name: str) -> Decoded:
+def read_image(root: Path | ImageRoot, name: str) -> Decoded:
     """One image by name; for many of one video an ``ImageReader`` opens it once.
 
     Raises:

@@ -121,7 +121,7 @@ def compare(
     rows = plan.table.take(list(spread(range(plan.table.num_rows), limit)))
     done = 0
     with torch.inference_mode():
-        for batch in decode_batches(rows, plan.root, {PIXELS: loaded.preprocess}, BATCH):
+        for batch in decode_batches(rows, plan.images, {PIXELS: loaded.preprocess}, BATCH):
             good = np.asarray(batch["error"].is_null())
             compared.errors += batch["error"].drop_null().to_pylist()
             pixels = torch.from_numpy(unpack(batch, PIXELS, loaded.preprocess)[good])

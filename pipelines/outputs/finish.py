@@ -9,7 +9,7 @@ import hashlib
 import io
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 from cluster.tasks import Tasks
 from common.errors import VerifyError
 from common.json_models import sha256_file
+from common.moved import Pairs
 from common.storage import list_folder
 from common.untrusted import refuse_pickled
+from pipelines.outputs.hdf5 import shard_name
 from pipelines.request import Request
 from pipelines.run import RowCounts, RunManifest, SessionInfo
 
@@ -47,7 +49,9 @@ def describe_run(
     *,
     planned: int,
     seconds: float,
-    session: SessionInfo,
+    session: SessionInfo | None,
+    files: Sequence[Path] | None = None,
+    pairs: Pairs = (),
     tasks: Callable[[], Tasks] = lambda: Tasks("checking"),
     done: Callable[[int], None] = lambda rows: None,
 ) -> RunManifest:
@@ -60,6 +64,8 @@ def describe_run(
         planned: rows of the plan.
         seconds: that the run has taken.
         session: the last one.
+        files: of detections and of the plan; None: all that are there.
+        pairs: of folders of images that were moved.
         tasks: makes the tasks that read many files.
         done: receives the number of rows counted.
 
@@ -67,9 +73,10 @@ def describe_run(
         VerifyError: rows are missing or stand twice.
         StalledError, WorkError: of the tasks that read the files.
     """
-    stored = [*data_files(out), *list_folder(out / "plan", "*.parquet")]
+    stored = [*(files or (*data_files(out), *list_folder(out / "plan", "*.parquet")))]
     if request.config.hdf5:
-        stored += [*list_folder(out / "hdf5", "*.h5"), out / "features.h5"]
+        rows = [file for file in stored if file.parent.name == "detections"]
+        stored += [*(out / shard_name(file) for file in rows), out / "features.h5"]
     parts = [stored[at : at + _FILES_A_TASK] for at in range(0, len(stored), _FILES_A_TASK)]
     errors = Counter[str]()
     seen = np.zeros(planned, dtype=np.uint8)
@@ -97,6 +104,8 @@ def describe_run(
         config=request.config,
         source=request.config.source,
         root=str(root),
+        path=str(out.resolve()),
+        moved=pairs,
         model=request.embeds,
         classifier=None if request.embeds == request.facts else request.facts,
         gate=request.config.gate_request,

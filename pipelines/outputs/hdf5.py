@@ -24,7 +24,7 @@ where a gate let the row have no class.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,8 +45,19 @@ from pipelines.request import Request
 _FILL: dict[str, float] = {"f": np.nan, "i": -1}
 
 
+def shard_name(file: Path) -> str:
+    """Name in a run of the HDF5 file with the rows of a file of detections."""
+    return f"hdf5/{file.stem}.h5"
+
+
 def write_hdf5(
-    run: Path, request: Request, tasks: Tasks, *, stall_seconds: float | None = None
+    run: Path,
+    request: Request,
+    tasks: Tasks,
+    *,
+    files: Sequence[Path] | None = None,
+    kept: Collection[str] = (),
+    stall_seconds: float | None = None,
 ) -> None:
     """Write ``hdf5/*.h5`` and ``features.h5`` from ``detections/*.parquet``.
 
@@ -54,6 +65,8 @@ def write_hdf5(
         run: the run folder.
         request: of the run.
         tasks: to run on, one for each shard.
+        files: of detections; None: all of the run, and shards of others are deleted.
+        kept: stems of files whose shards are there already.
         stall_seconds: without a finished shard until the work fails; None: as ``cluster.tasks``.
 
     Raises:
@@ -61,15 +74,19 @@ def write_hdf5(
         WorkError: a task failed; the others are cancelled.
         OSError: a task's own, as of a disk that refused.
     """
-    files = list_folder(run / "detections", "*.parquet")
     folder = run / "hdf5"
     make_folder(folder)
-    wanted = {file.with_suffix(".h5").name for file in files}
-    for stale in list_folder(folder):  # of a session that was killed
-        if stale.name not in wanted:
-            stale.unlink(missing_ok=True)
+    if files is None:
+        files = list_folder(run / "detections", "*.parquet")
+        wanted = {shard_name(file) for file in files}
+        for stale in list_folder(folder):  # of a session that was killed
+            if f"hdf5/{stale.name}" not in wanted:
+                stale.unlink(missing_ok=True)
     width = max(_longest_id(file) for file in files)
-    write = partial(_write_shard, folder, width, request.facts.maps)
+    if kept:
+        width = max(width, _width(run / "features.h5"))
+        kept = {name for name in kept if _width(folder / f"{name}.h5") == width}
+    write = partial(_write_shard, folder, width, request.facts.maps, frozenset(kept))
     written = sorted(tasks.run(write, files, stall_seconds=stall_seconds))
     model = request.embeds
     attributes = {
@@ -102,6 +119,14 @@ def _longest_id(file: Path) -> int:
     return int(pc.max(lengths).as_py())
 
 
+def _width(file: Path) -> int:
+    """Bytes of an id in a file; 0 where there is no such file."""
+    if not file.is_file():
+        return 0
+    with file.open("rb") as stream, h5py.File(stream) as opened:
+        return int(opened["detection_id"].dtype.itemsize)
+
+
 @contextmanager
 def new_h5(target: Path) -> Iterator[h5py.File]:
     """An HDF5 file to fill, which appears under its name only when complete.
@@ -120,10 +145,13 @@ def new_h5(target: Path) -> Iterator[h5py.File]:
 
 
 def _write_shard(
-    folder: Path, id_bytes: int, maps: tuple[MapInfo, ...], source: Path
+    folder: Path, id_bytes: int, maps: tuple[MapInfo, ...], kept: frozenset[str], source: Path
 ) -> tuple[int, str, int]:
     """Write one Parquet file as HDF5, atomically; its first row_id, its name and its rows."""
-    target = folder / source.with_suffix(".h5").name
+    target = folder.parent / shard_name(source)
+    if source.stem in kept:
+        rows = read_parquet(source, columns=["row_id"])["row_id"].to_numpy()
+        return int(rows.min()), shard_name(source), len(rows)
     table = read_parquet(source).combine_chunks()
     valid = np.asarray(table["error"].is_null())
     with new_h5(target) as file:

@@ -23,18 +23,18 @@ import pyarrow.json
 from pyarrow import fs
 
 from common.errors import SourceError, first_line
+from common.moved import ImageRoot, Pairs
 from common.sampling import spread
 from common.storage import (
     SCHEMES,
     arrow,
     is_remote,
-    list_folder,
     open_parquet,
     read_parquet,
     storage_errors,
     to_path,
 )
-from pipelines.detections import RESULT_COLUMNS, complete
+from pipelines.detections import PLAN_SCHEMA, RESULT_COLUMNS, complete
 from pipelines.frame_names import VIDEO_SUFFIXES
 from pipelines.run import Run
 
@@ -43,6 +43,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
 FRAMES = 64  # of a video, where nothing else is asked
+_ALL = frozenset(PLAN_SCHEMA.names)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,19 @@ class Plan:
     skipped: dict[str, int]  # suffix to files of a folder that are not images
     notes: tuple[str, ...] = ()  # remarks on the source, for people
     passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
+    given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
+    pairs: Pairs = ()  # of folders of images that were moved
+    id_prefix: str | None = None  # of ids that are not made yet
+
+    @property
+    def images(self) -> ImageRoot:
+        """Where the images are."""
+        return ImageRoot(self.root, self.pairs)
+
+    @property
+    def ids_given(self) -> bool:
+        """Whether the source names its rows; else ids are made of image and box."""
+        return "detection_id" in self.given
 
     @property
     def decisive(self) -> pa.Table:
@@ -71,6 +85,8 @@ def read_source(
     frames: int | None = None,
     limit: int | None = None,
     from_run: bool = False,
+    pairs: Pairs = (),
+    id_prefix: str | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Read a folder, a manifest, videos, a database or a run.
@@ -81,6 +97,8 @@ def read_source(
         frames: of each video, spread evenly over it; 0: every frame; None: 64.
         limit: images or videos at most, spread evenly over the source.
         from_run: it is a run, which is read as it read its own source: its rows, once more.
+        pairs: of folders of images that were moved.
+        id_prefix: put before every id; a run's rows keep the ids that they have.
         report: receives items done and items in all.
 
     Raises:
@@ -90,7 +108,8 @@ def read_source(
     if is_database(source):
         if kind == "video":
             raise SourceError(f"{name_source(source)}: `kind='video'` takes a folder or a video")
-        return _limited(_read_database(source, report), limit)
+        plan = _limited(_read_database(source, report), limit)
+        return replace(_prefixed(plan, id_prefix), pairs=pairs)
     path = to_path(source)
     with storage_errors(path):
         if not path.exists():
@@ -98,10 +117,21 @@ def read_source(
                 f"{source}: no such folder or file; give a folder of images or a manifest"
             )
         if from_run:
-            return read_run(path)
+            return read_run(path, pairs)
         if kind == "video":
-            return _read_videos(path, FRAMES if frames is None else frames, limit, report)
-        return _limited(_read_images(source, path), limit)
+            plan = _read_videos(path, FRAMES if frames is None else frames, limit, report)
+        else:
+            plan = _limited(_read_images(source, path), limit)
+        return replace(_prefixed(plan, id_prefix), pairs=pairs)
+
+
+def _prefixed(plan: Plan, prefix: str | None) -> Plan:
+    """The plan with a prefix before ids that the source gives; others get it when they are made."""
+    if prefix is None or not plan.ids_given:
+        return replace(plan, id_prefix=prefix)
+    ids = pc.binary_join_element_wise(prefix, plan.table["detection_id"], "")
+    column = plan.table.column_names.index("detection_id")
+    return replace(plan, table=plan.table.set_column(column, "detection_id", ids))
 
 
 def _read_images(source: str, path: Path) -> Plan:
@@ -114,11 +144,12 @@ def _read_images(source: str, path: Path) -> Plan:
             f"{source}: a source is a folder of images or a manifest that ends in "
             f"{', '.join(sorted(MANIFEST_SUFFIXES))}{hint}"
         )
-    table = complete(_read_manifest(path), where=source, folder=path.stem)
-    return Plan(table, path.parent.resolve(), {})
+    given = _read_manifest(path)
+    table = complete(given, where=source, folder=path.stem)
+    return Plan(table, path.parent.resolve(), {}, given=frozenset(given.column_names))
 
 
-def read_run(path: Path) -> Plan:
+def read_run(path: Path, pairs: Pairs = ()) -> Plan:
     """The rows of a finished run as a plan: the same ids, order and user columns.
 
     A failed row is tried again, because its image may be readable now. A row that failed when the
@@ -128,26 +159,26 @@ def read_run(path: Path) -> Plan:
         RunError: not a finished run.
         SourceError: the folder that its images start from is gone.
     """
-    run = Run.open(path)
+    run = Run.open(path, pairs)
     models = [run.manifest.model, run.manifest.classifier]
     results = {*RESULT_COLUMNS, *(info.name for model in models if model for info in model.maps)}
     table = run.to_arrow([name for name in run.columns if name not in results])
     relative = pc.invert(pc.match_substring_regex(table["image"], f"^(/|({'|'.join(SCHEMES)})://)"))
     if not run.root.is_dir() and pc.any(relative).as_py():
         raise SourceError(
-            f"{path}: its images start from {run.root}, which is not there; bring that folder "
-            "back, or extract again from where they are now"
+            f"{path}: its images start from {run.manifest.root}, which is not there; bring that "
+            f"folder back, or say where it is ({run.where_images_are})"
         )
     table = table.replace_schema_metadata(None)  # Ray's and pandas' own
-    errors = _errors_of_plan(path)
+    errors = _errors_of_plan(run)
     if errors is not None:
         table = table.append_column("error", errors)
-    return Plan(table.combine_chunks(), run.root, {})
+    return Plan(table.combine_chunks(), run.root, {}, given=_ALL, pairs=run.images.pairs)
 
 
-def _errors_of_plan(path: Path) -> pa.ChunkedArray | None:
+def _errors_of_plan(run: Run) -> pa.ChunkedArray | None:
     """The errors in a run's plan, by row_id; None where its plan has no column for them."""
-    parts = [open_parquet(file) for file in list_folder(path / "plan", "*.parquet")]
+    parts = [open_parquet(file) for file in run.plan_files()]
     if not parts or "error" not in parts[0].schema_arrow.names:
         return None
     table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
@@ -179,7 +210,7 @@ def _read_database(source: str, report: Callable[[int, int], None]) -> Plan:
 
     table, notes = plan_database(source, report)
     passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
-    return Plan(table, folder_of(source), {}, notes, passing)
+    return Plan(table, folder_of(source), {}, notes, passing, _ALL)
 
 
 def _is_video(name: str) -> bool:
@@ -203,7 +234,7 @@ def _read_videos(
         )
     table, skipped, notes = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
     root = path.parent if path.is_file() else path
-    return Plan(table, root.resolve(), skipped, notes)
+    return Plan(table, root.resolve(), skipped, notes, given=_ALL - {"detection_id"})
 
 
 def _limited(plan: Plan, limit: int | None) -> Plan:

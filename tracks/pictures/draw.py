@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
+from common.moved import Pairs
 from tracks.association.linker import frame_step
 from tracks.linked_run import LinkedRun, Progress
 from tracks.motchallenge import file_names
@@ -40,6 +41,7 @@ def draw_run(
     out: Path,
     *,
     sequence: str | None = None,
+    pairs: Pairs = (),
     progress: Progress = lambda done, total: None,
 ) -> DrawSummary:
     """Draw the tracks of every sequence of a linked run, or of one, as ``out/NAME.png``.
@@ -48,6 +50,7 @@ def draw_run(
         run: a linked run.
         out: the folder; pictures of the same name are replaced.
         sequence: this one alone.
+        pairs: of folders of images that were moved.
         progress: called with the number of sequences drawn and of all sequences.
 
     Raises:
@@ -55,14 +58,14 @@ def draw_run(
         VerifyError: its tracks differ from their manifest.
         InputError: there is no such sequence.
     """
-    linked = LinkedRun.open(run)
+    linked = LinkedRun.open(run, pairs=pairs)
     file_name_of = file_names(linked.sequences)
     sequences = (linked if sequence is None else linked.only(sequence)).sequences
     out.mkdir(parents=True, exist_ok=True)
     files, blank = [], 0
     missing: Counter[str] = Counter()
     for done, name in enumerate(sequences, start=1):
-        with closing(RunImages(linked.run.root)) as images:
+        with closing(RunImages(linked.run.images)) as images:
             picture, is_blank = draw_sequence(linked.of(name), name, images)
         missing.update(images.missing)
         blank += is_blank

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 
 from common.errors import InputError
 from common.json_models import write_atomic
+from common.moved import Pairs
 from index.vectors import Floats
 from tracks.association.options import TERMS
 from tracks.linked_run import LinkedRun, Progress
@@ -54,7 +55,12 @@ class ReviewSummary:
 
 
 def review_run(
-    run: Path, out: Path, *, worst: int = 50, progress: Progress = lambda done, total: None
+    run: Path,
+    out: Path,
+    *,
+    worst: int = 50,
+    pairs: Pairs = (),
+    progress: Progress = lambda done, total: None,
 ) -> ReviewSummary:
     """Show the ``worst`` links of a run: smallest margin first, then highest cost.
 
@@ -62,6 +68,7 @@ def review_run(
         run: a linked run.
         out: the folder; older sheets in it are replaced.
         worst: number of links.
+        pairs: of folders of images that were moved.
         progress: called with the number of crops cut and of all crops.
 
     Raises:
@@ -69,7 +76,7 @@ def review_run(
         VerifyError: its tracks differ from their manifest.
         InputError: it has no link, or ``out`` holds a review with verdicts in it.
     """
-    linked = LinkedRun.open(run)
+    linked = LinkedRun.open(run, pairs=pairs)
     table = out / "review.csv"
     _refuse_verdicts(table)
     links = linked.rows.filter(linked.rows["previous_detection_id"].is_valid())
@@ -81,7 +88,7 @@ def review_run(
     after = links.take(order[:worst])
     ids = linked.rows["detection_id"].combine_chunks()
     before = linked.rows.take(pc.index_in(after["previous_detection_id"], ids))
-    pairs = zip(after.to_pylist(), before.to_pylist(), strict=True)
+    joined = zip(after.to_pylist(), before.to_pylist(), strict=True)
     rows = [
         {
             **later,
@@ -91,13 +98,13 @@ def review_run(
             "image_before": earlier["image"],
             "verdict": "",
         }
-        for number, (later, earlier) in enumerate(pairs, start=1)
+        for number, (later, earlier) in enumerate(joined, start=1)
     ]
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("review-*.png"):
         old.unlink()
     both = LinkedRun(linked.run, pa.concat_tables([before, after]).combine_chunks())
-    with closing(RunImages(linked.run.root)) as images:
+    with closing(RunImages(linked.run.images)) as images:
         crops = _crops(both, images, progress)
     sheets = [
         _write_sheet(rows, crops, start, out, run.name) for start in range(0, len(rows), PER_SHEET)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.moved import ImageRoot
 from pipelines.images.pixels import ImageError
 from pipelines.images.reader import ImageReader
 
@@ -16,13 +17,13 @@ class RunImages:
     """Reads images of a run by name, frames of videos as well; fastest in order.
 
     Args:
-        root: folder that relative names start from.
+        root: where they are: the folder that relative names start from, or all of it.
 
     Attributes:
         missing: number of images that could not be read, by kind of error.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | ImageRoot) -> None:
         self._reader = ImageReader(root)
         self.missing: Counter[str] = Counter()
         self.close = self._reader.close

@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from PIL import ImageOps
 
 from common.errors import InputError, WorkError, first_line
+from common.moved import Pairs
 from index.vectors import Floats, Ints
 from pipelines.frame_names import parse_frame
 from pipelines.images.pixels import ImageError
@@ -51,6 +52,7 @@ def render_video(
     *,
     sequence: str | None = None,
     fps: float | None = None,
+    pairs: Pairs = (),
     progress: Progress = lambda done, total: None,
 ) -> VideoSummary:
     """Write the annotated video of one sequence of a linked run.
@@ -60,6 +62,7 @@ def render_video(
         out: an ``.mp4`` file; an existing one is replaced when the new one is complete.
         sequence: which one; needed where the run has several.
         fps: frames per second; default: real time for frames of a video, else 4.
+        pairs: of folders of images that were moved.
         progress: called with the number of frames written and of all frames.
 
     Raises:
@@ -70,7 +73,7 @@ def render_video(
     """
     if out.suffix.lower() != ".mp4" or out.is_dir():
         raise InputError(f"`out={str(out)!r}`: give a file that ends in .mp4")
-    linked = LinkedRun.open(run, sequence)
+    linked = LinkedRun.open(run, sequence, pairs=pairs)
     if len(linked.sequences) > 1:
         raise InputError(
             f"{run} has {len(linked.sequences)} sequences and a video shows one; choose it with "
@@ -83,7 +86,7 @@ def render_video(
     draft = out.with_name(f".{out.stem}.{os.getpid()}.mp4")
     tracks = linked.longest_first()
     try:
-        with closing(RunImages(linked.run.root)) as images:
+        with closing(RunImages(linked.run.images)) as images:
             pictures = _annotated_frames(linked, frames, tracks, size, images)
             codec = encode(draft, pictures, size, rate, lambda done: progress(done, len(frames)))
         draft.replace(out)
@@ -116,7 +119,7 @@ def _natural_fps(linked: LinkedRun) -> float:
 
 def _video_size(linked: LinkedRun) -> tuple[int, int]:
     """Size of the first readable image, else the extent of the boxes; even, as codecs require."""
-    with closing(RunImages(linked.run.root)) as images:
+    with closing(RunImages(linked.run.images)) as images:
         read = map(images.read, pc.unique(linked.rows["image"]).to_pylist())
         full = next((image.size for image in read if image is not None), linked.extent)
     width, height = (int(side * min(1.0, MAX_SIDE_PX / max(full))) for side in full)

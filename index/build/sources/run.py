@@ -19,13 +19,13 @@ from common.storage import open_parquet
 from index.build.sources.source import BATCH_ROWS, Batch
 from index.storage.columns import ROWS_SCHEMA, OwnColumns
 from index.storage.layout import RunEntry
-from pipelines.detections import RESULT_COLUMNS
+from pipelines.detections import IMAGE_HASH, RESULT_COLUMNS
 from pipelines.embeddings import matrix
 from pipelines.model_info import ModelInfo
 from pipelines.run import Run
 
 _GATE = ("gate_label", "gate_score")  # results that an index does not know, but people ask for
-_NOT_OWN = {name for name in (*ROWS_SCHEMA.names, *RESULT_COLUMNS) if name != "run"} - {*_GATE}
+_NOT_OWN = {*ROWS_SCHEMA.names, *RESULT_COLUMNS, IMAGE_HASH} - {"run", *_GATE}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Selection:
         """The manifest's entry of the run."""
         return RunEntry(
             path=str(self.path),
-            root=self.run.manifest.root,
+            root=str(self.run.root),
+            moved=self.run.images.pairs,
             rows=rows,
             manifest_sha256=self.digest(),
         )

@@ -42,9 +42,10 @@ class Tables:
 
     def key(self, detection_id: str) -> Any:
         """A detection id as the database's own; None where it cannot be one of them."""
-        if not detection_id.startswith(PREFIX):
+        _, marked, text = detection_id.partition(PREFIX)  # after the run's own ``id_prefix``
+        if not marked:
             return None
-        text, kind = detection_id[len(PREFIX) :], self.types["id"]
+        kind = self.types["id"]
         try:
             return int(text) if _is_integer(kind) else kind.python_type(text)
         except ValueError:

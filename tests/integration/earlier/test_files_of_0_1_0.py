@@ -168,6 +168,43 @@ def test_a_killed_run_is_continued_to_the_same_rows() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_a_finished_run_is_updated_and_keeps_its_ids() -> None:
+    manifest, updated = Path("photos/boxes.csv"), Path("runs/updated")
+    before = manifest.read_text()
+    first = before.splitlines()[1]
+    photo = Path("photos") / first.split(",")[0]
+    hidden = photo.with_suffix(".hidden")
+    shutil.copytree("runs/first", updated)
+    try:
+        manifest.write_text(before + first.replace(",2,12,", ",3,12,") + "\n")
+        told = json.loads(done(*EXTRACT, updated, "--update", "--json"))
+        assert (told["update"]["answered"], told["rows"]["written"]) == (1, 37)
+        done("inspect", updated, "--verify")
+        columns = [*COLUMNS, "frame", "error"]
+        now = _rows_of(updated / "detections").sort_by("row_id")
+        old = _rows_of(Path("runs/first/detections")).sort_by("row_id")
+        assert (
+            now.slice(0, 36)
+            .select(columns)
+            .combine_chunks()
+            .equals(old.select(columns).combine_chunks())
+        )
+        assert None not in now["image_hash"].to_pylist()
+        assert json.loads(done(*EXTRACT, updated, "--json"))["already_finished"] is True
+        photo.rename(hidden)
+        shutil.rmtree(updated)
+        shutil.copytree("runs/first", updated)
+        manifest.write_text(before)
+        told = json.loads(done(*EXTRACT, updated, "--update", "--json"))
+        assert told["update"]["vanished"] == [first.split(",")[0]]
+        assert (told["rows"]["failed"], told["update"]["answered"]) == (0, 0)
+    finally:
+        if hidden.exists():
+            hidden.rename(photo)
+        manifest.write_text(before)
+        shutil.rmtree(updated)
+
+
 def test_tracks_are_exported_and_linked_again_alike(
     answers: dict[str, Any], tmp_path: Path
 ) -> None:

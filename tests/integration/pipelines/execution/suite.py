@@ -171,6 +171,27 @@ class ExecutorSuite(abc.ABC):
         assert 0 < outcome.resumed_rows < world.rows
         assert same(everything(run_of(outcome)), everything(world.reference))
 
+    def test_it_updates_what_either_has_finished(self, world: World, tmp_path: Path) -> None:
+        out, photos = tmp_path / "run", tmp_path / "photos"
+        shutil.copytree(world.photos, photos)
+        kept = {"features": (), "hdf5": True}
+        added = sorted(photos.rglob("*.jpg"))[::7]
+        held = [(file, file.read_bytes()) for file in added]
+        for file in added:
+            file.unlink()
+        extract(exact(photos, self.other, **kept), out)
+        for file, data in held:
+            file.write_bytes(data)
+        outcome = extract(exact(photos, self.executor, **kept), out, update=True)
+        assert outcome.update is not None
+        assert outcome.update.answered == len(added)
+        whole = run_of(extract(exact(photos, "local", **kept), tmp_path / "whole"))
+        columns = ["image", "detection_id", "frame", "sequence", "label", "error"]
+        assert same(
+            run_of(outcome).to_arrow(columns).sort_by("image").combine_chunks(),
+            whole.to_arrow(columns).sort_by("image").combine_chunks(),
+        )
+
     def test_an_error_of_the_network_is_tried_again(
         self, world: World, tmp_path: Path, failing: Callable[[int], None]
     ) -> None:

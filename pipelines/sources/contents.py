@@ -1,0 +1,132 @@
+"""Which photo a name stands for: a hash of each image file's content, and ids made of it.
+
+Two memory cards hold ``DCIM/100/IMG_0001.JPG`` each, so a name does not say which photo it is, and
+neither does an absolute path, which changes when a project is moved. The content does: it is the
+same for every model, wherever the folder lies and whatever is added to it.
+
+Up to ``WHOLE_BYTES`` a file is hashed whole, and so are formats that store pixels uncompressed,
+where an edit may change a few bytes in the middle. Of larger files the size and both ends are
+hashed: of compressed photos and videos these differ where the pictures do, and to read a large
+collection twice would cost as much as reading it for the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common.moved import ImageRoot
+from common.storage import arrow, is_access_denied, is_remote, storage_errors
+from pipelines.detections import IMAGE_HASH, derive_ids
+from pipelines.frame_names import parse_frame
+from pipelines.sources.plan import Plan
+
+WHOLE_BYTES = 256 * 2**10
+END_BYTES = 16 * 2**10  # of each end of a larger file
+_UNCOMPRESSED = frozenset({".bmp", ".ppm", ".tif", ".tiff"})
+_CHUNK_BYTES = 2**20
+_AT_ONCE = 16  # files: mostly waiting for a disk or a store
+_REPORT_FILES = 500
+
+
+def hash_file(file: Path) -> str | None:
+    """Hash of a file's content, 32 hex digits; None where it cannot be read.
+
+    Raises:
+        StorageError: an object store did not answer.
+    """
+    try:
+        with closing(_open(file)) as stream:
+            return _hash(stream, whole=file.suffix.lower() in _UNCOMPRESSED)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        if is_remote(file) and not missing and not is_access_denied(error):
+            with storage_errors(file):
+                raise
+        return None
+
+
+def _open(file: Path) -> IO[bytes]:
+    if not is_remote(file):
+        return file.open("rb", buffering=0)
+    system, name = arrow(file)
+    return cast(IO[bytes], system.open_input_file(name))
+
+
+def _hash(stream: IO[bytes], *, whole: bool) -> str:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    if whole or size <= WHOLE_BYTES:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    else:
+        digest.update(stream.read(END_BYTES))
+        stream.seek(size - END_BYTES)
+        digest.update(stream.read(END_BYTES))
+    return digest.hexdigest()
+
+
+def hash_images(
+    images: Sequence[str],
+    root: Path | ImageRoot,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str | None]:
+    """Hashes of images by name; frames of a video have that of the video.
+
+    Args:
+        images: their names, as in a plan.
+        root: where they are.
+        report: receives files read and files in all.
+
+    Returns:
+        A hash for each of ``images``; None where its file cannot be read.
+
+    Raises:
+        StorageError: an object store did not answer.
+    """
+    where = root if isinstance(root, ImageRoot) else ImageRoot(root)
+    files = [frame.file if (frame := parse_frame(name)) else name for name in images]
+    distinct = list(dict.fromkeys(files))
+    hashes: dict[str, str | None] = {}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for name, digest in zip(
+            distinct,
+            pool.map(lambda name: hash_file(where.path(name)), distinct),
+            strict=True,
+        ):
+            hashes[name] = digest
+            if len(hashes) % _REPORT_FILES == 0:
+                report(len(hashes), len(distinct))
+    return [hashes[name] for name in files]
+
+
+def with_hashes(plan: Plan, report: Callable[[int, int], None] = lambda done, total: None) -> Plan:
+    """The plan with the column ``image_hash``, and with ids made of it where none were given.
+
+    Args:
+        plan: as its source was read.
+        report: receives files read and files in all.
+
+    Raises:
+        StorageError: an object store did not answer.
+    """
+    encoded = plan.table["image"].combine_chunks().dictionary_encode()
+    hashes = hash_images(encoded.dictionary.to_pylist(), plan.images, report)
+    table = plan.table.append_column(
+        IMAGE_HASH, pa.array(hashes, pa.string()).take(encoded.indices)
+    )
+    if not plan.ids_given:
+        column = table.column_names.index("detection_id")
+        ids = pc.binary_join_element_wise(plan.id_prefix or "", derive_ids(table), "")
+        table = table.set_column(column, "detection_id", ids)
+    return replace(plan, table=table)
