@@ -151,7 +151,7 @@ def test_a_column_may_be_of_the_index_in_one_file_and_own_or_left_out_in_another
 def test_hdf5_of_a_run_is_read(tmp_path: Path) -> None:
     run = Run.open(make_run(tmp_path / "run", VECTORS, files=1, errors={4: "torn"}))
     (run.path / "hdf5").mkdir()
-    _write_shard(run.path / "hdf5", 8, (), run.files()[0])
+    _write_shard(run.path / "hdf5", 8, (), frozenset(), run.files()[0])
     index = build_index(sorted((run.path / "hdf5").glob("*.h5")), tmp_path / "index")
     assert (index.manifest.rows, index.manifest.skipped_reasons) == (29, {"no_embedding": 1})
     assert index.search(VECTORS[9:10], 1).rows[0, 0] == index.row_of("d9")
