@@ -64,7 +64,7 @@ def argsort_nearest(values: NDArray[np.float32], metric: Metric, k: int) -> NDAr
 
 
 def prepare(
-    vectors: NDArray[np.floating], ids: Sequence[str], metric: Metric
+    vectors: NDArray[np.floating], ids: Sequence[object], metric: Metric
 ) -> NDArray[np.float32]:
     """Normalise raw embeddings to the form in which they are stored and searched.
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from common.storage import to_path
 from index.build.assemble import ReportRows
-from index.build.inputs import Selection
+from index.build.sources.run import Selection
+from index.build.sources.source import left_out
 from index.build.version import VersionBuilder
 from index.config import IndexConfig
 from index.search.factory import check_factory
@@ -101,10 +101,10 @@ def build_candidate(
         config = served.options
         _check_factory(config, new, index)
         builder = VersionBuilder(config, executor=executor, report=progress)
-        source = [Selection(new, _undeleted_rows(snapshot, old))]
+        sources = [Selection(new, _undeleted_rows(snapshot, old))]
 
         def fill(draft: Path, version: str) -> SnapshotManifest:
-            return builder.build(draft, version, source, made_by=MADE_BY, parent=served.version)
+            return builder.build(draft, version, sources, made_by=MADE_BY, parent=served.version)
 
         version = publish(index, fill, check, serve=False)
     return read_manifest(index, version)
@@ -131,12 +131,11 @@ def _existing_candidate(index: Path, served: SnapshotManifest, new: Run) -> Snap
 
 def _undeleted_rows(snapshot: Snapshot, old: Run) -> npt.NDArray[np.int64] | None:
     """Row ids of the run that are not deleted from the index; None: none is deleted."""
-    table = old.to_arrow(["row_id", "error"])
-    failed = table.filter(pc.is_valid(table["error"]))["row_id"].to_numpy()
+    never_indexed = left_out(Selection(old))
     present = snapshot.rows["row_id"].to_numpy()[snapshot.mask()]
-    if len(present) + len(failed) == table.num_rows:
+    if len(present) + len(never_indexed) == len(old):
         return None
-    row_ids: npt.NDArray[np.int64] = np.union1d(present, failed)
+    row_ids: npt.NDArray[np.int64] = np.union1d(present, never_indexed)
     return row_ids
 
 

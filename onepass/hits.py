@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from index.search.snapshot import Hits as Rows
 from index.search.snapshot import Snapshot
+from index.storage.columns import PAYLOAD
 from pipelines.detections import BOX
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ class Hits:
         Returns:
             With ``query`` (its number, where there are several), ``rank`` (from 1),
             ``detection_id``, ``score`` (of the metric), ``label``, ``label_index``,
-            ``label_score``, ``image``, ``box`` (pixels), ``sequence``, ``frame``, ``timestamp``.
+            ``label_score``, ``image``, ``box`` (pixels), ``sequence``, ``frame``, ``timestamp``,
+            ``payload`` (a dict of your own columns).
         """
         described = self.snapshot.describe
         if self.single:
@@ -76,7 +79,10 @@ class Hits:
         ]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per hit, with the columns of ``to_dicts``; ``x1 y1 x2 y2`` in place of the box."""
+        """One row per hit, with the columns of ``to_dicts``; ``x1 y1 x2 y2`` in place of the box.
+
+        Your own columns come last, each under its name, or as ``payload.NAME`` where that is taken.
+        """
         import pandas as pd  # late: half a second
 
         queries, k = self.rows.rows.shape
@@ -95,6 +101,10 @@ class Hits:
             "frame": stored["frame"],
             "timestamp": pd.to_datetime(pd.Series(stored["timestamp"], dtype="datetime64[us]")),
         }
+        schema = self.snapshot.schema
+        for name in self.snapshot.own_columns:
+            values = pa.array(stored[name], schema.field(name).type).to_pandas()
+            columns[name if name not in columns else f"{PAYLOAD}.{name}"] = values
         return pd.DataFrame(columns)
 
     def draw(self) -> Image.Image:

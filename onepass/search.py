@@ -39,6 +39,7 @@ def build_index(
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     candidate: bool = False,
+    strict: bool = False,
     progress: bool = True,
 ) -> Index:
     """Build a new version of an index from finished runs, and serve it.
@@ -57,6 +58,8 @@ def build_index(
         address: of a Ray cluster to work on.
         candidate: keep serving the current version; ``Index.promote`` serves this one, which may
             be of another model.
+        strict: refuse vectors that are zero or not finite; otherwise they are left out, counted in
+            ``manifest.skipped_reasons``, and the first of them are named by a warning.
         progress: show a bar.
 
     Returns:
@@ -82,10 +85,11 @@ def build_index(
             executor=executor,
             address=address,
             candidate=candidate,
+            strict=strict,
             progress=lambda done, total: report("index", done, total),
         )
-    if snapshot.manifest.warning:
-        warn([snapshot.manifest.warning])
+    manifest = snapshot.manifest
+    warn([*manifest.notes, *([manifest.warning] if manifest.warning else [])])
     return Index(snapshot)
 
 
@@ -253,11 +257,15 @@ class Index:
         )
         return Hits(self.snapshot, rows, single=True)
 
-    def add(self, runs: Run | str | Path | Sequence[Run | str | Path]) -> Index:
+    def add(
+        self, runs: Run | str | Path | Sequence[Run | str | Path], *, strict: bool = False
+    ) -> Index:
         """Publish a version that also holds the rows of more runs of the same model.
 
         Args:
             runs: one or several, opened or by their folders.
+            strict: refuse vectors that are zero or not finite; otherwise they are left out, and the
+                first of them are named by a warning.
 
         Returns:
             The new version, open; this one stays as it is.
@@ -265,7 +273,10 @@ class Index:
         Raises:
             InputError: a run does not fit, or a detection is there already.
         """
-        return Index(update.add_runs(self.path, [run.path for run in _runs(runs)]))
+        folders = [run.path for run in _runs(runs)]
+        snapshot = update.add_runs(self.path, folders, strict=strict)
+        warn(snapshot.manifest.notes)
+        return Index(snapshot)
 
     def delete(self, where: str | None = None, *, ids: Iterable[str] | None = None) -> Index:
         """Publish a version without the rows that match.

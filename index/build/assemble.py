@@ -232,7 +232,7 @@ class _Parts:
             for part in encoded:
                 yield from part.held_out.to_batches()
 
-        write_rows(self.folder / ROWS, batches())
+        write_rows(self.folder / ROWS, batches(), self.inputs.parts[0].schema)
         hashes = np.concatenate([counts.hashes for counts in self.inputs.counts])
         ids = np.concatenate([np.delete(hashes, self.held_out), hashes[self.held_out]])
         write_ids(self.folder / IDS, ids)

@@ -1,4 +1,4 @@
-"""The input of a build: which runs, which of their rows, in which parts."""
+"""The input of a build: which sources, which of their rows, in which parts."""
 
 from __future__ import annotations
 
@@ -8,26 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
-from common.json_models import sha256_file
-from common.manifests import MANIFEST
-from index.build.encode import Part, RowCounts, count
+from index.build.sources.run import Selection
+from index.build.sources.source import ERROR, Part, RowCounts, VectorSource
 from index.storage.layout import RunEntry
+from index.vectors import name_some
 from pipelines.run import Run
 
 PART_ROWS = 50_000  # small files are joined to parts of up to this many rows, one task each
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A run, and which of its rows are indexed."""
-
-    run: Run
-    row_ids: NDArray[np.int64] | None = None  # ascending; None: all
 
 
 @dataclass(frozen=True)
@@ -43,84 +34,117 @@ class Inputs:
         return sum(counts.rows for counts in self.counts)
 
     @property
-    def skipped(self) -> int:
-        """Rows that have an error."""
-        return sum(counts.skipped for counts in self.counts)
+    def total(self) -> RowCounts:
+        """The counts of all parts."""
+        return RowCounts.add(self.counts)
 
     def __iter__(self) -> Iterator[tuple[Part, RowCounts]]:
         return zip(self.parts, self.counts, strict=True)
 
 
-def open_runs(paths: Sequence[Path]) -> list[Run]:
-    """Open runs that can share an index.
+def open_sources(paths: Sequence[Path]) -> list[VectorSource]:
+    """Open sources of vectors that can share an index.
+
+    Args:
+        paths: folders of finished runs.
 
     Raises:
-        SnapshotError: no path was given, or the runs are of two models.
+        SnapshotError: no path was given, or their vectors cannot be compared.
         RunError: a path is not a finished run.
     """
     if not paths:
         raise SnapshotError("no run was given; give one or more folders made by 'onepass extract'")
-    runs = [Run.open(path) for path in paths]
-    for run in runs[1:]:
-        check_same_model(run, str(runs[0].path), runs[0].manifest.fingerprint)
-        dim = runs[0].manifest.model.feature_dim
-        if run.manifest.model.feature_dim != dim:
-            raise SnapshotError(
-                f"{run.path} holds vectors of dimension {run.manifest.model.feature_dim}, "
-                f"{runs[0].path} of {dim}; build one index for each"
-            )
-    return runs
+    sources: list[VectorSource] = [Selection(Run.open(path)) for path in paths]
+    first = sources[0]
+    for source in sources[1:]:
+        check_comparable(source, str(first.path), first.fingerprint, first.dim)
+    return sources
 
 
-def check_same_model(run: Run, other: str, fingerprint: str) -> None:
-    """Check that the vectors of a run can be compared with others.
+def check_comparable(source: VectorSource, other: str, fingerprint: str, dim: int) -> None:
+    """Check that the vectors of a source can be compared with others.
 
     Args:
-        run: the run to check.
-        other: name of the other run or index, for the message.
-        fingerprint: the other's model fingerprint.
+        source: the source to check.
+        other: name of the other source or index, for the message.
+        fingerprint: the other's.
+        dim: the other's.
 
     Raises:
-        SnapshotError: the fingerprints differ.
+        SnapshotError: fingerprint or dimension differ.
     """
-    if run.manifest.fingerprint != fingerprint:
+    if source.fingerprint != fingerprint:
         raise SnapshotError(
-            f"{run.path} has model fingerprint {run.manifest.fingerprint}, {other} has "
+            f"{source.path} has model fingerprint {source.fingerprint}, {other} has "
             f"{fingerprint}: vectors of two models cannot be compared; build one "
             "index for each, or bring one run over with 'onepass migrate'"
         )
+    if source.dim != dim:
+        raise SnapshotError(
+            f"{source.path} holds vectors of dimension {source.dim}, {other} of {dim}; build one "
+            "index for each"
+        )
 
 
-def count_rows(source: Sequence[Selection], first_run: int, shards: int, tasks: Tasks) -> Inputs:
-    """Count the rows of runs and divide them into parts.
+def count_rows(
+    sources: Sequence[VectorSource], first_run: int, shards: int, schema: pa.Schema, tasks: Tasks
+) -> Inputs:
+    """Count the rows of sources and divide them into parts.
 
     Args:
-        source: the runs.
+        sources: the sources.
         first_run: position of the first of them in the manifest.
         shards: segments that will be made of the parts.
+        schema: of the rows of the segments.
         tasks: runs the counting.
 
     Raises:
-        SnapshotError: a run has no row to index.
+        SnapshotError: a source has no row to index, or cannot be read.
     """
     parts = [
-        Part(number, selection.run.path.resolve(), (file.resolve(),), selection.row_ids)
-        for number, selection in enumerate(source, first_run)
-        for file in selection.run.files()
+        Part(number, source.path, (reader,), source.row_ids, source.dim, schema)
+        for number, source in enumerate(sources, first_run)
+        for reader in source.readers()
     ]
-    inputs = Inputs(parts, tasks.run(count, parts))
-    rows_by_run = _rows_by_run(inputs)
-    for number, selection in enumerate(source, first_run):
-        if not rows_by_run[number] and selection.row_ids is None:
+    inputs = Inputs(parts, tasks.run(Part.count, parts))
+    for number, source in enumerate(sources, first_run):
+        counts = RowCounts.add([each for part, each in inputs if part.run == number])
+        if not counts.rows and source.row_ids is None:
             raise SnapshotError(
-                f"{selection.run.path} has no row with an embedding "
-                f"({selection.run.manifest.rows.failed} rows have an error); see them with "
-                "'onepass inspect'"
+                f"{source.path} has no row to index: {describe_skipped(counts.skipped)}; see them "
+                "with 'onepass inspect'"
             )
     max_rows = PART_ROWS
     if shards > 1:  # small enough that shards become about equally large
         max_rows = min(PART_ROWS, inputs.rows // (4 * shards))
     return _join_small_parts(inputs, max_rows)
+
+
+def describe_skipped(skipped: dict[str, int]) -> str:
+    """Counts of rows by reason, in words."""
+    words = {ERROR: "have an error"}
+    return (
+        ", ".join(
+            f"{rows} {words.get(reason) or 'are ' + reason.replace('_', ' ')}"
+            for reason, rows in skipped.items()
+        )
+        or "it has no rows"
+    )
+
+
+def describe_unusable(total: RowCounts) -> str | None:
+    """How many rows have a vector without a direction, and which; None: there is none."""
+    found = {reason: rows for reason, rows in total.skipped.items() if reason != ERROR}
+    if not found:
+        return None
+    parts = [
+        f"{rows} {reason.replace('_', ' ')} ({name_some(total.named[reason], rows)})"
+        for reason, rows in found.items()
+    ]
+    return (
+        f"{sum(found.values())} vectors have no direction and therefore no neighbours: "
+        f"{', '.join(parts)}"
+    )
 
 
 def _rows_by_run(inputs: Inputs) -> Counter[int]:
@@ -131,17 +155,14 @@ def _rows_by_run(inputs: Inputs) -> Counter[int]:
 
 
 def _join_small_parts(inputs: Inputs, max_rows: int) -> Inputs:
-    """Join consecutive small files of a run, since every task has a fixed cost."""
+    """Join consecutive small parts of a source, since every task has a fixed cost."""
     joined = Inputs([], [])
     for part, counts in inputs:
         if joined.parts and joined.parts[-1].run == part.run:
             last, sums = joined.parts[-1], joined.counts[-1]
             if sums.rows + counts.rows <= max_rows:
-                joined.parts[-1] = replace(last, files=(*last.files, *part.files))
-                hashes = np.concatenate([sums.hashes, counts.hashes])
-                joined.counts[-1] = RowCounts(
-                    sums.rows + counts.rows, sums.skipped + counts.skipped, hashes
-                )
+                joined.parts[-1] = replace(last, readers=(*last.readers, *part.readers))
+                joined.counts[-1] = RowCounts.add([sums, counts])
                 continue
         joined.parts.append(part)
         joined.counts.append(counts)
@@ -161,47 +182,35 @@ def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     return (group for group in groups if group.rows)
 
 
-def run_entries(source: Sequence[Selection], inputs: Inputs, first_run: int) -> list[RunEntry]:
-    """The manifest's entries of runs.
+def run_entries(sources: Sequence[VectorSource], inputs: Inputs, first_run: int) -> list[RunEntry]:
+    """The manifest's entries of sources.
 
     Args:
-        source: the runs.
+        sources: the sources.
         inputs: what ``count_rows`` returned for them.
         first_run: position of the first of them in the manifest.
     """
     rows_by_run = _rows_by_run(inputs)
-    return [
-        RunEntry(
-            path=str(selection.run.path.resolve()),
-            root=selection.run.manifest.root,
-            rows=rows_by_run[number],
-            manifest_sha256=sha256_file(selection.run.path / MANIFEST),
-        )
-        for number, selection in enumerate(source, first_run)
-    ]
+    return [source.entry(rows_by_run[number]) for number, source in enumerate(sources, first_run)]
 
 
 def check_unique_ids(inputs: Inputs) -> None:
     """Check that no detection id is repeated.
 
     Raises:
-        SnapshotError: one is; names the first, and the runs that hold it.
+        SnapshotError: one is; names the first, and the sources that hold it.
     """
     ordered = np.sort(np.concatenate([counts.hashes for counts in inputs.counts]))
     repeated_hashes = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(repeated_hashes):
         return
-    suspects = {
-        part.run: part.path
-        for part, counts in inputs
-        if np.isin(counts.hashes, repeated_hashes).any()
-    }
-    runs_by_id: dict[str, list[str]] = {}
-    for path in suspects.values():
-        good = Run.open(path).to_arrow(["detection_id"], where=pc.field("error").is_null())
-        for detection_id in good["detection_id"].to_pylist():
-            runs_by_id.setdefault(detection_id, []).append(str(path))
-    repeated = [(name, paths) for name, paths in runs_by_id.items() if len(paths) > 1]
+    sources_by_id: dict[str, list[str]] = {}
+    for part, counts in inputs:
+        if np.isin(counts.hashes, repeated_hashes).any():
+            for rows, _ in part.batches():
+                for detection_id in rows["detection_id"].to_pylist():
+                    sources_by_id.setdefault(detection_id, []).append(str(part.path))
+    repeated = [(name, paths) for name, paths in sources_by_id.items() if len(paths) > 1]
     if repeated:  # otherwise two different ids have the same hash, which is allowed
         detection_id, paths = repeated[0]
         raise SnapshotError(

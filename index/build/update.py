@@ -8,6 +8,7 @@ deleted row makes searches a little slower, until ``compact`` builds the remaini
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,8 @@ from common.errors import RunError, SnapshotError
 from common.json_models import sha256_file
 from common.manifests import MANIFEST
 from index.build.assemble import ReportRows
-from index.build.encode import iterate_ids
-from index.build.inputs import Inputs, Selection, check_same_model, open_runs
+from index.build.inputs import Inputs, check_comparable, open_sources
+from index.build.sources.run import Selection
 from index.build.version import VersionBuilder, build_times
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
@@ -37,6 +38,7 @@ def add_runs(
     memory_bytes: int | None = None,
     executor: ExecutorChoice = "auto",
     address: str | None = None,
+    strict: bool = False,
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Publish a version that also holds the rows of ``runs``.
@@ -49,6 +51,7 @@ def add_runs(
         memory_bytes: memory that one process may use; None: half of this machine's.
         executor: where to work.
         address: of a Ray cluster to work on.
+        strict: refuse embeddings that are zero or not finite.
         progress: called with (rows added, rows to add).
 
     Raises:
@@ -57,18 +60,21 @@ def add_runs(
         WorkError: the disk refused; the index serves what it served before.
     """
     read_manifest(index_dir)  # before a lock is made where there is no index
-    opened = open_runs(runs)
+    sources = open_sources(runs)
     with lock_index(index_dir) as check:
         snapshot = Snapshot.open(index_dir)
         old = snapshot.manifest
-        for run in opened:
-            check_same_model(run, str(index_dir), old.fingerprint)
+        for source in sources:
+            check_comparable(source, str(index_dir), old.fingerprint, old.dim)
         one_segment = old.options.model_copy(update={"shards": 1, "factory": "auto"})
-        builder = VersionBuilder(one_segment, memory_bytes, executor, address, progress)
+        builder = VersionBuilder(
+            one_segment, memory_bytes, executor, address, progress, strict=strict
+        )
 
         def check_new_ids(inputs: Inputs) -> None:
             for part in inputs.parts:
-                for ids, _failed in iterate_ids(part):
+                for rows, _vectors in part.batches():
+                    ids = rows["detection_id"].to_pylist()
                     indexed = snapshot.rows_of(ids) >= 0
                     if indexed.any():
                         raise SnapshotError(
@@ -81,10 +87,11 @@ def add_runs(
             new = builder.build(
                 draft,
                 version,
-                [Selection(run) for run in opened],
+                sources,
                 made_by="add",
                 parent=old.version,
                 first_run=len(old.runs),
+                kept=old,
                 check=check_new_ids,
             )
             if old.deleted:
@@ -95,6 +102,9 @@ def add_runs(
                     "rows": old.rows + new.rows,
                     "deleted": old.deleted,
                     "skipped": old.skipped + new.skipped,
+                    "skipped_reasons": dict(
+                        Counter(old.skipped_reasons) + Counter(new.skipped_reasons)
+                    ),
                     "runs": [*old.runs, *new.runs],
                     "segments": [*old.segments, *new.segments],
                 }
@@ -188,7 +198,7 @@ def compact(
 
         fill = partial(
             builder.build,
-            source=source,
+            sources=source,
             made_by="compact",
             parent=old.version,
             check=check_all_there,

@@ -16,6 +16,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from cluster.executors import ExecutorChoice
 from cluster.tasks import tasks
@@ -24,16 +25,18 @@ from common.storage import is_remote, storage_errors, to_path
 from index.build.assemble import ReportRows, assemble
 from index.build.inputs import (
     Inputs,
-    Selection,
     check_unique_ids,
     count_rows,
-    open_runs,
+    describe_unusable,
+    open_sources,
     partition,
     run_entries,
 )
+from index.build.sources.source import VectorSource
 from index.config import IndexConfig, Metric
 from index.search.factory import check_factory
 from index.search.snapshot import Snapshot
+from index.storage.columns import payload_schema, rows_schema, unify
 from index.storage.layout import (
     SEGMENTS,
     VERSION,
@@ -44,7 +47,6 @@ from index.storage.layout import (
     read_manifest,
 )
 from index.storage.publish import lock_index, publish
-from pipelines.run import Run
 
 MIN_MEMORY = 64 * 2**20
 RAY_FROM_BYTES = 512 * 2**20
@@ -60,11 +62,13 @@ def build_index(
     executor: ExecutorChoice = "auto",
     address: str | None = None,
     candidate: bool = False,
+    strict: bool = False,
     progress: ReportRows | None = None,
 ) -> Snapshot:
     """Build the next version of the index in ``out`` and make it the one that is served.
 
-    Rows that have an error have no embedding: they are left out, and counted in the manifest.
+    Rows that have an error have no embedding, and an embedding that is zero or not finite has no
+    neighbours: they are left out, and counted in the manifest.
     Recall is measured with up to 1,000 held-out rows as queries, which are added at the end.
     Where it misses its target the version is built all the same, with ``manifest.warning``.
 
@@ -77,6 +81,7 @@ def build_index(
         address: of a Ray cluster to work on; it must be able to read the runs and ``out``.
         candidate: keep serving the current version. The new one may be of another model; where
             it is promoted and rolled back, the version served now comes back.
+        strict: refuse embeddings that are zero or not finite.
         progress: called with (rows added, rows in all) after each part.
 
     Returns:
@@ -90,28 +95,27 @@ def build_index(
         WorkError: the disk refused; ``out`` serves what it served before.
     """
     config = config or IndexConfig()
-    builder = VersionBuilder(config, memory_bytes, executor, address, progress)
-    opened = open_runs(runs)
-    check_factory(config.factory, opened[0].manifest.model.feature_dim, config.metric)
+    builder = VersionBuilder(config, memory_bytes, executor, address, progress, strict=strict)
+    sources = open_sources(runs)
+    check_factory(config.factory, sources[0].dim, config.metric)
     out = to_path(out)
 
     def check_out() -> str | None:
         if candidate:
             return read_manifest(out).version
-        _check_folder(out, opened[0], config.metric)
+        _check_folder(out, sources[0], config.metric)
         return None
 
     check_out()  # before a lock is made where there is no index
     with lock_index(out) as check:
         parent = check_out()  # another build may have ended meanwhile
-        source = [Selection(run) for run in opened]
-        fill = partial(builder.build, source=source, made_by="build", parent=parent)
+        fill = partial(builder.build, sources=sources, made_by="build", parent=parent)
         version = publish(out, fill, check, serve=not candidate)
     return Snapshot.open(out, version)
 
 
-def _check_folder(out: Path, run: Run, metric: Metric) -> None:
-    """Check that a version of ``run`` can become the one that ``out`` serves."""
+def _check_folder(out: Path, source: VectorSource, metric: Metric) -> None:
+    """Check that a version of ``source`` can become the one that ``out`` serves."""
     with storage_errors(out):
         if not out.exists():
             return
@@ -137,9 +141,9 @@ def _check_folder(out: Path, run: Run, metric: Metric) -> None:
         return
     served = read_manifest(out, version)
     for what, old, new in (
-        ("dimension", served.dim, run.manifest.model.feature_dim),
+        ("dimension", served.dim, source.dim),
         ("metric", served.metric, metric),
-        ("model fingerprint", served.fingerprint, run.manifest.fingerprint),
+        ("model fingerprint", served.fingerprint, source.fingerprint),
     ):
         if old != new:
             raise SnapshotError(
@@ -157,6 +161,7 @@ class VersionBuilder:
         executor: where to work.
         address: of a Ray cluster to work on.
         report: called with (rows done, rows in all) after each part.
+        strict: refuse vectors that are zero or not finite.
 
     Raises:
         SnapshotError: the memory is too little.
@@ -169,6 +174,8 @@ class VersionBuilder:
         executor: ExecutorChoice = "auto",
         address: str | None = None,
         report: ReportRows | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         self._began = time.monotonic()
         if memory_bytes is None:
@@ -181,17 +188,19 @@ class VersionBuilder:
         self._memory_bytes = memory_bytes
         self._executor = executor
         self._address = address
+        self._strict = strict
         self._report = report or (lambda _, __: None)
 
     def build(
         self,
         draft: Path,
         version: str,
-        source: Sequence[Selection],
+        sources: Sequence[VectorSource],
         *,
         made_by: str,
         parent: str | None,
         first_run: int = 0,
+        kept: SnapshotManifest | None = None,
         check: Callable[[Inputs], None] = lambda _: None,
     ) -> SnapshotManifest:
         """Build segments in the draft of a version.
@@ -199,20 +208,26 @@ class VersionBuilder:
         Args:
             draft: folder of the draft.
             version: its name, which the segments are named by.
-            source: the runs, and which of their rows are wanted.
+            sources: the rows that are wanted.
             made_by: the command.
             parent: the version that it changes, if any.
-            first_run: position of the first of the runs in the manifest.
+            first_run: position of the first of the sources in the manifest.
+            kept: the version whose segments stay beside the new ones; None: they are alone.
             check: called with the counted rows before the first vector is written; may raise.
 
         Returns:
-            The manifest of a version of these segments alone; ``publish`` adds the hashes of its files.
+            The manifest of a version of these segments alone, but for ``payload_schema``, which is
+            that of the kept ones too; ``publish`` adds the hashes of its files.
 
         Raises:
-            SnapshotError: an id is repeated, a run has no row to index, or as ``assemble``.
+            SnapshotError: an id is repeated, a source has no row to index, own columns of one name
+                have types that do not go together, or as ``assemble``.
         """
-        model = source[0].run.manifest.model
-        size = 4 * model.feature_dim * sum(each.run.manifest.rows.written for each in source)
+        first = sources[0]
+        own = self._unify_columns(sources, kept)
+        there = {name for source in sources for name in source.own_columns.schema.names}
+        schema = rows_schema({name: kind for name, kind in own.items() if name in there})
+        size = 4 * first.dim * sum(source.rows for source in sources)
         with tasks(
             "index build",
             executor=self._executor,
@@ -220,7 +235,8 @@ class VersionBuilder:
             large=size > RAY_FROM_BYTES,
             children=False,  # FAISS uses all cores
         ) as runner:
-            inputs = count_rows(source, first_run, self._config.shards, runner)
+            inputs = count_rows(sources, first_run, self._config.shards, schema, runner)
+            notes = self._notes(sources, inputs)
             check_unique_ids(inputs)
             check(inputs)
             segments: list[SegmentEntry] = []
@@ -231,7 +247,7 @@ class VersionBuilder:
                 entry = assemble(
                     folder,
                     shard,
-                    dim=model.feature_dim,
+                    dim=first.dim,
                     config=self._config,
                     memory_bytes=self._memory_bytes,
                     tasks=runner,
@@ -239,6 +255,7 @@ class VersionBuilder:
                 )
                 segments.append(entry)
                 before += shard.rows
+        skipped = inputs.total.skipped
         return SnapshotManifest(
             version=version,
             parent=parent,
@@ -246,16 +263,53 @@ class VersionBuilder:
             options=self._config,
             rows=inputs.rows,
             deleted=0,
-            skipped=inputs.skipped,
-            dim=model.feature_dim,
-            model=model,
-            fingerprint=source[0].run.manifest.fingerprint,
-            runs=run_entries(source, inputs, first_run),
+            skipped=sum(skipped.values()),
+            skipped_reasons=skipped,
+            notes=notes,
+            payload_schema=own,
+            dim=first.dim,
+            model=first.model,
+            fingerprint=first.fingerprint,
+            runs=run_entries(sources, inputs, first_run),
             segments=segments,
             **build_times(self._began),
             versions={"faiss": faiss.__version__, "numpy": np.__version__},
             files={},
         )
+
+    def _unify_columns(
+        self, sources: Sequence[VectorSource], kept: SnapshotManifest | None
+    ) -> dict[str, str]:
+        """``payload_schema`` of a version of ``sources`` beside the segments of ``kept``."""
+        schemas = [(str(source.path), source.own_columns.schema) for source in sources]
+        if kept is not None:
+            old = rows_schema(kept.payload_schema)
+            own = [old.field(name) for name in kept.payload_schema]
+            schemas.insert(0, (f"version {kept.version}", pa.schema(own)))
+        return payload_schema(unify(schemas))
+
+    def _notes(self, sources: Sequence[VectorSource], inputs: Inputs) -> tuple[str, ...]:
+        """What is left out, in words.
+
+        Raises:
+            SnapshotError: vectors are zero or not finite, and that is not allowed.
+        """
+        notes = [note for source in sources for note in source.notes]
+        unusable = describe_unusable(inputs.total)
+        if unusable and self._strict:
+            raise SnapshotError(f"{unusable}; without `strict=True` such rows are left out")
+        if unusable:
+            notes.append(f"{unusable}; these rows are left out")
+        left_out = {
+            name: kind for each in sources for name, kind in each.own_columns.left_out.items()
+        }
+        if left_out:
+            names = ", ".join(f"{name!r} ({kind})" for name, kind in left_out.items())
+            notes.append(
+                f"columns {names} are left out; an index keeps text, numbers, booleans, dates and "
+                "times"
+            )
+        return tuple(notes)
 
 
 def build_times(began: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from index.search.accelerator import Accelerator, Allowed, Neighbors, SearchPara
 from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
 from index.search.recall import Hits
+from index.storage.columns import is_rows_schema, rows_schema
 from index.storage.layout import (
     DELETED,
     IDS,
@@ -32,7 +33,7 @@ from index.storage.layout import (
     SnapshotManifest,
 )
 from index.storage.remote import fetch
-from index.storage.rows import ROWS_SCHEMA, IdTable, RowTable, load_array, read_rows
+from index.storage.rows import IdTable, RowTable, load_array, read_rows
 from index.storage.store import open_store
 
 _faiss: Any = faiss
@@ -80,6 +81,7 @@ class Segment:
         metric: Metric,
         deleted: NDArray[np.bool_] | None = None,
         *,
+        schema: pa.Schema | None = None,
         searchable: bool = True,
     ) -> None:
         """Open a segment.
@@ -90,6 +92,7 @@ class Segment:
             dim: values per vector.
             metric: how vectors are compared.
             deleted: bool [N], rows that no search returns; None: none.
+            schema: of the rows of the version; None: that of this segment's.
             searchable: False opens it only to look rows up; the approximate index stays unread.
 
         Raises:
@@ -99,7 +102,7 @@ class Segment:
         self._metric = metric
         try:
             table = read_rows(folder / ROWS)
-            self.rows = RowTable(table)
+            self.rows = RowTable(table, schema)
             self.ids = IdTable(folder / IDS, self.rows)
             self._store = open_store(folder / VECTORS)
             self._accelerator = (
@@ -113,7 +116,7 @@ class Segment:
             raise _damage_error(folder, faiss_reason(error)) from None
         actual = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
         if actual != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
-            table.schema != ROWS_SCHEMA
+            not is_rows_schema(table.schema)
         ):
             raise _damage_error(
                 folder, f"it holds {actual}, its manifest says {entry.rows} rows of {dim}"
@@ -193,7 +196,7 @@ class Segment:
         return np.ones(self.entry.rows, bool) if allowed is None else allowed.mask
 
     def _evaluate(self, filter: Filter) -> Allowed:
-        mask = matches(filter, self.rows.table)
+        mask = matches(filter, self.rows)
         return Allowed(mask if self._undeleted is None else mask & self._undeleted.mask)
 
     def _compare(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> Neighbors:
@@ -246,8 +249,17 @@ def open_segments(
         without=() if searchable else (SEARCH, LISTS),
     )
     deleted = _deleted_by_segment(version, manifest)
+    schema = rows_schema(manifest.payload_schema)
     return [
-        Segment(part, entry, manifest.dim, manifest.metric, deleted[number], searchable=searchable)
+        Segment(
+            part,
+            entry,
+            manifest.dim,
+            manifest.metric,
+            deleted[number],
+            schema=schema,
+            searchable=searchable,
+        )
         for part, (number, entry) in zip(parts, entries, strict=True)
     ]
 

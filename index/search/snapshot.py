@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from common.errors import SnapshotError
 from common.manifests import verify_files
 from common.storage import resolve_path, to_path
+from index.config import Metric
 from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
 from index.search.recall import Hits
 from index.search.segment import Searchable, Segment, open_segments
+from index.storage.columns import ROWS_SCHEMA, payload, rows_schema
 from index.storage.layout import (
     SEGMENTS,
     SnapshotManifest,
@@ -32,6 +34,7 @@ from index.storage.layout import (
     read_manifest,
 )
 from index.storage.rows import RowTable
+from index.vectors import unusable
 from pipelines.detections import BOX
 
 __all__ = ["Hits", "Snapshot", "SnapshotManifest", "current_version", "list_versions"]
@@ -47,7 +50,7 @@ class Snapshot:
         path: folder of this version.
         manifest: its runs, segments, model, metric, and the recall measured.
         rows: Arrow table with the columns of ``ROWS_SCHEMA``, memory-mapped; the rows of all
-            segments, the deleted ones included.
+            segments, the deleted ones included. ``column`` gives one of the user's own.
     """
 
     def __init__(
@@ -60,10 +63,11 @@ class Snapshot:
         """Use ``Snapshot.open``."""
         self.path = path
         self.manifest = manifest
-        self.rows = pa.concat_tables([segment.rows.table for segment in segments])
+        tables = [table for segment in segments for table in segment.rows.tables]
+        self._table = RowTable(tables, rows_schema(manifest.payload_schema))
+        self.rows = self._table.select(ROWS_SCHEMA.names)
         self._segments = segments
         self._first_rows = np.cumsum([0, *(segment.entry.rows for segment in segments)])
-        self._table = RowTable(self.rows)
         self._searchables: list[Searchable] = (
             [searcher(number) for number in range(len(segments))] if searcher else [*segments]
         )
@@ -129,8 +133,7 @@ class Snapshot:
                 f"model it was built with ({self.manifest.model.request.spec})"
             )
         _check_k(k)
-        names = [f"query {row}" for row in range(len(queries))]
-        prepared = prepare(queries, names, self.manifest.metric)
+        prepared = _prepare_queries(queries, self.manifest.metric)
 
         def search_segment(segment: Searchable) -> Hits:
             return segment.search(prepared, k, filter=filter or None, exact=exact)
@@ -217,12 +220,29 @@ class Snapshot:
 
         Args:
             rows: [R] row numbers.
-            names: columns of ``ROWS_SCHEMA``; None: all.
+            names: columns of ``ROWS_SCHEMA`` or ``own_columns``; None: all.
 
         Returns:
             R Python values per column, in the order of ``rows``.
         """
         return self._table.columns(rows, names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """``ROWS_SCHEMA``, then the types of ``own_columns``."""
+        return self._table.schema
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Names of the user's own columns, which ``where`` and ``columns`` know.
+
+        A name that the index uses itself has the prefix ``payload.``, as ``payload.run``.
+        """
+        return list(self.manifest.payload_schema)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of ``ROWS_SCHEMA`` or ``own_columns``, of all rows, the deleted ones included."""
+        return self._table.select([name])[name]
 
     def matching(self, filter: Filter | None = None) -> NDArray[np.int64]:
         """Row numbers of the undeleted rows that match, int64, ascending.
@@ -245,7 +265,7 @@ class Snapshot:
         return self._cached_counts(column)
 
     def _count(self, column: str) -> list[tuple[str, int]]:
-        values = self.rows[column]
+        values = self.column(column)
         if self.manifest.deleted:
             values = values.filter(pa.array(self.mask()))
         entries = pc.value_counts(values).to_pylist()
@@ -260,7 +280,7 @@ class Snapshot:
 
         Returns:
             k dicts, nearest first; ``score`` is that of the metric, ``label_score`` that of the
-            classifier.
+            classifier, ``payload`` a dict of the user's own columns.
 
         Raises:
             ValueError: ``hits`` are of several queries.
@@ -268,6 +288,7 @@ class Snapshot:
         if len(hits.rows) != 1:
             raise ValueError(f"describe takes the hits of one query, not {len(hits.rows)}")
         columns = self.columns(hits.rows[0])
+        own = payload(columns, self.own_columns)
         records = [
             dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)
@@ -285,6 +306,7 @@ class Snapshot:
                 "sequence": row["sequence"],
                 "frame": row["frame"],
                 "timestamp": row["timestamp"].isoformat() if row["timestamp"] else None,
+                "payload": own[rank - 1],
             }
             for rank, (score, row) in enumerate(
                 zip(hits.scores[0].tolist(), records, strict=True), start=1
@@ -293,8 +315,9 @@ class Snapshot:
 
     def image_path(self, row: int) -> Path:
         """Path of the image of a row: the root of its run, then the image's name."""
-        run, image = self.rows["run"][row].as_py(), self.rows["image"][row].as_py()
-        return resolve_path(to_path(self.manifest.runs[run].root), str(image))
+        values = self.columns(np.array([row]), ["run", "image"])
+        root = self.manifest.runs[values["run"][0]].root
+        return resolve_path(to_path(root), str(values["image"][0]))
 
     def verify(self) -> int:
         """Check the sha256 of every file; returns the number of rows that a search can return.
@@ -316,6 +339,24 @@ class Snapshot:
         scores = np.hstack([hits.scores for hits in by_segment])
         order = argsort_nearest(scores, self.manifest.metric, k)
         return Hits(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def _prepare_queries(queries: NDArray[np.floating], metric: Metric) -> NDArray[np.float32]:
+    """Queries [Q, D], prepared for the metric.
+
+    Raises:
+        SnapshotError: one is zero or not finite; names the first.
+    """
+    try:
+        return prepare(queries, range(len(queries)), metric)
+    except SnapshotError:
+        zero, not_finite = unusable(queries)
+        bad = int(np.argmax(zero | not_finite))
+        what = "is zero" if zero[bad] else "holds NaN or infinity"
+        raise SnapshotError(
+            f"query {bad} of {len(queries)} (counted from 0) {what}: it has no direction and "
+            "therefore no neighbours; give another vector"
+        ) from None
 
 
 def _check_k(k: int) -> None:

@@ -81,14 +81,17 @@ class SegmentEntry(JsonModel):
 class SnapshotManifest(Manifest):
     """Contents of a snapshot's ``manifest.json``; ``files`` are those of the version's own folder."""
 
-    format: int = 2
+    format: int = 3  # 2: without what has a default here
     version: str
     parent: str | None  # the version that this one was made from; None after a build
     made_by: str  # build, add, delete, compact or migrate
     options: IndexConfig  # ``compact`` builds with the same again
     rows: int  # that a search can return
     deleted: int
-    skipped: int  # rows of the runs that have an error and no embedding
+    skipped: int  # rows of the runs that are not in it
+    skipped_reasons: dict[str, int] = Field(default_factory=dict)  # error, zero or not_finite
+    notes: tuple[str, ...] = ()  # what was left out: rows, columns
+    payload_schema: dict[str, str] = Field(default_factory=dict)  # own columns, to their types
     dim: int
     model: ModelInfo
     fingerprint: str

@@ -17,48 +17,66 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.untrusted import refuse_pickled
-from pipelines.detections import BOX
-
-ROWS_SCHEMA = pa.schema(
-    [
-        ("run", pa.int16()),  # position in the manifest's runs
-        ("row_id", pa.int64()),
-        ("detection_id", pa.string()),
-        ("image", pa.string()),
-        *((name, pa.float32()) for name in BOX),
-        ("sequence", pa.string()),
-        ("timestamp", pa.timestamp("us")),
-        ("frame", pa.int64()),
-        ("label", pa.string()),
-        ("label_index", pa.int32()),
-        ("score", pa.float32()),
-    ]
-)
-RUN_COLUMNS = [name for name in ROWS_SCHEMA.names if name != "run"]  # read from a run's files
+from index.storage.columns import ROWS_SCHEMA, plain_name, to_type
 
 BLOCK_ROWS = 1_000_000  # of one Arrow batch, whose strings must stay below 2 GiB
 
 _HEADER_LOCK = Lock()
 
 
-def to_index_rows(batch: pa.RecordBatch, run: int) -> pa.RecordBatch:
-    """Rows of a run, at position ``run`` in the manifest, with the columns of ``rows.arrow``."""
-    columns = [batch[name].cast(ROWS_SCHEMA.field(name).type) for name in RUN_COLUMNS]
-    number = pa.array(np.full(batch.num_rows, run, np.int16))
-    return pa.RecordBatch.from_arrays([number, *columns], schema=ROWS_SCHEMA)
+def to_index_rows(
+    batch: pa.RecordBatch,
+    run: int,
+    row_ids: NDArray[np.int64],
+    ids: pa.Array,
+    schema: pa.Schema,
+) -> pa.RecordBatch:
+    """Rows of a run or file with the columns of ``rows.arrow``; null where it has none.
+
+    Args:
+        batch: columns of N rows, with the names that they have in the run or file.
+        run: its position in the manifest.
+        row_ids: [N], position of each row in it.
+        ids: [N], detection ids.
+        schema: ``ROWS_SCHEMA`` and the own columns of the segment.
+
+    Raises:
+        SnapshotError: a value does not fit into the type that its column is stored with.
+    """
+    made = {
+        "run": pa.array(np.full(batch.num_rows, run, np.int16)),
+        "row_id": pa.array(row_ids),
+        "detection_id": ids,
+    }
+
+    def column(field: pa.Field) -> pa.Array:
+        if field.name in made:
+            return made[field.name]
+        name = plain_name(field.name)
+        given = batch[name] if name in batch.schema.names else pa.nulls(batch.num_rows)
+        return to_type(given, field.type, field.name)
+
+    return pa.RecordBatch.from_arrays([column(field) for field in schema], schema=schema)
 
 
-def write_rows(file: Path, batches: Iterable[pa.RecordBatch]) -> None:
+def write_rows(
+    file: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema = ROWS_SCHEMA
+) -> None:
     """Write ``rows.arrow`` in large blocks, one of them in memory at a time.
+
+    Args:
+        file: to write.
+        batches: the rows.
+        schema: of the batches: ``ROWS_SCHEMA``, then own columns.
 
     Raises:
         OSError: the disk refused.
     """
-    with pa.ipc.new_file(file, ROWS_SCHEMA) as sink:
+    with pa.ipc.new_file(file, schema) as sink:
 
         def flush(block: list[pa.RecordBatch]) -> None:
             if block:
-                sink.write_table(pa.Table.from_batches(block, ROWS_SCHEMA).combine_chunks())
+                sink.write_table(pa.Table.from_batches(block, schema).combine_chunks())
 
         block: list[pa.RecordBatch] = []
         rows = 0
@@ -102,13 +120,40 @@ def write_ids(file: Path, hashes: NDArray[np.uint64]) -> None:
 
 
 class RowTable:
-    """The rows of one or more segments, numbered from 0."""
+    """The rows of one or more segments, numbered from 0.
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-        batches = table.to_batches()
-        self._blocks = [_numpy_columns(batch) for batch in batches]
+    Attributes:
+        tables: those of the segments, as they are on the disk.
+        schema: ``ROWS_SCHEMA`` and the own columns of the version. A segment may lack some of these,
+            or hold them as another type.
+    """
+
+    def __init__(
+        self, tables: pa.Table | Sequence[pa.Table], schema: pa.Schema | None = None
+    ) -> None:
+        self.tables = [tables] if isinstance(tables, pa.Table) else list(tables)
+        self.schema = schema or self.tables[0].schema
+        batches = [batch for table in self.tables for batch in table.to_batches()]
+        self._blocks = [_Block(batch, self.schema) for batch in batches]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return int(self._starts[-1])
+
+    def select(self, names: Sequence[str]) -> pa.Table:
+        """Some columns, whole.
+
+        Args:
+            names: the columns, which are in ``schema``.
+
+        Returns:
+            All rows. Memory is that of the file, but for what a segment lacks or holds as another
+            type.
+        """
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return pa.concat_tables([_conform(table, schema) for table in self.tables])
 
     def columns(
         self, rows: NDArray[np.integer], names: Sequence[str] | None = None
@@ -125,7 +170,7 @@ class RowTable:
         # Block by block: ``Table.take`` first joins whole string columns, 20 ms a call at a
         # million rows, where taking from a block costs microseconds a row.
         wanted = np.asarray(rows, np.int64)
-        names = names or self.table.column_names
+        names = names or self.schema.names
         block_of = np.searchsorted(self._starts, wanted, side="right") - 1
         used = np.unique(block_of)
         if len(used) == 1:
@@ -143,25 +188,31 @@ class RowTable:
 _Column: TypeAlias = Any  # an Arrow array, or a NumPy one
 
 
-def _numpy_columns(batch: pa.RecordBatch) -> dict[str, _Column]:
-    """Columns as NumPy arrays where possible: for a few rows a tenth of Arrow's time."""
+class _Block(dict[str, _Column]):
+    """Columns of a batch, as NumPy arrays where possible: for a few rows a tenth of Arrow's time.
 
-    def to_numpy(column: pa.Array) -> _Column:
-        if pa.types.is_timestamp(column.type):
-            return column.to_numpy(zero_copy_only=False)  # a copy only where some are null
-        if pa.types.is_primitive(column.type) and not column.null_count:
-            return column.to_numpy()
+    Each is made when it is first used.
+    """
+
+    def __init__(self, batch: pa.RecordBatch, schema: pa.Schema) -> None:
+        self._batch = batch
+        self._schema = schema
+
+    def __missing__(self, name: str) -> _Column:
+        if name not in self._batch.schema.names:
+            column = pa.nulls(self._batch.num_rows)  # of no type, which takes no memory
+        else:
+            column = to_type(self._batch[name], self._schema.field(name).type, name)
+        kind = column.type
+        if pa.types.is_timestamp(kind):
+            column = column.to_numpy(zero_copy_only=False)  # a copy only where some are null
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            column = column if column.null_count else column.to_numpy()
+        self[name] = column
         return column
 
-    return {
-        name: to_numpy(column)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    }
 
-
-def _take(
-    block: dict[str, _Column], rows: NDArray[np.int64], names: Sequence[str]
-) -> dict[str, list[Any]]:
+def _take(block: _Block, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for name in names:
         column = block[name]
@@ -170,6 +221,17 @@ def _take(
         else:
             columns[name] = column.take(pa.array(rows)).to_pylist()
     return columns
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns of a segment with the types of the version; null where it has none."""
+    columns = [
+        to_type(table[field.name], field.type, field.name)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def load_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:

@@ -32,6 +32,13 @@ Address = Annotated[
     str | None, typer.Option(help="A Ray cluster to work on; a large build starts Ray by itself.")
 ]
 
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Refuse vectors that are zero or not finite, which are left out otherwise."
+    ),
+]
+
 
 @app.command()
 @with_config(IndexConfig)
@@ -53,6 +60,7 @@ def build(
             help="Keep serving the current version; promote serves this one, of any model.",
         ),
     ] = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Build a searchable version and measure its recall on held-out queries.
@@ -70,8 +78,10 @@ def build(
             executor=executor,
             address=address,
             candidate=candidate,
+            strict=strict,
             progress=bar.callback("index"),
         )
+    _show_notes(snapshot)
     _show_result(snapshot, as_json=as_json)
     if not as_json and candidate:
         echo(f"next: onepass index promote {out} {snapshot.manifest.version}")
@@ -88,6 +98,7 @@ def add(
     memory: Memory = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Publish a version that also holds the rows of more runs; only these are indexed.
@@ -103,8 +114,10 @@ def add(
             memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
+            strict=strict,
             progress=bar.callback("index"),
         )
+    _show_notes(snapshot)
     _show_result(snapshot, as_json=as_json)
 
 
@@ -283,6 +296,12 @@ def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
     if verified:
         files = len(manifest.files) + sum(len(segment.files) for segment in manifest.segments)
         echo(f"verified: {files} files")
+
+
+def _show_notes(snapshot: Snapshot) -> None:
+    """Warn of what a build or an addition left out."""
+    for note in snapshot.manifest.notes:
+        warn(note)
 
 
 def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:

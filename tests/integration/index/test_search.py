@@ -119,6 +119,7 @@ def test_rows_say_what_was_extracted(tmp_path: Path) -> None:
         "sequence": "a",
         "frame": 0,
         "timestamp": "2024-05-01T22:30:00",
+        "payload": {},
     }
     assert json.loads(json.dumps(described)) == described
     (far,) = snapshot.describe(snapshot.search(np.array([[0.1, 0.1, 1.1]]), 1))

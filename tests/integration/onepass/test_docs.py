@@ -30,8 +30,8 @@ import typer
 
 import onepass
 import onepass.cli.main
+from index.storage.columns import ROWS_SCHEMA
 from index.storage.layout import SnapshotManifest
-from index.storage.rows import ROWS_SCHEMA
 from migration.report import MigrationReport
 from pipelines.detections import PLAN_SCHEMA, RESULT_COLUMNS
 from pipelines.heads.apply import SCHEMA as APPLIED_SCHEMA

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from common.errors import SnapshotError
-from index.vectors import l1_normalise
+from index.metrics import prepare
+from index.vectors import l1_normalise, unusable
 
 
 def test_absolute_values_sum_to_one_and_direction_stays() -> None:
@@ -37,3 +38,25 @@ def test_vector_without_direction_is_refused_by_name(bad: float) -> None:
 def test_long_lists_of_bad_vectors_are_counted() -> None:
     with pytest.raises(SnapshotError, match=r"8 of 8 .*'r0', 'r1', 'r2', 'r3', 'r4' and 3 more"):
         l1_normalise(np.zeros((8, 2), np.float32), [f"r{n}" for n in range(8)])
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
+def test_zero_and_not_finite_are_told_apart(kind: str) -> None:
+    smallest, largest = np.finfo(kind).smallest_subnormal, np.finfo(kind).max
+    vectors = np.zeros((7, 3), kind)
+    vectors[1] = largest  # their sum is more than the type can hold
+    vectors[2, 1] = smallest
+    vectors[3, 0], vectors[4, 2], vectors[5] = np.nan, -np.inf, [np.inf, -np.inf, 0]
+    vectors[6] = -0.0
+    zero, not_finite = unusable(vectors)
+    assert np.flatnonzero(zero).tolist() == [0, 6]
+    assert np.flatnonzero(not_finite).tolist() == [3, 4, 5]
+    for metric in ("cosine", "ip"):
+        usable = prepare(vectors[1:3], ["a", "b"], metric)  # type: ignore[arg-type]
+        length = np.linalg.norm(usable, axis=1) if metric == "cosine" else abs(usable).sum(axis=1)
+        np.testing.assert_allclose(length, 1, rtol=1e-6)
+
+
+def test_no_vectors_are_all_usable() -> None:
+    zero, not_finite = unusable(np.empty((0, 3), np.float32))
+    assert (zero.shape, not_finite.shape) == ((0,), (0,))

@@ -13,7 +13,7 @@ import pytest
 
 from common.errors import FilterError
 from index.search.filters import MAX_WHERE, Filter, check, matches
-from index.storage.rows import ROWS_SCHEMA
+from index.storage.columns import ROWS_SCHEMA
 
 ROWS = 60
 
