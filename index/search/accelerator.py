@@ -120,6 +120,7 @@ class Accelerator:
         index = faiss.read_index(str(file), flags | faiss.IO_FLAG_SKIP_STORAGE)
         if isinstance(index, faiss.IndexHNSWFlat):
             index.storage, index.own_fields = store, False
+            store.this.own(True)  # SWIG gave it to the graph, which does not free it either
         return cls(index, store, metric)
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -123,8 +123,11 @@ class Segment:
             )
         self._params = SearchParams(entry.search_params)
         self._undeleted = None if deleted is None or not deleted.any() else Allowed(~deleted)
-        # Per object: a cache on the method would keep every snapshot in memory.
-        self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(self._evaluate)
+        # Per object, and of a function: a cache of a method would be a cycle, which keeps the files
+        # of a replaced snapshot open.
+        self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(
+            partial(_evaluate, self.rows, self._undeleted)
+        )
         self._gpu = _GpuCopy(self._store) if searchable and faiss.get_num_gpus() > 0 else None
 
     def search(
@@ -195,10 +198,6 @@ class Segment:
         allowed = self._allowed(filter) if filter else self._undeleted
         return np.ones(self.entry.rows, bool) if allowed is None else allowed.mask
 
-    def _evaluate(self, filter: Filter) -> Allowed:
-        mask = matches(filter, self.rows)
-        return Allowed(mask if self._undeleted is None else mask & self._undeleted.mask)
-
     def _compare(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> Neighbors:
         """Exhaustive search."""
         neighbors: Neighbors
@@ -210,6 +209,11 @@ class Segment:
             params = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(allowed.rows))
             neighbors = self._store.search(queries, k, params=params)
         return neighbors
+
+
+def _evaluate(rows: RowTable, undeleted: Allowed | None, filter: Filter) -> Allowed:
+    mask = matches(filter, rows)
+    return Allowed(mask if undeleted is None else mask & undeleted.mask)
 
 
 class _GpuCopy:

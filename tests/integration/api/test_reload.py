@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -20,10 +21,13 @@ from api.service.served_index import ServedIndex
 from common.errors import OnepassError, SnapshotError
 from index.build.update import delete_rows
 from index.build.version import build_index
+from index.build.versions import prune
+from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Hits, Snapshot
+from index.storage.layout import read_manifest
 from pipelines.run import Run
-from tests.helpers.api.world import World, connected, error_of, serving, wait_until_ready
+from tests.helpers.api.world import World, connected, error_of, process, serving, wait_until_ready
 from tests.helpers.runs import write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
@@ -94,6 +98,67 @@ def test_a_new_version_is_served_without_a_reload(
         while client.index().version != "v0002":
             time.sleep(0.01)
         assert client.detection("new-0").detection_id == "new-0"
+
+
+def held_files(pid: int, folder: Path) -> set[str]:
+    """Files below ``folder`` that a process has mapped or open; removed ones end in (deleted)."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    names = {line.split(maxsplit=5)[5] for line in lines if str(folder) in line}
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.add(str(handle.readlink()))
+    return {name for name in names if name.startswith(f"{folder}/")}
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,SQ8"])
+def test_replaced_versions_are_let_go(runs: list[Run], tmp_path: Path, factory: str) -> None:
+    index = tmp_path / "index"
+    config = IndexConfig(factory=factory)
+    paths = [run.path for run in runs]
+    build_index(paths, index, config)
+    with process("-m", "onepass", "serve", str(index), "--port") as (child, http):
+        for turn in range(6):
+            build_index(paths, index, config)
+            http.post("/v1/index/reload").raise_for_status()
+            http.post("/v1/search", json={"detection_id": "new-1"}).raise_for_status()
+            delete_rows(index, Filter(f"detection_id = 'old-{turn}'"))
+            http.post("/v1/index/reload").raise_for_status()
+            use_every_way(http)
+        assert http.get("/v1/index").json()["version"] == "v0013"
+        prune(index, 1)
+        parts = {f"{index}/segments/{entry.name}" for entry in read_manifest(index).segments}
+        deadline = time.monotonic() + 30
+        while {name.rpartition("/")[0] for name in held_files(child.pid, index)} != parts:
+            assert time.monotonic() < deadline, held_files(child.pid, index)
+            time.sleep(0.1)
+        child.terminate()
+        child.communicate(timeout=30)
+
+
+def use_every_way(http: httpx.Client) -> None:
+    """Requests of every kind, answered and refused, each of which uses the snapshot."""
+    search: dict[str, Any] = {"detection_id": "new-1", "k": 3}
+    for more in (
+        {},
+        {"filter": "row_id > 3"},
+        {"exact": True},
+        {"filter": "nonsense("},
+        {"detection_id": "nothing"},
+    ):
+        http.post("/v1/search", json=search | more)
+    http.post("/v1/search", json={"vector": [0.0] * DIM})
+    http.post("/v1/search/image", files={"image": b"no image"})
+    for url in (
+        "detections/new-1",
+        "detections/nothing",
+        "detections/new-1/crop",
+        "detections/new-1/track",
+        "detections?limit=3&filter=row_id%20%3E%203",
+        "detections?filter=nonsense(",
+        "index/facets?column=label",
+        "tracks",
+    ):
+        http.get(f"/v1/{url}")
 
 
 def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -> None:
