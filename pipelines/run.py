@@ -30,7 +30,8 @@ import pyarrow.compute as pc
 from common.errors import RunError, VerifyError
 from common.json_models import JsonModel
 from common.manifests import Manifest
-from common.storage import open_parquet, read_parquet, resolve_path, storage_errors, to_path
+from common.refusals import read_errors
+from common.storage import open_parquet, read_parquet, resolve_path, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
@@ -133,9 +134,10 @@ class Run:
         Raises:
             RunError: no such folder, no manifest (unfinished), or one of another format.
             StorageError: it is in an object store that cannot be reached.
+            FileAccessError: this machine refused to read it.
         """
         folder = to_path(path)
-        with storage_errors(folder):
+        with read_errors(folder):
             return cls._open(folder)
 
     @classmethod

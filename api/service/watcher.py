@@ -103,6 +103,10 @@ class IndexWatcher:
                     await self.reload()
             except OnepassError as error:
                 logger.error("the earlier snapshot is still served: %s", error)
+            except (
+                Exception
+            ):  # whatever it was: a watch that ends would serve this version for ever
+                logger.exception("the earlier snapshot is still served")
             self._release_replaced()
 
     async def reload(self) -> Reloaded:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from common.errors import SnapshotError, first_line
+from common.errors import OnepassError, SnapshotError, first_line
+from common.refusals import access_error, refusal
 from index.config import Metric
 from index.metrics import faiss_metric, to_scores
 from index.search.accelerator import Accelerator, Allowed, Neighbors, SearchParams
@@ -97,6 +98,7 @@ class Segment:
 
         Raises:
             SnapshotError: its files are missing, damaged, or not those of ``entry``.
+            FileAccessError: this machine refused to read them.
         """
         self.entry = entry
         self._metric = metric
@@ -110,10 +112,8 @@ class Segment:
                 if is_flat(entry.factory) or not searchable
                 else Accelerator.open(folder / SEARCH, self._store, metric)
             )
-        except (OSError, pa.ArrowInvalid, ValueError) as error:
-            raise _damage_error(folder, first_line(error)) from None
-        except RuntimeError as error:
-            raise _damage_error(folder, faiss_reason(error)) from None
+        except (OSError, MemoryError, EOFError, ValueError, RuntimeError) as error:
+            raise _open_error(folder, error) from None
         actual = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
         if actual != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
             not is_rows_schema(table.schema)
@@ -242,6 +242,7 @@ def open_segments(
 
     Raises:
         SnapshotError: files are missing or damaged.
+        FileAccessError: this machine refused to read them.
     """
     entries = [(number, manifest.segments[number]) for number in numbers]
     version, *parts = fetch(
@@ -280,11 +281,20 @@ def _deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[
     try:
         bits = load_array(path / DELETED)
         deleted = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
-    except (OSError, ValueError, TypeError) as error:
-        raise _damage_error(path, first_line(error)) from None
+    except (OSError, MemoryError, EOFError, ValueError, TypeError) as error:
+        raise _open_error(path, error) from None
     if int(deleted.sum()) != manifest.deleted:
         raise _damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
     return np.split(deleted, np.cumsum([entry.rows for entry in manifest.segments])[:-1])
+
+
+def _open_error(path: Path, error: Exception) -> OnepassError:
+    """The error for files that cannot be opened: this machine refused, or they are damaged."""
+    number = refusal(error)
+    if number is not None:
+        return access_error(path, number)
+    why = faiss_reason(error) if isinstance(error, RuntimeError) else first_line(error)
+    return _damage_error(path, why)
 
 
 def _damage_error(path: Path, why: str) -> SnapshotError:

@@ -95,6 +95,7 @@ class Snapshot:
 
         Raises:
             SnapshotError: there is no index or no such version, or its files are damaged.
+            FileAccessError: this machine refused to read them, as where too many files are open.
             StorageError: the object store does not answer.
         """
         folder = to_path(index_dir)

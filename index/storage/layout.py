@@ -33,7 +33,8 @@ from pydantic import Field
 from common.errors import RunError, SnapshotError
 from common.json_models import JsonModel
 from common.manifests import MANIFEST, Manifest
-from common.storage import storage_errors, to_path
+from common.refusals import read_errors
+from common.storage import to_path
 from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
 
@@ -142,7 +143,7 @@ class SnapshotManifest(Manifest):
 def list_versions(index_dir: str | Path) -> list[str]:
     """Complete versions in ``index_dir``, oldest first; empty where there is no index."""
     folder = to_path(index_dir)
-    with storage_errors(folder):
+    with read_errors(folder):
         if not folder.is_dir():
             return []
         names = [
@@ -160,7 +161,7 @@ def current_version(index_dir: str | Path) -> str | None:
         SnapshotError: CURRENT holds something that is not a version name.
     """
     file = to_path(index_dir) / CURRENT
-    with storage_errors(file):
+    with read_errors(file):
         try:
             version = file.read_bytes().decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -181,7 +182,7 @@ def read_manifest(index_dir: str | Path, version: str | None = None) -> Snapshot
     """
     folder = to_path(index_dir)
     version = version or current_version(folder)
-    with storage_errors(folder):
+    with read_errors(folder):
         if version is None or not folder.is_dir():
             what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
             raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")

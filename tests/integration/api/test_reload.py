@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import threading
 import time
@@ -19,12 +21,13 @@ from api.config import ServeConfig
 from api.service import watcher
 from api.service.served_index import ServedIndex
 from common.errors import OnepassError, SnapshotError
+from common.refusals import access_error
 from index.build.update import delete_rows
 from index.build.version import build_index
 from index.build.versions import prune
 from index.config import IndexConfig
 from index.search.filters import Filter
-from index.search.snapshot import Hits, Snapshot
+from index.search.snapshot import Hits, Snapshot, current_version
 from index.storage.layout import read_manifest
 from pipelines.run import Run
 from tests.helpers.api.world import World, connected, error_of, process, serving, wait_until_ready
@@ -272,6 +275,41 @@ def test_a_version_that_does_not_open_changes_nothing(
         assert "onepass_reloads_total 0.0" in text
         (index / "CURRENT").write_text("v0001\n")
         assert client.reload().reloaded is False
+
+
+def test_a_server_that_is_short_of_handles_goes_on_and_tries_again(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(watcher, "RETRY_SECONDS", 0.1)
+    refused = {"current": 0, "open": 0}
+    too_many = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    index = tmp_path / "index"
+    build(runs[:1], index)
+
+    def open_snapshot(folder: Path) -> Snapshot:
+        snapshot = Snapshot.open(folder)
+        if snapshot.manifest.version == "v0002" and refused["open"] < 2:
+            refused["open"] += 1
+            raise access_error(folder, errno.EMFILE)
+        return snapshot
+
+    def current(folder: Path) -> str | None:
+        version = current_version(folder)
+        if version == "v0002" and refused["current"] < 2:
+            refused["current"] += 1
+            raise too_many
+        return version
+
+    monkeypatch.setattr(watcher, "current_version", current)
+    app = create_app(ServeConfig(index=index), open_snapshot=open_snapshot)
+    with connected(app) as (_, client):
+        build(runs, index)
+        deadline = time.monotonic() + 60
+        while client.index().version != "v0002":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert refused == {"current": 2, "open": 2}
 
 
 def test_a_version_without_its_first_rows_is_served(runs: list[Run], tmp_path: Path) -> None:
