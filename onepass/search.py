@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.json_models import configure
 from common.sizes import parse_size
 from index.build import update, version, versions
+from index.build.changes import RowChanges
 from index.config import IndexConfig, Metric
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
@@ -258,24 +259,38 @@ class Index:
         return Hits(self.snapshot, rows, single=True)
 
     def add(
-        self, runs: Run | str | Path | Sequence[Run | str | Path], *, strict: bool = False
+        self,
+        runs: Run | str | Path | Sequence[Run | str | Path],
+        *,
+        replace: bool = False,
+        strict: bool = False,
     ) -> Index:
-        """Publish a version that also holds the rows of more runs of the same model.
+        """Publish a version that also holds what is new in more runs of the same model.
+
+        Rows that are in the index as they are are left out, and counted by a warning.
 
         Args:
             runs: one or several, opened or by their folders.
+            replace: take rows that have changed, too, in place of those of the same id.
             strict: refuse vectors that are zero or not finite; otherwise they are left out, and the
                 first of them are named by a warning.
 
         Returns:
-            The new version, open; this one stays as it is.
+            The new version, open; the served one, where nothing is new. This one stays as it is.
 
         Raises:
-            InputError: a run does not fit, or a detection is there already.
+            InputError: a run does not fit, or, without ``replace``, a detection is there already,
+                from another run and with other content.
         """
         folders = [run.path for run in _runs(runs)]
-        snapshot = update.add_runs(self.path, folders, strict=strict)
-        warn(snapshot.manifest.notes)
+        found: list[RowChanges] = []
+        snapshot = update.add_runs(
+            self.path, folders, replace=replace, strict=strict, on_changes=found.append
+        )
+        (changes,) = found
+        manifest = snapshot.manifest
+        warn([*changes.describe(), *(manifest.notes if changes.taken else ())])
+        warn([manifest.warning] if manifest.warning else [])
         return Index(snapshot)
 
     def delete(self, where: str | None = None, *, ids: Iterable[str] | None = None) -> Index:

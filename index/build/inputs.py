@@ -14,6 +14,7 @@ from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from index.build.sources.run import Selection
 from index.build.sources.source import ERROR, Part, RowCounts, VectorSource
+from index.storage.columns import ROWS_SCHEMA
 from index.storage.layout import RunEntry
 from index.vectors import name_some
 from pipelines.run import Run
@@ -87,13 +88,17 @@ def check_comparable(source: VectorSource, other: str, fingerprint: str, dim: in
 
 
 def count_rows(
-    sources: Sequence[VectorSource], first_run: int, shards: int, schema: pa.Schema, tasks: Tasks
+    sources: Sequence[VectorSource],
+    numbers: Sequence[int],
+    shards: int,
+    schema: pa.Schema,
+    tasks: Tasks,
 ) -> Inputs:
     """Count the rows of sources and divide them into parts.
 
     Args:
         sources: the sources.
-        first_run: position of the first of them in the manifest.
+        numbers: position of each in the manifest.
         shards: segments that will be made of the parts.
         schema: of the rows of the segments.
         tasks: runs the counting.
@@ -103,11 +108,11 @@ def count_rows(
     """
     parts = [
         Part(number, source.path, (reader,), source.row_ids, source.dim, schema)
-        for number, source in enumerate(sources, first_run)
+        for number, source in zip(numbers, sources, strict=True)
         for reader in source.readers()
     ]
     inputs = Inputs(parts, tasks.run(Part.count, parts))
-    for number, source in enumerate(sources, first_run):
+    for number, source in zip(numbers, sources, strict=True):
         counts = RowCounts.add([each for part, each in inputs if part.run == number])
         if not counts.rows and source.row_ids is None:
             raise SnapshotError(
@@ -147,6 +152,22 @@ def describe_unusable(total: RowCounts) -> str | None:
     )
 
 
+def refuse_unusable(sources: Sequence[VectorSource]) -> None:
+    """Refuse sources with vectors without a direction, where that was asked for.
+
+    Raises:
+        SnapshotError: there are some; names the first.
+    """
+    parts = [
+        Part(0, source.path, (reader,), source.row_ids, source.dim, ROWS_SCHEMA)
+        for source in sources
+        for reader in source.readers()
+    ]
+    unusable = describe_unusable(RowCounts.add([part.count() for part in parts]))
+    if unusable:
+        raise SnapshotError(f"{unusable}; without `strict=True` such rows are left out")
+
+
 def _rows_by_run(inputs: Inputs) -> Counter[int]:
     rows: Counter[int] = Counter()
     for part, counts in inputs:
@@ -182,16 +203,20 @@ def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     return (group for group in groups if group.rows)
 
 
-def run_entries(sources: Sequence[VectorSource], inputs: Inputs, first_run: int) -> list[RunEntry]:
+def run_entries(
+    sources: Sequence[VectorSource], inputs: Inputs, numbers: Sequence[int]
+) -> list[RunEntry]:
     """The manifest's entries of sources.
 
     Args:
         sources: the sources.
         inputs: what ``count_rows`` returned for them.
-        first_run: position of the first of them in the manifest.
+        numbers: position of each in the manifest.
     """
     rows_by_run = _rows_by_run(inputs)
-    return [source.entry(rows_by_run[number]) for number, source in enumerate(sources, first_run)]
+    return [
+        source.entry(rows_by_run[number]) for number, source in zip(numbers, sources, strict=True)
+    ]
 
 
 def check_unique_ids(inputs: Inputs) -> None:

@@ -70,6 +70,7 @@ class Segment:
 
     Attributes:
         entry: its entry in the manifest.
+        dim: values per vector.
         rows: its rows; row numbers start at 0 in each segment.
         ids: from detection id to row.
     """
@@ -101,6 +102,7 @@ class Segment:
             FileAccessError: this machine refused to read them.
         """
         self.entry = entry
+        self.dim = dim
         self._metric = metric
         try:
             table = read_rows(folder / ROWS)

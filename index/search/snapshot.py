@@ -232,6 +232,11 @@ class Snapshot:
         return self._table.columns(rows, names)
 
     @property
+    def segments(self) -> Sequence[Segment]:
+        """Its segments, open."""
+        return self._segments
+
+    @property
     def schema(self) -> pa.Schema:
         """``ROWS_SCHEMA``, then the types of ``own_columns``."""
         return self._table.schema

@@ -19,13 +19,14 @@
 In an object store the same names hold the same bytes; ``remote.py`` says how they are read.
 
 The rows of a snapshot are those of its segments, one after another; row numbers are valid in one
-snapshot only. ``add`` writes one small segment, ``delete`` only ``deleted.npy``, ``compact`` new
-segments of the rows that are left.
+snapshot only. ``add`` writes one segment, in place of small ones before it, ``delete`` only
+``deleted.npy``, ``compact`` new segments of the rows that are left.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -44,6 +45,8 @@ DELETED = "deleted.npy"
 VECTORS, SEARCH, LISTS = "vectors.faiss", "search.faiss", "lists.ivfdata"
 ROWS, IDS = "rows.arrow", "ids.npy"
 
+MANY_SEGMENTS = 20  # beyond those of a build: more are a warning
+
 VERSION = re.compile(r"v(\d{4,})")
 SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
 
@@ -54,7 +57,7 @@ class RunEntry(JsonModel):
     path: str
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
-    manifest_sha256: str  # of the run's manifest.json: ``compact`` needs the same run
+    manifest_sha256: str  # of the run's manifest.json
 
 
 class RecallFacts(JsonModel):
@@ -124,20 +127,27 @@ class SnapshotManifest(Manifest):
 
     @property
     def warning(self) -> str | None:
-        """A warning for users; None where there is nothing to warn of."""
+        """A warning for users, of all that there is; None where there is nothing to warn of."""
+        return "; ".join(self._warnings()) or None
+
+    def _warnings(self) -> Iterator[str]:
         recall, rows = self.recall, sum(segment.rows for segment in self.segments)
         if recall.measured is None:
-            return f"recall was not measured: {self.rows} row leaves no query to hold out"
-        if recall.measured < recall.target:
-            return (
+            yield f"recall was not measured: {self.rows} row leaves no query to hold out"
+        elif recall.measured < recall.target:
+            yield (
                 f"recall@{recall.k} is {recall.measured:.3f}, below the target of "
                 f"{recall.target:g}, with {self.factory} and "
                 f"{self.largest.search_params or 'no search parameters'}; build with "
                 "`factory='HNSW64'` or 'Flat' for more"
             )
         if self.deleted > rows // 3:
-            return f"{self.deleted} of {rows} rows are deleted; 'onepass index compact' drops them"
-        return None
+            yield f"{self.deleted} of {rows} rows are deleted; 'onepass index compact' drops them"
+        if len(self.segments) > self.options.shards + MANY_SEGMENTS:
+            yield (
+                f"{len(self.segments)} segments make searches slower; 'onepass index compact' "
+                "makes one of them"
+            )
 
 
 def list_versions(index_dir: str | Path) -> list[str]:

@@ -153,7 +153,7 @@ class RowTable:
             type.
         """
         schema = pa.schema([self.schema.field(name) for name in names])
-        return pa.concat_tables([_conform(table, schema) for table in self.tables])
+        return pa.concat_tables([conform(table, schema) for table in self.tables])
 
     def columns(
         self, rows: NDArray[np.integer], names: Sequence[str] | None = None
@@ -223,8 +223,13 @@ def _take(block: _Block, rows: NDArray[np.int64], names: Sequence[str]) -> dict[
     return columns
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Columns of a segment with the types of the version; null where it has none."""
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns of a segment with the types of the version; null where it has none.
+
+    Args:
+        table: rows of a segment.
+        schema: the columns that are wanted.
+    """
     columns = [
         to_type(table[field.name], field.type, field.name)
         if field.name in table.column_names

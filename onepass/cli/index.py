@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,30 +97,46 @@ def add(
     runs: Annotated[
         list[Path], typer.Argument(parser=to_path, help="Finished runs of the index's model.")
     ],
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Take rows that have changed, too, in place of the old."),
+    ] = False,
     memory: Memory = None,
     executor: ExecutorOption = "auto",
     address: Address = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a version that also holds the rows of more runs; only these are indexed.
+    """Publish a version that also holds what is new in some runs; only that is indexed.
 
     Example: onepass index add photos.index runs/second
     """
-    from index.build.update import add_runs  # late: FAISS takes a second
+    # late: FAISS takes a second
+    from index.build.changes import RowChanges
+    from index.build.update import add_runs
 
+    found: list[RowChanges] = []
     with ProgressBar(resumes=False) as bar:
         snapshot = add_runs(
             index,
             runs,
+            replace=replace,
+            on_changes=found.append,
             memory_bytes=parse_size(memory),
             executor=executor,
             address=address,
             strict=strict,
             progress=bar.callback("index"),
         )
-    _show_notes(snapshot)
-    _show_result(snapshot, as_json=as_json)
+    (changes,) = found
+    for text in changes.describe():
+        warn(text)
+    if changes.taken:
+        _show_notes(snapshot)
+    if not as_json:
+        taken = f"{changes.added} rows added, {changes.replaced} replaced"
+        echo(taken if changes.taken else "nothing is new, so nothing was published")
+    _show_result(snapshot, as_json=as_json, changes=asdict(changes))
 
 
 @app.command()
@@ -161,7 +178,7 @@ def compact(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a version of the same rows, built anew from the runs, without deleted rows.
+    """Publish a version of the same rows, built anew, without deleted rows.
 
     Example: onepass index compact photos.index
     """
@@ -257,17 +274,18 @@ def prune(
     echo(f"removed: {', '.join(removed) or 'nothing'}")
 
 
-def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
+def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool, **more: Any) -> None:
     """Print a version of an index.
 
     Args:
         snapshot: the version.
         verified: whether its files were checked, which is shown.
         as_json: as JSON, else as lines.
+        more: other fields of the JSON.
     """
     manifest = snapshot.manifest
     if as_json:
-        print_json({"verified": verified, **manifest.model_dump(mode="json")})
+        print_json({"verified": verified, **more, **manifest.model_dump(mode="json")})
         return
     recall = manifest.recall
     measured = "not measured" if recall.measured is None else f"{recall.measured:.3f}"
@@ -293,7 +311,7 @@ def _show_notes(snapshot: Snapshot) -> None:
         warn(note)
 
 
-def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:
+def _show_result(snapshot: Snapshot, *, as_json: bool, **more: Any) -> None:
     if snapshot.manifest.warning:
         warn(snapshot.manifest.warning)
-    show_index(snapshot, verified=False, as_json=as_json)
+    show_index(snapshot, verified=False, as_json=as_json, **more)

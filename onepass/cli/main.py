@@ -142,11 +142,13 @@ def _shown_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show_warning(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
             if issubclass(category, OnepassWarning):
                 warn(str(message))
             else:
-                show(message, category, *where)
+                show(message, category, *where, **more)
 
         warnings.showwarning = show_warning
         warnings.simplefilter("always", OnepassWarning)

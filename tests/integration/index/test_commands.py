@@ -8,6 +8,7 @@ from typing import Any
 
 from index.search.snapshot import current_version
 from tests.helpers.commands import here
+from tests.helpers.indexes import embeddings, make_run
 from tests.helpers.refusals import only_error
 
 
@@ -50,6 +51,21 @@ def test_add_and_compact(world: Path, index: Path) -> None:
     compacted = document("compact", index, "--memory", "100MB")
     assert (compacted["rows"], compacted["deleted"], len(compacted["segments"])) == (140, 0, 1)
     assert any("140 vectors of 32" in line for line in lines("compact", index))
+
+
+def test_add_what_is_new_and_what_changed(world: Path, index: Path, tmp_path: Path) -> None:
+    assert lines("add", index, world / "second")[0] == "40 rows added, 0 replaced"
+    again = here("index", "add", index, world / "second", "--json")
+    assert json.loads(again.stdout)["changes"] == {
+        "added": 0, "replaced": 0, "unchanged": 40, "differing": 0, "named": []
+    }  # fmt: skip
+    assert "40 rows are in the index already" in again.stderr
+    assert lines("add", index, world / "second")[0] == "nothing is new, so nothing was published"
+    assert current_version(index) == "v0003"
+    changed = make_run(tmp_path / "changed", embeddings(40, seed=7), prefix="b")
+    assert "--replace" in refusal("add", index, changed)
+    taken = document("add", index, changed, "--replace")
+    assert (taken["changes"]["replaced"], taken["rows"], taken["version"]) == (40, 140, "v0004")
 
 
 def test_delete(index: Path, tmp_path: Path) -> None:
@@ -104,7 +120,6 @@ def test_wrong_arguments_are_one_line(world: Path, index: Path, tmp_path: Path) 
     for command, match in {
         ("promote", index, "v0009"): "(it has: v0001, v0002)",
         ("promote", index, "../index"): "has no version '../index'",
-        ("add", index, world / "first"): "is in",
         ("add", index, world / "none"): "no such run folder",
         ("delete", index): "--where",
         ("delete", index, "--where", "species = 1"): "there is no column 'species'",
