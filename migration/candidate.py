@@ -16,7 +16,7 @@ from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
 from common.json_models import sha256_file
 from common.storage import to_path
-from index.build.assemble import ReportRows
+from index.build.searchable import ReportRows
 from index.build.sources.run import Selection
 from index.build.sources.source import left_out
 from index.build.version import VersionBuilder

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from cluster.executors import ExecutorChoice
 from common.errors import SnapshotError
-from index.build.assemble import ReportRows
 from index.build.changes import RowChanges, SourceChanges, find_changes, summarise
 from index.build.inputs import check_comparable, open_sources, refuse_unusable
 from index.build.merge import Piece, first_merged, split_evenly
+from index.build.searchable import ReportRows
 from index.build.sources.source import VectorSource
 from index.build.version import VersionBuilder, build_times
 from index.search.factory import FLAT

@@ -24,7 +24,7 @@ from cluster.executors import ExecutorChoice
 from cluster.tasks import Tasks, tasks
 from common.errors import SnapshotError
 from common.storage import is_remote, storage_errors, to_path
-from index.build.assemble import ReportRows, assemble
+from index.build.assemble import assemble
 from index.build.inputs import (
     Inputs,
     check_unique_ids,
@@ -35,7 +35,7 @@ from index.build.inputs import (
     run_entries,
 )
 from index.build.merge import Piece, copy_rows
-from index.build.searchable import make_searchable
+from index.build.searchable import ReportRows, make_searchable
 from index.build.sources.source import VectorSource
 from index.config import IndexConfig, Metric
 from index.search.factory import check_factory

@@ -25,13 +25,13 @@ FLAT_VALUES = 2_560_000
 2,000 rows of 1,280 or 10,000 of 256: half a millisecond a query on one core of two shared ones.
 """
 
-GRAPH_ROWS = 50_000
-"""``auto`` builds a graph up to here, in seconds; above, lists, which are built in parallel.
+GRAPH_ROWS = 2_000_000
+"""``auto`` builds a graph up to here, in minutes; above, lists, which are built in parallel.
 
-A graph answers single queries faster than lists do, and batches as fast.
+A graph answers faster than lists do.
 """
 
-GRAPH_LINKS = 16
+GRAPH_LINKS = 32
 _EF_CONSTRUCTION = 100  # with FAISS's default of 40 a search needs twice the efSearch
 _COARSE_LINKS = 32
 EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fsr, IVF1024,SQ8, PCA256,IVF1024,Flat"
@@ -46,8 +46,9 @@ _faiss: Any = faiss  # its type stubs lack keyword arguments and SWIG vectors
 def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> str:
     """A factory string for the number and size of the vectors.
 
-    Few values: ``Flat``. Few rows: a graph, if it fits into half of the memory. Otherwise inverted
-    lists of 4-bit codes of residuals (they need a quarter of the candidates that codes of whole
+    Few values: ``Flat``. Up to ``GRAPH_ROWS``: a graph of 8-bit codes, if it fits into half of the
+    memory; it is searched faster than one of whole vectors, which are four times the bytes.
+    Otherwise inverted lists of 4-bit codes of residuals (they need a quarter of the candidates that codes of whole
     vectors need), unless the lists take more than half of the memory and must stay on the disk,
     which FAISS cannot do with 4-bit codes. For ``l1``, which codes do not support: a graph, or
     lists of whole vectors.
@@ -60,9 +61,10 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
     """
     if rows * dim <= FLAT_VALUES:
         return FLAT
-    graph_bytes = rows * (4 * dim + 2 * 4 * GRAPH_LINKS)
+    graph = f"HNSW{GRAPH_LINKS}" if metric == "l1" else f"HNSW{GRAPH_LINKS},SQ8"
+    graph_bytes = rows * (dim * (4 if metric == "l1" else 1) + 2 * 4 * GRAPH_LINKS)
     if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
-        return f"HNSW{GRAPH_LINKS}"
+        return graph
     if metric == "l1":
         return f"IVF{_lists(rows)},Flat"  # FAISS trains no graph of centroids for l1
     lists = f"IVF{_lists(rows)}"
@@ -211,6 +213,12 @@ def core_index(index: Any) -> Any:
     if isinstance(index, faiss.IndexPreTransform):
         return faiss.downcast_index(index.index)
     return index
+
+
+def graph_links(index: Any) -> int:
+    """Links of each node of a graph above the lowest layer, which has twice as many; else 0."""
+    hnsw: Any = getattr(index, "hnsw", None)
+    return int(hnsw.nb_neighbors(1)) if hnsw is not None else 0
 
 
 def save(index: Any, file: Path, flags: int = 0) -> None:

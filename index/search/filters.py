@@ -11,6 +11,7 @@ aggregate or a function that could fill the memory does not.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -151,6 +152,9 @@ def _connect() -> duckdb.DuckDBPyConnection:
 def _database(pid: int) -> duckdb.DuckDBPyConnection:
     """The database of the process ``pid``: one that was inherited from a parent cannot be used."""
     return duckdb.connect(":memory:", config=_SANDBOX)
+
+
+atexit.register(_database.cache_clear)  # what lives longer is reported as a leak
 
 
 def _check_parsed(where: str, parsed: dict[str, Any], columns: Sequence[str]) -> References:

@@ -8,7 +8,7 @@ the memory of one block.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,10 @@ class Hits:
     def of(self, query: int) -> Hits:
         """The hits of one query, still two-dimensional: [1, k]."""
         return Hits(self.rows[query : query + 1], self.scores[query : query + 1])
+
+    def first(self, k: int) -> Hits:
+        """The first k hits of each query."""
+        return Hits(self.rows[:, :k], self.scores[:, :k])
 
 
 class ExactKnn:
@@ -111,35 +115,54 @@ def recall_at(exact: Hits, hits: Hits) -> float:
     return correct / exact.rows.size
 
 
+def without_rows(hits: Hits, left_out: NDArray[np.int64], k: int) -> Hits:
+    """The k first hits of each query that are not ``left_out``, or fewer where one has fewer.
+
+    Args:
+        hits: [Q, W].
+        left_out: rows [M] of every query, or [Q, 1] one of each.
+        k: hits to keep.
+    """
+    dropped = hits.rows == left_out if left_out.ndim == 2 else np.isin(hits.rows, left_out)
+    k = min(k, int((~dropped).sum(axis=1).min(initial=k)))
+    order = np.argsort(dropped, axis=1, kind="stable")[:, :k]
+    return Hits(np.take_along_axis(hits.rows, order, 1), np.take_along_axis(hits.scores, order, 1))
+
+
 def tune(
     search: Callable[[SearchParams], Hits],
     grid: list[list[SearchParams]],
     exact: Hits,
     *,
+    ks: Sequence[int],
     target: float,
-) -> tuple[SearchParams, float]:
+) -> tuple[SearchParams, dict[int, float]]:
     """Find the fastest search parameters that reach a recall.
 
     Args:
         search: hits of all queries with the given parameters.
         grid: parameters to try, each row in order of rising cost; not empty.
         exact: the queries' true nearest rows.
+        ks: numbers of neighbours at which the recall must reach the target.
         target: recall wanted, 0..1.
 
     Returns:
-        The parameters and their recall: below ``target`` where none of the grid reaches it.
+        The parameters and their recall at each of ``ks``: below ``target`` where none of the grid
+        reaches it.
     """
     goal = min(1.0, target + MARGIN)
-    sufficient: list[tuple[float, float, SearchParams]] = []  # seconds, recall, parameters
-    best: tuple[float, SearchParams] | None = None
+    sufficient: list[tuple[float, dict[int, float], SearchParams]] = []  # the first is seconds
+    best: tuple[float, dict[int, float], SearchParams] | None = None
     for grid_row in grid:
         previous, flat_steps = -1.0, 0
         for params in grid_row:
-            recall = recall_at(exact, search(params))
+            hits = search(params)
+            recalls = {k: recall_at(exact.first(k), hits.first(k)) for k in ks}
+            recall = min(recalls.values())
             if best is None or recall > best[0]:
-                best = recall, params
+                best = recall, recalls, params
             if recall >= goal:
-                sufficient.append((_seconds(search, params), recall, params))
+                sufficient.append((_seconds(search, params), recalls, params))
                 break
             is_flat = previous >= 0 and recall - previous < _MIN_GAIN and recall < goal - _MIN_GAIN
             flat_steps = flat_steps + 1 if is_flat else 0
@@ -147,10 +170,10 @@ def tune(
                 break  # recall is limited by a parameter that is constant in this row
             previous = recall
     if sufficient:
-        _, recall, params = min(sufficient, key=lambda entry: entry[0])
-        return params, recall
+        _, recalls, params = min(sufficient, key=lambda entry: entry[0])
+        return params, recalls
     assert best is not None
-    return best[1], best[0]
+    return best[2], best[1]
 
 
 def _seconds(search: Callable[[SearchParams], Hits], params: SearchParams) -> float:

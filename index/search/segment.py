@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
-import faiss
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -17,15 +15,19 @@ from common.errors import OnepassError, SnapshotError, first_line
 from common.refusals import access_error, refusal
 from index.config import Metric
 from index.metrics import faiss_metric, to_scores
-from index.search.accelerator import Accelerator, Allowed, Neighbors, SearchParams
+from index.search.accelerator import WIDTHS, Accelerator, SearchParams, width_of
+from index.search.allowed import Allowed
+from index.search.exact import ExactSearch
 from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
+from index.search.nodes import Nodes
 from index.search.recall import Hits
 from index.storage.columns import is_rows_schema, rows_schema
 from index.storage.layout import (
     DELETED,
     IDS,
     LISTS,
+    NODES,
     ROWS,
     SEARCH,
     SEGMENTS,
@@ -37,15 +39,12 @@ from index.storage.remote import fetch
 from index.storage.rows import IdTable, RowTable, load_array, read_rows
 from index.storage.store import open_store
 
-_faiss: Any = faiss
-
 COMPARED_VALUES = 16_000_000
 """A filter that leaves at most this many values (rows x dimension) is searched exhaustively.
 
 62,000 rows of 256: 5 ms on one core. Above it, the approximate index is searched.
 """
 
-_GPU_MAX_K = 2048  # FAISS selects no more on a GPU
 CACHED_FILTERS = 16  # each takes a byte per row, and 8 per row that matches
 
 
@@ -109,11 +108,14 @@ class Segment:
             self.rows = RowTable(table, schema)
             self.ids = IdTable(folder / IDS, self.rows)
             self._store = open_store(folder / VECTORS)
-            self._accelerator = (
-                None
-                if is_flat(entry.factory) or not searchable
-                else Accelerator.open(folder / SEARCH, self._store, metric)
-            )
+            self._accelerator = None
+            if searchable and not is_flat(entry.factory):
+                nodes = (
+                    Nodes.open(folder / NODES)
+                    if NODES in entry.files
+                    else Nodes.of_rows(np.arange(entry.rows))  # of format 2: a node for each row
+                )
+                self._accelerator = Accelerator.open(folder / SEARCH, self._store, metric, nodes)
         except (OSError, MemoryError, EOFError, ValueError, RuntimeError) as error:
             raise _open_error(folder, error) from None
         actual = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
@@ -123,14 +125,17 @@ class Segment:
             raise _damage_error(
                 folder, f"it holds {actual}, its manifest says {entry.rows} rows of {dim}"
             )
-        self._params = SearchParams(entry.search_params)
+        self._params = {
+            width: SearchParams.read(width, stored)
+            for width, stored in entry.params_by_width(WIDTHS).items()
+        }
         self._undeleted = None if deleted is None or not deleted.any() else Allowed(~deleted)
         # Per object, and of a function: a cache of a method would be a cycle, which keeps the files
         # of a replaced snapshot open.
         self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(
             partial(_evaluate, self.rows, self._undeleted)
         )
-        self._gpu = _GpuCopy(self._store) if searchable and faiss.get_num_gpus() > 0 else None
+        self._exact = ExactSearch(self._store, metric, on_gpu=searchable)
 
     def search(
         self, queries: NDArray[np.float32], k: int, *, filter: Filter | None, exact: bool
@@ -150,7 +155,11 @@ class Segment:
             FilterError: ``filter`` cannot be used.
         """
         allowed = self._allowed(filter) if filter else self._undeleted
-        return self.search_allowed(queries, k, allowed, None if exact else self._params)
+        return self.search_allowed(queries, k, allowed, None if exact else self.params(k))
+
+    def params(self, k: int) -> SearchParams | None:
+        """Parameters of a search for ``k`` neighbours; None: it is exhaustive."""
+        return self._params.get(width_of(k) or 0)
 
     def search_allowed(
         self,
@@ -165,7 +174,7 @@ class Segment:
             queries: [Q, D] float32, prepared for the metric.
             k: neighbours wanted; clipped to the number of allowed rows.
             allowed: return only these rows; None: all.
-            params: search parameters; None: exhaustive search.
+            params: search parameters of at least ``k``; None: exhaustive search.
         """
         k = min(k, self.entry.rows if allowed is None else allowed.count)
         if k == 0:
@@ -174,16 +183,14 @@ class Segment:
         few = allowed is not None and allowed.count * self._store.d <= COMPARED_VALUES
         unsupported = index is not None and allowed is not None and not index.supports_filters
         if index is None or params is None or few or unsupported:
-            values, rows = self._compare(queries, k, allowed)
+            values, rows = self._exact.search(queries, k, allowed)
         else:
             values, rows = index.search(queries, k, params, allowed)
             # It may return fewer than k rows, padded with -1: such queries are searched again
             # exhaustively, so that every query has k hits.
-            if rows.shape[1] < k:
-                values, rows = self._compare(queries, k, allowed)
-            elif rows.min() < 0:
+            if rows.min() < 0:
                 short = np.flatnonzero((rows < 0).any(axis=1))
-                values[short], rows[short] = self._compare(queries[short], k, allowed)
+                values[short], rows[short] = self._exact.search(queries[short], k, allowed)
         return Hits(rows, to_scores(values, self._metric))
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -200,35 +207,10 @@ class Segment:
         allowed = self._allowed(filter) if filter else self._undeleted
         return np.ones(self.entry.rows, bool) if allowed is None else allowed.mask
 
-    def _compare(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> Neighbors:
-        """Exhaustive search."""
-        neighbors: Neighbors
-        if allowed is None:
-            gpu = self._gpu if k <= _GPU_MAX_K else None
-            neighbors = (gpu or self._store).search(queries, k)
-        else:
-            # By row number: FAISS reads only these rows, with a bitmap it would test every row.
-            params = _faiss.SearchParameters(sel=_faiss.IDSelectorArray(allowed.rows))
-            neighbors = self._store.search(queries, k, params=params)
-        return neighbors
-
 
 def _evaluate(rows: RowTable, undeleted: Allowed | None, filter: Filter) -> Allowed:
     mask = matches(filter, rows)
     return Allowed(mask if undeleted is None else mask & undeleted.mask)
-
-
-class _GpuCopy:
-    """The vectors on the GPUs; FAISS lets only one thread at a time search them."""
-
-    def __init__(self, store: Any) -> None:
-        self._index = _faiss.index_cpu_to_all_gpus(store)
-        self._lock = Lock()
-
-    def search(self, queries: NDArray[np.float32], k: int) -> Neighbors:
-        with self._lock:
-            neighbors: Neighbors = self._index.search(queries, k)
-        return neighbors
 
 
 def open_segments(
@@ -253,7 +235,7 @@ def open_segments(
             (folder / manifest.version, manifest.files),
             *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
         ],
-        without=() if searchable else (SEARCH, LISTS),
+        without=() if searchable else (SEARCH, LISTS, NODES),
     )
     deleted = _deleted_by_segment(version, manifest)
     schema = rows_schema(manifest.payload_schema)

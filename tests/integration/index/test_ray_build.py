@@ -53,7 +53,7 @@ def test_files_are_those_of_a_build_without_ray(
         b.recall.queries,
     )
     assert reports[-1] == (899, 899)
-    assert len(reports) == 5
+    assert sum(done < 450 for done, _ in reports) == 5  # each part once it is written
 
 
 @pytest.mark.usefixtures("_on_ray")

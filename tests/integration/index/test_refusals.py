@@ -60,7 +60,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, run: Path) -> None:
     refused(out, [run], "'PQ4x4'.* 'l1'", factory="PQ4x4", metric="l1")
     refused(out, [run], "refining index is not needed", factory="IVF8,PQ4x4,Refine(SQ8)")
     refused(out, [run], "memory_bytes=1000.* 64 MB", memory_bytes=1000)
-    refused(out, [run], "training on 560 rows", factory="IVF4096,Flat")
+    refused(out, [run], "training on 700 rows", factory="IVF4096,Flat")
     with pytest.raises(RunError, match="no such run"):
         build_index([tmp_path / "nothing"], out)
     assert not out.exists()

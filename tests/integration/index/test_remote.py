@@ -214,7 +214,8 @@ def test_a_part_is_fetched_once_and_kept_for_a_day(
 
     monkeypatch.setattr(remote, "_read_chunks", counted)
     in_threads(lambda: Snapshot.open(there))
-    assert downloads == dict.fromkeys(["ids.npy", "rows.arrow", "search.faiss", "vectors.faiss"], 1)
+    names = ["ids.npy", "nodes.arrow", "rows.arrow", "search.faiss", "vectors.faiss"]
+    assert downloads == dict.fromkeys(names, 1)
     cache = remote.cache_folder(there)
     (old,) = (entry for entry in cache.iterdir() if entry.is_dir())
     delete_rows(there, Filter("row_id = 0"))

@@ -12,15 +12,18 @@ import pytest
 
 from index.config import Metric
 from index.metrics import faiss_metric, higher_is_nearer, prepare, to_scores
-from index.search.accelerator import Accelerator, Allowed, SearchParams
+from index.search.accelerator import Accelerator, SearchParams
+from index.search.allowed import Allowed
 from index.search.factory import make_index, train
+from index.search.nodes import Nodes
 from tests.helpers.indexes import DIM, embeddings, true_scores
 
-ROWS, K = 2000, 10
+ROWS, K, WIDTH = 2000, 10, 16
 RAW, QUERIES = embeddings(ROWS), embeddings(20, seed=5)
 
 LISTS = ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "IVF16,PQ16x4fs", "IVF32_HNSW8,Flat"]
 PROJECTED = ["PCA8,IVF4,Flat", "OPQ16,IVF16,PQ16x4fs", "PCA16,HNSW16"]
+NODES = Nodes.of_rows(np.arange(ROWS))
 GRAPHS = ["HNSW16", "HNSW16,SQ8"]
 CODES = ["SQ8", "PQ8x4", "PQ8x4fs", "NSG16"]
 
@@ -49,7 +52,7 @@ def open_accelerator(factory: str, metric: Metric, folder: Path) -> Accelerator:
     """As a snapshot opens it: from a file."""
     index, store = index_and_store(factory, metric)
     Accelerator.write(index, folder / "search.faiss")
-    return Accelerator.open(folder / "search.faiss", store, metric)
+    return Accelerator.open(folder / "search.faiss", store, metric, NODES)
 
 
 def brute(
@@ -75,7 +78,7 @@ def prepared(metric: Metric, queries: np.ndarray = QUERIES) -> np.ndarray:
 @pytest.mark.parametrize(("factory", "metric"), EVERY)
 def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Metric) -> None:
     accelerator = open_accelerator(factory, metric, tmp_path)
-    values, rows = accelerator.search(prepared(metric), K, accelerator.search_grid()[-1][-1])
+    values, rows = accelerator.search(prepared(metric), K, accelerator.search_grid(WIDTH)[-1][-1])
     assert recall_of(rows, brute(metric, QUERIES, K)) >= 0.995
     true = np.take_along_axis(true_scores(metric, QUERIES, RAW), rows, 1)
     np.testing.assert_allclose(to_scores(values, metric), true, atol=3e-6)
@@ -85,7 +88,7 @@ def test_hardest_search_is_brute_force(tmp_path: Path, factory: str, metric: Met
 def test_more_effort_never_finds_less(tmp_path: Path, factory: str, metric: Metric) -> None:
     accelerator = open_accelerator(factory, metric, tmp_path)
     true = brute(metric, QUERIES, K)
-    grid = accelerator.search_grid()
+    grid = accelerator.search_grid(WIDTH)
     for steps in (grid[0], [row[-1] for row in grid]):
         recalls = [
             recall_of(accelerator.search(prepared(metric), K, step)[1], true) for step in steps
@@ -122,7 +125,7 @@ def test_filtered_search_is_brute_force_among_what_fits(
     allowed = Allowed(mask)
     k = min(K, allowed.count)
     queries = query if which in ("far", "without near") else QUERIES
-    hardest = accelerator.search_grid()[-1][-1]
+    hardest = accelerator.search_grid(WIDTH)[-1][-1]
     _, rows = accelerator.search(prepared(metric, queries), k, hardest, allowed)
     assert mask[rows[rows >= 0]].all(), "a row that does not fit"
     assert all(len(set(row)) == len(row) for row in rows.tolist() if -1 not in row)
@@ -138,7 +141,7 @@ def test_filtered_search_is_brute_force_among_what_fits(
 def test_little_effort_is_enough_for_rows_that_are_all_far(tmp_path: Path, factory: str) -> None:
     """Lists are counted by what fits in them, so that it does not matter where that is."""
     accelerator = open_accelerator(factory, "cosine", tmp_path)
-    params = SearchParams({"nprobe": 16, "refine": 16} if "PQ" in factory else {"nprobe": 16})
+    params = SearchParams(WIDTH, 16, 16 if "PQ" in factory else 1)
     for query in QUERIES[:5]:
         far = masks("cosine", query[None])["far"]
         _, rows = accelerator.search(prepared("cosine", query[None]), K, params, Allowed(far))
@@ -151,21 +154,18 @@ def test_codes_alone_take_no_filter(tmp_path: Path, factory: str) -> None:
     assert not open_accelerator(factory, "cosine", tmp_path).supports_filters
 
 
-def test_graph_is_written_without_its_vectors(tmp_path: Path) -> None:
-    open_accelerator("HNSW16", "cosine", tmp_path)
-    assert (tmp_path / "search.faiss").stat().st_size < ROWS * (4 * DIM + 2 * 4 * 16)
-
-
 def test_grid_rises_and_ends_at_the_limit() -> None:
-    lists = Accelerator(*index_and_store("IVF16,Flat", "cosine"), "cosine").search_grid()
-    assert [[step.values for step in row] for row in lists] == [
-        [{"nprobe": step} for step in (1, 2, 3, 4, 6, 9, 13, 16)]
-    ]
-    graph = Accelerator(*index_and_store("HNSW16", "cosine"), "cosine").search_grid()
-    walked = [step.values["efSearch"] for step in graph[0]]
-    assert (walked[:4], walked[-1]) == ([10, 15, 22, 33], 1024)
-    codes = Accelerator(*index_and_store("SQ8", "cosine"), "cosine").search_grid()
+    lists = Accelerator(*index_and_store("IVF16,Flat", "cosine"), "cosine", NODES).search_grid(
+        WIDTH
+    )
+    assert [[step.effort for step in row] for row in lists] == [[1, 2, 3, 4, 6, 9, 13, 16]]
+    graph = Accelerator(*index_and_store("HNSW16", "cosine"), "cosine", NODES).search_grid(WIDTH)
+    walked = [step.effort for step in graph[0]]
+    assert (walked[:4], walked[-1]) == ([16, 24, 36, 54], 1024)
+    codes = Accelerator(*index_and_store("SQ8", "cosine"), "cosine", NODES).search_grid(WIDTH)
     assert [[step.refine for step in row] for row in codes] == [[1, 2, 4, 8, 16, 32, 64]]
-    both = Accelerator(*index_and_store("IVF16,PQ8x4", "cosine"), "cosine").search_grid()
+    both = Accelerator(*index_and_store("IVF16,PQ8x4", "cosine"), "cosine", NODES).search_grid(
+        WIDTH
+    )
     assert len(both) == 7
-    assert both[1][3].values == {"nprobe": 4, "refine": 2}
+    assert both[1][3] == SearchParams(WIDTH, 4, 2)

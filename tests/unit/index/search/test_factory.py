@@ -30,19 +30,19 @@ DIM = 16
     ("rows", "dim", "metric", "memory", "expected"),
     [
         (2_000, 1280, "cosine", 8 * GB, "Flat"),
-        (2_001, 1280, "cosine", 8 * GB, "HNSW16"),
-        (50_001, 1280, "cosine", 8 * GB, "IVF256,PQ320x4fsr"),
+        (2_001, 1280, "cosine", 8 * GB, "HNSW32,SQ8"),
+        (50_001, 1280, "cosine", GB // 10, "IVF256,PQ320x4fsr"),
         (10_000, 256, "l1", 8 * GB, "Flat"),
-        (10_001, 256, "l1", 8 * GB, "HNSW16"),
-        (100_000, 256, "ip", 8 * GB, "IVF512,PQ128x4fsr"),
-        (1_000_000, 256, "cosine", 8 * GB, "IVF2048_HNSW32,PQ128x4fsr"),
-        (1_000_000, 1280, "l2", 8 * GB, "IVF2048_HNSW32,PQ320x4fsr"),
-        (1_000_000, 1536, "cosine", 8 * GB, "IVF2048_HNSW32,PQ192x4fsr"),
-        (1_000_000, 1021, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # nothing divides it
-        (1_000_000, 1022, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # 511 halves are too many
+        (10_001, 256, "l1", 8 * GB, "HNSW32"),
+        (2_000_000, 256, "cosine", 8 * GB, "HNSW32,SQ8"),
+        (2_000_001, 256, "ip", 8 * GB, "IVF2048_HNSW32,PQ128x4fsr"),
+        (1_000_000, 1280, "l2", 2 * GB, "IVF2048_HNSW32,PQ320x4fsr"),
+        (1_000_000, 1536, "cosine", 2 * GB, "IVF2048_HNSW32,PQ192x4fsr"),
+        (3_000_000, 1021, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # nothing divides it
+        (3_000_000, 1022, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # 511 halves are too many
         (1_000_000, 256, "cosine", GB // 8, "IVF2048_HNSW32,PQ64"),  # lists on the disk
         (1_000_000, 256, "l1", GB, "IVF2048,Flat"),  # FAISS trains no graph of centres for l1
-        (1_000_000, 256, "l1", 8 * GB, "HNSW16"),
+        (1_000_000, 256, "l1", 8 * GB, "HNSW32"),
         (1, 4096, "cosine", GB, "Flat"),
     ],
 )

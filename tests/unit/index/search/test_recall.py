@@ -89,53 +89,66 @@ class FakeIndex:
 
 
 def name_of(params: SearchParams) -> str:
-    (name,) = params.values
-    return name
+    return chr(params.effort)
 
 
 def grid_row(*names: str) -> list[SearchParams]:
-    return [SearchParams({name: 1}) for name in names]
+    return [SearchParams(1000, ord(name)) for name in names]
+
+
+def tuned(
+    index: FakeIndex, grid: list[list[SearchParams]], *, target: float
+) -> tuple[SearchParams, float]:
+    params, recalls = tune(index.search, grid, EXACT, ks=[1000], target=target)
+    return params, recalls[1000]
 
 
 def test_cheapest_search_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.96, c=1.0)
-    params, measured = tune(index.search, [grid_row("a", "b", "c")], EXACT, target=0.95)
+    params, measured = tuned(index, [grid_row("a", "b", "c")], target=0.95)
     assert (name_of(params), measured) == ("b", 0.96)
     assert index.tried == ["a", "b"]
 
 
 def test_target_is_reached_with_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.951, b=0.956)
-    params, measured = tune(index.search, [grid_row("a", "b")], EXACT, target=0.95)
+    params, measured = tuned(index, [grid_row("a", "b")], target=0.95)
     assert (name_of(params), measured) == ("b", 0.956)
     perfect = FakeIndex(monkeypatch, a=0.999, b=1.0)
-    assert tune(perfect.search, [grid_row("a", "b")], EXACT, target=1.0)[1] == 1.0
+    assert tuned(perfect, [grid_row("a", "b")], target=1.0)[1] == 1.0
 
 
 def test_faster_of_two_rows_of_the_grid_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.9, b=0.97, c=0.96).costs(b=0.02, c=0.01)
-    params, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
+    params, measured = tuned(index, [grid_row("a", "b"), grid_row("c")], target=0.95)
     assert (name_of(params), measured) == ("c", 0.96)
     index.costs(b=0.005)
-    assert tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)[1] == 0.97
+    assert tuned(index, [grid_row("a", "b"), grid_row("c")], target=0.95)[1] == 0.97
 
 
 def test_flat_row_of_the_grid_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.7, c=0.701, d=0.702, e=0.999, f=0.98)
-    params, _ = tune(
-        index.search, [grid_row("a", "b", "c", "d", "e"), grid_row("f")], EXACT, target=0.95
-    )
+    params, _ = tuned(index, [grid_row("a", "b", "c", "d", "e"), grid_row("f")], target=0.95)
     assert index.tried == ["a", "b", "c", "d", "f"]
     assert name_of(params) == "f"
 
 
 def test_slow_start_is_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.501, c=0.7, d=0.701, e=0.97)
-    params, _ = tune(index.search, [grid_row("a", "b", "c", "d", "e")], EXACT, target=0.95)
+    params, _ = tuned(index, [grid_row("a", "b", "c", "d", "e")], target=0.95)
     assert name_of(params) == "e"
 
 
 def test_best_is_returned_where_none_reaches_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
     index = FakeIndex(monkeypatch, a=0.5, b=0.7, c=0.6)
-    params, measured = tune(index.search, [grid_row("a", "b"), grid_row("c")], EXACT, target=0.95)
+    params, measured = tuned(index, [grid_row("a", "b"), grid_row("c")], target=0.95)
     assert (name_of(params), measured) == ("b", 0.7)
+
+
+def test_target_is_reached_for_every_number_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FakeIndex(monkeypatch, a=0.3, b=0.7, c=0.97)
+    grid = [grid_row("a", "b", "c")]
+    assert tune(index.search, grid, EXACT, ks=[1, 300], target=0.95)[1] == {1: 1.0, 300: 1.0}
+    assert index.tried == ["a"]
+    params, recalls = tune(index.search, grid, EXACT, ks=[300, 1000], target=0.95)
+    assert (name_of(params), recalls) == ("c", {300: 1.0, 1000: 0.97})

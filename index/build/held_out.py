@@ -1,0 +1,142 @@
+"""The rows that recall is measured with, and their true neighbours.
+
+They are rows that occur once. A mean over all rows says little where most are copies of a few: a
+search that loses every other row still finds a copy's copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.tasks import Tasks
+from index.build.copies import MIN_COPIES, EqualRows, Slice, slices
+from index.config import Metric
+from index.search.recall import ExactKnn, Hits, without_rows
+from index.search.scores import Neighbors
+from index.storage import store
+from index.storage.layout import VECTORS
+
+MAX_HELD_OUT = 1_000  # queries: recall@10 over 10,000 neighbours, good to 0.005
+_MAX_SAMPLED = 10_000  # rows that are looked at to find them, where most are copies
+_SAMPLED_PRODUCTS = 2e12  # and multiplications: a minute on two cores
+_LONELY = 0.99  # quantile of the distances to the nearest row
+_NEAR = 0.25  # of that distance: copies
+_COMMON = 0.005  # share of rows with many copies, from which they matter
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that serve as queries, and how near to each other rows are copies.
+
+    Attributes:
+        rows: row numbers, ascending.
+        near: distance up to which rows are copies; None: there are too few to matter.
+    """
+
+    rows: Ints
+    near: float | None
+
+
+@dataclass(frozen=True)
+class NearestTask:
+    """Find the nearest rows of a slice to some queries."""
+
+    part: Slice
+    queries: NDArray[np.float32]  # [Q, D]
+    k: int
+    metric: Metric
+    threads: int  # 0: FAISS's default
+
+
+def nearest(task: NearestTask) -> Neighbors:
+    """FAISS's values and the rows of the segment, [Q, min(k, rows)]."""
+    if task.threads:
+        faiss.omp_set_num_threads(task.threads)
+    among = ExactKnn(task.queries, task.k, task.metric)
+    among.add(task.part.vectors(), task.part.first)
+    return among.neighbors()
+
+
+@dataclass(frozen=True)
+class TrueNeighbors:
+    """Exact neighbours among the vectors of a segment, computed slice by slice."""
+
+    folder: Path  # of the segment
+    metric: Metric
+    tasks: Tasks
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", store.open_store(self.folder / VECTORS).ntotal)
+
+    def of(self, queries: NDArray[np.float32], k: int) -> Hits:
+        """The k nearest of all rows to each query, [Q, min(k, N)]."""
+        threads = 1 if self.tasks.is_parallel else 0
+        among = ExactKnn(queries, k, self.metric)
+        work = [
+            NearestTask(part, queries, k, self.metric, threads)
+            for part in slices(self.folder, self.total)
+        ]
+        self.tasks.run(nearest, work, done=lambda neighbors: among.merge(*neighbors))
+        return among.hits()
+
+    def without(
+        self, queries: NDArray[np.float32], k: int, left_out: Ints, own: Ints
+    ) -> tuple[Hits, Hits]:
+        """The k nearest among all rows but ``left_out``, and among all but the query itself.
+
+        Args:
+            queries: [Q, D] vectors of rows.
+            k: neighbours of each; fewer where there are fewer.
+            left_out: rows, ascending.
+            own: [Q] the row of each query.
+        """
+        share = len(left_out) / self.total
+        hits = self.of(queries, k + int(3 * k * share) + 32)
+        return without_rows(hits, left_out, k), without_rows(hits, own[:, None], k)
+
+
+def hold_out(true: TrueNeighbors, equal: EqualRows, random: np.random.Generator) -> HeldOut:
+    """Choose up to a fifth of the rows that occur once, at most ``MAX_HELD_OUT``.
+
+    Args:
+        true: of the segment.
+        equal: its rows with equal vectors.
+        random: chooses.
+    """
+    candidates = equal.single if len(equal.single) else np.unique(equal.first)
+    wanted = min(MAX_HELD_OUT, max(1, len(candidates) // 5))
+    drawn = random.permutation(candidates)
+    vectors = store.open_store(true.folder / VECTORS)
+    most = min(_MAX_SAMPLED, int(_SAMPLED_PRODUCTS / max(1, true.total * vectors.d)))
+    near: float | None = None
+    rows, done = np.empty(0, np.int64), 0
+    while len(rows) < wanted and done < max(wanted, min(len(drawn), most)):
+        part = drawn[done : done + MAX_HELD_OUT]
+        if not len(part):
+            break
+        apart = _distances(true.of(vectors.reconstruct_batch(part), MIN_COPIES + 1), true.metric)
+        if done == 0 and apart is not None and apart.shape[1] > MIN_COPIES:
+            distance = _NEAR * float(np.quantile(apart[:, 1], _LONELY))
+            if (apart[:, MIN_COPIES] <= distance).mean() >= _COMMON:
+                near = distance
+        lonely = part if near is None or apart is None else part[apart[:, MIN_COPIES] > near]
+        rows = np.concatenate([rows, lonely])[:wanted]
+        done += len(part)
+    return HeldOut(np.sort(rows if len(rows) else drawn[:wanted]), near)
+
+
+def _distances(hits: Hits, metric: Metric) -> NDArray[np.float32] | None:
+    """Distances of hits, [Q, k]; None for ip, whose scores are none."""
+    if metric == "ip":
+        return None
+    if metric == "cosine":
+        return np.sqrt(np.maximum(2 - 2 * hits.scores, 0))
+    return hits.scores
