@@ -3,7 +3,8 @@
 One FAISS call for 32 queries costs little more than one for a single query, and it is the only
 way its threads help. So requests do not search themselves: they queue, and whenever the index is
 free, everything that waits is taken at once, without a timer. A lone request starts at once and
-many requests batch by themselves. Queries with the same filter share one call with the largest k.
+many requests batch by themselves. Queries with the same filter share one call with the largest k,
+if that is searched with the same effort: an answer must not depend on who else asks.
 
 Two threads take turns: one searches with all cores (never two at once, so FAISS's threads do not
 compete for them) while the other writes the answers of the batch before.
@@ -16,6 +17,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,12 +33,13 @@ from api.service.answers import SearchResults, collect_results
 from api.service.checks import wrong_dimension
 from cluster.executors import local_cores
 from common.errors import FilterError
+from index.search.accelerator import width_of
 from index.search.filters import Filter
+from index.search.recall import Hits
 
 if TYPE_CHECKING:
     from api.service.served_index import ServedIndex
 
-_SHARED_K = 100  # a larger k slows all that share a call, so such searches share another one
 _CLOSE_SECONDS = 10.0  # a call of FAISS cannot be interrupted, only abandoned
 
 
@@ -62,9 +65,9 @@ class Search:
     include_features: bool = False
 
     @property
-    def group(self) -> tuple[Filter | None, bool, bool]:
+    def group(self) -> tuple[Filter | None, bool, int | None, int | None]:
         """Searches of one group can share a call."""
-        return self.filter, self.exact, self.k > _SHARED_K
+        return self.filter, self.exact, width_of(self.k), width_of(self.k + 1)
 
     @property
     def cost(self) -> int:
@@ -254,9 +257,9 @@ class _Group:
         for number in np.flatnonzero(~indexed).tolist():
             vectors[number] = self.queries[number]
         first = self.members[0].search
-        k = max(ks) + int(indexed.any())  # one more, where the query itself is a hit
+        find = partial(snapshot.search, filter=first.filter, exact=first.exact)
         try:
-            hits = snapshot.search(vectors, k, filter=first.filter, exact=first.exact)
+            hits = _search_apart(find, vectors, max(ks), indexed)
         except FilterError as error:
             self.fail(ApiError(422, "invalid_filter", str(error)))
             return
@@ -292,6 +295,31 @@ class _Group:
         """Give ``error`` to every member without an error of its own."""
         for member in self.members:
             self._failures.setdefault(member.future, error)
+
+
+def _search_apart(
+    search: Callable[[NDArray[np.float32], int], Hits],
+    vectors: NDArray[np.float32],
+    k: int,
+    indexed: NDArray[np.bool_],
+) -> Hits:
+    """Hits of all queries, one more where a query is a row of the index and its own hit.
+
+    Args:
+        search: of a snapshot.
+        vectors: ``[Q, D]``.
+        k: hits of each.
+        indexed: ``[Q]`` whether each is a row of the index.
+    """
+    if width_of(k) == width_of(k + 1) or indexed.all() or not indexed.any():
+        return search(vectors, k + int(indexed.any()))
+    others, own = search(vectors[~indexed], k), search(vectors[indexed], k + 1)
+    rows = np.full((len(vectors), own.rows.shape[1]), -1, np.int64)
+    scores = np.zeros(rows.shape, np.float32)
+    width = others.rows.shape[1]
+    rows[indexed], scores[indexed] = own.rows, own.scores
+    rows[~indexed, :width], scores[~indexed, :width] = others.rows, others.scores
+    return Hits(rows, scores)
 
 
 def _query_error(served: ServedIndex, search: Search, rows: list[int]) -> ApiError | None:

@@ -112,31 +112,36 @@ def hold_out(true: TrueNeighbors, equal: EqualRows, random: np.random.Generator)
         random: chooses.
     """
     candidates = equal.single if len(equal.single) else np.unique(equal.first)
-    wanted = min(MAX_HELD_OUT, max(1, len(candidates) // 5))
     drawn = random.permutation(candidates)
     vectors = store.open_store(true.folder / VECTORS)
-    most = min(_MAX_SAMPLED, int(_SAMPLED_PRODUCTS / max(1, true.total * vectors.d)))
-    near: float | None = None
-    rows, done = np.empty(0, np.int64), 0
-    while len(rows) < wanted and done < max(wanted, min(len(drawn), most)):
-        part = drawn[done : done + MAX_HELD_OUT]
-        if not len(part):
+    most = min(_MAX_SAMPLED, int(_SAMPLED_PRODUCTS / (true.total * vectors.d)))
+    first = drawn[: _wanted(len(candidates))]
+    if true.metric == "ip" or true.total <= MIN_COPIES:  # the nearest by ip need not be near
+        return HeldOut(np.sort(first), None)
+    apart = _distances(true.of(vectors.reconstruct_batch(first), MIN_COPIES + 1), true.metric)
+    near = _NEAR * float(np.quantile(apart[:, 1], _LONELY))
+    lonely = apart[:, MIN_COPIES] > near
+    rows = first[lonely]
+    if (~lonely).mean() < _COMMON or not len(rows):
+        return HeldOut(np.sort(first), None)
+    wanted = _wanted(round(len(candidates) * len(rows) / len(first)))
+    for start in range(len(first), min(len(drawn), most), MAX_HELD_OUT):
+        if len(rows) >= wanted:
             break
+        part = drawn[start : start + MAX_HELD_OUT]
         apart = _distances(true.of(vectors.reconstruct_batch(part), MIN_COPIES + 1), true.metric)
-        if done == 0 and apart is not None and apart.shape[1] > MIN_COPIES:
-            distance = _NEAR * float(np.quantile(apart[:, 1], _LONELY))
-            if (apart[:, MIN_COPIES] <= distance).mean() >= _COMMON:
-                near = distance
-        lonely = part if near is None or apart is None else part[apart[:, MIN_COPIES] > near]
-        rows = np.concatenate([rows, lonely])[:wanted]
-        done += len(part)
-    return HeldOut(np.sort(rows if len(rows) else drawn[:wanted]), near)
+        lonely = apart[:, MIN_COPIES] > near
+        rows = np.concatenate([rows, part[lonely]])
+    return HeldOut(np.sort(rows[:wanted]), near)
 
 
-def _distances(hits: Hits, metric: Metric) -> NDArray[np.float32] | None:
-    """Distances of hits, [Q, k]; None for ip, whose scores are none."""
-    if metric == "ip":
-        return None
+def _wanted(rows: int) -> int:
+    """How many of some rows are held out: a fifth, but at least one and few enough to compare."""
+    return min(MAX_HELD_OUT, max(1, rows // 5))
+
+
+def _distances(hits: Hits, metric: Metric) -> NDArray[np.float32]:
+    """Distances of hits, [Q, k]."""
     if metric == "cosine":
         return np.sqrt(np.maximum(2 - 2 * hits.scores, 0))
     return hits.scores

@@ -46,6 +46,7 @@ The first holds the ten that most searches ask for, the last a thousand and the 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
 _MAX_EF = 1024  # of a width, or four times the width: there a query costs as much as an exact one
 _REFINE_FACTORS = (1, 2, 4, 8, 16, 32, 64)
+_CODES_A_VECTOR = 4  # codes compared in the time of one vector, about
 _NEARLY_ALL = 0.9  # share of allowed rows from which a search is done as without a filter
 _MAX_FILTERED_EF = 4_096
 
@@ -152,12 +153,14 @@ class Accelerator:
         return [[SearchParams(width, effort, factor) for effort in steps] for factor in refine]
 
     def distances(self, params: SearchParams) -> int:
-        """About how many vectors a search compares the query with; an exact one: all."""
+        """About how many exact comparisons a search is worth; an exhaustive one: all rows."""
         if isinstance(self._core, faiss.IndexHNSW):
             return params.effort * 2 * self._links
+        scored = 0 if self._exact else params.width * params.refine
         if isinstance(self._core, faiss.IndexIVF):
-            return self._core.nlist + params.effort * len(self._nodes) // self._core.nlist
-        return len(self._nodes)
+            lists = self._core.nlist
+            return scored + lists + params.effort * len(self._nodes) // lists // _CODES_A_VECTOR
+        return scored + len(self._nodes) // _CODES_A_VECTOR
 
     def search(
         self,

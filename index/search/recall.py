@@ -97,22 +97,20 @@ class ExactKnn:
 def recall_at(exact: Hits, hits: Hits) -> float:
     """Mean share of the exact k nearest that are among ``hits``; k is the width of ``exact``.
 
-    A row that ties with the k-th nearest counts as correct: otherwise a hundred pictures of the
-    same empty background make a perfect index look bad.
+    A row that ties with the k-th nearest counts as correct, but not in place of a nearer one:
+    otherwise a hundred pictures of the same empty background make a perfect index look bad.
+
+    Args:
+        exact: [Q, k].
+        hits: [Q, k], each row once per query, with exact scores; row -1: none.
     """
-    k = exact.rows.shape[1]
-    correct = 0
-    for e_rows, e_scores, rows, scores in zip(
-        exact.rows, exact.scores, hits.rows, hits.scores, strict=True
-    ):
-        tied = np.abs(e_scores - e_scores[-1]) <= TIE
-        nearer = e_rows[~tied]
-        is_nearer = np.isin(rows, nearer)
-        is_tied = np.isin(rows, e_rows[tied]) | (
-            (np.abs(scores - e_scores[-1]) <= TIE) & (rows >= 0)
-        )
-        correct += int(is_nearer.sum()) + min(int((is_tied & ~is_nearer).sum()), k - len(nearer))
-    return correct / exact.rows.size
+    last = exact.scores[:, -1:]
+    sign = 1 if (exact.scores[:, :1] >= last).all() else -1
+    nearer = (sign * (exact.scores - last) > TIE).sum(axis=1)
+    gap = np.where(hits.rows >= 0, sign * (hits.scores - last), -np.inf)
+    tied = (np.abs(gap) <= TIE).sum(axis=1)
+    correct = (gap > TIE).sum(axis=1) + np.minimum(tied, exact.rows.shape[1] - nearer)
+    return int(correct.sum()) / exact.rows.size
 
 
 def without_rows(hits: Hits, left_out: NDArray[np.int64], k: int) -> Hits:

@@ -164,7 +164,7 @@ def _may_be_hits(
         best = np.maximum(np.sqrt(np.maximum(values, 0)) - radius, 0) ** 2
     else:
         best = np.maximum(values - radius, 0)
-    return np.asarray(best - 1e-6 * np.abs(best) <= worst[:, None])
+    return np.asarray(best <= (worst + 1e-6 * np.abs(worst))[:, None])
 
 
 def _members(
