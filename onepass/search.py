@@ -46,8 +46,6 @@ def build_index(
 ) -> Index:
     """Build a new version of an index from finished runs, and serve it.
 
-    Recall is measured on held-out queries while building.
-
     Args:
         runs: one run or several of the same model, opened or by their folders.
         out: the index folder; a new version is added to it.
@@ -265,32 +263,27 @@ class Index:
         replace: bool = False,
         strict: bool = False,
     ) -> Index:
-        """Publish a version that also holds what is new in more runs of the same model.
-
-        Rows that are in the index as they are are left out, and counted by a warning.
+        """Publish a version that also holds what is new in runs of the model; the rest is a warning.
 
         Args:
             runs: one or several, opened or by their folders.
             replace: take rows that have changed, too, in place of those of the same id.
-            strict: refuse vectors that are zero or not finite; otherwise they are left out, and the
-                first of them are named by a warning.
+            strict: refuse vectors that are zero or not finite, which are left out otherwise.
 
         Returns:
-            The new version, open; the served one, where nothing is new. This one stays as it is.
+            The new version, open; the served one, where nothing is new.
 
         Raises:
-            InputError: a run does not fit, or, without ``replace``, a detection is there already,
-                from another run and with other content.
+            InputError: a run does not fit, or, without ``replace``, another run has brought an id
+                with other content.
         """
         folders = [run.path for run in _runs(runs)]
         found: list[RowChanges] = []
         snapshot = update.add_runs(
             self.path, folders, replace=replace, strict=strict, on_changes=found.append
         )
-        (changes,) = found
-        manifest = snapshot.manifest
-        warn([*changes.describe(), *(manifest.notes if changes.taken else ())])
-        warn([manifest.warning] if manifest.warning else [])
+        notes = [*snapshot.manifest.notes, snapshot.manifest.warning or ""]
+        warn([*found[0].describe(), *filter(None, notes if found[0].taken else ())])
         return Index(snapshot)
 
     def delete(self, where: str | None = None, *, ids: Iterable[str] | None = None) -> Index:

@@ -34,6 +34,8 @@ from index.storage.columns import rows_schema
 from index.storage.layout import DELETED, SEGMENTS, RunEntry, SnapshotManifest, read_manifest
 from index.storage.publish import lock_index, publish
 
+MAX_RUN = 2**15 - 1  # of column ``run``, which is int16
+
 
 def add_runs(
     index_dir: Path,
@@ -116,7 +118,13 @@ def add_runs(
 def _numbers(sources: Sequence[VectorSource], runs: Sequence[RunEntry]) -> list[int]:
     """The position of each source in the manifest: that of the same run, or a new one."""
     numbers = {run.path: number for number, run in enumerate(runs)}
-    return [numbers.setdefault(str(source.path), len(numbers)) for source in sources]
+    found = [numbers.setdefault(str(source.path), len(numbers)) for source in sources]
+    if max(found) > MAX_RUN:
+        raise SnapshotError(
+            f"`runs`: an index holds rows of {MAX_RUN + 1} runs at most, and has {len(runs)}; add "
+            "new images to a run that is there (`update=True` of extract), and that run again"
+        )
+    return found
 
 
 def _join_new_rows(
