@@ -107,6 +107,10 @@ class LeftRunningError(WorkError):
     exit_code = 130
 
 
+class FileAccessError(WorkError):
+    """This machine could not open or read a file, which may be whole; a retry may help."""
+
+
 class VerifyError(WorkError):
     """Stored files disagree with their manifest."""
 

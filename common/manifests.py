@@ -11,7 +11,7 @@ from pydantic import Field
 
 from common.errors import VerifyError
 from common.json_models import JsonModel, read_json, sha256_file, write_atomic
-from common.storage import storage_errors
+from common.refusals import read_errors
 
 MANIFEST = "manifest.json"
 
@@ -30,7 +30,7 @@ class Manifest(JsonModel):
             RunError: it is not what this version writes.
             OSError: it cannot be read, or StorageError where that is in an object store.
         """
-        with storage_errors(folder):
+        with read_errors(folder):
             return read_json(folder / MANIFEST, cls)
 
     def write(self, folder: Path) -> None:
@@ -62,7 +62,7 @@ def verify_files(folder: Path, files: Mapping[str, str], *, then: str = "") -> N
     """
     for name, expected in files.items():
         file = folder / name
-        with storage_errors(file):
+        with read_errors(file):
             if not file.is_file():
                 raise VerifyError(f"{file} is named in the manifest but missing{then}")
             if sha256_file(file) != expected:

@@ -31,7 +31,8 @@ from common.errors import RunError, VerifyError
 from common.json_models import JsonModel, sha256_json
 from common.manifests import Manifest
 from common.moved import ImageRoot, Pairs, apply_pairs, find_path, places_of
-from common.storage import is_remote, open_parquet, read_parquet, storage_errors, to_path
+from common.refusals import read_errors
+from common.storage import is_remote, open_parquet, read_parquet, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
@@ -148,9 +149,10 @@ class Run:
         Raises:
             RunError: no such folder, no manifest (unfinished), or one of another format.
             StorageError: it is in an object store that cannot be reached.
+            FileAccessError: this machine refused to read it.
         """
         folder = to_path(path)
-        with storage_errors(folder):
+        with read_errors(folder):
             return cls._open(folder, pairs)
 
     @classmethod

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from api.schemas.common import ErrorAnswer
-from common.errors import UnavailableError
+from common.errors import FileAccessError, UnavailableError
 
 _MEANINGS = {
     400: "The body cannot be read as what its content type says.",
@@ -82,7 +82,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
 
 
-async def _answer_unavailable(_: Request, __: UnavailableError) -> Response:
+async def _answer_unavailable(_: Request, __: UnavailableError | FileAccessError) -> Response:
     message = "a part of the index does not answer; try again in a few seconds"
     return error_response(503, "unavailable", message, {"retry-after": "5"})
 
@@ -120,6 +120,7 @@ async def _answer_invalid(_: Request, error: RequestValidationError) -> Response
 # Every expected error in the one shape; the middleware ``Observe`` answers all others.
 HANDLERS: dict[int | type[Exception], Any] = {
     UnavailableError: _answer_unavailable,
+    FileAccessError: _answer_unavailable,
     HTTPException: _answer_http_error,
     RequestValidationError: _answer_invalid,
 }

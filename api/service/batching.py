@@ -157,15 +157,23 @@ class Batcher:
     def _work(self) -> None:
         # OpenMP keeps this number per thread, so each thread sets its own.
         faiss.omp_set_num_threads(local_cores())
-        while True:
-            with self._turn:
-                batch = self._take()
-                if not batch:
-                    return
-                groups = self._search(batch)
-            outcomes = [outcome for group in groups for outcome in group.outcomes()]
-            with contextlib.suppress(RuntimeError):  # the loop ended, so nobody waits
-                batch[0].future.get_loop().call_soon_threadsafe(_deliver, outcomes)
+        while self._answer_batch():
+            pass
+
+    def _answer_batch(self) -> bool:
+        """Wait for a batch and answer it; False: closed.
+
+        A call of its own, so that a thread that waits holds nothing of the snapshot it searched.
+        """
+        with self._turn:
+            batch = self._take()
+            if not batch:
+                return False
+            groups = self._search(batch)
+        outcomes = [outcome for group in groups for outcome in group.outcomes()]
+        with contextlib.suppress(RuntimeError):  # the loop ended, so nobody waits
+            batch[0].future.get_loop().call_soon_threadsafe(_deliver, outcomes)
+        return True
 
     def _take(self) -> list[_Pending]:
         """Wait for a search, then take all that wait, up to one batch; empty: closed."""

@@ -2,8 +2,8 @@
 
 ``CURRENT`` is read once a second, in an object store every five. A new version is opened and
 searched once while the old one is still served, then one assignment swaps them: requests that use
-the old one finish on it, and it is freed with the last of them. A version that does not open
-changes nothing but the log and a counter.
+the old one finish on it, and with the last of them its memory is freed, and the disk space of files
+that were removed meanwhile. A version that does not open changes nothing but the log and a counter.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import gc
 import logging
 import re
 import time
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from index.search.snapshot import Snapshot, current_version
 WATCH_SECONDS = 1.0
 REMOTE_WATCH_SECONDS = 5.0  # each request to an object store costs money
 RETRY_SECONDS = 30.0  # a version that did not open may have been on its way over a network disk
+COLLECT_SECONDS = 5.0  # between collections while a request still uses a replaced snapshot
 NO_STORE = "the object store of the index does not answer; its log says why"
 
 logger = logging.getLogger("onepass.api")
@@ -66,6 +68,9 @@ class IndexWatcher:
         self._served: ServedIndex | None = None
         self._failed: tuple[str | None, float] | None = None  # version that did not open, when
         self._opening = asyncio.Lock()
+        self._replaced: list[weakref.ref[Snapshot]] = []
+        self._half_open = False  # whether a version has failed to open since the last collection
+        self._collected = 0.0  # when garbage was last collected
 
     def served_index(self) -> ServedIndex:
         """The index being served.
@@ -98,6 +103,11 @@ class IndexWatcher:
                     await self.reload()
             except OnepassError as error:
                 logger.error("the earlier snapshot is still served: %s", error)
+            except (
+                Exception
+            ):  # whatever it was: a watch that ends would serve this version for ever
+                logger.exception("the earlier snapshot is still served")
+            self._release_replaced()
 
     async def reload(self) -> Reloaded:
         """Serve the version that ``CURRENT`` names, unless it is being served.
@@ -108,6 +118,12 @@ class IndexWatcher:
         async with self._opening:
             before = self._served
             version: str | None = None
+            if before is None:
+                # What is loaded by now stays. Otherwise the garbage collector scans all of it
+                # every second under load, and every request waits 60 ms for that. No snapshot is
+                # among it: what is frozen is never collected.
+                gc.collect()
+                gc.freeze()
             try:
                 version = await anyio.to_thread.run_sync(current_version, self.index)
                 if before is not None and version == before.version:
@@ -116,7 +132,7 @@ class IndexWatcher:
                 opened = await anyio.to_thread.run_sync(self._open, before, abandon_on_cancel=True)
             # Broad: whatever a damaged file raises in FAISS, Arrow or pydantic, watch() goes on.
             except Exception as error:
-                self._failed = (version, time.monotonic())
+                self._failed, self._half_open = (version, time.monotonic()), True
                 if before is not None:
                     self._metrics.failed_reloads.inc()
                 if isinstance(error, OnepassError):
@@ -128,17 +144,25 @@ class IndexWatcher:
             manifest = opened.snapshot.manifest
             self._metrics.snapshot.info({"version": manifest.version})
             self._metrics.rows.set(manifest.rows)
-            if before is None:
-                # What is loaded by now stays. Otherwise the garbage collector scans all of it
-                # every second under load, and every request waits 60 ms for that.
-                gc.collect()
-                gc.freeze()
-            else:
+            if before is not None:
                 self._metrics.reloads.inc()
+                self._replaced.append(weakref.ref(before.snapshot))
             logger.info("serving %s, %d rows", manifest.version, manifest.rows)
             return Reloaded(
                 reloaded=True, version=opened.version, before=before.version if before else None
             )
+
+    def _release_replaced(self) -> None:
+        """Let go of what no request uses any more: replaced snapshots, and what did not open.
+
+        An error and the frames in its traceback can be a cycle. It would keep files open until
+        the collector runs, which in a quiet server may take hours.
+        """
+        self._replaced = [each for each in self._replaced if each() is not None]
+        due = time.monotonic() - self._collected > COLLECT_SECONDS
+        if due and (self._replaced or self._half_open):
+            gc.collect()
+            self._collected, self._half_open = time.monotonic(), False
 
     def close(self) -> None:
         """Undo ``gc.freeze``, or frozen objects are not freed at exit."""

@@ -44,7 +44,7 @@ def encode(task: EncodeTask) -> int:
         The number of rows.
 
     Raises:
-        SnapshotError: a vector is zero or not finite, or the run is damaged.
+        SnapshotError: the source is damaged, or has changed.
         OSError: the disk refused.
     """
     done = 0

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from cluster.tasks import Tasks
 from common.errors import SnapshotError
 from common.moved import Pairs
-from common.storage import storage_errors, to_path
+from common.storage import storage_errors
 from index.build.sources.file import SUFFIXES, open_file
 from index.build.sources.run import Selection
 from index.build.sources.source import (
@@ -25,6 +24,7 @@ from index.build.sources.source import (
     RowCounts,
     VectorSource,
 )
+from index.storage.columns import ROWS_SCHEMA
 from index.storage.layout import RunEntry, SnapshotManifest, model_name_of
 from index.vectors import name_some
 from pipelines.run import Run
@@ -111,36 +111,6 @@ def _open_source(
     return run
 
 
-def reopen(
-    entry: RunEntry, fingerprint: str, row_ids: NDArray[np.int64] | None = None
-) -> VectorSource:
-    """Open a source that an index was made from.
-
-    Args:
-        entry: the manifest's entry of it.
-        fingerprint: of the index.
-        row_ids: which rows are wanted, ascending; None: all.
-
-    Raises:
-        SnapshotError, RunError: it is missing, or has changed.
-    """
-    path = to_path(entry.path)
-    with storage_errors(path):
-        is_file = path.suffix.lower() in SUFFIXES and not path.is_dir()
-    source: VectorSource
-    if is_file:
-        name = model_name_of(fingerprint)
-        source = open_file(path, id_column=entry.id_column, model_name=name, row_ids=row_ids)
-    else:
-        source = Selection(Run.open(path), row_ids)
-    if source.digest() != entry.manifest_sha256:
-        raise SnapshotError(
-            f"{path} is another {'file' if is_file else 'run'} than the one the index was made from; "
-            "build the index anew with 'onepass index build'"
-        )
-    return source
-
-
 def check_comparable(source: VectorSource, other: str, fingerprint: str, dim: int) -> None:
     """Check that the vectors of a source can be compared with others.
 
@@ -172,13 +142,17 @@ def check_comparable(source: VectorSource, other: str, fingerprint: str, dim: in
 
 
 def count_rows(
-    sources: Sequence[VectorSource], first_run: int, shards: int, schema: pa.Schema, tasks: Tasks
+    sources: Sequence[VectorSource],
+    numbers: Sequence[int],
+    shards: int,
+    schema: pa.Schema,
+    tasks: Tasks,
 ) -> Inputs:
     """Count the rows of sources and divide them into parts.
 
     Args:
         sources: the sources.
-        first_run: position of the first of them in the manifest.
+        numbers: position of each in the manifest.
         shards: segments that will be made of the parts.
         schema: of the rows of the segments.
         tasks: runs the counting.
@@ -188,11 +162,11 @@ def count_rows(
     """
     parts = [
         Part.of(source, number, reader, schema)
-        for number, source in enumerate(sources, first_run)
+        for number, source in zip(numbers, sources, strict=True)
         for reader in source.readers()
     ]
     inputs = Inputs(parts, tasks.run(Part.count, parts))
-    for number, source in enumerate(sources, first_run):
+    for number, source in zip(numbers, sources, strict=True):
         counts = RowCounts.add([each for part, each in inputs if part.run == number])
         if not counts.rows and source.row_ids is None:
             see = "; see them with 'onepass inspect'" if source.model is not None else ""
@@ -227,6 +201,20 @@ def describe_unusable(total: RowCounts) -> str | None:
         f"{sum(found.values())} vectors have no direction and therefore no neighbours: "
         f"{', '.join(parts)}"
     )
+
+
+def refuse_unusable(sources: Sequence[VectorSource]) -> None:
+    """Refuse sources with vectors without a direction, where that was asked for.
+
+    Raises:
+        SnapshotError: there are some; names the first.
+    """
+    parts = [
+        Part.of(source, 0, reader, ROWS_SCHEMA) for source in sources for reader in source.readers()
+    ]
+    unusable = describe_unusable(RowCounts.add([part.count() for part in parts]))
+    if unusable:
+        raise SnapshotError(f"{unusable}; without `strict=True` such rows are left out")
 
 
 def _rows_by_run(inputs: Inputs) -> Counter[int]:
@@ -264,16 +252,20 @@ def partition(inputs: Inputs, shards: int) -> Iterator[Inputs]:
     return (group for group in groups if group.rows)
 
 
-def run_entries(sources: Sequence[VectorSource], inputs: Inputs, first_run: int) -> list[RunEntry]:
+def run_entries(
+    sources: Sequence[VectorSource], inputs: Inputs, numbers: Sequence[int]
+) -> list[RunEntry]:
     """The manifest's entries of sources.
 
     Args:
         sources: the sources.
         inputs: what ``count_rows`` returned for them.
-        first_run: position of the first of them in the manifest.
+        numbers: position of each in the manifest.
     """
     rows_by_run = _rows_by_run(inputs)
-    return [source.entry(rows_by_run[number]) for number, source in enumerate(sources, first_run)]
+    return [
+        source.entry(rows_by_run[number]) for number, source in zip(numbers, sources, strict=True)
+    ]
 
 
 def check_unique_ids(inputs: Inputs) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from cluster.executors import ExecutorChoice
-from cluster.tasks import tasks
+from cluster.tasks import Tasks, tasks
 from common.errors import SnapshotError
 from common.moved import Pairs
 from common.storage import is_remote, storage_errors, to_path
@@ -33,7 +35,8 @@ from index.build.inputs import (
     partition,
     run_entries,
 )
-from index.build.searchable import ReportRows
+from index.build.merge import Piece, copy_rows
+from index.build.searchable import ReportRows, make_searchable
 from index.build.sources.source import NO_EMBEDDING, VectorSource
 from index.config import IndexConfig, Metric
 from index.search.factory import check_factory
@@ -208,7 +211,7 @@ class VersionBuilder:
         *,
         made_by: str,
         parent: str | None,
-        first_run: int = 0,
+        numbers: Sequence[int] | None = None,
         kept: SnapshotManifest | None = None,
         check: Callable[[Inputs], None] = lambda _: None,
     ) -> SnapshotManifest:
@@ -220,7 +223,7 @@ class VersionBuilder:
             sources: the rows that are wanted.
             made_by: the command.
             parent: the version that it changes, if any.
-            first_run: position of the first of the sources in the manifest.
+            numbers: position of each source in the manifest; None: 0, 1, ….
             kept: the version whose segments stay beside the new ones; None: they are alone.
             check: called with the counted rows before the first vector is written; may raise.
 
@@ -233,18 +236,13 @@ class VersionBuilder:
                 have types that do not go together, or as ``assemble``.
         """
         first = sources[0]
+        numbers = range(len(sources)) if numbers is None else numbers
         own = self._unify_columns(sources, kept)
         there = {name for source in sources for name in source.own_columns.schema.names}
         schema = rows_schema({name: kind for name, kind in own.items() if name in there})
         size = 4 * first.dim * sum(source.rows for source in sources)
-        with tasks(
-            "index build",
-            executor=self._executor,
-            address=self._address,
-            large=size > RAY_FROM_BYTES,
-            children=False,  # FAISS uses all cores
-        ) as runner:
-            inputs = count_rows(sources, first_run, self._config.shards, schema, runner)
+        with self._tasks(size) as runner:
+            inputs = count_rows(sources, numbers, self._config.shards, schema, runner)
             notes = self._notes(sources, inputs)
             check_unique_ids(inputs)
             check(inputs)
@@ -279,11 +277,75 @@ class VersionBuilder:
             dim=first.dim,
             model=first.model,
             fingerprint=first.fingerprint,
-            runs=run_entries(sources, inputs, first_run),
+            runs=run_entries(sources, inputs, numbers),
             segments=segments,
             **build_times(self._began),
-            versions={"faiss": faiss.__version__, "numpy": np.__version__},
             files={},
+        )
+
+    def merge(
+        self,
+        draft: Path,
+        version: str,
+        groups: Sequence[Sequence[Piece]],
+        schema: pa.Schema,
+        run_numbers: NDArray[np.int16] | None = None,
+    ) -> list[SegmentEntry]:
+        """Make segments of rows that other segments hold.
+
+        Args:
+            draft: folder of the draft.
+            version: its name, which the segments are named by.
+            groups: the rows of each new segment.
+            schema: of the rows of the version.
+            run_numbers: by the position of a run in the manifest, its new one; None: the same.
+
+        Raises:
+            SnapshotError: the factory does not work.
+            OSError: the disk refused.
+        """
+        rows = [sum(len(piece.rows) for piece in group) for group in groups]
+        segments = draft / SEGMENTS
+        entries: list[SegmentEntry] = []
+        for group in groups:
+            folder = segments / f"s{version[1:]}-{len(list(segments.iterdir())):02d}"
+            folder.mkdir()
+            copy_rows(folder, group, schema, self._config.metric, run_numbers)
+            before = sum(entry.rows for entry in entries)
+            entries.append(self.finish(folder, group[0].dim, before, sum(rows)))
+        return entries
+
+    def finish(self, folder: Path, dim: int, before: int, total: int) -> SegmentEntry:
+        """Make the approximate index of a segment whose rows are written.
+
+        Args:
+            folder: of the segment, in the draft.
+            dim: values per vector.
+            before: rows of the segments before it, for the progress.
+            total: rows of all segments that are made.
+
+        Raises:
+            SnapshotError: the factory does not work.
+            OSError: the disk refused.
+        """
+        with self._tasks(4 * dim * total) as runner:
+            return make_searchable(
+                folder,
+                dim=dim,
+                config=self._config,
+                memory_bytes=self._memory_bytes,
+                tasks=runner,
+                report=lambda done, _: self._report(before + done, total),
+            )
+
+    def _tasks(self, size: int) -> AbstractContextManager[Tasks]:
+        """What runs the tasks of a build of ``size`` bytes of vectors."""
+        return tasks(
+            "index build",
+            executor=self._executor,
+            address=self._address,
+            large=size > RAY_FROM_BYTES,
+            children=False,  # FAISS uses all cores
         )
 
     def _unify_columns(
@@ -325,6 +387,9 @@ class VersionBuilder:
 
 
 def build_times(began: float) -> dict[str, Any]:
-    """The manifest's ``seconds`` since ``began`` and the time now, as ``created``."""
-    seconds = round(time.monotonic() - began, 3)
-    return {"seconds": seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    """The manifest's ``seconds`` since ``began``, the time now as ``created``, and ``versions``."""
+    return {
+        "seconds": round(time.monotonic() - began, 3),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"faiss": faiss.__version__, "numpy": np.__version__},
+    }

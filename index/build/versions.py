@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import SnapshotError
-from common.storage import is_remote, storage_errors
+from common.refusals import read_errors
+from common.storage import is_remote
 from index.search.snapshot import Snapshot
 from index.storage.layout import (
     SEGMENTS,
@@ -109,5 +110,5 @@ def version_bytes(index_dir: Path, manifest: SnapshotManifest) -> int:
     """Size of a version's files, including the segments that it shares with other versions."""
     folders = [index_dir / manifest.version]
     folders += [index_dir / SEGMENTS / entry.name for entry in manifest.segments]
-    with storage_errors(index_dir):
+    with read_errors(index_dir):
         return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

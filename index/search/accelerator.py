@@ -115,6 +115,7 @@ class Accelerator:
         index = faiss.read_index(str(file), flags)
         if isinstance(index, faiss.IndexHNSWFlat) and not index.storage:
             index.storage, index.own_fields = store, False  # format 2 has one copy of the vectors
+            store.this.own(True)  # SWIG gave it to the graph, which does not free it either
         return cls(index, store, metric, nodes)
 
     @staticmethod

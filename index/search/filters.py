@@ -11,10 +11,13 @@ aggregate or a function that could fill the memory does not.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import duckdb
@@ -131,13 +134,27 @@ def check(where: str, columns: Sequence[str]) -> References:
             "detections give their ids instead"
         )
     _check_utf8(where, f"filter {_shorten(where)}")
-    with duckdb.connect(":memory:", config=_SANDBOX) as connection:
+    with _connect() as connection:
         # In brackets on separate lines, so that nothing in it can end the expression early.
         text = connection.execute("SELECT json_serialize_sql(?)", [_select(where)]).fetchall()[0][0]
     try:
         return _check_parsed(where, json.loads(text), columns)
     except RecursionError:  # Python's JSON parser may fail before the depth is counted
         raise _filter_error(where, "it is nested too deep") from None
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    """A connection that sees nothing of others; a database of its own would cost it 20 ms."""
+    return _database(os.getpid()).cursor()
+
+
+@lru_cache(1)
+def _database(pid: int) -> duckdb.DuckDBPyConnection:
+    """The database of the process ``pid``: one that was inherited from a parent cannot be used."""
+    return duckdb.connect(":memory:", config=_SANDBOX)
+
+
+atexit.register(_database.cache_clear)  # what lives longer is reported as a leak
 
 
 def _check_parsed(where: str, parsed: dict[str, Any], columns: Sequence[str]) -> References:
@@ -229,7 +246,7 @@ def _evaluate(where: str, rows: Columns) -> NDArray[np.bool_]:
         own = rows.select(used.qualified)
         own = own.rename_columns([plain_name(name) for name in used.qualified])
         table = table.append_column(PAYLOAD, own.to_struct_array())
-    with duckdb.connect(":memory:", config=_SANDBOX) as connection:
+    with _connect() as connection:
         connection.register("rows", table)
         try:
             values = connection.sql(_select(where)).to_arrow_table()["matches"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from common.errors import SnapshotError, first_line
+from common.errors import OnepassError, SnapshotError, first_line
+from common.refusals import access_error, refusal
 from index.config import Metric
 from index.metrics import faiss_metric, to_scores
 from index.search.accelerator import WIDTHS, Accelerator, SearchParams, width_of
@@ -68,6 +69,7 @@ class Segment:
 
     Attributes:
         entry: its entry in the manifest.
+        dim: values per vector.
         rows: its rows; row numbers start at 0 in each segment.
         ids: from detection id to row.
     """
@@ -96,8 +98,10 @@ class Segment:
 
         Raises:
             SnapshotError: its files are missing, damaged, or not those of ``entry``.
+            FileAccessError: this machine refused to read them.
         """
         self.entry = entry
+        self.dim = dim
         self._metric = metric
         try:
             table = read_rows(folder / ROWS)
@@ -112,10 +116,8 @@ class Segment:
                     else Nodes.of_rows(np.arange(entry.rows))  # of format 2: a node for each row
                 )
                 self._accelerator = Accelerator.open(folder / SEARCH, self._store, metric, nodes)
-        except (OSError, pa.ArrowInvalid, ValueError) as error:
-            raise _damage_error(folder, first_line(error)) from None
-        except RuntimeError as error:
-            raise _damage_error(folder, faiss_reason(error)) from None
+        except (OSError, MemoryError, EOFError, ValueError, RuntimeError) as error:
+            raise _open_error(folder, error) from None
         actual = (self._store.ntotal, self._store.d, self._store.metric_type, table.num_rows)
         if actual != (entry.rows, dim, faiss_metric(metric), entry.rows) or (
             not is_rows_schema(table.schema)
@@ -128,8 +130,11 @@ class Segment:
             for width, stored in entry.params_by_width(WIDTHS).items()
         }
         self._undeleted = None if deleted is None or not deleted.any() else Allowed(~deleted)
-        # Per object: a cache on the method would keep every snapshot in memory.
-        self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(self._evaluate)
+        # Per object, and of a function: a cache of a method would be a cycle, which keeps the files
+        # of a replaced snapshot open.
+        self._allowed: Callable[[Filter], Allowed] = lru_cache(CACHED_FILTERS)(
+            partial(_evaluate, self.rows, self._undeleted)
+        )
         self._exact = ExactSearch(self._store, metric, on_gpu=searchable)
 
     def search(
@@ -202,9 +207,10 @@ class Segment:
         allowed = self._allowed(filter) if filter else self._undeleted
         return np.ones(self.entry.rows, bool) if allowed is None else allowed.mask
 
-    def _evaluate(self, filter: Filter) -> Allowed:
-        mask = matches(filter, self.rows)
-        return Allowed(mask if self._undeleted is None else mask & self._undeleted.mask)
+
+def _evaluate(rows: RowTable, undeleted: Allowed | None, filter: Filter) -> Allowed:
+    mask = matches(filter, rows)
+    return Allowed(mask if undeleted is None else mask & undeleted.mask)
 
 
 def open_segments(
@@ -220,6 +226,7 @@ def open_segments(
 
     Raises:
         SnapshotError: files are missing or damaged.
+        FileAccessError: this machine refused to read them.
     """
     entries = [(number, manifest.segments[number]) for number in numbers]
     version, *parts = fetch(
@@ -258,11 +265,20 @@ def _deleted_by_segment(path: Path, manifest: SnapshotManifest) -> list[NDArray[
     try:
         bits = load_array(path / DELETED)
         deleted = np.unpackbits(bits, count=total, bitorder="little").astype(bool)
-    except (OSError, ValueError, TypeError) as error:
-        raise _damage_error(path, first_line(error)) from None
+    except (OSError, MemoryError, EOFError, ValueError, TypeError) as error:
+        raise _open_error(path, error) from None
     if int(deleted.sum()) != manifest.deleted:
         raise _damage_error(path, f"{int(deleted.sum())} rows are deleted, not {manifest.deleted}")
     return np.split(deleted, np.cumsum([entry.rows for entry in manifest.segments])[:-1])
+
+
+def _open_error(path: Path, error: Exception) -> OnepassError:
+    """The error for files that cannot be opened: this machine refused, or they are damaged."""
+    number = refusal(error)
+    if number is not None:
+        return access_error(path, number)
+    why = faiss_reason(error) if isinstance(error, RuntimeError) else first_line(error)
+    return _damage_error(path, why)
 
 
 def _damage_error(path: Path, why: str) -> SnapshotError:

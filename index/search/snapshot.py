@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,10 @@ class Snapshot:
             [searcher(number) for number in range(len(segments))] if searcher else [*segments]
         )
         self._pool = ThreadPoolExecutor(len(segments)) if searcher else None
-        self._cached_counts: Callable[[str], list[tuple[str, int]]] = lru_cache(8)(self._count)
+        # Of a function, not of a method: a cycle would keep the files of a replaced snapshot open.
+        self._cached_counts: Callable[[str], list[tuple[str, int]]] = lru_cache(8)(
+            partial(_count, self._table, segments if manifest.deleted else ())
+        )
 
     @classmethod
     def open(
@@ -95,6 +98,7 @@ class Snapshot:
 
         Raises:
             SnapshotError: there is no index or no such version, or its files are damaged.
+            FileAccessError: this machine refused to read them, as where too many files are open.
             StorageError: the object store does not answer.
         """
         folder = to_path(index_dir)
@@ -231,6 +235,11 @@ class Snapshot:
         return self._table.columns(rows, names)
 
     @property
+    def segments(self) -> Sequence[Segment]:
+        """Its segments, open."""
+        return self._segments
+
+    @property
     def schema(self) -> pa.Schema:
         """``ROWS_SCHEMA``, then the types of ``own_columns``."""
         return self._table.schema
@@ -266,14 +275,6 @@ class Snapshot:
     def counts(self, column: str) -> list[tuple[str, int]]:
         """Distinct values of a column with the number of rows of each, most frequent first."""
         return self._cached_counts(column)
-
-    def _count(self, column: str) -> list[tuple[str, int]]:
-        values = self.column(column)
-        if self.manifest.deleted:
-            values = values.filter(pa.array(self.mask()))
-        entries = pc.value_counts(values).to_pylist()
-        pairs = [(each["values"], each["counts"]) for each in entries if each["values"] is not None]
-        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
     def describe(self, hits: Hits) -> list[dict[str, Any]]:
         """The hits of one query as dicts that can be written as JSON.
@@ -365,6 +366,16 @@ def _prepare_queries(queries: NDArray[np.floating], metric: Metric) -> NDArray[n
             f"query {bad} of {len(queries)} (counted from 0) {what}: it has no direction and "
             "therefore no neighbours; give another vector"
         ) from None
+
+
+def _count(rows: RowTable, segments: Sequence[Segment], column: str) -> list[tuple[str, int]]:
+    """``Snapshot.counts``; ``segments`` are those of ``rows`` where some rows are deleted."""
+    values = rows.select([column])[column]
+    if segments:
+        values = values.filter(pa.array(np.concatenate([each.mask(None) for each in segments])))
+    entries = pc.value_counts(values).to_pylist()
+    pairs = [(each["values"], each["counts"]) for each in entries if each["values"] is not None]
+    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
 
 def _check_k(k: int) -> None:

@@ -20,14 +20,14 @@
 In an object store the same names hold the same bytes; ``remote.py`` says how they are read.
 
 The rows of a snapshot are those of its segments, one after another; row numbers are valid in one
-snapshot only. ``add`` writes one small segment, ``delete`` only ``deleted.npy``, ``compact`` new
-segments of the rows that are left.
+snapshot only. ``add`` writes one segment, in place of small ones before it, ``delete`` only
+``deleted.npy``, ``compact`` new segments of the rows that are left.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ from common.errors import OnepassError, RunError, SnapshotError
 from common.json_models import JsonModel
 from common.manifests import MANIFEST, Manifest
 from common.moved import ImageRoot, Pairs, apply_pairs, find_path
-from common.storage import is_remote, storage_errors, to_path
+from common.refusals import read_errors
+from common.storage import is_remote, to_path
 from index.config import IndexConfig, Metric
 from pipelines.model_info import ModelInfo
 from pipelines.run import Run
@@ -48,6 +49,8 @@ SEGMENTS = "segments"
 DELETED = "deleted.npy"
 VECTORS, SEARCH, LISTS = "vectors.faiss", "search.faiss", "lists.ivfdata"
 ROWS, IDS, NODES = "rows.arrow", "ids.npy", "nodes.arrow"
+
+MANY_SEGMENTS = 20  # beyond those of a build: more are a warning
 
 VERSION = re.compile(r"v(\d{4,})")
 SEGMENT = re.compile(r"s(\d{4,})-\d{2,}")
@@ -62,7 +65,7 @@ class RunEntry(JsonModel):
     path: str
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
-    manifest_sha256: str  # of the run's manifest.json, or of the file: ``compact`` needs the same
+    manifest_sha256: str  # of the run's manifest.json, or of the file
     id_column: str | None = None  # of a file, as the user named it
     moved: Pairs = ()  # old and new folder of images that were moved
 
@@ -207,26 +210,36 @@ class SnapshotManifest(Manifest):
 
     @property
     def warning(self) -> str | None:
-        """A warning for users; None where there is nothing to warn of."""
+        """A warning for users, of all that there is; None where there is nothing to warn of."""
+        return "; ".join(self._warnings()) or None
+
+    def _warnings(self) -> Iterator[str]:
         recall, rows = self.recall, sum(segment.rows for segment in self.segments)
         if recall.measured is None:
-            return f"recall was not measured: {self.rows} row leaves no query to hold out"
-        least = min([recall.measured, *recall.by_k.values(), recall.held_out or recall.measured])
-        if least < recall.target:
-            return (
-                f"recall is {least:.3f}, below the target of {recall.target:g}, with "
-                f"{self.factory} and {self.largest.search_params or 'no search parameters'}; "
-                "build with `factory='Flat'` for exact answers"
+            yield f"recall was not measured: {self.rows} row leaves no query to hold out"
+        else:
+            least = min(
+                [recall.measured, *recall.by_k.values(), recall.held_out or recall.measured]
             )
+            if least < recall.target:
+                yield (
+                    f"recall is {least:.3f}, below the target of {recall.target:g}, with "
+                    f"{self.factory} and {self.largest.search_params or 'no search parameters'}; "
+                    "build with `factory='Flat'` for exact answers"
+                )
         if self.deleted > rows // 3:
-            return f"{self.deleted} of {rows} rows are deleted; 'onepass index compact' drops them"
-        return None
+            yield f"{self.deleted} of {rows} rows are deleted; 'onepass index compact' drops them"
+        if len(self.segments) > self.options.shards + MANY_SEGMENTS:
+            yield (
+                f"{len(self.segments)} segments make searches slower; 'onepass index compact' "
+                "makes one of them"
+            )
 
 
 def list_versions(index_dir: str | Path) -> list[str]:
     """Complete versions in ``index_dir``, oldest first; empty where there is no index."""
     folder = to_path(index_dir)
-    with storage_errors(folder):
+    with read_errors(folder):
         if not folder.is_dir():
             return []
         names = [
@@ -244,7 +257,7 @@ def current_version(index_dir: str | Path) -> str | None:
         SnapshotError: CURRENT holds something that is not a version name.
     """
     file = to_path(index_dir) / CURRENT
-    with storage_errors(file):
+    with read_errors(file):
         try:
             version = file.read_bytes().decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -275,7 +288,7 @@ def read_manifest(
     """
     folder = to_path(index_dir)
     version = version or current_version(folder)
-    with storage_errors(folder):
+    with read_errors(folder):
         if version is None or not folder.is_dir():
             what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
             raise SnapshotError(f"{folder} {what}; make one with 'onepass index build'")

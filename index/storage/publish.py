@@ -20,6 +20,7 @@ from common.json_models import sha256_file, write_atomic
 from common.lock import Check, lock_folder
 from common.manifests import MANIFEST
 from common.progress import progress
+from common.refusals import read_errors
 from common.storage import is_remote, storage_errors
 from index.storage import remote
 from index.storage.layout import (
@@ -169,7 +170,7 @@ def _next_version(out: Path) -> str:
 
 def _names(out: Path) -> list[str]:
     """Names in a folder; none where there is no such folder."""
-    with storage_errors(out):
+    with read_errors(out):
         return [entry.name for entry in out.iterdir()] if out.is_dir() else []
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -157,7 +157,7 @@ class RowTable:
             type.
         """
         schema = pa.schema([self.schema.field(name) for name in names])
-        return pa.concat_tables([_conform(table, schema) for table in self.tables])
+        return pa.concat_tables([conform(table, schema) for table in self.tables])
 
     def columns(
         self, rows: NDArray[np.integer], names: Sequence[str] | None = None
@@ -227,8 +227,13 @@ def _take(block: _Block, rows: NDArray[np.int64], names: Sequence[str]) -> dict[
     return columns
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Columns of a segment with the types of the version; null where it has none."""
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns of a segment with the types of the version; null where it has none.
+
+    Args:
+        table: rows of a segment.
+        schema: the columns that are wanted.
+    """
     columns = [
         to_type(table[field.name], field.type, field.name)
         if field.name in table.column_names
@@ -238,17 +243,33 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def load_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+def load_array(file: Path) -> NDArray[Any]:
     """``np.load`` for several threads.
 
     NumPy reads a header with Python's parser, and that of 3.11 fails where two threads parse.
 
     Raises:
-        OSError, ValueError: the file is missing or damaged.
+        OSError, EOFError, ValueError: the file is missing or damaged.
     """
     with _HEADER_LOCK:
-        loaded: NDArray[Any] = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+        loaded: NDArray[Any] = np.load(file, allow_pickle=False)
     return loaded
+
+
+def map_array(file: Path) -> NDArray[Any]:
+    """``load_array``, memory-mapped. Unlike NumPy's own mapping it keeps no file handle.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged.
+    """
+    with file.open("rb") as stream, _HEADER_LOCK:
+        np.lib.format.read_magic(stream)  # version 1, which ``np.save`` writes for such arrays
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        start = stream.tell()
+    with pa.memory_map(str(file)) as source:
+        values = np.frombuffer(source.read_buffer(), np.uint8)[start:]
+    mapped: NDArray[Any] = values.view(dtype).reshape(shape)
+    return mapped
 
 
 class IdTable:
@@ -260,7 +281,7 @@ class IdTable:
         Raises:
             OSError, ValueError: it is missing or damaged.
         """
-        self._hashes, self._order = load_array(file, mmap_mode="r")
+        self._hashes, self._order = map_array(file)
         self._rows = rows
 
     def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from common.sizes import parse_size
 from index.config import IndexConfig
 from onepass.cli.config_options import with_config
 from onepass.cli.console import ExecutorOption, Images, Json, echo, print_json, to_path, warn
+from onepass.ids import describe_unknown, read_ids
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -119,6 +121,10 @@ def add(
         list[Path],
         typer.Argument(parser=to_path, help="Finished runs of the index's model, or files."),
     ],
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Take rows that have changed, too, in place of the old."),
+    ] = False,
     memory: Memory = None,
     images: Images = None,
     executor: ExecutorOption = "auto",
@@ -128,16 +134,21 @@ def add(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a version that also holds the rows of more runs; only these are indexed.
+    """Publish a version that also holds what is new in some runs; only that is indexed.
 
     Example: onepass index add photos.index runs/second
     """
-    from index.build.update import add_runs  # late: FAISS takes a second
+    # late: FAISS takes a second
+    from index.build.changes import RowChanges
+    from index.build.update import add_runs
 
+    found: list[RowChanges] = []
     with ProgressBar(resumes=False) as bar:
         snapshot = add_runs(
             index,
             runs,
+            replace=replace,
+            on_changes=found.append,
             memory_bytes=parse_size(memory),
             pairs=read_pairs(images),
             executor=executor,
@@ -147,8 +158,15 @@ def add(
             model_name=model,
             progress=bar.callback("index"),
         )
-    _show_notes(snapshot)
-    _show_result(snapshot, as_json=as_json)
+    (changes,) = found
+    for text in changes.describe():
+        warn(text)
+    if changes.taken:
+        _show_notes(snapshot)
+    if not as_json:
+        taken = f"{changes.added} rows added, {changes.replaced} replaced"
+        echo(taken if changes.taken else "nothing is new, so nothing was published")
+    _show_result(snapshot, as_json=as_json, changes=asdict(changes))
 
 
 @app.command()
@@ -167,11 +185,16 @@ def delete(
     # late: FAISS takes a second
     from index.build.update import delete_rows
     from index.search.filters import Filter
+    from index.search.snapshot import Snapshot
 
     if where is None and ids is None:
         raise InputError("say which rows: --where \"label = 'background'\" or --ids FILE")
+    filter = Filter(where, read_ids(ids))
     with ProgressBar(resumes=False):
-        snapshot, deleted = delete_rows(index, Filter(where, read_ids(ids)))
+        before = Snapshot.open(index)
+        snapshot, deleted = delete_rows(index, filter)
+    for text in describe_unknown(before, filter.ids):
+        warn(text)
     if not as_json:
         echo(f"{deleted} rows deleted" if deleted else "no rows match, so nothing was published")
     _show_result(snapshot, as_json=as_json)
@@ -186,7 +209,7 @@ def compact(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a version of the same rows, built anew from the runs, without deleted rows.
+    """Publish a version of the same rows, built anew, without deleted rows.
 
     Example: onepass index compact photos.index
     """
@@ -283,34 +306,18 @@ def prune(
     echo(f"removed: {', '.join(removed) or 'nothing'}")
 
 
-def read_ids(file: Path | None) -> frozenset[str] | None:
-    """Detection ids of a file, one per line; None for no file.
-
-    Raises:
-        InputError: it cannot be read, or is empty.
-    """
-    if file is None:
-        return None
-    try:
-        ids = frozenset(line.strip() for line in file.read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--ids {file} cannot be read: {error}") from None
-    if not ids:
-        raise InputError(f"--ids {file} names no detection; give one id a line")
-    return ids
-
-
-def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:
+def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool, **more: Any) -> None:
     """Print a version of an index.
 
     Args:
         snapshot: the version.
         verified: whether its files were checked, which is shown.
         as_json: as JSON, else as lines.
+        more: other fields of the JSON.
     """
     manifest = snapshot.manifest
     if as_json:
-        print_json({"verified": verified, **manifest.model_dump(mode="json")})
+        print_json({"verified": verified, **more, **manifest.model_dump(mode="json")})
         return
     recall = manifest.recall
     measured = "not measured" if recall.measured is None else f"{recall.measured:.3f}"
@@ -341,7 +348,7 @@ def _show_notes(snapshot: Snapshot) -> None:
         warn(note)
 
 
-def _show_result(snapshot: Snapshot, *, as_json: bool) -> None:
+def _show_result(snapshot: Snapshot, *, as_json: bool, **more: Any) -> None:
     if snapshot.manifest.warning:
         warn(snapshot.manifest.warning)
-    show_index(snapshot, verified=False, as_json=as_json)
+    show_index(snapshot, verified=False, as_json=as_json, **more)

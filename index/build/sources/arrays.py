@@ -15,7 +15,7 @@ import pyarrow as pa
 from common.errors import SnapshotError, first_line
 from index.build.sources.layout import FileLayout, choose_id_column, to_floats, to_ids
 from index.build.sources.source import BATCH_ROWS, Batch
-from index.storage.rows import load_array
+from index.storage.rows import load_array, map_array
 
 FEATURES, VALID = "features", "valid"
 _READER_ROWS = 6 * BATCH_ROWS
@@ -29,7 +29,7 @@ def open_npy(path: Path, id_column: str | None) -> FileLayout:
     """
     if id_column is not None:
         raise SnapshotError(f"`id_column={id_column!r}`: {path} is an array and has no columns")
-    vectors = load_array(path, mmap_mode="r")
+    vectors = map_array(path)
     rows, dim = _check_matrix(path, vectors)
     beside = [path.with_suffix(suffix) for suffix in (".ids.txt", ".ids.npy")]
     there = [file for file in beside if file.is_file()]
@@ -84,7 +84,7 @@ class NpyReader:
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """As the contract says."""
-        vectors, ids = load_array(self.path, mmap_mode="r"), _read_ids(self.ids)
+        vectors, ids = map_array(self.path), _read_ids(self.ids)
         for start in range(self.first_row, self.end, BATCH_ROWS):
             stop = min(start + BATCH_ROWS, self.end)
             yield Batch(

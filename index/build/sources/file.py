@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -103,6 +103,10 @@ class FileSource:
             if field.name in _INDEX_COLUMNS and field.name in kept
         ]
         return (*self.layout.notes, *other)
+
+    def select(self, row_ids: NDArray[np.int64] | None) -> FileSource:
+        """The same file with other ``row_ids``."""
+        return replace(self, row_ids=row_ids)
 
     def readers(self) -> Sequence[Reader]:
         """Readers of its rows, one after another."""

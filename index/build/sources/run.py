@@ -76,6 +76,10 @@ class Selection:
         """None."""
         return ()
 
+    def select(self, row_ids: NDArray[np.int64] | None) -> Selection:
+        """The same run with other ``row_ids``."""
+        return Selection(self.run, row_ids)
+
     def readers(self) -> list[_RunFile]:
         """One for each file."""
         return [_RunFile(file.resolve()) for file in self.run.files()]

@@ -97,6 +97,9 @@ class VectorSource(Protocol):
     def notes(self) -> Sequence[str]:
         """What a user should know of how the source was read."""
 
+    def select(self, row_ids: NDArray[np.int64] | None) -> VectorSource:
+        """The same source with other ``row_ids``."""
+
     def readers(self) -> Sequence[Reader]:
         """Readers of all rows, one after another; each is small or cannot be divided."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
 import threading
 import time
@@ -18,12 +21,16 @@ from api.config import ServeConfig
 from api.service import watcher
 from api.service.served_index import ServedIndex
 from common.errors import OnepassError, SnapshotError
+from common.refusals import access_error
 from index.build.update import delete_rows
 from index.build.version import build_index
+from index.build.versions import prune
+from index.config import IndexConfig
 from index.search.filters import Filter
-from index.search.snapshot import Hits, Snapshot
+from index.search.snapshot import Hits, Snapshot, current_version
+from index.storage.layout import read_manifest
 from pipelines.run import Run
-from tests.helpers.api.world import World, connected, error_of, serving, wait_until_ready
+from tests.helpers.api.world import World, connected, error_of, process, serving, wait_until_ready
 from tests.helpers.runs import write_run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run
@@ -94,6 +101,67 @@ def test_a_new_version_is_served_without_a_reload(
         while client.index().version != "v0002":
             time.sleep(0.01)
         assert client.detection("new-0").detection_id == "new-0"
+
+
+def held_files(pid: int, folder: Path) -> set[str]:
+    """Files below ``folder`` that a process has mapped or open; removed ones end in (deleted)."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    names = {line.split(maxsplit=5)[5] for line in lines if str(folder) in line}
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.add(str(handle.readlink()))
+    return {name for name in names if name.startswith(f"{folder}/")}
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "IVF4,SQ8"])
+def test_replaced_versions_are_let_go(runs: list[Run], tmp_path: Path, factory: str) -> None:
+    index = tmp_path / "index"
+    config = IndexConfig(factory=factory)
+    paths = [run.path for run in runs]
+    build_index(paths, index, config)
+    with process("-m", "onepass", "serve", str(index), "--port") as (child, http):
+        for turn in range(6):
+            build_index(paths, index, config)
+            http.post("/v1/index/reload").raise_for_status()
+            http.post("/v1/search", json={"detection_id": "new-1"}).raise_for_status()
+            delete_rows(index, Filter(f"detection_id = 'old-{turn}'"))
+            http.post("/v1/index/reload").raise_for_status()
+            use_every_way(http)
+        assert http.get("/v1/index").json()["version"] == "v0013"
+        prune(index, 1)
+        parts = {f"{index}/segments/{entry.name}" for entry in read_manifest(index).segments}
+        deadline = time.monotonic() + 30
+        while {name.rpartition("/")[0] for name in held_files(child.pid, index)} != parts:
+            assert time.monotonic() < deadline, held_files(child.pid, index)
+            time.sleep(0.1)
+        child.terminate()
+        child.communicate(timeout=30)
+
+
+def use_every_way(http: httpx.Client) -> None:
+    """Requests of every kind, answered and refused, each of which uses the snapshot."""
+    search: dict[str, Any] = {"detection_id": "new-1", "k": 3}
+    for more in (
+        {},
+        {"filter": "row_id > 3"},
+        {"exact": True},
+        {"filter": "nonsense("},
+        {"detection_id": "nothing"},
+    ):
+        http.post("/v1/search", json=search | more)
+    http.post("/v1/search", json={"vector": [0.0] * DIM})
+    http.post("/v1/search/image", files={"image": b"no image"})
+    for url in (
+        "detections/new-1",
+        "detections/nothing",
+        "detections/new-1/crop",
+        "detections/new-1/track",
+        "detections?limit=3&filter=row_id%20%3E%203",
+        "detections?filter=nonsense(",
+        "index/facets?column=label",
+        "tracks",
+    ):
+        http.get(f"/v1/{url}")
 
 
 def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -> None:
@@ -207,6 +275,41 @@ def test_a_version_that_does_not_open_changes_nothing(
         assert "onepass_reloads_total 0.0" in text
         (index / "CURRENT").write_text("v0001\n")
         assert client.reload().reloaded is False
+
+
+def test_a_server_that_is_short_of_handles_goes_on_and_tries_again(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(watcher, "RETRY_SECONDS", 0.1)
+    refused = {"current": 0, "open": 0}
+    too_many = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    index = tmp_path / "index"
+    build(runs[:1], index)
+
+    def open_snapshot(folder: Path) -> Snapshot:
+        snapshot = Snapshot.open(folder)
+        if snapshot.manifest.version == "v0002" and refused["open"] < 2:
+            refused["open"] += 1
+            raise access_error(folder, errno.EMFILE)
+        return snapshot
+
+    def current(folder: Path) -> str | None:
+        version = current_version(folder)
+        if version == "v0002" and refused["current"] < 2:
+            refused["current"] += 1
+            raise too_many
+        return version
+
+    monkeypatch.setattr(watcher, "current_version", current)
+    app = create_app(ServeConfig(index=index), open_snapshot=open_snapshot)
+    with connected(app) as (_, client):
+        build(runs, index)
+        deadline = time.monotonic() + 60
+        while client.index().version != "v0002":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert refused == {"current": 2, "open": 2}
 
 
 def test_a_version_without_its_first_rows_is_served(runs: list[Run], tmp_path: Path) -> None:
