@@ -144,7 +144,7 @@ ONLY_IN = {
     "pq.ParquetFile": {"common/storage.py"},
     "pq.read_table": {"common/storage.py", "pipelines/outputs/finish.py"},
     "pq.read_schema": set(),
-    "pa.ipc.open_file": {"index/storage/rows.py"},
+    "pa.ipc.open_file": {"index/storage/rows.py", "index/search/nodes.py"},
 }
 
 
