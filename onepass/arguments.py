@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,5 +94,8 @@ def show_progress(shown: bool) -> Iterator[Update]:
 
 def warn(texts: Iterable[str]) -> None:
     """Issue an ``OnepassWarning`` for each, at the line of the user's call."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
     for text in texts:
-        warnings.warn(text, OnepassWarning, stacklevel=3)
+        warnings.warn(text, OnepassWarning, stacklevel=level)

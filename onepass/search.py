@@ -19,6 +19,7 @@ from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
 from onepass.arguments import PATH, pairs_of, read_path, read_sources, warn
 from onepass.hits import Hits
+from onepass.ids import describe_unknown
 from pipelines.run import Run
 
 Image = str | Path | bytes
@@ -108,7 +109,7 @@ class Index:
             vectors: ``[N, D]``, or ``[D]`` for one query: raw embeddings of the index's model.
             k: neighbours of each; fewer where fewer rows match.
             where: SQL condition on the columns of a row, as ``"label = 'moth' AND score > 0.5"``.
-            ids: only these detections.
+            ids: only these detections; an empty list: none. Unknown ids are a warning.
             exact: compare with every vector instead of using the approximate index.
 
         Returns:
@@ -122,10 +123,9 @@ class Index:
             >>> index.search(run.embeddings(), k=2).ids.shape
             (12, 2)
         """
-        queries = _numbers(vectors)
-        rows = self.snapshot.search(
-            np.atleast_2d(queries), _count(k), filter=_filter(where, ids), exact=exact
-        )
+        queries, filter = _numbers(vectors), _filter(where, ids)
+        rows = self.snapshot.search(np.atleast_2d(queries), _count(k), filter=filter, exact=exact)
+        warn(describe_unknown(self.snapshot, filter.ids))
         return Hits(self.snapshot, rows, single=queries.ndim == 1)
 
     def search_images(
@@ -143,7 +143,7 @@ class Index:
             images: a file or its bytes, or several of them.
             k: neighbours of each; fewer where fewer rows match.
             where: SQL condition on the columns of a row.
-            ids: only these detections.
+            ids: only these detections; an empty list: none. Unknown ids are a warning.
             exact: compare with every vector instead of using the approximate index.
 
         Returns:
@@ -175,7 +175,7 @@ class Index:
             detection_id: the query.
             k: neighbours; fewer where fewer rows match.
             where: SQL condition on the columns of a row.
-            ids: only these detections.
+            ids: only these detections; an empty list: none. Unknown ids are a warning.
             exact: compare with every vector instead of using the approximate index.
 
         Returns:
@@ -186,9 +186,9 @@ class Index:
         """
         if not isinstance(detection_id, str):
             raise InputError(f"`detection_id={detection_id!r}`: give a text")
-        rows = self.snapshot.neighbors(
-            detection_id, _count(k), filter=_filter(where, ids), exact=exact
-        )
+        filter = _filter(where, ids)
+        rows = self.snapshot.neighbors(detection_id, _count(k), filter=filter, exact=exact)
+        warn(describe_unknown(self.snapshot, filter.ids))
         return Hits(self.snapshot, rows, single=True)
 
     def add(
@@ -230,7 +230,7 @@ class Index:
 
         Args:
             where: SQL condition on the columns of a row.
-            ids: detections.
+            ids: detections; unknown ones are a warning.
 
         Returns:
             The new version, open; this one stays as it is.
@@ -240,7 +240,10 @@ class Index:
         """
         if where is None and ids is None:
             raise InputError("give `where`, `ids`, or both: which rows to delete")
-        return Index(update.delete_rows(self.path, _filter(where, ids))[0])
+        before, filter = Snapshot.open(self.path), _filter(where, ids)
+        after, _ = update.delete_rows(self.path, filter)
+        warn(describe_unknown(before, filter.ids))
+        return Index(after)
 
     def promote(self, version: str) -> Index:
         """Serve another version of this folder from now on, once its files are verified.
@@ -327,6 +330,9 @@ def _count(k: Any) -> int:
 def _filter(where: str | None, ids: Iterable[str] | None) -> Filter:
     if where is not None and not isinstance(where, str):
         raise InputError(f"`where={where!r}`: give a text, as \"label = 'moth'\"")
-    if isinstance(ids, str):
+    if ids is None:
+        return Filter(where)
+    names = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else None
+    if names is None or not all(isinstance(name, str) for name in names):
         raise InputError(f"`ids={ids!r}`: give a list of detection ids")
-    return Filter(where, None if ids is None else frozenset(ids))
+    return Filter(where, frozenset(names))

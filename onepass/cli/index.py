@@ -15,6 +15,7 @@ from common.sizes import parse_size
 from index.config import IndexConfig
 from onepass.cli.config_options import with_config
 from onepass.cli.console import ExecutorOption, Images, Json, echo, print_json, to_path, warn
+from onepass.ids import describe_unknown, read_ids
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
@@ -167,11 +168,16 @@ def delete(
     # late: FAISS takes a second
     from index.build.update import delete_rows
     from index.search.filters import Filter
+    from index.search.snapshot import Snapshot
 
     if where is None and ids is None:
         raise InputError("say which rows: --where \"label = 'background'\" or --ids FILE")
+    filter = Filter(where, read_ids(ids))
     with ProgressBar(resumes=False):
-        snapshot, deleted = delete_rows(index, Filter(where, read_ids(ids)))
+        before = Snapshot.open(index)
+        snapshot, deleted = delete_rows(index, filter)
+    for text in describe_unknown(before, filter.ids):
+        warn(text)
     if not as_json:
         echo(f"{deleted} rows deleted" if deleted else "no rows match, so nothing was published")
     _show_result(snapshot, as_json=as_json)
@@ -281,23 +287,6 @@ def prune(
         print_json({"removed": removed})
         return
     echo(f"removed: {', '.join(removed) or 'nothing'}")
-
-
-def read_ids(file: Path | None) -> frozenset[str] | None:
-    """Detection ids of a file, one per line; None for no file.
-
-    Raises:
-        InputError: it cannot be read, or is empty.
-    """
-    if file is None:
-        return None
-    try:
-        ids = frozenset(line.strip() for line in file.read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--ids {file} cannot be read: {error}") from None
-    if not ids:
-        raise InputError(f"--ids {file} names no detection; give one id a line")
-    return ids
 
 
 def show_index(snapshot: Snapshot, *, verified: bool, as_json: bool) -> None:

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from common.errors import InputError, LeaseLostError, OnepassError, StalledError, StoppedError
+from common.errors import (
+    InputError,
+    LeaseLostError,
+    OnepassError,
+    OnepassWarning,
+    StalledError,
+    StoppedError,
+)
 from onepass.cli import (
     clips,
     database,
@@ -30,6 +40,7 @@ from onepass.cli import (
     submit,
     tracks,
 )
+from onepass.cli.console import warn
 from onepass.cli.flags import with_flags
 
 PANELS = {
@@ -102,7 +113,8 @@ def main() -> None:
     flags: dict[str, bool] = {}  # filled in by ``options``; empty if parsing failed before it
     try:
         # Not standalone: Typer would draw a box around an error, which scripts and logs do not want.
-        sys.exit(app(obj=flags, standalone_mode=False) or 0)
+        with _shown_warnings():
+            sys.exit(app(obj=flags, standalone_mode=False) or 0)
     except (
         TyperException
     ) as error:  # what was typed cannot be parsed; without a word, help was shown
@@ -122,6 +134,23 @@ def main() -> None:
         file = f"{error.filename}: " if error.filename else ""
         typer.echo(f"error: {file}{error.strerror or error}; what is written is kept", err=True)
         _exit(1, at_once=True)
+
+
+@contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Print an ``OnepassWarning`` as the commands print theirs: one line, without a file name."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, OnepassWarning):
+                warn(str(message))
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = show_warning
+        warnings.simplefilter("always", OnepassWarning)
+        yield
 
 
 def _exit(code: int, *, at_once: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from common.errors import InputError
 from common.progress import ProgressBar
 from onepass.cli.console import Json, echo, print_json, to_path
-from onepass.cli.index import read_ids
+from onepass.ids import read_ids
 
 if TYPE_CHECKING:
     import numpy as np

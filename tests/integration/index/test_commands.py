@@ -59,8 +59,14 @@ def test_delete(index: Path, tmp_path: Path) -> None:
     assert lines(*where, "row_id < 12")[0] == "no rows match, so nothing was published"
     ids = tmp_path / "ids.txt"
     ids.write_text("a20\n\n a21 \nnobody\n")
-    assert document("delete", index, "--ids", ids)["rows"] == 86
-    assert document(*where, "row_id < 25", "--ids", ids)["rows"] == 86
+    deleted = here("index", "delete", index, "--ids", ids, "--json")
+    assert json.loads(deleted.stdout)["rows"] == 86
+    assert "1 of the 3 --ids are not in" in deleted.stderr
+    assert "'nobody'" in deleted.stderr
+    ids.write_bytes("detection_id\r\na22\r\n".encode("utf-16"))
+    assert document("delete", index, "--ids", ids)["rows"] == 85
+    ids.write_text("")
+    assert lines("delete", index, "--ids", ids)[0] == "no rows match, so nothing was published"
 
 
 def test_list_promote_rollback_prune(index: Path) -> None:
@@ -95,8 +101,6 @@ def test_missing_index_is_one_line_for_every_command(world: Path, tmp_path: Path
 
 
 def test_wrong_arguments_are_one_line(world: Path, index: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n")
     for command, match in {
         ("promote", index, "v0009"): "(it has: v0001, v0002)",
         ("promote", index, "../index"): "has no version '../index'",
@@ -106,7 +110,6 @@ def test_wrong_arguments_are_one_line(world: Path, index: Path, tmp_path: Path) 
         ("delete", index, "--where", "species = 1"): "there is no column 'species'",
         ("delete", index, "--where", "row_id >= 0"): "an index cannot be empty",
         ("delete", index, "--ids", tmp_path / "none.txt"): "--ids",
-        ("delete", index, "--ids", empty): "--ids",
     }.items():
         assert match in refusal(*command)
     new = ("build", world / "first", "--out", tmp_path / "new")

@@ -67,10 +67,29 @@ def test_an_image_is_its_own_nearest(world: World) -> None:
 
 def test_no_hit_is_a_table_of_no_rows(world: World) -> None:
     vectors = world.run.embeddings()
-    some, none = world.index.search(vectors, k=1), world.index.search(vectors, ids=["nobody"])
+    some, none = world.index.search(vectors, k=1), world.index.search(vectors, ids=[])
     assert (len(none), none.to_dicts(), none.ids.shape) == (0, [], (COUNT, 0))
     assert none.to_pandas().columns.tolist() == some.to_pandas().columns.tolist()
     assert len(none.to_pandas()) == 0
+    assert len(world.index.neighbors(some.ids[0, 0], ids=[])) == 0
+
+
+def test_ids_that_are_not_there_are_a_warning(world: World, tmp_path: Path) -> None:
+    vectors = world.run.embeddings()
+    first = world.run.to_pandas(["detection_id"])["detection_id"][0]
+    ids = [first, "nobody", "none"]
+    own = onepass.build_index(world.run, tmp_path / "index", progress=False)
+    for search in (
+        lambda: world.index.search(vectors, ids=ids).ids[0],
+        lambda: world.index.search_images(world.photos / "night0" / "0.jpg", ids=ids).ids,
+        lambda: world.index.neighbors(own.search(vectors[1], 1).ids[0], ids=ids).ids,
+    ):
+        with pytest.warns(onepass.OnepassWarning, match=r"2 of the 3 .*'nobody', 'none'") as caught:
+            assert search().tolist() == [first]
+        assert [(len(caught), warning.filename) for warning in caught] == [(1, __file__)]
+    with pytest.warns(onepass.OnepassWarning, match=r"2 of the 3 .*'nobody', 'none'"):
+        assert len(own.delete(ids=ids)) == COUNT - 1
+    assert len(own.delete(ids=[])) == COUNT - 1
 
 
 def test_neighbors_leave_the_query_out_and_conditions_select(world: World) -> None:
@@ -170,6 +189,8 @@ def test_a_migration_is_judged(world: World, tmp_path: Path) -> None:
         (lambda w: w.index.search(np.ones(32), k=0), "k"),
         (lambda w: w.index.search(np.ones(32), where=3), "where"),
         (lambda w: w.index.search(np.ones(32), ids="one"), "ids"),
+        (lambda w: w.index.search(np.ones(32), ids=[1]), "ids"),
+        (lambda w: w.index.neighbors("x", ids=7), "ids"),
         (lambda w: w.index.search_images("missing.jpg"), "images"),
         (lambda w: w.index.search_images([]), "images"),
         (lambda w: w.index.neighbors(3), "detection_id"),
