@@ -34,7 +34,7 @@ _TAGS = [
 ]
 # Matched in this order, so the busiest come first.
 _ROUTERS = (
-    *(search.direct, detections.router, search.router, tracks.router),
+    *(search.direct, detections.direct, detections.router, detections.last, tracks.router),
     *(link.direct, link.router, index.router, index.health, page.router),
 )
 

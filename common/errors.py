@@ -55,6 +55,14 @@ class FilterError(SnapshotError):
     """A condition on the rows of an index cannot be used; safe to show to any client."""
 
 
+class ColumnError(SnapshotError):
+    """A column of an index does not exist or cannot be used so; safe to show to any client."""
+
+
+class ExampleError(SnapshotError):
+    """The examples of a search give no query; safe to show to any client."""
+
+
 class FrameError(InputError):
     """A live frame cannot be linked as it is; safe to show to any client."""
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from common.json_models import JsonModel
 
 Metric = Literal["cosine", "ip", "l1", "l2"]
+Direction = Literal["asc", "desc"]  # of an order
 
 
 class IndexConfig(JsonModel):

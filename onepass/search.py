@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from common.errors import InputError
 from common.moved import Moved, read_pairs
 from index.build import update, versions
 from index.build.changes import RowChanges
-from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import SnapshotManifest
-from onepass.arguments import PATH, pairs_of, read_path, read_sources, warn
-from onepass.hits import Hits
+from onepass.arguments import pairs_of, read_path, read_sources, warn
 from onepass.ids import describe_unknown
+from onepass.query_arguments import read_filter
+from onepass.searching import IndexSearch
 from pipelines.run import Run
-
-Image = str | Path | bytes
 
 
 def open_index(path: str | Path, version: str | None = None, *, images: Moved = None) -> Index:
@@ -47,7 +39,7 @@ def open_index(path: str | Path, version: str | None = None, *, images: Moved = 
     return Index(Snapshot.open(read_path("path", path), version, pairs=pairs))
 
 
-class Index:
+class Index(IndexSearch):
     """One version of an index, open for searching; it never changes.
 
     Attributes:
@@ -61,9 +53,6 @@ class Index:
         >>> hits.to_pandas()["image"][0]
         'night0/0.jpg'
     """
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -94,103 +83,6 @@ class Index:
     def versions(self) -> list[str]:
         """Names of all versions in the folder, oldest first."""
         return [entry.manifest.version for entry in versions.history(self.path)]
-
-    def search(
-        self,
-        vectors: npt.ArrayLike,
-        k: int = 10,
-        *,
-        where: str | None = None,
-        ids: Iterable[str] | None = None,
-        exact: bool = False,
-    ) -> Hits:
-        """Find the k nearest detections of each vector.
-
-        Args:
-            vectors: ``[N, D]``, or ``[D]`` for one query: raw embeddings of the index's model.
-            k: neighbours of each; fewer where fewer rows match.
-            where: SQL condition on the columns of a row, as ``"label = 'moth' AND score > 0.5"``.
-            ids: only these detections; an empty list: none. Unknown ids are a warning.
-            exact: compare with every vector instead of using the approximate index.
-
-        Returns:
-            Ids and scores ``[N, k]``, or ``[k]`` for one query, nearest first.
-
-        Raises:
-            InputError: ``vectors`` do not fit the index, or ``k``, ``where`` or ``ids`` is wrong.
-
-        Example:
-            >>> run, index = onepass.open_run("runs/first"), onepass.open_index("photos.index")
-            >>> index.search(run.embeddings(), k=2).ids.shape
-            (12, 2)
-        """
-        queries, filter = _numbers(vectors), _filter(where, ids)
-        rows = self.snapshot.search(np.atleast_2d(queries), _count(k), filter=filter, exact=exact)
-        warn(describe_unknown(self.snapshot, filter.ids))
-        return Hits(self.snapshot, rows, single=queries.ndim == 1)
-
-    def search_images(
-        self,
-        images: Image | Sequence[Image],
-        k: int = 10,
-        *,
-        where: str | None = None,
-        ids: Iterable[str] | None = None,
-        exact: bool = False,
-    ) -> Hits:
-        """Find the k nearest detections of each image, embedded now with the index's model.
-
-        Args:
-            images: a file or its bytes, or several of them.
-            k: neighbours of each; fewer where fewer rows match.
-            where: SQL condition on the columns of a row.
-            ids: only these detections; an empty list: none. Unknown ids are a warning.
-            exact: compare with every vector instead of using the approximate index.
-
-        Returns:
-            Ids and scores ``[N, k]``, or ``[k]`` for one image, nearest first.
-
-        Raises:
-            InputError: an image cannot be read, or as for ``search``.
-            ModelError: the model cannot be loaded here.
-        """
-        single = isinstance(images, PATH | bytes)
-        several = [images] if isinstance(images, PATH | bytes) else images
-        if not isinstance(several, Sequence) or not several:
-            raise InputError(f"`images={images!r}`: give a file, its bytes, or a list of them")
-        vectors = np.stack([self._embed(image) for image in several])
-        return self.search(vectors[0] if single else vectors, k, where=where, ids=ids, exact=exact)
-
-    def neighbors(
-        self,
-        detection_id: str,
-        k: int = 10,
-        *,
-        where: str | None = None,
-        ids: Iterable[str] | None = None,
-        exact: bool = False,
-    ) -> Hits:
-        """Find the k detections nearest to one of the index, which is not among them.
-
-        Args:
-            detection_id: the query.
-            k: neighbours; fewer where fewer rows match.
-            where: SQL condition on the columns of a row.
-            ids: only these detections; an empty list: none. Unknown ids are a warning.
-            exact: compare with every vector instead of using the approximate index.
-
-        Returns:
-            Ids and scores ``[k]``, nearest first.
-
-        Raises:
-            InputError: there is no such detection, or as for ``search``.
-        """
-        if not isinstance(detection_id, str):
-            raise InputError(f"`detection_id={detection_id!r}`: give a text")
-        filter = _filter(where, ids)
-        rows = self.snapshot.neighbors(detection_id, _count(k), filter=filter, exact=exact)
-        warn(describe_unknown(self.snapshot, filter.ids))
-        return Hits(self.snapshot, rows, single=True)
 
     def add(
         self,
@@ -249,7 +141,7 @@ class Index:
         """
         if where is None and ids is None:
             raise InputError("give `where`, `ids`, or both: which rows to delete")
-        before, filter = Snapshot.open(self.path), _filter(where, ids)
+        before, filter = Snapshot.open(self.path), read_filter(where, ids)
         after, _ = update.delete_rows(self.path, filter)
         warn(describe_unknown(before, filter.ids))
         return Index(after)
@@ -290,58 +182,3 @@ class Index:
             VerifyError: a file is damaged or missing.
         """
         return self.snapshot.verify()
-
-    @cached_property
-    def _embedder(self) -> Any:
-        from pipelines.engines.embed import Embedder  # late: torch takes seconds
-
-        if self.manifest.model is None:
-            raise InputError(
-                f"{self.path} holds vectors of {self.manifest.model_name}, which were not made here: "
-                "there is no model to embed an image with; search by vector or detection"
-            )
-        return Embedder.load(self.manifest.model)
-
-    def _embed(self, image: Image) -> npt.NDArray[np.float32]:
-        from pipelines.images.pixels import ImageError, read  # late: torch takes seconds
-
-        embedder = self._embedder
-        try:
-            data = image if isinstance(image, bytes) else read(read_path("images", image))
-            vector: npt.NDArray[np.float32] = embedder.embed_bytes(data).embedding
-        except ImageError as error:
-            name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
-            raise InputError(f"`images`: {name}: {error}") from None
-        return vector
-
-
-def _numbers(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    try:
-        values = np.asarray(vectors)
-        kind, shape = values.dtype.kind, values.shape
-    except ValueError:  # rows of several lengths
-        kind, shape = "O", ()
-    if kind not in "fiu" or len(shape) not in (1, 2):
-        raise InputError(
-            f"`vectors`: give numbers [N, D], or [D] for one query, not {type(vectors).__name__} "
-            f"of shape {shape}"
-        )
-    return values.astype(np.float32, copy=False)
-
-
-def _count(k: Any) -> int:
-    try:
-        return int(operator.index(k))  # whole numbers of NumPy too
-    except TypeError:
-        raise InputError(f"`k={k!r}`: give a whole number") from None
-
-
-def _filter(where: str | None, ids: Iterable[str] | None) -> Filter:
-    if where is not None and not isinstance(where, str):
-        raise InputError(f"`where={where!r}`: give a text, as \"label = 'moth'\"")
-    if ids is None:
-        return Filter(where)
-    names = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else None
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise InputError(f"`ids={ids!r}`: give a list of detection ids")
-    return Filter(where, frozenset(names))

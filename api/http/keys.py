@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.errors import error_response, error_responses, get_header
 from api.http.metrics import Metrics
+from api.http.routing import StrictRoute
 from common.errors import InputError
 
 HEADER = "X-API-Key"
@@ -102,8 +103,11 @@ class KeyCheck:
         return valid
 
 
-def v1_router(path: str, tag: str, route_class: type[APIRoute] = APIRoute) -> APIRouter:
+def v1_router(path: str, tag: str, route_class: type[APIRoute] = StrictRoute) -> APIRouter:
     """A router below ``/v1``, where ``KeyCheck`` looks for a key before a body is read.
+
+    Its routes refuse parameters that they do not know; probes, metrics, documentation and page
+    ignore them, because load balancers and browsers add some of their own.
 
     Args:
         path: below ``/v1``.
@@ -113,7 +117,7 @@ def v1_router(path: str, tag: str, route_class: type[APIRoute] = APIRoute) -> AP
     return APIRouter(
         prefix="/v1" + path,
         tags=[tag],
-        responses=error_responses(401),
+        responses=error_responses(401, 422),
         route_class=route_class,
     )
 

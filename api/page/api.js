@@ -89,31 +89,25 @@ async function failureOf(response) {
 const json = async (path, options) => (await request(path, options)).json();
 const detectionUrl = (id) => `v1/detections/${encodeURIComponent(id)}`;
 
-function query(params) {
-  const set = Object.entries(params).filter(([, value]) => value !== null);
-  return new URLSearchParams(set).toString();
-}
+const given = (params) =>
+  Object.fromEntries(Object.entries(params).filter(([, value]) => value !== null));
+const query = (params) => new URLSearchParams(given(params)).toString();
 
 export const getIndex = (signal) => json("v1/index", { signal });
 export const getFacets = (column, limit, signal) =>
   json(`v1/index/facets?${query({ column, limit })}`, { signal });
-export const getPage = (where, limit, offset, signal) =>
-  json(`v1/detections?${query({ where, limit, offset })}`, { signal });
+export const getPage = (params, signal) => json(`v1/detections?${query(params)}`, { signal });
 export const getDetection = (id, signal) => json(detectionUrl(id), { signal });
 export const getTrack = (id, signal) => json(`${detectionUrl(id)}/track`, { signal });
 export const getCrop = async (id, signal) => (await request(`${detectionUrl(id)}/image`, { signal })).blob();
 
-export function searchById(id, { k, exact, where }, signal) {
-  const body = { detection_id: id, k, exact };
-  if (where !== null) body.where = where;
-  return json("v1/search", { json: body, signal });
-}
+// `query`: {detection_id}, or {positive, negative}: lists of ids.
+export const search = (query, options, signal) =>
+  json("v1/search", { json: { ...query, ...given(options) }, signal });
 
-export function searchByImage(file, { k, exact, where }, signal) {
+export function searchByImage(file, options, signal) {
   const form = new FormData();
   form.set("image", file, file.name || "picture");
-  form.set("k", k);
-  form.set("exact", exact);
-  if (where !== null) form.set("where", where);
+  for (const [name, value] of Object.entries(given(options))) form.set(name, value);
   return json("v1/search/image", { form, signal });
 }

@@ -42,6 +42,7 @@ export function detection({ main, signal, pictures, id, onSnapshot, title, close
           ["Frame", row.frame === null ? null : String(row.frame)],
           ["Image", row.image],
           ["Box", row.box ? boxOf(row.box) : "the whole image"],
+          ...Object.entries(row.payload ?? {}).map(([name, value]) => [name, value === null ? null : String(value)]),
           ["Id", el("code", {}, id)],
         ]),
       ),

@@ -1,13 +1,11 @@
 // The filter: controls whose values live in the URL and become one condition.
 
-import { getFacets } from "./api.js";
+import { getFacets, getIndex } from "./api.js";
 import { count, el } from "./dom.js";
 import { filtersOf, FIELDS, whereOf } from "./where.js";
 
 const LISTED = 500;
 const DEBOUNCE_MS = 300; // a select changes with every arrow key; only the last value is applied
-const COLUMNS =
-  "run row_id detection_id image x1 y1 x2 y2 sequence timestamp frame label label_index score";
 
 // Gives the element to show and `set(params)`; `changed` is called with the new values.
 export function makeFilters(params, { changed, signal }) {
@@ -19,6 +17,9 @@ export function makeFilters(params, { changed, signal }) {
   const minScore = el("span", { class: "min-score" });
   const from = el("input", { name: "from", id: "f-from", type: "datetime-local", step: "1" });
   const to = el("input", { name: "to", id: "f-to", type: "datetime-local", step: "1" });
+  const column = el("select", { name: "column", id: "f-column", onchange: () => listOfColumn("") });
+  const value = el("select", { name: "value", id: "f-value" });
+  const columns = el("p", { class: "hint", id: "f-columns" }, "Enter applies it.");
   const where = el("textarea", {
     name: "where", id: "f-where", rows: "3", spellcheck: "false", autocapitalize: "off",
     "aria-describedby": "f-columns", placeholder: "label LIKE 'Noctua%' AND frame > 10",
@@ -29,7 +30,7 @@ export function makeFilters(params, { changed, signal }) {
     el("summary", {}, "Expression"),
     el("label", { for: "f-where", class: "visually-hidden" }, "Expression, as behind WHERE in SQL"),
     where,
-    el("p", { class: "hint", id: "f-columns" }, `Columns: ${COLUMNS}. Enter applies it.`),
+    columns,
   );
   const condition = el("code", { class: "condition" });
   const form = el(
@@ -40,6 +41,8 @@ export function makeFilters(params, { changed, signal }) {
     el("div", { class: "field" }, el("label", { for: "f-score" }, "Minimal class score: ", minScore), score),
     field("From", from),
     field("Until", to),
+    field("Column", column),
+    field("Value", value),
     advanced,
     condition,
     el(
@@ -68,10 +71,12 @@ export function makeFilters(params, { changed, signal }) {
   set(params);
   listValues(label, "label");
   listValues(sequence, "sequence");
+  listColumns();
 
   function read() {
     const values = filtersOf(Object.fromEntries(new FormData(form)));
     if (values.score === "0") values.score = "";
+    if (!values.value) values.column = ""; // a column alone filters nothing
     return values;
   }
 
@@ -80,6 +85,8 @@ export function makeFilters(params, { changed, signal }) {
     applied = JSON.stringify(values);
     choose(label, values.label);
     choose(sequence, values.sequence);
+    choose(column, values.column);
+    listOfColumn(values.value);
     score.value = values.score || "0";
     for (const control of [from, to, where]) control.value = values[control.name];
     if (values.where) advanced.open = true;
@@ -119,21 +126,45 @@ export function makeFilters(params, { changed, signal }) {
     if (JSON.stringify(values) !== applied) changed(values);
   }
 
+  async function listColumns() {
+    let names;
+    try {
+      names = Object.keys((await getIndex(signal)).columns);
+    } catch (error) {
+      if (error.name !== "AbortError") column.title = error.message;
+      return;
+    }
+    columns.textContent = `Columns: ${names.join(" ")}. Enter applies it.`;
+    const selected = column.value;
+    const others = names.filter((name) => name !== "label" && name !== "sequence" && name !== "image");
+    column.replaceChildren(any("none"), ...others.map((name) => el("option", { value: name }, name)));
+    choose(column, selected);
+  }
+
+  // The values of the chosen column, `selected` among them.
+  function listOfColumn(selected) {
+    value.replaceChildren();
+    choose(value, selected);
+    value.closest(".field").hidden = column.value === "";
+    if (column.value) listValues(value, column.value);
+  }
+
   // List the values of a column, most frequent first; without them the filter still works.
-  async function listValues(select, column) {
+  async function listValues(select, name) {
     let facets;
     try {
-      facets = await getFacets(column, LISTED, signal);
+      facets = await getFacets(name, LISTED, signal);
     } catch (error) {
       if (error.name !== "AbortError") select.title = error.message;
       return;
     }
+    if (select === value && name !== column.value) return; // another column was chosen meanwhile
     const selected = select.value;
     select.replaceChildren(
       any(),
       ...facets.values
         .filter(({ value }) => value !== "")
-        .map(({ value, rows }) => el("option", { value }, `${value} (${count(rows)})`)),
+        .map(({ value, rows }) => el("option", { value: String(value) }, `${value} (${count(rows)})`)),
     );
     if (facets.total > facets.values.length) {
       const rest = count(facets.total - facets.values.length);
@@ -152,7 +183,7 @@ function field(name, control) {
   return el("div", { class: "field" }, el("label", { for: control.id }, name), control);
 }
 
-const any = () => el("option", { value: "" }, "any");
+const any = (name = "any") => el("option", { value: "" }, name);
 
 function choose(select, value) {
   const listed = [...select.options].some((option) => option.value === value);

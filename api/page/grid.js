@@ -9,9 +9,10 @@ export function makeGrid(label) {
   return grid;
 }
 
-// `rank` and `score` are set where the detections are neighbours of something.
-export function card(detection, pictures) {
-  const { rank, score } = detection;
+// `rank` and `score` are set where the detections are neighbours of something; `onExample(id, sign)`
+// is called to search by one as an example of what to find ("+") or to avoid ("-").
+export function card(detection, pictures, onExample) {
+  const { rank, score, group } = detection;
   const isHit = rank !== undefined;
   return el(
     "li",
@@ -26,11 +27,30 @@ export function card(detection, pictures) {
         { class: "caption" },
         el("span", { class: "label" }, nameOf(detection)),
         isHit ? number("Score", score.toFixed(3)) : number("Class score", detection.label_score?.toFixed(2) ?? ""),
+        group !== null && group !== undefined && group !== detection.sequence && group !== detection.label
+          ? el("span", { class: "meta" }, String(group))
+          : null,
         el("span", { class: "meta" }, detection.sequence),
         el("span", { class: "meta" }, time(detection.timestamp)),
       ),
     ),
+    onExample ? examples(detection, onExample) : null,
   );
+}
+
+// Not in the Tab order, which has one stop for all cards: the keys + and - do the same.
+function examples(detection, onExample) {
+  const button = (sign, name, text) =>
+    el(
+      "button",
+      {
+        type: "button", class: "quiet", tabindex: "-1", title: `${name} (key ${sign})`,
+        "aria-label": `${name}: ${nameOf(detection)}`, "data-sign": sign,
+        onclick: () => onExample(detection.detection_id, sign),
+      },
+      text,
+    );
+  return el("div", { class: "examples" }, button("+", "More like this", "+ more"), button("-", "Less like this", "− less"));
 }
 
 function number(name, value) {
@@ -38,9 +58,9 @@ function number(name, value) {
 }
 
 // Fill `grid`; the card that was followed last from this entry of the history gets the focus.
-export function fill(grid, detections, pictures) {
+export function fill(grid, detections, pictures, onExample) {
   pictures.clear(grid);
-  grid.append(...detections.map((detection) => card(detection, pictures)));
+  grid.append(...detections.map((detection) => card(detection, pictures, onExample)));
   const back = history.state?.focus;
   const links = [...grid.querySelectorAll("a")];
   const previous = links.find((link) => link.dataset.id === back);
@@ -52,10 +72,14 @@ export function fill(grid, detections, pictures) {
 // Arrow keys, Home and End among the links of `list`; one link is in the Tab order at a time.
 export function arrows(list) {
   list.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || (event.shiftKey && event.key !== "+")) return;
     const links = [...list.querySelectorAll("a")];
     const index = links.indexOf(document.activeElement);
     if (index < 0) return;
+    if (event.key === "+" || event.key === "-") {
+      links[index].parentElement.querySelector(`[data-sign="${event.key}"]`)?.click();
+      return;
+    }
     const top = links[0].getBoundingClientRect().top;
     const inRow = links.filter((link) => Math.abs(link.getBoundingClientRect().top - top) < 2).length;
     const to = {

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from fastapi import Depends, Request, Response
+from fastapi import Query as InQuery
 
-from api.http.errors import get_header
+from api.http.errors import ApiError
 from api.http.middleware import SNAPSHOT
+from api.schemas import MAX_OFFSET, MAX_PAGE
+from api.schemas.detections import DetectionParams
 from api.schemas.search import SearchOptions
-from api.service.answers import SearchResults
+from api.service.answers import PLAIN, SearchResults, Shown
 from api.service.batching import Search
-from api.service.checks import Vectors, check_search
+from api.service.checks import check_search
+from api.service.queries import Query
 from api.service.served_index import ServedIndex
 from api.service.service import Service
 from index.search.filters import Filter
+from index.storage.columns import plain_name
 
-MAX_PAGE = 1000
-MAX_OFFSET = 2**31 - 1  # Arrow cannot slice at larger offsets
-
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET)]
+Limit = Annotated[int, InQuery(ge=1, le=MAX_PAGE)]
+Offset = Annotated[int, InQuery(ge=0, le=MAX_OFFSET)]
 
 
 def service_of(request: Request) -> Service:
@@ -59,7 +58,7 @@ ServedIndexDep = Annotated[ServedIndex, Depends(_served_index)]
 
 async def answer_search(
     request: Request,
-    queries: Sequence[str | Vectors],
+    queries: Sequence[Query],
     options: SearchOptions,
     write: Callable[[SearchResults, int], bytes],
 ) -> Response:
@@ -67,7 +66,7 @@ async def answer_search(
 
     Args:
         request: the request to answer.
-        queries: Q ids of detections or checked vectors [D].
+        queries: Q ids of detections, checked vectors [D], or examples.
         options: of the search.
         write: makes the answer's bytes, see ``Search``.
 
@@ -75,52 +74,52 @@ async def answer_search(
         ApiError: 422, the server's limits; and as of ``Batcher.search``.
     """
     service = service_of(request)
-    check_search(service.limits, options, len(queries), served_index_of(request).dim)
-    filter_ = None
-    if options.where is not None or options.ids is not None:
-        ids = None if options.ids is None else frozenset(options.ids)
-        filter_ = Filter(where=options.where, ids=ids)
+    served = served_index_of(request)
+    check_search(service.limits, options, len(queries), served.dim)
     answer = await service.batcher.search(
-        Search(list(queries), options.k, write, filter_, options.exact, options.include_features)
+        Search(
+            list(queries),
+            options.offset + options.k,
+            write,
+            filter_of(options.where, options.ids),
+            options.exact,
+            shown_of(served, options),
+            options.offset,
+            options.score_threshold,
+            options.group_by,
+            options.group_size,
+        )
     )
     request.scope[SNAPSHOT] = answer.snapshot
     return Response(answer.body, media_type="application/json")
 
 
-class DirectRoute(APIRoute):
-    """A route that reads its body and answers by itself, declared like any other.
+def filter_of(where: str | None, ids: Sequence[str] | None) -> Filter | None:
+    """The rows that a request allows; None: all."""
+    if where is None and ids is None:
+        return None
+    return Filter(where, None if ids is None else frozenset(ids))
 
-    FastAPI resolves dependencies, parses and validates step by step for any signature; that costs
-    more than the search behind ``/v1/search``. The function of such a route takes the request and
-    one pydantic model, and returns a response. Path, body, answers and errors are in the OpenAPI
-    document as usual, because FastAPI still reads the signature.
+
+def shown_of(served: ServedIndex, options: SearchOptions | DetectionParams) -> Shown:
+    """What an answer shows of each detection.
+
+    Raises:
+        ApiError: 422 ``invalid_column``, the index has no such column of the user's own.
     """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What FastAPI calls for each request."""
-        endpoint = self.endpoint
-        assert self.body_field is not None
-        model = self.body_field.field_info.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-
-        async def handle(request: Request) -> Response:
-            content_type = get_header(request.scope, b"content-type").decode("latin-1")
-            if "json" not in content_type:
-                message = f"send application/json, not {content_type or 'no content type'}"
-                raise RequestValidationError(
-                    [{"loc": ("body",), "type": "content_type", "msg": message}]
-                )
-            try:
-                body = model.model_validate_json(await request.body())
-            except ValidationError as error:
-                raise RequestValidationError(
-                    [
-                        {**item, "loc": ("body", *item["loc"])}
-                        for item in error.errors(include_url=False, include_input=False)
-                    ]
-                ) from None
-            response: Response = await endpoint(request, body)
-            return response
-
-        return handle
+    features = isinstance(options, SearchOptions) and options.include_features
+    if options.with_payload is True and not options.with_vector and not features:
+        return PLAIN
+    names = options.with_payload
+    if isinstance(names, bool):
+        return Shown(names, options.with_vector, features)
+    own = [plain_name(column) for column in served.own_columns]
+    for name in names:
+        if name not in own:
+            raise ApiError(
+                422,
+                "invalid_column",
+                f"with_payload: there is no column {name[:100]!r} of your own; there is "
+                f"{', '.join(own) or 'none'}",
+            )
+    return Shown(tuple(names), options.with_vector, features)

@@ -21,21 +21,39 @@ from PIL import Image
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
-from api.routes.common import Limit, Offset, ServedIndexDep, ServiceDep, answer_search
+from api.http.routing import DirectRoute
+from api.routes.common import (
+    ServedIndexDep,
+    ServiceDep,
+    answer_search,
+    filter_of,
+    served_index_of,
+    service_of,
+    shown_of,
+)
 from api.routes.tracks import track
-from api.schemas import MAX_K
-from api.schemas.detections import Detection, DetectionPage
-from api.schemas.search import DEFAULT_K, WHERE, SearchAnswer, SearchOptions
+from api.schemas.detections import (
+    BrowseParams,
+    Detection,
+    DetectionPage,
+    DetectionParams,
+    FetchAnswer,
+    FetchRequest,
+)
+from api.schemas.search import SearchAnswer, SearchOptions
 from api.schemas.tracks import TrackDetail
-from api.service.answers import DETECTION_COLUMNS, detection_rows, search_body
+from api.service.answers import Shown, describe_rows, search_body, to_json
+from api.service.checks import check_ids, check_vector_count
 from api.service.served_index import ServedIndex
-from common.errors import FilterError, StorageError, UnavailableError
+from common.errors import ColumnError, FilterError, StorageError, UnavailableError
 
 JPEG_QUALITY = 90
 
 logger = logging.getLogger("onepass.api")
 
 router = v1_router("/detections", "detections")
+direct = v1_router("/detections", "detections", DirectRoute)
+last = v1_router("/detections", "detections", DirectRoute)  # an id takes all of a path
 
 DetectionId = Annotated[
     str,
@@ -43,35 +61,58 @@ DetectionId = Annotated[
 ]
 
 
-@router.get("", summary="Detections, a page at a time", responses=error_responses(422, 503))
-def browse(
-    served: ServedIndexDep,
-    where: Annotated[
-        str | None,
-        Query(
-            description="Only rows that match this condition, as after WHERE in SQL.",
-            examples=["label = 'Noctua pronuba' AND score >= 0.5"],
-        ),
-    ] = None,
-    limit: Limit = 50,
-    offset: Offset = 0,
-) -> DetectionPage:
-    """In the order of the index; `where` may name any column of its rows."""
-    try:
-        rows = served.matching_rows(where)
-    except FilterError as error:
-        raise ApiError(422, "invalid_filter", str(error)) from None
-    page = detection_rows(served.snapshot.columns(rows[offset : offset + limit]))
-    return DetectionPage(
-        snapshot=served.version,
-        total=len(rows),
-        limit=limit,
-        offset=offset,
-        detections=[Detection(**fields) for fields in page],
+@direct.get(
+    "",
+    summary="Detections, a page at a time",
+    response_model=DetectionPage,
+    responses=error_responses(422, 503),
+)
+async def browse(request: Request, params: Annotated[BrowseParams, Query()]) -> Response:
+    """In the order of the index, or of any column; `where` may name any column of its rows."""
+    service, served = service_of(request), served_index_of(request)
+    check_ids(service.limits, params.ids)
+    if params.with_vector:
+        check_vector_count(service.limits, params.limit, served.dim)
+    shown = shown_of(served, params)
+    body = await anyio.to_thread.run_sync(_page_body, served, params, shown)
+    return Response(body, media_type="application/json")
+
+
+@direct.post(
+    "",
+    summary="Detections by their ids, with their vectors",
+    response_model=FetchAnswer,
+    responses=error_responses(413, 422, 503),
+)
+async def fetch(request: Request, body: FetchRequest) -> Response:
+    """Many at once; the API does not write: rows are added by `onepass index add`."""
+    service, served = service_of(request), served_index_of(request)
+    check_ids(service.limits, body.ids)
+    if body.with_vector:
+        check_vector_count(service.limits, len(body.ids), served.dim)
+    shown = shown_of(served, body)
+    answer = await anyio.to_thread.run_sync(_fetch_body, served, body.ids, shown)
+    return Response(answer, media_type="application/json")
+
+
+@direct.get(
+    "/{detection_id:path}/neighbours",
+    summary="Nearest detections to a detection",
+    response_model=SearchAnswer,
+    responses=error_responses(404, 422, 429, 503),
+)
+async def neighbours(
+    request: Request, options: Annotated[SearchOptions, Query()], detection_id: DetectionId
+) -> Response:
+    """The detection itself is left out. As `POST /v1/search` with the same options."""
+    return await answer_search(
+        request,
+        [detection_id],
+        options,
+        lambda results, query: search_body(results, query, options.k),
     )
 
 
-# An id takes all of a path, so the more specific paths come first.
 @router.get(
     "/{detection_id:path}/track",
     summary="The track a detection belongs to",
@@ -98,27 +139,6 @@ def track_of(served: ServedIndexDep, detection_id: DetectionId) -> TrackDetail:
 
 
 @router.get(
-    "/{detection_id:path}/neighbours",
-    summary="Nearest detections to a detection",
-    response_model=SearchAnswer,
-    responses=error_responses(404, 422, 429, 503),
-)
-async def neighbours(
-    request: Request,
-    detection_id: DetectionId,
-    k: Annotated[int, Query(ge=1, le=MAX_K)] = DEFAULT_K,
-    where: Annotated[str | None, Query(description=WHERE)] = None,
-) -> Response:
-    """The detection itself is left out."""
-    return await answer_search(
-        request,
-        [detection_id],
-        SearchOptions(k=k, where=where),
-        lambda results, query: search_body(results, query, k),
-    )
-
-
-@router.get(
     "/{detection_id:path}/image",
     summary="The detection's pixels as JPEG",
     response_class=Response,
@@ -134,13 +154,58 @@ async def image(service: ServiceDep, served: ServedIndexDep, detection_id: Detec
     return Response(crop, media_type="image/jpeg")
 
 
-@router.get(
-    "/{detection_id:path}", summary="One detection", responses=error_responses(404, 422, 503)
+@last.get(
+    "/{detection_id:path}",
+    summary="One detection",
+    response_model=Detection,
+    responses=error_responses(404, 422, 503),
 )
-def detection(served: ServedIndexDep, detection_id: DetectionId) -> Detection:
-    """The fields of its row."""
-    row = served.snapshot.columns(np.array([served.row_of(detection_id)]), DETECTION_COLUMNS)
-    return Detection(**detection_rows(row)[0])
+async def detection(
+    request: Request, params: Annotated[DetectionParams, Query()], detection_id: DetectionId
+) -> Response:
+    """The fields of its row, and its vector."""
+    served = served_index_of(request)
+    shown = shown_of(served, params)
+    row = np.array([served.row_of(detection_id)])
+    body = to_json(describe_rows(served.snapshot, row, shown)[0])
+    return Response(body, media_type="application/json")
+
+
+def _page_body(served: ServedIndex, params: BrowseParams, shown: Shown) -> bytes:
+    filter = filter_of(params.where, params.ids)
+    try:
+        rows = served.matching_rows(filter)
+        if params.order_by is not None:
+            order = served.sorted_rows(params.order_by, params.direction)
+            allowed = np.zeros(len(order), bool)
+            allowed[rows] = True
+            rows = order[allowed[order]]
+    except FilterError as error:
+        raise ApiError(422, "invalid_filter", str(error)) from None
+    except ColumnError as error:
+        raise ApiError(422, "invalid_column", f"order_by: {error}") from None
+    page = rows[params.offset : params.offset + params.limit]
+    return to_json(
+        {
+            "snapshot": served.version,
+            "total": len(rows),
+            "limit": params.limit,
+            "offset": params.offset,
+            "unknown_ids": served.unknown_ids(filter),
+            "detections": describe_rows(served.snapshot, page, shown),
+        }
+    )
+
+
+def _fetch_body(served: ServedIndex, ids: list[str], shown: Shown) -> bytes:
+    rows = served.rows_of(ids)
+    return to_json(
+        {
+            "snapshot": served.version,
+            "unknown_ids": [ids[at] for at in np.flatnonzero(rows < 0).tolist()],
+            "detections": describe_rows(served.snapshot, rows[rows >= 0], shown),
+        }
+    )
 
 
 def _crop(served: ServedIndex, detection_id: str) -> bytes:

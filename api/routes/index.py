@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
-from api.routes.common import Limit, ServedIndexDep, ServiceDep
+from api.routes.common import Limit, ServedIndexDep, ServiceDep, filter_of
 from api.schemas.common import Health
-from api.schemas.detections import Facet, Facets
+from api.schemas.detections import COLUMN, WHERE, Facet, Facets
 from api.schemas.index import IndexSummary, ModelSummary, Recall, Reloaded
-from common.errors import OnepassError, StorageError
+from api.service.answers import shown_value
+from common.errors import ColumnError, FilterError, OnepassError, StorageError
 from index.search.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
@@ -50,6 +51,8 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
         fingerprint=manifest.fingerprint,
         runs=[PurePath(run.path).name for run in manifest.runs],
         model=model,
+        columns={field.name: str(field.type) for field in served.snapshot.schema},
+        own_columns=served.own_columns,
     )
 
 
@@ -60,17 +63,23 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
 )
 def index_facets(
     served: ServedIndexDep,
-    column: Annotated[Literal["label", "sequence"], Query()],
+    column: Annotated[str, Query(description=COLUMN)],
+    where: Annotated[str | None, Query(description=f"Count these only. {WHERE}")] = None,
     limit: Limit = 100,
 ) -> Facets:
-    """Most frequent first."""
-    counts = served.snapshot.counts(column)
+    """Most frequent first, equally frequent ones ascending."""
+    try:
+        total, counts = served.counted_values(column, filter_of(where, None), limit)
+    except FilterError as error:
+        raise ApiError(422, "invalid_filter", str(error)) from None
+    except ColumnError as error:
+        raise ApiError(422, "invalid_column", str(error)) from None
     return Facets(
         snapshot=served.version,
         column=column,
-        total=len(counts),
+        total=total,
         limit=limit,
-        values=[Facet(value=value, rows=rows) for value, rows in counts[:limit]],
+        values=[Facet(value=shown_value(column, value), rows=rows) for value, rows in counts],
     )
 
 

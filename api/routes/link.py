@@ -11,7 +11,8 @@ from fastapi import Query, Request, Response
 
 from api.http.errors import ApiError, error_responses
 from api.http.keys import v1_router
-from api.routes.common import DirectRoute, ServedIndexDep, ServiceDep, served_index_of, service_of
+from api.http.routing import DirectRoute
+from api.routes.common import ServedIndexDep, ServiceDep, served_index_of, service_of
 from api.schemas.link import LinkAnswer, LinkRequest, OpenSequence, OpenTrack
 from api.service.checks import over_limit
 from api.service.frames import read_frame, request_digest

@@ -6,47 +6,47 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import anyio
-from fastapi import File, Form, Request, Response, UploadFile
+from fastapi import Form, Request, Response, UploadFile
+from pydantic import Field
 
 from api.http.errors import error_responses
 from api.http.keys import v1_router
-from api.routes.common import (
-    DirectRoute,
-    ServedIndexDep,
-    ServiceDep,
-    answer_search,
-    served_index_of,
-)
-from api.schemas import MAX_K
+from api.http.routing import DirectRoute
+from api.routes.common import answer_search, served_index_of, service_of
 from api.schemas.search import (
-    DEFAULT_K,
-    WHERE,
     BatchAnswer,
     BatchRequest,
     ImageSearchAnswer,
-    Query,
     SearchAnswer,
     SearchOptions,
     SearchRequest,
 )
+from api.schemas.search import Query as SearchQuery
 from api.service.answers import batch_body, search_body
 from api.service.checks import Vectors, check_search, check_vectors, read_vector, read_vectors
+from api.service.queries import Query
+from index.search.examples import Examples
 
-router = v1_router("/search", "search")
 direct = v1_router("/search", "search", DirectRoute)
+
+
+class ImageForm(SearchOptions):
+    """An image and the options of a search with it."""
+
+    image: UploadFile = Field(description="JPEG, PNG, WebP, TIFF, GIF or BMP.")
 
 
 @direct.post(
     "",
-    summary="Nearest detections to a detection or a vector",
+    summary="Nearest detections to a detection, a vector or examples",
     response_model=SearchAnswer,
     responses=error_responses(400, 404, 413, 422, 429, 503),
 )
 async def search(request: Request, body: SearchRequest) -> Response:
-    """Give exactly one of `detection_id` and `vector`.
+    """Give exactly one of `detection_id`, `vector` and `positive`.
 
-    A detection is never among its own hits. Only rows that match `where` and `ids` can be hits;
-    where fewer than `k` rows match, all of them are.
+    A detection is never among its own hits, nor is an example. Only rows that match `where` and
+    `ids` can be hits; where fewer than `k` rows match, all of them are.
     """
     return await answer_search(
         request,
@@ -69,7 +69,7 @@ async def search_batch(request: Request, body: BatchRequest) -> Response:
     """
     if body.queries is None:
         vectors = read_vectors(body.vectors or "", served_index_of(request).dim)
-        queries: Sequence[str | Vectors] = vectors  # type: ignore[assignment]  # of [dim] each
+        queries: Sequence[Query] = list(vectors)  # of [dim] each
     else:
         queries = [
             _read_query(query, f"query {number}: ") for number, query in enumerate(body.queries)
@@ -82,27 +82,20 @@ async def search_batch(request: Request, body: BatchRequest) -> Response:
     )
 
 
-@router.post(
+@direct.post(
     "/image",
     summary="Class of an uploaded image and the detections nearest to it",
     response_model=ImageSearchAnswer,
-    responses=error_responses(400, 413, 422, 429, 503),
+    responses=error_responses(400, 404, 413, 422, 429, 503),
 )
 async def search_image(
-    request: Request,
-    service: ServiceDep,
-    served: ServedIndexDep,
-    image: Annotated[UploadFile, File(description="JPEG, PNG, WebP, TIFF, GIF or BMP.")],
-    k: Annotated[int, Form(ge=1, le=MAX_K)] = DEFAULT_K,
-    where: Annotated[str | None, Form(description=WHERE)] = None,
-    include_features: Annotated[bool, Form()] = False,
-    exact: Annotated[bool, Form()] = False,
+    request: Request, body: Annotated[ImageForm, Form(media_type="multipart/form-data")]
 ) -> Response:
     """The image goes through the same single pass as extraction: one forward, both answers."""
-    options = SearchOptions(k=k, where=where, include_features=include_features, exact=exact)
-    check_search(service.limits, options, 1, served.dim)  # before the model is used
+    service, served = service_of(request), served_index_of(request)
+    check_search(service.limits, body, 1, served.dim)  # before the model is used
     with service.uploads.slot():
-        data = await image.read()
+        data = await body.image.read()
         (embedded,) = await anyio.to_thread.run_sync(
             lambda: served.embedder.embed_images([data], max_pixels=service.limits.pixels),
             limiter=service.uploads.limiter,
@@ -111,12 +104,24 @@ async def search_image(
     return await answer_search(
         request,
         [check_vectors(embedded.embedding)],
-        options,
-        lambda results, query: search_body(results, query, k, upload=upload),
+        body,
+        lambda results, query: search_body(results, query, body.k, upload=upload),
     )
 
 
-def _read_query(query: Query, prefix: str = "") -> str | Vectors:
+def _read_query(query: SearchQuery, prefix: str = "") -> Query:
     if query.detection_id is not None:
         return query.detection_id
-    return read_vector(query.vector, prefix)
+    if query.positive is None:
+        return read_vector(query.vector, prefix)
+    return Examples(
+        _read_examples(query.positive, f"{prefix}positive example"),
+        _read_examples(query.negative or [], f"{prefix}negative example"),
+    )
+
+
+def _read_examples(examples: list[str | list[float]], prefix: str) -> list[str | Vectors]:
+    return [
+        example if isinstance(example, str) else read_vector(example, f"{prefix} {number}: ")
+        for number, example in enumerate(examples)
+    ]

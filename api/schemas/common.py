@@ -20,6 +20,9 @@ Vector = Annotated[
     ),
 ]
 
+Value = str | int | float | bool | None
+"""A value of a column; times are text in ISO 8601."""
+
 
 def examples(*values: dict[str, Any], extra: Literal["forbid"] | None = None) -> ConfigDict:
     """Configuration of a model with examples.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Box, CameraTime, examples
+from api.schemas import MAX_IDS, MAX_OFFSET, MAX_PAGE
+from api.schemas.common import Box, CameraTime, Value, examples
+from index.config import Direction
 
 DETECTION: dict[str, Any] = {
     "detection_id": "20220620002959-2",
@@ -17,7 +19,40 @@ DETECTION: dict[str, Any] = {
     "sequence": "trap-4/2022-06-19",
     "frame": 57,
     "timestamp": "2022-06-20T00:29:59",
+    "payload": {"camera": "north"},
+    "vector": None,
 }
+COLUMN = (
+    "Any column of the rows: detection_id, image, sequence, timestamp, frame, label, score, x1 and "
+    "so on, or one of your own."
+)
+WHERE = (
+    "Only rows that match this condition, written as after WHERE in DuckDB's SQL, over the columns "
+    "run row_id detection_id image x1 y1 x2 y2 sequence timestamp frame label label_index score and "
+    "your own. Example: sequence = 'trap-4' AND score >= 0.5"
+)
+
+Where = Annotated[str | None, Field(description=WHERE)]
+Ids = Annotated[
+    list[str] | None,
+    Field(
+        max_length=MAX_IDS,
+        description="Only these detections, none for an empty list (in a query or form: `ids=`); "
+        "those that are not in the index are named in unknown_ids.",
+    ),
+]
+WithPayload = Annotated[
+    bool | list[str],
+    Field(description="Return your own columns as payload: true, false, or the names of some."),
+]
+WithVector = Annotated[bool, Field(description="Return each detection's vector as well.")]
+UnknownIds = Annotated[
+    list[str], Field(description="Those of `ids` that are not in this snapshot, sorted.")
+]
+VECTOR = (
+    "As the index holds it: of length 1 in L2 for cosine, in L1 for ip, l1 and l2; null unless "
+    "with_vector."
+)
 
 
 class Detection(BaseModel):
@@ -38,26 +73,80 @@ class Detection(BaseModel):
     sequence: str | None = Field(description="Images of one camera and session, in order.")
     frame: int | None = Field(description="Position of the image in its sequence.")
     timestamp: CameraTime | None = Field(description="When it was taken, in the camera's time.")
+    payload: dict[str, Any] | None = Field(
+        default={}, description="The values of your own columns; null where not asked for."
+    )
+    vector: list[float] | None = Field(None, description=VECTOR)
+
+
+class DetectionParams(BaseModel):
+    """What to show of a detection."""
+
+    with_payload: WithPayload = True
+    with_vector: WithVector = False
+
+
+class FetchRequest(DetectionParams):
+    """Detections by their ids."""
+
+    model_config = examples(
+        {"ids": ["20220620002959-2"], "with_vector": True},
+        {"ids": ["20220620002959-2"], "with_payload": ["camera"]},
+        extra="forbid",
+    )
+
+    ids: list[str] = Field(max_length=MAX_IDS)
+
+
+class FetchAnswer(BaseModel):
+    """The detections that are in the index, in the order of the request."""
+
+    model_config = examples({"snapshot": "v0001", "unknown_ids": [], "detections": [DETECTION]})
+
+    snapshot: str = Field(description="The version of the index that answered.")
+    unknown_ids: list[str] = Field(description="Ids that are not in this snapshot, in order.")
+    detections: list[Detection]
+
+
+class BrowseParams(DetectionParams):
+    """Which detections to list, in which order."""
+
+    where: Where = None
+    ids: Ids = None
+    order_by: str | None = Field(
+        None, description=f"{COLUMN} Rows without a value come last. Default: as in the index."
+    )
+    direction: Direction = Field("asc", description="Of order_by: ascending or descending.")
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+    offset: int = Field(0, ge=0, le=MAX_OFFSET)
 
 
 class DetectionPage(BaseModel):
-    """A page of the detections that match, in the order of the index."""
+    """A page of the detections that match, in the order of the index or of `order_by`."""
 
     model_config = examples(
-        {"snapshot": "v0001", "total": 1, "limit": 50, "offset": 0, "detections": [DETECTION]}
+        {
+            "snapshot": "v0001",
+            "total": 1,
+            "limit": 50,
+            "offset": 0,
+            "unknown_ids": [],
+            "detections": [DETECTION],
+        }
     )
 
     snapshot: str = Field(description="The version of the index that answered.")
     total: int = Field(description="Number of matching detections in all pages.")
     limit: int
     offset: int
+    unknown_ids: UnknownIds
     detections: list[Detection]
 
 
 class Facet(BaseModel):
     """One value of a column."""
 
-    value: str
+    value: Value = Field(description="Of image: the file name only.")
     rows: int = Field(description="Number of detections with this value.")
 
 

@@ -45,6 +45,10 @@ class IndexSummary(BaseModel):
     model: ModelSummary | None = Field(
         description="null: the vectors were made elsewhere, and no image can be searched for."
     )
+    columns: dict[str, str] = Field(
+        description="Columns of the rows and their types, for where, order_by, group_by and facets."
+    )
+    own_columns: list[str] = Field(description="Those of them that are your own.")
 
 
 class Reloaded(BaseModel):

@@ -6,23 +6,26 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.schemas import MAX_BATCH, MAX_IDS, MAX_K
-from api.schemas.common import Vector, examples
-from api.schemas.detections import DETECTION, Detection
+from api.schemas import MAX_BATCH, MAX_EXAMPLES, MAX_K, MAX_OFFSET
+from api.schemas.common import Value, Vector, examples
+from api.schemas.detections import (
+    COLUMN,
+    DETECTION,
+    Detection,
+    Ids,
+    UnknownIds,
+    Where,
+    WithPayload,
+    WithVector,
+)
 
 DEFAULT_K = 10
-COLUMNS = (
-    "run row_id detection_id image x1 y1 x2 y2 sequence timestamp frame label label_index score"
-)
-WHERE = (
-    "Only rows that match this condition, written as after WHERE in DuckDB's SQL, over the columns "
-    f"{COLUMNS}. Example: sequence = 'trap-4' AND score >= 0.5"
-)
 
-K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of hits.")]
+K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of hits; of groups with group_by.")]
+Example = str | list[float]
 
-_HIT: dict[str, Any] = {"rank": 1, "score": 0.9871} | DETECTION
-_ANSWER: dict[str, Any] = {"snapshot": "v0001", "metric": "cosine", "k": 1}
+_HIT: dict[str, Any] = {"rank": 1, "score": 0.9871, "group": None} | DETECTION
+_ANSWER: dict[str, Any] = {"snapshot": "v0001", "metric": "cosine", "k": 1, "unknown_ids": []}
 _HITS: dict[str, Any] = {"hits": [_HIT | {"features": None}]}
 
 
@@ -30,14 +33,28 @@ class SearchOptions(BaseModel):
     """Options of a search that do not depend on the kind of query."""
 
     k: K = DEFAULT_K
-    where: str | None = Field(default=None, description=WHERE)
-    ids: list[str] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=MAX_IDS,
-        description="Only these detections; ids that are not in the index are ignored.",
+    offset: int = Field(
+        0, ge=0, le=MAX_OFFSET, description="Nearest hits to leave out; of groups with group_by."
     )
-    include_features: bool = Field(default=False, description="Return each hit's vector as well.")
+    score_threshold: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Only hits at least as near: the lowest score for cosine and ip, the largest "
+        "distance for l1 and l2.",
+    )
+    where: Where = None
+    ids: Ids = None
+    group_by: str | None = Field(
+        None,
+        description="Find k groups, nearest first, of rows with the same value: track, or a "
+        f"column. {COLUMN} A row without a value is a group of its own; an image is one file.",
+    )
+    group_size: int = Field(1, ge=1, le=MAX_K, description="Most hits of each group.")
+    with_payload: WithPayload = True
+    with_vector: WithVector = False
+    include_features: bool = Field(
+        default=False, description="The older name of with_vector: gives `features`."
+    )
     exact: bool = Field(
         default=False,
         description="Compare with every vector instead of using the approximate index.",
@@ -45,7 +62,7 @@ class SearchOptions(BaseModel):
 
 
 class Query(BaseModel):
-    """A query: exactly one of `detection_id` and `vector`."""
+    """A query: exactly one of `detection_id`, `vector` and `positive`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,10 +70,25 @@ class Query(BaseModel):
         None, description="A detection of this index; it is not among its own hits."
     )
     vector: Vector = None
+    positive: list[Example] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_EXAMPLES,
+        description="Examples of what to find: ids (text) and vectors (numbers), mixed; none of "
+        "these detections is a hit. The query is the mean of the normalised examples.",
+    )
+    negative: list[Example] | None = Field(
+        None,
+        max_length=MAX_EXAMPLES,
+        description="With positive: examples of what to avoid. The query is mean(positive) + "
+        "(mean(positive) - mean(negative)).",
+    )
 
     @model_validator(mode="after")
     def _one_query(self) -> Self:
-        _check_one(self, "detection_id", "vector")
+        _check_one(self, "detection_id", "vector", "positive")
+        if self.negative is not None and self.positive is None:
+            raise ValueError("negative needs positive: give at least one example of what to find")
         return self
 
 
@@ -67,7 +99,9 @@ class SearchRequest(Query, SearchOptions):
         {"detection_id": "20220620002959-2", "k": 5},
         {"detection_id": "20220620002959-2", "where": "label = 'Noctua pronuba'"},
         {"vector": [0.12, 0.0, 1.74], "k": 5, "exact": True},
-        {"vector": "j8L1PQAAAACkcN8/", "include_features": True},
+        {"vector": "j8L1PQAAAACkcN8/", "with_vector": True},
+        {"positive": ["20220620002959-2", "20220620003009-1"], "negative": ["20220620002949-7"]},
+        {"detection_id": "20220620002959-2", "group_by": "sequence", "score_threshold": 0.8},
         extra="forbid",
     )
 
@@ -94,12 +128,11 @@ class BatchRequest(SearchOptions):
         return self
 
 
-def _check_one(request: BaseModel, first: str, second: str) -> None:
-    present = [name for name in (first, second) if getattr(request, name) is not None]
+def _check_one(request: BaseModel, *names: str) -> None:
+    present = [name for name in names if getattr(request, name) is not None]
     if len(present) != 1:
-        raise ValueError(
-            f"give exactly one of {first} and {second}, not {' and '.join(present) or 'none'}"
-        )
+        choices = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise ValueError(f"give exactly one of {choices}, not {' and '.join(present) or 'none'}")
 
 
 class Hit(Detection):
@@ -107,7 +140,7 @@ class Hit(Detection):
 
     model_config = examples(_HIT)
 
-    rank: int = Field(description="1 is the nearest.")
+    rank: int = Field(description="1 is the nearest; with group_by, the place in this answer.")
     score: float = Field(
         description="cosine: 1 is the same direction, higher is nearer. ip: the inner product of "
         "L1-normalised vectors, higher is nearer. l1, l2: the distance between L1-normalised "
@@ -115,8 +148,12 @@ class Hit(Detection):
     )
     features: list[float] | None = Field(
         None,
-        description="The hit's vector as the index holds it: of length 1 in L2 for cosine, in L1 "
-        "for ip, l1 and l2; null unless include_features.",
+        description="The same as `vector`; null unless include_features.",
+    )
+    group: Value = Field(
+        None,
+        description="With group_by: the value that the hits of one group share; of image, the file "
+        "name only. Hits of one group come together, the nearest group first.",
     )
 
 
@@ -128,6 +165,7 @@ class SearchAnswer(BaseModel):
     snapshot: str = Field(description="The version of the index that answered.")
     metric: str = Field(description="cosine, ip, l1 or l2; says how to read `score`.")
     k: int
+    unknown_ids: UnknownIds
     hits: list[Hit]
 
 
@@ -145,6 +183,7 @@ class BatchAnswer(BaseModel):
     snapshot: str = Field(description="The version of the index that answered.")
     metric: str
     k: int
+    unknown_ids: UnknownIds
     results: list[BatchHits]
 
 

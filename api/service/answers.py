@@ -8,19 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from index.search.snapshot import Hits, Snapshot
+from index.search.selection import Selection
+from index.search.snapshot import Snapshot
+from index.storage.columns import payload
+from index.storage.columns import to_json as to_json_value
 
 # Columns of a snapshot that answers show.
 DETECTION_COLUMNS = (
     *("detection_id", "label", "score", "image", "x1", "y1", "x2", "y2"),
     *("sequence", "frame", "timestamp"),
 )
+
+
+Payload = bool | tuple[str, ...]
+"""Which of the user's own columns an answer shows: all, none, or these, by the user's names."""
+
+_NO_PAYLOAD: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the hits of a query show beyond the fields of a detection.
+
+    Attributes:
+        payload: the user's own columns.
+        with_vector: ``vector``.
+        include_features: the same as ``features``.
+    """
+
+    payload: Payload = True
+    with_vector: bool = False
+    include_features: bool = False
+
+    @property
+    def vectors(self) -> bool:
+        """Whether vectors are shown, under either name."""
+        return self.with_vector or self.include_features
+
+
+PLAIN = Shown()
 
 
 @dataclass(frozen=True)
@@ -30,6 +63,7 @@ class SearchResults:
     snapshot: Snapshot
     hits: list[dict[str, Any]]  # of all queries, one after the other
     ends: list[int]  # [Q] where each query's hits end
+    unknown_ids: list[str]  # of the filter
 
     def hits_of(self, query: int) -> list[dict[str, Any]]:
         """The hits of one query."""
@@ -37,8 +71,13 @@ class SearchResults:
 
 
 def detection_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Rows of a snapshot as the fields of ``Detection``, without any folder of the server."""
-    return [
+    """Rows of a snapshot as the fields of ``Detection``, without any folder of the server.
+
+    Args:
+        columns: ``DETECTION_COLUMNS`` of the rows, and others, which are their ``payload``.
+    """
+    own = [name for name in columns if name not in DETECTION_COLUMNS]
+    described = [
         {
             "detection_id": detection_id,
             "label": label,
@@ -48,45 +87,96 @@ def detection_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
             "sequence": sequence,
             "frame": frame,
             "timestamp": timestamp,
+            "payload": _NO_PAYLOAD,
         }
         for detection_id, label, score, image, x1, y1, x2, y2, sequence, frame, timestamp in zip(
             *(columns[name] for name in DETECTION_COLUMNS), strict=True
         )
     ]
+    if own:
+        for row, values in zip(described, payload(columns, own), strict=True):
+            row["payload"] = values
+    return described
+
+
+def describe_rows(
+    snapshot: Snapshot, rows: NDArray[np.integer], shown: Shown
+) -> list[dict[str, Any]]:
+    """The fields of ``Detection`` of some rows.
+
+    Args:
+        snapshot: of the rows.
+        rows: [R] row numbers.
+        shown: of them; ``features`` are of hits only.
+    """
+    own = snapshot.own_columns if shown.payload else ()
+    described = detection_rows(snapshot.columns(rows, (*DETECTION_COLUMNS, *own)))
+    if shown.payload is not True:
+        _choose_payload(described, shown.payload)
+    vectors = snapshot.vectors(rows) if shown.with_vector else repeat(None)
+    for row, vector in zip(described, vectors, strict=False):
+        row["vector"] = vector
+    return described
 
 
 def collect_results(
     snapshot: Snapshot,
-    hits: Hits,
-    ks: Sequence[int],
-    query_rows: NDArray[np.int64],
-    with_features: NDArray[np.bool_],
+    selection: Selection,
+    shown: Sequence[Shown],
+    own: Sequence[str],
+    unknown_ids: list[str],
 ) -> SearchResults:
-    """Cut the hits to what each query asks for, and read the fields of their rows.
+    """Read the fields of the rows that were selected.
 
     Args:
         snapshot: the one that was searched.
-        hits: ``[Q, W]``, nearest first.
-        ks: ``[Q]`` most hits of each query.
-        query_rows: ``[Q]`` the row of the query, which is not its own hit; -1: it has none.
-        with_features: ``[Q]`` whether the query's hits include their vectors.
+        selection: of Q queries.
+        shown: [Q] what the hits of each query show.
+        own: as ``Snapshot.own_columns``.
+        unknown_ids: ids of the filter that are not in the snapshot.
     """
-    kept = (hits.rows != query_rows[:, None]) & (hits.rows >= 0)
-    kept &= np.cumsum(kept, axis=1) <= np.asarray(ks)[:, None]
-    counts = kept.sum(axis=1)
-    rows = hits.rows[kept]
-    ranks = np.cumsum(kept, axis=1)[kept].tolist()
-    described = detection_rows(snapshot.columns(rows, DETECTION_COLUMNS))
-    for hit, rank, score in zip(described, ranks, hits.scores[kept].tolist(), strict=True):
+    rows = selection.rows
+    described = detection_rows(snapshot.columns(rows, (*DETECTION_COLUMNS, *own)))
+    groups = selection.groups or repeat(None)
+    for hit, rank, score, group in zip(
+        described, selection.ranks.tolist(), selection.scores.tolist(), groups, strict=False
+    ):
         hit["rank"] = rank
         hit["score"] = score
-        hit["features"] = None
-    if with_features.any():
-        positions = np.flatnonzero(np.repeat(with_features, counts))
-        vectors = snapshot.vectors(rows[positions])
-        for position, vector in zip(positions.tolist(), vectors, strict=True):
-            described[position]["features"] = vector
-    return SearchResults(snapshot, described, np.cumsum(counts).tolist())
+        hit["group"] = group
+        hit["features"] = hit["vector"] = None
+    ends = np.cumsum(selection.counts).tolist()
+    results = SearchResults(snapshot, described, ends, unknown_ids)
+    for query, wanted in enumerate(shown):
+        if wanted.payload is not True:
+            _choose_payload(results.hits_of(query), wanted.payload)
+    if any(wanted.vectors for wanted in shown):
+        _add_vectors(results, rows, shown)
+    return results
+
+
+def _choose_payload(rows: list[dict[str, Any]], wanted: Payload) -> None:
+    for row in rows:
+        own = row["payload"]
+        row["payload"] = {n: own.get(n) for n in wanted} if isinstance(wanted, tuple) else None
+
+
+def _add_vectors(results: SearchResults, rows: NDArray[np.int64], shown: Sequence[Shown]) -> None:
+    for query, wanted in enumerate(shown):
+        hits, end = results.hits_of(query), results.ends[query]
+        if not wanted.vectors or not hits:
+            continue
+        vectors = results.snapshot.vectors(rows[end - len(hits) : end])
+        for hit, vector in zip(hits, vectors, strict=True):
+            hit["vector"] = vector if wanted.with_vector else None
+            hit["features"] = vector if wanted.include_features else None
+
+
+def shown_value(column: str, value: Any) -> Any:
+    """A value of a column as a JSON value: text for a time, of an image the file name only."""
+    if column == "image" and value is not None:
+        return value.rsplit("/", 1)[-1]
+    return to_json_value(value)
 
 
 def search_body(
@@ -103,7 +193,7 @@ def search_body(
     answer = _head(results, k) | {"hits": results.hits_of(query)}
     if upload is not None:
         answer["query"] = upload
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return to_json(answer)
 
 
 def batch_body(results: SearchResults, first: int, count: int, k: int) -> bytes:
@@ -116,9 +206,19 @@ def batch_body(results: SearchResults, first: int, count: int, k: int) -> bytes:
         k: as asked for.
     """
     hits = [{"hits": results.hits_of(query)} for query in range(first, first + count)]
-    return orjson.dumps(_head(results, k) | {"results": hits}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return to_json(_head(results, k) | {"results": hits})
+
+
+def to_json(answer: dict[str, Any]) -> bytes:
+    """JSON of an answer; vectors are lists of numbers."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _head(results: SearchResults, k: int) -> dict[str, Any]:
     manifest = results.snapshot.manifest
-    return {"snapshot": manifest.version, "metric": manifest.metric, "k": k}
+    return {
+        "snapshot": manifest.version,
+        "metric": manifest.metric,
+        "k": k,
+        "unknown_ids": results.unknown_ids,
+    }

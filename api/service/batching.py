@@ -16,9 +16,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,13 +28,15 @@ from numpy.typing import NDArray
 from api.config import Limits
 from api.http.errors import ApiError, too_busy
 from api.http.metrics import Metrics
-from api.service.answers import SearchResults, collect_results
-from api.service.checks import wrong_dimension
+from api.service.answers import PLAIN, SearchResults, Shown, collect_results, shown_value
+from api.service.queries import PreparedQueries, Query, read_queries
 from cluster.executors import local_cores
-from common.errors import FilterError
+from common.errors import ColumnError, FilterError
 from index.search.accelerator import width_of
 from index.search.filters import Filter
+from index.search.groups import search_groups
 from index.search.recall import Hits
+from index.search.selection import Selection, select
 
 if TYPE_CHECKING:
     from api.service.served_index import ServedIndex
@@ -48,21 +49,29 @@ class Search:
     """The queries of one request and their options.
 
     Attributes:
-        queries: Q ids of detections or raw vectors [D], which are finite and not zero.
-        k: hits of each query.
+        queries: Q ids of detections, raw vectors [D], which are finite and not zero, or examples.
+        k: hits to find of each query, those of ``offset`` included.
         write: makes the bytes of the answer; called with the results of the whole batch and the
             number of this request's first query in it.
         filter: only rows that match this.
         exact: compare with every vector.
-        include_features: hits include their vectors.
+        shown: what hits include.
+        offset: nearest hits to leave out.
+        score_threshold: the worst score of a hit.
+        group_by: find k groups, of rows with one value of this; such a search is a call of its own.
+        group_size: most hits of each group.
     """
 
-    queries: list[str | NDArray[np.float32]]
+    queries: list[Query]
     k: int
     write: Callable[[SearchResults, int], bytes]
     filter: Filter | None = None
     exact: bool = False
-    include_features: bool = False
+    shown: Shown = PLAIN
+    offset: int = 0
+    score_threshold: float | None = None
+    group_by: str | None = None
+    group_size: int = 1
 
     @property
     def group(self) -> tuple[Filter | None, bool, int | None, int | None]:
@@ -75,7 +84,7 @@ class Search:
 
         An answer with a thousand vectors is megabytes, and those of a batch add up.
         """
-        return len(self.queries) * (max(1, self.k // 4) if self.include_features else 1)
+        return len(self.queries) * (max(1, self.k // 4) if self.shown.vectors else 1)
 
 
 class Answer(NamedTuple):
@@ -203,7 +212,9 @@ class Batcher:
         """Search each group of a batch in one call; an error fails only its own group."""
         groups: dict[Any, _Group] = {}
         for pending in batch:
-            groups.setdefault(pending.search.group, _Group([])).members.append(pending)
+            search = pending.search
+            key = search.group if search.group_by is None else id(pending)
+            groups.setdefault(key, _Group([])).members.append(pending)
         try:
             served = self._served_index()
         except ApiError as error:
@@ -222,7 +233,7 @@ class _Group:
 
     def __init__(self, members: list[_Pending], error: Exception | None = None) -> None:
         self.members = members
-        self.queries: list[str | NDArray[np.float32]] = []
+        self.queries: list[Query] = []
         self._failures: dict[asyncio.Future[Answer], Exception] = {}
         self._collect: Callable[[], SearchResults] | None = None
         if error is not None:
@@ -230,41 +241,32 @@ class _Group:
 
     def search(self, served: ServedIndex) -> None:
         """Find the rows; a query that does not fit the index fails only its own request."""
-        snapshot = served.snapshot
-        queries = chain.from_iterable(member.search.queries for member in self.members)
-        ids = [query for query in queries if isinstance(query, str)]
-        rows = iter(snapshot.rows_of(ids).tolist() if ids else [])
-        query_rows: list[int] = []
-        ks: list[int] = []
-        with_features: list[bool] = []
-        for search, future in self.members:
-            own_rows = [next(rows) if isinstance(query, str) else -1 for query in search.queries]
-            error = _query_error(served, search, own_rows)
+        prepared = read_queries(served, [member.search.queries for member in self.members])
+        searches: list[Search] = []
+        for (search, future), error in zip(self.members, prepared.errors, strict=True):
             if error is not None:
                 self._failures[future] = error
                 continue
             self.queries += search.queries
-            query_rows += own_rows
-            ks += [search.k] * len(own_rows)
-            with_features += [search.include_features] * len(own_rows)
-        if not self.queries:
+            searches += [search] * len(search.queries)
+        if not searches:
             return
-        indexed_rows = np.array(query_rows, np.int64)
-        vectors = np.empty((len(indexed_rows), served.dim), np.float32)
-        indexed = indexed_rows >= 0
-        if indexed.any():
-            vectors[indexed] = snapshot.vectors(indexed_rows[indexed])
-        for number in np.flatnonzero(~indexed).tolist():
-            vectors[number] = self.queries[number]
-        first = self.members[0].search
-        find = partial(snapshot.search, filter=first.filter, exact=first.exact)
+        first = searches[0]
         try:
-            hits = _search_apart(find, vectors, max(ks), indexed)
+            unknown = served.unknown_ids(first.filter)
+            if first.group_by is None:
+                selection = _select(served, searches, prepared)
+            else:
+                selection = _select_groups(served, first, prepared)
         except FilterError as error:
             self.fail(ApiError(422, "invalid_filter", str(error)))
             return
+        except ColumnError as error:
+            self.fail(ApiError(422, "invalid_column", str(error)))
+            return
+        shown = [search.shown for search in searches]
         self._collect = lambda: collect_results(
-            snapshot, hits, ks, indexed_rows, np.array(with_features)
+            served.snapshot, selection, shown, served.own_columns, unknown
         )
 
     def outcomes(self) -> Iterator[_Outcome]:
@@ -297,42 +299,75 @@ class _Group:
             self._failures.setdefault(member.future, error)
 
 
+def _select(served: ServedIndex, searches: list[Search], prepared: PreparedQueries) -> Selection:
+    """The hits of queries that share a call, each cut as its own search says."""
+    snapshot, first = served.snapshot, searches[0]
+    depths = [search.k + more for search, more in zip(searches, prepared.excess, strict=True)]
+    find = partial(snapshot.search, filter=first.filter, exact=first.exact)
+    hits = _search_apart(find, prepared.vectors, depths)
+    offsets = [search.offset for search in searches]
+    thresholds = [search.score_threshold for search in searches]
+    return select(
+        hits,
+        snapshot.manifest.metric,
+        ends=[search.k for search in searches],
+        offsets=offsets if any(offsets) else None,
+        thresholds=thresholds if any(limit is not None for limit in thresholds) else None,
+        own_rows=prepared.rows,
+        excluded=prepared.excluded,
+    )
+
+
 def _search_apart(
     search: Callable[[NDArray[np.float32], int], Hits],
     vectors: NDArray[np.float32],
-    k: int,
-    indexed: NDArray[np.bool_],
+    depths: list[int],
 ) -> Hits:
-    """Hits of all queries, one more where a query is a row of the index and its own hit.
+    """Hits of all queries, in one call for those that are searched with the same effort.
 
     Args:
         search: of a snapshot.
         vectors: ``[Q, D]``.
-        k: hits of each.
-        indexed: ``[Q]`` whether each is a row of the index.
+        depths: ``[Q]`` hits of each; more where it shares a call, row -1 where it does not.
     """
-    if width_of(k) == width_of(k + 1) or indexed.all() or not indexed.any():
-        return search(vectors, k + int(indexed.any()))
-    others, own = search(vectors[~indexed], k), search(vectors[indexed], k + 1)
-    rows = np.full((len(vectors), own.rows.shape[1]), -1, np.int64)
+    if width_of(min(depths)) == width_of(max(depths)):
+        return search(vectors, max(depths))
+    widths: dict[int | None, list[int]] = {}
+    for query, depth in enumerate(depths):
+        widths.setdefault(width_of(depth), []).append(query)
+    parts = [
+        (queries, search(vectors[queries], max(depths[query] for query in queries)))
+        for queries in widths.values()
+    ]
+    rows = np.full((len(vectors), max(hits.rows.shape[1] for _, hits in parts)), -1, np.int64)
     scores = np.zeros(rows.shape, np.float32)
-    width = others.rows.shape[1]
-    rows[indexed], scores[indexed] = own.rows, own.scores
-    rows[~indexed, :width], scores[~indexed, :width] = others.rows, others.scores
+    for queries, hits in parts:
+        width = hits.rows.shape[1]
+        rows[queries, :width], scores[queries, :width] = hits.rows, hits.scores
     return Hits(rows, scores)
 
 
-def _query_error(served: ServedIndex, search: Search, rows: list[int]) -> ApiError | None:
-    """Why a search cannot be answered by this snapshot; ``rows`` of its queries, -1: none."""
-    dim = served.dim
-    for number, (query, row) in enumerate(zip(search.queries, rows, strict=True)):
-        prefix = f"query {number}: " if len(rows) > 1 else ""
-        if isinstance(query, str):
-            if row < 0:
-                return served.not_found(query, prefix)
-        elif len(query) != dim:
-            return wrong_dimension(len(query), dim, prefix)
-    return None
+def _select_groups(served: ServedIndex, search: Search, prepared: PreparedQueries) -> Selection:
+    """The hits of the queries of one search with ``group_by``."""
+    column = search.group_by
+    assert column is not None
+    excluded = [row[row >= 0] for row in prepared.rows[:, None]]
+    for query, rows in prepared.excluded:
+        excluded[query] = rows
+    selection = search_groups(
+        served.snapshot,
+        prepared.vectors,
+        served.grouping(column),
+        k=search.k - search.offset,
+        group_size=search.group_size,
+        offset=search.offset,
+        score_threshold=search.score_threshold,
+        excluded=excluded,
+        filter=search.filter,
+        exact=search.exact,
+    )
+    names = [shown_value(column, value) for value in selection.groups or ()]
+    return replace(selection, groups=names)
 
 
 def _deliver(answers: list[_Outcome]) -> None:

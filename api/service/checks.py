@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,11 @@ Vectors = NDArray[np.float32]
 def invalid_vector(message: str) -> ApiError:
     """422 for a vector."""
     return ApiError(422, "invalid_vector", message)
+
+
+def invalid_examples(message: str) -> ApiError:
+    """422 for examples that give no query."""
+    return ApiError(422, "invalid_examples", message)
 
 
 def wrong_dimension(length: int, dim: int, prefix: str) -> ApiError:
@@ -45,26 +51,49 @@ def check_search(limits: Limits, options: SearchOptions, queries: int, dim: int)
         dim: numbers in each vector.
 
     Raises:
-        ApiError: 422 ``over_limit``.
+        ApiError: 422 ``over_limit``, or ``invalid_request``: options that do not go together.
     """
     k, lower = options.k, ": lower k or send fewer queries"
     if k > limits.k:
         raise over_limit(f"k is {k}; this server gives up to {limits.k} hits a query")
-    if options.ids is not None and len(options.ids) > limits.ids:
-        raise over_limit(
-            f"ids names {len(options.ids)} detections; this server takes up to {limits.ids}"
-        )
+    if options.group_by is not None:
+        k *= options.group_size
+    elif options.group_size > 1:
+        raise ApiError(422, "invalid_request", "group_size is of groups: give group_by as well")
+    check_ids(limits, options.ids)
     if queries > limits.batch:
         raise over_limit(f"{queries} queries in one batch; this server takes up to {limits.batch}")
-    if queries > 1 and queries * k > limits.hits:
+    # One query with k alone may always ask for as much as ``limits.k`` says.
+    several = queries > 1 or options.offset or k > options.k
+    if several and queries * (k + options.offset) > limits.hits:
         raise over_limit(
-            f"{queries} queries with k {k} ask for {queries * k} hits; one answer holds up to "
-            f"{limits.hits}{lower}"
+            f"{queries} queries of {k} hits after offset {options.offset} are "
+            f"{queries * (k + options.offset)} hits; one answer takes up to {limits.hits}{lower}"
         )
-    if options.include_features and queries * k * dim > limits.numbers:
+    if options.include_features or options.with_vector:
+        check_vector_count(limits, queries * k, dim)
+
+
+def check_ids(limits: Limits, ids: Sequence[str] | None) -> None:
+    """Check the number of detections that a request names.
+
+    Raises:
+        ApiError: 422 ``over_limit``.
+    """
+    if ids is not None and len(ids) > limits.ids:
+        raise over_limit(f"ids names {len(ids)} detections; this server takes up to {limits.ids}")
+
+
+def check_vector_count(limits: Limits, vectors: int, dim: int) -> None:
+    """Check the number of vectors that an answer would hold.
+
+    Raises:
+        ApiError: 422 ``over_limit``.
+    """
+    if vectors * dim > limits.numbers:
         raise over_limit(
-            f"include_features asks for {queries * k} vectors of {dim} numbers; one answer holds "
-            f"up to {limits.numbers} numbers{lower}"
+            f"{vectors} vectors of {dim} numbers are asked for; one answer holds up to "
+            f"{limits.numbers} numbers: ask for fewer rows, or send fewer queries"
         )
 
 

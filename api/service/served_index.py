@@ -11,23 +11,24 @@ import contextlib
 import logging
 import threading
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from api.http.errors import ApiError
 from api.service.answers import DETECTION_COLUMNS, detection_rows
 from api.service.embedding import ImageEmbedder
-from api.service.tracks import TrackTable
-from common.errors import RunError
+from api.service.tracks import TRACK, TrackTable, read_steps
+from index.config import Direction
+from index.search.columns import count_values, sort_rows
 from index.search.filters import Filter
+from index.search.groups import Grouping, group_by_column
 from index.search.snapshot import Snapshot
-from tracks.store import read_tracks
 
-CACHED_FILTERS = 8  # 4 bytes a row each
+CACHED_FILTERS, CACHED_ORDERS = 8, 4  # 4 bytes a row each
+CACHED_GROUPINGS = 4  # 8 bytes a row each, used by the threads that search
+CACHED_COUNTS = 16
 
 logger = logging.getLogger("onepass.api")
 
@@ -38,9 +39,13 @@ class ServedIndex:
     Attributes:
         snapshot: as it was opened.
         embedder: the model that the snapshot was built with.
+        own_columns: as the snapshot has them.
         matching_rows: the rows that match a filter (None: every row), ascending; raises
             ``FilterError``. A filter over a million rows takes 200 ms, and whoever browses turns
             from page to page, so the last few are cached.
+        sorted_rows: as ``index.search.columns.sort_rows``, the last few cached.
+        counted_values: given a column, a filter or None, and a limit, what
+            ``index.search.columns.count_values`` gives, the last few cached.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -48,6 +53,10 @@ class ServedIndex:
         self.embedder = ImageEmbedder(snapshot.manifest.model)
         # Of the snapshot, not of a method: a cycle would keep the snapshot's memory.
         self.matching_rows = lru_cache(CACHED_FILTERS)(partial(_matching_rows, snapshot))
+        self.sorted_rows = lru_cache(CACHED_ORDERS)(partial(_sorted_rows, snapshot))
+        self.counted_values = lru_cache(CACHED_COUNTS)(partial(count_values, snapshot))
+        self.own_columns = snapshot.own_columns
+        self._groupings: dict[str, Grouping] = {}  # the last few, oldest first
         self._tracks: TrackTable | None = None
         self._tracks_lock = threading.Lock()
 
@@ -93,6 +102,10 @@ class ServedIndex:
             f"{prefix}no detection {detection_id[:100]!r} in snapshot {self.version} of this index",
         )
 
+    def rows_of(self, detection_ids: list[str]) -> NDArray[np.int64]:
+        """The row of each detection, [N]; -1 where the snapshot does not hold it."""
+        return self.snapshot.rows_of(detection_ids)
+
     def row_of(self, detection_id: str) -> int:
         """The row of a detection.
 
@@ -108,8 +121,37 @@ class ServedIndex:
         """The fields of each detection; None where the snapshot does not hold it."""
         rows = self.snapshot.rows_of(detection_ids)
         present = rows >= 0
-        fields = iter(detection_rows(self.snapshot.columns(rows[present], DETECTION_COLUMNS)))
+        fields = iter(
+            detection_rows(
+                self.snapshot.columns(rows[present], (*DETECTION_COLUMNS, *self.own_columns))
+            )
+        )
         return [next(fields) if is_present else None for is_present in present.tolist()]
+
+    def unknown_ids(self, filter: Filter | None) -> list[str]:
+        """The ids of a filter that are not in this snapshot, sorted."""
+        if filter is None or not filter.ids:
+            return []
+        ids = sorted(filter.ids)
+        return [ids[at] for at in np.flatnonzero(self.snapshot.rows_of(ids) < 0).tolist()]
+
+    def grouping(self, name: str) -> Grouping:
+        """The group of each row by a column, or by the tracks where no column is called so.
+
+        Raises:
+            ApiError: 404, by tracks, and no run was linked.
+            ColumnError: there is no such column, or it cannot be grouped by.
+        """
+        grouping = self._groupings.pop(name, None)
+        if grouping is None:
+            if name == TRACK and TRACK not in self.own_columns:
+                grouping = self.tracks().grouping(self.snapshot)
+            else:
+                grouping = group_by_column(self.snapshot, name)
+        self._groupings[name] = grouping
+        while len(self._groupings) > CACHED_GROUPINGS:
+            del self._groupings[next(iter(self._groupings))]
+        return grouping
 
     def tracks(self) -> TrackTable:
         """The tracks of all linked runs of the snapshot; read once.
@@ -123,23 +165,19 @@ class ServedIndex:
             return self._tracks
 
     def _read_tracks(self) -> TrackTable:
-        parts = []
-        for number, run in enumerate(self.snapshot.manifest.runs):
-            try:
-                steps = read_tracks(Path(run.path))
-            except RunError as error:
-                logger.warning("no tracks: %s", error)
-                continue
-            column = pa.array(np.full(steps.num_rows, number, np.int32))
-            parts.append(steps.append_column("run", column))
-        if not parts:
+        steps = read_steps(self.snapshot.manifest)
+        if steps is None:
             raise ApiError(
                 404,
                 "no_tracks",
                 "no run of this index has tracks; run 'onepass link RUN' and try again",
             )
-        return TrackTable(pa.concat_tables(parts).combine_chunks())
+        return TrackTable(steps)
 
 
-def _matching_rows(snapshot: Snapshot, where: str | None) -> NDArray[np.uint32]:
-    return snapshot.matching(None if where is None else Filter(where=where)).astype(np.uint32)
+def _matching_rows(snapshot: Snapshot, filter: Filter | None) -> NDArray[np.uint32]:
+    return snapshot.matching(filter).astype(np.uint32)
+
+
+def _sorted_rows(snapshot: Snapshot, column: str, direction: Direction) -> NDArray[np.uint32]:
+    return sort_rows(snapshot, column, direction).astype(np.uint32)

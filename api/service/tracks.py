@@ -7,17 +7,47 @@ is computed once, when tracks are first asked for. Track ids are unique within a
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from common.errors import RunError
+from index.search.groups import Grouping, group_by_members
+from index.search.snapshot import Snapshot, SnapshotManifest
+from tracks.store import read_tracks
+
+TRACK = "track"  # what group_by calls them
+
+logger = logging.getLogger("onepass.api")
+
+
+def read_steps(manifest: SnapshotManifest) -> pa.Table | None:
+    """The track tables of the linked runs of an index, with the run's position as column ``run``.
+
+    Returns:
+        None where no run was linked.
+    """
+    parts = []
+    for number, run in enumerate(manifest.runs):
+        try:
+            steps = read_tracks(Path(run.path))
+        except RunError as error:
+            logger.warning("no tracks: %s", error)
+            continue
+        column = pa.array(np.full(steps.num_rows, number, np.int32))
+        parts.append(steps.append_column("run", column))
+    return pa.concat_tables(parts).combine_chunks() if parts else None
 
 
 class TrackTable:
     """The tracks of every linked run of one index.
 
     Args:
-        steps: the track tables of the runs, concatenated, with the run's number as column ``run``.
+        steps: as ``read_steps`` gives them.
     """
 
     def __init__(self, steps: pa.Table) -> None:
@@ -73,3 +103,9 @@ class TrackTable:
         )
         steps: list[dict[str, Any]] = self._steps.filter(mask).sort_by("position").to_pylist()
         return steps
+
+    def grouping(self, snapshot: Snapshot) -> Grouping:
+        """The track of each row of the index; a row without one is a group of its own."""
+        steps = self._steps
+        ids: list[str] = steps["detection_id"].to_pylist()
+        return group_by_members(snapshot, ids, steps["run"].to_numpy(), steps["track_id"])

@@ -48,6 +48,7 @@ class World:
     ids: list[str]
     labels: list[str]
     sequences: list[str]
+    cameras: list[str | None]  # an own column
     scores: list[float]
     unit: np.ndarray  # embeddings of length 1
     embedder: Embedder
@@ -81,6 +82,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     embedder = Embedder.load(model)
     plan: dict[str, list[object]] = {name: [] for name in ("image", "x1", "y1", "x2", "y2")}
     sequences, ids, labels = [], [], []
+    cameras: list[str | None] = []
 
     def add(
         name: str, box: tuple[float | None, ...], sequence: str, detection_id: str, label: str
@@ -90,6 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         sequences.append(sequence)
         ids.append(detection_id)
         labels.append(label)
+        cameras.append(None if sequence == "trap" else ("north", "south's", "east")[len(ids) % 3])
 
     (images / "trap").mkdir(parents=True)
     for frame in range(FRAMES):
@@ -119,7 +122,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     run = write_run(
         base / "run",
-        {**plan, "detection_id": ids, "sequence": sequences},
+        {**plan, "detection_id": ids, "sequence": sequences, "Camera": cameras},
         vectors,
         root=images,
         facts=model,
@@ -140,6 +143,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         ids=columns["detection_id"],
         labels=[labels[row] for row in order],
         sequences=[sequences[row] for row in order],
+        cameras=[cameras[row] for row in order],
         scores=columns["score"],
         unit=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[order],
         embedder=embedder,

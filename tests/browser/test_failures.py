@@ -99,9 +99,7 @@ def test_a_missing_image_is_shown_as_such(
     file.rename(away)
     try:
         page = open_page(service + detection_url(f"m-{MEADOW - 1}"))
-        expect(page.locator(".detection .why")).to_contain_text(
-            "is no longer where its run read it"
-        )
+        expect(page.locator(".detection .why")).to_contain_text("is not where its run read it")
     finally:
         away.rename(file)
 

@@ -138,7 +138,6 @@ class TestSearch:
             ("invalid_request", {"vector": [1.0] * 32, "k": 0}),
             ("invalid_request", {"vector": [1.0] * 32, "k": 1001}),
             ("invalid_request", {"vector": [1.0] * 32, "filter": "x"}),
-            ("invalid_request", {"detection_id": "a-0", "ids": []}),
             ("invalid_request", {"detection_id": "a-0", "ids": ["x"] * 10_001}),
         ],
     )
@@ -193,6 +192,8 @@ class TestDetections:
             "sequence": "trap",
             "frame": 0,
             "timestamp": "2022-06-20T00:29:00",
+            "payload": {},
+            "vector": None,
         }
         whole = http.get("/v1/detections/b-0").json()
         assert (whole["box"], whole["image"]) == (None, "gone0.jpg")

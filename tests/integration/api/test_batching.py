@@ -120,6 +120,43 @@ def test_waiting_searches_share_one_call(world: World, gate: Gate) -> None:
         assert 'onepass_batch_size_bucket{le="32.0"} 3.0' in text
 
 
+def test_options_of_one_search_do_not_touch_another(world: World, gate: Gate) -> None:
+    """What is asked for alone is what is answered in a call that many share."""
+    opened, sizes = gate
+    options: list[dict[str, Any]] = [
+        {},
+        {"k": 4, "offset": 3},
+        {"k": 9, "score_threshold": 0.2},
+        {"k": 2, "offset": 30, "with_vector": True},
+        {"with_payload": False},
+        {"k": 3, "include_features": True},
+        {"k": 2, "group_by": "label", "group_size": 2},
+        {"k": 3, "group_by": "sequence"},
+    ]
+    queries: list[dict[str, Any]] = [
+        {"detection_id": "a-0"},
+        {"vector": world.unit[4].tolist()},
+        {"positive": ["a-2", "b-1"], "negative": [world.unit[3].tolist()]},
+    ]
+    bodies = [query | option for query in queries for option in options]
+    with serving(world.index) as http:
+        alone = [http.post("/v1/search", json=body) for body in bodies]
+        assert {answer.status_code for answer in alone} == {200}
+        sizes.clear()
+        opened.clear()
+        with together(len(bodies) + 1) as begin:
+            first = begin(http.post, "/v1/search", json={"detection_id": "a-0"})
+            while not sizes:
+                pass
+            answers = [begin(http.post, "/v1/search", json=body) for body in bodies]
+            wait_for_depth(http, len(queries) * (7 + 32 // 4))  # vectors cost more
+            opened.set()
+        assert first.result().status_code == 200
+        assert 1 < max(sizes) <= len(queries) * 6  # those without groups share calls
+        for future, answer in zip(answers, alone, strict=True):
+            assert future.result().json() == answer.json()
+
+
 def test_a_full_queue_says_when_to_try_again(world: World, gate: Gate) -> None:
     opened, sizes = gate
     limits = Limits(waiting_queries=4, batch=4)

@@ -37,6 +37,7 @@ from tests.helpers.api.world import World, serving
 
 GOLDEN = Path(__file__).with_name("openapi.json")
 CASES = int(os.environ.get("ONEPASS_CASES", "300"))
+LONGEST_QUERY = 4000  # of thousands of ids; what is percent-encoded takes up to 12 times as much
 KEY = "for-the-fuzzer"
 
 
@@ -138,6 +139,9 @@ def test_random_requests_get_described_answers(base_url: str, world: World) -> N
                     if isinstance(case.body, dict) and "where" in case.body:
                         case.body["where"] = where
                 case.headers = {**(case.headers or {}), "X-API-Key": KEY}
+                url = case.as_transport_kwargs(base_url=base_url)
+                if len(str(url.get("params"))) > LONGEST_QUERY:
+                    return  # refused by uvicorn, before the service
                 response = case.call(base_url=base_url, timeout=60)
                 seen[response.status_code] += 1
                 case.validate_response(response, checks=checks)

@@ -25,6 +25,7 @@ from index.build.version import build_index
 from index.config import IndexConfig
 from index.search.snapshot import Snapshot
 from tests.helpers.api.contract_link import TestLink  # noqa: F401
+from tests.helpers.api.contract_options import TestOptions, TestUnknownParameters  # noqa: F401
 from tests.helpers.api.contract_search import TestDetections, TestSearch, TestTracks  # noqa: F401
 from tests.helpers.api.contract_service import TestErrors, TestIndex  # noqa: F401
 from tests.helpers.api.world import (

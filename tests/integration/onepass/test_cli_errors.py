@@ -209,6 +209,27 @@ def test_query_takes_exactly_one_of_its_inputs(indexed: SimpleNamespace, tmp_pat
         assert "--id, --image, --vector" in refused("query", indexed.index, *query)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--negative", "a"), "--negative needs --positive"),
+        (("--id", "a", "--negative", "b"), "--negative needs --positive"),
+        (("--id", "a", "--descending"), "--descending"),
+        (("--order-by", "score", "--exact"), "--exact"),
+        (("--order-by", "score", "--group-by", "label"), "--group-by"),
+        (("--facets", "label", "--offset", "3"), "--offset"),
+        (("--facets", "label", "--score-threshold", "0"), "--score-threshold"),
+        (("--order-by", "colour"), "--order-by colour"),
+        (("--facets", "colour"), "colour"),
+        (("--order-by", "score", "--facets", "label"), "exactly one of"),
+    ],
+)
+def test_query_refuses_what_it_would_ignore(
+    indexed: SimpleNamespace, options: tuple[str, ...], named: str
+) -> None:
+    assert named in refused("query", indexed.index, *options)
+
+
 def test_query_of_an_unknown_id(indexed: SimpleNamespace) -> None:
     assert "nobody" in refused("query", indexed.index, "--id", "nobody")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import onepass
-from onepass import linking, migrating, runs, search
+from onepass import linking, migrating, runs, search, searching
 from onepass.cli import flags
 from pipelines import run
 from tests.helpers.pictures import drawn
 from tracks.association import options
 
-MODULES = (flags, linking, migrating, options, run, runs, search)
+MODULES = (flags, linking, migrating, options, run, runs, search, searching)
 FRESH = {"onepass.runs.extract": "runs", "onepass.indexing.build_index": "photos.index"}
 """Examples that make what the others find made."""
 

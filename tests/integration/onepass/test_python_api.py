@@ -102,6 +102,80 @@ def test_neighbors_leave_the_query_out_and_conditions_select(world: World) -> No
     assert set(only.ids) == set(hits.ids[:2])
 
 
+def test_pages_thresholds_and_groups_are_parts_of_the_whole(world: World) -> None:
+    vectors = world.run.embeddings()[:4]
+    whole = world.index.search(vectors, k=COUNT)
+    pages = [world.index.search(vectors, k=5, offset=offset) for offset in (0, 5, 10)]
+    assert (np.hstack([page.ids for page in pages]) == whole.ids).all()
+    assert pages[1].to_pandas()["rank"].tolist() == [6, 7, 8, 9, 10] * 4
+    limit = float(np.median(whole.scores))
+    near = world.index.search(vectors, k=COUNT, score_threshold=limit)
+    kept = whole.scores >= np.float32(limit)
+    assert (near.ids[near.ids != None] == whole.ids[kept]).all()  # noqa: E711 (element by element)
+    assert np.isnan(near.scores).sum() == near.scores.size - kept.sum()
+    assert len(near.to_dicts()) == len(near.to_pandas()) == kept.sum()
+    assert [hit["rank"] for hit in near.to_dicts()] == near.to_pandas()["rank"].tolist()
+    near.draw()
+    groups = world.index.search(vectors[0], k=2, group_by="sequence", group_size=2)
+    images = whole.to_pandas().query("query == 0")["image"]
+    nights = [name.partition("/")[0] for name in images]
+    order = list(dict.fromkeys(nights))
+    expected = [[i for i, night in enumerate(nights) if night == name][:2] for name in order]
+    assert groups.ids.tolist() == whole.ids[0][np.ravel(expected)].tolist()
+    assert groups.groups is not None
+    assert groups.groups.tolist() == [name for name in order for _ in range(2)]
+    assert groups.to_pandas()["group"].tolist() == groups.groups.tolist()
+    one = world.index.neighbors(str(whole.ids[0, 0]), k=1, offset=1, group_by="sequence")
+    assert one.to_dicts()[0]["group"] == order[1] or len(one) == 0
+
+
+def test_tracks_are_groups_once_they_are_linked(world: World, tmp_path: Path) -> None:
+    run = onepass.extract(world.photos, "tiny", tmp_path / "run", progress=False)
+    index = onepass.build_index(run, tmp_path / "index", progress=False)
+    vector = run.embeddings()[0]
+    with pytest.raises(onepass.InputError, match="group_by"):
+        index.search(vector, group_by="track")
+    tracks = onepass.link(run, progress=False).to_pandas().set_index("detection_id")["track_id"]
+    hits = index.search(vector, k=COUNT, group_by="track")
+    order = [tracks.get(name) for name in index.search(vector, k=COUNT).ids]
+    named = [name for name in order if isinstance(name, str)]
+    assert hits.groups is not None
+    assert [name for name in hits.groups if name] == list(dict.fromkeys(named))
+
+
+def test_examples_are_not_among_their_hits(world: World) -> None:
+    vectors = world.run.embeddings()
+    ids = world.run.to_pandas(["detection_id"])["detection_id"].to_numpy()
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = 2 * unit[[0, 1, 2]].mean(axis=0) - unit[5]
+    order = [i for i in np.argsort(-unit @ query, kind="stable") if i not in (0, 1, 5)]
+    hits = world.index.recommend([ids[0], ids[1], vectors[2]], [ids[5]], k=4)
+    assert hits.ids.tolist() == ids[order[:4]].tolist()
+    alone = world.index.recommend(ids[0], k=4)
+    assert alone.ids.tolist() == world.index.neighbors(ids[0], k=4).ids.tolist()
+
+
+def test_detections_their_vectors_and_values(world: World) -> None:
+    index, run = world.index, world.run.to_pandas(["detection_id", "image", "score", "label"])
+    vectors = world.run.embeddings()
+    names = run["detection_id"].tolist()[::-1]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.allclose(index.vectors(names), unit[::-1], atol=1e-6)
+    assert np.allclose(index.vectors(names[0]), unit[-1], atol=1e-6)
+    assert index.vectors([]).shape == (0, 32)
+    with pytest.raises(onepass.InputError, match="nobody"):
+        index.vectors([names[0], "nobody"])
+    table = index.detections(order_by="score", direction="desc")
+    assert table["label_score"].tolist() == sorted(run["score"], reverse=True)
+    assert len(index.detections(ids=[])) == 0
+    page = index.detections("sequence = 'night1'", order_by="image", limit=2, offset=1)
+    assert page["image"].tolist() == ["night1/1.jpg", "night1/2.jpg"]
+    labels = run["label"].fillna("").tolist()
+    counts = {name: labels.count(name) for name in set(labels) - {""}}
+    assert index.facets("label") == counts
+    assert list(index.facets("image", limit=1)) == ["night0/0.jpg"]
+
+
 def test_a_finished_run_is_opened_not_extracted_again(world: World) -> None:
     again = onepass.extract(world.photos, "tiny", world.run.path, progress=False)
     assert again.manifest == world.run.manifest
@@ -194,6 +268,17 @@ def test_a_migration_is_judged(world: World, tmp_path: Path) -> None:
         (lambda w: w.index.search_images("missing.jpg"), "images"),
         (lambda w: w.index.search_images([]), "images"),
         (lambda w: w.index.neighbors(3), "detection_id"),
+        (lambda w: w.index.search(np.ones(32), offset=-1), "offset"),
+        (lambda w: w.index.search(np.ones(32), score_threshold="x"), "score_threshold"),
+        (lambda w: w.index.search(np.ones(32), group_by="colour"), "group_by"),
+        (lambda w: w.index.search(np.ones(32), group_by=3), "group_by"),
+        (lambda w: w.index.search(np.ones(32), group_size=2), "group_size"),
+        (lambda w: w.index.recommend(3), "positive"),
+        (lambda w: w.index.recommend([np.ones(32)], [np.ones((2, 32))]), "negative"),
+        (lambda w: w.index.detections(order_by="colour"), "order_by"),
+        (lambda w: w.index.detections(order_by="score", direction="up"), "direction"),
+        (lambda w: w.index.detections(limit=-1), "limit"),
+        (lambda w: w.index.facets("colour"), "column"),
         (lambda w: w.index.delete(), "where"),
         (lambda w: w.run.to_pandas("image"), "columns"),
         (lambda w: next(w.run.iter_batches(0)), "batch_size"),
