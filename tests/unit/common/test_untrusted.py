@@ -144,7 +144,11 @@ ONLY_IN = {
     "pq.ParquetFile": {"common/storage.py"},
     "pq.read_table": {"common/storage.py", "pipelines/outputs/finish.py"},
     "pq.read_schema": set(),
-    "pa.ipc.open_file": {"index/storage/rows.py", "index/search/nodes.py"},
+    "pa.ipc.open_file": {
+        "index/build/sources/tables.py",
+        "index/search/nodes.py",
+        "index/storage/rows.py",
+    },
 }
 
 
