@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from index.metrics import argsort_nearest, faiss_metric, prepare, to_scores
 from index.search.columns import read_column
+from index.search.exact import ExactSearch
 from index.search.filters import Filter
 from index.search.selection import Selection, within
 
@@ -240,7 +241,8 @@ class _Walk:
         left = np.setdiff1d(left, rows)
         store = faiss.IndexFlat(vector.shape[1], faiss_metric(metric))
         store.add(self._snapshot.vectors(left))
-        values, at = store.search(prepare(vector, ["the query"], metric), len(left))
+        query = prepare(vector, ["the query"], metric)
+        values, at = ExactSearch(store, metric).search(query, len(left))
         near = self._near(left[at[0]], to_scores(values, metric)[0])
         rows, scores = np.concatenate([rows, near[0]]), np.concatenate([scores, near[1]])
         by_row = np.argsort(rows)  # equal scores are in the order of the rows
