@@ -112,7 +112,10 @@ def world(world: World) -> World:
     """The same rows in two segments."""
     base = world.index.parent
     opened = build_index([base / "first", base / "second"], base / "sharded", IndexConfig(shards=2))
-    ids = [set(part.rows.table["detection_id"].to_pylist()) for part in opened._segments]
+    ids = [
+        set(part.rows.select(["detection_id"])["detection_id"].to_pylist())
+        for part in opened.segments
+    ]
     assert len(ids) == 2
     assert all(ids)
     assert set.union(*ids) == set(world.all_ids)
