@@ -34,6 +34,7 @@ from pipelines.outputs.hdf5 import write_hdf5
 from pipelines.progress.counters import STAGES, Block, ProgressSnapshot
 from pipelines.request import Request, earlier_request
 from pipelines.run import Limit, SessionInfo
+from pipelines.sources.contents import append_hashes
 
 SAMPLE_SECONDS = 10.0  # of each actor's work, about
 _BLOCKS = (5, 40)  # of the sample, for each actor, at least and at most
@@ -103,6 +104,7 @@ def dry_run(
         request, slots = resolved.request, executor.slots
         whole = block_rows(request, planned, slots)
         sample = _sample(plan.table, request, whole, executor, resolved.seconds_a_row)
+        sample = [append_hashes(block, plan.images) for block in sample]
         sampled = sum(block.num_rows for block in sample)
         with _folder_beside(out) as folder:
             write_blocks(folder / "plan", sample)

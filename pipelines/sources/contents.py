@@ -110,6 +110,24 @@ def hash_images(
     return [hashes[name] for name in files]
 
 
+def append_hashes(
+    table: pa.Table, root: ImageRoot, report: Callable[[int, int], None] = lambda done, total: None
+) -> pa.Table:
+    """Rows of a plan with the column ``image_hash``.
+
+    Args:
+        table: the rows.
+        root: where their images are.
+        report: receives files read and files in all.
+
+    Raises:
+        StorageError: an object store did not answer.
+    """
+    encoded = table["image"].combine_chunks().dictionary_encode()
+    hashes = hash_images(encoded.dictionary.to_pylist(), root, report)
+    return table.append_column(IMAGE_HASH, pa.array(hashes, pa.string()).take(encoded.indices))
+
+
 def with_hashes(plan: Plan, report: Callable[[int, int], None] = lambda done, total: None) -> Plan:
     """The plan with the column ``image_hash``, and with ids made of it where none were given.
 
@@ -120,11 +138,7 @@ def with_hashes(plan: Plan, report: Callable[[int, int], None] = lambda done, to
     Raises:
         StorageError: an object store did not answer.
     """
-    encoded = plan.table["image"].combine_chunks().dictionary_encode()
-    hashes = hash_images(encoded.dictionary.to_pylist(), plan.images, report)
-    table = plan.table.append_column(
-        IMAGE_HASH, pa.array(hashes, pa.string()).take(encoded.indices)
-    )
+    table = append_hashes(plan.table, plan.images, report)
     if not plan.ids_given:
         column = table.column_names.index("detection_id")
         ids = pc.binary_join_element_wise(plan.id_prefix or "", derive_ids(table), "")

@@ -14,7 +14,6 @@ from PIL import Image
 from cluster.executors import local_cores
 from common.errors import RunError
 from onepass.cli.main import main
-from pipelines import extract as extracting
 from pipelines.config import Progress
 from pipelines.dry_run import dry_run
 from pipelines.extract import extract
@@ -47,7 +46,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         def refuse(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(extracting, "describe_run", refuse)
+        patch.setattr("pipelines.session.describe_run", refuse)
         with pytest.raises(OSError, match="No space left"):
             extract(config, out)
     first = read_events(out)
