@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError
@@ -74,9 +72,6 @@ class Snapshot:
         )
         self._pool = ThreadPoolExecutor(len(segments)) if searcher else None
         # Of a function, not of a method: a cycle would keep the files of a replaced snapshot open.
-        self._cached_counts: Callable[[str], list[tuple[str, int]]] = lru_cache(8)(
-            partial(_count, self._table, segments if manifest.deleted else ())
-        )
 
     @classmethod
     def open(
@@ -272,10 +267,6 @@ class Snapshot:
         """
         return np.concatenate([segment.mask(filter or None) for segment in self._segments])
 
-    def counts(self, column: str) -> list[tuple[str, int]]:
-        """Distinct values of a column with the number of rows of each, most frequent first."""
-        return self._cached_counts(column)
-
     def describe(self, hits: Hits) -> list[dict[str, Any]]:
         """The hits of one query as dicts that can be written as JSON.
 
@@ -366,16 +357,6 @@ def _prepare_queries(queries: NDArray[np.floating], metric: Metric) -> NDArray[n
             f"query {bad} of {len(queries)} (counted from 0) {what}: it has no direction and "
             "therefore no neighbours; give another vector"
         ) from None
-
-
-def _count(rows: RowTable, segments: Sequence[Segment], column: str) -> list[tuple[str, int]]:
-    """``Snapshot.counts``; ``segments`` are those of ``rows`` where some rows are deleted."""
-    values = rows.select([column])[column]
-    if segments:
-        values = values.filter(pa.array(np.concatenate([each.mask(None) for each in segments])))
-    entries = pc.value_counts(values).to_pylist()
-    pairs = [(each["values"], each["counts"]) for each in entries if each["values"] is not None]
-    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
 
 def _check_k(k: int) -> None:

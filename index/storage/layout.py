@@ -66,7 +66,6 @@ class RunEntry(JsonModel):
     root: str  # relative image names of this run start here
     rows: int  # indexed, before any was deleted
     manifest_sha256: str  # of the run's manifest.json, or of the file
-    id_column: str | None = None  # of a file, as the user named it
     moved: Pairs = ()  # old and new folder of images that were moved
 
     def located(self, then: str | None, now: Path, pairs: Pairs = ()) -> RunEntry:

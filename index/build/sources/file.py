@@ -47,14 +47,12 @@ class FileSource:
     Attributes:
         path: the file.
         layout: its vectors, ids and columns.
-        id_column: as the user named it; None: the first of the usual ones.
         model_name: what made the vectors, in the user's words; None: not said.
         row_ids: which rows are wanted, ascending; None: all.
     """
 
     path: Path
     layout: FileLayout
-    id_column: str | None
     model_name: str | None
     row_ids: NDArray[np.int64] | None = None
 
@@ -124,7 +122,6 @@ class FileSource:
             root=str(self.path.parent),
             rows=rows,
             manifest_sha256=self.digest(),
-            id_column=self.id_column,
         )
 
 
@@ -133,7 +130,6 @@ def open_file(
     *,
     id_column: str | None = None,
     model_name: str | None = None,
-    row_ids: NDArray[np.int64] | None = None,
 ) -> FileSource:
     """Open a file of vectors.
 
@@ -142,7 +138,6 @@ def open_file(
         id_column: name of the column, or of the HDF5 dataset, that holds the ids; None:
             ``detection_id`` or ``id``.
         model_name: what made the vectors.
-        row_ids: which rows are wanted, ascending; None: all.
 
     Raises:
         SnapshotError: there is no such file, or it is not what its suffix says, or has no ids.
@@ -158,7 +153,7 @@ def open_file(
         layout = _OPEN[suffix](path, id_column)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SnapshotError(f"{path} cannot be read as {suffix}: {first_line(error)}") from None
-    return FileSource(path, layout, id_column, model_name, row_ids)
+    return FileSource(path, layout, model_name)
 
 
 def _values(kind: pa.DataType) -> pa.DataType:

@@ -16,6 +16,7 @@ import pytest
 from common.errors import FilterError, SnapshotError
 from index.build.update import add_runs, compact, delete_rows
 from index.build.version import build_index
+from index.search.columns import count_values
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot
 from index.storage.layout import current_version
@@ -230,7 +231,7 @@ def test_segments_with_other_columns_and_types(tmp_path: Path, run: Path) -> Non
     assert ids(snapshot, "site = 'y' OR payload.run = 'walk 1' AND height < 20") == {"d1", "e1"}
     assert ids(snapshot, "site IS NULL AND height IS NULL") == {"e2"}
     assert snapshot.column("site").to_pylist().count(None) == ROWS + 1
-    assert snapshot.counts("site") == [("x", 1), ("y", 1)]
+    assert count_values(snapshot, "site", None, 9)[1] == [("x", 1), ("y", 1)]
     before = tree(out)
     compacted = compact(out)
     assert compacted.manifest.payload_schema == snapshot.manifest.payload_schema
@@ -284,4 +285,4 @@ def test_an_index_without_own_columns_can_get_some(tmp_path: Path, run: Path) ->
     deleted, count = delete_rows(out, Filter("camera = 'north'"))
     assert count == 14
     assert deleted.own_columns == OWN
-    assert deleted.counts("camera") == [("south", 13)]
+    assert count_values(deleted, "camera", None, 9)[1] == [("south", 13)]
