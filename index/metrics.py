@@ -81,15 +81,25 @@ def prepare(
     """
     if metric == "cosine" and len(vectors) and vectors.dtype == np.float32:
         # Dividing by the L2 norm cancels the L1 norm, so that step and its checks are skipped
-        # where the squared lengths show that every vector is usable.
+        # where the squared length shows that a vector is usable.
         squares = np.einsum("ij,ij->i", vectors, vectors)
         least, most = (squares[0],) * 2 if len(squares) == 1 else (squares.min(), squares.max())
         if least > _MIN_SQUARE and most < _MAX_SQUARE:
             return np.ascontiguousarray(vectors / np.sqrt(squares)[:, None])
+        # Each vector by itself: what it becomes must not depend on the others.
+        normal = np.empty_like(vectors, order="C")
+        usable = (squares > _MIN_SQUARE) & (squares < _MAX_SQUARE)
+        normal[usable] = vectors[usable] / np.sqrt(squares[usable])[:, None]
+        odd = np.flatnonzero(~usable).tolist()
+        normal[odd] = _to_unit(l1_normalise(vectors[odd], [ids[row] for row in odd]))
+        return normal
     normal = l1_normalise(vectors, ids)
-    if metric == "cosine":
-        normal /= np.sqrt(np.einsum("ij,ij->i", normal, normal))[:, None]
-    return np.ascontiguousarray(normal)
+    return np.ascontiguousarray(_to_unit(normal) if metric == "cosine" else normal)
+
+
+def _to_unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = vectors / np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    return unit
 
 
 def to_scores(values: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:

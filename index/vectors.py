@@ -38,13 +38,15 @@ def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[object]) -> NDArra
         bad = np.flatnonzero(zero | not_finite)
         if len(bad):
             raise SnapshotError(
-                f"{len(bad)} of {len(vectors)} vectors are zero or not finite: "
+                f"{len(bad)} vectors are zero or not finite: "
                 f"{name_some([str(ids[row]) for row in bad[:_NAMED]], len(bad))}; such a vector has no neighbours: "
                 "check these images and extract them again, or leave them out"
             )
-        # float64 values whose sum alone is too large for a float64
-        vectors = vectors / np.abs(vectors).max(axis=1, keepdims=True)
-        total = np.abs(vectors).sum(axis=1, keepdims=True)
+        # float64 values whose sum alone is too large, or too small, for a float64
+        odd = ~(np.isfinite(total) & (total > 0))[:, 0]
+        vectors = vectors.copy()
+        vectors[odd] /= np.abs(vectors[odd]).max(axis=1, keepdims=True)
+        total[odd] = np.abs(vectors[odd]).sum(axis=1, keepdims=True)
     normal: NDArray[np.float32] = (vectors / total).astype(np.float32)
     return normal
 

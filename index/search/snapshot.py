@@ -71,7 +71,6 @@ class Snapshot:
             [searcher(number) for number in range(len(segments))] if searcher else [*segments]
         )
         self._pool = ThreadPoolExecutor(len(segments)) if searcher else None
-        # Of a function, not of a method: a cycle would keep the files of a replaced snapshot open.
 
     @classmethod
     def open(

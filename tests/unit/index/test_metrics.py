@@ -75,3 +75,18 @@ def test_ends_of_the_ranges_are_reached() -> None:
     for metric, same, opposite in (("cosine", 1, -1), ("ip", 1, -1), ("l1", 0, 2), ("l2", 0, 2)):
         values = scored(metric, raw[:1], raw)[0]  # type: ignore[arg-type]
         assert (values[0], values[1]) == (same, opposite)
+
+
+@pytest.mark.parametrize("metric", EVERY)
+def test_what_a_vector_becomes_does_not_depend_on_the_others(metric: Metric) -> None:
+    vectors = embeddings(40)
+    tiny, huge = vectors[:1] * np.float32(1e-25), vectors[1:2] * np.float32(1e25)
+    alone = prepare(vectors, range(40), metric)
+    among = prepare(np.concatenate([tiny, vectors, huge]), range(42), metric)
+    np.testing.assert_array_equal(among[1:-1], alone)
+    for row, one in ((0, tiny), (-1, huge)):
+        np.testing.assert_array_equal(among[row], prepare(one, ["it"], metric)[0])
+    for row in range(0, 40, 7):
+        np.testing.assert_array_equal(
+            prepare(vectors[row : row + 1], ["it"], metric)[0], alone[row]
+        )
