@@ -193,15 +193,30 @@ def test_extract_on_two_nodes_with_the_code_of_this_checkout(cluster: Cluster) -
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "each row exactly once" in checked.stdout
 
-    traces = [file.read_text().split(" ", 1) for file in cluster.traces.iterdir()]
-    assert {prefix for prefix, _ in traces} == {sys.prefix}
     sent = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*"
-    for node in ("h", "w"):
-        (code,) = (path for path in (cluster.folder / node).glob(sent) if path.is_dir())
-        assert any(Path(file).is_relative_to(code) for _, file in traces), f"no work on {node}"
+    codes = [
+        next(path for path in (cluster.folder / node).glob(sent) if path.is_dir())
+        for node in ("h", "w")
+    ]
+
+    def read_traces() -> list[tuple[str, Path]]:
+        texts = [file.read_text().split(" ", 1) for file in cluster.traces.iterdir()]
+        return [(prefix, Path(file)) for prefix, file in texts]
+
+    def worked_on(code: Path) -> bool:
+        return any(file.is_relative_to(code) for _, file in read_traces())
+
+    for number in range(3):  # on a busy machine one node may be done before the other has begun
+        if not all(map(worked_on, codes)):
+            again = (*arguments[:-1], f"{out}-{number}")
+            assert cluster.submit(*again, seconds=180).returncode == 0
+    traces = read_traces()
+    assert {prefix for prefix, _ in traces} == {sys.prefix}
+    for code in codes:
+        assert worked_on(code), f"no work in {code}"
         assert {f.name for f in code.iterdir()} - {"__pycache__"} == set(CODE) - {"pyproject.toml"}
         assert sum(file.stat().st_size for file in code.rglob("*.*") if file.is_file()) < 2**22
-    assert all("working_dir_files" in file for _, file in traces)
+    assert all("working_dir_files" in str(file) for _, file in traces)
 
 
 def test_a_job_that_fails_ends_submit_with_its_exit_code_and_its_error_in_the_log(
