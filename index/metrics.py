@@ -90,8 +90,7 @@ def prepare(
         normal = np.empty_like(vectors, order="C")
         usable = (squares > _MIN_SQUARE) & (squares < _MAX_SQUARE)
         normal[usable] = vectors[usable] / np.sqrt(squares[usable])[:, None]
-        odd = np.flatnonzero(~usable).tolist()
-        normal[odd] = _to_unit(l1_normalise(vectors[odd], [ids[row] for row in odd]))
+        normal[~usable] = _to_unit(l1_normalise(vectors, ids)[~usable])
         return normal
     normal = l1_normalise(vectors, ids)
     return np.ascontiguousarray(_to_unit(normal) if metric == "cosine" else normal)

@@ -38,7 +38,7 @@ def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[object]) -> NDArra
         bad = np.flatnonzero(zero | not_finite)
         if len(bad):
             raise SnapshotError(
-                f"{len(bad)} vectors are zero or not finite: "
+                f"{len(bad)} of {len(vectors)} vectors are zero or not finite: "
                 f"{name_some([str(ids[row]) for row in bad[:_NAMED]], len(bad))}; such a vector has no neighbours: "
                 "check these images and extract them again, or leave them out"
             )

@@ -31,12 +31,12 @@ def test_no_vectors_is_no_error() -> None:
 def test_vector_without_direction_is_refused_by_name(bad: float) -> None:
     vectors = np.ones((3, 2), np.float32)
     vectors[1] = bad
-    with pytest.raises(SnapshotError, match=r"1 vectors .*: 'moth-2';"):
+    with pytest.raises(SnapshotError, match=r"1 of 3 vectors .*: 'moth-2';"):
         l1_normalise(vectors, ["moth-1", "moth-2", "moth-3"])
 
 
 def test_long_lists_of_bad_vectors_are_counted() -> None:
-    with pytest.raises(SnapshotError, match=r"8 vectors .*'r0', 'r1', 'r2', 'r3', 'r4' and 3 more"):
+    with pytest.raises(SnapshotError, match=r"8 of 8 .*'r0', 'r1', 'r2', 'r3', 'r4' and 3 more"):
         l1_normalise(np.zeros((8, 2), np.float32), [f"r{n}" for n in range(8)])
 
 
