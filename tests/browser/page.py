@@ -22,6 +22,17 @@ def cards(page: Page) -> list[str]:
     ]
 
 
+def expect_cards(page: Page, ids: list[str]) -> None:
+    """Wait for these cards: the status may be the same before and after a change of their order."""
+    page.wait_for_function(
+        """ids => {
+            const shown = [...document.querySelectorAll(".grid a")].map((a) => a.dataset.id);
+            return JSON.stringify(shown) === JSON.stringify(ids);
+        }""",
+        arg=ids,
+    )
+
+
 def expect_status(page: Page, text: str) -> None:
     expect(page.get_by_role("status")).to_have_text(text)
 
@@ -32,13 +43,13 @@ def expect_detections(page: Page, ids: list[str], *, offset: int = 0) -> None:
     noun = "detection" if len(ids) == 1 else "detections"
     status = f"{len(ids)} {noun}, {offset + 1} to {offset + len(shown)} shown"
     expect_status(page, status)
-    assert cards(page) == shown
+    expect_cards(page, shown)
 
 
 def expect_neighbours(page: Page, ids: Iterable[str]) -> None:
     names = list(ids)
     expect_status(page, f"{len(names)} neighbours, nearest first, by cosine similarity")
-    assert cards(page) == names
+    expect_cards(page, names)
 
 
 def hash_of(page: Page) -> tuple[str, dict[str, list[str]]]:

@@ -8,7 +8,15 @@ import numpy as np
 from playwright.sync_api import expect
 
 from tests.browser.conftest import ODD_ID, World
-from tests.browser.page import Open, cards, detection_url, expect_detections, expect_status, hash_of
+from tests.browser.page import (
+    Open,
+    cards,
+    detection_url,
+    expect_cards,
+    expect_detections,
+    expect_status,
+    hash_of,
+)
 
 
 def test_an_own_column_filters(open_page: Open, service: str, world: World) -> None:
@@ -67,7 +75,7 @@ def test_one_neighbour_of_each_group(open_page: Open, service: str, world: World
     expect_status(
         page, f"{len(expected)} neighbours, one of each Camera, nearest first, by cosine similarity"
     )
-    assert cards(page) == expected
+    expect_cards(page, expected)
     page.get_by_label("One of each").select_option("track")
     expect(page.get_by_role("status")).to_contain_text("one of each track")
 
@@ -81,7 +89,7 @@ def test_a_limit_of_the_score(open_page: Open, service: str, world: World) -> No
     page.get_by_label("Score limit").press("Tab")
     expected = [name for name, score in near.items() if score >= limit]
     expect_status(page, f"{len(expected)} neighbours, nearest first, by cosine similarity")
-    assert cards(page) == expected
+    expect_cards(page, expected)
 
 
 def test_more_like_this_and_less_like_that(open_page: Open, service: str, world: World) -> None:
@@ -104,21 +112,21 @@ def test_more_like_this_and_less_like_that(open_page: Open, service: str, world:
     page.wait_for_url("**more=*")
     expect(page.locator(".grid a").first).to_have_attribute("data-id", expected(more, [])[0])
     expect(page.locator(f'.grid a[data-id="{first[2]}"]')).to_have_count(0)
-    assert cards(page) == expected(more, [])
+    expect_cards(page, expected(more, []))
     page.locator(".grid a").nth(20).focus()
     less = [cards(page)[20]]
     page.keyboard.press("-")
     page.wait_for_url("**less=*")
     expect(page.locator(f'.grid a[data-id="{less[0]}"]')).to_have_count(0)
     expect(page.locator(".grid[aria-busy]")).to_have_count(0)
-    assert cards(page) == expected(more, less)
+    expect_cards(page, expected(more, less))
     assert json.loads(hash_of(page)[1]["less"][0]) == less
     page.reload()
     expect(page.locator(".chosen button")).to_have_count(2)
     page.get_by_role("button", name=f"Take away {more[0]}").click()
     expect(page.locator(".chosen button")).to_have_count(1)
     expect(page.locator(f'.grid a[data-id="{more[0]}"]')).to_have_count(1)
-    assert cards(page) == expected([], less)
+    expect_cards(page, expected([], less))
 
 
 def test_examples_with_unusual_ids(open_page: Open, service: str, world: World) -> None:
@@ -134,4 +142,4 @@ def test_examples_with_unusual_ids(open_page: Open, service: str, world: World) 
     page.evaluate("location.hash = '#/search?id=m-3&more=[1,'")  # a link that was cut
     expect(page.locator(".chosen button")).to_have_count(0)
     expect_status(page, "24 neighbours, nearest first, by cosine similarity")
-    assert cards(page) == list(world.near("m-3", 24))
+    expect_cards(page, list(world.near("m-3", 24)))
