@@ -22,6 +22,10 @@ from index.storage.columns import ROWS_SCHEMA, plain_name, to_type
 BLOCK_ROWS = 1_000_000  # of one Arrow batch, whose strings must stay below 2 GiB
 
 _HEADER_LOCK = Lock()
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def to_index_rows(
@@ -263,12 +267,16 @@ def map_array(file: Path) -> NDArray[Any]:
         OSError, ValueError: the file is missing or damaged.
     """
     with file.open("rb") as stream, _HEADER_LOCK:
-        np.lib.format.read_magic(stream)  # version 1, which ``np.save`` writes for such arrays
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        version = np.lib.format.read_magic(stream)
+        if version not in _READ_HEADER:  # only of structured types
+            raise ValueError(f"a NumPy file of version {version[0]}.{version[1]}")
+        shape, is_fortran, dtype = _READ_HEADER[version](stream)
         start = stream.tell()
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
     with pa.memory_map(str(file)) as source:
         values = np.frombuffer(source.read_buffer(), np.uint8)[start:]
-    mapped: NDArray[Any] = values.view(dtype).reshape(shape)
+    mapped: NDArray[Any] = values.view(dtype).reshape(shape, order="F" if is_fortran else "C")
     return mapped
 
 

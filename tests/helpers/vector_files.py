@@ -77,6 +77,15 @@ def npy(dtype: str, ids_as: str) -> Write:
     return write
 
 
+def npy_by_columns(
+    folder: Path, vectors: np.ndarray, ids: Sequence[Any], more: dict[str, Any]
+) -> Path:
+    """As ``np.save`` writes a transposed array."""
+    np.save(folder / "x.npy", np.asfortranarray(vectors, "f4"))
+    np.save(folder / "x.ids.npy", np.array(ids))
+    return folder / "x.npy"
+
+
 def hdf5(folder: Path, vectors: np.ndarray, ids: Sequence[Any], more: dict[str, Any]) -> Path:
     with h5py.File(folder / "x.h5", "w") as file:
         file["features"] = vectors.astype("f4")
@@ -105,5 +114,6 @@ KINDS: dict[str, Write] = {
     "npy-f4-text": npy("f4", "\n"),
     "npy-f2-windows": npy("f2", "\r\n"),
     "npy-f8-big-endian": npy(">f8", "npy"),
+    "npy-by-columns": npy_by_columns,
     "hdf5": hdf5,
 }

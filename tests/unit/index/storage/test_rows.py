@@ -16,6 +16,7 @@ from index.storage.rows import (
     IdTable,
     RowTable,
     hash_ids,
+    map_array,
     read_rows,
     write_ids,
     write_rows,
@@ -113,3 +114,28 @@ def test_hashes_are_the_same_everywhere() -> None:
     assert hash_ids([]).shape == (0,)
     many = hash_ids(str(number) for number in range(10_000))
     assert len(np.unique(many)) == 10_000
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<u8"])
+def test_mapped_arrays_are_those_that_numpy_loads(
+    tmp_path: Path, version: tuple[int, int], order: Any, dtype: str
+) -> None:
+    file = tmp_path / "x.npy"
+    values = np.asarray(np.arange(35).reshape(7, 5), dtype, order=order)
+    with file.open("wb") as stream:
+        np.lib.format.write_array(stream, values, version=version)
+    mapped = map_array(file)
+    np.testing.assert_array_equal(mapped, np.load(file))
+    assert mapped.dtype == np.dtype(dtype)
+
+
+def test_arrays_of_objects_and_structures_are_not_mapped(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    structures = np.zeros(2, [("蛾", "f4")])
+    with pytest.warns(UserWarning, match=r"format 3\.0"):
+        np.save(tmp_path / "structures.npy", structures)
+    for name in ("objects.npy", "structures.npy"):
+        with pytest.raises(ValueError, match=r"NumPy file|Python objects"):
+            map_array(tmp_path / name)
