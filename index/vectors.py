@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_NAMED = 5  # ids that a message lists; the rest are counted
+NAMED = 5  # ids that a message lists; the rest are counted
 
 
 def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[object]) -> NDArray[np.float32]:
@@ -37,9 +37,10 @@ def l1_normalise(vectors: NDArray[np.floating], ids: Sequence[object]) -> NDArra
         zero, not_finite = unusable(vectors)
         bad = np.flatnonzero(zero | not_finite)
         if len(bad):
+            named = name_some([str(ids[row]) for row in bad[:NAMED]], len(bad))
             raise SnapshotError(
-                f"{len(bad)} of {len(vectors)} vectors are zero or not finite: "
-                f"{name_some([str(ids[row]) for row in bad[:_NAMED]], len(bad))}; such a vector has no neighbours: "
+                f"{len(bad)} of {len(vectors)} vectors are zero or not finite: {named}; such a "
+                "vector has no neighbours: "
                 "check these images and extract them again, or leave them out"
             )
         # float64 values whose sum alone is too large, or too small, for a float64
@@ -72,6 +73,6 @@ def unusable(vectors: NDArray[np.floating]) -> tuple[Bools, Bools]:
 
 def name_some(names: Sequence[str], total: int) -> str:
     """The first few names, and how many more of the ``total`` there are."""
-    named = names[:_NAMED]
+    named = names[:NAMED]
     more = f" and {total - len(named)} more" if total > len(named) else ""
     return ", ".join(map(repr, named)) + more

@@ -43,7 +43,7 @@ def assemble(
         report: called with (rows done, rows in all); a row is half done when it is written.
 
     Raises:
-        SnapshotError: the factory does not work, a vector is zero, or a run is damaged.
+        SnapshotError: the factory does not work, or a source is damaged.
         OSError: the disk refused.
     """
     total, written = inputs.rows, 0

@@ -19,12 +19,10 @@ from index.build.sources.source import Part, VectorSource
 from index.metrics import prepare
 from index.search.snapshot import Snapshot
 from index.storage.columns import payload_schema, rows_schema, unify
-from index.vectors import name_some
+from index.vectors import NAMED, name_some
 
 _ROUNDING = 4 * np.finfo(np.float32).eps
 """Vectors that differ by no more than this share of their largest value are equal."""
-
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def summarise(sources: Sequence[SourceChanges]) -> RowChanges:
         replaced=replaced,
         unchanged=sum(each.unchanged for each in sources),
         differing=len(differing),
-        named=tuple(differing[:_NAMED]),
+        named=tuple(differing[:NAMED]),
     )
 
 

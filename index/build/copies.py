@@ -161,11 +161,11 @@ class NearCopies:
             self._add_block(rows[first : first + self._ADDED_ROWS])
             report(min(first + self._ADDED_ROWS, len(rows)))
 
-    def finish(self) -> tuple[Ints, Ints]:
+    def finish(self) -> Ints:
         """Make nodes of the rows in small groups as well.
 
         Returns:
-            The row of each node, and the node of each row [N], -1 for rows that were not added.
+            The node of each row [N], -1 for rows that were not added.
         """
         counts = np.bincount(self._node_of[self._node_of >= 0], minlength=len(self._rows))
         few = np.append(counts < MIN_COPIES, False)[self._node_of]
@@ -174,7 +174,7 @@ class NearCopies:
         for first in range(0, len(own), _BLOCK_ROWS):
             self._index.add(self._vectors.reconstruct_batch(own[first : first + _BLOCK_ROWS]))
         self._node_of[own] = len(self._rows) + np.arange(len(own))
-        return np.concatenate([self._rows, own]), self._node_of
+        return self._node_of
 
     def _add_block(self, block: Ints) -> None:
         vectors = self._vectors.reconstruct_batch(block)

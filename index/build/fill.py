@@ -54,7 +54,7 @@ def fill_graph(
     if held_out.near is not None and isinstance(index, faiss.IndexHNSW):
         copies = NearCopies(index, vectors, metric, held_out.near)
         copies.add(rows, report)
-        _, node_of = copies.finish()
+        node_of = copies.finish()
     else:
         for first in range(0, len(rows), _BLOCK_ROWS):
             index.add(vectors.reconstruct_batch(rows[first : first + _BLOCK_ROWS]))

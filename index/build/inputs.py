@@ -166,9 +166,10 @@ def count_rows(
         for reader in source.readers()
     ]
     inputs = Inputs(parts, tasks.run(Part.count, parts))
+    rows_by_run = _rows_by_run(inputs)
     for number, source in zip(numbers, sources, strict=True):
-        counts = RowCounts.add([each for part, each in inputs if part.run == number])
-        if not counts.rows and source.row_ids is None:
+        if not rows_by_run[number] and source.row_ids is None:
+            counts = RowCounts.add([each for part, each in inputs if part.run == number])
             see = "; see them with 'onepass inspect'" if source.model is not None else ""
             raise SnapshotError(
                 f"{source.path} has no row to index: {describe_skipped(counts.skipped)}{see}"

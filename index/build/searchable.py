@@ -28,6 +28,7 @@ from index.search.factory import (
     is_flat,
     is_mergeable,
     make_index,
+    save,
     train,
     training_rows,
     without_transforms,
@@ -185,7 +186,7 @@ class _Building:
             nodes = _nodes(vectors, node_of, metric)
             accelerator = Accelerator(index, vectors, metric, nodes)
         nodes.write(self.folder / NODES)
-        Accelerator.write(index, self.folder / SEARCH)
+        save(index, self.folder / SEARCH)
         measured = {
             k: round(value, 4)
             for width in tuned

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
@@ -213,7 +213,6 @@ class VersionBuilder:
         parent: str | None,
         numbers: Sequence[int] | None = None,
         kept: SnapshotManifest | None = None,
-        check: Callable[[Inputs], None] = lambda _: None,
     ) -> SnapshotManifest:
         """Build segments in the draft of a version.
 
@@ -225,7 +224,6 @@ class VersionBuilder:
             parent: the version that it changes, if any.
             numbers: position of each source in the manifest; None: 0, 1, ….
             kept: the version whose segments stay beside the new ones; None: they are alone.
-            check: called with the counted rows before the first vector is written; may raise.
 
         Returns:
             The manifest of a version of these segments alone, but for ``payload_schema``, which is
@@ -245,7 +243,6 @@ class VersionBuilder:
             inputs = count_rows(sources, numbers, self._config.shards, schema, runner)
             notes = self._notes(sources, inputs)
             check_unique_ids(inputs)
-            check(inputs)
             segments: list[SegmentEntry] = []
             before = 0
             for number, shard in enumerate(partition(inputs, self._config.shards)):

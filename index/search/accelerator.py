@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from index.config import Metric
 from index.search.allowed import SAFETY, Allowed
-from index.search.factory import core_index, graph_links, has_exact_scores, save
+from index.search.factory import core_index, graph_links, has_exact_scores
 from index.search.lists import FilteredLists
 from index.search.nodes import Nodes
 from index.search.scores import Neighbors, nearest_of_nodes
@@ -60,7 +60,7 @@ class SearchParams(NamedTuple):
     """Parameters of a search for up to ``width`` neighbours.
 
     Attributes:
-        width: one of ``WIDTHS``, or fewer where there are fewer rows.
+        width: one of ``WIDTHS``.
         effort: ``nprobe`` of lists, ``efSearch`` of a graph; 0 for codes.
         refine: candidates for each of ``width``; 1 for a graph.
     """
@@ -99,7 +99,7 @@ class Accelerator:
 
     @classmethod
     def open(cls, file: Path, store: Any, metric: Metric, nodes: Nodes) -> Accelerator:
-        """Open an index that ``write`` wrote.
+        """Open an index that ``factory.save`` wrote.
 
         Args:
             file: ``search.faiss``.
@@ -117,15 +117,6 @@ class Accelerator:
             index.storage, index.own_fields = store, False  # format 2 has one copy of the vectors
             store.this.own(True)  # SWIG gave it to the graph, which does not free it either
         return cls(index, store, metric, nodes)
-
-    @staticmethod
-    def write(index: Any, file: Path) -> None:
-        """Write ``index``.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        save(index, file)
 
     @property
     def supports_filters(self) -> bool:

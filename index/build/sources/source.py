@@ -16,11 +16,10 @@ from common.errors import SnapshotError
 from index.storage.columns import OwnColumns, plain_name
 from index.storage.layout import RunEntry
 from index.storage.rows import hash_ids, to_index_rows
-from index.vectors import unusable
+from index.vectors import NAMED, unusable
 from pipelines.model_info import ModelInfo
 
 BATCH_ROWS = 8192
-NAMED = 5  # ids of skipped rows that are kept for a message
 
 NO_EMBEDDING, ZERO, NOT_FINITE = "no_embedding", "zero", "not_finite"
 """Why a row is not indexed: it has no vector, or one without a direction."""

@@ -14,7 +14,7 @@ from index.config import Metric
 from index.metrics import faiss_metric, higher_is_nearer, prepare, to_scores
 from index.search.accelerator import Accelerator, SearchParams
 from index.search.allowed import Allowed
-from index.search.factory import make_index, train
+from index.search.factory import make_index, save, train
 from index.search.nodes import Nodes
 from tests.helpers.indexes import DIM, embeddings, true_scores
 
@@ -51,7 +51,7 @@ def index_and_store(factory: str, metric: Metric) -> tuple[Any, Any]:
 def open_accelerator(factory: str, metric: Metric, folder: Path) -> Accelerator:
     """As a snapshot opens it: from a file."""
     index, store = index_and_store(factory, metric)
-    Accelerator.write(index, folder / "search.faiss")
+    save(index, folder / "search.faiss")
     return Accelerator.open(folder / "search.faiss", store, metric, NODES)
 
 
