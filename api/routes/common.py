@@ -81,13 +81,13 @@ async def answer_search(
             list(queries),
             options.offset + options.k,
             write,
-            filter_of(options.where, options.ids),
-            options.exact,
-            shown_of(served, options),
-            options.offset,
-            options.score_threshold,
-            options.group_by,
-            options.group_size,
+            filter=filter_of(options.where, options.ids),
+            exact=options.exact,
+            shown=shown_of(served, options),
+            offset=options.offset,
+            score_threshold=options.score_threshold,
+            group_by=options.group_by,
+            group_size=options.group_size,
         )
     )
     request.scope[SNAPSHOT] = answer.snapshot
