@@ -11,6 +11,9 @@ An index of one run of made vectors; then ``--adds`` times a run of ``--rows`` n
 * **recall**: of the ten nearest, beside comparing with every vector;
 * **add s**: the mean of the adds since the line before, and the longest.
 
+The last line is an index of the same rows that is built at once, of which **longest add s** is the time:
+what the latencies would be without adds.
+
 The adds are measured in one process, without the start of Python.
 
 Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), --adds 300, after 1, 10, 100 and 300
@@ -81,13 +84,14 @@ def main() -> None:
     report = runner.Report(f"adds of {given.rows} rows of {given.dim} values")
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
-        base = make_run(Path(folder) / "base", embeddings(2000, dim=given.dim), prefix="base")
-        build_index([base], index)
+        runs = [make_run(Path(folder) / "base", embeddings(2000, dim=given.dim), prefix="base")]
+        build_index(runs, index)
         seconds: list[float] = []
         shown = {10**power for power in range(6)} | {given.adds}
         for number in range(1, given.adds + 1):
             vectors = embeddings(given.rows, seed=number + 10, dim=given.dim)
             run = make_run(Path(folder) / f"run{number}", vectors, prefix=f"{number}-")
+            runs.append(run)
             began = time.perf_counter()
             add_runs(index, [run])
             seconds.append(time.perf_counter() - began)
@@ -96,6 +100,13 @@ def main() -> None:
                 measures |= {"add s": statistics.mean(seconds), "longest add s": max(seconds)}
                 report.rounds[f"after {number} adds"] = [measures]
                 seconds = []
+        began = time.perf_counter()
+        build_index(runs, Path(folder) / "at_once")
+        took = time.perf_counter() - began
+        measures = runner.call(opened, index=str(Path(folder) / "at_once"), dim=given.dim).answer()
+        report.rounds["the same rows built at once"] = [
+            measures | {"add s": took / given.adds, "longest add s": took}
+        ]
     report.show()
     report.write(given.json)
 

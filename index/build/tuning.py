@@ -16,7 +16,7 @@ from index.search.allowed import Allowed
 from index.search.recall import Hits, recall_at, tune, without_rows
 
 RECALL_K = 10
-MEASURED_KS = {16: (1, RECALL_K), 64: (50,), 256: (200,), 1024: (1000,)}
+MEASURED_KS = dict(zip(WIDTHS, ((1, RECALL_K), (50,), (200,), (1000,)), strict=True))
 """Numbers of neighbours whose recall the manifest says, by the width they are searched with."""
 
 _WIDE_QUERIES = 200  # at the greater widths, where each has many neighbours

@@ -20,6 +20,7 @@ what is not allowed is dropped; where too few hits remain, the segment compares 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -37,10 +38,10 @@ from index.search.scores import Neighbors, nearest_of_nodes
 
 _faiss: Any = faiss
 
-WIDTHS = (16, 64, 256, 1024)
+WIDTHS = (12, 64, 256, 1024)
 """Most neighbours of a search that share parameters; above the last, every row is compared.
 
-The first holds the ten that most searches ask for, the last a thousand and the query itself.
+The first holds the ten that most searches ask for and the query itself, the last a thousand.
 """
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"
@@ -53,7 +54,8 @@ _MAX_FILTERED_EF = 4_096
 
 def width_of(k: int) -> int | None:
     """The smallest of ``WIDTHS`` that holds ``k``; None: there is none."""
-    return next((width for width in WIDTHS if k <= width), None)
+    position = bisect_left(WIDTHS, k)
+    return WIDTHS[position] if position < len(WIDTHS) else None
 
 
 class SearchParams(NamedTuple):

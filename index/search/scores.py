@@ -24,6 +24,13 @@ Neighbors = tuple[NDArray[np.float32], NDArray[np.int64]]
 _PADDED_VALUES = 4_000_000  # candidates scored at once, where queries have very different numbers
 
 
+def all_found(rows: NDArray[np.int64]) -> bool:
+    """Whether no query has fewer than wanted: then the last of its row [Q, C] is -1."""
+    if len(rows) == 1 and rows.size:  # a quarter of the time of the general case
+        return bool(rows[0, -1] >= 0)
+    return rows.size == 0 or bool(rows[:, -1].min() >= 0)
+
+
 def score_rows(
     store: Any,
     metric: Metric,
@@ -99,7 +106,7 @@ def nearest_of_nodes(
         k: hits of each query.
         mask: bool [N], the rows that may be hits; None: all.
     """
-    complete = found.size == 0 or found.min() >= 0
+    complete = all_found(found)
     rows = nodes.first[found] if complete else np.where(found < 0, -1, nodes.first[found])
     values = score_rows(store, metric, queries, rows, complete=complete)
     if mask is None and not nodes.has_copies and rows.shape[1] >= k:

@@ -22,6 +22,7 @@ from index.search.factory import faiss_reason, is_flat
 from index.search.filters import Filter, matches
 from index.search.nodes import Nodes
 from index.search.recall import Hits
+from index.search.scores import all_found
 from index.storage.columns import is_rows_schema, rows_schema
 from index.storage.layout import (
     DELETED,
@@ -126,8 +127,9 @@ class Segment:
                 folder, f"it holds {actual}, its manifest says {entry.rows} rows of {dim}"
             )
         self._params = {
-            width: SearchParams.read(width, stored)
-            for width, stored in entry.params_by_width(WIDTHS).items()
+            width: SearchParams.read(*stored)
+            for width in WIDTHS
+            if (stored := entry.params_of(width)) is not None
         }
         self._undeleted = None if deleted is None or not deleted.any() else Allowed(~deleted)
         # Per object, and of a function: a cache of a method would be a cycle, which keeps the files
@@ -188,7 +190,7 @@ class Segment:
             values, rows = index.search(queries, k, params, allowed)
             # It may return fewer than k rows, padded with -1: such queries are searched again
             # exhaustively, so that every query has k hits.
-            if rows[:, -1].min() < 0:
+            if not all_found(rows):
                 short = np.flatnonzero(rows[:, -1] < 0)
                 values[short], rows[short] = self._exact.search(queries[short], k, allowed)
         return Hits(rows, to_scores(values, self._metric))

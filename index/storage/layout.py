@@ -139,22 +139,23 @@ class SegmentEntry(JsonModel):
     recall: RecallFacts
     files: dict[str, str] = Field(repr=False)  # name to sha256
 
-    def params_by_width(self, widths: Sequence[int]) -> dict[int, dict[str, int]]:
-        """Stored search parameters by the most neighbours they are for.
+    def params_of(self, width: int) -> tuple[int, dict[str, int]] | None:
+        """Stored search parameters for ``width`` neighbours, and the most that they are for.
 
         Format 2 holds those for ten neighbours: effort grows with the number of neighbours.
+
+        Returns:
+            None: such a search is exhaustive.
         """
         if self.widths or not self.search_params:
-            return {int(width): params for width, params in self.widths.items()}
+            stored = {int(most): params for most, params in self.widths.items()}
+            return min(((m, p) for m, p in stored.items() if m >= width), default=None)
         measured_for = self.recall.k
-        return {
-            width: {
-                name: value
-                if name == "refine"
-                else -(-value * max(width, measured_for) // measured_for)
-                for name, value in self.search_params.items()
-            }
-            for width in widths
+        return width, {
+            name: value
+            if name == "refine"
+            else -(-value * max(width, measured_for) // measured_for)
+            for name, value in self.search_params.items()
         }
 
 
