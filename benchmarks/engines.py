@@ -61,7 +61,7 @@ def agreement(images: str, spec: str) -> dict[str, Any]:
     from pipelines.images.decode import PIXELS, decode_rows, unpack
     from pipelines.model_info import ModelRequest
     from pipelines.models.registry import examine
-    from pipelines.sources.plan import read_source
+    from pipelines.sources.read import read_source
 
     torch.set_num_threads(1)
     model = ModelRequest(spec=spec)

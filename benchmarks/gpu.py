@@ -87,7 +87,7 @@ def decode(source: str, spec: str, seconds: float) -> dict[str, float]:
     from pipelines.images.decode import PIXELS, decode_rows
     from pipelines.model_info import ModelRequest
     from pipelines.models.registry import examine
-    from pipelines.sources.plan import read_source
+    from pipelines.sources.read import read_source
 
     torch.set_num_threads(1)
     facts, plan = examine(ModelRequest(spec=spec)), read_source(source)

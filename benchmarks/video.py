@@ -47,7 +47,7 @@ def frames_of(given: Any, how: Any) -> list[np.ndarray]:
         shape = (given.frames, *how.input_size, 3)
         return [dice.integers(0, 256, shape, np.uint8) for _ in range(given.clips)]
     from pipelines.images.decode import PIXELS, decode_rows, unpack
-    from pipelines.sources.plan import read_source
+    from pipelines.sources.read import read_source
 
     plan = read_source(str(given.videos), kind="video", frames=given.frames)
     rows = decode_rows(plan.table, plan.root, {PIXELS: how})

@@ -23,7 +23,8 @@ from pipelines.request import fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
 from pipelines.sources.contents import with_hashes
-from pipelines.sources.plan import Plan, name_source, read_source
+from pipelines.sources.plan import Plan
+from pipelines.sources.read import name_source, read_source
 from pipelines.update.work import Update
 
 __all__ = ["Outcome", "extract", "prepare"]

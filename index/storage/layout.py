@@ -27,7 +27,7 @@ snapshot only. ``add`` writes one segment, in place of small ones before it, ``d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any

@@ -23,7 +23,7 @@ from pipelines.images.decode import PIXELS, decode_batches, unpack
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
 from pipelines.models.base import Backbone, relative_difference
 from pipelines.models.registry import describe, load_backbone
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 
 Verdict = Literal["identical", "other_point", "different", "not_runnable"]
 TOLERANCE = 1e-5  # of a vector's largest value

@@ -10,7 +10,7 @@ import pytest
 
 from ami.compare import compare_database
 from common.errors import RunError, SourceError
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.ami import DETECTIONS, change, fill
 from tests.helpers.commands import here
 from tests.helpers.runs import write_run

@@ -13,7 +13,7 @@ import pipelines.sources.database.plan
 from common.errors import SourceError, WorkError
 from pipelines.detections import BOX
 from pipelines.request import fingerprint_inputs
-from pipelines.sources.plan import name_source, read_source
+from pipelines.sources.read import name_source, read_source
 from tests.helpers.ami import DETECTIONS, IMAGES, NIGHT, change, fill, stored
 from tests.helpers.commands import ROOT, here
 from tests.helpers.postgres import Server

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.run import Run
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.ami import fill
 from tests.helpers.runs import write_run
 from tracks.link import link_run

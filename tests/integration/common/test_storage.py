@@ -13,7 +13,7 @@ from common.errors import SourceError, StorageError
 from common.storage import list_folder, remove_folder, to_path
 from pipelines.images.decode import decode_rows
 from pipelines.model_info import Preprocess
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.commands import onepass
 from tests.helpers.pictures import bad_folder, photo_folder
 from tests.helpers.refusals import only_error

@@ -23,7 +23,7 @@ from migration.report import MigrationReport
 from pipelines.extract import extract
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run
-from pipelines.sources.plan import read_run
+from pipelines.sources.earlier_run import read_run
 from tests.helpers.commands import here
 from tests.helpers.indexes import embeddings, make_run, tree
 from tests.helpers.pictures import photo_folder

@@ -20,7 +20,7 @@ from onepass.cli.main import app
 from pipelines.model_info import ModelRequest
 from pipelines.models.registry import examine
 from pipelines.request import fingerprint_inputs
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.commands import ROOT, here, onepass
 from tests.helpers.pictures import photo_folder
 from tests.helpers.refusals import only_error

@@ -30,7 +30,7 @@ from pipelines.models.scores import softmax
 from pipelines.outputs import finish
 from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.pictures import BAD_ERRORS, BAD_FILES, bad_folder, photo_folder
 from tests.helpers.runs import make_config
 

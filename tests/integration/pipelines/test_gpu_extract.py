@@ -23,7 +23,7 @@ from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.model_info import EngineName, ModelInfo, ModelRequest, Precision
 from pipelines.models.registry import examine, load_backbone
 from pipelines.run import Run
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.killed_runs import finish, kill_once, make_source
 from tests.helpers.pictures import photo_folder
 from tests.helpers.runs import make_config

@@ -24,7 +24,7 @@ from onepass.cli.query import _load_vector
 from pipelines.engines.cache import cache_folder, cached
 from pipelines.models.base import read_checkpoint
 from pipelines.models.head import load_head
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -18,7 +18,7 @@ from pipelines.models.base import Loaded
 from pipelines.models.registry import load_backbone
 from pipelines.models.timm_family import TimmBackbone
 from pipelines.request import Request
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.pictures import photo_folder
 from tests.helpers.runs import make_config
 

@@ -20,7 +20,7 @@ from pipelines.models import registry as backbones
 from pipelines.models.scores import softmax
 from pipelines.progress.counters import Block, Counters
 from pipelines.request import GateInfo, Request
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.pictures import photo_folder
 from tests.helpers.runs import make_config, request_of
 

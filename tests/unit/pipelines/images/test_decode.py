@@ -16,7 +16,7 @@ from pipelines.detections import complete
 from pipelines.images.decode import GATE_PIXELS, PIXELS, decode_batches, decode_rows, unpack
 from pipelines.images.reader import ImageReader
 from pipelines.model_info import Preprocess
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.pictures import bad_folder, drawn, encoded
 from tests.helpers.videos import write_video
 

@@ -21,7 +21,7 @@ from pipelines.model_info import ModelRequest, Outputs, PrecisionAudit
 from pipelines.models import cache as model_cache
 from pipelines.models.cache import CachedModel, Choice, ModelCache
 from pipelines.request import Request
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.pictures import photo_folder
 from tests.helpers.runs import TINY_FACTS, make_config
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.detections import make_detection_id
 from pipelines.sources.contents import END_BYTES, WHOLE_BYTES, hash_file, hash_images, with_hashes
-from pipelines.sources.plan import read_source
+from pipelines.sources.read import read_source
 from tests.helpers.pictures import drawn
 from tests.helpers.videos import write_video
 

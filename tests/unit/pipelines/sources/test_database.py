@@ -12,7 +12,7 @@ from common.errors import InputError, SourceError
 from pipelines.images.pixels import ImageError
 from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.plan import box_of, deployment_names
-from pipelines.sources.plan import is_database, name_source, read_source
+from pipelines.sources.read import is_database, name_source, read_source
 
 SECRETS = [
     "postgresql://anna:s3cret@127.0.0.1:1/ami",

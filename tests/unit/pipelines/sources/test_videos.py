@@ -23,7 +23,8 @@ from pipelines.images.reader import read_image
 from pipelines.images.tensors import TensorFile
 from pipelines.images.video import VideoFile, read_video_info
 from pipelines.model_info import Preprocess
-from pipelines.sources.plan import Plan, read_source
+from pipelines.sources.plan import Plan
+from pipelines.sources.read import read_source
 from pipelines.sources.videos import sample_frames
 from tests.helpers.videos import SIDE, broken_videos, number_of, numbered_frame, write_video
 
