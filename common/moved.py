@@ -86,7 +86,7 @@ def places_of(stored: str, then: str | None, now: Path, pairs: Pairs) -> list[st
     """
     places = [apply_pairs(pairs, stored), stored]
     local = not (_is_remote(stored) or _is_remote(now))
-    if then is not None and local and not _is_remote(then):
+    if then is not None and then != str(now) and local and not _is_remote(then):
         relative = os.path.relpath(stored, then)
         places.insert(1, os.path.normpath(now.resolve() / relative))
     return list(dict.fromkeys(places))

@@ -1,6 +1,6 @@
 """Find rows that are copies of each other, so that one node of an index stands for all of them.
 
-*Equal* rows have the same vector, bit for bit. *Near* ones are closer than a quarter of the
+*Equal* rows have the same vector, bit for bit. *Near* ones are closer than three tenths of the
 distance that lonely rows have to their nearest: frames of a still moth, of an empty background.
 """
 

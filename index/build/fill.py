@@ -24,6 +24,7 @@ from index.storage.layout import LISTS
 
 _TRAINED = ".trained.faiss"
 _BLOCK_ROWS = 16_384
+_LAST_CANDIDATES = 3  # times those of other rows
 
 Ints = NDArray[np.int64]
 
@@ -61,6 +62,22 @@ def fill_graph(
             report(min(first + _BLOCK_ROWS, len(rows)))
         node_of[rows] = np.arange(len(rows))
     return np.where(node_of < 0, node_of[equal.first], node_of)
+
+
+def add_last(index: Any, vectors: NDArray[np.float32]) -> None:
+    """Add the last rows to a graph or to codes, [R, D].
+
+    A node of a graph gets links when it is added, and more from those that come later. The last
+    get the first kind only, so more candidates are looked at: then their recall is that of others.
+    """
+    core = core_index(index)
+    if isinstance(core, faiss.IndexHNSW):
+        before = core.hnsw.efConstruction
+        core.hnsw.efConstruction = _LAST_CANDIDATES * before
+        index.add(vectors)
+        core.hnsw.efConstruction = before
+    else:
+        index.add(vectors)
 
 
 @dataclass(frozen=True)

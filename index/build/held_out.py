@@ -25,7 +25,7 @@ MAX_HELD_OUT = 1_000  # queries: recall@10 over 10,000 neighbours, good to 0.005
 _MAX_SAMPLED = 10_000  # rows that are looked at to find them, where most are copies
 _SAMPLED_PRODUCTS = 2e12  # and multiplications: a minute on two cores
 _LONELY = 0.99  # quantile of the distances to the nearest row
-_NEAR = 0.25  # of that distance: copies
+_NEAR = 0.3  # of that distance: copies
 _COMMON = 0.005  # share of rows with many copies, from which they matter
 
 Ints = NDArray[np.int64]

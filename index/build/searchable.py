@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cluster.tasks import Tasks
 from common.json_models import sha256_file
 from index.build.copies import EqualRows, hash_vectors, make_nodes, slices
-from index.build.fill import fill_graph, fill_lists
+from index.build.fill import add_last, fill_graph, fill_lists
 from index.build.held_out import HeldOut, TrueNeighbors, hold_out
 from index.build.tuning import RECALL_K, tune_widths
 from index.config import IndexConfig, Metric
@@ -182,7 +182,7 @@ class _Building:
             return None
         if not is_mergeable(index) and len(held_out.rows):
             node_of[held_out.rows] = index.ntotal + np.arange(len(held_out.rows))
-            index.add(vectors.reconstruct_batch(held_out.rows))
+            add_last(index, vectors.reconstruct_batch(held_out.rows))
             nodes = _nodes(vectors, node_of, metric)
             accelerator = Accelerator(index, vectors, metric, nodes)
         nodes.write(self.folder / NODES)

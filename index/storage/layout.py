@@ -300,9 +300,9 @@ def read_manifest(
         manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
         raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
-    then = manifest.path
-    runs = [entry.located(then, folder, pairs) for entry in manifest.runs]
+    then, now = manifest.path, folder.resolve()
+    runs = [entry.located(then, now, pairs) for entry in manifest.runs]
     model = manifest.model
     if model is not None:
-        model = model.located(lambda file: find_path(file, then, folder, pairs))
+        model = model.located(lambda file: find_path(file, then, now, pairs))
     return manifest.model_copy(update={"runs": runs, "model": model})

@@ -149,17 +149,23 @@ def remove_leftovers(out: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name.startswith(f".{CURRENT}."):  # written, but never renamed to CURRENT
             entry.unlink(missing_ok=True)
-    named: set[str] = set()
-    damaged = 0  # newest version whose manifest cannot be read: it may need older segments
-    for version in list_versions(out):
+    versions = {int(name[1:]): name for name in list_versions(out)}
+    unnamed = {
+        name: number
+        for name in _names(out / SEGMENTS)
+        if (match := SEGMENT.fullmatch(name)) and (number := int(match[1])) not in versions
+    }
+    # The newest version names most of what older ones left.
+    for version in sorted(versions, reverse=True):
+        if not unnamed:
+            break
         try:
-            named.update(segment.name for segment in read_manifest(out, version).segments)
-        except SnapshotError:
-            damaged = int(version[1:])
-    for name in _names(out / SEGMENTS):
-        match = SEGMENT.fullmatch(name)
-        if match and int(match[1]) > damaged and name not in named:
-            remove(out / SEGMENTS / name)
+            for segment in read_manifest(out, versions[version]).segments:
+                unnamed.pop(segment.name, None)
+        except SnapshotError:  # it may need those that are older
+            unnamed = {name: number for name, number in unnamed.items() if number > version}
+    for name in unnamed:
+        remove(out / SEGMENTS / name)
 
 
 def _next_version(out: Path) -> str:
