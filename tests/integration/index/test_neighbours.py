@@ -81,6 +81,16 @@ def test_rows_that_occur_once_are_found_among_copies(
     assert measured == pytest.approx(recall, abs=0.01)
 
 
+def test_the_manifest_says_what_other_rows_reach(tmp_path: Path) -> None:
+    """The rows that it is measured with are added last, when no later row links to them."""
+    vectors = np.random.default_rng(3).normal(size=(8_000, 96)).astype(np.float32)
+    snapshot = build(tmp_path, vectors, "HNSW16,SQ8")
+    stored = snapshot.vectors(np.arange(len(vectors)))
+    true = -np.sort(-(stored[:600] @ stored.T), axis=1)
+    recall = recall_of(snapshot.search(stored[:600], 11).scores, true, 11)
+    assert snapshot.manifest.recall.measured == pytest.approx(recall, abs=0.01)
+
+
 @pytest.fixture(
     scope="module",
     params=["Flat", "HNSW16,SQ8", "HNSW16", "IVF32,PQ32x4fsr", "IVF32,SQ8", "PCA32,IVF16,Flat"],

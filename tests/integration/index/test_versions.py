@@ -18,7 +18,8 @@ from index.build.versions import history, promote, prune, rollback, version_byte
 from index.config import IndexConfig
 from index.search.filters import Filter
 from index.search.snapshot import Snapshot, current_version, list_versions
-from index.storage.layout import SEGMENTS
+from index.storage import publish
+from index.storage.layout import SEGMENTS, SnapshotManifest, read_manifest
 from tests.helpers.indexes import embeddings, make_run, tree
 
 
@@ -55,6 +56,25 @@ def history_of_four(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path
 def index(history_of_four: Path, tmp_path: Path) -> Path:
     shutil.copytree(history_of_four, tmp_path / "index")
     return tmp_path / "index"
+
+
+def test_a_change_reads_no_manifests_of_versions_that_are_whole(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the thousandth add reads a thousand."""
+    read: list[str | None] = []
+
+    def spied(folder: Path, version: str | None = None) -> SnapshotManifest:
+        read.append(version)
+        return read_manifest(folder, version)
+
+    monkeypatch.setattr(publish, "read_manifest", spied)
+    promote(index, "v0003")
+    delete_rows(index, Filter("row_id >= 600"))
+    assert read == []
+    prune(index, 1)  # v0005, which names segments of versions that are gone
+    assert read == ["v0005"]
+    assert Snapshot.open(index).verify() == 660
 
 
 ROWS = {"v0001": 700, "v0002": 760, "v0003": 710, "v0004": 710}
