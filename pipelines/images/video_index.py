@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -103,29 +103,54 @@ def _cached(file: Path, size: int, changed_ns: int) -> _Cached:
 def _index(file: Path, file_bytes: int) -> VideoIndex:
     container, stream = open_video(file)
     with container:
-        packets, first, is_clean = _scan(container, stream)
+        packets, beginning = _scan(container, stream)
         _check_complete(file, container, stream, packets, file_bytes)
         order = packets.order()
         is_one_each = order is not None and _samples_are_frames(container, stream, packets, order)
-        if (
-            order is not None
-            and is_one_each
-            and is_clean
-            and _as_promised(stream, packets, first, order)
-        ):
-            return _by_packets(container, stream, packets, first[0], order)
+        if order is not None and is_one_each and beginning.is_of(order, packets, stream):
+            return _by_packets(container, stream, packets, beginning, order)
     container, stream = open_video(file)
     with container:
         return _by_decoding(file, container, stream, packets, one_each=is_one_each)
+
+
+@dataclass
+class _Beginning:
+    """The first frames that come out, without their pixels."""
+
+    size: tuple[int, int] = (0, 0)  # height and width of the first, upright
+    packets: list[int] = field(default_factory=list)
+    is_sound: bool = True  # nothing was refused, nothing is corrupt
+    is_interlaced: bool = False
+
+    def add(self, frame: VideoFrame) -> None:
+        """Note the next frame."""
+        if not self.packets:
+            self.size = _upright_size(frame)
+        self.packets.append(-1 if frame.pts is None else frame.pts)
+        self.is_sound &= not frame.is_corrupt
+        self.is_interlaced |= frame.interlaced_frame
+
+    def is_of(self, order: Ints, packets: Packets, stream: VideoStream) -> bool:
+        """Whether they are the first packets by time, and not two half pictures each."""
+        enough = packets.key[0] and len(self.packets) >= min(_FIRST_FRAMES, len(order))
+        in_order = self.packets == order[: len(self.packets)].tolist()
+        is_whole = stream.codec_context.codec.intra_only or not self.is_interlaced
+        return enough and in_order and is_whole and self.is_sound
+
+
+def _upright_size(frame: VideoFrame) -> tuple[int, int]:
+    _, height, width = upright(frame).shape
+    return height, width
 
 
 def _formats(container: InputContainer) -> set[str]:
     return set(container.format.name.split(","))
 
 
-def _scan(container: InputContainer, stream: VideoStream) -> tuple[Packets, list[VideoFrame], bool]:
-    """Read all packets and decode the first frames; False where the decoder refused one."""
-    packets, first = Packets(), list[VideoFrame]()
+def _scan(container: InputContainer, stream: VideoStream) -> tuple[Packets, _Beginning]:
+    """Read all packets and decode the first frames."""
+    packets, beginning = Packets(), _Beginning()
     reading = read_packets(container, stream)
 
     def noted() -> Iterator[tuple[int, Packet[VideoStream]]]:
@@ -133,15 +158,15 @@ def _scan(container: InputContainer, stream: VideoStream) -> tuple[Packets, list
             packets.add(packet)
             yield position, packet
 
-    is_clean = True
     for _, frames in decode_packets(stream, noted()):
-        is_clean = is_clean and frames is not None
-        first += frames or []
-        if len(first) >= _FIRST_FRAMES or not is_clean:
+        beginning.is_sound &= frames is not None
+        for frame in frames or []:
+            beginning.add(frame)
+        if len(beginning.packets) >= _FIRST_FRAMES or not beginning.is_sound:
             break
     for packet in reading:
         packets.add(packet)
-    return packets, first, is_clean
+    return packets, beginning
 
 
 def _check_complete(
@@ -173,27 +198,17 @@ def _samples_are_frames(
     return is_specified and packets.is_plain and len(order) > 0 and bool(order[0] == 0)
 
 
-def _as_promised(
-    stream: VideoStream, packets: Packets, first: list[VideoFrame], order: Ints
-) -> bool:
-    """Whether the first frames are those of the first packets by time, and no half pictures."""
-    enough = packets.key[0] and len(first) >= min(_FIRST_FRAMES, len(order))
-    in_order = [frame.pts for frame in first] == order[: len(first)].tolist()
-    whole = stream.codec_context.codec.intra_only or not any(f.interlaced_frame for f in first)
-    return enough and in_order and whole and not any(frame.is_corrupt for frame in first)
-
-
 def _by_packets(
     container: InputContainer,
     stream: VideoStream,
     packets: Packets,
-    first: VideoFrame,
+    beginning: _Beginning,
     order: Ints,
 ) -> VideoIndex:
     number = np.empty_like(order)
     number[order] = np.arange(len(order))
     keys = np.sort(number[np.flatnonzero(packets.key)])
-    return _made(container, stream, packets, first, order, keys, None)
+    return _made(container, stream, packets, beginning.size, order, keys, None)
 
 
 def _by_decoding(
@@ -206,18 +221,18 @@ def _by_decoding(
 ) -> VideoIndex:
     outputs: list[Output] = []
     refused: dict[int, int] = {}
-    first: VideoFrame | None = None
+    size: tuple[int, int] | None = None
     reading = enumerate(read_packets(container, stream))
     for position, frames in decode_packets(stream, reading):
         if frames is None:
             refused[position] = len(outputs)
             continue
         for frame in frames:
-            first = first or frame
+            size = size or _upright_size(frame)
             # A decoder that gives no position is one that makes frames of no packet.
             packet = position if frame.pts is None else frame.pts
             outputs.append(Output(packet, frame.key_frame, frame.is_corrupt, checksum(frame)))
-    if first is None:
+    if size is None:
         raise ImageError(DAMAGED, f"{file.name} holds no frame that can be decoded")
     # Of AVI and of bare streams FFmpeg guesses the times, and wrongly where packets are damaged.
     is_timed = not _formats(container) & _UNTIMED
@@ -227,19 +242,18 @@ def _by_decoding(
     is_key = [output.is_key and packets.key[output.packet] for output in outputs]
     keys = numbered.output[np.flatnonzero(is_key)]
     decoded = Decoded(numbered.output, numbered.damaged, checksums)
-    return _made(container, stream, packets, first, numbered.packet, keys, decoded)
+    return _made(container, stream, packets, size, numbered.packet, keys, decoded)
 
 
 def _made(
     container: InputContainer,
     stream: VideoStream,
     packets: Packets,
-    first: VideoFrame,
+    size: tuple[int, int],
     packet: Ints,
     keys: Ints,
     decoded: Decoded | None,
 ) -> VideoIndex:
-    _, height, width = upright(first).shape
     times = _times(stream, [packets.pts[at] for at in packet.tolist()])
     names = packets.names()
     can_seek = names is not None and len(np.unique(packet)) == len(packet) and len(keys) > 0
@@ -249,8 +263,8 @@ def _made(
         stamp if (stamp := seek[key]) is not None else packets.pts[key] for key in packet[keys]
     ]
     return VideoIndex(
-        width=width,
-        height=height,
+        width=size[1],
+        height=size[0],
         fps=float(stream.average_rate) if stream.average_rate else None,
         times=times,
         packet=packet,
