@@ -133,15 +133,18 @@ class VideoFile:
                 self._held[self._position] = frame
         found = self._held.get(number)
         decoded = self._index.decoded
-        if found is not None and decoded is not None and self._is_sought:
-            return found if checksum(found) == decoded.checksums[number] else None
-        return found
+        if found is None or decoded is None:
+            return found
+        # Also without a seek: damage is filled with whatever stands in memory.
+        return found if checksum(found) == decoded.checksums[number] else None
 
     def _key_before(self, number: int) -> tuple[int, int] | None:
-        """The last keyframe that is not after a frame, and the time stamp to seek for."""
+        """The last keyframe up to a frame, and the time stamp to seek for; None: the start."""
         keys = self._index.keys
         at = bisect_right(keys, number) - 1
-        return None if at < 0 else (int(keys[at]), int(self._index.seek_stamps[at]))
+        if at < 0 or keys[at] == 0:
+            return None
+        return int(keys[at]), int(self._index.seek_stamps[at])
 
     def _depends_on_damage(self, number: int) -> bool:
         """Whether a packet that this frame may build on was damaged."""
@@ -181,13 +184,14 @@ class VideoFile:
         attribute, names = self._index.names
         if not self._position_of:
             self._position_of = {name: at for at, name in enumerate(names.tolist())}
-        for packet in read_packets(self._container, self._stream):
-            position = self._position_of.get(getattr(packet, attribute))
-            if position is None or (position > begin and not has_begun):
-                return
-            if position >= begin:
-                has_begun = True
-                yield position, packet
+        with contextlib.suppress(ImageError):  # misread from there on, which reading through is not
+            for packet in read_packets(self._container, self._stream):
+                position = self._position_of.get(getattr(packet, attribute))
+                if position is None or (position > begin and not has_begun):
+                    return
+                if position >= begin:
+                    has_begun = True
+                    yield position, packet
 
     def _numbered(
         self, packets: Iterable[tuple[int, Packet[VideoStream]]], key: int | None
@@ -205,6 +209,9 @@ class VideoFile:
                     number = -1 if frame.pts is None else int(self._number[frame.pts])
                 if key is not None and not came and not self._is_start(number, frame, key):
                     return
+                if number <= last and self._damage:  # damage takes the order from what follows
+                    self._damage.append(int(self._index.packet[number]))
+                    continue
                 if number <= last:
                     self._index.is_disordered |= decoded is None and key is None
                     return

@@ -111,7 +111,7 @@ def _index(file: Path, file_bytes: int) -> VideoIndex:
             return _by_packets(container, stream, packets, beginning, order)
     container, stream = open_video(file)
     with container:
-        return _by_decoding(file, container, stream, packets, one_each=is_one_each)
+        return _by_decoding(file, container, stream, one_each=is_one_each)
 
 
 @dataclass
@@ -148,17 +148,19 @@ def _formats(container: InputContainer) -> set[str]:
     return set(container.format.name.split(","))
 
 
+def _noted(
+    reading: Iterator[Packet[VideoStream]], packets: Packets
+) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    for position, packet in enumerate(reading):
+        packets.add(packet)
+        yield position, packet
+
+
 def _scan(container: InputContainer, stream: VideoStream) -> tuple[Packets, _Beginning]:
     """Read all packets and decode the first frames."""
     packets, beginning = Packets(), _Beginning()
     reading = read_packets(container, stream)
-
-    def noted() -> Iterator[tuple[int, Packet[VideoStream]]]:
-        for position, packet in enumerate(reading):
-            packets.add(packet)
-            yield position, packet
-
-    for _, frames in decode_packets(stream, noted()):
+    for _, frames in decode_packets(stream, _noted(reading, packets)):
         beginning.is_sound &= frames is not None
         for frame in frames or []:
             beginning.add(frame)
@@ -215,14 +217,14 @@ def _by_decoding(
     file: Path,
     container: InputContainer,
     stream: VideoStream,
-    packets: Packets,
     *,
     one_each: bool,
 ) -> VideoIndex:
     outputs: list[Output] = []
     refused: dict[int, int] = {}
     size: tuple[int, int] | None = None
-    reading = enumerate(read_packets(container, stream))
+    packets = Packets()  # of a damaged file not always those of the first reading
+    reading = _noted(read_packets(container, stream), packets)
     for position, frames in decode_packets(stream, reading):
         if frames is None:
             refused[position] = len(outputs)

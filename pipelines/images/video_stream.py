@@ -46,8 +46,9 @@ def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
     """
     file_stat(file)
     try:
-        container = av.open(str(file))
-    except (av.FFmpegError, OSError) as error:
+        # Titles and places are often in another encoding, and are not used.
+        container = av.open(str(file), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
         reason = first_line(error).split(": '")[0].partition("] ")[2] or type(error).__name__
         raise ImageError(DAMAGED, f"{file.name} cannot be opened as a video: {reason}") from None
     pictures = [
@@ -59,6 +60,9 @@ def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
         kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
         container.close()
         raise ImageError("no pictures", f"{file.name} holds only {', '.join(kinds)}")
+    if pictures[0].codec_context is None:
+        container.close()  # type: ignore[unreachable]  # PyAV's types leave this out
+        raise ImageError(DAMAGED, f"{file.name} is in a codec that FFmpeg cannot decode")
     # Every core runs a decoder of its own already, so threads within one gain nothing.
     pictures[0].codec_context.thread_count = 1
     return container, pictures[0]
@@ -74,7 +78,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
         for packet in container.demux(stream):
             if packet.size:  # an empty one would end the decoder: AVI stores a pause as such
                 yield packet
-    except av.FFmpegError as error:
+    except (av.FFmpegError, IndexError) as error:  # PyAV's, where a damaged file grows streams
         raise ImageError(
             DAMAGED, f"{Path(container.name).name} cannot be read through: {first_line(error)}"
         ) from None

@@ -364,13 +364,16 @@ def test_a_seek_that_goes_elsewhere_is_made_good(tmp_path: Path) -> None:
         assert not index.seekable
 
 
-def test_damage_that_a_checksum_shows(tmp_path: Path) -> None:
+def test_pixels_that_differ_from_the_full_decode_are_an_error(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.ts", 40, **H264)
     index = index_video(file)
     assert index.decoded is not None
     index.decoded.checksums[30] += 1
-    assert number_of(as_array(VideoFile(file), 30)) == 30
+    video = VideoFile(file)
+    with pytest.raises(ImageError):
+        video.frame(30)
     assert not index.seekable
+    assert number_of(as_array(video, 31)) == 31
 
 
 def test_size_and_rate_come_without_an_index(tmp_path: Path) -> None:
