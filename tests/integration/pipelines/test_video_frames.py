@@ -24,6 +24,7 @@ from tests.helpers.videos import (
     without_beginning,
     write_video,
 )
+from tracks.geometry import image_size
 
 Options = dict[str, Any]  # of `write_video`
 Change = Callable[[Path, Path], Path]
@@ -379,3 +380,8 @@ def test_pixels_that_differ_from_the_full_decode_are_an_error(tmp_path: Path) ->
 def test_size_and_rate_come_without_an_index(tmp_path: Path) -> None:
     assert read_video_info(write_video(tmp_path / "a.mp4", 3, width=96)) == (96, SIDE, 25.0)
     assert numbered_frame(0, width=96).shape == (SIDE, 96, 3)
+
+
+def test_boxes_are_within_the_upright_frame(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "a.mp4", 3, width=96, turned=90)
+    assert image_size(Path(f"{file}#frame=1")) == (SIDE, 96)
