@@ -203,10 +203,12 @@ class VideoFile:
                 self._damage.append(position)
                 continue
             for frame in frames:
+                numbers, at = self._number, frame.pts
                 if decoded is not None and key is None:
-                    number = int(decoded.output[came])
-                else:
-                    number = -1 if frame.pts is None else int(self._number[frame.pts])
+                    numbers, at = decoded.output, came
+                if at is None or at >= len(numbers):  # damage, decoded otherwise than before
+                    return
+                number = int(numbers[at])
                 if key is not None and not came and not self._is_start(number, frame, key):
                     return
                 if number <= last and self._damage:  # damage takes the order from what follows

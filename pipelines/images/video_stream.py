@@ -47,7 +47,8 @@ def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
     file_stat(file)
     try:
         # Titles and places are often in another encoding, and are not used.
-        container = av.open(str(file), metadata_errors="replace")
+        # Absolute: FFmpeg takes what stands before a colon, as in 10:20.mp4, for a protocol.
+        container = av.open(str(file.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = first_line(error).split(": '")[0].partition("] ")[2] or type(error).__name__
         raise ImageError(DAMAGED, f"{file.name} cannot be opened as a video: {reason}") from None

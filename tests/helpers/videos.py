@@ -42,6 +42,7 @@ def write_video(
     ticks: Callable[[int], int] | None = None,
     container: dict[str, str] | None = None,
     muxer: str | None = None,
+    title: str | None = None,
 ) -> Path:
     """``count`` numbered frames at 25 a second; B-frames, so that stored order is not shown order.
 
@@ -54,6 +55,8 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     container = {**(container or {}), **({"movflags": "faststart"} if front else {})}
     with av.open(str(path), "w", format=muxer, options=container) as opened:
+        if title is not None:
+            opened.metadata["title"] = title
         stream: VideoStream = opened.add_stream(codec, rate=25, options=options or {})  # type: ignore[assignment]
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.gop_size = keyframe_every

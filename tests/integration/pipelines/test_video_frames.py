@@ -382,6 +382,18 @@ def test_size_and_rate_come_without_an_index(tmp_path: Path) -> None:
     assert numbered_frame(0, width=96).shape == (SIDE, 96, 3)
 
 
+def test_a_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert VideoFile(write_video(tmp_path / "10:20:30.mp4", 3)).count == 3
+    assert VideoFile(Path("10:20:30.mp4")).count == 3
+
+
+def test_titles_that_are_not_utf8_are_no_matter(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "a.mp4", 3, title="Mottemotte")
+    file.write_bytes(file.read_bytes().replace(b"Mottemotte", b"M\xf6tt\xe9motte"))
+    assert VideoFile(file).count == 3
+
+
 def test_boxes_are_within_the_upright_frame(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.mp4", 3, width=96, turned=90)
     assert image_size(Path(f"{file}#frame=1")) == (SIDE, 96)
