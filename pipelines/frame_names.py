@@ -15,7 +15,8 @@ Part = Literal["train", "validation", "test"]
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts"}
-    | {".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
+    | {".m2ts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".3gp", ".3g2", ".vob", ".m2v", ".mxf"}
+    | {".divx", ".dv", ".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".ivf"}
 )
 
 ALL = "all"  # the split of a name without one

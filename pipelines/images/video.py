@@ -1,87 +1,85 @@
 """Frames of one video file by number, exact and strict, with PyAV.
 
-A frame's number counts frames in display order, from 0, independent of frame rates. Reading
-forward decodes each frame once. A seek starts at the last keyframe before the target and finds the
-frame by its timestamp, so that it gives the same pixels as reading through. What FFmpeg would
-conceal, as a damaged frame painted over, is an error here.
+A frame's number counts the frames that a full decode of the file yields, from 0. Reading forward
+decodes each frame once. A seek starts at the last keyframe before the target; where it does not
+give the pixels of reading through, the file is read through from then on. What FFmpeg would
+conceal, as a damaged frame painted over, is an error here, and so is what builds on it.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 from bisect import bisect_right
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from common.errors import first_line
 from pipelines.images.pixels import ImageError
-
-DAMAGED = "damaged video"
+from pipelines.images.video_index import index_video
+from pipelines.images.video_stream import (
+    DAMAGED,
+    checksum,
+    decode_packets,
+    open_video,
+    read_packets,
+    upright,
+)
 
 
 class VideoInfo(NamedTuple):
-    """What a video's index says."""
+    """What a video is."""
 
-    frames: int
-    width: int  # pixels, as stored: before any rotation
+    width: int  # pixels, upright
     height: int
-    fps: float | None
+    fps: float | None  # on average
 
 
 def read_video_info(file: Path) -> VideoInfo:
-    """Count a video's frames without decoding any.
+    """Size and rate of a video, from its first frame.
 
     Raises:
-        ImageError: missing, not a video, no pictures in it, or shorter than its index says.
+        ImageError: missing, not a video, or no frame of it can be decoded.
     """
-    container, stream = _open(file)
+    container, stream = open_video(file)
     with container:
-        count = _indexed(stream, file.stat().st_size)
-        if count is None:
-            count = len(_stamps(container, stream))
-            if count < stream.frames:
-                raise ImageError(
-                    DAMAGED, f"{file.name} promises {stream.frames} frames and holds {count}"
-                )
-        rate = stream.average_rate
-        return VideoInfo(
-            count,
-            stream.codec_context.width,
-            stream.codec_context.height,
-            float(rate) if rate else None,
-        )
+        for _, frames in decode_packets(stream, enumerate(read_packets(container, stream))):
+            if frames:
+                _, height, width = upright(frames[0]).shape
+                rate = stream.average_rate
+                return VideoInfo(width, height, float(rate) if rate else None)
+    raise ImageError(DAMAGED, f"{file.name} holds no frame that can be decoded")
 
 
 class VideoFile:
     """An open video; ``frame`` is fastest in ascending order.
 
     Raises:
-        ImageError: missing, not a video, or no pictures in it.
+        ImageError: missing, not a video, no pictures in it, or shorter than it promises.
     """
+
+    _frames: Iterator[tuple[int, VideoFrame]]
+    _position: int  # the last frame that came out; -1: none since the start or the seek
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        stat = _stat(file)
-        stamps = _index(file, stat.st_size, stat.st_mtime_ns)
-        self.count = len(stamps)
-        shown = sorted(stamp for stamp, _ in stamps if stamp is not None)
-        # Without a unique timestamp for each frame, frames can only be counted from the start.
-        self._has_stamps = len(set(shown)) == len(stamps)
-        self._number = {stamp: number for number, stamp in enumerate(shown)}
-        self._keys = sorted(
-            (self._number[stamp], stamp) for stamp, is_key in stamps if is_key and stamp is not None
-        )
-        self._open()
+        self._index = index_video(file)
+        self.count = len(self._index.packet)
+        # A frame is known to be sound once all packets up to its own have come out.
+        packet, numbers = self._index.packet, np.arange(self.count)
+        self._number = np.full(self._index.packets, -1)
+        self._number[packet] = numbers
+        settled = np.maximum.accumulate(self._number)[packet]
+        self._settled = settled if self._index.decoded is None else numbers
+        self._position_of: dict[int, int] = {}  # of a packet, by its name; once needed
+        self._container, self._stream = open_video(file)
+        self._start(None)
 
     def close(self) -> None:
         """Close the file."""
@@ -97,132 +95,133 @@ class VideoFile:
             raise ImageError(
                 "missing frame", f"{self._file.name} has {self.count} frames, from 0: no {number}"
             )
-        key, stamp = self._key_before(number)
-        if number < self._position or key > self._position:
-            self._seek(stamp)
-        if not self._decode_to(number) and self._first_decoded > number:
-            self._reopen()  # the seek went too far, as it may in files with a poor index
-            self._decode_to(number)
-        if self._current is None or self._position != number or self._current.is_corrupt:
-            raise ImageError(DAMAGED, f"{self._file.name}: frame {number} cannot be decoded")
-        return _upright(self._current)
+        decoded = self._index.decoded
+        if decoded is not None and decoded.damaged[number]:
+            raise self._damaged(number)
+        frame = self._find(number)
+        is_explained = self._position >= 0 and self._depends_on_damage(number)
+        if frame is None and self._is_sought and not is_explained:
+            self._index.seekable = False
+            self._read_through()
+            frame = self._find(number)
+        if self._index.is_disordered:
+            reason = "its frames come in another order than their time stamps say"
+            raise ImageError(DAMAGED, f"{self._file.name}: {reason}")
+        if frame is None or (decoded is None and self._depends_on_damage(number)):
+            raise self._damaged(number)
+        return upright(frame)
 
-    def _key_before(self, number: int) -> tuple[int, int]:
-        index = bisect_right(self._keys, number, key=lambda key: key[0]) - 1
-        return self._keys[index] if self._has_stamps and index >= 0 else (0, 0)
+    def _damaged(self, number: int) -> ImageError:
+        return ImageError(DAMAGED, f"{self._file.name}: frame {number} cannot be decoded")
 
-    def _open(self) -> None:
-        self._container, self._stream = _open(self._file)
-        self._first_decoded = 0  # number of the first frame since the last seek
-        self._start_decoding()
+    def _find(self, number: int) -> VideoFrame | None:
+        """Decode up to a frame; None where it does not come, or not as in reading through."""
+        for passed in [held for held in self._held if held < number]:
+            del self._held[passed]
+        if number not in self._held:
+            key = self._key_before(number) if self._index.seekable else None
+            if key is not None and (number <= self._position or key[0] > self._position):
+                self._seek(*key)
+            elif number <= self._position:
+                self._read_through()
+        while self._position < self._settled[number]:
+            following = next(self._frames, None)
+            if following is None:
+                break
+            self._position, frame = following
+            if self._position >= number:
+                self._held[self._position] = frame
+        found = self._held.get(number)
+        decoded = self._index.decoded
+        if found is None or decoded is None:
+            return found
+        # Also without a seek: damage is filled with whatever stands in memory.
+        return found if checksum(found) == decoded.checksums[number] else None
 
-    def _reopen(self) -> None:
+    def _key_before(self, number: int) -> tuple[int, int] | None:
+        """The last keyframe up to a frame, and the time stamp to seek for; None: the start."""
+        keys = self._index.keys
+        at = bisect_right(keys, number) - 1
+        if at < 0 or keys[at] == 0:
+            return None
+        return int(keys[at]), int(self._index.seek_stamps[at])
+
+    def _depends_on_damage(self, number: int) -> bool:
+        """Whether a packet that this frame may build on was damaged."""
+        packet, keys = self._index.packet, self._index.keys
+        at = bisect_right(keys, number) - 1
+        begin = 0 if at < 0 else packet[keys[at]]
+        return any(begin <= damaged <= packet[number] for damaged in self._damage)
+
+    def _start(self, key: int | None) -> None:
+        """Number frames from keyframe ``key`` on, to which the container was sought; None: all."""
+        self._is_sought = key is not None
+        self._position = -1
+        self._held: dict[int, VideoFrame] = {}  # what came out and was not passed
+        self._damage: list[int] = []  # packets
+        packets = (
+            enumerate(read_packets(self._container, self._stream))
+            if key is None
+            else self._packets_from(key)
+        )
+        self._frames = self._numbered(packets, key)
+
+    def _read_through(self) -> None:
         self.close()
-        self._open()
+        self._container, self._stream = open_video(self._file)
+        self._start(None)
 
-    def _seek(self, stamp: int) -> None:
-        if not self._has_stamps:
-            self._reopen()
-            return
-        self._container.seek(stamp, stream=self._stream, backward=True)
-        self._first_decoded = self.count  # none yet
-        self._start_decoding()
+    def _seek(self, key: int, stamp: int) -> None:
+        # Refused: what comes then is not the keyframe, which is noticed.
+        with contextlib.suppress(av.FFmpegError):
+            self._container.seek(stamp, stream=self._stream, backward=True)
+        self._start(key)
 
-    def _start_decoding(self) -> None:
-        self._decoding = self._decode()
-        self._position: int = 0  # number of the current frame; ``count`` at the end
-        self._current: VideoFrame | None = None
+    def _packets_from(self, key: int) -> Iterator[tuple[int, Packet[VideoStream]]]:
+        """The packets from that of keyframe ``key`` on, if the seek went to it or before it."""
+        begin, has_begun = self._index.packet[key], False
+        assert self._index.names is not None
+        attribute, names = self._index.names
+        if not self._position_of:
+            self._position_of = {name: at for at, name in enumerate(names.tolist())}
+        with contextlib.suppress(ImageError):  # misread from there on, which reading through is not
+            for packet in read_packets(self._container, self._stream):
+                position = self._position_of.get(getattr(packet, attribute))
+                if position is None or (position > begin and not has_begun):
+                    return
+                if position >= begin:
+                    has_begun = True
+                    yield position, packet
 
-    def _decode_to(self, number: int) -> bool:
-        """Decode until ``number`` is current; False where the stream goes past it or ends."""
-        while self._current is None or self._position < number:
-            try:
-                self._position, self._current = next(self._decoding)
-            except StopIteration:
-                self._position, self._current = self.count, None
-                return False
-            self._first_decoded = min(self._first_decoded, self._position)
-        return self._position == number
-
-    def _decode(self) -> Iterator[tuple[int, VideoFrame]]:
-        counted = 0
-        for packet in self._container.demux(self._stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:  # its frames are missing; ``frame`` raises for each
+    def _numbered(
+        self, packets: Iterable[tuple[int, Packet[VideoStream]]], key: int | None
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode packets, from the start or from keyframe ``key`` on, and number what comes out."""
+        decoded, came, last = self._index.decoded, 0, -1
+        for position, frames in decode_packets(self._stream, packets):
+            if frames is None:
+                self._damage.append(position)
                 continue
             for frame in frames:
-                if not self._has_stamps:
-                    yield counted, frame
-                    counted += 1
-                elif frame.pts in self._number:
-                    yield self._number[frame.pts], frame
+                numbers, at = self._number, frame.pts
+                if decoded is not None and key is None:
+                    numbers, at = decoded.output, came
+                if at is None or at >= len(numbers):  # damage, decoded otherwise than before
+                    return
+                number = int(numbers[at])
+                if key is not None and not came and not self._is_start(number, frame, key):
+                    return
+                if number <= last and self._damage:  # damage takes the order from what follows
+                    self._damage.append(int(self._index.packet[number]))
+                    continue
+                if number <= last:
+                    self._index.is_disordered |= decoded is None and key is None
+                    return
+                came, last = came + 1, number
+                if frame.is_corrupt:
+                    self._damage.append(int(self._index.packet[number]))
+                yield number, frame
 
-
-def _stat(file: Path) -> os.stat_result:
-    if not file.is_file():
-        raise ImageError("missing file", f"{file.name} does not exist")
-    stat = file.stat()
-    if not stat.st_size:
-        raise ImageError("empty file", f"{file.name} has 0 bytes")
-    return stat
-
-
-def _open(file: Path) -> tuple[InputContainer, VideoStream]:
-    _stat(file)
-    try:
-        container = av.open(str(file))
-    except (av.FFmpegError, OSError) as error:
-        reason = first_line(error).split(": '")[0].partition("] ")[2] or type(error).__name__
-        raise ImageError(DAMAGED, f"{file.name} cannot be opened as a video: {reason}") from None
-    pictures = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic  # as the cover of a song
-    ]
-    if not pictures:
-        kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-        container.close()
-        raise ImageError("no pictures", f"{file.name} holds only {', '.join(kinds)}")
-    # Every core runs a decoder of its own already, so threads within one gain nothing.
-    pictures[0].codec_context.thread_count = 1
-    return container, pictures[0]
-
-
-def _indexed(stream: VideoStream, file_bytes: int) -> int | None:
-    """Number of frames by the container's index; None where it has none or the file is cut."""
-    entries = list(stream.index_entries)
-    if not stream.frames or len(entries) != stream.frames:
-        return None
-    if max(entry.pos + entry.size for entry in entries) > file_bytes:
-        return None
-    return sum(not entry.is_discard for entry in entries)
-
-
-@lru_cache(maxsize=64)  # a long video is opened again for each block of its frames
-def _index(file: Path, size: int, changed_ns: int) -> list[tuple[int | None, bool]]:
-    """``_stamps`` of a file, cached until its size or time changes."""
-    container, stream = _open(file)
-    with container:
-        return _stamps(container, stream)
-
-
-def _stamps(container: InputContainer, stream: VideoStream) -> list[tuple[int | None, bool]]:
-    """Each frame's timestamp and whether it is a keyframe, in the file's order."""
-    try:
-        return [
-            (packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
-    except av.FFmpegError as error:
-        raise ImageError(
-            DAMAGED, f"{Path(container.name).name} cannot be read through: {first_line(error)}"
-        ) from None
-
-
-def _upright(frame: VideoFrame) -> torch.Tensor:
-    array = frame.to_ndarray(format="rgb24")
-    # A phone held upright stores the picture rotated, with the angle to rotate it back.
-    array = np.rot90(array, round(frame.rotation / 90) % 4)
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    def _is_start(self, number: int, frame: VideoFrame, key: int) -> bool:
+        """Whether the first frame after a seek is what decoding can start from."""
+        return number == key and frame.key_frame and not frame.is_corrupt and not self._damage

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,8 @@ class _Clip:
     name: str
     images: list[str]
     numbers: list[int | None]  # of the frames, in the source
-    fps: float | None = None
+    seconds: list[float] | None = None  # of each frame since the first of the clip; None: unknown
+    is_timed: bool = True  # the seconds are the file's own, not made from the frame rate
     sizes: frozenset[tuple[int, int]] = frozenset()  # width, height in pixels
     error: str | None = None
 
@@ -143,14 +144,29 @@ def _clips_of(root: Path, name: str, images: list[str] | None, frames: int) -> l
             return [_Clip(name, sampled, [*numbers], sizes=frozenset(sizes))]
         if Path(name).suffix.lower() in TENSOR_SUFFIXES:
             return _clips_of_tensors(root, name, frames)
-        from pipelines.images.video import read_video_info  # late: PyAV loads FFmpeg
-
-        info = read_video_info(root / name)
-        numbers = _sample_or_refuse(info.frames, frames)
-        sampled = [frame_name(name, number) for number in numbers]
-        return [_Clip(name, sampled, [*numbers], info.fps, frozenset({(info.width, info.height)}))]
+        return [_clip_of_video(root, name, frames)]
     except ImageError as error:
         return [_Clip(name, [images[0] if images else name], [None], error=f"{error} [{name}]")]
+
+
+def _clip_of_video(root: Path, name: str, frames: int) -> _Clip:
+    from pipelines.images.video_index import index_video  # late: PyAV loads FFmpeg
+
+    video = index_video(root / name)
+    numbers = _sample_or_refuse(len(video.packet), frames)
+    seconds = None
+    if video.times is not None:
+        seconds = video.times[numbers].tolist()
+    elif video.fps:
+        seconds = [number / video.fps for number in numbers]
+    return _Clip(
+        name,
+        [frame_name(name, number) for number in numbers],
+        [*numbers],
+        seconds,
+        is_timed=video.times is not None,
+        sizes=frozenset({(video.width, video.height)}),
+    )
 
 
 def _clips_of_tensors(root: Path, name: str, frames: int) -> list[_Clip]:
@@ -211,14 +227,13 @@ def _table(clips: list[_Clip], *, where: str) -> pa.Table:
     return table.append_column("error", per_clip([clip.error for clip in clips]))
 
 
-def _timestamps(clip: _Clip) -> Iterator[object]:
+def _timestamps(clip: _Clip) -> Iterator[datetime | None]:
     """When each frame was shown, where the file's name says when the first was."""
     began = timestamp_in_name(clip.name)
-    for number in clip.numbers:
-        if began is None or not clip.fps or number is None:
-            yield None
-        else:
-            yield began + timedelta(seconds=number / clip.fps)
+    if began is None or clip.seconds is None:
+        yield from (None for _ in clip.images)
+    else:
+        yield from (began + timedelta(seconds=seconds) for seconds in clip.seconds)
 
 
 def _notes(clips: list[_Clip], empty: list[str]) -> Iterator[str]:
@@ -232,6 +247,16 @@ def _notes(clips: list[_Clip], empty: list[str]) -> Iterator[str]:
         shown = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sizes.most_common(5))
         more = ", …" if len(sizes) > 5 else ""
         yield f"clips of {len(sizes)} sizes, all resized alike: {shown}{more}"
+    untimed = [
+        clip.name
+        for clip in clips
+        if clip.seconds is not None and not clip.is_timed and timestamp_in_name(clip.name)
+    ]
+    if untimed:
+        yield (
+            "clips without usable times of their frames; their timestamps are made from the frame "
+            f"rate: {first_ten(untimed)}"
+        )
     mixed = [clip.name for clip in clips if len(clip.sizes) > 1]
     if mixed:
         yield f"clips whose frames differ in size, all resized alike: {first_ten(mixed)}"

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import pyarrow.compute as pc
 import pytest
+import torch
 from PIL import Image
 
 from common.errors import RunError
@@ -18,7 +20,14 @@ from pipelines.images.pixels import resize
 from pipelines.images.video import VideoFile
 from tests.helpers.api.world import serving
 from tests.helpers.runs import make_config
-from tests.helpers.videos import broken_videos, number_of, numbered_frame, write_video
+from tests.helpers.videos import (
+    broken_videos,
+    full_decode,
+    number_of,
+    numbered_frame,
+    without_beginning,
+    write_video,
+)
 from tracks.link import link_run
 from tracks.store import read_tracks
 
@@ -57,6 +66,41 @@ def test_each_frame_has_the_embedding_of_its_pixels(done: SimpleNamespace, video
         pixels = [resize(video.frame(r["frame"]), facts.preprocess).permute(1, 2, 0) for r in rows]
         expected = embedder._engine(np.stack(pixels)).embedding
         np.testing.assert_allclose([r["embedding"] for r in rows], expected, atol=1e-5)
+
+
+def test_a_run_holds_the_frames_of_a_full_decode(tmp_path: Path) -> None:
+    """Where packets and frames differ as well: B-frames without times, a cut, a mirror, pauses."""
+    source = tmp_path / "source"
+    write_video(source / "20260102030405.avi", 30, codec="libx264")
+    write_video(tmp_path / "whole.ts", 40, codec="libx264")
+    without_beginning(tmp_path / "whole.ts", source / "20260102040506.ts")
+    mirror = [-(1 << 16), 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30]
+    write_video(source / "mirror.mp4", 20, codec="libx264", matrix=mirror)
+    write_video(source / "20260102050607.mkv", 20, codec="libx264", ticks=lambda n: n * n)
+    run = extract(make_config(source=source, kind="video", frames=0), tmp_path / "run").run
+    run.verify()
+    rows = run.to_arrow(["sequence", "frame", "timestamp", "embedding", "error"])
+    embedder = Embedder.load(run.manifest.model)
+    for file in sorted(source.iterdir()):
+        here = rows.filter(pc.equal(rows["sequence"], file.name))
+        decoded = full_decode(file)
+        assert here["frame"].to_pylist() == list(range(len(decoded)))
+        assert here["error"].null_count == len(here)
+        shown = [pixels[:, ::-1] if file.stem == "mirror" else pixels for _, pixels in decoded]
+        pixels = [
+            resize(
+                torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1),
+                run.manifest.model.preprocess,
+            ).permute(1, 2, 0)
+            for picture in shown
+        ]
+        expected = embedder._engine(np.stack(pixels)).embedding
+        np.testing.assert_allclose(here["embedding"].to_pylist(), expected, atol=1e-5)
+        if file.suffix in {".ts", ".mkv"}:
+            times = np.array([time for time, _ in decoded], float)
+            stamps = here["timestamp"].to_numpy()
+            seconds = (stamps - stamps[0]) / np.timedelta64(1, "s")
+            np.testing.assert_allclose(seconds, times - times[0], atol=1e-5)
 
 
 def test_what_cannot_be_used_is_named_and_nothing_else_is_lost(done: SimpleNamespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from PIL import Image
 
 from common.errors import SourceError
 from pipelines.frame_names import natural, parse_frame, split_and_category
-from pipelines.images import video as container
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.images.pixels import ImageError
 from pipelines.images.reader import read_image
 from pipelines.images.tensors import TensorFile
-from pipelines.images.video import VideoFile, read_video_info
+from pipelines.images.video import VideoFile
 from pipelines.model_info import Preprocess
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import read_source
@@ -33,48 +33,6 @@ VIDEO: dict[str, Any] = {"kind": "video", "frames": 8}
 
 def as_array(pixels: torch.Tensor) -> np.ndarray:
     return pixels.permute(1, 2, 0).numpy()
-
-
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi", "clip.mkv"])
-def test_a_frame_by_number_is_the_frame_of_reading_through(tmp_path: Path, name: str) -> None:
-    file = write_video(tmp_path / name, 40)
-    with av.open(str(file)) as container:
-        through = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert [number_of(frame) for frame in through] == list(range(40))
-    assert read_video_info(file) == (40, SIDE, SIDE, 25.0)
-    video = VideoFile(file)
-    for number in [*range(0, 40, 7), 39, 38, 0, 0, 13, 12, 11, 25, 1]:
-        np.testing.assert_array_equal(as_array(video.frame(number)), through[number])
-
-
-def test_frames_in_a_file_without_time_stamps_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write_video(tmp_path / "clip.mp4", 20)
-    known = VideoFile(file)
-    exact = [as_array(known.frame(number)) for number in range(20)]
-    index = container._index
-    monkeypatch.setattr(container, "_index", lambda *of: [(None, key) for _, key in index(*of)])
-    counted = VideoFile(file)
-    for number in (0, 7, 19, 3, 4):
-        np.testing.assert_array_equal(as_array(counted.frame(number)), exact[number])
-
-
-def test_the_end_of_a_video_is_not_the_end_of_reading_it(tmp_path: Path) -> None:
-    video = VideoFile(write_video(tmp_path / "clip.mp4", 20))
-    last = as_array(video.frame(19))
-    assert not video._decode_to(20)
-    np.testing.assert_array_equal(as_array(video.frame(19)), last)
-
-
-def test_a_jump_that_goes_too_far_is_made_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video = VideoFile(write_video(tmp_path / "clip.mp4", 40))
-    key, stamp = video._key_before(39)
-    assert key > 30
-    monkeypatch.setattr(video, "_key_before", lambda number: (30, stamp))
-    assert number_of(as_array(video.frame(30))) == 30
 
 
 def test_a_video_that_lies_is_turned_upright(tmp_path: Path) -> None:
@@ -162,6 +120,31 @@ def decoded_numbers(plan: Plan) -> list[int]:
     decoded = decode_rows(plan.table, plan.root, {PIXELS: how})
     assert decoded["error"].null_count == decoded.num_rows
     return [number_of(frame) for frame in unpack(decoded, PIXELS, how)]
+
+
+def test_timestamps_are_the_files_own(tmp_path: Path) -> None:
+    """Of variable rates as well; from the rate only where the file holds none, which is said."""
+    began = datetime(2026, 1, 2, 3, 4, 5)
+    for name, ticks in {"mp4": lambda n: n * n, "mkv": lambda n: 500 * n, "ts": None}.items():
+        write_video(tmp_path / f"20260102030405.{name}", 20, codec="libx264", ticks=ticks)
+    for name in ("avi", "h264"):
+        write_video(tmp_path / f"20260102030405.{name}", 20, codec="libx264")
+    plan = read_source(str(tmp_path), kind="video", frames=3)
+    rows = plan.table.group_by("sequence", use_threads=False).aggregate([("timestamp", "list")])
+    stamps = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    seconds = {
+        name.split(".")[1]: [(stamp - began).total_seconds() for stamp in stamps[name]]
+        for name in stamps
+    }
+    assert seconds == {
+        "mp4": [0, 0.81, 3.61],
+        "mkv": [0, 45, 95],
+        "ts": [0, 0.36, 0.76],
+        "avi": [0, 0.36, 0.76],
+        "h264": [0, 0.36, 0.76],
+    }
+    (note,) = plan.notes
+    assert "20260102030405.avi, 20260102030405.h264" in note
 
 
 def test_every_frame_and_a_few_clips(tmp_path: Path) -> None:
