@@ -15,9 +15,10 @@ hnswlib usearch``; float32, M 16, ef_construction 200, vectors at length 1, inne
 * **build and update**: seconds and own memory of the largest process of ``index build`` at a
   quarter, a half and all of the rows, of ``add`` of a tenth more, ``delete`` and ``compact``.
 
-Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), --quick, 20,000 made vectors
-(HNSW), queries/s in batches and single: onepass 69,488 and 25,215, hnswlib 52,747 and 58,174, usearch
-29,392 and 13,803; recall under filters 1.0, p50 0.03 to 0.7 ms; add 1.4 s, compact 5.9 s.
+Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), 10,800 real vectors of 1,280: queries/s in
+batches and single: onepass 40,168 and 25,878 at recall 0.993, hnswlib 26,325 and 24,972 at 0.987, usearch 14,209
+and 10,525 at 0.987; recall under filters of 1,000,000 made vectors 0.992 to 1.0, p50 0.06 to 8.3 ms; copies and
+recall@k: docs/decisions/facts.md.
 """
 
 from __future__ import annotations
