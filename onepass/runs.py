@@ -125,6 +125,8 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
     manifest, asked = outcome.run.manifest, outcome.run.manifest.model.request
     if outcome.update is not None:
         yield from _warnings_of_update(outcome, outcome.update)
+    elif outcome.already_finished:
+        yield from outcome.source_notes
     if outcome.already_finished:
         return
     if manifest.model.weights.startswith("random") and not (asked.random_weights or asked.head):

@@ -134,6 +134,7 @@ def _read_videos(
             f"{path}: `kind='video'` takes a folder or a video that ends in "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
-    table, skipped, notes = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
+    table, skipped, notes, unread = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
     root = path.parent if path.is_file() else path
-    return Plan(table, root.resolve(), skipped, notes, given=_ALL - {"detection_id"})
+    given = _ALL - {"detection_id"}
+    return Plan(table, root.resolve(), skipped, notes, given=given, unread=unread)

@@ -11,7 +11,8 @@ import torch
 from common import network
 from common.errors import ModelError
 from pipelines.model_info import ModelRequest
-from pipelines.models.registry import examine, load_backbone, load_verified, read_labels
+from pipelines.models.labels import read_labels
+from pipelines.models.registry import examine, load_backbone, load_verified
 
 
 def test_tiny_is_the_same_everywhere() -> None:
