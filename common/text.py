@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 
 GUESSED = "cp1252"
 """What a text is read as that says nothing and is not UTF-8: Latin-1, as Windows has it."""
@@ -51,3 +52,13 @@ def _latin_1(data: bytes) -> str:
         return data.decode(GUESSED)
     except UnicodeDecodeError:  # five bytes have no meaning there
         return data.decode("latin-1")
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file can be written down: file systems allow any bytes."""
+    return name.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
+def escape(name: str) -> str:
+    r"""The name of a file to be shown; bytes that are not UTF-8 as ``\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -40,8 +40,8 @@ def extract(
     call continues an unfinished run, and opens a finished one.
 
     Args:
-        source: a folder of images or videos, a manifest (.parquet, .csv, .jsonl) with a column
-            ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
+        source: a folder of images or videos, a manifest (.parquet, .csv, .tsv, .jsonl) with a
+            column ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
         model: such as ``lite0``, ``timm:NAME``, ``torchvision:NAME``; see ``onepass models list``.
         out: the run folder, on this machine or in an object store.
         update: bring a run up to date with a source that has grown or changed: only images that are

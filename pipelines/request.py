@@ -29,6 +29,7 @@ from common.storage import (
     remove_folder,
     storage_errors,
 )
+from common.text import escape, is_text
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, ModelInfo, Precision, PrecisionAudit
 
@@ -143,6 +144,8 @@ def earlier_request(
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
     """
+    if not is_remote(out) and not is_text(str(out.resolve())):
+        raise RunError(f"`out='{escape(str(out))}'`: the name is not UTF-8; give another folder")
     if not out.exists():
         return None
     if out.is_file():

@@ -1,7 +1,7 @@
 """Which detections of a run are linked, in which order, and where their embeddings are stored.
 
-A sequence is linked in the order of its frame numbers; time decides only where ``frame`` was not
-given when the run was planned. What looks wrong about a sequence becomes a warning, not a guess.
+A sequence is linked in the order of its frame numbers. Where ``frame`` was not given, time decided when
+the run was planned, and names where times are not known or the same. What looks wrong about a sequence becomes a warning, not a guess.
 """
 
 from __future__ import annotations

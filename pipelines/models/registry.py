@@ -106,6 +106,11 @@ def _map_infos(loaded: Loaded, outcome: Pass, outputs: Outputs) -> tuple[MapInfo
                 reduction=info.reduction,
             )
         )
+    for kept in maps:
+        same = [other.level for other in maps if other.name == kept.name]
+        if len(same) > 1:
+            levels = " and ".join(map(str, same))
+            raise ModelError(f"`feature_indices`: {levels} are the same level; give each once")
     return tuple(maps)
 
 

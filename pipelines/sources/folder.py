@@ -17,6 +17,7 @@ from pyarrow import fs
 
 from common.errors import SourceError
 from common.storage import arrow, is_remote, kind_of_file
+from common.text import escape, is_text
 from pipelines.detections import complete
 from pipelines.frame_names import VIDEO_SUFFIXES, natural
 from pipelines.sources.plan import Plan
@@ -58,7 +59,7 @@ class Files:
         special = [f"{name} ({kind})" for name, kind in self.special.items()]
         lines = [
             ("folders that cannot be read were left out", self.unread),
-            ("no files, and left out", special),
+            ("neither files nor folders, and left out", special),
             ("names that are not UTF-8 were left out; rename them", self.misnamed),
             ("links to folders that are read already were left out", self.linked),
         ]
@@ -136,11 +137,11 @@ def _walk(root: Path, files: Files) -> None:
             with os.scandir(path) as entries:
                 listed = list(entries)
         except OSError as error:
-            files.unread.append(f"{_shown(here or '.')} ({error.strerror})")
+            files.unread.append(f"{escape(here or '.')} ({error.strerror})")
             continue
         seen.add(identity)
-        if not _is_text(here):
-            files.misnamed.append(_shown(here))
+        if not is_text(here):
+            files.misnamed.append(escape(here))
             continue
         files.folders.append(here or ".")
         for entry in listed:
@@ -160,11 +161,11 @@ def _add(
     except OSError:  # a link in a circle, or a file that is gone: reading it says so
         special = None
     if special is not None:
-        files.special[_shown(name)] = special
-    elif _is_text(name):
+        files.special[escape(name)] = special
+    elif is_text(name):
         files.names.append(name)
     else:
-        files.misnamed.append(_shown(name))
+        files.misnamed.append(escape(name))
 
 
 def _special(entry: os.DirEntry[str]) -> str | None:
@@ -179,15 +180,6 @@ def _special(entry: os.DirEntry[str]) -> str | None:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be written down: file systems allow any bytes."""
-    return name.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in name)
-
-
-def _shown(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _first(names: list[str]) -> str:

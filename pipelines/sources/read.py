@@ -16,6 +16,7 @@ from typing import Literal
 from common.errors import SourceError
 from common.moved import Pairs
 from common.storage import is_remote, storage_errors, to_path
+from common.text import escape, is_text
 from pipelines.detections import PLAN_SCHEMA
 from pipelines.frame_names import VIDEO_SUFFIXES
 from pipelines.sources.earlier_run import read_run
@@ -61,6 +62,10 @@ def read_source(
         return replace(plan.prefixed(id_prefix), pairs=pairs)
     path = to_path(source)
     with storage_errors(path):
+        if not is_text(str(path if is_remote(path) else path.resolve())):
+            raise SourceError(
+                f"{escape(source)}: the name is not UTF-8, so it cannot be written down; rename it"
+            )
         if not path.exists():
             raise SourceError(
                 f"{source}: no such folder or file; give a folder of images or a manifest"

@@ -53,9 +53,8 @@ def with_times(plan: Plan, report: Callable[[int, int], None] = lambda done, tot
     threads = _AT_ONCE_REMOTE if is_remote(plan.root) else _AT_ONCE
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")
-        for done, (index, time) in enumerate(
-            zip(files, pool.map(_time_of, files.values()), strict=True)
-        ):
+        times = zip(files, pool.map(_time_of, files.values()), strict=True)
+        for done, (index, time) in enumerate(times, start=1):
             taken[index] = time
             if done % _REPORT_FILES == 0:
                 report(done, len(files))

@@ -164,6 +164,9 @@ class TestLink:
             ("invalid_request", {"frame": -1}),
             ("invalid_request", {"sequence": ""}),
             ("invalid_request", {"timestamp": "yesterday"}),
+            ("invalid_request", {"timestamp": 45228}),
+            ("invalid_request", {"timestamp": "45228.09"}),
+            ("invalid_request", {"timestamp": 10**30}),
             ("invalid_request", {"camera": 1}),
         ],
     )
