@@ -12,6 +12,7 @@ import pipelines.sources.folder
 from common.errors import SourceError
 from common.storage import open_file
 from pipelines.images.pixels import ImageError, read
+from pipelines.images.reader import read_image
 from pipelines.sources.contents import hash_file, with_hashes
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import read_source
@@ -102,6 +103,10 @@ def test_a_manifest_that_names_a_pipe_does_not_wait(photos: Path) -> None:
         assert caught.value.kind == "unreadable file"
         with pytest.raises(OSError, match="not a file"):
             open_file(file)
+    for name in plan.table["image"].to_pylist()[2:]:  # a frame of it, as well
+        with pytest.raises(ImageError) as caught:
+            read_image(plan.root, name)
+        assert caught.value.kind == "unreadable file"
 
 
 def test_names_that_are_not_utf_8_are_said(photos: Path) -> None:
