@@ -142,15 +142,7 @@ def complete(
             f"{where} has no column 'image' (it has {', '.join(table.column_names) or 'none'}); "
             "name the column with the image paths 'image'"
         )
-    clash = [
-        name
-        for name in table.column_names
-        if name in RESULT_COLUMNS or name.startswith(_INTERNAL_PREFIXES)
-    ]
-    if clash:
-        raise SourceError(
-            f"{where} has a column {clash[0]!r}, which extraction writes itself; rename it"
-        )
+    _refuse_reserved(table.column_names, where)
     if table.num_rows == 0:
         raise SourceError(f"{where} has no rows; there is nothing to extract")
     table = _cast_given(
@@ -191,6 +183,14 @@ def refuse_repeated(names: Sequence[str], where: str) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise SourceError(f"{where} has the column {repeated[0]!r} twice; rename or remove one")
+
+
+def _refuse_reserved(names: Sequence[str], where: str) -> None:
+    for name in names:
+        if name in RESULT_COLUMNS or name.startswith(_INTERNAL_PREFIXES):
+            raise SourceError(
+                f"{where} has a column {name!r}, which extraction writes itself; rename it"
+            )
 
 
 def _cast_given(table: pa.Table, where: str, note: Callable[[str], None]) -> pa.Table:

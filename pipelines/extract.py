@@ -20,7 +20,7 @@ from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Job, open_executor
 from pipelines.execution.blocks import write_plan
 from pipelines.models.labels import read_labels
-from pipelines.request import fingerprint_inputs, lock_run
+from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
 from pipelines.sources.contents import with_hashes
@@ -80,8 +80,8 @@ def extract(
         rows=plan.unordered,
     )
     with locked as (earlier, check), storage_errors(out):
-        if earlier is not None and earlier.inputs != command.inputs and not update:
-            plan = replace(plan, notes=(*plan.notes, _OTHER_ORDER.format(out)))
+        if not update:
+            plan = _with_order_noted(plan, command, earlier, out)
         finished = (out / "manifest.json").is_file()
         if finished and not update:
             done = Run.open(out)
@@ -100,6 +100,12 @@ def extract(
             outcome = work.run(outcome)
     assert outcome is not None
     return outcome
+
+
+def _with_order_noted(plan: Plan, command: Unresolved, earlier: Request | None, out: Path) -> Plan:
+    if earlier is None or earlier.inputs == command.inputs:
+        return plan
+    return replace(plan, notes=(*plan.notes, _OTHER_ORDER.format(out)))
 
 
 def _answer(
