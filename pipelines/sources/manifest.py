@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from common.errors import SourceError, first_line
-from common.storage import open_parquet, read_parquet
+from common.storage import is_remote, open_parquet, read_parquet
 from common.text import GUESSED, decode
 from pipelines.detections import PLAN_SCHEMA, complete, refuse_repeated
 from pipelines.sources.column_types import infer_type, trimmed
@@ -60,6 +60,8 @@ def read_table(path: Path, note: Callable[[str], None] = lambda text: None) -> p
     Raises:
         SourceError: it cannot be read.
     """
+    if not is_remote(path) and not path.is_file():  # to open a pipe waits for who writes into it
+        raise SourceError(f"{path} is no file; give a manifest or a folder of images")
     try:
         if path.suffix.lower() == ".parquet":
             with open_parquet(path) as parquet:

@@ -103,6 +103,10 @@ def test_a_manifest_that_names_a_pipe_does_not_wait(photos: Path) -> None:
         assert caught.value.kind == "unreadable file"
         with pytest.raises(OSError, match="not a file"):
             open_file(file)
+    for suffix in (".csv", ".parquet", ".jsonl"):
+        os.mkfifo(photos / f"pipe{suffix}")
+        with pytest.raises(SourceError, match="no file"):
+            read_source(str(photos / f"pipe{suffix}"))
     for name in plan.table["image"].to_pylist()[2:]:  # a frame of it, as well
         with pytest.raises(ImageError) as caught:
             read_image(plan.root, name)
