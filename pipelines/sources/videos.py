@@ -83,9 +83,10 @@ def plan_videos(
     names = sorted([*folder.videos, *folder.sequences], key=natural)
     if not names:
         skipped = ", ".join(f"{n} {suffix}" for suffix, n in sorted(folder.skipped.items()))
+        notes = "".join(f"; {note}" for note in folder.files.notes())
         raise SourceError(
             f"{source} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))}), folders of images or "
-            f"tensors ({', '.join(sorted(TENSOR_SUFFIXES))}); found: {skipped or 'nothing'}"
+            f"tensors ({', '.join(sorted(TENSOR_SUFFIXES))}); found: {skipped or 'nothing'}{notes}"
         )
     names = list(spread(names, limit))
 
@@ -99,8 +100,8 @@ def plan_videos(
             report(done, len(names))
     clips = list(spread(clips, limit))  # a file of tensors holds many
     table = _table(clips, where=str(source))
-    notes = (*folder.files.notes(), *_notes(clips, folder.empty))
-    return table, dict(folder.skipped), notes, folder.files.unread_count
+    remarks = (*folder.files.notes(), *_notes(clips, folder.empty))
+    return table, dict(folder.skipped), remarks, folder.files.unread_count
 
 
 def sample_frames(count: int, frames: int) -> list[int]:
