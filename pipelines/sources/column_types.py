@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +36,7 @@ def infer_type(
     """
     if column.null_count == len(column):
         return pa.chunked_array([pa.nulls(len(column))])
-    plain = trimmed(name, column, decimal_comma=decimal_comma, note=note)
+    plain = _trimmed(name, column, decimal_comma, note)
     if pc.any(pc.match_substring_regex(plain, _CODE)).as_py():
         return column
     if pc.all(pc.is_in(plain.drop_null(), pa.array([*_TRUE, *_FALSE]))).as_py():
@@ -52,18 +53,29 @@ def infer_type(
     return column
 
 
-def trimmed(
+def read_numbers(
     name: str,
     column: pa.ChunkedArray,
     *,
     decimal_comma: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> pa.ChunkedArray:
-    """A column of text without spaces around its values, numbers with a decimal point.
+    """A column that is to hold numbers: ``007`` is 7; text where it holds others.
 
     Args:
         name, column, decimal_comma, note: as ``infer_type`` takes them.
     """
+    plain = _trimmed(name, column, decimal_comma, note)
+    for kind in (pa.int64(), pa.float64()):
+        with suppress(pa.ArrowInvalid):
+            return plain.cast(kind)
+    return plain
+
+
+def _trimmed(
+    name: str, column: pa.ChunkedArray, decimal_comma: bool, note: Callable[[str], None]
+) -> pa.ChunkedArray:
+    """Text without spaces around its values, numbers with a decimal point."""
     plain = pc.utf8_trim_whitespace(column)
     if (
         decimal_comma

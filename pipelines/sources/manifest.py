@@ -16,7 +16,7 @@ from common.errors import SourceError, first_line
 from common.storage import is_remote, open_parquet, read_parquet
 from common.text import GUESSED, decode
 from pipelines.detections import PLAN_SCHEMA, complete, refuse_repeated
-from pipelines.sources.column_types import infer_type, trimmed
+from pipelines.sources.column_types import infer_type, read_numbers
 from pipelines.sources.plan import Plan
 
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -120,7 +120,7 @@ def _read_csv(text: str, note: Callable[[str], None]) -> pa.Table:
         if name in _TEXTS:
             return column
         # Contract columns have types of their own.
-        read = trimmed if name in PLAN_SCHEMA.names else infer_type
+        read = read_numbers if name in PLAN_SCHEMA.names else infer_type
         return read(name, column, decimal_comma=separator != ",", note=note)
 
     columns = [typed(*each) for each in zip(table.column_names, table.columns, strict=True)]

@@ -165,3 +165,14 @@ def test_several_images_of_one_frame_are_said(tmp_path: Path) -> None:
     assert len(plan_of(tmp_path, "image,frame\na.jpg,1\nb.jpg,1\n").notes) == 1
     assert plan_of(tmp_path, "image,frame\na.jpg,1\na.jpg,1\n").notes == ()
     assert plan_of(tmp_path, "image,frame,sequence\na.jpg,1,x\nb.jpg,1,y\n").notes == ()
+
+
+def test_contract_columns_have_types_of_their_own(tmp_path: Path) -> None:
+    """pandas writes whole numbers beside empty cells as 1.0, cameras write 001."""
+    rows = "image,frame,x1,y1,x2,y2\na.jpg,{},08,1e1,12.50,13\nb.jpg,{}, +8 ,.5,12.5,13\n"
+    for frames in (("1.0", "2.0"), ("001", "002"), ("1", "2")):
+        table = columns_of(tmp_path, rows.format(*frames))
+        assert table["frame"] == [1, 2]
+        assert (table["x1"], table["y1"], table["x2"]) == ([8, 8], [10, 0.5], [12.5, 12.5])
+    with pytest.raises(SourceError, match="'frame'"):
+        plan_of(tmp_path, rows.format("1.5", "2"))
