@@ -198,6 +198,8 @@ def print_extracted(outcome: Outcome) -> None:
         + (f", cosine to fp32 {audit.cosine_mean:.4f}" if audit else "")
     )
     classifier = manifest.classifier or model
+    if model.weights.startswith(f"{model.request.checkpoint} "):  # which of the file's
+        echo(f"  weights {model.weights}")
     if classifier.head is not None:
         echo(f"  {classifier.num_classes} classes by head {classifier.request.head}")
     if manifest.session is not None and manifest.session.stages:
