@@ -56,6 +56,7 @@ class ExtractOptions(ModelOptions, total=False):
     kind: Literal["images", "video"]
     frames: int | None
     limit: int | None
+    where: str | None
     id_prefix: str | None
 
 

@@ -83,6 +83,11 @@ class ExtractConfig(JsonModel):
         SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
     )
     limit: int | None = option(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    where: str | None = option(
+        SOURCE,
+        "Only rows that match, in SQL over the source's columns, as for query --where: "
+        "\"binary_label = 'moth'\". Of a database also deployment and night.",
+    )
     id_prefix: str | None = option(
         SOURCE,
         "Put before every id, so that sources which name their rows alike, as two AMI databases do, "

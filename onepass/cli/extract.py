@@ -74,7 +74,7 @@ def extract(
         _dry_run(config, out, images, as_json=as_json)
         return
     # late: torch and Arrow take seconds
-    from onepass.runs import report_to
+    from onepass.runs import check_answered, report_to
     from pipelines.extract import extract as extract_source
 
     with ProgressBar(resumes=True) as bar:
@@ -88,9 +88,10 @@ def extract(
     run = outcome.run
     if as_json:
         _print_json(outcome, out, config)
-        return
-    print_extracted(outcome)
-    if outcome.already_finished:
+    else:
+        print_extracted(outcome)
+    check_answered(run)
+    if as_json or outcome.already_finished:
         return
     if config.kind == "video":
         _print_failed_videos(run)

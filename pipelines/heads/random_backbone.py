@@ -58,6 +58,7 @@ def extract_untrained(
             kind=config.kind,
             frames=config.frames,
             limit=config.limit,
+            where=config.where,
             from_run=config.from_run,
             model=model.spec,
             **model.model_dump(exclude={"spec"}),
