@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import FileAccessError
@@ -37,34 +37,30 @@ def check_readable(plan: Plan, source: str) -> None:
         known = table.filter(pc.is_null(table["error"]))["image"]
         names = known if len(known) else names
     raise FileAccessError(
-        f"not one image of {source} can be read: {where_looked(pc.unique(names), plan.images)}"
+        f"not one image of {source} can be read: "
+        f"{where_looked(pc.unique(names).to_pylist(), plan.images)}"
     )
 
 
-def where_looked(names: pa.Array | Iterable[str], images: ImageRoot) -> str:
+def where_looked(names: Iterable[str], images: ImageRoot) -> str:
     """Where images were looked for that could not be read, for a message with what to do.
 
     Args:
         names: of the images, as in a plan.
         images: where they are.
     """
-    given = names.to_pylist() if isinstance(names, pa.Array | pa.ChunkedArray) else list(names)
-    named = [frame.file if (frame := parse_frame(name)) else name for name in given]
-    files = [images.path(name) for name in named]
+    files = [images.path(part.file if (part := parse_frame(name)) else name) for name in names]
     folders = list(dict.fromkeys(file.parent for file in files))
-    more = f" and {len(folders) - _NAMED} other folders" if len(folders) > _NAMED else ""
+    others = len(folders) - _NAMED
+    more = f" and {others} other folder{'s' * (others > 1)}" if others > 0 else ""
     looked = f"looked in {', '.join(map(str, folders[:_NAMED]))}{more}"
     if is_remote(files[0]):
         return f"{looked}; `images='OLD=NEW'` says where a folder is now"
     if files[0].exists():
         return f"{looked}; give this user the right to read {files[0]}"
-    gone = _first_missing(folders[0])
-    old = gone or folders[0]
-    there = f", and there is no {gone}" if gone else ""
+    local = [str(folder) for folder in folders if not is_remote(folder)]
+    shared = Path(os.path.commonpath(local))
+    old = folders[0] if shared.exists() else shared
+    missing = [path for path in (*reversed(old.parents), old) if not path.exists()]
+    there = f", and there is no {missing[0]}" if missing else ""
     return f"{looked}{there}; `images='{old}=NEW'` says where that folder is now"
-
-
-def _first_missing(folder: Path) -> Path | None:
-    """The highest folder above ``folder``, or itself, that is not there."""
-    above = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
-    return above[0] if above else None

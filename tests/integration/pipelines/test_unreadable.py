@@ -55,10 +55,14 @@ def test_a_database_of_another_machine(tmp_path: Path) -> None:
     fill(url, tmp_path / "traps")
     (tmp_path / "traps").rename(tmp_path / "moved")
     out = tmp_path / "run"
-    for more in ((), ("--where", "deployment = 'south'"), ("--dry-run",)):
+    for more, old in (
+        ((), "traps"),
+        (("--where", "deployment = 'south'"), "traps/south"),
+        (("--dry-run",), "traps"),
+    ):
         refused = extract(url, out, *more)
-        camera = "south" if more[:1] == ("--where",) else "north"
-        assert_refused(refused, tmp_path / "traps" / camera, f"--images {tmp_path / 'traps'}=NEW")
+        there = f"there is no {tmp_path / 'traps'};"
+        assert_refused(refused, tmp_path / "traps/south", there, f"--images {tmp_path / old}=NEW")
         assert not (out / "request.json").exists()
     moved = f"{tmp_path / 'traps'}={tmp_path / 'moved'}"
     assert extract(url, out, "--images", moved).returncode == 0
