@@ -67,7 +67,11 @@ def _reason(error: Exception) -> str:
         return f"it holds {named[1]}, which is neither a tensor nor a container"
     if "Unsupported operand" in str(error):
         return "it is not a file of torch.save, or was written by another pickle protocol than 2"
-    return first_line(error).partition(" In PyTorch 2.6")[0]
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive"
+    if "file in archive" in str(error):
+        return "it is an archive, but not of torch.save"
+    return re.split(r" In PyTorch 2\.6| This is an internal", first_line(error))[0]
 
 
 def _extensions(field: pa.Field) -> Iterator[str]:

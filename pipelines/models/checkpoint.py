@@ -209,8 +209,13 @@ def _hint(file: str, content: Any) -> str:
 
 
 def _is_pickled(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return zipfile.is_zipfile(path) or stream.read(1) == pickle.PROTO
+    """Whether torch saved it, whatever is in it; archives of NumPy, say, are refused without advice."""
+    with suppress(zipfile.BadZipFile, OSError), path.open("rb") as stream:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("/data.pkl") for name in archive.namelist())
+        return stream.read(1) == pickle.PROTO
+    return False
 
 
 def _unknown_classes(path: Path) -> set[str]:

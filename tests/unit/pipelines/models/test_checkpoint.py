@@ -233,6 +233,14 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert "w.pth" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_traced_network(tmp_path: Path) -> None:
+    layer = torch.jit.script(torch.nn.Linear(2, 3))
+    torch.jit.save(layer, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"torch\.jit\.load\(.*\)\.state_dict\(\)"):
+        loaded(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x08\x07onnx", b"version https://git-lfs\noid x\n"])
 def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
     for name in ("w.pth", "w.safetensors"):
@@ -240,6 +248,14 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
         with pytest.raises(ModelError, match=name) as caught:
             loaded(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_an_archive_of_another_program(tmp_path: Path, raw: State) -> None:
+    file = tmp_path / "w.npz"
+    np.savez(file, **{name: tensor.numpy() for name, tensor in raw.items()}, allow_pickle=False)
+    with pytest.raises(ModelError, match=r"w\.npz") as caught:
+        loaded(file)
+    assert "torch.load" not in str(caught.value)  # which would not help
 
 
 def test_a_checkpoint_that_was_cut(tmp_path: Path, raw: State) -> None:
