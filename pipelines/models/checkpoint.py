@@ -12,6 +12,7 @@ import pickle
 import pickletools
 import re
 import threading
+import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Sequence
@@ -172,12 +173,14 @@ def _read(file: str) -> Any:
     if not path.is_file():
         raise ModelError(f"{given}: no such file")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file  # late: of one kind of checkpoint
 
             return load_file(path)
-        with _LOCK, safe_globals([(_stand_in(name), name) for name in _unknown_classes(path)]):
-            return read_tensors(path, mmap=True)  # an optimizer's state is not loaded
+        with _LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about what it then refuses
+            with safe_globals([(_stand_in(name), name) for name in _unknown_classes(path)]):
+                return read_tensors(path, mmap=True)  # an optimizer's state is not loaded
     except Exception as error:  # of any reader of a file from outside
         reason = first_line(error).rstrip(".")
         hint = _hint(file, reason) if _is_pickled(path) else ""
@@ -226,7 +229,7 @@ def _unknown_classes(path: Path) -> set[str]:
             return set(get_unsafe_globals_in_checkpoint(path))
         for _ in range(4):  # as before PyTorch 1.6: a number, a version, a system, the contents
             codes = pickletools.genops(stream)
-            names |= {arg.replace(" ", ".") for code, arg, _ in codes if code.name == "GLOBAL"}
+            names |= {str(arg).replace(" ", ".") for code, arg, _ in codes if code.name == "GLOBAL"}
     return names
 
 
