@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
 from common.json_models import JsonModel, option
-from pipelines.model_info import GateRequest, ModelRequest, Outputs
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, WeightsChoice
 
 Feature = Literal["pooled", "map", "pyramid"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
@@ -83,6 +83,11 @@ class ExtractConfig(JsonModel):
         SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
     )
     limit: int | None = option(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    where: str | None = option(
+        SOURCE,
+        "Only rows that match, in SQL over the source's columns, as for query --where: "
+        "\"binary_label = 'moth'\". Of a database also deployment and night.",
+    )
     id_prefix: str | None = option(
         SOURCE,
         "Put before every id, so that sources which name their rows alike, as two AMI databases do, "
@@ -95,7 +100,14 @@ class ExtractConfig(JsonModel):
         description="lite0 (EfficientNet-Lite0, ImageNet classes, no download), timm:NAME, "
         "torchvision:NAME, ami:NAME, or tiny (for trying things out); see onepass models.",
     )
-    checkpoint: File | None = option(MODEL, "Your weights for the model (a state dict).")
+    checkpoint: File | None = option(
+        MODEL, "Your weights for the model: a file of torch.save or safetensors."
+    )
+    weights: WeightsChoice | None = option(
+        MODEL,
+        "Of a checkpoint that holds both: ema, the moving average, or raw, the weights that it is "
+        "of; ema where there is one, as timm does, if not given.",
+    )
     labels: File | None = option(MODEL, "Class names: one a line, or JSON {name: index}.")
     pretrained: bool = option(MODEL, "Fetch the model's own weights.", False)
     random_weights: bool = option(MODEL, "The network untrained, to compare with.", False)
@@ -122,6 +134,7 @@ class ExtractConfig(JsonModel):
     gate_label: str | None = option(GATE, "The gate's class that passes.")
     gate_threshold: float = option(GATE, "The least score that passes.", 0.5, ge=0, le=1)
     gate_checkpoint: File | None = option(GATE, "The gate's weights.")
+    gate_weights: WeightsChoice | None = option(GATE, "Of the gate's checkpoint, as `weights`.")
     gate_labels: File | None = option(GATE, "The gate's class names.")
     embed_with: Literal["model", "gate"] = option(
         GATE,
@@ -177,6 +190,11 @@ class ExtractConfig(JsonModel):
             )
         if len(set(self.feature_indices)) != len(self.feature_indices):
             raise ValueError(f"`feature_indices={_joined(self.feature_indices)}`: each level once")
+        for checkpoint, weights in (("checkpoint", "weights"), ("gate_checkpoint", "gate_weights")):
+            if getattr(self, weights) and not getattr(self, checkpoint):
+                raise ValueError(
+                    f"`{weights}={getattr(self, weights)!r}` is of a `{checkpoint}`; give that as well"
+                )
         others = self.gate_label or self.gate_checkpoint or self.gate_labels
         if self.gate is None and (others or self.embed_with == "gate"):
             raise ValueError(
@@ -211,7 +229,10 @@ class ExtractConfig(JsonModel):
             return None
         return GateRequest(
             model=ModelRequest(
-                spec=self.gate, checkpoint=self.gate_checkpoint, labels=self.gate_labels
+                spec=self.gate,
+                checkpoint=self.gate_checkpoint,
+                weights=self.gate_weights,
+                labels=self.gate_labels,
             ),
             label=self.gate_label,
             threshold=self.gate_threshold,

@@ -25,6 +25,7 @@ from pipelines.session import Outcome, Session
 from pipelines.sources.contents import with_hashes
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import name_source, read_source
+from pipelines.sources.unreadable import check_readable
 from pipelines.update.work import Update
 
 __all__ = ["Outcome", "extract", "prepare"]
@@ -52,6 +53,7 @@ def extract(
     Raises:
         InputError: source, model or ``out`` do not fit; nothing was written.
         StalledError: no row moved for ``config.stall_seconds``.
+        FileAccessError: not one image can be read; nothing was written.
         WorkError: the work failed; the same call continues it.
     """
     started, began = time.time(), time.monotonic()
@@ -74,6 +76,7 @@ def extract(
             plan = replace(plan, pairs=tuple(dict.fromkeys(known)))
         if update or earlier is None:
             plan = with_hashes(plan, planning)
+            check_readable(plan, command.config.source)
         outcome, times = None, (started, began)
         if not finished:
             unresolved = replace(command, earlier=earlier)
@@ -141,6 +144,7 @@ def prepare(
         from_run=config.from_run,
         pairs=pairs,
         id_prefix=config.id_prefix,
+        where=config.where,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     config = config.for_source().model_copy(update={"source": name_source(config.source)})

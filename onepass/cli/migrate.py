@@ -29,7 +29,7 @@ _EXIT_MISSED = 1
 @app.command()
 @with_config(Limits, parameter="limits")
 @with_config(
-    ExtractConfig, leave_out={"source", "kind", "frames", "limit", "id_prefix", "from_run"}
+    ExtractConfig, leave_out={"source", "kind", "frames", "limit", "where", "id_prefix", "from_run"}
 )
 def migrate(
     run: Annotated[

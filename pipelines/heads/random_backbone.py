@@ -45,7 +45,7 @@ def extract_untrained(
     config = read_json(file, Request).config
     trained = model_of(run, kind)
     changes: dict[str, Any] = {"random_weights": True, "pretrained": False}
-    changes |= dict.fromkeys(("checkpoint", "labels", "head"))
+    changes |= dict.fromkeys(("checkpoint", "weights", "labels", "head"))
     model = trained.request.model_copy(update=changes)
     if examine(model).weights_sha256 == trained.weights_sha256:
         raise RunError(
@@ -58,6 +58,7 @@ def extract_untrained(
             kind=config.kind,
             frames=config.frames,
             limit=config.limit,
+            where=config.where,
             from_run=config.from_run,
             model=model.spec,
             **model.model_dump(exclude={"spec"}),

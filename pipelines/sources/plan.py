@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +29,7 @@ class Plan:
     given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
     pairs: Pairs = ()  # of folders of images that were moved
     id_prefix: str | None = None  # of ids that are not made yet
+    only_in_where: tuple[str, ...] = ()  # columns to choose rows by, which a run does not keep
 
     @property
     def images(self) -> ImageRoot:
@@ -44,13 +46,21 @@ class Plan:
         """What must be unchanged in a rerun: all rows, without the ``passing`` columns."""
         return self.table.drop_columns(list(self.passing))
 
-    def limited(self, limit: int | None) -> Plan:
-        """The rows of ``limit`` images, spread evenly over the plan; None: every row."""
+    def limited(self, limit: int | None, by: str = "image") -> Plan:
+        """The rows of some images, spread evenly over the plan.
+
+        Args:
+            limit: images at most; None: every row.
+            by: what is counted: the column ``image``, or ``sequence`` for videos.
+        """
         if limit is None:
             return self
-        table = self.table
-        chosen = spread(pc.unique(table["image"]).to_pylist(), limit)
-        table = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
+        chosen = spread(pc.unique(self.table[by]).to_pylist(), limit)
+        return self.keep(pc.is_in(self.table[by], pa.array(chosen, pa.string())))
+
+    def keep(self, mask: pa.ChunkedArray | npt.NDArray[np.bool_]) -> Plan:
+        """The rows where ``mask`` is true, numbered anew."""
+        table = self.table.filter(pa.array(mask) if isinstance(mask, np.ndarray) else mask)
         column = table.column_names.index("row_id")
         numbers = pa.array(np.arange(table.num_rows, dtype=np.int64))
         table = table.set_column(column, "row_id", numbers)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import SourceError
-from common.moved import Pairs
+from common.moved import Pairs, apply_pairs
 from common.storage import is_remote, storage_errors, to_path
 from pipelines.detections import PLAN_SCHEMA
 from pipelines.frame_names import VIDEO_SUFFIXES
@@ -36,6 +36,7 @@ def read_source(
     from_run: bool = False,
     pairs: Pairs = (),
     id_prefix: str | None = None,
+    where: str | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Read a folder, a manifest, videos, a database or a run.
@@ -48,17 +49,20 @@ def read_source(
         from_run: it is a run, which is read as it read its own source: its rows, once more.
         pairs: of folders of images that were moved.
         id_prefix: put before every id; a run's rows keep the ids that they have.
+        where: a condition on the rows, in SQL over the source's columns; ``limit`` is of those
+            that match.
         report: receives items done and items in all.
 
     Raises:
-        SourceError: missing, of an unknown kind, empty, or malformed.
+        SourceError: missing, of an unknown kind, empty, or malformed; or no row matches.
+        FilterError: ``where`` cannot be used.
         StorageError: in an object store that cannot be reached.
     """
     if is_database(source):
         if kind == "video":
             raise SourceError(f"{name_source(source)}: `kind='video'` takes a folder or a video")
-        plan = _read_database(source, report).limited(limit)
-        return replace(plan.prefixed(id_prefix), pairs=pairs)
+        plan = _chosen(_read_database(source, report), where, name_source(source)).limited(limit)
+        return replace(plan.prefixed(id_prefix), pairs=pairs, root=_moved(plan.root, pairs))
     path = to_path(source)
     with storage_errors(path):
         if not path.exists():
@@ -66,12 +70,29 @@ def read_source(
                 f"{source}: no such folder or file; give a folder of images or a manifest"
             )
         if from_run:
-            return read_run(path, pairs)
+            return _chosen(read_run(path, pairs), where, source)
         if kind == "video":
-            plan = _read_videos(path, FRAMES if frames is None else frames, limit, report)
+            first = limit if where is None else None
+            plan = _read_videos(path, FRAMES if frames is None else frames, first, report)
+            plan = _chosen(plan, where, source).limited(limit, "sequence")
         else:
-            plan = _read_images(source, path).limited(limit)
-        return replace(plan.prefixed(id_prefix), pairs=pairs)
+            plan = _chosen(_read_images(source, path), where, source).limited(limit)
+        root = plan.root if path.is_dir() else _moved(plan.root, pairs)
+        return replace(plan.prefixed(id_prefix), pairs=pairs, root=root)
+
+
+def _chosen(plan: Plan, where: str | None, source: str) -> Plan:
+    """The rows of a plan that match, without the columns that are for choosing alone."""
+    if where is not None:
+        from pipelines.sources.where import matching  # late: DuckDB takes a while
+
+        plan = matching(plan, where, source)
+    return replace(plan, table=plan.table.drop_columns(list(plan.only_in_where)))
+
+
+def _moved(root: Path, pairs: Pairs) -> Path:
+    """The folder that relative names of a manifest or a database start from, as it is now."""
+    return to_path(apply_pairs(pairs, str(root))) if pairs else root
 
 
 def _read_images(source: str, path: Path) -> Plan:
@@ -108,11 +129,11 @@ def name_source(source: str) -> str:
 def _read_database(source: str, report: Callable[[int, int], None]) -> Plan:
     # late: SQLAlchemy is an extra
     from pipelines.sources.database.connect import folder_of
-    from pipelines.sources.database.plan import PASSED_COLUMNS, plan_database
+    from pipelines.sources.database.plan import ONLY_IN_WHERE, PASSED_COLUMNS, plan_database
 
     table, notes = plan_database(source, report)
     passing = tuple(name for name, _ in PASSED_COLUMNS.values() if name in table.column_names)
-    return Plan(table, folder_of(source), {}, notes, passing, _ALL)
+    return Plan(table, folder_of(source), {}, notes, passing, _ALL, only_in_where=ONLY_IN_WHERE)
 
 
 def _is_video(name: str) -> bool:
