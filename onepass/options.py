@@ -54,6 +54,9 @@ class ExtractOptions(ModelOptions, total=False):
     kind: Literal["images", "video"]
     frames: int | None
     limit: int | None
+    boxes: Literal["xyxy", "xywh", "cxcywh"] | None
+    box_units: Literal["pixels", "normalised"] | None
+    box_frame: Literal["stored", "upright"] | None
     id_prefix: str | None
 
 

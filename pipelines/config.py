@@ -69,7 +69,8 @@ class ExtractConfig(JsonModel):
 
     source: Annotated[str, BeforeValidator(_text)] = Field(
         description="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
-        "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI database, as "
+        "and, if you have boxes, x1 y1 x2 y2 in pixels; a file of MegaDetector, COCO, Label Studio, "
+        "CVAT, MOTChallenge or Camtrap DP; a folder of videos; or an AMI database, as "
         "sqlite:///ami.db or postgresql+psycopg://user@host/name (its password is best kept in "
         "PGPASSWORD or ~/.pgpass)."
     )
@@ -83,6 +84,20 @@ class ExtractConfig(JsonModel):
         SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
     )
     limit: int | None = option(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    boxes: Literal["xyxy", "xywh", "cxcywh"] | None = option(
+        SOURCE,
+        "What the four numbers of a manifest's boxes are, if its columns' names do not say it: "
+        "corners, left top and size, or centre and size.",
+    )
+    box_units: Literal["pixels", "normalised"] | None = option(
+        SOURCE,
+        "Of a manifest's boxes; normalised: shares, 0 to 1, of the image's width and height.",
+    )
+    box_frame: Literal["stored", "upright"] | None = option(
+        SOURCE,
+        "Of which image the boxes are: of the pixels as the file stores them, or turned by EXIF, as "
+        "people see it. Without it: upright of manifests, stored of AMI databases; see the guide.",
+    )
     id_prefix: str | None = option(
         SOURCE,
         "Put before every id, so that sources which name their rows alike, as two AMI databases do, "
