@@ -17,6 +17,12 @@ from pipelines.models.registry import examine
 from pipelines.request import Request
 from pipelines.run import Run
 
+# How a source is read.
+_READING = {
+    *("source", "kind", "frames", "limit", "from_run"),
+    *("boxes", "box_units", "box_frame"),
+}
+
 
 def extract_untrained(
     run: Run,
@@ -54,11 +60,7 @@ def extract_untrained(
         )
     untrained = extract(
         ExtractConfig(
-            source=config.source,
-            kind=config.kind,
-            frames=config.frames,
-            limit=config.limit,
-            from_run=config.from_run,
+            **config.model_dump(include=_READING),
             model=model.spec,
             **model.model_dump(exclude={"spec"}),
             features=("pooled", "map") if kind == "map" else ("pooled",),

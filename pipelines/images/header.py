@@ -19,8 +19,6 @@ from PIL import ExifTags, Image
 from common.moved import ImageRoot
 from common.storage import arrow, is_remote
 from pipelines.frame_names import parse_frame
-from pipelines.images.pixels import _quiet, decode, read
-from pipelines.images.reader import ImageReader
 
 Boxes = NDArray[np.float64]
 
@@ -85,6 +83,10 @@ def read_header(root: ImageRoot, name: str) -> ImageHeader:
         ImageError: it cannot be read; the reason is that of decoding it.
         StorageError: an object store did not answer.
     """
+    # late: torch takes seconds
+    from pipelines.images.pixels import decode, read
+    from pipelines.images.reader import ImageReader
+
     if parse_frame(name) is not None:
         with closing(ImageReader(root)) as reader:
             height, width = reader.read(name).pixels.shape[1:]
@@ -104,7 +106,7 @@ def header_of(stream: IO[bytes]) -> ImageHeader:
     Raises:
         OSError, ValueError, SyntaxError: of Pillow, which cannot read it.
     """
-    with _quiet(), Image.open(stream) as image:
+    with Image.open(stream) as image:
         orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
         if orientation not in _TURNED:
             return ImageHeader(*image.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,10 @@ _TRIED = 100  # names that are looked for
 def is_annotations(path: Path) -> bool:
     """Whether a file is one of annotations, by its first bytes, rather than a table."""
     suffix = path.suffix.lower()
+    if suffix in (".parquet", *_JSON_LINES) or not path.is_file():
+        return False
     if suffix in (".json", ".xml"):
         return True
-    if suffix in (".parquet", *_JSON_LINES):
-        return False
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -91,16 +92,23 @@ def _read(path: Path, pairs: Pairs) -> tuple[Rows, BoxesGiven, Path]:
         if head[:1] == b"<":
             return *read_cvat(parse_xml(data), where, root), root
         if head[:1] in (b"{", b"["):
-            return *_read_json(orjson.loads(data), where, folder, root), root
+            return *_read_json(_parse_json(data), where, folder, root), root
         text = data.decode()
     except ValueError as error:
         raise SourceError(f"{path} cannot be read: {first_line(error)}") from None
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
         # A file of a known kind whose parts are not what they are in its format.
         raise SourceError(f"{path} is not as its format says: {error!r}; is it damaged?") from None
     if is_mot(text):
         return read_mot(text, path, pairs)
     raise SourceError(f"{path} is of no known format; known are {FORMATS}, and tables")
+
+
+def _parse_json(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return json.loads(data)  # NaN is not JSON, but Python's json writes it
 
 
 def _read_json(document: Any, where: str, folder: Path, root: Path) -> tuple[Rows, BoxesGiven]:
@@ -116,7 +124,9 @@ def _read_json(document: Any, where: str, folder: Path, root: Path) -> tuple[Row
     hint = ""
     if isinstance(first, dict) and {"image_id", "bbox"} <= first.keys():
         hint = "; these are results of COCO, which do not name images: put them as 'annotations' beside 'images'"
-    elif isinstance(first, dict) and "label" in first and "image" in first:
+    elif isinstance(first, dict) and "image" in first and not isinstance(first.get("label"), list):
+        hint = "; write a table as JSON Lines (.jsonl), one object a line"
+    elif isinstance(first, dict) and "image" in first:
         hint = "; export from Label Studio as JSON, not as JSON-MIN"
     elif isinstance(document, dict) and "shapes" in document:
         hint = (

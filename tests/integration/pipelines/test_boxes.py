@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import ExifTags, Image, ImageOps
 
 import onepass
 from pipelines.detections import BOX
+from pipelines.heads.random_backbone import extract_untrained
 from tests.helpers.ami import DETECTIONS, change, fill
 from tests.helpers.annotations import coco, megadetector
 from tests.helpers.commands import here
@@ -125,6 +128,19 @@ def test_an_ami_database_of_a_rotated_image(tmp_path: Path) -> None:
     assert here("link", tmp_path / "run").returncode == 0
     written = json.loads(here("database", "write", tmp_path / "run", url, "--json").stdout)
     assert written["columns"]["cnn_features"]["filled"] == 2  # neither is another detection by now
+
+
+def test_an_untrained_network_is_given_the_same_boxes(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", 1, 6)
+    (tmp_path / "rows.csv").write_text("image,x,y,w,h\na.jpg,0.25,0.5,0.25,0.25\n")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "own.pth")
+    given = ("--box-units", "normalised", "--box-frame", "stored", "--boxes", "cxcywh")
+    source = tmp_path / "rows.csv"
+    model = ("--model", "timm:test_resnet", "--checkpoint", tmp_path / "own.pth")
+    run = extract(source, tmp_path / "run", *given, *model)
+    other = extract_untrained(run, "pooled", tmp_path / "untrained", "local", lambda _: None)
+    columns = ["image", *BOX]
+    assert other.to_arrow(columns).equals(run.to_arrow(columns))
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,13 @@ class TestMegaDetector:
         assert box(video) == (6.4, 16, 25.6, 48)
 
     def test_a_box_that_is_none_is_an_error_row(self, folder: Path) -> None:
-        bad = [[1, 2, 3], ["a", 0, 0, 0], None, [0.1, 0.2, 0.3, 1e999]]
+        bad = [[1, 2, 3], ["a", 0, 0, 0], None, [0.1, 0.2, 0.3, float("nan")]]
         source = megadetector(
             folder / "md.json",
-            [{"file": "a.jpg", "detections": [{"conf": 1, "bbox": each} for each in bad[:3]]}],
+            [{"file": "a.jpg", "detections": [{"conf": 1, "bbox": each} for each in bad]}],
         )
         assert kinds(read_source(str(source))) == [
-            *("incomplete box", "box not numbers", "incomplete box")
+            *("incomplete box", "box not numbers", "incomplete box", "box not finite")
         ]
 
 
@@ -409,6 +409,7 @@ def test_where_no_image_is_there_it_says_where_to_say_it(folder: Path, tmp_path:
         {"shapes": [], "imagePath": "a.jpg", "version": "Mothbot"},
         [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
         [{"image": "a.jpg", "label": [{"x": 1}]}],
+        [{"image": "a.jpg", "x1": 1, "y1": 2, "x2": 3, "y2": 4}],
         {"images": [], "annotations": [], "categories": []},
         {"images": [{"id": 1}], "annotations": []},
         {"images": [1], "annotations": [2]},
