@@ -83,7 +83,7 @@ def read_boxes(
 ) -> tuple[pa.Table, Units, tuple[str, ...]]:
     """A table with its boxes as x1, y1, x2, y2, the units of these, and remarks for people.
 
-    A table without boxes stays as it is.
+    A table without boxes, or without images, stays as it is.
 
     Args:
         table: of a manifest, as it was read.
@@ -93,6 +93,8 @@ def read_boxes(
     Raises:
         SourceError: the boxes cannot be told, or are not what was said of them.
     """
+    if "image" not in table.column_names:
+        return table, "pixels", ()  # which is refused, whatever else it has
     chosen, notes = _choose(table, options, where)
     if chosen is None:
         if options.layout or options.units:
