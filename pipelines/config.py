@@ -26,6 +26,11 @@ VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are u
 # How a run is executed, not what its rows are: the same run may be continued with others.
 EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "stall_seconds"})
 
+# How a source is read: what is made again of a run's rows takes it from the run.
+READING = frozenset(
+    {"source", "kind", "frames", "limit", "boxes", "box_units", "box_frame", "from_run"}
+)
+
 
 def _absolute(file: Any) -> Any:
     """An absolute path without links, which is valid in other processes and working folders."""

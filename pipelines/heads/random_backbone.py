@@ -9,19 +9,13 @@ from typing import Any
 from cluster.executors import ExecutorChoice
 from common.errors import RunError
 from common.json_models import read_json
-from pipelines.config import ExtractConfig, Progress
+from pipelines.config import READING, ExtractConfig, Progress
 from pipelines.extract import extract
 from pipelines.heads.config import Kind
 from pipelines.heads.features import model_of
 from pipelines.models.registry import examine
 from pipelines.request import Request
 from pipelines.run import Run
-
-# How a source is read.
-_READING = {
-    *("source", "kind", "frames", "limit", "from_run"),
-    *("boxes", "box_units", "box_frame"),
-}
 
 
 def extract_untrained(
@@ -60,7 +54,7 @@ def extract_untrained(
         )
     untrained = extract(
         ExtractConfig(
-            **config.model_dump(include=_READING),
+            **config.model_dump(include=READING),
             model=model.spec,
             **model.model_dump(exclude={"spec"}),
             features=("pooled", "map") if kind == "map" else ("pooled",),
