@@ -155,7 +155,10 @@ def _to_upright(box: NDArray[np.float32], image: str, run: Run) -> NDArray[np.fl
         header = read_header(run.images, image)
     except ImageError:
         return box
-    return header.to_upright(box[None].astype(np.float64))[0].astype(np.float32)
+    turned: NDArray[np.float32] = header.to_upright(box[None].astype(np.float64))[0].astype(
+        np.float32
+    )
+    return turned
 
 
 def features_of(raw: object) -> NDArray[np.float64]:

@@ -54,7 +54,7 @@ def extract_untrained(
         )
     untrained = extract(
         ExtractConfig(
-            **config.model_dump(include=READING),
+            **config.model_dump(include=set(READING)),
             model=model.spec,
             **model.model_dump(exclude={"spec"}),
             features=("pooled", "map") if kind == "map" else ("pooled",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -179,25 +179,28 @@ def refuse_parts(names: Sequence[str]) -> None:
     if len(unknown) > 3:
         raise SourceError(f"columns {_listed(unknown)} look like boxes; {_GIVE}")
     for group in _groups(names):
-        known = group.columns.keys() - set(_NUMBERS)
-        own = group.around in _BOX_WORDS
-        part = own and len(known) > 1
-        for first, second in _CORNERS.items():
-            for rest in (second, *_SIZES):
-                words = known & {*first, *(rest or ())}
-                plain = words - _COMMON
-                part |= len(words) == 3 and rest is not None
-                part |= len(plain) > 1 and rest == second
-                part |= bool(plain & set(BOX)) and not group.around and first == ("x1", "y1")
-        for centre in _CENTRES:
-            part |= known >= set(centre) and own
-            part |= any(len(known & {*centre, *size}) == 3 for size in _SIZES)
-        if part:
-            part_of = [group.columns[word] for word in sorted(known)]
+        sides = group.columns.keys() - set(_NUMBERS)
+        if _is_part(sides, group.around):
+            part = [group.columns[side] for side in sorted(sides)]
             raise SourceError(
-                f"columns {_listed(part_of)} look like a part of boxes; {_GIVE}, or give these "
-                "columns other names"
+                f"columns {_listed(part)} look like a part of boxes; {_GIVE}, or give these columns "
+                "other names"
             )
+
+
+def _is_part(words: Set[str], around: str) -> bool:
+    """Whether words of one group are a part of boxes rather than something else."""
+    if around in _BOX_WORDS and len(words) > 1:
+        return True
+    if not around and words & set(BOX):  # the names of the contract
+        return True
+    for first, second in _CORNERS.items():
+        if any(len(words & {*first, *rest}) == 3 for rest in (second, *_SIZES) if rest):
+            return True
+        plain = words & {*first, *(second or ())} - _COMMON
+        if any("x" in word for word in plain) and any("y" in word for word in plain):
+            return True
+    return any(len(words & {*centre, *size}) == 3 for centre in _CENTRES for size in _SIZES)
 
 
 def _listed(names: Sequence[str]) -> str:

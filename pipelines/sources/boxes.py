@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from common.errors import SourceError, first_line
 from pipelines.detections import BOX
@@ -28,6 +29,7 @@ from pipelines.sources.box_layouts import (
     refuse_parts,
 )
 
+Bools = NDArray[np.bool_]
 Units = Literal["pixels", "normalised"]
 Frame = Literal["upright", "stored"]
 
@@ -266,10 +268,11 @@ def _checked_units(values: Boxes, told: Units | None, where: str) -> Units:
     return told or "pixels"
 
 
-def _within_one(finite: Boxes) -> tuple[np.ndarray, np.ndarray]:
+def _within_one(finite: Boxes) -> tuple[Bools, Bools]:
     """Rows within 0 to 1 or a little outside, and rows of whole numbers, as pixels may be."""
     within = (finite >= _LEAST_NORMALISED) & (finite <= _MOST_NORMALISED)
-    return within.all(axis=1), (finite == np.round(finite)).all(axis=1)
+    whole = finite == np.round(finite)
+    return np.asarray(within.all(axis=1)), np.asarray(whole.all(axis=1))
 
 
 def _doubts(values: Boxes, corners: Boxes, layout: Layout, units: Units) -> Iterator[str]:

@@ -82,9 +82,11 @@ def _rows_by_image(images: pa.ChunkedArray, boxed: np.ndarray) -> dict[str, np.n
     numbers = np.flatnonzero(boxed)
     codes = encoded.indices.to_numpy()[numbers]
     names = encoded.dictionary.to_pylist()
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]) if len(codes) else []
+    if not len(codes):
+        return {}
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     parts = np.split(numbers, starts[1:])
-    return {names[codes[at]]: rows for at, rows in zip(starts, parts, strict=False)}
+    return {names[codes[at]]: rows for at, rows in zip(starts, parts, strict=True)}
 
 
 def _read_headers(

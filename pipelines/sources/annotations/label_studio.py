@@ -78,7 +78,8 @@ def _add(rows: Rows, name: str, result: Any, counts: Counter[str]) -> None:
     sides = [number(value.get(side)) for side in ("x", "y", "width", "height")]
     size = size_of(result.get("original_width"), result.get("original_height"))
     rows.set_size(name, *(size or (None, None)))
-    problem, box = None, [side if side is None else side / 100 for side in sides]
+    box: list[Any] = [side if side is None else side / 100 for side in sides]
+    problem = None
     if number(result.get("image_rotation")):
         problem = f"image rotated in Label Studio: by {result['image_rotation']} degrees"
     elif (angle := number(value.get("rotation"))) and None not in sides:

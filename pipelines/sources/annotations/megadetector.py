@@ -20,7 +20,7 @@ def is_megadetector(document: Any) -> bool:
     """Whether a JSON document is of MegaDetector."""
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         return False
-    first = next(iter(document["images"]), {})
+    first: Any = next(iter(document["images"]), {})
     return "detection_categories" in document or (
         isinstance(first, dict) and "file" in first and "detections" in first
     )
@@ -51,11 +51,9 @@ def read_megadetector(document: Any, where: str) -> tuple[Rows, BoxesGiven]:
             low += score is not None and score < threshold
             category = text(detection.get("category"))
             frame = detection.get("frame_number")  # of a video
-            rows.add(
-                name if frame is None else frame_name(name, int(frame)),
-                detection.get("bbox") or (),
-                **{LABEL: categories.get(category, category), SCORE: score},
-            )
+            columns: dict[str, Any] = {LABEL: categories.get(category, category), SCORE: score}
+            image_name = name if frame is None else frame_name(name, int(frame))
+            rows.add(image_name, detection.get("bbox") or (), **columns)
     rows.note(empty, f"of {len(document['images'])} images have no detections, and no row")
     rows.note(failed, "images failed in the detector; they are rows with an error")
     rows.note(

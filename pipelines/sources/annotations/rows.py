@@ -20,7 +20,7 @@ LABEL, SCORE, TRACK = "source_label", "detector_score", "source_track"
 PROBLEM = "problem"  # becomes ``error``, which no source may have before its plan is complete
 NO_IMAGE = "(no image)"
 
-_NONE = (math.nan,) * 4
+_NONE: tuple[float, ...] = (math.nan,) * 4
 
 
 @dataclass
@@ -55,7 +55,8 @@ class Rows:
             problem: why the row cannot be used.
             columns: ``sequence``, ``frame``, ``timestamp``, and those of ``own``.
         """
-        image, numbers = plain_name(image), _NONE
+        image = plain_name(image)
+        numbers = _NONE
         if box is not None and problem is None:
             try:
                 numbers = four_numbers(box)

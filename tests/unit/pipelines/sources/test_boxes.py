@@ -119,6 +119,8 @@ def test_what_was_said_goes_before_names() -> None:
         "bbox_0,bbox_1,bbox_2,bbox_3",
         "x1,y1,x2,y2,x3,y3,x4,y4",
         "bbox_n,bbox_e,bbox_s,bbox_o",
+        "detection_xmin,detection_ymax",
+        "cx,cy,w",
     ],
 )
 def test_what_is_like_boxes_and_not_known_is_refused(names: str) -> None:
@@ -138,6 +140,10 @@ def test_what_is_like_boxes_and_not_known_is_refused(names: str) -> None:
         ("nest_box,box_id", (3, 4)),
         ("bbox_score,bbox_label,bbox_area,bbox_id", (0.9, "moth", 12.0, 1)),
         ("x,y,z", (1.0, 2.0, 3.0)),
+        ("pca_x1,pca_x2,pca_x3", (1.0, 2.0, 3.0)),
+        ("temperature_min,temperature_max", (1.0, 2.0)),
+        ("xmin,xmax", (1.0, 2.0)),  # a range
+        ("cx,cy", (1.0, 2.0)),
     ],
 )
 def test_what_is_no_box_passes_through(names: str, values: tuple[Any, ...]) -> None:
