@@ -21,6 +21,7 @@ from pipelines.sources.annotations.rows import (
     number,
     text,
     time_of,
+    whole,
 )
 from pipelines.sources.boxes import BoxesGiven
 
@@ -107,7 +108,7 @@ def _images(document: Any, where: str) -> dict[Any, dict[str, Any]]:
             "image": name,
             "size": (entry.get("width"), entry.get("height")),
             "sequence": sequence,
-            "frame": number(entry.get("frame_num", entry.get("frame_id"))),
+            "frame": whole(entry.get("frame_num", entry.get("frame_id"))),
             "timestamp": time_of(entry.get("datetime")),
         }
     _number_frames(images)
@@ -124,6 +125,3 @@ def _number_frames(images: dict[Any, dict[str, Any]]) -> None:
     if not whole or len(set(places)) < len(places):
         for image in images.values():
             image["frame"] = None
-    else:
-        for image in images.values():
-            image["frame"] = int(image["frame"])

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 
 from common.errors import SourceError
 from pipelines.frame_names import frame_name
-from pipelines.sources.annotations.rows import LABEL, TRACK, Rows, number
+from pipelines.sources.annotations.rows import LABEL, TRACK, Rows, number, whole
 from pipelines.sources.boxes import BoxesGiven
 
 _SHAPES = ("polygon", "polyline", "points", "ellipse", "mask", "cuboid", "skeleton")
@@ -74,12 +74,12 @@ def _read_tracks(root: Element, rows: Rows, where: str, folder: Path) -> int:
             if box.get("outside") == "1":
                 outside += 1
                 continue
-            frame = number(box.get("frame"))
+            frame = whole(box.get("frame"))
             if frame is None:
                 raise SourceError(f"{where}: a box of track {identity} has no frame")
             turned += bool(number(box.get("rotation")))
             columns: dict[str, Any] = {LABEL: track.get("label"), TRACK: identity}
-            rows.add(name_of(int(frame)), _corners(box), frame=int(frame), **columns)
+            rows.add(name_of(frame), _corners(box), frame=frame, **columns)
     rows.note(outside, "boxes are marked as outside of the picture, and no row")
     return turned
 

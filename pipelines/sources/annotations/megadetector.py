@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import SourceError
 from pipelines.frame_names import frame_name
-from pipelines.sources.annotations.rows import LABEL, SCORE, Rows, number, text
+from pipelines.sources.annotations.rows import LABEL, SCORE, Rows, number, text, whole
 from pipelines.sources.boxes import BoxesGiven
 
 _USUAL_THRESHOLD = 0.2  # MegaDetector 5's own, where the file does not say one
@@ -51,9 +51,15 @@ def read_megadetector(document: Any, where: str) -> tuple[Rows, BoxesGiven]:
             low += score is not None and score < threshold
             category = text(detection.get("category"))
             frame = detection.get("frame_number")  # of a video
-            columns: dict[str, Any] = {LABEL: categories.get(category, category), SCORE: score}
-            image_name = name if frame is None else frame_name(name, int(frame))
-            rows.add(image_name, detection.get("bbox") or (), **columns)
+            label = text(categories.get(category, category))
+            box, columns = detection.get("bbox") or (), {LABEL: label, SCORE: score}
+            if frame is None:
+                rows.add(name, box, problem=None, **columns)
+            elif (place := whole(frame)) is not None:
+                rows.add(frame_name(name, place), box, problem=None, **columns)
+            else:
+                problem = f"missing frame: {frame!r:.60} is no number of a frame"
+                rows.add(name, problem=problem, **columns)
     rows.note(empty, f"of {len(document['images'])} images have no detections, and no row")
     rows.note(failed, "images failed in the detector; they are rows with an error")
     rows.note(

@@ -11,7 +11,6 @@ no rows. Pixels are taken as most tools write them, from 0.
 from __future__ import annotations
 
 import configparser
-import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipelines.sources.boxes import BoxesGiven
 from pipelines.sources.folder import IMAGE_SUFFIXES
 
 _FIELDS = 6  # that every line has
+_MOST = 2**53  # floats hold larger whole numbers inexactly
 _WITH_CLASS = (8, 9)  # fields of a line; with ten the last three are a place in the world, or -1
 
 
@@ -34,7 +34,7 @@ def is_mot(text: str) -> bool:
         row = [float(field) for field in _split(text.lstrip("\ufeff \r\n").split("\n", 1)[0])]
     except ValueError:
         return False
-    return len(row) >= _FIELDS and row[0] >= 0 and row[0] % 1 == row[1] % 1 == 0
+    return len(row) >= _FIELDS and row[0] >= 0 and all(map(_is_whole, row[:2]))
 
 
 def read_mot(text: str, file: Path, pairs: Pairs) -> tuple[Rows, BoxesGiven, Path]:
@@ -68,7 +68,7 @@ def read_mot(text: str, file: Path, pairs: Pairs) -> tuple[Rows, BoxesGiven, Pat
             continue
         columns: dict[str, object] = {"frame": frame - 1, "sequence": sequence}
         values: dict[str, object] = {TRACK: str(int(row[1]))}
-        values |= {LABEL: str(int(row[7]))} if classed else {}
+        values |= {LABEL: f"{row[7]:g}"} if classed else {}
         values |= {SCORE: row[6]} if scored else {}
         columns |= {name: value for name, value in values.items() if own[name]}
         image, problem = sequence, None
@@ -91,7 +91,7 @@ def _read_lines(text: str, file: Path) -> list[tuple[int, list[float]]]:
             row = [float(field) for field in fields]
         except ValueError:
             row = []
-        if len(row) < _FIELDS or row[0] % 1 or row[1] % 1:
+        if len(row) < _FIELDS or not all(_is_whole(value) for value in row[:2]):
             raise SourceError(
                 f"{file}, line {number}: {line.strip()[:60]!r} is not "
                 "frame,id,left,top,width,height,…, as MOTChallenge has it"
@@ -100,9 +100,12 @@ def _read_lines(text: str, file: Path) -> list[tuple[int, list[float]]]:
     return lines
 
 
+def _is_whole(value: float) -> bool:
+    return value % 1 == 0 and abs(value) < _MOST
+
+
 def _split(line: str) -> list[str]:
-    fields = next(csv.reader([line]), []) if "," in line else line.split()
-    fields = [field.strip() for field in fields]
+    fields = [field.strip() for field in (line.split(",") if "," in line else line.split())]
     return fields[:-1] if fields and not fields[-1] else fields
 
 

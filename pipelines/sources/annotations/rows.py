@@ -20,6 +20,7 @@ LABEL, SCORE, TRACK = "source_label", "detector_score", "source_track"
 PROBLEM = "problem"  # becomes ``error``, which no source may have before its plan is complete
 NO_IMAGE = "(no image)"
 
+_MOST = 2**53  # floats hold larger whole numbers inexactly
 _NONE: tuple[float, ...] = (math.nan,) * 4
 
 
@@ -141,6 +142,12 @@ def number(raw: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def whole(raw: object) -> int | None:
+    """A whole number from 0, or its text; None where it is none."""
+    value = number(raw)
+    return int(value) if value is not None and value % 1 == 0 and 0 <= value < _MOST else None
 
 
 def text(raw: object) -> str | None:

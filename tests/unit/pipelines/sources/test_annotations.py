@@ -96,6 +96,14 @@ class TestMegaDetector:
         assert (video["image"], windows["image"]) == ("clip.mp4#frame=3", "sub/d.jpg")
         assert box(video) == (6.4, 16, 25.6, 48)
 
+    def test_what_is_no_number_or_name_is_no_traceback(self, folder: Path) -> None:
+        good = {"category": 7, "conf": "0.5", "bbox": SHARES}
+        odd = [good | {"frame_number": value} for value in (1e300, -1, "x", 2.5)]
+        source = megadetector(folder / "md.json", [{"file": "a.jpg", "detections": [good, *odd]}])
+        plan = read_source(str(source))
+        assert kinds(plan) == [None, *["missing frame"] * 4]
+        assert plan.table["source_label"].to_pylist() == ["7"] * 5  # a category without a name
+
     def test_a_box_that_is_none_is_an_error_row(self, folder: Path) -> None:
         bad = [[1, 2, 3], ["a", 0, 0, 0], None, [0.1, 0.2, 0.3, float("nan")]]
         source = megadetector(
@@ -360,7 +368,9 @@ class TestMot:
         (name,) = plan.table["image"].to_pylist()
         assert plan.images.path(name) == elsewhere / "img1" / "000002.jpg"
 
-    @pytest.mark.parametrize("line", ["0,1,8,10,24,20", "1,1,8,10,24", "1.5,1,8,10,24,20", "a,b"])
+    @pytest.mark.parametrize(
+        "line", ["0,1,8,10,24,20", "1,1,8,10,24", "1.5,1,8,10,24,20", "1e99,1,8,1,2,2", "a,b", "'"]
+    )
     def test_other_text_is_refused(self, tmp_path: Path, line: str) -> None:
         root = self.sequence(tmp_path / "x")
         (root / "gt" / "gt.txt").write_text(f"1,4,8,10,24,20,1,1,0.9\n{line}\n")
