@@ -20,8 +20,8 @@ MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
 _DEFAULTS = BoxOptions()
 
 
-def read_manifest(path: Path, options: BoxOptions = _DEFAULTS) -> tuple[Plan, BoxesGiven]:
-    """The plan of the table in ``path``, and how its boxes are given.
+def read_manifest(path: Path, options: BoxOptions = _DEFAULTS) -> Plan:
+    """The plan of the table in ``path``, with its boxes as they are given.
 
     Args:
         path: the table.
@@ -33,9 +33,14 @@ def read_manifest(path: Path, options: BoxOptions = _DEFAULTS) -> tuple[Plan, Bo
     given, renamed = match_names(_read_table(path))
     given, units, notes = read_boxes(given, options, str(path))
     table = complete(given, where=str(path), folder=path.stem)
-    own = frozenset(given.column_names)
-    plan = Plan(table, path.parent.resolve(), {}, (*renamed, *notes), given=own)
-    return plan, BoxesGiven(units, options.frame or "upright")
+    return Plan(
+        table,
+        path.parent.resolve(),
+        {},
+        (*renamed, *notes),
+        given=frozenset(given.column_names),
+        boxes=BoxesGiven(units, options.frame or "upright"),
+    )
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from common.moved import ImageRoot, Pairs
 from common.sampling import spread
+from pipelines.sources.boxes import BoxesGiven
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Plan:
     given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
     pairs: Pairs = ()  # of folders of images that were moved
     id_prefix: str | None = None  # of ids that are not made yet
+    boxes: BoxesGiven = field(default_factory=BoxesGiven)  # how its boxes are given
 
     @property
     def images(self) -> ImageRoot:

@@ -66,10 +66,11 @@ def read_source(
             raise SourceError(f"{name_source(source)}: `kind='video'` takes a folder or a video")
         if boxes.layout or boxes.units:
             raise SourceError("`boxes` and `box_units` are for manifests; a database has its own")
-        plan = replace(_read_database(source, report).limited(limit), pairs=pairs)
+        plan = _read_database(source, report).limited(limit)
         # The companion reads images without a look at EXIF, so its boxes are in stored pixels.
         given = BoxesGiven(frame=boxes.frame or "stored", because=_OF_DATABASE)
-        return to_upright(plan, given, report).prefixed(id_prefix)
+        plan = to_upright(replace(plan, pairs=pairs, boxes=given), report)
+        return plan.prefixed(id_prefix)
     path = to_path(source)
     with storage_errors(path):
         if not path.exists():
@@ -85,9 +86,8 @@ def read_source(
             _refuse_boxes(boxes, source)
             plan = read_folder(path).limited(limit)
         else:
-            plan, given = _read_file(source, path, boxes, pairs)
-            plan = to_upright(replace(plan.limited(limit), pairs=pairs), given, report)
-        return replace(plan.prefixed(id_prefix), pairs=pairs)
+            plan = _read_file(source, path, boxes, pairs).limited(limit)
+        return to_upright(replace(plan, pairs=pairs), report).prefixed(id_prefix)
 
 
 def _refuse_boxes(boxes: BoxOptions, source: str) -> None:
@@ -98,8 +98,8 @@ def _refuse_boxes(boxes: BoxOptions, source: str) -> None:
         )
 
 
-def _read_file(source: str, path: Path, boxes: BoxOptions, pairs: Pairs) -> tuple[Plan, BoxesGiven]:
-    """The plan of a manifest or of a file of annotations, and how its boxes are given."""
+def _read_file(source: str, path: Path, boxes: BoxOptions, pairs: Pairs) -> Plan:
+    """The plan of a manifest or of a file of annotations, with its boxes as they are given."""
     if not _is_video(path.name) and is_annotations(path):
         return read_annotations(path, boxes, pairs)
     if path.suffix.lower() not in MANIFEST_SUFFIXES:

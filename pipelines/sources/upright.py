@@ -29,9 +29,7 @@ _OUTSIDE_PIXELS = 1.5  # a box that ends farther outside is not of this frame
 Header = ImageHeader | ImageError
 
 
-def to_upright(
-    plan: Plan, given: BoxesGiven, report: Callable[[int, int], None] = lambda done, total: None
-) -> Plan:
+def to_upright(plan: Plan, report: Callable[[int, int], None] = lambda done, total: None) -> Plan:
     """The plan with its boxes in pixels of upright images.
 
     An image that cannot be read keeps its boxes, and decoding will say what is wrong; where they
@@ -39,13 +37,13 @@ def to_upright(
 
     Args:
         plan: with boxes as its source has them.
-        given: how these are.
         report: receives images read and images in all.
 
     Raises:
         SourceError: boxes in stored pixels of a video.
         StorageError: an object store did not answer.
     """
+    given = plan.boxes
     if given.units == "pixels" and given.frame == "upright":
         return plan
     table = plan.table
@@ -73,7 +71,8 @@ def to_upright(
             _fail(boxes, errors, rows, f"{problem} [{name}]")
             continue
         boxes[rows] = _converted(boxes[rows], header, frames_of[name], given)
-    return replace(plan, table=_with_boxes(plan, boxes, boxed, errors), notes=(*plan.notes, *notes))
+    table = _with_boxes(plan, boxes, boxed, errors)
+    return replace(plan, table=table, notes=(*plan.notes, *notes), boxes=BoxesGiven())
 
 
 def _rows_by_image(images: pa.ChunkedArray, boxed: np.ndarray) -> dict[str, np.ndarray]:

@@ -50,8 +50,8 @@ def is_annotations(path: Path) -> bool:
     return is_mot(head.decode("utf-8", "replace"))
 
 
-def read_annotations(path: Path, options: BoxOptions, pairs: Pairs = ()) -> tuple[Plan, BoxesGiven]:
-    """The plan of a file of annotations, and how its boxes are given.
+def read_annotations(path: Path, options: BoxOptions, pairs: Pairs = ()) -> Plan:
+    """The plan of a file of annotations, with its boxes as they are given.
 
     Args:
         path: the file; names of images start from its folder.
@@ -74,9 +74,9 @@ def read_annotations(path: Path, options: BoxOptions, pairs: Pairs = ()) -> tupl
     own = frozenset(table.column_names) - {PROBLEM}
     table = complete(table, where=str(path), folder=root.name)
     table = table.rename_columns({PROBLEM: "error"})
-    plan = Plan(table, root, {}, tuple(rows.notes), given=own, pairs=pairs)
+    plan = Plan(table, root, {}, tuple(rows.notes), given=own, pairs=pairs, boxes=given)
     _require_an_image(plan, path)
-    return plan, given
+    return plan
 
 
 def _read(path: Path, pairs: Pairs) -> tuple[Rows, BoxesGiven, Path]:
