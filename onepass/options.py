@@ -57,6 +57,9 @@ class ExtractOptions(ModelOptions, total=False):
     frames: int | None
     limit: int | None
     where: str | None
+    boxes: Literal["xyxy", "xywh", "cxcywh"] | None
+    box_units: Literal["pixels", "normalised"] | None
+    box_frame: Literal["stored", "upright"] | None
     id_prefix: str | None
 
 

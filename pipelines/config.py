@@ -26,6 +26,11 @@ VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are u
 # How a run is executed, not what its rows are: the same run may be continued with others.
 EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "stall_seconds"})
 
+# How a source is read: what is made again of a run's rows takes it from the run.
+READING = frozenset(
+    {"source", "kind", "frames", "limit", "where", "from_run"} | {"boxes", "box_units", "box_frame"}
+)
+
 
 def _absolute(file: Any) -> Any:
     """An absolute path without links, which is valid in other processes and working folders."""
@@ -69,7 +74,8 @@ class ExtractConfig(JsonModel):
 
     source: Annotated[str, BeforeValidator(_text)] = Field(
         description="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
-        "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI database, as "
+        "and, if you have boxes, x1 y1 x2 y2 in pixels; a file of MegaDetector, COCO, Label Studio, "
+        "CVAT, MOTChallenge or Camtrap DP; a folder of videos; or an AMI database, as "
         "sqlite:///ami.db or postgresql+psycopg://user@host/name (its password is best kept in "
         "PGPASSWORD or ~/.pgpass)."
     )
@@ -87,6 +93,20 @@ class ExtractConfig(JsonModel):
         SOURCE,
         "Only rows that match, in SQL over the source's columns, as for query --where: "
         "\"binary_label = 'moth'\". Of a database also deployment and night.",
+    )
+    boxes: Literal["xyxy", "xywh", "cxcywh"] | None = option(
+        SOURCE,
+        "What the four numbers of a manifest's boxes are, if its columns' names do not say it: "
+        "corners, left top and size, or centre and size.",
+    )
+    box_units: Literal["pixels", "normalised"] | None = option(
+        SOURCE,
+        "Of a manifest's boxes; normalised: shares, 0 to 1, of the image's width and height.",
+    )
+    box_frame: Literal["stored", "upright"] | None = option(
+        SOURCE,
+        "Of which image the boxes are: of the pixels as the file stores them, or turned by EXIF, as "
+        "people see it. Without it: upright of manifests, stored of AMI databases; see the guide.",
     )
     id_prefix: str | None = option(
         SOURCE,

@@ -22,6 +22,7 @@ from pipelines.execution.blocks import write_plan
 from pipelines.request import fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
+from pipelines.sources.boxes import BoxOptions
 from pipelines.sources.contents import with_hashes
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import name_source, read_source
@@ -141,6 +142,7 @@ def prepare(
         kind=config.kind,
         frames=config.frames,
         limit=config.limit,
+        boxes=BoxOptions(config.boxes, config.box_units, config.box_frame),
         from_run=config.from_run,
         pairs=pairs,
         id_prefix=config.id_prefix,

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.executors import ExecutorChoice
 from common.errors import RunError
 from common.json_models import read_json
-from pipelines.config import ExtractConfig, Progress
+from pipelines.config import READING, ExtractConfig, Progress
 from pipelines.extract import extract
 from pipelines.heads.config import Kind
 from pipelines.heads.features import model_of
@@ -54,12 +54,7 @@ def extract_untrained(
         )
     untrained = extract(
         ExtractConfig(
-            source=config.source,
-            kind=config.kind,
-            frames=config.frames,
-            limit=config.limit,
-            where=config.where,
-            from_run=config.from_run,
+            **config.model_dump(include=set(READING)),
             model=model.spec,
             **model.model_dump(exclude={"spec"}),
             features=("pooled", "map") if kind == "map" else ("pooled",),

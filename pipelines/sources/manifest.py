@@ -11,20 +11,36 @@ import pyarrow.json
 from common.errors import SourceError, first_line
 from common.storage import read_parquet
 from pipelines.detections import complete
+from pipelines.sources.boxes import BoxesGiven, BoxOptions, read_boxes
+from pipelines.sources.column_names import match_names
 from pipelines.sources.plan import Plan
 
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".jsonl", ".ndjson"})
 
+_DEFAULTS = BoxOptions()
 
-def read_manifest(path: Path) -> Plan:
-    """The plan of the table in ``path``.
+
+def read_manifest(path: Path, options: BoxOptions = _DEFAULTS) -> Plan:
+    """The plan of the table in ``path``, with its boxes as they are given.
+
+    Args:
+        path: the table.
+        options: what the user says of the boxes.
 
     Raises:
         SourceError: it cannot be read, or its columns are not those of detections.
     """
-    given = _read_table(path)
+    given, renamed = match_names(_read_table(path))
+    given, units, notes = read_boxes(given, options, str(path))
     table = complete(given, where=str(path), folder=path.stem)
-    return Plan(table, path.parent.resolve(), {}, given=frozenset(given.column_names))
+    return Plan(
+        table,
+        path.parent.resolve(),
+        {},
+        (*renamed, *notes),
+        given=frozenset(given.column_names),
+        boxes=BoxesGiven(units, options.frame or "upright"),
+    )
 
 
 def _read_table(path: Path) -> pa.Table:

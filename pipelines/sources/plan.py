@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from common.moved import ImageRoot, Pairs
 from common.sampling import spread
+from pipelines.sources.boxes import BoxesGiven
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Plan:
     pairs: Pairs = ()  # of folders of images that were moved
     id_prefix: str | None = None  # of ids that are not made yet
     only_in_where: tuple[str, ...] = ()  # columns to choose rows by, which a run does not keep
+    boxes: BoxesGiven = field(default_factory=BoxesGiven)  # how its boxes are given
 
     @property
     def images(self) -> ImageRoot:
