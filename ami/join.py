@@ -1,7 +1,8 @@
 """The rows of a run joined with the database's rows, a bounded number at a time.
 
 An id alone does not identify a detection: the companion deletes those of an image that it processes
-again, and SQLite gives freed ids to new ones. So image and box are compared as well.
+again, and SQLite gives freed ids to new ones. So image and box are compared as well. The database has
+boxes in stored pixels and a run in those of the upright image, which differ where EXIF rotates it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from common.errors import RunError
 from common.storage import open_parquet
 from pipelines.detections import BOX
 from pipelines.embeddings import matrix
+from pipelines.images.header import read_header
 from pipelines.images.pixels import ImageError
 from pipelines.run import Run
 from pipelines.sources.database.plan import box_of
@@ -110,7 +112,7 @@ def read_pairs(
         RunError: an id that cannot be one of this database.
     """
     detections = tables.detections.c
-    read = ["detection_id", "database_image_id", *BOX, "error", "embedding", *columns]
+    read = ["detection_id", "image", "database_image_id", *BOX, "error", "embedding", *columns]
     for batch in run.iter_batches(CHUNK_ROWS, columns=read):
         ids = batch["detection_id"].to_pylist()
         keys = [tables.key(detection_id) for detection_id in ids]
@@ -126,12 +128,12 @@ def read_pairs(
         chunk = []
         for key, row, vector in zip(keys, run_rows, matrix(batch["embedding"]), strict=True):
             stored_row = stored_rows.get(key)
-            changed = stored_row is not None and not _same_detection(stored_row, row)
+            changed = stored_row is not None and not _same_detection(stored_row, row, run)
             chunk.append(RowPair(key, row, vector, stored_row, changed))
         yield chunk
 
 
-def _same_detection(stored: sa.Row[Any], run_row: dict[str, Any]) -> bool:
+def _same_detection(stored: sa.Row[Any], run_row: dict[str, Any], run: Run) -> bool:
     """Whether image and box are those of the run's row; not checked for rows with an error."""
     if run_row["error"] is not None:
         return True
@@ -140,7 +142,23 @@ def _same_detection(stored: sa.Row[Any], run_row: dict[str, Any]) -> bool:
     except ImageError:
         return False
     box = np.array([run_row[side] for side in BOX], np.float32)
-    return str(stored.image_id) == run_row["database_image_id"] and np.array_equal(stored_box, box)
+    if str(stored.image_id) != run_row["database_image_id"]:
+        return False
+    return np.array_equal(stored_box, box) or np.array_equal(
+        _to_upright(stored_box, run_row["image"], run), box
+    )
+
+
+def _to_upright(box: NDArray[np.float32], image: str, run: Run) -> NDArray[np.float32]:
+    """A box in stored pixels as the run has it; as it was where the image cannot be read."""
+    try:
+        header = read_header(run.images, image)
+    except ImageError:
+        return box
+    turned: NDArray[np.float32] = header.to_upright(box[None].astype(np.float64))[0].astype(
+        np.float32
+    )
+    return turned
 
 
 def features_of(raw: object) -> NDArray[np.float64]:

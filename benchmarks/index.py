@@ -16,8 +16,8 @@ hnswlib usearch``; float32, M 16, ef_construction 200, vectors at length 1, inne
   quarter, a half and all of the rows, of ``add`` of a tenth more, ``delete`` and ``compact``.
 
 Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), 10,800 real vectors of 1,280: queries/s in
-batches and single: onepass 40,168 and 25,878 at recall 0.993, hnswlib 26,325 and 24,972 at 0.987, usearch 14,209
-and 10,525 at 0.987; recall under filters of 1,000,000 made vectors 0.992 to 1.0, p50 0.06 to 8.3 ms; copies and
+batches and single: onepass 28,186 and 22,888 at recall 0.997, hnswlib 26,066 and 24,701 at 0.987, usearch 12,592
+and 11,159 at 0.987; recall under filters of 1,000,000 made vectors 0.992 to 1.0, p50 0.06 to 8.3 ms; copies and
 recall@k: docs/decisions/facts.md.
 """
 

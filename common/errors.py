@@ -52,7 +52,7 @@ class SnapshotError(InputError):
 
 
 class FilterError(SnapshotError):
-    """A condition on the rows of an index cannot be used; safe to show to any client."""
+    """A condition on rows cannot be used; safe to show to any client."""
 
 
 class ColumnError(SnapshotError):

@@ -7,6 +7,7 @@ is ever needed here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,20 @@ def read_tensors(file: str | Path, *, mmap: bool = False) -> Any:
     except Exception as error:  # the unpickler raises anything
         if mmap and isinstance(error, RuntimeError):
             return read_tensors(file)
-        raise ValueError(first_line(error)) from None
+        raise ValueError(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why torch does not read a file, in one line; its own text is several, and about options of it."""
+    if named := re.search(r"GLOBAL ([\w.]+\w)", str(error)):
+        return f"it holds {named[1]}, which is neither a tensor nor a container"
+    if "Unsupported operand" in str(error):
+        return "it is not a file of torch.save, or was written by another pickle protocol than 2"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive"
+    if "file in archive" in str(error):
+        return "it is an archive, but not of torch.save"
+    return re.split(r" In PyTorch 2\.6| This is an internal", first_line(error))[0]
 
 
 def _extensions(field: pa.Field) -> Iterator[str]:

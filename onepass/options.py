@@ -17,6 +17,7 @@ class ModelOptions(TypedDict, total=False):
     """Keywords of ``extract`` and ``migrate``; ``ExtractConfig`` describes them."""
 
     checkpoint: str | Path | None
+    weights: Literal["ema", "raw"] | None
     labels: str | Path | None
     pretrained: bool
     random_weights: bool
@@ -32,6 +33,7 @@ class ModelOptions(TypedDict, total=False):
     gate_label: str | None
     gate_threshold: float
     gate_checkpoint: str | Path | None
+    gate_weights: Literal["ema", "raw"] | None
     gate_labels: str | Path | None
     embed_with: Literal["model", "gate"]
     features: Sequence[Feature]
@@ -54,6 +56,10 @@ class ExtractOptions(ModelOptions, total=False):
     kind: Literal["images", "video"]
     frames: int | None
     limit: int | None
+    where: str | None
+    boxes: Literal["xyxy", "xywh", "cxcywh"] | None
+    box_units: Literal["pixels", "normalised"] | None
+    box_frame: Literal["stored", "upright"] | None
     id_prefix: str | None
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.executors import ExecutorChoice, executor_line
+from common.errors import WorkError
 from common.json_models import configure
 from common.moved import Moved, read_pairs
 from onepass.arguments import Update, read_path, show_progress, warn
 from pipelines.config import ExtractConfig, Progress
 from pipelines.run import Run
+from pipelines.sources.unreadable import UNREAD, where_looked
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -56,7 +58,8 @@ def extract(
     Raises:
         InputError: source, model or ``out`` do not fit; nothing was written.
         StalledError: no row moved for ``stall_seconds``.
-        WorkError: the work failed; the same call continues it.
+        WorkError: not one image can be read, and nothing was written; or the work failed, and the
+            same call continues it.
 
     Example:
         >>> run = onepass.extract("photos", model="tiny", out="runs/first", progress=False)
@@ -138,6 +141,10 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(outcome.skipped_files.items()))
         yield f"other files were left out: {kinds}"
     yield from outcome.source_notes
+    rows, unread = manifest.rows, _unread(outcome.run)
+    if rows.failed < rows.written < 2 * unread:
+        looked = _where_looked(outcome.run)
+        yield f"the images of {unread} of {rows.written} rows could not be read: {looked}"
     counts = outcome.counts
     if counts.raised:
         yield f"{counts.raised} times a block was tried again after an error: {counts.last_error}"
@@ -151,6 +158,39 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
         )
     if outcome.events_lost:
         yield outcome.events_lost
+
+
+def _unread(run: Run) -> int:
+    """Rows whose image could not be opened."""
+    return sum(rows for kind, rows in run.manifest.errors.items() if kind in UNREAD)
+
+
+def _where_looked(run: Run) -> str:
+    """Where those images were looked for, and what to do."""
+    names = dict.fromkeys(
+        image
+        for batch in run.iter_batches(columns=["image", "error"])
+        for image, error in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        if error is not None and error.startswith(UNREAD)
+    )
+    return f"{where_looked(names, run.images)}, and `update=True` tries them again"
+
+
+def check_answered(run: Run) -> None:
+    """Check that some row of a run has an answer.
+
+    Args:
+        run: finished.
+
+    Raises:
+        WorkError: all have errors.
+    """
+    rows = run.manifest.rows
+    if rows.failed < rows.written:
+        return
+    kinds = "; ".join(f"{count} x {kind}" for kind, count in run.manifest.errors.items())
+    hint = f"; {_where_looked(run)}" if _unread(run) else ""
+    raise WorkError(f"{run.path}: not one of its {rows.written} rows has an answer: {kinds}{hint}")
 
 
 def _warnings_of_update(outcome: Outcome, update: UpdateSummary) -> Iterator[str]:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.executors import ExecutorChoice
 from common.json_models import JsonModel, option
-from pipelines.model_info import GateRequest, ModelRequest, Outputs
+from pipelines.model_info import GateRequest, ModelRequest, Outputs, WeightsChoice
 
 Feature = Literal["pooled", "map", "pyramid"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
@@ -25,6 +25,11 @@ VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are u
 
 # How a run is executed, not what its rows are: the same run may be continued with others.
 EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "stall_seconds"})
+
+# How a source is read: what is made again of a run's rows takes it from the run.
+READING = frozenset(
+    {"source", "kind", "frames", "limit", "where", "from_run"} | {"boxes", "box_units", "box_frame"}
+)
 
 
 def _absolute(file: Any) -> Any:
@@ -69,7 +74,8 @@ class ExtractConfig(JsonModel):
 
     source: Annotated[str, BeforeValidator(_text)] = Field(
         description="A folder of images; a manifest (.parquet, .csv, .tsv, .jsonl) with a column 'image' "
-        "and, if you have boxes, x1 y1 x2 y2 in pixels; a folder of videos; or an AMI database, as "
+        "and, if you have boxes, x1 y1 x2 y2 in pixels; a file of MegaDetector, COCO, Label Studio, "
+        "CVAT, MOTChallenge or Camtrap DP; a folder of videos; or an AMI database, as "
         "sqlite:///ami.db or postgresql+psycopg://user@host/name (its password is best kept in "
         "PGPASSWORD or ~/.pgpass)."
     )
@@ -83,6 +89,25 @@ class ExtractConfig(JsonModel):
         SOURCE, "Of each video, evenly spread; 64 if not given, 0 for every frame.", ge=0
     )
     limit: int | None = option(SOURCE, "So many images or videos only, for trying out.", ge=1)
+    where: str | None = option(
+        SOURCE,
+        "Only rows that match, in SQL over the source's columns, as for query --where: "
+        "\"binary_label = 'moth'\". Of a database also deployment and night.",
+    )
+    boxes: Literal["xyxy", "xywh", "cxcywh"] | None = option(
+        SOURCE,
+        "What the four numbers of a manifest's boxes are, if its columns' names do not say it: "
+        "corners, left top and size, or centre and size.",
+    )
+    box_units: Literal["pixels", "normalised"] | None = option(
+        SOURCE,
+        "Of a manifest's boxes; normalised: shares, 0 to 1, of the image's width and height.",
+    )
+    box_frame: Literal["stored", "upright"] | None = option(
+        SOURCE,
+        "Of which image the boxes are: of the pixels as the file stores them, or turned by EXIF, as "
+        "people see it. Without it: upright of manifests, stored of AMI databases; see the guide.",
+    )
     id_prefix: str | None = option(
         SOURCE,
         "Put before every id, so that sources which name their rows alike, as two AMI databases do, "
@@ -95,7 +120,14 @@ class ExtractConfig(JsonModel):
         description="lite0 (EfficientNet-Lite0, ImageNet classes, no download), timm:NAME, "
         "torchvision:NAME, ami:NAME, or tiny (for trying things out); see onepass models.",
     )
-    checkpoint: File | None = option(MODEL, "Your weights for the model (a state dict).")
+    checkpoint: File | None = option(
+        MODEL, "Your weights for the model: a file of torch.save or safetensors."
+    )
+    weights: WeightsChoice | None = option(
+        MODEL,
+        "Of a checkpoint that holds both: ema, the moving average, or raw, the weights that it is "
+        "of; ema where there is one, as timm does, if not given.",
+    )
     labels: File | None = option(MODEL, "Class names: one a line, or JSON {name: index}.")
     pretrained: bool = option(MODEL, "Fetch the model's own weights.", False)
     random_weights: bool = option(MODEL, "The network untrained, to compare with.", False)
@@ -122,6 +154,7 @@ class ExtractConfig(JsonModel):
     gate_label: str | None = option(GATE, "The gate's class that passes.")
     gate_threshold: float = option(GATE, "The least score that passes.", 0.5, ge=0, le=1)
     gate_checkpoint: File | None = option(GATE, "The gate's weights.")
+    gate_weights: WeightsChoice | None = option(GATE, "Of the gate's checkpoint, as `weights`.")
     gate_labels: File | None = option(GATE, "The gate's class names.")
     embed_with: Literal["model", "gate"] = option(
         GATE,
@@ -177,6 +210,11 @@ class ExtractConfig(JsonModel):
             )
         if len(set(self.feature_indices)) != len(self.feature_indices):
             raise ValueError(f"`feature_indices={_joined(self.feature_indices)}`: each level once")
+        for checkpoint, weights in (("checkpoint", "weights"), ("gate_checkpoint", "gate_weights")):
+            if getattr(self, weights) and not getattr(self, checkpoint):
+                raise ValueError(
+                    f"`{weights}={getattr(self, weights)!r}` is of a `{checkpoint}`; give that as well"
+                )
         others = self.gate_label or self.gate_checkpoint or self.gate_labels
         if self.gate is None and (others or self.embed_with == "gate"):
             raise ValueError(
@@ -211,7 +249,10 @@ class ExtractConfig(JsonModel):
             return None
         return GateRequest(
             model=ModelRequest(
-                spec=self.gate, checkpoint=self.gate_checkpoint, labels=self.gate_labels
+                spec=self.gate,
+                checkpoint=self.gate_checkpoint,
+                weights=self.gate_weights,
+                labels=self.gate_labels,
             ),
             label=self.gate_label,
             threshold=self.gate_threshold,

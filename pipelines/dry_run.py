@@ -35,6 +35,7 @@ from pipelines.progress.counters import STAGES, Block, ProgressSnapshot
 from pipelines.request import Request, earlier_request
 from pipelines.run import Limit, SessionInfo
 from pipelines.sources.contents import append_hashes
+from pipelines.sources.unreadable import check_readable
 
 SAMPLE_SECONDS = 10.0  # of each actor's work, about
 _BLOCKS = (5, 40)  # of the sample, for each actor, at least and at most
@@ -87,7 +88,7 @@ def dry_run(
     Raises:
         InputError: source, model or ``out`` do not fit.
         StalledError: no row of the sample moved for ``config.stall_seconds``.
-        WorkError: the sample could not be answered.
+        WorkError: the sample could not be answered, as not one of its images can be read.
     """
     started = time.time()
     plan, command = prepare(config, report, pairs)
@@ -105,6 +106,7 @@ def dry_run(
         whole = block_rows(request, planned, slots)
         sample = _sample(plan.table, request, whole, executor, resolved.seconds_a_row)
         sample = [append_hashes(block, plan.images) for block in sample]
+        check_readable(replace(plan, table=pa.concat_tables(sample)), command.config.source)
         sampled = sum(block.num_rows for block in sample)
         with _folder_beside(out) as folder:
             write_blocks(folder / "plan", sample)

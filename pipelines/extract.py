@@ -23,10 +23,12 @@ from pipelines.models.labels import read_labels
 from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
+from pipelines.sources.boxes import BoxOptions
 from pipelines.sources.contents import with_hashes
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import name_source, read_source
 from pipelines.sources.taken import with_times
+from pipelines.sources.unreadable import check_readable
 from pipelines.update.work import Update
 
 __all__ = ["Outcome", "extract", "prepare"]
@@ -59,6 +61,7 @@ def extract(
     Raises:
         InputError: source, model or ``out`` do not fit; nothing was written.
         StalledError: no row moved for ``config.stall_seconds``.
+        FileAccessError: not one image can be read; nothing was written.
         WorkError: the work failed; the same call continues it.
     """
     started, began = time.time(), time.monotonic()
@@ -90,7 +93,9 @@ def extract(
             known = (*plan.pairs, *Run.open(out, pairs).images.pairs)
             plan = replace(plan, pairs=tuple(dict.fromkeys(known)))
         if update or earlier is None:
-            plan = with_times(with_hashes(plan, planning), planning)
+            plan = with_hashes(plan, planning)
+            check_readable(plan, command.config.source)
+            plan = with_times(plan, planning)
         outcome, times = None, (started, began)
         if not finished:
             unresolved = replace(command, earlier=earlier)
@@ -161,9 +166,11 @@ def prepare(
         kind=config.kind,
         frames=config.frames,
         limit=config.limit,
+        boxes=BoxOptions(config.boxes, config.box_units, config.box_frame),
         from_run=config.from_run,
         pairs=pairs,
         id_prefix=config.id_prefix,
+        where=config.where,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
     notes: list[str] = []

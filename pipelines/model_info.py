@@ -10,6 +10,7 @@ from common.json_models import JsonModel, sha256_json
 Precision = Literal["fp32", "bf16", "fp16"]
 EngineName = Literal["eager", "compile", "openvino"]
 FeaturePoint = Literal["penultimate", "map_mean"]
+WeightsChoice = Literal["ema", "raw"]
 
 
 class Preprocess(JsonModel):
@@ -40,6 +41,8 @@ class ModelRequest(JsonModel):
     output_stride: int | None = None  # input pixels a cell of the last map
     head: str | None = None  # a classifier trained on stored features, in place of its own
     random_weights: bool = False  # the network untrained, to compare with
+    # Of a checkpoint that holds both: the moving average, or the weights that it is of.
+    weights: WeightsChoice | None = None
 
 
 class GateRequest(JsonModel):

@@ -288,7 +288,8 @@ def fingerprint_inputs(plan: pa.Table, config: ExtractConfig) -> dict[str, str]:
     for name in _FILES:
         file = getattr(config, name)
         if file and not Path(file).is_file():
-            raise ModelError(f"`{name}={file!r}`: no such file")
+            kind = "a folder, not a file" if Path(file).is_dir() else "no such file"
+            raise ModelError(f"`{name}={file!r}`: {kind}")
         if file:
             inputs[_input_name(name)] = sha256_file(Path(file))[:16]
     return inputs

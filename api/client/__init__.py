@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import quote
 
 import httpx
@@ -108,6 +108,7 @@ class Client(Searches):
         frame: int | None = None,
         frame_step: int | None = None,
         timestamp: datetime | str | None = None,
+        box_frame: Literal["upright", "stored"] | None = None,
     ) -> LinkAnswer:
         """Link a new frame of a camera; if no answer came, send it again unchanged.
 
@@ -126,6 +127,8 @@ class Client(Searches):
             frame: number of this frame; None is one step after the last one.
             frame_step: difference of the numbers of neighbouring frames; None is 1.
             timestamp: when the frame was taken, in the camera's time; as text in ISO 8601.
+            box_frame: of which image the boxes are: ``upright`` (None), as it is shown, or
+                ``stored``, of the pixels before EXIF turns them, which needs ``image``.
 
         Returns:
             The track of each detection, and what its link cost.
@@ -153,6 +156,7 @@ class Client(Searches):
             image=None if image is None else base64_text(image),
             image_width=width,
             image_height=height,
+            box_frame=box_frame,
             detections=[dict(zip(columns, row, strict=True)) for row in rows],
         )
         return self._post("/v1/link", LinkAnswer, json=body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,7 +43,7 @@ class LiveDetection(BaseModel):
         None, min_length=1, max_length=500, description="Default: request_id/0, /1 and so on."
     )
     box: tuple[Pixel, Pixel, Pixel, Pixel] = Field(
-        description="x1, y1, x2, y2 in pixels of the upright image."
+        description="x1, y1, x2, y2 in pixels, of the image that `box_frame` says."
     )
     score: float | None = Field(
         None,
@@ -114,6 +114,11 @@ class LinkRequest(BaseModel):
     )
     image_width: Side | None = Field(None, description="In pixels; not with `image`.")
     image_height: Side | None = Field(None, description="In pixels; not with `image`.")
+    box_frame: Literal["upright", "stored"] = Field(
+        "upright",
+        description="Of which image the boxes are: as it is shown, turned by EXIF, or of the pixels as "
+        "the file stores them. `stored` needs `image`, which says how it is turned.",
+    )
     detections: list[LiveDetection] = Field(
         max_length=MAX_DETECTIONS, description="May be empty; then every track misses this frame."
     )
@@ -125,6 +130,10 @@ class LinkRequest(BaseModel):
             raise ValueError("give image_width and image_height: they are the unit of distance")
         if self.image is not None and size != (None, None):
             raise ValueError("image says how large it is; leave image_width and image_height out")
+        if self.image is None and self.box_frame == "stored":
+            raise ValueError(
+                "box_frame 'stored' needs the frame's image, which says how it is turned"
+            )
         contents = [detection.content for detection in self.detections]
         expected = (
             "nothing" if self.image is not None else "vector" if "vector" in contents else "image"

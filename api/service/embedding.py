@@ -19,7 +19,9 @@ from common.errors import ModelError
 from pipelines.model_info import ModelInfo
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from pipelines.engines.embed import Embedded, Embedder
 
@@ -61,27 +63,30 @@ class ImageEmbedder:
         return embedder.embed_regions(decoded())
 
     def embed_boxes(
-        self, image: bytes, boxes: Sequence[tuple[float, ...]], *, max_pixels: int
-    ) -> tuple[list[Embedded], tuple[int, int]]:
+        self, image: bytes, boxes: NDArray[np.float64], *, stored: bool, max_pixels: int
+    ) -> tuple[list[Embedded], tuple[int, int], NDArray[np.float64]]:
         """Class and embedding of boxes of an encoded frame, cropped as extraction crops them.
 
         Args:
             image: the frame.
-            boxes: x1, y1, x2, y2 in pixels of each.
+            boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
+            stored: they are of the stored pixels, not of the upright frame.
             max_pixels: bounds the frame, and the sum of all crops.
 
         Returns:
-            Class and embedding of each box, and the frame's width and height.
+            Class and embedding of each box, the frame's width and height, and the boxes of the
+            upright frame.
         """
         _check_pixels(image, max_pixels, max_pixels)
         embedder = self._load()
         from pipelines.images.pixels import ImageError, crop  # late: torch takes seconds
 
         pixels = _decode(image)
+        boxes = _to_upright(image, boxes) if stored else boxes
         regions = []
-        for number, box in enumerate(boxes):
+        for number, box in enumerate(boxes.tolist()):
             try:
-                regions.append(crop(pixels, box))
+                regions.append(crop(pixels, tuple(box)))
             except ImageError as error:
                 raise ApiError(422, "invalid_box", f"detection {number}: {error}") from None
         covered = sum(region.shape[1] * region.shape[2] for region in regions)
@@ -92,7 +97,7 @@ class ImageEmbedder:
                 f"the boxes cover {covered} pixels in all; this server crops up to {max_pixels} of "
                 "a frame: send fewer or smaller boxes, or a smaller frame",
             )
-        return embedder.embed_regions(regions), (pixels.shape[2], pixels.shape[1])
+        return embedder.embed_regions(regions), (pixels.shape[2], pixels.shape[1]), boxes
 
     def _load(self) -> Embedder:
         if self._model is None:
@@ -118,6 +123,13 @@ class ImageEmbedder:
                         "its log says why. Searching by detection_id or vector needs no model",
                     ) from None
             return self._embedder
+
+
+def _to_upright(image: bytes, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes ``[N, 4]`` in stored pixels of an encoded image as boxes of the upright one."""
+    from pipelines.images.header import header_of  # late: torch takes seconds
+
+    return header_of(io.BytesIO(image)).to_upright(boxes)
 
 
 def _decode(image: bytes, prefix: str = "") -> torch.Tensor:

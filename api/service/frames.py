@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import numpy as np
+from numpy.typing import NDArray
 
 from api.schemas.link import LinkRequest
 from api.service.checks import Vectors, check_vectors, read_bytes, read_vector, wrong_dimension
@@ -15,7 +16,12 @@ from api.service.queues import BoundedQueue
 from api.service.served_index import ServedIndex
 from tracks.live.session import Frame
 
-_Content = tuple[Vectors, list[dict[str, Any]], tuple[int, int]]  # label and label_score of each
+
+class _Content(NamedTuple):
+    vectors: Vectors
+    labels: list[dict[str, Any]]  # label and label_score of each
+    size: tuple[int, int]  # of the frame, upright, in pixels
+    boxes: NDArray[np.float64]  # [N, 4], of the upright frame
 
 
 def request_digest(request: LinkRequest) -> bytes:
@@ -45,18 +51,17 @@ async def read_frame(
             content = await anyio.to_thread.run_sync(
                 _embed_pixels, request, served, max_pixels, limiter=uploads.limiter
             )
-    vectors, labels, size = content
     return Frame(
         sequence=request.sequence,
         number=request.frame,
         step=request.frame_step,
         taken=request.timestamp,
-        diagonal_px=math.hypot(*size),
+        diagonal_px=math.hypot(*content.size),
         ids=request.detection_ids,
-        boxes=np.array([item.box for item in request.detections], np.float64).reshape(-1, 4),
-        vectors=check_vectors(vectors, item="detection"),
+        boxes=content.boxes,
+        vectors=check_vectors(content.vectors, item="detection"),
         scores=np.array([item.score for item in request.detections], np.float64),  # None is NaN
-        more=labels,
+        more=content.labels,
     )
 
 
@@ -68,16 +73,17 @@ def _read_vectors(request: LinkRequest, dim: int) -> _Content:
         if len(vector) != dim:
             raise wrong_dimension(len(vector), dim, prefix)
         vectors[number] = vector
-    return vectors, [{"label": None, "label_score": None}] * len(vectors), _size(request)
+    labels: list[dict[str, Any]] = [{"label": None, "label_score": None}] * len(vectors)
+    return _Content(vectors, labels, _size(request), _boxes(request))
 
 
 def _embed_pixels(request: LinkRequest, served: ServedIndex, max_pixels: int) -> _Content:
-    size = _size(request)
+    size, boxes = _size(request), _boxes(request)
     if request.image is not None:
-        embedded, size = served.embedder.embed_boxes(
-            read_bytes(request.image, "the frame's image", "invalid_image"),
-            [detection.box for detection in request.detections],
-            max_pixels=max_pixels,
+        image = read_bytes(request.image, "the frame's image", "invalid_image")
+        stored = request.box_frame == "stored"
+        embedded, size, boxes = served.embedder.embed_boxes(
+            image, boxes, stored=stored, max_pixels=max_pixels
         )
     else:
         crops = [
@@ -86,7 +92,12 @@ def _embed_pixels(request: LinkRequest, served: ServedIndex, max_pixels: int) ->
         ]
         embedded = served.embedder.embed_images(crops, max_pixels=max_pixels, item="detection")
     vectors = np.array([item.embedding for item in embedded], np.float32).reshape(-1, served.dim)
-    return vectors, [{"label": i.label, "label_score": i.score} for i in embedded], size
+    labels = [{"label": i.label, "label_score": i.score} for i in embedded]
+    return _Content(vectors, labels, size, boxes)
+
+
+def _boxes(request: LinkRequest) -> NDArray[np.float64]:
+    return np.array([item.box for item in request.detections], np.float64).reshape(-1, 4)
 
 
 def _size(request: LinkRequest) -> tuple[int, int]:

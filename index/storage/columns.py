@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common.conditions import fold
 from common.errors import SnapshotError, first_line
 from pipelines.detections import PLAN_SCHEMA
 
@@ -95,11 +96,6 @@ def is_rows_schema(schema: pa.Schema) -> bool:
 def plain_name(name: str) -> str:
     """The name that the user gave a column, from its stored one."""
     return name.removeprefix(f"{PAYLOAD}.")
-
-
-def fold(name: str) -> str:
-    """A column name as SQL compares it: the case of ASCII letters does not matter."""
-    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
 
 
 def _stored_name(name: str) -> str:

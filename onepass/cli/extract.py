@@ -74,7 +74,7 @@ def extract(
         _dry_run(config, out, images, as_json=as_json)
         return
     # late: torch and Arrow take seconds
-    from onepass.runs import report_to
+    from onepass.runs import check_answered, report_to
     from pipelines.extract import extract as extract_source
 
     with ProgressBar(resumes=True) as bar:
@@ -89,6 +89,8 @@ def extract(
         _print_json(outcome, out, config)
     else:
         print_extracted(outcome)
+    check_answered(outcome.run)
+    if not as_json:
         _print_next(outcome, config)
     if outcome.unread:
         raise typer.Exit(1)  # rows are missing
@@ -205,6 +207,8 @@ def print_extracted(outcome: Outcome) -> None:
         + (f", cosine to fp32 {audit.cosine_mean:.4f}" if audit else "")
     )
     classifier = manifest.classifier or model
+    if model.weights.startswith(f"{model.request.checkpoint} "):  # which of the file's
+        echo(f"  weights {model.weights}")
     if classifier.head is not None:
         echo(f"  {classifier.num_classes} classes by head {classifier.request.head}")
     if manifest.session is not None and manifest.session.stages:

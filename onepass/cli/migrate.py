@@ -15,7 +15,7 @@ from onepass.cli.config_options import with_config
 from onepass.cli.console import Images, Json, echo, local_path, print_json, to_path, warn
 from onepass.cli.extract import Out, print_extracted
 from onepass.cli.flags import with_flags
-from pipelines.config import ExtractConfig
+from pipelines.config import READING, ExtractConfig
 
 if TYPE_CHECKING:
     from migration.report import MigrationReport
@@ -28,9 +28,7 @@ _EXIT_MISSED = 1
 
 @app.command()
 @with_config(Limits, parameter="limits")
-@with_config(
-    ExtractConfig, leave_out={"source", "kind", "frames", "limit", "id_prefix", "from_run"}
-)
+@with_config(ExtractConfig, leave_out={*READING, "id_prefix"})
 def migrate(
     run: Annotated[
         Path,

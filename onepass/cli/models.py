@@ -25,7 +25,7 @@ app = typer.Typer(
 Spec = Annotated[
     str, typer.Argument(help="The model, as for extract --model; see 'onepass models list'.")
 ]
-_OPTIONS = {"checkpoint", "labels", "pretrained", "input_size"}
+_OPTIONS = {"checkpoint", "weights", "labels", "pretrained", "input_size"}
 _OTHERS = ExtractConfig.model_fields.keys() - _OPTIONS
 
 _ERRORS_NAMED = 5

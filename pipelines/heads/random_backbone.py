@@ -9,7 +9,7 @@ from typing import Any
 from cluster.executors import ExecutorChoice
 from common.errors import RunError
 from common.json_models import read_json
-from pipelines.config import ExtractConfig, Progress
+from pipelines.config import READING, ExtractConfig, Progress
 from pipelines.extract import extract
 from pipelines.heads.config import Kind
 from pipelines.heads.features import model_of
@@ -45,7 +45,7 @@ def extract_untrained(
     config = read_json(file, Request).config
     trained = model_of(run, kind)
     changes: dict[str, Any] = {"random_weights": True, "pretrained": False}
-    changes |= dict.fromkeys(("checkpoint", "labels", "head"))
+    changes |= dict.fromkeys(("checkpoint", "weights", "labels", "head"))
     model = trained.request.model_copy(update=changes)
     if examine(model).weights_sha256 == trained.weights_sha256:
         raise RunError(
@@ -54,11 +54,7 @@ def extract_untrained(
         )
     untrained = extract(
         ExtractConfig(
-            source=config.source,
-            kind=config.kind,
-            frames=config.frames,
-            limit=config.limit,
-            from_run=config.from_run,
+            **config.model_dump(include=set(READING)),
             model=model.spec,
             **model.model_dump(exclude={"spec"}),
             features=("pooled", "map") if kind == "map" else ("pooled",),

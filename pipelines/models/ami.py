@@ -7,7 +7,7 @@ written down here; class names come with ``--labels``, a category map ``{name: i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import timm
 import torch
@@ -19,10 +19,9 @@ from pipelines.models.base import (
     Backbone,
     Loaded,
     fixed_seed,
-    load_state,
-    read_checkpoint,
     unknown_model,
 )
+from pipelines.models.checkpoint import load_state, read_checkpoint
 from pipelines.models.timm_family import TimmBackbone
 from pipelines.models.torchvision_family import build
 from pipelines.models.torchvision_parts import ChainBackbone, Parts, take_apart
@@ -97,7 +96,12 @@ def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
     kind = KINDS.get(spec.partition(":")[2])
     if kind is None:
         raise unknown_model(spec, "no such AMI classifier", KINDS, f"known are {', '.join(KINDS)}")
-    state: dict[str, Any] = read_checkpoint(checkpoint) if checkpoint else {}
+    state: dict[str, torch.Tensor] = {}
+    weights = "random (seed 0)"
+    if checkpoint:
+        with torch.device("meta"):
+            names = kind.make(2).model.state_dict()
+        state, weights = read_checkpoint(checkpoint, names, request.weights)
     count = len(state[kind.last]) if kind.last in state else num_classes or 2
     with fixed_seed():
         backbone = kind.make(count)
@@ -108,5 +112,5 @@ def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
         backbone,
         Preprocess(input_size=(kind.size, kind.size), resize="squash", mean=mean, std=std),
         None,
-        checkpoint or "random (seed 0)",
+        weights,
     )

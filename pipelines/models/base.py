@@ -19,13 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from common.errors import ModelError, first_line
-from common.untrusted import read_tensors
 from pipelines.model_info import FeaturePoint, ModelRequest, Outputs, Preprocess
 from pipelines.models.head import Head
 
@@ -152,7 +151,7 @@ def check_one_pass(
             logits = backbone.model(x)
     except (RuntimeError, AssertionError, ValueError) as error:
         height, width = preprocess.input_size
-        hint = "; give the `input_size` it is made for" if request.input_size else ""
+        hint = "; give another `input_size`" if request.input_size else ""
         raise ModelError(
             f"{spec} fails on a {height}x{width} image: {first_line(error).rstrip('.')}{hint}"
         ) from None
@@ -195,55 +194,6 @@ def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference as a share of the largest expected value."""
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return float((actual - expected).abs().max() / scale)
-
-
-def load_state(model: nn.Module, state: dict[str, Any], *, file: str, spec: str) -> None:
-    """Load a checkpoint strictly.
-
-    Args:
-        model: to load into.
-        state: the checkpoint's state dict.
-        file, spec: of checkpoint and model, for the message.
-
-    Raises:
-        ModelError: of another architecture or number of classes; names the first differences.
-    """
-    own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    extra = sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, the model's is {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if state[name].shape != own[name].shape
-    ]
-    problems = shapes[:1]
-    if missing:
-        problems.append(f"{len(missing)} weights missing (first: {missing[0]})")
-    if extra:
-        problems.append(f"{len(extra)} unknown (first: {extra[0]})")
-    if problems:
-        raise ModelError(f"{file} is not a checkpoint of {spec}: {'; '.join(problems)}")
-    model.load_state_dict(state)
-
-
-def read_checkpoint(file: str) -> dict[str, Any]:
-    """Read a state dict, unwrapping ``state_dict``/``model_state_dict`` and ``module.``.
-
-    Raises:
-        ModelError: missing, not a checkpoint, or one that holds more than tensors.
-    """
-    try:
-        data = read_tensors(file)
-    except FileNotFoundError:
-        raise ModelError(f"`checkpoint={file!r}`: no such file") from None
-    except ValueError as error:
-        raise ModelError(f"`checkpoint={file!r}` cannot be read as weights: {error}") from None
-    for key in ("model_state_dict", "state_dict"):
-        if isinstance(data, dict) and isinstance(data.get(key), dict):
-            data = data[key]
-    if not isinstance(data, dict) or not all(isinstance(v, torch.Tensor) for v in data.values()):
-        raise ModelError(f"`checkpoint={file!r}` holds no state dict of tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in data.items()}
 
 
 def unknown_model(spec: str, reason: str, names: Iterable[str], otherwise: str) -> ModelError:

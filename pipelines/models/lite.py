@@ -15,7 +15,8 @@ import torch
 
 from common.errors import ModelError
 from pipelines.model_info import ModelRequest, Preprocess
-from pipelines.models.base import Loaded, fixed_seed, load_state
+from pipelines.models.base import Loaded, fixed_seed
+from pipelines.models.checkpoint import load_state
 from pipelines.models.timm_family import TimmBackbone
 
 INPUT_SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}  # pixels a side, as they were trained

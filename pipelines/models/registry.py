@@ -7,6 +7,7 @@ manifest; ``load_backbone`` builds it again wherever it runs.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
@@ -73,7 +74,7 @@ def _with_head(info: ModelInfo, head: Head, outcome: Pass) -> ModelInfo:
         raise ModelError(
             f"`head={file!r}` was trained on features of {wants.spec} (fingerprint "
             f"{wants.fingerprint[:12]}), this model's are {spec} ({info.fingerprint[:12]}); "
-            "use the same `model`, `checkpoint` and preprocessing"
+            "use the same `model`, `checkpoint`, `weights` and preprocessing"
         )
     features = outcome.embedding if wants.features == "pooled" else outcome.feature_map
     shape = tuple(features.shape[1:])
@@ -147,6 +148,11 @@ def load_verified(facts: ModelInfo) -> Loaded:
     """
     loaded = load_backbone(facts.request)
     digest = weights_sha256(loaded.backbone.model)
+    if digest != facts.weights_sha256 and facts.request.checkpoint and not facts.request.weights:
+        # Version 0.1.0 took the weights themselves where a checkpoint also had their average.
+        with suppress(ModelError):
+            loaded = load_backbone(facts.request.model_copy(update={"weights": "raw"}))
+            digest = weights_sha256(loaded.backbone.model)
     if digest != facts.weights_sha256:
         raise ModelError(
             f"{facts.request.spec}: weights here hash to {digest[:12]}, the run was made with "

@@ -36,10 +36,10 @@ from pipelines.models.base import (
     Loaded,
     fetch_error,
     fixed_seed,
-    load_state,
-    read_checkpoint,
     unknown_model,
 )
+from pipelines.models.checkpoint import load_state, read_checkpoint
+from pipelines.models.timm_sizes import resize, trained_size
 
 _RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
 
@@ -194,16 +194,26 @@ def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
     options: dict[str, Any] = {}
     if request.output_stride is not None and _must_dilate(name, request.output_stride):
         options["output_stride"] = request.output_stride
-    state = read_checkpoint(checkpoint) if checkpoint else {}
+    weights = "timm hub" if pretrained else "random (seed 0)"
     if num_classes is not None:
         options["num_classes"] = num_classes
-    elif checkpoint:
-        options["num_classes"] = _classes_in(name, state)
+    if checkpoint:
+        skeleton = _skeleton(name)
+        own = skeleton.num_classes
+        if not own:  # an encoder, which may have been trained with a classifier
+            skeleton = _skeleton(name, num_classes=2)
+        state, weights = read_checkpoint(checkpoint, skeleton.state_dict(), request.weights)
+        options.setdefault("num_classes", _classes_in(skeleton, state) or own)
+        if side := trained_size(skeleton, state):
+            options["img_size"] = side
     model = _create(name, pretrained=pretrained, **options)
     if checkpoint:
         load_state(model, state, file=checkpoint, spec=spec)
-    weights = checkpoint or ("timm hub" if pretrained else "random (seed 0)")
     config = timm.data.resolve_model_data_config(model)
+    if "img_size" in options:
+        config["input_size"] = (3, options["img_size"], options["img_size"])
+    if request.input_size is not None:
+        resize(model, request.input_size, spec)
     labels = _imagenet_labels(model) if pretrained else None
     return Loaded(TimmBackbone(model), preprocess_of(config), labels, weights)
 
@@ -257,9 +267,8 @@ def _hub_answers() -> bool:
     return True
 
 
-def _classes_in(name: str, state: dict[str, Any]) -> int:
-    """Number of classes of a checkpoint: the rows of the classifier's last matrix."""
-    skeleton = _skeleton(name)
+def _classes_in(skeleton: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
+    """Number of classes of a checkpoint: the rows of the classifier's last matrix, if it is there."""
     classifier = skeleton.get_classifier()  # type: ignore[operator]
     first = classifier[0] if isinstance(classifier, tuple | nn.ModuleList) else classifier
     for path, module in skeleton.named_modules():
@@ -268,7 +277,7 @@ def _classes_in(name: str, state: dict[str, Any]) -> int:
             inside = [f"{path}.{name}" for name, p in module.named_parameters() if p.ndim in (2, 4)]
             if inside and inside[-1] in state:
                 return int(state[inside[-1]].shape[0])
-    return int(skeleton.num_classes)  # type: ignore[arg-type]
+    return None
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:

@@ -14,18 +14,21 @@ from urllib.parse import urlsplit
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
+from common.errors import ModelError, first_line
 from common.network import check_port
 from pipelines.model_info import ModelRequest, Preprocess
 from pipelines.models.base import (
     Loaded,
     fetch_error,
     fixed_seed,
-    load_state,
-    read_checkpoint,
     unknown_model,
 )
+from pipelines.models.checkpoint import load_state, read_checkpoint
 from pipelines.models.torchvision_parts import take_apart
+
+_POSITIONS = "encoder.pos_embedding"  # of a ViT
 
 
 def names() -> list[str]:
@@ -53,13 +56,22 @@ def load(request: ModelRequest, num_classes: int | None = None) -> Loaded:
     state: dict[str, Any] | None = None
     weights = "random (seed 0)"
     if request.checkpoint:
-        state, weights = read_checkpoint(request.checkpoint), request.checkpoint
+        with torch.device("meta"):
+            own = build(name).state_dict()
+        state, weights = read_checkpoint(request.checkpoint, own, request.weights)
     elif request.pretrained:
         state, weights = _fetch(spec, public), f"torchvision {public.name}"
     count = num_classes if state is None else _classes_in(state)
-    model = build(name, num_classes=count, image_size=transforms.crop_size[0])
+    side = request.input_size or transforms.crop_size[0]
+    try:
+        model = build(name, num_classes=count, image_size=side)
+    except AssertionError as error:  # of a ViT, whose patches do not fit in
+        raise ModelError(f"`input_size={side}`: {spec}: {first_line(error).rstrip('!.')}") from None
     if state is not None:
-        load_state(model, rename_old_keys(state, model), file=weights, spec=spec)
+        state = rename_old_keys(state)
+        if isinstance(model, VisionTransformer) and _POSITIONS in state:
+            state = {**interpolate_embeddings(side, model.patch_size, OrderedDict(state))}
+        load_state(model, state, file=weights, spec=spec)
     labels = tuple(public.meta["categories"]) if request.pretrained else None
     return Loaded(take_apart(model), _preprocess_of(transforms), labels, weights)
 
@@ -84,25 +96,19 @@ def build(name: str, *, num_classes: int | None = None, image_size: int = 224) -
     return model
 
 
-def rename_old_keys(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def rename_old_keys(state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with the key names of the installed torchvision, without auxiliary heads.
 
     torchvision renames keys of old checkpoints by the version in their metadata, which is lost
     when they are read as plain tensors.
     """
-    new: OrderedDict[str, Any] = OrderedDict()
+    new: dict[str, Any] = {}
     for key, tensor in state.items():
         if key.startswith(("AuxLogits.", "aux1.", "aux2.")):
             continue
         key = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
         key = re.sub(r"\.mlp\.linear_1\.", ".mlp.0.", key)
         new[re.sub(r"\.mlp\.linear_2\.", ".mlp.3.", key)] = tensor
-    own = model.state_dict()
-    for key, tensor in own.items():
-        # Checkpoints older than this counter lack it; inference does not use it.
-        if key.endswith("num_batches_tracked"):
-            new.setdefault(key, tensor)
-    new._metadata = own._metadata  # type: ignore[attr-defined]
     return new
 
 

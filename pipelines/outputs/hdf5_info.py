@@ -38,10 +38,15 @@ class DatasetInfo:
 class Hdf5Info:
     """A file as it describes itself."""
 
-    path: Path
+    path: Path  # as it was given, which may be a link
     kind: Literal["clips", "run"]
     attributes: dict[str, Any]
     datasets: tuple[DatasetInfo, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the file itself is, to which its shards are relative; HDF5 follows links as well."""
+        return self.path.resolve().parent
 
     @property
     def feature_dim(self) -> int:
@@ -75,10 +80,11 @@ def read_h5(path: Path) -> Hdf5Info:
             info = _read(path, file)
     except OSError as error:
         raise InputError(f"{path} cannot be read as HDF5: {first_line(error)}") from None
+    folder = info.folder
     for name in info.shards:
-        if not (path.parent / name).is_file():
+        if not (folder / name).is_file():
             raise VerifyError(
-                f"{path}: its shard {path.parent / name} is missing; move the whole folder, or "
+                f"{path}: its shard {folder / name} is missing; move the whole folder, or "
                 "make it again with the command it was made with"
             )
     return info
@@ -113,9 +119,9 @@ def verify_h5(info: Hdf5Info) -> int:
     Raises:
         VerifyError: naming the first file that differs or row that is missing.
     """
-    folder = info.path.parent
+    folder = info.folder
     hashes = _hashes(folder)
-    hashed = [name for name in (info.path.name, *info.shards) if name in hashes]
+    hashed = [name for name in (info.path.resolve().name, *info.shards) if name in hashes]
     verify_files(folder, {name: hashes[name] for name in hashed})
     with h5py.File(info.path) as file:
         for dataset in info.datasets:

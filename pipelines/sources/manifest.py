@@ -16,6 +16,8 @@ from common.errors import SourceError, first_line
 from common.storage import is_remote, open_parquet, read_parquet
 from common.text import GUESSED, decode
 from pipelines.detections import PLAN_SCHEMA, complete, refuse_repeated
+from pipelines.sources.boxes import BoxesGiven, BoxOptions, read_boxes
+from pipelines.sources.column_names import match_names
 from pipelines.sources.column_types import infer_type, read_numbers
 from pipelines.sources.plan import Plan
 
@@ -26,28 +28,40 @@ _EXCEL_SEPARATOR = re.compile(r"\Asep=(.)\r?\n")
 _BLOCK_BYTES = 16 * 2**20  # of JSON or CSV read at once; a row must fit
 _TEXTS = frozenset(f.name for f in PLAN_SCHEMA if f.type == pa.string()) | {"timestamp"}
 
+_DEFAULTS = BoxOptions()
 
-def read_manifest(path: Path) -> Plan:
-    """The plan of the table in ``path``.
+
+def read_manifest(path: Path, options: BoxOptions = _DEFAULTS) -> Plan:
+    """The plan of the table in ``path``, with its boxes as they are given.
+
+    Args:
+        path: the table.
+        options: what the user says of the boxes.
 
     Raises:
         SourceError: it cannot be read, or its columns are not those of detections.
     """
     notes: list[str] = []
-    given = read_table(path, notes.append)
-    counts = {
-        name: column.null_count
-        for name, column in zip(given.column_names, given.columns, strict=True)
-    }
-    empty = counts.get("frame", 0)
+    given, renamed = match_names(read_table(path, notes.append))
+    given, units, remarks = read_boxes(given, options, str(path))
+    notes += [*renamed, *remarks]
+    empty = given["frame"].null_count if "frame" in given.column_names else 0
     if 0 < empty < given.num_rows:
         raise SourceError(
             f"{path}: {empty} of {given.num_rows} rows have no 'frame'; fill it in everywhere, or leave "
             "the column out to have images numbered by time and name"
         )
     table = complete(given, where=str(path), folder=path.stem, note=notes.append)
-    filled = frozenset(name for name, nulls in counts.items() if nulls < given.num_rows)
-    return Plan(table, path.parent.resolve(), {}, tuple(notes), given=filled | {"image"})
+    columns = zip(given.column_names, given.columns, strict=True)
+    filled = frozenset(name for name, column in columns if column.null_count < len(column))
+    return Plan(
+        table,
+        path.parent.resolve(),
+        {},
+        tuple(notes),
+        given=filled | {"image"},
+        boxes=BoxesGiven(units, options.frame or "upright"),
+    )
 
 
 def read_table(path: Path, note: Callable[[str], None] = lambda text: None) -> pa.Table:
@@ -117,10 +131,11 @@ def _read_csv(text: str, note: Callable[[str], None]) -> pa.Table:
         table = table.remove_column(table.num_columns - 1)  # each line ends in a separator
 
     def typed(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        if name in _TEXTS:
+        plain = name.strip().casefold()  # as ``match_names`` knows it
+        if plain in _TEXTS:
             return column
         # Contract columns have types of their own.
-        read = read_numbers if name in PLAN_SCHEMA.names else infer_type
+        read = read_numbers if plain in PLAN_SCHEMA.names else infer_type
         return read(name, column, decimal_comma=separator != ",", note=note)
 
     columns = [typed(*each) for each in zip(table.column_names, table.columns, strict=True)]

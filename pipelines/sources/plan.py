@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.moved import ImageRoot, Pairs
 from common.sampling import spread
+from pipelines.sources.boxes import BoxesGiven
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Plan:
     pairs: Pairs = ()  # of folders of images that were moved
     id_prefix: str | None = None  # of ids that are not made yet
     unread: int = 0  # folders and files that could not be read, so that their rows are missing
+    only_in_where: tuple[str, ...] = ()  # columns to choose rows by, which a run does not keep
+    boxes: BoxesGiven = field(default_factory=BoxesGiven)  # how its boxes are given
 
     @property
     def images(self) -> ImageRoot:
@@ -51,13 +55,21 @@ class Plan:
         made = {"row_id", "detection_id", "timestamp", "frame"} - (self.given - {"row_id"})
         return self.decisive.drop_columns(sorted(made & set(self.table.column_names)))
 
-    def limited(self, limit: int | None) -> Plan:
-        """The rows of ``limit`` images, spread evenly over the plan; None: every row."""
+    def limited(self, limit: int | None, by: str = "image") -> Plan:
+        """The rows of some images, spread evenly over the plan.
+
+        Args:
+            limit: images at most; None: every row.
+            by: what is counted: the column ``image``, or ``sequence`` for videos.
+        """
         if limit is None:
             return self
-        table = self.table
-        chosen = spread(pc.unique(table["image"]).to_pylist(), limit)
-        table = table.filter(pc.is_in(table["image"], pa.array(chosen, pa.string())))
+        chosen = spread(pc.unique(self.table[by]).to_pylist(), limit)
+        return self.keep(pc.is_in(self.table[by], pa.array(chosen, pa.string())))
+
+    def keep(self, mask: pa.ChunkedArray | npt.NDArray[np.bool_]) -> Plan:
+        """The rows where ``mask`` is true, numbered anew."""
+        table = self.table.filter(pa.array(mask) if isinstance(mask, np.ndarray) else mask)
         column = table.column_names.index("row_id")
         numbers = pa.array(np.arange(table.num_rows, dtype=np.int64))
         table = table.set_column(column, "row_id", numbers)

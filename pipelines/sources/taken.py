@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -61,7 +62,7 @@ def with_times(plan: Plan, report: Callable[[int, int], None] = lambda done, tot
     stamps = pa.array(taken, table["timestamp"].type).take(encoded.indices)
     table = _set(table, "timestamp", pc.coalesce(table["timestamp"], stamps))
     notes: list[str] = []
-    table = _set(table, "frame", number_frames(table, notes.append))
+    table = _set(table, "frame", _renumbered(table, number_frames(table, notes.append)))
     return replace(plan, table=table.combine_chunks(), notes=(*plan.notes, *notes))
 
 
@@ -71,6 +72,21 @@ def _time_of(file: Path) -> datetime | None:
             return read_time_taken(stream)
     except OSError:
         return None
+
+
+def _renumbered(table: pa.Table, positions: pa.Array) -> pa.Array:
+    """The frames of the plan, dealt out anew by the positions of its images.
+
+    Rows that were left out, as by a limit or a condition, keep their numbers free.
+    """
+    sequences = table["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
+    new = np.column_stack([sequences, positions.to_numpy()])
+    old = np.column_stack([sequences, table["frame"].to_numpy()])
+    distinct, row = np.unique(new, axis=0, return_inverse=True)
+    numbers = np.unique(old, axis=0)
+    if len(numbers) != len(distinct) or (numbers[:, 0] != distinct[:, 0]).any():
+        return positions  # numbers are not one an image
+    return pa.array(numbers[row.reshape(-1), 1])
 
 
 def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -26,13 +26,13 @@ from pipelines.frame_numbers import number_frames
 from pipelines.run import Run
 from pipelines.session import UpdateSummary
 from pipelines.sources.plan import Plan
+from pipelines.sources.unreadable import UNREAD
 
 Bools = npt.NDArray[np.bool_]
 
 # Columns beside those of a plan, in names that no source has: which rows an update answers, and
 # which are not in the source any more.
 ANSWER, VANISHED = "update:answer", "update:vanished"
-_UNREAD = ("missing file", "unreadable file")  # errors that say nothing of the image's content
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _unread_before(errors: pa.ChunkedArray, now: pa.Table) -> Bools:
     """Rows whose image could not be read when they were answered, and can be now."""
     unread = np.zeros(now.num_rows, bool)
     if errors.null_count < len(errors):
-        for kind in _UNREAD:
+        for kind in UNREAD:
             unread |= pc.starts_with(errors, f"{kind}:").fill_null(False).to_numpy()
     return unread & _valid(now[IMAGE_HASH])
 

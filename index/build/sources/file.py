@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from common.errors import SnapshotError, first_line
+from common.errors import SnapshotError, SourceError, first_line
 from common.json_models import sha256_file, sha256_json
 from common.storage import is_remote, storage_errors
 from index.build.sources.arrays import open_hdf5, open_npy
@@ -20,6 +20,8 @@ from index.build.sources.source import Reader
 from index.build.sources.tables import open_arrow, open_parquet_file
 from index.storage.columns import OwnColumns, plain_name
 from index.storage.layout import RunEntry, vectors_fingerprint
+from pipelines.detections import BOX
+from pipelines.sources.box_layouts import find_four, find_single
 
 _OPEN: dict[str, Callable[[Path, str | None], FileLayout]] = {
     **dict.fromkeys((".parquet", ".pq"), open_parquet_file),
@@ -100,7 +102,23 @@ class FileSource:
             for field in self.layout.columns
             if field.name in _INDEX_COLUMNS and field.name in kept
         ]
-        return (*self.layout.notes, *other)
+        return (*self.layout.notes, *other, *self._notes_on_boxes())
+
+    def _notes_on_boxes(self) -> Sequence[str]:
+        """A remark where no column is a box of the index, though some look like boxes."""
+        names = [field.name for field in self.layout.columns]
+        nested = [field.name for field in self.layout.columns if pa.types.is_nested(field.type)]
+        if self.index_columns.issuperset(BOX):
+            return ()
+        try:
+            similar = [*find_four(names), *find_single(nested)]
+        except SourceError as error:
+            return (f"{self.path.name}: {error}",)
+        return [
+            f"columns {', '.join(boxes.names)} of {self.path.name} look like boxes and are columns of "
+            "your own; the index reads x1, y1, x2, y2 in pixels of the upright image"
+            for boxes in similar
+        ]
 
     def select(self, row_ids: NDArray[np.int64] | None) -> FileSource:
         """The same file with other ``row_ids``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,6 +37,9 @@ PASSED_COLUMNS = {
 }
 """Optional columns of detections that are copied into the run: their name and type there."""
 
+ONLY_IN_WHERE = ("deployment", "night")
+"""Columns of a plan for choosing rows by; both are in ``sequence`` already."""
+
 
 def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Table, tuple[str, ...]]:
     """The plan of every detection, in the order of images and ids.
@@ -47,8 +50,8 @@ def plan_database(url: str, report: Callable[[int, int], None]) -> tuple[pa.Tabl
 
     Returns:
         A complete detections table with ``database``, ``database_id`` and
-        ``database_image_id``, those of ``PASSED_COLUMNS`` that exist, and ``error``; notes for
-        people.
+        ``database_image_id``, those of ``PASSED_COLUMNS`` that exist, those of ``ONLY_IN_WHERE``,
+        and ``error``; notes for people.
 
     Raises:
         SourceError: the database cannot be read, is not an AMI database, or has no detections.
@@ -100,6 +103,8 @@ class _Reader:
                 ("database_id", ids),
                 ("database_image_id", pa.string()),
                 *self._passed.items(),
+                ("deployment", pa.string()),
+                ("night", pa.date32()),
                 ("problem", pa.string()),
             ]
         )
@@ -205,6 +210,8 @@ class _Reader:
             "image": image,
             **dict(zip(BOX, box or (None,) * 4, strict=True)),
             "sequence": self._sequence(base, values.get("day"), row.session),
+            "deployment": self._deployment(base),
+            "night": _date(values.get("day")),
             "timestamp": self._time(row.timestamp),
             "frame": self._frames.get(row.joined_image),
             "database": self._name,
@@ -217,11 +224,12 @@ class _Reader:
         return columns
 
     def _sequence(self, base: object, day: object, session: object) -> str:
-        deployment = self._deployments.get(_clean(str(base or "")))
-        if deployment is None:
-            deployment = PurePosixPath(str(base or "")).name or "deployment"
         when = "" if day is None else str(day)[:10].replace("-", "") + "-"
-        return f"{deployment}/{when}{'no-session' if session is None else session}"
+        return f"{self._deployment(base)}/{when}{'no-session' if session is None else session}"
+
+    def _deployment(self, base: object) -> str:
+        known = self._deployments.get(_clean(str(base or "")))
+        return known if known is not None else PurePosixPath(str(base or "")).name or "deployment"
 
     def _time(self, raw: str | None) -> datetime | None:
         time = _parse_time(raw)
@@ -289,6 +297,13 @@ def _parse_time(raw: str | None) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def _date(raw: object) -> date | None:
+    try:
+        return date.fromisoformat(str(raw)[:10])
+    except ValueError:
+        return None
 
 
 def _text(raw: object) -> str | None:

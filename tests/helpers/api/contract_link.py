@@ -3,6 +3,7 @@
 A module that imports these classes runs them against its fixture ``base_url``.
 """
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageOps
 
 from api.client import Client
 from tests.helpers.api.world import (
@@ -98,6 +100,28 @@ class TestLink:
             assert link.margin is not None
             assert link.margin > 0.1
 
+    @pytest.mark.parametrize("orientation", [3, 6])
+    def test_boxes_in_stored_pixels_are_turned_as_exif_says(
+        self, client: Client, world: World, orientation: int
+    ) -> None:
+        exif, stream = Image.Exif(), io.BytesIO()
+        exif[ExifTags.Base.Orientation] = orientation
+        with Image.open(world.images / world.names[0]) as image:
+            image.save(stream, "PNG", exif=exif)
+        with Image.open(stream) as image:
+            upright = ImageOps.exif_transpose(image)
+        stored, (width, height) = world.boxes[0], upright.size
+        if orientation == 3:
+            box = [width - stored[2], height - stored[3], width - stored[0], height - stored[1]]
+        else:
+            box = [width - stored[3], stored[0], width - stored[1], stored[2]]
+        sequence, plain = uuid4().hex, io.BytesIO()
+        upright.save(plain, "PNG")
+        client.link(sequence, [stored], request_id="1", image=stream.getvalue(), box_frame="stored")
+        assert list(client.open_tracks(sequence).tracks[0].box) == pytest.approx(box)
+        again = client.link(sequence, [box], request_id="2", image=plain.getvalue())
+        assert again.detections[0].cost == pytest.approx(0, abs=1e-6)
+
     def test_a_request_sent_again_is_linked_once(self, http: httpx.Client) -> None:
         body = frame_body(request_id="1", frame=5)
         first = http.post("/v1/link", json=body)
@@ -168,6 +192,8 @@ class TestLink:
             ("invalid_request", {"timestamp": "45228.09"}),
             ("invalid_request", {"timestamp": 10**30}),
             ("invalid_request", {"camera": 1}),
+            ("invalid_request", {"box_frame": "stored"}),
+            ("invalid_request", {"box_frame": "turned"}),
         ],
     )
     def test_invalid_frames_are_refused(

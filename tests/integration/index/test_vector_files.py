@@ -89,6 +89,23 @@ def test_columns_named_as_those_of_the_index_become_them(tmp_path: Path) -> None
     assert index.matching(Filter("payload.row_id = 'r7' AND row_id = 7")).tolist() == [row]
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {name: np.arange(ROWS) for name in ("xmin", "ymin", "xmax", "ymax")},
+        {name: np.arange(ROWS) for name in ("X1", "Y1", "X2", "Y2")},
+        {name: np.arange(ROWS) for name in ("x", "y", "w", "h")},
+        {"bbox": [[1, 2, 3, 4]] * ROWS},
+        {},
+        {"box": ["B12"] * ROWS},
+    ],
+)
+def test_boxes_under_other_names_are_said(tmp_path: Path, columns: dict[str, Any]) -> None:
+    index = build_index([file(tmp_path, **columns)], tmp_path / "index")
+    said = [note for note in index.manifest.notes if "x1, y1, x2, y2" in note]
+    assert len(said) == (len(columns) > 1 or "bbox" in columns)
+
+
 def test_columns_that_are_no_values_are_left_out(tmp_path: Path) -> None:
     struct = [{"bytes": b"", "path": "a.jpg"}] * ROWS  # as data sets of images have it
     index = build_index([file(tmp_path, image=struct)], tmp_path / "index")

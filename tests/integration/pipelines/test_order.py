@@ -142,6 +142,17 @@ def test_photos_of_a_folder_are_in_the_order_they_were_taken(tmp_path: Path) -> 
     assert len(answer["source_notes"]) == 1  # type: ignore[arg-type]
 
 
+def test_frames_that_are_left_out_keep_their_numbers(tmp_path: Path) -> None:
+    for frame in range(FRAMES):
+        taken = BEGAN - timedelta(minutes=frame)  # against the order of names
+        write_frame(tmp_path / "card" / f"{frame + 1}.jpg", frame, taken)
+    ran("extract", tmp_path / "card", *EXACT, "--limit", 3, "--out", tmp_path / "run")
+    rows = Run.open(tmp_path / "run").to_pandas(["image", "frame"])
+    numbers = sorted(int(name.removesuffix(".jpg")) - 1 for name in rows["image"])
+    assert len(numbers) == 3
+    assert rows["frame"].to_list() == sorted(numbers, reverse=True)
+
+
 def test_a_run_in_the_order_of_earlier_versions_goes_on_and_is_renumbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,13 @@ import sys
 from typing import Any, get_type_hints
 
 import pytest
+import typer
 from pydantic import BaseModel, TypeAdapter
 
 import onepass
-from onepass.options import ExtractOptions, LinkKeywords
-from pipelines.config import ExtractConfig
+from onepass.cli import migrate
+from onepass.options import ExtractOptions, LinkKeywords, ModelOptions
+from pipelines.config import READING, ExtractConfig
 from tracks.association.options import LinkOptions
 
 HEAVY = ("torch", "ray", "faiss", "pyarrow", "pandas", "pydantic", "numpy")
@@ -59,3 +61,13 @@ def _kinds(schema: dict[str, Any]) -> set[str]:
     for part in (*schema.get("anyOf", ()), *filter(None, [schema.get("items")])):
         kinds |= _kinds(part) if isinstance(part, dict) else set()
     return kinds - {"None"}
+
+
+def test_a_migration_reads_as_its_run_did() -> None:
+    command = typer.main.get_command(migrate.app)
+    options = {parameter.name for parameter in command.params}
+    assert not options & READING - {"from_run"}
+    assert set(ExtractOptions.__annotations__) - set(ModelOptions.__annotations__) == {
+        *(READING - {"source", "from_run"}),
+        "id_prefix",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,27 @@ def test_clips_and_rows_say_what_they_are(kept: SimpleNamespace) -> None:
     assert f"  features         float32 {ROWS} x {DIM}, in 2 shards\n" in out
     assert f"  fingerprint      {kept.fingerprint}\n" in out
     assert "verified: every value is there; no sha256 of them is known\n" in out
+
+
+@pytest.mark.parametrize("what", ["rows", "clips", "run", "index"])
+def test_links(
+    kept: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Shards are beside the file itself, not beside a link to it."""
+    target: Path = getattr(kept, what)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "absolute").symlink_to(target)
+    (tmp_path / "links" / "relative").symlink_to(os.path.relpath(target, tmp_path / "links"))
+    (tmp_path / "links" / "chain.h5").symlink_to("relative")
+    (tmp_path / "folder").symlink_to(target.parent)
+    expected = json.loads(inspect(target, "--verify", "--json")[1])
+    for link in ("links/absolute", "links/relative", "links/chain.h5", f"folder/{target.name}"):
+        code, out, error = inspect(link, "--verify", "--json")
+        assert code == 0, error
+        document = json.loads(out)
+        assert document.pop("path", None) in (None, link, expected.get("path"))
+        assert document == {name: value for name, value in expected.items() if name != "path"}
 
 
 def test_a_row_that_is_not_there(kept: SimpleNamespace) -> None:

@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from common.conditions import MAX_WHERE
 from common.errors import FilterError
-from index.search.filters import MAX_WHERE, Filter, check, matches
+from index.search.filters import Filter, check, matches
 from index.storage.columns import ROWS_SCHEMA
 
 ROWS = 60

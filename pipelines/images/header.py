@@ -1,0 +1,149 @@
+"""How large an image is and how it is rotated, without decoding its pixels; boxes made upright.
+
+Cameras store pixels as the sensor reads them, and in EXIF how to turn them. Boxes are given in
+either frame: of the *stored* pixels, or of the *upright* image, which is what people see.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from common.moved import ImageRoot
+from common.storage import arrow, is_remote
+from pipelines.frame_names import parse_frame
+
+Boxes = NDArray[np.float64]
+
+UPRIGHT = 1  # EXIF's orientation of pixels that are stored as they are shown
+
+_SWAPPED = (5, 6, 7, 8)  # orientations that exchange width and height
+# Sides of the upright box by sides of the stored one, as (side, mirrored): x1, y1, x2, y2 are 0 to 3.
+_TURNED: dict[int, tuple[tuple[int, bool], ...]] = {
+    2: ((2, True), (1, False), (0, True), (3, False)),
+    3: ((2, True), (3, True), (0, True), (1, True)),
+    4: ((0, False), (3, True), (2, False), (1, True)),
+    5: ((1, False), (0, False), (3, False), (2, False)),
+    6: ((3, True), (0, False), (1, True), (2, False)),
+    7: ((3, True), (2, True), (1, True), (0, True)),
+    8: ((1, False), (2, True), (3, False), (0, True)),
+}
+
+
+class ImageHeader(NamedTuple):
+    """Size of the stored pixels, and EXIF's orientation of them, from 1 to 8."""
+
+    width: int
+    height: int
+    orientation: int = UPRIGHT
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height before any rotation."""
+        return self.width, self.height
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the image as it is shown."""
+        if self.orientation in _SWAPPED:
+            return self.height, self.width
+        return self.width, self.height
+
+    def to_upright(self, boxes: Boxes) -> Boxes:
+        """Boxes in stored pixels as boxes of the upright image.
+
+        Args:
+            boxes: ``[N, 4]`` as x1, y1, x2, y2; one with x2 before x1 stays so, and NaN stays.
+        """
+        if self.orientation not in _TURNED:
+            return boxes
+        sizes = (self.width, self.height)
+        sides = [
+            sizes[side % 2] - boxes[:, side] if mirrored else boxes[:, side]
+            for side, mirrored in _TURNED[self.orientation]
+        ]
+        return np.stack(sides, axis=1)
+
+
+def read_header(root: ImageRoot, name: str) -> ImageHeader:
+    """The header of an image, or of a frame of a video, which is decoded for it.
+
+    Args:
+        root: where images are.
+        name: of the image, as in a plan.
+
+    Raises:
+        ImageError: it cannot be read; the reason is that of decoding it.
+        StorageError: an object store did not answer.
+    """
+    # late: torch takes seconds
+    from pipelines.images.pixels import decode, read
+    from pipelines.images.reader import ImageReader
+
+    if parse_frame(name) is not None:
+        with closing(ImageReader(root)) as reader:
+            height, width = reader.read(name).pixels.shape[1:]
+        return ImageHeader(width, height)
+    file = root.path(name)
+    try:
+        with closing(_open(file)) as stream:
+            return header_of(stream)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        height, width = decode(read(file)).pixels.shape[1:]  # says what is wrong with it
+        return ImageHeader(width, height)
+
+
+def header_of(stream: IO[bytes]) -> ImageHeader:
+    """The header of an encoded image.
+
+    Raises:
+        OSError, ValueError, SyntaxError: of Pillow, which cannot read it.
+    """
+    with Image.open(stream) as image:
+        orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
+        if orientation not in _TURNED:
+            return ImageHeader(*image.size)
+        width, height = image.size
+        if image.format == "TIFF" and orientation in _SWAPPED:  # Pillow has turned it already
+            width, height = height, width
+        return ImageHeader(width, height, orientation)
+
+
+def _exif_of(image: Image.Image, stream: IO[bytes]) -> Image.Exif:
+    """The image's EXIF; of a PNG without decoding it, unless EXIF comes after the pixels."""
+    if image.format != "PNG" or _holds_late_exif(stream):
+        return image.getexif()
+    return cast(Callable[[Image.Image], Image.Exif], Image.Image.getexif)(image)
+
+
+def _holds_late_exif(stream: IO[bytes]) -> bool:
+    """Whether a PNG has a chunk after its pixels that may hold EXIF."""
+    position = stream.tell()
+    try:
+        at, pixels = 8, False
+        while True:
+            stream.seek(at)
+            head = stream.read(8)
+            if len(head) < 8:
+                return False
+            length, kind = struct.unpack(">I4s", head)
+            if pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            pixels = pixels or kind == b"IDAT"
+            at += length + 12
+    finally:
+        stream.seek(position)
+
+
+def _open(file: Path) -> IO[bytes]:
+    if not is_remote(file):
+        return file.open("rb")
+    system, name = arrow(file)
+    return cast(IO[bytes], system.open_input_file(name))
