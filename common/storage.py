@@ -13,12 +13,15 @@ Credentials, region and endpoint are found as the vendors' tools find them: ``AW
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,6 +58,33 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), str(path)
     remote = cast(UPath, path)
     return remote.fs.fs, remote.path
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to read it, unbuffered; a pipe, socket or device is not waited for.
+
+    Raises:
+        OSError: it is missing, a folder, no file with contents, or cannot be read.
+    """
+    if is_remote(path):
+        system, name = arrow(path)
+        return cast(IO[bytes], system.open_input_file(name))
+    # To open a pipe waits for who writes into it, unless it is asked not to wait.
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(opened).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(opened)
+        kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        reason = os.strerror(kind) if stat.S_ISDIR(mode) else f"{kind_of_file(mode)}, not a file"
+        raise OSError(kind, reason, str(path))
+    return os.fdopen(opened, "rb", buffering=0)
+
+
+def kind_of_file(mode: int) -> str:
+    """What something in a folder is that is neither a file nor a folder, by its ``st_mode``."""
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def list_folder(folder: Path, pattern: str = "*") -> list[Path]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import InputError
+from common.text import GUESSED, decode
 
 if TYPE_CHECKING:
     from index.search.snapshot import Snapshot
 
 _HEADER = "detection_id"
 _NAMED = 3  # unknown ids that a warning lists; the rest are counted
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_ids(file: Path | None) -> frozenset[str] | None:
@@ -36,12 +35,11 @@ def read_ids(file: Path | None) -> frozenset[str] | None:
     if file is None:
         return None
     try:
-        data = file.read_bytes()
-        text = data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text, encoding = decode(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"--ids {file} cannot be read: {error}") from None
-    if "\0" in text:
-        raise InputError(f"--ids {file} is not text; give one id a line, in UTF-8")
+    if encoding == GUESSED:  # a wrong guess would name other rows
+        raise InputError(f"--ids {file} is not UTF-8; give one id a line, in UTF-8")
     ids = [_unquoted(line.strip()) for line in re.split(r"\r\n|\r|\n", text)]
     if next(filter(None, ids), None) == _HEADER:
         ids.remove(_HEADER)

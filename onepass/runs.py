@@ -42,8 +42,8 @@ def extract(
     call continues an unfinished run, and opens a finished one.
 
     Args:
-        source: a folder of images or videos, a manifest (.parquet, .csv, .jsonl) with a column
-            ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
+        source: a folder of images or videos, a manifest (.parquet, .csv, .tsv, .jsonl) with a
+            column ``image`` and, if you have boxes, ``x1 y1 x2 y2`` in pixels, or a database's URL.
         model: such as ``lite0``, ``timm:NAME``, ``torchvision:NAME``; see ``onepass models list``.
         out: the run folder, on this machine or in an object store.
         update: bring a run up to date with a source that has grown or changed: only images that are
@@ -128,6 +128,8 @@ def warnings_of(outcome: Outcome) -> Iterator[str]:
     manifest, asked = outcome.run.manifest, outcome.run.manifest.model.request
     if outcome.update is not None:
         yield from _warnings_of_update(outcome, outcome.update)
+    elif outcome.already_finished:
+        yield from outcome.source_notes
     if outcome.already_finished:
         return
     if manifest.model.weights.startswith("random") and not (asked.random_weights or asked.head):

@@ -73,7 +73,7 @@ class ExtractConfig(JsonModel):
     """All that ``extract`` is asked for; frozen, and checked when it is made."""
 
     source: Annotated[str, BeforeValidator(_text)] = Field(
-        description="A folder of images; a manifest (.parquet, .csv, .jsonl) with a column 'image' "
+        description="A folder of images; a manifest (.parquet, .csv, .tsv, .jsonl) with a column 'image' "
         "and, if you have boxes, x1 y1 x2 y2 in pixels; a file of MegaDetector, COCO, Label Studio, "
         "CVAT, MOTChallenge or Camtrap DP; a folder of videos; or an AMI database, as "
         "sqlite:///ami.db or postgresql+psycopg://user@host/name (its password is best kept in "

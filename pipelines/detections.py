@@ -15,10 +15,11 @@ x1 y1 x2 y2     float32, null     null: the whole image (pixels, after EXIF rota
 detection_id    string            hash of the image's content and name and of the box
                                   (``sources/contents.py``); exact repeats get ``-2``, ``-3``
 sequence        string            the folder of the image
-timestamp       timestamp[us]     fourteen digits in the file name; else EXIF, at decode
+timestamp       timestamp[us]     fourteen digits in the file name; else EXIF
+                                  (``sources/contents.py``)
 frame           int64             the number in the name, where all images of a sequence
                                   are frames of one clip; else the image's position in its
-                                  sequence (time, then name; frames by number)
+                                  sequence, by time, then by name (``frame_numbers.py``)
 row_id          int64             position in the plan
 ==============  ================  =====================================================
 
@@ -30,7 +31,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -41,7 +43,9 @@ import pyarrow.compute as pc
 from common.errors import SourceError, first_line
 from common.storage import is_remote
 from common.untrusted import refuse_pickled
-from pipelines.frame_names import parse_frame
+from pipelines.frame_names import file_in
+from pipelines.frame_numbers import number_frames
+from pipelines.times import read_times
 
 BOX = ("x1", "y1", "x2", "y2")
 IMAGE_HASH = "image_hash"  # of the content of each row's image file; see ``sources/contents.py``
@@ -104,38 +108,45 @@ RESULT_COLUMNS = (
     *("gate_label", "gate_score", "error", IMAGE_HASH),
 )
 
+# Of columns between the stages, and of the levels of a pyramid.
+_INTERNAL_PREFIXES = ("decode:", "link:", "update:", "pyramid/")
 _BATCH_ROWS = 65_536  # that are Python objects at a time
 _FOURTEEN_DIGITS = re.compile(r"(?<!\d)((?:19|20)\d{12})(?!\d)")
 
 
-def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
+def complete(
+    table: pa.Table,
+    *,
+    where: str,
+    folder: str = ".",
+    note: Callable[[str], None] = lambda text: None,
+) -> pa.Table:
     """Fill in every contract column a user left out; rows of one image become adjacent.
 
     Args:
         table: with a column ``image``.
         where: the source, for error messages.
         folder: the sequence of images without a folder of their own.
+        note: receives how unusual values were read.
 
     Raises:
-        SourceError: no ``image`` column, a contract column of the wrong type, a given
-            ``detection_id`` that is missing or repeated, a column name that extraction itself
-            writes, or a column that runs code when it is read.
+        SourceError: no ``image`` column, a contract column of the wrong type, times that cannot be
+            understood, a given ``detection_id`` that is missing or repeated, a column that is there
+            twice, a column name that extraction itself writes, or a column that runs code when it
+            is read.
     """
     refuse_pickled(table.schema, where)
+    refuse_repeated(table.column_names, where)
     if "image" not in table.column_names:
         raise SourceError(
             f"{where} has no column 'image' (it has {', '.join(table.column_names) or 'none'}); "
             "name the column with the image paths 'image'"
         )
-    clash = [name for name in table.column_names if name in RESULT_COLUMNS]
-    if clash:
-        raise SourceError(
-            f"{where} has a column {clash[0]!r}, which extraction writes itself; rename it"
-        )
+    _refuse_reserved(table.column_names, where)
     if table.num_rows == 0:
         raise SourceError(f"{where} has no rows; there is nothing to extract")
     table = _cast_given(
-        table.drop_columns([c for c in ("row_id",) if c in table.column_names]), where
+        table.drop_columns([c for c in ("row_id",) if c in table.column_names]), where, note
     )
     missing_image = pc.sum(pc.is_null(table["image"])).as_py()
     if missing_image:
@@ -153,33 +164,54 @@ def complete(table: pa.Table, *, where: str, folder: str = ".") -> pa.Table:
     columns["detection_id"] = _detection_ids(table, columns, where)
     columns["sequence"] = _sequences(table, folder)
     columns["timestamp"] = _timestamps(table)
-    keys = pa.table({name: columns[name] for name in ("sequence", "timestamp", "image")})
-    columns["frame"] = _fill(_given_column(table, "frame"), number_frames(keys))
+    columns["frame"] = _frames(table, columns, note)
     ordered = {field.name: columns[field.name] for field in PLAN_SCHEMA}
     passed = {name: table[name] for name in table.column_names if name not in ordered}
     return pa.table({**ordered, **passed}).combine_chunks()
 
 
-def _cast_given(table: pa.Table, where: str) -> pa.Table:
+def refuse_repeated(names: Sequence[str], where: str) -> None:
+    """Check that no two columns have one name.
+
+    Args:
+        names: of the columns.
+        where: the source, for the message.
+
+    Raises:
+        SourceError: two have.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise SourceError(f"{where} has the column {repeated[0]!r} twice; rename or remove one")
+
+
+def _refuse_reserved(names: Sequence[str], where: str) -> None:
+    for name in names:
+        if name in RESULT_COLUMNS or name.startswith(_INTERNAL_PREFIXES):
+            raise SourceError(
+                f"{where} has a column {name!r}, which extraction writes itself; rename it"
+            )
+
+
+def _cast_given(table: pa.Table, where: str, note: Callable[[str], None]) -> pa.Table:
     for field in PLAN_SCHEMA:
         if field.name not in table.column_names:
             continue
         given = table[field.name]
         try:
-            cast = _to_timestamp(given) if field.name == "timestamp" else given.cast(field.type)
+            if field.name == "timestamp":
+                cast = read_times(given, lambda text: note(f"column 'timestamp': {text}"))
+            else:
+                cast = given.cast(field.type)
         except pa.ArrowException as error:
             raise SourceError(
                 f"{where}: column {field.name!r} is {given.type} and cannot be read as "
                 f"{field.type} ({first_line(error)})"
             ) from None
+        except ValueError as error:
+            raise SourceError(f"{where}: column {field.name!r}: {error}") from None
         table = table.set_column(table.column_names.index(field.name), field.name, cast)
     return table
-
-
-def _to_timestamp(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
-        column = column.cast(pa.timestamp("us", tz="UTC"))
-    return column.cast(pa.timestamp("us"), safe=False)
 
 
 def _group_by_image(table: pa.Table) -> pa.Table:
@@ -289,7 +321,7 @@ def _sequences(table: pa.Table, folder: str) -> pa.ChunkedArray | pa.Array:
     base = PurePosixPath(os.path.commonpath(absolute)).parent if absolute else None
 
     def sequence(image: str) -> str:
-        parent = PurePosixPath(_absolute(image).split("#", 1)[0]).parent
+        parent = PurePosixPath(_absolute(file_in(image))).parent
         if base is not None and parent.is_absolute():
             parent = parent.relative_to(base)
         return folder if parent == PurePosixPath() else parent.as_posix()
@@ -318,49 +350,22 @@ def _timestamps(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     return _fill(_given_column(table, "timestamp"), from_names)
 
 
-def number_frames(keys: pa.Table) -> pa.Array:
-    """Number the images of each sequence: as their names do, or from 0 by time and name.
-
-    Args:
-        keys: rows with ``sequence``, ``timestamp`` and ``image``.
-
-    Returns:
-        The frame of each row, int64.
-    """
-    images = keys.group_by(["sequence", "image"]).aggregate([("timestamp", "min")])
-    images = _with_frame_parts(images).sort_by(
-        [(name, "ascending") for name in ("sequence", "timestamp_min", "clip", "number")]
-    )
-    codes = images["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    sizes = np.diff(np.r_[starts, len(codes)])
-    frames = np.arange(len(codes)) - np.repeat(starts, sizes)
-    if images["number"].null_count < len(codes):
-        clips = images["clip"].combine_chunks().dictionary_encode().indices.to_numpy()
-        numbers = images["number"].fill_null(-1).to_numpy()
-        one_clip = np.minimum.reduceat(clips, starts) == np.maximum.reduceat(clips, starts)
-        named = np.repeat(one_clip & (np.minimum.reduceat(numbers, starts) >= 0), sizes)
-        frames = np.where(named, numbers, frames)
-
-    def keys_of(rows: pa.Table) -> Iterator[tuple[str, str]]:
-        return zip(rows["sequence"].to_pylist(), rows["image"].to_pylist(), strict=True)
-
-    frame_of = dict(zip(keys_of(images), frames.tolist(), strict=True))
-    return pa.array([frame_of[key] for key in keys_of(keys)], pa.int64())
-
-
-def _with_frame_parts(images: pa.Table) -> pa.Table:
-    """Add the columns ``clip``, the clip of a frame, and ``number``, its number there.
-
-    By name frame 10 would come before frame 2. An image that is no frame is its own clip, without
-    a number.
-    """
-    names = images["image"].combine_chunks()
-    clips, numbers = names, pa.nulls(len(names), pa.int64())
-    if pc.any(pc.match_substring(names, "frame=")).as_py():
-        parts = [(name, parse_frame(name)) for name in names.to_pylist()]
-        clips = pa.array(
-            [name if part is None else name.rpartition("frame=")[0] for name, part in parts]
-        )
-        numbers = pa.array([None if part is None else part.frame for _, part in parts], pa.int64())
-    return images.append_column("clip", clips).append_column("number", numbers)
+def _frames(
+    table: pa.Table,
+    columns: Mapping[str, pa.ChunkedArray | pa.Array],
+    note: Callable[[str], None],
+) -> pa.ChunkedArray | pa.Array:
+    given = _given_column(table, "frame")
+    keys = pa.table({name: columns[name] for name in ("sequence", "timestamp", "image")})
+    if given is not None:
+        frames = keys.append_column("frame", given).filter(given.is_valid())
+        images = frames.group_by(["sequence", "frame"]).aggregate([("image", "count_distinct")])
+        shared = pc.sum(pc.greater(images["image_count_distinct"], 1)).as_py()
+        if shared:
+            note(
+                f"column 'frame': {shared} times several images of a sequence have one number, and "
+                "count as taken at once"
+            )
+        if not given.null_count:
+            return given
+    return _fill(given, number_frames(keys))

@@ -93,7 +93,7 @@ def dry_run(
     started = time.time()
     plan, command = prepare(config, report, pairs)
     planned = command.rows
-    earlier = earlier_request(out, command.config, command.inputs, pairs=pairs)
+    earlier = earlier_request(out, command.config, command.inputs, pairs=pairs, rows=plan.unordered)
     if (out / "manifest.json").is_file():
         return None
     before = committed_rows(out) if earlier else 0

@@ -19,17 +19,24 @@ from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Job, open_executor
 from pipelines.execution.blocks import write_plan
-from pipelines.request import fingerprint_inputs, lock_run
+from pipelines.models.labels import read_labels
+from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
 from pipelines.session import Outcome, Session
 from pipelines.sources.boxes import BoxOptions
 from pipelines.sources.contents import with_hashes
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import name_source, read_source
+from pipelines.sources.taken import with_times
 from pipelines.sources.unreadable import check_readable
 from pipelines.update.work import Update
 
 __all__ = ["Outcome", "extract", "prepare"]
+
+_OTHER_ORDER = (
+    "{} was planned in another order of names, as of 1, 10, 2: `update=True` numbers its frames as "
+    "they are numbered now"
+)
 
 
 def extract(
@@ -66,18 +73,29 @@ def extract(
     def planning(done: int, total: int) -> None:
         report(Progress("planning", done, total))
 
-    locked = lock_run(out, command.config, command.inputs, waiting, update=update, pairs=pairs)
+    locked = lock_run(
+        out,
+        command.config,
+        command.inputs,
+        waiting,
+        update=update,
+        pairs=pairs,
+        rows=plan.unordered,
+    )
     with locked as (earlier, check), storage_errors(out):
+        if not update:
+            plan = _with_order_noted(plan, command, earlier, out)
         finished = (out / "manifest.json").is_file()
         if finished and not update:
             done = Run.open(out)
-            return Outcome(done, True, skipped_files=plan.skipped, source_notes=plan.notes)
+            return Outcome(done, True, 0, plan.skipped, plan.notes, plan.unread)
         if finished:
             known = (*plan.pairs, *Run.open(out, pairs).images.pairs)
             plan = replace(plan, pairs=tuple(dict.fromkeys(known)))
         if update or earlier is None:
             plan = with_hashes(plan, planning)
             check_readable(plan, command.config.source)
+            plan = with_times(plan, planning)
         outcome, times = None, (started, began)
         if not finished:
             unresolved = replace(command, earlier=earlier)
@@ -87,6 +105,12 @@ def extract(
             outcome = work.run(outcome)
     assert outcome is not None
     return outcome
+
+
+def _with_order_noted(plan: Plan, command: Unresolved, earlier: Request | None, out: Path) -> Plan:
+    if earlier is None or earlier.inputs == command.inputs:
+        return plan
+    return replace(plan, notes=(*plan.notes, _OTHER_ORDER.format(out)))
 
 
 def _answer(
@@ -149,6 +173,10 @@ def prepare(
         where=config.where,
         report=lambda done, total: report(Progress("planning", done, total)),
     )
+    notes: list[str] = []
+    for file in filter(None, (config.labels, config.gate_labels)):
+        read_labels(file, notes.append)
+    plan = replace(plan, notes=(*plan.notes, *notes))
     config = config.for_source().model_copy(update={"source": name_source(config.source)})
     return plan, Unresolved(
         config=config,

@@ -21,7 +21,15 @@ from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
 from common.lock import Check, lock_folder
 from common.moved import Pairs, places_of
-from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
+from common.storage import (
+    holds_files,
+    is_remote,
+    list_folder,
+    read_parquet,
+    remove_folder,
+    storage_errors,
+)
+from common.text import escape, is_text
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, ModelInfo, Precision, PrecisionAudit
 
@@ -80,6 +88,7 @@ def lock_run(
     *,
     update: bool = False,
     pairs: Pairs = (),
+    rows: pa.Table | None = None,
 ) -> Iterator[LockedRun]:
     """Take ``out`` for this process alone while the block runs.
 
@@ -93,6 +102,7 @@ def lock_run(
         on_wait: called with seconds waited and to wait, as ``lock_folder`` calls it.
         update: the source may have other rows than the run.
         pairs: of folders of images that were moved.
+        rows: of the source, as ``earlier_request`` takes them.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
@@ -100,13 +110,14 @@ def lock_run(
         StorageError: ``out`` is in an object store that cannot be reached.
     """
     with storage_errors(out):
-        earlier_request(
-            out, config, inputs, update=update, pairs=pairs
-        )  # before anything is touched
+        # before anything is touched
+        earlier_request(out, config, inputs, update=update, pairs=pairs, rows=rows)
     with lock_folder(out, "extract", on_wait) as check:
         try:
             with storage_errors(out):  # again: another process may have ended meanwhile
-                earlier = earlier_request(out, config, inputs, update=update, pairs=pairs)
+                earlier = earlier_request(
+                    out, config, inputs, update=update, pairs=pairs, rows=rows
+                )
             yield LockedRun(earlier, check)
         finally:
             with suppress(OSError):  # of a store; what failed before matters more
@@ -121,15 +132,20 @@ def earlier_request(
     *,
     update: bool = False,
     pairs: Pairs = (),
+    rows: pa.Table | None = None,
 ) -> Request | None:
     """The request of a run that ``config`` would continue, or finds finished; None if new.
 
     Args:
         out, config, inputs, update, pairs: as ``lock_run`` takes them.
+        rows: of the source, with what it gives itself; a run that has them in another order, as
+            version 0.1.0 sorted names, is the same. None: the order counts.
 
     Raises:
         RunError: ``out`` is a file, holds something else, or belongs to another command.
     """
+    if not is_remote(out) and not is_text(str(out.resolve())):
+        raise RunError(f"`out='{escape(str(out))}'`: the name is not UTF-8; give another folder")
     if not out.exists():
         return None
     if out.is_file():
@@ -144,7 +160,8 @@ def earlier_request(
     then |= {name: now[name] for name in _moved(out, earlier, config, inputs, pairs)}
     differs = differences(then | {"inputs": earlier.inputs}, now | {"inputs": inputs})
     if [line.partition(":")[0] for line in differs] == ["inputs.plan"]:  # the rows alone
-        if not update and not config.from_run:  # whose source is a run that was updated
+        same = update or config.from_run  # whose source is a run that was updated
+        if not same and (rows is None or not _same_but_for_order(out, rows)):
             raise RunError(
                 f"`out={str(out)!r}`: {config.source} has other rows now than this run; set "
                 "`update=True` to answer what is new or changed, or give a new `out`"
@@ -177,6 +194,23 @@ def _moved(
         digest = inputs.get(_input_name(name))
         if digest is not None and digest == earlier.inputs.get(_input_name(name)):
             yield name
+
+
+def _same_but_for_order(out: Path, rows: pa.Table) -> bool:
+    """Whether the plan in ``out`` has these rows, in any order."""
+    files = list_folder(out / "plan", "*.parquet")
+    tables = [read_parquet(file) for file in files]
+    if not tables or not set(rows.column_names) <= set(tables[0].column_names):
+        return False
+    planned = pa.concat_tables(tables).select(rows.column_names)
+    return planned.num_rows == rows.num_rows and _lines(planned) == _lines(rows)
+
+
+def _lines(table: pa.Table) -> list[bytes]:
+    sink = pa.BufferOutputStream()
+    plain = table.drop_columns([f.name for f in table.schema if pa.types.is_nested(f.type)])
+    pyarrow.csv.write_csv(plain, sink, pyarrow.csv.WriteOptions(include_header=False))
+    return sorted(sink.getvalue().to_pybytes().splitlines())
 
 
 def _input_name(field: str) -> str:

@@ -58,6 +58,7 @@ class Outcome:
     resumed_rows: int = 0  # rows that an earlier session had committed
     skipped_files: dict[str, int] = field(default_factory=dict)
     source_notes: tuple[str, ...] = ()
+    unread: int = 0  # folders and files of the source that could not be read
     first_answer_seconds: float | None = None
     events_lost: str | None = None  # why the events file is not whole
     counts: Counts = field(default_factory=Counts)  # of this session
@@ -116,6 +117,7 @@ class Session:
             Run.open(self._job.folder),
             resumed_rows=self._before,
             skipped_files=self._plan.skipped,
+            unread=self._plan.unread,
             source_notes=self._plan.notes,
             first_answer_seconds=None if first is None else first - self._started,
             events_lost=self._log.lost,

@@ -11,6 +11,7 @@ them in its ground truth.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 
 from common.errors import InputError
+from common.text import decode
 from tracks.boxes import TrackBoxes
 
 FIRST_FRAME = 1
@@ -34,15 +36,15 @@ def read_truth(file: Path) -> tuple[TrackBoxes, int]:
     rows: list[list[float]] = []
     unjudged = 0
     try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            for number, fields in enumerate(csv.reader(opened), start=1):
-                if any(field.strip() for field in fields):
-                    row = _numbers(fields, f"{file}, line {number}")
-                    if row[6:7] == [0]:
-                        unjudged += 1
-                    else:
-                        rows.append(row[:6])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text, _ = decode(file.read_bytes())
+        for number, fields in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+            if any(field.strip() for field in fields):
+                row = _numbers(fields, f"{file}, line {number}")
+                if row[6:7] == [0]:
+                    unjudged += 1
+                else:
+                    rows.append(row[:6])
+    except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text of MOTChallenge"
         raise InputError(f"`truth={str(file)!r}` cannot be read: {reason}") from None
     if not rows:

@@ -1,7 +1,7 @@
 """Which detections of a run are linked, in which order, and where their embeddings are stored.
 
-A sequence is linked in the order of its frame numbers; time decides only where ``frame`` was not
-given when the run was planned. What looks wrong about a sequence becomes a warning, not a guess.
+A sequence is linked in the order of its frame numbers. Where ``frame`` was not given, time decided when
+the run was planned, and names where times are not known or the same. What looks wrong about a sequence becomes a warning, not a guess.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pipelines.run import Run
 from tracks.association.linker import by_frame
 
 _COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
-SCORE = "link_score"
-FILE, FILE_ROW = "file", "file_row"  # which of run.files() holds an embedding, and in which row
+# Columns beside those of a run, in names that no source has.
+SCORE = "link:score"
+FILE, FILE_ROW = "link:file", "link:file_row"  # which of run.files() an embedding is in, and where
 WINDOW_BYTES = 16 * 2**20  # of embeddings in memory
 _MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bursts
 
@@ -32,7 +33,7 @@ _MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bu
 class LinkPlan:
     """The detections of a run that have an embedding."""
 
-    # By sequence, frame and row_id; file and file_row locate the embedding, link_score exists
+    # By sequence, frame and row_id; FILE and FILE_ROW locate the embedding, SCORE exists
     # where a score column was given.
     table: pa.Table
     sequences: list[slice]  # the rows of each sequence
@@ -68,7 +69,7 @@ def read_plan(run: Run, score_column: str | None) -> LinkPlan:
 
 
 def read_rows(run: Run, columns: list[str]) -> pa.Table:
-    """Columns of a run in the order they are stored, with ``file`` and ``file_row`` of each row."""
+    """Columns of a run in the order they are stored, with ``FILE`` and ``FILE_ROW`` of each row."""
     tables = []
     for number, file in enumerate(run.files()):
         table = read_parquet(file, columns=columns)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 Box = tuple[float, float, float, float]
+_NUMBER_OR_EXIF = re.compile(r"[-+]?[\d.]+\Z|\d{4}:")
+
+
+def _camera_time(value: Any) -> Any:
+    """Numbers and EXIF's text as a table's column of times is read; pydantic would make it 1970."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number or (isinstance(value, str) and _NUMBER_OR_EXIF.match(value)):
+        # late: Arrow takes half a second, which a client can do without
+        import pyarrow as pa
+
+        from pipelines.times import read_times
+
+        return read_times(pa.chunked_array([[str(value)]]))[0].as_py()
+    return value
+
+
 # A camera does not say in which time zone it is, and "date-time" means a time with a zone.
 CameraTime = Annotated[
-    datetime, WithJsonSchema({"type": "string", "examples": ["2022-06-20T00:29:59"]})
+    datetime,
+    BeforeValidator(_camera_time),
+    WithJsonSchema({"type": "string", "examples": ["2022-06-20T00:29:59"]}),
 ]
 Vector = Annotated[
     list[float] | str | None,

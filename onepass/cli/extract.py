@@ -85,13 +85,20 @@ def extract(
             pairs=read_pairs(images),
             report=report_to(bar.update, config.executor, config.address),
         )
-    run = outcome.run
     if as_json:
         _print_json(outcome, out, config)
     else:
         print_extracted(outcome)
-    check_answered(run)
-    if as_json or outcome.already_finished:
+    check_answered(outcome.run)
+    if not as_json:
+        _print_next(outcome, config)
+    if outcome.unread:
+        raise typer.Exit(1)  # rows are missing
+
+
+def _print_next(outcome: Outcome, config: ExtractConfig) -> None:
+    run = outcome.run
+    if outcome.already_finished:
         return
     if config.kind == "video":
         _print_failed_videos(run)
@@ -110,6 +117,7 @@ def _print_json(outcome: Outcome, out: Path, config: ExtractConfig) -> None:
             "first_answer_seconds": outcome.first_answer_seconds,
             "skipped_files": outcome.skipped_files,
             "source_notes": outcome.source_notes,
+            "unread": outcome.unread,
             **({"update": asdict(outcome.update)} if outcome.update else {}),
             **videos,
             **outcome.run.manifest.model_dump(mode="json", exclude={"files"}),
@@ -181,11 +189,11 @@ def print_extracted(outcome: Outcome) -> None:
     if outcome.update is not None:
         _print_update(outcome, outcome.update)
         return
+    for text in warnings_of(outcome):
+        warn(text)
     if outcome.already_finished:
         echo(f"{run.path} is finished already: {rows.written} rows; nothing to do")
         return
-    for text in warnings_of(outcome):
-        warn(text)
     audit, model = manifest.precision_audit, manifest.model
     again = f", {outcome.resumed_rows} of them from before" if outcome.resumed_rows else ""
     echo(

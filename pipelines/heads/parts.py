@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import InputError
+from pipelines.frame_names import file_in
 from pipelines.heads.features import Examples
 
 Rows = npt.NDArray[np.int64]
@@ -91,7 +92,7 @@ def validation_warnings(examples: Examples, parts: Parts) -> tuple[str, ...]:
         )
     if examples.images is not None and examples.parts is None:
         # Boxes of one image, and frames of one video, are nearly the same picture.
-        origin = np.array([name.partition("#")[0] for name in examples.images.tolist()])
+        origin = np.array([file_in(name) for name in examples.images.tolist()])
         shared = np.isin(origin[parts.validation], origin[parts.train]).sum()
         if shared:
             notes.append(

@@ -25,8 +25,8 @@ from pipelines.images.pixels import Decoded, ImageError, crop, resize
 from pipelines.images.reader import ImageReader
 from pipelines.model_info import Preprocess
 
-PIXELS = "pixels"
-GATE_PIXELS = "gate_pixels"
+# In names that no source has.
+PIXELS, GATE_PIXELS = "decode:pixels", "decode:gate_pixels"
 _REPORT_SECONDS = 1.0  # the frames of a block may be hours of video apart
 
 Decoding = Generator[tuple[str, Decoded | ImageError, tuple[float | None, ...]]]

@@ -25,7 +25,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from common.errors import first_line
-from common.storage import is_access_denied, is_remote, storage_errors
+from common.storage import is_access_denied, is_remote, open_file, storage_errors
+from pipelines.images.exif import time_taken
 from pipelines.model_info import Preprocess
 
 MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
@@ -86,7 +87,7 @@ def read(path: Path) -> bytes:
         StorageError: an object store did not answer.
     """
     try:
-        data = path.read_bytes()
+        data = _read_bytes(path)
     except FileNotFoundError:
         raise ImageError("missing file", f"{path.name} does not exist") from None
     except OSError as error:
@@ -98,6 +99,13 @@ def read(path: Path) -> bytes:
     if not data:
         raise ImageError("empty file", f"{path.name} has 0 bytes")
     return data
+
+
+def _read_bytes(path: Path) -> bytes:
+    if is_remote(path):
+        return path.read_bytes()
+    with open_file(path) as stream:
+        return stream.read()
 
 
 def decode(data: bytes) -> Decoded:
@@ -119,7 +127,7 @@ def decode(data: bytes) -> Decoded:
             width, height = header.size
             if width * height > MAX_PIXELS:
                 raise ImageError("too large", f"{width}x{height} is over {MAX_PIXELS} pixels")
-            taken = _taken(header)
+            taken = time_taken(header)
             try:
                 pixels = _decode_jpeg(data, header)
                 if pixels is None:
@@ -153,14 +161,6 @@ def _decode_pillow(image: Image.Image) -> torch.Tensor:
     else:
         rgb = np.array(upright.convert("RGB"))
     return torch.from_numpy(rgb).permute(2, 0, 1)
-
-
-def _taken(header: Image.Image) -> datetime | None:
-    try:
-        text = header.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-        return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S") if text else None
-    except (ValueError, OSError, SyntaxError, KeyError, TypeError):
-        return None  # damaged metadata does not make the picture unusable
 
 
 def crop(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:

@@ -71,6 +71,8 @@ class ImageReader:
 def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
     if is_remote(file):
         return ImageError("unreadable file", f"{file.name}: a video in an object store")
+    if file.exists() and not file.is_file():  # to open a pipe waits for who writes into it
+        return ImageError("unreadable file", f"{file.name}: not a file")
     # late: PyAV loads FFmpeg, which a run of photos does not need
     from pipelines.images.tensors import TensorFile
     from pipelines.images.video import VideoFile

@@ -7,18 +7,17 @@ manifest; ``load_backbone`` builds it again wherever it runs.
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from common.errors import ModelError
 from pipelines.model_info import MapInfo, ModelInfo, ModelRequest, Outputs, Preprocess
 from pipelines.models.base import Loaded, Pass, check_one_pass, weights_sha256
 from pipelines.models.head import Head, head_sha256, load_head
+from pipelines.models.labels import read_labels
 
 # Preset or family to the module beside this one that builds it.
 _PRESETS = {"lite0": "lite", "lite1": "lite", "lite2": "lite", "tiny": "tiny"}
@@ -108,6 +107,11 @@ def _map_infos(loaded: Loaded, outcome: Pass, outputs: Outputs) -> tuple[MapInfo
                 reduction=info.reduction,
             )
         )
+    for kept in maps:
+        same = [other.level for other in maps if other.name == kept.name]
+        if len(same) > 1:
+            levels = " and ".join(map(str, same))
+            raise ModelError(f"`feature_indices`: {levels} are the same level; give each once")
     return tuple(maps)
 
 
@@ -227,33 +231,6 @@ def _with_overrides(own: Preprocess, request: ModelRequest) -> Preprocess:
     if request.input_size is not None:
         changes["input_size"] = (request.input_size, request.input_size)
     return own.model_copy(update=changes)
-
-
-def read_labels(file: str) -> tuple[str, ...]:
-    """Read class names: one per line, or a JSON list, or a JSON map ``{name: index}``.
-
-    Raises:
-        ModelError: missing, empty, or indices that do not run from 0 without a gap.
-    """
-    path = Path(file)
-    if not path.is_file():
-        raise ModelError(f"`labels={file!r}`: no such file")
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ModelError(f"`labels={file!r}` is not JSON: {error}") from None
-        if isinstance(data, dict):
-            if sorted(data.values()) != list(range(len(data))):
-                raise ModelError(f"`labels={file!r}`: the indices must run from 0 without a gap")
-            data = sorted(data, key=data.__getitem__)
-        names = tuple(str(name) for name in data)
-    else:
-        names = tuple(line.strip() for line in text.rstrip("\n").split("\n"))
-    if not any(names):
-        raise ModelError(f"`labels={file!r}` has no names")
-    return names
 
 
 def _labels_sha256(labels: tuple[str, ...] | None) -> str | None:

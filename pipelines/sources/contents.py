@@ -19,13 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.moved import ImageRoot
-from common.storage import arrow, is_access_denied, is_remote, storage_errors
+from common.storage import is_access_denied, is_remote, open_file, storage_errors
 from pipelines.detections import IMAGE_HASH, derive_ids
 from pipelines.frame_names import parse_frame
 from pipelines.sources.plan import Plan
@@ -45,7 +45,7 @@ def hash_file(file: Path) -> str | None:
         StorageError: an object store did not answer.
     """
     try:
-        with closing(_open(file)) as stream:
+        with closing(open_file(file)) as stream:
             return _hash(stream, whole=file.suffix.lower() in _UNCOMPRESSED)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
@@ -53,13 +53,6 @@ def hash_file(file: Path) -> str | None:
             with storage_errors(file):
                 raise
         return None
-
-
-def _open(file: Path) -> IO[bytes]:
-    if not is_remote(file):
-        return file.open("rb", buffering=0)
-    system, name = arrow(file)
-    return cast(IO[bytes], system.open_input_file(name))
 
 
 def _hash(stream: IO[bytes], *, whole: bool) -> str:

@@ -24,12 +24,13 @@ class Plan:
 
     table: pa.Table
     root: Path
-    skipped: dict[str, int]  # suffix to files of a folder that are not images
+    skipped: dict[str, int]  # suffix, or kind, to files of a folder that are not images
     notes: tuple[str, ...] = ()  # remarks on the source, for people
     passing: tuple[str, ...] = ()  # columns that others may change later, as by a write-back
     given: frozenset[str] = frozenset({"image"})  # contract columns that the source has itself
     pairs: Pairs = ()  # of folders of images that were moved
     id_prefix: str | None = None  # of ids that are not made yet
+    unread: int = 0  # folders and files that could not be read, so that their rows are missing
     only_in_where: tuple[str, ...] = ()  # columns to choose rows by, which a run does not keep
     boxes: BoxesGiven = field(default_factory=BoxesGiven)  # how its boxes are given
 
@@ -47,6 +48,12 @@ class Plan:
     def decisive(self) -> pa.Table:
         """What must be unchanged in a rerun: all rows, without the ``passing`` columns."""
         return self.table.drop_columns(list(self.passing))
+
+    @property
+    def unordered(self) -> pa.Table:
+        """What a rerun of a run that was planned in another order must have: what the source gives."""
+        made = {"row_id", "detection_id", "timestamp", "frame"} - (self.given - {"row_id"})
+        return self.decisive.drop_columns(sorted(made & set(self.table.column_names)))
 
     def limited(self, limit: int | None, by: str = "image") -> Plan:
         """The rows of some images, spread evenly over the plan.

@@ -16,6 +16,7 @@ from typing import Literal
 from common.errors import SourceError
 from common.moved import Pairs, apply_pairs
 from common.storage import is_remote, storage_errors, to_path
+from common.text import escape, is_text
 from pipelines.detections import PLAN_SCHEMA
 from pipelines.frame_names import VIDEO_SUFFIXES
 from pipelines.sources.annotations.read import FORMATS, is_annotations, read_annotations
@@ -78,6 +79,10 @@ def read_source(
         return plan.prefixed(id_prefix)
     path = to_path(source)
     with storage_errors(path):
+        if not is_text(str(path if is_remote(path) else path.resolve())):
+            raise SourceError(
+                f"{escape(source)}: the name is not UTF-8, so it cannot be written down; rename it"
+            )
         if not path.exists():
             raise SourceError(
                 f"{source}: no such folder or file; give a folder of images or a manifest"
@@ -182,6 +187,7 @@ def _read_videos(
             f"{path}: `kind='video'` takes a folder or a video that ends in "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
-    table, skipped, notes = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
+    table, skipped, notes, unread = plan_videos(path, frames, limit, IMAGE_SUFFIXES, report)
     root = path.parent if path.is_file() else path
-    return Plan(table, root.resolve(), skipped, notes, given=_ALL - {"detection_id"})
+    given = _ALL - {"detection_id"}
+    return Plan(table, root.resolve(), skipped, notes, given=given, unread=unread)

@@ -7,7 +7,6 @@ evenly over it. A clip that cannot be used is one row with an error.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and
 from pipelines.images.pixels import ImageError
 from pipelines.images.reader import TENSOR_SUFFIXES
 from pipelines.images.tensors import TensorFile
+from pipelines.sources.folder import Files, list_files
 
 _READERS = 8  # files opened at once: mostly waiting for the disk
 
@@ -51,6 +51,7 @@ class _Folder:
     sequences: dict[str, list[str]] = field(default_factory=dict)  # folder to its images
     skipped: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
+    files: Files = field(default_factory=Files)
 
 
 def plan_videos(
@@ -59,7 +60,7 @@ def plan_videos(
     limit: int | None,
     image_suffixes: frozenset[str],
     report: Callable[[int, int], None],
-) -> tuple[pa.Table, dict[str, int], tuple[str, ...]]:
+) -> tuple[pa.Table, dict[str, int], tuple[str, ...], int]:
     """The plan of ``source``, a video or a folder of clips.
 
     Args:
@@ -71,7 +72,8 @@ def plan_videos(
 
     Returns:
         A complete detections table with ``split``, ``category`` and ``error``; the number of
-        other files by suffix; notes for people.
+        other files by suffix; notes for people; the number of folders and files that could not
+        be read.
 
     Raises:
         SourceError: there is no clip at all.
@@ -81,9 +83,10 @@ def plan_videos(
     names = sorted([*folder.videos, *folder.sequences], key=natural)
     if not names:
         skipped = ", ".join(f"{n} {suffix}" for suffix, n in sorted(folder.skipped.items()))
+        notes = "".join(f"; {note}" for note in folder.files.notes())
         raise SourceError(
             f"{source} holds no videos ({', '.join(sorted(VIDEO_SUFFIXES))}), folders of images or "
-            f"tensors ({', '.join(sorted(TENSOR_SUFFIXES))}); found: {skipped or 'nothing'}"
+            f"tensors ({', '.join(sorted(TENSOR_SUFFIXES))}); found: {skipped or 'nothing'}{notes}"
         )
     names = list(spread(names, limit))
 
@@ -97,7 +100,8 @@ def plan_videos(
             report(done, len(names))
     clips = list(spread(clips, limit))  # a file of tensors holds many
     table = _table(clips, where=str(source))
-    return table, dict(folder.skipped), tuple(_notes(clips, folder.empty))
+    remarks = (*folder.files.notes(), *_notes(clips, folder.empty))
+    return table, dict(folder.skipped), remarks, folder.files.unread_count
 
 
 def sample_frames(count: int, frames: int) -> list[int]:
@@ -106,30 +110,22 @@ def sample_frames(count: int, frames: int) -> list[int]:
 
 
 def _walk(folder: Path, image_suffixes: frozenset[str]) -> _Folder:
-    contents = _Folder()
+    files = list_files(folder)
+    contents = _Folder(skipped=Counter(files.special.values()), files=files)
     used: set[str] = set()
-    folders: list[str] = []
-    for parent, children, files in os.walk(folder):
-        children.sort()
-        here = Path(parent).relative_to(folder).as_posix()
-        images: list[str] = []
-        for name in files:
-            path = name if here == "." else f"{here}/{name}"
-            suffix = Path(name).suffix.lower()
-            if suffix in VIDEO_SUFFIXES or suffix in TENSOR_SUFFIXES:
-                contents.videos.append(path)
-            elif suffix in image_suffixes:
-                images.append(path)
-            else:
-                contents.skipped[suffix or "no suffix"] += 1
-                continue
-            used.update({here, *(above.as_posix() for above in Path(here).parents)})
-        if images:
+    for path in files.names:
+        here, suffix = Path(path).parent.as_posix(), Path(path).suffix.lower()
+        if suffix in VIDEO_SUFFIXES or suffix in TENSOR_SUFFIXES:
+            contents.videos.append(path)
+        elif suffix in image_suffixes:
             name = folder.resolve().name if here == "." else here
-            contents.sequences[name] = sorted(images, key=natural)
-        folders.append(here)
+            contents.sequences.setdefault(name, []).append(path)
+        else:
+            contents.skipped[suffix or "no suffix"] += 1
+            continue
+        used.update({here, *(above.as_posix() for above in Path(here).parents)})
     # The outermost only: folders in an empty folder are empty as well.
-    empty = [name for name in folders if name not in used]
+    empty = [name for name in files.folders if name not in used]
     contents.empty = [name for name in empty if Path(name).parent.as_posix() not in empty]
     return contents
 

@@ -20,8 +20,9 @@ from pyarrow import fs
 
 from common.errors import RunError, first_line
 from common.storage import arrow, read_parquet
-from pipelines.detections import BOX, IMAGE_HASH, derive_ids, number_frames
+from pipelines.detections import BOX, IMAGE_HASH, derive_ids
 from pipelines.frame_names import parse_frame
+from pipelines.frame_numbers import number_frames
 from pipelines.run import Run
 from pipelines.session import UpdateSummary
 from pipelines.sources.plan import Plan

@@ -80,6 +80,7 @@ class Update:
             outcome,
             run=Run.open(self._out),
             skipped_files=self._plan.skipped,
+            unread=self._plan.unread,
             source_notes=notes,
             update=summary,
         )

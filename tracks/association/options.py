@@ -15,6 +15,7 @@ from pydantic import ConfigDict, model_validator
 
 from common.errors import InputError
 from common.json_models import JsonModel, configure, option
+from common.text import decode
 
 TERMS = ("feature", "iou", "area", "distance")
 
@@ -103,7 +104,7 @@ class LinkOptions(JsonModel):
             InputError: it cannot be read, or holds something that is no option.
         """
         try:
-            return configure(cls, **json.loads(file.read_text()))
+            return configure(cls, **json.loads(decode(file.read_bytes())[0]))
         except (OSError, ValueError, TypeError, InputError) as error:
             raise InputError(f"{file} cannot be read as link options: {error}") from None
 

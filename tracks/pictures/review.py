@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 from common.errors import InputError
 from common.json_models import write_atomic
 from common.moved import Pairs
+from common.text import decode
 from index.vectors import Floats
 from tracks.association.options import TERMS
 from tracks.linked_run import LinkedRun, Progress
@@ -142,8 +143,12 @@ def _refuse_verdicts(table: Path) -> None:
     """Check that no verdicts would be overwritten."""
     if not table.is_file():
         return
-    with table.open(newline="", encoding="utf-8") as file:
-        verdicts = sum(bool((row.get("verdict") or "").strip()) for row in csv.DictReader(file))
+    # As a spreadsheet saves it: in another encoding, with semicolons or tabs.
+    text, _ = decode(table.read_bytes())
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+    verdicts = sum(bool((row.get("verdict") or "").strip()) for row in rows)
     if verdicts:
         raise InputError(f"{table} holds {verdicts} verdicts; give another `out`, or move it away")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import SnapshotError, first_line
+from common.text import GUESSED, decode
 from index.build.sources.layout import FileLayout, choose_id_column, to_floats, to_ids
 from index.build.sources.source import BATCH_ROWS, Batch
 from index.storage.rows import load_array, map_array
@@ -158,7 +159,13 @@ def _cached_ids(file: Path, _changed: int) -> pa.Array:
                 f"{file} is {values.dtype} {values.shape}; give texts or whole numbers, [N]"
             )
         return pa.array(np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values)
-    lines = file.read_text("utf-8-sig").removesuffix("\n").split("\n")
+    try:
+        text, encoding = decode(file.read_bytes())
+    except ValueError as error:
+        raise SnapshotError(f"{file} cannot be read: {error}") from None
+    if encoding == GUESSED:  # a wrong guess would name other rows
+        raise SnapshotError(f"{file} is not UTF-8; give one id a line, in UTF-8")
+    lines = text.removesuffix("\n").split("\n")
     return pa.array([line.removesuffix("\r") or None for line in lines], pa.string())
 
 

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from common.errors import SourceError
 from pipelines.detections import BOX, complete
+from pipelines.frame_numbers import number_frames
 from pipelines.images.pixels import ImageError
 from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import PREFIX, Tables, read_tables
@@ -84,6 +85,8 @@ class _Reader:
         self._tables = tables
         self._connection = connection
         self._deployments: dict[str, str] = {}
+        self._frames: dict[Any, int] = {}
+        self._order_notes: list[str] = []
         self._unread_times = 0
         present = tables.detections.c
         self._passed = {new: kind for old, (new, kind) in PASSED_COLUMNS.items() if old in present}
@@ -111,6 +114,7 @@ class _Reader:
         if "base_path" in images:
             bases = self._connection.execute(sa.select(images.base_path).distinct()).scalars()
             self._deployments = deployment_names(str(base) for base in bases if base is not None)
+        self._frames = self._number_images()
         rows = self._connection.execute(self._query().execution_options(yield_per=CHUNK_ROWS))
         for chunk in rows.partitions():
             yield pa.Table.from_pylist([self._row(row) for row in chunk], schema=self._schema)
@@ -118,7 +122,7 @@ class _Reader:
     def _query(self) -> sa.Select[Any]:
         """Detections with their image, its frame, and its session; rows come image by image."""
         detections, sessions = self._tables.detections, self._tables.sessions
-        images = self._numbered_images()
+        images = self._images()
         session: sa.ColumnElement[Any] = images.c.session
         if "monitoring_session_id" in detections.c:
             session = sa.func.coalesce(session, detections.c.monitoring_session_id)
@@ -142,7 +146,6 @@ class _Reader:
                 images.c.id.label("joined_image"),
                 images.c.path.label("image_path"),
                 images.c.base,
-                images.c.frame,
                 *of_session,
                 *(
                     detections.c[old].label(new)
@@ -154,24 +157,41 @@ class _Reader:
             .order_by(detections.c.image_id, detections.c.id)
         )
 
-    def _numbered_images(self) -> sa.Subquery:
+    def _images(self) -> sa.Subquery:
         images = self._tables.images.c
-        session = images.monitoring_session_id
         base = images.get("base_path")
-        position = sa.func.row_number().over(
-            partition_by=[session] if base is None else [session, base],
-            # By time, then by name; SQLite and PostgreSQL put missing times at different ends.
-            order_by=[images.timestamp.is_(None), images.timestamp, images.path, images.id],
-        )
         return sa.select(
             images.id,
             images.path,
             (sa.null() if base is None else base).label("base"),
-            session.label("session"),
+            images.monitoring_session_id.label("session"),
             # PostgreSQL has times that Python has not, as 'infinity'; as text they fail no query.
             sa.cast(images.timestamp, sa.Text).label("timestamp"),
-            (position - 1).label("frame"),
-        ).subquery("numbered")
+        ).subquery("images")
+
+    def _number_images(self) -> dict[Any, int]:
+        """The frame of every image of every session, by its id: by time, then by natural name."""
+        images = self._images()
+        rows = self._connection.execute(sa.select(images).execution_options(yield_per=CHUNK_ROWS))
+        ids: list[Any] = []
+        sequences, names, times = list[str](), list[str](), list[datetime | None]()
+        for row in rows:
+            ids.append(row.id)
+            sequences.append(f"{row.session}/{row.base}")
+            names.append(f"{row.path}\0{row.id}")  # two images may have one path
+            times.append(_parse_time(row.timestamp))
+        if not ids:
+            return {}
+        keys = pa.table(
+            {
+                "sequence": pa.array(sequences, pa.string()),
+                "image": pa.array(names, pa.string()),
+                "timestamp": pa.array(times, pa.timestamp("us")),
+            }
+        )
+        return dict(
+            zip(ids, number_frames(keys, self._order_notes.append).to_pylist(), strict=True)
+        )
 
     def _row(self, row: sa.Row[Any]) -> dict[str, Any]:
         values = row._mapping
@@ -193,7 +213,7 @@ class _Reader:
             "deployment": self._deployment(base),
             "night": _date(values.get("day")),
             "timestamp": self._time(row.timestamp),
-            "frame": row.frame,
+            "frame": self._frames.get(row.joined_image),
             "database": self._name,
             "database_id": row.id if self._tables.whole_ids else str(row.id),
             "database_image_id": _text(row.image_id),
@@ -212,15 +232,13 @@ class _Reader:
         return known if known is not None else PurePosixPath(str(base or "")).name or "deployment"
 
     def _time(self, raw: str | None) -> datetime | None:
-        try:
-            time = datetime.fromisoformat(raw or "")
-        except ValueError:
-            self._unread_times += raw is not None
-            return None
-        return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+        time = _parse_time(raw)
+        self._unread_times += raw is not None and time is None
+        return time
 
     def notes(self) -> Iterator[str]:
         """Remarks for people, once all parts are read."""
+        yield from self._order_notes
         images, detections = self._tables.images, self._tables.detections
         total = _count(self._connection, images)
         # The companion has no index on image_id, so one join over all detections, not one an image.
@@ -271,6 +289,14 @@ def deployment_names(bases: Iterable[str]) -> dict[str, str]:
 
 def _clean(base: str) -> str:
     return str(PurePosixPath(base))
+
+
+def _parse_time(raw: str | None) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(raw or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _date(raw: object) -> date | None:

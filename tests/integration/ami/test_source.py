@@ -70,6 +70,23 @@ def test_frames_are_counted_by_time_over_all_images_of_a_session(url: str, tmp_p
     assert plan.notes == ("2 of 10 images have no detections; they count as frames",)
 
 
+@pytest.mark.parametrize("time", [None, NIGHT])
+def test_images_of_one_time_are_in_natural_order_of_names(
+    url: str, tmp_path: Path, time: object
+) -> None:
+    """Two images of one path are two frames all the same."""
+    fill(url, tmp_path / "traps", frames=12, empty=())
+    paths = [2, *range(2, 13)]
+    for number, path in enumerate(paths):  # of images whose ids run from 100 down
+        image = IMAGES.update().where(IMAGES.c.id == 100 - number)
+        change(url, image.values(path=f"{path}.jpg", timestamp=time))
+    rows = read_source(url).table.to_pylist()
+    frames = {row["database_image_id"]: row["frame"] for row in rows}
+    of_session = [frames[str(100 - number)] for number in range(12)]
+    assert sorted(of_session[:2]) == [0, 1]
+    assert of_session[2:] == list(range(2, 12))
+
+
 def test_two_cameras_in_one_session_do_not_mix(url: str, tmp_path: Path) -> None:
     fill(url, tmp_path / "traps", empty=())
     change(
@@ -200,7 +217,7 @@ def test_times_that_are_none_are_left_out_and_counted(tmp_path: Path) -> None:
     plan = read_source(url)
     rows = {row["database_id"]: row for row in plan.table.to_pylist()}
     assert [key for key, row in rows.items() if row["timestamp"] is None] == [3, 4, 1, 2]
-    assert rows[3]["frame"] == 4  # without a time: the last
+    assert rows[3]["frame"] == 1  # without a time: after the image before it by name
     assert "2 detections have an invalid timestamp; it is left out" in plan.notes
     assert rows[9]["timestamp"] == NIGHT
 

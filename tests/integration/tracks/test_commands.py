@@ -375,9 +375,12 @@ def test_the_doubtful_links_first(tmp_path: Path) -> None:
     output("review", run, "--out", tmp_path / "review", "--worst", 5)
     assert sorted(file.name for file in (tmp_path / "review").glob("*.png")) == ["review-01.png"]
     text = (tmp_path / "review" / "review.csv").read_text()
-    (tmp_path / "review" / "review.csv").write_text(text.replace(".png,\n", ".png,wrong\n", 1))
-    assert "review.csv holds 1 verdicts" in refused("review", run, "--out", tmp_path / "review")
-    assert "wrong" in (tmp_path / "review" / "review.csv").read_text()
+    judged = text.replace(".png,\n", ".png,wrong\n", 1)
+    saved = (judged.encode(), judged.replace(",", ";").encode("latin-1"), judged.encode("utf-16"))
+    for data in (*saved, judged.replace(",", "\t").encode("utf-16")):  # as spreadsheets save it
+        (tmp_path / "review" / "review.csv").write_bytes(data)
+        assert "review.csv holds 1 verdicts" in refused("review", run, "--out", tmp_path / "review")
+        assert (tmp_path / "review" / "review.csv").read_bytes() == data
 
 
 def test_a_review_of_images_that_are_gone_and_of_no_links(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def test_a_truth(tmp_path: Path) -> None:
     assert truth.ids.tolist() == [7, 7]
     assert truth.boxes.tolist() == [[10.5, 20, 40.5, 60.25], [10, 20, 40, 60]]
     assert left_out == 1
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "gt.txt").write_bytes(text.encode(encoding))
+        assert read_truth(tmp_path / "gt.txt")[0].frames.tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(

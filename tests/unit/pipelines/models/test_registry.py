@@ -10,8 +10,9 @@ import torch
 
 from common import network
 from common.errors import ModelError
-from pipelines.model_info import ModelRequest
-from pipelines.models.registry import examine, load_backbone, load_verified, read_labels
+from pipelines.model_info import ModelRequest, Outputs
+from pipelines.models.labels import read_labels
+from pipelines.models.registry import examine, load_backbone, load_verified
 
 
 def test_tiny_is_the_same_everywhere() -> None:
@@ -101,3 +102,12 @@ def test_fingerprint_follows_what_decides_an_embedding() -> None:
     bigger = examine(ModelRequest(spec="tiny", input_size=48))
     assert plain.fingerprint != bigger.fingerprint
     assert plain.fingerprint == plain.model_copy(update={"labels_sha256": "x"}).fingerprint
+
+
+def test_a_level_is_kept_once_however_it_is_counted() -> None:
+    """-1 is the last level: two columns of one name would be a run that nothing can read."""
+    request = ModelRequest(spec="timm:test_resnet", random_weights=True)
+    last = len(load_backbone(request).backbone.levels) - 1
+    assert len(examine(request, Outputs(pyramid=(0, -1))).maps) == 2
+    with pytest.raises(ModelError, match="feature_indices"):
+        examine(request, Outputs(pyramid=(last, -1)))

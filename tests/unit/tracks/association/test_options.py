@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,10 @@ from tracks.association.options import LinkOptions
 def test_options_say_what_is_wrong(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         configure(LinkOptions, **wrong)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_options_of_a_file_are_read_as_editors_save_it(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "options.json"
+    file.write_bytes(json.dumps({"max_cost": 0.25}).encode(encoding))
+    assert LinkOptions.read(file).max_cost == 0.25

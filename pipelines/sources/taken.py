@@ -1,0 +1,93 @@
+"""When photos were taken, by their EXIF data, and the frame numbers that follow from it.
+
+Names of photos say little about their order: a camera's counter begins again at 9999. Where the source
+gives neither frames nor times, they are read from the files before frames are numbered.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common.storage import is_remote, open_file
+from pipelines.frame_names import parse_frame
+from pipelines.frame_numbers import number_frames
+from pipelines.images.exif import read_time_taken
+from pipelines.sources.plan import Plan
+
+_AT_ONCE = 4  # files: metadata are parsed in Python
+_AT_ONCE_REMOTE = 16  # mostly waiting
+_REPORT_FILES = 500
+
+
+def with_times(plan: Plan, report: Callable[[int, int], None] = lambda done, total: None) -> Plan:
+    """The plan with the time of every photo that has one, frames numbered by it, and notes.
+
+    Args:
+        plan: of a source; one that gives frames stays as it is.
+        report: receives files read and files in all.
+    """
+    if "frame" in plan.given:
+        return plan
+    table = plan.table
+    encoded = table["image"].combine_chunks().dictionary_encode()
+    open_rows = table["timestamp"].is_null()
+    if "error" in table.column_names:
+        open_rows = pc.and_(open_rows, table["error"].is_null())
+    unknown = set(encoded.indices.filter(open_rows.combine_chunks()).to_pylist())
+    names = encoded.dictionary.to_pylist()
+    files = {
+        index: plan.images.path(names[index])
+        for index in sorted(unknown)
+        if parse_frame(names[index]) is None
+    }
+    taken: list[datetime | None] = [None] * len(names)
+    # Not in each thread: filters of warnings are the process's.
+    threads = _AT_ONCE_REMOTE if is_remote(plan.root) else _AT_ONCE
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore")
+        times = zip(files, pool.map(_time_of, files.values()), strict=True)
+        for done, (index, time) in enumerate(times, start=1):
+            taken[index] = time
+            if done % _REPORT_FILES == 0:
+                report(done, len(files))
+    stamps = pa.array(taken, table["timestamp"].type).take(encoded.indices)
+    table = _set(table, "timestamp", pc.coalesce(table["timestamp"], stamps))
+    notes: list[str] = []
+    table = _set(table, "frame", _renumbered(table, number_frames(table, notes.append)))
+    return replace(plan, table=table.combine_chunks(), notes=(*plan.notes, *notes))
+
+
+def _time_of(file: Path) -> datetime | None:
+    try:
+        with open_file(file) as stream:
+            return read_time_taken(stream)
+    except OSError:
+        return None
+
+
+def _renumbered(table: pa.Table, positions: pa.Array) -> pa.Array:
+    """The frames of the plan, dealt out anew by the positions of its images.
+
+    Rows that were left out, as by a limit or a condition, keep their numbers free.
+    """
+    sequences = table["sequence"].combine_chunks().dictionary_encode().indices.to_numpy()
+    new = np.column_stack([sequences, positions.to_numpy()])
+    old = np.column_stack([sequences, table["frame"].to_numpy()])
+    distinct, row = np.unique(new, axis=0, return_inverse=True)
+    numbers = np.unique(old, axis=0)
+    if len(numbers) != len(distinct) or (numbers[:, 0] != distinct[:, 0]).any():
+        return positions  # numbers are not one an image
+    return pa.array(numbers[row.reshape(-1), 1])
+
+
+def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
