@@ -24,7 +24,8 @@ from pipelines.detections import BOX, complete
 from pipelines.engines.embed import Embedder
 from pipelines.extract import Outcome, extract
 from pipelines.images.decode import decode_rows
-from pipelines.images.pixels import decode, read
+from pipelines.images.formats import decode
+from pipelines.images.pixels import read
 from pipelines.model_info import Preprocess
 from pipelines.models.scores import softmax
 from pipelines.outputs import finish
