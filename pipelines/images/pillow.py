@@ -11,10 +11,19 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageCms
 
-from pipelines.images.errors import MAX_PIXELS, TOO_LARGE, UNKNOWN_SCALE, UNSUPPORTED, ImageError
+from common.errors import first_line
+from pipelines.images.errors import (
+    DAMAGED,
+    MAX_PIXELS,
+    TOO_LARGE,
+    UNKNOWN_SCALE,
+    UNSUPPORTED,
+    ImageError,
+)
 from pipelines.images.scale import to_bytes
 
 _FIRST_BYTES = 16  # that Pillow's formats are told apart by
+_CERTAIN = frozenset({"AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "WEBP"})  # by their first bytes
 # It is a program, which Pillow gives to Ghostscript.
 _NOT_OPENED = frozenset({"EPS"})
 
@@ -58,8 +67,9 @@ def open_image(stream: IO[bytes]) -> Image.Image | None:
     process; here the caller checks the size.
 
     Raises:
-        ImageError: too large for its own format's reader.
+        ImageError: it begins as a well-known format, and goes on as none; or it is too large.
     """
+    damage: ImageError | None = None
     first = stream.read(_FIRST_BYTES)
     for load in (Image.preinit, Image.init):  # the usual formats, then all
         load()
@@ -73,8 +83,11 @@ def open_image(stream: IO[bytes]) -> Image.Image | None:
                     return _construct(factory, stream)
             except ImageError:
                 raise
-            except Exception:  # noqa: S112  a damaged header is of no format, whatever it raises
-                continue
+            except Exception as error:  # of a damaged header: any; perhaps it is another format
+                if name in _CERTAIN and damage is None:
+                    damage = ImageError(DAMAGED, f"{name}: {first_line(error)}")
+    if damage is not None:
+        raise damage
     return None
 
 

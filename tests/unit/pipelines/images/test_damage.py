@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.images.formats import decode
 from pipelines.images.pixels import ImageError
+from pipelines.images.size import image_size
 from tests.helpers.pictures import encoded
 
 EOI = b"\xff\xd9"
@@ -186,6 +187,21 @@ def test_no_damage_of_a_header_raises_another_error(name: str, value: int) -> No
     for at in range(4, 180):
         with contextlib.suppress(ImageError):
             decode(data[:at] + bytes([value]) + data[at + 1 :])
+
+
+@pytest.mark.parametrize("name", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "BMP"])
+def test_the_limit_of_pixels_is_ours_and_not_pillows(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Pillow refuses at twice its own limit, which other code of the process may rely on."""
+    data = encoded(photo(64, 48), name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 4)
+    assert decode(data).pixels.shape == (3, 48, 64)
+    assert image_size(data) == (64, 48)
+    assert Image.MAX_IMAGE_PIXELS == 64 * 48 // 4
+    for module in ("formats", "pillow", "tiff"):
+        monkeypatch.setattr(f"pipelines.images.{module}.MAX_PIXELS", 64 * 48 - 1)
+    assert kind_of(data) == "too large"
 
 
 ODD = [TypeError, IndexError, OverflowError, RecursionError, AssertionError, EOFError, MemoryError]
