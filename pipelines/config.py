@@ -30,7 +30,8 @@ EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "s
 
 # How a source is read: what is made again of a run's rows takes it from the run.
 READING = frozenset(
-    {"source", "kind", "frames", "limit", "where", "from_run"} | {"boxes", "box_units", "box_frame"}
+    {"source", "kind", "frames", "limit", "where", "damaged", "from_run"}
+    | {"boxes", "box_units", "box_frame"}
 )
 
 

@@ -22,6 +22,8 @@ _APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {_DHT, 0xC8, 0xCC})
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
+_SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
+_ALL_COEFFICIENTS = b"\x00\x3f\x00"  # first, last and bits, in the header of a scan
 _PROGRESSIVE = frozenset({0xC2, 0xCA})
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # not a stuffed 0xFF, nor one of restarts
 _JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
@@ -74,14 +76,22 @@ def _decode_warned(data: bytes, space: str) -> tuple[np.ndarray, str | None]:
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """The file with only what decides its pixels; unchanged where its header is irregular."""
-    kept, at = [data[:2]], 2
+    """The file with only what decides its pixels; unchanged where its header is irregular.
+
+    Some phones write other bounds of the coefficients than a sequential JPEG has; it has all.
+    """
+    kept, at, frame = [data[:2]], 2, 0
     for segment in _segments(data):
         if segment.at != at:
             return data
         at = segment.end
         if segment.marker == _SOS:
+            if frame in _SEQUENTIAL:
+                kept += [data[segment.at : segment.end - 3], _ALL_COEFFICIENTS]
+                return b"".join([*kept, data[segment.end :]])
             return b"".join([*kept, data[segment.at :]])
+        if segment.marker in _FRAMES:
+            frame = segment.marker
         content = data[segment.begin : segment.end]
         if segment.marker == _APP0 and content.startswith(b"JFIF\0"):
             kept.append(_JFIF)
@@ -121,6 +131,8 @@ def find_damage(data: bytes) -> str | None:
         elif segment.marker == _SOS and content and len(content) >= 2 * content[0] + 4:
             scans.append(segment)
             first, last, steps = content[2 * content[0] + 1 : 2 * content[0] + 4]
+            if frame is not None and frame[0] in _SEQUENTIAL:
+                first, last, steps = _ALL_COEFFICIENTS
             for component in content[1 : 1 + 2 * content[0] : 2]:
                 if component in missing:
                     missing[component][first : last + 1] = [steps & 15] * (last + 1 - first)

@@ -13,6 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from tifffile import TiffFile, TiffPage
 
 from common.errors import first_line
@@ -26,6 +27,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _JPEG, _OLD_JPEG, _FAX = 7, 6, frozenset({2, 3, 4})
+_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3, _CMYK: 4}
 _DNG_VERSION, _EXIF, _ORIENTATION, _NO_DATA = 50706, 34665, 274, 42113
 _MIN, _MAX, _SMIN, _SMAX = 280, 281, 340, 341
 _SIGNIFICANT = re.compile(r'SignificantBits="(\d+)"')
@@ -71,7 +73,7 @@ def _check(data: bytes, page: TiffPage) -> None:
     raw = page.is_reduced or _DNG_VERSION in page.tags or data[8:10] == b"CR"
     if raw or page.photometric in (32803, 34892):
         raise ImageError(
-            UNSUPPORTED, "a camera's raw data with, at most, a small picture; export it as JPEG"
+            UNSUPPORTED, "raw data of a camera, with a small picture at most; export it as JPEG"
         )
     width, height = page.imagewidth, page.imagelength
     if not width or not height:
@@ -92,8 +94,8 @@ def _check(data: bytes, page: TiffPage) -> None:
 
 
 def _is_pillows(page: TiffPage) -> bool:
-    """Whether Pillow, with libtiff, reads the page right: inks, subsampled colours, fax."""
-    if page.photometric in (_CMYK, _YCBCR, _LAB) or page.compression in _FAX:
+    """Whether Pillow, with libtiff, reads the page right: JPEG, subsampled colours, fax."""
+    if page.photometric in (_YCBCR, _LAB) or page.compression in _FAX:
         return True
     return page.bitspersample == 8 and (
         page.compression in (_JPEG, _OLD_JPEG) or _ASSOCIATED in page.extrasamples
@@ -120,12 +122,14 @@ def _colours(file: TiffFile, page: TiffPage) -> np.ndarray:
     )
     if page.photometric == _WHITE_IS_ZERO:
         scaled = ~scaled
+    if page.photometric == _CMYK:
+        return np.array(Image.fromarray(scaled, "CMYK").convert("RGB"))
     return np.repeat(scaled, 3, axis=2) if scaled.shape[2] == 1 else scaled
 
 
 def _samples(page: TiffPage) -> np.ndarray:
-    """The samples that are colours: ``[H, W, 1]`` or ``[H, W, 3]`` of the file's type."""
-    wanted = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3}.get(page.photometric)
+    """The samples that are colours: ``[H, W, C]`` of the file's type, C = 1, 3 or 4."""
+    wanted = _COLOURS.get(page.photometric)
     extra = page.samplesperpixel - (wanted or 0)
     if wanted is None or extra < 0:
         raise ImageError(

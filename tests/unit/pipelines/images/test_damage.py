@@ -119,6 +119,7 @@ INTACT = {
     "an odd APP marker": JPEG[:20] + segment(0xEB, b"maker" * 100) + JPEG[20:],
     "zeros in a maker's note": JPEG[:20] + segment(0xE1, b"Exif\0\0" + bytes(4000)) + JPEG[20:],
     "a broken profile": JPEG[:20] + segment(0xE2, b"ICC_PROFILE\0\x05\x02odd") + JPEG[20:],
+    "other bounds of coefficients": JPEG[: scan_of(JPEG) - 3] + bytes(3) + JPEG[scan_of(JPEG) :],
     "an unknown JFIF": JPEG[:11] + b"\x03" + JPEG[12:],
     "an unknown Adobe": JPEG[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\x07") + JPEG[20:],
 }

@@ -51,6 +51,7 @@ def compare(data: bytes, expected: np.ndarray, most: int = 0) -> None:
 SHORT, DOUBLE, TEXT = 3, 12, 2
 FLOATS = (GREY / 255).astype(np.float32)
 TWELVE = GREY.astype(np.uint16) << 4 | GREY >> 4
+INKS = np.dstack([255 - RGB, np.zeros_like(GREY)])
 DECLARED = {
     "float32": (tiff(FLOATS), GREY),
     "float64 RGB": (tiff(RGB / 255, photometric="rgb"), RGB),
@@ -75,6 +76,11 @@ DECLARED = {
     ),
     "RGB and infrared": (
         tiff(np.dstack([RGB, GREY]), photometric="rgb", extrasamples=["unspecified"]),
+        RGB,
+    ),
+    "inks of 16 bits": (tiff(INKS.astype(np.uint16) * 257, photometric="separated"), RGB),
+    "planes of inks": (
+        tiff(np.moveaxis(INKS.astype(np.uint16), -1, 0) * 257, photometric="separated"),
         RGB,
     ),
     "BigTIFF": (tiff(RGB16, photometric="rgb", bigtiff=True, byteorder=">"), RGB),
