@@ -66,7 +66,11 @@ def decode_jpeg(data: bytes, *, cmyk: bool = False) -> tuple[np.ndarray, str | N
 
 def _decode_warned(data: bytes, space: str) -> tuple[np.ndarray, str | None]:
     """A file that libjpeg warns of: again without its metadata, then as far as it goes."""
-    bare = _without_metadata(data) + b"\xff\xd9"  # a whole picture may lack its end marker
+    bare = _without_metadata(data)
+    if not any(segment.marker in _ARITHMETIC for segment in _segments(bare)):
+        bare += (
+            b"\xff\xd9"  # a whole picture may lack its end marker; arithmetic coding hides a cut
+        )
     try:
         return simplejpeg.decode_jpeg(bare, space), None
     except ValueError as error:
