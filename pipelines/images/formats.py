@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def _decode_tiff(data: bytes) -> Decoded:
     return Decoded(decoded.pixels, decoded.taken, tiff.damage)
 
 
-def _upright(array: np.ndarray, orientation: object) -> torch.Tensor:
+def _upright(array: np.ndarray, orientation: Any) -> torch.Tensor:
     """``[3, H, W]`` of ``[H, W, 3]``, turned as EXIF says."""
     turned = {
         2: lambda stored: stored[:, ::-1],

@@ -106,7 +106,8 @@ def _unknown(what: str, least: float, most: float) -> ImageError:
 
 
 def _equal(values: np.ndarray, value: float) -> np.ndarray:
-    return np.isnan(values) if np.isnan(value) else values == value
+    equal: np.ndarray = np.isnan(values) if np.isnan(value) else values == value
+    return equal
 
 
 def _linear(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -29,7 +29,7 @@ def image_size(image: Path | bytes) -> tuple[int, int] | None:
             tiff = is_tiff(stream.read(4))
             stream.seek(0)
             if tiff:
-                page = TiffFile(stream).pages[0]
+                page = TiffFile(stream).pages.first
                 width, height = page.imagewidth, page.imagelength
                 orientation = page.tags.valueof(_ORIENTATION, 1)
             else:

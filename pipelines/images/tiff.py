@@ -57,8 +57,7 @@ def read_tiff(data: bytes) -> Tiff:
         Exception: tifffile and its decoders raise nearly any for damaged files.
     """
     with TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
-        assert isinstance(page, TiffPage)
+        page = file.pages.first
         _check(data, page)
         exif = page.tags.valueof(_EXIF)
         taken = exif.get("DateTimeOriginal") if isinstance(exif, dict) else None
@@ -155,8 +154,8 @@ def _looked_up(page: TiffPage, index: np.ndarray) -> np.ndarray:
     if colours is None or page.bitspersample > 8 or index.max() >= colours.shape[1]:
         raise ImageError(DAMAGED, "TIFF with a palette that does not fit its pixels")
     # Some writers store bytes there, as libtiff knows as well.
-    colours = colours >> 8 if colours.max() > 255 else colours
-    return np.ascontiguousarray(colours.astype(np.uint8).T[index])
+    table = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+    return np.ascontiguousarray(table.T[index])
 
 
 def _declared(
