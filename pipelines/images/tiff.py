@@ -26,7 +26,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
-_JPEG, _OLD_JPEG, _FAX = 7, 6, frozenset({2, 3, 4})
+_JPEG, _OLD_JPEG = 7, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3, _CMYK: 4}
 _DNG_VERSION, _EXIF, _ORIENTATION, _NO_DATA = 50706, 34665, 274, 42113
 _MIN, _MAX, _SMIN, _SMAX = 280, 281, 340, 341
@@ -93,8 +93,8 @@ def _check(data: bytes, page: TiffPage) -> None:
 
 
 def _is_pillows(page: TiffPage) -> bool:
-    """Whether Pillow, with libtiff, reads the page right: JPEG, subsampled colours, fax."""
-    if page.photometric in (_YCBCR, _LAB) or page.compression in _FAX:
+    """Whether Pillow, with libtiff, reads the page right: JPEG, subsampled colours, CIELAB."""
+    if page.photometric in (_YCBCR, _LAB):
         return True
     return page.bitspersample == 8 and (
         page.compression in (_JPEG, _OLD_JPEG) or _ASSOCIATED in page.extrasamples

@@ -152,6 +152,8 @@ PLAIN = {
     "palette": (Image.fromarray(RGB).quantize(200), {}),
     "one bit": (Image.fromarray(GREY > 128), {}),
     "fax": (Image.fromarray(GREY > 128), {"compression": "group4"}),
+    "older fax": (Image.fromarray(GREY > 128), {"compression": "group3"}),
+    "oldest fax": (Image.fromarray(GREY > 128), {"compression": "tiff_ccitt"}),
     "inks": (Image.fromarray(RGB).convert("CMYK"), {}),
     "JPEG": (Image.fromarray(RGB), {"compression": "jpeg"}),
     "alpha": (Image.fromarray(np.dstack([RGB, GREY])), {}),
