@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from common.errors import first_line
 from pipelines.config import OnDamage
 from pipelines.images import damage, jpeg
-from pipelines.images.errors import DAMAGED, MAX_PIXELS, TOO_LARGE, ImageError
+from pipelines.images.errors import DAMAGED, MAX_PIXELS, TOO_LARGE, UNSUPPORTED, ImageError
 from pipelines.images.jpeg2000 import decode_deep
 from pipelines.images.pillow import open_image, quiet, to_rgb
 from pipelines.images.pixels import Decoded
@@ -111,7 +111,7 @@ def _decode_tiff(data: bytes) -> Decoded:
         return Decoded(_upright(tiff.pixels, tiff.orientation), _time(tiff.taken), tiff.damage)
     header = open_image(io.BytesIO(data))
     if header is None:
-        raise ImageError(DAMAGED, "TIFF that neither tifffile nor Pillow reads")
+        raise ImageError(UNSUPPORTED, "TIFF of a kind that neither tifffile nor Pillow reads")
     with header:
         decoded = _decode(data, header)
     return Decoded(decoded.pixels, decoded.taken, tiff.damage)
