@@ -347,9 +347,9 @@ def test_an_image_with_several_boxes_is_decoded_once(
     table = complete(shuffled.select(["image", *BOX]), where="shuffled rows")
     calls = []
 
-    def counted(data: bytes) -> Any:
+    def counted(data: bytes, **options: Any) -> Any:
         calls.append(len(data))
-        return decode(data)
+        return decode(data, **options)
 
     monkeypatch.setattr(pipelines.images.reader, "decode", counted)
     preprocess = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
