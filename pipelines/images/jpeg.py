@@ -20,6 +20,7 @@ from common.errors import first_line
 _EOI, _SOS, _DHT, _COM = 0xD9, 0xDA, 0xC4, 0xFE
 _APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {_DHT, 0xC8, 0xCC})
+_DECISIVE = _FRAMES | {_SOS}
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
 _SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
@@ -126,6 +127,8 @@ def find_damage(data: bytes) -> str | None:
     scans: list[_Segment] = []
     missing: dict[int, list[int]] = {}  # of each component: bits that each coefficient lacks
     for segment in _segments(data):
+        if segment.marker not in _DECISIVE:
+            continue
         content = data[segment.begin : segment.end]
         if segment.marker in _FRAMES and len(content) >= 6:
             if segment.marker in _LOSSLESS:
