@@ -19,7 +19,7 @@ import pyarrow as pa
 from index.vectors import Floats
 from pipelines.detections import BOX
 from pipelines.frame_names import parse_frame
-from pipelines.images.size import image_size
+from pipelines.images.header import image_size
 from pipelines.run import Run
 
 

@@ -5,6 +5,7 @@ The model is loaded by the first request that needs it. Every method blocks.
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from api.http.errors import ApiError
 from common.errors import ModelError
-from pipelines.images.size import image_size
+from pipelines.images.header import header_of, image_size
 from pipelines.model_info import ModelInfo
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
@@ -124,8 +125,6 @@ class ImageEmbedder:
 
 def _to_upright(image: bytes, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Boxes ``[N, 4]`` in stored pixels of an encoded image as boxes of the upright one."""
-    from pipelines.images.header import header_of  # late: torch takes seconds
-
     return header_of(io.BytesIO(image)).to_upright(boxes)
 
 

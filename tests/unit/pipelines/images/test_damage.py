@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipelines.images.formats import decode
+from pipelines.images.header import image_size
 from pipelines.images.pixels import ImageError
-from pipelines.images.size import image_size
 from tests.helpers.pictures import encoded
 
 EOI = b"\xff\xd9"

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from pipelines.images.formats import decode
+from pipelines.images.header import ImageHeader, header_of
 from pipelines.images.pixels import ImageError
 from tests.helpers.pictures import drawn, encoded
 
@@ -181,8 +182,9 @@ def test_a_tiff_is_turned_as_it_says(orientation: int) -> None:
         *(lambda a: a.swapaxes(0, 1), lambda a: np.rot90(a, -1)),
         *(lambda a: np.rot90(a, 2).swapaxes(0, 1), lambda a: np.rot90(a, 1)),
     ]
-    data = tiff(RGB16, photometric="rgb", **tag(274, SHORT, orientation))
+    data = tiff(RGB16, photometric="rgb", bigtiff=True, **tag(274, SHORT, orientation))
     compare(data, turns[orientation - 1](RGB))
+    assert header_of(io.BytesIO(data)) == ImageHeader(64, 48, orientation)
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "deflate", "zstd", "packbits", "jpeg"])
