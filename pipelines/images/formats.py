@@ -7,7 +7,6 @@ tifffile; PNG, WebP, GIF, BMP, AVIF, JPEG 2000 and others by Pillow.
 from __future__ import annotations
 
 import io
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from common.errors import first_line
 from pipelines.config import OnDamage
 from pipelines.images import damage, jpeg
 from pipelines.images.errors import DAMAGED, MAX_PIXELS, TOO_LARGE, UNSUPPORTED, ImageError
+from pipelines.images.exif import time_taken
 from pipelines.images.jpeg2000 import decode_deep
 from pipelines.images.pillow import open_image, quiet, to_rgb
 from pipelines.images.pixels import Decoded
@@ -88,7 +88,7 @@ def _decode(data: bytes, header: Image.Image) -> Decoded:
         rgb = to_rgb(header) if deep is None else deep
         wrong = damage.find_damage(data, header)
     orientation = header.getexif().get(ExifTags.Base.Orientation, 1)  # Pillow may have turned it
-    return Decoded(_upright(rgb, orientation), _taken(header), wrong)
+    return Decoded(_upright(rgb, orientation), time_taken(header), wrong)
 
 
 def _jpeg(data: bytes, header: Image.Image) -> tuple[np.ndarray, str | None]:
@@ -108,7 +108,7 @@ def _jpeg(data: bytes, header: Image.Image) -> tuple[np.ndarray, str | None]:
 def _decode_tiff(data: bytes) -> Decoded:
     tiff = read_tiff(data)
     if tiff.pixels is not None:
-        return Decoded(_upright(tiff.pixels, tiff.orientation), _time(tiff.taken), tiff.damage)
+        return Decoded(_upright(tiff.pixels, tiff.orientation), tiff.taken, tiff.damage)
     header = open_image(io.BytesIO(data))
     if header is None:
         raise ImageError(UNSUPPORTED, "TIFF of a kind that neither tifffile nor Pillow reads")
@@ -131,19 +131,3 @@ def _upright(array: np.ndarray, orientation: Any) -> torch.Tensor:
     if turned is not None:
         array = np.ascontiguousarray(turned(array))
     return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def _taken(header: Image.Image) -> datetime | None:
-    try:
-        return _time(
-            header.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-        )
-    except Exception:  # damaged metadata does not make the picture unusable
-        return None
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S") if text else None
-    except ValueError:
-        return None

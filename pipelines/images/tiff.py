@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import re
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from tifffile import TiffFile, TiffPage
 
 from common.errors import first_line
 from pipelines.images.errors import DAMAGED, MAX_PIXELS, TOO_LARGE, UNSUPPORTED, ImageError
+from pipelines.images.exif import parse_time
 from pipelines.images.jpeg import decode_jpeg
 from pipelines.images.scale import to_bytes
 
@@ -40,7 +42,7 @@ class Tiff(NamedTuple):
 
     pixels: np.ndarray | None  # uint8 [H, W, 3] as stored; None: a kind that Pillow reads
     orientation: int  # as in EXIF
-    taken: str | None  # EXIF's text
+    taken: datetime | None  # by EXIF
     damage: str | None
 
 
@@ -59,12 +61,18 @@ def read_tiff(data: bytes) -> Tiff:
     with TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         _check(data, page)
-        exif = page.tags.valueof(_EXIF)
-        taken = exif.get("DateTimeOriginal") if isinstance(exif, dict) else None
         orientation = int(page.tags.valueof(_ORIENTATION, 1))
         pixels = None if _is_pillows(page) else _colours(file, page)
         damage = _damaged_strip(data, page) if page.compression == _JPEG else None
-    return Tiff(pixels, orientation, taken, damage)
+    return Tiff(pixels, orientation, _taken(page), damage)
+
+
+def _taken(page: TiffPage) -> datetime | None:
+    try:
+        exif = page.tags.valueof(_EXIF)
+        return parse_time(exif.get("DateTimeOriginal"), exif.get("SubsecTimeOriginal"))
+    except Exception:  # damaged metadata does not make the picture unusable
+        return None
 
 
 def _check(data: bytes, page: TiffPage) -> None:
