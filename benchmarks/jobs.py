@@ -151,7 +151,8 @@ def _batches(images: str | None, how: Any, at: int) -> Iterator[Pixels]:
             yield ready
     import torch
 
-    from pipelines.images.pixels import decode, read, resize
+    from pipelines.images.formats import decode
+    from pipelines.images.pixels import read, resize
 
     files = sorted(Path(images).iterdir())
     pixels = torch.empty((ROWS, *how.input_size, 3), dtype=torch.uint8)

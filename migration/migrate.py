@@ -153,5 +153,6 @@ def extract_again(
     reading: dict[str, object] = {"from_run": True}
     if (file := run / "request.json").is_file():
         earlier = read_json(file, Request).config
-        reading |= {"kind": earlier.kind, "frames": earlier.frames, "limit": earlier.limit}
+        same = ("kind", "frames", "limit", "damaged")
+        reading |= {name: getattr(earlier, name) for name in same}
     return extract(config.model_copy(update=reading), out, pairs=pairs, report=report)

@@ -60,6 +60,7 @@ class ExtractOptions(ModelOptions, total=False):
     boxes: Literal["xyxy", "xywh", "cxcywh"] | None
     box_units: Literal["pixels", "normalised"] | None
     box_frame: Literal["stored", "upright"] | None
+    damaged: Literal["error", "keep"]
     id_prefix: str | None
 
 

@@ -21,6 +21,8 @@ from pipelines.model_info import GateRequest, ModelRequest, Outputs, WeightsChoi
 Feature = Literal["pooled", "map", "pyramid"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 
+OnDamage = Literal["error", "keep"]
+
 VIDEO_SIDE = 256  # pixels of a frame's side, squashed: what clip features are usually made from
 
 # How a run is executed, not what its rows are: the same run may be continued with others.
@@ -28,7 +30,8 @@ EXECUTION = frozenset({"batch_rows", "gpus_per_actor", "executor", "address", "s
 
 # How a source is read: what is made again of a run's rows takes it from the run.
 READING = frozenset(
-    {"source", "kind", "frames", "limit", "where", "from_run"} | {"boxes", "box_units", "box_frame"}
+    {"source", "kind", "frames", "limit", "where", "damaged", "from_run"}
+    | {"boxes", "box_units", "box_frame"}
 )
 
 
@@ -107,6 +110,12 @@ class ExtractConfig(JsonModel):
         SOURCE,
         "Of which image the boxes are: of the pixels as the file stores them, or turned by EXIF, as "
         "people see it. Without it: upright of manifests, stored of AMI databases; see the guide.",
+    )
+    damaged: OnDamage = option(
+        SOURCE,
+        "keep: as much of a damaged image as its decoder gives, and the column image_damage says "
+        "what is wrong; else its rows are errors.",
+        "error",
     )
     id_prefix: str | None = option(
         SOURCE,

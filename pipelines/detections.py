@@ -49,6 +49,7 @@ from pipelines.times import read_times
 
 BOX = ("x1", "y1", "x2", "y2")
 IMAGE_HASH = "image_hash"  # of the content of each row's image file; see ``sources/contents.py``
+IMAGE_DAMAGE = "image_damage"  # what is wrong with an image that was kept all the same
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -73,6 +74,7 @@ def result_fields(
     num_classes: int | None = None,
     maps: Mapping[str, int] | None = None,
     gate: bool = False,
+    damage: bool = False,
 ) -> list[pa.Field]:
     """Fields that extraction adds to the plan's, in the order they are written.
 
@@ -84,6 +86,7 @@ def result_fields(
         num_classes: adds the column ``logits``.
         maps: adds a column of flattened numbers for each name and size.
         gate: adds the gate's label and score.
+        damage: adds what is wrong with an image that was kept all the same.
     """
     fields = [
         pa.field("label", pa.string()),
@@ -99,13 +102,15 @@ def result_fields(
     if gate:
         fields.append(pa.field("gate_label", pa.string()))
         fields.append(pa.field("gate_score", pa.float32()))
+    if damage:
+        fields.append(pa.field(IMAGE_DAMAGE, pa.string()))
     fields.append(pa.field("error", pa.string()))
     return fields
 
 
 RESULT_COLUMNS = (
     *("label", "label_index", "score", "topk", "embedding", "logits", "feature_map"),
-    *("gate_label", "gate_score", "error", IMAGE_HASH),
+    *("gate_label", "gate_score", IMAGE_DAMAGE, "error", IMAGE_HASH),
 )
 
 # Of columns between the stages, and of the levels of a pyramid.

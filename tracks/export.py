@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.json_models import write_atomic
 from common.moved import Pairs
 from tracks import motchallenge
-from tracks.geometry import image_size
+from tracks.geometry import upright_size
 from tracks.linked_run import LinkedRun, Progress
 
 UNCLASSIFIED = "object"  # the category of detections without a class
@@ -113,7 +113,7 @@ def export_coco(
         rows = zip(columns.to_pylist(), ids.tolist(), part.boxes.tolist(), strict=True)
         for row, track, corners in rows:
             if row["image"] not in images:
-                size = image_size(linked.run.image_path(row["image"]))
+                size = upright_size(linked.run.image_path(row["image"]))
                 images[row["image"]] = {
                     "id": len(images) + 1,
                     "file_name": row["image"],

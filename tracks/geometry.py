@@ -8,7 +8,6 @@ leaves the other three as they are.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,14 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from index.vectors import Floats
 from pipelines.detections import BOX
 from pipelines.frame_names import parse_frame
+from pipelines.images.header import image_size
 from pipelines.run import Run
-
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def read_geometry(run: Run, plan: pa.Table) -> Geometry:
     boxes = np.column_stack([plan[name].to_numpy() for name in BOX]).astype(np.float64)
     whole = np.isnan(boxes).any(axis=1)
     encoded = plan["image"].combine_chunks().dictionary_encode()
-    sizes = [image_size(run.image_path(image)) for image in encoded.dictionary.to_pylist()]
+    sizes = [upright_size(run.image_path(image)) for image in encoded.dictionary.to_pylist()]
     counts = Counter(size for size in sizes if size is not None)
     if counts:
         substitute = counts.most_common(1)[0][0]
@@ -73,21 +70,12 @@ def read_geometry(run: Run, plan: pa.Table) -> Geometry:
     return Geometry(boxes, diagonals, unread, len(counts), where)
 
 
-def image_size(path: Path) -> tuple[int, int] | None:
+def upright_size(path: Path) -> tuple[int, int] | None:
     """Width and height after EXIF rotation, from the header alone; None if unreadable."""
     frame = parse_frame(str(path))
     if frame is not None:
         return _video_size(Path(frame.file))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels, or odd EXIF: none are decoded
-            with Image.open(path) as image:
-                width, height = image.size
-                # Not image.getexif(): for a PNG without EXIF that decodes the pixels.
-                rotated = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return (height, width) if rotated else (width, height)
+    return image_size(path)
 
 
 @lru_cache(maxsize=1)  # neighbouring rows are frames of one video

@@ -8,14 +8,12 @@ from __future__ import annotations
 import io
 import logging
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from PIL import Image, UnidentifiedImageError
-
 from api.http.errors import ApiError
 from common.errors import ModelError
+from pipelines.images.header import header_of, image_size
 from pipelines.model_info import ModelInfo
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
@@ -127,13 +125,12 @@ class ImageEmbedder:
 
 def _to_upright(image: bytes, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Boxes ``[N, 4]`` in stored pixels of an encoded image as boxes of the upright one."""
-    from pipelines.images.header import header_of  # late: torch takes seconds
-
     return header_of(io.BytesIO(image)).to_upright(boxes)
 
 
 def _decode(image: bytes, prefix: str = "") -> torch.Tensor:
-    from pipelines.images.pixels import ImageError, decode  # late: torch takes seconds
+    from pipelines.images.formats import decode  # late: torch takes seconds
+    from pipelines.images.pixels import ImageError
 
     try:
         return decode(image).pixels
@@ -153,15 +150,10 @@ def _check_pixels(image: bytes, left: int, max_pixels: int, prefix: str = "") ->
     Returns:
         Pixels of the image; 0 where the header cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own, higher bound
-        try:
-            with Image.open(io.BytesIO(image)) as header:
-                pixels = header.size[0] * header.size[1]
-        except Image.DecompressionBombError:
-            pixels = left + 1  # far more than any sensible limit
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-            return 0  # the decoder says what is wrong with it
+    size = image_size(image)
+    if size is None:
+        return 0  # the decoder says what is wrong with it
+    pixels = size[0] * size[1]
     if pixels > left:
         raise ApiError(
             422,

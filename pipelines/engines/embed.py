@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from pipelines.engines.engine import DEFAULT_ROWS, Engine
-from pipelines.images.pixels import crop, decode, resize
+from pipelines.images.formats import decode
+from pipelines.images.pixels import crop, resize
 from pipelines.model_info import ModelInfo
 from pipelines.models.registry import load_verified
 from pipelines.models.scores import top_classes

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.sampling import even_parts
-from pipelines.detections import TOPK_TYPE, result_fields
+from pipelines.detections import IMAGE_DAMAGE, TOPK_TYPE, result_fields
 from pipelines.engines.engine import DEFAULT_ROWS, Answers, Engine
 from pipelines.images.decode import GATE_PIXELS, PIXELS, unpack
 from pipelines.model_info import ModelInfo, Preprocess
@@ -106,9 +106,11 @@ class Forward:
             errors[row] = f"not finite: the network overflowed in {request.precision}"
         columns = self._columns(block, good & finite)
         columns["error"] = pa.array(errors, pa.string())
+        if request.config.damaged == "keep":
+            columns[IMAGE_DAMAGE] = rows[IMAGE_DAMAGE]
         self._report(int((~good).sum()))
         table = rows.drop_columns(
-            [n for n in (PIXELS, GATE_PIXELS, "error") if n in rows.schema.names]
+            [n for n in (PIXELS, GATE_PIXELS, IMAGE_DAMAGE, "error") if n in rows.schema.names]
         )
         for field in run_fields(request):
             table = table.append_column(field, columns[field.name])
@@ -160,6 +162,7 @@ def run_fields(request: Request) -> list[pa.Field]:
         num_classes=request.facts.num_classes if request.config.logits else None,
         maps={info.name: math.prod(info.shape) for info in request.facts.maps},
         gate=request.gate is not None,
+        damage=request.config.damaged == "keep",
     )
 
 

@@ -238,7 +238,14 @@ class Lanes:
         decode, answer = Stopwatch("decode", lane), Stopwatch("forward", lane)
         answer.pause()
         with closing(
-            decode_batches(rows, self._job.images, self._inputs, most, done=self._counters.decoded)
+            decode_batches(
+                rows,
+                self._job.images,
+                self._inputs,
+                most,
+                damaged=self._job.request.config.damaged,
+                done=self._counters.decoded,
+            )
         ) as batches:
             for batch in batches:
                 decode.pause()

@@ -71,7 +71,13 @@ class DecodeStage:
         reporter, watch = self._reporter, Stopwatch("decode", self._reporter.lane)
         inputs = pixel_columns(self._request)
         with guard_block(reporter, "decode", rows):
-            decoded = decode_rows(rows, self._root, inputs, done=reporter.decoded)
+            decoded = decode_rows(
+                rows,
+                self._root,
+                inputs,
+                damaged=self._request.config.damaged,
+                done=reporter.decoded,
+            )
         if rows.num_rows:
             reporter.block(watch.block(decoded))
         return decoded

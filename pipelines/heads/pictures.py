@@ -113,7 +113,7 @@ def draw_validation(
     tiles = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
     for axes in tiles:
         axes.set_axis_off()
-    with closing(ImageReader(root)) as reader:
+    with closing(ImageReader(root, damaged="keep")) as reader:
         # Sorted by name, so that a video is opened once and read forward.
         for row, axes in sorted(zip(shown, tiles, strict=False), key=lambda pair: pair[0].image):
             _draw_tile(axes, row, reader)

@@ -18,9 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from common.errors import first_line
 from common.moved import ImageRoot
 from common.sampling import even_parts
-from pipelines.detections import BOX
+from pipelines.config import OnDamage
+from pipelines.detections import BOX, IMAGE_DAMAGE
+from pipelines.images.errors import DAMAGED
 from pipelines.images.pixels import Decoded, ImageError, crop, resize
 from pipelines.images.reader import ImageReader
 from pipelines.model_info import Preprocess
@@ -37,6 +40,7 @@ def decode_rows(
     root: Path | ImageRoot,
     inputs: dict[str, Preprocess],
     *,
+    damaged: OnDamage = "error",
     done: Callable[[int], None] = lambda rows: None,
 ) -> pa.Table:
     """Plan rows with an ``error`` column and one column of pixels for each of ``inputs``.
@@ -47,9 +51,13 @@ def decode_rows(
         rows: of a plan.
         root: where the images are.
         inputs: name of the pixel column to its preprocessing.
+        damaged: ``keep`` takes what can be decoded of a damaged image, and adds the column
+            ``image_damage``, which says what is wrong.
         done: receives the number of rows finished since its last call.
     """
-    (decoded,) = decode_batches(rows, root, inputs, max(1, rows.num_rows), done=done)
+    (decoded,) = decode_batches(
+        rows, root, inputs, max(1, rows.num_rows), damaged=damaged, done=done
+    )
     return decoded
 
 
@@ -59,6 +67,7 @@ def decode_batches(
     inputs: dict[str, Preprocess],
     most: int,
     *,
+    damaged: OnDamage = "error",
     done: Callable[[int], None] = lambda rows: None,
 ) -> Generator[pa.Table]:
     """``decode_rows`` in parts of at most ``most`` rows, to limit the memory for pixels.
@@ -66,12 +75,13 @@ def decode_batches(
     Videos stay open from one part to the next, and an image with rows in two is decoded once.
 
     Args:
-        rows, root, inputs, done: as of ``decode_rows``.
+        rows, root, inputs, damaged, done: as of ``decode_rows``.
         most: rows of a part.
     """
-    with closing(_decode_images(rows, root)) as images:
+    with closing(_decode_images(rows, root, damaged)) as images:
         for begin, end in even_parts(rows.num_rows, most):
-            yield _decode(rows.slice(begin, end - begin), images, inputs, done)
+            decoded = _decode(rows.slice(begin, end - begin), images, inputs, done)
+            yield decoded if damaged == "keep" else decoded.drop_columns([IMAGE_DAMAGE])
 
 
 def _decode(
@@ -87,18 +97,20 @@ def _decode(
     }
     errors: list[str | None] = []
     taken: list[Any] = []
+    damage: list[str | None] = []
     reported, reported_at = 0, time.monotonic()
     for number, (image, decoded, box) in enumerate(islice(images, rows.num_rows)):
         if time.monotonic() - reported_at > _REPORT_SECONDS:
             done(number - reported)
             reported, reported_at = number, time.monotonic()
         taken.append(decoded.taken if isinstance(decoded, Decoded) else None)
+        damage.append(decoded.damage if isinstance(decoded, Decoded) else None)
         try:
             if isinstance(decoded, ImageError):
                 raise decoded
             region = crop(decoded.pixels, box)
             for name, preprocess in inputs.items():
-                buffers[name][number] = resize(region, preprocess).permute(1, 2, 0)
+                buffers[name][number] = _resize(region, preprocess).permute(1, 2, 0)
         except ImageError as error:
             errors.append(f"{error} [{image}]")
             continue
@@ -110,10 +122,23 @@ def _decode(
     error_column = pa.array(errors, pa.string())
     if "error" in rows.column_names:
         error_column = pc.coalesce(rows["error"], error_column)
+    rows = _with_column(rows, IMAGE_DAMAGE, pa.array(damage, pa.string()))
     rows = _with_column(rows, "error", error_column)
     for name, buffer in buffers.items():
         rows = rows.append_column(name, _pack(buffer))
     return rows
+
+
+def _resize(region: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """``resize``, with an ``ImageError`` for a region that it cannot take."""
+    try:
+        return resize(region, preprocess)
+    except RuntimeError as error:
+        if "memory" in str(error):  # torch has no error of its own for it
+            raise MemoryError(first_line(error)) from None
+        raise ImageError(
+            DAMAGED, f"{[*region.shape]} cannot be resized: {first_line(error)}"
+        ) from None
 
 
 def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -122,7 +147,7 @@ def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return rows.append_column(name, values)
 
 
-def _decode_images(rows: pa.Table, root: Path | ImageRoot) -> Decoding:
+def _decode_images(rows: pa.Table, root: Path | ImageRoot, damaged: OnDamage) -> Decoding:
     """Each row's image name, its decoded image or the error, and its box.
 
     An image with several boxes is decoded once: rows of one image are adjacent in a plan, so it
@@ -134,7 +159,8 @@ def _decode_images(rows: pa.Table, root: Path | ImageRoot) -> Decoding:
     errors = rows["error"].to_pylist() if "error" in rows.column_names else [None] * rows.num_rows
     images = rows["image"].to_pylist()
     usable = (image for image, error in zip(images, errors, strict=True) if error is None)
-    with closing(ImageReader(root, (image for image, _ in groupby(usable)))) as reader:
+    names = (image for image, _ in groupby(usable))
+    with closing(ImageReader(root, names, damaged=damaged)) as reader:
         for image, box, error in zip(images, boxes, errors, strict=True):
             if error is not None:
                 yield image, ImageError("planned", error), box
@@ -144,6 +170,8 @@ def _decode_images(rows: pa.Table, root: Path | ImageRoot) -> Decoding:
                     decoded = reader.read(image)
                 except ImageError as image_error:
                     decoded = image_error
+                except MemoryError as memory_error:
+                    raise MemoryError(f"{memory_error} [{image}]") from memory_error
                 last = image
             yield image, decoded, box
 

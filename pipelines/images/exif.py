@@ -45,10 +45,20 @@ def read_time_taken(stream: IO[bytes]) -> datetime | None:
 
 def _time_in(exif: Image.Exif) -> datetime | None:
     details = exif.get_ifd(ExifTags.IFD.Exif)
-    text = details.get(ExifTags.Base.DateTimeOriginal)
+    return parse_time(
+        details.get(ExifTags.Base.DateTimeOriginal), details.get(ExifTags.Base.SubsecTimeOriginal)
+    )
+
+
+def parse_time(text: object, fraction: object) -> datetime | None:
+    """The time of EXIF's two texts: the second, and the digits after it.
+
+    Raises:
+        ValueError: it is no time.
+    """
     if not text:
         return None
     taken = datetime.strptime(str(text).strip(" \0"), "%Y:%m:%d %H:%M:%S")
-    part = str(details.get(ExifTags.Base.SubsecTimeOriginal) or "").strip(" \0")
+    part = str(fraction or "").strip(" \0")
     digits = part if part.isascii() and part.isdigit() else "0"
     return taken.replace(microsecond=int(digits[:6].ljust(6, "0")))

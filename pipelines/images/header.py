@@ -6,6 +6,7 @@ either frame: of the *stored* pixels, or of the *upright* image, which is what p
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from contextlib import closing
@@ -15,10 +16,14 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from tifffile import TiffFile
 
 from common.moved import ImageRoot
 from common.storage import arrow, is_remote
 from pipelines.frame_names import parse_frame
+from pipelines.images.errors import ImageError
+from pipelines.images.pillow import open_image, quiet
+from pipelines.images.tiff import is_tiff
 
 Boxes = NDArray[np.float64]
 
@@ -84,7 +89,8 @@ def read_header(root: ImageRoot, name: str) -> ImageHeader:
         StorageError: an object store did not answer.
     """
     # late: torch takes seconds
-    from pipelines.images.pixels import decode, read
+    from pipelines.images.formats import decode
+    from pipelines.images.pixels import read
     from pipelines.images.reader import ImageReader
 
     if parse_frame(name) is not None:
@@ -95,7 +101,7 @@ def read_header(root: ImageRoot, name: str) -> ImageHeader:
     try:
         with closing(_open(file)) as stream:
             return header_of(stream)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # decoders raise any for a damaged header
         height, width = decode(read(file)).pixels.shape[1:]  # says what is wrong with it
         return ImageHeader(width, height)
 
@@ -104,16 +110,37 @@ def header_of(stream: IO[bytes]) -> ImageHeader:
     """The header of an encoded image.
 
     Raises:
-        OSError, ValueError, SyntaxError: of Pillow, which cannot read it.
+        Exception: tifffile or Pillow cannot read it; they raise nearly any.
     """
-    with Image.open(stream) as image:
-        orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
-        if orientation not in _TURNED:
-            return ImageHeader(*image.size)
-        width, height = image.size
-        if image.format == "TIFF" and orientation in _SWAPPED:  # Pillow has turned it already
-            width, height = height, width
-        return ImageHeader(width, height, orientation)
+    with quiet():
+        tiff = is_tiff(stream.read(4))
+        stream.seek(0)
+        if tiff:
+            page = TiffFile(stream).pages.first
+            size = page.imagewidth, page.imagelength
+            orientation = page.tags.valueof(ExifTags.Base.Orientation, UPRIGHT)
+        else:
+            image = open_image(stream)
+            if image is None:
+                raise ImageError("not an image", "of no known format")
+            size = image.size
+            orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
+    return ImageHeader(*size, orientation if orientation in _TURNED else UPRIGHT)
+
+
+def image_size(image: Path | bytes) -> tuple[int, int] | None:
+    """Width and height in pixels, as EXIF turns it; None if remote or with an unreadable header.
+
+    Args:
+        image: a file, or its content.
+    """
+    if not isinstance(image, bytes) and is_remote(image):
+        return None
+    try:
+        with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as stream:
+            return header_of(stream).upright_size
+    except Exception:  # decoding says what is wrong
+        return None
 
 
 def _exif_of(image: Image.Image, stream: IO[bytes]) -> Image.Exif:

@@ -1,43 +1,23 @@
-"""From bytes to network input: decode, crop the box, resize; uint8 throughout.
+"""What an image is, and from pixels to network input: read, crop the box, resize.
 
-libjpeg-turbo through simplejpeg and torch's own resize are about twice as fast as Pillow. Pillow
-decodes the rest: PNG, WebP, TIFF, GIF, BMP, and JPEGs that are rotated, in CMYK or irregular.
-torchvision could do the same, but importing it costs each process three seconds of a core. Pixels
-stay uint8 until they are on the device, because float32 is four times as large to transfer.
+torch's own resize is about twice as fast as Pillow's. torchvision could do the same, but importing
+it costs each process three seconds of a core. Pixels stay uint8 until they are on the device,
+because float32 is four times as large to transfer.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-import simplejpeg
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from common.errors import first_line
 from common.storage import is_access_denied, is_remote, open_file, storage_errors
-from pipelines.images.exif import time_taken
+from pipelines.images.errors import ImageError as ImageError
 from pipelines.model_info import Preprocess
-
-MAX_PIXELS = 300_000_000  # 900 MB decoded: past that a header is more likely a bomb than a photo
-
-
-class ImageError(ValueError):
-    """This image or box has no pixels to embed; errors are counted by ``kind``."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -46,37 +26,7 @@ class Decoded:
 
     pixels: torch.Tensor
     taken: datetime | None
-
-
-class _Quiet:
-    """Silences warnings while any thread is inside.
-
-    ``catch_warnings`` alone is for one thread: another may have changed the filters it restores.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._before = warnings.catch_warnings()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._before.__exit__(None, None, None)
-
-
-_quiet = _Quiet()
+    damage: str | None = None  # what is wrong with it, where damaged images are kept
 
 
 def read(path: Path) -> bytes:
@@ -106,61 +56,6 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     with open_file(path) as stream:
         return stream.read()
-
-
-def decode(data: bytes) -> Decoded:
-    """Decode to upright RGB.
-
-    Of animations the first frame is taken, transparency is dropped, 16-bit greys are scaled.
-
-    Raises:
-        ImageError: not an image, truncated, or more than ``MAX_PIXELS``.
-    """
-    with _quiet():  # Pillow warns of large images and odd metadata; the size is checked below
-        try:
-            header = Image.open(io.BytesIO(data))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-            raise ImageError("not an image", f"{len(data)} bytes in no known format") from None
-        except Image.DecompressionBombError:
-            raise ImageError("too large", "past any plausible photo size") from None
-        with header:
-            width, height = header.size
-            if width * height > MAX_PIXELS:
-                raise ImageError("too large", f"{width}x{height} is over {MAX_PIXELS} pixels")
-            taken = time_taken(header)
-            try:
-                pixels = _decode_jpeg(data, header)
-                if pixels is None:
-                    pixels = _decode_pillow(header)
-            except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-                raise ImageError(
-                    "damaged image", f"{header.format} {width}x{height}: {first_line(error)}"
-                ) from None
-    return Decoded(pixels, taken)
-
-
-def _decode_jpeg(data: bytes, header: Image.Image) -> torch.Tensor | None:
-    """A plain upright JPEG; None for anything else, which Pillow then decodes."""
-    if header.format != "JPEG" or header.mode not in ("RGB", "L"):
-        return None
-    if header.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        return None
-    try:
-        array = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # stricter than Pillow, which accepts bytes after the end
-        return None
-    return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def _decode_pillow(image: Image.Image) -> torch.Tensor:
-    upright = ImageOps.exif_transpose(image)
-    array = np.asarray(upright)
-    if array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.ndim == 2:
-        # Pillow's own conversion of 16-bit greys clips at 255, which turns them white.
-        rgb = np.repeat((array >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    else:
-        rgb = np.array(upright.convert("RGB"))
-    return torch.from_numpy(rgb).permute(2, 0, 1)
 
 
 def crop(pixels: torch.Tensor, box: tuple[float | None, ...]) -> torch.Tensor:

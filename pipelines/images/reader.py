@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import first_line
 from common.moved import ImageRoot
 from common.storage import is_remote
+from pipelines.config import OnDamage
 from pipelines.frame_names import parse_frame
-from pipelines.images.pixels import Decoded, ImageError, decode
+from pipelines.images.formats import decode
+from pipelines.images.pixels import Decoded, ImageError
 from pipelines.images.prefetch import Prefetcher
 
 if TYPE_CHECKING:
@@ -27,15 +30,23 @@ class ImageReader:
         root: where the images are: the folder that relative names start from, or all of it.
         upcoming: names that will be read, in this order. A request to an object store takes
             tens of milliseconds, so the next images are fetched while one is decoded.
+        damaged: ``keep`` reads as much of a damaged image file as its decoder gives.
     """
 
-    def __init__(self, root: Path | ImageRoot, upcoming: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path | ImageRoot,
+        upcoming: Iterable[str] = (),
+        *,
+        damaged: OnDamage = "error",
+    ) -> None:
         self._root = root if isinstance(root, ImageRoot) else ImageRoot(root)
         self._prefetcher = Prefetcher(
             file
             for name in upcoming
             if parse_frame(name) is None and is_remote(file := self._root.path(name))
         )
+        self._damaged = damaged
         self._name: str | None = None
         self._open: VideoFile | TensorFile | ImageError | None = None
 
@@ -48,14 +59,15 @@ class ImageReader:
         """
         frame = parse_frame(name)
         if frame is None:
-            return decode(self._prefetcher.read(self._root.path(name)))
+            return decode(self._prefetcher.read(self._root.path(name)), damaged=self._damaged)
         if frame.file != self._name:
             self._close_video()
             self._name, self._open = frame.file, _opened(self._root.path(frame.file))
         if isinstance(self._open, ImageError):  # the same for every frame of the video
             raise self._open
         assert self._open is not None
-        return Decoded(self._open.frame(frame.frame, frame.clip or 0), taken=None)
+        with _image_errors(frame.file):
+            return Decoded(self._open.frame(frame.frame, frame.clip or 0), taken=None)
 
     def close(self) -> None:
         """Close the open video, if any, and stop fetching."""
@@ -64,7 +76,8 @@ class ImageReader:
 
     def _close_video(self) -> None:
         if self._open is not None and not isinstance(self._open, ImageError):
-            self._open.close()
+            with suppress(Exception):  # of a damaged video
+                self._open.close()
         self._name = self._open = None
 
 
@@ -78,16 +91,34 @@ def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
     from pipelines.images.video import VideoFile
 
     try:
-        return TensorFile(file) if file.suffix.lower() in TENSOR_SUFFIXES else VideoFile(file)
+        with _image_errors(file.name):
+            return TensorFile(file) if file.suffix.lower() in TENSOR_SUFFIXES else VideoFile(file)
     except ImageError as error:
         return error
 
 
+@contextmanager
+def _image_errors(name: str) -> Iterator[None]:
+    """Whatever a decoder raises as an ``ImageError``, because one file must not end a run.
+
+    Raises:
+        MemoryError: the machine has too little memory.
+    """
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError("damaged video", f"{name} cannot be read: {first_line(error)}") from None
+
+
 def read_image(root: Path | ImageRoot, name: str) -> Decoded:
-    """One image by name; for many of one video an ``ImageReader`` opens it once.
+    """One image by name, to show it: of a damaged one as much as its decoder gives.
+
+    For many images of one video an ``ImageReader`` opens it once.
 
     Raises:
         ImageError: it cannot be read, for whatever reason.
     """
-    with closing(ImageReader(root)) as reader:
+    with closing(ImageReader(root, damaged="keep")) as reader:
         return reader.read(name)

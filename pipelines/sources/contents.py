@@ -32,7 +32,9 @@ from pipelines.sources.plan import Plan
 
 WHOLE_BYTES = 256 * 2**10
 END_BYTES = 16 * 2**10  # of each end of a larger file
-_UNCOMPRESSED = frozenset({".bmp", ".ppm", ".tif", ".tiff"})
+_UNCOMPRESSED = frozenset(
+    {*(".bmp", ".dib", ".tga", ".dds", ".tif", ".tiff"), *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm")}
+)
 _CHUNK_BYTES = 2**20
 _AT_ONCE = 16  # files: mostly waiting for a disk or a store
 _REPORT_FILES = 500

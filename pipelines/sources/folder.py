@@ -23,7 +23,12 @@ from pipelines.frame_names import VIDEO_SUFFIXES, natural
 from pipelines.sources.plan import Plan
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".jfif", ".ppm"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif"),
+        *(".tif", ".tiff", ".bmp", ".dib", ".tga", ".dds"),
+        *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    }
 )
 _NAMED = 10  # files and folders that a note names
 

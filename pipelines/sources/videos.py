@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from common.errors import SourceError
 from common.sampling import evenly, spread
 from pipelines.detections import complete, timestamp_in_name
 from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and_category
+from pipelines.images.header import image_size
 from pipelines.images.pixels import ImageError
 from pipelines.images.reader import TENSOR_SUFFIXES
 from pipelines.images.tensors import TensorFile
@@ -136,7 +136,7 @@ def _clips_of(root: Path, name: str, images: list[str] | None, frames: int) -> l
         if images is not None:
             numbers = _sample_or_refuse(len(images), frames)
             sampled = [images[number] for number in numbers]
-            sizes = {size for image in sampled if (size := _image_size(root / image)) is not None}
+            sizes = {size for image in sampled if (size := image_size(root / image)) is not None}
             return [_Clip(name, sampled, [*numbers], sizes=frozenset(sizes))]
         if Path(name).suffix.lower() in TENSOR_SUFFIXES:
             return _clips_of_tensors(root, name, frames)
@@ -186,15 +186,6 @@ def _sample_or_refuse(count: int, frames: int) -> list[int]:
             f"{count} frame{'' if count == 1 else 's'}, fewer than the {max(1, frames)} to sample",
         )
     return sample_frames(count, frames)
-
-
-def _image_size(file: Path) -> tuple[int, int] | None:
-    """Width and height; None where decoding will say what is wrong."""
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 def _table(clips: list[_Clip], *, where: str) -> pa.Table:

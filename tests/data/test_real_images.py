@@ -15,7 +15,8 @@ from onepass.cli.inspect import inspect
 from pipelines.config import ExtractConfig
 from pipelines.engines.engine import Engine
 from pipelines.extract import Outcome, extract
-from pipelines.images.pixels import decode, read, resize
+from pipelines.images.formats import decode
+from pipelines.images.pixels import read, resize
 from pipelines.run import Run
 from tracks.association.options import LinkOptions
 from tracks.link import link_run

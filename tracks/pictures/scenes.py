@@ -24,7 +24,7 @@ class RunImages:
     """
 
     def __init__(self, root: Path | ImageRoot) -> None:
-        self._reader = ImageReader(root)
+        self._reader = ImageReader(root, damaged="keep")
         self.missing: Counter[str] = Counter()
         self.close = self._reader.close
 

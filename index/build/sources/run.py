@@ -19,13 +19,14 @@ from common.storage import open_parquet
 from index.build.sources.source import BATCH_ROWS, Batch
 from index.storage.columns import ROWS_SCHEMA, OwnColumns
 from index.storage.layout import RunEntry
-from pipelines.detections import IMAGE_HASH, RESULT_COLUMNS
+from pipelines.detections import IMAGE_DAMAGE, IMAGE_HASH, RESULT_COLUMNS
 from pipelines.embeddings import matrix
 from pipelines.model_info import ModelInfo
 from pipelines.run import Run
 
-_GATE = ("gate_label", "gate_score")  # results that an index does not know, but people ask for
-_NOT_OWN = {*ROWS_SCHEMA.names, *RESULT_COLUMNS, IMAGE_HASH} - {"run", *_GATE}
+# Results that an index does not know, but people ask for.
+_ASKED = ("gate_label", "gate_score", IMAGE_DAMAGE)
+_NOT_OWN = {*ROWS_SCHEMA.names, *RESULT_COLUMNS, IMAGE_HASH} - {"run", *_ASKED}
 
 
 @dataclass(frozen=True)

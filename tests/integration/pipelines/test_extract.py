@@ -24,7 +24,8 @@ from pipelines.detections import BOX, complete
 from pipelines.engines.embed import Embedder
 from pipelines.extract import Outcome, extract
 from pipelines.images.decode import decode_rows
-from pipelines.images.pixels import decode, read
+from pipelines.images.formats import decode
+from pipelines.images.pixels import read
 from pipelines.model_info import Preprocess
 from pipelines.models.scores import softmax
 from pipelines.outputs import finish
@@ -346,9 +347,9 @@ def test_an_image_with_several_boxes_is_decoded_once(
     table = complete(shuffled.select(["image", *BOX]), where="shuffled rows")
     calls = []
 
-    def counted(data: bytes) -> Any:
+    def counted(data: bytes, **options: Any) -> Any:
         calls.append(len(data))
-        return decode(data)
+        return decode(data, **options)
 
     monkeypatch.setattr(pipelines.images.reader, "decode", counted)
     preprocess = Preprocess(input_size=(32, 32), resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)

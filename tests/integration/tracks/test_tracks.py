@@ -23,7 +23,7 @@ from pipelines.run import Run
 from tests.helpers.runs import write_run
 from tracks import link as tracks_module
 from tracks.association.options import PRESETS, LinkOptions
-from tracks.geometry import image_size
+from tracks.geometry import upright_size
 from tracks.link import link_run
 from tracks.plan import EmbeddingReader
 from tracks.store import SCHEMA, LinkSummary, TracksManifest, read_tracks
@@ -176,7 +176,7 @@ def test_distance_is_measured_in_diagonals_of_the_upright_image(tmp_path: Path) 
     exif[0x0112] = 6
     for name in plan["image"]:
         Image.new("RGB", (400, 300)).save(tmp_path / name, exif=exif)
-    assert image_size(tmp_path / "a.jpg") == (300, 400)
+    assert upright_size(tmp_path / "a.jpg") == (300, 400)
     options = LinkOptions(max_cost=10.0)
     run = write_run(tmp_path / "run", plan, np.ones((2, 4)), root=tmp_path, files=1).path
     link_run(run, options=options)

@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from pipelines.images.exif import read_time_taken, time_taken
-from pipelines.images.pixels import decode
+from pipelines.images.formats import decode
 
 WHEN = datetime(2023, 10, 29, 2, 10)
 BASE = ExifTags.Base

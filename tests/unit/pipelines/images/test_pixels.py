@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from pipelines.images.pixels import ImageError, _quiet, crop, decode, read, resize
+from pipelines.images.formats import decode
+from pipelines.images.pillow import quiet
+from pipelines.images.pixels import ImageError, crop, read, resize
 from pipelines.model_info import Preprocess
 from tests.helpers.pictures import drawn, encoded
 
@@ -154,7 +156,7 @@ def test_extreme_shapes_fit(mode: str, shape: tuple[int, int]) -> None:
 
 def test_threads_that_are_quiet_at_once_leave_warnings_as_they_were() -> None:
     """Also where the first to come is the first to go, after which the last is still quiet."""
-    first, last = _quiet(), _quiet()
+    first, last = quiet(), quiet()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before = warnings.filters[:]

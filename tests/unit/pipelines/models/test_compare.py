@@ -13,7 +13,8 @@ from torch import nn
 
 import pipelines.models.compare as module
 from common.errors import SourceError
-from pipelines.images.pixels import decode, read, resize
+from pipelines.images.formats import decode
+from pipelines.images.pixels import read, resize
 from pipelines.model_info import FeaturePoint, ModelRequest, Preprocess
 from pipelines.models.base import Backbone, Loaded
 from pipelines.models.compare import FormerExtractor, compare, divide_by_sum, normalise
