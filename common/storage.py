@@ -61,7 +61,7 @@ def arrow(path: Path) -> tuple[fs.FileSystem, str]:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """Open a file to read it, unbuffered; a pipe, socket or device is not waited for.
+    """Open a file to read it; a pipe, socket or device is not waited for.
 
     Raises:
         OSError: it is missing, a folder, no file with contents, or cannot be read.
@@ -70,14 +70,13 @@ def open_file(path: Path) -> IO[bytes]:
         system, name = arrow(path)
         return cast(IO[bytes], system.open_input_file(name))
     # To open a pipe waits for who writes into it, unless it is asked not to wait.
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    mode = os.fstat(opened).st_mode
+    not_waiting = getattr(os, "O_NONBLOCK", 0)
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | not_waiting))  # noqa: SIM115 - the caller closes it
+    mode = os.fstat(stream.fileno()).st_mode
     if not stat.S_ISREG(mode):
-        os.close(opened)
-        kind = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        reason = os.strerror(kind) if stat.S_ISDIR(mode) else f"{kind_of_file(mode)}, not a file"
-        raise OSError(kind, reason, str(path))
-    return os.fdopen(opened, "rb", buffering=0)
+        stream.close()
+        raise OSError(errno.EINVAL, f"{kind_of_file(mode)}, not a file", str(path))
+    return stream
 
 
 def kind_of_file(mode: int) -> str:

@@ -7,6 +7,8 @@ from typing import IO
 
 from PIL import ExifTags, Image
 
+from pipelines.images.pillow import open_image
+
 _HEAD_BYTES = 64 * 2**10  # one request to a store
 _JPEG, _SCAN, _EXIF = b"\xff\xd8", b"\xff\xda", b"Exif\0\0"
 
@@ -37,8 +39,8 @@ def read_time_taken(stream: IO[bytes]) -> datetime | None:
             pass
     stream.seek(0)
     try:
-        with Image.open(stream) as image:
-            return time_taken(image)
+        image = open_image(stream)
+        return None if image is None else time_taken(image)
     except Exception:  # decoders raise anything; decoding says what is wrong
         return None
 

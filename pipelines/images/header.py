@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from tifffile import TiffFile
 
+from common.errors import first_line
 from common.moved import ImageRoot
-from common.storage import arrow, is_remote
+from common.storage import is_remote, open_file
 from pipelines.frame_names import parse_frame
-from pipelines.images.errors import ImageError
+from pipelines.images.errors import UNSUPPORTED, ImageError
 from pipelines.images.pillow import open_image, quiet
 from pipelines.images.tiff import is_tiff
 
@@ -99,11 +100,11 @@ def read_header(root: ImageRoot, name: str) -> ImageHeader:
         return ImageHeader(width, height)
     file = root.path(name)
     try:
-        with closing(_open(file)) as stream:
+        with closing(open_file(file)) as stream:
             return header_of(stream)
-    except Exception:  # decoders raise any for a damaged header
-        height, width = decode(read(file)).pixels.shape[1:]  # says what is wrong with it
-        return ImageHeader(width, height)
+    except Exception as error:  # decoders raise any for a damaged header
+        decode(read(file))  # says what is wrong with it
+        raise ImageError(UNSUPPORTED, f"its rotation cannot be read: {first_line(error)}") from None
 
 
 def header_of(stream: IO[bytes]) -> ImageHeader:
@@ -137,7 +138,7 @@ def image_size(image: Path | bytes) -> tuple[int, int] | None:
     if not isinstance(image, bytes) and is_remote(image):
         return None
     try:
-        with io.BytesIO(image) if isinstance(image, bytes) else image.open("rb") as stream:
+        with io.BytesIO(image) if isinstance(image, bytes) else open_file(image) as stream:
             return header_of(stream).upright_size
     except Exception:  # decoding says what is wrong
         return None
@@ -167,10 +168,3 @@ def _holds_late_exif(stream: IO[bytes]) -> bool:
             at += length + 12
     finally:
         stream.seek(position)
-
-
-def _open(file: Path) -> IO[bytes]:
-    if not is_remote(file):
-        return file.open("rb")
-    system, name = arrow(file)
-    return cast(IO[bytes], system.open_input_file(name))

@@ -66,7 +66,7 @@ class ImageReader:
         if isinstance(self._open, ImageError):  # the same for every frame of the video
             raise self._open
         assert self._open is not None
-        with _image_errors(frame.file):
+        with image_errors(frame.file):
             return Decoded(self._open.frame(frame.frame, frame.clip or 0), taken=None)
 
     def close(self) -> None:
@@ -91,14 +91,14 @@ def _opened(file: Path) -> VideoFile | TensorFile | ImageError:
     from pipelines.images.video import VideoFile
 
     try:
-        with _image_errors(file.name):
+        with image_errors(file.name):
             return TensorFile(file) if file.suffix.lower() in TENSOR_SUFFIXES else VideoFile(file)
     except ImageError as error:
         return error
 
 
 @contextmanager
-def _image_errors(name: str) -> Iterator[None]:
+def image_errors(name: str) -> Iterator[None]:
     """Whatever a decoder raises as an ``ImageError``, because one file must not end a run.
 
     Raises:

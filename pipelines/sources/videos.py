@@ -23,7 +23,7 @@ from pipelines.detections import complete, timestamp_in_name
 from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and_category
 from pipelines.images.header import image_size
 from pipelines.images.pixels import ImageError
-from pipelines.images.reader import TENSOR_SUFFIXES
+from pipelines.images.reader import TENSOR_SUFFIXES, image_errors
 from pipelines.images.tensors import TensorFile
 from pipelines.sources.folder import Files, list_files
 
@@ -138,9 +138,10 @@ def _clips_of(root: Path, name: str, images: list[str] | None, frames: int) -> l
             sampled = [images[number] for number in numbers]
             sizes = {size for image in sampled if (size := image_size(root / image)) is not None}
             return [_Clip(name, sampled, [*numbers], sizes=frozenset(sizes))]
-        if Path(name).suffix.lower() in TENSOR_SUFFIXES:
-            return _clips_of_tensors(root, name, frames)
-        return [_clip_of_video(root, name, frames)]
+        with image_errors(name):
+            if Path(name).suffix.lower() in TENSOR_SUFFIXES:
+                return _clips_of_tensors(root, name, frames)
+            return [_clip_of_video(root, name, frames)]
     except ImageError as error:
         return [_Clip(name, [images[0] if images else name], [None], error=f"{error} [{name}]")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from common.moved import ImageRoot
 from pipelines.images.formats import decode
-from pipelines.images.header import ImageHeader, header_of, read_header
+from pipelines.images.header import ImageHeader, header_of, image_size, read_header
 from pipelines.images.pixels import ImageError
 from tests.helpers.videos import write_video
 
@@ -98,3 +99,12 @@ def test_a_frame_of_a_video_has_the_size_that_is_shown(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", 3)
     header = read_header(ImageRoot(tmp_path), "clip.mp4#frame=1")
     assert header.upright_size == header.stored_size == (64, 64)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError) as refused:
+        read_header(ImageRoot(tmp_path), "pipe.jpg")
+    assert refused.value.kind == "unreadable file"
+    assert image_size(tmp_path / "pipe.jpg") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from PIL import Image
 
 from common.errors import SourceError
 from pipelines.frame_names import natural, parse_frame, split_and_category
+from pipelines.images import video_index
 from pipelines.images.decode import PIXELS, decode_rows, unpack
 from pipelines.images.pixels import ImageError
 from pipelines.images.reader import read_image
 from pipelines.images.tensors import TensorFile
 from pipelines.images.video import VideoFile
+from pipelines.images.video_index import index_video
 from pipelines.model_info import Preprocess
 from pipelines.sources.plan import Plan
 from pipelines.sources.read import read_source
@@ -75,6 +78,24 @@ def test_each_video_that_cannot_be_used_is_one_row_that_says_why(tmp_path: Path)
         assert errors[f"train/flies/{name}"].startswith(text), name
         assert errors[f"train/flies/{name}"].endswith(f"[train/flies/{name}]")
     assert table.num_rows == 8 + len(expected)
+
+
+def test_whatever_a_decoder_raises_is_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", 3)
+    write_video(tmp_path / "b.mp4", 3)
+
+    def index(file: Path) -> object:
+        if file.name == "a.mp4":
+            raise struct.error("unpack requires a buffer of 4 bytes")
+        return index_video(file)
+
+    monkeypatch.setattr(video_index, "index_video", index)
+    table = read_source(str(tmp_path), kind="video", frames=0).table
+    errors = table["error"].to_pylist()
+    assert [error is None for error in errors] == [False, True, True, True]
+    assert "a.mp4" in errors[0]
 
 
 def test_clips_of_every_kind_are_planned_alike(tmp_path: Path) -> None:
