@@ -22,8 +22,8 @@ from common.errors import RunError
 from common.storage import open_parquet
 from pipelines.detections import BOX
 from pipelines.embeddings import matrix
+from pipelines.images.errors import ImageError
 from pipelines.images.header import read_header
-from pipelines.images.pixels import ImageError
 from pipelines.run import Run
 from pipelines.sources.database.plan import box_of
 from pipelines.sources.database.schema import Tables

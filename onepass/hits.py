@@ -150,7 +150,8 @@ class Hits:
         # late: torch takes seconds
         from PIL import Image
 
-        from pipelines.images.pixels import ImageError, crop
+        from pipelines.images.errors import ImageError
+        from pipelines.images.pixels import crop
         from pipelines.images.reader import read_image
 
         box = tuple(values[0] for values in self.snapshot.columns(np.array([row]), BOX).values())

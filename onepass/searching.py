@@ -363,7 +363,8 @@ class IndexSearch:
         return Embedder.load(manifest.model)
 
     def _embed(self, image: Image) -> npt.NDArray[np.float32]:
-        from pipelines.images.pixels import ImageError, read  # late: torch takes seconds
+        from pipelines.images.errors import ImageError
+        from pipelines.images.pixels import read  # late: torch takes seconds
 
         embedder = self._embedder
         try:

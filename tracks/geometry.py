@@ -81,7 +81,7 @@ def upright_size(path: Path) -> tuple[int, int] | None:
 @lru_cache(maxsize=1)  # neighbouring rows are frames of one video
 def _video_size(file: Path) -> tuple[int, int] | None:
     # late: torch and FFmpeg take seconds, and tracks over photos never need them
-    from pipelines.images.pixels import ImageError
+    from pipelines.images.errors import ImageError
     from pipelines.images.video import read_video_info
 
     try:

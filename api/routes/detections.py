@@ -210,7 +210,8 @@ def _fetch_body(served: ServedIndex, ids: list[str], shown: Shown) -> bytes:
 
 def _crop(served: ServedIndex, detection_id: str) -> bytes:
     # late: torch takes seconds to import, and a server that is only searched never needs it
-    from pipelines.images.pixels import ImageError, crop
+    from pipelines.images.errors import ImageError
+    from pipelines.images.pixels import crop
     from pipelines.images.reader import read_image
 
     row = served.row_of(detection_id)

@@ -77,7 +77,8 @@ class ImageEmbedder:
         """
         _check_pixels(image, max_pixels, max_pixels)
         embedder = self._load()
-        from pipelines.images.pixels import ImageError, crop  # late: torch takes seconds
+        from pipelines.images.errors import ImageError
+        from pipelines.images.pixels import crop  # late: torch takes seconds
 
         pixels = _decode(image)
         boxes = _to_upright(image, boxes) if stored else boxes
@@ -129,8 +130,8 @@ def _to_upright(image: bytes, boxes: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def _decode(image: bytes, prefix: str = "") -> torch.Tensor:
+    from pipelines.images.errors import ImageError
     from pipelines.images.formats import decode  # late: torch takes seconds
-    from pipelines.images.pixels import ImageError
 
     try:
         return decode(image).pixels

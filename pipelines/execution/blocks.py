@@ -24,6 +24,7 @@ from cluster.children import Child, ChildDiedError
 from cluster.slots import Slots
 from common.moved import ImageRoot
 from common.storage import list_folder, make_folder, remove_folder, write_parquet
+from pipelines.images.errors import ImageError
 from pipelines.request import Request
 
 if TYPE_CHECKING:
@@ -164,8 +165,6 @@ def with_crashes(rows: pa.Table, root: ImageRoot) -> pa.Table:
 
 def _read(where: tuple[ImageRoot, str]) -> None:
     """Read an image and ignore its errors, which are reported when it is answered."""
-    from pipelines.images.pixels import ImageError  # late: it imports torch
-
     root, image = where
     with contextlib.suppress(ImageError):
         _reader(root).read(image)

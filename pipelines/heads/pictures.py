@@ -16,7 +16,8 @@ from common.json_models import write_atomic
 from common.moved import ImageRoot
 from common.sampling import spread
 from pipelines.heads.report import Measures
-from pipelines.images.pixels import ImageError, crop
+from pipelines.images.errors import ImageError
+from pipelines.images.pixels import crop
 from pipelines.images.reader import ImageReader
 
 if TYPE_CHECKING:

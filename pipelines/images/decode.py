@@ -23,8 +23,8 @@ from common.moved import ImageRoot
 from common.sampling import even_parts
 from pipelines.config import OnDamage
 from pipelines.detections import BOX, IMAGE_DAMAGE
-from pipelines.images.errors import DAMAGED
-from pipelines.images.pixels import Decoded, ImageError, crop, resize
+from pipelines.images.errors import DAMAGED, ImageError
+from pipelines.images.pixels import Decoded, crop, resize
 from pipelines.images.reader import ImageReader
 from pipelines.model_info import Preprocess
 

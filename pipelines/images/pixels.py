@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from common.storage import is_access_denied, is_remote, open_file, storage_errors
-from pipelines.images.errors import ImageError as ImageError
+from pipelines.images.errors import ImageError
 from pipelines.model_info import Preprocess
 
 

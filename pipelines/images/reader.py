@@ -12,8 +12,9 @@ from common.moved import ImageRoot
 from common.storage import is_remote
 from pipelines.config import OnDamage
 from pipelines.frame_names import parse_frame
+from pipelines.images.errors import ImageError
 from pipelines.images.formats import decode
-from pipelines.images.pixels import Decoded, ImageError
+from pipelines.images.pixels import Decoded
 from pipelines.images.prefetch import Prefetcher
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from common.untrusted import read_tensors
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 
 KIND = "damaged tensors"
 

@@ -30,7 +30,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.images.video_numbers import Flags, Ints, Output, Packets, number_frames
 from pipelines.images.video_stream import (
     DAMAGED,

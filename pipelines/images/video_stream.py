@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from common.errors import first_line
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 
 DAMAGED = "damaged video"
 _STRAIGHT = 0.01  # of a quarter turn's cosine: half a degree, as FFmpeg rounds

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from common.errors import SourceError
 from pipelines.detections import BOX, derive_ids
 from pipelines.frame_names import parse_frame
+from pipelines.images.errors import ImageError
 from pipelines.images.header import UPRIGHT, Boxes, ImageHeader, read_header
-from pipelines.images.pixels import ImageError
 from pipelines.sources.boxes import BoxesGiven, Frame
 from pipelines.sources.plan import Plan
 

@@ -21,8 +21,8 @@ from common.errors import SourceError
 from common.sampling import evenly, spread
 from pipelines.detections import complete, timestamp_in_name
 from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural, split_and_category
+from pipelines.images.errors import ImageError
 from pipelines.images.header import image_size
-from pipelines.images.pixels import ImageError
 from pipelines.images.reader import TENSOR_SUFFIXES, image_errors
 from pipelines.images.tensors import TensorFile
 from pipelines.sources.folder import Files, list_files

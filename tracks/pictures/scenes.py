@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from common.moved import ImageRoot
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.images.reader import ImageReader
 
 

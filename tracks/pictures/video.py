@@ -19,7 +19,7 @@ from common.errors import InputError, WorkError, first_line
 from common.moved import Pairs
 from index.vectors import Floats, Ints
 from pipelines.frame_names import parse_frame
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.images.video import read_video_info
 from tracks.association.linker import by_frame, frame_step
 from tracks.linked_run import LinkedRun, Progress, shortened

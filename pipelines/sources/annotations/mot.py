@@ -18,7 +18,7 @@ from pathlib import Path
 from common.errors import SourceError
 from common.moved import Pairs, apply_pairs
 from pipelines.frame_names import VIDEO_SUFFIXES, frame_name, natural
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.sources.annotations.rows import LABEL, SCORE, TRACK, Rows
 from pipelines.sources.boxes import BoxesGiven
 from pipelines.sources.folder import IMAGE_SUFFIXES

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.detections import BOX
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.sources.box_layouts import Layout
 from pipelines.sources.boxes import to_corners
 

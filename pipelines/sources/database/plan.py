@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from common.errors import SourceError
 from pipelines.detections import BOX, complete
 from pipelines.frame_numbers import number_frames
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import PREFIX, Tables, read_tables
 

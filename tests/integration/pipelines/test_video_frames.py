@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.images.video import VideoFile, read_video_info
 from pipelines.images.video_index import index_video
 from tests.helpers.videos import (

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.images.errors import ImageError
 from pipelines.images.formats import decode
 from pipelines.images.header import image_size
-from pipelines.images.pixels import ImageError
 from tests.helpers.pictures import encoded
 
 EOI = b"\xff\xd9"

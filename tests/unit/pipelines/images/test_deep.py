@@ -13,9 +13,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from pipelines.images.errors import ImageError
 from pipelines.images.formats import decode
 from pipelines.images.header import ImageHeader, header_of
-from pipelines.images.pixels import ImageError
 from tests.helpers.pictures import drawn, encoded
 
 RGB = np.array(drawn(3, width=64, height=48))

@@ -11,9 +11,9 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from common.moved import ImageRoot
+from pipelines.images.errors import ImageError
 from pipelines.images.formats import decode
 from pipelines.images.header import ImageHeader, header_of, image_size, read_header
-from pipelines.images.pixels import ImageError
 from tests.helpers.videos import write_video
 
 BOX = (8, 16, 32, 26)

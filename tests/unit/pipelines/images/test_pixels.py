@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
+from pipelines.images.errors import ImageError
 from pipelines.images.formats import decode
 from pipelines.images.pillow import quiet
-from pipelines.images.pixels import ImageError, crop, read, resize
+from pipelines.images.pixels import crop, read, resize
 from pipelines.model_info import Preprocess
 from tests.helpers.pictures import drawn, encoded
 

@@ -9,7 +9,7 @@ import pytest
 
 from ami.join import DetectionCount, features_of
 from common.errors import InputError, SourceError
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.plan import box_of, deployment_names
 from pipelines.sources.read import is_database, name_source, read_source

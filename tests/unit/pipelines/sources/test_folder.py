@@ -11,7 +11,8 @@ import pytest
 import pipelines.sources.folder
 from common.errors import SourceError
 from common.storage import open_file
-from pipelines.images.pixels import ImageError, read
+from pipelines.images.errors import ImageError
+from pipelines.images.pixels import read
 from pipelines.images.reader import read_image
 from pipelines.sources.contents import hash_file, with_hashes
 from pipelines.sources.plan import Plan

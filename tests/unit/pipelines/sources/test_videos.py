@@ -20,7 +20,7 @@ from common.errors import SourceError
 from pipelines.frame_names import natural, parse_frame, split_and_category
 from pipelines.images import video_index
 from pipelines.images.decode import PIXELS, decode_rows, unpack
-from pipelines.images.pixels import ImageError
+from pipelines.images.errors import ImageError
 from pipelines.images.reader import read_image
 from pipelines.images.tensors import TensorFile
 from pipelines.images.video import VideoFile
