@@ -24,7 +24,7 @@ from tests.helpers.videos import (
     without_beginning,
     write_video,
 )
-from tracks.geometry import image_size
+from tracks.geometry import upright_size
 
 Options = dict[str, Any]  # of `write_video`
 Change = Callable[[Path, Path], Path]
@@ -396,4 +396,4 @@ def test_titles_that_are_not_utf8_are_no_matter(tmp_path: Path) -> None:
 
 def test_boxes_are_within_the_upright_frame(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.mp4", 3, width=96, turned=90)
-    assert image_size(Path(f"{file}#frame=1")) == (SIDE, 96)
+    assert upright_size(Path(f"{file}#frame=1")) == (SIDE, 96)
