@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.errors import InputError, ModelError, SourceError
+from common.errors import InputError, ModelError, SnapshotError, SourceError
 from common.storage import open_parquet, read_parquet
 from common.untrusted import read_tensors
+from index.build.sources.arrays import open_hdf5
 from index.storage.rows import load_array
 from onepass.cli.query import _load_vector
 from pipelines.engines.cache import cache_folder, cached
@@ -154,6 +155,18 @@ def test_a_query_vector_larger_than_its_file(tmp_path: Path, shape: str) -> None
         _load_vector(file)
     with pytest.raises(ValueError, match="reshape"):
         load_array(file)
+
+
+@pytest.mark.parametrize("shape", [(10**11, 8), (6, 10**9)])
+def test_hdf5_that_declares_more_than_it_holds(tmp_path: Path, shape: tuple[int, int]) -> None:
+    options: dict[str, Any] = {"chunks": (1, 8), "compression": "gzip"}
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("features", shape, "f4", **options)
+    with pytest.raises(SnapshotError, match="declares"):
+        open_hdf5(tmp_path / "x.h5", None)
+    with h5py.File(tmp_path / "y.h5", "w") as file:  # few of its rows are written
+        file.create_dataset("features", (1000, 8), "f4", **options)[:2] = 1
+    assert open_hdf5(tmp_path / "y.h5", None).rows == 1000
 
 
 def test_a_query_vector_that_is_an_archive(tmp_path: Path) -> None:
