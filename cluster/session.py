@@ -20,6 +20,7 @@ from cluster.slots import Slots, available_slots
 from cluster.token import forget, own_token, token_refusal
 from common.errors import ClusterError, StalledError
 from common.network import check_port
+from common.text import printable
 
 _STORE_BYTES_PER_SLOT = 512 * 2**20  # eight blocks of Ray Data, which are 64 MiB here
 _STORE_SHARE = 0.3  # of free memory, as Ray's default
@@ -110,7 +111,7 @@ def print_status() -> None:
             if _IDLE_WORKERS not in message:
                 line = message.strip().split("\n")[0]
                 line = shorten(line, _MESSAGE_CHARACTERS, placeholder=" …")
-                sys.stderr.write(f"ray: {line}\n")
+                sys.stderr.write(f"ray: {printable(line)}\n")
 
     worker.print_to_stdstream = print_lines
 

@@ -7,10 +7,12 @@ prints it without a traceback, and with options in their place: ``--out runs/fir
 
 from __future__ import annotations
 
+from common.text import hide_secrets
+
 
 def first_line(error: BaseException) -> str:
     """The first line of another library's error; its type where there is no message."""
-    return _first_line(error) or type(error).__name__
+    return hide_secrets(_first_line(error)) or type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:
@@ -24,9 +26,15 @@ class OnepassWarning(UserWarning):
 
 
 class OnepassError(Exception):
-    """Base of all deliberate errors; ``exit_code`` is what the command line returns."""
+    """Base of all deliberate errors; ``exit_code`` is what the command line returns.
+
+    Passwords in URLs are not kept in the message.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(OnepassError):

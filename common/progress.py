@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from common.errors import StoppedError
+from common.text import printable
 
 _LOG_SECONDS = 10.0
 _DRAW_SECONDS = 0.1
@@ -127,7 +128,8 @@ class ProgressBar:
                 self._draw_in_notebook()
         elif not self._live and now - self._logged > _LOG_SECONDS:
             self._logged = now
-            print(f"{stage}: {done} of {total} {rate}".rstrip(), file=sys.stderr)  # noqa: T201
+            line = f"{stage}: {done} of {total} {rate}".rstrip()
+            print(printable(line), file=sys.stderr)  # noqa: T201
 
     def _draw_in_notebook(self) -> None:
         if self._cell_output is None:

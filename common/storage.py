@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -46,9 +47,19 @@ def to_path(name: str | Path) -> Path:
     """The folder or file of that name: a ``Path``, or in an object store a ``UPath``.
 
     Typed as ``Path``, so that code reads the same for both.
+
+    Raises:
+        StorageError: the URI has a key or a password in it, which is not repeated.
     """
     if not is_remote(name):
         return Path(name)
+    scheme, _, rest = str(name).partition("://")
+    if re.search("[:@]", rest.partition("/")[0]):  # no bucket's name has them
+        raise StorageError(
+            f"{scheme}://… has more than a bucket before the first / (it is not shown, it may hold a "
+            "key); leave keys out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "GOOGLE_APPLICATION_CREDENTIALS"
+        )
     return cast(Path, UPath(str(name).rstrip("/")))
 
 

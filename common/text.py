@@ -1,9 +1,11 @@
-"""Text files as people have them: the encoding is that of the file's first bytes, or UTF-8."""
+"""Text from outside: the encoding of files, and what may be shown of names and messages."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
+import unicodedata
 
 GUESSED = "cp1252"
 """What a text is read as that says nothing and is not UTF-8: Latin-1, as Windows has it."""
@@ -62,3 +64,49 @@ def is_text(name: str) -> bool:
 def escape(name: str) -> str:
     r"""The name of a file to be shown; bytes that are not UTF-8 as ``\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+# A user with a password before the host, whose secret may hold a slash; a port is none.
+_IN_URL = re.compile(r"(?<=://)[^\s/:@]*:(?!\d*/)[^\s@]*@")
+_IN_QUERY = re.compile(r"(?i)([?&][\w-]*(?:password|secret|token|signature)[\w-]*=)[^&\s]+")
+
+
+def hide_secrets(text: str) -> str:
+    """A message with ``***`` in place of passwords and keys in URLs.
+
+    Example:
+        >>> hide_secrets("s3://KEY:SECRET@bucket/photos is missing")
+        's3://***@bucket/photos is missing'
+    """
+    if "://" not in text:
+        return text
+    return _IN_QUERY.sub(r"\1***", _IN_URL.sub("***@", text))
+
+
+def printable(line: str) -> str:
+    r"""A line as it may go to a terminal: without secrets, and with what would act there escaped.
+
+    Names of files and other text from outside may hold control characters, which move the cursor or
+    change colours and titles, line ends, and marks that turn the direction of text.
+
+    Example:
+        >>> printable("a\x1b[2J\n.jpg")
+        'a\\x1b[2J\\n.jpg'
+    """
+    line = hide_secrets(line)
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join(_escaped(letter) if _acts(letter) else letter for letter in line)
+
+
+def _acts(letter: str) -> bool:
+    kind = unicodedata.category(letter)
+    # Of the format characters those that join letters are kept: scripts and emoji need them.
+    joins = letter in "\u200c\u200d\u00ad" or "\U000e0020" <= letter <= "\U000e007f"
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and not joins)
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte of a name that is not UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()

@@ -8,7 +8,10 @@ is ever needed here.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
+from mmap import ACCESS_READ
+from mmap import mmap as mapped
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import pyarrow as pa
 from common.errors import SourceError, first_line
 
 _NAME = b"ARROW:extension:name"
+# As a pickle names it, with or without an int: a size of which it then fills the memory.
+_BYTEARRAY = b"\nbytearray\n"
 
 
 def refuse_pickled(schema: pa.Schema, where: str) -> None:
@@ -47,8 +52,16 @@ def read_tensors(file: str | Path, *, mmap: bool = False) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is damaged or holds something else; the message is one line.
+        ValueError: it is damaged, holds something else, or declares more than its size can hold;
+            the message is one line.
     """
+    _check_archive(Path(file))
+    content = _load(file, mmap)
+    _check_tensors(content, Path(file).stat().st_size)
+    return content
+
+
+def _load(file: str | Path, mmap: bool) -> Any:
     import torch  # it takes seconds, and most of what imports this module reads tables
 
     try:
@@ -57,8 +70,62 @@ def read_tensors(file: str | Path, *, mmap: bool = False) -> Any:
         raise
     except Exception as error:  # the unpickler raises anything
         if mmap and isinstance(error, RuntimeError):
-            return read_tensors(file)
+            return _load(file, mmap=False)
         raise ValueError(_reason(error)) from None
+
+
+def _check_archive(file: Path) -> None:
+    """Refuse what grows as it is read: compressed or overlapping members, arrays made by a number."""
+    if not file.exists():
+        raise FileNotFoundError(file)
+    if not file.is_file():  # to open a pipe waits for who writes into it
+        raise ValueError("it is not a file")
+    if not zipfile.is_zipfile(file):  # the format before PyTorch 1.6, or none
+        if file.stat().st_size:
+            with file.open("rb") as stream, mapped(stream.fileno(), 0, access=ACCESS_READ) as data:
+                _refuse_bytearray(data.find(_BYTEARRAY) >= 0)
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # Code is that of TorchScript, which is refused without reading it.
+            members = [info for info in archive.infolist() if "/code/" not in info.filename]
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("it is compressed, which torch.save does not do; unpack it")
+            if sum(member.file_size for member in members) > file.stat().st_size:
+                raise ValueError("its archive declares more bytes than the file has")
+            for member in members:
+                if member.filename.endswith(".pkl"):
+                    _refuse_bytearray(_BYTEARRAY in archive.read(member))
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise ValueError(f"its archive is damaged: {first_line(error)}") from None
+
+
+def _refuse_bytearray(is_there: bool) -> None:
+    if is_there:
+        raise ValueError("it holds bytearray, which is neither a tensor nor a container")
+
+
+def _check_tensors(content: Any, file_bytes: int) -> None:
+    """Refuse a tensor that repeats its values, by strides of 0 or as a sparse one, past its file."""
+    import torch
+
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:  # containers may share parts, and hold themselves
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            if value.numel() * value.element_size() > file_bytes:
+                raise ValueError(
+                    f"its tensor of {list(value.shape)} has more bytes than the file's {file_bytes}; "
+                    "save it with .contiguous(), dense"
+                )
+        elif isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
+        waiting += getattr(value, "__dict__", {}).values()
 
 
 def _reason(error: Exception) -> str:

@@ -12,9 +12,11 @@ import threading
 import time
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
+
+from common.text import hide_secrets, printable
 
 ACCESS = "onepass.api.access"  # one line a request
 FLUSH_SECONDS = 0.2
@@ -29,11 +31,11 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hide_secrets(record.getMessage()),
         }
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = hide_secrets(self.formatException(record.exc_info))
         return orjson.dumps(line, default=str).decode()
 
 
@@ -47,7 +49,11 @@ class PlainLines(logging.Formatter):
         """The message and its fields; a traceback follows on lines of its own."""
         fields = getattr(record, "fields", {}).items()
         shown = [f"{name}={value}" for name, value in fields if value is not None]
-        return " ".join([super().formatMessage(record), *shown])
+        return printable(" ".join([super().formatMessage(record), *shown]))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The traceback, in which nothing acts on the terminal."""
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):

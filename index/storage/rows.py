@@ -248,20 +248,18 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def load_array(file: Path) -> NDArray[Any]:
-    """``np.load`` for several threads.
-
-    NumPy reads a header with Python's parser, and that of 3.11 fails where two threads parse.
+    """The array of a NumPy file; what its header declares is not allocated before the file has it.
 
     Raises:
-        OSError, EOFError, ValueError: the file is missing or damaged.
+        OSError, ValueError: the file is missing or damaged.
     """
-    with _HEADER_LOCK:
-        loaded: NDArray[Any] = np.load(file, allow_pickle=False)
-    return loaded
+    return map_array(file).copy()
 
 
 def map_array(file: Path) -> NDArray[Any]:
-    """``load_array``, memory-mapped. Unlike NumPy's own mapping it keeps no file handle.
+    """The array of a NumPy file, mapped. Unlike NumPy's own mapping it keeps no file handle.
+
+    NumPy reads a header with Python's parser, and that of 3.11 fails where two threads parse.
 
     Raises:
         OSError, ValueError: the file is missing or damaged.

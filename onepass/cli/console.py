@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from cluster.executors import ExecutorChoice
 from common.errors import InputError
+from common.text import printable
 from onepass.cli.flags import with_flags
 from pipelines.config import ExtractConfig
 
@@ -34,16 +36,24 @@ Images = Annotated[
 ]
 
 
-def echo(text: str) -> None:
-    typer.echo(text)
+def echo(line: str, *, err: bool = False) -> None:
+    """Print a line for people, on stderr if ``err``; nothing in it acts on the terminal."""
+    typer.echo(printable(line), err=err)
 
 
 def warn(text: str) -> None:
     """Print a warning, with options in place of the parameters that it names."""
-    typer.echo(f"warning: {with_flags(text)}", err=True)
+    echo(f"warning: {with_flags(text)}", err=True)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the error that is handled, on stderr."""
+    for line in traceback.format_exc().splitlines():
+        echo(line, err=True)
 
 
 def print_json(value: Any) -> None:
+    """Print a value for machines, exactly; its letters are ASCII."""
     typer.echo(json.dumps(value, indent=2, default=str))
 
 

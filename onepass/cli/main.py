@@ -40,7 +40,7 @@ from onepass.cli import (
     submit,
     tracks,
 )
-from onepass.cli.console import warn
+from onepass.cli.console import echo, print_traceback, warn
 from onepass.cli.flags import with_flags
 
 PANELS = {
@@ -120,20 +120,25 @@ def main() -> None:
     ) as error:  # what was typed cannot be parsed; without a word, help was shown
         if message := error.format_message():
             command = getattr(getattr(error, "ctx", None), "command_path", "onepass")
-            typer.echo(f"error: {message.rstrip('.')}; see '{command} --help'", err=True)
+            echo(f"error: {message.rstrip('.')}; see '{command} --help'", err=True)
         sys.exit(InputError.exit_code)
     except OnepassError as error:
         if flags.get("debug"):
-            raise
-        typer.echo(f"error: {with_flags(str(error))}", err=True)
+            print_traceback()
+        else:
+            echo(f"error: {with_flags(str(error))}", err=True)
         in_ray = LeaseLostError | StalledError | StoppedError
         _exit(error.exit_code, at_once=isinstance(error, in_ray))
     except OSError as error:  # a full disk, a folder without permission
         if flags.get("debug"):
-            raise
-        file = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {file}{error.strerror or error}; what is written is kept", err=True)
+            print_traceback()
+        else:
+            file = f"{error.filename}: " if error.filename else ""
+            echo(f"error: {file}{error.strerror or error}; what is written is kept", err=True)
         _exit(1, at_once=True)
+    except Exception:  # a fault of ours
+        print_traceback()
+        _exit(1, at_once=False)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def migrate(
     if not passed:
         for check in report.verdict.limits:
             if check.outcome == "missed":
-                typer.echo(f"missed: {with_flags(check.says)}", err=True)
+                echo(f"missed: {with_flags(check.says)}", err=True)
         raise typer.Exit(_EXIT_MISSED)
 
 

@@ -202,9 +202,11 @@ def _show_facets(
 def _load_vector(file: Path | None) -> NDArray[np.floating]:
     import numpy as np
 
+    from index.storage.rows import load_array  # late: Arrow takes half a second
+
     assert file is not None
     try:
-        values: NDArray[Any] = np.load(file, allow_pickle=False)
+        values = load_array(file)
     except (OSError, ValueError) as error:
         raise InputError(f"--vector {file} cannot be read as .npy: {error}") from None
     if values.ndim == 2 and len(values) == 1:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from common.text import printable
 from onepass.cli.console import Json, echo, print_json
 
 app = typer.Typer()
@@ -46,9 +47,12 @@ def submit(
         else:
             echo(f"job {job_id} is submitted; {job.next_steps(address, job_id)}")
         return
-    ended = job.follow(
-        client, address, job_id, log=lambda text: typer.echo(text, nl=False, err=as_json)
-    )
+
+    def show(text: str) -> None:
+        lines = text.split("\n")  # the last one may go on in the next text
+        typer.echo("\n".join(map(printable, lines)), nl=False, err=as_json)
+
+    ended = job.follow(client, address, job_id, log=show)
     if as_json:
         print_json(asdict(ended))
     else:

@@ -60,20 +60,22 @@ def evaluate(
         print_json(asdict(evaluation))
         return
     for evaluated in evaluation.sequences:
-        echo(_scores(evaluated.sequence, evaluated.scores))
+        _print_scores(evaluated.sequence, evaluated.scores)
         for line in _left_out(evaluated):
             echo(f"  {line}")
     if len(evaluation.sequences) > 1:
-        echo(_scores(f"all {len(evaluation.sequences)}", evaluation.together))
+        _print_scores(f"all {len(evaluation.sequences)}", evaluation.together)
     if missing := evaluation.without_truth:
         shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
         warn(f"{len(missing)} sequences have no truth and are not evaluated: {shown}")
 
 
-def _scores(name: str, scores: Scores) -> str:
-    return (
+def _print_scores(name: str, scores: Scores) -> None:
+    echo(
         f"{name}: HOTA {scores.hota:.3f}  DetA {scores.det_a:.3f}  AssA {scores.ass_a:.3f}  "
-        f"IDF1 {scores.idf1:.3f}  MOTA {scores.mota:.3f}\n"
+        f"IDF1 {scores.idf1:.3f}  MOTA {scores.mota:.3f}"
+    )
+    echo(
         f"  {scores.switches} switches, {scores.fragmentations} fragmentations; "
         f"{scores.truth_tracks} individuals as {scores.tracks} tracks; {scores.missed} of "
         f"{scores.truth_boxes} boxes missed, {scores.false} of {scores.boxes} false"

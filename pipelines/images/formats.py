@@ -19,7 +19,7 @@ from pipelines.images import damage, jpeg
 from pipelines.images.errors import DAMAGED, MAX_PIXELS, TOO_LARGE, UNSUPPORTED, ImageError
 from pipelines.images.exif import time_taken
 from pipelines.images.jpeg2000 import decode_deep
-from pipelines.images.pillow import open_image, quiet, to_rgb
+from pipelines.images.pillow import KNOWN, open_image, quiet, to_rgb
 from pipelines.images.pixels import Decoded
 from pipelines.images.tiff import is_tiff, read_tiff
 
@@ -51,7 +51,9 @@ def decode(data: bytes, *, damaged: OnDamage = "error") -> Decoded:
             else:
                 header = open_image(io.BytesIO(data))
                 if header is None:
-                    raise ImageError("not an image", f"{len(data)} bytes in no known format")
+                    raise ImageError(
+                        "not an image", f"{len(data)} bytes in no known format; {KNOWN}"
+                    )
                 with header:
                     width, height = header.size
                     what, pixels = f"{header.format} {width}x{height}", width * height

@@ -23,7 +23,7 @@ from common.moved import ImageRoot
 from common.storage import is_remote, open_file
 from pipelines.frame_names import parse_frame
 from pipelines.images.errors import UNSUPPORTED, ImageError
-from pipelines.images.pillow import open_image, quiet
+from pipelines.images.pillow import KNOWN, open_image, quiet
 from pipelines.images.tiff import is_tiff
 
 Boxes = NDArray[np.float64]
@@ -123,7 +123,7 @@ def header_of(stream: IO[bytes]) -> ImageHeader:
         else:
             image = open_image(stream)
             if image is None:
-                raise ImageError("not an image", "of no known format")
+                raise ImageError("not an image", f"of no known format; {KNOWN}")
             size = image.size
             orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
     return ImageHeader(*size, orientation if orientation in _TURNED else UPRIGHT)

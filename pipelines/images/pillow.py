@@ -1,4 +1,7 @@
-"""Images of the formats that Pillow reads, opened and turned into RGB."""
+"""Images of a few of Pillow's formats, opened and turned into RGB.
+
+Pillow knows some forty, one of which starts Ghostscript; only those in ``FORMATS`` are tried.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,21 @@ from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import (  # each plugin registers its formats
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    DdsImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from common.errors import first_line
 from pipelines.images.errors import (
@@ -24,8 +41,23 @@ from pipelines.images.scale import to_bytes
 
 _FIRST_BYTES = 16  # that Pillow's formats are told apart by
 _CERTAIN = frozenset({"AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "WEBP"})  # by their first bytes
-# It is a program, which Pillow gives to Ghostscript.
-_NOT_OPENED = frozenset({"EPS"})
+# As Pillow names them: MPO is a JPEG to it, PGM, PBM and PFM are PPM. TGA is the last, because
+# hardly anything in a file says that it is one.
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "TIFF",
+    "DDS",
+    "TGA",
+)
+KNOWN = "known are " + ", ".join(FORMATS)
 
 
 class _Quiet:
@@ -71,24 +103,29 @@ def open_image(stream: IO[bytes]) -> Image.Image | None:
     """
     damage: ImageError | None = None
     first = stream.read(_FIRST_BYTES)
-    for load in (Image.preinit, Image.init):  # the usual formats, then all
-        load()
-        for name in list(Image.ID):
-            factory, accept = Image.OPEN[name]
-            if name in _NOT_OPENED:
-                continue
-            try:
-                accepted = accept is None or accept(first)
-                if accepted and not isinstance(accepted, str):  # a text: Pillow lacks the library
-                    return _construct(factory, stream)
-            except ImageError:
-                raise
-            except Exception as error:  # of a damaged header: any; perhaps it is another format
-                if name in _CERTAIN and damage is None:
-                    damage = ImageError(DAMAGED, f"{name}: {first_line(error)}")
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        try:
+            accepted = _may_be_tga(first) if accept is None else accept(first)
+            if accepted and not isinstance(accepted, str):  # a text: Pillow lacks the library
+                return _construct(factory, stream)
+        except ImageError:
+            raise
+        except Exception as error:  # of a damaged header: any; perhaps it is another format
+            if name in _CERTAIN and damage is None:
+                damage = ImageError(DAMAGED, f"{name}: {first_line(error)}")
     if damage is not None:
         raise damage
     return None
+
+
+def _may_be_tga(first: bytes) -> bool:
+    """Whether a file may be a TGA, which has no mark; icons, cursors and MPEG look like one."""
+    if len(first) < _FIRST_BYTES:
+        return False
+    _, has_palette, kind, *palette = first[:8]
+    needs_palette = kind in (1, 9)
+    return bool(has_palette) if needs_palette else has_palette == 1 or not any(palette)
 
 
 def _construct(factory: Callable[..., Image.Image], stream: IO[bytes]) -> Image.Image:

@@ -21,6 +21,7 @@ from common.errors import first_line
 from pipelines.images.errors import ImageError
 
 DAMAGED = "damaged video"
+_PLAYLISTS = ("concat", "hls", "dash")  # whose writer would choose the files that are read
 _STRAIGHT = 0.01  # of a quarter turn's cosine: half a degree, as FFmpeg rounds
 
 
@@ -52,6 +53,9 @@ def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = first_line(error).split(": '")[0].partition("] ")[2] or type(error).__name__
         raise ImageError(DAMAGED, f"{file.name} cannot be opened as a video: {reason}") from None
+    if container.format.name in _PLAYLISTS:
+        container.close()
+        raise ImageError(DAMAGED, f"{file.name} is a list of other files, not a video")
     pictures = [
         stream
         for stream in container.streams.video

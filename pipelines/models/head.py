@@ -87,9 +87,15 @@ def load_head(file: str | Path) -> Head:
     if not isinstance(data, dict) or data.get("onepass_head") != FORMAT:
         raise ModelError(f"{given} is not a head; make one with 'onepass probe train'")
     try:
-        head = Head(HeadInfo.model_validate_json(data["facts"]))
+        facts = HeadInfo.model_validate_json(data["facts"])
+        with torch.device("meta"):  # sizes that it declares take no memory before they are compared
+            declared = {name: tensor.shape for name, tensor in Head(facts).state_dict().items()}
+        stored = {name: tensor.shape for name, tensor in data["state"].items()}
+        if stored != declared:
+            raise ModelError(f"{given} is damaged: its weights are not of the sizes that it states")
+        head = Head(facts)
         head.load_state_dict(data["state"])
-    except (ValidationError, RuntimeError, KeyError, TypeError) as error:
+    except (ValidationError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{given} is damaged: {first_line(error)}") from None
     return head.eval().requires_grad_(False)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ COLUMNS = (
     *(f"cost_{term}" for term in TERMS),
     *("image_before", "image", "verdict"),
 )
+
+# What a formula begins with, of usual and of full width, and the apostrophe that prevents one.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'")
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,31 @@ def review_run(
     sheets = [
         _write_sheet(rows, crops, start, out, run.name) for start in range(0, len(rows), PER_SHEET)
     ]
+    write_atomic(table, to_csv(rows).encode())
+    return ReviewSummary(str(table), sheets, len(rows), links.num_rows, dict(images.missing))
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The text of ``review.csv``, in which a spreadsheet finds no formula.
+
+    Names come from files and from whoever made the detections. One that a spreadsheet would compute
+    gets an apostrophe before it, and so does one that begins with an apostrophe: to have a name
+    back, take one away.
+
+    Args:
+        rows: values of ``COLUMNS``; others are left out.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(table, text.getvalue().encode())
-    return ReviewSummary(str(table), sheets, len(rows), links.num_rows, dict(images.missing))
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
 
 
 def _write_sheet(

@@ -20,6 +20,8 @@ from index.storage.rows import load_array, map_array
 
 FEATURES, VALID = "features", "valid"
 _READER_ROWS = 6 * BATCH_ROWS
+_UNWRITTEN_BYTES = 2**30  # that may be declared and not written
+_MOST_PACKED = 2000  # bytes of one stored byte; Deflate reaches 1,032
 
 
 def open_npy(path: Path, id_column: str | None) -> FileLayout:
@@ -63,7 +65,9 @@ def open_hdf5(path: Path, id_column: str | None) -> FileLayout:
                 f"{path} has no dataset {FEATURES!r} (it has {', '.join(file) or 'none'}); name the "
                 "one with the vectors so"
             )
-        rows, dim = _check_matrix(path, arrays.pop(FEATURES))
+        features = arrays.pop(FEATURES)
+        rows, dim = _check_matrix(path, features)
+        _check_written(path, features)
         columns = {name: data for name, data in arrays.items() if data.shape[:1] == (rows,)}
         ids = choose_id_column(path, id_column, columns)
         schema = pa.schema([(name, _column_type(data)) for name, data in columns.items()])
@@ -143,6 +147,16 @@ def _check_matrix(path: Path, vectors: Any) -> tuple[int, int]:
         raise SnapshotError(f"{path}: the vectors have shape {vectors.shape}; give [N, D]")
     to_floats(np.empty(0, vectors.dtype), path)
     return int(vectors.shape[0]), int(vectors.shape[1])
+
+
+def _check_written(path: Path, vectors: h5py.Dataset) -> None:
+    """Refuse a small file that declares many vectors; those that were never written read as zeros."""
+    stored = vectors.id.get_storage_size()
+    if not vectors.is_virtual and vectors.nbytes > max(_UNWRITTEN_BYTES, _MOST_PACKED * stored):
+        raise SnapshotError(
+            f"{path}: {FEATURES} declares {vectors.nbytes} bytes and holds {stored}; write its rows, or "
+            "make it as long as they are"
+        )
 
 
 def _read_ids(file: Path) -> pa.Array:

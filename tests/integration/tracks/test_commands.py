@@ -383,6 +383,20 @@ def test_the_doubtful_links_first(tmp_path: Path) -> None:
         assert (tmp_path / "review" / "review.csv").read_bytes() == data
 
 
+def test_a_review_holds_no_formula(tmp_path: Path) -> None:
+    names = ("=1+1", "@SUM(1)", "-2", "+3", "'quoted", "plain, with =")
+    run = scene(tmp_path, sequences=names, images=False)
+    document("review", run, "--out", tmp_path / "review", "--worst", 500)
+    with (tmp_path / "review" / "review.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cells = [row[name] for row in rows for name in row if not name.startswith(("margin", "cost"))]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    shown = {name: name.removeprefix("'") for name in {row["sequence"] for row in rows}}
+    assert {*shown} == {"'=1+1", "'@SUM(1)", "'-2", "'+3", "''quoted", "plain, with ="}
+    assert {*shown.values()} == {*names}
+    assert {row["image"].removeprefix("'").split("/")[0] for row in rows} == {*names}
+
+
 def test_a_review_of_images_that_are_gone_and_of_no_links(tmp_path: Path) -> None:
     run = scene(tmp_path, images=False)
     out, err = output("review", run, "--out", tmp_path / "review", "--worst", 1, "--json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from common.errors import WorkError
 from tracks.pictures.annotate import COLOURS, GREY, Annotator
+from tracks.pictures.review import to_csv
 from tracks.pictures.sheet import BLANK, GREEN, INK, RED, Tile, contact_sheet
 from tracks.pictures.video import encode
 
@@ -33,6 +36,15 @@ def test_a_sheet_has_the_borders_that_its_tiles_name() -> None:
     assert [has(sheet, colour) for colour in (INK, GREEN, BLANK, RED)] == [True, True, True, False]
     assert (np.asarray(sheet)[:, -15:] == 255).all()  # a long line is cut
     assert contact_sheet([]).width > 0
+
+
+@pytest.mark.parametrize("first", [*"=+-@\t\r\n'", "\uff1d", "\uff0b"])
+def test_a_name_that_a_spreadsheet_would_compute_is_text(first: str) -> None:
+    name = f'{first}cmd|" /C calc"!A0'
+    row = {"sequence": name, "image": f"a{name}", "margin": -0.5, "cost": None, "other": 1}
+    [read] = csv.DictReader(io.StringIO(to_csv([row]), newline=""))
+    assert read["sequence"] == f"'{name}"
+    assert (read["image"], read["margin"], read["cost"]) == (f"a{name}", "-0.5", "")
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -45,6 +45,24 @@ def test_a_video_that_lies_is_turned_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(as_array(VideoFile(lying).frame(1)), expected)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    ],
+    ids=["concat", "HLS", "SDP"],
+)
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts"])
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, name: str, text: str) -> None:
+    write_video(tmp_path / "other.mp4", 3)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ImageError) as caught:
+        VideoFile(tmp_path / name)
+    assert caught.value.kind == "damaged video"
+
+
 def test_only_the_frames_that_are_damaged_are_errors(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.mp4", 36)
     with av.open(str(file)) as opened:
