@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from api.config import ServeConfig
@@ -76,6 +77,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.body_limiter = CapacityLimiter(1)
     # The last one added handles a request first.
     app.add_middleware(BodyLimit, max_bytes=config.limits.body_bytes, metrics=service.metrics)
     if api_keys is not None:

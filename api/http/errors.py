@@ -104,13 +104,10 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
 async def _answer_invalid(_: Request, error: RequestValidationError) -> Response:
     problems = error.errors()
     parts = []
-    for item in problems[:_SHOWN_PROBLEMS]:  # a vector of a million words has a million
+    for item in problems[:_SHOWN_PROBLEMS]:
         # loc is ("body", "k"): part of the request, then field; a JSON error has a byte offset.
         location = ".".join(str(part) for part in item["loc"])
         reason = item["msg"].removeprefix("Value error, ")
-        detail = item.get("ctx", {}).get("error")
-        if item["type"] == "json_invalid":
-            reason = f"not JSON: {detail}"
         parts.append(f"{location}: {reason}")
     if len(problems) > _SHOWN_PROBLEMS:
         parts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")
