@@ -20,8 +20,9 @@ from api.schemas.common import ErrorAnswer
 from common.errors import FileAccessError, UnavailableError
 
 _MEANINGS = {
-    400: "The body cannot be read as what its content type says.",
+    400: "The body cannot be read as what its content type says; or the server has no such name.",
     401: "No API key, or one that this server does not know.",
+    403: "A page of another site sent it.",
     404: "Not found.",
     409: "It conflicts with an earlier request; the message says how.",
     413: "The body is over the server's limit.",
