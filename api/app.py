@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from api.config import ServeConfig
 from api.http.errors import HANDLERS
 from api.http.keys import KeyCheck, declare_keys, read_keys
 from api.http.middleware import BodyLimit, Observe
+from api.http.origins import OriginCheck, SecurityHeaders
 from api.routes import detections, index, link, page, search, tracks
 from api.service.service import Service
 from common.errors import OnepassError
@@ -74,13 +76,20 @@ def create_app(
         exception_handlers=HANDLERS,
         openapi_tags=_TAGS,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own page runs a script of another host; see api.routes.page
+        redoc_url=None,
     )
     app.state.service = service
+    app.state.body_limiter = CapacityLimiter(1)
     # The last one added handles a request first.
     app.add_middleware(BodyLimit, max_bytes=config.limits.body_bytes, metrics=service.metrics)
     if api_keys is not None:
         app.add_middleware(KeyCheck, keys=api_keys, metrics=service.metrics)
+    app.add_middleware(
+        OriginCheck, host=config.host, allowed=config.allowed_host, metrics=service.metrics
+    )
     app.add_middleware(Observe, metrics=service.metrics)
+    app.add_middleware(SecurityHeaders)
     for router in _ROUTERS:
         # Not include_router: it matches each path twice, which slows a search by id noticeably.
         app.router.routes += router.routes

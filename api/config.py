@@ -64,6 +64,11 @@ class ServeConfig(JsonModel):
     index: Annotated[str, BeforeValidator(str)] = Field(description="An index folder.")
     host: str = option(SERVER, "Address to listen on.", "127.0.0.1")
     port: int = option(SERVER, "Port to listen on.", 8000, ge=1, le=65535)
+    allowed_host: tuple[str, ...] = Field(
+        (),
+        description="A name of this server, as a proxy or clients call it, beside localhost, this "
+        "machine's own name and IP addresses; can be given again.",
+    )
     api_key_file: Path | None = option(SERVER, "Require one of its keys (one a line) in X-API-Key.")
     log_json: bool | None = option(
         SERVER, "Log lines as JSON; by default unless stderr is a terminal."

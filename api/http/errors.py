@@ -20,8 +20,9 @@ from api.schemas.common import ErrorAnswer
 from common.errors import FileAccessError, UnavailableError
 
 _MEANINGS = {
-    400: "The body cannot be read as what its content type says.",
+    400: "The body cannot be read as what its content type says; or the server has no such name.",
     401: "No API key, or one that this server does not know.",
+    403: "A page of another site sent it.",
     404: "Not found.",
     409: "It conflicts with an earlier request; the message says how.",
     413: "The body is over the server's limit.",
@@ -104,13 +105,10 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
 async def _answer_invalid(_: Request, error: RequestValidationError) -> Response:
     problems = error.errors()
     parts = []
-    for item in problems[:_SHOWN_PROBLEMS]:  # a vector of a million words has a million
+    for item in problems[:_SHOWN_PROBLEMS]:
         # loc is ("body", "k"): part of the request, then field; a JSON error has a byte offset.
         location = ".".join(str(part) for part in item["loc"])
         reason = item["msg"].removeprefix("Value error, ")
-        detail = item.get("ctx", {}).get("error")
-        if item["type"] == "json_invalid":
-            reason = f"not JSON: {detail}"
         parts.append(f"{location}: {reason}")
     if len(problems) > _SHOWN_PROBLEMS:
         parts.append(f"and {len(problems) - _SHOWN_PROBLEMS} more")

@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from fastapi import Request, Response, params
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.datastructures import FormData
 
-from api.http.errors import ApiError, get_header
+from api.http.bodies import invalid, read_body, validate
+from api.http.errors import ApiError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -61,20 +61,13 @@ class DirectRoute(StrictRoute):
         known = {name: _is_list(field.annotation) for name, field in model.model_fields.items()}
 
         async def of_json(request: Request) -> Response:
-            content_type = get_header(request.scope, b"content-type").decode("latin-1")
-            if "json" not in content_type:
-                message = f"send application/json, not {content_type or 'no content type'}"
-                raise _invalid("body", message)
-            try:
-                body = model.model_validate_json(await request.body())
-            except ValidationError as error:
-                raise _validation_error("body", error, known) from None
+            body = await read_body(request, model, request.app.state.body_limiter)
             response: Response = await endpoint(request, body, **request.path_params)
             return response
 
         async def of_query(request: Request) -> Response:
             values = _read_values(request.query_params.multi_items(), known, model)
-            options = _validate("query", model, values, known)
+            options = validate("query", model, values)
             response: Response = await endpoint(request, options, **request.path_params)
             return response
 
@@ -89,7 +82,7 @@ class DirectRoute(StrictRoute):
                 ]
                 _refuse_unknown("body", "field", [name for name, _ in items], known)
                 values = _read_values(items, known, model)
-                body = _validate("body", model, values, known)
+                body = validate("body", model, values)
                 response: Response = await endpoint(request, body, **request.path_params)
                 return response
             finally:
@@ -126,7 +119,7 @@ def _model_of(endpoint: Callable[..., Any]) -> tuple[type[BaseModel], str]:
 
 
 def _is_list(hint: Any) -> bool:
-    return get_origin(hint) is list or any(get_origin(part) is list for part in get_args(hint))
+    return get_origin(hint) is list or any(_is_list(part) for part in get_args(hint))
 
 
 def _read_values(
@@ -162,15 +155,6 @@ async def _read_form(request: Request) -> FormData:
     return form
 
 
-def _validate(
-    location: str, model: type[BaseModel], values: dict[str, Any], known: Mapping[str, bool]
-) -> BaseModel:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise _validation_error(location, error, known) from None
-
-
 def _refuse_unknown(
     location: str, what: str, names: Iterable[str], known: Mapping[str, bool]
 ) -> None:
@@ -182,27 +166,11 @@ def _refuse_unknown(
     seen = set()
     for name in names:
         if name not in known:
-            raise _invalid(location, _unknown(what, name, known))
+            raise invalid(location, _unknown(what, name, known))
         if name in seen and not known[name]:
-            raise _invalid(location, f"the {what} {name} is given more than once")
+            raise invalid(location, f"the {what} {name} is given more than once")
         seen.add(name)
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"there is no {what} {name[:100]!r}; there is {', '.join(known) or 'none'}"
-
-
-def _invalid(location: str, message: str) -> RequestValidationError:
-    return RequestValidationError([{"loc": (location,), "type": "refused", "msg": message}])
-
-
-def _validation_error(
-    location: str, error: ValidationError, known: Iterable[str]
-) -> RequestValidationError:
-    """What a model says is wrong, at its place in the request."""
-    problems = error.errors(include_url=False, include_input=False)
-    for item in problems:
-        if item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
-            item["msg"] = _unknown("field", str(item["loc"][0]), known)
-            item["loc"] = ()
-    return RequestValidationError([{**item, "loc": (location, *item["loc"])} for item in problems])

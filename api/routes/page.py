@@ -1,4 +1,4 @@
-"""The page at ``/``: the files of ``api/page`` unchanged, with headers that restrict it.
+"""The page at ``/`` and the API's documentation: ``api/page`` unchanged, with headers that restrict it.
 
 The page shows text of an index, so no text may become code: no inline script or style, no other
 host, and no text parsed as HTML (``require-trusted-types-for``).
@@ -22,8 +22,6 @@ _POLICY = (
 )
 _HEADERS = {
     "Content-Security-Policy": "; ".join(_POLICY),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # cache it, but revalidate
 }
 _files = StaticFiles(packages=[("api", "page")])
@@ -35,6 +33,12 @@ router = APIRouter(include_in_schema=False)
 async def page(request: Request) -> Response:
     """The HTML of the page."""
     return await part(request, "index.html")
+
+
+@router.get("/docs")
+async def documentation(request: Request) -> Response:
+    """The OpenAPI document as HTML, by scripts of this server only."""
+    return await part(request, "docs.html")
 
 
 @router.get("/page/{name}")

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+from api.schemas import MAX_DIM
 
 Box = tuple[float, float, float, float]
+_LONGEST_TIME = 100
 _NUMBER_OR_EXIF = re.compile(r"[-+]?[\d.]+\Z|\d{4}:")
 
 
 def _camera_time(value: Any) -> Any:
     """Numbers and EXIF's text as a table's column of times is read; pydantic would make it 1970."""
+    if isinstance(value, str) and len(value) > _LONGEST_TIME:
+        raise ValueError(f"a time has at most {_LONGEST_TIME} characters")
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number or (isinstance(value, str) and _NUMBER_OR_EXIF.match(value)):
         # late: Arrow takes half a second, which a client can do without
@@ -31,8 +43,11 @@ CameraTime = Annotated[
     BeforeValidator(_camera_time),
     WithJsonSchema({"type": "string", "examples": ["2022-06-20T00:29:59"]}),
 ]
+# Every list of a request stops at its first wrong element: a megabyte of them would be a gigabyte of
+# errors.
+Numbers = Annotated[list[float], Field(max_length=MAX_DIM, fail_fast=True)]
 Vector = Annotated[
-    list[float] | str | None,
+    Numbers | str | None,
     Field(
         description="A raw embedding of the index's model: a list of numbers, or the base64 of "
         "little-endian float32."
@@ -43,15 +58,25 @@ Value = str | int | float | bool | None
 """A value of a column; times are text in ISO 8601."""
 
 
-def examples(*values: dict[str, Any], extra: Literal["forbid"] | None = None) -> ConfigDict:
-    """Configuration of a model with examples.
+def examples(*values: dict[str, Any]) -> ConfigDict:
+    """Configuration of a model with examples, each a JSON object of the model."""
+    return ConfigDict(json_schema_extra={"examples": list(values)})
 
-    Args:
-        values: the examples, as JSON objects of the model.
-        extra: ``forbid`` for requests: a field that the model does not have is an error.
-    """
-    config = ConfigDict(json_schema_extra={"examples": list(values)})
-    return config if extra is None else config | ConfigDict(extra=extra)
+
+class StrictModel(BaseModel):
+    """Base of JSON requests: a field that the model does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, values: Any) -> Any:
+        """One error, where pydantic by itself makes one for each field of a million."""
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                fields = ", ".join(cls.model_fields)
+                raise ValueError(f"there is no field {name[:100]!r}; there is {fields}")
+        return values
 
 
 class ErrorBody(BaseModel):

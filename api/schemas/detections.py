@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from api.schemas import MAX_IDS, MAX_OFFSET, MAX_PAGE
-from api.schemas.common import Box, CameraTime, Value, examples
+from api.schemas import MAX_COLUMNS, MAX_IDS, MAX_OFFSET, MAX_PAGE
+from api.schemas.common import Box, CameraTime, StrictModel, Value, examples
 from index.config import Direction
 
 DETECTION: dict[str, Any] = {
@@ -33,16 +33,16 @@ WHERE = (
 )
 
 Where = Annotated[str | None, Field(description=WHERE)]
+IdList = Annotated[list[str], Field(max_length=MAX_IDS, fail_fast=True)]
 Ids = Annotated[
-    list[str] | None,
+    IdList | None,
     Field(
-        max_length=MAX_IDS,
         description="Only these detections, none for an empty list (in a query or form: `ids=`); "
         "those that are not in the index are named in unknown_ids.",
     ),
 ]
 WithPayload = Annotated[
-    bool | list[str],
+    bool | Annotated[list[str], Field(max_length=MAX_COLUMNS, fail_fast=True)],
     Field(description="Return your own columns as payload: true, false, or the names of some."),
 ]
 WithVector = Annotated[bool, Field(description="Return each detection's vector as well.")]
@@ -86,16 +86,15 @@ class DetectionParams(BaseModel):
     with_vector: WithVector = False
 
 
-class FetchRequest(DetectionParams):
+class FetchRequest(StrictModel, DetectionParams):
     """Detections by their ids."""
 
     model_config = examples(
         {"ids": ["20220620002959-2"], "with_vector": True},
         {"ids": ["20220620002959-2"], "with_payload": ["camera"]},
-        extra="forbid",
     )
 
-    ids: list[str] = Field(max_length=MAX_IDS)
+    ids: IdList
 
 
 class FetchAnswer(BaseModel):

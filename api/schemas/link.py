@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from api.schemas import MAX_DETECTIONS
-from api.schemas.common import Box, CameraTime, Vector, examples
+from api.schemas.common import Box, CameraTime, StrictModel, Vector, examples
 from api.schemas.detections import DETECTION
 from api.schemas.tracks import COSTS, LinkCost
 
@@ -34,10 +34,8 @@ _LINK: dict[str, Any] = COSTS | {
 }
 
 
-class LiveDetection(BaseModel):
+class LiveDetection(StrictModel):
     """A detection of the new frame."""
-
-    model_config = ConfigDict(extra="forbid")
 
     detection_id: str | None = Field(
         None, min_length=1, max_length=500, description="Default: request_id/0, /1 and so on."
@@ -62,7 +60,7 @@ class LiveDetection(BaseModel):
         return " and ".join(present) or "nothing"
 
 
-class LinkRequest(BaseModel):
+class LinkRequest(StrictModel):
     """A new frame's detections; each with a vector, each with a crop, or one `image` for all."""
 
     model_config = examples(
@@ -82,7 +80,6 @@ class LinkRequest(BaseModel):
             "image_height": 2160,
             "detections": [],
         },
-        extra="forbid",
     )
 
     request_id: str = Field(
@@ -119,7 +116,7 @@ class LinkRequest(BaseModel):
         description="Of which image the boxes are: as it is shown, turned by EXIF, or of the pixels as "
         "the file stores them. `stored` needs `image`, which says how it is turned.",
     )
-    detections: list[LiveDetection] = Field(
+    detections: Annotated[list[LiveDetection], Field(fail_fast=True)] = Field(
         max_length=MAX_DETECTIONS, description="May be empty; then every track misses this frame."
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from api.schemas import MAX_BATCH, MAX_EXAMPLES, MAX_K, MAX_OFFSET
-from api.schemas.common import Value, Vector, examples
+from api.schemas.common import Numbers, StrictModel, Value, Vector, examples
 from api.schemas.detections import (
     COLUMN,
     DETECTION,
@@ -22,7 +22,8 @@ from api.schemas.detections import (
 DEFAULT_K = 10
 
 K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of hits; of groups with group_by.")]
-Example = str | list[float]
+Example = str | Numbers
+Examples = Annotated[list[Example], Field(fail_fast=True)]
 
 _HIT: dict[str, Any] = {"rank": 1, "score": 0.9871, "group": None} | DETECTION
 _ANSWER: dict[str, Any] = {"snapshot": "v0001", "metric": "cosine", "k": 1, "unknown_ids": []}
@@ -61,23 +62,21 @@ class SearchOptions(BaseModel):
     )
 
 
-class Query(BaseModel):
+class Query(StrictModel):
     """A query: exactly one of `detection_id`, `vector` and `positive`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     detection_id: str | None = Field(
         None, description="A detection of this index; it is not among its own hits."
     )
     vector: Vector = None
-    positive: list[Example] | None = Field(
+    positive: Examples | None = Field(
         None,
         min_length=1,
         max_length=MAX_EXAMPLES,
         description="Examples of what to find: ids (text) and vectors (numbers), mixed; none of "
         "these detections is a hit. The query is the mean of the normalised examples.",
     )
-    negative: list[Example] | None = Field(
+    negative: Examples | None = Field(
         None,
         max_length=MAX_EXAMPLES,
         description="With positive: examples of what to avoid. The query is mean(positive) + "
@@ -102,20 +101,20 @@ class SearchRequest(Query, SearchOptions):
         {"vector": "j8L1PQAAAACkcN8/", "with_vector": True},
         {"positive": ["20220620002959-2", "20220620003009-1"], "negative": ["20220620002949-7"]},
         {"detection_id": "20220620002959-2", "group_by": "sequence", "score_threshold": 0.8},
-        extra="forbid",
     )
 
 
-class BatchRequest(SearchOptions):
+class BatchRequest(StrictModel, SearchOptions):
     """Many queries at once, all with the same options: exactly one of `queries` and `vectors`."""
 
     model_config = examples(
         {"queries": [{"detection_id": "20220620002959-2"}, {"vector": [0.12, 0.0, 1.74]}]},
         {"vectors": "j8L1PQAAAACkcN8/AAAAAI/C9T2kcN8/", "k": 5},
-        extra="forbid",
     )
 
-    queries: list[Query] | None = Field(None, min_length=1, max_length=MAX_BATCH)
+    queries: Annotated[list[Query], Field(fail_fast=True)] | None = Field(
+        None, min_length=1, max_length=MAX_BATCH
+    )
     vectors: str | None = Field(
         None,
         description="The base64 of little-endian float32, one vector after the other; their "

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.config import ServeConfig
+from api.config import SERVER, ServeConfig
 from common.json_models import configure
 from common.progress import ProgressBar
 from onepass.cli.config_options import with_config
@@ -19,17 +19,29 @@ app = typer.Typer()
 
 
 @app.command()
-@with_config(ServeConfig, leave_out={"index", "limits", "live", "images"})
+@with_config(ServeConfig, leave_out={"index", "limits", "live", "images", "allowed_host"})
 def serve(
     index: Annotated[Path, typer.Argument(parser=to_path, help="An index folder.")],
     options: dict[str, Any],
     images: Images = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=ServeConfig.model_fields["allowed_host"].description, rich_help_panel=SERVER
+        ),
+    ] = None,
 ) -> None:
     """Serve search, neighbours, crops, tracks and live linking over HTTP; documentation at /docs.
 
     Example: onepass serve photos.index --port 8000
     """
-    config = configure(ServeConfig, index=index, images=images or (), **options)
+    config = configure(
+        ServeConfig,
+        index=index,
+        images=images or (),
+        allowed_host=allowed_host or (),
+        **options,
+    )
     # FAISS's threads would spin between two searches, on cores that answer requests.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # late: FastAPI and FAISS take a second, and read OMP_WAIT_POLICY when they are loaded

@@ -148,7 +148,9 @@ def test_the_page_and_its_files(client: httpx.Client) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|https?:", start.text)
-    urls, seen = re.findall(r'(?:src|href)="(page/[^"]+)"', start.text), set()
+    documentation = client.get("/docs")
+    assert documentation.headers["content-security-policy"] == policy
+    urls, seen = re.findall(r'(?:src|href)="(page/[^"]+)"', start.text + documentation.text), set()
     while urls:
         url = urls.pop()
         if url in seen:
@@ -161,6 +163,9 @@ def test_the_page_and_its_files(client: httpx.Client) -> None:
         again = client.get("/" + url, headers={"if-none-match": part.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
     folder = Path(__file__).parents[3] / "api" / "page"
-    assert seen == {f"page/{file.name}" for file in folder.iterdir()} - {"page/index.html"}
+    assert seen == {f"page/{file.name}" for file in folder.iterdir()} - {
+        "page/index.html",
+        "page/docs.html",
+    }
     for name in ("nothing.js", "..%2fapp.py", "%2e%2e%2fapp.py"):
         assert error_of(client.get("/page/" + name), 404)[0] == "not_found"

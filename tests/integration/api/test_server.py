@@ -85,8 +85,11 @@ def test_sigterm_finishes_requests_under_way(world: World) -> None:
 def test_the_command_serves_with_keys(world: World, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("a-secret\n")
-    command = ("-m", "onepass", "serve", str(world.index), "--api-key-file", str(keys), "--port")
-    with process(*command) as (child, http):
+    names = ("--allowed-host", "moths.example.org", "--allowed-host", "moths")
+    command = ("-m", "onepass", "serve", str(world.index), "--api-key-file", str(keys), *names)
+    with process(*command, "--port") as (child, http):
+        for name, status in (("moths", 200), ("moths.example.org:443", 200), ("other", 400)):
+            assert http.get("/livez", headers={"host": name}).status_code == status
         port = http.base_url.port
         assert error_of(http.get("/v1/index"), 401)[0] == "unauthorised"
         assert http.get("/v1/index", headers={"x-api-key": "a-secret"}).status_code == 200
