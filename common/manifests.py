@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -12,8 +14,13 @@ from pydantic import Field
 from common.errors import VerifyError
 from common.json_models import JsonModel, read_json, sha256_file, write_atomic
 from common.refusals import read_errors
+from common.storage import is_remote
 
 MANIFEST = "manifest.json"
+
+_RESTORE = "; restore it from a copy, or make its folder again"
+_CLOCK_NS = 10**9  # more than the times of files are apart anywhere
+_unchanged: dict[str, tuple[int, int, int, str]] = {}  # files as they were when compared
 
 
 class Manifest(JsonModel):
@@ -46,6 +53,38 @@ class Manifest(JsonModel):
     def verify_files(self, folder: Path) -> None:
         """Compare the files in ``folder`` with their sha256; errors as ``verify_files``."""
         verify_files(folder, self.files)
+
+
+def check_file(file: Path, sha256: str) -> Path:
+    """Compare a file with its sha256 before it is read; once a process, while it is unchanged.
+
+    A file in an object store is not compared: that would fetch all of it for a single column, and
+    the store keeps checksums of its own. ``verify_files`` compares it.
+
+    Args:
+        file: to be read.
+        sha256: of its manifest.
+
+    Returns:
+        The file.
+
+    Raises:
+        VerifyError: it is missing or differs.
+        FileAccessError: this machine refused to read it.
+    """
+    if is_remote(file):
+        return file
+    with read_errors(file), suppress(FileNotFoundError):
+        stat = file.stat()
+        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, sha256)
+        if _unchanged.get(str(file)) == state:
+            return file
+        verify_files(file.parent, {file.name: sha256}, then=_RESTORE)
+        # A file that was only just written may change again without a new time.
+        if time.time_ns() - stat.st_mtime_ns > _CLOCK_NS:
+            _unchanged[str(file)] = state
+        return file
+    raise VerifyError(f"{file} is named in the manifest but missing{_RESTORE}")
 
 
 def verify_files(folder: Path, files: Mapping[str, str], *, then: str = "") -> None:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
 from common.manifests import MANIFEST, Manifest, verify_files
-from common.storage import read_parquet
+from common.parquet import read_parquet
 from pipelines.run import RunManifest
 from tracks.association.options import TERMS, LinkOptions
 
