@@ -106,7 +106,7 @@ def _damage_named(file: Path, *, invalid: bool = True) -> Iterator[None]:
         if is_remote(file):
             damaged = any(text in str(error) for text in _DAMAGE)
         else:
-            damaged = error.errno is None and refusal(error) is None
+            damaged = type(error) is OSError and error.errno is None and refusal(error) is None
         if not damaged:
             raise
         raise DamagedFileError(file, first_line(error)) from error

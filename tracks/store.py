@@ -105,6 +105,19 @@ def read_tracks(run: Path) -> pa.Table:
     )
 
 
+def verify_tracks(run: Path) -> None:
+    """Compare the tracks in a run's folder with their manifest; nothing where there are none.
+
+    Raises:
+        RunError: the manifest cannot be read.
+        VerifyError: a file is missing or differs.
+    """
+    folder = run / "tracks"
+    if (folder / MANIFEST).is_file():
+        manifest = TracksManifest.read(folder)
+        verify_files(folder, manifest.files, then=f"; run 'onepass link {run}' again")
+
+
 def _is_stale(tracks: TracksManifest, run: RunManifest) -> bool:
     """Whether a run was updated since it was linked; tracks without a hash are older than updates."""
     return run.updates > 0 and tracks.rows_sha256 != run.rows_sha256
