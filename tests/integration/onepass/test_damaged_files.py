@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pytest
 
@@ -122,3 +123,24 @@ def test_commands_name_a_damaged_file_in_one_line(
         assert file.name in ended.stderr
         assert len(ended.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("victim", ["features.h5", "hdf5/*.h5"])
+def test_an_index_of_a_runs_hdf5_file_names_what_is_damaged(tmp_path: Path, victim: str) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        PIL.Image.new("RGB", (40, 40), (80 * number, 9, 9)).save(photos / f"{number}.png")
+    out = tmp_path / "run"
+    onepass.extract(photos, model="tiny", out=out, hdf5=True, executor="local", engine="eager")
+    onepass.build_index(out / "features.h5", tmp_path / "whole")
+    (file,) = out.glob(victim)
+    before = flipped(file, 8 * file.read_bytes().rindex(b"\0\0\0\0"))
+    with pytest.raises(OnepassError, match=file.name):
+        onepass.build_index(out / "features.h5", tmp_path / "index")
+    file.write_bytes(before)
+    onepass.build_index(out / "features.h5", tmp_path / "again")
+    if file.parent != out:  # HDF5 reads a missing shard as rows of NaN
+        file.unlink()
+        with pytest.raises(VerifyError, match=file.name):
+            onepass.build_index(out / "features.h5", tmp_path / "missing")
