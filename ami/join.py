@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from common.errors import RunError
-from common.storage import open_parquet
+from common.parquet import open_parquet
 from pipelines.detections import BOX
 from pipelines.embeddings import matrix
 from pipelines.images.errors import ImageError
@@ -71,7 +71,7 @@ def require_source(run: Run, name: str) -> None:
     Raises:
         RunError: one was not.
     """
-    with open_parquet(run.files()[0]) as parquet:
+    with open_parquet(run.check(run.files()[0])) as parquet:
         columns = parquet.schema_arrow.names
     if "database" not in columns:
         raise RunError(

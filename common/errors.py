@@ -131,6 +131,24 @@ class VerifyError(WorkError):
     """Stored files disagree with their manifest."""
 
 
+class DamagedFileError(VerifyError):
+    """A file does not hold what its format says, or was cut short.
+
+    Attributes:
+        reason: what is wrong with it, without its name.
+    """
+
+    def __init__(self, file: object, reason: str) -> None:
+        super().__init__(str(file), reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} is damaged or cut short: {self.reason}; restore it from a copy, or "
+            "make it again"
+        )
+
+
 def work_error(
     what: str,
     error: BaseException,

@@ -97,8 +97,13 @@ def read_json(file: Path, kind: type[T]) -> T:
     Raises:
         RunError: the file is not what this version writes.
     """
+    return parse_json(file.read_bytes(), kind, file)
+
+
+def parse_json(data: bytes, kind: type[T], file: Path) -> T:
+    """A JSON record from the contents of ``file``; errors as ``read_json``."""
     try:
-        return kind.model_validate_json(file.read_bytes())
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -22,16 +22,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 from upath import UPath
 
 from common.errors import StorageError, first_line
-from common.object_stores import read_with_retries
-from common.untrusted import refuse_pickled
 
 SCHEMES = ("s3", "gs")
 
@@ -126,31 +123,6 @@ def _entries(folder: Path) -> list[fs.FileInfo]:
     return [entry for entry in entries if entry.path.rstrip("/") != name]
 
 
-def open_parquet(file: Path) -> pq.ParquetFile:
-    """Open a Parquet file to read it in parts; the caller closes it.
-
-    Raises:
-        SourceError: a column holds pickled Python objects.
-    """
-    system, name = arrow(file)
-    # Without pre_buffer a row group is read as it is needed, and not at once.
-    opened = read_with_retries(lambda: pq.ParquetFile(name, filesystem=system, pre_buffer=False))
-    refuse_pickled(opened.schema_arrow, str(file))
-    return opened
-
-
-def read_parquet(file: Path, **options: Any) -> pa.Table:
-    """Read a Parquet file; ``options`` are those of ``pyarrow.parquet.read_table``.
-
-    Raises:
-        SourceError: a column holds pickled Python objects.
-    """
-    system, name = arrow(file)
-    table = read_with_retries(lambda: pq.read_table(name, filesystem=system, **options))
-    refuse_pickled(table.schema, str(file))
-    return table
-
-
 def write_bytes(file: Path, data: bytes | pa.Buffer) -> None:
     """Write a small file of an object store, whole or not at all.
 
@@ -164,16 +136,6 @@ def write_bytes(file: Path, data: bytes | pa.Buffer) -> None:
         except OSError:
             if not tries_left:
                 raise
-
-
-def write_parquet(table: pa.Table, file: Path) -> None:
-    """Write a table through memory, so that in an object store it can only appear whole."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    if is_remote(file):
-        write_bytes(file, sink.getvalue())
-    else:
-        file.write_bytes(sink.getvalue())
 
 
 def make_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from common.errors import RunError
-from common.storage import open_parquet
+from common.parquet import open_parquet
 from pipelines.run import Run
 
 Ints = npt.NDArray[np.int64]
@@ -34,6 +34,7 @@ def read_embeddings(run: Run, files: Ints, offsets: Ints) -> npt.NDArray[np.floa
 
     Raises:
         RunError: a row has no embedding, although it has no error.
+        VerifyError: a file is missing or damaged.
     """
     embeddings = np.empty((len(files), run.manifest.model.feature_dim), dtype=np.float32)
     names = run.files()
@@ -41,7 +42,7 @@ def read_embeddings(run: Run, files: Ints, offsets: Ints) -> npt.NDArray[np.floa
         rows = np.flatnonzero(files == number)
         order = rows[np.argsort(offsets[rows])]
         done = 0
-        for start, column in _batches(names[number], offsets[order]):
+        for start, column in _batches(run.check(names[number]), offsets[order]):
             stop = int(np.searchsorted(offsets[order], start + len(column)))
             batch_rows = order[done:stop]
             values = column.take(pa.array(offsets[batch_rows] - start))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from common.json_models import write_json
 from common.moved import Pairs
-from common.storage import list_folder, open_parquet, storage_errors
+from common.parquet import open_parquet
+from common.storage import list_folder, storage_errors
 from pipelines.config import ExtractConfig, Progress
 from pipelines.engines.unresolved import Unresolved, sample_of
 from pipelines.execution.base import Job, open_executor

@@ -21,14 +21,8 @@ from common.errors import ModelError, RunError
 from common.json_models import JsonModel, is_draft, read_json, sha256_file
 from common.lock import Check, lock_folder
 from common.moved import Pairs, places_of
-from common.storage import (
-    holds_files,
-    is_remote,
-    list_folder,
-    read_parquet,
-    remove_folder,
-    storage_errors,
-)
+from common.parquet import read_parquet
+from common.storage import holds_files, is_remote, list_folder, remove_folder, storage_errors
 from common.text import escape, is_text
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, ModelInfo, Precision, PrecisionAudit

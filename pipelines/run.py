@@ -29,10 +29,11 @@ import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
 from common.json_models import JsonModel, sha256_json
-from common.manifests import Manifest
+from common.manifests import Manifest, check_file
 from common.moved import ImageRoot, Pairs, apply_pairs, find_path, places_of
+from common.parquet import open_parquet, read_parquet
 from common.refusals import read_errors
-from common.storage import is_remote, open_parquet, read_parquet, to_path
+from common.storage import is_remote, to_path
 from pipelines.config import ExtractConfig
 from pipelines.model_info import EngineName, GateRequest, ModelInfo, Precision, PrecisionAudit
 
@@ -220,7 +221,7 @@ class Run:
     @cached_property
     def schema(self) -> pa.Schema:
         """Arrow types of the columns."""
-        with open_parquet(self.files()[0]) as parquet:
+        with open_parquet(self.check(self.files()[0])) as parquet:
             return parquet.schema_arrow
 
     def files(self) -> list[Path]:
@@ -234,6 +235,21 @@ class Run:
     def _files_in(self, folder: str) -> list[Path]:
         names = sorted(name for name in self.manifest.files if name.startswith(f"{folder}/"))
         return [self.path / name for name in names]
+
+    def check(self, file: Path) -> Path:
+        """Compare one of its files with the manifest before it is read.
+
+        Args:
+            file: of ``files`` or ``plan_files``.
+
+        Returns:
+            The file.
+
+        Raises:
+            VerifyError: it is missing or differs from its sha256.
+        """
+        name = file.relative_to(self.path).as_posix()
+        return check_file(file, self.manifest.files[name])
 
     def iter_batches(
         self, batch_size: int = 4096, *, columns: Sequence[str] | None = None
@@ -252,12 +268,13 @@ class Run:
 
         Raises:
             RunError: there is no such column, or ``batch_size`` is below 1.
+            VerifyError: a file is missing or damaged.
         """
         names = self._names(columns)
         if batch_size < 1:
             raise RunError(f"`batch_size={batch_size}`: give 1 or more")
         for file in self.files():
-            with open_parquet(file) as parquet:
+            with open_parquet(self.check(file)) as parquet:
                 yield from parquet.iter_batches(batch_size, columns=names)
 
     def to_arrow(
@@ -274,11 +291,12 @@ class Run:
 
         Raises:
             RunError: there is no such column.
+            VerifyError: a file is missing or damaged.
         """
         names = self._names(columns)
         wanted = list(dict.fromkeys([*names, "row_id"]))
         table = pa.concat_tables(
-            [read_parquet(file, columns=wanted, filters=where) for file in self.files()]
+            [read_parquet(self.check(file), columns=wanted, filters=where) for file in self.files()]
         )
         return table.sort_by("row_id").select(names)
 
@@ -294,6 +312,7 @@ class Run:
 
         Raises:
             RunError: there is no such column.
+            VerifyError: a file is missing or damaged.
         """
         return self.to_arrow(columns).to_pandas()
 
@@ -302,6 +321,9 @@ class Run:
 
         Returns:
             float32 ``[N, D]``, as the model gave them, not normalised; NaN in rows with an error.
+
+        Raises:
+            VerifyError: a file is missing or damaged.
         """
         vectors = np.full((len(self), self.manifest.model.feature_dim), np.nan, np.float32)
         for batch in self.iter_batches(columns=["row_id", "embedding"]):

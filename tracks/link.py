@@ -24,6 +24,7 @@ from common.errors import InputError
 from common.json_models import sha256_file
 from common.lock import lock_folder
 from common.moved import Pairs
+from common.parquet import WRITE_OPTIONS
 from pipelines.run import Run
 from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
@@ -210,7 +211,7 @@ def _link_group(group: _Group) -> LinkSummary:
     linked = tracks = weak = 0
     notes: list[str] = []
     reader = EmbeddingReader(run, group.plan)
-    with one_thread(), pq.ParquetWriter(group.part, SCHEMA) as writer:
+    with one_thread(), pq.ParquetWriter(group.part, SCHEMA, **WRITE_OPTIONS) as writer:
         for rows in group.sequences:
             links = _link_sequence(run, group, rows, reader, notes)
             linked += int((links.previous >= 0).sum())

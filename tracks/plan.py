@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError, RunError
-from common.storage import read_parquet
+from common.parquet import read_parquet
 from index.vectors import Floats, l1_normalise
 from pipelines.detections import BOX
 from pipelines.embeddings import read_embeddings
@@ -72,7 +72,7 @@ def read_rows(run: Run, columns: list[str]) -> pa.Table:
     """Columns of a run in the order they are stored, with ``FILE`` and ``FILE_ROW`` of each row."""
     tables = []
     for number, file in enumerate(run.files()):
-        table = read_parquet(file, columns=columns)
+        table = read_parquet(run.check(file), columns=columns)
         file_rows = np.arange(table.num_rows, dtype=np.int32)
         table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
         tables.append(table.append_column(FILE_ROW, pa.array(file_rows)))

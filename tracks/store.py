@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from common.errors import RunError, VerifyError
 from common.manifests import MANIFEST, Manifest, verify_files
-from common.storage import read_parquet
+from common.parquet import read_parquet
 from pipelines.run import RunManifest
 from tracks.association.options import TERMS, LinkOptions
 
@@ -103,6 +103,19 @@ def read_tracks(run: Path) -> pa.Table:
     return pa.concat_tables(
         [read_parquet(folder / name, schema=SCHEMA) for name in sorted(manifest.files)]
     )
+
+
+def verify_tracks(run: Path) -> None:
+    """Compare the tracks in a run's folder with their manifest; nothing where there are none.
+
+    Raises:
+        RunError: the manifest cannot be read.
+        VerifyError: a file is missing or differs.
+    """
+    folder = run / "tracks"
+    if (folder / MANIFEST).is_file():
+        manifest = TracksManifest.read(folder)
+        verify_files(folder, manifest.files, then=f"; run 'onepass link {run}' again")
 
 
 def _is_stale(tracks: TracksManifest, run: RunManifest) -> bool:

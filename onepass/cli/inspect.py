@@ -95,7 +95,10 @@ def inspect(
     model = run.manifest.model
     _check_dim(path, model.feature_dim, model.request.spec, expect_dim)
     if verify:
+        from tracks.store import verify_tracks  # late
+
         run.verify()
+        verify_tracks(path)
     _show_run(run, verified=verify, as_json=as_json)
 
 

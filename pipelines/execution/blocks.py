@@ -23,7 +23,8 @@ import pyarrow as pa
 from cluster.children import Child, ChildDiedError
 from cluster.slots import Slots
 from common.moved import ImageRoot
-from common.storage import list_folder, make_folder, remove_folder, write_parquet
+from common.parquet import write_parquet
+from common.storage import list_folder, make_folder, remove_folder
 from pipelines.images.errors import ImageError
 from pipelines.request import Request
 

@@ -33,10 +33,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from common.errors import DamagedFileError
 from common.json_models import drop_drafts, write_atomic
-from common.storage import list_folder, make_folder, open_parquet, read_parquet
+from common.parquet import open_parquet, parquet_bytes, read_parquet
+from common.storage import list_folder, make_folder
 from pipelines.execution.blocks import PART
 
 PENDING = ".pending"
@@ -154,9 +155,8 @@ def adopt(out: Path) -> None:
         make_folder(out / "checkpoint")
 
     def checkpoint(file: Path) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(read_parquet(file, columns=["row_id"]), sink)
-        write_atomic(out / "checkpoint" / file.name, sink.getvalue().to_pybytes())
+        rows = parquet_bytes(read_parquet(file, columns=["row_id"]))
+        write_atomic(out / "checkpoint" / file.name, rows.to_pybytes())
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(checkpoint, own))
@@ -218,9 +218,5 @@ def _rows(file: Path) -> int | None:
     try:
         with open_parquet(file) as parquet:
             return int(parquet.metadata.num_rows)
-    except (pa.ArrowInvalid, FileNotFoundError):
+    except (DamagedFileError, FileNotFoundError):
         return None
-    except OSError as error:
-        if "deserialize thrift" not in str(error):
-            raise  # a store or a disk that does not answer says nothing of the file
-        return None  # Arrow has no type of its own for a footer that makes no sense

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from cluster.executors import ExecutorName, local_cores
@@ -31,6 +30,7 @@ from cluster.slots import Slots
 from cluster.tasks import Tasks
 from common.errors import StalledError, first_line, work_error
 from common.json_models import write_atomic
+from common.parquet import parquet_bytes
 from common.storage import make_folder
 from pipelines.engines.engine import DEFAULT_ROWS
 from pipelines.engines.forward import Engines, Forward, pixel_columns
@@ -310,6 +310,4 @@ def write_part(answered: pa.Table, file: Path) -> None:
     Raises:
         OSError: the disk or the store refused; nothing is left behind.
     """
-    sink = pa.BufferOutputStream()
-    pq.write_table(answered, sink, compression="zstd")
-    write_atomic(file, sink.getvalue().to_pybytes())
+    write_atomic(file, parquet_bytes(answered, compression="zstd").to_pybytes())

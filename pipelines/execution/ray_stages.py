@@ -16,7 +16,8 @@ from ray.data.checkpoint import CheckpointConfig
 
 from cluster.slots import Slots
 from common.moved import ImageRoot
-from common.storage import arrow, list_folder, read_parquet, to_path
+from common.parquet import WRITE_OPTIONS, read_parquet
+from common.storage import arrow, list_folder, to_path
 from pipelines.execution.base import Job
 from pipelines.execution.blocks import BLOCK_BYTES, RETRIES
 from pipelines.execution.ray_internals import Loop, TimedParquet, leave_at_exit
@@ -190,7 +191,7 @@ def run_stages(job: Job, slots: Slots, reporter: Reporter) -> None:
             arrow(out / "detections")[1],
             reporter,
             filesystem=system,
-            arrow_parquet_args={"compression": "zstd"},
+            arrow_parquet_args={"compression": "zstd", **WRITE_OPTIONS},
         ),
         ray_remote_args={"num_cpus": slots.cpus_per_task},
         concurrency=actors,  # Ray would start a process for each block that waits

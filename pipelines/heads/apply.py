@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from common.errors import InputError, RunError, VerifyError
 from common.extras import optional
 from common.json_models import sha256_file
 from common.manifests import Manifest
-from common.storage import open_parquet, read_parquet
+from common.parquet import open_parquet, read_parquet, write_parquet
 from pipelines.embeddings import matrix
 from pipelines.engines.engine import this_device
 from pipelines.heads.features import batch_rows, column_of, label_values, model_of
@@ -157,8 +156,8 @@ def _write(run: Run, head: Head, out: Path, report: Callable[[int, int], None]) 
     rows, failed, labels = 0, 0, Counter[str | None]()
     try:
         for number, file in enumerate(run.files()):
-            answers = pa.Table.from_batches(_classified(file, run, head), SCHEMA)
-            pq.write_table(answers, draft / f"part-{number:05d}.parquet")
+            answers = pa.Table.from_batches(_classified(run.check(file), run, head), SCHEMA)
+            write_parquet(answers, draft / f"part-{number:05d}.parquet")
             rows += answers.num_rows
             failed += answers.num_rows - answers["error"].null_count
             labels.update(answers["label"].to_pylist())

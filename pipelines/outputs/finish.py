@@ -137,7 +137,11 @@ def _count_rows(files: list[Path]) -> _Counts:
             continue
         data = file.read_bytes()
         hashes.append(hashlib.sha256(data).hexdigest())
-        table = pq.read_table(io.BytesIO(data), columns=["row_id", "error", "label_index"])
+        table = pq.read_table(
+            io.BytesIO(data),
+            columns=["row_id", "error", "label_index"],
+            page_checksum_verification=True,
+        )
         refuse_pickled(table.schema, str(file))
         row_ids.append(table["row_id"].to_numpy())
         for text in pc.drop_null(table["error"]).to_pylist():

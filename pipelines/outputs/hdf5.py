@@ -36,7 +36,8 @@ import pyarrow.compute as pc
 
 from cluster.tasks import Tasks
 from common.json_models import write_atomic
-from common.storage import list_folder, make_folder, read_parquet
+from common.parquet import read_parquet
+from common.storage import list_folder, make_folder
 from pipelines.embeddings import matrix
 from pipelines.model_info import MapInfo
 from pipelines.request import Request

@@ -7,7 +7,6 @@ are checked by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from common.errors import InputError, VerifyError, first_line
-from common.manifests import verify_files
+from common.errors import InputError, RunError, VerifyError, first_line
+from common.manifests import read_record, verify_files
 from pipelines.outputs.hdf5 import datasets_of
 
 _BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
@@ -146,8 +145,8 @@ def _hashes(folder: Path) -> dict[str, str]:
     if not manifest.is_file():
         return {}
     try:
-        hashes: dict[str, str] = json.loads(manifest.read_bytes())["files"]
-    except (ValueError, KeyError, TypeError):
+        hashes: dict[str, str] = read_record(manifest)["files"]
+    except (RunError, KeyError, TypeError):
         raise VerifyError(f"{manifest} cannot be read; it was damaged") from None
     return hashes
 

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from common.errors import SourceError
 from common.moved import Pairs
-from common.storage import SCHEMES, open_parquet
+from common.parquet import open_parquet
+from common.storage import SCHEMES
 from pipelines.detections import PLAN_SCHEMA, RESULT_COLUMNS
 from pipelines.run import Run
 from pipelines.sources.plan import Plan

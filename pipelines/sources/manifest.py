@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
-from common.errors import SourceError, first_line
-from common.storage import is_remote, open_parquet, read_parquet
+from common.errors import DamagedFileError, SourceError, first_line
+from common.parquet import open_parquet, read_parquet
+from common.storage import is_remote
 from common.text import GUESSED, decode
 from pipelines.detections import PLAN_SCHEMA, complete, refuse_repeated
 from pipelines.sources.boxes import BoxesGiven, BoxOptions, read_boxes
@@ -87,6 +88,8 @@ def read_table(path: Path, note: Callable[[str], None] = lambda text: None) -> p
         if path.suffix.lower() in (".csv", ".tsv"):
             return _read_csv(text, note)
         return _read_json_lines(text)
+    except DamagedFileError as error:
+        raise SourceError(f"{path} cannot be read: {error.reason}") from None
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         raise SourceError(f"{path} cannot be read: {first_line(error)}") from None
 

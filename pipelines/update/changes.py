@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from common.errors import RunError, first_line
-from common.storage import arrow, read_parquet
+from common.parquet import read_parquet
+from common.storage import arrow
 from pipelines.detections import BOX, IMAGE_HASH, derive_ids
 from pipelines.frame_names import parse_frame
 from pipelines.frame_numbers import number_frames
@@ -156,7 +157,7 @@ def _planned(run: Run) -> pa.Table:
     files = run.plan_files()
     if not files:
         raise RunError(f"{run.path} has no plan; extract again into a new `out`")
-    table = pa.concat_tables([read_parquet(file) for file in files]).sort_by("row_id")
+    table = pa.concat_tables([read_parquet(run.check(file)) for file in files]).sort_by("row_id")
     return table.replace_schema_metadata(None)
 
 

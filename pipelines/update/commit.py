@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,19 +24,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.slots import Slots
 from cluster.tasks import Tasks
 from common.errors import VerifyError
 from common.json_models import write_atomic, write_json
-from common.manifests import verify_files
 from common.moved import ImageRoot
-from common.storage import list_folder, make_folder, read_parquet, remove_folder, write_parquet
+from common.parquet import parquet_bytes, read_parquet, write_parquet
+from common.storage import list_folder, make_folder, remove_folder
 from pipelines.detections import IMAGE_HASH
 from pipelines.execution.blocks import write_plan
 from pipelines.outputs.finish import describe_run
-from pipelines.outputs.hdf5 import write_hdf5
+from pipelines.outputs.hdf5 import shard_name, write_hdf5
 from pipelines.request import Request
 from pipelines.run import Run, RunManifest, SessionInfo
 from pipelines.session import UpdateSummary
@@ -154,7 +154,7 @@ def commit(
     make_folder(plan.parent)
     write_parquet(_bare(after), plan)
     if request.config.hdf5:
-        kept = frozenset(file.stem for file in run.files())
+        kept = frozenset(file.stem for file in run.files() if _has_shard(run, shard_name(file)))
         write_hdf5(run.path, request, tasks("hdf5"), files=files, kept=kept)
     manifest = describe_run(
         run.path,
@@ -179,6 +179,13 @@ def commit(
     remove_leftovers(run.path, manifest)
     remove_folder(staged.folder)
     return manifest
+
+
+def _has_shard(run: Run, name: str) -> bool:
+    """Whether an HDF5 file of the run is whole; one that is damaged is written anew."""
+    with suppress(VerifyError):
+        return name in run.manifest.files and run.check(run.path / name).is_file()
+    return False
 
 
 def _check_kept(run: Run, manifest: RunManifest) -> None:
@@ -210,9 +217,7 @@ def _write_detections(staged: Staged, prefix: str) -> list[Path]:
     def write(table: pa.Table) -> None:
         nonlocal written
         file = run.path / "detections" / f"{prefix}-{written:05d}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        write_atomic(file, sink.getvalue().to_pybytes())
+        write_atomic(file, parquet_bytes(table, compression="zstd").to_pybytes())
         files.append(file)
         written += 1
 
@@ -232,7 +237,7 @@ def _rewritten(staged: Staged, file: Path, answers: _Answers) -> pa.Table | None
     run = staged.run
     # Rows have more errors than plans.
     planned = [name for name in _bare(staged.after).column_names if name != "error"]
-    table = read_parquet(file).replace_schema_metadata(None)
+    table = read_parquet(run.check(file)).replace_schema_metadata(None)
     rows = table["row_id"].to_numpy()
     now = staged.after.take(pa.array(rows)).select(planned)
     if "timestamp" in planned:  # else of the image's EXIF data, which only an answer knows
@@ -242,8 +247,6 @@ def _rewritten(staged: Staged, file: Path, answers: _Answers) -> pa.Table | None
     again = np.isin(rows, staged.answered)
     if not again.any() and IMAGE_HASH in table.column_names and _equal(now, table.select(planned)):
         return None
-    name = file.relative_to(run.path).as_posix()
-    verify_files(run.path, {name: run.manifest.files[name]}, then="; nothing was updated")
     for result in results:
         now = now.append_column(table.schema.field(result), table[result])
     if not again.any():

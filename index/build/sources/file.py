@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from common.errors import SnapshotError, SourceError, first_line
+from common.errors import DamagedFileError, SnapshotError, SourceError, first_line
 from common.json_models import sha256_file, sha256_json
 from common.storage import is_remote, storage_errors
 from index.build.sources.arrays import open_hdf5, open_npy
@@ -169,8 +169,9 @@ def open_file(
         raise SnapshotError(f"{path}: {suffix} files are read on this machine only; copy it here")
     try:
         layout = _OPEN[suffix](path, id_column)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise SnapshotError(f"{path} cannot be read as {suffix}: {first_line(error)}") from None
+    except (OSError, ValueError, pa.ArrowException, DamagedFileError) as error:
+        why = error.reason if isinstance(error, DamagedFileError) else first_line(error)
+        raise SnapshotError(f"{path} cannot be read as {suffix}: {why}") from None
     return FileSource(path, layout, model_name)
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from common.errors import SnapshotError
 from common.json_models import sha256_file
-from common.manifests import MANIFEST
-from common.storage import open_parquet
+from common.manifests import MANIFEST, check_file
+from common.parquet import open_parquet
 from index.build.sources.source import BATCH_ROWS, Batch
 from index.storage.columns import ROWS_SCHEMA, OwnColumns
 from index.storage.layout import RunEntry
@@ -83,7 +83,9 @@ class Selection:
 
     def readers(self) -> list[_RunFile]:
         """One for each file."""
-        return [_RunFile(file.resolve()) for file in self.run.files()]
+        files = {file: file.relative_to(self.run.path).as_posix() for file in self.run.files()}
+        hashes = self.run.manifest.files
+        return [_RunFile(file.resolve(), hashes[name]) for file, name in files.items()]
 
     def digest(self) -> str:
         """That of the manifest, which has those of all files."""
@@ -105,10 +107,11 @@ class _RunFile:
     """Reads one Parquet file of a run."""
 
     file: Path
+    sha256: str
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         """As the contract says."""
-        with open_parquet(self.file) as parquet:
+        with open_parquet(check_file(self.file, self.sha256)) as parquet:
             there = set(parquet.schema_arrow.names)
             own = [name for name in columns if name in there]
             read = list(dict.fromkeys(["row_id", "detection_id", "error", "embedding", *own]))

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.errors import SnapshotError, first_line
-from common.storage import arrow, open_parquet
+from common.errors import DamagedFileError, SnapshotError, first_line
+from common.parquet import open_parquet
+from common.storage import arrow
 from common.untrusted import refuse_pickled
 from index.build.sources.layout import FileLayout, choose_id_column, to_floats, to_ids
 from index.build.sources.source import BATCH_ROWS, Batch
@@ -78,8 +79,8 @@ class _TableReader:
                     vectors,
                     has_vector,
                 )
-        except (OSError, pa.ArrowException) as error:
-            why = first_line(error)
+        except (OSError, pa.ArrowException, DamagedFileError) as error:
+            why = error.reason if isinstance(error, DamagedFileError) else first_line(error)
             if why.startswith("Expected all lists to be of size"):  # Arrow before 26
                 why = (
                     f"in Parquet, a column of lists of one size cannot hold null: write "

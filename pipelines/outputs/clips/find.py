@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import RunError
-from common.storage import read_parquet
+from common.parquet import read_parquet
 from pipelines.run import Run
 
 COLUMNS = ("row_id", "sequence", "frame", "split", "category", "error")
@@ -64,7 +64,7 @@ def find_clips(run: Run) -> list[Clip]:
 
 
 def _read(run: Run, number: int) -> pa.Table:
-    table = read_parquet(run.files()[number], columns=list(COLUMNS))
+    table = read_parquet(run.check(run.files()[number]), columns=list(COLUMNS))
     for name in ("split", "category"):  # of a manifest they may be numbers
         column = table[name].cast(pa.string())
         table = table.set_column(table.column_names.index(name), name, column)

@@ -93,4 +93,4 @@ def finished_clips(out: Path, request: ClipsRequest) -> ClipsManifest | None:
     if earlier != request:
         differs = "; ".join(differences(earlier.model_dump(), request.model_dump()))
         raise RunError(f"{given} holds clips of another command ({differs}); give a new folder")
-    return read_json(manifest, ClipsManifest) if manifest.is_file() else None
+    return ClipsManifest.read(out) if manifest.is_file() else None

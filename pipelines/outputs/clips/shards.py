@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.errors import WorkError, first_line
-from common.storage import open_parquet, to_path
+from common.parquet import open_parquet
+from common.storage import to_path
 from pipelines.embeddings import matrix
 from pipelines.outputs.clips.find import Clip
 from pipelines.outputs.clips.scales import multi_scale, scaled_frames

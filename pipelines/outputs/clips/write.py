@@ -159,7 +159,7 @@ def _make_plan(run: Run, request: ClipsRequest) -> _Plan:
     )
     names = sorted({clip.category for clip in clips if clip.category is not None})
     labels = {name: number for number, name in enumerate(names)}
-    files = [file.resolve() for file in run.files()]
+    files = [run.check(file).resolve() for file in run.files()]
     return _Plan(
         run=run,
         request=request,

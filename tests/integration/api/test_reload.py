@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import threading
@@ -62,10 +63,11 @@ def damage(index: Path, version: str) -> None:
     shutil.copytree(index / "segments" / "s0001-00", index / "segments" / segment)
     with (index / "segments" / segment / "vectors.faiss").open("r+b") as vectors:
         vectors.truncate(100)
-    manifest = (index / "v0001" / "manifest.json").read_text()
-    manifest = manifest.replace("v0001", version).replace("s0001-00", segment)
+    text = (index / "v0001" / "manifest.json").read_text()
+    manifest = json.loads(text.replace("v0001", version).replace("s0001-00", segment))
+    del manifest["sha256"]
     (index / version).mkdir()
-    (index / version / "manifest.json").write_text(manifest)
+    (index / version / "manifest.json").write_text(json.dumps(manifest))
     (index / "CURRENT").write_text(f"{version}\n")
 
 

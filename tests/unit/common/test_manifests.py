@@ -26,7 +26,12 @@ def album(tmp_path: Path) -> Album:
 
 def test_it_is_read_as_it_was_written_with_its_files_last(tmp_path: Path, album: Album) -> None:
     assert Album.read(tmp_path) == album
-    assert list(json.loads((tmp_path / MANIFEST).read_text())) == ["format", "title", "files"]
+    assert list(json.loads((tmp_path / MANIFEST).read_text())) == [
+        "format",
+        "title",
+        "files",
+        "sha256",
+    ]
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
@@ -38,6 +43,31 @@ def test_what_differs_is_named(tmp_path: Path, album: Album) -> None:
     (tmp_path / "a.txt").unlink()
     with pytest.raises(VerifyError, match=r"a\.txt"):
         album.verify_files(tmp_path)
+
+
+def test_no_flipped_bit_gives_another_manifest(tmp_path: Path, album: Album) -> None:
+    file = tmp_path / MANIFEST
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=MANIFEST):
+            Album.read(tmp_path)
+
+
+def test_one_of_an_earlier_version_has_no_hash(tmp_path: Path, album: Album) -> None:
+    record = json.loads((tmp_path / MANIFEST).read_text())
+    del record["sha256"]
+    (tmp_path / MANIFEST).write_text(json.dumps(record))
+    assert Album.read(tmp_path) == album
+
+
+@pytest.mark.parametrize("number", [0, -1, 2, 99])
+def test_another_format_is_refused(tmp_path: Path, album: Album, number: int) -> None:
+    album.model_copy(update={"format": number}).write(tmp_path)
+    with pytest.raises(RunError, match="format"):
+        Album.read(tmp_path)
 
 
 def test_another_record_is_refused(tmp_path: Path, album: Album) -> None:

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from common.errors import InputError, ModelError, SnapshotError, SourceError
-from common.storage import open_parquet, read_parquet
+from common.parquet import open_parquet, read_parquet
 from common.untrusted import read_tensors
 from index.build.sources.arrays import open_hdf5
 from index.storage.rows import load_array
@@ -255,8 +255,8 @@ ONLY_IN = {
     # From a pipe between a process and a child that it started itself: neither file nor network.
     "pickle.load": {"cluster/children.py"},
     # They read Arrow's types, pickled ones too: only where those are refused afterwards.
-    "pq.ParquetFile": {"common/storage.py"},
-    "pq.read_table": {"common/storage.py", "pipelines/outputs/finish.py"},
+    "pq.ParquetFile": {"common/parquet.py"},
+    "pq.read_table": {"common/parquet.py", "pipelines/outputs/finish.py"},
     "pq.read_schema": set(),
     "pa.ipc.open_file": {
         "index/build/sources/tables.py",

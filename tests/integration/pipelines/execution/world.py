@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.executors import ExecutorName
-from common.storage import open_parquet
+from common.parquet import open_parquet
 from pipelines.config import ExtractConfig
 from pipelines.extract import Outcome, extract
 from pipelines.run import Run

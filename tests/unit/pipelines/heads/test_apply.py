@@ -12,7 +12,7 @@ import pytest
 from scipy.special import softmax
 
 from common.errors import InputError, RunError
-from common.json_models import read_json, sha256_file
+from common.json_models import sha256_file
 from pipelines.heads import features
 from pipelines.heads.apply import SCHEMA, Applied, AppliedManifest, apply_head
 from pipelines.run import Run
@@ -64,7 +64,7 @@ def test_every_row_gets_the_heads_answer(
     ]
     scores = answers["score"].drop_null().to_numpy()
     np.testing.assert_allclose(scores, softmax(logits, axis=1).max(1)[good], rtol=1e-4)
-    manifest = read_json(applied.out / "manifest.json", AppliedManifest)
+    manifest = AppliedManifest.read(applied.out)
     assert manifest == applied.manifest
     assert (manifest.rows, manifest.failed, manifest.without_features) == (30, 2, 0)
     assert manifest.counts == {

@@ -18,7 +18,7 @@ from pipelines.heads.features import label_values, read_run
 from pipelines.model_info import MapInfo
 from pipelines.run import Run
 from tests.helpers.probes import blobs, clip_file
-from tests.helpers.runs import TINY_FACTS, write_run
+from tests.helpers.runs import TINY_FACTS, hash_again, write_run
 
 VALUES = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 
@@ -145,7 +145,8 @@ def test_maps_are_read_flattened(run: Run, tmp_path: Path) -> None:
         at += table.num_rows
         column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), 12)
         pq.write_table(table.append_column("feature_map", column), file)
-    examples = read_run(kept, labels="kind", kind="map")
+    hash_again(kept.path)
+    examples = read_run(Run.open(kept.path), labels="kind", kind="map")
     assert examples.features.tobytes() == maps.tobytes()
     assert (examples.kind, examples.shape) == ("map", shape)
 
