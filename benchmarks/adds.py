@@ -16,10 +16,10 @@ what the latencies would be without adds.
 
 The adds are measured in one process, without the start of Python.
 
-Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), after 1, 10, 100 and 1,000 adds and for the
-same rows built at once: segments 2, 3, 4, 7, 1; no handle; maps 6, 9, 12, 23, 4; search 0.08, 3.6, 0.20, 0.57,
-0.17 ms; filtered 22, 37, 34, 14, 15 ms; look-up 0.03, 0.04, 0.04, 0.06, 0.02 ms; recall 1, 1, 1, 0.994, 0.980; an
-add 0.02, 0.05, 0.08, 0.12 s, the longest 2.9 s, in which a graph was built.
+Printed last on 2026-11-30, 2 idle cores (AMD EPYC), after 1, 10, 100 and 1,000 adds and for the same rows
+built at once: segments 2, 3, 4, 7, 1; no handle; search 0.09, 0.11, 0.20, 0.61, 0.15 ms; filtered 2.9, 4.4, 5.9,
+11.7, 4.5 ms; look-up 0.03, 0.03, 0.04, 0.06, 0.02 ms; recall after 1,000 0.994, built at once 0.980; an add 0.02, 0.02,
+0.02, 0.08 s, the longest 1.8 s, in which a graph was built.
 """
 
 from __future__ import annotations

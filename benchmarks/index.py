@@ -15,10 +15,10 @@ hnswlib usearch``; float32, M 16, ef_construction 200, vectors at length 1, inne
 * **build and update**: seconds and own memory of the largest process of ``index build`` at a
   quarter, a half and all of the rows, of ``add`` of a tenth more, ``delete`` and ``compact``.
 
-Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), 10,800 real vectors of 1,280: queries/s in
-batches and single: onepass 28,186 and 22,888 at recall 0.997, hnswlib 26,066 and 24,701 at 0.987, usearch 12,592
-and 11,159 at 0.987; recall under filters of 1,000,000 made vectors 0.992 to 1.0, p50 0.06 to 8.3 ms; copies and
-recall@k: docs/decisions/facts.md.
+Printed last on 2026-11-30, 2 idle cores (AMD EPYC), queries/s in batches and single: 10,800 real vectors of 1,280,
+onepass 71,504 and 24,582 at recall 0.997, hnswlib 53,765 and 26,053 at 0.987, usearch 27,486 and 11,356 at 0.987;
+1,000,000 made vectors of 256, 38,290 and 14,404 at 0.974, 81,227 and 38,479 at 0.957, 34,231 and 13,049 at 0.957;
+copies and recall@k: docs/decisions/facts.md.
 """
 
 from __future__ import annotations
