@@ -136,16 +136,16 @@ def _colours(file: TiffFile, page: TiffPage) -> np.ndarray:
 
 def _samples(page: TiffPage) -> np.ndarray:
     """The samples that are colours: ``[H, W, C]`` of the file's type, C = 1, 3 or 4."""
-    wanted = _COLOURS.get(page.photometric)
-    extra = page.samplesperpixel - (wanted or 0)
-    if wanted is None or extra < 0:
+    colours = _COLOURS.get(page.photometric)
+    extra = page.samplesperpixel - (colours or 0)
+    if colours is None or extra < 0:
         raise ImageError(
             UNSUPPORTED,
             f"TIFF of photometric interpretation {int(page.photometric)} with "
             f"{page.samplesperpixel} samples a pixel",
         )
     alpha = [int(sample) in (_ASSOCIATED, _UNASSOCIATED) for sample in page.extrasamples]
-    if extra and wanted == 1 and not (len(alpha) == extra == 1 and alpha[0]):
+    if extra and colours == 1 and not (len(alpha) == extra == 1 and alpha[0]):
         raise ImageError(
             UNSUPPORTED, f"TIFF with {page.samplesperpixel} bands that are no colours; convert it"
         )
@@ -153,7 +153,7 @@ def _samples(page: TiffPage) -> np.ndarray:
         raise ImageError(UNSUPPORTED, f"TIFF with samples of {page.bitspersample} bits")
     values = page.asarray(squeeze=False, maxworkers=1)  # [planes, 1, H, W, samples]
     planes = values.shape[0] > 1
-    values = values[:wanted, 0, :, :, 0] if planes else values[0, 0, :, :, :wanted]
+    values = values[:colours, 0, :, :, 0] if planes else values[0, 0, :, :, :colours]
     return np.moveaxis(values, 0, -1) if planes else values
 
 

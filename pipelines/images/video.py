@@ -131,12 +131,12 @@ class VideoFile:
             self._position, frame = following
             if self._position >= number:
                 self._held[self._position] = frame
-        found = self._held.get(number)
+        decoded_frame = self._held.get(number)
         decoded = self._index.decoded
-        if found is None or decoded is None:
-            return found
+        if decoded_frame is None or decoded is None:
+            return decoded_frame
         # Also without a seek: damage is filled with whatever stands in memory.
-        return found if checksum(found) == decoded.checksums[number] else None
+        return decoded_frame if checksum(decoded_frame) == decoded.checksums[number] else None
 
     def _key_before(self, number: int) -> tuple[int, int] | None:
         """The last keyframe up to a frame, and the time stamp to seek for; None: the start."""

@@ -175,18 +175,18 @@ def _check_complete(
     file: Path, container: InputContainer, stream: VideoStream, packets: Packets, file_bytes: int
 ) -> None:
     """Refuse a file that was cut off after its index was written, or before."""
-    promised, held = stream.frames, len(packets.pts)
+    promised, complete = stream.frames, len(packets.pts)
     formats = _formats(container)
     if "mov" in formats:  # edit lists leave samples out
         entries = list(stream.index_entries)
         promised = len(entries)
-        held = sum(entry.pos + entry.size <= file_bytes for entry in entries)
-    elif "avi" in formats and held:  # pauses are counted as frames
+        complete = sum(entry.pos + entry.size <= file_bytes for entry in entries)
+    elif "avi" in formats and complete:  # pauses are counted as frames
         stamps = [stamp for stamp in packets.dts if stamp is not None] or [0]
         steps = np.diff(stamps, prepend=stamps[0] - 1)  # the last frame may be followed by a pause
-        held = max(held, int(stamps[-1] - stamps[0] + steps.max()))
-    if held < promised:
-        raise ImageError(DAMAGED, f"{file.name} promises {promised} frames and holds {held}")
+        complete = max(complete, int(stamps[-1] - stamps[0] + steps.max()))
+    if complete < promised:
+        raise ImageError(DAMAGED, f"{file.name} promises {promised} frames and holds {complete}")
 
 
 def _samples_are_frames(
@@ -210,7 +210,7 @@ def _by_packets(
     number = np.empty_like(order)
     number[order] = np.arange(len(order))
     keys = np.sort(number[np.flatnonzero(packets.key)])
-    return _made(container, stream, packets, beginning.size, order, keys, None)
+    return _to_index(container, stream, packets, beginning.size, order, keys, None)
 
 
 def _by_decoding(
@@ -244,10 +244,10 @@ def _by_decoding(
     is_key = [output.is_key and packets.key[output.packet] for output in outputs]
     keys = numbered.output[np.flatnonzero(is_key)]
     decoded = Decoded(numbered.output, numbered.damaged, checksums)
-    return _made(container, stream, packets, size, numbered.packet, keys, decoded)
+    return _to_index(container, stream, packets, size, numbered.packet, keys, decoded)
 
 
-def _made(
+def _to_index(
     container: InputContainer,
     stream: VideoStream,
     packets: Packets,

@@ -119,7 +119,7 @@ def read_boxes(
     if plain and units == "pixels":
         return table, units, notes
     if not plain or options.layout or options.units:
-        notes = (_reading(chosen, layout, units, told=bool(options.layout)), *notes)
+        notes = (_reading(chosen, layout, units, layout_given=bool(options.layout)), *notes)
     return _with_corners(table, chosen, corners), units, notes
 
 
@@ -135,24 +135,24 @@ def _choose(
             refuse_parts(names)
     except SourceError as error:
         raise SourceError(f"{where}: {error}") from None
-    found = [*four, *single]
+    candidates = [*four, *single]
     own = BoxColumns(BOX, "xyxy")
-    told = options.layout
-    other = told not in (None, "xyxy") and any(each.layout == told for each in found)
-    filled = own in found and any(table[name].null_count < table.num_rows for name in BOX)
+    layout = options.layout
+    other = layout not in (None, "xyxy") and any(each.layout == layout for each in candidates)
+    filled = own in candidates and any(table[name].null_count < table.num_rows for name in BOX)
     if filled and not other:
-        others = sorted({name for each in found for name in each.names} - set(BOX))
+        others = sorted({name for each in candidates for name in each.names} - set(BOX))
         more = f"; {', '.join(others)} are kept as columns of your own" if others else ""
         return own, (f"{where}: x1, y1, x2, y2 are the boxes{more}",) if others else ()
-    if len(found) > 1 and told:
-        found = [each for each in found if each.layout == told] or found
-    if len(found) > 1:
-        sets = " and ".join(f"({', '.join(each.names)})" for each in found)
+    if len(candidates) > 1 and layout:
+        candidates = [each for each in candidates if each.layout == layout] or candidates
+    if len(candidates) > 1:
+        sets = " and ".join(f"({', '.join(each.names)})" for each in candidates)
         raise SourceError(
             f"{where}: the columns {sets} look like boxes each; drop or rename what is not, or say "
             "which with `boxes`, if their layouts differ"
         )
-    return (found[0] if found else None), ()
+    return (candidates[0] if candidates else None), ()
 
 
 def _single(table: pa.Table, column: BoxColumns) -> BoxColumns | None:
@@ -243,14 +243,14 @@ def _values(table: pa.Table, columns: BoxColumns, where: str) -> Boxes:
     return np.stack(sides, axis=1) if sides else np.empty((0, 4))
 
 
-def _checked_units(values: Boxes, told: Units | None, where: str) -> Units:
+def _checked_units(values: Boxes, given: Units | None, where: str) -> Units:
     """The units of four numbers, which must not contradict what was said.
 
     Raises:
         SourceError: they do, or are from 0 to 1 and nothing was said.
     """
     finite = values[np.isfinite(values).all(axis=1)]
-    if told == "normalised":
+    if given == "normalised":
         wrong = ((finite > _MOST_NORMALISED) | (finite < _LEAST_NORMALISED)).any(axis=1)
         if wrong.any():
             first = [float(side) for side in finite[wrong][0]]
@@ -259,13 +259,13 @@ def _checked_units(values: Boxes, told: Units | None, where: str) -> Units:
                 f"{first}, so they are not normalised; set `box_units='pixels'`"
             )
     within, whole = _within_one(finite)
-    if told is None and within.all() and not whole.all():
+    if given is None and within.all() and not whole.all():
         raise SourceError(
             f"{where}: all boxes lie within 0 to 1, the first {[float(s) for s in finite[0]]}; set "
             "`box_units='normalised'` if these are shares of width and height, or "
             "`box_units='pixels'`"
         )
-    return told or "pixels"
+    return given or "pixels"
 
 
 def _within_one(finite: Boxes) -> tuple[Bools, Bools]:
@@ -290,14 +290,14 @@ def _doubts(values: Boxes, corners: Boxes, layout: Layout, units: Units) -> Iter
         yield f"{turned} of {total} boxes end before they begin and are rows with an error{hint}"
 
 
-def _reading(columns: BoxColumns, layout: Layout, units: Units, *, told: bool) -> str:
+def _reading(columns: BoxColumns, layout: Layout, units: Units, *, layout_given: bool) -> str:
     meaning = {
         "xyxy": "left, top, right, bottom",
         "xywh": "left, top, width, height",
         "cxcywh": "centre x, centre y, width, height",
     }[layout]
     unit = "pixels" if units == "pixels" else "shares of the image's width and height"
-    other = "" if told or columns.names == BOX else "; `boxes` reads them in another way"
+    other = "" if layout_given or columns.names == BOX else "; `boxes` reads them in another way"
     return f"{', '.join(columns.names)} are read as boxes: {meaning}, in {unit}{other}"
 
 

@@ -18,9 +18,9 @@ def match_names(table: pa.Table) -> tuple[pa.Table, tuple[str, ...]]:
         table: of a manifest, as it was read.
     """
     names, notes = list(table.column_names), []
-    for wanted in _NAMES:
-        same = [name for name in names if name.strip().casefold() == wanted]
-        if len(same) == 1 and same[0] != wanted:
-            names[names.index(same[0])] = wanted
-            notes.append(f"column {same[0]!r} is read as {wanted!r}")
+    for contract_name in _NAMES:
+        same = [name for name in names if name.strip().casefold() == contract_name]
+        if len(same) == 1 and same[0] != contract_name:
+            names[names.index(same[0])] = contract_name
+            notes.append(f"column {same[0]!r} is read as {contract_name!r}")
     return table.rename_columns(names), tuple(notes)

@@ -26,8 +26,8 @@ def matching(plan: Plan, where: str, source: str) -> Plan:
         FilterError: the condition cannot be used; names the columns that there are.
         SourceError: no row matches.
     """
-    made = {"row_id"} if plan.ids_given else {"row_id", "detection_id"}  # after this, by onepass
-    columns = {name: as_in_sql(name) for name in plan.table.column_names if name not in made}
+    derived = {"row_id"} if plan.ids_given else {"row_id", "detection_id"}  # after this, by onepass
+    columns = {name: as_in_sql(name) for name in plan.table.column_names if name not in derived}
     names = {name: name for name in columns}
     used = {
         find_column(where, name, names if len(name) == 1 else {}, columns)

@@ -67,8 +67,8 @@ def read_annotations(path: Path, options: BoxOptions, pairs: Pairs = ()) -> Plan
         )
     rows, given, root = _read(path, pairs)
     if not len(rows):
-        found = "".join(f"; {note}" for note in rows.notes)
-        raise SourceError(f"{path} has no boxes; there is nothing to extract{found}")
+        remarks = "".join(f"; {note}" for note in rows.notes)
+        raise SourceError(f"{path} has no boxes; there is nothing to extract{remarks}")
     table = rows.to_table()
     given = replace(given, frame=options.frame or given.frame, sizes=rows.sizes)
     own = frozenset(table.column_names) - {PROBLEM}
