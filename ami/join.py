@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from common.errors import RunError
+from common.moved import ImageRoot
 from common.parquet import open_parquet
 from pipelines.detections import BOX
 from pipelines.embeddings import matrix
 from pipelines.images.errors import ImageError
-from pipelines.images.header import read_header
+from pipelines.images.header import ImageHeader, read_header
 from pipelines.run import Run
 from pipelines.sources.database.plan import box_of
 from pipelines.sources.database.schema import Tables
@@ -151,14 +153,21 @@ def _same_detection(stored: sa.Row[Any], run_row: dict[str, Any], run: Run) -> b
 
 def _to_upright(box: NDArray[np.float32], image: str, run: Run) -> NDArray[np.float32]:
     """A box in stored pixels as the run has it; as it was where the image cannot be read."""
-    try:
-        header = read_header(run.images, image)
-    except ImageError:
+    header = _header(run.images, image)
+    if header is None:
         return box
     turned: NDArray[np.float32] = header.to_upright(box[None].astype(np.float64))[0].astype(
         np.float32
     )
     return turned
+
+
+@lru_cache(maxsize=1)  # rows of one image are neighbours
+def _header(images: ImageRoot, image: str) -> ImageHeader | None:
+    try:
+        return read_header(images, image)
+    except ImageError:
+        return None
 
 
 def features_of(raw: object) -> NDArray[np.float64]:
