@@ -198,6 +198,19 @@ def _refuse_reserved(names: Sequence[str], where: str) -> None:
             )
 
 
+def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The table with a column in place of the one of this name, or as its last.
+
+    Args:
+        table: N rows.
+        name: of the column.
+        values: N.
+    """
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, values)
+    return table.append_column(name, values)
+
+
 def _cast_given(table: pa.Table, where: str, note: Callable[[str], None]) -> pa.Table:
     for field in PLAN_SCHEMA:
         if field.name not in table.column_names:
@@ -215,7 +228,7 @@ def _cast_given(table: pa.Table, where: str, note: Callable[[str], None]) -> pa.
             ) from None
         except ValueError as error:
             raise SourceError(f"{where}: column {field.name!r}: {error}") from None
-        table = table.set_column(table.column_names.index(field.name), field.name, cast)
+        table = with_column(table, field.name, cast)
     return table
 
 

@@ -45,6 +45,15 @@ _YEAR_LAST = re.compile(
 _NOT_SET = "0000:00:00 00:00:00"  # how cameras write that their clock was never set
 
 
+def iso_time(text: str) -> datetime | None:
+    """A time in ISO 8601; with a zone it becomes UTC. None where it is none."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
 def read_times(
     column: pa.ChunkedArray, note: Callable[[str], None] = lambda text: None
 ) -> pa.ChunkedArray:

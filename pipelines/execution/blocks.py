@@ -25,6 +25,7 @@ from cluster.slots import Slots
 from common.moved import ImageRoot
 from common.parquet import write_parquet
 from common.storage import list_folder, make_folder, remove_folder
+from pipelines.detections import with_column
 from pipelines.images.errors import ImageError
 from pipelines.request import Request
 
@@ -158,10 +159,7 @@ def with_crashes(rows: pa.Table, root: ImageRoot) -> pa.Table:
             errors[row] = verdict
     finally:
         child.close()
-    column = pa.array(errors, pa.string())
-    if "error" in rows.column_names:
-        return rows.set_column(rows.column_names.index("error"), "error", column)
-    return rows.append_column("error", column)
+    return with_column(rows, "error", pa.array(errors, pa.string()))
 
 
 def _read(where: tuple[ImageRoot, str]) -> None:

@@ -22,7 +22,7 @@ from common.errors import first_line
 from common.moved import ImageRoot
 from common.sampling import even_parts
 from pipelines.config import OnDamage
-from pipelines.detections import BOX, IMAGE_DAMAGE
+from pipelines.detections import BOX, IMAGE_DAMAGE, with_column
 from pipelines.images.errors import DAMAGED, ImageError
 from pipelines.images.pixels import Decoded, crop, resize
 from pipelines.images.reader import ImageReader
@@ -118,12 +118,12 @@ def _decode(
     done(rows.num_rows - reported)
     timestamps = rows["timestamp"].combine_chunks()
     timestamps = pc.coalesce(timestamps, pa.array(taken, timestamps.type))
-    rows = _with_column(rows, "timestamp", timestamps)
+    rows = with_column(rows, "timestamp", timestamps)
     error_column = pa.array(errors, pa.string())
     if "error" in rows.column_names:
         error_column = pc.coalesce(rows["error"], error_column)
-    rows = _with_column(rows, IMAGE_DAMAGE, pa.array(damage, pa.string()))
-    rows = _with_column(rows, "error", error_column)
+    rows = with_column(rows, IMAGE_DAMAGE, pa.array(damage, pa.string()))
+    rows = with_column(rows, "error", error_column)
     for name, buffer in buffers.items():
         rows = rows.append_column(name, _pack(buffer))
     return rows
@@ -139,12 +139,6 @@ def _resize(region: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
         raise ImageError(
             DAMAGED, f"{[*region.shape]} cannot be resized: {first_line(error)}"
         ) from None
-
-
-def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    if name in rows.column_names:
-        return rows.set_column(rows.column_names.index(name), name, values)
-    return rows.append_column(name, values)
 
 
 def _decode_images(rows: pa.Table, root: Path | ImageRoot, damaged: OnDamage) -> Decoding:

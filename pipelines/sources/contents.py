@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,9 @@ import pyarrow.compute as pc
 
 from common.moved import ImageRoot
 from common.storage import is_access_denied, is_remote, open_file, storage_errors
-from pipelines.detections import IMAGE_HASH, derive_ids
+from pipelines.detections import IMAGE_HASH, derive_ids, with_column
 from pipelines.frame_names import parse_frame
+from pipelines.sources.files import AT_ONCE, map_files
 from pipelines.sources.plan import Plan
 
 WHOLE_BYTES = 256 * 2**10
@@ -36,8 +36,6 @@ _UNCOMPRESSED = frozenset(
     {*(".bmp", ".dib", ".tga", ".dds", ".tif", ".tiff"), *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm")}
 )
 _CHUNK_BYTES = 2**20
-_AT_ONCE = 16  # files: mostly waiting for a disk or a store
-_REPORT_FILES = 500
 
 
 def hash_file(file: Path) -> str | None:
@@ -92,16 +90,8 @@ def hash_images(
     where = root if isinstance(root, ImageRoot) else ImageRoot(root)
     files = [frame.file if (frame := parse_frame(name)) else name for name in images]
     distinct = list(dict.fromkeys(files))
-    hashes: dict[str, str | None] = {}
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for name, digest in zip(
-            distinct,
-            pool.map(lambda name: hash_file(where.path(name)), distinct),
-            strict=True,
-        ):
-            hashes[name] = digest
-            if len(hashes) % _REPORT_FILES == 0:
-                report(len(hashes), len(distinct))
+    digests = map_files(lambda name: hash_file(where.path(name)), distinct, AT_ONCE, report)
+    hashes = dict(zip(distinct, digests, strict=True))
     return [hashes[name] for name in files]
 
 
@@ -135,7 +125,6 @@ def with_hashes(plan: Plan, report: Callable[[int, int], None] = lambda done, to
     """
     table = append_hashes(plan.table, plan.images, report)
     if not plan.ids_given:
-        column = table.column_names.index("detection_id")
         ids = pc.binary_join_element_wise(plan.id_prefix or "", derive_ids(table), "")
-        table = table.set_column(column, "detection_id", ids)
+        table = with_column(table, "detection_id", ids)
     return replace(plan, table=table)

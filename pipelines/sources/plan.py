@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from common.moved import ImageRoot, Pairs
 from common.sampling import spread
+from pipelines.detections import with_column
 from pipelines.sources.boxes import BoxesGiven
 
 
@@ -52,8 +53,8 @@ class Plan:
     @property
     def unordered(self) -> pa.Table:
         """What a rerun of a run that was planned in another order must have: what the source gives."""
-        made = {"row_id", "detection_id", "timestamp", "frame"} - (self.given - {"row_id"})
-        return self.decisive.drop_columns(sorted(made & set(self.table.column_names)))
+        derived = {"row_id", "detection_id", "timestamp", "frame"} - (self.given - {"row_id"})
+        return self.decisive.drop_columns(sorted(derived & set(self.table.column_names)))
 
     def limited(self, limit: int | None, by: str = "image") -> Plan:
         """The rows of some images, spread evenly over the plan.
@@ -70,9 +71,7 @@ class Plan:
     def keep(self, mask: pa.ChunkedArray | npt.NDArray[np.bool_]) -> Plan:
         """The rows where ``mask`` is true, numbered anew."""
         table = self.table.filter(pa.array(mask) if isinstance(mask, np.ndarray) else mask)
-        column = table.column_names.index("row_id")
-        numbers = pa.array(np.arange(table.num_rows, dtype=np.int64))
-        table = table.set_column(column, "row_id", numbers)
+        table = with_column(table, "row_id", pa.array(np.arange(table.num_rows, dtype=np.int64)))
         return replace(self, table=table.combine_chunks())
 
     def prefixed(self, prefix: str | None) -> Plan:
@@ -80,5 +79,4 @@ class Plan:
         if prefix is None or not self.ids_given:
             return replace(self, id_prefix=prefix)
         ids = pc.binary_join_element_wise(prefix, self.table["detection_id"], "")
-        column = self.table.column_names.index("detection_id")
-        return replace(self, table=self.table.set_column(column, "detection_id", ids))
+        return replace(self, table=with_column(self.table, "detection_id", ids))

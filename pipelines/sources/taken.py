@@ -6,9 +6,7 @@ gives neither frames nor times, they are read from the files before frames are n
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,14 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.storage import is_remote, open_file
+from pipelines.detections import with_column
 from pipelines.frame_names import parse_frame
 from pipelines.frame_numbers import number_frames
 from pipelines.images.exif import read_time_taken
+from pipelines.images.pillow import quiet
+from pipelines.sources.files import AT_ONCE, map_files
 from pipelines.sources.plan import Plan
 
 _AT_ONCE = 4  # files: metadata are parsed in Python
-_AT_ONCE_REMOTE = 16  # mostly waiting
-_REPORT_FILES = 500
 
 
 def with_times(plan: Plan, report: Callable[[int, int], None] = lambda done, total: None) -> Plan:
@@ -50,19 +49,15 @@ def with_times(plan: Plan, report: Callable[[int, int], None] = lambda done, tot
         if parse_frame(names[index]) is None
     }
     taken: list[datetime | None] = [None] * len(names)
-    # Not in each thread: filters of warnings are the process's.
-    threads = _AT_ONCE_REMOTE if is_remote(plan.root) else _AT_ONCE
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("ignore")
-        times = zip(files, pool.map(_time_of, files.values()), strict=True)
-        for done, (index, time) in enumerate(times, start=1):
-            taken[index] = time
-            if done % _REPORT_FILES == 0:
-                report(done, len(files))
+    threads = AT_ONCE if is_remote(plan.root) else _AT_ONCE
+    with quiet():
+        times = map_files(_time_of, list(files.values()), threads, report)
+    for index, time in zip(files, times, strict=True):
+        taken[index] = time
     stamps = pa.array(taken, table["timestamp"].type).take(encoded.indices)
-    table = _set(table, "timestamp", pc.coalesce(table["timestamp"], stamps))
+    table = with_column(table, "timestamp", pc.coalesce(table["timestamp"], stamps))
     notes: list[str] = []
-    table = _set(table, "frame", _renumbered(table, number_frames(table, notes.append)))
+    table = with_column(table, "frame", _renumbered(table, number_frames(table, notes.append)))
     return replace(plan, table=table.combine_chunks(), notes=(*plan.notes, *notes))
 
 
@@ -87,7 +82,3 @@ def _renumbered(table: pa.Table, positions: pa.Array) -> pa.Array:
     if len(numbers) != len(distinct) or (numbers[:, 0] != distinct[:, 0]).any():
         return positions  # numbers are not one an image
     return pa.array(numbers[row.reshape(-1), 1])
-
-
-def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import SourceError
-from pipelines.detections import BOX, derive_ids
+from pipelines.detections import BOX, derive_ids, with_column
 from pipelines.frame_names import parse_frame
 from pipelines.images.errors import ImageError
 from pipelines.images.header import UPRIGHT, Boxes, ImageHeader, read_header
 from pipelines.sources.boxes import BoxesGiven, Frame
+from pipelines.sources.files import AT_ONCE, map_files
 from pipelines.sources.plan import Plan
 
-_AT_ONCE = 16  # files: mostly waiting for a disk or a store
-_REPORT_FILES = 500
 _OUTSIDE_PIXELS = 1.5  # a box that ends farther outside is not of this frame
 
 Header = ImageHeader | ImageError
@@ -101,12 +99,8 @@ def _read_headers(
         except ImageError as error:
             return error
 
-    headers: dict[str, Header] = {}
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for file, header in zip(one_of, pool.map(read, one_of.values()), strict=True):
-            headers[file] = header
-            if len(headers) % _REPORT_FILES == 0:
-                report(len(headers), len(one_of))
+    read_ones = map_files(read, list(one_of.values()), AT_ONCE, report)
+    headers = dict(zip(one_of, read_ones, strict=True))
     return {name: headers[file] for name, file in files.items()}
 
 
@@ -119,17 +113,17 @@ def _frames(
         for name, header in headers.items()
         if isinstance(header, ImageHeader) and header.orientation != UPRIGHT
     }
-    told = {
+    frame_by_name = {
         name: given.frame or _frame_by_size(header, given, name, boxes[rows_of[name]])
         for name, header in rotated.items()
     }
-    known = {frame for frame in told.values() if frame is not None}
+    known = {frame for frame in frame_by_name.values() if frame is not None}
     usual: Frame = known.pop() if len(known) == 1 else given.fallback
-    frames: dict[str, Frame] = {name: told.get(name) or usual for name in headers}
+    frames: dict[str, Frame] = {name: frame_by_name.get(name) or usual for name in headers}
     if not rotated:
         return frames, ()
     counts = Counter(frames[name] for name in rotated)
-    unsure = sum(frame is None for frame in told.values())
+    unsure = sum(frame is None for frame in frame_by_name.values())
     kinds = " and ".join(
         f"{count} in {'stored pixels' if frame == 'stored' else 'pixels of the upright image'}"
         for frame, count in sorted(counts.items())
@@ -189,11 +183,7 @@ def _with_boxes(plan: Plan, boxes: Boxes, boxed: np.ndarray, errors: list[str | 
         converted = pa.array(values, mask=np.isnan(values))
         columns[name] = pc.if_else(pa.array(boxed), converted, table[name].combine_chunks())
     for name, values in columns.items():
-        if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, values)
-        else:
-            table = table.append_column(name, values)
+        table = with_column(table, name, values)
     if not plan.ids_given:
-        column = table.column_names.index("detection_id")
-        table = table.set_column(column, "detection_id", derive_ids(table))
+        table = with_column(table, "detection_id", derive_ids(table))
     return table.combine_chunks()

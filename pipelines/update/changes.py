@@ -21,7 +21,7 @@ from pyarrow import fs
 from common.errors import RunError, first_line
 from common.parquet import read_parquet
 from common.storage import arrow
-from pipelines.detections import BOX, IMAGE_HASH, derive_ids
+from pipelines.detections import BOX, IMAGE_HASH, derive_ids, with_column
 from pipelines.frame_names import parse_frame
 from pipelines.frame_numbers import number_frames
 from pipelines.run import Run
@@ -143,12 +143,12 @@ def _after(
     """
     rows = np.where(position < 0, np.arange(old.num_rows), old.num_rows + position)
     after = pa.concat_tables([old, fresh]).take(pa.array(np.r_[rows, old.num_rows + new]))
-    after = _set(after, "row_id", pa.array(np.arange(after.num_rows, dtype=np.int64)))
+    after = with_column(after, "row_id", pa.array(np.arange(after.num_rows, dtype=np.int64)))
     new_ids = fresh["detection_id"].take(pa.array(new))
     ids = pa.chunked_array([*old["detection_id"].chunks, *new_ids.chunks], pa.string())
-    after = _set(after, "detection_id", ids)
+    after = with_column(after, "detection_id", ids)
     if "frame" not in plan.given:  # images that are gone count: their frames are taken
-        after = _set(after, "frame", number_frames(after))
+        after = with_column(after, "frame", number_frames(after))
     return after
 
 
@@ -248,10 +248,6 @@ def differ(a: pa.ChunkedArray, b: pa.ChunkedArray) -> Bools:
 def _valid(column: pa.ChunkedArray) -> Bools:
     valid: Bools = column.is_valid().to_numpy()
     return valid
-
-
-def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)
 
 
 def _names(images: pa.ChunkedArray) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from common.json_models import write_atomic, write_json
 from common.moved import ImageRoot
 from common.parquet import parquet_bytes, read_parquet, write_parquet
 from common.storage import list_folder, make_folder, remove_folder
-from pipelines.detections import IMAGE_HASH
+from pipelines.detections import IMAGE_HASH, with_column
 from pipelines.execution.blocks import write_plan
 from pipelines.outputs.finish import describe_run
 from pipelines.outputs.hdf5 import shard_name, write_hdf5
@@ -86,7 +86,7 @@ class Staged:
             return
         rows = _bare(self.after.take(pa.array(self.answered)))
         ids = pa.array(np.arange(rows.num_rows, dtype=np.int64))
-        rows = rows.set_column(rows.column_names.index("row_id"), "row_id", ids)
+        rows = with_column(rows, "row_id", ids)
         write_plan(self.folder / "plan", rows.combine_chunks(), request, slots)
         write_atomic(self.folder / PLANNED, b"")
 
@@ -242,7 +242,7 @@ def _rewritten(staged: Staged, file: Path, answers: _Answers) -> pa.Table | None
     now = staged.after.take(pa.array(rows)).select(planned)
     if "timestamp" in planned:  # else of the image's EXIF data, which only an answer knows
         times = pc.coalesce(now["timestamp"], table["timestamp"])
-        now = now.set_column(planned.index("timestamp"), "timestamp", times)
+        now = with_column(now, "timestamp", times)
     results = [name for name in table.column_names if name not in planned]
     again = np.isin(rows, staged.answered)
     if not again.any() and IMAGE_HASH in table.column_names and _equal(now, table.select(planned)):
@@ -284,9 +284,9 @@ class _Answers:
             if np.isin(own, rows).any()
         ]
         table = pa.concat_tables(parts)
-        found = table["row_id"].to_numpy()
-        order = np.argsort(found)
-        return table.take(pa.array(order[np.searchsorted(found[order], rows)]))
+        stored = table["row_id"].to_numpy()
+        order = np.argsort(stored)
+        return table.take(pa.array(order[np.searchsorted(stored[order], rows)]))
 
     def of_new_rows(self, first: int) -> Iterator[pa.Table]:
         """The answers of rows from ``first`` on, file by file."""
@@ -296,4 +296,4 @@ class _Answers:
 
     def _read(self, file: Path, rows: np.ndarray) -> pa.Table:
         table = read_parquet(file).replace_schema_metadata(None)
-        return table.set_column(table.column_names.index("row_id"), "row_id", pa.array(rows))
+        return with_column(table, "row_id", pa.array(rows))

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from common.errors import RunError
 from common.parquet import read_parquet
+from pipelines.detections import with_column
 from pipelines.run import Run
 
 COLUMNS = ("row_id", "sequence", "frame", "split", "category", "error")
@@ -66,8 +67,7 @@ def find_clips(run: Run) -> list[Clip]:
 def _read(run: Run, number: int) -> pa.Table:
     table = read_parquet(run.check(run.files()[number]), columns=list(COLUMNS))
     for name in ("split", "category"):  # of a manifest they may be numbers
-        column = table[name].cast(pa.string())
-        table = table.set_column(table.column_names.index(name), name, column)
+        table = with_column(table, name, table[name].cast(pa.string()))
     return table.append_column("file", pa.array([number] * table.num_rows, pa.int32()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipelines.detections import BOX
 from pipelines.images.errors import ImageError
 from pipelines.sources.box_layouts import Layout
 from pipelines.sources.boxes import to_corners
+from pipelines.times import iso_time
 
 LABEL, SCORE, TRACK = "source_label", "detector_score", "source_track"
 PROBLEM = "problem"  # becomes ``error``, which no source may have before its plan is complete
@@ -63,8 +64,8 @@ class Rows:
                 numbers = four_numbers(box)
             except ImageError as error:
                 problem = str(error)
-        told = None if problem is None else f"{problem} [{image}]"
-        self._rows.append({"image": image, PROBLEM: told, **columns})
+        row_error = None if problem is None else f"{problem} [{image}]"
+        self._rows.append({"image": image, PROBLEM: row_error, **columns})
         self._boxes.append(numbers)
 
     def set_size(self, image: str, width: object, height: object) -> None:
@@ -165,8 +166,4 @@ def size_of(width: object, height: object) -> tuple[int, int] | None:
 
 def time_of(raw: object) -> datetime | None:
     """A time in ISO 8601; with a zone it becomes UTC. None where it is none."""
-    try:
-        time = datetime.fromisoformat(str(raw or "").strip())
-    except ValueError:
-        return None
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+    return iso_time(str(raw or "").strip())

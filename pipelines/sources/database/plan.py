@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipelines.frame_numbers import number_frames
 from pipelines.images.errors import ImageError
 from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import PREFIX, Tables, read_tables
+from pipelines.times import iso_time
 
 CHUNK_ROWS = 5000
 NO_IMAGE = "(no image)"
@@ -179,7 +180,7 @@ class _Reader:
             ids.append(row.id)
             sequences.append(f"{row.session}/{row.base}")
             names.append(f"{row.path}\0{row.id}")  # two images may have one path
-            times.append(_parse_time(row.timestamp))
+            times.append(iso_time(row.timestamp or ""))
         if not ids:
             return {}
         keys = pa.table(
@@ -232,7 +233,7 @@ class _Reader:
         return known if known is not None else PurePosixPath(str(base or "")).name or "deployment"
 
     def _time(self, raw: str | None) -> datetime | None:
-        time = _parse_time(raw)
+        time = iso_time(raw or "")
         self._unread_times += raw is not None and time is None
         return time
 
@@ -289,14 +290,6 @@ def deployment_names(bases: Iterable[str]) -> dict[str, str]:
 
 def _clean(base: str) -> str:
     return str(PurePosixPath(base))
-
-
-def _parse_time(raw: str | None) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(raw or "")
-    except ValueError:
-        return None
-    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _date(raw: object) -> date | None:
