@@ -38,6 +38,9 @@ class Width:
         queries = vectors.reconstruct_batch(self.rows)
         values, rows = accelerator.search(queries, width, self.params)
         hits = without_rows(Hits(rows, to_scores(values, metric)), self.rows[:, None], width - 1)
+        short = rows[:, -1] < 0  # a search compares such queries with every row
+        exact = self.exact.first(hits.rows.shape[1])
+        hits.rows[short], hits.scores[short] = exact.rows[short], exact.scores[short]
         ks = {min(k, width - 1) for k in MEASURED_KS[self.params.width]} - {0}
         return {k: recall_at(self.exact.first(k), hits.first(k)) for k in sorted(ks)}
 
