@@ -148,7 +148,7 @@ class _Building:
         equal = EqualRows.of(np.concatenate(self.tasks.run(hash_vectors, parts)))
         true = TrueNeighbors(self.folder, metric, self.tasks)
         random = np.random.default_rng(SEED)
-        held_out = hold_out(true, equal, random) if total > 1 else HeldOut(equal.first[:0], None)
+        held_out = hold_out(true, equal, random)
         index = self._trained(vectors, random)
         if is_mergeable(index):
             rows = equal.node_rows
