@@ -36,11 +36,14 @@ class HeldOut:
     """Rows that serve as queries, and how near to each other rows are copies.
 
     Attributes:
-        rows: row numbers, ascending.
+        rows: row numbers, ascending; the search is tuned for them before they are added.
+        others: rows of the same kind, ascending, that are added among all others: recall is
+            measured with them in the end. Those that are added last have other links.
         near: distance up to which rows are copies; None: there are too few to matter.
     """
 
     rows: Ints
+    others: Ints
     near: float | None
 
 
@@ -87,52 +90,60 @@ class TrueNeighbors:
         self.tasks.run(nearest, work, done=lambda neighbors: among.merge(*neighbors))
         return among.hits()
 
-    def without(
-        self, queries: NDArray[np.float32], k: int, left_out: Ints, own: Ints
-    ) -> tuple[Hits, Hits]:
-        """The k nearest among all rows but ``left_out``, and among all but the query itself.
+    def without(self, queries: NDArray[np.float32], k: int, left_out: Ints) -> Hits:
+        """The k nearest among all rows but some; fewer where there are fewer.
 
         Args:
-            queries: [Q, D] vectors of rows.
-            k: neighbours of each; fewer where there are fewer.
-            left_out: rows, ascending.
-            own: [Q] the row of each query.
+            queries: [Q, D].
+            k: neighbours of each.
+            left_out: rows [M] that are left out for every query, or [Q, 1] one for each.
         """
-        share = len(left_out) / self.total
-        hits = self.of(queries, k + int(3 * k * share) + 32)
-        return without_rows(hits, left_out, k), without_rows(hits, own[:, None], k)
+        more = 1 if left_out.ndim == 2 else 32 + int(3 * k * len(left_out) / self.total)
+        return without_rows(self.of(queries, k + more), left_out, k)
 
 
 def hold_out(true: TrueNeighbors, equal: EqualRows, random: np.random.Generator) -> HeldOut:
-    """Choose up to a fifth of the rows that occur once, at most ``MAX_HELD_OUT``.
+    """Choose up to a fifth of the rows that occur once, at most ``MAX_HELD_OUT``, and half as many.
 
     Args:
         true: of the segment.
         equal: its rows with equal vectors.
         random: chooses.
     """
+    if true.total < 2:
+        return HeldOut(np.arange(0), np.arange(0), None)
     candidates = equal.single if len(equal.single) else np.unique(equal.first)
     drawn = random.permutation(candidates)
     vectors = store.open_store(true.folder / VECTORS)
     most = min(_MAX_SAMPLED, int(_SAMPLED_PRODUCTS / (true.total * vectors.d)))
-    first = drawn[: _wanted(len(candidates))]
+    wanted = _wanted(len(candidates))
+    first = drawn[: wanted + _others(wanted)]
     if true.metric == "ip" or true.total <= MIN_COPIES:  # the nearest by ip need not be near
-        return HeldOut(np.sort(first), None)
+        return _split(first, wanted, None)
     apart = _distances(true.of(vectors.reconstruct_batch(first), MIN_COPIES + 1), true.metric)
     near = _NEAR * float(np.quantile(apart[:, 1], _LONELY))
     lonely = apart[:, MIN_COPIES] > near
     rows = first[lonely]
     if (~lonely).mean() < _COMMON or not len(rows):
-        return HeldOut(np.sort(first), None)
+        return _split(first, wanted, None)
     wanted = _wanted(round(len(candidates) * len(rows) / len(first)))
     for start in range(len(first), min(len(drawn), most), MAX_HELD_OUT):
-        if len(rows) >= wanted:
+        if len(rows) >= wanted + _others(wanted):
             break
         part = drawn[start : start + MAX_HELD_OUT]
         apart = _distances(true.of(vectors.reconstruct_batch(part), MIN_COPIES + 1), true.metric)
         lonely = apart[:, MIN_COPIES] > near
         rows = np.concatenate([rows, part[lonely]])
-    return HeldOut(np.sort(rows[:wanted]), near)
+    return _split(rows, wanted, near)
+
+
+def _split(rows: Ints, wanted: int, near: float | None) -> HeldOut:
+    held_out, others = rows[:wanted], rows[wanted : wanted + _others(wanted)]
+    return HeldOut(np.sort(held_out), np.sort(others if len(others) else held_out), near)
+
+
+def _others(wanted: int) -> int:
+    return max(1, wanted // 2)
 
 
 def _wanted(rows: int) -> int:

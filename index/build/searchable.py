@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cluster.tasks import Tasks
 from common.json_models import sha256_file
 from index.build.copies import EqualRows, hash_vectors, make_nodes, slices
-from index.build.fill import add_last, fill_graph, fill_lists
+from index.build.fill import add_last, fill_graph, fill_lists, order_nodes
 from index.build.held_out import HeldOut, TrueNeighbors, hold_out
 from index.build.tuning import RECALL_K, tune_widths
 from index.config import IndexConfig, Metric
@@ -148,7 +148,7 @@ class _Building:
         equal = EqualRows.of(np.concatenate(self.tasks.run(hash_vectors, parts)))
         true = TrueNeighbors(self.folder, metric, self.tasks)
         random = np.random.default_rng(SEED)
-        held_out = hold_out(true, equal, random) if total > 1 else HeldOut(equal.first[:0], None)
+        held_out = hold_out(true, equal, random)
         index = self._trained(vectors, random)
         if is_mergeable(index):
             rows = equal.node_rows
@@ -180,10 +180,10 @@ class _Building:
         )
         if tuned is None:
             return None
-        if not is_mergeable(index) and len(held_out.rows):
+        if not is_mergeable(index):
             node_of[held_out.rows] = index.ntotal + np.arange(len(held_out.rows))
             add_last(index, vectors.reconstruct_batch(held_out.rows))
-            nodes = _nodes(vectors, node_of, metric)
+            nodes = _nodes(vectors, order_nodes(index, node_of), metric)
             accelerator = Accelerator(index, vectors, metric, nodes)
         nodes.write(self.folder / NODES)
         save(index, self.folder / SEARCH)
@@ -207,7 +207,7 @@ class _Building:
         return _Built(widths, recall, held_out)
 
     def _trained(self, vectors: Any, random: np.random.Generator) -> Any:
-        index = make_index(self.factory, vectors.d, self.config.metric)
+        index = make_index(self.factory, vectors.d, self.config.metric, vectors.ntotal)
         wanted = training_rows(index, vectors.ntotal, vectors.d, self.memory_bytes)
         if wanted:
             rows = np.sort(random.choice(vectors.ntotal, wanted, replace=False))

@@ -19,7 +19,7 @@ RECALL_K = 10
 MEASURED_KS = dict(zip(WIDTHS, ((1, RECALL_K), (50,), (200,), (1000,)), strict=True))
 """Numbers of neighbours whose recall the manifest says, by the width they are searched with."""
 
-_WIDE_QUERIES = 200  # at the greater widths, where each has many neighbours
+_WIDE_QUERIES = 200  # at most, at the greater widths, where each has many neighbours
 _EXACT_VALUES = 100_000_000  # rows x dimension up to which ``auto`` prefers exact to poor recall
 
 
@@ -29,15 +29,18 @@ class Width:
 
     params: SearchParams
     recall: dict[int, float]  # of held-out rows before they were added, by number of neighbours
-    rows: NDArray[np.int64]  # queries, rows of the segment
-    exact: Hits  # of them in the whole segment, themselves left out
+    rows: NDArray[np.int64]  # others, which were in the index from the start
+    exact: Hits  # of these in the whole segment, themselves left out
 
     def measure(self, accelerator: Accelerator, vectors: Any, metric: Metric) -> dict[int, float]:
-        """Recall of the queries as rows of the index, by number of neighbours."""
+        """Recall of rows of the complete index, by number of neighbours."""
         width = min(self.params.width, vectors.ntotal)
         queries = vectors.reconstruct_batch(self.rows)
         values, rows = accelerator.search(queries, width, self.params)
         hits = without_rows(Hits(rows, to_scores(values, metric)), self.rows[:, None], width - 1)
+        short = rows[:, -1] < 0  # a search compares such queries with every row
+        exact = self.exact.first(hits.rows.shape[1])
+        hits.rows[short], hits.scores[short] = exact.rows[short], exact.scores[short]
         ks = {min(k, width - 1) for k in MEASURED_KS[self.params.width]} - {0}
         return {k: recall_at(self.exact.first(k), hits.first(k)) for k in sorted(ks)}
 
@@ -69,7 +72,9 @@ def tune_widths(
     total, metric = vectors.ntotal, config.metric
     tuned: list[Width] = []
     for width in WIDTHS:
-        rows = held_out.rows if width == WIDTHS[0] else held_out.rows[:_WIDE_QUERIES]
+        rows, others = held_out.rows, held_out.others
+        if width > WIDTHS[0]:
+            rows, others = _some(rows), _some(others)
         grid = accelerator.search_grid(width)
         if not len(rows):  # too few to measure anything
             nothing = Hits(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
@@ -80,7 +85,7 @@ def tune_widths(
         if not grid:
             break
         queries = vectors.reconstruct_batch(rows)
-        exact, whole = true.without(queries, width, held_out.rows, rows)
+        exact = true.without(queries, width, held_out.rows)
         most = exact.rows.shape[1]
 
         def search(params: SearchParams, queries: Any = queries, k: int = most) -> Hits:
@@ -93,7 +98,13 @@ def tune_widths(
         small = is_auto and total * vectors.d <= _EXACT_VALUES
         if not reached and (width > WIDTHS[0] or small):
             break
-        tuned.append(Width(params, recall, rows, whole))
+        whole = true.without(vectors.reconstruct_batch(others), width, others[:, None])
+        tuned.append(Width(params, recall, others, whole))
         if most < width:
             break
     return tuned or None
+
+
+def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most ``_WIDE_QUERIES`` of the rows, from all over the segment."""
+    return rows[:: max(1, -(-len(rows) // _WIDE_QUERIES))]

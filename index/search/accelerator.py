@@ -38,10 +38,10 @@ from index.search.scores import Neighbors, nearest_of_nodes
 
 _faiss: Any = faiss
 
-WIDTHS = (16, 64, 256, 1024)
+WIDTHS = (12, 64, 256, 1024)
 """Most neighbours of a search that share parameters; above the last, every row is compared.
 
-The first holds the ten that most searches ask for, the last a thousand and the query itself.
+The first holds the ten that most searches ask for and the query itself, the last a thousand.
 """
 
 NPROBE, EF_SEARCH, REFINE = "nprobe", "efSearch", "refine"

@@ -31,8 +31,15 @@ GRAPH_ROWS = 2_000_000
 A graph answers faster than lists do.
 """
 
-GRAPH_LINKS = 32
+LARGE_GRAPH_ROWS = 200_000
+"""From here on ``auto`` makes a graph of half the links and 16-bit values.
+
+So many neighbours lie so near each other that 8 bits confuse them, and where the vectors outgrow
+the caches each link costs a read of memory.
+"""
+
 _EF_CONSTRUCTION = 100  # with FAISS's default of 40 a search needs twice the efSearch
+_LARGE_EF_CONSTRUCTION = 200  # a third less again, for twice the time; hnswlib's default
 _COARSE_LINKS = 32
 EXAMPLES = "Flat, HNSW32, IVF1024,PQ128x4fsr, IVF1024,SQ8, PCA256,IVF1024,Flat"
 
@@ -46,8 +53,8 @@ _faiss: Any = faiss  # its type stubs lack keyword arguments and SWIG vectors
 def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> str:
     """A factory string for the number and size of the vectors.
 
-    Few values: ``Flat``. Up to ``GRAPH_ROWS``: a graph of 8-bit codes, if it fits into half of the
-    memory; it is searched faster than one of whole vectors, which are four times the bytes.
+    Few values: ``Flat``. Up to ``GRAPH_ROWS``: a graph of 8-bit or 16-bit codes, if it fits into
+    half of the memory; it is searched faster than one of whole vectors.
     Otherwise inverted lists of 4-bit codes of residuals (they need a quarter of the candidates that codes of whole
     vectors need), unless the lists take more than half of the memory and must stay on the disk,
     which FAISS cannot do with 4-bit codes. For ``l1``, which codes do not support: a graph, or
@@ -61,8 +68,11 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
     """
     if rows * dim <= FLAT_VALUES:
         return FLAT
-    graph = f"HNSW{GRAPH_LINKS}" if metric == "l1" else f"HNSW{GRAPH_LINKS},SQ8"
-    graph_bytes = rows * (dim * (4 if metric == "l1" else 1) + 2 * 4 * GRAPH_LINKS)
+    links, codes, value_bytes = (16, ",SQbf16", 2) if rows >= LARGE_GRAPH_ROWS else (32, ",SQ8", 1)
+    if metric == "l1":
+        codes, value_bytes = "", 4
+    graph = f"HNSW{links}{codes}"
+    graph_bytes = rows * (dim * value_bytes + 2 * 4 * links)
     if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
         return graph
     if metric == "l1":
@@ -97,13 +107,14 @@ def without_transforms(factory: str) -> str:
     return factory.strip().removeprefix("L2norm,").removesuffix(",RFlat")
 
 
-def make_index(factory: str, dim: int, metric: Metric) -> Any:
+def make_index(factory: str, dim: int, metric: Metric, rows: int = 0) -> Any:
     """Make an empty index; it may still need training.
 
     Args:
         factory: FAISS factory string.
         dim: values per vector.
         metric: how vectors are compared.
+        rows: that it is made for; more candidates are looked at for the links of a large graph.
 
     Raises:
         SnapshotError: FAISS has no such factory, or not for this metric or dimension.
@@ -119,7 +130,8 @@ def make_index(factory: str, dim: int, metric: Metric) -> Any:
     if isinstance(core, faiss.IndexIDMap):
         raise factory_error(factory, metric, dim, "rows are numbered here already")
     if isinstance(core, faiss.IndexHNSW):
-        core.hnsw.efConstruction = _EF_CONSTRUCTION
+        is_large = rows >= LARGE_GRAPH_ROWS
+        core.hnsw.efConstruction = _LARGE_EF_CONSTRUCTION if is_large else _EF_CONSTRUCTION
     if metric == "l1" and not has_exact_scores(index):
         # FAISS makes such an index silently, and it ranks by another metric.
         why = "it ranks by something else; l1 needs whole vectors"

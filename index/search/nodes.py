@@ -77,6 +77,12 @@ class Nodes:
         return np.diff(self.starts)
 
     @cached_property
+    def is_group(self) -> NDArray[np.bool_]:
+        """Whether each node stands for more than one row, [U]."""
+        groups: NDArray[np.bool_] = self.counts > 1
+        return groups
+
+    @cached_property
     def has_copies(self) -> bool:
         """Whether a node stands for more than one row."""
         return len(self.rows) > len(self)

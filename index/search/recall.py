@@ -7,6 +7,7 @@ the memory of one block.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from index.metrics import argsort_nearest, faiss_metric, to_scores
 if TYPE_CHECKING:
     from index.search.accelerator import SearchParams
 
-MARGIN = 0.005
-"""Searches are tuned to the target plus this, half of what a thousand queries can resolve."""
+_RESOLVED = 0.16
+"""Searches are tuned to the target plus this over the root of the number of queries: what they can
+resolve, 0.005 for a thousand queries and 0.016 for a hundred."""
 
 _MIN_GAIN, _FLAT_STEPS = 0.002, 2  # a row of the grid is left after so many steps of less gain
 _TIMED_SEARCHES = 3
@@ -148,30 +150,64 @@ def tune(
         The parameters and their recall at each of ``ks``: below ``target`` where none of the grid
         reaches it.
     """
-    goal = min(1.0, target + MARGIN)
-    sufficient: list[tuple[float, dict[int, float], SearchParams]] = []  # the first is seconds
-    best: tuple[float, dict[int, float], SearchParams] | None = None
+    goal = min(1.0, target + _RESOLVED / math.sqrt(len(exact.rows)))
+
+    def recall_of(params: SearchParams) -> dict[int, float]:
+        hits = search(params)
+        return {k: recall_at(exact.first(k), hits.first(k)) for k in ks}
+
+    sufficient: list[_Tried] = []
+    best: _Tried | None = None
     for grid_row in grid:
-        previous, flat_steps = -1.0, 0
+        previous: _Tried | None = None
+        flat_steps = 0
         for params in grid_row:
-            hits = search(params)
-            recalls = {k: recall_at(exact.first(k), hits.first(k)) for k in ks}
-            recall = min(recalls.values())
-            if best is None or recall > best[0]:
-                best = recall, recalls, params
-            if recall >= goal:
-                sufficient.append((_seconds(search, params), recalls, params))
+            tried = _Tried(params, recall_of(params))
+            if best is None or tried.least > best.least:
+                best = tried
+            if tried.least >= goal:
+                sufficient.append(_least_effort(recall_of, previous, tried, goal))
                 break
-            is_flat = previous >= 0 and recall - previous < _MIN_GAIN and recall < goal - _MIN_GAIN
+            gain = tried.least - previous.least if previous else 1.0
+            is_flat = gain < _MIN_GAIN and tried.least < goal - _MIN_GAIN
             flat_steps = flat_steps + 1 if is_flat else 0
             if flat_steps == _FLAT_STEPS:
                 break  # recall is limited by a parameter that is constant in this row
-            previous = recall
+            previous = tried
     if sufficient:
-        _, recalls, params = min(sufficient, key=lambda entry: entry[0])
-        return params, recalls
+        best = min(sufficient, key=lambda tried: _seconds(search, tried.params))
     assert best is not None
-    return best[2], best[1]
+    return best.params, best.recall
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Parameters and their recall, by number of neighbours."""
+
+    params: SearchParams
+    recall: dict[int, float]
+
+    @property
+    def least(self) -> float:
+        return min(self.recall.values())
+
+
+def _least_effort(
+    recall_of: Callable[[SearchParams], dict[int, float]],
+    too_little: _Tried | None,
+    enough: _Tried,
+    goal: float,
+) -> _Tried:
+    """The least effort that reaches the goal, to within an eighth, by bisection."""
+    low = too_little.params.effort if too_little else enough.params.effort
+    while enough.params.effort - low > max(1, low // 8):
+        params = enough.params._replace(effort=(low + enough.params.effort) // 2)
+        tried = _Tried(params, recall_of(params))
+        if tried.least >= goal:
+            enough = tried
+        else:
+            low = params.effort
+    return enough
 
 
 def _seconds(search: Callable[[SearchParams], Hits], params: SearchParams) -> float:

@@ -107,94 +107,98 @@ def nearest_of_nodes(
         mask: bool [N], the rows that may be hits; None: all.
     """
     complete = all_found(found)
-    rows = nodes.first[found] if complete else np.where(found < 0, -1, nodes.first[found])
-    values = score_rows(store, metric, queries, rows, complete=complete)
-    if mask is None and not nodes.has_copies and rows.shape[1] >= k:
-        return sort_hits(values, rows, metric, k)
-    grouped = (nodes.counts[found] > 1) & (found >= 0) if nodes.has_copies else None
-    if grouped is None or not grouped.any():
-        if mask is not None:
-            values, rows = _drop(values, rows, ~mask[rows], metric)
-        return _padded(*sort_hits(values, rows, metric, k), metric, k)
-    near = grouped & _may_be_hits(values, metric, nodes, queries, found, rows, k, mask)
+    first_rows = nodes.first[found] if complete else np.where(found < 0, -1, nodes.first[found])
+    first_values = score_rows(store, metric, queries, first_rows, complete=complete)
+    values, rows = first_values, first_rows
     if mask is not None:
         values, rows = _drop(values, rows, ~mask[rows], metric)
-    all_values = np.full((len(queries), k), -np.inf if higher_is_nearer(metric) else np.inf, "f4")
-    all_rows = np.full((len(queries), k), -1, np.int64)
-    widths = np.where(near, np.minimum(nodes.counts[found], _most(nodes, found, mask, k)), 0)
-    order = np.argsort(widths.sum(axis=1), kind="stable")
-    total = widths.sum(axis=1)[order]
-    first = 0
-    while first < len(order):
-        last = first + 1
-        while last < len(order) and total[last] * (last + 1 - first) <= _PADDED_VALUES:
-            last += 1
-        part = order[first:last]
-        more = _members(nodes, found[part], near[part], widths[part], rows[part], mask)
+    hits = _padded(*sort_hits(values, rows, metric, k), metric, k)
+    if not nodes.has_copies:
+        return hits
+    near = _near_groups(first_values, metric, nodes, queries, found, hits[0][:, -1])
+    if not len(near):
+        return hits
+    near_query, near_node = near // found.shape[1], found.ravel()[near]
+    sizes = nodes.counts[near_node] - 1  # without the first row
+    if mask is None:  # of equal rows only the first k can be hits
+        sizes = np.where(nodes.radius[near_node] == 0, np.minimum(sizes, k - 1), sizes)
+    totals = np.bincount(near_query, sizes, len(queries)).astype(np.int64)
+    order = np.argsort(totals, kind="stable")
+    order = order[np.searchsorted(totals[order], 1) :]
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and totals[order[stop]] * (stop + 1 - start) <= _PADDED_VALUES:
+            stop += 1
+        part = np.sort(order[start:stop])
+        own = np.isin(near_query, part)
+        more = _members(nodes, near_node[own], sizes[own], totals[part], mask)
         more_values = score_rows(store, metric, np.ascontiguousarray(queries[part]), more)
         merged = sort_hits(
             np.hstack([values[part], more_values]), np.hstack([rows[part], more]), metric, k
         )
-        all_values[part], all_rows[part] = _padded(*merged, metric, k)
-        first = last
-    return all_values, all_rows
+        hits[0][part], hits[1][part] = _padded(*merged, metric, k)
+        start = stop
+    return hits
 
 
-def _most(
-    nodes: Nodes, found: NDArray[np.int64], mask: NDArray[np.bool_] | None, k: int
-) -> NDArray[np.int64]:
-    """Rows of each node that can be hits: of equal ones only the first ``k``."""
-    everything = np.iinfo(np.int64).max
-    if mask is not None:
-        return np.full(found.shape, everything)
-    return np.where(nodes.radius[found] == 0, k, everything)
-
-
-def _may_be_hits(
+def _near_groups(
     values: NDArray[np.float32],
     metric: Metric,
     nodes: Nodes,
     queries: NDArray[np.float32],
     found: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    k: int,
-    mask: NDArray[np.bool_] | None,
-) -> NDArray[np.bool_]:
-    """Whether a row of a node may be among the k nearest, by the triangle inequality, [Q, C]."""
-    known = values
-    if mask is not None:  # the first row of a node says how near it is, even if it cannot be a hit
-        known = _drop(values, rows, ~mask[rows], metric)[0]
-    higher = higher_is_nearer(metric)
-    sign = -1.0 if higher else 1.0
-    if known.shape[1] < k:
-        return np.ones(found.shape, bool)
-    worst = np.partition(sign * known, k - 1, axis=1)[:, k - 1]
-    radius = nodes.radius[found] * np.float32(1.0001)  # rounding
-    if higher:
-        lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))[:, None]
-        best = -(values + radius * lengths)
+    worst: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """Positions in ``found``, flat, of nodes with a row beside the first that may be a hit.
+
+    By the triangle inequality: no row of a node is nearer than its first by more than the radius.
+
+    Args:
+        values: [Q, C] FAISS's, of the first row of each node.
+        metric: that of the values.
+        nodes: of the index.
+        queries: [Q, D] float32.
+        found: [Q, C] nodes; -1: none.
+        worst: [Q] value of the last hit among the first rows.
+    """
+    flat = found.ravel()
+    grouped = np.flatnonzero(nodes.is_group[flat])
+    if not len(grouped):
+        return grouped
+    node, value, query = flat[grouped], values.ravel()[grouped], grouped // found.shape[1]
+    radius = nodes.radius[node] * np.float32(1.0001)  # rounding
+    worst = worst[query]
+    margin = 1e-6 * np.where(np.isfinite(worst), np.abs(worst), 0)
+    if higher_is_nearer(metric):
+        own = queries[query]
+        near = value + radius * np.sqrt(np.einsum("ij,ij->i", own, own)) >= worst - margin
     elif metric == "l2":  # the values are squares
-        best = np.maximum(np.sqrt(np.maximum(values, 0)) - radius, 0) ** 2
+        near = np.maximum(np.sqrt(np.maximum(value, 0)) - radius, 0) ** 2 <= worst + margin
     else:
-        best = np.maximum(values - radius, 0)
-    return np.asarray(best <= (worst + 1e-6 * np.abs(worst))[:, None])
+        near = value - radius <= worst + margin
+    return grouped[near & (node >= 0)]
 
 
 def _members(
     nodes: Nodes,
-    found: NDArray[np.int64],
-    near: NDArray[np.bool_],
-    widths: NDArray[np.int64],
-    first_rows: NDArray[np.int64],
+    near: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    totals: NDArray[np.int64],
     mask: NDArray[np.bool_] | None,
 ) -> NDArray[np.int64]:
-    """Rows of the near nodes, without the first of each, [Q, W]; -1 where a query has fewer."""
-    sizes = np.where(near, np.maximum(widths - 1, 0), 0)
-    totals = sizes.sum(axis=1)
-    members = np.full((len(found), max(1, int(totals.max()))), -1, np.int64)
-    flat = sizes.ravel()
-    within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
-    picked = nodes.rows[np.repeat(nodes.starts[found.ravel()] + 1, flat) + within]
+    """Rows of some nodes without the first of each, [Q, W]; -1 where a query has fewer.
+
+    Args:
+        nodes: of the index.
+        near: [G] nodes, those of the first query first.
+        sizes: [G] rows to take of each.
+        totals: [Q] the sum of ``sizes`` of each query.
+        mask: bool [N], the rows that may be hits; None: all.
+    """
+    members = np.full((len(totals), int(totals.max())), -1, np.int64)
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    picked = nodes.rows[np.repeat(nodes.starts[near] + 1, sizes) + within]
     if mask is not None:
         picked = np.where(mask[picked], picked, -1)
     members[np.arange(members.shape[1]) < totals[:, None]] = picked

@@ -34,7 +34,9 @@ DIM = 16
         (50_001, 1280, "cosine", GB // 10, "IVF256,PQ320x4fsr"),
         (10_000, 256, "l1", 8 * GB, "Flat"),
         (10_001, 256, "l1", 8 * GB, "HNSW32"),
-        (2_000_000, 256, "cosine", 8 * GB, "HNSW32,SQ8"),
+        (199_999, 256, "cosine", 8 * GB, "HNSW32,SQ8"),
+        (200_000, 256, "cosine", 8 * GB, "HNSW16,SQbf16"),
+        (2_000_000, 256, "cosine", 8 * GB, "HNSW16,SQbf16"),
         (2_000_001, 256, "ip", 8 * GB, "IVF2048_HNSW32,PQ128x4fsr"),
         (1_000_000, 1280, "l2", 2 * GB, "IVF2048_HNSW32,PQ320x4fsr"),
         (1_000_000, 1536, "cosine", 2 * GB, "IVF2048_HNSW32,PQ192x4fsr"),
@@ -42,7 +44,7 @@ DIM = 16
         (3_000_000, 1022, "cosine", 8 * GB, "IVF2048_HNSW32,SQ8"),  # 511 halves are too many
         (1_000_000, 256, "cosine", GB // 8, "IVF2048_HNSW32,PQ64"),  # lists on the disk
         (1_000_000, 256, "l1", GB, "IVF2048,Flat"),  # FAISS trains no graph of centres for l1
-        (1_000_000, 256, "l1", 8 * GB, "HNSW32"),
+        (1_000_000, 256, "l1", 8 * GB, "HNSW16"),
         (1, 4096, "cosine", GB, "Flat"),
     ],
 )

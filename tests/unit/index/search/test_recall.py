@@ -64,7 +64,7 @@ def test_row_that_is_not_there_never_ties() -> None:
     assert recall_at(exact, hits([1, -1], [0.5, 0.0])) == 0.5
 
 
-EXACT = hits(list(range(1000)), [1 - row / 1000 for row in range(1000)])
+EXACT = Hits(np.arange(1000)[:, None], np.ones((1000, 1), np.float32))
 
 
 class FakeIndex:
@@ -84,7 +84,7 @@ class FakeIndex:
         self.tried.append(name_of(params))
         hits = round(1000 * self._shares[name_of(params)])
         rows = EXACT.rows.copy()
-        rows[:, hits:] = -1
+        rows[hits:] = -1
         return Hits(rows, EXACT.scores)
 
 
@@ -93,14 +93,14 @@ def name_of(params: SearchParams) -> str:
 
 
 def grid_row(*names: str) -> list[SearchParams]:
-    return [SearchParams(1000, ord(name)) for name in names]
+    return [SearchParams(12, ord(name)) for name in names]
 
 
 def tuned(
     index: FakeIndex, grid: list[list[SearchParams]], *, target: float
 ) -> tuple[SearchParams, float]:
-    params, recalls = tune(index.search, grid, EXACT, ks=[1000], target=target)
-    return params, recalls[1000]
+    params, recalls = tune(index.search, grid, EXACT, ks=[1], target=target)
+    return params, recalls[1]
 
 
 def test_cheapest_search_that_reaches_the_target_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +116,33 @@ def test_target_is_reached_with_a_margin(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (name_of(params), measured) == ("b", 0.956)
     perfect = FakeIndex(monkeypatch, a=0.999, b=1.0)
     assert tuned(perfect, [grid_row("a", "b")], target=1.0)[1] == 1.0
+
+
+def test_least_effort_is_found_between_two_steps() -> None:
+    efforts: list[int] = []
+
+    def search(params: SearchParams) -> Hits:
+        efforts.append(params.effort)
+        rows = EXACT.rows.copy()
+        rows[params.effort * 10 :] = -1  # 0.01 for each
+        return Hits(rows, EXACT.scores)
+
+    row = [SearchParams(12, effort) for effort in (36, 54, 81, 100)]
+    params, recall = tune(search, [row], EXACT, ks=[1], target=0.88)
+    assert efforts[:5] == [36, 54, 81, 100, 90]
+    assert (params.effort, recall) == (90, {1: 0.9})
+
+
+def test_fewer_queries_leave_more_margin() -> None:
+    few = Hits(EXACT.rows[:64], EXACT.scores[:64])  # which resolve 0.02
+
+    def search(params: SearchParams) -> Hits:
+        rows = few.rows.copy()
+        rows[params.effort :] = -1
+        return Hits(rows, few.scores)
+
+    row = [SearchParams(12, effort) for effort in (61, 62, 63)]
+    assert tune(search, [row], few, ks=[1], target=0.95)[0].effort == 63
 
 
 def test_faster_of_two_rows_of_the_grid_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +172,14 @@ def test_best_is_returned_where_none_reaches_the_target(monkeypatch: pytest.Monk
     assert (name_of(params), measured) == ("b", 0.7)
 
 
-def test_target_is_reached_for_every_number_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = FakeIndex(monkeypatch, a=0.3, b=0.7, c=0.97)
-    grid = [grid_row("a", "b", "c")]
-    assert tune(index.search, grid, EXACT, ks=[1, 300], target=0.95)[1] == {1: 1.0, 300: 1.0}
-    assert index.tried == ["a"]
-    params, recalls = tune(index.search, grid, EXACT, ks=[300, 1000], target=0.95)
-    assert (name_of(params), recalls) == ("c", {300: 1.0, 1000: 0.97})
+def test_target_is_reached_for_every_number_of_neighbours() -> None:
+    two = Hits(np.arange(2000).reshape(1000, 2), np.tile(np.float32([1, 0.5]), (1000, 1)))
+
+    def search(params: SearchParams) -> Hits:  # finds every first and some of the second
+        rows = two.rows.copy()
+        rows[10 * params.effort :, 1] = -1
+        return Hits(rows, two.scores)
+
+    grid = [[SearchParams(12, effort) for effort in (80, 90, 94)]]
+    assert tune(search, grid, two, ks=[1], target=0.95) == (grid[0][0], {1: 1.0})
+    assert tune(search, grid, two, ks=[1, 2], target=0.95) == (grid[0][2], {1: 1.0, 2: 0.97})
