@@ -3,7 +3,7 @@
 ::
 
     INDEX/
-      CURRENT             one line: the version that is served, replaced atomically
+      CURRENT             the version that is served, and the sha256 of its name; replaced atomically
       v0001/              one immutable snapshot: its segments, and which rows are deleted
         manifest.json     written last; runs, options, segments, and the recall measured
         deleted.npy       one bit per row                            (only where rows are deleted)
@@ -26,6 +26,7 @@ snapshot only. ``add`` writes one segment, in place of small ones before it, ``d
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -254,20 +255,31 @@ def current_version(index_dir: str | Path) -> str | None:
     """The version that is served; None where ``index_dir`` holds no index.
 
     Raises:
-        SnapshotError: CURRENT holds something that is not a version name.
+        SnapshotError: CURRENT holds something that is not a version name, or was damaged.
     """
     file = to_path(index_dir) / CURRENT
     with read_errors(file):
         try:
-            version = file.read_bytes().decode(errors="replace").strip()
+            text = file.read_bytes().decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-    if not VERSION.fullmatch(version):
+    version, _, digest = text.partition("\n")
+    if not VERSION.fullmatch(version) or (digest and digest != _digest(version)):
+        what = "which is no version" if not digest else "which was damaged or changed by hand"
         raise SnapshotError(
-            f"{file} holds {version[:40]!r}, which is no version (there are: "
+            f"{file} holds {version[:40]!r}, {what} (there are: "
             f"{', '.join(list_versions(index_dir)) or 'none'}); write one into it"
         )
     return version
+
+
+def current_text(version: str) -> bytes:
+    """The contents of CURRENT: one changed letter of a name is another name, so it has a sha256."""
+    return f"{version}\n{_digest(version)}\n".encode()
+
+
+def _digest(version: str) -> str:
+    return hashlib.sha256(version.encode()).hexdigest()
 
 
 def read_manifest(
@@ -299,7 +311,12 @@ def read_manifest(
     try:
         manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
-        raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+        raise SnapshotError(f"{error}; or open another version") from None
+    if manifest.version != version:
+        raise SnapshotError(
+            f"{folder / version / MANIFEST} is that of {manifest.version}; restore it from a copy, or "
+            "open another version"
+        )
     then, now = manifest.path, folder.resolve()
     runs = [entry.located(then, now, pairs) for entry in manifest.runs]
     model = manifest.model

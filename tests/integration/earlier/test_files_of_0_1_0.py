@@ -243,9 +243,9 @@ def test_an_index_grows_and_a_migration_is_promoted() -> None:
     done("index", "promote", "photos.index", "v0003")
     listed = json.loads(done("index", "list", "photos.index", "--json"))
     assert json.dumps(listed).count("v0003") >= 1
-    assert Path("photos.index/CURRENT").read_text().strip() == "v0003"
+    assert Path("photos.index/CURRENT").read_text().split()[0] == "v0003"
     done("index", "rollback", "photos.index")
-    assert Path("photos.index/CURRENT").read_text().strip() == "v0002"
+    assert Path("photos.index/CURRENT").read_text().split()[0] == "v0002"
     done("index", "delete", "graph.index", "--where", "frame = 0")
     done("index", "compact", "graph.index", "--executor", "local")
     assert json.loads(done("inspect", "graph.index", "--json"))["rows"] == 33
