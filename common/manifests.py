@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field
 
 from common.compared import compare
-from common.errors import RunError, first_line
-from common.json_models import JsonModel, parse_json, sha256_json, write_atomic
+from common.errors import RunError
+from common.json_models import JsonModel, read_json, write_record
 from common.refusals import read_errors
 
 MANIFEST = "manifest.json"
 
-_OWN = "sha256"  # of the rest of a manifest, as ``sha256_json`` has it
 _RESTORE = "; restore it from a copy, or make its folder again"
 
 
@@ -36,7 +34,7 @@ class Manifest(JsonModel):
         """
         file = folder / MANIFEST
         with read_errors(folder):
-            manifest = parse_json(json.dumps(read_record(file)).encode(), cls, file)
+            manifest = read_json(file, cls)
         newest = cls.model_fields["format"].default
         if not 1 <= manifest.format <= newest:
             raise RunError(
@@ -53,29 +51,11 @@ class Manifest(JsonModel):
         """
         record = self.model_dump(mode="json")
         record["files"] = record.pop("files")
-        record[_OWN] = sha256_json(record)
-        write_atomic(folder / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        write_record(folder / MANIFEST, record)
 
     def verify_files(self, folder: Path) -> None:
         """Compare the files in ``folder`` with their sha256; errors as ``verify_files``."""
         verify_files(folder, self.files)
-
-
-def read_record(file: Path) -> dict[str, Any]:
-    """Read a manifest as it stands, without its own hash, which it is compared with.
-
-    Raises:
-        RunError: it is damaged. One without a hash is of an earlier version and is taken as it is.
-    """
-    try:
-        record = json.loads(file.read_bytes())
-        own = record.pop(_OWN, None)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise RunError(f"{file} cannot be read: {first_line(error)}{_RESTORE}") from None
-    if own is not None and own != sha256_json(record):
-        raise RunError(f"{file} was damaged or changed by hand: its own sha256 differs{_RESTORE}")
-    checked: dict[str, Any] = record
-    return checked
 
 
 def check_file(file: Path, sha256: str) -> Path:

@@ -7,7 +7,7 @@ are checked by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, RunError, VerifyError, first_line
-from common.manifests import read_record, verify_files
+from common.json_models import read_record
+from common.manifests import check_file, verify_files
 from pipelines.outputs.hdf5 import datasets_of
 
 _BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
@@ -74,6 +75,7 @@ def read_h5(path: Path) -> Hdf5Info:
         raise InputError(
             f"{path}: no such file; HDF5 is written by 'onepass clips' and 'onepass extract --hdf5'"
         )
+    _check(path.resolve(), ())
     try:
         with h5py.File(path) as file:
             info = _read(path, file)
@@ -107,6 +109,25 @@ def _read(path: Path, file: h5py.File) -> Hdf5Info:
         shards = tuple(source.file_name for source in sources)
         datasets.append(DatasetInfo(name, tuple(data.shape), str(data.dtype), shards))
     return Hdf5Info(path, kind, attributes, tuple(datasets))
+
+
+def check_shards(info: Hdf5Info) -> None:
+    """Compare the files with the values, which are read next, with the manifest in their folder.
+
+    Raises:
+        VerifyError: names the first that differs.
+    """
+    _check(info.path.resolve(), info.shards)
+
+
+def _check(path: Path, shards: Iterable[str]) -> None:
+    folder = path.parent
+    if not (folder / "request.json").is_file():  # not where it was made
+        return
+    hashes = _hashes(folder)
+    for name in (path.name, *shards):
+        if name in hashes:
+            check_file(folder / name, hashes[name])
 
 
 def verify_h5(info: Hdf5Info) -> int:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import SnapshotError, first_line
-from common.manifests import MANIFEST, check_file, read_record
+from common.json_models import read_record
+from common.manifests import MANIFEST, check_file
 from common.text import GUESSED, decode
 from index.build.sources.layout import FileLayout, choose_id_column, to_floats, to_ids
 from index.build.sources.source import BATCH_ROWS, Batch
