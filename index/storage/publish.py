@@ -123,7 +123,7 @@ def set_current(out: Path, version: str) -> None:
     try:
         if not is_remote(out):
             _sync(out)  # the version must be on the disk before CURRENT names it
-        write_atomic(out / CURRENT, current_text(version))
+        write_atomic(out / CURRENT, current_text(out, version))
         if not is_remote(out):
             _sync(out)
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from common.errors import InputError
 from pipelines.heads.features import Examples, allocate, batch_rows, check_finite, limit_rows
-from pipelines.outputs.hdf5_info import Hdf5Info, check_shards, read_h5
+from pipelines.outputs.hdf5_info import Hdf5Info, check_h5, read_h5
 
 
 def read_clips(
@@ -32,7 +32,7 @@ def read_clips(
     """
     infos = [_read_info(Path(path)) for path in (file, validation) if path is not None]
     for info in infos:
-        check_shards(info)
+        check_h5(info.path, info.shards)
     first, last = infos[0], infos[-1]
     spec, fingerprint = first.backbone, str(first.attributes["fingerprint"])
     if last.attributes["fingerprint"] != fingerprint:

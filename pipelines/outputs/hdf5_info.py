@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, RunError, VerifyError, first_line
-from common.json_models import read_record
-from common.manifests import check_file, verify_files
+from common.json_models import has_own_hash, read_record
+from common.manifests import MANIFEST, check_file, verify_files
 from pipelines.outputs.hdf5 import datasets_of
 
 _BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
@@ -75,11 +75,11 @@ def read_h5(path: Path) -> Hdf5Info:
         raise InputError(
             f"{path}: no such file; HDF5 is written by 'onepass clips' and 'onepass extract --hdf5'"
         )
-    _check(path.resolve(), ())
+    check_h5(path)
     try:
         with h5py.File(path) as file:
             info = _read(path, file)
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as HDF5: {first_line(error)}") from None
     folder = info.folder
     for name in info.shards:
@@ -111,23 +111,30 @@ def _read(path: Path, file: h5py.File) -> Hdf5Info:
     return Hdf5Info(path, kind, attributes, tuple(datasets))
 
 
-def check_shards(info: Hdf5Info) -> None:
-    """Compare the files with the values, which are read next, with the manifest in their folder.
+def check_h5(path: Path, shards: Iterable[str] = ()) -> None:
+    """Compare a file of a run or of clips with the manifest there, before it is read.
+
+    Args:
+        path: the file; one that is not where it was made is not compared.
+        shards: files with its values, relative to its folder, that are compared as well.
 
     Raises:
-        VerifyError: names the first that differs.
+        VerifyError: one differs, or the manifest does not name it.
     """
-    _check(info.path.resolve(), info.shards)
-
-
-def _check(path: Path, shards: Iterable[str]) -> None:
+    path = path.resolve()
     folder = path.parent
-    if not (folder / "request.json").is_file():  # not where it was made
+    manifest = folder / MANIFEST
+    if not (manifest.is_file() and (folder / "request.json").is_file()):
         return
     hashes = _hashes(folder)
-    for name in (path.name, *shards):
+    for name in sorted({path.name, *shards}):
         if name in hashes:
             check_file(folder / name, hashes[name])
+        elif has_own_hash(manifest):  # earlier ones did not name all
+            raise VerifyError(
+                f"{folder / name} is not named in {manifest}, which is that of another folder; restore "
+                "it from a copy"
+            )
 
 
 def verify_h5(info: Hdf5Info) -> int:
@@ -148,7 +155,7 @@ def verify_h5(info: Hdf5Info) -> int:
             for rows in _slices(dataset):
                 try:
                     values = file[dataset.name][rows]
-                except OSError as error:
+                except (OSError, KeyError, RuntimeError) as error:
                     raise VerifyError(
                         f"{info.path}: {dataset.name} cannot be read: {first_line(error)}"
                     ) from None
@@ -162,7 +169,7 @@ def verify_h5(info: Hdf5Info) -> int:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     if not manifest.is_file():
         return {}
     try:
