@@ -26,7 +26,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,60 +55,63 @@ from tracks.store import read_tracks, verify_tracks
 Read = Callable[[], Any]
 NAMED, SAME, WRONG = "named", "no change", "WRONG"
 KINDS = ("cut short", "empty", "missing", "page of zeros", "another file")
-_JSON = (".json", ".jsonl")
 _PAGE = 4096
 _FRAMES = 6  # of each of two sequences
 
 
-@dataclass(frozen=True)
 class World:
     """Folders of files, and what reads them.
 
+    Args:
+        readers: of each folder, by name: functions that return all that they read, as values that can
+            be compared.
+
     Attributes:
         files: all files that are damaged.
-        readers: name to a function that returns all that it read, as values that can be compared.
         answers: of the readers, while all files are whole.
-        used: the readers that use each file: without it they fail or answer otherwise.
     """
 
-    files: list[Path]
-    readers: dict[str, Read]
-    answers: dict[str, Any]
-    used: dict[Path, list[str]]
+    def __init__(self, readers: dict[Path, dict[str, Read]]) -> None:
+        self._readers = readers
+        self.files = [
+            file
+            for folder in readers
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != ".lock"  # of no bytes
+        ]
+        self.answers = {name: read() for own in readers.values() for name, read in own.items()}
+        self._values = {file: _values(file) for file in self.files}
+        self._used: dict[Path, dict[str, Read]] = {}
+
+    def readers(self, file: Path) -> dict[str, Read]:
+        """What uses a file: without it, or where it is empty, a reader fails or answers otherwise."""
+        if file not in self._used:
+            (own,) = (own for folder, own in self._readers.items() if folder in file.parents)
+            self._used[file] = {}
+            for kind in ("missing", "empty"):
+                with damaged(file, kind, np.random.default_rng(0), self.files):
+                    self._used[file] |= {
+                        name: read
+                        for name, read in own.items()
+                        if _outcome(read)[1] != self.answers[name]
+                    }
+        return self._used[file]
+
+    def is_same(self, file: Path) -> bool:
+        """Whether a file holds the values that it held when it was whole; of JSON only."""
+        values = _values(file)
+        return values is not None and bool(values == self._values[file])
 
 
 def make_world(folder: Path) -> World:
-    """Make files and see which reader uses which."""
+    """Make files of each kind, and what reads them."""
     run, scratch = folder / "run", folder / "scratch"
     scratch.mkdir(parents=True)
     arguments = _photos(folder / "photos")
     _extract(arguments, run)
     link_run(run)
-    indexes = _indexes(folder)
-    readers = {
-        **_run_readers(run, arguments, scratch),
-        "tracks": lambda: read_tracks(run).to_pydict(),
-        "linked run": lambda: LinkedRun.open(run).rows.to_pydict(),
-        **{f"query {path.name}": lambda path=path: _answers(path) for path in indexes},  # type: ignore[misc]
-        **{f"versions of {path.name}": _all(path, list_versions(path)) for path in indexes},
-        **{f"inspect --verify {path.name}": Snapshot.open(path).verify for path in indexes},
-    }
-    files = [
-        file
-        for path in (run, *indexes)
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != ".lock"  # of no bytes
-    ]
-    answers = {name: read() for name, read in readers.items()}
-    assert all(read() == answers[name] for name, read in readers.items()), "answers repeat"
-    used: dict[Path, list[str]] = {}
-    for file in files:
-        used[file] = []
-        for kind in ("missing", "empty"):
-            with damaged(file, kind, np.random.default_rng(0), files):
-                more = [n for n, read in readers.items() if _outcome(read)[1] != answers[n]]
-            used[file] = list(dict.fromkeys([*used[file], *more]))
-    return World(files, readers, answers, used)
+    indexes = {index: _index_readers(index) for index in _indexes(folder)}
+    return World({run: _run_readers(run, arguments, scratch), **indexes})
 
 
 def _photos(folder: Path) -> Path:
@@ -189,6 +191,8 @@ def _run_readers(run: Path, source: Path, scratch: Path) -> dict[str, Read]:
         "inspect --verify of HDF5": verify_hdf5,
         "inspect --verify": lambda: (Run.open(run).verify(), verify_tracks(run)),
         "link": link,
+        "tracks": lambda: read_tracks(run).to_pydict(),
+        "linked run": lambda: LinkedRun.open(run).rows.to_pydict(),
     }
 
 
@@ -212,8 +216,13 @@ def _answers(index: Path, version: str | None = None) -> Any:
     )
 
 
-def _all(index: Path, versions: list[str]) -> Read:
-    return lambda: [_answers(index, version) for version in versions]
+def _index_readers(index: Path) -> dict[str, Read]:
+    versions = list_versions(index)
+    return {
+        f"query {index.name}": lambda: _answers(index),
+        f"versions of {index.name}": lambda: [_answers(index, version) for version in versions],
+        f"inspect --verify {index.name}": Snapshot.open(index).verify,
+    }
 
 
 @contextmanager
@@ -288,9 +297,10 @@ def judge(world: World, file: Path, kind: str, random: np.random.Generator) -> t
     Returns:
         ``NAMED``, ``SAME`` or ``WRONG``, and which reader said what.
     """
+    readers = world.readers(file)
     with damaged(file, kind, random, world.files) as place:
-        same = _same_values(file) if kind == "bit" else False
-        told = {name: _outcome(world.readers[name]) for name in world.used[file]}
+        same = kind != "missing" and world.is_same(file)
+        told = {name: _outcome(read) for name, read in readers.items()}
     where = f"{file.parent.name}/{file.name}, {kind} {place}"
     kinds = set()
     for name, (how, what) in told.items():
@@ -305,37 +315,30 @@ def judge(world: World, file: Path, kind: str, random: np.random.Generator) -> t
             return WRONG, line + f"does not name it: {what}"
         else:
             kinds.add(NAMED)
-    if kinds == {SAME} and same:
-        return SAME, where
-    if kinds == {NAMED, SAME} and kind == "missing":  # whole files were read without a manifest
-        return NAMED, where
     if kinds == {NAMED}:
         return NAMED, where
+    if kinds == {NAMED, SAME} and kind == "missing":  # whole files are read without a manifest
+        return NAMED, where
+    if kinds == {SAME} and same:
+        return SAME, where
     return (
         WRONG,
         f"{where}: unnoticed by {[name for name, (how, _) in told.items() if how == 'answer']}",
     )
 
 
-_whole: dict[Path, Any] = {}
-
-
-def _same_values(file: Path) -> bool:
-    """Whether a JSON file holds the values that it held when this was first called."""
-    if file.suffix not in _JSON:
-        return False
-    try:
-        return bool(_values(file) == _whole[file])
-    except (ValueError, UnicodeDecodeError):
-        return False
-
-
 def _values(file: Path) -> Any:
-    text = file.read_text()
-    if file.suffix == ".jsonl":
-        lines = [json.loads(line) for line in text.splitlines()]
-        return [{name: line[name] for name in line if name != "check"} for line in lines]
-    return json.loads(text)
+    """The values of a file that people can read; None where it has none."""
+    try:
+        text = file.read_text()
+        if file.name == "CURRENT":
+            return text.split()
+        if file.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.splitlines()]
+            return [{name: line[name] for name in line if name != "check"} for line in lines]
+        return json.loads(text) if file.suffix == ".json" else None
+    except (ValueError, TypeError, UnicodeDecodeError):
+        return None
 
 
 def main() -> int:
@@ -348,9 +351,7 @@ def main() -> int:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(Path(folder))
-        _whole.update({file: _values(file) for file in world.files if file.suffix in _JSON})
-        for file in (file for file in world.files if not world.used[file]):
-            wrong.append(f"{file}: nothing reads it")
+        wrong += [f"{file}: nothing reads it" for file in world.files if not world.readers(file)]
         flips = [world.files[at % len(world.files)] for at in range(given.flips)]
         work = [("bit", file) for file in flips]
         work += [(kind, file) for kind in KINDS for file in world.files]
@@ -363,7 +364,7 @@ def main() -> int:
                 print(what, flush=True)
         for kind, count in counts.items():
             print(f"{kind:<14}", ", ".join(f"{n} {how}" for how, n in sorted(count.items())))
-    print(f"{len(world.files)} files, {len(world.readers)} readers; {len(wrong)} {WRONG}")
+    print(f"{len(world.files)} files, {len(world.answers)} readers; {len(wrong)} {WRONG}")
     return bool(wrong)
 
 
