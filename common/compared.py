@@ -122,7 +122,7 @@ def _is_known(file: Path, state: _State, sha256: str) -> bool:
         return False
     try:
         *known, when = json.loads(_record(file).read_bytes())
-        return known == [*state, sha256] and 0 <= time.time() - when < KNOWN_SECONDS
+        return bool(known == [*state, sha256] and 0 <= time.time() - when < KNOWN_SECONDS)
     except (OSError, ValueError, TypeError, RuntimeError):  # none, damaged, or no home
         return False
 

@@ -162,8 +162,13 @@ def write_atomic(file: Path, data: bytes) -> None:
 
 
 def write_json(file: Path, record: JsonModel) -> None:
-    """Write one JSON record, its own hash last; as ``write_atomic``."""
-    write_record(file, json.loads(record.model_dump_json()))
+    """Write one JSON record; as ``write_atomic``."""
+    write_atomic(file, record.model_dump_json(indent=2).encode())
+
+
+def write_hashed(file: Path, record: JsonModel) -> None:
+    """Write one JSON record that is read again, its own hash last; as ``write_atomic``."""
+    write_record(file, record.model_dump(mode="json"))
 
 
 def write_record(file: Path, record: dict[str, Any]) -> None:

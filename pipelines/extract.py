@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from common.json_models import write_json
+from common.json_models import write_hashed
 from common.moved import Pairs
 from common.parquet import open_parquet
 from common.storage import list_folder, storage_errors
@@ -132,7 +132,7 @@ def _answer(
             write_plan(out / "plan", plan.table, request, executor.slots)
             # Last: a plan without a request is of a session that died while planning.
             request = request.model_copy(update={"path": str(out)})
-            write_json(out / "request.json", request)
+            write_hashed(out / "request.json", request)
         job = Job(out, plan.root, request, planned, plan.pairs)
         return Session(job, plan, executor, report, check, *times).run()
 
