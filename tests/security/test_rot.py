@@ -200,6 +200,20 @@ def test_compact_compares_what_it_copies_itself(
         compact(index)
 
 
+def test_a_damaged_plan_of_an_unfinished_run_is_named(tmp_path: Path) -> None:
+    photos = rot._photos(tmp_path / "photos")
+    out = tmp_path / "run"
+    whole = rot._extract(photos, out).to_arrow(["image", "embedding"]).to_pydict()
+    (plan,) = out.glob("plan/part-00000.parquet")
+    for folder in ("detections/part-00000.parquet", "manifest.json"):  # as a kill leaves it
+        (out / folder).unlink()
+    flip(plan)
+    with pytest.raises(VerifyError, match=r"plan/part-00000\.parquet does not match"):
+        rot._extract(photos, out)
+    flip(plan)
+    assert rot._extract(photos, out).to_arrow(["image", "embedding"]).to_pydict() == whole
+
+
 def test_a_request_carries_its_own_hash(world: rot.World) -> None:
     (file,) = (file for file in world.files if file.name == "request.json")
     assert '"sha256"' in file.read_text().splitlines()[-2]
