@@ -9,11 +9,18 @@ files in turn, each at a random place, and every reader that uses the file is ca
 Besides, each file is cut short, emptied, missing, has a page of zeros, and is replaced by another of the same name.
 
 - *named*: every reader that uses the file raises one line that names it
-- *no change*: the file holds the same JSON values as before, as where a space became a tab
+- *no change*: the readers answer as before, since the file holds the same values: its JSON, or its one word
 - *WRONG*: another answer, another error, or damage that nobody noticed
 
-Exit code 1 where one is WRONG. Printed last on 2026-11-30, 2 cores (AMD EPYC):
+Exit code 1 where one is WRONG. Printed last on 2026-11-30, 2 cores (AMD EPYC), for --seed 1 and for --seed 2:
 
+    bit            1000 named
+    cut short      39 named
+    empty          39 named
+    missing        39 named
+    page of zeros  39 named
+    another file   39 named
+    39 files, 20 readers; 0 WRONG
 """
 
 from __future__ import annotations
@@ -241,7 +248,7 @@ def damaged(file: Path, kind: str, random: np.random.Generator, files: list[Path
         at, value = place // 8, whole[place // 8] ^ 1 << place % 8
         _write_at(file, at, bytes([value]))
         try:
-            yield place
+            yield f"bit {place}"
         finally:
             _write_at(file, at, whole[at : at + 1])
         return
@@ -301,7 +308,7 @@ def judge(world: World, file: Path, kind: str, random: np.random.Generator) -> t
     with damaged(file, kind, random, world.files) as place:
         same = kind != "missing" and world.is_same(file)
         told = {name: _outcome(read) for name, read in readers.items()}
-    where = f"{file.parent.name}/{file.name}, {kind} {place}"
+    where = f"{file.parent.name}/{file.name}, {place}"
     kinds = set()
     for name, (how, what) in told.items():
         line = f"{where}: {name}: "

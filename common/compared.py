@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,9 @@ class _State(NamedTuple):
     changed_ns: int
 
 
-_compared: dict[str, tuple[_State, str]] = {}  # by this process
+_MOST = 10_000  # files that a process knows: a server opens new ones for months
+_compared: dict[str, tuple[_State, str]] = {}  # by this process, the latest last
+_lock = threading.Lock()
 
 
 def compare(files: Mapping[Path, str], *, trust: Trust, then: str) -> None:
@@ -87,12 +90,15 @@ def _compare(file: Path, sha256: str, trust: Trust, then: str) -> None:
         if trust == "user" and _is_known(file, state, sha256):
             return
         if sha256_file(file) != sha256:
-            _compared.pop(str(file), None)
+            _forget(file)
             raise VerifyError(f"{file} does not match its sha256 in the manifest{then}")
         # One that was only just written, or is being written, may change without a new time.
         now = time.time_ns()
         if now - max(state.modified_ns, state.changed_ns) > _CLOCK_NS and state == _state(file):
-            _compared[str(file)] = state, sha256
+            with _lock:
+                _compared[str(file)] = state, sha256
+                if len(_compared) > _MOST:
+                    del _compared[next(iter(_compared))]
             _remember(file, state, sha256)
 
 
@@ -125,6 +131,13 @@ def _is_known(file: Path, state: _State, sha256: str) -> bool:
         return bool(known == [*state, sha256] and 0 <= time.time() - when < KNOWN_SECONDS)
     except (OSError, ValueError, TypeError, RuntimeError):  # none, damaged, or no home
         return False
+
+
+def _forget(file: Path) -> None:
+    """Of a file that has changed without a new time, no earlier comparison counts any more."""
+    _compared.pop(str(file), None)
+    with suppress(OSError, RuntimeError):
+        _record(file).unlink(missing_ok=True)
 
 
 def _remember(file: Path, state: _State, sha256: str) -> None:

@@ -190,6 +190,26 @@ def part_of_index(index: Path) -> Path:
     return index / "segments" / "s0001-00"
 
 
+def test_damage_that_one_command_finds_is_known_to_others(
+    index: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    """A disk may turn a bit and change no time; then a comparison of before it would still count."""
+    monkeypatch.setattr(compared, "KNOWN_BYTES", 0)
+    monkeypatch.setattr(compared, "_CLOCK_NS", -1)
+    states: dict[Path, object] = {}
+    state_of = compared._state
+    monkeypatch.setattr(compared, "_state", lambda file: states.setdefault(file, state_of(file)))
+    snapshot = Snapshot.open(index)
+    flip(part_of_index(index) / "vectors.faiss")
+    Snapshot.open(index)  # as was said
+    with pytest.raises(VerifyError, match=r"vectors\.faiss does not match"):
+        snapshot.verify()
+    for known in (compared._compared, {}):  # in this process, and in another
+        monkeypatch.setattr(compared, "_compared", known)
+        with pytest.raises(VerifyError, match=r"vectors\.faiss does not match"):
+            Snapshot.open(index)
+
+
 def test_compact_compares_what_it_copies_itself(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
