@@ -55,8 +55,8 @@ def create_app(
         config: the version that the index's CURRENT names is served, also after that changes;
             host, port and logging are the server's.
         api_keys: requests under /v1 must send one of these; None reads ``config.api_key_file``.
-        open_snapshot: opens the current version of an index folder; takes ``pairs`` where
-            ``config.images`` has some.
+        open_snapshot: opens the current version of an index folder; takes ``check`` as
+            ``Snapshot.open`` does, and ``pairs`` where ``config.images`` has some.
         on_failure: called if the index cannot be opened; the application keeps answering 503,
             so the caller decides whether to end it.
         startup_wait_s: seconds to wait for the index before the application counts as started,

@@ -1,4 +1,4 @@
-"""JSON records on disk; writing a file atomically; hashes of files and of JSON values."""
+"""JSON records on disk, with their own sha256; writing a file atomically; hashes of files and values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.errors import InputError, RunError
+from common.errors import InputError, RunError, first_line
 
 T = TypeVar("T", bound="JsonModel")
 
@@ -32,6 +32,7 @@ _ADVICE = {
     "too_long": "give fewer values",
 }
 _DRAFT = re.compile(r"\..+\.[0-9]+")  # the names that ``write_atomic`` gives them
+_OWN = "sha256"  # of the rest of a record, as ``sha256_json`` has it
 _CHUNK_BYTES = 8 * 2**20  # in an object store each chunk is a request
 
 
@@ -95,9 +96,32 @@ def read_json(file: Path, kind: type[T]) -> T:
     """Read one JSON record.
 
     Raises:
-        RunError: the file is not what this version writes.
+        RunError: the file is not what this version writes, or damaged.
     """
-    return parse_json(file.read_bytes(), kind, file)
+    return parse_json(json.dumps(read_record(file)).encode(), kind, file)
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a JSON record as it stands, without its own hash, which it is compared with.
+
+    Raises:
+        RunError: it is damaged. One without a hash is of an earlier version and is taken as it is.
+    """
+    then = "; restore it from a copy, or make its folder again"
+    try:
+        record = json.loads(file.read_bytes())
+        own = record.pop(_OWN, None)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f"{file} cannot be read: {first_line(error)}{then}") from None
+    if own is not None and own != sha256_json(record):
+        raise RunError(f"{file} was damaged or changed by hand: its own sha256 differs{then}")
+    checked: dict[str, Any] = record
+    return checked
+
+
+def has_own_hash(file: Path) -> bool:
+    """Whether a JSON record, which can be read, has a hash that it is compared with."""
+    return _OWN in json.loads(file.read_bytes())
 
 
 def parse_json(data: bytes, kind: type[T], file: Path) -> T:
@@ -140,6 +164,17 @@ def write_atomic(file: Path, data: bytes) -> None:
 def write_json(file: Path, record: JsonModel) -> None:
     """Write one JSON record; as ``write_atomic``."""
     write_atomic(file, record.model_dump_json(indent=2).encode())
+
+
+def write_hashed(file: Path, record: JsonModel) -> None:
+    """Write one JSON record that is read again, its own hash last; as ``write_atomic``."""
+    write_record(file, record.model_dump(mode="json"))
+
+
+def write_record(file: Path, record: dict[str, Any]) -> None:
+    """Write a JSON value with its own hash; as ``write_atomic``."""
+    hashed = record | {_OWN: sha256_json(record)}
+    write_atomic(file, json.dumps(hashed, indent=2, ensure_ascii=False).encode())
 
 
 def is_draft(name: str) -> bool:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field
 
-from common.errors import RunError, VerifyError, first_line
-from common.json_models import JsonModel, parse_json, sha256_file, sha256_json, write_atomic
+from common.compared import compare
+from common.errors import RunError
+from common.json_models import JsonModel, read_json, write_record
 from common.refusals import read_errors
-from common.storage import is_remote
 
 MANIFEST = "manifest.json"
 
-_OWN = "sha256"  # of the rest of a manifest, as ``sha256_json`` has it
 _RESTORE = "; restore it from a copy, or make its folder again"
-_CLOCK_NS = 10**9  # more than the times of files are apart anywhere
-_unchanged: dict[str, tuple[int, int, int, str]] = {}  # files as they were when compared
 
 
 class Manifest(JsonModel):
@@ -40,7 +34,7 @@ class Manifest(JsonModel):
         """
         file = folder / MANIFEST
         with read_errors(folder):
-            manifest = parse_json(json.dumps(read_record(file)).encode(), cls, file)
+            manifest = read_json(file, cls)
         newest = cls.model_fields["format"].default
         if not 1 <= manifest.format <= newest:
             raise RunError(
@@ -57,36 +51,17 @@ class Manifest(JsonModel):
         """
         record = self.model_dump(mode="json")
         record["files"] = record.pop("files")
-        record[_OWN] = sha256_json(record)
-        write_atomic(folder / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False).encode())
+        write_record(folder / MANIFEST, record)
 
     def verify_files(self, folder: Path) -> None:
         """Compare the files in ``folder`` with their sha256; errors as ``verify_files``."""
         verify_files(folder, self.files)
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """Read a manifest as it stands, without its own hash, which it is compared with.
-
-    Raises:
-        RunError: it is damaged. One without a hash is of an earlier version and is taken as it is.
-    """
-    try:
-        record = json.loads(file.read_bytes())
-        own = record.pop(_OWN, None)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise RunError(f"{file} cannot be read: {first_line(error)}{_RESTORE}") from None
-    if own is not None and own != sha256_json(record):
-        raise RunError(f"{file} was damaged or changed by hand: its own sha256 differs{_RESTORE}")
-    checked: dict[str, Any] = record
-    return checked
-
-
 def check_file(file: Path, sha256: str) -> Path:
     """Compare a file with its sha256 before it is read; once a process, while it is unchanged.
 
-    A file in an object store is not compared: that would fetch all of it for a single column, and
-    the store keeps checksums of its own. ``verify_files`` compares it.
+    A file in an object store is fetched whole for that.
 
     Args:
         file: to be read.
@@ -98,24 +73,14 @@ def check_file(file: Path, sha256: str) -> Path:
     Raises:
         VerifyError: it is missing or differs.
         FileAccessError: this machine refused to read it.
+        StorageError: the object store does not answer.
     """
-    if is_remote(file):
-        return file
-    with read_errors(file), suppress(FileNotFoundError):
-        stat = file.stat()
-        state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, sha256)
-        if _unchanged.get(str(file)) == state:
-            return file
-        verify_files(file.parent, {file.name: sha256}, then=_RESTORE)
-        # A file that was only just written may change again without a new time.
-        if time.time_ns() - stat.st_mtime_ns > _CLOCK_NS:
-            _unchanged[str(file)] = state
-        return file
-    raise VerifyError(f"{file} is named in the manifest but missing{_RESTORE}")
+    compare({file: sha256}, trust="process", then=_RESTORE)
+    return file
 
 
 def verify_files(folder: Path, files: Mapping[str, str], *, then: str = "") -> None:
-    """Compare files with their sha256.
+    """Compare files with their sha256, those too that were compared before.
 
     Args:
         folder: where they are.
@@ -126,10 +91,4 @@ def verify_files(folder: Path, files: Mapping[str, str], *, then: str = "") -> N
         VerifyError: one is missing or differs; names the first.
         StorageError: an object store does not answer.
     """
-    for name, expected in files.items():
-        file = folder / name
-        with read_errors(file):
-            if not file.is_file():
-                raise VerifyError(f"{file} is named in the manifest but missing{then}")
-            if sha256_file(file) != expected:
-                raise VerifyError(f"{file} does not match its sha256 in the manifest{then}")
+    compare({folder / name: sha256 for name, sha256 in files.items()}, trust="nothing", then=then)

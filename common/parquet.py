@@ -7,6 +7,7 @@ of other programs and of earlier versions; what a manifest names is compared wit
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,13 +84,18 @@ def parquet_bytes(table: pa.Table, *, compression: str = "snappy") -> pa.Buffer:
     return sink.getvalue()
 
 
-def write_parquet(table: pa.Table, file: Path) -> None:
-    """Write a table through memory, so that in an object store it can only appear whole."""
+def write_parquet(table: pa.Table, file: Path) -> str:
+    """Write a table through memory, so that in an object store it can only appear whole.
+
+    Returns:
+        The sha256 of the file.
+    """
     data = parquet_bytes(table)
     if is_remote(file):
         write_bytes(file, data)
     else:
         file.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

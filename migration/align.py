@@ -53,6 +53,8 @@ class Rows:
         if file.is_file():
             names = read_json(file, Request).labels
             return None if names is None else frozenset(names)
+        if self.run.manifest.config is not None:  # then there was one
+            raise RunError(f"{file}, which names the classes, is missing; restore it from a copy")
         labels = pc.unique(self.table["label"]).drop_null().to_pylist()
         return frozenset(labels) or None
 

@@ -29,6 +29,7 @@ def open_index(path: str | Path, version: str | None = None, *, images: Moved = 
 
     Raises:
         InputError: there is no index, or no such version.
+        VerifyError: a file of it is damaged or missing.
 
     Example:
         >>> index = onepass.open_index("photos.index")

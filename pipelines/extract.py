@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from common.json_models import write_json
+from common.json_models import write_hashed
+from common.manifests import check_file
 from common.moved import Pairs
 from common.parquet import open_parquet
 from common.storage import list_folder, storage_errors
@@ -124,22 +125,24 @@ def _answer(
 ) -> Outcome:
     """Begin a run, or go on with an unfinished one, to its end."""
     earlier = command.earlier
-    planned = plan.table.num_rows if earlier is None else _planned(out)
+    planned = plan.table.num_rows if earlier is None else _planned(out, earlier)
     report(Progress("starting", 0, planned))
     with open_executor(command) as executor:
         request = executor.resolve().request
         if earlier is None:
-            write_plan(out / "plan", plan.table, request, executor.slots)
+            files = write_plan(out / "plan", plan.table, request, executor.slots)
             # Last: a plan without a request is of a session that died while planning.
-            request = request.model_copy(update={"path": str(out)})
-            write_json(out / "request.json", request)
+            request = request.model_copy(update={"path": str(out), "plan": files})
+            write_hashed(out / "request.json", request)
         job = Job(out, plan.root, request, planned, plan.pairs)
         return Session(job, plan, executor, report, check, *times).run()
 
 
-def _planned(out: Path) -> int:
-    """Rows of the plan of an unfinished run."""
+def _planned(out: Path, request: Request) -> int:
+    """Rows of the plan of an unfinished run, whose files are compared with the request."""
     rows = 0
+    for name, sha256 in (request.plan or {}).items():
+        check_file(out / "plan" / name, sha256)
     for file in list_folder(out / "plan", "*.parquet"):
         with open_parquet(file) as parquet:
             rows += int(parquet.metadata.num_rows)

@@ -43,6 +43,7 @@ class Request(JsonModel):
     config: ExtractConfig
     path: str | None = None  # the run folder when this was written; None: before it was kept
     inputs: dict[str, str]  # sha256 of the plan and of each file that the configuration names
+    plan: dict[str, str] | None = None  # sha256 of the plan's files; None: before it was kept
     facts: ModelInfo
     labels: tuple[str, ...] | None
     gate: GateInfo | None

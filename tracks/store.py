@@ -87,17 +87,20 @@ def read_tracks(run: Path) -> pa.Table:
     """The tracks of a run, by sequence, frame and row_id; columns as in ``SCHEMA``.
 
     Raises:
-        RunError: the run has no tracks yet, or was updated since it was linked.
-        VerifyError: a file differs from the one its manifest names.
+        RunError: the run has no tracks yet, or they are of other rows, as where it was updated since.
+        VerifyError: a file differs from the one its manifest names, or the manifest is damaged.
     """
     folder = run / "tracks"
-    if not (folder / "manifest.json").is_file():
+    if not (folder / MANIFEST).is_file():
         raise RunError(f"{run} has no tracks; make them with 'onepass link {run}'")
-    manifest = TracksManifest.read(folder)
-    if (run / MANIFEST).is_file() and _is_stale(manifest, RunManifest.read(run)):
+    try:
+        manifest = TracksManifest.read(folder)
+        stale = (run / MANIFEST).is_file() and _is_stale(manifest, RunManifest.read(run))
+    except RunError as error:  # not as if there were no tracks
+        raise VerifyError(str(error)) from None
+    if stale:
         raise RunError(
-            f"{run} was updated since it was linked, so that its tracks are of other rows; run "
-            f"'onepass link {run}' again"
+            f"the tracks of {run} are of other rows, as after an update; run 'onepass link {run}' again"
         )
     verify_files(folder, manifest.files, then=f"; run 'onepass link {run}' again")
     return pa.concat_tables(
@@ -119,8 +122,10 @@ def verify_tracks(run: Path) -> None:
 
 
 def _is_stale(tracks: TracksManifest, run: RunManifest) -> bool:
-    """Whether a run was updated since it was linked; tracks without a hash are older than updates."""
-    return run.updates > 0 and tracks.rows_sha256 != run.rows_sha256
+    """Whether tracks are of other rows than a run's; those without a hash are older than updates."""
+    if tracks.rows_sha256 is None:
+        return run.updates > 0
+    return tracks.rows_sha256 != run.rows_sha256
 
 
 def check_complete(files: Sequence[Path], expected: pa.ChunkedArray) -> None:

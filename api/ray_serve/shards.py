@@ -29,6 +29,7 @@ from index.search.filters import Filter
 from index.search.recall import Hits
 from index.search.segment import Segment, open_segments
 from index.search.snapshot import Snapshot
+from index.storage.check import Check
 from index.storage.layout import read_manifest
 
 SEARCH_SECONDS = 20.0  # a shard that restarts needs ten
@@ -111,7 +112,7 @@ class Shard:
     def _read(self, version: str) -> _Segments:
         manifest = read_manifest(self._config.index, version)
         numbers = range(self._config.shard, len(manifest.segments), self._config.shards)
-        segments = open_segments(to_path(self._config.index), manifest, numbers)
+        segments = open_segments(to_path(self._config.index), manifest, numbers, check="all")
         return dict(zip(numbers, segments, strict=True))
 
 
@@ -125,15 +126,18 @@ class Shards:
     def __init__(self, handles: Sequence[Any]) -> None:
         self._clients = [_ShardClient(handle) for handle in handles]
 
-    def open_snapshot(self, index: Path, *, pairs: Pairs = ()) -> Snapshot:
+    def open_snapshot(self, index: Path, *, pairs: Pairs = (), check: Check = "known") -> Snapshot:
         """Open the current version: its rows in this process, its vectors in the shards.
 
         Args:
             index: the index folder of the shards, which this process sees as well.
             pairs: of folders of runs and images that were moved.
+            check: not used: the shards compare all files before they open them, and on the same
+                machine their comparisons count here.
 
         Raises:
-            SnapshotError: there is none, or it is damaged.
+            SnapshotError: there is none.
+            VerifyError: a file of it is damaged.
             UnavailableError: a shard does not answer.
         """
         version = read_manifest(index).version

@@ -43,6 +43,7 @@ def index(served: ServedIndexDep, service: ServiceDep) -> IndexSummary:
         version=manifest.version,
         versions=versions,
         since=service.watcher.since,
+        integrity=service.watcher.integrity,
         metric=manifest.metric,
         factory=manifest.factory,
         rows=manifest.rows,
@@ -110,7 +111,8 @@ async def livez() -> Health:
     responses=error_responses(503),
 )
 async def readyz(service: ServiceDep) -> Health:
-    """503 until then, and again as soon as the server is asked to stop."""
+    """503 until then, where the files of the index turn out to be damaged, and as soon as the server is
+    asked to stop."""
     if service.draining:
         raise ApiError(503, "stopping", "this server is stopping; use another")
     service.watcher.served_index()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from api.schemas.common import examples
 from pipelines.model_info import Preprocess
+
+Integrity = Literal["verifying", "verified"]
+"""Whether all files of the version being served were compared with their sha256."""
 
 
 class Recall(BaseModel):
@@ -35,6 +39,10 @@ class IndexSummary(BaseModel):
     version: str
     versions: list[str] = Field(description="All versions in the index folder, oldest first.")
     since: datetime = Field(description="When this server began to serve this version (UTC).")
+    integrity: Integrity = Field(
+        description="verified: every file was compared with its sha256. verifying: large vectors "
+        "still are; this version is served no longer if they differ."
+    )
     metric: str = Field(description="cosine, ip, l1 or l2.")
     factory: str = Field(description="FAISS factory string.")
     rows: int

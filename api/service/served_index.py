@@ -20,6 +20,7 @@ from api.http.errors import ApiError
 from api.service.answers import DETECTION_COLUMNS, detection_rows
 from api.service.embedding import ImageEmbedder
 from api.service.tracks import TRACK, TrackTable, read_steps
+from common.errors import VerifyError
 from index.config import Direction
 from index.search.columns import count_values, sort_rows
 from index.search.filters import Filter
@@ -157,7 +158,7 @@ class ServedIndex:
         """The tracks of all linked runs of the snapshot; read once.
 
         Raises:
-            ApiError: 404, none was linked.
+            ApiError: 404, none was linked; 503, a file of them is damaged.
         """
         with self._tracks_lock:
             if self._tracks is None:
@@ -165,7 +166,13 @@ class ServedIndex:
             return self._tracks
 
     def _read_tracks(self) -> TrackTable:
-        steps = read_steps(self.snapshot.manifest)
+        try:
+            steps = read_steps(self.snapshot.manifest)
+        except VerifyError as error:
+            logger.error("tracks: %s", error)
+            raise ApiError(
+                503, "tracks_damaged", "a file of the tracks is damaged; the server's log names it"
+            ) from None
         if steps is None:
             raise ApiError(
                 404,

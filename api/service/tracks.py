@@ -30,6 +30,9 @@ def read_steps(manifest: SnapshotManifest) -> pa.Table | None:
 
     Returns:
         None where no run was linked.
+
+    Raises:
+        VerifyError: a file of the tracks is damaged.
     """
     parts = []
     for number, run in enumerate(manifest.runs):

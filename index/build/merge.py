@@ -99,8 +99,11 @@ def copy_rows(
         run_numbers: by the position of a run in the manifest, its new one; None: the same.
 
     Raises:
+        VerifyError: a file of a piece is damaged.
         OSError: the disk refused.
     """
+    for piece in pieces:  # what is written gets a sha256 of its own, which no damage may have
+        piece.segment.check_copied()
     total = sum(len(piece.rows) for piece in pieces)
     there = {name for piece in pieces for name in piece.segment.rows.tables[0].column_names}
     schema = pa.schema([field for field in schema if field.name in there])

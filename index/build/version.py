@@ -151,7 +151,7 @@ def _check_folder(out: Path, source: VectorSource, metric: Metric) -> None:
                 "empty folder"
             )
         return
-    served = read_manifest(out, version)
+    served = read_manifest(out)
     for what, old, new in (
         ("dimension", served.dim, source.dim),
         ("metric", served.metric, metric),

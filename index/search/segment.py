@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import OnepassError, SnapshotError, first_line
 from common.refusals import access_error, refusal
+from common.storage import is_remote
 from index.config import Metric
 from index.metrics import faiss_metric, to_scores
 from index.search.accelerator import WIDTHS, Accelerator, SearchParams, width_of
@@ -23,6 +24,8 @@ from index.search.filters import Filter, matches
 from index.search.nodes import Nodes
 from index.search.recall import Hits
 from index.search.scores import all_found
+from index.storage import store
+from index.storage.check import Check, check_parts, compare_files
 from index.storage.columns import is_rows_schema, rows_schema
 from index.storage.layout import (
     DELETED,
@@ -38,7 +41,6 @@ from index.storage.layout import (
 )
 from index.storage.remote import fetch
 from index.storage.rows import IdTable, RowTable, load_array, read_rows
-from index.storage.store import open_store
 
 COMPARED_VALUES = 16_000_000
 """A filter that leaves at most this many values (rows x dimension) is searched exhaustively.
@@ -73,6 +75,7 @@ class Segment:
         dim: values per vector.
         rows: its rows; row numbers start at 0 in each segment.
         ids: from detection id to row.
+        uncompared: its files that were not compared with their sha256 before they were opened.
     """
 
     def __init__(
@@ -85,8 +88,9 @@ class Segment:
         *,
         schema: pa.Schema | None = None,
         searchable: bool = True,
+        uncompared: Mapping[Path, str] | None = None,
     ) -> None:
-        """Open a segment.
+        """Open a segment, whose files were compared with their sha256.
 
         Args:
             folder: its folder.
@@ -96,19 +100,22 @@ class Segment:
             deleted: bool [N], rows that no search returns; None: none.
             schema: of the rows of the version; None: that of this segment's.
             searchable: False opens it only to look rows up; the approximate index stays unread.
+            uncompared: files that are compared later, and their sha256.
 
         Raises:
             SnapshotError: its files are missing, damaged, or not those of ``entry``.
             FileAccessError: this machine refused to read them.
         """
         self.entry = entry
+        self.uncompared = uncompared or {}
+        self._folder = folder
         self.dim = dim
         self._metric = metric
         try:
             table = read_rows(folder / ROWS)
             self.rows = RowTable(table, schema)
             self.ids = IdTable(folder / IDS, self.rows)
-            self._store = open_store(folder / VECTORS)
+            self._store = store.open_store(folder / VECTORS)
             self._accelerator = None
             if searchable and not is_flat(entry.factory):
                 nodes = (
@@ -200,6 +207,15 @@ class Segment:
         vectors: NDArray[np.float32] = self._store.reconstruct_batch(rows)
         return vectors
 
+    def check_copied(self) -> None:
+        """Compare the files that rows are copied from; no comparison of another process counts.
+
+        Raises:
+            VerifyError: one is missing or differs.
+        """
+        files = {self._folder / name: self.entry.files[name] for name in (VECTORS, ROWS)}
+        compare_files(files, trust="process")
+
     def mask(self, filter: Filter | None) -> NDArray[np.bool_]:
         """Whether each row is undeleted and matches, [N].
 
@@ -216,7 +232,12 @@ def _evaluate(rows: RowTable, undeleted: Allowed | None, filter: Filter) -> Allo
 
 
 def open_segments(
-    folder: Path, manifest: SnapshotManifest, numbers: Iterable[int], *, searchable: bool = True
+    folder: Path,
+    manifest: SnapshotManifest,
+    numbers: Iterable[int],
+    *,
+    searchable: bool = True,
+    check: Check = "known",
 ) -> list[Segment]:
     """Open some segments of a version of the index in ``folder``.
 
@@ -225,20 +246,28 @@ def open_segments(
         manifest: that of the version.
         numbers: positions of the segments in the manifest.
         searchable: False opens them only to look rows up; ``search.faiss`` stays unread.
+        check: how much is compared with the manifest first.
 
     Raises:
-        SnapshotError: files are missing or damaged.
+        VerifyError: a file is missing, or differs from its sha256.
+        SnapshotError: files do not fit each other.
         FileAccessError: this machine refused to read them.
     """
     entries = [(number, manifest.segments[number]) for number in numbers]
-    version, *parts = fetch(
-        folder,
-        [
-            (folder / manifest.version, manifest.files),
-            *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
-        ],
-        without=() if searchable else (SEARCH, LISTS, NODES),
-    )
+    stored = [
+        (folder / manifest.version, manifest.files),
+        *((folder / SEGMENTS / entry.name, entry.files) for _, entry in entries),
+    ]
+    without = () if searchable else (SEARCH, LISTS, NODES)
+    version, *parts = local = fetch(folder, stored, without=without)
+    files = [(part, hashes) for part, (_, hashes) in zip(local, stored, strict=True)]
+    cached = is_remote(folder)
+    later = check_parts(files, without=without, check=check, cached=cached)
+    for part, (_, entry) in zip(parts, entries, strict=True):
+        file = part / VECTORS
+        header = (entry.rows, manifest.dim, manifest.metric)
+        if file in later and not store.has_header(file, *header):  # FAISS is not to read it
+            compare_files({file: later.pop(file)}, trust="process", cached=cached)
     deleted = _deleted_by_segment(version, manifest)
     schema = rows_schema(manifest.payload_schema)
     return [
@@ -250,6 +279,7 @@ def open_segments(
             deleted[number],
             schema=schema,
             searchable=searchable,
+            uncompared={file: sha256 for file, sha256 in later.items() if file.parent == part},
         )
         for part, (number, entry) in zip(parts, entries, strict=True)
     ]

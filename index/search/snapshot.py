@@ -1,6 +1,7 @@
 """One immutable version of an index, open for reading: search it, look rows up, read columns.
 
-Opening takes milliseconds at any size: vectors and rows are memory-mapped, looking up a row reads
+Files are compared with their sha256 before they are opened, large ones once a day and user
+(``index/storage/check.py``). After that vectors and rows are memory-mapped, looking up a row reads
 that row only, and all processes of a machine share one copy in memory.
 """
 
@@ -16,7 +17,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.errors import SnapshotError
-from common.manifests import verify_files
 from common.moved import Pairs
 from common.storage import to_path
 from index.config import Metric
@@ -24,6 +24,7 @@ from index.metrics import argsort_nearest, prepare
 from index.search.filters import Filter
 from index.search.recall import Hits
 from index.search.segment import Searchable, Segment, open_segments
+from index.storage.check import Check, compare_files
 from index.storage.columns import ROWS_SCHEMA, payload, rows_schema
 from index.storage.layout import (
     SEGMENTS,
@@ -80,6 +81,7 @@ class Snapshot:
         *,
         searcher: Searcher | None = None,
         pairs: Pairs = (),
+        check: Check = "known",
     ) -> Snapshot:
         """Open a version of an index.
 
@@ -89,16 +91,20 @@ class Snapshot:
             searcher: given the number of a segment, returns what searches it, in place of this
                 process; all segments are then searched at once.
             pairs: of folders of runs and images that were moved.
+            check: how much is compared with the manifest before it is opened.
 
         Raises:
-            SnapshotError: there is no index or no such version, or its files are damaged.
+            SnapshotError: there is no index or no such version, or its manifest is damaged.
+            VerifyError: a file is missing, or differs from its sha256.
             FileAccessError: this machine refused to read them, as where too many files are open.
             StorageError: the object store does not answer.
         """
         folder = to_path(index_dir)
         manifest = read_manifest(folder, version, pairs)
         numbers = range(len(manifest.segments))
-        segments = open_segments(folder, manifest, numbers, searchable=searcher is None)
+        segments = open_segments(
+            folder, manifest, numbers, searchable=searcher is None, check=check
+        )
         return cls(folder / manifest.version, manifest, segments, searcher)
 
     def search(
@@ -327,9 +333,20 @@ class Snapshot:
         parts = [(self.path, self.manifest.files)]
         segments = self.path.parent / SEGMENTS
         parts += [(segments / entry.name, entry.files) for entry in self.manifest.segments]
-        for folder, files in parts:
-            verify_files(folder, files, then="; build the index again")
+        files = {
+            folder / name: sha256 for folder, hashes in parts for name, sha256 in hashes.items()
+        }
+        compare_files(files, trust="nothing")
         return self.manifest.rows
+
+    @property
+    def uncompared(self) -> dict[Path, str]:
+        """Files that ``open`` has left for later, and their sha256."""
+        return {
+            file: sha256
+            for segment in self._segments
+            for file, sha256 in segment.uncompared.items()
+        }
 
     def _merge(self, by_segment: list[Hits], k: int) -> Hits:
         """The k nearest of the hits of all segments."""

@@ -3,7 +3,7 @@
 ::
 
     INDEX/
-      CURRENT             one line: the version that is served, replaced atomically
+      CURRENT             the version that is served, and its manifest's sha256; replaced atomically
       v0001/              one immutable snapshot: its segments, and which rows are deleted
         manifest.json     written last; runs, options, segments, and the recall measured
         deleted.npy       one bit per row                            (only where rows are deleted)
@@ -35,7 +35,7 @@ from typing import Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from common.errors import OnepassError, RunError, SnapshotError
-from common.json_models import JsonModel
+from common.json_models import JsonModel, sha256_file
 from common.manifests import MANIFEST, Manifest
 from common.moved import ImageRoot, Pairs, apply_pairs, find_path
 from common.refusals import read_errors
@@ -256,18 +256,33 @@ def current_version(index_dir: str | Path) -> str | None:
     Raises:
         SnapshotError: CURRENT holds something that is not a version name.
     """
+    current = _read_current(index_dir)
+    return current and current[0]
+
+
+def _read_current(index_dir: str | Path) -> tuple[str, str] | None:
+    """The version that CURRENT names, and the sha256 of its manifest; empty: written by hand, or before."""
     file = to_path(index_dir) / CURRENT
     with read_errors(file):
         try:
-            version = file.read_bytes().decode(errors="replace").strip()
+            text = file.read_bytes().decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+    version, _, digest = text.partition("\n")
     if not VERSION.fullmatch(version):
         raise SnapshotError(
             f"{file} holds {version[:40]!r}, which is no version (there are: "
             f"{', '.join(list_versions(index_dir)) or 'none'}); write one into it"
         )
-    return version
+    return version, digest
+
+
+def current_text(index_dir: Path, version: str) -> bytes:
+    """The contents of CURRENT for a version that is complete.
+
+    One changed letter of a name is another name, so the sha256 of the version's manifest is with it.
+    """
+    return f"{version}\n{sha256_file(index_dir / version / MANIFEST)}\n".encode()
 
 
 def read_manifest(
@@ -287,7 +302,9 @@ def read_manifest(
         SnapshotError: there is no index or no such version, or its manifest cannot be read.
     """
     folder = to_path(index_dir)
-    version = version or current_version(folder)
+    is_served, digest = version is None, ""
+    if is_served and (current := _read_current(folder)):
+        version, digest = current
     with read_errors(folder):
         if version is None or not folder.is_dir():
             what = "holds no index (no CURRENT file)" if folder.is_dir() else "does not exist"
@@ -295,11 +312,22 @@ def read_manifest(
         file = folder / version / MANIFEST
         if not VERSION.fullmatch(version) or not file.is_file():
             versions = ", ".join(list_versions(folder)) or "none"
-            raise SnapshotError(f"{folder} has no version {version!r} (it has: {versions})")
+            named = f", which {CURRENT} names" if is_served else ""
+            raise SnapshotError(f"{folder} has no version {version!r}{named} (it has: {versions})")
     try:
         manifest = SnapshotManifest.read(folder / version)
     except RunError as error:
-        raise SnapshotError(f"{error}; build it again with 'onepass index build'") from None
+        raise SnapshotError(f"{error}; or open another version") from None
+    if digest and digest != sha256_file(file):
+        raise SnapshotError(
+            f"{folder / CURRENT} was damaged, or changed by hand: it holds {version} and not the sha256 "
+            f"of its manifest; 'onepass index promote {folder} VERSION' serves a version"
+        )
+    if manifest.version != version:
+        raise SnapshotError(
+            f"{folder / version / MANIFEST} is that of {manifest.version}; restore it from a copy, or "
+            "open another version"
+        )
     then, now = manifest.path, folder.resolve()
     runs = [entry.located(then, now, pairs) for entry in manifest.runs]
     model = manifest.model

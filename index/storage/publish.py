@@ -29,6 +29,7 @@ from index.storage.layout import (
     SEGMENTS,
     VERSION,
     SnapshotManifest,
+    current_text,
     list_versions,
     read_manifest,
 )
@@ -122,7 +123,7 @@ def set_current(out: Path, version: str) -> None:
     try:
         if not is_remote(out):
             _sync(out)  # the version must be on the disk before CURRENT names it
-        write_atomic(out / CURRENT, f"{version}\n".encode())
+        write_atomic(out / CURRENT, current_text(out, version))
         if not is_remote(out):
             _sync(out)
     except OSError as error:

@@ -78,6 +78,17 @@ def open_store(file: Path) -> Any:
     return faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
 
 
+def has_header(file: Path, rows: int, dim: int, metric: Metric) -> bool:
+    """Whether a file begins as ``create`` begins it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    header = _header(rows, dim, metric)
+    with file.open("rb") as stream:
+        return stream.read(len(header)) == header
+
+
 def _header(rows: int, dim: int, metric: Metric) -> bytes:
     def written(vectors: int) -> bytes:
         index = faiss.IndexFlat(dim, faiss_metric(metric))

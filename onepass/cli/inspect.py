@@ -88,6 +88,8 @@ def inspect(
         if verify:
             snapshot.verify()
         show_index(snapshot, verified=verify, as_json=as_json)
+        if verify and not as_json:
+            _say_if_not_compared(snapshot.path)
         return
     from pipelines.run import Run  # late
 
@@ -100,6 +102,19 @@ def inspect(
         run.verify()
         verify_tracks(path)
     _show_run(run, verified=verify, as_json=as_json)
+    if verify and not as_json:
+        _say_if_not_compared(path)
+
+
+def _say_if_not_compared(folder: Path) -> None:
+    # late, as for all
+    from common.json_models import has_own_hash
+    from common.manifests import MANIFEST
+
+    if not has_own_hash(folder / MANIFEST):
+        echo(
+            f"not verified: {MANIFEST} itself, which was written before manifests had a sha256 of their own"
+        )
 
 
 def _check_dim(path: Path, dim: int, backbone: str, expected: int | None) -> None:

@@ -40,7 +40,7 @@ RETRIES = 2  # of a block whose stage raised an error, in the same process
 _IMAGE_SECONDS = 120.0  # an image that takes longer to read is as bad as one that crashes
 
 
-def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> None:
+def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) -> dict[str, str]:
     """Write the plan in files of one block each.
 
     Args:
@@ -48,9 +48,12 @@ def write_plan(folder: Path, table: pa.Table, request: Request, slots: Slots) ->
         table: the planned rows.
         request: of the run.
         slots: that will answer it.
+
+    Returns:
+        Name of each file to its sha256.
     """
     cuts = cut_plan(table, request, block_rows(request, table.num_rows, slots))
-    write_blocks(folder, [table.slice(begin, end - begin) for begin, end in cuts])
+    return write_blocks(folder, [table.slice(begin, end - begin) for begin, end in cuts])
 
 
 def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, int]]:
@@ -78,12 +81,14 @@ def cut_plan(table: pa.Table, request: Request, rows: int) -> list[tuple[int, in
     return cuts
 
 
-def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> None:
-    """Write each of ``blocks`` as a plan file; what stood in ``folder`` goes."""
+def write_blocks(folder: Path, blocks: Sequence[pa.Table]) -> dict[str, str]:
+    """Write each of ``blocks`` as a plan file, of which it returns name and sha256; others go."""
     remove_folder(folder)
     make_folder(folder)
-    for number, block in enumerate(blocks):
-        write_parquet(block, folder / f"{PART}{number:05d}.parquet")
+    names = (f"{PART}{number:05d}.parquet" for number in range(len(blocks)))
+    return {
+        name: write_parquet(block, folder / name) for name, block in zip(names, blocks, strict=True)
+    }
 
 
 def _starts(column: pa.ChunkedArray) -> np.ndarray:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from common.errors import InputError, RunError, VerifyError
 from common.extras import optional
 from common.json_models import sha256_file
-from common.manifests import Manifest
+from common.manifests import Manifest, check_file
 from common.parquet import open_parquet, read_parquet, write_parquet
 from pipelines.embeddings import matrix
 from pipelines.engines.engine import this_device
@@ -213,7 +213,10 @@ def _measures_against(
     out: Path, manifest: AppliedManifest, truth: pa.ChunkedArray
 ) -> tuple[Measures, dict[str, int]]:
     """Measures over rows with a class and a label of the head; counts of the other labels."""
-    parts = [read_parquet(out / name, columns=["row_id", "label_index"]) for name in manifest.files]
+    parts = [
+        read_parquet(check_file(out / name, sha256), columns=["row_id", "label_index"])
+        for name, sha256 in manifest.files.items()
+    ]
     predicted = pa.concat_tables(parts).sort_by("row_id")["label_index"]
     has_both = pc.and_(predicted.is_valid(), truth.is_valid())
     predicted, truth = predicted.filter(has_both), truth.filter(has_both)

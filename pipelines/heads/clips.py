@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from common.errors import InputError
 from pipelines.heads.features import Examples, allocate, batch_rows, check_finite, limit_rows
-from pipelines.outputs.hdf5_info import Hdf5Info, read_h5
+from pipelines.outputs.hdf5_info import Hdf5Info, check_h5, read_h5
 
 
 def read_clips(
@@ -28,9 +28,11 @@ def read_clips(
     Raises:
         InputError: not a clip file, two files of different models, no clip with a category,
             features not finite, or too many for the memory.
-        VerifyError: a shard of a file is missing.
+        VerifyError: a shard of a file is missing, or a file is damaged.
     """
     infos = [_read_info(Path(path)) for path in (file, validation) if path is not None]
+    for info in infos:
+        check_h5(info.path, info.shards)
     first, last = infos[0], infos[-1]
     spec, fingerprint = first.backbone, str(first.attributes["fingerprint"])
     if last.attributes["fingerprint"] != fingerprint:

@@ -7,7 +7,7 @@ are checked by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, RunError, VerifyError, first_line
-from common.manifests import read_record, verify_files
+from common.json_models import has_own_hash, read_record
+from common.manifests import MANIFEST, check_file, verify_files
 from pipelines.outputs.hdf5 import datasets_of
 
 _BACKBONE = {"clips": "backbone", "run": "model"}  # the attribute that names the model
@@ -74,10 +75,11 @@ def read_h5(path: Path) -> Hdf5Info:
         raise InputError(
             f"{path}: no such file; HDF5 is written by 'onepass clips' and 'onepass extract --hdf5'"
         )
+    check_h5(path)
     try:
         with h5py.File(path) as file:
             info = _read(path, file)
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as HDF5: {first_line(error)}") from None
     folder = info.folder
     for name in info.shards:
@@ -109,6 +111,32 @@ def _read(path: Path, file: h5py.File) -> Hdf5Info:
     return Hdf5Info(path, kind, attributes, tuple(datasets))
 
 
+def check_h5(path: Path, shards: Iterable[str] = ()) -> None:
+    """Compare a file of a run or of clips with the manifest there, before it is read.
+
+    Args:
+        path: the file; one that is not where it was made is not compared.
+        shards: files with its values, relative to its folder, that are compared as well.
+
+    Raises:
+        VerifyError: one differs, or the manifest does not name it.
+    """
+    path = path.resolve()
+    folder = path.parent
+    manifest = folder / MANIFEST
+    if not (manifest.is_file() and (folder / "request.json").is_file()):
+        return
+    hashes = _hashes(folder)
+    for name in sorted({path.name, *shards}):
+        if name in hashes:
+            check_file(folder / name, hashes[name])
+        elif has_own_hash(manifest):  # earlier ones did not name all
+            raise VerifyError(
+                f"{folder / name} is not named in {manifest}, which is that of another folder; restore "
+                "it from a copy"
+            )
+
+
 def verify_h5(info: Hdf5Info) -> int:
     """Read every value, and compare the files with the manifest in their folder, if there is one.
 
@@ -127,7 +155,7 @@ def verify_h5(info: Hdf5Info) -> int:
             for rows in _slices(dataset):
                 try:
                     values = file[dataset.name][rows]
-                except OSError as error:
+                except (OSError, KeyError, RuntimeError) as error:
                     raise VerifyError(
                         f"{info.path}: {dataset.name} cannot be read: {first_line(error)}"
                     ) from None
@@ -141,7 +169,7 @@ def verify_h5(info: Hdf5Info) -> int:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     if not manifest.is_file():
         return {}
     try:

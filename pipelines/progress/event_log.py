@@ -10,11 +10,13 @@
 Every session adds its own. Nothing reads it but people and ``inspect --profile``: losing it
 costs nothing. It is written whole each time, because object stores cannot append, so a long
 session keeps every second block, then every fourth, … ; what ``end`` says is of all blocks.
+Each line ends with ``check``, the first digits of the sha256 of the rest of it; earlier ones do not.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -22,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
-from common.json_models import write_atomic
+from common.json_models import sha256_json, write_atomic
 from pipelines.progress.counters import STAGES, Block, ProgressSnapshot
 from pipelines.run import Limit, StageFacts
 
 NAME = "events.jsonl"
 MOST_BLOCKS = 20_000  # lines of a session: some 4 MB
+_CHECK, _CHECK_DIGITS = "check", 16
 _RARE = ("errors", "again")  # of a block: left out where there is nothing to say
 _WRITE_SECONDS = 10.0
 _WRITE_SHARE = 0.02  # of the time, at most, goes into writing
@@ -153,9 +156,11 @@ class EventLog:
 
     def __init__(self, run: Path) -> None:
         self._file = run / NAME
-        self._earlier = self._file.read_text() if self._file.is_file() else ""
-        last = self._earlier.rstrip().rpartition("\n")[2]
-        self.session = 1 + (json.loads(last)["session"] if last else 0)
+        self._earlier = self._file.read_text(errors="replace") if self._file.is_file() else ""
+        numbers = re.findall(
+            r'"session": (\d{1,9})\b', self._earlier
+        )  # also of one that is damaged
+        self.session = 1 + max(map(int, numbers), default=0)
         self.measures = Measures()
         self.lost: str | None = None  # why nothing more is written
         self._lines: list[Line] = []
@@ -197,7 +202,13 @@ class EventLog:
         self._next_write = now + max(_WRITE_SECONDS, (now - began) / _WRITE_SHARE)
 
     def _line(self, event: str, at: float, facts: Line) -> Line:
-        return {"event": event, "session": self.session, "at": round(at, 3), **facts}
+        line = {"event": event, "session": self.session, "at": round(at, 3), **facts}
+        return line | {_CHECK: _check(line)}
+
+
+def _check(line: Line) -> str:
+    # As it is read again: a tuple is a list then.
+    return sha256_json(line)[:_CHECK_DIGITS]
 
 
 def _block_facts(block: Block) -> Line:
@@ -217,6 +228,8 @@ def read_events(run: Path) -> list[Line]:
         raise RunError(f"{run} has no {NAME}: it was made before events were recorded")
     try:
         lines = [json.loads(text) for text in file.read_text().splitlines()]
+        if any(_CHECK in line and line.pop(_CHECK) != _check(line) for line in lines):
+            raise ValueError
         return [line | {"session": int(line["session"]), "event": line["event"]} for line in lines]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"{file} is damaged; delete it, the run does not need it") from None

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from common.errors import SourceError
 from common.moved import Pairs
-from common.parquet import open_parquet
+from common.parquet import open_parquet, read_parquet
 from common.storage import SCHEMES
 from pipelines.detections import PLAN_SCHEMA, RESULT_COLUMNS
 from pipelines.run import Run
@@ -47,8 +47,12 @@ def read_run(path: Path, pairs: Pairs = ()) -> Plan:
 
 def _errors_of_plan(run: Run) -> pa.ChunkedArray | None:
     """The errors in a run's plan, by row_id; None where its plan has no column for them."""
-    parts = [open_parquet(file) for file in run.plan_files()]
-    if not parts or "error" not in parts[0].schema_arrow.names:
+    files = run.plan_files()
+    if not files:
         return None
-    table = pa.concat_tables([part.read(columns=["row_id", "error"]) for part in parts])
+    with open_parquet(run.check(files[0])) as first:
+        if "error" not in first.schema_arrow.names:
+            return None
+    columns = ["row_id", "error"]
+    table = pa.concat_tables([read_parquet(run.check(file), columns=columns) for file in files])
     return table.sort_by("row_id")["error"]

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from cluster.slots import Slots
 from cluster.tasks import Tasks
 from common.errors import VerifyError
-from common.json_models import write_atomic, write_json
+from common.json_models import write_atomic, write_hashed
 from common.moved import ImageRoot
 from common.parquet import parquet_bytes, read_parquet, write_parquet
 from common.storage import list_folder, make_folder, remove_folder
@@ -116,7 +116,7 @@ def stage(run: Run, changes: Changes, request: Request) -> Staged:
     remove_folder(folder)
     make_folder(folder)
     write_parquet(changes.plan, folder / AFTER)
-    write_json(folder / "request.json", request)
+    write_hashed(folder / "request.json", request)
     return Staged(run, folder)
 
 
@@ -175,7 +175,7 @@ def commit(
     )
     check()
     manifest.write(run.path)
-    write_json(run.path / "request.json", request)
+    write_hashed(run.path / "request.json", request)
     remove_leftovers(run.path, manifest)
     remove_folder(staged.folder)
     return manifest

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.tasks import Tasks
-from common.json_models import read_json, write_json
+from common.json_models import read_json, write_hashed
 from pipelines.config import Progress
 from pipelines.engines.unresolved import Unresolved
 from pipelines.execution.base import Executor, Job, open_executor
@@ -72,7 +72,7 @@ class Update:
             outcome = self._finish(self._stage(run, changes), outcome)
         remove_leftovers(self._out, Run.open(self._out).manifest)
         if read_json(self._out / "request.json", Request).inputs != self._request.inputs:
-            write_json(self._out / "request.json", self._request)
+            write_hashed(self._out / "request.json", self._request)
         summary = _sum(resumed, changes.summary)
         outcome = outcome or Outcome(run, True)
         notes = (*self._plan.notes, *changes.notes)

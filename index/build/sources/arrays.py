@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import SnapshotError, first_line
-from common.manifests import MANIFEST, check_file, read_record
 from common.text import GUESSED, decode
 from index.build.sources.layout import FileLayout, choose_id_column, to_floats, to_ids
 from index.build.sources.source import BATCH_ROWS, Batch
 from index.storage.rows import load_array, map_array
+from pipelines.outputs.hdf5_info import check_h5
 
 FEATURES, VALID = "features", "valid"
 _READER_ROWS = 6 * BATCH_ROWS
@@ -60,6 +60,7 @@ def open_hdf5(path: Path, id_column: str | None) -> FileLayout:
         SnapshotError: there are no ``features``, or they are no matrix of numbers.
         VerifyError: it is of a run or of clips, and differs from the manifest there.
     """
+    check_h5(path)
     with h5py.File(path) as file:
         arrays = {name: data for name, data in file.items() if isinstance(data, h5py.Dataset)}
         if FEATURES not in arrays:
@@ -67,7 +68,13 @@ def open_hdf5(path: Path, id_column: str | None) -> FileLayout:
                 f"{path} has no dataset {FEATURES!r} (it has {', '.join(file) or 'none'}); name the "
                 "one with the vectors so"
             )
-        _check_hashes(path, arrays.values())
+        virtual = (
+            source
+            for data in arrays.values()
+            if data.is_virtual
+            for source in data.virtual_sources()
+        )
+        check_h5(path, [source.file_name for source in virtual])
         features = arrays.pop(FEATURES)
         rows, dim = _check_matrix(path, features)
         _check_written(path, features)
@@ -79,18 +86,6 @@ def open_hdf5(path: Path, id_column: str | None) -> FileLayout:
     has_valid = VALID in columns
     readers = tuple(Hdf5Reader(path, ids, has_valid, *span) for span in _spans(rows))
     return FileLayout(dim, rows, others, readers, (path,), notes)
-
-
-def _check_hashes(path: Path, arrays: Iterable[h5py.Dataset]) -> None:
-    """Compare a file of a run or of clips, and those with its values, with the manifest there."""
-    folder = path.parent
-    if not ((folder / MANIFEST).is_file() and (folder / "request.json").is_file()):
-        return
-    hashes = read_record(folder / MANIFEST)["files"]
-    virtual = (source for data in arrays if data.is_virtual for source in data.virtual_sources())
-    for name in sorted({path.name, *(source.file_name for source in virtual)}):
-        if name in hashes:
-            check_file(folder / name, hashes[name])
 
 
 @dataclass(frozen=True)

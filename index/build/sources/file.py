@@ -169,7 +169,15 @@ def open_file(
         raise SnapshotError(f"{path}: {suffix} files are read on this machine only; copy it here")
     try:
         layout = _OPEN[suffix](path, id_column)
-    except (OSError, ValueError, pa.ArrowException, DamagedFileError) as error:
+    # HDF5 raises KeyError and RuntimeError where an object of the file is damaged.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        pa.ArrowException,
+        DamagedFileError,
+    ) as error:
         why = error.reason if isinstance(error, DamagedFileError) else first_line(error)
         raise SnapshotError(f"{path} cannot be read as {suffix}: {why}") from None
     return FileSource(path, layout, model_name)

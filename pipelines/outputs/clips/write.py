@@ -14,7 +14,7 @@ from typing import Any
 from cluster.executors import ExecutorChoice
 from cluster.tasks import Tasks, tasks
 from common.errors import InputError, RunError
-from common.json_models import sha256_file, write_json
+from common.json_models import sha256_file, write_hashed
 from common.lock import lock_folder
 from common.sampling import spread
 from pipelines.outputs.clips.find import Clip, find_clips
@@ -91,7 +91,7 @@ def make_clips(
             return Outcome(manifest, already_finished=True)
         large = plan.bytes > PROCESSES_FROM_BYTES
         with tasks("clips", executor=executor, large=large, then=_THEN) as runner:
-            write_json(out / "request.json", request)
+            write_hashed(out / "request.json", request)
             resumed = _write_shards(out.resolve(), plan, runner, report)
         for split, shards in plan.shards.items():
             clips = {shard.name: len(shard.ids) for shard in shards}

@@ -170,9 +170,9 @@ def test_a_replica_starts_with_its_index_open(runs: list[Run], tmp_path: Path) -
     index = tmp_path / "index"
     build(runs[:1], index)
 
-    def slowly(folder: Path) -> Snapshot:
+    def slowly(folder: Path, **options: Any) -> Snapshot:
         time.sleep(0.5)
-        return Snapshot.open(folder)
+        return Snapshot.open(folder, **options)
 
     app = create_app(ServeConfig(index=index), open_snapshot=slowly, startup_wait_s=60.0)
     with serving(app, ready=False) as http:
@@ -265,7 +265,7 @@ def test_a_version_that_does_not_open_changes_nothing(
         with pytest.raises(ServiceError) as caught:
             client.reload()
         assert (caught.value.status, caught.value.code) == (503, "reload_failed")
-        assert {"truncated": "s0002-00 is damaged", "missing": "v0007", "nonsense": "no version"}[
+        assert {"truncated": "s0002-00/", "missing": "v0007", "nonsense": "no version"}[
             damaged
         ] in caught.value.message
         assert str(tmp_path) not in caught.value.message
@@ -289,8 +289,8 @@ def test_a_server_that_is_short_of_handles_goes_on_and_tries_again(
     index = tmp_path / "index"
     build(runs[:1], index)
 
-    def open_snapshot(folder: Path) -> Snapshot:
-        snapshot = Snapshot.open(folder)
+    def open_snapshot(folder: Path, **options: Any) -> Snapshot:
+        snapshot = Snapshot.open(folder, **options)
         if snapshot.manifest.version == "v0002" and refused["open"] < 2:
             refused["open"] += 1
             raise access_error(folder, errno.EMFILE)

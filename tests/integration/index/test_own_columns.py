@@ -277,6 +277,7 @@ def test_an_index_without_own_columns_can_get_some(tmp_path: Path, run: Path) ->
         del manifest[name]
     del manifest["sha256"]  # as it was then
     file.write_text(json.dumps(manifest | {"format": 2}))
+    (out / "CURRENT").write_text("v0001\n")
     old = Snapshot.open(out)
     assert (old.own_columns, old.column("frame").to_pylist().count(1)) == ([], 1)
     assert old.describe(old.neighbors("e0", 1))[0]["payload"] == {}

@@ -155,7 +155,7 @@ def test_damage_is_refused(s3: Store, there: Path, tmp_path: Path) -> None:
     del forged["sha256"]  # who forges a manifest can hash it as well
     s3.write("photos/moths.index/v0001/manifest.json", json.dumps(forged).encode())
     with pytest.raises(SnapshotError, match=r"names a file '../../ids.npy', which does not lie in"):
-        Snapshot.open(there)
+        Snapshot.open(there, "v0001")
     s3.write("photos/moths.index/v0001/manifest.json", manifest)
     s3.write(f"{part}/vectors.faiss", good)
     assert Snapshot.open(there).verify() == 120

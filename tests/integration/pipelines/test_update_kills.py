@@ -45,8 +45,8 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, where: str, after: int) -> None:
 @pytest.mark.parametrize(
     ("where", "after"),
     [
-        *(("write_json", 0), ("write_plan", 0), ("write_atomic", 0), ("write_atomic", 1)),
-        *(("write_atomic", 2), ("write_hdf5", 0), ("describe_run", 0), ("write_json", 1)),
+        *(("write_hashed", 0), ("write_plan", 0), ("write_atomic", 0), ("write_atomic", 1)),
+        *(("write_atomic", 2), ("write_hdf5", 0), ("describe_run", 0), ("write_hashed", 1)),
         *(("remove_leftovers", 0), ("remove_folder", 1)),
         *(("pipelines.session.describe_run", 0), ("pipelines.execution.local.write_part", 0)),
     ],
