@@ -34,6 +34,7 @@ class Limits(JsonModel):
     Attributes:
         body_bytes: size of a request's body.
         pixels: width times height of an uploaded image, known before it is decoded.
+        decode_seconds: to decode the images of one request.
         k: hits of one query.
         batch: queries of one ``/v1/search/batch``, and of single searches answered together.
         ids: detections named by ``ids``.
@@ -47,6 +48,7 @@ class Limits(JsonModel):
 
     body_bytes: Count = 20_000_000
     pixels: Count = 60_000_000
+    decode_seconds: Annotated[float, Field(gt=0)] = 10.0
     k: Annotated[Count, Field(le=MAX_K)] = MAX_K
     batch: Annotated[Count, Field(le=MAX_BATCH)] = MAX_BATCH
     ids: Annotated[Count, Field(le=MAX_IDS)] = MAX_IDS

@@ -1,12 +1,11 @@
 """Damaged image files through the project's own decoders: no exception but an error row, no crash.
 
-    python -m benchmarks.fuzz_images [--files 50000] [--begin 0] [--seed 1]
+    python -m benchmarks.fuzz_images [--files 50000] [--begin 0] [--seed 1] [--upload]
 
-Whole files of each kind (formats times modes, made with Pillow, tifffile, imagecodecs and PyAV) are
-mutated: bits flipped, runs of zeros and ones, cuts, edited headers, chunks doubled, swapped and taken
-out, bytes inserted, a part of another kind. File N of a seed is always the same. Each is read as a row
-of a run is, half of them with ``damaged="keep"``, in a worker process with a time limit: a decoder that
-crashes or hangs is named with its file. Exit code 1 where one did, or where an exception was no error row.
+Each file of ``damaged_files`` is read as a row of a run is, half of them with ``damaged="keep"``, in a
+worker process with a time limit: a decoder that crashes or hangs is named with its file. With ``--upload``
+each is sent to ``onepass serve`` instead, half of them to be searched with, half as a frame of a live
+camera: every answer is a success or the client's error, 4xx. Exit code 1 where one was not.
 
 Printed last on 2026-11-30, 2 cores (AMD EPYC), 50,000 files of 45 kinds; ICO, PCX and SGI are no known formats:
 
@@ -19,28 +18,23 @@ Printed last on 2026-11-30, 2 cores (AMD EPYC), 50,000 files of 45 kinds; ICO, P
 
 from __future__ import annotations
 
-import io
+import base64
 import json
-import random
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import av
-import imagecodecs
-import numpy as np
+import httpx
 import pyarrow as pa
-import tifffile
-import torch
-from PIL import Image
 
-from benchmarks import runner
+from benchmarks import runner, serve
+from benchmarks.damaged_files import kinds, made
 from cluster.children import Child, ChildDiedError
 from pipelines.config import OnDamage
 from pipelines.detections import IMAGE_DAMAGE, complete
@@ -49,186 +43,8 @@ from pipelines.model_info import Preprocess
 
 SIZE = Preprocess(input_size=(32, 32), resize="crop", mean=(0.5,) * 3, std=(0.5,) * 3)
 SECONDS = 60.0  # of a file
-_WIDTH, _HEIGHT = 112, 80
+CLIENTS = 4  # that upload at once
 BAD = ("exception", "crash", "hang")
-
-
-def _rgb() -> np.ndarray:
-    noise = np.random.default_rng(1).integers(0, 256, (_HEIGHT // 8, _WIDTH // 8, 3), np.uint8)
-    return np.asarray(Image.fromarray(noise).resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC))
-
-
-def _pillow(kind: str, mode: str = "RGB", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(_rgb()).convert(mode).save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def _tiff(samples: np.ndarray, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, samples, **options)
-    return stream.getvalue()
-
-
-def _exif() -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    exif.get_ifd(0x8769)[0x9003] = "2022:07:28 23:22:39"
-    return exif
-
-
-def _video(container: str, codec: str, pixels: str) -> bytes:
-    stream = io.BytesIO()
-    with av.open(stream, "w", format=container) as output:
-        video = output.add_stream(codec, rate=10)
-        video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, pixels
-        for shift in range(8):
-            frame = av.VideoFrame.from_ndarray(np.roll(_rgb(), 4 * shift, 1), format="rgb24")
-            output.mux(video.encode(frame))
-        output.mux(video.encode())
-    return stream.getvalue()
-
-
-def _tensors() -> bytes:
-    stream = io.BytesIO()
-    torch.save(torch.from_numpy(_rgb()).permute(2, 0, 1)[None].repeat(4, 1, 1, 1), stream)
-    return stream.getvalue()
-
-
-@cache
-def kinds() -> dict[str, bytes]:
-    """A whole file of each kind."""
-    rgb = _rgb()
-    grey, deep = rgb[..., 1], rgb.astype(np.uint16) * 257
-    floats = rgb[..., 0] / np.float32(255)
-    header = b"%d %d\n" % (_WIDTH, _HEIGHT)
-    return {
-        "jpeg": _pillow("JPEG", quality=90, exif=_exif()),
-        "jpeg progressive": _pillow("JPEG", progressive=True),
-        "jpeg restarts": _pillow("JPEG", restart_marker_blocks=3),
-        "jpeg grey": _pillow("JPEG", "L", optimize=True),
-        "jpeg cmyk": _pillow("JPEG", "CMYK"),
-        "mpo": _pillow("MPO", save_all=True, append_images=[Image.fromarray(rgb)]),
-        "png": _pillow("PNG", exif=_exif()),
-        "png palette": _pillow("PNG", "P"),
-        "png 16 bits": imagecodecs.png_encode(deep),
-        "png one bit": _pillow("PNG", "1"),
-        "gif": _pillow("GIF", "P"),
-        "gif moving": _pillow("GIF", save_all=True, append_images=[Image.fromarray(rgb[::-1])]),
-        "webp": _pillow("WEBP", exif=_exif().tobytes()),
-        "webp lossless": _pillow("WEBP", lossless=True),
-        "bmp": _pillow("BMP"),
-        "bmp palette": _pillow("BMP", "P"),
-        "avif": _pillow("AVIF", exif=_exif().tobytes()),
-        "avif 10 bits": imagecodecs.avif_encode(rgb.astype(np.uint16) * 4, bitspersample=10),
-        "jp2": _pillow("JPEG2000"),
-        "jp2 16 bits": imagecodecs.jpeg2k_encode(deep, level=0),
-        "ppm": _pillow("PPM"),
-        "pgm 16 bits": b"P5\n" + header + b"4095\n" + (deep[..., 0] >> 4).astype(">u2").tobytes(),
-        "pfm": b"Pf\n" + header + b"-1.0\n" + floats.tobytes(),
-        "tga": _pillow("TGA", compression="tga_rle"),
-        "dds": _pillow("DDS"),
-        "ico": _pillow("ICO"),
-        "pcx": _pillow("PCX"),
-        "sgi": _pillow("SGI"),
-        "tiff": _tiff(rgb, photometric="rgb"),
-        "tiff lzw": _tiff(rgb, photometric="rgb", compression="lzw", predictor=2),
-        "tiff deflate": _tiff(deep, photometric="rgb", compression="deflate", rowsperstrip=16),
-        "tiff zstd tiles": _tiff(deep, photometric="rgb", compression="zstd", tile=(32, 32)),
-        "tiff jpeg": _tiff(rgb, photometric="ycbcr", compression="jpeg"),
-        "tiff packbits": _tiff(grey, compression="packbits"),
-        "tiff float": _tiff(floats, compression="deflate", predictor=3),
-        "tiff planes": _tiff(np.moveaxis(deep, -1, 0), photometric="rgb", planarconfig="separate"),
-        "tiff 12 bits": _tiff(deep[..., 0] >> 4, bitspersample=12),
-        "tiff cmyk": _pillow("TIFF", "CMYK"),
-        "tiff fax": _pillow("TIFF", "1", compression="group4"),
-        "bigtiff": _tiff(rgb, photometric="rgb", bigtiff=True, byteorder=">"),
-        "imagej": _tiff(deep[..., 0], imagej=True, metadata={"min": 0.0, "max": 65535.0}),
-        "video.mp4": _video("mp4", "libx264", "yuv420p"),
-        "video.avi": _video("avi", "mjpeg", "yuvj420p"),
-        "video.mkv": _video("matroska", "libvpx", "yuv420p"),
-        "tensors.pt": _tensors(),
-    }
-
-
-def _place(dice: random.Random, data: bytes, most: int) -> tuple[int, int]:
-    """A random part of ``data``, not longer than ``most``."""
-    begin = dice.randrange(len(data))
-    return begin, min(len(data), begin + 1 + int(most ** dice.random()))
-
-
-def _flip(dice: random.Random, data: bytes) -> bytes:
-    mutated = bytearray(data)
-    for _ in range(dice.choice((1, 1, 2, 8, 64))):
-        mutated[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-    return bytes(mutated)
-
-
-def _fill(dice: random.Random, data: bytes) -> bytes:
-    begin, end = _place(dice, data, len(data))
-    return data[:begin] + dice.choice((b"\0", b"\0", b"\xff")) * (end - begin) + data[end:]
-
-
-def _cut(dice: random.Random, data: bytes) -> bytes:
-    return data[: dice.randrange(1, len(data))]
-
-
-def _edit_header(dice: random.Random, data: bytes) -> bytes:
-    mutated = bytearray(data)
-    for _ in range(dice.randrange(1, 5)):
-        at = dice.randrange(min(len(data), 256))
-        mutated[at] = dice.choice((0, 1, 127, 128, 255, dice.randrange(256)))
-    return bytes(mutated)
-
-
-def _edit_number(dice: random.Random, data: bytes) -> bytes:
-    at, size = dice.randrange(min(len(data), 512)), dice.choice((2, 4, 8))
-    number = dice.choice((0, 1, 2 ** (8 * size) - 1, 2 ** (8 * size - 1), dice.randrange(2**16)))
-    return data[:at] + number.to_bytes(size, dice.choice(("big", "little"))) + data[at + size :]
-
-
-def _double(dice: random.Random, data: bytes) -> bytes:
-    begin, end = _place(dice, data, 4096)
-    return data[:end] + data[begin:end] * dice.choice((1, 1, 20)) + data[end:]
-
-
-def _remove(dice: random.Random, data: bytes) -> bytes:
-    begin, end = _place(dice, data, 4096)
-    return data[:begin] + data[end:] or data[:1]
-
-
-def _swap(dice: random.Random, data: bytes) -> bytes:
-    (begin, end), (other, last) = sorted(_place(dice, data, 2048) for _ in range(2))
-    end, other = min(end, other), max(end, other)
-    return data[:begin] + data[other:last] + data[end:other] + data[begin:end] + data[last:]
-
-
-def _insert(dice: random.Random, data: bytes) -> bytes:
-    at, _ = _place(dice, data, 1)
-    return data[:at] + dice.randbytes(dice.choice((1, 2, 16, 700))) + data[at:]
-
-
-def _splice(dice: random.Random, data: bytes) -> bytes:
-    other = dice.choice(list(kinds().values()))
-    begin, end = _place(dice, other, len(other))
-    at = dice.randrange(len(data))
-    return data[:at] + other[begin:end] + data[at + end - begin :]
-
-
-MUTATIONS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    *(_flip, _fill, _cut, _edit_header, _edit_number, _double, _remove, _swap, _insert, _splice),
-)
-
-
-def made(seed: int, number: int) -> tuple[str, bytes]:
-    """Kind and content of a mutated file."""
-    dice = random.Random(f"{seed}/{number}")
-    names = list(kinds())
-    name = names[number % len(names)]
-    data = kinds()[name]
-    for _ in range(dice.choice((1, 1, 1, 2, 3))):
-        data = dice.choice(MUTATIONS)(dice, data)
-    return name, data
 
 
 class Outcome(NamedTuple):
@@ -269,48 +85,96 @@ def answer(given: tuple[int, int]) -> Outcome:
     return Outcome(name, "kept" if damage else "decoded", "", seconds)
 
 
+Ask = Callable[[int], Outcome]
+
+
+@contextmanager
+def reading(seed: int) -> Iterator[Ask]:
+    """Reads files by number, in a worker process."""
+    child = Child()
+
+    def ask(number: int) -> Outcome:
+        nonlocal child
+        started = time.monotonic()
+        try:
+            outcome: Outcome = child.call(answer, (seed, number), seconds=SECONDS)
+        except ChildDiedError as error:
+            seconds = time.monotonic() - started
+            what = "hang" if seconds >= SECONDS else "crash"
+            child.close()
+            child = Child()
+            return Outcome(made(seed, number)[0], what, str(error), seconds)
+        return outcome
+
+    try:
+        child.call(answer, (seed, 0))  # torch and FFmpeg take seconds
+        yield ask
+    finally:
+        child.close()
+
+
+@contextmanager
+def uploading(seed: int, port: int) -> Iterator[Ask]:
+    """Sends files by number to a server."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=SECONDS) as http:
+
+        def send(data: bytes, number: int) -> httpx.Response:
+            if number // len(kinds()) % 2:
+                return http.post("/search/image", files={"image": data})
+            image = base64.b64encode(data).decode()
+            body = {"request_id": str(number), "sequence": f"{seed}", "image": image}
+            boxes = [{"box": [1, 2, 60, 70]}]
+            return http.post("/link", json=body | {"box_frame": "stored", "detections": boxes})
+
+        def ask(number: int) -> Outcome:
+            name, data = made(seed, number)
+            started = time.monotonic()
+            try:
+                response = send(data, number)
+            except httpx.HTTPError as error:
+                what = "hang" if isinstance(error, httpx.TimeoutException) else "crash"
+                return Outcome(name, what, str(error), time.monotonic() - started)
+            seconds = time.monotonic() - started
+            if response.is_success:
+                return Outcome(name, "decoded", "", seconds)
+            if not response.is_client_error:
+                return Outcome(name, "exception", response.text, seconds)
+            error = response.json()["error"]
+            reason = error["message"].partition(":")[0]
+            what = reason if error["code"] == "invalid_image" else error["code"]
+            return Outcome(name, f"{response.status_code} {what}", response.text, seconds)
+
+        yield ask
+
+
 class Fuzz:
-    """Workers that read files, and what became of each.
+    """What became of each file.
 
     Args:
-        seed: of the mutations.
         numbers: of the files.
+        workers: each asks for one after another.
     """
 
-    def __init__(self, seed: int, numbers: range) -> None:
-        self._seed = seed
+    def __init__(self, numbers: range, workers: list[AbstractContextManager[Ask]]) -> None:
         self._todo = iter(numbers)
+        self._workers = workers
         self._lock = threading.Lock()
         self.outcomes: dict[str, Counter[str]] = {name: Counter() for name in kinds()}
         self.slowest = (0.0, "")
         self.bad: list[str] = []
 
     def run(self) -> None:
-        """Read all files, one worker a core."""
-        threads = [threading.Thread(target=self._work) for _ in range(runner.CORES)]
+        """Read all files."""
+        threads = [threading.Thread(target=self._work, args=[worker]) for worker in self._workers]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _work(self) -> None:
-        child = Child()
-        try:
-            child.call(answer, (self._seed, 0))  # torch and FFmpeg take seconds
+    def _work(self, worker: AbstractContextManager[Ask]) -> None:
+        with worker as ask:
             while (number := self._next()) is not None:
-                started = time.monotonic()
-                try:
-                    outcome = child.call(answer, (self._seed, number), seconds=SECONDS)
-                except ChildDiedError as error:
-                    seconds = time.monotonic() - started
-                    name = list(kinds())[number % len(kinds())]
-                    what = "hang" if seconds >= SECONDS else "crash"
-                    outcome = Outcome(name, what, str(error), seconds)
-                    child.close()
-                    child = Child()
-                self._count(number, outcome)
-        finally:
-            child.close()
+                self._count(number, ask(number))
 
     def _next(self) -> int | None:
         with self._lock:
@@ -344,14 +208,34 @@ def _print(name: str, outcomes: Counter[str]) -> None:
     )
 
 
+@contextmanager
+def serving() -> Iterator[int]:
+    """The port of a server with a small network."""
+    with runner.folder() as work:
+        images = runner.link_images(None, work / "images", 20)
+        run, index = str(work / "run"), work / "index"
+        runner.process([*runner.ONEPASS, "extract", str(images), "--model", "tiny", "--out", run])
+        runner.process([*runner.ONEPASS, "index", "build", run, "--out", str(index)])
+        with serve.serving("onepass", index, work) as port:
+            yield port
+            print((work / "onepass.log").read_text().count("its decoder ended"), "decoders ended")
+
+
 def main() -> None:
     parser = runner.arguments(__doc__)
     parser.add_argument("--files", type=int, default=50_000, help="default: 50000")
     parser.add_argument("--begin", type=int, default=0, help="number of the first file")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--upload", action="store_true", help="to a server, instead of reading")
     given = runner.parsed(parser, files=500)
-    fuzz = Fuzz(given.seed, range(given.begin, given.begin + given.files))
-    fuzz.run()
+    numbers = range(given.begin, given.begin + given.files)
+    if given.upload:
+        with serving() as port:
+            fuzz = Fuzz(numbers, [uploading(given.seed, port) for _ in range(CLIENTS)])
+            fuzz.run()
+    else:
+        fuzz = Fuzz(numbers, [reading(given.seed) for _ in range(runner.CORES)])
+        fuzz.run()
     print(f"Damaged files, seed {given.seed}\n{runner.machine()}")
     fuzz.show()
     if given.json is not None:

@@ -58,7 +58,7 @@ async def link(request: Request, body: LinkRequest) -> Response:
         if stored is not None:
             answer = Answer(stored, repeated=True)
         else:
-            frame = await read_frame(body, served, limits.pixels, service.uploads)
+            frame = await read_frame(body, served, service.decoder, service.uploads)
             answer = await _call(
                 service,
                 lambda: live.link(

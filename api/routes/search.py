@@ -95,9 +95,9 @@ async def search_image(
     service, served = service_of(request), served_index_of(request)
     check_search(service.limits, body, 1, served.dim)  # before the model is used
     with service.uploads.slot():
-        data = await body.image.read()
+        # Its bytes are read in its turn: until then, a large one is in a file.
         (embedded,) = await anyio.to_thread.run_sync(
-            lambda: served.embedder.embed_images([data], max_pixels=service.limits.pixels),
+            lambda: served.embedder.embed_images([body.image.file.read()], service.decoder),
             limiter=service.uploads.limiter,
         )
     upload = {"label": embedded.label, "score": embedded.score, "topk": embedded.topk}

@@ -5,15 +5,15 @@ The model is loaded by the first request that needs it. Every method blocks.
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from api.http.errors import ApiError
+from api.service.uploads import UploadDecoder
 from common.errors import ModelError
-from pipelines.images.header import header_of, image_size
 from pipelines.model_info import ModelInfo
 
 if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; only uploads need it
     from numpy.typing import NDArray
 
     from pipelines.engines.embed import Embedded, Embedder
+    from pipelines.images.isolated_child import Upload
 
 logger = logging.getLogger("onepass.api")
 
@@ -39,49 +40,47 @@ class ImageEmbedder:
         self._lock = threading.Lock()
 
     def embed_images(
-        self, images: Sequence[bytes], *, max_pixels: int, item: str | None = None
+        self, images: Sequence[bytes], decoder: UploadDecoder, *, item: str | None = None
     ) -> list[Embedded]:
         """Class and embedding of encoded images.
 
         Args:
             images: the images, encoded.
-            max_pixels: bounds the sum of all of them.
+            decoder: has the limits of all of them together.
             item: what the error message calls each of many.
         """
-        total = 0
-        for number, image in enumerate(images):
-            prefix = f"{item} {number}: with those before it, " if item else ""
-            total += _check_pixels(image, max_pixels - total, max_pixels, prefix)
+        self._check_model()
+        uploads = decoder.decode(images, item=item)
+        first = next(uploads)  # an image that is refused loads no model
         embedder = self._load()
-
-        def decoded() -> Iterator[torch.Tensor]:
-            for number, image in enumerate(images):
-                yield _decode(image, f"{item} {number}: " if item else "")
-
-        return embedder.embed_regions(decoded())
+        return embedder.embed_regions(map(_to_tensor, chain([first], uploads)))
 
     def embed_boxes(
-        self, image: bytes, boxes: NDArray[np.float64], *, stored: bool, max_pixels: int
+        self, image: bytes, boxes: NDArray[np.float64], decoder: UploadDecoder, *, stored: bool
     ) -> tuple[list[Embedded], tuple[int, int], NDArray[np.float64]]:
         """Class and embedding of boxes of an encoded frame, cropped as extraction crops them.
 
         Args:
             image: the frame.
             boxes: ``[N, 4]`` as x1, y1, x2, y2 in pixels.
-            stored: they are of the stored pixels, not of the upright frame.
-            max_pixels: bounds the frame, and the sum of all crops.
+            decoder: its pixels bound the frame, and the sum of all crops.
+            stored: the boxes are of the stored pixels, not of the upright frame.
 
         Returns:
             Class and embedding of each box, the frame's width and height, and the boxes of the
             upright frame.
         """
-        _check_pixels(image, max_pixels, max_pixels)
+        self._check_model()
+        (upload,) = decoder.decode([image])
+        if stored:
+            if upload.header is None:
+                raise ApiError(422, "invalid_image", "the frame's rotation cannot be read")
+            boxes = upload.header.to_upright(boxes)
         embedder = self._load()
         from pipelines.images.errors import ImageError
         from pipelines.images.pixels import crop  # late: torch takes seconds
 
-        pixels = _decode(image)
-        boxes = _to_upright(image, boxes) if stored else boxes
+        pixels = _to_tensor(upload)
         regions = []
         for number, box in enumerate(boxes.tolist()):
             try:
@@ -89,16 +88,16 @@ class ImageEmbedder:
             except ImageError as error:
                 raise ApiError(422, "invalid_box", f"detection {number}: {error}") from None
         covered = sum(region.shape[1] * region.shape[2] for region in regions)
-        if covered > max_pixels:
+        if covered > decoder.max_pixels:
             raise ApiError(
                 422,
                 "image_too_large",
-                f"the boxes cover {covered} pixels in all; this server crops up to {max_pixels} of "
-                "a frame: send fewer or smaller boxes, or a smaller frame",
+                f"the boxes cover {covered} pixels in all; this server crops up to "
+                f"{decoder.max_pixels} of a frame: send fewer or smaller boxes, or a smaller frame",
             )
         return embedder.embed_regions(regions), (pixels.shape[2], pixels.shape[1]), boxes
 
-    def _load(self) -> Embedder:
+    def _check_model(self) -> ModelInfo:
         if self._model is None:
             raise ApiError(
                 422,
@@ -106,59 +105,29 @@ class ImageEmbedder:
                 "this index holds vectors that were made elsewhere, so there is no model to embed an "
                 "image with; search by detection_id or vector",
             )
+        return self._model
+
+    def _load(self) -> Embedder:
+        model = self._check_model()
         from pipelines.engines.embed import Embedder  # late: torch takes seconds
 
         with self._lock:
             if self._embedder is None:
                 try:
-                    self._embedder = Embedder.load(self._model)
+                    self._embedder = Embedder.load(model)
                 except ModelError as error:
                     # The text names the checkpoint's folder, which clients must not see.
                     logger.error("the index's model cannot be loaded: %s", error)
                     raise ApiError(
                         503,
                         "model_unavailable",
-                        f"this server cannot load the index's model {self._model.request.spec}; "
+                        f"this server cannot load the index's model {model.request.spec}; "
                         "its log says why. Searching by detection_id or vector needs no model",
                     ) from None
             return self._embedder
 
 
-def _to_upright(image: bytes, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Boxes ``[N, 4]`` in stored pixels of an encoded image as boxes of the upright one."""
-    return header_of(io.BytesIO(image)).to_upright(boxes)
+def _to_tensor(upload: Upload) -> torch.Tensor:
+    import torch  # late: it takes seconds
 
-
-def _decode(image: bytes, prefix: str = "") -> torch.Tensor:
-    from pipelines.images.errors import ImageError
-    from pipelines.images.formats import decode  # late: torch takes seconds
-
-    try:
-        return decode(image).pixels
-    except ImageError as error:
-        raise ApiError(422, "invalid_image", f"{prefix}{error}") from None
-
-
-def _check_pixels(image: bytes, left: int, max_pixels: int, prefix: str = "") -> int:
-    """Check the size that the image's header states: a small file can decode to gigabytes.
-
-    Args:
-        image: encoded.
-        left: pixels that it may have.
-        max_pixels: what the error message states, of all images together.
-        prefix: start of the error message.
-
-    Returns:
-        Pixels of the image; 0 where the header cannot be read.
-    """
-    size = image_size(image)
-    if size is None:
-        return 0  # the decoder says what is wrong with it
-    pixels = size[0] * size[1]
-    if pixels > left:
-        raise ApiError(
-            422,
-            "image_too_large",
-            f"{prefix}the image has more than this server's {max_pixels} pixels; send it smaller",
-        )
-    return pixels
+    return torch.from_numpy(upload.pixels).permute(2, 0, 1)

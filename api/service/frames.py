@@ -14,6 +14,7 @@ from api.schemas.link import LinkRequest
 from api.service.checks import Vectors, check_vectors, read_bytes, read_vector, wrong_dimension
 from api.service.queues import BoundedQueue
 from api.service.served_index import ServedIndex
+from api.service.uploads import UploadDecoder
 from tracks.live.session import Frame
 
 
@@ -30,14 +31,14 @@ def request_digest(request: LinkRequest) -> bytes:
 
 
 async def read_frame(
-    request: LinkRequest, served: ServedIndex, max_pixels: int, uploads: BoundedQueue
+    request: LinkRequest, served: ServedIndex, decoder: UploadDecoder, uploads: BoundedQueue
 ) -> Frame:
     """The frame of a request, with an embedding of each detection.
 
     Args:
         request: as it was sent.
         served: its model embeds pixels.
-        max_pixels: of the frame or its crops.
+        decoder: of the frame or its crops.
         uploads: the queue of the model.
 
     Raises:
@@ -49,7 +50,7 @@ async def read_frame(
     else:
         with uploads.slot():
             content = await anyio.to_thread.run_sync(
-                _embed_pixels, request, served, max_pixels, limiter=uploads.limiter
+                _embed_pixels, request, served, decoder, limiter=uploads.limiter
             )
     return Frame(
         sequence=request.sequence,
@@ -77,20 +78,18 @@ def _read_vectors(request: LinkRequest, dim: int) -> _Content:
     return _Content(vectors, labels, _size(request), _boxes(request))
 
 
-def _embed_pixels(request: LinkRequest, served: ServedIndex, max_pixels: int) -> _Content:
+def _embed_pixels(request: LinkRequest, served: ServedIndex, decoder: UploadDecoder) -> _Content:
     size, boxes = _size(request), _boxes(request)
     if request.image is not None:
         image = read_bytes(request.image, "the frame's image", "invalid_image")
         stored = request.box_frame == "stored"
-        embedded, size, boxes = served.embedder.embed_boxes(
-            image, boxes, stored=stored, max_pixels=max_pixels
-        )
+        embedded, size, boxes = served.embedder.embed_boxes(image, boxes, decoder, stored=stored)
     else:
         crops = [
             read_bytes(detection.image or "", f"the image of detection {number}", "invalid_image")
             for number, detection in enumerate(request.detections)
         ]
-        embedded = served.embedder.embed_images(crops, max_pixels=max_pixels, item="detection")
+        embedded = served.embedder.embed_images(crops, decoder, item="detection")
     vectors = np.array([item.embedding for item in embedded], np.float32).reshape(-1, served.dim)
     labels = [{"label": i.label, "label_score": i.score} for i in embedded]
     return _Content(vectors, labels, size, boxes)

@@ -14,6 +14,7 @@ from api.config import ServeConfig
 from api.http.metrics import Metrics
 from api.service.batching import Batcher
 from api.service.queues import BoundedQueue
+from api.service.uploads import UploadDecoder
 from api.service.watcher import IndexWatcher
 from common.errors import OnepassError
 from common.moved import read_pairs
@@ -33,6 +34,7 @@ class Service:
     Attributes:
         watcher: opens the index and keeps it current.
         batcher: answers searches.
+        decoder: decodes uploads.
         live: links frames of live cameras.
         uploads: the queue of the model.
         frames: the queue of ``live``.
@@ -61,6 +63,7 @@ class Service:
             open_snapshot=partial(open_snapshot, pairs=pairs) if pairs else open_snapshot,
         )
         self.batcher = Batcher(self.watcher.served_index, limits=self.limits, metrics=self.metrics)
+        self.decoder = UploadDecoder(self.limits)
         self.live = LiveLinker(LinkStore(config.link_file), config.linking)
         self.draining = False
 
@@ -85,5 +88,6 @@ class Service:
         with suppress(asyncio.CancelledError):
             await watching
         await anyio.to_thread.run_sync(self.batcher.close)
+        await anyio.to_thread.run_sync(self.decoder.close)
         await anyio.to_thread.run_sync(self.live.store.close)
         self.watcher.close()

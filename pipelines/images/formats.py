@@ -1,32 +1,53 @@
 """A file's bytes to upright RGB, whatever its format; no exception but ``ImageError`` comes out.
 
 JPEGs are decoded by libjpeg-turbo through simplejpeg, about twice as fast as by Pillow; TIFFs by
-tifffile; PNG, WebP, GIF, BMP, AVIF, JPEG 2000 and others by Pillow.
+tifffile; PNG, WebP, GIF, BMP, AVIF, JPEG 2000 and others by Pillow. Nothing here needs torch, whose
+import takes seconds: the process that decodes uploads (``isolated``) does without it.
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
 
 from common.errors import first_line
-from pipelines.config import OnDamage
 from pipelines.images import damage, jpeg
 from pipelines.images.errors import DAMAGED, MAX_PIXELS, TOO_LARGE, UNSUPPORTED, ImageError
 from pipelines.images.exif import time_taken
 from pipelines.images.jpeg2000 import decode_deep
 from pipelines.images.pillow import KNOWN, open_image, quiet, to_rgb
-from pipelines.images.pixels import Decoded
 from pipelines.images.tiff import is_tiff, read_tiff
+
+if TYPE_CHECKING:
+    from pipelines.config import OnDamage
+    from pipelines.images.pixels import Decoded
 
 _JPEGS = ("JPEG", "MPO")
 
 
+class Picture(NamedTuple):
+    """A decoded file."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3], upright
+    taken: datetime | None  # by EXIF
+    damage: str | None  # what is wrong with it
+
+
 def decode(data: bytes, *, damaged: OnDamage = "error") -> Decoded:
+    """``decode_array`` with the pixels as a tensor; arguments and errors are the same."""
+    import torch  # late: it takes seconds
+
+    from pipelines.images.pixels import Decoded
+
+    picture = decode_array(data, damaged=damaged)
+    return Decoded(torch.from_numpy(picture.pixels).permute(2, 0, 1), picture.taken, picture.damage)
+
+
+def decode_array(data: bytes, *, damaged: OnDamage = "error") -> Picture:
     """Decode to upright RGB.
 
     Of animations and pages the first is taken, transparency is dropped, samples of more than 8
@@ -35,7 +56,7 @@ def decode(data: bytes, *, damaged: OnDamage = "error") -> Decoded:
     Args:
         data: the file.
         damaged: ``keep`` decodes as much of a damaged picture as its decoder gives, and says so
-            in ``Decoded.damage``.
+            in ``damage``.
 
     Raises:
         ImageError: not an image, damaged, of samples that cannot be scaled, or more than
@@ -78,7 +99,7 @@ def _check_memory(what: str, pixels: int) -> None:
         raise MemoryError(f"{what}: this machine has no memory left for it") from None
 
 
-def _decode(data: bytes, header: Image.Image) -> Decoded:
+def _decode(data: bytes, header: Image.Image) -> Picture:
     """An opened image; a JPEG is decoded without Pillow."""
     width, height = header.size
     if width * height > MAX_PIXELS:
@@ -90,7 +111,7 @@ def _decode(data: bytes, header: Image.Image) -> Decoded:
         rgb = to_rgb(header) if deep is None else deep
         wrong = damage.find_damage(data, header)
     orientation = header.getexif().get(ExifTags.Base.Orientation, 1)  # Pillow may have turned it
-    return Decoded(_upright(rgb, orientation), time_taken(header), wrong)
+    return Picture(_upright(rgb, orientation), time_taken(header), wrong)
 
 
 def _jpeg(data: bytes, header: Image.Image) -> tuple[np.ndarray, str | None]:
@@ -107,20 +128,20 @@ def _jpeg(data: bytes, header: Image.Image) -> tuple[np.ndarray, str | None]:
     return array, wrong
 
 
-def _decode_tiff(data: bytes) -> Decoded:
+def _decode_tiff(data: bytes) -> Picture:
     tiff = read_tiff(data)
     if tiff.pixels is not None:
-        return Decoded(_upright(tiff.pixels, tiff.orientation), tiff.taken, tiff.damage)
+        return Picture(_upright(tiff.pixels, tiff.orientation), tiff.taken, tiff.damage)
     header = open_image(io.BytesIO(data))
     if header is None:
         raise ImageError(UNSUPPORTED, "TIFF of a kind that neither tifffile nor Pillow reads")
     with header:
         decoded = _decode(data, header)
-    return Decoded(decoded.pixels, decoded.taken, tiff.damage)
+    return decoded._replace(damage=tiff.damage)
 
 
-def _upright(array: np.ndarray, orientation: Any) -> torch.Tensor:
-    """``[3, H, W]`` of ``[H, W, 3]``, turned as EXIF says."""
+def _upright(array: np.ndarray, orientation: Any) -> np.ndarray:
+    """``[H, W, 3]``, turned as EXIF says."""
     turned = {
         2: lambda stored: stored[:, ::-1],
         3: lambda stored: stored[::-1, ::-1],
@@ -130,6 +151,4 @@ def _upright(array: np.ndarray, orientation: Any) -> torch.Tensor:
         7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
         8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
     }.get(orientation)
-    if turned is not None:
-        array = np.ascontiguousarray(turned(array))
-    return torch.from_numpy(array).permute(2, 0, 1)
+    return array if turned is None else np.ascontiguousarray(turned(array))

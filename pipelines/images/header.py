@@ -6,12 +6,11 @@ either frame: of the *stored* pixels, or of the *upright* image, which is what p
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +18,13 @@ from PIL import ExifTags, Image
 from tifffile import TiffFile
 
 from common.errors import first_line
-from common.moved import ImageRoot
-from common.storage import is_remote, open_file
 from pipelines.frame_names import parse_frame
-from pipelines.images.errors import UNSUPPORTED, ImageError
+from pipelines.images.errors import MAX_PIXELS, UNSUPPORTED, ImageError
 from pipelines.images.pillow import KNOWN, open_image, quiet
 from pipelines.images.tiff import is_tiff
+
+if TYPE_CHECKING:
+    from common.moved import ImageRoot
 
 Boxes = NDArray[np.float64]
 
@@ -89,7 +89,8 @@ def read_header(root: ImageRoot, name: str) -> ImageHeader:
         ImageError: it cannot be read; the reason is that of decoding it.
         StorageError: an object store did not answer.
     """
-    # late: torch takes seconds
+    # late: torch takes seconds, Arrow half a second
+    from common.storage import open_file
     from pipelines.images.formats import decode
     from pipelines.images.pixels import read
     from pipelines.images.reader import ImageReader
@@ -124,21 +125,22 @@ def header_of(stream: IO[bytes]) -> ImageHeader:
             image = open_image(stream)
             if image is None:
                 raise ImageError("not an image", f"of no known format; {KNOWN}")
-            size = image.size
-            orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
+            size, orientation = image.size, UPRIGHT
+            if (
+                size[0] * size[1] <= MAX_PIXELS
+            ):  # or else it is never decoded, as late EXIF asks for
+                orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
     return ImageHeader(*size, orientation if orientation in _TURNED else UPRIGHT)
 
 
-def image_size(image: Path | bytes) -> tuple[int, int] | None:
-    """Width and height in pixels, as EXIF turns it; None if remote or with an unreadable header.
+def image_size(image: Path) -> tuple[int, int] | None:
+    """Width and height in pixels, as EXIF turns it; None if remote or with an unreadable header."""
+    from common.storage import is_remote, open_file  # late: Arrow takes half a second
 
-    Args:
-        image: a file, or its content.
-    """
-    if not isinstance(image, bytes) and is_remote(image):
+    if is_remote(image):
         return None
     try:
-        with io.BytesIO(image) if isinstance(image, bytes) else open_file(image) as stream:
+        with open_file(image) as stream:
             return header_of(stream).upright_size
     except Exception:  # decoding says what is wrong
         return None

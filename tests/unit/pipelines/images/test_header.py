@@ -64,17 +64,30 @@ def test_a_box_that_ends_before_it_begins_stays_so(orientation: int) -> None:
     assert np.isnan(header.to_upright(np.full((1, 4), np.nan))).all()
 
 
-def test_exif_after_the_pixels_of_a_png_counts() -> None:
+def late_exif(orientation: int) -> bytes:
+    """A PNG whose EXIF comes after its pixels."""
     stream = io.BytesIO()
     marked().save(stream, "PNG")
     data = stream.getvalue()
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Orientation] = orientation
     late = io.BytesIO()
     PngImagePlugin.putchunk(late, b"eXIf", exif.tobytes()[6:])
     end = data.index(b"IEND") - 4
-    header = header_of(io.BytesIO(data[:end] + late.getvalue() + data[end:]))
+    return data[:end] + late.getvalue() + data[end:]
+
+
+def test_exif_after_the_pixels_of_a_png_counts() -> None:
+    header = header_of(io.BytesIO(late_exif(6)))
     assert (header.orientation, header.upright_size) == (6, (48, 80))
+
+
+def test_exif_after_the_pixels_does_not_have_a_bomb_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.images.header.MAX_PIXELS", 80 * 48 - 1)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    assert header_of(io.BytesIO(late_exif(6))) == ImageHeader(80, 48)
 
 
 def test_a_png_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
