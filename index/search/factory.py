@@ -68,10 +68,12 @@ def choose_factory(rows: int, dim: int, metric: Metric, memory_bytes: int) -> st
     """
     if rows * dim <= FLAT_VALUES:
         return FLAT
-    links, codes, value_bytes = (16, ",SQbf16", 2) if rows >= LARGE_GRAPH_ROWS else (32, ",SQ8", 1)
-    if metric == "l1":
-        codes, value_bytes = "", 4
-    graph = f"HNSW{links}{codes}"
+    is_large = rows >= LARGE_GRAPH_ROWS
+    links = 16 if is_large else 32
+    encoding, value_bytes = (",SQbf16", 2) if is_large else (",SQ8", 1)
+    if metric == "l1":  # which codes do not support
+        encoding, value_bytes = "", 4
+    graph = f"HNSW{links}{encoding}"
     graph_bytes = rows * (dim * value_bytes + 2 * 4 * links)
     if 2 * graph_bytes <= memory_bytes and (rows <= GRAPH_ROWS or metric == "l1"):
         return graph

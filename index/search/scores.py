@@ -177,7 +177,8 @@ def _near_groups(
         near = np.maximum(np.sqrt(np.maximum(value, 0)) - radius, 0) ** 2 <= worst + margin
     else:
         near = value - radius <= worst + margin
-    return grouped[near & (node >= 0)]
+    positions: NDArray[np.int64] = grouped[near & (node >= 0)]
+    return positions
 
 
 def _members(
