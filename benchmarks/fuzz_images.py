@@ -218,7 +218,7 @@ def serving() -> Iterator[int]:
         runner.process([*runner.ONEPASS, "index", "build", run, "--out", str(index)])
         with serve.serving("onepass", index, work) as port:
             yield port
-            print((work / "onepass.log").read_text().count("its decoder ended"), "decoders ended")
+            print((work / "onepass.log").read_text().count("the decoder failed"), "decoders failed")
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from api.config import Limits
 from api.http.errors import ApiError
 from common.errors import UnavailableError
 from pipelines.images.errors import ImageError
-from pipelines.images.isolated import CRASHED, TOO_MUCH_MEMORY, TOO_SLOW, Decode, IsolatedDecoder
-from pipelines.images.isolated_child import OVER_LIMIT, Upload, decode_upload
+from pipelines.images.isolated import TOO_MUCH_MEMORY, TOO_SLOW, Decode, IsolatedDecoder
+from pipelines.images.isolated_child import CRASHED, OVER_LIMIT, Upload, decode_upload
 
 logger = logging.getLogger("onepass.api")
 
@@ -78,7 +78,7 @@ class UploadDecoder:
                 f"{self._seconds:g} s; send them smaller, or as JPEG"
             )
         if error.kind in (CRASHED, TOO_MUCH_MEMORY, TOO_SLOW):
-            logger.warning("an upload was refused, and its decoder ended: %s", message)
+            logger.warning("the decoder failed at an upload: %s", message)
         return ApiError(422, "invalid_image", f"{prefix}{message}")
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ def header_of(stream: IO[bytes]) -> ImageHeader:
         stream.seek(0)
         if tiff:
             page = TiffFile(stream).pages.first
-            size = page.imagewidth, page.imagelength
+            size = int(page.imagewidth), int(page.imagelength)  # damaged, a tag has several
             orientation = page.tags.valueof(ExifTags.Base.Orientation, UPRIGHT)
         else:
             image = open_image(stream)
@@ -130,7 +130,8 @@ def header_of(stream: IO[bytes]) -> ImageHeader:
                 size[0] * size[1] <= MAX_PIXELS
             ):  # or else it is never decoded, as late EXIF asks for
                 orientation = _exif_of(image, stream).get(ExifTags.Base.Orientation, UPRIGHT)
-    return ImageHeader(*size, orientation if orientation in _TURNED else UPRIGHT)
+    # EXIF may have it as a ratio or a float, which are equal to the whole number.
+    return ImageHeader(*size, int(orientation) if orientation in _TURNED else UPRIGHT)
 
 
 def image_size(image: Path) -> tuple[int, int] | None:

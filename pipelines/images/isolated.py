@@ -17,7 +17,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO
+from io import BufferedReader
+from typing import IO, cast
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from pipelines.images.errors import ImageError
 from pipelines.images.header import ImageHeader
 from pipelines.images.isolated_child import (
     ANSWER,
+    CRASHED,
     DECODED,
     MAX_TEXT,
     NO_MEMORY,
@@ -36,8 +38,7 @@ from pipelines.images.isolated_child import (
     decode_upload,
 )
 
-# Kinds of errors, after which the process is another one.
-CRASHED, TOO_SLOW, TOO_MUCH_MEMORY = "decoder crashed", "too slow", "too much memory"
+TOO_SLOW, TOO_MUCH_MEMORY = "too slow", "too much memory"  # kinds of errors, beside the child's
 
 # A TIFF of 64-bit floats takes 39 bytes a pixel, more than any other format.
 _BYTES_PER_PIXEL, _MORE_BYTES = 40, 256 * 2**20
@@ -214,7 +215,8 @@ def _exchange(
     if status != DECODED or not 0 < height * width <= max_pixels:
         raise EOFError
     pixels = np.empty((height, width, 3), np.uint8)
-    if process.stdout.readinto(memoryview(pixels).cast("B")) < pixels.nbytes:
+    # It fills all of its argument, unless the pipe is closed.
+    if cast(BufferedReader, process.stdout).readinto(pixels.reshape(-1).data) < pixels.nbytes:
         raise EOFError
     return Upload(pixels, ImageHeader(*header) if all(header) else None)
 

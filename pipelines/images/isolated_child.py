@@ -20,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import AvifImagePlugin
 
+from common.errors import first_line
 from pipelines.images.errors import ImageError
 from pipelines.images.formats import decode_array
 from pipelines.images.header import ImageHeader, header_of
 
-OVER_LIMIT = "over the limit"  # a kind of errors
+OVER_LIMIT, CRASHED = "over the limit", "decoder crashed"  # kinds of errors
 
 READY = b"\1"  # sent once, before the first image
 REQUEST = struct.Struct("<QQd")  # bytes of an image, pixels that it may have, seconds; the image
@@ -101,7 +102,9 @@ def main(decode: str, memory: int) -> None:
             upload = function(data, max_pixels)
         except MemoryError:
             answers.write(ANSWER.pack(NO_MEMORY, 0, 0, 0, 0, 0, 0))
-        except ImageError as error:
+        except Exception as error:  # the boundary of a process
+            if not isinstance(error, ImageError):
+                error = ImageError(CRASHED, f"{type(error).__name__}: {first_line(error)}")
             text = str(error).encode("utf-8", "backslashreplace")[:MAX_TEXT]
             answers.write(ANSWER.pack(REFUSED, len(text), 0, 0, 0, 0, 0) + text)
         else:

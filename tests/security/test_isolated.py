@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -38,7 +39,22 @@ def turned(orientation: int) -> bytes:
     return encoded(drawn(orientation), exif=exif)
 
 
-WHOLE = kinds() | {f"orientation {number}": turned(number) for number in range(2, 9)}
+def ratio() -> bytes:
+    """A JPEG whose EXIF has the orientation as a ratio, 6 to 1."""
+    entry = struct.pack("<HHII", 0x0112, 5, 1, 26)
+    exif = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + struct.pack("<II", 6, 1)
+    return encoded(drawn(6), exif=b"Exif\0\0" + exif)
+
+
+def two_widths() -> bytes:
+    """A TIFF whose width is damaged: it has two."""
+    data = kinds()["tiff"]
+    at = data.index(struct.pack("<HH", 256, 4))
+    return data[: at + 4] + struct.pack("<I", 2) + data[at + 8 :]
+
+
+ODD = {"ratio": ratio(), "two widths": two_widths()}
+WHOLE = ODD | kinds() | {f"orientation {number}": turned(number) for number in range(2, 9)}
 
 
 def upload(decoder: IsolatedDecoder, data: bytes = GOOD, *, seconds: float = 30.0) -> Upload:
@@ -81,6 +97,7 @@ def _result(function: Callable[[], torch.Tensor]) -> torch.Tensor | str:
 
 
 def test_the_header_comes_back(decoder: IsolatedDecoder) -> None:
+    assert upload(decoder, ratio()).header == ImageHeader(320, 240, 6)
     assert upload(decoder, turned(6)).header == ImageHeader(320, 240, 6)
 
 
