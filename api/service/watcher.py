@@ -184,7 +184,7 @@ class IndexWatcher:
         damage: VerifyError | None = None
         for file, sha256 in files.items():
             try:
-                while not _could_compare(file, sha256):
+                while not _could_compare(file, sha256, cached=is_remote(self.index)):
                     time.sleep(RETRY_SECONDS)
             except VerifyError as error:
                 damage = error
@@ -248,14 +248,19 @@ class IndexWatcher:
         return self._served is None or self._served.version != version
 
 
-def _could_compare(file: Path, sha256: str) -> bool:
+def _could_compare(file: Path, sha256: str, *, cached: bool) -> bool:
     """Compare a file; False where this machine refuses, as where too many files are open.
+
+    Args:
+        file: of the version being served.
+        sha256: of its manifest.
+        cached: whether it is a copy from an object store.
 
     Raises:
         VerifyError: it is missing or differs.
     """
     try:
-        compare_files({file: sha256}, trust="process")
+        compare_files({file: sha256}, trust="process", cached=cached)
     except VerifyError:
         raise
     except OnepassError as error:
