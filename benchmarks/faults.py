@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -40,27 +39,15 @@ from tests.helpers.killed_runs import (
     events_before_kill,
     extract_command,
     finish,
+    kill_after,
     kill_once,
     make_source,
 )
-from tests.helpers.processes import group
 from tests.helpers.ray_cluster import cluster
 
 COLUMNS = ["row_id", "label", "score", "embedding", "error"]
 STORE_BYTES = 90 * 2**20
 START_SECONDS = 15.0  # in which one in five faults of chaos falls
-
-
-def kill_after(command: list[str], log: Path, seconds: float) -> bool:
-    """Kill a session after so many seconds; False where it came to its end before."""
-    with group(command, log) as session:
-        try:
-            code = session.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return True
-    if code:
-        raise RuntimeError(f"the session ended with {code}: {log.read_text()[-2000:]}")
-    return False
 
 
 def kills(given: Any, work: Path, dice: random.Random) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -78,6 +79,18 @@ def kill_once(
                 raise TimeoutError(f"{len(seen)} of {events} events in {seconds:g} s")
             time.sleep(POLL_SECONDS)
     return committed_rows(out)
+
+
+def kill_after(command: list[str], log: Path, seconds: float) -> bool:
+    """Kill a session after so many seconds; False where it came to its end before."""
+    with group(command, log) as session:
+        try:
+            code = session.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+    if code:
+        raise RuntimeError(f"the session ended with {code}: {log.read_text()[-2000:]}")
+    return False
 
 
 def _names(out: Path) -> set[str]:
