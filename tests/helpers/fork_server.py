@@ -251,7 +251,10 @@ def _wait(pid: int, seconds: float) -> int | None:
 
 def _kill(pid: int) -> int:
     """Kill a child, which was not waited for, and all of its session; its exit status."""
-    os.killpg(pid, signal.SIGKILL)
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has only just been forked, and leads no session yet
+        os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
