@@ -95,7 +95,12 @@ class ForkServer:
         return ended.seconds if ended.code == 0 else None
 
     def onepass(
-        self, *arguments: object, log: Path, after: float | None = None, limit: float = 120
+        self,
+        *arguments: object,
+        log: Path,
+        after: float | None = None,
+        change: int | None = None,
+        limit: float = 120,
     ) -> Ended:
         """Run the command line, to its end or until it is killed.
 
@@ -103,10 +108,13 @@ class ForkServer:
             arguments: of ``onepass``.
             log: its stdout and stderr are appended to this file.
             after: kill it after so many seconds.
+            change: kill it right before its nth change to files, counted from 0; what it had
+                started is killed as well, and is not counted as left.
             limit: most seconds; after these it hangs, and is killed.
         """
         command = ["onepass", *arguments]
-        return Ended(*self._ask(command=command, log=log, after=after, limit=limit))
+        moment = {"after": after, "change": change}
+        return Ended(*self._ask(command=command, log=log, limit=limit, **moment))
 
     def start(self, *arguments: object, log: Path) -> int:
         """Start the command line, as a server; its process, for ``kill``."""
@@ -156,7 +164,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
     def count_change() -> None:
         nonlocal left
         if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.killpg(0, signal.SIGKILL)
         left -= 1
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -205,11 +213,11 @@ def _child(job: dict[str, Any]) -> int:
         with open(log, "ab") as stream:  # noqa: PTH123
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+    if change is not None:
+        _die_at(change, in_store=command[0] != "onepass" and is_remote(command[1]))
     if command[0] == "onepass":
         return _command_line(command)
     faiss.omp_set_num_threads(1)
-    if change is not None:
-        _die_at(change, in_store=is_remote(command[1]))
     try:
         run_command(command[0], to_path(command[1]), *command[2:])
     except BaseException as error:

@@ -36,17 +36,12 @@ class Server:
         self.forks, self.port = forks, free_port()
         words = ["serve", index, "--port", self.port, *more]
         self.pid = forks.start(*words, log=log)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=HANG_SECONDS)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=HANG_SECONDS)
 
     def wait(self) -> bool:
-        """Wait until it is ready; False where it is not within ``HANG_SECONDS``."""
-        deadline = time.monotonic() + HANG_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
-                if self.client.get("/readyz").status_code == 200:
-                    return True
-            time.sleep(0.01)
-        return False
+        """As ``wait_until_ready``."""
+        return wait_until_ready(self.url)
 
     def kill(self, found: Findings, *, due: bool) -> None:
         """Kill it; one that was due is counted."""
@@ -68,6 +63,17 @@ class Server:
         self.kill(found, due=True)
         thread.join(HANG_SECONDS)
         found.hangs += thread.is_alive()
+
+
+def wait_until_ready(url: str) -> bool:
+    """Wait until a server is ready; False where it is not within ``HANG_SECONDS``."""
+    deadline = time.monotonic() + HANG_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return True
+        time.sleep(0.01)
+    return False
 
 
 def kill_servers(forks: ForkServer, work: Path, kills: int, dice: random.Random) -> Findings:
