@@ -3,7 +3,7 @@
     python -m benchmarks.kills [--kills 1000] [--seed 0] [--what build add ...]
 
 Each kill is SIGKILL to the whole session of a command, at a moment drawn from the time that an
-undisturbed one takes. Up to three sessions of one piece of work are killed, then the same command
+undisturbed one takes, or right before one of the changes to files that it makes (on Ray: at a moment). Up to three sessions of one piece of work are killed, then the same command
 runs to its end:
 
 * **extract-local**, **extract-ray**, **migrate**: every row once, bit for bit that of an undisturbed
@@ -76,7 +76,7 @@ def kill(
         target = (ExtractOnRay if what == "extract-ray" else Extract)(forks, source, rows)
         if what == "migrate":
             target.prepare(work / "old")
-            target.run(work / "old", work / "log", None)
+            target.run(work / "old", work / "log", {})
             target = Migrate(forks, work / "old" / "run", work / "served")
     return kill_command(target, work, kills, dice)
 

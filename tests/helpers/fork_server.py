@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,11 +37,13 @@ class Ended(NamedTuple):
         code: its exit status; -9 where it was killed when it was due, None where it hung.
         seconds: that it took.
         left: processes of its session that outlived it.
+        changes: to files, where it came to its end and they were counted.
     """
 
     code: int | None
     seconds: float
     left: int
+    changes: int = 0
 
 
 class ForkServer:
@@ -108,8 +110,7 @@ class ForkServer:
             arguments: of ``onepass``.
             log: its stdout and stderr are appended to this file.
             after: kill it after so many seconds.
-            change: kill it right before its nth change to files, counted from 0; what it had
-                started is killed as well, and is not counted as left.
+            change: kill it right before its nth change to files, counted from 0.
             limit: most seconds; after these it hangs, and is killed.
         """
         command = ["onepass", *arguments]
@@ -158,14 +159,15 @@ def run_command(name: str, index: Path, *arguments: str) -> None:
         raise ValueError(name)
 
 
-def _die_at(change: int, *, in_store: bool) -> None:
-    left = change
+def _die_at(change: int, *, in_store: bool) -> Callable[[], int]:
+    """Kill this process before its nth change; a function that says how many there were."""
+    count = 0
 
     def count_change() -> None:
-        nonlocal left
-        if left == 0:
+        nonlocal count
+        if count == change:
             os.killpg(0, signal.SIGKILL)
-        left -= 1
+        count += 1
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 0o3
@@ -174,7 +176,7 @@ def _die_at(change: int, *, in_store: bool) -> None:
 
     if not in_store:
         sys.addaudithook(audit)
-        return
+        return lambda: count
     from common import storage
     from index.storage import remote
 
@@ -200,9 +202,10 @@ def _die_at(change: int, *, in_store: bool) -> None:
         write_bytes(file, data)
 
     remote.arrow, storage.write_bytes = counted_arrow, counted_write
+    return lambda: count
 
 
-def _child(job: dict[str, Any]) -> int:
+def _child(job: dict[str, Any], counts: int) -> int:
     import faiss
 
     from common.storage import is_remote, to_path
@@ -213,10 +216,13 @@ def _child(job: dict[str, Any]) -> int:
         with open(log, "ab") as stream:  # noqa: PTH123
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+    changes = lambda: 0  # noqa: E731
     if change is not None:
-        _die_at(change, in_store=command[0] != "onepass" and is_remote(command[1]))
+        changes = _die_at(change, in_store=command[0] != "onepass" and is_remote(command[1]))
     if command[0] == "onepass":
-        return _command_line(command)
+        code = _command_line(command)
+        os.write(counts, str(changes()).encode())
+        return code
     faiss.omp_set_num_threads(1)
     try:
         run_command(command[0], to_path(command[1]), *command[2:])
@@ -320,10 +326,16 @@ def _serve() -> None:
             ended = Ended(_kill(pid) if code is None else code, 0.0, _outliving(pid))
             print(json.dumps(ended), flush=True)
             continue
+        counts, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os._exit(_child(job))
-        print(json.dumps([pid] if job.get("start") else _finish(job, pid)), flush=True)
+            os._exit(_child(job, write_end))
+        os.close(write_end)
+        answer = [pid]
+        if not job.get("start"):
+            answer = [*_finish(job, pid)[:3], int(os.read(counts, 20) or 0)]
+        os.close(counts)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

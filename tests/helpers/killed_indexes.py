@@ -18,7 +18,7 @@ from migration.report import MigrationReport
 from pipelines.run import Run
 from tests.helpers.fork_server import Ended, ForkServer
 from tests.helpers.indexes import embeddings, make_run, tree
-from tests.helpers.kills import HANG_SECONDS, Findings, check_half, compare_runs
+from tests.helpers.kills import HANG_SECONDS, Findings, Moment, check_half, compare_runs
 
 LEFT_ALONE = {"CURRENT", ".lock", SEGMENTS}
 COMMANDS = ("build", "add", "compact", "promote")
@@ -62,13 +62,13 @@ class IndexCommand:
     def prepare(self, folder: Path) -> None:
         shutil.copytree(self.world.folder / "index", folder / "index")
 
-    def run(self, folder: Path, log: Path, after: float | None) -> Ended:
+    def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
         words, index = self.world.command(self.name), folder / "index"
         if self.name == "build":
             arguments = ["build", self.world.folder / "first", "--out", index, *words]
         else:
             arguments = [self.name, index, *words]
-        ended = self.forks.onepass("index", *arguments, log=log, after=after, limit=HANG_SECONDS)
+        ended = self.forks.onepass("index", *arguments, log=log, limit=HANG_SECONDS, **moment)
         if not self.after:
             self.after = contents(index)
         return ended
@@ -128,9 +128,9 @@ class Migrate:
     def prepare(self, folder: Path) -> None:
         shutil.copytree(self.folder / "index", folder / "index")
 
-    def run(self, folder: Path, log: Path, after: float | None) -> Ended:
+    def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
         words = ["migrate", self.old, "--out", folder / "run", "--index", folder / "index", *DARKER]
-        return self.forks.onepass(*words, log=log, after=after, limit=HANG_SECONDS)
+        return self.forks.onepass(*words, log=log, limit=HANG_SECONDS, **moment)
 
     def check_killed(self, folder: Path, found: Findings) -> None:
         check_half(folder / "run", len(Run.open(self.old)))

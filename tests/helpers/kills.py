@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from common.errors import OnepassError, RunError
 from pipelines.run import Run
@@ -52,13 +52,23 @@ class Findings:
             self.wrong.append(f"{len(strange)} rows that nobody asked for: {sorted(strange)[:3]}")
 
 
+class Moment(TypedDict, total=False):
+    """When a command is killed; empty: not at all."""
+
+    after: float  # seconds
+    change: int  # to files, right before the nth
+
+
+COUNT: Moment = {"change": 2**62}  # none, and the changes are counted
+
+
 class Target(Protocol):
     """One command that is killed."""
 
     def prepare(self, folder: Path) -> None:
         """Make what stands before the command."""
 
-    def run(self, folder: Path, log: Path, after: float | None) -> Ended:
+    def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
         """Run the command, to its end or until it is killed."""
 
     def check_killed(self, folder: Path, found: Findings) -> None:
@@ -71,7 +81,7 @@ class Target(Protocol):
 def kill_command(
     target: Target, work: Path, kills: int, dice: random.Random, *, in_a_row: int = 3
 ) -> Findings:
-    """Kill one command so often, at moments drawn from all of the time that it takes.
+    """Kill one command so often, at moments drawn from all of its time and changes.
 
     Args:
         target: the command.
@@ -83,22 +93,29 @@ def kill_command(
     found, log = Findings(), work / "log"
     undisturbed = work / "undisturbed"
     target.prepare(undisturbed)
-    whole = target.run(undisturbed, log, None)
+    whole = target.run(undisturbed, log, COUNT)
     assert whole.code == 0, log.read_text()[-2000:]
     number = 0
     while found.kills < kills:
         folder, number = work / f"killed-{number}", number + 1
         target.prepare(folder)
         for _ in range(min(dice.randint(1, in_a_row), kills - found.kills)):
-            ended = target.run(folder, log, dice.uniform(0, whole.seconds))
+            ended = target.run(folder, log, draw_moment(whole, dice))
             found.kills += 1
             found.at_work += ended.code == -9
             _count_end(ended, found, log, allowed=(0, -9))
             _noted(target.check_killed, folder, found)
-        _count_end(target.run(folder, log, None), found, log, allowed=(0,))
+        _count_end(target.run(folder, log, {}), found, log, allowed=(0,))
         _noted(lambda at, into: target.check(at, undisturbed, into), folder, found)
         shutil.rmtree(folder)
     return found
+
+
+def draw_moment(whole: Ended, dice: random.Random) -> Moment:
+    """A moment of an undisturbed command: every second one right before a change to files."""
+    if whole.changes and dice.random() < 0.5:
+        return {"change": dice.randrange(whole.changes)}
+    return {"after": dice.uniform(0, whole.seconds)}
 
 
 def _count_end(ended: Ended, found: Findings, log: Path, *, allowed: tuple[int, ...]) -> None:
@@ -126,9 +143,9 @@ class Extract:
     def prepare(self, folder: Path) -> None:
         folder.mkdir(parents=True)
 
-    def run(self, folder: Path, log: Path, after: float | None) -> Ended:
+    def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
         words = extract_command(self.source, folder / "run", "local")[3:]
-        return self.forks.onepass(*words, log=log, after=after, limit=HANG_SECONDS)
+        return self.forks.onepass(*words, log=log, limit=HANG_SECONDS, **moment)
 
     def check_killed(self, folder: Path, found: Findings) -> None:
         check_half(folder / "run", self.rows)
@@ -142,9 +159,10 @@ class Extract:
 class ExtractOnRay(Extract):
     """The same on a Ray of its own, in whole processes."""
 
-    def run(self, folder: Path, log: Path, after: float | None) -> Ended:
+    def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
         command = extract_command(self.source, folder / "run", "ray")
         try:
+            after = moment.get("after")
             if after is None:
                 return Ended(0, finish(command, log, seconds=HANG_SECONDS), 0)
             return Ended(-9 if kill_after(command, log, after) else 0, after, 0)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.kills import WHAT, kill
 from tests.helpers.fork_server import Ended, ForkServer
 from tests.helpers.indexes import embeddings, make_run
-from tests.helpers.kills import Findings, compare_runs, kill_command
+from tests.helpers.kills import Findings, Moment, compare_runs, kill_command
 
 # Ray takes ten seconds a kill; tests/integration/pipelines/test_resume.py kills it.
 SAMPLE = [what for what in WHAT if what != "extract-ray"]
@@ -43,8 +43,8 @@ class Forgetful:
         names = ["d0", "d1", "d2"] if folder.name == "undisturbed" else self.rows
         make_run(folder, embeddings(len(names)))
 
-    def run(self, folder: Path, log: Path, after: float | None) -> Ended:
-        return Ended(0 if after is None else -9, 0.1, 0)
+    def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
+        return Ended(-9 if "after" in moment else 0, 0.1, 0)
 
     def check_killed(self, folder: Path, found: Findings) -> None:
         pass
