@@ -20,12 +20,20 @@ from common.errors import OnepassError, RunError
 from pipelines.run import Run
 from tests.helpers.fork_server import Ended, ForkServer
 from tests.helpers.indexes import tree
+from tests.helpers.killed_runs import (
+    FILES,
+    EndedEarlyError,
+    extract_command,
+    finish,
+    kill_after,
+    kill_once,
+)
 from tests.helpers.killed_runs import check as check_hdf5
-from tests.helpers.killed_runs import extract_command, finish, kill_after
 
 COLUMNS = ["row_id", "detection_id", "label", "score", "embedding", "error"]
 HANG_SECONDS = 120.0
 LOCK = ".lock"
+EVENTS = 3 * FILES  # of a run on Ray: a data file makes three, as events_before_kill says
 
 
 @dataclass
@@ -157,17 +165,23 @@ class Extract:
 
 
 class ExtractOnRay(Extract):
-    """The same on a Ray of its own, in whole processes."""
+    """The same on a Ray of its own, in whole processes; changes are new files of the run."""
 
     def run(self, folder: Path, log: Path, moment: Moment) -> Ended:
-        command = extract_command(self.source, folder / "run", "ray")
+        out = folder / "run"
+        command = extract_command(self.source, out, "ray")
         try:
-            after = moment.get("after")
-            if after is None:
-                return Ended(0, finish(command, log, seconds=HANG_SECONDS), 0)
-            return Ended(-9 if kill_after(command, log, after) else 0, after, 0)
-        except subprocess.TimeoutExpired:
+            if "after" in moment:
+                killed = kill_after(command, log, moment["after"])
+                return Ended(-9 if killed else 0, moment["after"], 0)
+            if moment.get("change", EVENTS) < EVENTS:
+                kill_once(command, out, moment["change"] + 1, log, seconds=HANG_SECONDS)
+                return Ended(-9, 0, 0)
+            return Ended(0, finish(command, log, seconds=HANG_SECONDS), 0, EVENTS)
+        except (subprocess.TimeoutExpired, TimeoutError):
             return Ended(None, HANG_SECONDS, 0)
+        except EndedEarlyError as error:
+            return Ended(error.code, 0, 0)
         except RuntimeError:  # it failed, and its log says how
             return Ended(1, 0, 0)
 
