@@ -110,10 +110,9 @@ def main() -> None:
                 share = (given.kills + number) // len(given.what)
                 began = time.monotonic()
                 found[what] = kill(what, share, given.seed, work / what, forks)
-                spent = time.monotonic() - began
-                print(
-                    f"{what}: {spent:.0f} s, {found[what].wrong[:5]}", file=sys.stderr, flush=True
-                )
+                each = found[what]
+                done = f"{what}: {each.kills} kills in {time.monotonic() - began:.0f} s"
+                print(f"{done}, wrong {each.wrong[:5]}", file=sys.stderr, flush=True)
         left = sorted(entry.name for entry in temporary.iterdir())
     print(f"{runner.machine()}; seed {given.seed}\n{table(found)}")
     print(f"temporary files left: {len(left)} {left[:5]}")

@@ -125,7 +125,8 @@ def soak(given: Any, work: Path) -> dict[str, Any]:
     vectors = embeddings(given.rows, dim=64)
     index, state = work / "index", work / "state"
     base = make_run(work / "base", vectors)
-    runner.process([*runner.ONEPASS, "index", "build", str(base), "--out", str(index)])
+    build = [*runner.ONEPASS, "index", "build", str(base), "--out", str(index)]
+    runner.process([*build, "--factory", "IVF32,Flat"])  # or so few rows are all compared
     port, over = free_port(), threading.Event()
     command = [*runner.ONEPASS, "serve", str(index), "--port", str(port)]
     command += ["--link-state", str(state / "links.sqlite3")]

@@ -130,7 +130,8 @@ class Searches:
         """Compare what is left; by now the writer knows all of its versions."""
         while not self._answers.empty():
             self._waiting.append(self._answers.get())
-        for each in self._waiting:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
             if each[2]["snapshot"] in self.versions:
                 self._compare(*each)
             else:
