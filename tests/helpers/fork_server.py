@@ -14,17 +14,15 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from common.lease import LeaseTimeouts
+from tests.helpers.die_at import die_at
 from tests.helpers.processes import proc_stat
-
-CHANGES = frozenset(("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"))
-
 
 # Leases of killed processes expire, but sooner than for users.
 QUICK = partial(LeaseTimeouts, renew_interval=0.1, expiry=0.6, confirm_delay=0.05)
@@ -159,52 +157,6 @@ def run_command(name: str, index: Path, *arguments: str) -> None:
         raise ValueError(name)
 
 
-def _die_at(change: int, *, in_store: bool) -> Callable[[], int]:
-    """Kill this process before its nth change; a function that says how many there were."""
-    count = 0
-
-    def count_change() -> None:
-        nonlocal count
-        if count == change:
-            os.killpg(0, signal.SIGKILL)
-        count += 1
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 0o3
-        if event in CHANGES or writes:
-            count_change()
-
-    if not in_store:
-        sys.addaudithook(audit)
-        return lambda: count
-    from common import storage
-    from index.storage import remote
-
-    arrow, write_bytes = remote.arrow, storage.write_bytes
-
-    class CountedClient:
-        """A store's client; a kill comes before a change to it, or in the middle of a file."""
-
-        def __init__(self, client: Any) -> None:
-            self._client = client
-
-        def __getattr__(self, name: str) -> Any:
-            if name in ("open_output_stream", "delete_file", "delete_dir"):
-                count_change()
-            return getattr(self._client, name)
-
-    def counted_arrow(path: Path) -> tuple[Any, str]:
-        client, name = arrow(path)
-        return CountedClient(client), name
-
-    def counted_write(file: Path, data: bytes) -> None:
-        count_change()
-        write_bytes(file, data)
-
-    remote.arrow, storage.write_bytes = counted_arrow, counted_write
-    return lambda: count
-
-
 def _child(job: dict[str, Any], counts: int) -> int:
     import faiss
 
@@ -218,7 +170,7 @@ def _child(job: dict[str, Any], counts: int) -> int:
             os.dup2(stream.fileno(), 2)
     changes = lambda: 0  # noqa: E731
     if change is not None:
-        changes = _die_at(change, in_store=command[0] != "onepass" and is_remote(command[1]))
+        changes = die_at(change, in_store=command[0] != "onepass" and is_remote(command[1]))
     if command[0] == "onepass":
         code = _command_line(command)
         os.write(counts, str(changes()).encode())
