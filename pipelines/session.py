@@ -66,7 +66,7 @@ class Outcome:
     update: UpdateSummary | None = None  # of ``extract`` with ``update``
 
 
-def remove_leftovers(out: Path) -> None:
+def remove_work_files(out: Path) -> None:
     """Remove from a finished run what only an unfinished one has; also after a kill amid that."""
     for leftover in ("checkpoint", OPEN):
         remove_folder(out / leftover)
@@ -178,7 +178,7 @@ class Session:
         manifest = manifest.model_copy(update={"seconds": self._seconds()})
         self._check()
         manifest.write(job.folder)
-        remove_leftovers(job.folder)
+        remove_work_files(job.folder)
 
     def _describe(self, counts: Counts) -> SessionInfo:
         actors = self._actors()
