@@ -14,9 +14,13 @@
   line, once a minute.
 
 Every ten seconds memory, open files, mapped files that are deleted, and the disk space of the index and
-of the state of linking are looked at. They are flat where, after the first ten minutes (a sixth of a
-shorter soak), the medians of the first and the last third differ by 5 % or a stated step at most.
+of the state of linking are looked at. They are flat where, after the first ten minutes (of a shorter
+soak a sixth, one minute at least), the medians of the first and the last third differ by 5 % or a stated step at most.
 Exit code 1 where something is not flat, wrong or an error.
+
+Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), 6 minutes, 4 clients: 12,670 answers,
+1,650 frames and 20 versions, nothing wrong; RSS 384.2 to 384.8 MiB, anonymous 221.0 to 221.2, 22 handles,
+index 3.9 to 4.0 MiB, state of linking 4.1.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from tests.helpers.killed_servers import wait_until_ready
 
 SAMPLE_SECONDS = 10.0
 WARM_UP_SECONDS = 600.0
+MIN_WARM_UP_SECONDS = 60.0  # the log of SQLite grows to its 4 MiB
 RECALL = 0.95  # that an index is tuned for
 # The smallest growth that is none, by measure.
 STEPS = {
@@ -177,8 +182,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rows", type=int, default=5_000, help="that are always there")
     parser.add_argument("--every", type=float, default=60, help="seconds of a turn of the writer")
-    given = runner.parsed(parser, minutes=1, clients=4, rows=1_000, every=10)
-    warm_up = min(WARM_UP_SECONDS, 10 * given.minutes)
+    given = runner.parsed(parser, minutes=2, clients=4, rows=1_000, every=10)
+    warm_up = min(WARM_UP_SECONDS, max(MIN_WARM_UP_SECONDS, 10 * given.minutes))
     with runner.folder() as work:
         result = soak(given, work)
     judged = judge(result["samples"], warm_up)
