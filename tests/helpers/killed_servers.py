@@ -92,7 +92,8 @@ def kill_servers(forks: ForkServer, work: Path, kills: int, dice: random.Random)
         hits = answer.json()["hits"] if answer.status_code == 200 else []
         names = [hit["detection_id"] for hit in hits]
         found.compare(names, [f"d{row}" for row in nearest.rows[query]])
-        if not np.allclose([hit["score"] for hit in hits], nearest.scores[query], atol=1e-5):
+        scores = [hit["score"] for hit in hits]
+        if len(scores) != K or not np.allclose(scores, nearest.scores[query], atol=1e-5):
             found.wrong.append(f"scores of {names}")
         return True
 

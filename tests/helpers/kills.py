@@ -33,6 +33,7 @@ from tests.helpers.killed_runs import check as check_hdf5
 COLUMNS = ["row_id", "detection_id", "label", "score", "embedding", "error"]
 HANG_SECONDS = 120.0
 LOCK = ".lock"
+IN_A_ROW = 3  # most sessions of one piece of work that are killed
 EVENTS = 3 * FILES  # of a run on Ray: a data file makes three, as events_before_kill says
 
 
@@ -86,9 +87,7 @@ class Target(Protocol):
         """Compare what stands after the last command with what an undisturbed one left."""
 
 
-def kill_command(
-    target: Target, work: Path, kills: int, dice: random.Random, *, in_a_row: int = 3
-) -> Findings:
+def kill_command(target: Target, work: Path, kills: int, dice: random.Random) -> Findings:
     """Kill one command so often, at moments drawn from all of its time and changes.
 
     Args:
@@ -96,7 +95,6 @@ def kill_command(
         work: an empty folder.
         kills: how many.
         dice: draws the moments, and how many sessions of one piece of work are killed.
-        in_a_row: most of these.
     """
     found, log = Findings(), work / "log"
     undisturbed = work / "undisturbed"
@@ -107,7 +105,7 @@ def kill_command(
     while found.kills < kills:
         folder, number = work / f"killed-{number}", number + 1
         target.prepare(folder)
-        for _ in range(min(dice.randint(1, in_a_row), kills - found.kills)):
+        for _ in range(min(dice.randint(1, IN_A_ROW), kills - found.kills)):
             ended = target.run(folder, log, draw_moment(whole, dice))
             found.kills += 1
             found.at_work += ended.code == -9
@@ -115,7 +113,8 @@ def kill_command(
             _noted(target.check_killed, folder, found)
         _count_end(target.run(folder, log, {}), found, log, allowed=(0,))
         _noted(lambda at, into: target.check(at, undisturbed, into), folder, found)
-        shutil.rmtree(folder)
+        if found.is_clean:  # else it is there to be looked into
+            shutil.rmtree(folder)
     return found
 
 
