@@ -1,27 +1,19 @@
-"""What is lost when an extraction is killed, or its cluster is hit by faults: rows, and time.
+"""What is lost when the cluster of an extraction is hit by faults: rows, and time.
 
-    python -m benchmarks.faults kills  [--executor local|ray] [--kills 100] [--rows 2000]
-    python -m benchmarks.faults chaos  [--faults 100] [--rows 5000] [--only KIND ...]
+    python -m benchmarks.faults [--faults 100] [--rows 5000] [--only KIND ...]
 
-* **kills**: every session is killed with SIGKILL, all of its processes at once, and the same command
-  goes on; two in five moments are drawn from the whole time that an undisturbed run takes, the others
-  are the n-th change of what the run writes, because most of a small run is start-up.
-* **chaos**: random faults (``tests/helpers/faults.py``), several a run, on a Ray cluster of three nodes; where
-  the command ends with an error, the same is given again. A command that does not end in time hangs.
+Random faults (``tests/helpers/faults.py``), several a run, on a Ray cluster of three nodes; where the
+command ends with an error, the same is given again. A command that does not end in time hangs. Whole
+sessions are killed in ``kills.py``.
 
 In each run that has ended every planned row must stand exactly once, every file be whole, and class
 and embedding of every row be bit for bit those of an undisturbed run. Exit code 1 where not.
-
-Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work): 3 kills of 500 rows, all after a
-commit: nothing lost, twice or different.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -31,76 +23,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import runner
-from pipelines.execution.checkpoints import committed_rows
-from pipelines.run import Run
-from tests.helpers.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Outcome, differing
+from tests.helpers.chaos import BLOCK_ROWS, NODES, SLOTS, SLOW_SECONDS, Chaos, Outcome
 from tests.helpers.faults import KINDS, environment
-from tests.helpers.killed_runs import (
-    check,
-    events_before_kill,
-    extract_command,
-    finish,
-    kill_once,
-    make_source,
-)
-from tests.helpers.processes import group
 from tests.helpers.ray_cluster import cluster
 
 COLUMNS = ["row_id", "label", "score", "embedding", "error"]
 STORE_BYTES = 90 * 2**20
 START_SECONDS = 15.0  # in which one in five faults of chaos falls
-
-
-def kill_after(command: list[str], log: Path, seconds: float) -> bool:
-    """Kill a session after so many seconds; False where it came to its end before."""
-    with group(command, log) as session:
-        try:
-            code = session.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return True
-    if code:
-        raise RuntimeError(f"the session ended with {code}: {log.read_text()[-2000:]}")
-    return False
-
-
-def kills(given: Any, work: Path, dice: random.Random) -> dict[str, float]:
-    """Runs of killed sessions; what is wrong with the runs, added up."""
-    source, log = make_source(work / "images", given.rows), work / "log"
-    finish(extract_command(source, work / "first", given.executor), log)  # from a cold disk
-    quiet = work / "undisturbed"
-    length = finish(extract_command(source, quiet, given.executor), log)
-    exact = Run.open(quiet).to_arrow(COLUMNS).sort_by("row_id")
-    found: Counter[str] = Counter()
-    while found["kills"] < given.kills:
-        out = work / f"run-{found['runs']}"
-        command, committed = extract_command(source, out, given.executor), 0
-        while found["kills"] < given.kills:
-            if dice.random() < 0.4:
-                killed = kill_after(command, log, dice.uniform(0, length))
-            else:
-                try:
-                    kill_once(command, out, events_before_kill(dice, 3), log)
-                    killed = True
-                except RuntimeError:  # it ended before there were so many events
-                    killed = False
-            if not killed:
-                break
-            before, committed = committed, committed_rows(out)
-            found["kills"] += 1
-            found["kills after a commit"] += committed > 0
-            found["rows lost"] += max(0, before - committed)
-        finish(command, log)  # what has ended stays
-        found["runs"] += 1
-        table = Run.open(out).to_arrow(COLUMNS).sort_by("row_id")
-        distinct = len(set(table["row_id"].to_pylist()))
-        found["rows lost"] += given.rows - distinct
-        found["rows twice"] += table.num_rows - distinct
-        if distinct == table.num_rows == given.rows:
-            check(out, given.rows)
-            found["rows that differ"] += differing(exact, table)
-        print(f"run {found['runs']}: {dict(found)}", file=sys.stderr, flush=True)
-        shutil.rmtree(out)
-    return {"undisturbed s": length, **found}
 
 
 def fill(address: str) -> None:
@@ -168,23 +97,19 @@ def chaos(given: Any, work: Path, dice: random.Random) -> dict[str, float]:
 
 def main() -> None:
     parser = runner.arguments(__doc__, rounds=1)
-    parser.add_argument("what", choices=["kills", "chaos"])
-    parser.add_argument("--executor", choices=["local", "ray"], default="local", help="of kills")
-    parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--faults", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="faults of chaos")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="of the faults")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--hang", type=float, default=300, help="seconds that no command may take")
     parser.add_argument("--seed", type=int, default=0)
-    given = runner.parsed(parser, kills=3, faults=1, rows=500)
-    report = runner.Report(f"{given.what}, {given.rows} rows, seed {given.seed}")
+    given = runner.parsed(parser, faults=1, rows=500)
+    report = runner.Report(f"faults, {given.rows} rows, seed {given.seed}")
     with runner.folder() as work:
-        run = kills if given.what == "kills" else chaos
-        report.rounds[given.what] = [run(given, work, random.Random(given.seed))]
+        report.rounds["chaos"] = [chaos(given, work, random.Random(given.seed))]
     report.show()
     report.write(given.json)
     bad = ("rows lost", "rows twice", "rows that differ", "hangs", "processes left")
-    if any(report.rounds[given.what][0].get(name, 0) for name in bad):
+    if any(report.rounds["chaos"][0].get(name, 0) for name in bad):
         sys.exit(1)
 
 

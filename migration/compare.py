@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from common.errors import WorkError
-from common.json_models import sha256_file, write_json
+from common.json_models import drop_drafts, sha256_file, write_json
 from index.config import Metric
 from migration.align import Rows, align_runs
 from migration.labels import compare_labels
@@ -58,6 +58,7 @@ def compare_runs(
     folder = new.path / FOLDER
     try:
         folder.mkdir(exist_ok=True)
+        drop_drafts(folder)
         counts = _counts(old_rows, new_rows)
         labels = compare_labels(old_rows, new_rows)
         neighbours, drift, without_direction = compare_spaces(

@@ -24,7 +24,7 @@ from pipelines.execution.blocks import write_plan
 from pipelines.models.labels import read_labels
 from pipelines.request import Request, fingerprint_inputs, lock_run
 from pipelines.run import Run
-from pipelines.session import Outcome, Session
+from pipelines.session import Outcome, Session, remove_work_files
 from pipelines.sources.boxes import BoxOptions
 from pipelines.sources.contents import with_hashes
 from pipelines.sources.plan import Plan
@@ -88,6 +88,8 @@ def extract(
         if not update:
             plan = _with_order_noted(plan, command, earlier, out)
         finished = (out / "manifest.json").is_file()
+        if finished:
+            remove_work_files(out)
         if finished and not update:
             done = Run.open(out)
             return Outcome(done, True, 0, plan.skipped, plan.notes, plan.unread)

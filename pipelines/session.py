@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import first_line, work_error
+from common.json_models import drop_drafts
 from common.storage import list_folder, remove_folder
 from pipelines.config import Progress
 from pipelines.execution.base import Executor, Job
@@ -63,6 +64,13 @@ class Outcome:
     events_lost: str | None = None  # why the events file is not whole
     counts: Counts = field(default_factory=Counts)  # of this session
     update: UpdateSummary | None = None  # of ``extract`` with ``update``
+
+
+def remove_work_files(out: Path) -> None:
+    """Remove from a finished run what only an unfinished one has; also after a kill amid that."""
+    for leftover in ("checkpoint", OPEN):
+        remove_folder(out / leftover)
+    drop_drafts(out)
 
 
 class Session:
@@ -170,8 +178,7 @@ class Session:
         manifest = manifest.model_copy(update={"seconds": self._seconds()})
         self._check()
         manifest.write(job.folder)
-        for leftover in ("checkpoint", OPEN):
-            remove_folder(job.folder / leftover)
+        remove_work_files(job.folder)
 
     def _describe(self, counts: Counts) -> SessionInfo:
         actors = self._actors()

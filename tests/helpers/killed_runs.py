@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -54,6 +55,18 @@ def events_before_kill(dice: random.Random, kills: int, files: int = FILES) -> i
     return dice.randint(1, max(1, int(1.5 * 3 * files / (kills + 1))))
 
 
+class EndedEarlyError(RuntimeError):
+    """A session ended by itself before it was to be killed.
+
+    Attributes:
+        code: its exit status.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def kill_once(
     command: list[str],
     out: Path,
@@ -70,14 +83,27 @@ def kill_once(
         while len(seen) < events:
             seen |= _names(out) - before
             if process.poll() is not None:
-                raise RuntimeError(
+                raise EndedEarlyError(
                     f"the session ended with {process.returncode} after {len(seen)} events, "
-                    f"before its kill: {log.read_text()[-2000:]}"
+                    f"before its kill: {log.read_text()[-2000:]}",
+                    process.returncode,
                 )
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(seen)} of {events} events in {seconds:g} s")
             time.sleep(POLL_SECONDS)
     return committed_rows(out)
+
+
+def kill_after(command: list[str], log: Path, seconds: float) -> bool:
+    """Kill a session after so many seconds; False where it came to its end before."""
+    with group(command, log) as session:
+        try:
+            code = session.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+    if code:
+        raise RuntimeError(f"the session ended with {code}: {log.read_text()[-2000:]}")
+    return False
 
 
 def _names(out: Path) -> set[str]:

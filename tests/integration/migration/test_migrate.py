@@ -122,6 +122,7 @@ def test_passed_promoted_and_rolled_back(world: SimpleNamespace, tmp_path: Path)
     assert rollback(index).manifest.version == "v0001"
     written = [file.stat().st_mtime_ns for file in Run.open(out).files()]
     stamp = json.loads((out / "migration" / "report.json").read_text())
+    (out / "migration" / ".report.html.4711").touch()  # a session that was killed
     done = migrate(Run.open(old), out, *DARKER_OPTIONS, "--index", index, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -129,6 +130,8 @@ def test_passed_promoted_and_rolled_back(world: SimpleNamespace, tmp_path: Path)
     assert [file.stat().st_mtime_ns for file in Run.open(out).files()] == written
     assert {**document, "created": ""} == {**stamp, "created": "", "index": document["index"]}
     assert list_versions(index) == ["v0001", "v0002"]  # not built again
+    names = {entry.name for entry in (out / "migration").iterdir()}
+    assert names == {"report.json", "report.html"}
 
 
 def test_a_limit_that_is_missed(world: SimpleNamespace, tmp_path: Path) -> None:

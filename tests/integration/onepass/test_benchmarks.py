@@ -14,7 +14,7 @@ import pytest
 from benchmarks import code_size, runner
 from tests.helpers.commands import ROOT
 
-SUPPORT = {"__init__", "runner", "jobs", "made", "recall", "damaged_files"}
+SUPPORT = {"__init__", "runner", "jobs", "made", "recall", "damaged_files", "soak_world"}
 SCRIPTS = sorted({file.stem for file in (ROOT / "benchmarks").glob("*.py")} - SUPPORT)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import WorkError
 from pipelines.run import Run
+from tests.helpers.indexes import tree
 from tests.helpers.updates import check_whole, extracted, make_photos, near, photo, without_ids
 from tests.integration.pipelines.execution.world import everything, same
 
@@ -85,3 +86,22 @@ def test_a_kill_anywhere_leaves_a_whole_run_and_is_continued(
     assert near(without_ids(outcome.run), without_ids(extracted(photos, tmp_path / "new").run))
     check_whole(outcome.run)
     assert extracted(photos, out, hdf5=True).already_finished
+
+
+def test_a_kill_after_the_manifest_leaves_nothing_for_good(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is finished then, and the same command only clears away what finished runs lack."""
+    whole = extracted(photos, tmp_path / "whole").run
+    with monkeypatch.context() as patched:
+        killed_at(patched, "pipelines.session.remove_folder", 0)
+        with pytest.raises(_Killed):
+            extracted(photos, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    (run.path / "open").mkdir(exist_ok=True)
+    (run.path / "open" / "mark").touch()
+    (run.path / "checkpoint").mkdir()  # of Ray
+    (run.path / ".events.jsonl.4711").touch()  # killed while it wrote its last events
+    assert extracted(photos, run.path).already_finished
+    assert tree(run.path) == tree(whole.path)
+    assert same(everything(Run.open(run.path)), everything(whole))
