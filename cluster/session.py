@@ -246,7 +246,7 @@ def _local_store_bytes(slots: int) -> int:
 
     shm = None
     if os.path.isdir("/dev/shm"):  # noqa: PTH112, S108 - where Ray keeps objects
-        stat = os.statvfs("/dev/shm")  # noqa: S108
+        stat = os.statvfs("/dev/shm")  # noqa: S108 - as above
         shm = stat.f_bsize * stat.f_bavail
     return store_bytes(slots, memory=estimate_available_memory(), shm=shm)
 

@@ -123,17 +123,7 @@ class LiveLinker:
             number = frame_number(frame, state, self.options, now=now)
             restarted = state.cut_off(self.options, fingerprint) if state else None
             linked = self._step(frame, number, embeddings, state, restart=restarted is not None)
-            body = orjson.dumps(
-                {
-                    "sequence": frame.sequence,
-                    "frame": number,
-                    "request_id": request_id,
-                    "restarted": restarted,
-                    # A track that two detections claimed (``cheapest``) occurs twice.
-                    "tracks_open": len(np.unique(linked.tracks.track)),
-                    "detections": _detections(frame, linked.links, linked.names),
-                }
-            )
+            body = _body(frame, number, request_id, restarted, linked)
             head = Head(
                 frame=number,
                 taken=frame.taken,
@@ -187,7 +177,7 @@ class LiveLinker:
         Raises:
             LinkStateError: the state cannot be written.
         """
-        if not self.store.exists:
+        if not self.store.file.exists():
             return False
         with self.store.write() as transaction:
             return transaction.delete(sequence)
@@ -244,6 +234,23 @@ def _log_left(left: Left) -> None:
             logger.warning(
                 "%s %d sequences that were idle for longest: %s%s", what, len(names), shown, more
             )
+
+
+def _body(
+    frame: Frame, number: int, request_id: str, restarted: str | None, linked: _Linked
+) -> bytes:
+    """JSON of the answer; arguments as in ``LiveLinker.link``."""
+    return orjson.dumps(
+        {
+            "sequence": frame.sequence,
+            "frame": number,
+            "request_id": request_id,
+            "restarted": restarted,
+            # A track that two detections claimed (``cheapest``) occurs twice.
+            "tracks_open": len(np.unique(linked.tracks.track)),
+            "detections": _detections(frame, linked.links, linked.names),
+        }
+    )
 
 
 def _detections(frame: Frame, links: Links, names: dict[int, str]) -> list[dict[str, Any]]:

@@ -151,7 +151,8 @@ def test_without_a_state_file_all_but_linking_works(
         assert code == "link_unavailable"
         assert str(tmp_path) not in message
         assert answer.headers["retry-after"] == "5"
-        error_of(http.get("/v1/link/cam"), 404 if unwritable else 503)
+        for method in ("GET", "DELETE"):
+            error_of(http.request(method, "/v1/link/cam"), 404 if unwritable else 503)
         assert http.post("/v1/search", json={"detection_id": "a-0"}).status_code == 200
         if unwritable is not None:
             assert str(unwritable) in caplog.text  # for the operator
