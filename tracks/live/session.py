@@ -59,6 +59,17 @@ class _Linked(NamedTuple):
     started: int  # number of tracks so far
     rows: int  # number of detections so far
 
+    def head(self, frame: Frame, number: int, options: LinkOptions, fingerprint: str) -> Head:
+        return Head(
+            frame=number,
+            taken=frame.taken,
+            started=self.started,
+            rows=self.rows,
+            last_ids=tuple(self.names[row] for row in self.tracks.row.tolist()),
+            options=options,
+            fingerprint=fingerprint,
+        )
+
 
 class LiveLinker:
     """Links frames one by one; safe to share between threads and, through the file, processes.
@@ -124,18 +135,9 @@ class LiveLinker:
             restarted = state.cut_off(self.options, fingerprint) if state else None
             linked = self._step(frame, number, embeddings, state, restart=restarted is not None)
             body = _body(frame, number, request_id, restarted, linked)
-            head = Head(
-                frame=number,
-                taken=frame.taken,
-                started=linked.started,
-                rows=linked.rows,
-                last_ids=tuple(linked.names[row] for row in linked.tracks.row.tolist()),
-                options=self.options,
-                fingerprint=fingerprint,
-            )
             transaction.save(
                 frame.sequence,
-                head,
+                linked.head(frame, number, self.options, fingerprint),
                 linked.tracks,
                 touched=now,
                 request_id=request_id,
