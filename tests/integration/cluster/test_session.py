@@ -38,7 +38,9 @@ except ClusterError as error:
 
 def join(address, **env):
     command = [sys.executable, "-c", JOIN, address]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    # Ray would take this machine's other address in place of 127.0.0.1, where nothing listens.
+    env = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **env}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 def holds(file, token):
