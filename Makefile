@@ -11,7 +11,7 @@ APT_INSTALL := apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
   apt-get install -qq -y --no-install-recommends
 HAS_POSTGRES := command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 
-.PHONY: demo test test-browser test-cluster conformance check docs format lint types audit tests test-long size clean
+.PHONY: demo test test-browser test-cluster conformance check docs hashes format lint types audit tests test-long size clean
 
 demo: $(VENV)/.demo  ## a real clip: boxes, one pass, index, tracks, pictures
 	$(BIN)/onepass demo
@@ -68,6 +68,9 @@ test-long: $(VENV)/.dev  ## minutes: repeated kills
 
 size:  ## what the weight of the code is judged by
 	$(PYTHON) benchmarks/code_size.py
+
+hashes: $(VENV)/.dev  ## after constraints.txt has changed: the sha256 of what it names; asks PyPI
+	$(BIN)/python -m tests.helpers.hashes
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -44,6 +44,9 @@ class Limits(JsonModel):
         detections: of one frame that is linked.
         waiting_uploads: images that wait for the model, the one under way included.
         waiting_frames: frames that wait to be linked, the one under way included.
+        link_sequences: sequences whose live state is kept; the idlest leave for new ones.
+        link_sequence_bytes: of the live state of one sequence.
+        link_bytes: of the live state of all; the idlest are closed where room is needed.
     """
 
     body_bytes: Count = 20_000_000
@@ -58,6 +61,9 @@ class Limits(JsonModel):
     detections: Annotated[Count, Field(le=MAX_DETECTIONS)] = MAX_DETECTIONS
     waiting_uploads: Count = 8
     waiting_frames: Count = 64
+    link_sequences: Count = 10_000
+    link_sequence_bytes: Count = 64_000_000
+    link_bytes: Count = 1_000_000_000
 
 
 class ServeConfig(JsonModel):

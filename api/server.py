@@ -11,6 +11,7 @@ connection, finishes the requests under way, and exits. Ctrl-C skips the waiting
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import signal
 import socket
 import threading
@@ -54,6 +55,8 @@ def serve(config: ServeConfig) -> None:
         OnepassError: the index could not be opened; the server has stopped.
     """
     configure(config.log_json)
+    # A process that is ended by a signal, as by a mapped file that was cut, says where it was.
+    faulthandler.enable()
     failures: list[OnepassError] = []
 
     def stop(error: OnepassError) -> None:

@@ -1,17 +1,21 @@
 """One Ray session: joined where there is a cluster, else started here.
 
-A Ray that is started here asks for a token of its own (``cluster/token.py``), has an object store
-sized for the work (``store_bytes``), and starts no process that only clusters need.
+A Ray that is started here asks for a token of its own (``cluster/token.py``), is reached from this
+machine only, keeps its files where only this user reads them, has an object store sized for the
+work (``store_bytes``), and starts no process that only clusters need.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -35,6 +39,9 @@ _NO_AGENTS = (
     "--dashboard_agent_listen_port=-1",
     "--runtime_env_agent_port=1",  # used only for environments of workers, which ours do not have
 )
+# Ray puts sockets below its folder, whose paths Linux limits to 107 bytes: 64 are Ray's.
+_MAX_FOLDER_BYTES = 107 - 64
+_RAY = "ray"  # Ray's own folder, in ours
 _IDLE_WORKERS = "worker processes have been started"  # Ray ends those that have nothing to do
 
 
@@ -42,7 +49,8 @@ _IDLE_WORKERS = "worker processes have been started"  # Ray ends those that have
 def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Iterator[Slots]:
     """Join the cluster at ``address`` or ``RAY_ADDRESS``, or start a local one.
 
-    A session that this call started is ended by it; one that was already there is left.
+    A session that this call started is ended by it; one that was already there is left. Ray's log
+    files stay in ``onepass-ray-…`` of the temporary folder where something failed.
 
     Args:
         address: of the cluster's control store, ``HOST:PORT``.
@@ -60,8 +68,15 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
 
     owned = not ray.is_initialized()
     address = address or os.environ.get("RAY_ADDRESS")
+    folder = private_folder() if owned and not address else None
     if owned:
-        _start(address)
+        try:
+            _start(address, folder)
+        except ClusterError:
+            if folder is not None:
+                with suppress(OSError):  # it is not empty where Ray has logged why
+                    folder.rmdir()
+            raise
     try:
         cores = local_cores() if owned and not address else None
         yield available_slots(gpus_per_actor, cores=cores)
@@ -74,6 +89,30 @@ def session(address: str | None = None, *, gpus_per_actor: float = 1.0) -> Itera
         if owned:
             ray.shutdown()
             forget()
+    if folder is not None and owned:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def private_folder() -> Path:
+    """A new folder for a Ray that is started here, which only this user can enter.
+
+    Ray makes all of its own folders readable and writable for everybody. It is made where
+    ``RAY_TMPDIR`` says, or in the temporary folder; in ``/tmp`` where that path is too long.
+
+    Raises:
+        ClusterError: it cannot be made.
+    """
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
+    name = "onepass-ray-"
+    if len(os.fsencode(base / f"{name}12345678" / _RAY)) > _MAX_FOLDER_BYTES:
+        base = Path("/tmp")  # noqa: S108 - mkdtemp makes a new one, for this user alone
+    try:
+        return Path(tempfile.mkdtemp(prefix=name, dir=base))
+    except OSError as error:
+        raise ClusterError(
+            f"Ray needs a folder for its files, and none can be made in {base}: {error.strerror}; "
+            "set RAY_TMPDIR to a folder with a short path"
+        ) from None
 
 
 def store_bytes(slots: int, *, memory: int, shm: int | None) -> int:
@@ -116,7 +155,7 @@ def print_status() -> None:
     worker.print_to_stdstream = print_lines
 
 
-def _start(address: str | None) -> None:
+def _start(address: str | None, folder: Path | None) -> None:
     import ray
 
     print_status()
@@ -136,13 +175,14 @@ def _start(address: str | None) -> None:
         else:
             # Two slots more than cores, for the filter and for tasks that mostly wait.
             slots = local_cores() + 2
-            with own_token(), _without_output(), _without_services():
+            with own_token(), _without_output(), _without_services(), _on_loopback():
                 # "local", or Ray would join any cluster that runs on this machine.
                 ray.init(
                     "local",
                     num_cpus=slots,
                     object_store_memory=_local_store_bytes(slots),
                     include_dashboard=False,
+                    _temp_dir=str(folder / _RAY) if folder else None,
                     **quiet,
                 )
     except Exception as error:  # Ray raises a plain Exception where a start takes over 30 s
@@ -185,12 +225,28 @@ def _without_services() -> Iterator[None]:
         services.start_api_server = api
 
 
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray listen to this machine only, as it does by itself where it knows no clusters.
+
+    On Linux it would listen on every interface, and replaces 127.0.0.1 where it is given.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def _local_store_bytes(slots: int) -> int:
     from ray._private.utils import estimate_available_memory
 
     shm = None
     if os.path.isdir("/dev/shm"):  # noqa: PTH112, S108 - where Ray keeps objects
-        stat = os.statvfs("/dev/shm")  # noqa: S108
+        stat = os.statvfs("/dev/shm")  # noqa: S108 - as above
         shm = stat.f_bsize * stat.f_bavail
     return store_bytes(slots, memory=estimate_available_memory(), shm=shm)
 

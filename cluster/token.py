@@ -17,7 +17,7 @@ from typing import Any
 
 _MODE = "RAY_AUTH_MODE"
 _TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name, not a token
-_TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
+_TOKEN_FILE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105 - the same
 _ANSWER_SECONDS = 5.0
 
 

@@ -230,7 +230,7 @@ def _check_parsed(where: str, parsed: dict[str, Any]) -> set[Name]:
 
 
 def _select(where: str) -> str:
-    return f"SELECT (\n{where}\n) AS matches FROM rows"  # noqa: S608 (checked before)
+    return f"SELECT (\n{where}\n) AS matches FROM rows"  # noqa: S608 - checked before
 
 
 def _expressions(root: Any) -> Iterator[tuple[dict[str, Any], int]]:

@@ -111,6 +111,21 @@ class LinkStateError(WorkError):
     """The state of live linking cannot be read or written."""
 
 
+class LinkFullError(LinkStateError):
+    """The state of live linking is as large as it may become; safe to show to any client."""
+
+
+class LinkDamagedError(LinkStateError):
+    """The stored state of one sequence is damaged; safe to show to any client."""
+
+    def __init__(self, sequence: str, reason: str) -> None:
+        super().__init__(
+            f"the stored state of sequence {sequence[:100]!r} is damaged: {reason}; start the "
+            "sequence anew with DELETE /v1/link/{sequence}, or put back an earlier copy of the "
+            "file of `link_state`"
+        )
+
+
 class StoppedError(WorkError):
     """The user stopped the work; what is written is kept."""
 

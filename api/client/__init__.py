@@ -108,6 +108,7 @@ class Client(Searches):
         frame: int | None = None,
         frame_step: int | None = None,
         timestamp: datetime | str | None = None,
+        allow_jump: bool | None = None,
         box_frame: Literal["upright", "stored"] | None = None,
     ) -> LinkAnswer:
         """Link a new frame of a camera; if no answer came, send it again unchanged.
@@ -127,6 +128,7 @@ class Client(Searches):
             frame: number of this frame; None is one step after the last one.
             frame_step: difference of the numbers of neighbouring frames; None is 1.
             timestamp: when the frame was taken, in the camera's time; as text in ISO 8601.
+            allow_jump: the number or time is right although it is far ahead of the last one.
             box_frame: of which image the boxes are: ``upright`` (None), as it is shown, or
                 ``stored``, of the pixels before EXIF turns them, which needs ``image``.
 
@@ -135,8 +137,9 @@ class Client(Searches):
 
         Raises:
             ServiceError: 409 ``clash``, the frame is not later than the last one or the request id
-                was used for another frame; 422, an argument is not valid; 429 ``too_busy``;
-                503 ``link_unavailable``.
+                was used for another frame; 409 ``link_damaged``, see ``delete_sequence``; 422, an
+                argument is not valid, or the frame is far ahead of the last one; 429 ``too_busy``;
+                503 ``link_unavailable``; 503 ``link_full``, no room for the sequence.
         """
         columns = drop_none(
             box=[[float(side) for side in box] for box in boxes],
@@ -156,6 +159,7 @@ class Client(Searches):
             image=None if image is None else base64_text(image),
             image_width=width,
             image_height=height,
+            allow_jump=allow_jump,
             box_frame=box_frame,
             detections=[dict(zip(columns, row, strict=True)) for row in rows],
         )
@@ -165,9 +169,18 @@ class Client(Searches):
         """The last frame of a sequence and the tracks that its next frame may continue.
 
         Raises:
+            ServiceError: 404 ``sequence_not_found``, no frame of it was linked; 409
+                ``link_damaged``, its state cannot be read.
+        """
+        return self._get(_sequence_path(sequence), OpenSequence)
+
+    def delete_sequence(self, sequence: str) -> None:
+        """Forget a sequence, damaged or not: its next frame is its first, and track 0 its first.
+
+        Raises:
             ServiceError: 404 ``sequence_not_found``, no frame of it was linked.
         """
-        return self._get("/v1/link", OpenSequence, sequence=sequence)
+        self._http.delete(_sequence_path(sequence))
 
     def index(self) -> IndexSummary:
         """The snapshot being served and its model.
@@ -194,3 +207,8 @@ class Client(Searches):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _sequence_path(sequence: str) -> str:
+    """Path of a sequence, whose name may hold any character, and be ``..``."""
+    return f"/v1/link/{quote(sequence, safe='').replace('.', '%2E')}"

@@ -17,6 +17,9 @@ class Metrics:
         queue_depth: queries waiting for the index.
         batch_size: queries that the index answered together.
         linked: detections of live frames: continued, started or weak.
+        link_sequences: sequences whose live state is kept, set when metrics are read.
+        link_bytes: of it, as well.
+        link_idle: idle sequences that left: closed or removed.
         snapshot: the version being served.
         rows: of that version.
         reloads: snapshots opened in place of another.
@@ -40,7 +43,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("queue", "uploads", "frames", "body", "key"):
+        for reason in ("queue", "uploads", "frames", "link_full", "body", "key"):
             self.rejected.labels(reason)  # 0 from the start, so that an alert can see it rise
         self.queue_depth = Gauge(
             "onepass_queue_depth", "Queries waiting for the index.", registry=registry
@@ -57,6 +60,20 @@ class Metrics:
             ["as"],
             registry=registry,
         )
+        self.link_sequences = Gauge(
+            "onepass_link_sequences", "Sequences of live frames that are kept.", registry=registry
+        )
+        self.link_bytes = Gauge(
+            "onepass_link_bytes", "Bytes of their state in the file.", registry=registry
+        )
+        self.link_idle = Counter(
+            "onepass_link_idle_sequences",
+            "Idle sequences that left: closed, their open tracks, or removed.",
+            ["as"],
+            registry=registry,
+        )
+        for left in ("closed", "removed"):
+            self.link_idle.labels(left)
         self.snapshot = Info("onepass_snapshot", "The snapshot being served.", registry=registry)
         self.rows = Gauge("onepass_rows", "Rows of the snapshot being served.", registry=registry)
         self.reloads = Counter(

@@ -21,7 +21,7 @@ logger = logging.getLogger("onepass.api")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could start a new log line
 # Ids need not be secret, and the system's randomness is a call that releases the GIL.
-_random = Random()  # noqa: S311
+_random = Random()  # noqa: S311 - for ids of requests, no secrets
 
 
 class Observe:

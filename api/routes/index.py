@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Annotated
 
+import anyio
 from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -16,7 +18,7 @@ from api.schemas.common import Health
 from api.schemas.detections import COLUMN, WHERE, Facet, Facets
 from api.schemas.index import IndexSummary, ModelSummary, Recall, Reloaded
 from api.service.answers import shown_value
-from common.errors import ColumnError, FilterError, OnepassError, StorageError
+from common.errors import ColumnError, FilterError, LinkStateError, OnepassError, StorageError
 from index.search.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
@@ -107,15 +109,21 @@ async def livez() -> Health:
 
 @health.get(
     "/readyz",
-    summary="The index is open and a search of it has answered",
+    summary="The index is open, a search of it has answered, and live frames can be linked",
     responses=error_responses(503),
 )
 async def readyz(service: ServiceDep) -> Health:
-    """503 until then, where the files of the index turn out to be damaged, and as soon as the server is
-    asked to stop."""
+    """503 until then, where the files of the index turn out to be damaged, as long as the state of live
+    linking cannot be written, and from the moment that the server is asked to stop.
+    """
     if service.draining:
         raise ApiError(503, "stopping", "this server is stopping; use another")
     service.watcher.served_index()
+    try:
+        await anyio.to_thread.run_sync(service.check_link_state)
+    except LinkStateError as error:
+        logger.error("%s", error)
+        raise ApiError(503, "link_unavailable", service.watcher.without_paths(error)) from None
     return Health(status="ok")
 
 
@@ -126,5 +134,9 @@ async def readyz(service: ServiceDep) -> Health:
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}},
 )
 async def metrics(service: ServiceDep) -> Response:
-    """Requests and their latency by route, queue, batches, snapshot, reloads."""
+    """Requests and their latency by route, queue, batches, snapshot, reloads, live linking."""
+    with suppress(LinkStateError):  # /readyz says so; the last figures stay
+        usage = await anyio.to_thread.run_sync(service.live.store.usage)
+        service.metrics.link_sequences.set(usage.sequences)
+        service.metrics.link_bytes.set(usage.bytes)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

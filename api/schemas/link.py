@@ -104,6 +104,11 @@ class LinkRequest(StrictModel):
     timestamp: CameraTime | None = Field(
         None, description="When it was taken; needed where the server has max_gap_seconds."
     )
+    allow_jump: bool = Field(
+        False,
+        description="The number or time is right although it is far ahead of the last one: more than "
+        "100,000 frames or 30 days further than the time since then explains.",
+    )
     image: str | None = Field(
         None,
         description="The whole frame, encoded as base64: boxes are cut out of it as extraction "
@@ -209,7 +214,7 @@ class OpenTrack(BaseModel):
 
 
 class OpenSequence(BaseModel):
-    """The last frame of a sequence and its open tracks."""
+    """The last frame of a sequence, its open tracks, and what its state takes."""
 
     model_config = examples(
         {
@@ -218,6 +223,7 @@ class OpenSequence(BaseModel):
             "timestamp": "2022-06-20T00:29:59",
             "restarts": None,
             "tracks_started": 13,
+            "bytes": 52_310,
             "tracks": [
                 {
                     "track_id": "trap-4/2022-06-19:00012",
@@ -237,4 +243,5 @@ class OpenSequence(BaseModel):
         description="Why the next frame would close all tracks; null: it would not."
     )
     tracks_started: int
+    bytes: int = Field(description="Size of its state, with the answers that are kept.")
     tracks: list[OpenTrack]

@@ -15,7 +15,7 @@ from api.service.checks import Vectors, check_vectors, read_bytes, read_vector, 
 from api.service.queues import BoundedQueue
 from api.service.served_index import ServedIndex
 from api.service.uploads import UploadDecoder
-from tracks.live.session import Frame
+from tracks.live.frame import Frame
 
 
 class _Content(NamedTuple):
@@ -57,6 +57,7 @@ async def read_frame(
         number=request.frame,
         step=request.frame_step,
         taken=request.timestamp,
+        allow_jump=request.allow_jump,
         diagonal_px=math.hypot(*content.size),
         ids=request.detection_ids,
         boxes=content.boxes,

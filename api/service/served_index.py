@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from api.http.errors import ApiError
 from api.service.answers import DETECTION_COLUMNS, detection_rows
 from api.service.embedding import ImageEmbedder
+from api.service.mapped_files import MappedFiles
 from api.service.tracks import TRACK, TrackTable, read_steps
 from common.errors import VerifyError
 from index.config import Direction
@@ -39,6 +40,7 @@ class ServedIndex:
 
     Attributes:
         snapshot: as it was opened.
+        files: those that it maps.
         embedder: the model that the snapshot was built with.
         own_columns: as the snapshot has them.
         matching_rows: the rows that match a filter (None: every row), ascending; raises
@@ -51,6 +53,7 @@ class ServedIndex:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
+        self.files = MappedFiles(snapshot.path.parent, snapshot.manifest)
         self.embedder = ImageEmbedder(snapshot.manifest.model)
         # Of the snapshot, not of a method: a cycle would keep the snapshot's memory.
         self.matching_rows = lru_cache(CACHED_FILTERS)(partial(_matching_rows, snapshot))

@@ -22,6 +22,7 @@ from common.storage import to_path
 from index.search.snapshot import Snapshot
 from tracks.live.session import LiveLinker
 from tracks.live.store import LinkStore
+from tracks.live.transaction import Caps
 
 
 class Service:
@@ -65,7 +66,26 @@ class Service:
         self.batcher = Batcher(self.watcher.served_index, limits=self.limits, metrics=self.metrics)
         self.decoder = UploadDecoder(self.limits)
         self.live = LiveLinker(LinkStore(config.link_file), config.linking)
+        caps = Caps(
+            sequences=config.limits.link_sequences,
+            sequence_bytes=config.limits.link_sequence_bytes,
+            total_bytes=config.limits.link_bytes,
+        )
+        self.live = LiveLinker(LinkStore(config.link_file, caps=caps), config.linking)
+        # A server of searches alone may have no disk to write to.
+        self._links = config.live and config.link_state is not None
         self.draining = False
+
+    def check_link_state(self) -> None:
+        """Raise where this server links live frames and cannot write their state.
+
+        It does where a frame was linked with this file, or `link_state` names one.
+
+        Raises:
+            LinkStateError: it cannot.
+        """
+        if self._links or self.live.store.exists:
+            self.live.store.check()
 
     @asynccontextmanager
     async def running(self, startup_wait_s: float) -> AsyncIterator[None]:

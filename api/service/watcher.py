@@ -86,9 +86,10 @@ class IndexWatcher:
         """The index being served.
 
         Raises:
-            ApiError: 503, it is not open, or not yet.
+            ApiError: 503, it is not open, or not yet, or one of its files was cut.
         """
         if self._served is not None:
+            self._served.files.check()
             return self._served
         if self._damaged is not None:
             raise ApiError(503, "index_damaged", self.without_paths(self._damaged[1]))
@@ -114,7 +115,9 @@ class IndexWatcher:
                 if await anyio.to_thread.run_sync(self._outdated):
                     await self.reload()
             except OnepassError as error:
-                logger.error("the earlier snapshot is still served: %s", error)
+                cut = self._served is not None and self._served.files.cut
+                kept = "nothing is served" if cut else "the earlier snapshot is still served"
+                logger.error("%s: %s", kept, error)
             except (
                 Exception
             ):  # whatever it was: a watch that ends would serve this version for ever
@@ -138,7 +141,7 @@ class IndexWatcher:
                 gc.freeze()
             try:
                 version = await anyio.to_thread.run_sync(current_version, self.index)
-                if before is not None and version == before.version:
+                if before is not None and version == before.version and not before.files.cut:
                     self._failed = None
                     return Reloaded(reloaded=False, version=version, before=version)
                 opened = await anyio.to_thread.run_sync(self._open, before, abandon_on_cancel=True)
@@ -245,7 +248,7 @@ class IndexWatcher:
             return False
         if self._failed is not None and self._failed[0] == version:
             return time.monotonic() - self._failed[1] > RETRY_SECONDS
-        return self._served is None or self._served.version != version
+        return self._served is None or self._served.version != version or self._served.files.cut
 
 
 def _could_compare(file: Path, sha256: str, *, cached: bool) -> bool:

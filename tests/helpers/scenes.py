@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from tracks.live.session import Frame
+from tracks.live.frame import Frame
 
 SQUARE = [0.0, 0.0, 10.0, 10.0]
 NOON = datetime(2024, 6, 1, 12)

@@ -1,7 +1,8 @@
 """Linking while a camera films: one frame per request, exactly once, over restarts.
 
 ``state`` is the state of a sequence between two frames, ``store`` the SQLite file it is kept in,
-``session`` the one transaction that links a frame. Nothing here depends on HTTP.
+``transaction`` what is read and written there and its bounds, ``order`` whether a frame may follow
+the last one, ``session`` the one transaction that links a frame. Nothing here depends on HTTP.
 """
 
 from __future__ import annotations

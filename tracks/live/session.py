@@ -12,45 +12,30 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from common.errors import ClashError, FrameError
 from index.vectors import l1_normalise
 from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
+from tracks.association.state import OpenTracks
 from tracks.association.threads import one_thread
+from tracks.live.frame import Frame
+from tracks.live.order import frame_number, split_by_clock
 from tracks.live.state import Head, State, seconds_of
 from tracks.live.store import LinkStore
+from tracks.live.transaction import Left
 from tracks.store import track_id
 
 IDLE_DAYS = 30
 """The open tracks of a sequence are closed when it was idle for so long."""
 
+_SHOWN = 5  # names of sequences in one line of the log
+
 logger = logging.getLogger("onepass.link")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """The N detections of one new frame; N may be 0."""
-
-    sequence: str  # camera and session
-    number: int | None = None  # above all earlier ones; None: one step after the last
-    step: int = 1  # usual difference of the numbers of neighbouring frames, the unit of gaps
-    # Time of the frame; needed where the options have max_gap_seconds.
-    taken: datetime | None = None
-    diagonal_px: float  # of the image, in pixels
-    ids: list[str]  # of the detections, none twice
-    boxes: npt.NDArray[np.float64]  # [N, 4] as x1, y1, x2, y2 in pixels, finite
-    vectors: npt.NDArray[np.float32]  # [N, D] raw embeddings
-    # Of the detector [N], NaN for none; for strong_score.
-    scores: npt.NDArray[np.float64] | None = None
-    # Additional fields of each detection, copied into the answer.
-    more: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +48,27 @@ class Answer:
     continued: int = 0
     started: int = 0  # number of detections that start a track
     weak: int = 0  # number of detections in no track
+    closed: int = 0  # number of idle sequences whose open tracks were closed to make room
+    removed: int = 0  # number of idle sequences that were removed to make room
+
+
+class _Linked(NamedTuple):
+    links: Links
+    tracks: OpenTracks  # open after the frame
+    names: dict[int, str]  # ids of detections by their number
+    started: int  # number of tracks so far
+    rows: int  # number of detections so far
+
+    def head(self, frame: Frame, number: int, options: LinkOptions, fingerprint: str) -> Head:
+        return Head(
+            frame=number,
+            taken=frame.taken,
+            started=self.started,
+            rows=self.rows,
+            last_ids=tuple(self.names[row] for row in self.tracks.row.tolist()),
+            options=options,
+            fingerprint=fingerprint,
+        )
 
 
 class LiveLinker:
@@ -91,7 +97,7 @@ class LiveLinker:
 
         Raises:
             ClashError: the id was used for a request with another digest.
-            LinkStateError: the state cannot be read.
+            LinkStateError: the state cannot be read, or is damaged.
         """
         with self.store.read() as transaction:
             if transaction is None:
@@ -110,130 +116,143 @@ class LiveLinker:
         Raises:
             ClashError: the id was used for another request, or the frame is not later than the
                 last one.
-            FrameError: ``max_gap_seconds`` without a time, or with one before the last frame's.
+            FrameError: as ``frame_number``; or the open tracks would be larger than the file's caps
+                allow.
             SnapshotError: a vector is zero or not finite.
             LinkStateError: the state cannot be read or written; nothing was changed.
         """
         embeddings = l1_normalise(frame.vectors, frame.ids)
+        now = self._now()
         with self.store.write() as transaction:
             body = transaction.answer(frame.sequence, request_id, digest)
             if body is not None:
                 return Answer(body, repeated=True)
-            idle_before = self._idle_before()
+            idle_before = now - IDLE_DAYS * 86_400
             state = transaction.state(frame.sequence, idle_before=idle_before)
-            if state is None and (closed := transaction.close_idle(before=idle_before)):
-                logger.info(
-                    "closed the open tracks of %d sequences without a frame for %d days",
-                    closed,
-                    IDLE_DAYS,
-                )
-            number = self._number(frame, state)
+            if state is None:
+                transaction.close_idle(before=idle_before)
+            number = frame_number(frame, state, self.options, now=now)
             restarted = state.cut_off(self.options, fingerprint) if state else None
-            linker, names = self._linker(
-                frame, embeddings.shape[1], state, restart=restarted is not None
-            )
-            with one_thread():
-                links = linker.step(
-                    number,
-                    frame.boxes,
-                    embeddings,
-                    diagonal_px=frame.diagonal_px,
-                    seconds=seconds_of(frame.taken),
-                    scores=frame.scores,
-                )
-            body = orjson.dumps(
-                {
-                    "sequence": frame.sequence,
-                    "frame": number,
-                    "request_id": request_id,
-                    "restarted": restarted,
-                    # A track that two detections claimed (``cheapest``) occurs twice.
-                    "tracks_open": len(np.unique(linker.open.track)),
-                    "detections": _detections(frame, links, names),
-                }
-            )
-            head = Head(
-                frame=number,
-                taken=frame.taken,
-                started=linker.tracks,
-                rows=linker.rows,
-                last_ids=tuple(names[row] for row in linker.open.row.tolist()),
-                options=self.options,
-                fingerprint=fingerprint,
-            )
+            linked = self._step(frame, number, embeddings, state, restart=restarted is not None)
+            body = _body(frame, number, request_id, restarted, linked)
             transaction.save(
                 frame.sequence,
-                head,
-                linker.open,
-                touched=self._now(),
+                linked.head(frame, number, self.options, fingerprint),
+                linked.tracks,
+                touched=now,
                 request_id=request_id,
                 digest=digest,
                 body=body,
             )
+        _log_left(transaction.left)
         if restarted:
             logger.warning("sequence %r starts new tracks: %s", frame.sequence, restarted)
+        links, left = linked.links, transaction.left
         weak, started = int((links.track < 0).sum()), int((links.position == 0).sum())
-        return Answer(body, False, len(frame.ids) - weak - started, started, weak)
+        return Answer(
+            body,
+            repeated=False,
+            continued=len(frame.ids) - weak - started,
+            started=started,
+            weak=weak,
+            closed=len(left.closed),
+            removed=len(left.removed),
+        )
 
     def state(self, sequence: str) -> State | None:
         """The state of a sequence; None where it has no frame yet.
 
         Raises:
-            LinkStateError: the state cannot be read.
+            LinkStateError: the state cannot be read, or is damaged.
         """
         with self.store.read() as transaction:
             if transaction is None:
                 return None
-            return transaction.state(sequence, idle_before=self._idle_before())
+            return transaction.state(sequence, idle_before=self._now() - IDLE_DAYS * 86_400)
 
-    def _idle_before(self) -> float:
-        return self._now() - IDLE_DAYS * 86_400
+    def delete(self, sequence: str) -> bool:
+        """Forget a sequence, damaged or not: its next frame is its first, and track 0 its first.
 
-    def _linker(
-        self, frame: Frame, dim: int, state: State | None, *, restart: bool
-    ) -> tuple[Linker, dict[int, str]]:
-        """A linker in the state of the sequence, and the ids of detections by their number.
+        Returns:
+            False where no frame of it was linked.
+
+        Raises:
+            LinkStateError: the state cannot be written.
+        """
+        if not self.store.file.exists():
+            return False
+        with self.store.write() as transaction:
+            return transaction.delete(sequence)
+
+    def _step(
+        self,
+        frame: Frame,
+        number: int,
+        embeddings: npt.NDArray[np.float32],
+        state: State | None,
+        *,
+        restart: bool,
+    ) -> _Linked:
+        """Link the frame with the open tracks of its sequence.
 
         Args:
             frame: the new frame.
-            dim: length of an embedding.
+            number: of the frame.
+            embeddings: of its detections ``[N, D]``, L1-normalised.
             state: of the sequence.
             restart: close the open tracks, and continue only the counts.
         """
-        linker = Linker(dim, self.options, frame_step=frame.step)
+        options = self.options
+        linker = Linker(embeddings.shape[1], options, frame_step=frame.step)
         names: dict[int, str] = {}
+        aside = linker.open
         if state is not None:
             tracks = linker.open
             if state.tracks is not None and not restart:
                 tracks = state.tracks
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
+            if options.max_gap_seconds is not None:
+                tracks, aside = split_by_clock(tracks, frame, number, options)
             linker.restore(tracks, started=state.head.started, rows=state.head.rows)
-        return linker, names | dict(enumerate(frame.ids, linker.rows))
+        names |= dict(enumerate(frame.ids, linker.rows))
+        with one_thread():
+            links = linker.step(
+                number,
+                frame.boxes,
+                embeddings,
+                diagonal_px=frame.diagonal_px,
+                seconds=seconds_of(frame.taken),
+                scores=frame.scores,
+            )
+        tracks = OpenTracks.concatenate([linker.open, aside])
+        return _Linked(links, tracks, names, linker.tracks, linker.rows)
 
-    def _number(self, frame: Frame, state: State | None) -> int:
-        """Number of the frame, after checking that it and its time are later than the last."""
-        name = f"sequence {frame.sequence[:100]!r}"
-        max_gap = self.options.max_gap_seconds
-        if max_gap is not None and frame.taken is None:
-            raise FrameError(
-                f"this server links with max_gap_seconds {max_gap:g}, so a frame needs a timestamp; "
-                "send when it was taken"
+
+def _log_left(left: Left) -> None:
+    for names, what in ((left.closed, "closed the open tracks of"), (left.removed, "removed")):
+        if names:
+            shown = ", ".join(repr(name[:100]) for name in names[:_SHOWN])
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            logger.warning(
+                "%s %d sequences that were idle for longest: %s%s", what, len(names), shown, more
             )
-        if state is None:
-            return 0 if frame.number is None else frame.number
-        last = state.head.frame
-        if frame.number is not None and frame.number <= last:
-            raise ClashError(
-                f"frame {frame.number} of {name} is not later than the last one, {last}; send "
-                "later frames, or leave 'frame' out to number them automatically"
-            )
-        if max_gap is not None and seconds_of(frame.taken) < seconds_of(state.head.taken):
-            raise FrameError(
-                f"frame of {name} was taken at {frame.taken}, before the last one at "
-                f"{state.head.taken}, and this server links with max_gap_seconds; correct the "
-                "camera's clock, or start a new sequence"
-            )
-        return last + frame.step if frame.number is None else frame.number
+
+
+def _body(
+    frame: Frame, number: int, request_id: str, restarted: str | None, linked: _Linked
+) -> bytes:
+    """JSON of the answer; arguments as in ``LiveLinker.link``."""
+    return orjson.dumps(
+        {
+            "sequence": frame.sequence,
+            "frame": number,
+            "request_id": request_id,
+            "restarted": restarted,
+            # A track that two detections claimed (``cheapest``) occurs twice.
+            "tracks_open": len(np.unique(linked.tracks.track)),
+            "detections": _detections(frame, linked.links, linked.names),
+        }
+    )
 
 
 def _detections(frame: Frame, links: Links, names: dict[int, str]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from common.errors import LinkStateError
+from common.errors import first_line
 from common.json_models import JsonModel
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
@@ -31,10 +31,12 @@ class Head(JsonModel):
 
 @dataclass(frozen=True)
 class State:
-    """State of a sequence; ``tracks`` is None where it was idle for so long that they closed."""
+    """State of a sequence."""
 
     head: Head
-    tracks: OpenTracks | None
+    tracks: OpenTracks | None  # None where it was idle for so long that they were closed
+    touched: float  # when its last frame came, in seconds since 1970
+    size: int  # bytes that it takes, with the answers that are kept
 
     def cut_off(self, options: LinkOptions, fingerprint: str) -> str | None:
         """Why its open tracks cannot continue with these options and model; None: they can."""
@@ -60,21 +62,25 @@ def pack(tracks: OpenTracks) -> bytes:
     return stream.getvalue()
 
 
-def unpack(data: bytes) -> OpenTracks:
+def unpack(data: bytes, *, count: int) -> OpenTracks:
     """The open tracks in the result of ``pack``.
 
+    Args:
+        data: the bytes.
+        count: how many tracks there must be.
+
     Raises:
-        LinkStateError: another version stored them.
+        ValueError: they are damaged, or another version stored them.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             stored = dict(arrays)
-        return OpenTracks(appearance=stored.pop(_APPEARANCE), **stored)
-    except (KeyError, TypeError):
-        raise LinkStateError(
-            "the open tracks were stored by another version of onepass; remove the file of "
-            "`link_state` to begin anew"
-        ) from None
+        tracks = OpenTracks(appearance=stored.pop(_APPEARANCE), **stored)
+    except Exception as error:  # whatever zipfile and NumPy raise for bytes that are none of theirs
+        raise ValueError(f"its open tracks cannot be read ({first_line(error)})") from None
+    if {len(column) if column.ndim else -1 for column in vars(tracks).values()} != {count}:
+        raise ValueError("its open tracks are not as many as it says")
+    return tracks
 
 
 def seconds_of(taken: datetime | None) -> float:

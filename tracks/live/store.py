@@ -7,149 +7,22 @@ time. It keeps a log next to the file (``-wal``, ``-shm``), which a network disk
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import ClashError, LinkStateError
-from tracks.association.state import OpenTracks
-from tracks.live.state import Head, State, pack, unpack
-
-FORMAT = 1
-KEPT_ANSWERS = 32
-"""Answers kept of a sequence; a request repeated later than that counts as a new one."""
+from common.errors import LinkStateError
+from tracks.live.tables import FORMAT, make_tables
+from tracks.live.transaction import Caps, Transaction, Usage
 
 WAIT_SECONDS = 10.0  # for another process to finish its frame, which takes milliseconds
-
-_TABLES = (
-    """
-    CREATE TABLE sequences (
-      name TEXT PRIMARY KEY,
-      revision INTEGER NOT NULL,  -- frames linked so far
-      touched REAL NOT NULL,      -- when the last one came, in seconds since 1970
-      head TEXT NOT NULL,         -- tracks.live.state.Head as JSON
-      tracks BLOB                 -- its open tracks; NULL: closed, because it was idle for long
-    )
-    """,
-    """
-    CREATE TABLE answers (
-      sequence TEXT NOT NULL,
-      request_id TEXT NOT NULL,
-      revision INTEGER NOT NULL,  -- of the sequence, after this request
-      digest BLOB NOT NULL,       -- of the request
-      body BLOB NOT NULL,         -- of the answer
-      PRIMARY KEY (sequence, request_id)
-    )
-    """,
-    "CREATE INDEX answers_by_age ON answers (sequence, revision)",
-)
-
-
-class Transaction:
-    """One transaction, which may read and write sequences."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._execute = connection.execute
-
-    def answer(self, sequence: str, request_id: str, digest: bytes) -> bytes | None:
-        """The answer to an earlier request; None if there was none, or long ago.
-
-        Args:
-            sequence: name of the sequence.
-            request_id: of the request.
-            digest: of all its contents.
-
-        Raises:
-            ClashError: the id was used for a request with another digest.
-        """
-        row = self._execute(
-            "SELECT digest, body FROM answers WHERE sequence = ? AND request_id = ?",
-            (sequence, request_id),
-        ).fetchone()
-        if row is None:
-            return None
-        if row[0] != digest:
-            raise ClashError(
-                f"request_id {request_id[:100]!r} of sequence {sequence[:100]!r} was answered "
-                "before, to another request; give every frame an id of its own, and repeat a request "
-                "unchanged"
-            )
-        body: bytes = row[1]
-        return body
-
-    def state(self, sequence: str, *, idle_before: float) -> State | None:
-        """The state of a sequence; None where it has no frame yet.
-
-        Args:
-            sequence: its name.
-            idle_before: tracks that were last touched earlier are closed, in seconds since 1970.
-        """
-        row = self._execute(
-            "SELECT head, tracks, touched >= ? FROM sequences WHERE name = ?",
-            (idle_before, sequence),
-        ).fetchone()
-        if row is None:
-            return None
-        head, tracks, recent = row
-        return State(Head.model_validate_json(head), unpack(tracks) if tracks and recent else None)
-
-    def save(
-        self,
-        sequence: str,
-        head: Head,
-        tracks: OpenTracks,
-        *,
-        touched: float,
-        request_id: str,
-        digest: bytes,
-        body: bytes,
-    ) -> None:
-        """Replace the state of a sequence, and store the answer to the request that led to it.
-
-        Args:
-            sequence: its name.
-            head: the new state, but for the open tracks.
-            tracks: the open tracks.
-            touched: the time, in seconds since 1970.
-            request_id: of the request.
-            digest: of all its contents.
-            body: of the answer.
-        """
-        (revision,) = self._execute(
-            "INSERT INTO sequences (name, revision, touched, head, tracks) VALUES (?, 1, ?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET revision = revision + 1, "
-            "touched = excluded.touched, head = excluded.head, tracks = excluded.tracks "
-            "RETURNING revision",
-            (sequence, touched, head.model_dump_json(), pack(tracks)),
-        ).fetchone()
-        self._execute(
-            "INSERT INTO answers VALUES (?, ?, ?, ?, ?)",
-            (sequence, request_id, revision, digest, body),
-        )
-        self._execute(
-            "DELETE FROM answers WHERE sequence = ? AND revision <= ?",
-            (sequence, revision - KEPT_ANSWERS),
-        )
-
-    def close_idle(self, *, before: float) -> int:
-        """Close the open tracks of sequences idle since ``before``, in seconds since 1970.
-
-        Their frame numbers and track counts are kept, so no track id is used twice.
-
-        Returns:
-            The number of these sequences.
-        """
-        self._execute(
-            "DELETE FROM answers WHERE sequence IN "
-            "(SELECT name FROM sequences WHERE touched < ? AND tracks IS NOT NULL)",
-            (before,),
-        )
-        return self._execute(
-            "UPDATE sequences SET tracks = NULL WHERE touched < ? AND tracks IS NOT NULL", (before,)
-        ).rowcount
+CHECK_SECONDS = 2.0  # a write, or one that failed, answers ``check`` for so long
+_LOG_BYTES = 4_000_000  # of the log that stay on the disk after a large frame
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class LinkStore:
@@ -160,15 +33,22 @@ class LinkStore:
 
     Args:
         file: its path; None refuses every write.
+        caps: of what it keeps.
         wait_seconds: longest wait for other processes that write.
     """
 
-    def __init__(self, file: Path | None, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self, file: Path | None, *, caps: Caps | None = None, wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self._file = file
+        self._caps = caps or Caps()
         self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode of the connected file
+        self._wrote = self._failed = -math.inf  # last writes, by the monotonic clock
+        self._failure: str | None = None  # why the last one failed; None: it did not
+        self._needed = 0  # bytes that it would have written
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -177,8 +57,18 @@ class LinkStore:
         Raises:
             LinkStateError: the file cannot be opened, read or written, or is not of this kind.
         """
-        with self._lock, self._explained(), _exclusive(self._open()) as connection:
-            yield Transaction(connection)
+        with self._lock:
+            transaction = None
+            try:
+                with self._explained(), _exclusive(self._open()) as connection:
+                    transaction = Transaction(connection, self._caps)
+                    yield transaction
+            except LinkStateError as error:
+                if isinstance(error.__cause__, sqlite3.Error | OSError):
+                    self._failure, self._failed = str(error), time.monotonic()
+                    self._needed = max(self._needed, transaction.written if transaction else 0)
+                raise
+            self._failure, self._wrote, self._needed = None, time.monotonic(), 0
 
     @contextmanager
     def read(self) -> Iterator[Transaction | None]:
@@ -188,7 +78,43 @@ class LinkStore:
             LinkStateError: as ``write``.
         """
         with self._lock, self._explained():
-            yield Transaction(self._open()) if self.file.exists() else None
+            yield Transaction(self._open(), self._caps) if self.file.exists() else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether a frame was linked here."""
+        return self._file is not None and self._file.exists()
+
+    def usage(self) -> Usage:
+        """What the file keeps.
+
+        Raises:
+            LinkStateError: it cannot be read.
+        """
+        if self._file is None:
+            return Usage(0, 0)
+        with self.read() as transaction:
+            return Usage(0, 0) if transaction is None else transaction.usage()
+
+    def check(self) -> None:
+        """Raise unless a frame can be written, one as large as the last that could not be.
+
+        Made for probes that ask every few seconds: it writes only where nothing else does.
+
+        Raises:
+            LinkStateError: it cannot.
+        """
+        now = time.monotonic()
+        if self._failure is None and now - self._wrote < CHECK_SECONDS:
+            return
+        if self._failure is not None and now - self._failed < CHECK_SECONDS:
+            raise LinkStateError(self._failure)
+        needed = self._needed
+        with self.write() as transaction:
+            transaction.fill(needed)
+        if needed:
+            with self.write() as transaction:
+                transaction.delete("")
 
     def close(self) -> None:
         """Close the file; the next transaction opens it again."""
@@ -216,9 +142,14 @@ class LinkStore:
             yield
         except (sqlite3.Error, OSError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
+            # The low byte is the kind of an error, the others say more of it.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                remedy = "stop the server and remove the file to begin all sequences anew"
+            else:
+                remedy = "look at the disk and its permissions"
             raise LinkStateError(
-                f"the state of live linking in {self.file} cannot be used: {reason}; look at the "
-                "disk and its permissions, or start the server with another `link_state`"
+                f"the state of live linking in {self.file} cannot be used: {reason}; {remedy}, or "
+                "start the server with another `link_state`"
             ) from error
 
     def _open(self) -> sqlite3.Connection:
@@ -235,11 +166,21 @@ class LinkStore:
             check_same_thread=False,
         )
         try:
+            # Pages that are free go back to the disk; said before anything is in the file.
+            connection.execute("PRAGMA auto_vacuum = FULL")
             self._log_ahead(connection)
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
             # An answered frame is on the disk, also when the power fails.
             connection.execute("PRAGMA synchronous = FULL")
             with _exclusive(connection):  # another process may do the same
-                self._make_tables(connection)
+                version = make_tables(connection)
+            if version != FORMAT:
+                raise LinkStateError(
+                    f"{self.file} is no state of live linking that this version reads (format "
+                    f"{version}, not {FORMAT}); start the server with another `link_state`"
+                )
+            _verify(connection)
+            _vacuum(connection)
         except BaseException:  # also Ctrl-C: the connection must not leak
             connection.close()
             raise
@@ -257,18 +198,6 @@ class LinkStore:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
             time.sleep(0.005)
-
-    def _make_tables(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not version and not tables:
-            for statement in (*_TABLES, f"PRAGMA user_version = {FORMAT}"):
-                connection.execute(statement)
-        elif version != FORMAT:
-            raise LinkStateError(
-                f"{self.file} is no state of live linking that this version reads (format "
-                f"{version}, not {FORMAT}); start the server with another `link_state`"
-            )
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -293,3 +222,21 @@ def _exclusive(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _verify(connection: sqlite3.Connection) -> None:
+    """Raise where tables and their indexes disagree, which would hide a sequence or an answer."""
+    (result,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if result != "ok":
+        damage = sqlite3.DatabaseError(f"it is damaged: {' '.join(result.split())}")
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage
+
+
+def _vacuum(connection: sqlite3.Connection) -> None:
+    """Rewrite a file of an earlier version, so that its free pages go back to the disk too."""
+    (automatic,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if not automatic:
+        with suppress(sqlite3.OperationalError):  # no room, or others use it: the next time
+            connection.execute("PRAGMA auto_vacuum = FULL")
+            connection.execute("VACUUM")

@@ -112,7 +112,7 @@ def open_database(url: str, *, write: bool = False) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
-_PASSWORD = "; give the password in PGPASSWORD, ~/.pgpass or the URL"  # noqa: S105
+_PASSWORD = "; give the password in PGPASSWORD, ~/.pgpass or the URL"  # noqa: S105 - a sentence
 
 
 def _engine(parsed: sa.URL, write: bool) -> sa.Engine:

@@ -136,7 +136,7 @@ class TestLink:
         assert (code, "was answered before" in message) == ("clash", True)
         code, message = error_of(http.post("/v1/link", json=body | {"request_id": "3"}), 409)
         assert (code, "not later than the last one, 6" in message) == ("clash", True)
-        state = http.get("/v1/link", params={"sequence": body["sequence"]}).json()
+        state = http.get("/v1/link/" + body["sequence"]).json()
         assert [track["length"] for track in state["tracks"]] == [2]
 
     def test_many_at_once_are_linked_one_after_the_other(self, base_url: str) -> None:
@@ -156,12 +156,38 @@ class TestLink:
         positions = {link["frame"]: link["detections"][0]["position"] for link in links}
         assert positions == {number: number for number in range(20)}
 
+    def test_a_deleted_sequence_begins_anew(self, client: Client) -> None:
+        sequence, box, vectors = uuid4().hex, [(1, 2, 30, 40)], np.ones((1, 32), np.float32)
+        for frame in (7, 8):
+            client.link(
+                sequence, box, request_id=str(frame), vectors=vectors, size=(99, 99), frame=frame
+            )
+        client.delete_sequence(sequence)
+        assert raised_error(client.delete_sequence, sequence).code == "sequence_not_found"
+        again = client.link(sequence, box, request_id="8", vectors=vectors, size=(99, 99), frame=3)
+        assert (again.frame, again.restarted) == (3, None)
+        assert again.detections[0].track_id == f"{sequence}:00000"
+        assert again.detections[0].position == 0
+
+    def test_a_number_far_ahead_is_refused_until_it_is_allowed(self, client: Client) -> None:
+        sequence, size = uuid4().hex, (99, 99)
+        client.link(sequence, [], request_id="1", size=size, frame=5)
+        far = {"request_id": "2", "size": size, "frame": 2**50}
+        error = raised_error(client.link, sequence, [], **far)
+        assert (error.status, error.code) == (422, "invalid_frame")
+        assert client.link(sequence, [], request_id="3", size=size, frame=6).frame == 6
+        assert client.link(sequence, [], **far, allow_jump=True).frame == 2**50
+
     @pytest.mark.parametrize("name", ["a/b c/é?#%2F", ".", "..", "x" * 500])
     def test_unusual_sequence_names_work(self, client: Client, name: str) -> None:
         name = (name + uuid4().hex)[-500:] if len(name) > 2 else name
         request_id = uuid4().hex
         client.link(name, [], request_id=request_id, size=(9, 9))
-        assert client.open_tracks(name).sequence == name
+        state = client.open_tracks(name)
+        assert (state.sequence, state.frame, state.tracks) == (name, 0, [])
+        assert state.bytes > 100
+        client.delete_sequence(name)
+        assert raised_error(client.open_tracks, name).code == "sequence_not_found"
         assert raised_error(client.open_tracks, uuid4().hex).code == "sequence_not_found"
 
     @pytest.mark.parametrize(
@@ -202,8 +228,8 @@ class TestLink:
         body = frame_body() | change
         assert error_of(http.post("/v1/link", json=body), 422)[0] == code
         # Nothing of it was linked.
-        at = {"sequence": body["sequence"] or "x"}
-        assert error_of(http.get("/v1/link", params=at), 404)[0] == "sequence_not_found"
+        response = http.get(f"/v1/link/{body['sequence'] or 'x'}")
+        assert error_of(response, 404)[0] == "sequence_not_found"
 
     def test_a_box_outside_of_the_frame_is_named(self, client: Client, world: World) -> None:
         data = (world.images / world.names[0]).read_bytes()

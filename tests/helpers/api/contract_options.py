@@ -67,7 +67,7 @@ class TestUnknownParameters:
             "/v1/detections/a-0/image?size=9",
             "/v1/tracks?where=x",
             "/v1/tracks/trap:00000?run=0&frame=1",
-            "/v1/link?sequence=x&frame=1",
+            "/v1/link/x?frame=1",
             "/v1/index?version=v0001",
             "/v1/index/facets?column=label&offset=3",
         ],

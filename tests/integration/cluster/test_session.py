@@ -38,7 +38,9 @@ except ClusterError as error:
 
 def join(address, **env):
     command = [sys.executable, "-c", JOIN, address]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    # Ray would take this machine's other address in place of 127.0.0.1, where nothing listens.
+    env = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **env}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 def holds(file, token):
@@ -118,3 +120,66 @@ def test_a_local_ray_refuses_drivers_without_its_token(tmp_path: Path) -> None:
     assert report["waits"].startswith("waiting for resources: 1 x 1 CPU + 2 GPU; free: ")
     assert "0 of 0 GPU" in report["waits"]
     assert 80e6 <= report["store"] <= 2**40
+
+
+# What listens, and what others could read or write, while a session works; one JSON document.
+LISTENING = """
+import json, os, stat, time
+from pathlib import Path
+import psutil, ray
+from cluster.session import session
+
+def work(_):
+    time.sleep(0.5)
+    return os.getpid()
+
+report = {}
+with session():
+    import ray.data
+    ray.get([ray.remote(work).remote(n) for n in range(3)], timeout=60)
+    assert ray.data.range(100).map_batches(lambda batch: batch).count() == 100
+    me = psutil.Process()
+    sockets = [
+        (process.name(), connection.laddr.ip)
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    report["sockets"] = sockets
+    folder = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    report["folder"] = str(folder)
+    private = folder.parents[1]
+    status = private.stat()
+    report["mode"], report["owner"] = stat.S_IMODE(status.st_mode), status.st_uid == os.getuid()
+report["left"] = private.exists()
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.parametrize("folder", ["", "r" * 60])
+@pytest.mark.timeout(200)
+def test_a_local_ray_is_reached_and_read_by_this_user_alone(tmp_path: Path, folder: str) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    if folder:
+        (tmp_path / folder).mkdir()
+        environment["TMPDIR"] = str(tmp_path / folder)
+    before = set(Path("/tmp/ray").glob("session_2*"))  # noqa: S108
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["sockets"]) > 4
+    loopback = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert {address for _, address in report["sockets"]} <= loopback
+    assert "/onepass-ray-" in report["folder"]
+    assert (report["mode"], report["owner"]) == (0o700, True)
+    assert not report["left"]
+    made = set(Path("/tmp/ray").glob("session_2*")) - before  # noqa: S108
+    assert Path(report["folder"]) not in made

@@ -45,7 +45,8 @@ import os, signal, sys
 from pathlib import Path
 from tracks.association.options import PRESETS
 from tracks.live.session import LiveLinker
-from tracks.live.store import LinkStore, Transaction
+from tracks.live.store import LinkStore
+from tracks.live.transaction import Transaction
 from tests.helpers.scenes import crowd, frames_of
 file, first, die = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 left = 2

@@ -41,7 +41,7 @@ def test_pages_of_other_sites_cannot_send(
     sequence = uuid4().hex
     response = http.post(path, json=frame_body(sequence=sequence), headers=headers)
     assert error_of(response, 403)[0] == "cross_site"
-    assert http.get("/v1/link", params={"sequence": sequence}).status_code == 404
+    assert http.get(f"/v1/link/{sequence}").status_code == 404
 
 
 def test_the_own_page_and_programs_can_send(http: httpx.Client) -> None:

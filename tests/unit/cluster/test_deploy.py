@@ -26,6 +26,7 @@ from cluster.submit import CODE, check_command
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
+HASHED = ("deploy/requirements.txt", "deploy/requirements-cuda.txt")
 KINDS = ("rayjob", "raycluster", "rayservice", "api")
 RAY = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 ONEPASS, RAY_CLI = typer.main.get_command(onepass.cli.main.app), ray.scripts.scripts.cli
@@ -54,6 +55,48 @@ def built(folder: Path) -> list[dict[str, Any]]:
             assert (last in inner) is (change["op"] == "replace"), change["path"]
             inner[last] = change["value"]
     return documents
+
+
+def hashed(file: Path) -> dict[str, str]:
+    """Versions by name of a file of requirements, each of which has a hash."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    matches = [re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    return {match[1]: match[2] for match in matches if match}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_requirements_with_hashes_are_what_was_tested() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    tested = {
+        canonical(name): version
+        for name, version in (line.split("==") for line in lines if not line.startswith("#"))
+    }
+    assert hashed(ROOT / "constraints-hashes.txt") == tested
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"]]
+    needed += [each for name in ("lite0", "openvino", "database") for each in extras[name]]
+    names = {canonical(re.split(r"[<>=;\[]", each)[0]) for each in needed} - {"faiss-cpu"}
+    installed: dict[str, str] = {}
+    for file in HASHED:
+        count = sum(not line.startswith("#") for line in (ROOT / file).read_text().splitlines())
+        versions = hashed(ROOT / file)
+        assert len(versions) == count
+        assert not versions.keys() & installed.keys()
+        installed |= versions
+    assert names <= installed.keys()
+    for name, version in installed.items():
+        assert tested.get(name, version) == version
+
+
+@pytest.mark.parametrize("overlay", sorted((DEPLOY / "overlays").iterdir()), ids=lambda f: f.name)
+def test_overlays_name_images_by_digest(overlay: Path) -> None:
+    for image in yaml.safe_load((overlay / "kustomization.yaml").read_text())["images"]:
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}", image["digest"])
+        assert "newTag" not in image
 
 
 def groups(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -90,7 +133,7 @@ def test_kustomize_builds_what_is_checked_here(kind: str) -> None:
     if kind == "overlays/example":  # the transformers, which are kustomize's own
         assert {each["metadata"].pop("namespace") for each in theirs} == {"photos"}
         (image,) = set(re.findall(r"image: (\S+)", done.stdout))
-        assert image == "registry.example.com/onepass:cuda-1"
+        assert re.fullmatch(r"registry\.example\.com/onepass@sha256:[0-9a-f]{64}", image)
         ours = yaml.safe_load(yaml.safe_dump(ours).replace("onepass:latest", image))
     assert theirs == ours
 
@@ -214,16 +257,20 @@ def test_the_image_is_of_this_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
     steps = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
-    python = re.findall(r"^FROM python:([\d.]+)-slim", text, re.MULTILINE)
+    python = re.findall(r"^ARG PYTHON=python:([\d.]+)-slim", text, re.MULTILINE)
+    assert re.findall(r"^FROM (\S+) AS", text, re.MULTILINE) == ["${PYTHON}", "base", "base"]
     assert [f">={version}" for version in python] == [project["requires-python"]]
     extras = {name for list_ in re.findall(r"'\.\[(.+?)\]'", text) for name in list_.split(",")}
     assert extras <= project["optional-dependencies"].keys()
     copied = {file for name, what in steps if name == "COPY" for file in what.split()[:-1]}
-    assert copied >= {*CODE, project["readme"], "constraints.txt"}
+    assert copied >= {*CODE, project["readme"], *HASHED}
     assert all((ROOT / file).exists() for file in copied)
     _, *targets = re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
     for target in targets:  # each ends as the user of the pods
         assert re.findall(r"^USER (.+)$", target, re.MULTILINE) == ["1000"]
+        # What comes from PyPI is what it was when it was tested, and nothing else is fetched.
+        for command in re.findall(r"pip install (?!--index-url)([^&\n]+)", target):
+            assert command.startswith(("--require-hashes --no-deps ", "--no-deps --no-build-iso"))
     assert not re.search(r"(?i)password|auth_token=|aws_", text)
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert ignored[0] == "*"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import ray
 
-from cluster.session import session, store_bytes
+from cluster.session import private_folder, session, store_bytes
 from common.errors import ClusterError
 
 GIB = 2**30
@@ -48,3 +50,28 @@ def test_the_object_store_has_the_size_of_the_work(
     slots: int, memory: int, shm: int | None, size: int
 ) -> None:
     assert store_bytes(slots, memory=memory, shm=shm) == size
+
+
+@pytest.mark.parametrize("length", [1, 60])
+def test_the_folder_of_ray_is_private_and_has_a_short_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    base = tmp_path / ("r" * length)
+    base.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(base))
+    folders = [private_folder() for _ in range(2)]
+    try:
+        assert folders[0] != folders[1]
+        for folder in folders:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert len(str(folder)) < 40 or folder.parent == base
+    finally:
+        for folder in folders:
+            folder.rmdir()
+
+
+@pytest.mark.usefixtures("_no_session")
+def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/nowhere")
+    with pytest.raises(ClusterError, match="RAY_TMPDIR"), session():
+        pass
