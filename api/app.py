@@ -17,7 +17,8 @@ from fastapi import FastAPI
 from api.config import ServeConfig
 from api.http.errors import HANDLERS
 from api.http.keys import KeyCheck, declare_keys, read_keys
-from api.http.middleware import BodyLimit, Observe
+from api.http.limits import RequestLimits
+from api.http.middleware import Observe
 from api.http.origins import OriginCheck, SecurityHeaders
 from api.routes import detections, index, link, page, search, tracks
 from api.service.service import Service
@@ -76,13 +77,14 @@ def create_app(
         exception_handlers=HANDLERS,
         openapi_tags=_TAGS,
         redirect_slashes=False,
-        docs_url=None,  # FastAPI's own page runs a script of another host; see api.routes.page
+        openapi_url=None,  # FastAPI's own routes write the document at each request, and its page
+        docs_url=None,  # runs a script of another host; see api.routes.page
         redoc_url=None,
     )
     app.state.service = service
     app.state.body_limiter = CapacityLimiter(1)
     # The last one added handles a request first.
-    app.add_middleware(BodyLimit, max_bytes=config.limits.body_bytes, metrics=service.metrics)
+    app.add_middleware(RequestLimits, limits=config.limits, metrics=service.metrics)
     if api_keys is not None:
         app.add_middleware(KeyCheck, keys=api_keys, metrics=service.metrics)
     app.add_middleware(

@@ -16,6 +16,7 @@ from tracks.live import LINK_STATE
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
 APP = "onepass"  # name of the service on Ray Serve
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 def _read_link_options(value: Any) -> Any:
@@ -44,6 +45,17 @@ class Limits(JsonModel):
         detections: of one frame that is linked.
         waiting_uploads: images that wait for the model, the one under way included.
         waiting_frames: frames that wait to be linked, the one under way included.
+        requests: answered at once; beyond it 503. Probes do not count.
+        connections: open at once; beyond it the oldest closes that nothing is done for. More than
+            ``requests``; in this process only, as what follows but for ``bodies_bytes``.
+        bodies_bytes: of all large bodies under way; beyond it 503.
+        unread_bytes: of all answers that clients have not read; beyond it the oldest is dropped.
+        head_bytes: of a request's line and headers; beyond it 431.
+        headers: of a request; beyond it 431.
+        head_seconds: from the connection, or from its first byte, to the end of a head.
+        body_seconds: for a whole body; beyond it 408.
+        answer_seconds: for a client to read a whole answer.
+        stalled_seconds: without a byte of a body (408), or with none read of an answer.
     """
 
     body_bytes: Count = 20_000_000
@@ -58,6 +70,25 @@ class Limits(JsonModel):
     detections: Annotated[Count, Field(le=MAX_DETECTIONS)] = MAX_DETECTIONS
     waiting_uploads: Count = 8
     waiting_frames: Count = 64
+    requests: Count = 400
+    connections: Count = 500
+    bodies_bytes: Count = 100_000_000
+    unread_bytes: Count = 64_000_000
+    head_bytes: Count = 64_000
+    headers: Count = 100
+    head_seconds: Seconds = 10.0
+    body_seconds: Seconds = 300.0
+    answer_seconds: Seconds = 300.0
+    stalled_seconds: Seconds = 20.0
+
+    @model_validator(mode="after")
+    def _room_for_probes(self) -> Limits:
+        if self.connections <= self.requests:
+            raise ValueError(
+                f"`connections={self.connections}` must be more than `requests={self.requests}`, so "
+                "that probes are answered"
+            )
+        return self
 
 
 class ServeConfig(JsonModel):

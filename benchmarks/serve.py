@@ -120,11 +120,12 @@ def bare_server(index: str, port: int) -> None:
     from fastapi import FastAPI
 
     import api.server
-    from api.config import ServeConfig
+    from api.config import Limits, ServeConfig
+    from api.http.metrics import Metrics
 
     def bare(*_: Any, **__: Any) -> FastAPI:
         app = FastAPI()
-        app.state.service = SimpleNamespace(draining=False)
+        app.state.service = SimpleNamespace(draining=False, limits=Limits(), metrics=Metrics())
         app.get("/readyz")(lambda: {"status": "ok"})
         return app
 

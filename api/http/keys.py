@@ -117,7 +117,7 @@ def v1_router(path: str, tag: str, route_class: type[APIRoute] = StrictRoute) ->
     return APIRouter(
         prefix="/v1" + path,
         tags=[tag],
-        responses=error_responses(400, 401, 403, 422),
+        responses=error_responses(400, 401, 403, 422, 429, 431, 503),
         route_class=route_class,
     )
 

@@ -22,7 +22,7 @@ from index.search.snapshot import list_versions
 logger = logging.getLogger("onepass.api")
 
 router = v1_router("/index", "index")
-health = APIRouter(tags=["health"])
+health = APIRouter(tags=["health"], responses=error_responses(400, 431))
 
 
 @router.get("", summary="The snapshot and the model behind it", responses=error_responses(503))
