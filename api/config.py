@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,14 @@ def _read_link_options(value: Any) -> Any:
         return LinkOptions.read(Path(value)) if isinstance(value, str | Path) else value
     except InputError as error:
         raise ValueError(str(error)) from None  # what pydantic adds the field's name to
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Limits(JsonModel):
@@ -56,6 +65,7 @@ class Limits(JsonModel):
         body_seconds: for a whole body; beyond it 408.
         answer_seconds: for a client to read a whole answer.
         stalled_seconds: without a byte of a body (408), or with none read of an answer.
+        wrong_keys: of one address in a minute; beyond it 429. Right keys are not concerned.
     """
 
     body_bytes: Count = 20_000_000
@@ -80,6 +90,7 @@ class Limits(JsonModel):
     body_seconds: Seconds = 300.0
     answer_seconds: Seconds = 300.0
     stalled_seconds: Seconds = 20.0
+    wrong_keys: Count = 20
 
     @model_validator(mode="after")
     def _room_for_probes(self) -> Limits:
@@ -102,7 +113,14 @@ class ServeConfig(JsonModel):
         description="A name of this server, as a proxy or clients call it, beside localhost, this "
         "machine's own name and IP addresses; can be given again.",
     )
-    api_key_file: Path | None = option(SERVER, "Require one of its keys (one a line) in X-API-Key.")
+    api_key_file: Path | None = option(
+        SERVER,
+        "Require one of its keys in X-API-Key. A line is a key, and after a blank what it may do: "
+        "search, link, admin; nothing there is all. It is read again when it changes.",
+    )
+    insecure: bool = option(
+        SERVER, "Let other machines in without a key, with --host and no --api-key-file.", False
+    )
     log_json: bool | None = option(
         SERVER, "Log lines as JSON; by default unless stderr is a terminal."
     )
@@ -136,6 +154,11 @@ class ServeConfig(JsonModel):
     def _consistent(self) -> ServeConfig:
         if self.link_options is not None and self.link_preset != "default":
             raise ValueError("`link_options` and `link_preset`: give one of them")
+        if not (self.api_key_file or self.insecure or is_loopback(self.host)):
+            raise ValueError(
+                f"`host={self.host!r}` lets other machines in, and nothing asks for a key; give "
+                "`api_key_file`, or `insecure=True` where everybody who reaches the port may ask"
+            )
         if not self.ray and (self.address or self.replicas > 1):
             given = f"address={self.address!r}" if self.address else f"replicas={self.replicas}"
             raise ValueError(

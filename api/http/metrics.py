@@ -8,7 +8,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _REASONS = (
     *("queue", "uploads", "frames", "requests", "bodies"),  # too many at once
     *("body", "slow_body", "head", "unread", "connections"),  # too large, or too slow
-    *("key", "keys", "right", "host", "origin"),
+    *("key", "keys", "host", "origin"),
 )
 _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -51,9 +51,9 @@ JPEG_QUALITY = 90
 
 logger = logging.getLogger("onepass.api")
 
-router = v1_router("/detections", "detections")
-direct = v1_router("/detections", "detections", DirectRoute)
-last = v1_router("/detections", "detections", DirectRoute)  # an id takes all of a path
+router = v1_router("/detections", "detections", "search")
+direct = v1_router("/detections", "detections", "search", DirectRoute)
+last = v1_router("/detections", "detections", "search", DirectRoute)  # an id takes all of a path
 
 DetectionId = Annotated[
     str,

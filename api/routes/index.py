@@ -21,7 +21,8 @@ from index.search.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
 
-router = v1_router("/index", "index")
+router = v1_router("/index", "index", "search")
+admin = v1_router("/index", "index", "admin")
 health = APIRouter(tags=["health"], responses=error_responses(400, 431))
 
 
@@ -84,7 +85,7 @@ def index_facets(
     )
 
 
-@router.post(
+@admin.post(
     "/reload", summary="Serve the version that CURRENT names, now", responses=error_responses(503)
 )
 async def reload(service: ServiceDep) -> Reloaded:

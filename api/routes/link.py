@@ -21,8 +21,8 @@ from common.errors import ClashError, FrameError, LinkStateError
 from tracks.live.session import Answer
 from tracks.store import track_id
 
-router = v1_router("/link", "link")
-direct = v1_router("/link", "link", DirectRoute)
+router = v1_router("/link", "link", "link")
+direct = v1_router("/link", "link", "link", DirectRoute)
 
 logger = logging.getLogger("onepass.api")
 

@@ -27,7 +27,7 @@ from api.service.checks import Vectors, check_search, check_vectors, read_vector
 from api.service.queries import Query
 from index.search.examples import Examples
 
-direct = v1_router("/search", "search", DirectRoute)
+direct = v1_router("/search", "search", "search", DirectRoute)
 
 
 class ImageForm(SearchOptions):
