@@ -27,8 +27,9 @@ from api.http.metrics import Metrics
 from api.http.origins import RESTRICTIONS
 
 SEND_BUFFER = 256 * 1024  # of a socket, in the kernel: so it shows soon whether a client reads
-_SLICE_BYTES = 16 * 1024  # that are parsed before what they brought is counted
+_SLICE_BYTES = 4 * 1024  # that are parsed before what they brought is counted
 _MAX_REQUESTS = 2  # of one connection, sent before the first is answered
+_FRAME_BYTES = 2 * 1024  # around a body in chunks, beyond its own size: a chunk of one byte costs 6
 _SWEEP_SECONDS = 1.0
 _NO_LINGER = struct.pack("ii", 1, 0)  # the kernel does not keep what was not sent, either
 
@@ -122,7 +123,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._requests: deque[RequestResponseCycle] = deque()  # that are not answered, in order
         self._in_head = False
         self._in_message = False  # head, body or what follows it
-        self._overhead = 0  # bytes of the message since it began, or since its body went on
+        self._part_bytes = 0
+        self._overhead = 0  # bytes of the head; then those that are no body, less the body's
         self._unsent = 0  # bytes of answers, at the last look
         self._unsent_since = self._sent_at = 0.0
         self._answered = False  # the next request waits until the answer is read
@@ -167,10 +169,11 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.transport.is_closing():
                 return
             part = data[start : start + _SLICE_BYTES]
+            self._part_bytes = len(part)
             super().data_received(part)
             if self._in_message:
                 self._overhead += len(part)
-                if self._overhead > self._limits.head_bytes:
+                if self._overhead > (self._limits.head_bytes if self._in_head else _FRAME_BYTES):
                     self._refuse_head()
 
     def pause_writing(self) -> None:
@@ -207,12 +210,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete: the application is called."""
         self._in_head = False
+        self._overhead = -self._part_bytes  # which is counted as a whole, later
         super().on_headers_complete()
         self._requests.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._overhead = 0
+        self._overhead = max(self._overhead - 2 * len(body), -_FRAME_BYTES)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -192,6 +192,7 @@ ENDLESS = {
     "empty lines": (b"", b"\r\n"),
     "chunk extension": (_CHUNKED + b"1;", b"x"),
     "chunk size": (_CHUNKED, b"0"),
+    "tiny chunks": (_CHUNKED, b"1\r\n \r\n"),
     "trailers": (_CHUNKED + b"0\r\n", b"a:\r\n"),
     "trailer": (_CHUNKED + b"0\r\na: ", b"x"),
 }

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import httpx
 import numpy as np
@@ -152,6 +153,11 @@ def test_a_slow_body_within_the_limits_is_read(world: World) -> None:
                 yield part
 
         answer = http.post("/v1/search", content=slowly(), headers=JSON)
+        assert answer.status_code == 200
+        small = (SEARCH[at : at + 8] for at in range(0, len(SEARCH), 8))
+        assert http.post("/v1/search", content=small, headers=JSON).status_code == 200
+        spaced = (b" " * 20 for _ in range(5000))
+        answer = http.post("/v1/search", content=chain(spaced, [SEARCH]), headers=JSON)
         assert answer.status_code == 200
         for _ in range(50):  # of a connection that is kept
             assert http.post("/v1/search", content=SEARCH, headers=JSON).status_code == 200
