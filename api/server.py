@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 import threading
 from types import FrameType
 from typing import cast
@@ -30,9 +29,6 @@ from api.service.service import Service
 from common.errors import InputError, OnepassError
 
 DRAIN_SECONDS = 2.0  # not ready, but answering
-# For a thread that writes answers to let the event loop go on, which a client waits for; by default
-# ten times as long, and then at each system call of the loop.
-SWITCH_SECONDS = 0.0005
 SHUTDOWN_SECONDS = 30  # answers under way get this long after that
 
 
@@ -73,7 +69,6 @@ def serve(config: ServeConfig) -> None:
         OnepassError: the index could not be opened; the server has stopped.
     """
     configure(config.log_json)
-    sys.setswitchinterval(SWITCH_SECONDS)
     failures: list[OnepassError] = []
 
     def stop(error: OnepassError) -> None:

@@ -6,6 +6,7 @@ by column as plain dicts and written by orjson; tests compare them with the decl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -176,11 +177,12 @@ def _add_vectors(results: SearchResults, rows: NDArray[np.int64], shown: Sequenc
 def _vector_json(vector: NDArray[np.float32] | None) -> orjson.Fragment | None:
     """A vector as JSON, by itself.
 
-    orjson does not let other threads run, and a thousand vectors in one call would stop the event
-    loop for 50 ms, again and again.
+    orjson does not let other threads run: a thousand vectors in one call would stop the event loop for
+    50 ms, again and again, so the loop has its turn between two.
     """
     if vector is None:
         return None
+    time.sleep(0)
     return orjson.Fragment(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
