@@ -16,8 +16,9 @@ from fastapi import FastAPI
 
 from api.config import ServeConfig
 from api.http.errors import HANDLERS
-from api.http.keys import KeyCheck, declare_keys, read_keys
-from api.http.middleware import BodyLimit, Observe
+from api.http.keys import KeyCheck, KeyFile, Keys, declare_keys
+from api.http.limits import RequestLimits
+from api.http.middleware import Observe
 from api.http.origins import OriginCheck, SecurityHeaders
 from api.routes import detections, index, link, page, search, tracks
 from api.service.service import Service
@@ -37,14 +38,14 @@ _TAGS = [
 # Matched in this order, so the busiest come first.
 _ROUTERS = (
     *(search.direct, detections.direct, detections.router, detections.last, tracks.router),
-    *(link.direct, link.router, index.router, index.health, page.router),
+    *(link.direct, link.router, index.router, index.admin, index.health, page.router),
 )
 
 
 def create_app(
     config: ServeConfig,
     *,
-    api_keys: frozenset[bytes] | None = None,
+    api_keys: Keys | None = None,
     open_snapshot: Callable[..., Snapshot] = Snapshot.open,
     on_failure: Callable[[OnepassError], None] = lambda error: logger.error("%s", error),
     startup_wait_s: float = 0.0,
@@ -54,7 +55,8 @@ def create_app(
     Args:
         config: the version that the index's CURRENT names is served, also after that changes;
             host, port and logging are the server's.
-        api_keys: requests under /v1 must send one of these; None reads ``config.api_key_file``.
+        api_keys: requests under /v1 must send one of these; None reads ``config.api_key_file``,
+            which is read again when it changes.
         open_snapshot: opens the current version of an index folder; takes ``check`` as
             ``Snapshot.open`` does, and ``pairs`` where ``config.images`` has some.
         on_failure: called if the index cannot be opened; the application keeps answering 503,
@@ -65,8 +67,9 @@ def create_app(
     Raises:
         InputError: the key file is not valid.
     """
-    if api_keys is None and config.api_key_file is not None:
-        api_keys = read_keys(config.api_key_file)
+    keys = None
+    if api_keys is not None or config.api_key_file is not None:
+        keys = KeyFile(config.api_key_file, api_keys)
     service = Service(config, open_snapshot=open_snapshot, on_failure=on_failure)
     app = FastAPI(
         title="onepass",
@@ -76,15 +79,17 @@ def create_app(
         exception_handlers=HANDLERS,
         openapi_tags=_TAGS,
         redirect_slashes=False,
-        docs_url=None,  # FastAPI's own page runs a script of another host; see api.routes.page
+        openapi_url=None,  # FastAPI's own routes write the document at each request, and its page
+        docs_url=None,  # runs a script of another host; see api.routes.page
         redoc_url=None,
     )
     app.state.service = service
     app.state.body_limiter = CapacityLimiter(1)
     # The last one added handles a request first.
-    app.add_middleware(BodyLimit, max_bytes=config.limits.body_bytes, metrics=service.metrics)
-    if api_keys is not None:
-        app.add_middleware(KeyCheck, keys=api_keys, metrics=service.metrics)
+    app.add_middleware(RequestLimits, limits=config.limits, metrics=service.metrics)
+    if keys is not None:
+        wrong_keys = config.limits.wrong_keys
+        app.add_middleware(KeyCheck, keys=keys, wrong_keys=wrong_keys, metrics=service.metrics)
     app.add_middleware(
         OriginCheck, host=config.host, allowed=config.allowed_host, metrics=service.metrics
     )

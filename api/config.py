@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from tracks.live import LINK_STATE
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
 APP = "onepass"  # name of the service on Ray Serve
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 def _read_link_options(value: Any) -> Any:
@@ -23,6 +25,14 @@ def _read_link_options(value: Any) -> Any:
         return LinkOptions.read(Path(value)) if isinstance(value, str | Path) else value
     except InputError as error:
         raise ValueError(str(error)) from None  # what pydantic adds the field's name to
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Limits(JsonModel):
@@ -47,6 +57,18 @@ class Limits(JsonModel):
         link_sequences: sequences whose live state is kept; the idlest leave for new ones.
         link_sequence_bytes: of the live state of one sequence.
         link_bytes: of the live state of all; the idlest are closed where room is needed.
+        requests: answered at once; beyond it 503. Probes do not count.
+        connections: open at once; beyond it the oldest closes that nothing is done for. More than
+            ``requests``; in this process only, as what follows but for ``bodies_bytes``.
+        bodies_bytes: of all large bodies under way; beyond it 503.
+        unread_bytes: of all answers that clients have not read; beyond it the oldest is dropped.
+        head_bytes: of a request's line and headers; beyond it 431.
+        headers: of a request; beyond it 431.
+        head_seconds: from the connection, or from its first byte, to the end of a head.
+        body_seconds: for a whole body; beyond it 408.
+        answer_seconds: for a client to read a whole answer.
+        stalled_seconds: without a byte of a body (408), or with none read of an answer.
+        wrong_keys: of one address in a minute; beyond it 429. Right keys are not concerned.
     """
 
     body_bytes: Count = 20_000_000
@@ -64,6 +86,26 @@ class Limits(JsonModel):
     link_sequences: Count = 10_000
     link_sequence_bytes: Count = 64_000_000
     link_bytes: Count = 1_000_000_000
+    requests: Count = 400
+    connections: Count = 500
+    bodies_bytes: Count = 100_000_000
+    unread_bytes: Count = 64_000_000
+    head_bytes: Count = 64_000
+    headers: Count = 100
+    head_seconds: Seconds = 10.0
+    body_seconds: Seconds = 300.0
+    answer_seconds: Seconds = 300.0
+    stalled_seconds: Seconds = 20.0
+    wrong_keys: Count = 20
+
+    @model_validator(mode="after")
+    def _room_for_probes(self) -> Limits:
+        if self.connections <= self.requests:
+            raise ValueError(
+                f"`connections={self.connections}` must be more than `requests={self.requests}`, so "
+                "that probes are answered"
+            )
+        return self
 
 
 class ServeConfig(JsonModel):
@@ -77,7 +119,14 @@ class ServeConfig(JsonModel):
         description="A name of this server, as a proxy or clients call it, beside localhost, this "
         "machine's own name and IP addresses; can be given again.",
     )
-    api_key_file: Path | None = option(SERVER, "Require one of its keys (one a line) in X-API-Key.")
+    api_key_file: Path | None = option(
+        SERVER,
+        "Require one of its keys in X-API-Key. A line is a key, and after a blank what it may do: "
+        "search, link, admin; nothing there is all. It is read again when it changes.",
+    )
+    insecure: bool = option(
+        SERVER, "Let other machines in without a key, with --host and no --api-key-file.", False
+    )
     log_json: bool | None = option(
         SERVER, "Log lines as JSON; by default unless stderr is a terminal."
     )
@@ -111,6 +160,11 @@ class ServeConfig(JsonModel):
     def _consistent(self) -> ServeConfig:
         if self.link_options is not None and self.link_preset != "default":
             raise ValueError("`link_options` and `link_preset`: give one of them")
+        if not (self.api_key_file or self.insecure or is_loopback(self.host)):
+            raise ValueError(
+                f"`host={self.host!r}` lets other machines in, and nothing asks for a key; give "
+                "`api_key_file`, or `insecure=True` where everybody who reaches the port may ask"
+            )
         if not self.ray and (self.address or self.replicas > 1):
             given = f"address={self.address!r}" if self.address else f"replicas={self.replicas}"
             raise ValueError(

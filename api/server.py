@@ -10,17 +10,21 @@ connection, finishes the requests under way, and exits. Ctrl-C skips the waiting
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import signal
 import socket
 import threading
 from types import FrameType
+from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.config import ServeConfig
+from api.http.connections import SEND_BUFFER, Connections
 from api.http.logs import configure
 from api.service.service import Service
 from common.errors import InputError, OnepassError
@@ -29,11 +33,22 @@ DRAIN_SECONDS = 2.0  # not ready, but answering
 SHUTDOWN_SECONDS = 30  # answers under way get this long after that
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn that drains before it stops listening."""
+class Server(uvicorn.Server):
+    """A uvicorn with bounded connections, that drains before it stops listening."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
+    def __init__(self, app: FastAPI) -> None:
+        service: Service = app.state.service
+        connections = Connections(service.limits, service.metrics)
+        options = uvicorn.Config(
+            app,
+            http=cast(type[asyncio.Protocol], connections.protocol),  # uvicorn only calls it
+            ws="none",
+            lifespan="on",
+            access_log=False,  # api.http.middleware writes one
+            log_config=None,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        super().__init__(options)
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -64,16 +79,7 @@ def serve(config: ServeConfig) -> None:
         server.should_exit = True
 
     with bind(config.host, config.port) as listener:
-        app = create_app(config, on_failure=stop)
-        options = uvicorn.Config(
-            app,
-            ws="none",
-            lifespan="on",
-            access_log=False,  # api.http.middleware writes one
-            log_config=None,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
-        server = _Server(options, app.state.service)
+        server = Server(create_app(config, on_failure=stop))
         # uvicorn raises it again after it has shut down in order
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
@@ -89,7 +95,9 @@ def bind(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections
+        return listener
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(

@@ -86,7 +86,9 @@ def clients(port: int, requests: str, connections: int, seconds: float) -> dict[
         encoded = []
         for method, path, body in asked:
             data = b"" if body is None else json.dumps(body).encode()
-            head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+            head = (
+                f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            )
             encoded.append(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         while True:
             yield from encoded
@@ -120,11 +122,12 @@ def bare_server(index: str, port: int) -> None:
     from fastapi import FastAPI
 
     import api.server
-    from api.config import ServeConfig
+    from api.config import Limits, ServeConfig
+    from api.http.metrics import Metrics
 
     def bare(*_: Any, **__: Any) -> FastAPI:
         app = FastAPI()
-        app.state.service = SimpleNamespace(draining=False)
+        app.state.service = SimpleNamespace(draining=False, limits=Limits(), metrics=Metrics())
         app.get("/readyz")(lambda: {"status": "ok"})
         return app
 

@@ -30,7 +30,9 @@ class Client(Searches):
     """A connection to one service; safe to share between threads.
 
     Every method raises ``ServiceError`` if the service answers with an error, and
-    ``httpx.HTTPError`` if it does not answer.
+    ``httpx.HTTPError`` if it does not answer. Errors of any route are 401 ``unauthorised``, 403
+    ``forbidden`` (the key lacks the right that the route needs) and 503 ``too_busy``, after which
+    ``retry_after`` says when to try again.
 
     Example:
         ::

@@ -40,7 +40,8 @@ async def read_body(request: Request, model: type[Model], limiter: anyio.Capacit
     if not _is_json(content_type):
         message = f"send application/json, not {content_type[:100] or 'no content type'}"
         raise invalid("body", message)
-    body = await request.body()
+    # Not request.body(), which is kept as long as the request.
+    body = b"".join([part async for part in request.stream()])
     if len(body) <= _LARGE:
         return _parse(body, model)
     return await anyio.to_thread.run_sync(_parse, body, model, limiter=limiter)

@@ -24,11 +24,13 @@ _MEANINGS = {
     401: "No API key, or one that this server does not know.",
     403: "A page of another site sent it.",
     404: "Not found.",
+    408: "The body did not arrive in time.",
     409: "It conflicts with an earlier request; the message says how.",
     413: "The body is over the server's limit.",
     422: "The request is not valid; the message says where.",
-    429: "Too many requests are waiting; try again after Retry-After seconds.",
-    503: "Not ready, or not possible on this machine.",
+    429: "Too many requests are waiting, or too many keys were wrong; try again after Retry-After seconds.",
+    431: "The head of the request has too many bytes or headers.",
+    503: "Not ready, not possible on this machine, or too busy; then try again after Retry-After seconds.",
 }
 _SHOWN_PROBLEMS = 3  # of one request; the rest are counted
 INTERNAL = "the server failed to answer; its log has the traceback under this X-Request-ID"
@@ -49,6 +51,10 @@ class ApiError(HTTPException):
     ) -> None:
         super().__init__(status, message, headers)
         self.code = code
+
+    def response(self) -> Response:
+        """The answer."""
+        return error_response(self.status_code, self.code, self.detail, dict(self.headers or {}))
 
 
 def get_header(scope: Scope, name: bytes) -> bytes:
@@ -89,10 +95,10 @@ async def _answer_unavailable(_: Request, __: UnavailableError | FileAccessError
 
 
 async def _answer_http_error(request: Request, error: HTTPException) -> Response:
-    status, code, message = error.status_code, "http_error", str(error.detail)
     if isinstance(error, ApiError):
-        code = error.code
-    elif status == 404:
+        return error.response()
+    status, code, message = error.status_code, "http_error", str(error.detail)
+    if status == 404:
         code, message = "not_found", f"there is no {request.url.path!r} here; see /docs"
     elif status == 405:
         code = "method_not_allowed"

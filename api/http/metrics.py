@@ -5,6 +5,11 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_REASONS = (
+    *("queue", "uploads", "frames", "link_full", "requests", "bodies"),  # too many at once
+    *("body", "slow_body", "head", "unread", "connections"),  # too large, or too slow
+    *("key", "keys", "host", "origin"),
+)
 _QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -13,7 +18,8 @@ class Metrics:
 
     Attributes:
         registry: holds all of them.
-        rejected: requests turned away, by reason.
+        rejected: requests turned away and connections closed, by reason.
+        connections: that are open.
         queue_depth: queries waiting for the index.
         batch_size: queries that the index answered together.
         linked: detections of live frames: continued, started or weak.
@@ -39,12 +45,13 @@ class Metrics:
         self._children: dict[tuple[str, str, int], Histogram] = {}
         self.rejected = Counter(
             "onepass_rejected_requests",
-            "Requests turned away, by reason.",
+            "Requests turned away and connections closed, by reason.",
             ["reason"],
             registry=registry,
         )
-        for reason in ("queue", "uploads", "frames", "link_full", "body", "key"):
+        for reason in _REASONS:
             self.rejected.labels(reason)  # 0 from the start, so that an alert can see it rise
+        self.connections = Gauge("onepass_connections", "Open connections.", registry=registry)
         self.queue_depth = Gauge(
             "onepass_queue_depth", "Queries waiting for the index.", registry=registry
         )

@@ -1,4 +1,4 @@
-"""ASGI middleware: request ids, the access log and metrics; and the limit of bodies."""
+"""ASGI middleware: request ids, the access log and metrics."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from random import Random
 from time import perf_counter
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.errors import INTERNAL, ApiError, error_response, get_header
+from api.http.errors import INTERNAL, error_response, get_header
 from api.http.logs import ACCESS
 from api.http.metrics import Metrics
 
 SNAPSHOT = "onepass.snapshot"  # key of the scope for the version that answered
+CLIENT_LEFT = 499  # status of a request whose client closed the connection, as nginx has it
 UNMATCHED = "-"  # route of a request that matched none
 
 access = logging.getLogger(ACCESS)
@@ -56,6 +58,8 @@ class Observe:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or CLIENT_LEFT
         except Exception:  # the boundary of a request: whatever fails, the client gets an answer
             logger.exception(
                 "a request failed unexpectedly",
@@ -85,49 +89,3 @@ class Observe:
                 "snapshot": scope.get(SNAPSHOT),
             }
             access.handle(record)
-
-
-class BodyLimit:
-    """Answers 413 to a body of more than ``max_bytes``.
-
-    A declared length over the limit is refused unread; a body that comes in chunks without a
-    length is counted as it arrives, so neither can fill the server's memory or disk.
-
-    Args:
-        app: gets the other requests.
-        max_bytes: of a body.
-        metrics: counts what is refused.
-    """
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int, metrics: Metrics) -> None:
-        self.app = app
-        self._max_bytes = max_bytes
-        self._metrics = metrics
-        self._message = f"the body is over this server's limit of {max_bytes} bytes"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with a counting ``receive``."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = get_header(scope, b"content-length")
-        if declared.isdigit():  # uvicorn itself limits the body to this length
-            if int(declared) > self._max_bytes:
-                self._metrics.rejected.labels("body").inc()
-                await error_response(413, "too_large", self._message)(scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            part = await receive()
-            received += len(part.get("body", b""))
-            if received > self._max_bytes:
-                self._metrics.rejected.labels("body").inc()
-                # FastAPI passes an HTTPException out of its body parsing unchanged.
-                raise ApiError(413, "too_large", self._message)
-            return part
-
-        await self.app(scope, counted, send)

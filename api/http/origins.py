@@ -21,7 +21,8 @@ from api.http.metrics import Metrics
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN_PAGE = frozenset({b"same-origin", b"none"})  # none: typed, or a bookmark
-_HEADERS = (
+# Of every answer: what keeps browsers from running or framing it.
+RESTRICTIONS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -115,7 +116,7 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name for name, _ in message["headers"]}
-                more = [header for header in _HEADERS if header[0] not in present]
+                more = [header for header in RESTRICTIONS if header[0] not in present]
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 

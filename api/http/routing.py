@@ -13,6 +13,7 @@ from starlette.datastructures import FormData
 
 from api.http.bodies import invalid, read_body, validate
 from api.http.errors import ApiError
+from api.http.rights import check_right, right_of
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -23,15 +24,17 @@ class StrictRoute(APIRoute):
     """A route that refuses query parameters that it does not have, or that are given twice.
 
     What is ignored in silence, as ``wher=`` or ``limit=`` where it is not one, is an answer to
-    another question than the one that was asked.
+    another question than the one that was asked. It also refuses keys without the right it needs.
     """
 
     def get_route_handler(self) -> Handler:
         """What FastAPI calls for each request."""
+        right = right_of(self.openapi_extra)
         handle = self.make_handler()
         known = _query_parameters(self.endpoint)
 
         async def checked(request: Request) -> Response:
+            check_right(request.scope, right)
             if request.scope["query_string"]:
                 names = [name for name, _ in request.query_params.multi_items()]
                 _refuse_unknown("query", "parameter", names, known)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.config import AppConfig
-from api.http.keys import read_keys
+from api.http.keys import Keys, read_keys
 from api.http.logs import configure
 from api.ray_serve.shards import Shard, Shards
 from common.errors import WorkError
@@ -34,10 +34,10 @@ class Replica:
 
     Args:
         config: of the application.
-        api_keys: of ``config.api_key_file``, which other nodes need not see.
+        api_keys: of ``config.api_key_file``; a node that sees the file follows its changes.
     """
 
-    def __init__(self, config: AppConfig, api_keys: frozenset[bytes] | None) -> None:
+    def __init__(self, config: AppConfig, api_keys: Keys | None) -> None:
         configure(config.log_json)
         self._config = config
         self._api_keys = api_keys
@@ -88,7 +88,7 @@ def service(args: dict[str, Any]) -> Any:
     return replicas(config, read_keys(config.api_key_file) if config.api_key_file else None)
 
 
-def replicas(config: AppConfig, api_keys: frozenset[bytes] | None) -> Any:
+def replicas(config: AppConfig, api_keys: Keys | None) -> Any:
     """The replicas that answer requests as an application; parameters as for ``Replica``."""
     from ray import serve  # late: Ray takes seconds
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from api.config import APP, AppConfig, ServeConfig
-from api.http.keys import read_keys
+from api.http.keys import Keys, read_keys
 from api.http.logs import configure
 from api.ray_serve.apps import QUIET, START_SECONDS, replicas, shard
 from api.ray_serve.shards import Shards
@@ -91,6 +91,7 @@ def _app_config(config: ServeConfig) -> AppConfig:
     shards = len(read_manifest(to_path(index)).segments)
     changed = {
         "index": index,
+        "api_key_file": config.api_key_file and config.api_key_file.absolute(),
         "address": config.address or os.environ.get("RAY_ADDRESS"),
         "log_json": not sys.stderr.isatty() if config.log_json is None else config.log_json,
         "shards": shards,
@@ -98,7 +99,7 @@ def _app_config(config: ServeConfig) -> AppConfig:
     return AppConfig.model_validate(dict(config) | changed)
 
 
-def _start(app: AppConfig, keys: frozenset[bytes] | None, stop: threading.Event) -> None:
+def _start(app: AppConfig, keys: Keys | None, stop: threading.Event) -> None:
     """Start Ray Serve and the shards, let them open the index, then start the replicas."""
     from ray import serve  # late: Ray takes seconds
     from ray.serve import RunTarget

@@ -51,9 +51,9 @@ JPEG_QUALITY = 90
 
 logger = logging.getLogger("onepass.api")
 
-router = v1_router("/detections", "detections")
-direct = v1_router("/detections", "detections", DirectRoute)
-last = v1_router("/detections", "detections", DirectRoute)  # an id takes all of a path
+router = v1_router("/detections", "detections", "search")
+direct = v1_router("/detections", "detections", "search", DirectRoute)
+last = v1_router("/detections", "detections", "search", DirectRoute)  # an id takes all of a path
 
 DetectionId = Annotated[
     str,
@@ -74,7 +74,8 @@ async def browse(request: Request, params: Annotated[BrowseParams, Query()]) -> 
     if params.with_vector:
         check_vector_count(service.limits, params.limit, served.dim)
     shown = shown_of(served, params)
-    body = await anyio.to_thread.run_sync(_page_body, served, params, shown)
+    limiter = service.vectors_limiter if params.with_vector else None
+    body = await anyio.to_thread.run_sync(_page_body, served, params, shown, limiter=limiter)
     return Response(body, media_type="application/json")
 
 
@@ -82,7 +83,7 @@ async def browse(request: Request, params: Annotated[BrowseParams, Query()]) -> 
     "",
     summary="Detections by their ids, with their vectors",
     response_model=FetchAnswer,
-    responses=error_responses(413, 422, 503),
+    responses=error_responses(408, 413, 422, 503),
 )
 async def fetch(request: Request, body: FetchRequest) -> Response:
     """Many at once; the API does not write: rows are added by `onepass index add`."""
@@ -91,7 +92,8 @@ async def fetch(request: Request, body: FetchRequest) -> Response:
     if body.with_vector:
         check_vector_count(service.limits, len(body.ids), served.dim)
     shown = shown_of(served, body)
-    answer = await anyio.to_thread.run_sync(_fetch_body, served, body.ids, shown)
+    limiter = service.vectors_limiter if body.with_vector else None
+    answer = await anyio.to_thread.run_sync(_fetch_body, served, body.ids, shown, limiter=limiter)
     return Response(answer, media_type="application/json")
 
 

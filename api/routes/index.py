@@ -23,8 +23,9 @@ from index.search.snapshot import list_versions
 
 logger = logging.getLogger("onepass.api")
 
-router = v1_router("/index", "index")
-health = APIRouter(tags=["health"])
+router = v1_router("/index", "index", "search")
+admin = v1_router("/index", "index", "admin")
+health = APIRouter(tags=["health"], responses=error_responses(400, 431))
 
 
 @router.get("", summary="The snapshot and the model behind it", responses=error_responses(503))
@@ -86,7 +87,7 @@ def index_facets(
     )
 
 
-@router.post(
+@admin.post(
     "/reload", summary="Serve the version that CURRENT names, now", responses=error_responses(503)
 )
 async def reload(service: ServiceDep) -> Reloaded:

@@ -28,8 +28,8 @@ from common.errors import (
 from tracks.live.session import Answer
 from tracks.store import track_id
 
-router = v1_router("/link", "link")
-direct = v1_router("/link", "link", DirectRoute)
+router = v1_router("/link", "link", "link")
+direct = v1_router("/link", "link", "link", DirectRoute)
 
 logger = logging.getLogger("onepass.api")
 
@@ -49,7 +49,7 @@ SequenceName = Annotated[
     "",
     summary="Link a new frame's detections to the open tracks of its sequence",
     response_model=LinkAnswer,
-    responses=error_responses(400, 409, 413, 422, 429, 503),
+    responses=error_responses(400, 408, 409, 413, 422, 429, 503),
 )
 async def link(request: Request, body: LinkRequest) -> Response:
     """Send the frames of a sequence in order, and a frame again if its answer did not arrive.
@@ -68,7 +68,8 @@ async def link(request: Request, body: LinkRequest) -> Response:
             f"{limits.detections}"
         )
     with service.frames.slot():
-        digest = await anyio.to_thread.run_sync(request_digest, body)
+        one_at_a_time = request.app.state.body_limiter  # it takes twice the bytes of the body
+        digest = await anyio.to_thread.run_sync(request_digest, body, limiter=one_at_a_time)
         stored = await _call(
             service, lambda: live.stored_answer(body.sequence, body.request_id, digest)
         )

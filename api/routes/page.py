@@ -6,6 +6,7 @@ host, and no text parsed as HTML (``require-trusted-types-for``).
 
 from __future__ import annotations
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -39,6 +40,15 @@ async def page(request: Request) -> Response:
 async def documentation(request: Request) -> Response:
     """The OpenAPI document as HTML, by scripts of this server only."""
     return await part(request, "docs.html")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document, which is written once."""
+    state = request.app.state
+    if not hasattr(state, "openapi"):
+        state.openapi = orjson.dumps(request.app.openapi())
+    return Response(state.openapi, media_type="application/json")
 
 
 @router.get("/page/{name}")

@@ -27,7 +27,7 @@ from api.service.checks import Vectors, check_search, check_vectors, read_vector
 from api.service.queries import Query
 from index.search.examples import Examples
 
-direct = v1_router("/search", "search", DirectRoute)
+direct = v1_router("/search", "search", "search", DirectRoute)
 
 
 class ImageForm(SearchOptions):
@@ -40,7 +40,7 @@ class ImageForm(SearchOptions):
     "",
     summary="Nearest detections to a detection, a vector or examples",
     response_model=SearchAnswer,
-    responses=error_responses(400, 404, 413, 422, 429, 503),
+    responses=error_responses(400, 404, 408, 413, 422, 429, 503),
 )
 async def search(request: Request, body: SearchRequest) -> Response:
     """Give exactly one of `detection_id`, `vector` and `positive`.
@@ -60,7 +60,7 @@ async def search(request: Request, body: SearchRequest) -> Response:
     "/batch",
     summary="Nearest detections to each of many queries",
     response_model=BatchAnswer,
-    responses=error_responses(400, 404, 413, 422, 429, 503),
+    responses=error_responses(400, 404, 408, 413, 422, 429, 503),
 )
 async def search_batch(request: Request, body: BatchRequest) -> Response:
     """Many times faster than as many single searches, and all from one snapshot.
@@ -86,7 +86,7 @@ async def search_batch(request: Request, body: BatchRequest) -> Response:
     "/image",
     summary="Class of an uploaded image and the detections nearest to it",
     response_model=ImageSearchAnswer,
-    responses=error_responses(400, 404, 413, 422, 429, 503),
+    responses=error_responses(400, 404, 408, 413, 422, 429, 503),
 )
 async def search_image(
     request: Request, body: Annotated[ImageForm, Form(media_type="multipart/form-data")]

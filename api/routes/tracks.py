@@ -12,7 +12,7 @@ from api.routes.common import Limit, Offset, ServedIndexDep
 from api.schemas.detections import Detection
 from api.schemas.tracks import Track, TrackDetail, TrackList, TrackStep
 
-router = v1_router("/tracks", "tracks")
+router = v1_router("/tracks", "tracks", "search")
 
 
 @router.get("", summary="Tracks, a page at a time", responses=error_responses(404, 422, 503))

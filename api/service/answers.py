@@ -6,6 +6,7 @@ by column as plain dicts and written by orjson; tests compare them with the decl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -115,7 +116,7 @@ def describe_rows(
         _choose_payload(described, shown.payload)
     vectors = snapshot.vectors(rows) if shown.with_vector else repeat(None)
     for row, vector in zip(described, vectors, strict=False):
-        row["vector"] = vector
+        row["vector"] = _vector_json(vector)
     return described
 
 
@@ -168,8 +169,21 @@ def _add_vectors(results: SearchResults, rows: NDArray[np.int64], shown: Sequenc
             continue
         vectors = results.snapshot.vectors(rows[end - len(hits) : end])
         for hit, vector in zip(hits, vectors, strict=True):
-            hit["vector"] = vector if wanted.with_vector else None
-            hit["features"] = vector if wanted.include_features else None
+            numbers = _vector_json(vector)
+            hit["vector"] = numbers if wanted.with_vector else None
+            hit["features"] = numbers if wanted.include_features else None
+
+
+def _vector_json(vector: NDArray[np.float32] | None) -> orjson.Fragment | None:
+    """A vector as JSON, by itself.
+
+    orjson does not let other threads run: a thousand vectors in one call would stop the event loop for
+    50 ms, again and again, so the loop has its turn between two.
+    """
+    if vector is None:
+        return None
+    time.sleep(0)
+    return orjson.Fragment(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def shown_value(column: str, value: Any) -> Any:
@@ -211,7 +225,7 @@ def batch_body(results: SearchResults, first: int, count: int, k: int) -> bytes:
 
 def to_json(answer: dict[str, Any]) -> bytes:
     """JSON of an answer; vectors are lists of numbers."""
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(answer)
 
 
 def _head(results: SearchResults, k: int) -> dict[str, Any]:

@@ -40,12 +40,15 @@ class Service:
         uploads: the queue of the model.
         frames: the queue of ``live``.
         crop_limiter: how many crops are decoded at once.
+        vectors_limiter: how many pages with vectors are written at once: some megabytes each, while
+            nothing else runs.
         draining: the server is stopping: not ready any more, but still answering.
     """
 
     uploads: BoundedQueue
     frames: BoundedQueue
     crop_limiter: anyio.CapacityLimiter
+    vectors_limiter: anyio.CapacityLimiter
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class Service:
             limits.waiting_frames, "frames wait to be linked", reason="frames", metrics=metrics
         )
         self.crop_limiter = anyio.CapacityLimiter(os.cpu_count() or 1)  # each decodes an image
+        self.vectors_limiter = anyio.CapacityLimiter(1)
         self.batcher.start()
         watching = asyncio.create_task(self.watcher.watch())
         if startup_wait_s:

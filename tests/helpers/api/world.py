@@ -19,14 +19,14 @@ from uuid import uuid4
 import httpx
 import numpy as np
 import pytest
-import uvicorn
+from fastapi import FastAPI
 from PIL import Image, ImageDraw
-from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.client import Client, ServiceError
 from api.config import ServeConfig
 from api.schemas.search import Hit
+from api.server import Server, bind
 from index.build.version import build_index
 from pipelines.engines.embed import Embedder
 from pipelines.model_info import ModelInfo, ModelRequest
@@ -138,7 +138,7 @@ JSON = {"content-type": "application/json"}
 
 
 @contextmanager
-def serving(what: Path | ASGIApp, *, ready: bool = True, **fields: Any) -> Iterator[httpx.Client]:
+def serving(what: Path | FastAPI, *, ready: bool = True, **fields: Any) -> Iterator[httpx.Client]:
     """A real uvicorn in a thread, and a client of it.
 
     Args:
@@ -146,9 +146,9 @@ def serving(what: Path | ASGIApp, *, ready: bool = True, **fields: Any) -> Itera
         ready: wait until the index is open.
         fields: of the index's ``ServeConfig``.
     """
-    app = what if callable(what) else create_app(ServeConfig(index=what, **fields))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, ws="none", log_config=None))
+    app = what if isinstance(what, FastAPI) else create_app(ServeConfig(index=what, **fields))
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(app)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -163,7 +163,7 @@ def serving(what: Path | ASGIApp, *, ready: bool = True, **fields: Any) -> Itera
 
 
 @contextmanager
-def connected(what: Path | ASGIApp, **fields: Any) -> Iterator[tuple[httpx.Client, Client]]:
+def connected(what: Path | FastAPI, **fields: Any) -> Iterator[tuple[httpx.Client, Client]]:
     """As ``serving``, with the Python client as well."""
     with serving(what, **fields) as http, Client(str(http.base_url)) as client:
         yield http, client
@@ -176,13 +176,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """Python as a server process, and a client of it; the port is added to its arguments."""
+def process(
+    *command: str, log: int = subprocess.PIPE
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """Python as a server process, and a client of it; the port is added to its arguments.
+
+    Args:
+        command: its arguments.
+        log: where its stderr goes; a pipe takes some hundred lines.
+    """
     port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-W", "error", *command, str(port)],
         cwd=ROOT,
-        stderr=subprocess.PIPE,
+        stderr=log,
         text=True,
     )
     try:
@@ -193,6 +200,7 @@ def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client
         child.kill()
         if child.stderr and not child.stderr.closed:
             child.communicate(timeout=30)
+        child.wait(30)
 
 
 def wait_until_ready(client: httpx.Client, seconds: float = 60) -> None:

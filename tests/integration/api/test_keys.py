@@ -60,12 +60,12 @@ def test_a_file_readable_by_others_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
-    file.write_text("secret\n")
+    file.write_text("secret-0123456789abcdef\n")
     caplog.set_level(logging.WARNING, "onepass.api")  # whatever level other tests set
     for mode, warnings in ((0o600, 0), (0o644, 1)):
         caplog.clear()
         file.chmod(mode)
-        assert read_keys(file) == {b"secret"}
+        assert list(read_keys(file)) == [b"secret-0123456789abcdef"]
         assert len(caplog.records) == warnings
     assert "chmod 600" in caplog.text
     assert "secret" not in caplog.text

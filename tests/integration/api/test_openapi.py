@@ -33,6 +33,7 @@ from schemathesis.specs.openapi.checks import (
 import api.schemas
 from api.app import create_app
 from api.config import ServeConfig
+from api.http.rights import RIGHTS
 from tests.helpers.api.world import World, serving
 
 GOLDEN = Path(__file__).with_name("openapi.json")
@@ -88,7 +89,7 @@ def plain_arrays(node: Any) -> Any:
 def base_url(world: World) -> Iterator[str]:
     """A server that requires a key."""
     config = ServeConfig(index=world.index)
-    with serving(create_app(config, api_keys=frozenset({KEY.encode()}))) as http:
+    with serving(create_app(config, api_keys={KEY.encode(): frozenset(RIGHTS)})) as http:
         yield str(http.base_url)
 
 
