@@ -14,6 +14,9 @@ Printed last on 2026-11-30, 2 cores (AMD EPYC), 50,000 files of 45 kinds; ICO, P
     image, 140 too large, 118 no pictures
     slowest: 0.1 s (gif moving, file 2531)
     0 exception, 0 crash, 0 hang
+
+With --upload, 30,000 files: 8859 answered with 200, all others with 422 (15426 damaged image, 5084 not an
+image, 364 unknown scale, 177 unsupported image, 90 too large); no decoder failed; the slowest took 1.2 s.
 """
 
 from __future__ import annotations
