@@ -17,6 +17,10 @@ runs to its end:
 No process, draft, temporary file or unnamed segment may be left. Commands are forked from a Python
 that has imported everything, so that a moment falls into the work and not into the imports; on Ray
 they are whole processes. Exit code 1 where anything is lost, twice, other or hangs.
+
+Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), seeds 1 to 3: 614 kills (extract-local
+40, extract-ray 4, migrate 45, build 88, add 117, compact 43, promote 117, serve 75, link 85), 579 of them at
+work: nothing lost, twice, other, left, or hanging.
 """
 
 from __future__ import annotations
