@@ -15,6 +15,7 @@ from common.storage import is_remote
 from index.storage.layout import SEGMENTS, SnapshotManifest
 
 _SHARE = 0.01  # of the time that checks may take
+MAX_SECONDS = 0.1  # between two checks, however long one took
 
 logger = logging.getLogger("onepass.api")
 
@@ -62,7 +63,8 @@ class MappedFiles:
                     )
                     logger.error("%s: %s", self._index, self._problem)
                     break
-            self._next = time.monotonic() + (time.monotonic() - began) / _SHARE
+            ended = time.monotonic()
+            self._next = ended + min((ended - began) / _SHARE, MAX_SECONDS)
         if self._problem is not None:
             raise ApiError(503, "index_damaged", self._problem, headers={"retry-after": "5"})
 

@@ -9,12 +9,14 @@ import os
 import shutil
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from api.app import create_app
 from api.client import Client, ServiceError
@@ -353,9 +355,10 @@ def test_tracks_of_an_unlinked_run_say_what_to_do(runs: list[Run], tmp_path: Pat
         link_run(runs[0].path)  # and no restart
         assert http.get("/v1/tracks").status_code == 200
         # The run's weights are invented, so the model that can be built here is another one.
-        assert error_of(http.post("/v1/search/image", files={"image": b"x"}), 503)[0] == (
-            "model_unavailable"
-        )
+        image = BytesIO()
+        Image.new("RGB", (8, 8)).save(image, "PNG")
+        answer = http.post("/v1/search/image", files={"image": image.getvalue()})
+        assert error_of(answer, 503)[0] == "model_unavailable"
 
 
 def test_not_ready_before_a_first_search(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

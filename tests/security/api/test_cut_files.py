@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from api.service.mapped_files import MAX_SECONDS
 from index.build.version import build_index
 from tests.helpers.api.world import error_of, process, serving
 from tests.helpers.runs import write_run
@@ -46,6 +47,7 @@ def test_a_cut_file_is_named_and_ends_nothing(
     with process("-m", "onepass", "serve", str(index), "--port") as (child, http):
         right = search(http).json()["hits"]
         os.truncate(file, kept)
+        time.sleep(2 * MAX_SECONDS)
         for answer in (
             search(http),
             search(http, 3),

