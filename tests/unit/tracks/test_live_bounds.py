@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import sqlite3
@@ -177,6 +178,7 @@ def test_the_idlest_are_closed_for_others_and_keep_their_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = 1e9
+    caplog.set_level(logging.WARNING, logger="onepass.link")
     with live(tmp_path / "s", caps=Caps(total_bytes=1_500_000), now=lambda: clock) as linker:
         for name in ("old", "older than others", "films"):
             ask(linker, still(0, count=100, dim=1000, sequence=name))
