@@ -71,7 +71,8 @@ def serve(config: ServeConfig) -> None:
     """
     configure(config.log_json)
     # A process that is ended by a signal, as by a mapped file that was cut, says where it was.
-    faulthandler.enable()
+    with contextlib.suppress(OSError, ValueError):  # stderr is no file, as in a notebook
+        faulthandler.enable()
     failures: list[OnepassError] = []
 
     def stop(error: OnepassError) -> None:

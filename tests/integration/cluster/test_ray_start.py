@@ -74,7 +74,7 @@ def test_neither_driver_nor_progress_actor_imports_torch(tmp_path: Path) -> None
     assert not report["progress"]
     # The second uses what the first has resolved, and gets the same request without a child.
     assert report["children"] == [1, 1]
-    first, second = ({**each, "path": None} for each in report["requests"])
+    first, second = ({**each, "path": None, "sha256": None} for each in report["requests"])
     assert first == second
     # Of Ray's own processes only those that the work needs.
     assert report["processes"] == ["gcs_server", "raylet"]

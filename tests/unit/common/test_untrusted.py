@@ -288,10 +288,3 @@ def test_the_code_never_unpickles() -> None:
                 argument, value = ONLY_WITH[name]
                 assert constants.get(argument) is value, f"{where}: {argument}={value}"
     assert checked == ONLY_WITH.keys()
-
-
-def test_the_tests_that_security_md_names_exist() -> None:
-    named = set(re.findall(r"`([\w/]*\w+\.py)`", (ROOT / "SECURITY.md").read_text()))
-    assert len(named) > 8
-    files = [file.as_posix() for file in (ROOT / "tests").rglob("*.py")]
-    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
