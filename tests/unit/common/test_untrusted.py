@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import pickle
-import re
 import stat
 import zipfile
 from collections.abc import Iterator
