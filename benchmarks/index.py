@@ -16,8 +16,8 @@ hnswlib usearch``; float32, M 16, ef_construction 200, vectors at length 1, inne
   quarter, a half and all of the rows, of ``add`` of a tenth more, ``delete`` and ``compact``.
 
 Printed last on 2026-11-30, 2 idle cores (AMD EPYC), queries/s in batches and single: 10,800 real vectors of 1,280,
-onepass 71,504 and 24,582 at recall 0.997, hnswlib 53,765 and 26,053 at 0.987, usearch 27,486 and 11,356 at 0.987;
-1,000,000 made vectors of 256, 38,290 and 14,404 at 0.974, 81,227 and 38,479 at 0.957, 34,231 and 13,049 at 0.957;
+onepass 71,445 and 24,369 at recall 0.993, hnswlib 45,629 and 22,480 at 0.989, usearch 20,551 and 9,440 at 0.989;
+1,000,000 made vectors of 256, 58,959 and 17,580 at 0.960, 75,108 and 31,871 at 0.957, 32,788 and 12,884 at 0.957;
 copies and recall@k: docs/decisions/facts.md.
 """
 
