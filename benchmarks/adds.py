@@ -17,9 +17,9 @@ what the latencies would be without adds.
 The adds are measured in one process, without the start of Python.
 
 Printed last on 2026-11-30, 2 idle cores (AMD EPYC), after 1, 10, 100 and 1,000 adds and for the same rows
-built at once: segments 2, 3, 4, 7, 1; no handle; search 0.09, 0.11, 0.20, 0.61, 0.15 ms; filtered 2.9, 4.4, 5.9,
-11.7, 4.5 ms; look-up 0.03, 0.03, 0.04, 0.06, 0.02 ms; recall after 1,000 0.994, built at once 0.980; an add 0.02, 0.02,
-0.02, 0.08 s, the longest 1.8 s, in which a graph was built.
+built at once: segments 2, 3, 4, 7, 1; no handle; search 0.08, 0.12, 0.20, 0.51, 0.10 ms; filtered 3.0, 4.2, 5.8,
+11.6, 4.4 ms; look-up 0.03, 0.03, 0.04, 0.06, 0.02 ms; recall after 1,000 0.982, built at once 0.954; an add 0.03, 0.03,
+0.03, 0.09 s, the longest 2.1 s, in which a graph was built.
 """
 
 from __future__ import annotations
