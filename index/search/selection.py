@@ -56,7 +56,8 @@ def within(
         metric: of the scores.
     """
     # float32, as the scores are: 0.9 of a request is not above the 0.9 of a hit.
-    limit = np.asarray(threshold, np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite, and is compared as such
+        limit = np.asarray(threshold, np.float32)
     near = scores >= limit if higher_is_nearer(metric) else scores <= limit
     return near | np.isnan(limit)
 

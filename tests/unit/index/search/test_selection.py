@@ -59,6 +59,16 @@ def test_a_query_is_cut_by_its_own_options(metric: Any) -> None:
     assert start == len(cut.rows)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "metric", "near"),
+    [(-5e196, "cosine", True), (5e196, "ip", False), (5e196, "l2", True), (-1e39, "l1", False)],
+)
+def test_a_threshold_may_be_beyond_any_score(threshold: float, metric: Any, near: bool) -> None:
+    scores = np.array([[0.5, 1.0]], np.float32)
+    assert within(scores, threshold, metric).tolist() == [[near, near]]
+    assert within(scores, np.array([[threshold]]), metric).tolist() == [[near, near]]
+
+
 def test_a_threshold_is_compared_as_the_scores_are() -> None:
     scores = np.array([0.9, 0.8], np.float32)
     assert within(scores, 0.9, "cosine").tolist() == [True, False]
