@@ -66,8 +66,7 @@ def held(count: int, parts: Callable[[], Iterable[bytes]]) -> Attack:
     def make(port: int) -> None:
         attacks.attack(port, count, parts, receive_bytes=4096)
         time.sleep(HOLD_SECONDS)
-        attacks.close_all(attacks.OPENED)
-        attacks.OPENED.clear()
+        attacks.close_all()
 
     return make
 

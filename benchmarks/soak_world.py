@@ -98,15 +98,8 @@ class Searches:
                 else:
                     query = query + noise.normal(scale=0.5, size=query.shape).astype(np.float32)
                     body["vector"] = query.tolist()
-                try:
-                    answer = client.post("/v1/search", json=body)
-                except httpx.TransportError as error:
-                    self.errors.append(repr(error))
-                    continue
-                if answer.status_code != 200:
-                    self.errors.append(f"{answer.status_code}: {answer.text[:200]}")
-                    continue
-                self._answers.put((body, query, answer.json()))
+                if (answer := _post(client, "/v1/search", body, self.errors)) is not None:
+                    self._answers.put((body, query, answer.json()))
 
     def _ask_gone(self, client: httpx.Client, name: str) -> None:
         answer = client.post("/v1/search", json={"detection_id": name})
@@ -161,6 +154,21 @@ class Searches:
             self.wrong.append(f"{answer['snapshot']}, by {kind}: {names}, {given - true}")
 
 
+def _post(
+    client: httpx.Client, route: str, body: dict[str, Any], errors: list[str]
+) -> httpx.Response | None:
+    """The answer to a request; None, and a line in ``errors``, where there is none or it is not 200."""
+    try:
+        answer = client.post(route, json=body)
+    except httpx.TransportError as error:
+        errors.append(repr(error))
+        return None
+    if answer.status_code != 200:
+        errors.append(f"{answer.status_code}: {answer.text[:200]}")
+        return None
+    return answer
+
+
 class Camera:
     """One camera; every object in its frames is one individual and must be one track."""
 
@@ -179,14 +187,10 @@ class Camera:
             while not self.over.wait(FRAME_SECONDS):
                 body = self._frame(self.frames)
                 for repeat in range(2 if self.frames % 50 == 49 else 1):
-                    try:
-                        answer = client.post("/v1/link", json=body)
-                    except httpx.TransportError as error:
-                        self.errors.append(repr(error))
+                    answer = _post(client, "/v1/link", body, self.errors)
+                    if answer is None:
                         continue
-                    if answer.status_code != 200:
-                        self.errors.append(f"{answer.status_code}: {answer.text[:200]}")
-                    elif repeat and "idempotent-replayed" not in answer.headers:
+                    if repeat and "idempotent-replayed" not in answer.headers:
                         self.wrong.append(f"frame {self.frames} was linked twice")
                     else:
                         self._compare(self.frames, answer.json()["detections"])

@@ -74,7 +74,7 @@ def tune_widths(
     for width in WIDTHS:
         rows, others = held_out.rows, held_out.others
         if width > WIDTHS[0]:
-            rows, others = _some(rows), _some(others)
+            rows, others = _evenly_spaced(rows), _evenly_spaced(others)
         grid = accelerator.search_grid(width)
         if not len(rows):  # too few to measure anything
             nothing = Hits(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
@@ -105,6 +105,6 @@ def tune_widths(
     return tuned or None
 
 
-def _some(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _evenly_spaced(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most ``_WIDE_QUERIES`` of the rows, from all over the segment."""
     return rows[:: max(1, -(-len(rows) // _WIDE_QUERIES))]

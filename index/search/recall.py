@@ -23,7 +23,7 @@ from index.metrics import argsort_nearest, faiss_metric, to_scores
 if TYPE_CHECKING:
     from index.search.accelerator import SearchParams
 
-_RESOLVED = 0.16
+_MARGIN = 0.16
 """Searches are tuned to the target plus this over the root of the number of queries: what they can
 resolve, 0.005 for a thousand queries and 0.016 for a hundred."""
 
@@ -150,7 +150,7 @@ def tune(
         The parameters and their recall at each of ``ks``: below ``target`` where none of the grid
         reaches it.
     """
-    goal = min(1.0, target + _RESOLVED / math.sqrt(len(exact.rows)))
+    goal = min(1.0, target + _MARGIN / math.sqrt(len(exact.rows)))
 
     def recall_of(params: SearchParams) -> dict[int, float]:
         hits = search(params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 
@@ -51,3 +52,16 @@ def frames_of(scene: tuple[np.ndarray, ...], *, seconds: bool = False) -> list[F
             )
         )
     return made
+
+
+def still(number: int | None = None, *, count: int = 1, **more: Any) -> Frame:
+    """A frame with ``count`` unchanging objects in it."""
+    given: dict[str, Any] = {
+        "sequence": "cam",
+        "number": number,
+        "diagonal_px": 100.0,
+        "ids": [f"{more.get('sequence', 'cam')}-{number}-{at}" for at in range(count)],
+        "boxes": np.array([SQUARE] * count).reshape(count, 4),
+        "vectors": np.eye(4, dtype=np.float32)[:count],
+    }
+    return Frame(**(given | more))

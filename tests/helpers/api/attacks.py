@@ -113,9 +113,10 @@ def attack(
         return list(pool.map(send, range(count)))
 
 
-def close_all(clients: Iterable[socket.socket]) -> None:
-    """Reset connections."""
-    for client in clients:
+def close_all() -> None:
+    """Reset all connections of ``OPENED``."""
+    while OPENED:
+        client = OPENED.pop()
         with suppress(OSError):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()

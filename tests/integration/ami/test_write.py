@@ -386,7 +386,9 @@ def test_tracks_of_an_earlier_run_are_refused(tmp_path: Path) -> None:
     world = world_of(url, tmp_path, errors=(2, 3))
     whole = run_of(url, tmp_path / "whole", link=False)
     (world.path / "tracks").rename(whole.path / "tracks")
-    with pytest.raises(RunError, match=r"onepass link .* again"):
+    with pytest.raises(
+        RunError, match=r"the tracks of .* are of other rows, .* 'onepass link .*' again"
+    ):
         write_database(whole.path, url)
 
 

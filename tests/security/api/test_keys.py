@@ -41,8 +41,7 @@ NEEDED = {
 def _frequent_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(keys, "CHECK_SECONDS", 0.05)
     yield
-    attacks.close_all(attacks.OPENED)
-    attacks.OPENED.clear()
+    attacks.close_all()
 
 
 def write(file: Path, text: str | bytes) -> Path:

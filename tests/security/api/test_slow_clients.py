@@ -32,8 +32,7 @@ Parts = Callable[[], Iterable[bytes]]
 def _frequent_sweeps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.05)
     yield
-    attacks.close_all(attacks.OPENED)
-    attacks.OPENED.clear()
+    attacks.close_all()
 
 
 @contextmanager

@@ -195,7 +195,8 @@ def test_sixty_large_uploads_at_once(server: Server, name: str) -> None:
     with ThreadPoolExecutor(60) as pool:
         statuses = list(pool.map(upload, range(60)))
     assert set(statuses) <= {200, 429, 503}
-    assert statuses.count(200) >= 4
+    # Eight may wait for the model, and six such bodies are within the bytes under way.
+    assert statuses.count(200) >= {"pixels": 8, "bytes": 6}[name]
     assert server.more_mb() < IDLE_MB
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from common.errors import ClashError, FrameError, LinkStateError, SnapshotError
-from tests.helpers.scenes import NOON, SQUARE, crowd, frames_of
+from tests.helpers.scenes import NOON, crowd, frames_of, still
 from tracks.association.linker import Links, link
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.live.frame import Frame
@@ -39,19 +39,6 @@ def live(
 ) -> LiveLinker:
     _opened.append(LinkStore(file, wait_seconds=wait_seconds))
     return LiveLinker(_opened[-1], options or PRESETS["default"], **more)
-
-
-def still(number: int | None = None, *, count: int = 1, **more: Any) -> Frame:
-    """A frame with ``count`` unchanging objects in it."""
-    given: dict[str, Any] = {
-        "sequence": "cam",
-        "number": number,
-        "diagonal_px": 100.0,
-        "ids": [f"{more.get('sequence', 'cam')}-{number}-{at}" for at in range(count)],
-        "boxes": np.array([SQUARE] * count).reshape(count, 4),
-        "vectors": np.eye(4, dtype=np.float32)[:count],
-    }
-    return Frame(**(given | more))
 
 
 def ask(linker: LiveLinker, frame: Frame, request: str, fingerprint: str = "model") -> Any:

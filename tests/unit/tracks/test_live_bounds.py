@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from common.errors import ClashError, FrameError, LinkDamagedError, LinkFullError, LinkStateError
-from tests.helpers.scenes import NOON, SQUARE, crowd, frames_of
+from tests.helpers import scenes
+from tests.helpers.scenes import NOON, crowd, frames_of
 from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.live.frame import Frame
@@ -44,16 +45,12 @@ def live(
 
 
 def still(number: int | None = None, *, count: int = 1, dim: int = 4, **more: Any) -> Frame:
-    """A frame with ``count`` objects that do not move."""
-    given: dict[str, Any] = {
-        "sequence": "cam",
-        "number": number,
-        "diagonal_px": 100.0,
+    """A frame with ``count`` objects that do not move, with vectors of ``dim`` values."""
+    given = {
         "ids": [f"{number}/{at}" for at in range(count)],
-        "boxes": np.array([SQUARE] * count).reshape(count, 4),
         "vectors": np.random.default_rng(0).normal(size=(count, dim)).astype(np.float32),
     }
-    return Frame(**(given | more))
+    return scenes.still(number, count=count, **(given | more))
 
 
 def ask(linker: LiveLinker, frame: Frame, request: str | None = None) -> Any:
