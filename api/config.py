@@ -54,9 +54,9 @@ class Limits(JsonModel):
         detections: of one frame that is linked.
         waiting_uploads: images that wait for the model, the one under way included.
         waiting_frames: frames that wait to be linked, the one under way included.
-        link_sequences: sequences whose live state is kept; the idlest leave for new ones.
+        link_sequences: sequences whose live state is kept; those idle for longest leave for new ones.
         link_sequence_bytes: of the live state of one sequence.
-        link_bytes: of the live state of all; the idlest are closed where room is needed.
+        link_bytes: of the live state of all; those idle for longest are closed where room is needed.
         requests: answered at once; beyond it 503. Probes do not count.
         connections: open at once; beyond it the oldest closes that nothing is done for. More than
             ``requests``; in this process only, as what follows but for ``bodies_bytes``.

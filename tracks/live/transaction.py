@@ -251,7 +251,7 @@ class Transaction:
             )
 
     def _idle(self, before: float) -> list[str]:
-        """Names of the sequences idle since ``before`` that are not closed, idlest first."""
+        """Names of the sequences idle since ``before`` that are not closed, idle for longest first."""
         rows = self._execute(
             "SELECT name FROM sequences WHERE touched < ? AND tracks IS NOT NULL ORDER BY touched",
             (before,),
