@@ -17,7 +17,8 @@ from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
 from tracks.association.options import LinkOptions
 from tracks.boxes import TrackBoxes
-from tracks.evaluation.labels import labelled_by_column, labelled_by_truth, match_individuals
+from tracks.evaluation.labels import labelled_by_column, labelled_by_truth
+from tracks.evaluation.matching import UNMATCHED, match_boxes
 from tracks.evaluation.tune import UNLABELLED
 
 NIGHTS = ("monday", "tuesday", "wednesday")
@@ -76,13 +77,13 @@ def test_a_true_box_is_given_once_and_to_the_best() -> None:
         np.array([3, 4]), np.array([7, 8]), np.array([[0, 0, 10, 10], [0, 0, 10, 10.0]])
     )
     boxes = np.array([[0, 0, 10, 12], [0, 0, 10, 10], [0, 0, 10, 10], [6, 0, 16, 10.0]])
-    assert match_individuals(np.array([3, 3, 4, 4]), boxes, truth).tolist() == [
-        UNLABELLED,
-        7,
-        8,
-        UNLABELLED,
+    assert match_boxes(np.array([3, 3, 4, 4]), boxes, truth).tolist() == [
+        UNMATCHED,
+        0,
+        1,
+        UNMATCHED,
     ]
-    assert match_individuals(np.array([5]), boxes[:1], truth).tolist() == [UNLABELLED]
+    assert match_boxes(np.array([5]), boxes[:1], truth).tolist() == [UNMATCHED]
 
 
 def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None:
