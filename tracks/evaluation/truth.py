@@ -45,7 +45,7 @@ def read_run_truth(file: Path, first_frame: int | None) -> RunTruth:
         InputError: as ``read_truth``; or it has a frame 0, and no ``first_frame`` was given.
     """
     boxes, unjudged = read_truth(file)
-    lowest = int(boxes.frames.min())
+    lowest = min(boxes.frames.tolist() + unjudged.frames.tolist())
     if first_frame is None and lowest < FIRST_FRAME:
         raise InputError(
             f"{file} has frame {lowest}, and frames of MOTChallenge count from {FIRST_FRAME}; give "

@@ -53,6 +53,9 @@ def test_a_truth_that_counts_from_0(tmp_path: Path) -> None:
     for read in (evaluate_run, labelled_by_truth):
         with pytest.raises(InputError, match="`first_frame=0`"):
             read(run, file)
+    with_0 = truth(tmp_path / "with_0.txt")
+    with_0.write_text("0,9,0,0,5,5,0,1,1\n" + with_0.read_text())  # though it is not judged
+    assert "--first-frame 0" in refused("evaluate", run, "--truth", with_0)
     # Who says that the run begins at the truth's second frame is believed, and warned.
     given = evaluated(run, file, "--first-frame", 1)[0]
     assert (given["first_frame"], given["better_first_frame"]) == (1, 0)
