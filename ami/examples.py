@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import chain, zip_longest
@@ -33,8 +34,13 @@ class Example:
 
 @dataclass
 class Examples:
-    """Collects ``SHOWN`` values: of every column some, those first that overwrite another."""
+    """Collects ``SHOWN`` values: of every column some, those first that overwrite another.
 
+    Args:
+        columns: that are written, in the order in which they are shown.
+    """
+
+    columns: Sequence[str]
     _overwritten: dict[str, list[Example]] = field(default_factory=dict)  # by column
     _filled: dict[str, list[Example]] = field(default_factory=dict)
 
@@ -49,14 +55,12 @@ class Examples:
 
     def chosen(self) -> list[Example]:
         """The examples, column by column."""
-        columns = dict.fromkeys(chain(self._overwritten, self._filled))
-        queues = [
-            self._overwritten.get(column, []) + self._filled.get(column, []) for column in columns
+        of_columns = [
+            self._overwritten.get(name, []) + self._filled.get(name, []) for name in self.columns
         ]
-        turns = chain.from_iterable(zip_longest(*queues))
+        turns = chain.from_iterable(zip_longest(*of_columns))  # of every column the first, …
         taken = [example for example in turns if example is not None][:SHOWN]
-        order = list(columns)
-        return sorted(taken, key=lambda example: order.index(example.column))
+        return sorted(taken, key=lambda example: self.columns.index(example.column))
 
 
 def _readable(column: str, value: Any) -> Value:

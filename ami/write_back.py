@@ -15,7 +15,7 @@ one, and a detection in no track has no sequence.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,12 +111,12 @@ def write_database(
         SourceError: the database cannot be read, or lacks a table or column.
         WorkError: it is locked, or failed in between; what was committed stays.
     """
-    wanted = {"features": features, "tracks": tracks, "labels": labels}
-    names = [column for group in GROUPS if wanted[group] for column in GROUPS[group]]
-    if not names:
+    if not (features or tracks or labels):
         raise InputError("there is nothing to write; give one of `features`, `tracks`, `labels`")
     if label_nonmoths and not labels:
         raise InputError("`label_nonmoths=True` is for labels; give `labels=True` as well")
+    wanted = {"features": features, "tracks": tracks, "labels": labels}
+    names = [column for group in GROUPS if wanted[group] for column in GROUPS[group]]
     opened, name = Run.open(run), name_of(url)
     require_source(opened, name)
     summary = WriteSummary(name, write_back, {column: Changes() for column in names})
@@ -127,14 +127,9 @@ def write_database(
         source = _NewValues(opened, tables, tracks=tracks, labels=labels, nonmoths=label_nonmoths)
         if source.tracks is not None:
             source.tracks.refuse_others(connection, target, tables)
-        examples = Examples()
+        examples, stored = Examples(names), [*names, *source.judged_by]
         for chunk in read_pairs(
-            opened,
-            connection,
-            tables,
-            columns=["label", "score"],
-            stored=[*names, *source.judged_by],
-            lock=write_back,
+            opened, connection, tables, columns=["label", "score"], stored=stored, lock=write_back
         ):
             updates = list(_updates(chunk, source, summary, examples))
             if write_back:
@@ -145,8 +140,8 @@ def write_database(
         if summary.gone.count == summary.rows:
             raise RunError(f"{name} has none of the {summary.rows} detections of {run}")
         count = sa.select(sa.func.count()).select_from(target)
-        stored = connection.execute(count).scalar_one()
-        summary.others = stored - (summary.rows - summary.gone.count)
+        in_database = connection.execute(count).scalar_one()
+        summary.others = in_database - (summary.rows - summary.gone.count)
     summary.examples = examples.chosen()
     return summary
 
@@ -180,9 +175,7 @@ class _NewValues:
         self._tables = tables
         self._model = model_name(run)
 
-    def of(
-        self, pair: RowPair, stored: Mapping[str, Any], nonmoths: DetectionCount
-    ) -> dict[str, Any]:
+    def of(self, pair: RowPair, stored: sa.RowMapping, nonmoths: DetectionCount) -> dict[str, Any]:
         """The values of one detection, by column; a detection that is no moth is counted."""
         row = pair.run_row
         new: dict[str, Any] = {"cnn_features": pair.embedding}

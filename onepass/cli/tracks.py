@@ -65,7 +65,7 @@ def evaluate(
         print_evaluation(evaluation)
     for one in evaluation.sequences:
         warn_of_frames(one.sequence, one.first_frame, one.better_first_frame)
-        if one.scores.missed == one.scores.truth_boxes:
+        if one.better_first_frame is None and one.scores.missed == one.scores.truth_boxes:
             warn(
                 f"{one.sequence}: no box of the run lies on a true one; do both have left, top, "
                 f"width, height in pixels of the same images, and is the run's frame 0 frame "

@@ -69,7 +69,9 @@ class _Compared:
     truth: TrackBoxes  # true boxes
     tracked: TrackBoxes  # boxes in tracks
     names: dict[int, str]  # of the tracks, by id
-    notes: dict[str, int | None]  # fields of ``SequenceEvaluation``
+    first_frame: int  # as in ``SequenceEvaluation``, like what follows
+    better_first_frame: int | None
+    counts: dict[str, int]
 
 
 def evaluate_run(
@@ -101,7 +103,9 @@ def evaluate_run(
             truth=str(files[name]),
             scores=scores_of_sequence,
             individuals=trace_individuals(one.truth, one.tracked, one.names),
-            **one.notes,
+            first_frame=one.first_frame,
+            better_first_frame=one.better_first_frame,
+            **one.counts,
         )
         for (name, one), scores_of_sequence in zip(compared.items(), scores, strict=True)
     ]
@@ -133,9 +137,9 @@ def _compare(linked: LinkedRun, file: Path, first_frame: int | None) -> _Compare
         truth=truth.boxes.at(evaluated),
         tracked=TrackBoxes(*(part[~on_distractors] for part in vars(tracked).values())),
         names=dict(zip(in_tracks.ids.tolist(), names, strict=True)),
-        notes={
-            "first_frame": truth.first_frame,
-            "better_first_frame": truth.better_first_frame(in_tracks.frames, in_tracks.boxes),
+        first_frame=truth.first_frame,
+        better_first_frame=truth.better_first_frame(in_tracks.frames, in_tracks.boxes),
+        counts={
             "empty_frames": int((~np.isin(evaluated, with_rows)).sum()),
             "unseen_frames": int((~np.isin(np.unique(true_frames), evaluated)).sum()),
             "truthless_frames": int(len(seen) - len(evaluated)),

@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import InputError
 from pipelines.run import Run
-from tests.helpers.commands import onepass
+from tests.helpers.commands import here, onepass
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
@@ -105,6 +105,15 @@ def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     manifest = json.loads((run / "tracks" / "manifest.json").read_text())
     assert manifest["options"] == document["options"] | {"max_cost": 0.5}
+
+
+def test_a_truth_that_is_a_frame_late_is_said(nights: tuple[Path, Path], tmp_path: Path) -> None:
+    run, truth = nights
+    tune = ("tracks", "tune", run, "--truth", truth, "--out", tmp_path / "x.json", "--json")
+    done = here(*tune, "--first-frame", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("with --first-frame 1; its frame 0 was taken for frame 2") == 3
+    assert "--first-frame" not in here(*tune).stderr
 
 
 @pytest.mark.parametrize(
