@@ -1,5 +1,8 @@
 """Write a run's features, tracks and labels into an AMI database, or count what would change.
 
+Labels are written only when they are asked for, and not to detections that the companion calls not a
+moth: it gives a species to no others, and its counts of species take every label that there is.
+
 Every detection's old values are read together with its new ones, so a dry run and a write count the
 same, equal values are not written again, and repeating an interrupted write continues it. A
 transaction is ``CHUNK_ROWS`` detections.
@@ -14,18 +17,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from ami.examples import Example, Examples
 from ami.join import DetectionCount, RowPair, features_of, is_null, read_pairs, require_source
+from ami.track_columns import TrackColumns
 from common.errors import InputError, RunError, SourceError, WorkError
 from pipelines.run import Run
 from pipelines.sources.database.connect import name_of, open_database
 from pipelines.sources.database.schema import Tables, read_tables
-from tracks.store import read_tracks
 
 GROUPS = {
     "features": ("cnn_features",),
@@ -35,9 +39,14 @@ GROUPS = {
         "sequence_previous_id",
         "sequence_previous_cost",
     ),
-    "labels": ("specific_label", "specific_label_score"),
+    "labels": ("specific_label", "specific_label_score", "model_name"),
 }
 """The columns of ``detections`` that each group writes."""
+
+MOTH = "moth"
+"""The companion's ``binary_label`` of what it takes for a moth; others it takes for something else."""
+
+_LONGEST_NAME = 255  # of a model, as the companion declares its column
 
 
 @dataclass
@@ -48,7 +57,7 @@ class Changes:
     changed: int = 0  # it held another value
     cleared: int = 0  # it becomes empty
     equal: int = 0  # it holds the value already
-    kept: int = 0  # the run has no value, so it stays
+    kept: int = 0  # the run has no value for it, or the detection is not a moth, so it stays
 
 
 @dataclass
@@ -64,7 +73,10 @@ class WriteSummary:
     gone: DetectionCount = field(default_factory=DetectionCount)
     # Whose image or box has changed since; they are not changed.
     moved: DetectionCount = field(default_factory=DetectionCount)
+    # That the companion calls not a moth; their labels are not changed.
+    nonmoths: DetectionCount = field(default_factory=DetectionCount)
     updated: int = 0  # detections with a value that differs
+    examples: list[Example] = field(default_factory=list)  # of those values
     others: int = 0  # detections of the database that are not in the run
 
 
@@ -72,7 +84,10 @@ def write_database(
     run: Path,
     url: str,
     *,
-    columns: Sequence[str] = tuple(GROUPS),
+    features: bool = True,
+    tracks: bool = True,
+    labels: bool = False,
+    label_nonmoths: bool = False,
     write_back: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> WriteSummary:
@@ -83,42 +98,40 @@ def write_database(
     Args:
         run: folder of a finished run, linked if its tracks are to be written.
         url: of the database.
-        columns: groups of columns to write, keys of ``GROUPS``.
+        features: write the embeddings.
+        tracks: write the tracks.
+        labels: write the classes, their scores and the name of the model.
+        label_nonmoths: with ``labels``, also to detections that the companion calls not a moth.
         write_back: False: only count.
         progress: called with the number of rows done and of all rows.
 
     Raises:
-        InputError: an unknown group; the database refuses to be written.
+        InputError: nothing is to be written; the database refuses to be written.
         RunError: the run is unfinished, has no tracks, or is not of this database.
         SourceError: the database cannot be read, or lacks a table or column.
         WorkError: it is locked, or failed in between; what was committed stays.
     """
-    unknown = [group for group in columns if group not in GROUPS]
-    if unknown or not columns:
-        raise InputError(
-            f"`columns={','.join(columns)!r}`: {(unknown or [''])[0]!r} is unknown; choose from "
-            f"{', '.join(GROUPS)}, with commas"
-        )
+    if not (features or tracks or labels):
+        raise InputError("there is nothing to write; give one of `features`, `tracks`, `labels`")
+    if label_nonmoths and not labels:
+        raise InputError("`label_nonmoths=True` is for labels; give `labels=True` as well")
+    wanted = {"features": features, "tracks": tracks, "labels": labels}
+    names = [column for group in GROUPS if wanted[group] for column in GROUPS[group]]
     opened, name = Run.open(run), name_of(url)
     require_source(opened, name)
-    names = [column for group in GROUPS if group in columns for column in GROUPS[group]]
-    tracks = _Tracks(opened) if "tracks" in columns else None
     summary = WriteSummary(name, write_back, {column: Changes() for column in names})
     with open_database(url, write=write_back) as connection:
         tables = read_tables(connection, url)
-        missing = [column for column in names if column not in tables.detections.c]
-        if missing:
-            raise SourceError(
-                f"{name}: table 'detections' has no column {missing[0]!r}; bring the database up "
-                "to date with the companion, or leave it out of `columns`"
-            )
+        _require_columns(tables, names, name)
         target = _target_table(tables, names)
-        if tracks is not None:
-            tracks.refuse_others(connection, target, tables)
+        source = _NewValues(opened, tables, tracks=tracks, labels=labels, nonmoths=label_nonmoths)
+        if source.tracks is not None:
+            source.tracks.refuse_others(connection, target, tables)
+        examples, stored = Examples(names), [*names, *source.judged_by]
         for chunk in read_pairs(
-            opened, connection, tables, columns=["label", "score"], stored=names, lock=write_back
+            opened, connection, tables, columns=["label", "score"], stored=stored, lock=write_back
         ):
-            updates = list(_updates(chunk, tables, tracks, summary))
+            updates = list(_updates(chunk, source, summary, examples))
             if write_back:
                 _update(connection, target, updates, name)
                 connection.commit()
@@ -127,9 +140,20 @@ def write_database(
         if summary.gone.count == summary.rows:
             raise RunError(f"{name} has none of the {summary.rows} detections of {run}")
         count = sa.select(sa.func.count()).select_from(target)
-        stored = connection.execute(count).scalar_one()
-        summary.others = stored - (summary.rows - summary.gone.count)
+        in_database = connection.execute(count).scalar_one()
+        summary.others = in_database - (summary.rows - summary.gone.count)
+    summary.examples = examples.chosen()
     return summary
+
+
+def _require_columns(tables: Tables, columns: Sequence[str], name: str) -> None:
+    for group, of_group in GROUPS.items():
+        for column in of_group:
+            if column in columns and column not in tables.detections.c:
+                raise SourceError(
+                    f"{name}: table 'detections' has no column {column!r}; bring the database up "
+                    f"to date with the companion, or write without it (`{group}=False`)"
+                )
 
 
 def _target_table(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
@@ -138,91 +162,69 @@ def _target_table(tables: Tables, columns: Sequence[str]) -> sa.TableClause:
     return sa.table("detections", *(sa.column(name, types[name]) for name in ("id", *columns)))
 
 
-class _Tracks:
-    """The tracks of a run by detection; track ids must be unique in the database."""
+class _NewValues:
+    """What a run says of each detection, as columns of the database."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        table = read_tracks(run.path)
-        self._rows = {name: row for row, name in enumerate(table["detection_id"].to_pylist())}
-        columns = ["track_id", "position", "previous_detection_id", "cost"]
-        self._table = table.select(columns).combine_chunks()
-
-    def refuse_others(
-        self, connection: sa.Connection, target: sa.TableClause, tables: Tables
+    def __init__(
+        self, run: Run, tables: Tables, *, tracks: bool, labels: bool, nonmoths: bool
     ) -> None:
-        """Check that no detection outside the run has the id of one of its tracks.
+        self.tracks = TrackColumns(run) if tracks else None
+        leave_nonmoths = labels and not nonmoths and "binary_label" in tables.detections.c
+        # The columns that say whether a label may be written.
+        self.judged_by = ("binary_label",) if leave_nonmoths else ()
+        self._tables = tables
+        self._model = model_name(run)
 
-        Args:
-            connection: to the database.
-            target: its detections.
-            tables: of the database.
+    def of(self, pair: RowPair, stored: sa.RowMapping, nonmoths: DetectionCount) -> dict[str, Any]:
+        """The values of one detection, by column; a detection that is no moth is counted."""
+        row = pair.run_row
+        new: dict[str, Any] = {"cnn_features": pair.embedding}
+        if row["label"] is not None:
+            if is_nonmoth(stored.get("binary_label")):
+                nonmoths.add(row["detection_id"])
+            else:
+                new["specific_label"] = row["label"]
+                new["specific_label_score"] = row["score"]
+                new["model_name"] = self._model
+        if self.tracks is not None:
+            new |= self.tracks.of(row["detection_id"], self._tables)
+        return new
 
-        Raises:
-            RunError: one has, from another run of its session.
-        """
-        track_ids = set(self._table["track_id"].to_pylist())
-        # With the rows that have an error: they are in no track, but in the run.
-        keys = {
-            tables.key(name)
-            for batch in self._run.iter_batches(65536, columns=["detection_id"])
-            for name in batch["detection_id"].to_pylist()
-        }
-        linked = target.c.sequence_id.is_not(None)
-        select = sa.select(target.c.id, target.c.sequence_id).where(linked)
-        with connection.execute(select, execution_options={"yield_per": 5000}) as rows:
-            for row in rows:
-                if row.sequence_id in track_ids and row.id not in keys:
-                    raise RunError(
-                        f"track {row.sequence_id!r} of {self._run.path} is on detection {row.id} "
-                        "already, which is not in the run; extract the whole database and link that"
-                    )
 
-    def of(self, detection_id: str, tables: Tables) -> dict[str, Any]:
-        """The four columns of a detection.
+def is_nonmoth(binary_label: Any) -> bool:
+    """Whether a ``binary_label`` of the companion says that a detection is not a moth."""
+    label = "" if is_null(binary_label) else str(binary_label).strip().casefold()
+    return label not in ("", MOTH)
 
-        Raises:
-            RunError: it is not in the tracks.
-        """
-        row = self._rows.get(detection_id)
-        if row is None:
-            raise RunError(
-                f"{self._run.path}: its tracks lack detection {detection_id!r}; link it again with "
-                f"'onepass link {self._run.path}'"
-            )
-        track, position, previous, cost = (column[row].as_py() for column in self._table.columns)
-        return {
-            "sequence_id": track,
-            "sequence_frame": position,
-            "sequence_previous_id": None if previous is None else tables.key(previous),
-            "sequence_previous_cost": cost,
-        }
+
+def model_name(run: Run) -> str:
+    """The model whose classes a run has, and the file of its weights if one was given."""
+    request = (run.manifest.classifier or run.manifest.model).request
+    file = request.head or request.checkpoint
+    name = request.spec if file is None else f"{request.spec} ({PurePosixPath(file).name})"
+    return name[:_LONGEST_NAME]
 
 
 def _updates(
-    chunk: Sequence[RowPair], tables: Tables, tracks: _Tracks | None, summary: WriteSummary
+    chunk: Sequence[RowPair], source: _NewValues, summary: WriteSummary, examples: Examples
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Keys and the values that differ from the stored ones; all are counted in ``summary``."""
     for pair in chunk:
-        row, stored, detection_id = pair.run_row, pair.stored, pair.run_row["detection_id"]
+        row, detection_id = pair.run_row, pair.run_row["detection_id"]
         summary.rows += 1
-        if stored is None:
+        if pair.stored is None:
             summary.gone.add(detection_id)
         if row["error"] is not None:
             summary.failed += 1
         if pair.changed:
             summary.moved.add(detection_id)
-        if stored is None or row["error"] is not None or pair.changed:
+        if pair.stored is None or row["error"] is not None or pair.changed:
             continue
-        new: dict[str, Any] = {"cnn_features": pair.embedding}
-        if row["label"] is not None:
-            new["specific_label"] = row["label"]
-            new["specific_label_score"] = row["score"]
-        if tracks is not None:
-            new |= tracks.of(detection_id, tables)
+        stored = pair.stored._mapping
+        new = source.of(pair, stored, summary.nonmoths)
         differing = {}
         for column, counts in summary.columns.items():
-            old = stored._mapping[column]
+            old = stored[column]
             if column not in new:
                 counts.kept += 1
             elif _equal(old, new[column]):
@@ -232,6 +234,7 @@ def _updates(
                 counts.cleared += new[column] is None
                 counts.changed += not (is_null(old) or new[column] is None)
                 differing[column] = new[column]
+                examples.add(detection_id, column, old, new[column])
         if differing:
             yield pair.key, differing
 

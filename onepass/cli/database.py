@@ -78,25 +78,47 @@ def write(
     write_back: Annotated[
         bool, typer.Option("--write-back", help="Write; without it, only count the changes.")
     ] = False,
-    columns: Annotated[
-        str, typer.Option(help="What to write, with commas: features, tracks, labels.")
-    ] = "features,tracks,labels",
+    features: Annotated[bool, typer.Option(help="Write cnn_features.")] = True,
+    tracks: Annotated[
+        bool,
+        typer.Option(
+            help="Write sequence_id, sequence_frame, sequence_previous_id, sequence_previous_cost."
+        ),
+    ] = True,
+    labels: Annotated[
+        bool,
+        typer.Option(
+            help="Write specific_label, specific_label_score, and the model's name as model_name."
+        ),
+    ] = False,
+    label_nonmoths: Annotated[
+        bool,
+        typer.Option(
+            "--label-nonmoths",
+            help="With --labels: also where binary_label says that it is not a moth.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run's features, tracks and labels into the database it was extracted from.
+    """Write a run's features and tracks into the database it was extracted from.
 
-    features: cnn_features. tracks: sequence_id, sequence_frame, sequence_previous_id and
-    sequence_previous_cost. labels: specific_label and specific_label_score. Keep a copy of the
-    database; there is no way back but that.
+    Labels are written with --labels. Without --write-back nothing is written: counts and some
+    values before and after are shown. Keep a copy of the database; there is no way back but that.
 
     Example: onepass database write runs/first sqlite:///ami.db --write-back
     """
     from ami.write_back import write_database  # late: SQLAlchemy is an extra
 
-    groups = [group.strip() for group in columns.split(",")]
     with ProgressBar(resumes=True) as bar:
         summary = write_database(
-            run, url, columns=groups, write_back=write_back, progress=bar.callback("write")
+            run,
+            url,
+            features=features,
+            tracks=tracks,
+            labels=labels,
+            label_nonmoths=label_nonmoths,
+            write_back=write_back,
+            progress=bar.callback("write"),
         )
     if as_json:
         print_json(asdict(summary))
@@ -114,10 +136,17 @@ def _show_written(run: Path, summary: WriteSummary) -> None:
             f"{counts.equal} equal already",
         ]
         parts += [f"{counts.cleared} emptied"] if counts.cleared else []
-        parts += [f"{counts.kept} left: the run has none"] if counts.kept else []
+        parts += [f"{counts.kept} left as they are"] if counts.kept else []
         echo(f"  {name:<23} {', '.join(parts)}")
     if summary.failed:
         echo(f"  {summary.failed} have an error in the run and stay as they are")
+    if "specific_label" not in summary.columns:
+        echo("  labels stay as they are; --labels writes them")
+    if summary.nonmoths.count:
+        echo(
+            f"  {summary.nonmoths.count} are not a moth by their binary_label and keep their label; "
+            f"--label-nonmoths writes it: {summary.nonmoths}"
+        )
     if summary.others:
         echo(f"  {summary.others} of the database are not in the run and stay as they are")
     if summary.gone.count:
@@ -127,4 +156,20 @@ def _show_written(run: Path, summary: WriteSummary) -> None:
             f"{summary.moved.count} have another image or box by now and stay as they are: {summary.moved}"
         )
     if not summary.wrote and summary.updated:
+        _show_examples(summary)
         echo("dry run: nothing was written; add --write-back to write")
+
+
+def _show_examples(summary: WriteSummary) -> None:
+    """Some values before and after."""
+    width = max(len(example.detection) for example in summary.examples)
+    echo(f"{len(summary.examples)} of the values, before -> after:")
+    for example in summary.examples:
+        before, after = (_shown(value) for value in (example.before, example.after))
+        echo(f"  {example.detection:<{width}}  {example.column:<23} {before} -> {after}")
+
+
+def _shown(value: str | float | None) -> str:
+    if value is None:
+        return "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,11 +15,10 @@ from common.json_models import write_atomic
 from common.moved import read_pairs
 from common.progress import ProgressBar
 from onepass.cli.console import Images, Json, echo, local_path, print_json, warn
+from onepass.cli.evaluation import print_evaluation, warn_of_frames
 from tracks.association.options import PRESETS
 
 if TYPE_CHECKING:
-    from tracks.evaluation.evaluate import SequenceEvaluation
-    from tracks.evaluation.scores import Scores
     from tracks.evaluation.tune import Tuning
 
 app = typer.Typer(no_args_is_help=True, help="Judge, show, review, tune and export tracks.")
@@ -28,7 +27,11 @@ Run = Annotated[
     Path, typer.Argument(parser=local_path, help="A run that 'onepass link' has linked.")
 ]
 FirstFrame = Annotated[
-    int, typer.Option(help="Number in the truth of the frame that the run counts as 0.")
+    int | None,
+    typer.Option(
+        help="Number in the truth of the frame that the run counts as 0; without it 1, as "
+        "MOTChallenge counts."
+    ),
 ]
 Sequence = Annotated[str | None, typer.Option(help="This sequence alone.")]
 
@@ -44,10 +47,10 @@ def evaluate(
         ),
     ],
     sequence: Sequence = None,
-    first_frame: FirstFrame = 1,
+    first_frame: FirstFrame = None,
     as_json: Json = False,
 ) -> None:
-    """Judge tracks by their truth: HOTA, IDF1, MOTA, switches.
+    """Judge tracks by their truth: HOTA, IDF1, MOTA, switches; all, and each individual.
 
     Only frames that the run has images of are evaluated.
 
@@ -58,43 +61,19 @@ def evaluate(
     evaluation = evaluate_run(run, truth, sequence=sequence, first_frame=first_frame)
     if as_json:
         print_json(asdict(evaluation))
-        return
-    for evaluated in evaluation.sequences:
-        _print_scores(evaluated.sequence, evaluated.scores)
-        for line in _left_out(evaluated):
-            echo(f"  {line}")
-    if len(evaluation.sequences) > 1:
-        _print_scores(f"all {len(evaluation.sequences)}", evaluation.together)
+    else:
+        print_evaluation(evaluation)
+    for one in evaluation.sequences:
+        warn_of_frames(one.sequence, one.first_frame, one.better_first_frame)
+        if one.better_first_frame is None and one.scores.missed == one.scores.truth_boxes:
+            warn(
+                f"{one.sequence}: no box of the run lies on a true one; do both have left, top, "
+                f"width, height in pixels of the same images, and is the run's frame 0 frame "
+                f"{one.first_frame} of the truth (`first_frame`)?"
+            )
     if missing := evaluation.without_truth:
         shown = ", ".join(missing[:5]) + (", …" if missing[5:] else "")
         warn(f"{len(missing)} sequences have no truth and are not evaluated: {shown}")
-
-
-def _print_scores(name: str, scores: Scores) -> None:
-    echo(
-        f"{name}: HOTA {scores.hota:.3f}  DetA {scores.det_a:.3f}  AssA {scores.ass_a:.3f}  "
-        f"IDF1 {scores.idf1:.3f}  MOTA {scores.mota:.3f}"
-    )
-    echo(
-        f"  {scores.switches} switches, {scores.fragmentations} fragmentations; "
-        f"{scores.truth_tracks} individuals as {scores.tracks} tracks; {scores.missed} of "
-        f"{scores.truth_boxes} boxes missed, {scores.false} of {scores.boxes} false"
-    )
-
-
-def _left_out(evaluated: SequenceEvaluation) -> list[str]:
-    """Lines that say what was evaluated, and what was left out."""
-    first = f"{evaluated.scores.frames} frames evaluated"
-    if evaluated.empty_frames:
-        first += f", in {evaluated.empty_frames} of them the run found nothing"
-    left_out = {
-        "frames of the truth left out: the run has not seen them": evaluated.unseen_frames,
-        "frames of the run left out: the truth has none": evaluated.truthless_frames,
-        "detections with an error count as not found": evaluated.failed,
-        "detections in no track count as not found": evaluated.untracked,
-        "lines of the truth are marked as not to be evaluated": evaluated.unjudged_lines,
-    }
-    return [first, *(f"{count} {what}" for what, count in left_out.items() if count)]
 
 
 @app.command()
@@ -252,7 +231,7 @@ def tune(
     truth_column: Annotated[
         str | None, typer.Option(help="Or: a column of the run that names the individual.")
     ] = None,
-    first_frame: FirstFrame = 1,
+    first_frame: FirstFrame = None,
     max_gap_frames: Annotated[
         int | None, typer.Option(min=0, help="Frames a track may be missing; it is not fitted.")
     ] = None,
@@ -281,6 +260,8 @@ def tune(
     else:
         assert truth_column is not None
         sequences = labelled_by_column(run, truth_column)
+    for one in sequences:
+        warn_of_frames(one.name, one.first_frame, one.better_first_frame)
     with ProgressBar(resumes=False) as bar:
         tuning = fit(sequences, base=base, progress=bar.callback("tune"))
     write_atomic(out, json.dumps(tuning.options.model_dump(), indent=2).encode())

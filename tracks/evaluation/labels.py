@@ -9,33 +9,26 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.optimize import linear_sum_assignment
 
 from common.errors import InputError
-from index.vectors import Floats, Ints
 from pipelines.run import Run
-from tracks.association.costs import box_overlap
 from tracks.association.linker import by_frame
-from tracks.boxes import TrackBoxes
-from tracks.evaluation.evaluate import truth_files
+from tracks.evaluation.matching import UNMATCHED, match_boxes
+from tracks.evaluation.truth import read_run_truth, truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
 from tracks.geometry import read_geometry
-from tracks.motchallenge import FIRST_FRAME, read_truth
 from tracks.plan import EmbeddingReader, LinkPlan, read_plan
-
-SAME_BOX = 0.5
-"""Least IoU of a true box and a detection to be of the same individual."""
 
 
 def labelled_by_truth(
-    run: Path, truth: Path, *, first_frame: int = FIRST_FRAME
+    run: Path, truth: Path, *, first_frame: int | None = None
 ) -> list[LabelledSequence]:
     """Sequences that have a MOTChallenge truth; detections without a true box are unlabelled.
 
     Args:
         run: a finished run.
         truth: as for ``evaluate_run``.
-        first_frame: number in the truth of the run's frame 0.
+        first_frame: as for ``evaluate_run``.
 
     Raises:
         RunError: the run keeps no embeddings.
@@ -49,16 +42,24 @@ def labelled_by_truth(
     labelled = []
     for sequence, _ in _sequences(opened, replace(plan, sequences=with_labels)):
         file = files[sequence.name]
-        read, _ = read_truth(file)
-        boxes = TrackBoxes(read.frames - first_frame, read.ids, read.boxes)
-        individuals = match_individuals(sequence.frames, sequence.boxes, boxes)
-        if (individuals == UNLABELLED).all():
+        true = read_run_truth(file, first_frame)
+        matches = match_boxes(sequence.frames, sequence.boxes, true.boxes)
+        better = true.better_first_frame(sequence.frames, sequence.boxes)
+        if (matches == UNMATCHED).all():
+            advice = "`first_frame`" if better is None else f"it fits with `first_frame={better}`"
             raise InputError(
-                f"{file} and sequence {sequence.name!r} share no box: none of {len(individuals)} "
+                f"{file} and sequence {sequence.name!r} share no box: none of {len(matches)} "
                 "detections covers a true one by half; is frame 0 the truth's frame "
-                f"{first_frame} (`first_frame`)?"
+                f"{true.first_frame} ({advice})?"
             )
-        labelled.append(replace(sequence, individuals=individuals))
+        labelled.append(
+            replace(
+                sequence,
+                individuals=np.where(matches == UNMATCHED, UNLABELLED, true.boxes.ids[matches]),
+                first_frame=true.first_frame,
+                better_first_frame=better,
+            )
+        )
     return labelled
 
 
@@ -117,27 +118,3 @@ def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, sli
             ),
             rows,
         )
-
-
-def match_individuals(frames: Ints, boxes: Floats, truth: TrackBoxes) -> Ints:
-    """Match detections to true boxes, each at most once, for the largest total overlap.
-
-    Args:
-        frames: of N detections ``[N]``, never falling.
-        boxes: of the detections, ``[N, 4]``.
-        truth: true boxes, by the same frame numbers.
-
-    Returns:
-        The individual of each detection ``[N]``, else ``UNLABELLED``.
-    """
-    individuals = np.full(len(frames), UNLABELLED, dtype=np.int64)
-    order = np.argsort(truth.frames, kind="stable")
-    for rows in by_frame(frames):
-        frame = frames[rows.start]
-        start, stop = np.searchsorted(truth.frames[order], [frame, frame + 1])
-        true = order[start:stop]
-        overlap = box_overlap(boxes[rows][:, None], truth.boxes[true][None])
-        detection, matched = linear_sum_assignment(-np.where(overlap >= SAME_BOX, overlap, 0))
-        same = overlap[detection, matched] >= SAME_BOX
-        individuals[rows.start + detection[same]] = truth.ids[true[matched[same]]]
-    return individuals

@@ -8,7 +8,7 @@ the first score is needed, since it loads a plotting stack.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -94,27 +94,49 @@ def _measure(
             raise ValueError(f"`{name}`: boxes must be finite")
         if (duplicate := side.first_duplicate()) is not None:
             raise ValueError(f"`{name}`: id {duplicate[1]} occurs twice in frame {duplicate[0]}")
-    frames = np.unique(np.concatenate([truth.frames, tracked.frames]))
-    true_ids, true_boxes = _by_frame(truth, frames)
-    ids, boxes = _by_frame(tracked, frames)
-    overlaps = [evaluator.box_iou(t, f) for t, f in zip(true_boxes, boxes, strict=True)]
+    true_ids, ids, overlaps = map(list, zip(*by_frame(truth, tracked, from_0=True), strict=True))
     return (
         evaluator.compute_hota_metrics(true_ids, ids, overlaps),
         evaluator.compute_clear_metrics(true_ids, ids, overlaps),
         evaluator.compute_identity_metrics(true_ids, ids, overlaps),
         (
-            *(len(frames), len(truth.ids), len(np.unique(truth.ids))),
+            *(len(overlaps), len(truth.ids), len(np.unique(truth.ids))),
             *(len(tracked.ids), len(np.unique(tracked.ids))),
         ),
     )
 
 
-def _by_frame(side: TrackBoxes, frames: Ints) -> tuple[list[Ints], list[Floats]]:
-    """Ids, counted from 0, and boxes of each of ``frames``."""
+def by_frame(
+    truth: TrackBoxes, tracked: TrackBoxes, *, from_0: bool = False
+) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """Both sides, frame by frame, as the evaluator wants them.
+
+    Args:
+        truth: true boxes.
+        tracked: boxes in tracks.
+        from_0: number the ids of each side from 0.
+
+    Yields:
+        Of each frame with a box: ids of its T true boxes ``[T]``, ids of its R boxes of the run
+        ``[R]``, and their IoU ``[T, R]``.
+
+    Raises:
+        InputError: the evaluator is not installed.
+    """
+    evaluator = _evaluator()
+    frames = np.unique(np.concatenate([truth.frames, tracked.frames]))
+    sides = (_split(truth, frames, from_0), _split(tracked, frames, from_0))
+    for (true_ids, true_boxes), (ids, boxes) in zip(*sides, strict=True):
+        yield true_ids, ids, evaluator.box_iou(true_boxes, boxes)
+
+
+def _split(side: TrackBoxes, frames: Ints, from_0: bool) -> Iterator[tuple[Ints, Floats]]:
+    """Ids and boxes in each of ``frames``."""
     order = np.argsort(side.frames, kind="stable")
-    ids = np.unique(side.ids, return_inverse=True)[1][order]
+    ids = np.unique(side.ids, return_inverse=True)[1] if from_0 else side.ids
     cuts = np.searchsorted(side.frames[order], frames)[1:]
-    return np.split(ids, cuts), np.split(np.asarray(side.boxes, dtype=np.float64)[order], cuts)
+    boxes = np.asarray(side.boxes, dtype=np.float64)
+    return zip(np.split(ids[order], cuts), np.split(boxes[order], cuts), strict=True)
 
 
 def _scores(hota: Any, clear: Any, identity: Any, counts: tuple[int, ...]) -> Scores:

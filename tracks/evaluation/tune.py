@@ -42,6 +42,10 @@ class LabelledSequence:
     embeddings: npt.NDArray[np.float32]  # [N, D] float32, L1-normalised
     diagonals: Floats  # of the image of each detection [N], in pixels
     individuals: Ints  # number of the individual [N], UNLABELLED where it is not known
+    # Of labels by a truth: the number there of the sequence's frame 0, and one with which boxes lie
+    # clearly better on the true ones; None: none is known.
+    first_frame: int = 0
+    better_first_frame: int | None = None
 
 
 class Fold(JsonModel):

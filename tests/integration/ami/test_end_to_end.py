@@ -47,9 +47,10 @@ def test_from_the_database_and_back(tmp_path: Path) -> None:
     assert "is finished already: 16 rows; nothing to do" in onepass(*command)
 
     onepass("link", out)
-    assert "13 of 16 detections" in onepass("database", "write", out, url)
+    write = ("database", "write", out, url, "--labels")
+    assert "13 of 16 detections" in onepass(*write)
     assert all(row["cnn_features"] is None for row in stored(url, "cnn_features").values())
-    assert "were updated" in onepass("database", "write", out, url, "--write-back")
+    assert "were updated" in onepass(*write, "--write-back")
 
     embedder = Embedder.load(run.manifest.model)
     columns = ["database_id", "image", "label", "score", "error", "x1", "y1", "x2", "y2"]
@@ -73,7 +74,7 @@ def test_from_the_database_and_back(tmp_path: Path) -> None:
         assert now[key]["specific_label"] == row["label"]
     assert len({row["sequence_id"] for row in now.values()}) < 13  # some were linked
 
-    again = write_database(out, url, write_back=True)
+    again = write_database(out, url, labels=True, write_back=True)
     assert again.updated == 0
     assert all(counts == Changes(equal=13) for counts in again.columns.values())
     assert "is finished already: 16 rows; nothing to do" in onepass(*command)
@@ -86,7 +87,7 @@ def test_from_the_database_and_back(tmp_path: Path) -> None:
     assert Run.open(moved).manifest.rows.failed == 3
     comparison = compare_database(moved, url)
     assert (comparison.compared, comparison.equal) == (13, 0)
-    done = write_database(moved, url, columns=["features"], write_back=True)
+    done = write_database(moved, url, tracks=False, write_back=True)
     assert done.columns == {"cnn_features": Changes(changed=13)}
     assert compare_database(moved, url).equal == 13
 

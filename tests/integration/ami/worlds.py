@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.model_info import ModelInfo
 from pipelines.run import Run
 from pipelines.sources.read import read_source
 from tests.helpers.ami import fill
@@ -46,7 +47,13 @@ class World:
 
 
 def run_of(
-    url: str, path: Path, *, errors: tuple[int, ...] = (), dim: int = DIM, link: bool = True
+    url: str,
+    path: Path,
+    *,
+    errors: tuple[int, ...] = (),
+    dim: int = DIM,
+    link: bool = True,
+    facts: ModelInfo | None = None,
 ) -> World:
     """A run of every detection in a database; those with ids in ``errors`` failed."""
     plan = read_source(url).table
@@ -58,7 +65,7 @@ def run_of(
     keys = columns["database_id"]
     vectors = np.random.default_rng(5).normal(size=(len(keys), dim)).astype(np.float32)
     failed = {keys.index(key): "missing file: gone [x]" for key in errors}
-    run = write_run(path, columns, vectors, errors=failed)
+    run = write_run(path, columns, vectors, errors=failed, facts=facts)
     if link:
         link_run(path)
     return World(url, run, dict(zip(keys, vectors, strict=True)))

@@ -11,13 +11,14 @@ import pytest
 
 from common.errors import InputError
 from pipelines.run import Run
-from tests.helpers.commands import onepass
+from tests.helpers.commands import here, onepass
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
 from tests.helpers.scenes import crowd
 from tracks.association.options import LinkOptions
 from tracks.boxes import TrackBoxes
-from tracks.evaluation.labels import labelled_by_column, labelled_by_truth, match_individuals
+from tracks.evaluation.labels import labelled_by_column, labelled_by_truth
+from tracks.evaluation.matching import UNMATCHED, match_boxes
 from tracks.evaluation.tune import UNLABELLED
 
 NIGHTS = ("monday", "tuesday", "wednesday")
@@ -76,13 +77,13 @@ def test_a_true_box_is_given_once_and_to_the_best() -> None:
         np.array([3, 4]), np.array([7, 8]), np.array([[0, 0, 10, 10], [0, 0, 10, 10.0]])
     )
     boxes = np.array([[0, 0, 10, 12], [0, 0, 10, 10], [0, 0, 10, 10], [6, 0, 16, 10.0]])
-    assert match_individuals(np.array([3, 3, 4, 4]), boxes, truth).tolist() == [
-        UNLABELLED,
-        7,
-        8,
-        UNLABELLED,
+    assert match_boxes(np.array([3, 3, 4, 4]), boxes, truth).tolist() == [
+        UNMATCHED,
+        0,
+        1,
+        UNMATCHED,
     ]
-    assert match_individuals(np.array([5]), boxes[:1], truth).tolist() == [UNLABELLED]
+    assert match_boxes(np.array([5]), boxes[:1], truth).tolist() == [UNMATCHED]
 
 
 def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None:
@@ -104,6 +105,15 @@ def test_from_labels_to_links(nights: tuple[Path, Path], tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     manifest = json.loads((run / "tracks" / "manifest.json").read_text())
     assert manifest["options"] == document["options"] | {"max_cost": 0.5}
+
+
+def test_a_truth_that_is_a_frame_late_is_said(nights: tuple[Path, Path], tmp_path: Path) -> None:
+    run, truth = nights
+    tune = ("tracks", "tune", run, "--truth", truth, "--out", tmp_path / "x.json", "--json")
+    done = here(*tune, "--first-frame", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("with --first-frame 1; its frame 0 was taken for frame 2") == 3
+    assert "--first-frame" not in here(*tune).stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trackers.io.mot import load_mot_file
 
 from common.errors import InputError
 from tracks.boxes import TrackBoxes
@@ -24,10 +25,80 @@ def test_a_truth(tmp_path: Path) -> None:
     assert truth.frames.tolist() == [2, 1]
     assert truth.ids.tolist() == [7, 7]
     assert truth.boxes.tolist() == [[10.5, 20, 40.5, 60.25], [10, 20, 40, 60]]
-    assert left_out == 1
+    assert (left_out.frames.tolist(), left_out.boxes.tolist()) == ([1], [[0, 0, 5, 5]])
+    assert left_out.distractor.tolist() == [True]
     for encoding in ("utf-8-sig", "utf-16"):
         (tmp_path / "gt.txt").write_bytes(text.encode(encoding))
         assert read_truth(tmp_path / "gt.txt")[0].frames.tolist() == [2, 1]
+
+
+PLAIN = "2,7,10.5,20,30,40.25,1,1,0.9\n1,7,10,20,30,40,1,1,1\n1,3,0,0,5,5,0,8,1\n"
+
+
+@pytest.mark.parametrize(
+    ("written_as", "read_by_trackers"),
+    [
+        pytest.param(PLAIN.encode(), True, id="as MOTChallenge has it"),
+        pytest.param(PLAIN.encode("utf-8-sig"), False, id="byte order mark"),
+        pytest.param(PLAIN.encode("utf-16"), False, id="UTF-16"),
+        pytest.param(PLAIN.replace(",", ", ").encode(), True, id="spaces after commas"),
+        pytest.param(PLAIN.replace(",", " , ").encode(), True, id="spaces around commas"),
+        pytest.param(PLAIN.replace(",", " ").encode(), True, id="spaces"),
+        pytest.param(PLAIN.replace(",", "    ").encode(), True, id="columns of spaces"),
+        pytest.param(("  " + PLAIN.replace(",", "  ")).encode(), True, id="spaces before"),
+        pytest.param(PLAIN.replace(",", "\t").encode(), True, id="tabs"),
+        pytest.param(PLAIN.replace(",", ";").encode(), True, id="semicolons"),
+        pytest.param(PLAIN.translate({44: 59, 46: 44}).encode(), False, id="decimal commas"),
+        pytest.param(PLAIN.replace("\n", "\r\n").encode(), True, id="CRLF"),
+        pytest.param(PLAIN.replace("\n", "\r").encode(), True, id="CR"),
+        pytest.param(PLAIN.replace("\n", ",\n").encode(), True, id="a comma at the end"),
+        pytest.param(PLAIN.replace("\n", ",,\t \n").encode(), False, id="more at the end"),
+        pytest.param(PLAIN.replace(",7,", ",7.0,").encode(), True, id="ids as floats"),
+        pytest.param(PLAIN.replace("2,7", "2.0,7e0").encode(), True, id="frames as floats"),
+        pytest.param(PLAIN.replace("\n", "\n\n").encode(), True, id="empty lines"),
+        pytest.param(f"frame,id,x,y,w,h,c,k,v\n{PLAIN}".encode(), False, id="a header"),
+        pytest.param(
+            f"Frame, Track ID, bb_left, bb_top, bb_width, bb_height\n{PLAIN}".encode(),
+            False,
+            id="a header of other words",
+        ),
+        pytest.param(
+            f"# frame id left top width height\n{PLAIN}".replace(",", " ").encode(),
+            False,
+            id="NumPy's header",
+        ),
+        pytest.param(PLAIN.replace(",1,1,0.9", ",1,moth,").encode(), False, id="a class by name"),
+    ],
+)
+def test_a_truth_as_tools_write_it(
+    tmp_path: Path, written_as: bytes, read_by_trackers: bool
+) -> None:
+    file = tmp_path / "gt.txt"
+    file.write_bytes(written_as)
+    truth, unjudged = read_truth(file)
+    assert truth.frames.tolist() == [2, 1]
+    assert truth.ids.tolist() == [7, 7]
+    assert truth.boxes.tolist() == [[10.5, 20, 40.5, 60.25], [10, 20, 40, 60]]
+    assert unjudged.frames.tolist() == [1]
+    assert unjudged.boxes.tolist() == [[0, 0, 5, 5]]
+    assert unjudged.distractor.tolist() == [True]
+    try:
+        frames = load_mot_file(file)
+    except ValueError:
+        assert not read_by_trackers
+        return
+    assert read_by_trackers
+    rows = [
+        (frame, *row)
+        for frame, data in frames.items()
+        for row in zip(data.ids.tolist(), data.boxes.tolist(), strict=True)
+        if data.confidences[row[0] == data.ids] != 0
+    ]
+    assert [row[0] for row in rows] == truth.frames.tolist()
+    assert [row[1] for row in rows] == truth.ids.tolist()
+    corners = np.array([row[2] for row in rows])
+    np.testing.assert_array_equal(corners[:, :2], truth.boxes[:, :2])
+    np.testing.assert_array_equal(corners[:, 2:], truth.boxes[:, 2:] - truth.boxes[:, :2])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +107,18 @@ def test_a_truth(tmp_path: Path) -> None:
         ("", "no boxes"),
         ("1,1,0,0,5,5,0\n", "1 lines are marked"),
         ("1,1,0,0,5\n", "line 1: '1,1,0,0,5'"),
-        ("frame,id,x,y,w,h\n", "line 1"),
+        ("frame,id,x,y,w,h\n", "no boxes"),
+        ("frame,id,x1,y1,x2,y2\n1,1,0,0,5,5\n", "line 1 is a header"),
+        ("id,frame,x,y,w,h\n1,1,0,0,5,5\n", "line 1 is a header"),
+        ("# MOT truth of night 3\n1,1,0,0,5,5\n", "line 1 is a header"),
+        ("1,1,0,0,5,5\nframe,id,x,y,w,h\n", "line 2: 'frame,id,x"),
+        ("1,1,,0,0,5,5\n", "line 1: '1,1,,0,0,5,5'"),  # no column may be skipped
+        ("1,,0,0,5,5,5\n", "line 1: '1,,0,0,5,5,5'"),
+        ("1 1 0,5 0,5 5,5 5,5\n", "line 1: "),  # commas both apart and within
+        ('1,"1","0,5",0,5,5\n', "line 1: "),
+        ("1,18014398509481985,0,0,5,5\n", "line 1"),  # as a float it is another id
+        ("1,1,0,0,5,5,yes\n", "line 1"),
+        ("1,-1,0,0,5,5,0.9\n1,-1,9,9,5,5,0.8\n", "id -1 .* file of detections"),
         ("1,1,0,0,5,5\n1.5,1,0,0,5,5\n", "line 2"),
         ("1,1,0,0,nan,5\n", "line 1"),
         ("1,1,0,0,5,0\n", "line 1"),
@@ -60,7 +142,7 @@ def test_results_are_read_back_as_they_were(tmp_path: Path) -> None:
     given = TrackBoxes(np.repeat(np.arange(10), 3), np.tile([4, 2, 9], 10), boxes)
     again, left_out = read_truth(written(tmp_path, result_lines(given)))
     order = np.lexsort([given.ids, given.frames])
-    assert left_out == 0
+    assert len(left_out) == 0
     assert again.frames.tolist() == given.frames[order].tolist()
     assert again.ids.tolist() == given.ids[order].tolist()
     np.testing.assert_allclose(again.boxes, given.boxes[order], atol=1e-9)
