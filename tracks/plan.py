@@ -22,6 +22,7 @@ from pipelines.run import Run
 from tracks.association.linker import by_frame
 
 _COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
+DETECTOR_SCORE = "detector_score"  # the usual name, read without being asked for
 # Columns beside those of a run, in names that no source has.
 SCORE = "link:score"
 FILE, FILE_ROW = "link:file", "link:file_row"  # which of run.files() an embedding is in, and where
@@ -34,7 +35,7 @@ class LinkPlan:
     """The detections of a run that have an embedding."""
 
     # By sequence, frame and row_id; FILE and FILE_ROW locate the embedding, SCORE exists
-    # where a score column was given.
+    # where a score column was given, or the run has a DETECTOR_SCORE of numbers.
     table: pa.Table
     sequences: list[slice]  # the rows of each sequence
     left_out: int  # number of rows with an error, which have no embedding
@@ -49,17 +50,16 @@ def read_plan(run: Run, score_column: str | None) -> LinkPlan:
     """
     if "embedding" not in run.columns:
         raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
-    columns = list(_COLUMNS)
-    if score_column is not None:
-        if score_column not in run.columns:
-            names = ", ".join(name for name in run.columns if name not in ("embedding", "topk"))
-            raise InputError(
-                f"`score_column={score_column!r}`: {run.path} has no such column; it has {names}"
-            )
-        columns.append(score_column)
-    table = read_rows(run, list(dict.fromkeys(columns)))
-    if score_column is not None:
-        table = table.append_column(SCORE, _scores(table[score_column], score_column))
+    if score_column is not None and score_column not in run.columns:
+        names = ", ".join(name for name in run.columns if name not in ("embedding", "topk"))
+        raise InputError(
+            f"`score_column={score_column!r}`: {run.path} has no such column; it has {names}"
+        )
+    scores = score_column or DETECTOR_SCORE
+    columns = dict.fromkeys([*_COLUMNS, *([scores] if scores in run.columns else [])])
+    table = read_rows(run, list(columns))
+    if score_column is not None or (scores in columns and _is_numeric(table[scores])):
+        table = table.append_column(SCORE, _scores(table[scores], scores))
     rows = table.num_rows
     table = table.filter(pc.is_null(table["error"])).drop_columns(["error"])
     table = table.sort_by(
@@ -155,6 +155,10 @@ def seconds_of(column: pa.ChunkedArray) -> Floats:
 
 
 def _scores(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+    if not _is_numeric(column):
         raise InputError(f"`score_column={name!r}` holds {column.type}; give a column of numbers")
     return column.cast(pa.float64())
+
+
+def _is_numeric(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
