@@ -33,7 +33,15 @@ from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
 from tracks.geometry import read_geometry
-from tracks.plan import SCORE, EmbeddingReader, LinkPlan, order_warnings, read_plan, seconds_of
+from tracks.plan import (
+    SCORE,
+    EmbeddingReader,
+    LinkPlan,
+    image_numbers,
+    order_warnings,
+    read_plan,
+    seconds_of,
+)
 from tracks.store import (
     PART,
     SCHEMA,
@@ -260,8 +268,7 @@ def _link_sequence(
         read = reader.rows(sequence.start + first, sequence.start + last + 1)
         return read if len(rows) == len(read) else read[rows - first]
 
-    images = plan["image"].combine_chunks().dictionary_encode().indices.to_numpy()
-    kept = find_duplicates(frames, images, geometry.boxes, embeddings, scores)
+    kept = find_duplicates(frames, image_numbers(plan), geometry.boxes, embeddings, scores)
     linked = np.flatnonzero(kept == np.arange(len(kept)))
     links = link_frames(
         frames[linked],

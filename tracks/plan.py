@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from common.errors import InputError, RunError
 from common.parquet import read_parquet
-from index.vectors import Floats, l1_normalise
+from index.vectors import Floats, Ints, l1_normalise
 from pipelines.detections import BOX
 from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
@@ -77,6 +77,12 @@ def read_rows(run: Run, columns: list[str]) -> pa.Table:
         table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
         tables.append(table.append_column(FILE_ROW, pa.array(file_rows)))
     return pa.concat_tables(tables)
+
+
+def image_numbers(rows: pa.Table) -> Ints:
+    """A number for each row ``[N]``, the same where the image is the same."""
+    encoded = rows["image"].combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
 
 
 def sequence_slices(rows: pa.Table) -> list[slice]:
