@@ -29,6 +29,7 @@ from common.parquet import WRITE_OPTIONS
 from index.vectors import Ints
 from pipelines.run import Run
 from tracks.association.duplicates import expand_links, find_duplicates
+from tracks.association.gaps import sessions
 from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
@@ -37,6 +38,7 @@ from tracks.plan import (
     SCORE,
     EmbeddingReader,
     LinkPlan,
+    gap_warnings,
     image_numbers,
     order_warnings,
     read_plan,
@@ -260,7 +262,7 @@ def _link_sequence(
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
     geometry = read_geometry(run, plan)
-    notes += [*order_warnings(name, frames, seconds), *geometry.warnings(name)]
+    notes += [*order_warnings(name, plan), *geometry.warnings(name)]
     scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
 
     def embeddings(rows: Ints) -> npt.NDArray[np.float32]:
@@ -269,19 +271,27 @@ def _link_sequence(
         return read if len(rows) == len(read) else read[rows - first]
 
     kept = find_duplicates(frames, image_numbers(plan), geometry.boxes, embeddings, scores)
-    linked = np.flatnonzero(kept == np.arange(len(kept)))
-    links = link_frames(
-        frames[linked],
-        geometry.boxes[linked],
-        lambda rows: embeddings(linked[rows]),
-        geometry.diagonals[linked],
-        dim=run.manifest.model.feature_dim,
-        seconds=seconds[linked],
-        scores=None if scores is None else scores[linked],
-        options=group.options,
-    )
-    previous = np.where(links.previous < 0, -1, linked[links.previous])
-    return expand_links(replace(links, previous=previous), kept), kept
+    single = np.flatnonzero(kept == np.arange(len(kept)))
+    parts = [slice(len(single))]
+    if group.options.max_gap_seconds is None:
+        parts = sessions(frames[single], seconds[single])
+        notes += gap_warnings(name, frames[single], seconds[single], parts)
+    linked: list[Links] = []
+    tracks = 0
+    for rows in (single[part] for part in parts):
+        links = link_frames(
+            frames[rows],
+            geometry.boxes[rows],
+            lambda part, rows=rows: embeddings(rows[part]),  # type: ignore[misc]
+            geometry.diagonals[rows],
+            dim=run.manifest.model.feature_dim,
+            seconds=seconds[rows],
+            scores=None if scores is None else scores[rows],
+            options=group.options,
+        )
+        linked.append(links.counted_from(tracks, rows))
+        tracks += int(links.track.max(initial=-1)) + 1
+    return expand_links(Links.concatenate(linked), kept), kept
 
 
 def _table(plan: pa.Table, links: Links, kept: Ints) -> pa.Table:

@@ -27,6 +27,7 @@ DETECTOR_SCORE = "detector_score"  # the usual name, read without being asked fo
 SCORE = "link:score"
 FILE, FILE_ROW = "link:file", "link:file_row"  # which of run.files() an embedding is in, and where
 WINDOW_BYTES = 16 * 2**20  # of embeddings in memory
+_GAPS_SHOWN = 3  # of a sequence, in one line
 _MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bursts
 
 
@@ -124,15 +125,15 @@ class EmbeddingReader:
         return self._window[start - self._first : stop - self._first]
 
 
-def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
-    """Warnings about the times of one sequence.
+def order_warnings(name: str, rows: pa.Table) -> list[str]:
+    """Warnings about the times and the frame numbers of one sequence.
 
     Args:
         name: of the sequence.
-        frames: frame number of each detection ``[N]``, never falling.
-        seconds: time of each detection ``[N]``, NaN where none is known.
+        rows: its rows of a plan, one or more.
     """
-    first = np.flatnonzero(np.r_[True, np.diff(frames) > 0]) if len(frames) else np.empty(0, int)
+    frames, seconds = rows["frame"].to_numpy(), seconds_of(rows["timestamp"])
+    first = np.flatnonzero(np.diff(frames, prepend=frames[0] - 1))
     times = seconds[first]
     times = times[~np.isnan(times)]
     warnings = []
@@ -149,7 +150,50 @@ def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) ->
             f"sequence {name!r}: {shared} of {len(times)} frames have the time of another; if two "
             "cameras write into one folder, tell them apart with a column 'sequence'"
         )
+    images = rows["image"].combine_chunks()
+    other = np.flatnonzero((np.diff(image_numbers(rows)) != 0) & (np.diff(frames) == 0))
+    if len(other):
+        at = int(other[0])
+        warnings.append(
+            f"sequence {name!r}: {len(np.unique(frames[other]))} frames have several images, frame "
+            f"{frames[at]} {images[at].as_py()!r} and {images[at + 1].as_py()!r}; an individual on both "
+            "is two tracks. If these are two cameras, tell them apart with a column 'sequence'; if "
+            "not, leave 'frame' out, and times or names decide"
+        )
     return warnings
+
+
+def gap_warnings(name: str, frames: Ints, seconds: Floats, parts: list[slice]) -> list[str]:
+    """A warning about the gaps of one sequence that no link crosses.
+
+    Args:
+        name: of the sequence.
+        frames: frame number of each detection ``[N]``.
+        seconds: time of each detection ``[N]``.
+        parts: as of ``sessions``.
+    """
+    starts = [part.start for part in parts[1:]]
+    if not starts:
+        return []
+    shown = ", ".join(
+        f"{_duration(seconds[at] - seconds[at - 1])} from frame {frames[at - 1]} to {frames[at]} "
+        f"({_clock(seconds[at - 1])} to {_clock(seconds[at])})"
+        for at in starts[:_GAPS_SHOWN]
+    )
+    more = f" and {len(starts) - _GAPS_SHOWN} more" if len(starts) > _GAPS_SHOWN else ""
+    return [
+        f"sequence {name!r}: no link crosses {len(starts)} gaps that are far beyond its rhythm: "
+        f"{shown}{more}; to link across them, give `max_gap_seconds`"
+    ]
+
+
+def _duration(seconds: float) -> str:
+    days, rest = divmod(round(seconds), 86_400)
+    return f"{days} d " * bool(days) + f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d} h"
+
+
+def _clock(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s")).replace("T", " ")
 
 
 def seconds_of(column: pa.ChunkedArray) -> Floats:
