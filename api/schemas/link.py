@@ -202,8 +202,8 @@ class LinkAnswer(BaseModel):
     frame: int
     request_id: str
     restarted: str | None = Field(
-        description="Why all earlier tracks were closed, such as other link options or another "
-        "model; null: they were not."
+        description="Why no earlier track is continued, such as other link options, another model, "
+        "or a gap in time far beyond the rhythm of the sequence; null: nothing was in the way."
     )
     tracks_open: int = Field(description="Tracks that the next frame may continue.")
     detections: list[Link] = Field(description="In the order of the request.")

@@ -25,7 +25,7 @@ from tracks.association.options import TERMS, LinkOptions
 from tracks.association.state import OpenTracks
 from tracks.association.threads import one_thread
 from tracks.live.frame import Frame
-from tracks.live.order import frame_number, split_by_clock
+from tracks.live.order import Continuable, continuable, frame_number
 from tracks.live.state import Head, State, seconds_of
 from tracks.live.store import LinkStore
 from tracks.live.transaction import Left
@@ -61,6 +61,7 @@ class _Linked(NamedTuple):
     names: dict[int, str]  # ids of detections by their number
     started: int  # number of tracks so far
     rows: int  # number of detections so far, without duplicates
+    before: Continuable  # the tracks before the frame
 
     def head(self, frame: Frame, number: int, options: LinkOptions, fingerprint: str) -> Head:
         return Head(
@@ -71,6 +72,8 @@ class _Linked(NamedTuple):
             last_ids=tuple(self.names[row] for row in self.tracks.row.tolist()),
             options=options,
             fingerprint=fingerprint,
+            steps=self.before.steps,
+            resumed=self.before.resumed,
         )
 
 
@@ -137,6 +140,7 @@ class LiveLinker:
             number = frame_number(frame, state, self.options, now=now)
             restarted = state.cut_off(self.options, fingerprint) if state else None
             linked = self._step(frame, number, embeddings, state, restart=restarted is not None)
+            restarted = restarted or linked.before.gap
             body = _body(frame, number, request_id, restarted, linked)
             transaction.save(
                 frame.sequence,
@@ -209,15 +213,14 @@ class LiveLinker:
         options = self.options
         linker = Linker(embeddings.shape[1], options, frame_step=frame.step)
         names: dict[int, str] = {}
-        aside = linker.open
+        before = Continuable(linker.open, aside=linker.open)
         if state is not None:
             tracks = linker.open
             if state.tracks is not None and not restart:
                 tracks = state.tracks
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
-            if options.max_gap_seconds is not None:
-                tracks, aside = split_by_clock(tracks, frame, number, options)
-            linker.restore(tracks, started=state.head.started, rows=state.head.rows)
+            before = continuable(tracks, frame, number, state.head, options)
+            linker.restore(before.tracks, started=state.head.started, rows=state.head.rows)
         one_image = np.zeros(len(frame.ids), dtype=np.int64)
         kept = find_duplicates(
             one_image, one_image, frame.boxes, lambda rows: embeddings[rows], frame.scores
@@ -233,9 +236,15 @@ class LiveLinker:
                 seconds=seconds_of(frame.taken),
                 scores=None if frame.scores is None else frame.scores[single],
             )
-        tracks = OpenTracks.concatenate([linker.open, aside])
-        whole = expand_links(links, kept)
-        return _Linked(whole, kept, tracks, names, linker.tracks, linker.rows)
+        return _Linked(
+            expand_links(links, kept),
+            kept,
+            OpenTracks.concatenate([linker.open, before.aside]),
+            names,
+            started=linker.tracks,
+            rows=linker.rows,
+            before=before,
+        )
 
 
 def _log_left(left: Left) -> None:
