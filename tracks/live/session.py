@@ -210,8 +210,7 @@ class LiveLinker:
             state: of the sequence.
             restart: close the open tracks, and continue only the counts.
         """
-        options = self.options
-        linker = Linker(embeddings.shape[1], options, frame_step=frame.step)
+        linker = Linker(embeddings.shape[1], self.options, frame_step=frame.step)
         names: dict[int, str] = {}
         before = Continuable(linker.open, aside=linker.open)
         if state is not None:
@@ -219,12 +218,10 @@ class LiveLinker:
             if state.tracks is not None and not restart:
                 tracks = state.tracks
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
-            before = continuable(tracks, frame, number, state.head, options)
+            before = continuable(tracks, frame, number, state.head, self.options)
             linker.restore(before.tracks, started=state.head.started, rows=state.head.rows)
-        one_image = np.zeros(len(frame.ids), dtype=np.int64)
-        kept = find_duplicates(
-            one_image, one_image, frame.boxes, lambda rows: embeddings[rows], frame.scores
-        )
+        one = np.zeros(len(frame.ids), dtype=np.int64)  # frame, of one image
+        kept = find_duplicates(one, one, frame.boxes, embeddings.__getitem__, frame.scores)
         single = np.flatnonzero(kept == np.arange(len(kept)))
         names |= {linker.rows + at: frame.ids[row] for at, row in enumerate(single.tolist())}
         with one_thread():

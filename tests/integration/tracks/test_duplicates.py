@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ami.write_back import write_database
 from api.service.tracks import TrackTable, read_steps
 from common.errors import RunError
 from common.json_models import sha256_file, write_record
@@ -19,8 +20,10 @@ from index.build.version import build_index
 from index.search.snapshot import Snapshot
 from pipelines.detections import BOX
 from pipelines.run import Run
+from tests.helpers.ami import DETECTIONS, change, fill, stored
 from tests.helpers.commands import here
 from tests.helpers.runs import write_run
+from tests.integration.ami.worlds import run_of
 from tracks.association.options import PRESETS, LinkOptions, Preset
 from tracks.export import export_coco, export_mot
 from tracks.link import link_run
@@ -200,6 +203,20 @@ def test_served_tracks_know_it_and_do_not_list_it(tmp_path: Path) -> None:
     # Hits grouped by track show it with its detection, not as one more animal.
     groups = table.grouping(snapshot)
     assert len(groups.values) == MOTHS
+
+
+def test_a_database_gets_one_individual(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ami.db'}"
+    fill(url, tmp_path / "traps")
+    first = stored(url, "bbox")[1]["bbox"]
+    change(url, DETECTIONS.update().where(DETECTIONS.c.id == 2).values(bbox=first))
+    world = run_of(url, tmp_path / "run")
+    write_database(world.path, url, columns=("tracks",), write_back=True)
+    names = ("sequence_id", "sequence_frame", "sequence_previous_id", "sequence_previous_cost")
+    rows = stored(url, *names)
+    assert rows[1]["sequence_id"] is not None
+    assert rows[2] == {**rows[1], "id": 2}
+    assert sum(row["sequence_previous_id"] == 2 for row in rows.values()) == 0
 
 
 def test_tracks_of_format_1_open_and_have_none(tmp_path: Path) -> None:
