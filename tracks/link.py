@@ -274,7 +274,8 @@ def _link_sequence(
     single = np.flatnonzero(kept == np.arange(len(kept)))
     parts = [slice(len(single))]
     if group.options.max_gap_seconds is None:
-        parts = sessions(frames[single], seconds[single])
+        limit = group.options.max_gap_frames
+        parts = sessions(frames[single], seconds[single], max_gap_frames=limit)
         notes += gap_warnings(name, frames[single], seconds[single], parts)
     linked: list[Links] = []
     tracks = 0

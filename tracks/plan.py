@@ -175,15 +175,18 @@ def gap_warnings(name: str, frames: Ints, seconds: Floats, parts: list[slice]) -
     starts = [part.start for part in parts[1:]]
     if not starts:
         return []
+    timed = not np.isnan(seconds).all()
     shown = ", ".join(
         f"{_duration(seconds[at] - seconds[at - 1])} from frame {frames[at - 1]} to {frames[at]} "
         f"({_clock(seconds[at - 1])} to {_clock(seconds[at])})"
+        if timed
+        else f"from frame {frames[at - 1]} to {frames[at]}"
         for at in starts[:_GAPS_SHOWN]
     )
     more = f" and {len(starts) - _GAPS_SHOWN} more" if len(starts) > _GAPS_SHOWN else ""
     return [
         f"sequence {name!r}: no link crosses {len(starts)} gaps that are far beyond its rhythm: "
-        f"{shown}{more}; to link across them, give `max_gap_seconds`"
+        f"{shown}{more}; to link across them, give `max_gap_{'seconds' if timed else 'frames'}`"
     ]
 
 

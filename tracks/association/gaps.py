@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from index.vectors import Floats, Ints
+from tracks.association.linker import frame_step
 
 JUMP = 10
 """A gap beyond the rhythm is more than so many times as long as every shorter step."""
@@ -23,16 +24,19 @@ HABIT = 1 / 6
 
 _IRREGULAR_HABIT = 1 / 20  # as HABIT, of gaps of which the longest is JUMP times the shortest
 _LEAST_STEPS = 3
-_LEAST_SECONDS = 1.0  # shorter steps count as this: many clocks do not know them
+# Shorter steps count as this. Many clocks do not know parts of a second; and where a frame without
+# detections is not known, some of them are missing in every sequence.
+_LEAST_SECONDS, _LEAST_FRAMES = 1.0, 5.0
 
 
-def longest_usual(steps: Floats | Sequence[float]) -> float:
+def longest_usual(steps: Floats | Sequence[float], *, least: float = _LEAST_SECONDS) -> float:
     """The longest step that belongs to the rhythm; infinite where all do, or too few are known.
 
     Args:
         steps: times between neighbouring frames in seconds, all above 0.
+        least: shorter steps count as this.
     """
-    ordered = np.sort(np.maximum(np.asarray(steps, dtype=np.float64), _LEAST_SECONDS))
+    ordered = np.sort(np.maximum(np.asarray(steps, dtype=np.float64), least))
     count = len(ordered)
     if count < _LEAST_STEPS:
         return np.inf
@@ -46,20 +50,27 @@ def longest_usual(steps: Floats | Sequence[float]) -> float:
     return np.inf
 
 
-def sessions(frames: Ints, seconds: Floats) -> list[slice]:
+def sessions(frames: Ints, seconds: Floats, *, max_gap_frames: int) -> list[slice]:
     """The parts of a sequence between gaps that are beyond its rhythm; one where there are none.
 
     Args:
         frames: frame number of each detection ``[N]``, never falling.
         seconds: time of each detection ``[N]``, NaN where none is known. A step is taken between
-            neighbouring frames whose times are known, and rise.
+            neighbouring frames whose times are known, and rise; where no time is known, frame
+            numbers count instead.
+        max_gap_frames: frames that may be missing; so many are never beyond the rhythm of numbers.
 
     Returns:
         Slices of the detections, in order.
     """
     first = np.flatnonzero(np.diff(frames, prepend=frames[:1] - 1))
-    steps = np.diff(seconds[first])
-    known = steps > 0  # not NaN, nor of one moment, nor a clock that was put back
-    beyond = known & (steps > longest_usual(steps[known]))
+    if np.isnan(seconds).all():
+        steps = np.diff(frames[first]) / frame_step(frames)
+        usual = longest_usual(steps, least=_LEAST_FRAMES)
+        beyond = steps > max(usual, max_gap_frames + 1)
+    else:
+        steps = np.diff(seconds[first])
+        known = steps > 0  # not NaN, nor of one moment, nor a clock that was put back
+        beyond = known & (steps > longest_usual(steps[known]))
     edges = [0, *first[1:][beyond].tolist(), len(frames)]
     return [slice(start, stop) for start, stop in pairwise(edges)]

@@ -360,6 +360,20 @@ def test_no_link_crosses_the_day_between_two_nights(tmp_path: Path) -> None:
     assert not any("rhythm" in note for note in asked.notes)
 
 
+def test_nights_that_only_frame_numbers_tell_apart(tmp_path: Path) -> None:
+    frames = [*range(10), *range(840, 850)]
+    plan: dict[str, list[Any]] = {"image": [f"{frame}.jpg" for frame in frames], "frame": frames}
+    run = write_run(tmp_path / "run", plan, np.ones((20, 4))).path
+    summary = link_run(run)
+    assert summary.tracks == 2
+    (note,) = [note for note in summary.notes if "rhythm" in note]
+    assert "from frame 9 to 840" in note
+    assert "`max_gap_frames`" in note
+    asked = link_run(run, options=LinkOptions(max_gap_frames=840))
+    assert asked.tracks == 1
+    assert not any("rhythm" in note for note in asked.notes)
+
+
 def test_many_nights_are_one_line(tmp_path: Path) -> None:
     summary = link_run(two_nights(tmp_path / "run", step=timedelta(minutes=1), nights=9))
     assert summary.tracks == 18

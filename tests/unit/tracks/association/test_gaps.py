@@ -16,7 +16,10 @@ RANDOM = np.random.default_rng(0)
 def starts(seconds: np.ndarray, frames: np.ndarray | None = None) -> list[int]:
     """Detections before which a session begins, but for the first."""
     frames = np.arange(len(seconds)) if frames is None else frames
-    return [part.start for part in sessions(frames, np.asarray(seconds, dtype=float))[1:]]
+    return [
+        part.start
+        for part in sessions(frames, np.asarray(seconds, dtype=float), max_gap_frames=5)[1:]
+    ]
 
 
 def nights(photos: int, count: int, step: float, day: float = 14 * HOUR) -> np.ndarray:
@@ -116,6 +119,20 @@ def test_detections_of_a_frame_stay_together() -> None:
     seconds = nights(10, 2, MINUTE)
     frames = np.repeat(np.arange(20) * 5, 3)
     assert starts(np.repeat(seconds, 3), frames) == [30]
-    parts = sessions(frames, np.repeat(seconds, 3))
+    parts = sessions(frames, np.repeat(seconds, 3), max_gap_frames=0)
     assert (parts[0].start, parts[-1].stop) == (0, 60)
     assert all(a.stop == b.start for a, b in pairwise(parts))
+
+
+def test_without_times_frame_numbers_show_the_rhythm() -> None:
+    nothing = np.full(60, np.nan)
+    frames = np.r_[np.arange(30), np.arange(30) + 1000]
+    assert starts(nothing, frames) == [30]
+    assert starts(nothing, frames * 25) == [30]
+    assert len(sessions(frames, nothing, max_gap_frames=2000)) == 1  # asked for
+    # Frames without detections are none of the rows, so a few dozen may always be missing.
+    assert starts(nothing, np.r_[np.arange(30), np.arange(30) + 70]) == []
+    # Where a time is known, times count.
+    known = nothing.copy()
+    known[:30] = np.arange(30)
+    assert starts(known, frames) == []
