@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, timedelta
@@ -16,52 +14,12 @@ import numpy as np
 import pytest
 
 from common.errors import ClashError, FrameError, LinkStateError, SnapshotError
+from tests.helpers.live import ask, live, same
 from tests.helpers.scenes import NOON, crowd, frames_of, still
-from tracks.association.linker import Links, link
+from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
-from tracks.live.frame import Frame
-from tracks.live.session import IDLE_DAYS, LiveLinker
-from tracks.live.store import LinkStore
+from tracks.live.session import IDLE_DAYS
 from tracks.live.transaction import KEPT_ANSWERS
-
-_opened: list[LinkStore] = []
-
-
-@pytest.fixture(autouse=True)
-def _closed_at_the_end() -> Iterator[None]:
-    yield
-    while _opened:
-        _opened.pop().close()
-
-
-def live(
-    file: Path, options: LinkOptions | None = None, *, wait_seconds: float = 10, **more: Any
-) -> LiveLinker:
-    _opened.append(LinkStore(file, wait_seconds=wait_seconds))
-    return LiveLinker(_opened[-1], options or PRESETS["default"], **more)
-
-
-def ask(linker: LiveLinker, frame: Frame, request: str, fingerprint: str = "model") -> Any:
-    answer = linker.link(
-        frame, request_id=request, digest=request.encode(), fingerprint=fingerprint
-    )
-    return json.loads(answer.body)
-
-
-def same(answers: list[Any], whole: Links) -> None:
-    rows = [row for answer in answers for row in answer["detections"]]
-    assert len(rows) == len(whole.track)
-    for at, row in enumerate(rows):
-        track, previous = whole.track[at], whole.previous[at]
-        assert row["detection_id"] == f"d{at}"
-        assert row["track_id"] == (None if track < 0 else f"deep/er:{track:05d}")
-        assert row["position"] == (None if track < 0 else whole.position[at])
-        assert row["previous_detection_id"] == (None if previous < 0 else f"d{previous}")
-        terms = [row[f"cost_{term}"] for term in ("feature", "iou", "area", "distance")]
-        expected = [*whole.terms[at], whole.cost[at], whole.margin[at]]
-        for value, number in zip([*terms, row["cost"], row["margin"]], expected, strict=True):
-            assert value == (None if np.isnan(number) else pytest.approx(number, abs=1e-12))
-
 
 VARIANTS = {
     **PRESETS,
@@ -114,146 +72,6 @@ def test_a_frame_with_nothing_in_it_is_a_frame_missed(tmp_path: Path) -> None:
         assert (empty["frame"], empty["detections"]) == (1, [])
         after = ask(linker, still(), "c")
         assert (after["detections"][0]["position"] == 1) is goes_on
-
-
-def twice(number: int, **more: Any) -> Frame:
-    """Two objects, the first three times: saved again, and two pixels apart with a higher score."""
-    boxes = np.array([[0, 0, 30, 30], [0, 0, 30, 30], [90, 0, 120, 30], [2, 1, 31, 32]], float)
-    given: dict[str, Any] = {
-        "ids": [f"{number}-{name}" for name in ("first", "again", "other", "near")],
-        "boxes": boxes,
-        "vectors": np.eye(4, dtype=np.float32)[[0, 0, 1, 0]],
-    }
-    return still(number, **(given | more))
-
-
-def test_a_box_sent_twice_is_one_individual(tmp_path: Path) -> None:
-    linker = live(tmp_path / "s")
-    answers = [ask(linker, twice(number), f"r{number}") for number in range(3)]
-    for number, answer in enumerate(answers):
-        assert answer["tracks_open"] == 2
-        first, again, other, near = answer["detections"]
-        assert [row["duplicate_of"] for row in answer["detections"]] == [
-            *(None, f"{number}-first", None, f"{number}-first")
-        ]
-        for row in (first, again, near):
-            assert (row["track_id"], row["position"]) == ("cam:00000", number)
-        for row in (again, near):
-            assert {row["cost"], row["margin"], row["previous_detection_id"]} == {None}
-        assert (other["track_id"], other["position"]) == ("cam:00001", number)
-        before = f"{number - 1}-first" if number else None
-        assert first["previous_detection_id"] == before
-    scored = linker.link(
-        twice(3, scores=np.array([0.3, 0.2, np.nan, 0.9])),
-        request_id="r3",
-        digest=b"r3",
-        fingerprint="model",
-    )
-    assert (scored.continued, scored.started, scored.weak, scored.duplicates) == (2, 0, 0, 2)
-    rows = json.loads(scored.body)["detections"]
-    assert [row["duplicate_of"] for row in rows] == ["3-near", "3-near", None, None]
-    assert rows[3]["previous_detection_id"] == "2-first"
-    repeated = linker.link(
-        twice(3, scores=np.array([0.3, 0.2, np.nan, 0.9])),
-        request_id="r3",
-        digest=b"r3",
-        fingerprint="model",
-    )
-    assert (repeated.body, repeated.repeated, repeated.duplicates) == (scored.body, True, 0)
-    state = linker.state("cam")
-    assert state is not None
-    assert (state.head.started, state.head.rows) == (2, 8)
-    assert set(state.head.last_ids) == {"3-near", "3-other"}
-
-
-def test_a_frame_of_weak_duplicates_starts_no_track(tmp_path: Path) -> None:
-    linker = live(tmp_path / "s", LinkOptions(strong_score=0.5))
-    answer = ask(linker, twice(0, scores=np.array([0.1, 0.1, 0.9, 0.2])), "a")
-    assert [row["track_id"] for row in answer["detections"]] == [None, None, "cam:00000", None]
-    assert [row["duplicate_of"] for row in answer["detections"]] == ["0-near", "0-near", None, None]
-
-
-def minute(number: int, minutes: float, **more: Any) -> Frame:
-    return still(number, taken=NOON + timedelta(minutes=minutes), **more)
-
-
-def test_after_a_day_without_frames_tracks_begin_anew_and_the_answer_says_why(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "s"
-    times = [*range(10), *range(840, 850), *range(1700, 1710)]
-    for number, at in enumerate(times):
-        answer = ask(live(file), minute(number, at), f"r{number}")
-        (row,) = answer["detections"]
-        assert row["track_id"] == f"cam:{number // 10:05d}"
-        assert row["position"] == number % 10
-        assert (answer["restarted"] is None) == (number not in (10, 20))
-        if answer["restarted"]:
-            assert "49,860 s" in answer["restarted"] or "51,060 s" in answer["restarted"]
-    # The others keep the same tracks where that was asked for.
-    asked = live(tmp_path / "t", LinkOptions(max_gap_seconds=86_400))
-    answers = [ask(asked, minute(n, at), f"r{n}") for n, at in enumerate(times)]
-    assert {answer["detections"][0]["track_id"] for answer in answers} == {"cam:00000"}
-    untimed = live(tmp_path / "u")
-    answers = [ask(untimed, still(n), f"r{n}") for n in range(30)]
-    assert {answer["detections"][0]["track_id"] for answer in answers} == {"cam:00000"}
-
-
-def test_hours_between_bursts_are_the_rhythm_of_a_camera(tmp_path: Path) -> None:
-    linker = live(tmp_path / "s")
-    times = [burst * 180 + photo / 60 for burst in range(12) for photo in range(3)]
-    answers = [ask(linker, minute(n, at), f"r{n}") for n, at in enumerate(times)]
-    # At the first gap it is not known yet.
-    restarted = [n for n, answer in enumerate(answers) if answer["restarted"]]
-    assert restarted == [3]
-    assert answers[-1]["detections"][0]["position"] == 32
-
-
-def test_a_clock_that_is_wrong_for_a_frame_closes_no_track(tmp_path: Path) -> None:
-    linker = live(tmp_path / "s")
-    for number in range(8):
-        ask(linker, minute(number, number), f"r{number}")
-    wrong = ask(linker, minute(8, 8 + 840), "r8")
-    assert wrong["detections"][0]["track_id"] == "cam:00001"
-    right = ask(linker, minute(9, 9), "r9")
-    assert right["restarted"] is None
-    assert right["detections"][0]["previous_detection_id"] == "cam-7-0"
-    assert ask(linker, minute(10, 10), "r10")["detections"][0]["position"] == 9
-    # Nor does it in the evening of that day, when the clock comes to the wrong time once more.
-    for number in range(11, 16):
-        ask(linker, minute(number, number), f"r{number}")
-    evening = [ask(linker, minute(n, n + 836), f"r{n}") for n in range(16, 22)]
-    assert [answer["restarted"] is None for answer in evening] == [False, *[True] * 5]
-    assert evening[-1]["detections"][0]["position"] == 5
-
-
-def test_tracks_may_be_missing_as_long_as_frames_say(tmp_path: Path) -> None:
-    """A gap within a night is one of frames, whatever the gap between two nights."""
-    linker = live(tmp_path / "s", LinkOptions(max_gap_frames=8))
-    for number in range(10):
-        ask(linker, minute(number, number), f"r{number}")
-    for number in range(10, 18):
-        ask(linker, minute(number, number, count=0), f"r{number}")
-    assert ask(linker, minute(18, 18), "r18")["detections"][0]["position"] == 10
-
-
-def test_a_state_without_steps_goes_on(tmp_path: Path) -> None:
-    """As an earlier version stored it: the rhythm is learnt from the next frames."""
-    linker = live(tmp_path / "s")
-    for number in range(5):
-        ask(linker, minute(number, number), f"r{number}")
-    linker.store.close()
-    with sqlite3.connect(tmp_path / "s") as file:
-        (head,) = file.execute("SELECT head FROM sequences").fetchone()
-        old = {name: value for name, value in json.loads(head).items() if name != "steps"}
-        assert len(old) == len(json.loads(head)) - 1
-        file.execute("UPDATE sequences SET head = ?, checksum = NULL", (json.dumps(old),))
-    file.close()
-    again = live(tmp_path / "s")
-    assert ask(again, minute(5, 840), "r5")["detections"][0]["position"] == 5
-    for number in range(6, 20):
-        ask(again, minute(number, 840 + number), f"r{number}")
-    assert ask(again, minute(20, 1700), "r20")["restarted"]
 
 
 def test_gaps_are_counted_in_the_step_of_the_camera(tmp_path: Path) -> None:
