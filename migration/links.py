@@ -97,6 +97,9 @@ def compare_links(
         tracks_now=summaries[1].tracks,
     )
     both = plan.filter(pa.array(new.embedded[plan["row_id"].to_numpy()]))
+    # A duplicate is near to what its detection continues, and is not linked to it.
+    repeated = tables[0].filter(tables[0]["duplicate_of"].is_valid())["detection_id"]
+    both = both.filter(pc.invert(pc.is_in(both["detection_id"], repeated)))
     return report, threshold(*_pairs(old, new, both, tables[0], options), options.max_cost)
 
 

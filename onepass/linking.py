@@ -150,7 +150,8 @@ class Tracks:
         Returns:
             ``detection_id``, ``track_id`` (null: in none), ``sequence``, ``frame``, ``position`` in
             the track from 0, ``previous_detection_id``, ``cost`` of the link to it with its four
-            terms, and ``margin``: how much dearer the next best link was.
+            terms, ``margin``: how much dearer the next best link was, and ``duplicate_of``: the
+            detection that this one repeats, whose track it has (null: none).
         """
         return self._table
 

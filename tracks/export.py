@@ -35,6 +35,7 @@ class ExportSummary:
     left_out: int  # detections in no track: with an error, or weak
     unsized: int  # images whose size could not be read, written without one (COCO)
     repeated: int  # boxes that share a track with another box of their frame
+    duplicates: int  # detections that repeat another one, not written
 
 
 def export_mot(
@@ -156,4 +157,5 @@ def _summary(
 ) -> ExportSummary:
     boxes = int(linked.in_track.sum())
     left_out = linked.rows.num_rows - boxes
-    return ExportSummary(files, boxes, tracks, left_out, unsized, linked.repeated_boxes())
+    repeated = linked.repeated_boxes()
+    return ExportSummary(files, boxes, tracks, left_out, unsized, repeated, linked.duplicates)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,12 +26,24 @@ from common.json_models import sha256_file
 from common.lock import lock_folder
 from common.moved import Pairs
 from common.parquet import WRITE_OPTIONS
+from index.vectors import Ints
 from pipelines.run import Run
+from tracks.association.duplicates import expand_links, find_duplicates
+from tracks.association.gaps import sessions
 from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
 from tracks.geometry import read_geometry
-from tracks.plan import SCORE, EmbeddingReader, LinkPlan, order_warnings, read_plan, seconds_of
+from tracks.plan import (
+    SCORE,
+    EmbeddingReader,
+    LinkPlan,
+    gap_warnings,
+    image_numbers,
+    order_warnings,
+    read_plan,
+    seconds_of,
+)
 from tracks.store import (
     PART,
     SCHEMA,
@@ -81,7 +94,8 @@ def link_run(
         out: folder of the tracks, new or holding older tracks; default ``run / "tracks"``.
         options: weights, limits and rules of linking; default ``LinkOptions()``.
         score_column: column of the run with the detector's score, needed for
-            ``options.strong_score`` and for nothing else.
+            ``options.strong_score`` and for nothing else. Of duplicates the one with the highest
+            score is linked; without a column, a ``detector_score`` of numbers is taken for that.
         pairs: of folders of images that were moved.
         executor: where sequences are linked: ``local`` in this process, ``ray`` side by side on
             Ray, ``auto`` on Ray where there is much to link.
@@ -139,6 +153,7 @@ def link_run(
             tracks=sum(summary.tracks for summary in summaries),
             left_out=plan.left_out,
             weak=sum(summary.weak for summary in summaries),
+            duplicates=sum(summary.duplicates for summary in summaries),
             notes=tuple(note for summary in summaries for note in summary.notes),
         )
         manifest = TracksManifest(
@@ -208,25 +223,38 @@ def _copied(table: pa.Table) -> pa.Table:
 
 def _link_group(group: _Group) -> LinkSummary:
     run = Run.open(group.run, group.pairs)
-    linked = tracks = weak = 0
+    linked = tracks = weak = duplicates = 0
     notes: list[str] = []
     reader = EmbeddingReader(run, group.plan)
     with one_thread(), pq.ParquetWriter(group.part, SCHEMA, **WRITE_OPTIONS) as writer:
         for rows in group.sequences:
-            links = _link_sequence(run, group, rows, reader, notes)
+            links, kept = _link_sequence(run, group, rows, reader, notes)
+            is_kept = kept == np.arange(len(kept))
             linked += int((links.previous >= 0).sum())
-            weak += int((links.track < 0).sum())
+            weak += int((links.track[is_kept] < 0).sum())
             tracks += int(links.track.max(initial=-1)) + 1
-            writer.write_table(_table(group.plan[rows], links))
+            duplicates += int((~is_kept).sum())
+            writer.write_table(_table(group.plan[rows], links, kept))
     return LinkSummary(
-        len(group.sequences), group.plan.num_rows, linked, tracks, 0, weak, tuple(notes)
+        sequences=len(group.sequences),
+        detections=group.plan.num_rows,
+        linked=linked,
+        tracks=tracks,
+        left_out=0,
+        weak=weak,
+        duplicates=duplicates,
+        notes=tuple(notes),
     )
 
 
 def _link_sequence(
     run: Run, group: _Group, sequence: slice, reader: EmbeddingReader, notes: list[str]
-) -> Links:
-    """Link the rows ``sequence`` of a group; warnings are appended to ``notes``."""
+) -> tuple[Links, Ints]:
+    """Link the rows ``sequence`` of a group; warnings are appended to ``notes``.
+
+    Returns:
+        The links of all its rows, and the row of which each one is a duplicate, itself for most.
+    """
     plan, name = group.plan[sequence], group.plan["sequence"][sequence.start].as_py()
     frames, seconds = plan["frame"].to_numpy(), seconds_of(plan["timestamp"])
     try:
@@ -234,20 +262,40 @@ def _link_sequence(
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
     geometry = read_geometry(run, plan)
-    notes += [*order_warnings(name, frames, seconds), *geometry.warnings(name)]
-    return link_frames(
-        frames,
-        geometry.boxes,
-        lambda rows: reader.rows(sequence.start + rows.start, sequence.start + rows.stop),
-        geometry.diagonals,
-        dim=run.manifest.model.feature_dim,
-        seconds=seconds,
-        scores=plan[SCORE].to_numpy() if SCORE in plan.column_names else None,
-        options=group.options,
-    )
+    notes += [*order_warnings(name, plan), *geometry.warnings(name)]
+    scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
+
+    def embeddings(rows: Ints) -> npt.NDArray[np.float32]:
+        first, last = int(rows[0]), int(rows[-1])
+        read = reader.rows(sequence.start + first, sequence.start + last + 1)
+        return read if len(rows) == len(read) else read[rows - first]
+
+    kept = find_duplicates(frames, image_numbers(plan), geometry.boxes, embeddings, scores)
+    single = np.flatnonzero(kept == np.arange(len(kept)))
+    parts = [slice(len(single))]
+    if group.options.max_gap_seconds is None:
+        limit = group.options.max_gap_frames
+        parts = sessions(frames[single], seconds[single], max_gap_frames=limit)
+        notes += gap_warnings(name, frames[single], seconds[single], parts)
+    linked: list[Links] = []
+    tracks = 0
+    for rows in (single[part] for part in parts):
+        links = link_frames(
+            frames[rows],
+            geometry.boxes[rows],
+            lambda part, rows=rows: embeddings(rows[part]),  # type: ignore[misc]
+            geometry.diagonals[rows],
+            dim=run.manifest.model.feature_dim,
+            seconds=seconds[rows],
+            scores=None if scores is None else scores[rows],
+            options=group.options,
+        )
+        linked.append(links.counted_from(tracks, rows))
+        tracks += int(links.track.max(initial=-1)) + 1
+    return expand_links(Links.concatenate(linked), kept), kept
 
 
-def _table(plan: pa.Table, links: Links) -> pa.Table:
+def _table(plan: pa.Table, links: Links, kept: Ints) -> pa.Table:
     """The tracks of one sequence, as ``SCHEMA``."""
     name = plan["sequence"][0].as_py()
     ids = plan["detection_id"].combine_chunks()
@@ -265,6 +313,7 @@ def _table(plan: pa.Table, links: Links) -> pa.Table:
             pa.array(links.position.astype(np.int32), mask=trackless),
             ids.take(pa.array(links.previous, mask=start)),
             *(pa.array(column, mask=start) for column in costs.T),
+            ids.take(pa.array(kept, mask=kept == np.arange(len(kept)))),
         ],
         schema=SCHEMA,
     )

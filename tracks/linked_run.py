@@ -34,9 +34,10 @@ class LinkedRun:
     """A linked run, or some sequences of it."""
 
     run: Run  # the run
-    # All N detections by sequence, frame and row_id, with their columns of tracks/; those with an
-    # error, or in no track, have no track_id.
+    # All N detections but the duplicates, by sequence, frame and row_id, with their columns of
+    # tracks/; those with an error, or in no track, have no track_id.
     rows: pa.Table
+    duplicates: int = 0  # detections of the run that repeat another one, and are left out
 
     @classmethod
     def open(cls, path: Path, sequence: str | None = None, *, pairs: Pairs = ()) -> LinkedRun:
@@ -58,7 +59,8 @@ class LinkedRun:
         rows = rows.join(tracks, "detection_id").sort_by(
             [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
         )
-        linked = cls(run, rows.combine_chunks())
+        kept = rows.filter(rows["duplicate_of"].is_null()).combine_chunks()
+        linked = cls(run, kept, rows.num_rows - kept.num_rows)
         return linked if sequence is None else linked.only(sequence)
 
     def only(self, sequence: str) -> LinkedRun:

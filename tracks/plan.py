@@ -15,17 +15,19 @@ import pyarrow.compute as pc
 
 from common.errors import InputError, RunError
 from common.parquet import read_parquet
-from index.vectors import Floats, l1_normalise
+from index.vectors import Floats, Ints, l1_normalise
 from pipelines.detections import BOX
 from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
 from tracks.association.linker import by_frame
 
 _COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
+DETECTOR_SCORE = "detector_score"  # the usual name, read without being asked for
 # Columns beside those of a run, in names that no source has.
 SCORE = "link:score"
 FILE, FILE_ROW = "link:file", "link:file_row"  # which of run.files() an embedding is in, and where
 WINDOW_BYTES = 16 * 2**20  # of embeddings in memory
+_GAPS_SHOWN = 3  # of a sequence, in one line
 _MOST_SHARED = 0.5  # of the frames; more with the time of another are hardly bursts
 
 
@@ -34,7 +36,7 @@ class LinkPlan:
     """The detections of a run that have an embedding."""
 
     # By sequence, frame and row_id; FILE and FILE_ROW locate the embedding, SCORE exists
-    # where a score column was given.
+    # where a score column was given, or the run has a DETECTOR_SCORE of numbers.
     table: pa.Table
     sequences: list[slice]  # the rows of each sequence
     left_out: int  # number of rows with an error, which have no embedding
@@ -49,17 +51,16 @@ def read_plan(run: Run, score_column: str | None) -> LinkPlan:
     """
     if "embedding" not in run.columns:
         raise RunError(f"{run.path} keeps no embeddings; extract again and keep them")
-    columns = list(_COLUMNS)
-    if score_column is not None:
-        if score_column not in run.columns:
-            names = ", ".join(name for name in run.columns if name not in ("embedding", "topk"))
-            raise InputError(
-                f"`score_column={score_column!r}`: {run.path} has no such column; it has {names}"
-            )
-        columns.append(score_column)
-    table = read_rows(run, list(dict.fromkeys(columns)))
-    if score_column is not None:
-        table = table.append_column(SCORE, _scores(table[score_column], score_column))
+    if score_column is not None and score_column not in run.columns:
+        names = ", ".join(name for name in run.columns if name not in ("embedding", "topk"))
+        raise InputError(
+            f"`score_column={score_column!r}`: {run.path} has no such column; it has {names}"
+        )
+    scores = score_column or DETECTOR_SCORE
+    columns = dict.fromkeys([*_COLUMNS, *([scores] if scores in run.columns else [])])
+    table = read_rows(run, list(columns))
+    if score_column is not None or (scores in columns and _is_numeric(table[scores])):
+        table = table.append_column(SCORE, _scores(table[scores], scores))
     rows = table.num_rows
     table = table.filter(pc.is_null(table["error"])).drop_columns(["error"])
     table = table.sort_by(
@@ -77,6 +78,12 @@ def read_rows(run: Run, columns: list[str]) -> pa.Table:
         table = table.append_column(FILE, pa.array(np.full(table.num_rows, number, np.int32)))
         tables.append(table.append_column(FILE_ROW, pa.array(file_rows)))
     return pa.concat_tables(tables)
+
+
+def image_numbers(rows: pa.Table) -> Ints:
+    """A number for each row ``[N]``, the same where the image is the same."""
+    encoded = rows["image"].combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
 
 
 def sequence_slices(rows: pa.Table) -> list[slice]:
@@ -118,15 +125,15 @@ class EmbeddingReader:
         return self._window[start - self._first : stop - self._first]
 
 
-def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) -> list[str]:
-    """Warnings about the times of one sequence.
+def order_warnings(name: str, rows: pa.Table) -> list[str]:
+    """Warnings about the times and the frame numbers of one sequence.
 
     Args:
         name: of the sequence.
-        frames: frame number of each detection ``[N]``, never falling.
-        seconds: time of each detection ``[N]``, NaN where none is known.
+        rows: its rows of a plan, one or more.
     """
-    first = np.flatnonzero(np.r_[True, np.diff(frames) > 0]) if len(frames) else np.empty(0, int)
+    frames, seconds = rows["frame"].to_numpy(), seconds_of(rows["timestamp"])
+    first = np.flatnonzero(np.diff(frames, prepend=frames[0] - 1))
     times = seconds[first]
     times = times[~np.isnan(times)]
     warnings = []
@@ -143,7 +150,53 @@ def order_warnings(name: str, frames: npt.NDArray[np.int64], seconds: Floats) ->
             f"sequence {name!r}: {shared} of {len(times)} frames have the time of another; if two "
             "cameras write into one folder, tell them apart with a column 'sequence'"
         )
+    images = rows["image"].combine_chunks()
+    other = np.flatnonzero((np.diff(image_numbers(rows)) != 0) & (np.diff(frames) == 0))
+    if len(other):
+        at = int(other[0])
+        warnings.append(
+            f"sequence {name!r}: {len(np.unique(frames[other]))} frames have several images, frame "
+            f"{frames[at]} {images[at].as_py()!r} and {images[at + 1].as_py()!r}; an individual on both "
+            "is two tracks. If these are two cameras, tell them apart with a column 'sequence'; if "
+            "not, leave 'frame' out, and times or names decide"
+        )
     return warnings
+
+
+def gap_warnings(name: str, frames: Ints, seconds: Floats, parts: list[slice]) -> list[str]:
+    """A warning about the gaps of one sequence that no link crosses.
+
+    Args:
+        name: of the sequence.
+        frames: frame number of each detection ``[N]``.
+        seconds: time of each detection ``[N]``.
+        parts: as of ``sessions``.
+    """
+    starts = [part.start for part in parts[1:]]
+    if not starts:
+        return []
+    timed = not np.isnan(seconds).all()
+    shown = ", ".join(
+        f"{_duration(seconds[at] - seconds[at - 1])} from frame {frames[at - 1]} to {frames[at]} "
+        f"({_clock(seconds[at - 1])} to {_clock(seconds[at])})"
+        if timed
+        else f"from frame {frames[at - 1]} to {frames[at]}"
+        for at in starts[:_GAPS_SHOWN]
+    )
+    more = f" and {len(starts) - _GAPS_SHOWN} more" if len(starts) > _GAPS_SHOWN else ""
+    return [
+        f"sequence {name!r}: no link crosses {len(starts)} gaps that are far beyond its rhythm: "
+        f"{shown}{more}; to link across them, give `max_gap_{'seconds' if timed else 'frames'}`"
+    ]
+
+
+def _duration(seconds: float) -> str:
+    days, rest = divmod(round(seconds), 86_400)
+    return f"{days} d " * bool(days) + f"{rest // 3600}:{rest // 60 % 60:02d}:{rest % 60:02d} h"
+
+
+def _clock(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s")).replace("T", " ")
 
 
 def seconds_of(column: pa.ChunkedArray) -> Floats:
@@ -155,6 +208,10 @@ def seconds_of(column: pa.ChunkedArray) -> Floats:
 
 
 def _scores(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+    if not _is_numeric(column):
         raise InputError(f"`score_column={name!r}` holds {column.type}; give a column of numbers")
     return column.cast(pa.float64())
+
+
+def _is_numeric(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))

@@ -7,7 +7,8 @@
       manifest.json        the options, the counts, the sha256
 
 A row without ``track_id`` is a weak detection in no track. The first detection of a track has no
-previous detection, no cost and no margin.
+previous detection, no cost and no margin. A duplicate has the track and the position of the detection
+that it repeats, which is its ``duplicate_of``; who counts or shows individuals leaves it out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         ("cost", pa.float32()),
         *((f"cost_{term}", pa.float32()) for term in TERMS),
         ("margin", pa.float32()),
+        ("duplicate_of", pa.string()),  # null in files of format 1
     ]
 )
 
@@ -54,6 +56,7 @@ class LinkSummary:
         tracks: of all sequences.
         left_out: rows with an error and no embedding.
         weak: detections in no track.
+        duplicates: detections that repeat another one of their image, and have its track.
         notes: warnings about the input, for people.
     """
 
@@ -63,12 +66,14 @@ class LinkSummary:
     tracks: int
     left_out: int
     weak: int = 0
+    duplicates: int = 0
     notes: tuple[str, ...] = ()
 
 
 class TracksManifest(Manifest):
     """Contents of ``tracks/manifest.json``."""
 
+    format: int = 2  # 1: without duplicates
     fingerprint: str
     # Of the run's detections files; None: made before it was kept, and before runs were updated.
     rows_sha256: str | None = None

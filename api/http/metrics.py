@@ -22,7 +22,7 @@ class Metrics:
         connections: that are open.
         queue_depth: queries waiting for the index.
         batch_size: queries that the index answered together.
-        linked: detections of live frames: continued, started or weak.
+        linked: detections of live frames: continued, started, weak or duplicates.
         link_sequences: sequences whose live state is kept, set when metrics are read.
         link_bytes: of it, as well.
         link_idle: idle sequences that left: closed or removed.

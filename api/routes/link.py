@@ -86,7 +86,7 @@ async def link(request: Request, body: LinkRequest) -> Response:
                     fingerprint=served.snapshot.manifest.fingerprint,
                 ),
             )
-    for outcome in ("continued", "started", "weak"):
+    for outcome in ("continued", "started", "weak", "duplicates"):
         service.metrics.linked.labels(outcome).inc(getattr(answer, outcome))
     for left in ("closed", "removed"):
         service.metrics.link_idle.labels(left).inc(getattr(answer, left))

@@ -29,6 +29,7 @@ _LINK: dict[str, Any] = COSTS | {
     "position": 1,
     "previous_detection_id": "trap-4/56/0",
     "cost_distance": 0.002,
+    "duplicate_of": None,
     "label": None,
     "label_score": None,
 }
@@ -174,6 +175,11 @@ class Link(LinkCost):
     detection_id: str
     track_id: str | None = Field(description="null: a weak detection that extends no track.")
     position: int | None = Field(description="Position in the track; 0 is its first detection.")
+    duplicate_of: str | None = Field(
+        None,
+        description="The detection of this frame that this one repeats, and whose track it has: the "
+        "same box again, or one a few pixels apart; null: none.",
+    )
     label: str | None = Field(description="The class; null where a vector was sent.")
     label_score: float | None = Field(description="The model's probability of that class.")
 
@@ -196,8 +202,8 @@ class LinkAnswer(BaseModel):
     frame: int
     request_id: str
     restarted: str | None = Field(
-        description="Why all earlier tracks were closed, such as other link options or another "
-        "model; null: they were not."
+        description="Why no earlier track is continued, such as other link options, another model, "
+        "or a gap in time far beyond the rhythm of the sequence; null: nothing was in the way."
     )
     tracks_open: int = Field(description="Tracks that the next frame may continue.")
     detections: list[Link] = Field(description="In the order of the request.")

@@ -56,7 +56,9 @@ class TrackTable:
     def __init__(self, steps: pa.Table) -> None:
         # Weak detections that extend no track are in the table, without a track id.
         self._steps = steps = steps.filter(steps["track_id"].is_valid())
-        summaries = steps.group_by(["run", "track_id", "sequence"]).aggregate(
+        # A duplicate has a track, and is no detection of it.
+        self._members = members = steps.filter(steps["duplicate_of"].is_null())
+        summaries = members.group_by(["run", "track_id", "sequence"]).aggregate(
             [("position", "count"), ("frame", "min"), ("frame", "max")]
         )
         summaries = summaries.rename_columns(
@@ -100,11 +102,11 @@ class TrackTable:
         return None if row < 0 else str(self._steps["track_id"][row].as_py())
 
     def steps(self, run: int, track_id: str) -> list[dict[str, Any]]:
-        """The rows of one track in order."""
+        """The rows of one track in order, without duplicates."""
         mask = pc.and_(
-            pc.equal(self._steps["run"], run), pc.equal(self._steps["track_id"], track_id)
+            pc.equal(self._members["run"], run), pc.equal(self._members["track_id"], track_id)
         )
-        steps: list[dict[str, Any]] = self._steps.filter(mask).sort_by("position").to_pylist()
+        steps: list[dict[str, Any]] = self._members.filter(mask).sort_by("position").to_pylist()
         return steps
 
     def grouping(self, snapshot: Snapshot) -> Grouping:

@@ -87,5 +87,6 @@ def link(
         f"{out or run / 'tracks'}: {summary.tracks} tracks of {summary.detections} detections in "
         f"{summary.sequences} sequences, {summary.linked} links"
         + (f", {summary.weak} weak ones in no track" if summary.weak else "")
+        + (f", {summary.duplicates} duplicates" if summary.duplicates else "")
         + (f", {summary.left_out} left out (errors)" if summary.left_out else "")
     )

@@ -207,7 +207,8 @@ def export(
         as_json,
         f"{out}: {exported.boxes} boxes in {exported.tracks} tracks"
         + (f" in {len(exported.files)} files" if format_ == "mot" else "")
-        + (f"; {exported.left_out} detections in no track left out" if exported.left_out else ""),
+        + (f"; {exported.left_out} detections in no track left out" if exported.left_out else "")
+        + (f"; {exported.duplicates} duplicates left out" if exported.duplicates else ""),
     )
 
 

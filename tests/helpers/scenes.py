@@ -55,13 +55,13 @@ def frames_of(scene: tuple[np.ndarray, ...], *, seconds: bool = False) -> list[F
 
 
 def still(number: int | None = None, *, count: int = 1, **more: Any) -> Frame:
-    """A frame with ``count`` unchanging objects in it."""
+    """A frame with ``count`` unchanging objects in it, side by side."""
     given: dict[str, Any] = {
         "sequence": "cam",
         "number": number,
         "diagonal_px": 100.0,
         "ids": [f"{more.get('sequence', 'cam')}-{number}-{at}" for at in range(count)],
-        "boxes": np.array([SQUARE] * count).reshape(count, 4),
+        "boxes": np.array([SQUARE] * count).reshape(count, 4) + 20 * np.arange(count)[:, None],
         "vectors": np.eye(4, dtype=np.float32)[:count],
     }
     return Frame(**(given | more))

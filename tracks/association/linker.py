@@ -8,7 +8,7 @@ lost a few frames ago compete in the same assignment as live ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -41,9 +41,22 @@ class Links:
         terms = np.full((count, len(TERMS)), np.nan)
         return cls(number, number.copy(), number.copy(), cost, terms, cost.copy())
 
+    def counted_from(self, track: int, rows: Ints) -> Links:
+        """The links of a part of a sequence, numbered as in the whole.
+
+        Args:
+            track: number of the part's first track.
+            rows: number of each of its detections ``[N]``.
+        """
+        return replace(
+            self,
+            track=np.where(self.track < 0, -1, self.track + track),
+            previous=np.where(self.previous < 0, -1, rows[self.previous]),
+        )
+
     @classmethod
     def concatenate(cls, parts: list[Links]) -> Links:
-        """The frames of one sequence after each other."""
+        """The parts of one sequence after each other."""
         columns = map(vars, parts)
         return cls(*map(np.concatenate, zip(*(column.values() for column in columns), strict=True)))
 

@@ -54,7 +54,11 @@ class LinkOptions(JsonModel):
         GAPS, "Frames that a track may be missing, in the usual step between frames.", 5, ge=0
     )
     max_gap_seconds: float | None = option(
-        GAPS, "Most seconds between two detections of a track; needs timestamps.", None, gt=0
+        GAPS,
+        "Most seconds between two detections of a track; needs timestamps. If not given, no link "
+        "crosses a gap far beyond the rhythm of the sequence, such as a day between two nights.",
+        None,
+        gt=0,
     )
     appearance: Literal["average", "gallery"] = option(
         MEMORY,

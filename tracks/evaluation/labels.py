@@ -11,13 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
+from index.vectors import Ints
 from pipelines.run import Run
+from tracks.association.duplicates import find_duplicates
 from tracks.association.linker import by_frame
 from tracks.evaluation.matching import UNMATCHED, match_boxes
 from tracks.evaluation.truth import read_run_truth, truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
 from tracks.geometry import read_geometry
-from tracks.plan import EmbeddingReader, LinkPlan, read_plan
+from tracks.plan import SCORE, EmbeddingReader, LinkPlan, image_numbers, read_plan
 
 
 def labelled_by_truth(
@@ -101,20 +103,26 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     return labelled
 
 
-def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, slice]]:
-    """The sequences of a plan without labels, and the rows of each."""
+def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, Ints]]:
+    """The sequences of a plan without labels, and the rows of each that are no duplicates."""
     reader = EmbeddingReader(run, plan.table)
     for rows in plan.sequences:
         table = plan.table[rows]
-        measured = read_geometry(run, table)
+        measured, frames = read_geometry(run, table), table["frame"].to_numpy()
+        embeddings = reader.rows(rows.start, rows.stop)
+        scores = table[SCORE].to_numpy() if SCORE in table.column_names else None
+        kept = find_duplicates(
+            frames, image_numbers(table), measured.boxes, embeddings.__getitem__, scores
+        )
+        single = np.flatnonzero(kept == np.arange(len(kept)))
         yield (
             LabelledSequence(
                 name=table["sequence"][0].as_py(),
-                frames=table["frame"].to_numpy(),
-                boxes=measured.boxes,
-                embeddings=reader.rows(rows.start, rows.stop),
-                diagonals=measured.diagonals,
-                individuals=np.full(table.num_rows, UNLABELLED, dtype=np.int64),
+                frames=frames[single],
+                boxes=measured.boxes[single],
+                embeddings=embeddings[single],
+                diagonals=measured.diagonals[single],
+                individuals=np.full(len(single), UNLABELLED, dtype=np.int64),
             ),
-            rows,
+            rows.start + single,
         )

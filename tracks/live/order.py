@@ -7,14 +7,16 @@ before it is taken for the last one, and the clock of a camera may go back.
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import ClashError, FrameError
+from tracks.association.gaps import longest_usual
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
 from tracks.live.frame import Frame
-from tracks.live.state import State, seconds_of
+from tracks.live.state import Head, State, seconds_of
 
 JUMP_FRAMES = 100_000
 FRAMES_PER_SECOND = 1_000
@@ -22,6 +24,9 @@ FRAMES_PER_SECOND = 1_000
 
 JUMP_DAYS = 30
 """The time of a frame may be so far ahead, and as much more as has passed since the last one."""
+
+KEPT_STEPS = 200
+"""Times between frames that a sequence keeps, to know its rhythm by."""
 
 CLOCK_FRAMES = 5
 """Frames for which a track is kept that only the camera's clock puts out of reach."""
@@ -84,21 +89,59 @@ def _check_jump(frame: Frame, number: int, state: State, *, elapsed: float) -> N
         )
 
 
-def split_by_clock(
-    tracks: OpenTracks, frame: Frame, number: int, options: LinkOptions
-) -> tuple[OpenTracks, OpenTracks]:
-    """The open tracks that a frame may continue by its time, and those to be set aside.
+class Continuable(NamedTuple):
+    """Which open tracks a frame may continue by its time."""
 
-    Set aside are those that only the camera's clock puts out of reach: where it is right again
-    within ``CLOCK_FRAMES``, they go on. What is in neither is closed.
+    tracks: OpenTracks  # these
+    # Those that only the camera's clock puts out of reach: where it is right again within
+    # ``CLOCK_FRAMES``, they go on. What is in neither is closed.
+    aside: OpenTracks
+    steps: tuple[float, ...] = ()  # last times between frames, with that before this one
+    # When frames came again after a gap far beyond the rhythm, in seconds since 1970; None: there was
+    # none, or the clock is before it again.
+    resumed: float | None = None
+    gap: str | None = None  # the gap, in words, where it ended before this frame
+
+
+def continuable(
+    tracks: OpenTracks, frame: Frame, number: int, head: Head, options: LinkOptions
+) -> Continuable:
+    """The open tracks that a frame may continue by its time, and those to be set aside.
 
     Args:
         tracks: of the sequence.
-        frame: the new frame, with a time.
+        frame: the new frame.
         number: of the frame.
-        options: of linking, with ``max_gap_seconds``.
+        head: of the state of its sequence.
+        options: of linking; without ``max_gap_seconds`` the rhythm of the sequence decides.
     """
-    assert options.max_gap_seconds is not None
-    near = np.abs(seconds_of(frame.taken) - tracks.seconds) <= options.max_gap_seconds
+    now = seconds_of(frame.taken)
     recent = tracks.steps_to(number, frame.step) <= min(options.max_gap_frames, CLOCK_FRAMES) + 1
-    return tracks.select(near), tracks.select(~near & recent)
+    if options.max_gap_seconds is not None:
+        near = np.abs(now - tracks.seconds) <= options.max_gap_seconds
+        return Continuable(tracks.select(near), tracks.select(~near & recent))
+    step, steps, resumed = now - seconds_of(head.taken), head.steps, head.resumed
+    if step > 0:  # not NaN, where one has no time, nor a clock that was put back
+        steps = (*steps, round(step, 3))[-KEPT_STEPS:]
+    usual, everyone = longest_usual(steps), np.ones(len(tracks), dtype=bool)
+    if step > usual:
+        reason = (
+            f"no frame was taken for {step:,.0f} s, which is far beyond the rhythm of the sequence "
+            f"(up to {usual:,.0f} s); to link across it, give the server a `max_gap_seconds`"
+        )
+        near, resumed = ~everyone, now
+    elif resumed is None:
+        near, reason = everyone, None
+    else:
+        near, reason = tracks.seconds < resumed, None
+        if now < resumed:  # the clock was wrong, and with it the tracks that began then
+            recent, resumed = ~everyone, None
+        else:
+            near = ~near
+    return Continuable(
+        tracks.select(near),
+        tracks.select(~near & recent),
+        steps=steps,
+        resumed=resumed,
+        gap=reason if len(tracks) else None,
+    )

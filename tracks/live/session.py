@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from index.vectors import l1_normalise
+from index.vectors import Ints, l1_normalise
+from tracks.association.duplicates import expand_links, find_duplicates
 from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
 from tracks.association.state import OpenTracks
 from tracks.association.threads import one_thread
 from tracks.live.frame import Frame
-from tracks.live.order import frame_number, split_by_clock
+from tracks.live.order import Continuable, continuable, frame_number
 from tracks.live.state import Head, State, seconds_of
 from tracks.live.store import LinkStore
 from tracks.live.transaction import Left
@@ -48,16 +49,19 @@ class Answer:
     continued: int = 0
     started: int = 0  # number of detections that start a track
     weak: int = 0  # number of detections in no track
+    duplicates: int = 0  # number of detections that repeat another one of the frame
     closed: int = 0  # number of idle sequences whose open tracks were closed to make room
     removed: int = 0  # number of idle sequences that were removed to make room
 
 
 class _Linked(NamedTuple):
     links: Links
+    kept: Ints  # the detection of which each one is a duplicate, itself where it is none
     tracks: OpenTracks  # open after the frame
     names: dict[int, str]  # ids of detections by their number
     started: int  # number of tracks so far
-    rows: int  # number of detections so far
+    rows: int  # number of detections so far, without duplicates
+    before: Continuable  # the tracks before the frame
 
     def head(self, frame: Frame, number: int, options: LinkOptions, fingerprint: str) -> Head:
         return Head(
@@ -68,6 +72,8 @@ class _Linked(NamedTuple):
             last_ids=tuple(self.names[row] for row in self.tracks.row.tolist()),
             options=options,
             fingerprint=fingerprint,
+            steps=self.before.steps,
+            resumed=self.before.resumed,
         )
 
 
@@ -134,6 +140,7 @@ class LiveLinker:
             number = frame_number(frame, state, self.options, now=now)
             restarted = state.cut_off(self.options, fingerprint) if state else None
             linked = self._step(frame, number, embeddings, state, restart=restarted is not None)
+            restarted = restarted or linked.before.gap
             body = _body(frame, number, request_id, restarted, linked)
             transaction.save(
                 frame.sequence,
@@ -147,14 +154,15 @@ class LiveLinker:
         _log_left(transaction.left)
         if restarted:
             logger.warning("sequence %r starts new tracks: %s", frame.sequence, restarted)
-        links, left = linked.links, transaction.left
-        weak, started = int((links.track < 0).sum()), int((links.position == 0).sum())
+        left, single = transaction.left, linked.kept == np.arange(len(frame.ids))
+        position = linked.links.position[single]
         return Answer(
             body,
             repeated=False,
-            continued=len(frame.ids) - weak - started,
-            started=started,
-            weak=weak,
+            continued=int((position > 0).sum()),
+            started=int((position == 0).sum()),
+            weak=int((position < 0).sum()),
+            duplicates=int((~single).sum()),
             closed=len(left.closed),
             removed=len(left.removed),
         )
@@ -202,30 +210,38 @@ class LiveLinker:
             state: of the sequence.
             restart: close the open tracks, and continue only the counts.
         """
-        options = self.options
-        linker = Linker(embeddings.shape[1], options, frame_step=frame.step)
+        linker = Linker(embeddings.shape[1], self.options, frame_step=frame.step)
         names: dict[int, str] = {}
-        aside = linker.open
+        before = Continuable(linker.open, aside=linker.open)
         if state is not None:
             tracks = linker.open
             if state.tracks is not None and not restart:
                 tracks = state.tracks
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
-            if options.max_gap_seconds is not None:
-                tracks, aside = split_by_clock(tracks, frame, number, options)
-            linker.restore(tracks, started=state.head.started, rows=state.head.rows)
-        names |= dict(enumerate(frame.ids, linker.rows))
+            before = continuable(tracks, frame, number, state.head, self.options)
+            linker.restore(before.tracks, started=state.head.started, rows=state.head.rows)
+        one = np.zeros(len(frame.ids), dtype=np.int64)  # frame, of one image
+        kept = find_duplicates(one, one, frame.boxes, embeddings.__getitem__, frame.scores)
+        single = np.flatnonzero(kept == np.arange(len(kept)))
+        names |= {linker.rows + at: frame.ids[row] for at, row in enumerate(single.tolist())}
         with one_thread():
             links = linker.step(
                 number,
-                frame.boxes,
-                embeddings,
+                frame.boxes[single],
+                embeddings[single],
                 diagonal_px=frame.diagonal_px,
                 seconds=seconds_of(frame.taken),
-                scores=frame.scores,
+                scores=None if frame.scores is None else frame.scores[single],
             )
-        tracks = OpenTracks.concatenate([linker.open, aside])
-        return _Linked(links, tracks, names, linker.tracks, linker.rows)
+        return _Linked(
+            expand_links(links, kept),
+            kept,
+            OpenTracks.concatenate([linker.open, before.aside]),
+            names,
+            started=linker.tracks,
+            rows=linker.rows,
+            before=before,
+        )
 
 
 def _log_left(left: Left) -> None:
@@ -250,26 +266,30 @@ def _body(
             "restarted": restarted,
             # A track that two detections claimed (``cheapest``) occurs twice.
             "tracks_open": len(np.unique(linked.tracks.track)),
-            "detections": _detections(frame, linked.links, linked.names),
+            "detections": _detections(frame, linked),
         }
     )
 
 
-def _detections(frame: Frame, links: Links, names: dict[int, str]) -> list[dict[str, Any]]:
+def _detections(frame: Frame, linked: _Linked) -> list[dict[str, Any]]:
     """The rows of the answer, in the order of the request."""
-    rows = []
+    links, rows = linked.links, []
     for number, name in enumerate(frame.ids):
         track, previous = int(links.track[number]), int(links.previous[number])
-        terms = zip(TERMS, links.terms[number].tolist(), strict=True)
+        kept, terms = (
+            int(linked.kept[number]),
+            zip(TERMS, links.terms[number].tolist(), strict=True),
+        )
         rows.append(
             {
                 "detection_id": name,
                 "track_id": None if track < 0 else track_id(frame.sequence, track),
                 "position": None if track < 0 else int(links.position[number]),
-                "previous_detection_id": None if previous < 0 else names[previous],
+                "previous_detection_id": None if previous < 0 else linked.names[previous],
                 "cost": _or_none(links.cost[number]),
                 **{f"cost_{term}": _or_none(value) for term, value in terms},
                 "margin": _or_none(links.margin[number]),
+                "duplicate_of": None if kept == number else frame.ids[kept],
                 **(frame.more[number] if frame.more else {}),
             }
         )

@@ -27,6 +27,10 @@ class Head(JsonModel):
     last_ids: tuple[str, ...]  # id of the last detection of each open track
     options: LinkOptions  # of linking
     fingerprint: str  # of the model that made the embeddings
+    # Its last times between frames, in seconds; none in the states of earlier versions.
+    steps: tuple[float, ...] = ()
+    # When frames came again after a gap far beyond its rhythm, in seconds since 1970.
+    resumed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,8 @@ def test_limits_of_a_frame(world: World) -> None:
             assert (error.code, "20000" in error.message) == ("image_too_large", True)
         assert len(client.link("c", boxes[:2], request_id="1", image=data).detections) == 2
         crops = client.link("c", boxes[:2], request_id="2", crops=[data] * 2, size=SIZE)
-        assert [link.cost for link in crops.detections] == [pytest.approx(0, abs=1e-5)] * 2
+        assert [link.duplicate_of for link in crops.detections] == [None, "2/0"]
+        assert crops.detections[0].cost == pytest.approx(0, abs=1e-5)
 
 
 def test_weak_detections_and_time_as_the_options_say(world: World, tmp_path: Path) -> None:

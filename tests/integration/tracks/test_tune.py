@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from pipelines.detections import BOX
 from pipelines.run import Run
 from tests.helpers.commands import here, onepass
 from tests.helpers.refusals import only_error
@@ -70,6 +71,25 @@ def test_both_kinds_of_labels_say_the_same(nights: tuple[Path, Path]) -> None:
     )
     first = stored.reshape(-1, 16)[0]
     assert by_truth[0].embeddings[0] == pytest.approx(first / np.abs(first).sum())
+
+
+def test_a_box_that_is_saved_twice_is_labelled_once(
+    nights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, truth = nights
+    table = Run.open(run).to_arrow(["image", "sequence", "frame", *BOX, "who", "embedding"])
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 16)
+    columns = table.drop_columns(["embedding"]).to_pydict()
+    plan = {name: [value for value in values for _ in range(2)] for name, values in columns.items()}
+    double = write_run(tmp_path / "run", plan, np.repeat(vectors, 2, axis=0)).path
+    for single, found in (
+        (labelled_by_truth(run, truth), labelled_by_truth(double, truth)),
+        (labelled_by_column(run, "who"), labelled_by_column(double, "who")),
+    ):
+        for one, other in zip(single, found, strict=True):
+            assert np.array_equal(one.boxes, other.boxes)
+            assert np.array_equal(one.embeddings, other.embeddings)
+            assert np.array_equal(one.individuals == UNLABELLED, other.individuals == UNLABELLED)
 
 
 def test_a_true_box_is_given_once_and_to_the_best() -> None:

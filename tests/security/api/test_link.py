@@ -44,7 +44,8 @@ def disk(file: Path) -> int:
 def large_frame(sequence: str, request: int) -> dict[str, Any]:
     random = np.random.default_rng(request)  # nothing that an earlier frame has
     vectors = random.normal(size=(DETECTIONS, DIM)).astype(np.float32)
-    corners = random.uniform(0, 200, (DETECTIONS, 2)).tolist()
+    places = random.choice(10_000, DETECTIONS, replace=False).tolist()
+    corners = [(2 * (at % 100), 2 * (at // 100)) for at in places]
     detections = [
         {"box": [x, y, x + 1, y + 1], "vector": vector_text(vector)}
         for (x, y), vector in zip(corners, vectors, strict=True)

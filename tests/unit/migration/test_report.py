@@ -264,6 +264,18 @@ def test_links_that_would_change(two_still_ones: tuple[Rows, Rows], tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
 
+def test_boxes_saved_twice_are_no_pairs_of_their_own(tmp_path: Path) -> None:
+    plan = {
+        "image": [f"cam/{frame}.jpg" for frame in (0, 0, 0, 1, 1, 1, 2, 2, 2)],
+        **dict(zip(("x1", "y1", "x2", "y2"), zip(*(A, A, B) * 3, strict=True), strict=True)),
+    }
+    looks = [(1.0, 0.0), (1.0, 0.0), (0.0, 1.0)] * 3
+    then, now = (run_of(tmp_path / name, looks, plan=plan) for name in ("then", "now"))
+    links, moved = compare_links(*align_runs(then, now), tmp_path)
+    assert (links.then, links.now, links.tracks_then) == (4, 4, 2)
+    assert (moved.pairs, moved.linked, moved.within) == (8, 4, 4)
+
+
 def test_tracks_of_the_new_run_are_made_only_where_the_old_one_has_some(
     two_still_ones: tuple[Rows, Rows], tmp_path: Path
 ) -> None:
