@@ -211,7 +211,7 @@ def test_a_database_gets_one_individual(tmp_path: Path) -> None:
     first = stored(url, "bbox")[1]["bbox"]
     change(url, DETECTIONS.update().where(DETECTIONS.c.id == 2).values(bbox=first))
     world = run_of(url, tmp_path / "run")
-    write_database(world.path, url, columns=("tracks",), write_back=True)
+    write_database(world.path, url, features=False, write_back=True)
     names = ("sequence_id", "sequence_frame", "sequence_previous_id", "sequence_previous_cost")
     rows = stored(url, *names)
     assert rows[1]["sequence_id"] is not None
