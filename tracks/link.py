@@ -26,6 +26,7 @@ from common.lock import lock_folder
 from common.moved import Pairs
 from common.parquet import WRITE_OPTIONS
 from pipelines.run import Run
+from tracks.association.camera import CameraMove, move_notes
 from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import LinkOptions
 from tracks.association.threads import one_thread
@@ -233,9 +234,10 @@ def _link_sequence(
         require_times(seconds, len(frames), group.options)
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
-    geometry = read_geometry(run, plan)
+    geometry = read_geometry(run, plan).in_common_frame()
     notes += [*order_warnings(name, frames, seconds), *geometry.warnings(name)]
-    return link_frames(
+    moves: list[CameraMove] = []
+    links = link_frames(
         frames,
         geometry.boxes,
         lambda rows: reader.rows(sequence.start + rows.start, sequence.start + rows.stop),
@@ -244,7 +246,10 @@ def _link_sequence(
         seconds=seconds,
         scores=plan[SCORE].to_numpy() if SCORE in plan.column_names else None,
         options=group.options,
+        on_move=moves.append,
     )
+    notes += move_notes(name, moves, len(np.unique(frames)))
+    return links
 
 
 def _table(plan: pa.Table, links: Links) -> pa.Table:

@@ -19,7 +19,7 @@ from index.vectors import Floats, l1_normalise
 from pipelines.detections import BOX
 from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 
 _COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
 # Columns beside those of a run, in names that no source has.

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.errors import InputError
 from index.vectors import Ints
-from tracks.association.linker import frame_step
+from tracks.association.frames import frame_step
 from tracks.boxes import TrackBoxes
 from tracks.evaluation.scores import Scores, evaluate_together
 from tracks.linked_run import LinkedRun

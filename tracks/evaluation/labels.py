@@ -15,7 +15,7 @@ from common.errors import InputError
 from index.vectors import Floats, Ints
 from pipelines.run import Run
 from tracks.association.costs import box_overlap
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 from tracks.boxes import TrackBoxes
 from tracks.evaluation.evaluate import truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
@@ -47,11 +47,11 @@ def labelled_by_truth(
     files = truth_files(truth, names)
     with_labels = [rows for name, rows in zip(names, plan.sequences, strict=True) if name in files]
     labelled = []
-    for sequence, _ in _sequences(opened, replace(plan, sequences=with_labels)):
+    for sequence, _, stored in _sequences(opened, replace(plan, sequences=with_labels)):
         file = files[sequence.name]
         read, _ = read_truth(file)
         boxes = TrackBoxes(read.frames - first_frame, read.ids, read.boxes)
-        individuals = match_individuals(sequence.frames, sequence.boxes, boxes)
+        individuals = match_individuals(sequence.frames, stored, boxes)
         if (individuals == UNLABELLED).all():
             raise InputError(
                 f"{file} and sequence {sequence.name!r} share no box: none of {len(individuals)} "
@@ -87,7 +87,7 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     if not with_labels:
         raise InputError(f"{given} names nobody in {run}")
     labelled = []
-    for sequence, rows in _sequences(opened, replace(plan, sequences=with_labels)):
+    for sequence, rows, _ in _sequences(opened, replace(plan, sequences=with_labels)):
         individuals = numbers[rows]
         for frame in by_frame(sequence.frames):
             named = individuals[frame][individuals[frame] != UNLABELLED]
@@ -100,12 +100,13 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     return labelled
 
 
-def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, slice]]:
-    """The sequences of a plan without labels, and the rows of each."""
+def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, slice, Floats]]:
+    """The sequences of a plan without labels, and the rows and stored boxes of each."""
     reader = EmbeddingReader(run, plan.table)
     for rows in plan.sequences:
         table = plan.table[rows]
-        measured = read_geometry(run, table)
+        stored = read_geometry(run, table)
+        measured = stored.in_common_frame()
         yield (
             LabelledSequence(
                 name=table["sequence"][0].as_py(),
@@ -116,6 +117,7 @@ def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, sli
                 individuals=np.full(table.num_rows, UNLABELLED, dtype=np.int64),
             ),
             rows,
+            stored.boxes,
         )
 
 

@@ -21,11 +21,12 @@ import orjson
 from index.vectors import l1_normalise
 from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
+from tracks.association.shift import Shift
 from tracks.association.state import OpenTracks
 from tracks.association.threads import one_thread
 from tracks.live.frame import Frame
 from tracks.live.order import frame_number, split_by_clock
-from tracks.live.state import Head, State, seconds_of
+from tracks.live.state import Head, State, in_size_of, seconds_of
 from tracks.live.store import LinkStore
 from tracks.live.transaction import Left
 from tracks.store import track_id
@@ -58,6 +59,7 @@ class _Linked(NamedTuple):
     names: dict[int, str]  # ids of detections by their number
     started: int  # number of tracks so far
     rows: int  # number of detections so far
+    shift: Shift | None  # by how much the camera moved before the frame
 
     def head(self, frame: Frame, number: int, options: LinkOptions, fingerprint: str) -> Head:
         return Head(
@@ -68,6 +70,7 @@ class _Linked(NamedTuple):
             last_ids=tuple(self.names[row] for row in self.tracks.row.tolist()),
             options=options,
             fingerprint=fingerprint,
+            image_size=frame.image_size,
         )
 
 
@@ -209,7 +212,7 @@ class LiveLinker:
         if state is not None:
             tracks = linker.open
             if state.tracks is not None and not restart:
-                tracks = state.tracks
+                tracks = in_size_of(frame, state.tracks, state.head)
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
             if options.max_gap_seconds is not None:
                 tracks, aside = split_by_clock(tracks, frame, number, options)
@@ -224,8 +227,10 @@ class LiveLinker:
                 seconds=seconds_of(frame.taken),
                 scores=frame.scores,
             )
+        if linker.shift is not None:
+            aside = aside.moved(linker.shift.dx, linker.shift.dy)
         tracks = OpenTracks.concatenate([linker.open, aside])
-        return _Linked(links, tracks, names, linker.tracks, linker.rows)
+        return _Linked(links, tracks, names, linker.tracks, linker.rows, linker.shift)
 
 
 def _log_left(left: Left) -> None:
@@ -249,6 +254,7 @@ def _body(
             "request_id": request_id,
             "restarted": restarted,
             # A track that two detections claimed (``cheapest``) occurs twice.
+            "camera_move": linked.shift and [linked.shift.dx, linked.shift.dy],
             "tracks_open": len(np.unique(linked.tracks.track)),
             "detections": _detections(frame, linked.links, linked.names),
         }
