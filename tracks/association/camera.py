@@ -14,6 +14,7 @@ from tracks.association.frames import by_frame, frame_step
 from tracks.association.shift import LEAST_DETECTIONS, Shift, find_shift, usual_move
 
 _STEADY = 0.7  # of the frames, in which a camera that never stands still must be seen to move
+_LOOKED_AT = 20  # frames, to see whether it may be one
 _NOTES = 5  # moves of a sequence that are named
 _OFTEN = 0.1  # of the frames; more moves are no nudges, and are summed up
 
@@ -75,11 +76,11 @@ def camera_motion(frames: Ints, boxes: Floats, embeddings: Floats) -> CameraMoti
             usual_px=float(usual[pair] * steps[pair]) if known else np.nan,
         )
 
-    steady = [find(pair, known=False) for pair in range(len(pairs))]
-    moving = sum(shift is not None for shift in steady)
     found = [find(pair, known=True) for pair in range(len(pairs))]
-    if len(pairs) >= LEAST_DETECTIONS and moving >= _STEADY * len(pairs):
-        found = [each or other for each, other in zip(steady, found, strict=True)]
+    some = np.unique(np.linspace(0, len(pairs) - 1, _LOOKED_AT).astype(np.int64)) if pairs else []
+    moving = [find(pair, known=False) is not None for pair in some]
+    if len(moving) >= LEAST_DETECTIONS and np.mean(moving) >= _STEADY:
+        found = [find(pair, known=False) or shift for pair, shift in enumerate(found)]
     shifts = np.zeros((len(parts), 2))
     moves = []
     for (before, after), shift in zip(pairs, found, strict=True):

@@ -88,15 +88,16 @@ def find_shift(
         alike = similar[np.arange(len(proposers)), partners]
         return _Candidate(shift, np.where(partners >= 0, alike, -np.inf))
 
+    share = _SHARE_UNKNOWN if np.isnan(usual_px) else _SHARE
+    needed = max(LEAST_DETECTIONS, min(1 + share * fewer, fewer))
     candidates = [
-        examine(_centred(peak, tree, start, end, radius)) for peak in _peaks(proposals, radius)
+        examine(_centred(peak, tree, start, end, radius, worth=needed / 2))
+        for peak in _peaks(proposals, radius)
     ]
     # Of a row at equal distances, others meet by a wrong shift; then it is the looks that tell.
     most_alike = np.max([candidate.alike for candidate in candidates], axis=0)
     best = max(candidates, key=lambda each: each.agree + np.count_nonzero(each.rivals(most_alike)))
     shift, agree = best.shift, best.agree
-    share = _SHARE_UNKNOWN if np.isnan(usual_px) else _SHARE
-    needed = max(LEAST_DETECTIONS, min(1 + share * fewer, fewer))
     if shift.agree < needed or np.hypot(shift.dx, shift.dy) < least:
         return None
     stayed = examine(Shift(0.0, 0.0, 0)).rivals(best.alike)
@@ -211,10 +212,8 @@ def _look_alikes(similar: Floats) -> tuple[Ints, Ints]:
 def _peaks(proposals: Floats, radius: float) -> list[Floats]:
     """Shifts around which most proposals lie, the densest first."""
     peaks: list[Floats] = []
-    if not len(proposals):
-        return peaks
     votes = cKDTree(proposals)
-    counts = votes.query_ball_point(proposals, radius, return_length=True)
+    counts = np.asarray(votes.query_ball_point(proposals, radius, return_length=True))
     while len(peaks) < _PEAKS and counts.any():
         densest = proposals[counts.argmax()]
         peaks.append(np.median(proposals[votes.query_ball_point(densest, radius)], axis=0))
@@ -222,21 +221,24 @@ def _peaks(proposals: Floats, radius: float) -> list[Floats]:
     return peaks
 
 
-def _centred(peak: Floats, tree: cKDTree, start: Floats, end: Floats, radius: float) -> Shift:
-    """The median shift of the pairs that meet after one near to it."""
+def _centred(
+    peak: Floats, tree: cKDTree, start: Floats, end: Floats, radius: float, *, worth: float
+) -> Shift:
+    """The median shift of the pairs that meet after one near to it; ``worth`` this, if so many do."""
     shift = peak
-    for _ in range(_REFINEMENTS):
+    for last in (*[False] * _REFINEMENTS, True):
         partners = _partners(tree, start + shift, radius)
         met = partners >= 0
-        if met.any():
-            shift = np.median(end[partners[met]] - start[met], axis=0)
-    agree = np.count_nonzero(_partners(tree, start + shift, radius) >= 0)
-    return Shift(float(shift[0]), float(shift[1]), int(agree))
+        agree = int(np.count_nonzero(met))
+        if last or agree < worth:
+            break
+        shift = np.median(end[partners[met]] - start[met], axis=0)
+    return Shift(float(shift[0]), float(shift[1]), agree)
 
 
 def _partners(tree: cKDTree, points: Floats, radius: float) -> Ints:
     """The point of the tree nearest to each point within the radius ``[P]``; -1 for none, none twice."""
-    distance, nearest = tree.query(points, distance_upper_bound=radius)
+    distance, nearest = map(np.asarray, tree.query(points, distance_upper_bound=radius))
     rows = np.flatnonzero(np.isfinite(distance))
     rows = rows[np.argsort(distance[rows], kind="stable")]
     taken, first = np.unique(nearest[rows], return_index=True)

@@ -84,7 +84,8 @@ class OpenTracks:
     def latest(self, rows: Ints) -> npt.NDArray[np.float32]:
         """The embeddings that the tracks at ``rows`` stored last; the averages where those are kept."""
         slots = self.appearance.shape[1]
-        return self.appearance[rows, (self.filled[rows] - 1) % slots]
+        stored: npt.NDArray[np.float32] = self.appearance[rows, (self.filled[rows] - 1) % slots]
+        return stored
 
     def usual_move(self, steps: Floats) -> float:
         """Median distance that they move until a later frame, in pixels; NaN if too few have moved.
