@@ -77,7 +77,7 @@ def camera_motion(frames: Ints, boxes: Floats, embeddings: Floats) -> CameraMoti
         )
 
     found = [find(pair, known=True) for pair in range(len(pairs))]
-    some = np.unique(np.linspace(0, len(pairs) - 1, _LOOKED_AT).astype(np.int64)) if pairs else []
+    some = range(0, len(pairs), max(1, len(pairs) // _LOOKED_AT))
     moving = [find(pair, known=False) is not None for pair in some]
     if len(moving) >= LEAST_DETECTIONS and np.mean(moving) >= _STEADY:
         found = [find(pair, known=False) or shift for pair, shift in enumerate(found)]
@@ -85,15 +85,8 @@ def camera_motion(frames: Ints, boxes: Floats, embeddings: Floats) -> CameraMoti
     moves = []
     for (before, after), shift in zip(pairs, found, strict=True):
         if shift is not None:
-            first = (
-                before + 1
-            )  # the frames between them have too few detections to tell by themselves
-            start, moved = boxes[parts[before]], boxes[parts[before]] + np.tile(shift[:2], 2)
-            while first < after and usual_move(start, boxes[parts[first]]) <= usual_move(
-                moved, boxes[parts[first]]
-            ):
-                first += 1
-            shifts[first:] += shift[:2]
+            first = _first_moved([boxes[rows] for rows in parts[before:after]], shift)
+            shifts[before + first :] += shift[:2]
             moves.append(CameraMove(int(numbers[before]), int(numbers[after]), shift))
     return CameraMotion(numbers, shifts, tuple(moves))
 
@@ -121,6 +114,20 @@ def move_notes(name: str, moves: Sequence[CameraMove], frames: int) -> list[str]
     if len(moves) > _NOTES:
         notes.append(f"sequence {name!r}: the camera moved {len(moves) - _NOTES} more times")
     return notes
+
+
+def _first_moved(boxes: list[Floats], shift: Shift) -> int:
+    """Number of the first of some frames that a shift has moved, which happened after frame 0.
+
+    Args:
+        boxes: of the frames; all but frame 0 have too few detections to find a shift.
+        shift: as it was found between frame 0 and the frame after these.
+    """
+    start, moved = boxes[0], boxes[0] + np.tile(shift[:2], 2)
+    for number, later in enumerate(boxes[1:], 1):
+        if usual_move(moved, later) < usual_move(start, later):
+            return number
+    return len(boxes)
 
 
 def _of_others(own: Floats) -> Floats:
