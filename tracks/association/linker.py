@@ -114,9 +114,7 @@ class Linker:
         """
         options = self.options
         self._close_old(frame, seconds)
-        self.shift = self._camera_shift(frame, boxes, embeddings) if options.camera_moves else None
-        if self.shift is not None:
-            self.open = self.open.moved(self.shift.dx, self.shift.dy)
+        self._follow_camera(frame, boxes, embeddings)
         links = Links.unlinked(len(boxes))
         rows = self.rows + np.arange(len(boxes))
         detections = FrameDetections(frame, seconds, rows, boxes, embeddings)
@@ -165,17 +163,20 @@ class Linker:
         self.open = OpenTracks.concatenate([free, *extended, first])
         return links
 
-    def _camera_shift(
+    def _follow_camera(
         self, frame: int, boxes: Floats, embeddings: npt.NDArray[np.float32]
-    ) -> Shift | None:
-        """By how much the camera moved between the open tracks' ends and a frame."""
-        tracks = self.open
-        return find_shift(
-            tracks.box,
-            boxes,
-            lambda rows: centred_similarity(tracks.latest(rows), embeddings),
-            usual_px=tracks.usual_move(tracks.steps_to(frame, self.frame_step)),
-        )
+    ) -> None:
+        """Move the open tracks by as much as the camera moved the picture."""
+        tracks, self.shift = self.open, None
+        if self.options.camera_moves:
+            self.shift = find_shift(
+                tracks.box,
+                boxes,
+                lambda rows: centred_similarity(tracks.latest(rows), embeddings),
+                usual_px=tracks.usual_move(tracks.steps_to(frame, self.frame_step)),
+            )
+        if self.shift is not None:
+            self.open = tracks.moved(self.shift.dx, self.shift.dy)
 
     def _close_old(self, frame: int, seconds: float) -> None:
         """Remove tracks that have been missing for too long."""

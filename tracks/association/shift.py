@@ -66,7 +66,7 @@ def find_shift(
         before: boxes of M detections ``[M, 4]`` in pixels.
         after: boxes of N detections of the later frame ``[N, 4]``.
         similarity: gives that of R of the earlier detections, by their positions ``[R]``, to all
-            later ones ``[R, N]``; not called where the frames are alike.
+            later ones ``[R, N]``; of a few where the frames are alike, and else of up to 200.
         usual_px: how far detections usually move between two such frames, the camera at rest; NaN
             where that is not known.
     """
