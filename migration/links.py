@@ -23,7 +23,7 @@ from migration.align import Bools, Rows
 from migration.report import Histogram, LinksChanged, Separation, Threshold
 from migration.spaces import BINS, SEED, histogram
 from tracks.association.costs import cost_terms
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 from tracks.association.options import LinkOptions
 from tracks.geometry import read_geometry
 from tracks.link import link_run
@@ -201,7 +201,9 @@ def _pairs(
     positions = np.arange(plan.num_rows)
     used = np.unique(np.concatenate([positions[frame] for frames in sampled for frame in frames]))
     rows = plan.take(pa.array(used))
-    geometries = [read_geometry(old.run, rows[part]) for part in sequence_slices(rows)]
+    geometries = [
+        read_geometry(old.run, rows[part]).in_common_frame() for part in sequence_slices(rows)
+    ]
     boxes = np.concatenate([geometry.boxes for geometry in geometries])
     diagonals = np.concatenate([geometry.diagonals for geometry in geometries])
     row_ids, ids = rows["row_id"].to_numpy(), rows["detection_id"].combine_chunks()

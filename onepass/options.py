@@ -79,4 +79,5 @@ class LinkKeywords(TypedDict, total=False):
     gallery_size: int
     motion_gate: float | None
     strong_score: float | None
+    camera_moves: bool
     assignment: Literal["optimal", "greedy", "cheapest"]

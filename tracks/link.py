@@ -28,6 +28,7 @@ from common.moved import Pairs
 from common.parquet import WRITE_OPTIONS
 from index.vectors import Ints
 from pipelines.run import Run
+from tracks.association.camera import CameraMove, move_notes
 from tracks.association.duplicates import expand_links, find_duplicates
 from tracks.association.gaps import sessions
 from tracks.association.linker import Links, link_frames, require_times
@@ -261,7 +262,8 @@ def _link_sequence(
         require_times(seconds, len(frames), group.options)
     except InputError as error:
         raise InputError(f"sequence {name!r}: {error}") from None
-    geometry = read_geometry(run, plan)
+    stored = read_geometry(run, plan)
+    geometry = stored.in_common_frame()
     notes += [*order_warnings(name, plan), *geometry.warnings(name)]
     scores = plan[SCORE].to_numpy() if SCORE in plan.column_names else None
 
@@ -270,7 +272,7 @@ def _link_sequence(
         read = reader.rows(sequence.start + first, sequence.start + last + 1)
         return read if len(rows) == len(read) else read[rows - first]
 
-    kept = find_duplicates(frames, image_numbers(plan), geometry.boxes, embeddings, scores)
+    kept = find_duplicates(frames, image_numbers(plan), stored.boxes, embeddings, scores)
     single = np.flatnonzero(kept == np.arange(len(kept)))
     parts = [slice(len(single))]
     if group.options.max_gap_seconds is None:
@@ -278,6 +280,7 @@ def _link_sequence(
         parts = sessions(frames[single], seconds[single], max_gap_frames=limit)
         notes += gap_warnings(name, frames[single], seconds[single], parts)
     linked: list[Links] = []
+    moves: list[CameraMove] = []
     tracks = 0
     for rows in (single[part] for part in parts):
         links = link_frames(
@@ -289,9 +292,11 @@ def _link_sequence(
             seconds=seconds[rows],
             scores=None if scores is None else scores[rows],
             options=group.options,
+            on_move=moves.append,
         )
         linked.append(links.counted_from(tracks, rows))
         tracks += int(links.track.max(initial=-1)) + 1
+    notes += move_notes(name, moves, len(np.unique(frames)))
     return expand_links(Links.concatenate(linked), kept), kept
 
 

@@ -19,7 +19,7 @@ from index.vectors import Floats, Ints, l1_normalise
 from pipelines.detections import BOX
 from pipelines.embeddings import read_embeddings
 from pipelines.run import Run
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 
 _COLUMNS = ("row_id", "detection_id", "image", *BOX, "sequence", "timestamp", "frame", "error")
 DETECTOR_SCORE = "detector_score"  # the usual name, read without being asked for

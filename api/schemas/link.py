@@ -193,6 +193,7 @@ class LinkAnswer(BaseModel):
             "frame": 57,
             "request_id": "trap-4/57",
             "restarted": None,
+            "camera_move": None,
             "tracks_open": 3,
             "detections": [_LINK],
         }
@@ -204,6 +205,12 @@ class LinkAnswer(BaseModel):
     restarted: str | None = Field(
         description="Why no earlier track is continued, such as other link options, another model, "
         "or a gap in time far beyond the rhythm of the sequence; null: nothing was in the way."
+    )
+    camera_move: tuple[float, float] | None = Field(
+        None,
+        description="Pixels to the right and downwards by which the picture moved since the last "
+        "frame, because the camera did: most detections moved alike. It was taken out before "
+        "linking. null: it did not, or too few detections could tell.",
     )
     tracks_open: int = Field(description="Tracks that the next frame may continue.")
     detections: list[Link] = Field(description="In the order of the request.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Any, NamedTuple
 
 import anyio
@@ -58,7 +57,7 @@ async def read_frame(
         step=request.frame_step,
         taken=request.timestamp,
         allow_jump=request.allow_jump,
-        diagonal_px=math.hypot(*content.size),
+        image_size=content.size,
         ids=request.detection_ids,
         boxes=content.boxes,
         vectors=check_vectors(content.vectors, item="detection"),

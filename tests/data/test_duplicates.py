@@ -12,7 +12,7 @@ from pipelines.config import ExtractConfig
 from pipelines.extract import extract
 from tracks.association.costs import box_overlap
 from tracks.association.duplicates import find_duplicates
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 from tracks.boxes import TrackBoxes
 from tracks.evaluation.evaluate import evaluate_run
 from tracks.link import link_run

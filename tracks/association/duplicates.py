@@ -20,7 +20,8 @@ from scipy.sparse.csgraph import connected_components
 
 from index.vectors import Floats, Ints
 from tracks.association.costs import box_overlap
-from tracks.association.linker import Links, by_frame
+from tracks.association.frames import by_frame
+from tracks.association.linker import Links
 
 SAME_IOU = 0.9
 """Least IoU of two boxes of one individual, whatever their embeddings."""

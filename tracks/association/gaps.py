@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from index.vectors import Floats, Ints
-from tracks.association.linker import frame_step
+from tracks.association.frames import frame_step
 
 JUMP = 10
 """A gap beyond the rhythm is more than so many times as long as every shorter step."""

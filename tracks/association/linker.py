@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,10 @@ import numpy.typing as npt
 from common.errors import InputError
 from index.vectors import Floats, Ints, l1_normalise
 from tracks.association.assign import MAX_PAIRS, decide
+from tracks.association.camera import CameraMove
+from tracks.association.frames import by_frame, frame_step
 from tracks.association.options import PRESETS, TERMS, LinkOptions
+from tracks.association.shift import Shift, centred_similarity, find_shift
 from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 
 
@@ -74,6 +76,7 @@ class Linker:
         open: the tracks that may still continue.
         tracks: number of tracks started so far.
         rows: number of detections so far.
+        shift: by how much the camera moved before the last frame; None: it did not.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Linker:
         self.open = OpenTracks.empty(embeddings_kept=self.options.embeddings_kept, dim=dim)
         self.tracks = 0
         self.rows = 0
+        self.shift: Shift | None = None
         self._max_pairs = max_pairs
 
     def restore(self, tracks: OpenTracks, *, started: int, rows: int) -> None:
@@ -123,6 +127,7 @@ class Linker:
         """
         options = self.options
         self._close_old(frame, seconds)
+        self._follow_camera(frame, boxes, embeddings)
         links = Links.unlinked(len(boxes))
         rows = self.rows + np.arange(len(boxes))
         detections = FrameDetections(frame, seconds, rows, boxes, embeddings)
@@ -171,6 +176,21 @@ class Linker:
         self.open = OpenTracks.concatenate([free, *extended, first])
         return links
 
+    def _follow_camera(
+        self, frame: int, boxes: Floats, embeddings: npt.NDArray[np.float32]
+    ) -> None:
+        """Move the open tracks by as much as the camera moved the picture."""
+        tracks, self.shift = self.open, None
+        if self.options.camera_moves:
+            self.shift = find_shift(
+                tracks.box,
+                boxes,
+                lambda rows: centred_similarity(tracks.latest(rows), embeddings),
+                usual_px=tracks.usual_move(tracks.steps_to(frame, self.frame_step)),
+            )
+        if self.shift is not None:
+            self.open = tracks.moved(self.shift.dx, self.shift.dy)
+
     def _close_old(self, frame: int, seconds: float) -> None:
         """Remove tracks that have been missing for too long."""
         options = self.options
@@ -179,19 +199,6 @@ class Linker:
             recent &= seconds - self.open.seconds <= options.max_gap_seconds
         if not recent.all():
             self.open = self.open.select(recent)
-
-
-def frame_step(frames: Ints) -> int:
-    """The usual distance of neighbouring frames: 5 for a clip sampled every fifth frame.
-
-    Gaps are counted in this step, so that "one frame missing" means the same for a sampled clip
-    and a numbered folder. The smaller of two equally frequent distances counts.
-    """
-    distances = np.diff(np.unique(frames))
-    if not len(distances):
-        return 1
-    values, counts = np.unique(distances, return_counts=True)
-    return int(values[counts.argmax()])
 
 
 def link(
@@ -250,6 +257,7 @@ def link_frames(
     seconds: Floats | None,
     scores: npt.NDArray[np.floating] | None,
     options: LinkOptions,
+    on_move: Callable[[CameraMove], None] = lambda move: None,
 ) -> Links:
     """Link one sequence whose embeddings are read frame by frame; nothing is checked.
 
@@ -258,13 +266,16 @@ def link_frames(
         embeddings: gives those of a slice of neighbouring rows, L1-normalised ``[R, D]``.
         diagonals: of the image of each detection ``[N]``, in pixels.
         dim: length of an embedding.
+        on_move: called where the camera moved.
     """
     linker = Linker(dim, options, frame_step=frame_step(frames))
     parts = [Links.unlinked(0)]
+    last = 0
     for rows in by_frame(frames):
+        frame = int(frames[rows.start])
         parts.append(
             linker.step(
-                int(frames[rows.start]),
+                frame,
                 boxes[rows],
                 embeddings(rows),
                 diagonal_px=float(diagonals[rows.start]),
@@ -272,6 +283,9 @@ def link_frames(
                 scores=None if scores is None else scores[rows],
             )
         )
+        if linker.shift is not None:
+            on_move(CameraMove(last, frame, linker.shift))
+        last = frame
     return Links.concatenate(parts)
 
 
@@ -301,9 +315,3 @@ def require_times(seconds: Floats | None, count: int, options: LinkOptions) -> N
             f"{option} time runs backwards {falls} times from a frame to the next; correct the "
             "timestamps or frame numbers, or use `max_gap_frames` alone"
         )
-
-
-def by_frame(frames: Ints) -> list[slice]:
-    """Slices of neighbouring rows that have the same number, one for each frame."""
-    edges = np.r_[0, np.flatnonzero(np.diff(frames)) + 1, len(frames)]
-    return [slice(a, b) for a, b in pairwise(edges.tolist()) if b > a]

@@ -87,6 +87,9 @@ class LinkOptions(JsonModel):
         "continues, and start none.",
         None,
     )
+    camera_moves: bool = option(
+        CHOICE, "Take out moves of the camera, in which most detections move alike.", True
+    )
     assignment: Assignment = option(
         CHOICE,
         "optimal: the links that together save most against max_cost. greedy: the cheapest pair "
@@ -136,7 +139,9 @@ class LinkOptions(JsonModel):
         return self.appearance_memory if self.appearance == "average" else 0.0
 
 
-_LAST_FRAME_ONLY = LinkOptions(distance_weight=1.0, max_gap_frames=0, appearance_memory=0.0)
+_LAST_FRAME_ONLY = LinkOptions(
+    distance_weight=1.0, max_gap_frames=0, appearance_memory=0.0, camera_moves=False
+)
 
 PRESETS: Mapping[str, LinkOptions] = {
     "default": LinkOptions(),

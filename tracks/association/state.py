@@ -12,6 +12,9 @@ from index.vectors import Floats, Ints
 
 Bools = npt.NDArray[np.bool_]
 
+LEAST_MOVING = 3
+"""Tracks of two detections or more that say how far individuals usually move."""
+
 
 class FrameDetections(NamedTuple):
     """N detections of one frame."""
@@ -68,6 +71,33 @@ class OpenTracks:
     def select(self, rows: Bools | Ints) -> OpenTracks:
         """The tracks of a mask or at positions."""
         return OpenTracks(**{name: column[rows] for name, column in vars(self).items()})
+
+    def moved(self, dx: float, dy: float) -> OpenTracks:
+        """The tracks after the camera moved, which moved the picture by so many pixels."""
+        return replace(self, box=self.box + np.array([dx, dy, dx, dy]))
+
+    def scaled(self, x: float, y: float) -> OpenTracks:
+        """The tracks in an image that is ``x`` times as wide and ``y`` times as high."""
+        factors = np.array([x, y])
+        return replace(self, box=self.box * np.tile(factors, 2), velocity=self.velocity * factors)
+
+    def latest(self, rows: Ints) -> npt.NDArray[np.float32]:
+        """The embeddings that the tracks at ``rows`` stored last; the averages where those are kept."""
+        slots = self.appearance.shape[1]
+        stored: npt.NDArray[np.float32] = self.appearance[rows, (self.filled[rows] - 1) % slots]
+        return stored
+
+    def usual_move(self, steps: Floats) -> float:
+        """Median distance that they move until a later frame, in pixels; NaN if too few have moved.
+
+        Args:
+            steps: frame steps from each one's last detection to that frame ``[M]``.
+        """
+        moving = self.position > 0
+        if np.count_nonzero(moving) < LEAST_MOVING:
+            return float("nan")
+        speed = np.hypot(self.velocity[:, 0], self.velocity[:, 1])
+        return float(np.median((speed * steps)[moving]))
 
     @classmethod
     def concatenate(cls, parts: list[OpenTracks]) -> OpenTracks:

@@ -22,7 +22,7 @@ import numpy as np
 
 from common.errors import InputError
 from index.vectors import Ints
-from tracks.association.linker import frame_step
+from tracks.association.frames import frame_step
 from tracks.association.state import Bools
 from tracks.boxes import TrackBoxes
 from tracks.evaluation.individuals import Individual, trace_individuals

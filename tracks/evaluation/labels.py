@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.errors import InputError
-from index.vectors import Ints
+from index.vectors import Floats, Ints
 from pipelines.run import Run
 from tracks.association.duplicates import find_duplicates
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 from tracks.evaluation.matching import UNMATCHED, match_boxes
 from tracks.evaluation.truth import read_run_truth, truth_files
 from tracks.evaluation.tune import UNLABELLED, LabelledSequence
@@ -42,11 +42,11 @@ def labelled_by_truth(
     files = truth_files(truth, names)
     with_labels = [rows for name, rows in zip(names, plan.sequences, strict=True) if name in files]
     labelled = []
-    for sequence, _ in _sequences(opened, replace(plan, sequences=with_labels)):
+    for sequence, _, stored in _sequences(opened, replace(plan, sequences=with_labels)):
         file = files[sequence.name]
         true = read_run_truth(file, first_frame)
-        matches = match_boxes(sequence.frames, sequence.boxes, true.boxes)
-        better = true.better_first_frame(sequence.frames, sequence.boxes)
+        matches = match_boxes(sequence.frames, stored, true.boxes)
+        better = true.better_first_frame(sequence.frames, stored)
         if (matches == UNMATCHED).all():
             advice = "`first_frame`" if better is None else f"it fits with `first_frame={better}`"
             raise InputError(
@@ -90,7 +90,7 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     if not with_labels:
         raise InputError(f"{given} names nobody in {run}")
     labelled = []
-    for sequence, rows in _sequences(opened, replace(plan, sequences=with_labels)):
+    for sequence, rows, _ in _sequences(opened, replace(plan, sequences=with_labels)):
         individuals = numbers[rows]
         for frame in by_frame(sequence.frames):
             named = individuals[frame][individuals[frame] != UNLABELLED]
@@ -103,16 +103,17 @@ def labelled_by_column(run: Path, column: str) -> list[LabelledSequence]:
     return labelled
 
 
-def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, Ints]]:
-    """The sequences of a plan without labels, and the rows of each that are no duplicates."""
+def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, Ints, Floats]]:
+    """The sequences of a plan without labels; rows that are no duplicates, and their stored boxes."""
     reader = EmbeddingReader(run, plan.table)
     for rows in plan.sequences:
         table = plan.table[rows]
-        measured, frames = read_geometry(run, table), table["frame"].to_numpy()
+        stored, frames = read_geometry(run, table), table["frame"].to_numpy()
+        measured = stored.in_common_frame()
         embeddings = reader.rows(rows.start, rows.stop)
         scores = table[SCORE].to_numpy() if SCORE in table.column_names else None
         kept = find_duplicates(
-            frames, image_numbers(table), measured.boxes, embeddings.__getitem__, scores
+            frames, image_numbers(table), stored.boxes, embeddings.__getitem__, scores
         )
         single = np.flatnonzero(kept == np.arange(len(kept)))
         yield (
@@ -125,4 +126,5 @@ def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, Int
                 individuals=np.full(len(single), UNLABELLED, dtype=np.int64),
             ),
             rows.start + single,
+            stored.boxes[single],
         )

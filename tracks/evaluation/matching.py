@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from index.vectors import Floats, Ints
 from tracks.association.costs import box_overlap
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 from tracks.boxes import TrackBoxes
 
 SAME_BOX = 0.5

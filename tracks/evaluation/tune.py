@@ -20,7 +20,8 @@ from common.errors import InputError
 from common.json_models import JsonModel
 from index.vectors import Floats, Ints
 from tracks.association.costs import cost_terms
-from tracks.association.linker import by_frame, frame_step, link
+from tracks.association.frames import by_frame, frame_step
+from tracks.association.linker import link
 from tracks.association.options import PRESETS, TERMS, LinkOptions
 from tracks.association.state import Bools, FrameDetections, OpenTracks, new_tracks
 from tracks.boxes import TrackBoxes, unique_per_frame

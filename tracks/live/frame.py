@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +22,7 @@ class Frame:
     taken: datetime | None = None
     # Its number and time may be far ahead of the last ones.
     allow_jump: bool = False
-    diagonal_px: float  # of the image, in pixels
+    image_size: tuple[float, float]  # width and height of the image, in pixels
     ids: list[str]  # of the detections, none twice
     boxes: npt.NDArray[np.float64]  # [N, 4] as x1, y1, x2, y2 in pixels, finite
     vectors: npt.NDArray[np.float32]  # [N, D] raw embeddings
@@ -29,3 +30,8 @@ class Frame:
     scores: npt.NDArray[np.float64] | None = None
     # Additional fields of each detection, copied into the answer.
     more: list[dict[str, Any]] | None = None
+
+    @property
+    def diagonal_px(self) -> float:
+        """Of the image, in pixels."""
+        return math.hypot(*self.image_size)

@@ -22,11 +22,12 @@ from index.vectors import Ints, l1_normalise
 from tracks.association.duplicates import expand_links, find_duplicates
 from tracks.association.linker import Linker, Links
 from tracks.association.options import TERMS, LinkOptions
+from tracks.association.shift import Shift
 from tracks.association.state import OpenTracks
 from tracks.association.threads import one_thread
 from tracks.live.frame import Frame
 from tracks.live.order import Continuable, continuable, frame_number
-from tracks.live.state import Head, State, seconds_of
+from tracks.live.state import Head, State, in_size_of, seconds_of
 from tracks.live.store import LinkStore
 from tracks.live.transaction import Left
 from tracks.store import track_id
@@ -62,6 +63,7 @@ class _Linked(NamedTuple):
     started: int  # number of tracks so far
     rows: int  # number of detections so far, without duplicates
     before: Continuable  # the tracks before the frame
+    shift: Shift | None  # by how much the camera moved before the frame
 
     def head(self, frame: Frame, number: int, options: LinkOptions, fingerprint: str) -> Head:
         return Head(
@@ -74,6 +76,7 @@ class _Linked(NamedTuple):
             fingerprint=fingerprint,
             steps=self.before.steps,
             resumed=self.before.resumed,
+            image_size=frame.image_size,
         )
 
 
@@ -216,7 +219,7 @@ class LiveLinker:
         if state is not None:
             tracks = linker.open
             if state.tracks is not None and not restart:
-                tracks = state.tracks
+                tracks = in_size_of(frame, state.tracks, state.head)
                 names = dict(zip(tracks.row.tolist(), state.head.last_ids, strict=True))
             before = continuable(tracks, frame, number, state.head, self.options)
             linker.restore(before.tracks, started=state.head.started, rows=state.head.rows)
@@ -233,14 +236,18 @@ class LiveLinker:
                 seconds=seconds_of(frame.taken),
                 scores=None if frame.scores is None else frame.scores[single],
             )
+        aside = before.aside
+        if linker.shift is not None:
+            aside = aside.moved(linker.shift.dx, linker.shift.dy)
         return _Linked(
             expand_links(links, kept),
             kept,
-            OpenTracks.concatenate([linker.open, before.aside]),
+            OpenTracks.concatenate([linker.open, aside]),
             names,
             started=linker.tracks,
             rows=linker.rows,
             before=before,
+            shift=linker.shift,
         )
 
 
@@ -265,6 +272,7 @@ def _body(
             "request_id": request_id,
             "restarted": restarted,
             # A track that two detections claimed (``cheapest``) occurs twice.
+            "camera_move": linked.shift and [linked.shift.dx, linked.shift.dy],
             "tracks_open": len(np.unique(linked.tracks.track)),
             "detections": _detections(frame, linked),
         }

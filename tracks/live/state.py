@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,8 +13,12 @@ from common.errors import first_line
 from common.json_models import JsonModel
 from tracks.association.options import LinkOptions
 from tracks.association.state import OpenTracks
+from tracks.geometry import scale_factors
+from tracks.live.frame import Frame
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+logger = logging.getLogger("onepass.link")
+
 _APPEARANCE = "looks"  # name of the array in stored states since 0.1.0
 
 
@@ -31,6 +36,8 @@ class Head(JsonModel):
     steps: tuple[float, ...] = ()
     # When frames came again after a gap far beyond its rhythm, in seconds since 1970.
     resumed: float | None = None
+    # Width and height of the last image, in pixels; None in states of earlier versions.
+    image_size: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,3 +99,20 @@ def seconds_of(taken: datetime | None) -> float:
     if taken is None:
         return float("nan")
     return ((taken if taken.tzinfo else taken.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
+
+
+def in_size_of(frame: Frame, tracks: OpenTracks, head: Head) -> OpenTracks:
+    """The open tracks as if their images had the size of the new frame."""
+    if head.image_size is None or head.image_size == frame.image_size:
+        return tracks
+    factors = scale_factors(np.array(head.image_size), np.array(frame.image_size))
+    if np.isnan(factors).any():
+        logger.warning(
+            "sequence %r: its images were %gx%g and are %gx%g now, another shape; boxes are compared as "
+            "they are. If these are several cameras, give each a sequence of its own",
+            frame.sequence[:100],
+            *head.image_size,
+            *frame.image_size,
+        )
+        return tracks
+    return tracks.scaled(*factors.tolist())

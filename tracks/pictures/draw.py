@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from common.moved import Pairs
-from tracks.association.linker import frame_step
+from tracks.association.frames import frame_step
 from tracks.linked_run import LinkedRun, Progress
 from tracks.motchallenge import file_names
 from tracks.pictures.annotate import Annotator, Pixels

@@ -21,7 +21,7 @@ from index.vectors import Floats, Ints
 from pipelines.frame_names import parse_frame
 from pipelines.images.errors import ImageError
 from pipelines.images.video import read_video_info
-from tracks.association.linker import by_frame, frame_step
+from tracks.association.frames import by_frame, frame_step
 from tracks.linked_run import LinkedRun, Progress, shortened
 from tracks.pictures.annotate import Annotator, Pixels
 from tracks.pictures.scenes import RunImages

@@ -10,7 +10,7 @@ import pytest
 from common.errors import InputError
 from index.vectors import l1_normalise
 from tests.helpers.scenes import crowd
-from tracks.association.linker import by_frame
+from tracks.association.frames import by_frame
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.evaluation.tune import (
     UNLABELLED,

@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_info
 from common.errors import InputError
 from index.vectors import l1_normalise
 from tests.helpers.scenes import SQUARE, crowd
-from tracks.association.linker import Linker, Links, by_frame, frame_step, link
+from tracks.association.frames import by_frame, frame_step
+from tracks.association.linker import Linker, Links, link
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.association.state import OpenTracks
 from tracks.association.threads import one_thread
