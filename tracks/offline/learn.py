@@ -1,0 +1,286 @@
+"""What a sequence shows of itself: how far its individuals move, how alike they look, how they differ.
+
+Nobody says who is who, so links are guessed and their densities fitted in turn (EM): the detections of two frames a
+few steps apart are matched softly, one to one, each end at a price; what matches is the same
+individual, and all other pairs are different ones. Two detections of one frame are never the same, which tells what
+different individuals look like. Where a sequence is too short to tell, what is usual counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from index.vectors import Floats, Ints
+from tracks.association.state import Bools
+from tracks.offline.distributions import (
+    OTHER_OUTLIERS,
+    Looks,
+    Moves,
+    log_normal,
+    log_t,
+    t_weights,
+    with_outliers,
+)
+from tracks.offline.scene import Scene
+
+MAX_LAG = 6  # steps between frames whose pairs are looked at
+ROUNDS = 12  # of EM
+BALANCING = 10  # of Sinkhorn's method, in each
+MAX_PAIRS = 40_000  # of detections, for one lag
+MAX_FRAMES = 300  # pairs of frames, for one lag
+BORDER_COST = 1.5  # nats that an end at the border costs: one in four
+FIRST_INSIDE_COST, MAX_INSIDE_COST = 3.0, 7.0  # elsewhere: one in 20, one in 1,100
+USUAL_LOOK = ((0.7, 0.3), (0.2, 0.3), 0.3)  # kept, changed, share of changed
+USUAL_DIFFERENT = (0.0, 0.25)
+USUAL_GROWTH = (0.15, 0.6)  # of the logarithm of the area: same, different
+PRIOR = 4.0  # links that what is usual counts for
+SMALLEST = 1e-5  # scatter: three thousandths of a box
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Densities of pairs that are so many steps apart."""
+
+    moves: Moves
+    looks: Looks
+    growth: tuple[float, float]  # deviations of the log of the area ratio: same, different
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a sequence shows of itself."""
+
+    by_lag: Mapping[int, Evidence]  # from 1 to MAX_LAG
+    inside_cost: float  # nats that a beginning or an end of a track costs, away from the border
+
+    def at(self, lag: int) -> Evidence:
+        """Beyond the lags looked at, moves grow with the lag to the power of three quarters."""
+        if lag in self.by_lag:
+            return self.by_lag[lag]
+        last = self.by_lag[MAX_LAG]
+        growth = (lag / MAX_LAG) ** 1.5
+        moves = last.moves
+        grown = Moves(growth * moves.near, growth * moves.far, moves.far_share, moves.different)
+        return Evidence(grown, last.looks, last.growth)
+
+    def end_cost(self, at_border: Bools) -> Floats:
+        """Nats that a track pays to begin or end with each detection ``[N]``."""
+        return np.where(at_border, BORDER_COST, self.inside_cost)
+
+
+class Pairs:
+    """Pairs of detections whose frames are ``lag`` steps apart, with what is seen of each."""
+
+    def __init__(self, scene: Scene, earlier: Ints, later: Ints, block: Ints, expected: Floats):
+        self.earlier, self.later = earlier, later
+        self.expected = expected  # of each pair: detections of the fuller one of its two frames
+        self.displacement = scene.displacement(earlier, later)
+        self.cosine = scene.cosine(earlier, later)
+        self.growth = scene.growth(earlier, later)
+        # Ends of each pair among those of its two frames; a detection occurs in several.
+        self.rows = np.unique(block * len(scene) + earlier, return_inverse=True)[1]
+        self.columns = np.unique(block * len(scene) + later, return_inverse=True)[1]
+        self.at_border = scene.at_border[earlier], scene.at_border[later]
+
+    def __len__(self) -> int:
+        return len(self.earlier)
+
+    def soft_matches(self, evidence: Floats, inside_cost: float) -> Floats:
+        """Probability that each pair is one individual; at most 1 for all pairs of an end."""
+        end, start = (np.exp(-np.where(side, BORDER_COST, inside_cost)) for side in self.at_border)
+        weight = np.exp(np.clip(evidence, -60, 60)) / self.expected
+        left, right = np.ones(len(self)), np.ones(len(self))
+        for _ in range(BALANCING):
+            left = 1 / (end + np.bincount(self.rows, weight * right)[self.rows])
+            right = 1 / (start + np.bincount(self.columns, weight * left)[self.columns])
+        return left * weight * right
+
+
+def learn(scene: Scene, inside_cost: float = FIRST_INSIDE_COST, *, seed: int = 0) -> Learned:
+    """Fit everything but ``inside_cost``; a lag that no two frames have is like the lag before."""
+    dice = np.random.default_rng(seed)
+    different, growth = _different(scene, dice)
+    learned: dict[int, Evidence] = {}
+    before: Evidence | None = None
+    for lag in range(1, MAX_LAG + 1):
+        pairs = _pairs(scene, lag, dice)
+        if before is None:
+            before = _beginning(scene, pairs, different, growth)
+        if len(pairs):
+            before = _fit(pairs, before, inside_cost)
+        learned[lag] = before
+    return Learned(learned, inside_cost)
+
+
+def inside_cost(scene: Scene, previous: Ints, next_: Ints) -> float:
+    """What an end away from the border costs, by how often tracks begin and end there.
+
+    Args:
+        scene: of N detections.
+        previous, next_: of each detection in its track ``[N]``; -1 where it begins or ends one.
+    """
+    ends, count = PRIOR * np.exp(-FIRST_INSIDE_COST), PRIOR
+    for towards, outermost in ((previous, scene.frames[0]), (next_, scene.frames[-1])):
+        inside = ~scene.at_border
+        inside[outermost] = False
+        ends += int((towards[inside] < 0).sum())
+        count += int(inside.sum())
+    return float(np.clip(-np.log(ends / count), BORDER_COST, MAX_INSIDE_COST))
+
+
+def _pairs(scene: Scene, lag: int, dice: np.random.Generator) -> Pairs:
+    """All pairs of some frames that are ``lag`` steps apart."""
+    steps = scene.step[[rows.start for rows in scene.frames]]
+    first = np.flatnonzero(np.isin(steps + lag, steps))
+    second = np.searchsorted(steps, steps[first] + lag)
+    order = dice.permutation(len(first))
+    sizes = np.array([rows.stop - rows.start for rows in scene.frames])
+    total = np.cumsum((sizes[first] * sizes[second])[order])
+    chosen = np.sort(order[: max(2, min(MAX_FRAMES, int(np.searchsorted(total, MAX_PAIRS))))])
+    earlier, later, block, expected = [], [], [], []
+    for number, pair in enumerate(chosen.tolist()):
+        a, b = scene.frames[first[pair]], scene.frames[second[pair]]
+        one, other = np.meshgrid(np.arange(a.start, a.stop), np.arange(b.start, b.stop))
+        earlier.append(one.ravel())
+        later.append(other.ravel())
+        block.append(np.full(one.size, number))
+        expected.append(np.full(one.size, float(max(one.shape))))
+    none = [np.empty(0, dtype=np.int64)]
+    return Pairs(
+        scene,
+        np.concatenate(earlier or none),
+        np.concatenate(later or none),
+        np.concatenate(block or none),
+        np.concatenate(expected or [np.empty(0)]),
+    )
+
+
+def _different(
+    scene: Scene, dice: np.random.Generator
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Looks, and areas, of pairs of one frame: certainly different individuals."""
+    ends: list[tuple[Ints, Ints]] = []
+    for number in dice.permutation(len(scene.frames)).tolist():
+        rows = scene.frames[number]
+        one, other = np.triu_indices(rows.stop - rows.start, 1)
+        if len(one) > 400:
+            some = dice.choice(len(one), 400, replace=False)
+            one, other = one[some], other[some]
+        ends.append((rows.start + one, rows.start + other))
+        if sum(len(side) for side, _ in ends) > MAX_PAIRS:
+            break
+    one, other = (np.concatenate(side) for side in zip(*ends, strict=True))
+    count = len(one)
+    mean, deviation = _normal(np.ones(count), scene.cosine(one, other), USUAL_DIFFERENT)
+    area = (scene.growth(one, other) ** 2).sum() + PRIOR * USUAL_GROWTH[1] ** 2
+    return (mean, deviation), (USUAL_GROWTH[0], float(np.sqrt(area / (count + PRIOR))))
+
+
+def _beginning(
+    scene: Scene, pairs: Pairs, different: tuple[float, float], growth: tuple[float, float]
+) -> Evidence:
+    """Where EM starts: nearest detections are one individual, any place of the image another."""
+    size = float(np.median(scene.size))
+    everywhere = np.diag(
+        [(side / size) ** 2 / 6 for side in np.median(scene.sizes, axis=0)]
+    ) + SMALLEST * np.eye(2)
+    squared = (pairs.displacement**2).sum(axis=1)
+    nearest = np.full(pairs.rows.max(initial=-1) + 1, np.inf)
+    np.minimum.at(nearest, pairs.rows, squared)
+    # Even where nothing moves: a tenth of a box, until more than a few links say less.
+    near = (float(np.median(nearest)) if len(nearest) else 0.01) + 1e-6
+    far = min(100 * near, float(np.trace(everywhere)) / 2)
+    kept, changed, share = USUAL_LOOK
+    looks = Looks(kept, (max(changed[0], different[0]), changed[1]), share, different)
+    return Evidence(Moves(near * np.eye(2), far * np.eye(2), 0.05, everywhere), looks, growth)
+
+
+def _fit(pairs: Pairs, start: Evidence, inside_cost: float) -> Evidence:
+    """EM from ``start``, which is of one step less."""
+    moves = Moves(
+        1.5 * start.moves.near, 1.5 * start.moves.far, start.moves.far_share, start.moves.different
+    )
+    evidence = Evidence(moves, start.looks, start.growth)
+    everywhere = moves.different
+    for _ in range(ROUNDS):
+        same = pairs.soft_matches(pair_evidence(evidence, pairs), inside_cost)
+        if same.sum() < 1e-6:
+            break
+        evidence = Evidence(
+            _fit_moves(evidence.moves, pairs.displacement, same, everywhere),
+            _fit_looks(evidence.looks, pairs.cosine, same),
+            (_deviation(same, pairs.growth, USUAL_GROWTH[0]), evidence.growth[1]),
+        )
+    return evidence
+
+
+def pair_evidence(evidence: Evidence, pairs: Pairs) -> Floats:
+    """Evidence of each pair, without what came before it, in nats."""
+    return (
+        evidence.moves.evidence(pairs.displacement)
+        + evidence.looks.evidence(pairs.cosine)
+        + growth_evidence(evidence.growth, pairs.growth)
+    )
+
+
+def growth_evidence(growth: tuple[float, float], seen: Floats) -> Floats:
+    """Of the logarithms of area ratios."""
+    same, different = growth
+    ratio = log_normal(seen, 0.0, same) - log_normal(seen, 0.0, different)
+    return with_outliers(ratio, OTHER_OUTLIERS)
+
+
+def _fit_moves(moves: Moves, displacement: Floats, same: Floats, everywhere: Floats) -> Moves:
+    near = np.log1p(-moves.far_share) + log_t(displacement, moves.near)
+    far = np.log(moves.far_share) + log_t(displacement, moves.far)
+    is_far = 1 / (1 + np.exp(np.clip(near - far, -50, 50)))
+    nearer = fit_scatter(displacement, same * (1 - is_far), moves.near)
+    farther = fit_scatter(displacement, same * is_far, moves.far)
+    different = fit_scatter(displacement, 1 - same, moves.different)
+    if np.linalg.det(farther) < np.linalg.det(nearer):
+        farther = 4 * nearer
+    if np.linalg.det(farther) > np.linalg.det(everywhere):
+        farther = everywhere
+    share = float(np.clip((same * is_far).sum() / same.sum(), 1e-3, 0.5))
+    return Moves(nearer, farther, share, different)
+
+
+def fit_scatter(displacement: Floats, weight: Floats, before: Floats) -> Floats:
+    """One step to the scatter of ``displacement [N, 2]``; a few links alone do not tell directions."""
+    total = float(weight.sum())
+    weight = weight * t_weights(displacement, before)
+    scatter = (weight[:, None] * displacement).T @ displacement / max(total, 1e-12)
+    if total < 1e-6:
+        return before
+    round_share = PRIOR / (PRIOR + total)
+    even = np.eye(2) * np.trace(scatter) / 2
+    fitted: Floats = (1 - round_share) * scatter + round_share * even + SMALLEST * np.eye(2)
+    return fitted
+
+
+def _fit_looks(looks: Looks, cosine: Floats, same: Floats) -> Looks:
+    kept = np.log1p(-looks.changed_share) + log_normal(cosine, *looks.kept)
+    changed = np.log(looks.changed_share) + log_normal(cosine, *looks.changed)
+    is_changed = 1 / (1 + np.exp(np.clip(kept - changed, -50, 50)))
+    share = float(np.clip((same * is_changed).sum() / same.sum(), 0.05, 0.95))
+    one = _normal(same * (1 - is_changed), cosine, looks.kept)
+    two = _normal(same * is_changed, cosine, looks.different)
+    if two[0] > one[0]:
+        one, two, share = two, one, 1 - share
+    return Looks(one, two, share, looks.different)
+
+
+def _normal(weight: Floats, value: Floats, usual: tuple[float, float]) -> tuple[float, float]:
+    """Mean and deviation, of which ``usual`` counts for a few observations."""
+    total = float(weight.sum()) + PRIOR
+    mean = float((weight * value).sum() + PRIOR * usual[0]) / total
+    spread = float((weight * (value - mean) ** 2).sum() + PRIOR * usual[1] ** 2) / total
+    return mean, max(float(np.sqrt(spread)), 0.03)
+
+
+def _deviation(weight: Floats, value: Floats, usual: float) -> float:
+    total = float(weight.sum()) + PRIOR
+    return float(np.sqrt(((weight * value**2).sum() + PRIOR * usual**2) / total))
