@@ -6,12 +6,12 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from api.schemas import MAX_BATCH, MAX_DETECTIONS, MAX_IDS, MAX_K
 from common.errors import InputError
 from common.json_models import JsonModel, option
-from tracks.association.options import PRESETS, LinkOptions, Preset
+from tracks.association.options import PRESETS, LinkOptions, OnlinePreset
 from tracks.live import LINK_STATE
 
 SERVER, LINK, RAY = "Server", "Live linking", "On Ray"
@@ -140,8 +140,8 @@ class ServeConfig(JsonModel):
         "File for the open tracks of live cameras, on a disk of this machine; by default "
         "INDEX/live/links.sqlite3.",
     )
-    link_preset: Preset = option(
-        LINK, "How frames of live cameras are linked, as for onepass link --preset.", "default"
+    link_preset: OnlinePreset = option(
+        LINK, "How frames of live cameras are linked, as for onepass link --preset.", "online"
     )
     link_options: Annotated[LinkOptions | None, BeforeValidator(_read_link_options)] = option(
         LINK, "The same from a file, as for onepass link --options."
@@ -158,7 +158,7 @@ class ServeConfig(JsonModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ServeConfig:
-        if self.link_options is not None and self.link_preset != "default":
+        if self.link_options is not None and self.link_preset != "online":
             raise ValueError("`link_options` and `link_preset`: give one of them")
         if not (self.api_key_file or self.insecure or is_loopback(self.host)):
             raise ValueError(
@@ -171,6 +171,13 @@ class ServeConfig(JsonModel):
                 f"`{given}` needs `ray=True`; without it one process serves, and Ray is not used"
             )
         return self
+
+    @field_validator("link_options")
+    @classmethod
+    def _online(cls, options: LinkOptions | None) -> LinkOptions | None:
+        if options is not None and options.method == "offline":
+            raise ValueError("`method` is offline, and a live camera is linked online")
+        return options
 
     @property
     def linking(self) -> LinkOptions:

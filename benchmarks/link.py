@@ -101,7 +101,7 @@ def _iou(one: Box, two: Box) -> float:
 def frames_of(given: Any, report: runner.Report) -> None:
     """Milliseconds a frame of both presets and of the loop."""
     diagonal = math.hypot(SIDE_PX, SIDE_PX)
-    linkers = {name: Linker(given.dim, PRESETS[name]) for name in ("default", "ami")}
+    linkers = {name: Linker(given.dim, PRESETS[name]) for name in ("online", "ami")}
     spent: dict[str, list[float]] = {name: [] for name in (*linkers, "double loop")}
     last: Frame | None = None
     for number, frame in enumerate(scene(given.frames, given.detections, given.dim)):
@@ -159,7 +159,7 @@ def main() -> None:
     with one_thread():  # as ``onepass link`` does
         for _ in range(given.rounds):
             frames_of(given, report)
-    for name in ("default", "ami"):
+    for name in ("online", "ami"):
         report.ratio("double loop", name, "ms a frame")
     report.show()
     report.write(given.json)

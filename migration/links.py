@@ -24,7 +24,7 @@ from migration.report import Histogram, LinksChanged, Separation, Threshold
 from migration.spaces import BINS, SEED, histogram
 from tracks.association.costs import cost_terms
 from tracks.association.frames import by_frame
-from tracks.association.options import LinkOptions
+from tracks.association.options import PRESETS, LinkOptions
 from tracks.geometry import read_geometry
 from tracks.link import link_run
 from tracks.plan import read_plan, sequence_slices
@@ -96,6 +96,8 @@ def compare_links(
         tracks_then=summaries[0].tracks,
         tracks_now=summaries[1].tracks,
     )
+    if options.method == "offline":
+        return report, Threshold(reason="offline linking takes its threshold from each sequence")
     both = plan.filter(pa.array(new.embedded[plan["row_id"].to_numpy()]))
     # A duplicate is near to what its detection continues, and is not linked to it.
     repeated = tables[0].filter(tables[0]["duplicate_of"].is_valid())["detection_id"]
@@ -184,9 +186,9 @@ def has_tracks(run: Path) -> bool:
 
 
 def _link_options(old: Rows) -> tuple[LinkOptions, str | None]:
-    """Options of the old run's tracks; the defaults where it has none."""
+    """Options of the old run's tracks; where it has none, those of online linking."""
     if not has_tracks(old.run.path):
-        return LinkOptions(), None
+        return PRESETS["online"], None
     manifest = TracksManifest.read(old.run.path / "tracks")
     return manifest.options, manifest.score_column
 

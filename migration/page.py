@@ -199,7 +199,7 @@ def _links(links: LinksChanged) -> Iterator[str]:
         yield _soft(
             f"Both linked with max_cost {options.max_cost:g}, weights "
             f"{', '.join(f'{weight:g}' for weight in options.weights)} and a gap of "
-            f"{options.max_gap_frames} frames. A detection that continues another one than before "
+            f"{options.gap_frames} frames. A detection that continues another one than before "
             "has lost a link and has a new one."
         )
 

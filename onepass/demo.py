@@ -15,9 +15,6 @@ from pipelines.detections import BOX
 if TYPE_CHECKING:
     import pandas as pd
 
-# Two fish can be one box for most of a second, which is 20 frames here. The default gap suits camera
-# traps, where 5 frames are minutes.
-MAX_GAP_FRAMES = 20
 SECOND = 28  # frames
 
 Log = Callable[[str], None]
@@ -71,7 +68,7 @@ def run_demo(out: Path, cache: Path, *, log: Log = lambda _: None) -> DemoReport
     recall = index.manifest.recall.measured
     measured = "not measured" if recall is None else f"{recall:.3f}"
     log(f"index: {len(index)} rows, {index.manifest.factory}, recall@10 {measured}")
-    tracks = onepass.link(run, max_gap_frames=MAX_GAP_FRAMES)
+    tracks = onepass.link(run)
     log(f"link: {tracks.summary.detections} detections, {len(tracks)} tracks")
     pictures = (out / "tracks.png", out / "neighbours.png")
     tracks.draw(SEQUENCE).save(pictures[0])

@@ -41,13 +41,16 @@ def link(
 ) -> Tracks:
     """Link the detections of a run into tracks, one individual each, sequence by sequence.
 
-    A pair costs ``feature_weight`` (1 - cosine) + ``iou_weight`` (1 - IoU) + ``area_weight``
-    (1 - smaller / larger area) + ``distance_weight`` (distance / image diagonal). The tracks are
-    stored with the run, in place of older ones.
+    All frames of a sequence are linked at once: how far its individuals move, and how alike they
+    look, it shows itself. With ``preset="online"``, frame by frame, a pair costs ``feature_weight``
+    (1 - cosine) + ``iou_weight`` (1 - IoU) + ``area_weight`` (1 - smaller / larger area) +
+    ``distance_weight`` (distance / image diagonal). The tracks are stored with the run, in place of
+    older ones.
 
     Args:
         run: a finished run, opened or by its folder; ``open_run`` takes ``images`` that were moved.
-        preset: what to start from; ``ami`` and ``antenna`` are older greedy rules, to compare with.
+        preset: what to start from; ``online`` links frame by frame, and ``ami`` and ``antenna`` are
+            older greedy rules, to compare with.
         score_column: column of the run with the detector's score, for ``strong_score``.
         executor: where sequences are linked.
         address: of a Ray cluster to work on.

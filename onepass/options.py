@@ -67,12 +67,13 @@ class ExtractOptions(ModelOptions, total=False):
 class LinkKeywords(TypedDict, total=False):
     """Keywords of ``link``; ``LinkOptions`` describes them."""
 
+    method: Literal["online", "offline"]
     feature_weight: float
     iou_weight: float
     area_weight: float
     distance_weight: float
     max_cost: float
-    max_gap_frames: int
+    max_gap_frames: int | None
     max_gap_seconds: float | None
     appearance: Literal["average", "gallery"]
     appearance_memory: float

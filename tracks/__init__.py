@@ -1,6 +1,6 @@
-"""Detections to individuals: linked frame by frame, stored beside the run, judged and drawn.
+"""Detections to individuals: linked over a whole sequence or frame by frame, judged and drawn.
 
-It promises one-to-one links of the least total cost, the same whether a run is linked afterwards or a
-camera frame by frame. It may import ``index`` (for its vectors), ``pipelines``, ``cluster``
+It promises that two boxes of one frame are never one individual, and that a camera linked frame by frame has
+the links of a run that is linked online. It may import ``index`` (for its vectors), ``pipelines``, ``cluster``
 and ``common``.
 """

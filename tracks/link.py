@@ -2,8 +2,8 @@
 
 Sequences are independent, so neighbouring ones are gathered into groups, and each group is a task
 that writes its own part: in this process, or on Ray where there is much to do. A task goes through
-one sequence at a time and reads the embeddings of a few frames at a time, so memory does not grow
-with the length of a sequence but by what is written about each detection.
+one sequence at a time and reads the embeddings of a few frames at a time. Offline linking keeps
+them shortened, some 0.6 kB a detection in all, so the longest sequences are linked frame by frame.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from tracks.association.camera import CameraMove, move_notes
 from tracks.association.duplicates import expand_links, find_duplicates
 from tracks.association.gaps import sessions
 from tracks.association.linker import Links, link_frames, require_times
-from tracks.association.options import LinkOptions
+from tracks.association.options import PRESETS, LinkOptions
 from tracks.association.threads import one_thread
 from tracks.geometry import read_geometry
+from tracks.offline.linker import MAX_DETECTIONS, link_offline
+from tracks.offline.looks import SAMPLE, Shortener
 from tracks.plan import (
     SCORE,
     EmbeddingReader,
@@ -62,6 +64,10 @@ PROCESSES_FROM_BYTES = 2 * 2**30
 """Embeddings of more bytes than this are linked on Ray; below, starting it takes longer."""
 
 
+_NEIGHBOURS = 100  # embeddings read from one place
+_SHARED = {"max_gap_frames", "max_gap_seconds", "strong_score"}  # options of both methods
+
+
 @dataclass(frozen=True)
 class _Group:
     """A task: sequences to link into one part."""
@@ -72,6 +78,7 @@ class _Group:
     sequences: list[slice]  # the rows of each, counted in plan
     options: LinkOptions  # of linking
     pairs: Pairs  # of folders of images that were moved
+    shortener: Shortener | None  # of embeddings, for offline linking
 
 
 def link_run(
@@ -93,7 +100,7 @@ def link_run(
     Args:
         run: folder of the run.
         out: folder of the tracks, new or holding older tracks; default ``run / "tracks"``.
-        options: weights, limits and rules of linking; default ``LinkOptions()``.
+        options: weights, limits and rules of linking; default ``PRESETS["default"]``.
         score_column: column of the run with the detector's score, needed for
             ``options.strong_score`` and for nothing else. Of duplicates the one with the highest
             score is linked; without a column, a ``detector_score`` of numbers is taken for that.
@@ -122,7 +129,7 @@ def link_run(
         6 tracks of 36 detections
     """
     opened = Run.open(run, pairs)
-    options = options or LinkOptions()
+    options = options or PRESETS["default"]
     if (options.strong_score is None) != (score_column is None):
         raise InputError("`strong_score` and `score_column` go together; give both or neither")
     out = out or run / "tracks"
@@ -130,7 +137,8 @@ def link_run(
     plan = read_plan(opened, score_column)
     rows = plan.table.num_rows
     with _replacing(out) as draft:
-        groups = _groups(run.resolve(), draft.resolve(), plan, options, pairs)
+        shortener = _shortener(opened, plan) if options.method == "offline" else None
+        groups = _groups(run.resolve(), draft.resolve(), plan, options, pairs, shortener)
         large = 4 * opened.manifest.model.feature_dim * rows > PROCESSES_FROM_BYTES
         large = large and len(groups) > 1
         if large or address or executor == "ray":
@@ -201,7 +209,12 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 
 def _groups(
-    run: Path, draft: Path, plan: LinkPlan, options: LinkOptions, pairs: Pairs
+    run: Path,
+    draft: Path,
+    plan: LinkPlan,
+    options: LinkOptions,
+    pairs: Pairs,
+    shortener: Shortener | None,
 ) -> list[_Group]:
     """Neighbouring sequences together, up to ``GROUP_ROWS``; at least one group, maybe empty."""
     gathered: list[list[slice]] = [[]]
@@ -214,8 +227,20 @@ def _groups(
         start, stop = (sequences[0].start, sequences[-1].stop) if sequences else (0, 0)
         shifted = [slice(rows.start - start, rows.stop - start) for rows in sequences]
         part = draft / PART.format(number)
-        groups.append(_Group(run, part, plan.table[start:stop], shifted, options, pairs))
+        table = plan.table[start:stop]
+        groups.append(_Group(run, part, table, shifted, options, pairs, shortener))
     return groups
+
+
+def _shortener(run: Run, plan: LinkPlan) -> Shortener | None:
+    """Fitted to embeddings from all over the run, some neighbouring ones at each of a few places."""
+    if not plan.table.num_rows:
+        return None
+    rows, places = plan.table.num_rows, SAMPLE // _NEIGHBOURS
+    reader = EmbeddingReader(run, plan.table, window_bytes=1)
+    starts = np.unique(np.linspace(0, max(rows - _NEIGHBOURS, 0), places).astype(int))
+    parts = [reader.rows(start, min(start + _NEIGHBOURS, rows)) for start in starts.tolist()]
+    return Shortener(np.concatenate(parts))
 
 
 def _copied(table: pa.Table) -> pa.Table:
@@ -276,11 +301,33 @@ def _link_sequence(
     single = np.flatnonzero(kept == np.arange(len(kept)))
     parts = [slice(len(single))]
     if group.options.max_gap_seconds is None:
-        limit = group.options.max_gap_frames
+        limit = group.options.gap_frames
         parts = sessions(frames[single], seconds[single], max_gap_frames=limit)
         notes += gap_warnings(name, frames[single], seconds[single], parts)
-    linked: list[Links] = []
     moves: list[CameraMove] = []
+    if group.shortener is not None and len(single) <= MAX_DETECTIONS:
+        links = link_offline(
+            frames[single],
+            geometry.boxes[single],
+            lambda part: embeddings(single[part]),
+            geometry.sizes[single],
+            group.shortener,
+            parts=parts,
+            seconds=seconds[single],
+            scores=None if scores is None else scores[single],
+            options=group.options,
+            on_move=moves.append,
+        )
+        notes += move_notes(name, moves, len(np.unique(frames)))
+        return expand_links(links.counted_from(0, single), kept), kept
+    online = group.options
+    if group.shortener is not None:
+        online = PRESETS["online"].replace(**online.model_dump(include=_SHARED))
+        notes.append(
+            f"sequence {name!r}: {len(single):,} detections are linked frame by frame, as more than "
+            f"{MAX_DETECTIONS:,} are not linked at once"
+        )
+    linked: list[Links] = []
     tracks = 0
     for rows in (single[part] for part in parts):
         links = link_frames(
@@ -291,7 +338,7 @@ def _link_sequence(
             dim=run.manifest.model.feature_dim,
             seconds=seconds[rows],
             scores=None if scores is None else scores[rows],
-            options=group.options,
+            options=online,
             on_move=moves.append,
         )
         linked.append(links.counted_from(tracks, rows))

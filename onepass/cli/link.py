@@ -31,7 +31,10 @@ def link(
     ] = None,
     preset: Annotated[
         Preset,
-        typer.Option(help="ami, antenna: the old greedy rules at 1.0 and 0.2, for comparison."),
+        typer.Option(
+            help="default: all frames of a sequence at once. online: frame by frame. ami, antenna: the old greedy "
+            "rules at 1.0 and 0.2, for comparison."
+        ),
     ] = "default",
     options: Annotated[
         Path | None,
@@ -53,9 +56,10 @@ def link(
 ) -> None:
     """Link detections into tracks, one individual each, sequence by sequence.
 
-    What a pair costs: w_feature (1 - cosine) + w_iou (1 - IoU) + w_area (1 - smaller / larger
-    area) + w_distance (distance / image diagonal). Look at the links that were nearly others with
-    onepass tracks review, and fit the weights to your own labels with onepass tracks tune.
+    All frames of a sequence are linked at once: how far its individuals move, and how alike they look,
+    it shows itself. With --preset online, frame by frame, a pair costs w_feature (1 - cosine) + w_iou
+    (1 - IoU) + w_area (1 - smaller / larger area) + w_distance (distance / image diagonal). Look at the
+    links that were nearly others with onepass tracks review.
 
     Example: onepass link runs/first --max-gap-frames 3
     """

@@ -253,7 +253,7 @@ def tune(
         raise InputError("give exactly one of --truth and --truth-column")
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out} is a folder; give a file")
-    base = PRESETS["default"]
+    base = PRESETS["online"]
     if max_gap_frames is not None:
         base = base.replace(max_gap_frames=max_gap_frames)
     if truth is not None:

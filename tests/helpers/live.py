@@ -28,7 +28,7 @@ def live(
     file: Path, options: LinkOptions | None = None, *, wait_seconds: float = 10, **more: Any
 ) -> LiveLinker:
     _opened.append(LinkStore(file, wait_seconds=wait_seconds))
-    return LiveLinker(_opened[-1], options or PRESETS["default"], **more)
+    return LiveLinker(_opened[-1], options or PRESETS["online"], **more)
 
 
 def ask(linker: LiveLinker, frame: Frame, request: str, fingerprint: str = "model") -> Any:

@@ -68,7 +68,7 @@ class Linker:
 
     Args:
         dim: length of an embedding.
-        options: default ``PRESETS["default"]``.
+        options: default ``PRESETS["online"]``.
         frame_step: usual difference of the numbers of neighbouring frames, the unit of gaps.
         max_pairs: as for ``decide``.
 
@@ -87,7 +87,7 @@ class Linker:
         frame_step: int = 1,
         max_pairs: int = MAX_PAIRS,
     ) -> None:
-        self.options = options or PRESETS["default"]
+        self.options = options or PRESETS["online"]
         self.frame_step = frame_step
         self.open = OpenTracks.empty(embeddings_kept=self.options.embeddings_kept, dim=dim)
         self.tracks = 0
@@ -194,7 +194,7 @@ class Linker:
     def _close_old(self, frame: int, seconds: float) -> None:
         """Remove tracks that have been missing for too long."""
         options = self.options
-        recent = self.open.steps_to(frame, self.frame_step) <= options.max_gap_frames + 1
+        recent = self.open.steps_to(frame, self.frame_step) <= options.gap_frames + 1
         if options.max_gap_seconds is not None:
             recent &= seconds - self.open.seconds <= options.max_gap_seconds
         if not recent.all():
@@ -221,14 +221,14 @@ def link(
         diagonal_px: image diagonal in pixels, one for all or one per detection ``[N]``.
         seconds: time of each detection ``[N]``; needed for ``max_gap_seconds``.
         scores: of each detection ``[N]``, for ``strong_score``.
-        options: default ``PRESETS["default"]``.
+        options: default ``PRESETS["online"]``.
 
     Raises:
         InputError: ``max_gap_seconds`` without times that rise; an embedding that is zero or not
             finite, named by its number.
         ValueError: frames out of order, or boxes that are not finite.
     """
-    options = options or PRESETS["default"]
+    options = options or PRESETS["online"]
     if (np.diff(frames) < 0).any():
         raise ValueError("`frames` must not fall; sort the detections by frame")
     if not np.isfinite(boxes).all():

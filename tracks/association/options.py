@@ -20,21 +20,27 @@ from common.text import decode
 TERMS = ("feature", "iou", "area", "distance")
 
 Assignment = Literal["optimal", "greedy", "cheapest"]
-Preset = Literal["default", "ami", "antenna"]
+Method = Literal["online", "offline"]
+Preset = Literal["default", "online", "ami", "antenna"]
+OnlinePreset = Literal["online", "ami", "antenna"]
 
 
-COST, GAPS, MEMORY, CHOICE = "Cost of a pair", "Gaps", "What a track remembers", "Which pairs"
+METHOD, COST, GAPS = "Method", "Cost of a pair (online)", "Gaps"
+MEMORY, CHOICE = "What a track remembers (online)", "Which pairs"
+
+ONLINE_GAP, OFFLINE_GAP = 5, 25
+"""Frames that a track may be missing where nothing is given."""
 
 
 class LinkOptions(JsonModel):
-    """How linking weighs a pair, what a track remembers, and when it gives up.
+    """How a sequence is linked, and when a track is given up; online, what a pair costs.
 
-    Costs have no unit; an unweighted term is 0 to 1, ``feature`` 0 to 2. The defaults were chosen on
-    EfficientNet-Lite0 embeddings of eight fish (501 frames) and of five moth-trap frames, judged by
-    eye; with them the two flies of ``benchmarks/tracks.py`` have a HOTA of 1.000. Distance weighs 4
-    because a fifth of the diagonal costs only 0.2 at weight 1, and fish were linked across the whole
-    tank. A few scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit
-    weights to labelled sequences of your own (``onepass tracks tune``).
+    Offline linking learns what a pair is worth. Online, costs have no unit; an unweighted term is
+    0 to 1, ``feature`` 0 to 2. These defaults were chosen on EfficientNet-Lite0 embeddings of eight
+    fish (501 frames) and of five moth-trap frames, judged by eye. Distance weighs 4 because a fifth
+    of the diagonal costs only 0.2 at weight 1, and fish were linked across the whole tank. A few
+    scenes are not a law; look at the doubtful links (``onepass tracks review``), and fit weights to
+    labelled sequences of your own (``onepass tracks tune``).
 
     Example:
         >>> LinkOptions(max_gap_frames=3).weights
@@ -43,6 +49,12 @@ class LinkOptions(JsonModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
+    method: Method = option(
+        METHOD,
+        "offline: all frames of a sequence at once, by what the sequence itself shows. online: frame by frame, "
+        "by the cost of a pair.",
+        "online",
+    )
     feature_weight: float = option(COST, "Weight of 1 - cosine of the embeddings.", 1.0, ge=0)
     iou_weight: float = option(COST, "Weight of 1 - intersection / union of the boxes.", 1.0, ge=0)
     area_weight: float = option(COST, "Weight of 1 - smaller / larger box area.", 1.0, ge=0)
@@ -50,8 +62,12 @@ class LinkOptions(JsonModel):
         COST, "Weight of the distance of the boxes, in diagonals of the later image.", 4.0, ge=0
     )
     max_cost: float = option(COST, "Most that a link may cost, all four terms together.", 2.0, gt=0)
-    max_gap_frames: int = option(
-        GAPS, "Frames that a track may be missing, in the usual step between frames.", 5, ge=0
+    max_gap_frames: int | None = option(
+        GAPS,
+        "Frames that a track may be missing, in the usual step between frames; if not given, "
+        f"{OFFLINE_GAP} offline and {ONLINE_GAP} online.",
+        None,
+        ge=0,
     )
     max_gap_seconds: float | None = option(
         GAPS,
@@ -101,6 +117,19 @@ class LinkOptions(JsonModel):
     def _weighted(self) -> LinkOptions:
         if not any(self.weights):
             raise ValueError("all four link weights are 0; give at least one above 0")
+        if (
+            self.max_gap_frames is None
+        ):  # as if not given: `replace` with another method has its own
+            gap = OFFLINE_GAP if self.method == "offline" else ONLINE_GAP
+            self.__dict__["max_gap_frames"] = gap
+        if self.method == "offline":
+            fields = LinkOptions.model_fields
+            given = [name for name in _ONLINE if getattr(self, name) != fields[name].default]
+            if given:
+                raise ValueError(
+                    f"`{given[0]}` is an option of online linking; add `method='online'`, or leave it "
+                    "out: offline linking learns from the sequence"
+                )
         return self
 
     @classmethod
@@ -121,12 +150,18 @@ class LinkOptions(JsonModel):
         Raises:
             InputError: an unknown field, or a value that it does not take.
         """
-        return configure(LinkOptions, **(self.model_dump() | changes))
+        return configure(LinkOptions, **(self.model_dump(exclude_unset=True) | changes))
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
         """The four weights in the order of ``TERMS``."""
         return (self.feature_weight, self.iou_weight, self.area_weight, self.distance_weight)
+
+    @property
+    def gap_frames(self) -> int:
+        """Frames that a track may be missing."""
+        assert self.max_gap_frames is not None
+        return self.max_gap_frames
 
     @property
     def embeddings_kept(self) -> int:
@@ -139,12 +174,18 @@ class LinkOptions(JsonModel):
         return self.appearance_memory if self.appearance == "average" else 0.0
 
 
+_ONLINE = (
+    *("feature_weight", "iou_weight", "area_weight", "distance_weight", "max_cost", "appearance"),
+    *("appearance_memory", "gallery_size", "motion_gate", "assignment"),
+)
+
 _LAST_FRAME_ONLY = LinkOptions(
     distance_weight=1.0, max_gap_frames=0, appearance_memory=0.0, camera_moves=False
 )
 
 PRESETS: Mapping[str, LinkOptions] = {
-    "default": LinkOptions(),
+    "default": LinkOptions(method="offline"),
+    "online": LinkOptions(),
     # The rules of the AMI data companion and of its platform, for comparison. They count box
     # sides with one pixel more and round IoU to two digits; that is not repeated here.
     "ami": _LAST_FRAME_ONLY.replace(max_cost=1.0, assignment="cheapest"),

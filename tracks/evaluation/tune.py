@@ -86,13 +86,13 @@ def tune(
 
     Args:
         sequences: two or more.
-        base: options whose weights and threshold are replaced; default ``PRESETS["default"]``.
+        base: options whose weights and threshold are replaced; default ``PRESETS["online"]``.
         progress: called with the number of fits done and of all fits.
 
     Raises:
         InputError: fewer than two sequences, or no pairs of one individual, or none of two.
     """
-    base = base or PRESETS["default"]
+    base = base or PRESETS["online"]
     if len(sequences) < 2:
         raise InputError(
             f"{len(sequences)} labelled sequence; give two or more, so that each can be left out "
@@ -144,7 +144,7 @@ def collect_pairs(sequence: LabelledSequence, options: LinkOptions) -> tuple[Flo
     for rows in by_frame(sequence.frames):
         frame = int(sequence.frames[rows.start])
         steps = tracks.steps_to(frame, step)
-        recent = steps <= options.max_gap_frames + 1
+        recent = steps <= options.gap_frames + 1
         tracks, steps = tracks.select(recent), steps[recent]
         individuals, count = sequence.individuals[rows], rows.stop - rows.start
         detections = FrameDetections(
@@ -216,7 +216,7 @@ def fit_weights(terms: Floats, same: Bools) -> tuple[Floats, float]:
             "no term of the cost separates pairs of one individual from pairs of two; check that "
             "the labels belong to this run"
         )
-    scale = sum(PRESETS["default"].weights) / weights.sum()
+    scale = sum(PRESETS["online"].weights) / weights.sum()
     return weights * scale, float(limit * scale)
 
 

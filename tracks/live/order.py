@@ -116,7 +116,7 @@ def continuable(
         options: of linking; without ``max_gap_seconds`` the rhythm of the sequence decides.
     """
     now = seconds_of(frame.taken)
-    recent = tracks.steps_to(number, frame.step) <= min(options.max_gap_frames, CLOCK_FRAMES) + 1
+    recent = tracks.steps_to(number, frame.step) <= min(options.gap_frames, CLOCK_FRAMES) + 1
     if options.max_gap_seconds is not None:
         near = np.abs(now - tracks.seconds) <= options.max_gap_seconds
         return Continuable(tracks.select(near), tracks.select(~near & recent))

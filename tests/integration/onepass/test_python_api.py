@@ -190,11 +190,11 @@ def test_rows_with_an_error_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_tracks_are_those_stored_with_the_run(world: World) -> None:
-    tracks = onepass.link(world.run, max_cost=4.0, max_gap_frames=3, progress=False)
+    tracks = onepass.link(world.run, max_gap_frames=3, progress=False)
     table = tracks.to_pandas()
     assert table["track_id"].nunique() == len(tracks) == tracks.summary.tracks
     assert set(table["detection_id"]) == set(world.run.to_pandas(["detection_id"])["detection_id"])
-    assert tracks.manifest.options == onepass.LinkOptions(max_cost=4.0, max_gap_frames=3)
+    assert tracks.manifest.options == onepass.LinkOptions(method="offline", max_gap_frames=3)
     picture = onepass.open_tracks(world.run.path).draw("night0")
     assert max(picture.size) == 1600
     with pytest.raises(onepass.InputError, match="night0, night1"):
@@ -202,8 +202,8 @@ def test_tracks_are_those_stored_with_the_run(world: World) -> None:
 
 
 def test_tracks_stay_as_they_were_opened(world: World) -> None:
-    together = onepass.link(world.run, max_cost=4.0, progress=False)
-    apart = onepass.link(world.run, max_cost=0.01, progress=False)
+    together = onepass.link(world.run, preset="online", max_cost=4.0, progress=False)
+    apart = onepass.link(world.run, preset="online", max_cost=0.01, progress=False)
     assert len(together) == together.to_pandas()["track_id"].nunique() < len(apart)
     with pytest.raises(onepass.InputError):
         together.draw("night0")

@@ -57,7 +57,7 @@ def test_a_nudge_swaps_nobody_and_is_said(tmp_path: Path, count: int) -> None:
     assert "sequence 'x': the camera moved by about 120 pixels between frames 4 and 5" in note
     assert TracksManifest.read(run / "tracks").counts.notes == summary.notes
     # Without looking at the camera, each is taken for its neighbour.
-    without = link_run(run, options=PRESETS["default"].replace(camera_moves=False))
+    without = link_run(run, options=PRESETS["online"].replace(camera_moves=False))
     assert without.notes == ()
     assert individuals(run) != [f"{who:05d}" for who in scene[3]]
 

@@ -325,7 +325,7 @@ def test_a_video_of_images_of_two_sizes_keeps_boxes_on_what_they_hold(tmp_path: 
     box = np.array([40.0, 60, 80, 100])
     plan = {"image": list(sizes), **box_columns([box * times for times in sizes.values()])}
     run = write_run(tmp_path / "run", plan, np.ones((3, 8)), root=tmp_path).path
-    link_run(run, options=PRESETS["default"].replace(max_cost=9))
+    link_run(run, options=PRESETS["online"].replace(max_cost=9))
     output("video", run, "--out", tmp_path / "out.mp4")
     shown = frames_of(tmp_path / "out.mp4")
     assert [frame.shape for frame in shown] == [(120, 160, 3)] * 3

@@ -30,7 +30,7 @@ FRAMES = 40
 def linked(file: Path, numbers: range) -> dict[int, Any]:
     """The answers to some frames of the scene, each asked for under its own id."""
     store = LinkStore(file)
-    linker = LiveLinker(store, PRESETS["default"])
+    linker = LiveLinker(store, PRESETS["online"])
     answers = {}
     for frame in frames_of(crowd(frames=FRAMES))[numbers.start : numbers.stop]:
         name = f"r{frame.number}"
@@ -65,7 +65,7 @@ def dying(name):
 if die.endswith("save"):
     dying("save")
 print("ready", flush=True)
-linker = LiveLinker(LinkStore(file), PRESETS["default"])
+linker = LiveLinker(LinkStore(file), PRESETS["online"])
 for frame in frames_of(crowd(frames=40))[first:]:
     name = f"r{frame.number}"
     linker.link(frame, request_id=name, digest=name.encode(), fingerprint="m")
@@ -101,7 +101,7 @@ def filmed(file: Path, first: int, die: str = "", *, answers: int = 0, after: fl
 
 def last_frame(file: Path) -> int:
     store = LinkStore(file)
-    state = LiveLinker(store, PRESETS["default"]).state("deep/er")
+    state = LiveLinker(store, PRESETS["online"]).state("deep/er")
     store.close()
     return -1 if state is None else state.head.frame
 

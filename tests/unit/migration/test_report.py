@@ -31,7 +31,7 @@ from migration.verdict import Limits, judge
 from pipelines.model_info import ModelRequest
 from pipelines.run import Run, SessionInfo
 from tests.helpers.runs import TINY_FACTS, make_config, request_of, write_run
-from tracks.association.options import LinkOptions
+from tracks.association.options import PRESETS, LinkOptions
 from tracks.link import link_run
 
 
@@ -285,6 +285,18 @@ def test_tracks_of_the_new_run_are_made_only_where_the_old_one_has_some(
     assert links.changed == 0.0  # at 2.0 the place decides
     assert not has_tracks(then.run.path)
     assert not has_tracks(now.run.path)
+
+
+def test_tracks_that_were_linked_offline_have_no_threshold(
+    two_still_ones: tuple[Rows, Rows], tmp_path: Path
+) -> None:
+    then, now = two_still_ones
+    link_run(then.run.path)
+    links, moved = compare_links(then, now, tmp_path)
+    assert links.options == PRESETS["default"]
+    assert links.changed == 0.0
+    assert moved.suggested is None
+    assert "offline" in str(moved.reason)
 
 
 def test_one_frame_has_nothing_to_link(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def live(
 ) -> Iterator[LiveLinker]:
     store = LinkStore(file, caps=caps, wait_seconds=0.2)
     try:
-        yield LiveLinker(store, options or PRESETS["default"], **more)
+        yield LiveLinker(store, options or PRESETS["online"], **more)
     finally:
         store.close()
 
@@ -218,7 +218,7 @@ def test_the_number_of_sequences_is_bounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "count"),
     [
-        (PRESETS["default"], 300),
+        (PRESETS["online"], 300),
         (LinkOptions(appearance="gallery"), 40),
         (LinkOptions(max_gap_frames=1000), 60),
     ],

@@ -35,7 +35,7 @@ def test_weights_are_found_again() -> None:
     true, limit = np.array([3.0, 1.0, 0.0, 10.0]), 3.0
     same = random.random(len(terms)) < 1 / (1 + np.exp(-4 * (limit - terms @ true)))
     weights, threshold = fit_weights(terms, same)
-    assert weights.sum() == pytest.approx(sum(PRESETS["default"].weights))
+    assert weights.sum() == pytest.approx(sum(PRESETS["online"].weights))
     # Equal shares of both kinds move the threshold, and the ridge shrinks a little.
     assert weights / weights.sum() == pytest.approx(true / true.sum(), abs=0.02)
     assert threshold / weights.sum() == pytest.approx(limit / true.sum(), rel=0.1)
@@ -73,7 +73,7 @@ def test_pairs_follow_the_truth() -> None:
         np.full(6, 100.0),
         np.array([7, 8, 8, 7, 7, UNLABELLED]),
     )
-    terms, same = collect_pairs(one, PRESETS["default"])
+    terms, same = collect_pairs(one, PRESETS["online"])
     # Frame 1: 2 x 2. Frame 3: both ends, at the other's first place, with 2.
     assert same.tolist() == [False, True, True, False, *[True, False], *[False, False]]
     assert terms[1, 3] == pytest.approx(0.5)
@@ -96,7 +96,7 @@ def test_a_left_out_sequence_is_not_looked_at() -> None:
     assert again.folds[0].options != tuned.folds[0].options
     for fold, sequence in zip(tuned.folds, sequences, strict=True):
         assert fold.tuned == score_linking(sequence, fold.options)
-        assert fold.default == score_linking(sequence, PRESETS["default"])
+        assert fold.default == score_linking(sequence, PRESETS["online"])
         assert fold.tuned.idf1 > 0.9
     mean, deviation = tuned.spread()["idf1"]
     assert mean == pytest.approx(np.mean([fold.tuned.idf1 for fold in tuned.folds]))

@@ -20,7 +20,7 @@ from tracks.association.threads import one_thread
 
 
 def linked(
-    frames: list[int], boxes: Any = None, looks: Any = None, *, preset: str = "default", **more: Any
+    frames: list[int], boxes: Any = None, looks: Any = None, *, preset: str = "online", **more: Any
 ) -> Links:
     """Link detections that stand still and look alike, where nothing else is given."""
     given = {name: more.pop(name) for name in ("seconds", "scores") if name in more}
