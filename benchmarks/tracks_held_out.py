@@ -31,7 +31,7 @@ Scores = dict[str, dict[str, float]]  # by setting and clip
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, LinkOptions]:
     """The default with every combination of the values of a grid, by what was changed."""
-    first = next(iter(PRESETS.values()))
+    first = PRESETS["online"]
     found = {}
     for values in product(*grid.values()):
         changes = dict(zip(grid, values, strict=True))
