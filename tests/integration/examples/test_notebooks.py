@@ -110,12 +110,12 @@ def test_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tmp_path,
         monkeypatch,
         tracks="len(tracks)",
-        strict="len(strict)",
+        short="len(short)",
         individuals="per_track['individuals'].to_list()",
         names="per_track['individual'].nunique()",
         boxes="per_track['boxes'].sum() - len(run)",
     )
-    assert done.values["strict"] > done.values["tracks"] == done.values["names"] == 6
+    assert done.values["short"] > done.values["tracks"] == done.values["names"] == 6
     assert done.values["individuals"] == [1] * 6
     assert done.values["boxes"] == 0
     assert len(done.pictures) == 3
