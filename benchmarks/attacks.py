@@ -16,11 +16,10 @@ is 1 where memory grew by more than 300 MB, ``/livez`` took more than 1 s or did
 
 --quick makes each a tenth as large.
 
-Printed last on 2026-11-30, 2 cores (AMD EPYC, busy with other work), MB and s of /livez at full size, and in
-brackets MB before there were limits, at a tenth of the size: stalled bodies 153, 0.1 (807), stalled chunks 110, 0.1
-(807), half requests 4, 0.3 (2, never closed), sent ahead 1, 0.1 (557), unread pages 137, 0.3 (1,452), unread
-hits 189, 0.6, ten bodies 154, 0.3, endless headers 0.2, 0.05 (6,891), trailers 0.1, 0.05 (6,893), each
-other endless part below 4, 0.1 (240).
+Printed last on 2026-11-30, 2 idle cores (AMD EPYC), MB and s of /livez at full size, and in brackets MB before
+there were limits, at a tenth of the size: stalled bodies 152, 0.1 (807), stalled chunks 108, 0.1 (807), half requests
+4, 0.4 (2, never closed), sent ahead 0.5, 0.1 (557), unread pages 136, 0.2 (1,452), unread hits 171, 0.3, ten
+bodies 156, 0.3, endless headers 0.2, 0.04 (6,891), each other endless part below 4, 0.05 (240).
 """
 
 from __future__ import annotations

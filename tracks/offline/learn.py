@@ -132,18 +132,20 @@ def inside_cost(scene: Scene, previous: Ints, next_: Ints) -> float:
 
 
 def _pairs(scene: Scene, lag: int, dice: np.random.Generator) -> Pairs:
-    """All pairs of some frames that are ``lag`` steps apart."""
+    """All pairs of some frames that are ``lag`` steps apart; of large frames those of one region."""
     steps = scene.step[[rows.start for rows in scene.frames]]
     first = np.flatnonzero(np.isin(steps + lag, steps))
     second = np.searchsorted(steps, steps[first] + lag)
     order = dice.permutation(len(first))
-    sizes = np.array([rows.stop - rows.start for rows in scene.frames])
+    most = MAX_PAIRS**0.5
+    sizes = np.minimum([rows.stop - rows.start for rows in scene.frames], most)
     total = np.cumsum((sizes[first] * sizes[second])[order])
     chosen = np.sort(order[: max(2, min(MAX_FRAMES, int(np.searchsorted(total, MAX_PAIRS))))])
     earlier, later, block, expected = [], [], [], []
     for number, pair in enumerate(chosen.tolist()):
         a, b = scene.frames[first[pair]], scene.frames[second[pair]]
-        one, other = np.meshgrid(np.arange(a.start, a.stop), np.arange(b.start, b.stop))
+        anchor = scene.centre[int(dice.integers(a.start, a.stop))]
+        one, other = np.meshgrid(*(_region(scene, rows, anchor) for rows in (a, b)))
         earlier.append(one.ravel())
         later.append(other.ravel())
         block.append(np.full(one.size, number))
@@ -156,6 +158,15 @@ def _pairs(scene: Scene, lag: int, dice: np.random.Generator) -> Pairs:
         np.concatenate(block or none),
         np.concatenate(expected or [np.empty(0)]),
     )
+
+
+def _region(scene: Scene, rows: slice, anchor: Floats) -> Ints:
+    """The rows of a frame; of many, those nearest to a place."""
+    most = int(MAX_PAIRS**0.5)
+    apart = np.linalg.norm(scene.centre[rows] - anchor, axis=1)
+    if len(apart) <= most:
+        return np.arange(rows.start, rows.stop)
+    return rows.start + np.sort(np.argpartition(apart, most)[:most])
 
 
 def _different(

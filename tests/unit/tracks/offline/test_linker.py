@@ -234,3 +234,16 @@ def test_what_a_scene_shows_of_itself() -> None:
     scores = fitted_scores(arrays, max_lag=26)
     assert BORDER_COST <= scores.learned.inside_cost <= MAX_INSIDE_COST
     assert scores.learned.inside_cost > 6  # nobody came or left
+
+
+def test_frames_of_very_many_detections() -> None:
+    """Two thousand on a grid, which drifts: no more is compared than a part, and all are linked."""
+    columns, rows = np.meshgrid(np.arange(50), np.arange(40))
+    places = np.column_stack([columns.ravel(), rows.ravel()]) * 18.0 + 40
+    dice = np.random.default_rng(0)
+    paths = {
+        who: {frame: tuple(place + dice.normal(scale=1.5, size=2)) for frame in range(4)}
+        for who, place in enumerate(places)
+    }
+    scene = walks(paths)
+    assert partition(scene.links(camera_moves=False).track, scene.who)
