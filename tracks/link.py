@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ from tracks.association.linker import Links, link_frames, require_times
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.association.threads import one_thread
 from tracks.geometry import read_geometry
+from tracks.offline.learn import Shown
 from tracks.offline.linker import MAX_DETECTIONS, link_offline
 from tracks.offline.looks import SAMPLE, Shortener
 from tracks.plan import (
@@ -79,6 +81,13 @@ class _Group:
     options: LinkOptions  # of linking
     pairs: Pairs  # of folders of images that were moved
     shortener: Shortener | None  # of embeddings, for offline linking
+
+
+class _Linked(NamedTuple):
+    """What a task returns."""
+
+    summary: LinkSummary
+    learned: dict[str, Shown]  # by sequence
 
 
 def link_run(
@@ -146,13 +155,14 @@ def link_run(
             groups = [replace(group, plan=_copied(group.plan)) for group in groups]
         done = 0
 
-        def report(summary: LinkSummary) -> None:
+        def report(result: _Linked) -> None:
             nonlocal done
-            done += summary.detections
+            done += result.summary.detections
             progress(done, rows)
 
         with tasks("link", executor=executor, address=address, large=large) as runner:
-            summaries = runner.run(_link_group, groups, done=report)
+            results = runner.run(_link_group, groups, done=report)
+        summaries = [result.summary for result in results]
         parts = [group.part for group in groups]
         check_complete(parts, plan.table["detection_id"])
         counts = LinkSummary(
@@ -171,6 +181,7 @@ def link_run(
             options=options,
             score_column=score_column,
             counts=counts,
+            learned={name: shown for each in results for name, shown in each.learned.items()},
             files={part.name: sha256_file(part) for part in parts},
         )
         manifest.write(draft)
@@ -247,21 +258,22 @@ def _copied(table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.arange(table.num_rows)))
 
 
-def _link_group(group: _Group) -> LinkSummary:
+def _link_group(group: _Group) -> _Linked:
     run = Run.open(group.run, group.pairs)
     linked = tracks = weak = duplicates = 0
     notes: list[str] = []
+    learned: dict[str, Shown] = {}
     reader = EmbeddingReader(run, group.plan)
     with one_thread(), pq.ParquetWriter(group.part, SCHEMA, **WRITE_OPTIONS) as writer:
         for rows in group.sequences:
-            links, kept = _link_sequence(run, group, rows, reader, notes)
+            links, kept = _link_sequence(run, group, rows, reader, notes, learned)
             is_kept = kept == np.arange(len(kept))
             linked += int((links.previous >= 0).sum())
             weak += int((links.track[is_kept] < 0).sum())
             tracks += int(links.track.max(initial=-1)) + 1
             duplicates += int((~is_kept).sum())
             writer.write_table(_table(group.plan[rows], links, kept))
-    return LinkSummary(
+    summary = LinkSummary(
         sequences=len(group.sequences),
         detections=group.plan.num_rows,
         linked=linked,
@@ -271,12 +283,18 @@ def _link_group(group: _Group) -> LinkSummary:
         duplicates=duplicates,
         notes=tuple(notes),
     )
+    return _Linked(summary, learned)
 
 
 def _link_sequence(
-    run: Run, group: _Group, sequence: slice, reader: EmbeddingReader, notes: list[str]
+    run: Run,
+    group: _Group,
+    sequence: slice,
+    reader: EmbeddingReader,
+    notes: list[str],
+    learned: dict[str, Shown],
 ) -> tuple[Links, Ints]:
-    """Link the rows ``sequence`` of a group; warnings are appended to ``notes``.
+    """Link the rows ``sequence`` of a group; warnings are added to ``notes``, what it showed to ``learned``.
 
     Returns:
         The links of all its rows, and the row of which each one is a duplicate, itself for most.
@@ -306,7 +324,7 @@ def _link_sequence(
         notes += gap_warnings(name, frames[single], seconds[single], parts)
     moves: list[CameraMove] = []
     if group.shortener is not None and len(single) <= MAX_DETECTIONS:
-        links = link_offline(
+        links, learned[name] = link_offline(
             frames[single],
             geometry.boxes[single],
             lambda part: embeddings(single[part]),

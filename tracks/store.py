@@ -20,12 +20,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from common.errors import RunError, VerifyError
 from common.manifests import MANIFEST, Manifest, verify_files
 from common.parquet import read_parquet
 from pipelines.run import RunManifest
 from tracks.association.options import TERMS, LinkOptions
+from tracks.offline.learn import Shown
 
 PART = "part-{:05d}.parquet"
 
@@ -80,6 +82,7 @@ class TracksManifest(Manifest):
     options: LinkOptions
     score_column: str | None = None
     counts: LinkSummary
+    learned: dict[str, Shown] = Field(default_factory=dict)  # by sequence, of offline linking
 
 
 def track_id(sequence: str, number: int) -> str:

@@ -41,7 +41,7 @@ class Walks:
         unit = (self.looks / np.linalg.norm(self.looks, axis=1, keepdims=True)).astype(np.float32)
         chosen: LinkOptions = PRESETS["default"].replace(**options)
         seconds = np.full(len(self.frames), np.nan)
-        return link_offline(
+        links, _ = link_offline(
             self.frames,
             self.boxes,
             lambda rows: unit[rows],
@@ -51,6 +51,7 @@ class Walks:
             seconds=self.frames.astype(float),
             options=chosen,
         )
+        return links
 
     def scores(self, links: Links) -> Scores:
         """Of ``links``, by who is who."""

@@ -50,6 +50,27 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a sequence shows from one frame to the next, in a few numbers.
+
+    Attributes:
+        move: usual displacement of one individual, in diagonals of its box.
+        leaving: share of the links in which it leaves its place at once.
+        apart: usual displacement between different individuals.
+        alike: mean cosine of the short embeddings of one individual.
+        unlike: of different ones.
+        ends: share of the detections away from the border at which a track begins or ends.
+    """
+
+    move: float
+    leaving: float
+    apart: float
+    alike: float
+    unlike: float
+    ends: float
+
+
+@dataclass(frozen=True)
 class Learned:
     """What a sequence shows of itself."""
 
@@ -65,6 +86,16 @@ class Learned:
         moves = last.moves
         grown = Moves(growth * moves.near, growth * moves.far, moves.far_share, moves.different)
         return Evidence(grown, last.looks, last.growth)
+
+    def shown(self) -> Shown:
+        """The same in a few numbers, for people."""
+        moves, looks = self.by_lag[1].moves, self.by_lag[1].looks
+        values = (
+            *(float(np.sqrt(np.trace(moves.near))), moves.far_share),
+            float(np.sqrt(np.trace(moves.different))),
+            *(looks.same[0], looks.different[0], float(np.exp(-self.inside_cost))),
+        )
+        return Shown(*(round(value, 4) for value in values))
 
     def end_cost(self, at_border: Bools) -> Floats:
         """Nats that a track pays to begin or end with each detection ``[N]``."""

@@ -12,6 +12,7 @@ from tracks.association.camera import CameraMove, camera_motion
 from tracks.association.costs import box_overlap
 from tracks.association.linker import Links
 from tracks.association.options import LinkOptions
+from tracks.offline.learn import Shown
 from tracks.offline.looks import Shortener
 from tracks.offline.scene import Scene
 from tracks.offline.scores import Scores
@@ -35,7 +36,7 @@ def link_offline(
     scores: npt.NDArray[np.floating] | None = None,
     options: LinkOptions,
     on_move: Callable[[CameraMove], None] = lambda move: None,
-) -> Links:
+) -> tuple[Links, Shown]:
     """Link one sequence; nothing is checked.
 
     Args:
@@ -53,7 +54,7 @@ def link_offline(
     Returns:
         Tracks in the order of their start. A cost is the evidence against a link, in nats; a margin is how
         much worse the next best choice of either end would have been. Of the terms, the first
-        is 1 - cosine of the short embeddings.
+        is 1 - cosine of the short embeddings. Also what the sequence showed.
     """
     blocks = [slice(at, at + _AT_ONCE) for at in range(0, len(frames), _AT_ONCE)]
     look = np.concatenate([shortener(embeddings(block)) for block in blocks])
@@ -68,7 +69,8 @@ def link_offline(
     times = None if limit is None or seconds is None else (seconds, limit)
     graph = fitted_scores(scene, max_lag=max_lag, times=times)
     margin = solve(graph)
-    return _links(graph, steady, margin, _strong_tracks(graph, scores, options.strong_score))
+    strong = _strong_tracks(graph, scores, options.strong_score)
+    return _links(graph, steady, margin, strong), graph.learned.shown()
 
 
 def _steady(

@@ -74,6 +74,11 @@ def test_every_object_is_one_track_of_one_camera(run: Path, preset: str) -> None
         assert f"sequence '{camera}': the size of 6 images is not known" in note
     table = read_tracks(run)
     assert table.schema.equals(SCHEMA)
+    learned = TracksManifest.read(run / "tracks").learned
+    assert list(learned) == (list(CAMERAS) if preset == "default" else [])
+    for shown in learned.values():  # three still objects, 100 pixels apart in boxes of 40
+        assert shown.move < 0.1 < 1 < shown.apart
+        assert shown.unlike < 0.2 < 0.7 < shown.alike
     rows = table.to_pylist()
     assert [(row["sequence"], row["frame"]) for row in rows] == sorted(
         (row["sequence"], row["frame"]) for row in rows

@@ -112,6 +112,20 @@ def test_sessions_follow_one_another_and_are_read_as_profiles(tmp_path: Path) ->
         assert (profile.stages[0].rows, profile.rows_a_second) == (20, 10)
 
 
+def test_every_flipped_bit_is_named(tmp_path: Path) -> None:
+    """Also that of a line feed, which becomes another end of a line."""
+    log = EventLog(tmp_path)
+    log.add("session", actors=1)
+    log.add("phase", name="checking")
+    whole = (tmp_path / "events.jsonl").read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "events.jsonl").write_bytes(damaged)
+        with pytest.raises(RunError, match=r"events\.jsonl"):
+            read_events(tmp_path)
+
+
 def test_a_long_session_keeps_some_blocks_and_adds_up_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

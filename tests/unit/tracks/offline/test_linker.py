@@ -155,7 +155,7 @@ def test_weak_detections_continue_tracks_and_start_none() -> None:
     dice = np.random.default_rng(0)
     weak = (scene.frames % 3 == 1) | (scene.who == 3)
     unit = (scene.looks / np.linalg.norm(scene.looks, axis=1, keepdims=True)).astype(np.float32)
-    links = link_offline(
+    links, _ = link_offline(
         scene.frames,
         scene.boxes,
         lambda rows: unit[rows],
