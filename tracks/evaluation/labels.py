@@ -122,7 +122,7 @@ def _sequences(run: Run, plan: LinkPlan) -> Iterator[tuple[LabelledSequence, Int
                 frames=frames[single],
                 boxes=measured.boxes[single],
                 embeddings=embeddings[single],
-                diagonals=measured.diagonals[single],
+                sizes=measured.sizes[single],
                 individuals=np.full(len(single), UNLABELLED, dtype=np.int64),
             ),
             rows.start + single,

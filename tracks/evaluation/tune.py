@@ -3,7 +3,8 @@
 Weights are those of a logistic regression, none below 0, that separates pairs of one individual
 from pairs of two by the four terms; pairs are collected as a linker meets them, with tracks that
 follow the truth. The threshold is then moved to where the linker itself, on the same sequences,
-gives the best IDF1. How well that generalises is measured by leaving out each sequence once.
+gives the best IDF1. How well that generalises is measured by leaving out each sequence once, and
+linking it by default beside it: all at once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tracks.association.options import PRESETS, TERMS, LinkOptions
 from tracks.association.state import Bools, FrameDetections, OpenTracks, new_tracks
 from tracks.boxes import TrackBoxes, unique_per_frame
 from tracks.evaluation.scores import Scores, evaluate
+from tracks.offline.linker import link_offline
+from tracks.offline.looks import SAMPLE, Shortener
 
 UNLABELLED = -1
 _MAX_PAIRS = 500_000
@@ -41,12 +44,18 @@ class LabelledSequence:
     frames: Ints  # frame number of each detection [N], never falling
     boxes: Floats  # [N, 4] in pixels
     embeddings: npt.NDArray[np.float32]  # [N, D] float32, L1-normalised
-    diagonals: Floats  # of the image of each detection [N], in pixels
+    sizes: Floats  # width and height of the image of each detection [N, 2], in pixels
     individuals: Ints  # number of the individual [N], UNLABELLED where it is not known
     # Of labels by a truth: the number there of the sequence's frame 0, and one with which boxes lie
     # clearly better on the true ones; None: none is known.
     first_frame: int = 0
     better_first_frame: int | None = None
+
+    @property
+    def diagonals(self) -> Floats:
+        """Of the image of each detection ``[N]``, in pixels."""
+        diagonals: Floats = np.hypot(self.sizes[:, 0], self.sizes[:, 1])
+        return diagonals
 
 
 class Fold(JsonModel):
@@ -55,7 +64,7 @@ class Fold(JsonModel):
     sequence: str  # its name
     options: LinkOptions  # fitted to the others
     tuned: Scores  # scores with them
-    default: Scores  # scores with the options that tuning started from
+    default: Scores  # scores with ``PRESETS["default"]``
 
 
 class Tuning(JsonModel):
@@ -103,7 +112,8 @@ def tune(
     for number, left_out in enumerate(sequences):
         rest = [other for other in range(len(sequences)) if other != number]
         options = _fit([sequences[n] for n in rest], [pairs[n] for n in rest], base)
-        tuned, default = score_linking(left_out, options), score_linking(left_out, base)
+        tuned = score_linking(left_out, options)
+        default = score_linking(left_out, PRESETS["default"])
         folds.append(Fold(sequence=left_out.name, options=options, tuned=tuned, default=default))
         progress(number + 1, len(sequences) + 1)
     options = _fit(sequences, pairs, base)
@@ -113,13 +123,24 @@ def tune(
 
 def score_linking(sequence: LabelledSequence, options: LinkOptions) -> Scores:
     """Link one sequence and compare the tracks with its labels."""
-    links = link(
-        sequence.frames,
-        sequence.boxes,
-        sequence.embeddings,
-        diagonal_px=sequence.diagonals,
-        options=options,
-    )
+    if options.method == "offline":
+        links, _ = link_offline(
+            sequence.frames,
+            sequence.boxes,
+            lambda rows: sequence.embeddings[rows],
+            sequence.sizes,
+            Shortener(sequence.embeddings[:: max(1, len(sequence.embeddings) // SAMPLE)]),
+            parts=[slice(len(sequence.frames))],
+            options=options,
+        )
+    else:
+        links = link(
+            sequence.frames,
+            sequence.boxes,
+            sequence.embeddings,
+            diagonal_px=sequence.diagonals,
+            options=options,
+        )
     labelled, linked = sequence.individuals != UNLABELLED, links.track >= 0
     frames = sequence.frames[linked]
     tracks = unique_per_frame(frames, links.track[linked], links.cost[linked])

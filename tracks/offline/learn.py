@@ -197,7 +197,8 @@ def _region(scene: Scene, rows: slice, anchor: Floats) -> Ints:
     apart = np.linalg.norm(scene.centre[rows] - anchor, axis=1)
     if len(apart) <= most:
         return np.arange(rows.start, rows.stop)
-    return rows.start + np.sort(np.argpartition(apart, most)[:most])
+    nearest: Ints = rows.start + np.sort(np.argpartition(apart, most)[:most])
+    return nearest
 
 
 def _different(
