@@ -77,16 +77,6 @@ class Learned:
     by_lag: Mapping[int, Evidence]  # from 1 to MAX_LAG
     inside_cost: float  # nats that a beginning or an end of a track costs, away from the border
 
-    def at(self, lag: int) -> Evidence:
-        """Beyond the lags looked at, moves grow with the lag to the power of three quarters."""
-        if lag in self.by_lag:
-            return self.by_lag[lag]
-        last = self.by_lag[MAX_LAG]
-        growth = (lag / MAX_LAG) ** 1.5
-        moves = last.moves
-        grown = Moves(growth * moves.near, growth * moves.far, moves.far_share, moves.different)
-        return Evidence(grown, last.looks, last.growth)
-
     def shown(self) -> Shown:
         """The same in a few numbers, for people."""
         moves, looks = self.by_lag[1].moves, self.by_lag[1].looks

@@ -21,12 +21,13 @@ from tracks.offline.distributions import (
     with_doubles,
     with_outliers,
 )
-from tracks.offline.learn import Learned, fit_scatter
+from tracks.offline.learn import MAX_LAG, Learned, fit_scatter
 from tracks.offline.scene import Scene
 
 MISSED = 0.7  # nats for each step in which an individual was not found: one in two
 REMEMBERED = 8  # detections of either side of a link whose looks are compared as well
 MAX_LOOK = 6.0  # nats that these are worth at most
+AHEAD = 30  # steps; farther ahead a velocity says nothing
 STALE = 3  # steps after which a velocity says nothing
 FEW, MANY = 8, 5_000  # displacements that a velocity is fitted to: at least, at most
 
@@ -52,23 +53,28 @@ class Scores:
         max_lag: int,
         times: tuple[Floats, float] | None = None,
     ) -> None:
+        max_lag = max(1, min(max_lag, int(scene.step[-1])))  # no more than there is
         self.scene, self.max_lag, self._times = scene, max_lag, times
         self.learned = learned
         self.next = np.full(len(scene), -1, dtype=np.int64)
         self.previous = np.full(len(scene), -1, dtype=np.int64)
-        by_lag = [learned.at(max(lag, 1)) for lag in range(max_lag + 1)]
-        self._end_cost = learned.end_cost(scene.at_border)
+        lags = np.maximum(np.arange(max_lag + 1), 1)
+        by_lag = [learned.by_lag[lag] for lag in range(1, MAX_LAG + 1)]
+        # Beyond the lags that were looked at, moves grow with the lag to the power of three quarters.
+        growth = np.maximum(lags / MAX_LAG, 1.0)[:, None, None] ** 1.5
+        which = np.minimum(lags, MAX_LAG) - 1
         moves = [evidence.moves for evidence in by_lag]
-        self._near = np.stack([each.near for each in moves])  # [lags, 2, 2]
-        self._far = np.stack([each.far for each in moves])
-        self._far_share = np.array([each.far_share for each in moves])
-        self._different = np.stack([each.different for each in moves])
+        self._near = np.stack([each.near for each in moves])[which] * growth  # [lags, 2, 2]
+        self._far = np.stack([each.far for each in moves])[which] * growth
+        self._far_share = np.array([each.far_share for each in moves])[which]
+        self._different = np.stack([each.different for each in moves])[which]
         looks = [evidence.looks for evidence in by_lag]
-        self._kept = np.array([each.kept for each in looks]).T  # [2, lags]
-        self._changed = np.array([each.changed for each in looks]).T
-        self._changed_share = np.array([each.changed_share for each in looks])
+        self._kept = np.array([each.kept for each in looks]).T[:, which]  # [2, lags]
+        self._changed = np.array([each.changed for each in looks]).T[:, which]
+        self._changed_share = np.array([each.changed_share for each in looks])[which]
         self._other_look = looks[0].different
-        self._growth = np.array([evidence.growth for evidence in by_lag]).T
+        self._growth = np.array([evidence.growth for evidence in by_lag]).T[:, which]
+        self._end_cost = learned.end_cost(scene.at_border)
         self._expected = np.log(len(scene) / max(len(scene.frames), 1))
         self._remembered = looks[-1].same
         self._drag = np.zeros(max_lag + 1)  # share of the velocity that is kept, times the lag
@@ -106,7 +112,7 @@ class Scores:
         middle = np.flatnonzero((self.previous >= 0) & (self.next >= 0))
         middle = middle[self.scene.steps(self.previous[middle], middle) == 1]
         then = self.next[middle]
-        for lag in range(1, self.max_lag + 1):
+        for lag in range(1, min(self.max_lag, AHEAD) + 1):
             at_lag = self.scene.steps(middle, then) == lag
             begin, end = middle[at_lag], then[at_lag]
             some = slice(None, None, max(1, len(begin) // MANY))

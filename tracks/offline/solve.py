@@ -98,9 +98,9 @@ def _rematch(scores: Scores, cut: int, margin: Floats) -> int:
     ).tolist()
     heads, tails = np.arange(low, middle), np.arange(middle, high)
     # Row -1 stands for none; what it indexes is not looked at.
-    sure = margin > CERTAIN
-    heads = heads[(after[heads] < 0) | ((after[heads] >= middle) & ~sure[after[heads]])]
-    tails = tails[(before[tails] < 0) | ((before[tails] < middle) & ~sure[tails])]
+    sure_head, sure_tail = margin[after[heads]] > CERTAIN, margin[tails] > CERTAIN
+    heads = heads[(after[heads] < 0) | ((after[heads] >= middle) & ~sure_head)]
+    tails = tails[(before[tails] < 0) | ((before[tails] < middle) & ~sure_tail)]
     linked = heads[after[heads] >= 0]
     if not len(heads) or not len(tails):
         return 0

@@ -219,11 +219,11 @@ def test_what_a_scene_shows_of_itself() -> None:
     learned = learn(arrays)
     diagonal = SIDE * 2**0.5
     # Student's t with 4 degrees has a scatter of some three quarters of a normal one's variance.
-    assert np.sqrt(np.trace(learned.at(1).moves.near) / 2) * diagonal == pytest.approx(
+    assert np.sqrt(np.trace(learned.by_lag[1].moves.near) / 2) * diagonal == pytest.approx(
         10 / 2**0.5, rel=0.3
     )
-    assert learned.at(4).moves.near.trace() > 2 * learned.at(1).moves.near.trace()
-    looks = learned.at(1).looks
+    assert learned.by_lag[4].moves.near.trace() > 2 * learned.by_lag[1].moves.near.trace()
+    looks = learned.by_lag[1].looks
     same = [
         float(arrays.look[a] @ arrays.look[b])
         for who in range(10)
