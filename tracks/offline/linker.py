@@ -10,6 +10,7 @@ import numpy.typing as npt
 from index.vectors import Floats, Ints
 from tracks.association.camera import CameraMove, camera_motion
 from tracks.association.costs import box_overlap
+from tracks.association.frames import frame_step
 from tracks.association.linker import Links
 from tracks.association.options import LinkOptions
 from tracks.offline.learn import Shown
@@ -58,7 +59,8 @@ def link_offline(
     """
     blocks = [slice(at, at + _AT_ONCE) for at in range(0, len(frames), _AT_ONCE)]
     look = np.concatenate([shortener(embeddings(block)) for block in blocks])
-    max_lag = options.gap_frames + 1
+    longest = int(np.ptp(frames)) // frame_step(frames) + 1
+    max_lag = min(options.gap_frames + 1, max(longest, 1))
     steady = boxes
     if options.camera_moves:
         steady = np.concatenate(

@@ -24,10 +24,10 @@ from tracks.offline.distributions import (
 from tracks.offline.learn import MAX_LAG, Learned, fit_scatter
 from tracks.offline.scene import Scene
 
-MISSED = 0.7  # nats for each step in which an individual was not found: one in two
+MISSED = 0.7  # nats for each step in which one was not found, one in two; up to AHEAD
 REMEMBERED = 8  # detections of either side of a link whose looks are compared as well
 MAX_LOOK = 6.0  # nats that these are worth at most
-AHEAD = 30  # steps; farther ahead a velocity says nothing
+AHEAD = 25  # steps; farther ahead nobody knows where one is, or whether it was missed
 STALE = 3  # steps after which a velocity says nothing
 FEW, MANY = 8, 5_000  # displacements that a velocity is fitted to: at least, at most
 
@@ -146,7 +146,7 @@ class Scores:
         ratio = log_normal(seen, 0.0, self._growth[0][lag])
         ratio -= log_normal(seen, 0.0, self._growth[1][lag])
         score: Floats = looks + with_outliers(ratio, OTHER_OUTLIERS) - self._expected
-        score += self._end_cost[heads] + self._end_cost[tails] - MISSED * (lag - 1)
+        score += self._end_cost[heads] + self._end_cost[tails] - MISSED * np.minimum(lag - 1, AHEAD)
         return score
 
     def _moves(self, heads: Ints, tails: Ints, velocity: Floats, known: Bools) -> Floats:

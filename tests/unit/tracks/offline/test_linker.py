@@ -247,3 +247,12 @@ def test_frames_of_very_many_detections() -> None:
     }
     scene = walks(paths)
     assert partition(scene.links(camera_moves=False).track, scene.who)
+
+
+def test_a_gap_of_any_length_may_be_asked_for() -> None:
+    """Moths that sit where they sat the night before."""
+    paths = {who: dict.fromkeys(range(20), (200.0 + 150 * who, 300.0)) for who in range(5)}
+    scene = walks(paths)
+    nights = replace(scene, frames=np.where(scene.frames < 10, scene.frames, scene.frames + 4000))
+    assert nights.links().track.max() == 9  # a day of 4,000 frames is not crossed
+    assert nights.links(max_gap_frames=10**12).track.max() < 9
