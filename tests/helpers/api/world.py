@@ -32,7 +32,7 @@ from pipelines.engines.embed import Embedder
 from pipelines.model_info import ModelInfo, ModelRequest
 from pipelines.models.registry import examine
 from tests.helpers.runs import write_run
-from tracks.association.options import LinkOptions
+from tracks.association.options import PRESETS, LinkOptions
 from tracks.link import link_run
 
 ROOT = Path(__file__).parents[3]
@@ -115,8 +115,8 @@ def make_world(base: Path) -> World:
     equal = LinkOptions(feature_weight=1, iou_weight=1, area_weight=1, distance_weight=1)
     for run in (first, second):
         link_run(run.path, options=equal)
-    # As live cameras are linked: with the default options, under the same folder.
-    link_run(first.path, out=base / "first-default" / "tracks")
+    # As live cameras are linked, under the same folder.
+    link_run(first.path, options=PRESETS["online"], out=base / "first-default" / "tracks")
     build_index([first.path, second.path], base / "index")
     good = [row for row in range(len(ids)) if row != FAILED]
     kept = np.concatenate([vectors[good], other])
