@@ -20,43 +20,49 @@ DOUBLES = 0.02  # share of different individuals that look alike
 MAX_MOVE = 12.0  # nats; a displacement of nearly nothing is not more certain than this
 
 
+Number = float | Floats
+Normal = tuple[Number, Number]  # mean and standard deviation
+
+
 @dataclass(frozen=True)
 class Moves:
-    """How far apart two detections lie, in sizes of their boxes; scatters are ``[2, 2]``."""
+    """How far apart two detections lie, in sizes of their boxes.
+
+    One for all pairs, or for each pair its own: scatters are ``[2, 2]`` or ``[P, 2, 2]``.
+    """
 
     near: Floats  # scatter of one individual that goes on as before
     far: Floats  # of one that leaves its place
-    far_share: float  # of links
+    far_share: Number  # of links
     different: Floats  # scatter between different individuals
 
-    def evidence(self, displacement: Floats) -> Floats:
-        """Of displacements ``[..., 2]``, in nats ``[...]``."""
-        same = self.same(log_t(displacement, self.near), displacement)
-        return self.against_different(same, displacement)
+    def evidence(self, displacement: Floats, near: Floats | None = None) -> Floats:
+        """Of displacements ``[P, 2]``, in nats ``[P]``.
 
-    def same(self, near: Floats, displacement: Floats) -> Floats:
-        """Density of one individual, where ``near`` is that of its narrow part."""
+        Args:
+            displacement: in sizes of the boxes.
+            near: log density of each in an individual that goes on ``[P]``, where its velocity is
+                known; default by ``self.near``.
+        """
+        if near is None:
+            near = log_t(displacement, self.near)
         far = log_t(displacement, self.far)
-        mixed: Floats = np.logaddexp(np.log1p(-self.far_share) + near, np.log(self.far_share) + far)
-        return mixed
-
-    def against_different(self, same: Floats, displacement: Floats) -> Floats:
-        """Evidence of displacements whose density in one individual is ``same``."""
+        same = np.logaddexp(np.log1p(-self.far_share) + near, np.log(self.far_share) + far)
         evidence = with_outliers(same - log_t(displacement, self.different), MOVE_OUTLIERS)
         return np.minimum(evidence, MAX_MOVE)
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Cosines of two looks: means and standard deviations."""
+    """Cosines of two looks; one for all pairs, or for each its own ``[P]``."""
 
-    kept: tuple[float, float]  # of one individual that looks as before
-    changed: tuple[float, float]  # of one in another pose
-    changed_share: float  # of links
-    different: tuple[float, float]  # of different individuals
+    kept: Normal  # of one individual that looks as before
+    changed: Normal  # of one in another pose
+    changed_share: Number  # of links
+    different: Normal  # of different individuals
 
     def evidence(self, cosine: Floats) -> Floats:
-        """Of cosines, in nats; nothing is more alike than alike."""
+        """Of cosines ``[P]``, in nats; nothing is more alike than alike."""
         capped = np.minimum(cosine, self.kept[0])
         same = np.logaddexp(
             np.log1p(-self.changed_share) + log_normal(capped, *self.kept),
@@ -67,11 +73,24 @@ class Looks:
 
     @property
     def same(self) -> tuple[float, float]:
-        """Mean and standard deviation of both parts together."""
+        """Mean and standard deviation of both parts together, where it is one for all pairs."""
         shares = np.array([1 - self.changed_share, self.changed_share])
         means, deviations = np.array([self.kept, self.changed]).T
         mean = float(shares @ means)
         return mean, float(np.sqrt(shares @ (deviations**2 + means**2) - mean**2))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Logarithms of area ratios: standard deviations about 0; one for all pairs, or ``[P]``."""
+
+    same: Number  # of one individual
+    different: Number  # of different ones
+
+    def evidence(self, seen: Floats) -> Floats:
+        """Of logarithms of area ratios ``[P]``, in nats."""
+        ratio = log_normal(seen, 0.0, self.same) - log_normal(seen, 0.0, self.different)
+        return with_outliers(ratio, OTHER_OUTLIERS)
 
 
 def log_t(displacement: Floats, scatter: Floats) -> Floats:
@@ -95,7 +114,7 @@ def _distance(displacement: Floats, scatter: Floats) -> tuple[Floats, Floats]:
     return (c * x * x - 2 * b * x * y + a * y * y) / determinant, determinant
 
 
-def log_normal(value: Floats, mean: float, deviation: float) -> Floats:
+def log_normal(value: Floats, mean: Number, deviation: Number) -> Floats:
     """Normal density, but for a constant."""
     density: Floats = -0.5 * ((value - mean) / deviation) ** 2 - np.log(deviation)
     return density

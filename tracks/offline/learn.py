@@ -16,13 +16,12 @@ import numpy as np
 from index.vectors import Floats, Ints
 from tracks.association.state import Bools
 from tracks.offline.distributions import (
-    OTHER_OUTLIERS,
+    Growth,
     Looks,
     Moves,
     log_normal,
     log_t,
     t_weights,
-    with_outliers,
 )
 from tracks.offline.scene import Scene
 
@@ -46,7 +45,15 @@ class Evidence:
 
     moves: Moves
     looks: Looks
-    growth: tuple[float, float]  # deviations of the log of the area ratio: same, different
+    growth: Growth
+
+    def of(self, pairs: Pairs) -> Floats:
+        """Evidence of each pair, without what came before it, in nats ``[P]``."""
+        return (
+            self.moves.evidence(pairs.displacement)
+            + self.looks.evidence(pairs.cosine)
+            + self.growth.evidence(pairs.growth)
+        )
 
 
 @dataclass(frozen=True)
@@ -191,9 +198,7 @@ def _region(scene: Scene, rows: slice, anchor: Floats) -> Ints:
     return nearest
 
 
-def _different(
-    scene: Scene, dice: np.random.Generator
-) -> tuple[tuple[float, float], tuple[float, float]]:
+def _different(scene: Scene, dice: np.random.Generator) -> tuple[tuple[float, float], Growth]:
     """Looks, and areas, of pairs of one frame: certainly different individuals."""
     ends: list[tuple[Ints, Ints]] = []
     for number in dice.permutation(len(scene.frames)).tolist():
@@ -209,11 +214,12 @@ def _different(
     count = len(one)
     mean, deviation = _normal(np.ones(count), scene.cosine(one, other), USUAL_DIFFERENT)
     area = (scene.growth(one, other) ** 2).sum() + PRIOR * USUAL_GROWTH[1] ** 2
-    return (mean, deviation), (USUAL_GROWTH[0], float(np.sqrt(area / (count + PRIOR))))
+    spread = float(np.sqrt(area / (count + PRIOR)))
+    return (mean, deviation), Growth(USUAL_GROWTH[0], spread)
 
 
 def _beginning(
-    scene: Scene, pairs: Pairs, different: tuple[float, float], growth: tuple[float, float]
+    scene: Scene, pairs: Pairs, different: tuple[float, float], growth: Growth
 ) -> Evidence:
     """Where EM starts: nearest detections are one individual, any place of the image another."""
     size = float(np.median(scene.size))
@@ -223,7 +229,7 @@ def _beginning(
     squared = (pairs.displacement**2).sum(axis=1)
     nearest = np.full(pairs.rows.max(initial=-1) + 1, np.inf)
     np.minimum.at(nearest, pairs.rows, squared)
-    # Even where nothing moves: a tenth of a box, until more than a few links say less.
+    # A tenth of a box where no two frames can be compared, and never nothing.
     near = (float(np.median(nearest)) if len(nearest) else 0.01) + 1e-6
     far = min(100 * near, float(np.trace(everywhere)) / 2)
     kept, changed, share = USUAL_LOOK
@@ -239,31 +245,15 @@ def _fit(pairs: Pairs, start: Evidence, inside_cost: float) -> Evidence:
     evidence = Evidence(moves, start.looks, start.growth)
     everywhere = moves.different
     for _ in range(ROUNDS):
-        same = pairs.soft_matches(pair_evidence(evidence, pairs), inside_cost)
+        same = pairs.soft_matches(evidence.of(pairs), inside_cost)
         if same.sum() < 1e-6:
             break
         evidence = Evidence(
             _fit_moves(evidence.moves, pairs.displacement, same, everywhere),
             _fit_looks(evidence.looks, pairs.cosine, same),
-            (_deviation(same, pairs.growth, USUAL_GROWTH[0]), evidence.growth[1]),
+            Growth(_deviation(same, pairs.growth, USUAL_GROWTH[0]), evidence.growth.different),
         )
     return evidence
-
-
-def pair_evidence(evidence: Evidence, pairs: Pairs) -> Floats:
-    """Evidence of each pair, without what came before it, in nats."""
-    return (
-        evidence.moves.evidence(pairs.displacement)
-        + evidence.looks.evidence(pairs.cosine)
-        + growth_evidence(evidence.growth, pairs.growth)
-    )
-
-
-def growth_evidence(growth: tuple[float, float], seen: Floats) -> Floats:
-    """Of the logarithms of area ratios."""
-    same, different = growth
-    ratio = log_normal(seen, 0.0, same) - log_normal(seen, 0.0, different)
-    return with_outliers(ratio, OTHER_OUTLIERS)
 
 
 def _fit_moves(moves: Moves, displacement: Floats, same: Floats, everywhere: Floats) -> Moves:

@@ -71,8 +71,8 @@ def link_offline(
     times = None if limit is None or seconds is None else (seconds, limit)
     graph = fitted_scores(scene, max_lag=max_lag, times=times)
     margin = solve(graph)
-    strong = _strong_tracks(graph, scores, options.strong_score)
-    return _links(graph, steady, margin, strong), graph.learned.shown()
+    links = _links(graph, steady, margin, scores, options.strong_score)
+    return links, graph.learned.shown()
 
 
 def _steady(
@@ -88,36 +88,25 @@ def _steady(
     return motion.steady_boxes(frames, boxes)
 
 
-def _strong_tracks(
-    graph: Scores, scores: npt.NDArray[np.floating] | None, strong_score: float | None
-) -> npt.NDArray[np.bool_]:
-    """Which detections are in a track with a strong one ``[N]``."""
-    strong = np.ones(len(graph.next), dtype=bool)
-    if strong_score is None or scores is None:
-        return strong
-    strong = ~(np.asarray(scores) < strong_score)
-    for rows, towards in (
-        (range(len(strong)), graph.previous),
-        (reversed(range(len(strong))), graph.next),
-    ):
-        for row in rows:
-            if towards[row] >= 0:
-                strong[row] |= strong[towards[row]]
-    return strong
-
-
-def _links(graph: Scores, boxes: Floats, margin: Floats, kept: npt.NDArray[np.bool_]) -> Links:
-    links = Links.unlinked(len(kept))
-    tracks = 0
+def _links(
+    graph: Scores,
+    boxes: Floats,
+    margin: Floats,
+    scores: npt.NDArray[np.floating] | None,
+    strong_score: float | None,
+) -> Links:
+    """As ``Links``; tracks of weak detections alone are left out."""
+    links = Links.unlinked(len(graph.previous))
+    starts = graph.previous < 0
+    track, position = np.cumsum(starts) - 1, np.zeros(len(starts), dtype=np.int64)
     for row, before in enumerate(graph.previous.tolist()):
-        if not kept[row]:
-            continue
-        if before < 0:
-            links.track[row], links.position[row] = tracks, 0
-            tracks += 1
-        else:
-            links.track[row] = links.track[before]
-            links.position[row] = links.position[before] + 1
+        if before >= 0:
+            track[row], position[row] = track[before], position[before] + 1
+    kept = np.ones(len(starts), dtype=bool)
+    if strong_score is not None and scores is not None:
+        strong = np.bincount(track, ~(np.asarray(scores) < strong_score)) > 0
+        kept, track = strong[track], np.cumsum(strong)[track] - 1
+    links.track[kept], links.position[kept] = track[kept], position[kept]
     later = np.flatnonzero(kept & (graph.previous >= 0))
     earlier = graph.previous[later]
     scene = graph.scene

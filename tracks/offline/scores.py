@@ -11,16 +11,7 @@ import numpy as np
 
 from index.vectors import Floats, Ints
 from tracks.association.state import Bools
-from tracks.offline.distributions import (
-    MAX_MOVE,
-    MOVE_OUTLIERS,
-    OTHER_OUTLIERS,
-    log_normal,
-    log_t,
-    t_weights,
-    with_doubles,
-    with_outliers,
-)
+from tracks.offline.distributions import Growth, Looks, Moves, log_t, t_weights
 from tracks.offline.learn import MAX_LAG, Learned, fit_scatter
 from tracks.offline.scene import Scene
 
@@ -73,7 +64,8 @@ class Scores:
         self._changed = np.array([each.changed for each in looks]).T[:, which]
         self._changed_share = np.array([each.changed_share for each in looks])[which]
         self._other_look = looks[0].different
-        self._growth = np.array([evidence.growth for evidence in by_lag]).T[:, which]
+        growth_of = [(evidence.growth.same, evidence.growth.different) for evidence in by_lag]
+        self._growth = np.array(growth_of).T[:, which]
         self._end_cost = learned.end_cost(scene.at_border)
         self._expected = np.log(len(scene) / max(len(scene.frames), 1))
         self._remembered = looks[-1].same
@@ -134,18 +126,11 @@ class Scores:
 
     def _pairs(self, heads: Ints, tails: Ints) -> Floats:
         scene, lag = self.scene, self._lags(heads, tails)
-        cosine = np.minimum(scene.cosine(heads, tails), self._kept[0][lag])
-        share = self._changed_share[lag]
-        same = np.logaddexp(
-            np.log1p(-share) + log_normal(cosine, *self._kept[:, lag]),
-            np.log(share) + log_normal(cosine, *self._changed[:, lag]),
-        )
-        looks = with_outliers(same - log_normal(cosine, *self._other_look), OTHER_OUTLIERS)
-        looks = with_doubles(looks)
-        seen = scene.growth(heads, tails)
-        ratio = log_normal(seen, 0.0, self._growth[0][lag])
-        ratio -= log_normal(seen, 0.0, self._growth[1][lag])
-        score: Floats = looks + with_outliers(ratio, OTHER_OUTLIERS) - self._expected
+        kept, changed = self._kept[:, lag], self._changed[:, lag]
+        looks = Looks(tuple(kept), tuple(changed), self._changed_share[lag], self._other_look)
+        growth = Growth(*self._growth[:, lag])
+        score: Floats = looks.evidence(np.minimum(scene.cosine(heads, tails), kept[0]))
+        score += growth.evidence(scene.growth(heads, tails)) - self._expected
         score += self._end_cost[heads] + self._end_cost[tails] - MISSED * np.minimum(lag - 1, AHEAD)
         return score
 
@@ -154,13 +139,9 @@ class Scores:
         scene, lag = self.scene, self._lags(heads, tails)
         moved = scene.displacement(heads, tails)
         ahead = self._drag[lag][:, None] * velocity / scene.scale(heads, tails)[:, None]
-        narrow = np.where(
-            known, log_t(moved - ahead, self._heading[lag]), log_t(moved, self._near[lag])
-        )
-        share = self._far_share[lag]
-        same = np.logaddexp(np.log1p(-share) + narrow, np.log(share) + log_t(moved, self._far[lag]))
-        evidence = with_outliers(same - log_t(moved, self._different[lag]), MOVE_OUTLIERS)
-        return np.minimum(evidence, MAX_MOVE)
+        moves = Moves(self._near[lag], self._far[lag], self._far_share[lag], self._different[lag])
+        near = np.where(known, log_t(moved - ahead, self._heading[lag]), log_t(moved, moves.near))
+        return moves.evidence(moved, near)
 
     def _memories(self, heads: Ints, tails: Ints) -> Floats:
         """Of the last looks of one track against the first of the other, on average.

@@ -39,7 +39,9 @@ class Matched(NamedTuple):
 def fitted_scores(
     scene: Scene, *, max_lag: int, times: tuple[Floats, float] | None = None
 ) -> Scores:
-    """Scores with what the sequence shows; how often tracks begin and end is learned from tracks.
+    """Scores with what the sequence shows, and the tracks of a first pass, frame by frame.
+
+    How often tracks begin and end is learned from such tracks.
 
     Args:
         scene, max_lag, times: as for ``Scores``.
@@ -55,12 +57,11 @@ def fitted_scores(
 
 
 def solve(scores: Scores) -> Floats:
-    """Set ``next`` and ``previous`` of ``scores``.
+    """Set ``next`` and ``previous`` of ``scores``, which have a first pass by ``fitted_scores``.
 
     Returns:
         The margin of the link to each detection ``[N]``, in nats; NaN where none.
     """
-    margin = _forward(scores)
     scores.fit_velocity()
     margin = _forward(scores)
     scores.fit_velocity()
