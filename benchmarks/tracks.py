@@ -22,7 +22,8 @@ the others (from a run an hour before), mean over rates: flies 0.978, 0.963, 1.0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,51 @@ def summary(tables: Tables) -> dict[str, float]:
     return ratio_means
 
 
+def clip_cases(name: str, given: argparse.Namespace, work: Path) -> Cases:
+    """A clip at several rates."""
+    clip, whole = CLIPS[name], load(CLIPS[name], given.data, work)
+    return {
+        f"{name}, one frame in {stride}": [
+            whole.thin(stride, first) for first in phases(stride, given.phases)
+        ]
+        for stride in given.strides or clip.strides
+    }
+
+
+def measure(
+    title: str,
+    names: Sequence[str],
+    given: argparse.Namespace,
+    cases_of: Callable[[str, argparse.Namespace, Path], Cases],
+    frames_of: Callable[[str, Path], Iterator[NDArray[np.uint8]] | None] = lambda name, work: None,
+) -> None:
+    """Link, judge and show each of ``names``, and write the report.
+
+    Args:
+        title: of the report.
+        names: of clips or scenes.
+        given: with ``work``, ``json`` and ``only_presets``.
+        cases_of: gives the cases of a name.
+        frames_of: gives its pictures, for trackers that look at them.
+    """
+    report = runner.Report(title)
+    tables: Tables = {}
+    # Products of a few boxes: with a thread a core, DeepSORT takes 100 times as long where others work.
+    with threadpool_limits(1, "blas"), runner.folder(given.work) as work:
+        for name in names:
+            cases = cases_of(name, given, work)
+            found = presets(work / f"{name}-cases", cases)
+            if not given.only_presets:
+                found = merged(found, others(cases, work, frames_of(name, work)))
+            for heading, rows in found.items():
+                show(heading, rows)
+                report.rounds |= {f"{heading}: {row}": rounds for row, rounds in rows.items()}
+            tables |= found
+    if not given.only_presets:
+        report.facts["mean ratio to the best of the others"] = summary(tables)
+    report.write(given.json)
+
+
 def main() -> None:
     parser = runner.arguments(__doc__, rounds=1)
     parser.add_argument("data", type=Path)
@@ -136,28 +182,13 @@ def main() -> None:
     given = runner.parsed(parser, clips=["flies"], strides=[25, 50], phases=2)
     if unknown := set(given.clips) - set(CLIPS):
         parser.error(f"{unknown}: the clips are {', '.join(CLIPS)}")
-    report = runner.Report("identities of the true boxes")
-    tables: Tables = {}
-    # Products of a few boxes: with a thread a core, DeepSORT takes 100 times as long where others work.
-    with threadpool_limits(1, "blas"), runner.folder(given.work) as work:
-        for name in given.clips or CLIPS:
-            clip, whole = CLIPS[name], load(CLIPS[name], given.data, work)
-            cases = {
-                f"{name}, one frame in {stride}": [
-                    whole.thin(stride, first) for first in phases(stride, given.phases)
-                ]
-                for stride in given.strides or clip.strides
-            }
-            found = presets(work / f"{name}-cases", cases)
-            if not given.only_presets:
-                found = merged(found, others(cases, work, pictures(clip, given.data, work)))
-            for title, rows in found.items():
-                show(title, rows)
-                report.rounds |= {f"{title}: {row}": rounds for row, rounds in rows.items()}
-            tables |= found
-    if not given.only_presets:
-        report.facts["mean ratio to the best of the others"] = summary(tables)
-    report.write(given.json)
+    measure(
+        "identities of the true boxes",
+        given.clips or list(CLIPS),
+        given,
+        clip_cases,
+        lambda name, work: pictures(CLIPS[name], given.data, work),
+    )
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ are not judged: they are no individual; what they do to the tracks of others is.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-
-from threadpoolctl import threadpool_limits
 
 from benchmarks import runner
 from benchmarks.tracking.clips import CLIPS, load, phases
 from benchmarks.tracking.pasted import SCENES, pasted
 from benchmarks.tracking.perturbed import KINDS, background_of, perturb
-from benchmarks.tracks import Cases, Tables, merged, others, presets, show, summary
+from benchmarks.tracks import Cases, measure
 
 STRIDES = {"flies": 25, "ethoscope-flies": 40, "trex-guppies": 5, "tud-stadtmitte": 5, "fish": 2}
 PASTED_STRIDES = (1, 2, 5)
@@ -60,22 +59,13 @@ def main() -> None:
     given = runner.parsed(parser, clips=["sitters"], phases=1)
     if unknown := set(given.clips) - set(names):
         parser.error(f"{unknown}: the clips are {', '.join(names)}")
-    report = runner.Report("identities of boxes as detectors give them, and of made scenes")
-    tables: Tables = {}
-    with threadpool_limits(1, "blas"), runner.folder(given.work) as work:
-        for name in given.clips or names:
-            cases_of = perturbed_cases if name in CLIPS else pasted_cases
-            cases = cases_of(name, given.data, work, given.phases)
-            found = presets(work / f"{name}-cases", cases)
-            if not given.only_presets:
-                found = merged(found, others(cases, work))
-            for title, rows in found.items():
-                show(title, rows)
-                report.rounds |= {f"{title}: {row}": rounds for row, rounds in rows.items()}
-            tables |= found
-    if not given.only_presets:
-        report.facts["mean ratio to the best of the others"] = summary(tables)
-    report.write(given.json)
+
+    def cases_of(name: str, given: argparse.Namespace, work: Path) -> Cases:
+        made = perturbed_cases if name in CLIPS else pasted_cases
+        return made(name, given.data, work, given.phases)
+
+    title = "identities of boxes as detectors give them, and of made scenes"
+    measure(title, given.clips or names, given, cases_of)
 
 
 if __name__ == "__main__":
