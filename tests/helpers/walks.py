@@ -14,6 +14,7 @@ from tracks.boxes import TrackBoxes
 from tracks.evaluation.scores import Scores, evaluate
 from tracks.offline.linker import link_offline
 from tracks.offline.looks import Shortener
+from tracks.offline.scene import Scene
 
 IMAGE = (1000.0, 800.0)
 SIDE = 40.0
@@ -36,9 +37,20 @@ class Walks:
         """Of every so many frames."""
         return self.where(self.frames % every == 0)
 
-    def links(self, **options: object) -> Links:
-        """Linked all at once."""
-        unit = (self.looks / np.linalg.norm(self.looks, axis=1, keepdims=True)).astype(np.float32)
+    def unit(self) -> np.ndarray:
+        """Embeddings of length 1 ``[N, D]``."""
+        length = np.linalg.norm(self.looks, axis=1, keepdims=True)
+        return (self.looks / length).astype(np.float32)
+
+    def scene(self) -> Scene:
+        """As offline linking sees it."""
+        unit = self.unit()
+        sizes = np.tile(IMAGE, (len(unit), 1))
+        return Scene.of(self.frames, self.boxes, Shortener(unit)(unit), sizes)
+
+    def links(self, scores: np.ndarray | None = None, **options: object) -> Links:
+        """Linked all at once; ``scores`` are those of a detector."""
+        unit = self.unit()
         chosen: LinkOptions = PRESETS["default"].replace(**options)
         seconds = np.full(len(self.frames), np.nan)
         links, _ = link_offline(
@@ -49,6 +61,7 @@ class Walks:
             Shortener(unit),
             parts=sessions(self.frames, seconds, max_gap_frames=chosen.gap_frames),
             seconds=self.frames.astype(float),
+            scores=scores,
             options=chosen,
         )
         return links

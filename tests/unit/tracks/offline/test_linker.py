@@ -13,9 +13,6 @@ from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.offline import solve as module
 from tracks.offline.learn import BORDER_COST, MAX_INSIDE_COST, learn
-from tracks.offline.linker import link_offline
-from tracks.offline.looks import Shortener
-from tracks.offline.scene import Scene
 from tracks.offline.solve import fitted_scores, solve
 
 
@@ -154,17 +151,8 @@ def test_weak_detections_continue_tracks_and_start_none() -> None:
     scene = walks(wanderers(4, 30, seed=4))
     dice = np.random.default_rng(0)
     weak = (scene.frames % 3 == 1) | (scene.who == 3)
-    unit = (scene.looks / np.linalg.norm(scene.looks, axis=1, keepdims=True)).astype(np.float32)
-    links, _ = link_offline(
-        scene.frames,
-        scene.boxes,
-        lambda rows: unit[rows],
-        np.tile(IMAGE, (len(unit), 1)),
-        Shortener(unit),
-        parts=[slice(len(scene.frames))],
-        scores=np.where(weak, 0.1, 0.5 + 0.4 * dice.random(len(weak))),
-        options=PRESETS["default"].replace(strong_score=0.3),
-    )
+    scores = np.where(weak, 0.1, 0.5 + 0.4 * dice.random(len(weak)))
+    links = scene.links(scores, strong_score=0.3)
     assert (links.track[scene.who == 3] == -1).all()
     others = scene.who != 3
     assert partition(links.track[others], scene.who[others])
@@ -196,15 +184,13 @@ def test_the_score_never_falls_and_shortcuts_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene = walks(wanderers(10, 120, speed=14, seed=8), alike=0.9).thinned(6)
-    unit = (scene.looks / np.linalg.norm(scene.looks, axis=1, keepdims=True)).astype(np.float32)
-    arrays = Scene.of(
-        scene.frames, scene.boxes, Shortener(unit)(unit), np.tile(IMAGE, (len(unit), 1))
-    )
+    arrays = scene.scene()
     scores = fitted_scores(arrays, max_lag=26)
     solve(scores)
     found = scores.previous.copy()
     monkeypatch.setattr(module, "CERTAIN", np.inf)
     monkeypatch.setattr(module, "ALL_PAIRS", 10**9)
+    scores = fitted_scores(arrays, max_lag=26)
     solve(scores)
     assert (scores.previous == found).all()
 
@@ -212,10 +198,7 @@ def test_the_score_never_falls_and_shortcuts_change_nothing(
 def test_what_a_scene_shows_of_itself() -> None:
     paths = wanderers(10, 150, speed=10, persistence=0.0, seed=6)
     scene = walks(paths, noise=0.5)
-    unit = (scene.looks / np.linalg.norm(scene.looks, axis=1, keepdims=True)).astype(np.float32)
-    arrays = Scene.of(
-        scene.frames, scene.boxes, Shortener(unit)(unit), np.tile(IMAGE, (len(unit), 1))
-    )
+    arrays = scene.scene()
     learned = learn(arrays)
     diagonal = SIDE * 2**0.5
     # Student's t with 4 degrees has a scatter of some three quarters of a normal one's variance.
