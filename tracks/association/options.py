@@ -114,13 +114,12 @@ class LinkOptions(JsonModel):
     )
 
     @model_validator(mode="after")
-    def _weighted(self) -> LinkOptions:
+    def _consistent(self) -> LinkOptions:
         if not any(self.weights):
             raise ValueError("all four link weights are 0; give at least one above 0")
-        if (
-            self.max_gap_frames is None
-        ):  # as if not given: `replace` with another method has its own
+        if self.max_gap_frames is None:
             gap = OFFLINE_GAP if self.method == "offline" else ONLINE_GAP
+            # Still as if not given, so that `replace` with another method has that of its own.
             self.__dict__["max_gap_frames"] = gap
         if self.method == "offline":
             fields = LinkOptions.model_fields

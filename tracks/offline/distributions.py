@@ -9,6 +9,7 @@ normal distributions. No single observation may decide alone: each may be an out
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ DOUBLES = 0.02  # share of different individuals that look alike
 MAX_MOVE = 12.0  # nats; a displacement of nearly nothing is not more certain than this
 
 
-Number = float | Floats
+Number = Any  # a float, or one for each pair [P]
 Normal = tuple[Number, Number]  # mean and standard deviation
 
 

@@ -65,7 +65,7 @@ class Scores:
         self._changed_share = np.array([each.changed_share for each in looks])[which]
         self._other_look = looks[0].different
         growth_of = [(evidence.growth.same, evidence.growth.different) for evidence in by_lag]
-        self._growth = np.array(growth_of).T[:, which]
+        self._growth: Floats = np.array(growth_of).T[:, which]
         self._end_cost = learned.end_cost(scene.at_border)
         self._expected = np.log(len(scene) / max(len(scene.frames), 1))
         self._remembered = looks[-1].same
