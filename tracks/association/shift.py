@@ -31,6 +31,7 @@ _SHARE_UNKNOWN = 0.6  # the same, where it is not known how far detections usual
 _SERIOUS = 0.5  # another shift is one on which at least such a part of them agrees
 _PER_LOST = 2.0  # so many must agree for each that looks more like one it meets by another shift
 _PER_STILL = 3.0  # so many must agree for each that stayed in its place
+_CLEARLY = 3.0  # standard errors by which looks must tell a move from a row that stayed
 _CHANCE = 1e-2  # most shifts, by expectation, on which so many would agree by chance
 _LEAST_OVERLAP = 0.1  # of two frames, each way, for that expectation
 
@@ -100,7 +101,10 @@ def find_shift(
     shift, agree = best.shift, best.agree
     if shift.agree < needed or np.hypot(shift.dx, shift.dy) < least:
         return None
-    stayed = examine(Shift(0.0, 0.0, 0)).rivals(best.alike)
+    at_rest = examine(Shift(0.0, 0.0, 0))
+    if not _looks_tell(best.alike, at_rest.alike, agree, _spread(similar)):
+        return None
+    stayed = at_rest.rivals(best.alike)
     others = [
         other.rivals(best.alike)
         for other in candidates
@@ -136,6 +140,27 @@ class _Candidate(NamedTuple):
         """Whether it is another shift than ``best``."""
         x, y = self.shift.dx - best.shift.dx, self.shift.dy - best.shift.dy
         return bool(np.hypot(x, y) > distance)
+
+
+def _looks_tell(moved: Floats, at_rest: Floats, agree: int, spread: float) -> bool:
+    """Whether a shift is told by looks from one by which nothing moved, where that is as likely by places.
+
+    Args:
+        moved, at_rest: how alike each detection and the one that it meets are ``[R]``; -inf for none.
+        agree: number of detections that meet one by the shift.
+        spread: of the likeness of different individuals, a standard deviation.
+    """
+    both = np.isfinite(moved) & np.isfinite(at_rest)
+    count = int(np.count_nonzero(both))
+    if count < _SERIOUS * agree:
+        return True
+    gain = (moved[both] - at_rest[both]).mean()
+    return bool(gain >= _CLEARLY * spread * (2 / count) ** 0.5)
+
+
+def _spread(similar: Floats) -> float:
+    """Standard deviation of the likeness of most pairs, which are different individuals."""
+    return float(1.48 * np.median(np.abs(similar - np.median(similar))))
 
 
 def _stands_still(partners: Ints, fewer: int, similarity: Callable[[Ints], Floats]) -> bool:
