@@ -15,9 +15,8 @@ import numpy as np
 
 from index.vectors import Floats
 
-FREEDOM = 4.0  # of Student's t: heavy tails that still have a variance
+FREEDOM = 2.0  # of Student's t: tails so heavy that a start at once is no surprise
 MOVE_OUTLIERS, OTHER_OUTLIERS = 0.01, 0.1  # share of links whose evidence says nothing
-DOUBLES = 0.02  # share of different individuals that look alike
 MAX_MOVE = 12.0  # nats; a displacement of nearly nothing is not more certain than this
 
 
@@ -61,16 +60,21 @@ class Looks:
     changed: Normal  # of one in another pose
     changed_share: Number  # of links
     different: Normal  # of different individuals
+    doubles: Number  # share of different individuals that are as alike as one is
 
     def evidence(self, cosine: Floats) -> Floats:
-        """Of cosines ``[P]``, in nats; nothing is more alike than alike."""
+        """Of cosines ``[P]``, in nats."""
+        return with_doubles(with_outliers(self.ratio(cosine), OTHER_OUTLIERS), self.doubles)
+
+    def ratio(self, cosine: Floats) -> Floats:
+        """The same without outliers and doubles; nothing is more alike than alike."""
         capped = np.minimum(cosine, self.kept[0])
         same = np.logaddexp(
             np.log1p(-self.changed_share) + log_normal(capped, *self.kept),
             np.log(self.changed_share) + log_normal(capped, *self.changed),
         )
-        evidence = with_outliers(same - log_normal(cosine, *self.different), OTHER_OUTLIERS)
-        return with_doubles(evidence)
+        ratio: Floats = same - log_normal(cosine, *self.different)
+        return ratio
 
     @property
     def same(self) -> tuple[float, float]:
@@ -127,7 +131,7 @@ def with_outliers(evidence: Floats, share: float) -> Floats:
     return bounded
 
 
-def with_doubles(evidence: Floats) -> Floats:
-    """Evidence where some pairs of different individuals are as alike as one individual is."""
-    bounded: Floats = -np.logaddexp(np.log1p(-DOUBLES) - evidence, np.log(DOUBLES))
+def with_doubles(evidence: Floats, share: Number) -> Floats:
+    """Evidence where ``share`` of different individuals are as alike as one individual is."""
+    bounded: Floats = -np.logaddexp(np.log1p(-share) - evidence, np.log(share))
     return bounded

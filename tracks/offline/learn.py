@@ -9,7 +9,7 @@ different individuals look like. Where a sequence is too short to tell, what is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,8 +34,10 @@ BORDER_COST = 1.5  # nats that an end at the border costs: one in four
 FIRST_INSIDE_COST, MAX_INSIDE_COST = 3.0, 7.0  # elsewhere: one in 20, one in 1,100
 USUAL_LOOK = ((0.7, 0.3), (0.2, 0.3), 0.3)  # kept, changed, share of changed
 USUAL_DIFFERENT = (0.0, 0.25)
+USUAL_DOUBLES = 0.02  # share of different individuals that look alike
 USUAL_GROWTH = (0.15, 0.6)  # of the logarithm of the area: same, different
 PRIOR = 4.0  # links that what is usual counts for
+MANY_PRIOR = 20.0  # pairs that it counts for, where what is sought is rare
 SMALLEST = 1e-5  # scatter: three thousandths of a box
 
 
@@ -67,6 +69,8 @@ class Shown:
         alike: mean cosine of the short embeddings of one individual.
         unlike: of different ones.
         ends: share of the detections away from the border at which a track begins or ends.
+        entered, left: tracks that begin, or end, at the border, but for those in the first, or last, frame.
+        appeared, vanished: the same of tracks away from the border.
     """
 
     move: float
@@ -75,6 +79,10 @@ class Shown:
     alike: float
     unlike: float
     ends: float
+    entered: int = 0
+    left: int = 0
+    appeared: int = 0
+    vanished: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,12 +95,14 @@ class Learned:
     def shown(self) -> Shown:
         """The same in a few numbers, for people."""
         moves, looks = self.by_lag[1].moves, self.by_lag[1].looks
-        values = (
-            *(float(np.sqrt(np.trace(moves.near))), moves.far_share),
-            float(np.sqrt(np.trace(moves.different))),
-            *(looks.same[0], looks.different[0], float(np.exp(-self.inside_cost))),
+        return Shown(
+            move=_rounded(np.sqrt(np.trace(moves.near))),
+            leaving=_rounded(moves.far_share),
+            apart=_rounded(np.sqrt(np.trace(moves.different))),
+            alike=_rounded(looks.same[0]),
+            unlike=_rounded(looks.different[0]),
+            ends=_rounded(np.exp(-self.inside_cost)),
         )
-        return Shown(*(round(value, 4) for value in values))
 
     def end_cost(self, at_border: Bools) -> Floats:
         """Nats that a track pays to begin or end with each detection ``[N]``."""
@@ -130,7 +140,7 @@ class Pairs:
 def learn(scene: Scene, inside_cost: float = FIRST_INSIDE_COST, *, seed: int = 0) -> Learned:
     """Fit everything but ``inside_cost``; a lag that no two frames have is like the lag before."""
     dice = np.random.default_rng(seed)
-    different, growth = _different(scene, dice)
+    different, growth, cosine = _different(scene, dice)
     learned: dict[int, Evidence] = {}
     before: Evidence | None = None
     for lag in range(1, MAX_LAG + 1):
@@ -140,7 +150,19 @@ def learn(scene: Scene, inside_cost: float = FIRST_INSIDE_COST, *, seed: int = 0
         if len(pairs):
             before = _fit(pairs, before, inside_cost)
         learned[lag] = before
+    learned = {lag: _with_doubles(evidence, cosine) for lag, evidence in learned.items()}
     return Learned(learned, inside_cost)
+
+
+def _with_doubles(evidence: Evidence, cosine: Floats) -> Evidence:
+    """With the share of doubles among pairs that are certainly different, by their cosines ``[C]``."""
+    looks = evidence.looks
+    ratio = np.exp(np.clip(looks.ratio(cosine), -50, 50))
+    share = looks.doubles
+    for _ in range(ROUNDS):
+        are_doubles = share * ratio / (share * ratio + 1 - share)
+        share = float((are_doubles.sum() + MANY_PRIOR * USUAL_DOUBLES) / (len(cosine) + MANY_PRIOR))
+    return replace(evidence, looks=replace(looks, doubles=share))
 
 
 def inside_cost(scene: Scene, previous: Ints, next_: Ints) -> float:
@@ -198,7 +220,9 @@ def _region(scene: Scene, rows: slice, anchor: Floats) -> Ints:
     return nearest
 
 
-def _different(scene: Scene, dice: np.random.Generator) -> tuple[tuple[float, float], Growth]:
+def _different(
+    scene: Scene, dice: np.random.Generator
+) -> tuple[tuple[float, float], Growth, Floats]:
     """Looks, and areas, of pairs of one frame: certainly different individuals."""
     ends: list[tuple[Ints, Ints]] = []
     for number in dice.permutation(len(scene.frames)).tolist():
@@ -215,7 +239,7 @@ def _different(scene: Scene, dice: np.random.Generator) -> tuple[tuple[float, fl
     mean, deviation = _normal(np.ones(count), scene.cosine(one, other), USUAL_DIFFERENT)
     area = (scene.growth(one, other) ** 2).sum() + PRIOR * USUAL_GROWTH[1] ** 2
     spread = float(np.sqrt(area / (count + PRIOR)))
-    return (mean, deviation), Growth(USUAL_GROWTH[0], spread)
+    return (mean, deviation), Growth(USUAL_GROWTH[0], spread), scene.cosine(one, other)
 
 
 def _beginning(
@@ -233,7 +257,8 @@ def _beginning(
     near = (float(np.median(nearest)) if len(nearest) else 0.01) + 1e-6
     far = min(100 * near, float(np.trace(everywhere)) / 2)
     kept, changed, share = USUAL_LOOK
-    looks = Looks(kept, (max(changed[0], different[0]), changed[1]), share, different)
+    changed = max(changed[0], different[0]), changed[1]
+    looks = Looks(kept, changed, share, different, USUAL_DOUBLES)
     return Evidence(Moves(near * np.eye(2), far * np.eye(2), 0.05, everywhere), looks, growth)
 
 
@@ -293,7 +318,7 @@ def _fit_looks(looks: Looks, cosine: Floats, same: Floats) -> Looks:
     two = _normal(same * is_changed, cosine, looks.different)
     if two[0] > one[0]:
         one, two, share = two, one, 1 - share
-    return Looks(one, two, share, looks.different)
+    return Looks(one, two, share, looks.different, looks.doubles)
 
 
 def _normal(weight: Floats, value: Floats, usual: tuple[float, float]) -> tuple[float, float]:
@@ -307,3 +332,7 @@ def _normal(weight: Floats, value: Floats, usual: tuple[float, float]) -> tuple[
 def _deviation(weight: Floats, value: Floats, usual: float) -> float:
     total = float(weight.sum()) + PRIOR
     return float(np.sqrt(((weight * value**2).sum() + PRIOR * usual**2) / total))
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)

@@ -64,6 +64,7 @@ class Scores:
         self._changed = np.array([each.changed for each in looks]).T[:, which]
         self._changed_share = np.array([each.changed_share for each in looks])[which]
         self._other_look = looks[0].different
+        self._doubles = np.array([each.doubles for each in looks])[which]
         growth_of = [(evidence.growth.same, evidence.growth.different) for evidence in by_lag]
         self._growth: Floats = np.array(growth_of).T[:, which]
         self._end_cost = learned.end_cost(scene.at_border)
@@ -124,13 +125,32 @@ class Scores:
             then[alive] = np.where(onward >= 0, onward, then[alive])
             middle, then = middle[keep], then[keep]
 
-    def _pairs(self, heads: Ints, tails: Ints) -> Floats:
+    @property
+    def astray(self) -> float:
+        """Usual distance from where a velocity leads in one step, in diagonals."""
+        return float(np.sqrt(np.trace(self._heading[1])))
+
+    def alike(self, heads: Ints, tails: Ints) -> Floats:
+        """Of P pairs: the evidence of looks and sizes alone."""
+        return self._alike(heads, tails) + self._memories(heads, tails)
+
+    def _alike(self, heads: Ints, tails: Ints) -> Floats:
         scene, lag = self.scene, self._lags(heads, tails)
         kept, changed = self._kept[:, lag], self._changed[:, lag]
-        looks = Looks(tuple(kept), tuple(changed), self._changed_share[lag], self._other_look)
+        looks = Looks(
+            tuple(kept),
+            tuple(changed),
+            self._changed_share[lag],
+            self._other_look,
+            self._doubles[lag],
+        )
         growth = Growth(*self._growth[:, lag])
         score: Floats = looks.evidence(np.minimum(scene.cosine(heads, tails), kept[0]))
-        score += growth.evidence(scene.growth(heads, tails)) - self._expected
+        return score + growth.evidence(scene.growth(heads, tails))
+
+    def _pairs(self, heads: Ints, tails: Ints) -> Floats:
+        lag = self._lags(heads, tails)
+        score: Floats = self._alike(heads, tails) - self._expected
         score += self._end_cost[heads] + self._end_cost[tails] - MISSED * np.minimum(lag - 1, AHEAD)
         return score
 
@@ -140,7 +160,9 @@ class Scores:
         moved = scene.displacement(heads, tails)
         ahead = self._drag[lag][:, None] * velocity / scene.scale(heads, tails)[:, None]
         moves = Moves(self._near[lag], self._far[lag], self._far_share[lag], self._different[lag])
-        near = np.where(known, log_t(moved - ahead, self._heading[lag]), log_t(moved, moves.near))
+        aside = np.where(known[:, None], moved - ahead, moved)
+        scatter = np.where(known[:, None, None], self._heading[lag], moves.near)
+        near = log_t(aside, scatter)
         return moves.evidence(moved, near)
 
     def _memories(self, heads: Ints, tails: Ints) -> Floats:
