@@ -153,8 +153,9 @@ class Tracks:
         Returns:
             ``detection_id``, ``track_id`` (null: in none), ``sequence``, ``frame``, ``position`` in
             the track from 0, ``previous_detection_id``, ``cost`` of the link to it with its four
-            terms, ``margin``: how much dearer the next best link was, and ``duplicate_of``: the
-            detection that this one repeats, whose track it has (null: none).
+            terms, ``margin``: how much dearer the next best link was, ``duplicate_of``: the
+            detection that this one repeats, whose track it has (null: none), and
+            ``other_track_ids``: the tracks of the other individuals in its box (null: none).
         """
         return self._table
 

@@ -80,5 +80,6 @@ class LinkKeywords(TypedDict, total=False):
     gallery_size: int
     motion_gate: float | None
     strong_score: float | None
+    individuals: int | None
     camera_moves: bool
     assignment: Literal["optimal", "greedy", "cheapest"]

@@ -43,6 +43,8 @@ def export_mot(
 ) -> ExportSummary:
     """Write a folder with one MOTChallenge result file for each sequence.
 
+    A box that holds several individuals is written once for each of them.
+
     Args:
         run: a linked run.
         out: the folder, new or empty.
@@ -63,7 +65,7 @@ def export_mot(
     tracks = 0
     try:
         for sequence, name in names.items():
-            boxes, _ = linked.of(sequence).tracked()
+            boxes = linked.of(sequence).individuals()
             text = motchallenge.result_lines(replace(boxes, frames=boxes.frames + first_frame))
             (draft / f"{name}.txt").write_text(text, encoding="utf-8")
             tracks += len(np.unique(boxes.ids))

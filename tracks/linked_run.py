@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from common.errors import InputError
 from common.moved import Pairs
@@ -54,11 +55,15 @@ class LinkedRun:
             InputError: there is no such sequence.
         """
         run = Run.open(path, pairs)
-        tracks = read_tracks(path).drop_columns(["sequence", "frame"])
-        rows = run.to_arrow(list(_COLUMNS))
-        rows = rows.join(tracks, "detection_id").sort_by(
+        tracks = read_tracks(path)
+        rows = run.to_arrow(list(_COLUMNS)).sort_by(
             [("sequence", "ascending"), ("frame", "ascending"), ("row_id", "ascending")]
         )
+        # Arrow joins no lists.
+        at = pc.index_in(rows["detection_id"], tracks["detection_id"].combine_chunks())
+        for name in tracks.schema.names:
+            if name not in rows.schema.names:
+                rows = rows.append_column(tracks.schema.field(name), tracks[name].take(at))
         kept = rows.filter(rows["duplicate_of"].is_null()).combine_chunks()
         linked = cls(run, kept, rows.num_rows - kept.num_rows)
         return linked if sequence is None else linked.only(sequence)
@@ -133,6 +138,22 @@ class LinkedRun:
         frames = self.frames[rows]
         ids = unique_per_frame(frames, tracks, cost) + 1
         return TrackBoxes(frames, ids, self.boxes[rows]), rows
+
+    def companions(self) -> tuple[Ints, Ints]:
+        """Boxes that hold several: the row, and the first row of another track in it, ``[M]`` each."""
+        others = self.rows["other_track_ids"].combine_chunks()
+        row = pc.list_parent_indices(others).to_numpy()
+        first = pc.index_in(pc.list_flatten(others), self.rows["track_id"].combine_chunks())
+        return row.astype(np.int64), first.to_numpy().astype(np.int64)
+
+    def individuals(self) -> TrackBoxes:
+        """``tracked``, and each box that holds several once for each of them, by frame."""
+        boxes, rows = self.tracked()
+        row, other = (np.searchsorted(rows, side) for side in self.companions())
+        ids = np.r_[boxes.ids, boxes.ids[other]]
+        frames = np.r_[boxes.frames, boxes.frames[row]]
+        order = np.lexsort([ids, frames])
+        return TrackBoxes(frames[order], ids[order], np.r_[boxes.boxes, boxes.boxes[row]][order])
 
     def longest_first(self) -> tuple[Ints, Ints, list[str]]:
         """The tracks as pictures show them, numbered from 0 with the longest first.

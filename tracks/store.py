@@ -8,13 +8,16 @@
 
 A row without ``track_id`` is a weak detection in no track. The first detection of a track has no
 previous detection, no cost and no margin. A duplicate has the track and the position of the detection
-that it repeats, which is its ``duplicate_of``; who counts or shows individuals leaves it out.
+that it repeats, which is its ``duplicate_of``; who counts or shows individuals leaves it out. A box that holds
+several individuals is a detection of one track, and names the others: they are not missing there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +26,11 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from common.errors import RunError, VerifyError
+from common.lock import lock_folder
 from common.manifests import MANIFEST, Manifest, verify_files
 from common.parquet import read_parquet
 from pipelines.run import RunManifest
+from tracks.association.camera import CameraMove
 from tracks.association.options import TERMS, LinkOptions
 from tracks.offline.learn import Shown
 
@@ -43,6 +48,7 @@ SCHEMA = pa.schema(
         *((f"cost_{term}", pa.float32()) for term in TERMS),
         ("margin", pa.float32()),
         ("duplicate_of", pa.string()),  # null in files of format 1
+        ("other_track_ids", pa.list_(pa.string())),  # null in files of formats 1 and 2
     ]
 )
 
@@ -59,6 +65,7 @@ class LinkSummary:
         left_out: rows with an error and no embedding.
         weak: detections in no track.
         duplicates: detections that repeat another one of their image, and have its track.
+        merged: boxes that hold several individuals.
         notes: warnings about the input, for people.
     """
 
@@ -69,13 +76,14 @@ class LinkSummary:
     left_out: int
     weak: int = 0
     duplicates: int = 0
+    merged: int = 0
     notes: tuple[str, ...] = ()
 
 
 class TracksManifest(Manifest):
     """Contents of ``tracks/manifest.json``."""
 
-    format: int = 2  # 1: without duplicates
+    format: int = 3  # 1: without duplicates; 2: without boxes that hold several
     fingerprint: str
     # Of the run's detections files; None: made before it was kept, and before runs were updated.
     rows_sha256: str | None = None
@@ -83,6 +91,7 @@ class TracksManifest(Manifest):
     score_column: str | None = None
     counts: LinkSummary
     learned: dict[str, Shown] = Field(default_factory=dict)  # by sequence, of offline linking
+    camera_moves: dict[str, list[CameraMove]] = Field(default_factory=dict)  # by sequence
 
 
 def track_id(sequence: str, number: int) -> str:
@@ -167,3 +176,34 @@ def require_tracks_folder(out: Path) -> None:
         out.is_dir() and all(names.fullmatch(entry.name) for entry in out.iterdir())
     ):
         raise RunError(f"`out={str(out)!r}` exists and holds no tracks; give a new folder")
+
+
+@contextmanager
+def replacing_tracks(out: Path) -> Iterator[Path]:
+    """A new folder to write into, which replaces ``out`` at the end of the block."""
+    # A folder that a killed command left is taken over.
+    work = out.with_name(f".{out.name}.linking")
+    draft, old = work / "new", work / "old"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock_folder(work, "link"):
+            try:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+                yield draft
+                if old.exists():  # a command was killed between the two renames, or right after
+                    shutil.rmtree(old)
+                if out.exists():
+                    out.rename(old)
+                try:
+                    draft.rename(out)
+                except OSError:
+                    if old.exists():
+                        old.rename(out)
+                    raise
+            finally:
+                for folder in (draft, old):
+                    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # another command is at work there
+            work.rmdir()

@@ -92,5 +92,6 @@ def link(
         f"{summary.sequences} sequences, {summary.linked} links"
         + (f", {summary.weak} weak ones in no track" if summary.weak else "")
         + (f", {summary.duplicates} duplicates" if summary.duplicates else "")
+        + (f", {summary.merged} boxes of several individuals" if summary.merged else "")
         + (f", {summary.left_out} left out (errors)" if summary.left_out else "")
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from index.vectors import Floats, Ints
+from tracks.association.camera import CameraMove
 from tracks.association.gaps import sessions
 from tracks.association.linker import Links
 from tracks.association.options import PRESETS, LinkOptions
@@ -48,7 +50,12 @@ class Walks:
         sizes = np.tile(IMAGE, (len(unit), 1))
         return Scene.of(self.frames, self.boxes, Shortener(unit)(unit), sizes)
 
-    def links(self, scores: np.ndarray | None = None, **options: object) -> Links:
+    def links(
+        self,
+        scores: np.ndarray | None = None,
+        on_move: Callable[[CameraMove], None] = lambda move: None,
+        **options: object,
+    ) -> Links:
         """Linked all at once; ``scores`` are those of a detector."""
         unit = self.unit()
         chosen: LinkOptions = PRESETS["default"].replace(**options)
@@ -63,6 +70,7 @@ class Walks:
             seconds=self.frames.astype(float),
             scores=scores,
             options=chosen,
+            on_move=on_move,
         )
         return links
 

@@ -12,6 +12,7 @@ recognised, of those moved by 4 pixels 77 % (the others are in boxes of 30 pixel
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,8 @@ def expand_links(links: Links, kept: Ints) -> Links:
         continues none.
     """
     linked = np.flatnonzero(kept == np.arange(len(kept)))
-    source, whole = np.searchsorted(linked, kept), Links.unlinked(len(kept))
+    source = np.searchsorted(linked, kept)
+    whole = replace(Links.unlinked(len(kept)), others=links.others)
     whole.track[:], whole.position[:] = links.track[source], links.position[source]
     whole.previous[linked], whole.margin[linked] = links.previous, links.margin
     whole.cost[linked], whole.terms[linked] = links.cost, links.terms

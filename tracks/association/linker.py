@@ -25,7 +25,7 @@ from tracks.association.state import FrameDetections, OpenTracks, new_tracks
 
 @dataclass(frozen=True)
 class Links:
-    """Tracks and links of N detections, one entry each in the order given."""
+    """Tracks and links of N detections, one entry each in the order given but in ``others``."""
 
     # Number of its track, from 0 in order of their start; -1 for a weak detection that is in no
     # track.
@@ -35,13 +35,16 @@ class Links:
     cost: Floats  # of that link [N]; NaN where there is none, as in terms and margin
     terms: Floats  # its four unweighted terms [N, 4], in the order of TERMS
     margin: Floats  # [N], as in assign.margins
+    # Boxes that hold several: number of the detection, and of another track in it [M, 2].
+    others: Ints
 
     @classmethod
     def unlinked(cls, count: int) -> Links:
         """``count`` detections in no track."""
         number, cost = np.full(count, -1, dtype=np.int64), np.full(count, np.nan)
         terms = np.full((count, len(TERMS)), np.nan)
-        return cls(number, number.copy(), number.copy(), cost, terms, cost.copy())
+        others = np.empty((0, 2), dtype=np.int64)
+        return cls(number, number.copy(), number.copy(), cost, terms, cost.copy(), others)
 
     def counted_from(self, track: int, rows: Ints) -> Links:
         """The links of a part of a sequence, numbered as in the whole.
@@ -54,6 +57,7 @@ class Links:
             self,
             track=np.where(self.track < 0, -1, self.track + track),
             previous=np.where(self.previous < 0, -1, rows[self.previous]),
+            others=np.column_stack([rows[self.others[:, 0]], self.others[:, 1] + track]),
         )
 
     @classmethod

@@ -103,6 +103,13 @@ class LinkOptions(JsonModel):
         "continues, and start none.",
         None,
     )
+    individuals: int | None = option(
+        CHOICE,
+        "Number of individuals in a sequence, where it is known and none comes or goes: tracks are "
+        "joined, however long the gap, until so many are left. Offline only.",
+        None,
+        ge=1,
+    )
     camera_moves: bool = option(
         CHOICE, "Take out moves of the camera, in which most detections move alike.", True
     )
@@ -121,6 +128,11 @@ class LinkOptions(JsonModel):
             gap = OFFLINE_GAP if self.method == "offline" else ONLINE_GAP
             # Still as if not given, so that `replace` with another method has that of its own.
             self.__dict__["max_gap_frames"] = gap
+        if self.method == "online" and self.individuals is not None:
+            raise ValueError(
+                "`individuals` is an option of offline linking, which sees all frames at once; leave "
+                "it out, or choose `method='offline'`"
+            )
         if self.method == "offline":
             fields = LinkOptions.model_fields
             given = [name for name in _ONLINE if getattr(self, name) != fields[name].default]

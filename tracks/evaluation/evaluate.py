@@ -131,7 +131,7 @@ def _compare(linked: LinkedRun, file: Path, first_frame: int | None) -> _Compare
     in_tracks, rows = linked.tracked()
     names = linked.rows["track_id"].take(rows).to_pylist()
     inside = np.isin(linked.frames, evaluated)
-    tracked = in_tracks.at(evaluated)
+    tracked = linked.individuals().at(evaluated)
     on_unjudged, on_distractors = _on_unjudged(tracked, truth)
     return _Compared(
         truth=truth.boxes.at(evaluated),

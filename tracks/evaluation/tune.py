@@ -130,7 +130,7 @@ def score_linking(sequence: LabelledSequence, options: LinkOptions) -> Scores:
             lambda rows: sequence.embeddings[rows],
             sequence.sizes,
             Shortener(sequence.embeddings[:: max(1, len(sequence.embeddings) // SAMPLE)]),
-            parts=[slice(len(sequence.frames))],
+            parts=[slice(0, len(sequence.frames))],
             options=options,
         )
     else:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from tracks.association.options import TERMS
 from tracks.linked_run import LinkedRun, Progress
 from tracks.pictures.scenes import RunImages
 from tracks.pictures.sheet import BLANK, RED, Tile, contact_sheet
+from tracks.store import TracksManifest
+
+Row = Mapping[str, Any]
 
 PER_SHEET = 18
 _PER_ROW = 3
@@ -40,6 +45,7 @@ COLUMNS = (
     *("number", "sheet", "sequence", "track_id", "position", "frame_before", "frame"),
     *("previous_detection_id", "detection_id", "margin", "cost"),
     *(f"cost_{term}" for term in TERMS),
+    *("in_one_box_with", "camera_moved"),
     *("image_before", "image", "verdict"),
 )
 
@@ -94,6 +100,7 @@ def review_run(
     ids = linked.rows["detection_id"].combine_chunks()
     before = linked.rows.take(pc.index_in(after["previous_detection_id"], ids))
     joined = zip(after.to_pylist(), before.to_pylist(), strict=True)
+    together, moves = _companions(linked), _camera_moves(linked)
     rows = [
         {
             **later,
@@ -101,6 +108,8 @@ def review_run(
             "sheet": (number - 1) // PER_SHEET + 1,
             "frame_before": earlier["frame"],
             "image_before": earlier["image"],
+            "in_one_box_with": ", ".join(sorted(together(earlier, later))),
+            "camera_moved": moves(earlier, later),
             "verdict": "",
         }
         for number, (later, earlier) in enumerate(joined, start=1)
@@ -116,6 +125,40 @@ def review_run(
     ]
     write_atomic(table, to_csv(rows).encode())
     return ReviewSummary(str(table), sheets, len(rows), links.num_rows, dict(images.missing))
+
+
+def _companions(linked: LinkedRun) -> Callable[[Row, Row], set[str]]:
+    """Names the tracks that are in one box with a track, from one of its detections to the next."""
+    known: dict[str, list[tuple[int, set[str]]]] = {}  # by track, in order
+    rows = linked.rows.filter(linked.rows["other_track_ids"].is_valid())
+    for row in rows.select(["track_id", "frame", "other_track_ids"]).to_pylist():
+        members = {row["track_id"], *row["other_track_ids"]}
+        for name in members:
+            known.setdefault(name, []).append((row["frame"], members - {name}))
+
+    def together(before: Row, after: Row) -> set[str]:
+        frames = known.get(after["track_id"], [])
+        first = bisect_left(frames, before["frame"], key=itemgetter(0))
+        last = bisect_right(frames, after["frame"], key=itemgetter(0))
+        return set().union(*(others for _, others in frames[first:last]))
+
+    return together
+
+
+def _camera_moves(linked: LinkedRun) -> Callable[[Row, Row], str]:
+    """Says by how many pixels the camera moved between two detections of a sequence."""
+    moves = TracksManifest.read(linked.run.path / "tracks").camera_moves
+
+    def moved(before: Row, after: Row) -> str:
+        shifts = [
+            move.shift
+            for move in moves.get(after["sequence"], [])
+            if move.before < after["frame"] and before["frame"] < move.frame
+        ]
+        x, y = sum(shift.dx for shift in shifts), sum(shift.dy for shift in shifts)
+        return f"{x:.0f} {y:.0f}" if shifts else ""
+
+    return moved
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -219,6 +262,11 @@ def _captions(row: dict[str, Any]) -> tuple[str, str]:
     margin = "not known" if row["margin"] is None else f"{row['margin']:.3f}"
     track = row["track_id"].rpartition(":")[2]
     before = [f"margin {margin}", f"track {track}", row["sequence"]]
+    if row["in_one_box_with"]:
+        others = [name.rpartition(":")[2] for name in row["in_one_box_with"].split(", ")]
+        before.append(f"in one box with {', '.join(others)}")
+    if row["camera_moved"]:
+        before.append(f"camera moved {row['camera_moved']} px")
     after = [f"cost {row['cost']:.3f}", *(f"  {term} {row[f'cost_{term}']:.3f}" for term in TERMS)]
     return (
         "\n".join([f"{row['number']}.  frame {row['frame_before']}", *before]),

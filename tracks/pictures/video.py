@@ -139,6 +139,9 @@ def _annotated_frames(
     track[rows] = numbers
     ends = np.zeros(len(names), dtype=np.int64)
     ends[numbers] = linked.frames[rows]  # frames never fall, so the last one is kept
+    together: dict[int, list[int]] = {}  # other tracks in the box of a row
+    for row, other in zip(*(side.tolist() for side in linked.companions()), strict=True):
+        together.setdefault(row, []).append(int(track[other]))
     annotator = Annotator(size, tail=TAIL)
     scale, corner = min(1.0, *(np.array(size) / linked.extent).tolist()), np.zeros(2)
     shown: dict[int, Floats] = {}  # last box of each open track, in pixels of the video
@@ -157,6 +160,13 @@ def _annotated_frames(
         untracked = (here < 0) & ~failed
         shown.update(zip(here[here >= 0].tolist(), boxes[here >= 0], strict=True))
         order = np.array(sorted(shown, reverse=True), dtype=np.int64)  # the longest on top
+        others = {
+            int(track[row]): together[row]
+            for row in range(part.start, part.stop)
+            if row in together
+        }
+        inside = [number for numbers in others.values() for number in numbers]
+        order = order[~np.isin(order, inside)]  # they are drawn with the one whose box it is
         lost = ~np.isin(order, here)
         annotator.unnamed(canvas, boxes[untracked])
         annotator.tracks(
@@ -164,13 +174,13 @@ def _annotated_frames(
             np.array([shown[number] for number in order.tolist()]),
             order,
             [
-                names[number] + " ?" * is_lost
+                "+".join(names[each] for each in (number, *others.get(number, ()))) + " ?" * is_lost
                 for number, is_lost in zip(order.tolist(), lost.tolist(), strict=True)
             ],
             lost,
         )
         counts = {"lost": lost.sum(), "in no track": untracked.sum(), "with errors": failed.sum()}
-        words = [f"frame {frame}", f"{(~lost).sum()} tracks"]
+        words = [f"frame {frame}", f"{(~lost).sum() + len(inside)} tracks"]
         words += [f"{count} {label}" for label, count in counts.items() if count]
         annotator.caption(canvas, ", ".join(words + ["image is gone"] * (image is None)))
         yield canvas

@@ -219,18 +219,34 @@ def test_a_database_gets_one_individual(tmp_path: Path) -> None:
     assert sum(row["sequence_previous_id"] == 2 for row in rows.values()) == 0
 
 
-def test_tracks_of_format_1_open_and_have_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("form", "columns", "counts"),
+    [
+        (1, ["duplicate_of", "other_track_ids"], ["duplicates", "merged"]),
+        (2, ["other_track_ids"], ["merged"]),
+    ],
+)
+def test_tracks_of_earlier_formats_open(
+    form: int, columns: list[str], counts: list[str], tmp_path: Path
+) -> None:
     run = night(tmp_path, double=False)
     expected = read_tracks(run)
     file = run / "tracks" / "part-00000.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["duplicate_of"]), file)
+    pq.write_table(pq.read_table(file).drop_columns(columns), file)
     record = json.loads((run / "tracks" / "manifest.json").read_text())
-    del record["counts"]["duplicates"]
-    _write_record(run, record | {"format": 1})
+    for name in counts:
+        del record["counts"][name]
+    for name in ("entered", "left", "appeared", "vanished"):
+        del record["learned"]["night"][name]
+    del record["camera_moves"]
+    _write_record(run, record | {"format": form})
     assert read_tracks(run).equals(expected)
-    assert TracksManifest.read(run / "tracks").counts.duplicates == 0
-    assert LinkedRun.open(run).rows.num_rows == FRAMES * MOTHS
-    _write_record(run, record | {"format": 3})
+    read = TracksManifest.read(run / "tracks")
+    assert (read.counts.duplicates, read.counts.merged, read.camera_moves) == (0, 0, {})
+    linked = LinkedRun.open(run)
+    assert linked.rows.num_rows == FRAMES * MOTHS
+    assert len(linked.individuals().ids) == FRAMES * MOTHS
+    _write_record(run, record | {"format": 4})
     with pytest.raises(RunError):
         TracksManifest.read(run / "tracks")
 
