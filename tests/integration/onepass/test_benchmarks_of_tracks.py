@@ -13,8 +13,9 @@ from benchmarks.tracking.clips import NOBODY, Case, judge, phases
 from benchmarks.tracking.linking import link_cases, write_cases
 from benchmarks.tracking.pasted import FRAMES, SCENES, SIZE
 from benchmarks.tracking.perturbed import CAMERA_PX, perturb
-from benchmarks.tracks_held_out import combinations, held_out
+from benchmarks.tracks_held_out import AS_IS, changed, combinations, held_out
 from tracks.association.options import PRESETS
+from tracks.offline import distributions, learn, scores
 
 
 @pytest.fixture
@@ -84,11 +85,25 @@ def test_made_ways_stay_in_the_picture(name: str) -> None:
 
 
 def test_a_setting_is_chosen_on_the_other_clips() -> None:
-    scores = {"x": {"a": 0.9, "b": 0.5, "c": 0.5}, "y": {"a": 0.4, "b": 0.8, "c": 0.9}}
+    tried = {"x": {"a": 0.9, "b": 0.5, "c": 0.5}, "y": {"a": 0.4, "b": 0.8, "c": 0.9}}
+    scores = {AS_IS: {"a": 1.0, "b": 1.0, "c": 1.0}} | tried
     assert held_out(scores) == {
         "a": (0.4, "y", 0.9, "x"),
         "b": (0.5, "x", 0.8, "y"),
         "c": (0.5, "x", 0.9, "y"),
     }
-    made = combinations({"max_cost": [1.0, 2.0], "max_gap_frames": [3]})
-    assert [(one.max_cost, one.max_gap_frames) for one in made.values()] == [(1, 3), (2, 3)]
+
+
+def test_constants_are_changed_in_every_module_and_back() -> None:
+    made = combinations({"FREEDOM": [1.0, 2.5], "MAX_LAG": [3.0]})
+    assert list(made.values()) == [
+        {},
+        {"FREEDOM": 1.0, "MAX_LAG": 3.0},
+        {"FREEDOM": 2.5, "MAX_LAG": 3.0},
+    ]
+    before = distributions.FREEDOM, learn.MAX_LAG, scores.MAX_LAG
+    with changed({"FREEDOM": 2.5, "MAX_LAG": 3.0}):
+        assert (distributions.FREEDOM, learn.MAX_LAG, scores.MAX_LAG) == (2.5, 3.0, 3.0)
+    assert before == (distributions.FREEDOM, learn.MAX_LAG, scores.MAX_LAG)
+    with pytest.raises(SystemExit, match="NOTHING"), changed({"NOTHING": 1.0}):
+        pass
