@@ -118,6 +118,7 @@ def link_run(
         summaries = [result.summary for result in results]
         parts = [group.part for group in groups]
         check_complete(parts, plan.table["detection_id"])
+        learned = {name: shown for each in results for name, shown in each.learned.items()}
         counts = LinkSummary(
             sequences=len(plan.sequences),
             detections=rows,
@@ -127,6 +128,10 @@ def link_run(
             weak=sum(summary.weak for summary in summaries),
             duplicates=sum(summary.duplicates for summary in summaries),
             merged=sum(summary.merged for summary in summaries),
+            entered=sum(shown.entered for shown in learned.values()),
+            left=sum(shown.left for shown in learned.values()),
+            appeared=sum(shown.appeared for shown in learned.values()),
+            vanished=sum(shown.vanished for shown in learned.values()),
             notes=tuple(note for summary in summaries for note in summary.notes),
         )
         manifest = TracksManifest(
@@ -135,7 +140,7 @@ def link_run(
             options=options,
             score_column=score_column,
             counts=counts,
-            learned={name: shown for each in results for name, shown in each.learned.items()},
+            learned=learned,
             camera_moves={name: moves for each in results for name, moves in each.moves.items()},
             files={part.name: sha256_file(part) for part in parts},
         )

@@ -66,6 +66,9 @@ class LinkSummary:
         weak: detections in no track.
         duplicates: detections that repeat another one of their image, and have its track.
         merged: boxes that hold several individuals.
+        entered, left: tracks that begin, or end, at the border of the image, but for those in the first, or last,
+            frame; of offline linking.
+        appeared, vanished: the same of tracks away from the border.
         notes: warnings about the input, for people.
     """
 
@@ -77,6 +80,10 @@ class LinkSummary:
     weak: int = 0
     duplicates: int = 0
     merged: int = 0
+    entered: int = 0
+    left: int = 0
+    appeared: int = 0
+    vanished: int = 0
     notes: tuple[str, ...] = ()
 
 

@@ -95,3 +95,9 @@ def link(
         + (f", {summary.merged} boxes of several individuals" if summary.merged else "")
         + (f", {summary.left_out} left out (errors)" if summary.left_out else "")
     )
+    begun, ended = summary.entered + summary.appeared, summary.left + summary.vanished
+    if begun or ended:
+        echo(
+            f"{begun} tracks begin after the first frame, {summary.entered} of them at the border; {ended} end "
+            f"before the last one, {summary.left} at the border"
+        )
