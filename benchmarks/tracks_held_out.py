@@ -30,7 +30,7 @@ from tracks.offline import linker
 
 GRID: dict[str, list[float]] = {
     "FREEDOM": [1.0, 2.0, 4.0],
-    "MOVE_OUTLIERS": [0.003, 0.01, 0.03],
+    "OUTLIERS": [0.03, 0.1, 0.3],
     "MISSED": [0.35, 0.7, 1.4],
 }
 AS_IS = "as it is"

@@ -3,7 +3,7 @@
 A link's evidence is ``log p(seen | same individual) - log p(seen | different ones)``. Animals sit for long and
 then leave at once, so the displacements of one individual are a mixture of a narrow and a broad
 Student's t; a look either holds from frame to frame or has changed with the pose, a mixture of two
-normal distributions. No single observation may decide alone: each may be an outlier.
+normal distributions. No look may decide alone: each may be an outlier.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from index.vectors import Floats
 
 FREEDOM = 2.0  # of Student's t: tails so heavy that a start at once is no surprise
-MOVE_OUTLIERS, OTHER_OUTLIERS = 0.01, 0.1  # share of links whose evidence says nothing
+OUTLIERS = 0.1  # share of links whose look, or size, says nothing
 MAX_MOVE = 12.0  # nats; a displacement of nearly nothing is not more certain than this
 
 
@@ -34,13 +34,18 @@ class Moves:
     near: Floats  # scatter of one individual that goes on as before
     far: Floats  # of one that leaves its place
     far_share: Number  # of links
-    different: Floats  # scatter between different individuals
 
-    def evidence(self, displacement: Floats, near: Floats | None = None) -> Floats:
+    def evidence(
+        self, displacement: Floats, anywhere: Floats, near: Floats | None = None
+    ) -> Floats:
         """Of displacements ``[P, 2]``, in nats ``[P]``.
+
+        A detection that continues none may be anywhere in the image. The places of others say nothing
+        more: two that stay close together would make every step of that length an exchange.
 
         Args:
             displacement: in sizes of the boxes.
+            anywhere: log density of a place anywhere ``[P]``.
             near: log density of each in an individual that goes on ``[P]``, where its velocity is
                 known; default by ``self.near``.
         """
@@ -48,8 +53,8 @@ class Moves:
             near = log_t(displacement, self.near)
         far = log_t(displacement, self.far)
         same = np.logaddexp(np.log1p(-self.far_share) + near, np.log(self.far_share) + far)
-        evidence = with_outliers(same - log_t(displacement, self.different), MOVE_OUTLIERS)
-        return np.minimum(evidence, MAX_MOVE)
+        evidence: Floats = np.minimum(same - anywhere, MAX_MOVE)
+        return evidence
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Looks:
 
     def evidence(self, cosine: Floats) -> Floats:
         """Of cosines ``[P]``, in nats."""
-        return with_doubles(with_outliers(self.ratio(cosine), OTHER_OUTLIERS), self.doubles)
+        return with_doubles(with_outliers(self.ratio(cosine), OUTLIERS), self.doubles)
 
     def ratio(self, cosine: Floats) -> Floats:
         """The same without outliers and doubles; nothing is more alike than alike."""
@@ -95,7 +100,7 @@ class Growth:
     def evidence(self, seen: Floats) -> Floats:
         """Of logarithms of area ratios ``[P]``, in nats."""
         ratio = log_normal(seen, 0.0, self.same) - log_normal(seen, 0.0, self.different)
-        return with_outliers(ratio, OTHER_OUTLIERS)
+        return with_outliers(ratio, OUTLIERS)
 
 
 def log_t(displacement: Floats, scatter: Floats) -> Floats:

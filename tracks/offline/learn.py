@@ -52,7 +52,7 @@ class Evidence:
     def of(self, pairs: Pairs) -> Floats:
         """Evidence of each pair, without what came before it, in nats ``[P]``."""
         return (
-            self.moves.evidence(pairs.displacement)
+            self.moves.evidence(pairs.displacement, pairs.anywhere)
             + self.looks.evidence(pairs.cosine)
             + self.growth.evidence(pairs.growth)
         )
@@ -65,7 +65,7 @@ class Shown:
     Attributes:
         move: usual displacement of one individual, in diagonals of its box.
         leaving: share of the links in which it leaves its place at once.
-        apart: usual displacement between different individuals.
+        apart: usual distance between two individuals of one frame.
         alike: mean cosine of the short embeddings of one individual.
         unlike: of different ones.
         ends: share of the detections away from the border at which a track begins or ends.
@@ -91,6 +91,7 @@ class Learned:
 
     by_lag: Mapping[int, Evidence]  # from 1 to MAX_LAG
     inside_cost: float  # nats that a beginning or an end of a track costs, away from the border
+    apart: float  # median distance of two detections of one frame, in diagonals of their boxes
 
     def shown(self) -> Shown:
         """The same in a few numbers, for people."""
@@ -98,7 +99,7 @@ class Learned:
         return Shown(
             move=_rounded(np.sqrt(np.trace(moves.near))),
             leaving=_rounded(moves.far_share),
-            apart=_rounded(np.sqrt(np.trace(moves.different))),
+            apart=_rounded(self.apart),
             alike=_rounded(looks.same[0]),
             unlike=_rounded(looks.different[0]),
             ends=_rounded(np.exp(-self.inside_cost)),
@@ -116,6 +117,7 @@ class Pairs:
         self.earlier, self.later = earlier, later
         self.expected = expected  # of each pair: detections of the fuller one of its two frames
         self.displacement = scene.displacement(earlier, later)
+        self.anywhere = scene.anywhere(earlier, later)
         self.cosine = scene.cosine(earlier, later)
         self.growth = scene.growth(earlier, later)
         # Ends of each pair among those of its two frames; a detection occurs in several.
@@ -140,18 +142,24 @@ class Pairs:
 def learn(scene: Scene, inside_cost: float = FIRST_INSIDE_COST, *, seed: int = 0) -> Learned:
     """Fit everything but ``inside_cost``; a lag that no two frames have is like the lag before."""
     dice = np.random.default_rng(seed)
-    different, growth, cosine = _different(scene, dice)
+    one, other = _together(scene, dice)
+    cosine = scene.cosine(one, other)
+    different = _normal(np.ones(len(one)), cosine, USUAL_DIFFERENT)
+    area = _deviation(np.ones(len(one)), scene.growth(one, other), USUAL_GROWTH[1])
+    everywhere = _everywhere(scene)
     learned: dict[int, Evidence] = {}
     before: Evidence | None = None
     for lag in range(1, MAX_LAG + 1):
         pairs = _pairs(scene, lag, dice)
         if before is None:
-            before = _beginning(scene, pairs, different, growth)
+            growth = Growth(USUAL_GROWTH[0], area)
+            before = Evidence(_first_moves(pairs, everywhere), _first_looks(different), growth)
         if len(pairs):
-            before = _fit(pairs, before, inside_cost)
+            before = _fit(pairs, before, everywhere, inside_cost)
         learned[lag] = before
     learned = {lag: _with_doubles(evidence, cosine) for lag, evidence in learned.items()}
-    return Learned(learned, inside_cost)
+    apart = np.linalg.norm(scene.displacement(one, other), axis=1)
+    return Learned(learned, inside_cost, float(np.median(apart)) if len(apart) else 0.0)
 
 
 def _with_doubles(evidence: Evidence, cosine: Floats) -> Evidence:
@@ -220,10 +228,8 @@ def _region(scene: Scene, rows: slice, anchor: Floats) -> Ints:
     return nearest
 
 
-def _different(
-    scene: Scene, dice: np.random.Generator
-) -> tuple[tuple[float, float], Growth, Floats]:
-    """Looks, and areas, of pairs of one frame: certainly different individuals."""
+def _together(scene: Scene, dice: np.random.Generator) -> tuple[Ints, Ints]:
+    """Pairs of one frame: certainly different individuals."""
     ends: list[tuple[Ints, Ints]] = []
     for number in dice.permutation(len(scene.frames)).tolist():
         rows = scene.frames[number]
@@ -235,40 +241,37 @@ def _different(
         if sum(len(side) for side, _ in ends) > MAX_PAIRS:
             break
     one, other = (np.concatenate(side) for side in zip(*ends, strict=True))
-    count = len(one)
-    mean, deviation = _normal(np.ones(count), scene.cosine(one, other), USUAL_DIFFERENT)
-    area = (scene.growth(one, other) ** 2).sum() + PRIOR * USUAL_GROWTH[1] ** 2
-    spread = float(np.sqrt(area / (count + PRIOR)))
-    return (mean, deviation), Growth(USUAL_GROWTH[0], spread), scene.cosine(one, other)
+    return one, other
 
 
-def _beginning(
-    scene: Scene, pairs: Pairs, different: tuple[float, float], growth: Growth
-) -> Evidence:
-    """Where EM starts: nearest detections are one individual, any place of the image another."""
-    size = float(np.median(scene.size))
-    everywhere = np.diag(
-        [(side / size) ** 2 / 6 for side in np.median(scene.sizes, axis=0)]
-    ) + SMALLEST * np.eye(2)
+def _everywhere(scene: Scene) -> Floats:
+    """Scatter of displacements from anywhere in the image to anywhere else."""
+    sides = np.median(scene.sizes, axis=0) / np.median(scene.size)
+    scatter: Floats = np.diag(sides**2 / 6) + SMALLEST * np.eye(2)
+    return scatter
+
+
+def _first_moves(pairs: Pairs, everywhere: Floats) -> Moves:
+    """Where EM starts: nearest detections are one individual."""
     squared = (pairs.displacement**2).sum(axis=1)
     nearest = np.full(pairs.rows.max(initial=-1) + 1, np.inf)
     np.minimum.at(nearest, pairs.rows, squared)
     # A tenth of a box where no two frames can be compared, and never nothing.
     near = (float(np.median(nearest)) if len(nearest) else 0.01) + 1e-6
     far = min(100 * near, float(np.trace(everywhere)) / 2)
+    return Moves(near * np.eye(2), far * np.eye(2), 0.05)
+
+
+def _first_looks(different: tuple[float, float]) -> Looks:
     kept, changed, share = USUAL_LOOK
     changed = max(changed[0], different[0]), changed[1]
-    looks = Looks(kept, changed, share, different, USUAL_DOUBLES)
-    return Evidence(Moves(near * np.eye(2), far * np.eye(2), 0.05, everywhere), looks, growth)
+    return Looks(kept, changed, share, different, USUAL_DOUBLES)
 
 
-def _fit(pairs: Pairs, start: Evidence, inside_cost: float) -> Evidence:
+def _fit(pairs: Pairs, start: Evidence, everywhere: Floats, inside_cost: float) -> Evidence:
     """EM from ``start``, which is of one step less."""
-    moves = Moves(
-        1.5 * start.moves.near, 1.5 * start.moves.far, start.moves.far_share, start.moves.different
-    )
+    moves = Moves(1.5 * start.moves.near, 1.5 * start.moves.far, start.moves.far_share)
     evidence = Evidence(moves, start.looks, start.growth)
-    everywhere = moves.different
     for _ in range(ROUNDS):
         same = pairs.soft_matches(evidence.of(pairs), inside_cost)
         if same.sum() < 1e-6:
@@ -287,13 +290,12 @@ def _fit_moves(moves: Moves, displacement: Floats, same: Floats, everywhere: Flo
     is_far = 1 / (1 + np.exp(np.clip(near - far, -50, 50)))
     nearer = fit_scatter(displacement, same * (1 - is_far), moves.near)
     farther = fit_scatter(displacement, same * is_far, moves.far)
-    different = fit_scatter(displacement, 1 - same, moves.different)
     if np.linalg.det(farther) < np.linalg.det(nearer):
         farther = 4 * nearer
     if np.linalg.det(farther) > np.linalg.det(everywhere):
         farther = everywhere
     share = float(np.clip((same * is_far).sum() / same.sum(), 1e-3, 0.5))
-    return Moves(nearer, farther, share, different)
+    return Moves(nearer, farther, share)
 
 
 def fit_scatter(displacement: Floats, weight: Floats, before: Floats) -> Floats:

@@ -7,6 +7,7 @@ usual step; a track that begins or ends at the border of the image is expected, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,18 @@ class Scene:
         """Pixels of one unit of their displacement ``[...]``."""
         scale: Floats = np.sqrt(self.size[earlier] * self.size[later])
         return scale
+
+    def anywhere(self, earlier: Ints, later: Ints) -> Floats:
+        """Log density of a displacement to anywhere that detections are ``[...]``, as that of ``log_t``."""
+        density: Floats = 2 * np.pi * self.scale(earlier, later) ** 2 / self._area
+        return np.log(density)
+
+    @cached_property
+    def _area(self) -> float:
+        """Pixels of the ellipse that detections are in, were they evenly spread; of a box at least."""
+        apart = self.centre - self.centre.mean(axis=0)
+        variance = apart.T @ apart / len(self) + np.eye(2) * np.median(self.size) ** 2 / 12
+        return float(4 * np.pi * np.sqrt(np.linalg.det(variance)))
 
     def cosine(self, earlier: Ints, later: Ints) -> Floats:
         """Of their looks, pair by pair ``[P]``."""

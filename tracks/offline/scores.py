@@ -58,7 +58,6 @@ class Scores:
         self._near = np.stack([each.near for each in moves])[which] * growth  # [lags, 2, 2]
         self._far = np.stack([each.far for each in moves])[which] * growth
         self._far_share = np.array([each.far_share for each in moves])[which]
-        self._different = np.stack([each.different for each in moves])[which]
         looks = [evidence.looks for evidence in by_lag]
         self._kept = np.array([each.kept for each in looks]).T[:, which]  # [2, lags]
         self._changed = np.array([each.changed for each in looks]).T[:, which]
@@ -159,11 +158,11 @@ class Scores:
         scene, lag = self.scene, self._lags(heads, tails)
         moved = scene.displacement(heads, tails)
         ahead = self._drag[lag][:, None] * velocity / scene.scale(heads, tails)[:, None]
-        moves = Moves(self._near[lag], self._far[lag], self._far_share[lag], self._different[lag])
+        moves = Moves(self._near[lag], self._far[lag], self._far_share[lag])
         aside = np.where(known[:, None], moved - ahead, moved)
         scatter = np.where(known[:, None, None], self._heading[lag], moves.near)
         near = log_t(aside, scatter)
-        return moves.evidence(moved, near)
+        return moves.evidence(moved, scene.anywhere(heads, tails), near)
 
     def _memories(self, heads: Ints, tails: Ints) -> Floats:
         """Of the last looks of one track against the first of the other, on average.
