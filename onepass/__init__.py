@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from api.client import Client, ServiceError
     from common.errors import InputError, OnepassError, OnepassWarning, WorkError
     from migration.migrate import Migration
+    from onepass.detecting import detect, open_detections
     from onepass.hits import Hits
     from onepass.indexing import build_index
     from onepass.linking import Tracks, link, open_tracks
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from onepass.runs import extract, open_run
     from onepass.search import Index, open_index
     from pipelines.config import ExtractConfig
+    from pipelines.detected.config import DetectConfig
+    from pipelines.detected.folder import Detections
     from pipelines.run import Run
     from tracks.association.options import LinkOptions
 
@@ -40,6 +43,10 @@ _MODULE_OF = {
     "open_run": "onepass.runs",
     "Run": "pipelines.run",
     "ExtractConfig": "pipelines.config",
+    "detect": "onepass.detecting",
+    "open_detections": "onepass.detecting",
+    "Detections": "pipelines.detected.folder",
+    "DetectConfig": "pipelines.detected.config",
     "build_index": "onepass.indexing",
     "open_index": "onepass.search",
     "Index": "onepass.search",
@@ -60,6 +67,8 @@ _MODULE_OF = {
 
 __all__ = [
     "Client",
+    "DetectConfig",
+    "Detections",
     "ExtractConfig",
     "Hits",
     "Index",
@@ -74,9 +83,11 @@ __all__ = [
     "WorkError",
     "__version__",
     "build_index",
+    "detect",
     "extract",
     "link",
     "migrate",
+    "open_detections",
     "open_index",
     "open_run",
     "open_tracks",

@@ -83,3 +83,17 @@ class LinkKeywords(TypedDict, total=False):
     individuals: int | None
     camera_moves: bool
     assignment: Literal["optimal", "greedy", "cheapest"]
+
+
+class DetectOptions(TypedDict, total=False):
+    """Keywords of ``detect``; ``DetectConfig`` describes them."""
+
+    labels: str | Path | None
+    score: float | None
+    max_boxes: int
+    kind: Literal["images", "video"]
+    frames: int | None
+    limit: int | None
+    where: str | None
+    executor: ExecutorChoice
+    address: str | None

@@ -40,7 +40,7 @@ def _absolute(file: Any) -> Any:
     return str(Path(file).resolve()) if isinstance(file, str | Path) and str(file) else file
 
 
-def _text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -75,7 +75,7 @@ SOURCE, MODEL, GATE, KEEP, RUN = "Source", "Model", "Gate", "What is kept", "How
 class ExtractConfig(JsonModel):
     """All that ``extract`` is asked for; frozen, and checked when it is made."""
 
-    source: Annotated[str, BeforeValidator(_text)] = Field(
+    source: Annotated[str, BeforeValidator(as_text)] = Field(
         description="A folder of images; a manifest (.parquet, .csv, .tsv, .jsonl) with a column 'image' "
         "and, if you have boxes, x1 y1 x2 y2 in pixels; a file of MegaDetector, COCO, Label Studio, "
         "CVAT, MOTChallenge or Camtrap DP; a folder of videos; or an AMI database, as "

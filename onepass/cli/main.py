@@ -28,6 +28,7 @@ from common.errors import (
 from onepass.cli import (
     clips,
     database,
+    detect,
     extract,
     index,
     inspect,
@@ -44,7 +45,7 @@ from onepass.cli.console import echo, print_traceback, warn
 from onepass.cli.flags import with_flags
 
 PANELS = {
-    "From images to answers": ("demo", "extract", "index", "query", "serve"),
+    "From images to answers": ("demo", "detect", "extract", "index", "query", "serve"),
     "From a run": ("inspect", "link", "tracks", "clips", "probe", "migrate"),
     "Models, databases, clusters": ("models", "database", "submit"),
 }
@@ -96,7 +97,7 @@ def options(
     context.ensure_object(dict)["debug"] = debug
 
 
-for single in (extract, inspect, query, link, migrate, clips, serve, submit):
+for single in (detect, extract, inspect, query, link, migrate, clips, serve, submit):
     app.add_typer(single.app)
 for name, group in {
     "index": index,

@@ -21,6 +21,7 @@ from pipelines.detections import PLAN_SCHEMA
 from pipelines.frame_names import VIDEO_SUFFIXES
 from pipelines.sources.annotations.read import FORMATS, is_annotations, read_annotations
 from pipelines.sources.boxes import BoxesGiven, BoxOptions
+from pipelines.sources.detected import has_detections, read_detections
 from pipelines.sources.earlier_run import read_run
 from pipelines.sources.folder import IMAGE_SUFFIXES, read_folder
 from pipelines.sources.manifest import MANIFEST_SUFFIXES, read_manifest
@@ -96,6 +97,9 @@ def read_source(
             plan = _chosen(plan, where, source).limited(limit, "sequence")
             if path.is_file():
                 plan = replace(plan, root=_moved(plan.root, pairs))
+        elif has_detections(path):
+            _refuse_boxes(boxes, source)
+            plan = _chosen(read_detections(path, pairs), where, source).limited(limit)
         elif path.is_dir():
             _refuse_boxes(boxes, source)
             plan = _chosen(read_folder(path), where, source).limited(limit)

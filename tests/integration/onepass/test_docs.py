@@ -26,6 +26,7 @@ import h5py
 import httpx
 import pytest
 import ray.scripts.scripts
+import torch
 import typer
 
 import onepass
@@ -43,6 +44,7 @@ from pipelines.run import RunManifest
 from tests.helpers.ami import fill, stored
 from tests.helpers.api.world import wait_until_ready
 from tests.helpers.commands import here
+from tests.helpers.detectors import calibrated, of_classes
 from tests.helpers.pages import PAGES, ROOT, Block, blocks, check_options, inline_commands
 from tests.helpers.pictures import drawn, photo_folder
 from tests.helpers.videos import write_video
@@ -75,6 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         picture = drawn(number)
         (picture.convert("L") if category == "grey" else picture).save(file)
     fill(f"sqlite:///{path}/ami.db", path / "traps")
+    torch.save(calibrated(of_classes(2)).state_dict(), path / "detector.pth")
     drawn(57).save(path / "frame57.jpg")
     drawn(58).save(path / "query.jpg")
     with contextlib.chdir(path):

@@ -12,8 +12,9 @@ from pydantic import BaseModel, TypeAdapter
 
 import onepass
 from onepass.cli import migrate
-from onepass.options import ExtractOptions, LinkKeywords, ModelOptions
+from onepass.options import DetectOptions, ExtractOptions, LinkKeywords, ModelOptions
 from pipelines.config import READING, ExtractConfig
+from pipelines.detected.config import DetectConfig
 from tracks.association.options import LinkOptions
 
 HEAVY = ("torch", "ray", "faiss", "pyarrow", "pandas", "pydantic", "numpy")
@@ -43,6 +44,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     [
         (ExtractOptions, ExtractConfig, {"source", "model", "from_run"}),
         (LinkKeywords, LinkOptions, set()),
+        (DetectOptions, DetectConfig, {"source", "detector", "checkpoint"}),
     ],
 )
 def test_keywords_are_the_fields_of_the_configuration(
