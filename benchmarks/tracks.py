@@ -16,8 +16,8 @@ others.
 Needs ``pip install 'onepass[tracks]'`` and then ``pip install --no-deps 'trackers>=2.6'``.
 
 Printed last on 2026-12-01, 2 cores (AMD EPYC, busy with other work), in one run, IDF1 of default, of online, and of the best of
-the others, mean over rates: flies 0.999, 0.963, 1.000; tubes 1.000, 0.996, 0.999; guppies 0.783, 0.601, 0.713; people
-0.983, 0.829, 0.902; fish 0.898, 0.699, 0.679.
+the others, mean over rates: flies 1.000, 0.963, 1.000; tubes 1.000, 0.996, 0.999; guppies 0.787, 0.601, 0.713; people
+0.975, 0.829, 0.902; fish 0.914, 0.699, 0.679.
 """
 
 from __future__ import annotations
