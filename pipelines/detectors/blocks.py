@@ -18,6 +18,7 @@ from pipelines.detected.config import DetectConfig
 from pipelines.detected.folder import PLAN_COLUMNS, SCHEMA
 from pipelines.detections import BOX
 from pipelines.detectors.detector import Boxes, Detector
+from pipelines.frame_names import parse_frame
 from pipelines.images.errors import ImageError
 from pipelines.images.header import ImageHeader, read_header
 from pipelines.images.reader import ImageReader
@@ -61,7 +62,9 @@ def _of_image(
     """The columns that the image adds to its row of the plan."""
     try:
         upright = reader.read(name).pixels
-        header = read_header(root, name)
+        height, width = upright.shape[1:]
+        is_frame = parse_frame(name) is not None  # which is shown as it is stored
+        header = ImageHeader(width, height) if is_frame else read_header(root, name)
     except ImageError as error:
         return {"error": str(error)}
     found = detector(as_stored(upright, header))

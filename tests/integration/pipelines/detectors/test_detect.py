@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
 import onepass
 from common.errors import (
@@ -32,9 +33,11 @@ from pipelines.detections import BOX
 from pipelines.detectors import detect as module
 from pipelines.detectors.detect import detect
 from pipelines.extract import extract
+from pipelines.images.reader import read_image
 from tests.helpers.commands import ROOT, here
 from tests.helpers.detectors import NAME, calibrated, of_classes, photo, reference
 from tests.helpers.refusals import only_error
+from tests.helpers.videos import write_video
 
 IMAGES = 12
 TURNED = (3, 6)  # images and EXIF's orientation
@@ -259,3 +262,21 @@ def test_from_python_and_as_json(photos: Path, network: Any, score: float, tmp_p
     )
     record = json.loads(done.stdout)
     assert (record["boxes"], record["images"]) == (len(found), IMAGES)
+
+
+def test_frames_of_videos(network: Any, score: float, tmp_path: Path) -> None:
+    write_video(tmp_path / "clips" / "train" / "still" / "a.mp4", 12)
+    config = config_of(tmp_path / "clips", network, 0.0)
+    found = detect(
+        config.model_copy(update={"kind": "video", "frames": 5, "max_boxes": 3}), tmp_path / "boxes"
+    )
+    images = found.images().to_pylist()
+    assert len(images) == found.manifest.images == 5
+    for row in images:
+        pixels = read_image(tmp_path / "clips", row["image"]).pixels
+        assert (row["height"], row["width"], row["orientation"]) == (*pixels.shape[1:], 1)
+        expected = reference(network[0], to_pil_image(pixels), 0.0)["boxes"][:3]
+        corners = np.array([[box[side] for side in BOX] for box in row["boxes"]])
+        assert corners == pytest.approx(expected, abs=1e-4)
+    outcome = extract(ExtractConfig(source=str(tmp_path / "boxes"), model="tiny"), tmp_path / "run")
+    assert outcome.run.manifest.rows.written == len(found) == 15
