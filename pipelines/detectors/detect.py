@@ -63,7 +63,7 @@ def detect(
 
     Raises:
         InputError: source, detector or ``out`` do not fit; nothing was written.
-        FileAccessError: not one image can be read.
+        FileAccessError: not one image can be read; the same call tries again.
         WorkError: the work failed; the same call continues it.
     """
     plan = read_source(
@@ -90,9 +90,7 @@ def _detected(
 ) -> Detections:
     images = _images(plan)
     report("starting", 0, images.num_rows)
-    info = detector_of(
-        config
-    ).info  # before anything is written, so that a wrong one is said at once
+    info = detector_of(config).info  # first, so that a wrong one is said before anything is written
     _refuse_others(out)
     with lock_folder(out, "detect"):
         request = _request(config, info, plan, images, out)
@@ -122,6 +120,8 @@ def _detected(
         boxes, empty, failed = check_parts(out, names, images.num_rows)
         if failed == images.num_rows:
             first = read_parquet(out / names[0], columns=["error"])["error"][0].as_py()
+            for name in names:  # a disk that was not there may be there next time
+                (out / name).unlink()
             raise FileAccessError(f"{config.source}: not one image can be read; the first: {first}")
         DetectManifest(
             config=config,

@@ -206,10 +206,15 @@ def test_an_image_that_cannot_be_read_is_a_row_with_an_error(
     images = found.images()
     assert pc.sum(images["error"].is_valid()).as_py() == found.manifest.failed == 1
     assert images["boxes"].to_pylist()[2] is None
-    for file in folder.iterdir():
+    whole = {file: file.read_bytes() for file in folder.iterdir()}
+    for file in whole:
         file.write_bytes(b"nothing")
     with pytest.raises(FileAccessError):
         detect(config_of(folder, network, score), tmp_path / "none")
+    for file, data in whole.items():
+        file.write_bytes(data)
+    again = detect(config_of(folder, network, score), tmp_path / "none")
+    assert again.images().equals(images)
 
 
 def test_what_does_not_fit_writes_nothing(photos: Path, network: Any, tmp_path: Path) -> None:
