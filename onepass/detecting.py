@@ -59,7 +59,7 @@ def detect(
             config,
             folder,
             pairs=read_pairs(images),
-            report=lambda stage, done, total: show(stage, done, total),
+            report=show,
             note=notes.append,
         )
     warn(notes)

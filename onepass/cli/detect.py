@@ -46,7 +46,7 @@ def detect(
             config,
             out,
             pairs=read_pairs(images),
-            report=lambda stage, done, total: bar.update(stage, done, total),
+            report=bar.update,
             note=notes.append,
         )
     counts = found.manifest

@@ -92,7 +92,7 @@ class Detections:
     """
 
     def __init__(self, path: Path) -> None:
-        if not is_detections(path):
+        if not is_finished(path):
             raise RunError(
                 f"{path} holds no finished detections; run 'onepass detect' again to finish"
             )
@@ -126,9 +126,14 @@ class Detections:
         return flattened(self.images())
 
 
-def is_detections(path: Path) -> bool:
+def has_detections(path: Path) -> bool:
+    """Whether a folder is one of detections, finished or not."""
+    return (path / PLAN).is_file() and (path / REQUEST).is_file()
+
+
+def is_finished(path: Path) -> bool:
     """Whether a folder holds finished detections."""
-    return (path / MANIFEST).is_file() and (path / PLAN).is_file() and (path / "images").is_dir()
+    return has_detections(path) and (path / MANIFEST).is_file()
 
 
 def flattened(images: pa.Table) -> pa.Table:

@@ -33,7 +33,7 @@ from pipelines.detected.folder import (
     DetectManifest,
     DetectRequest,
     check_parts,
-    is_detections,
+    is_finished,
 )
 from pipelines.detectors.blocks import answer, blocks_of, detector_of
 from pipelines.sources.plan import Plan
@@ -66,6 +66,7 @@ def detect(
         FileAccessError: not one image can be read; the same call tries again.
         WorkError: the work failed; the same call continues it.
     """
+    _refuse_others(out)
     plan = read_source(
         config.source,
         kind=config.kind,
@@ -91,10 +92,9 @@ def _detected(
     images = _images(plan)
     report("starting", 0, images.num_rows)
     info = detector_of(config).info  # first, so that a wrong one is said before anything is written
-    _refuse_others(out)
     with lock_folder(out, "detect"):
         request = _request(config, info, plan, images, out)
-        if is_detections(out):
+        if is_finished(out):
             return Detections(out)
         size = request.images_of_part
         names = [PART.format(at) for at in range(-(-images.num_rows // size))]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from common.errors import SourceError
 from common.moved import Pairs, apply_pairs
 from common.storage import to_path
-from pipelines.detected.folder import PLAN, REQUEST, Detections, flattened
+from pipelines.detected.folder import Detections, flattened
 from pipelines.detections import BOX, complete, with_column
 from pipelines.images.header import ImageHeader
 from pipelines.sources.plan import Plan
@@ -56,8 +56,3 @@ def _upright(boxes: pa.Table) -> pa.Table:
     for side, column in zip(BOX, corners.T, strict=True):
         boxes = with_column(boxes, side, pa.array(column, pa.float32()))
     return boxes
-
-
-def has_detections(path: Path) -> bool:
-    """Whether a folder is one of detections, finished or not."""
-    return (path / PLAN).is_file() and (path / REQUEST).is_file()

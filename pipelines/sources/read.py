@@ -17,11 +17,12 @@ from common.errors import SourceError
 from common.moved import Pairs, apply_pairs
 from common.storage import is_remote, storage_errors, to_path
 from common.text import escape, is_text
+from pipelines.detected.folder import has_detections
 from pipelines.detections import PLAN_SCHEMA
 from pipelines.frame_names import VIDEO_SUFFIXES
 from pipelines.sources.annotations.read import FORMATS, is_annotations, read_annotations
 from pipelines.sources.boxes import BoxesGiven, BoxOptions
-from pipelines.sources.detected import has_detections, read_detections
+from pipelines.sources.detected import read_detections
 from pipelines.sources.earlier_run import read_run
 from pipelines.sources.folder import IMAGE_SUFFIXES, read_folder
 from pipelines.sources.manifest import MANIFEST_SUFFIXES, read_manifest

@@ -147,3 +147,9 @@ def shuffled(scene: Walks, seed: int) -> Walks:
     """The same with the detections of each frame in another order."""
     order = np.lexsort([np.random.default_rng(seed).random(len(scene.frames)), scene.frames])
     return replace(scene.where(order))
+
+
+def partition(track: np.ndarray, who: np.ndarray) -> bool:
+    """Whether tracks and individuals are the same sets of detections."""
+    pairs = {(int(a), int(b)) for a, b in zip(track, who, strict=True)}
+    return len(pairs) == len(set(track.tolist())) == len(set(who.tolist()))

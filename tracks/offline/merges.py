@@ -60,6 +60,8 @@ class _Group:
         self.forwards = ahead.distances(self.entering, back)
         behind = back.distances(self.leaving, ahead)
         self.backwards = {(first, last): apart for (last, first), apart in behind.items()}
+        self.ins = {name for bodies in self.entering.values() for name in bodies}
+        self.outs = {name for bodies in self.leaving.values() for name in bodies}
 
     def resolve(self, margin: Floats) -> dict[int, list[int]]:
         """Link who goes in to who comes out, one of them through the boxes.
@@ -68,8 +70,7 @@ class _Group:
             As ``resolve_merges``.
         """
         next_, previous = self.scores.next, self.scores.previous
-        ins = sorted({name for bodies in self.entering.values() for name in bodies})
-        outs = sorted({name for bodies in self.leaving.values() for name in bodies})
+        ins, outs = sorted(self.ins), sorted(self.outs)
         # Whoever was found again elsewhere stays linked as it is.
         inner, tops = {*self.rows, *outs, -1}, {*self.rows, *ins, -1}
         others = [(row, int(next_[row])) for row in ins if int(next_[row]) not in inner]
@@ -130,6 +131,7 @@ class _Group:
         others: dict[int, list[int]] = {}
         tails = [individual.first for individual in individuals]
         seen = [-1] * len(individuals)  # step of the last box that each is in
+        boxes = set(self.rows)
         for row in self.rows:
             inside = [
                 number
@@ -144,7 +146,7 @@ class _Group:
             own = max(
                 inside,
                 key=lambda number: (
-                    tails[number] in self.rows,
+                    tails[number] in boxes,
                     bool(through & {*individuals[number][:2]}),
                 ),
             )
@@ -161,9 +163,7 @@ class _Group:
         """Whether it is in a box, by where it goes in and where it comes out."""
         step, (first, last, _) = self.scores.scene.step, individual
         goes_in, comes_out = first in self.entering[row], last in self.leaving[row]
-        known_in = any(first in bodies for bodies in self.entering.values())
-        known_out = any(last in bodies for bodies in self.leaving.values())
-        if known_in and known_out:
+        if first in self.ins and last in self.outs:
             return goes_in and comes_out
         if (first >= 0 and step[first] >= step[row]) or (last >= 0 and step[last] <= step[row]):
             return False

@@ -14,10 +14,10 @@ from PIL import Image
 import onepass
 from pipelines.detections import BOX
 from tests.helpers.commands import here
+from tests.helpers.merging import Merged, apart, line, merged
 from tests.helpers.refusals import only_error
 from tests.helpers.runs import write_run
 from tests.helpers.walks import IMAGE, Walks, walks, without
-from tests.unit.tracks.offline.test_merges import Merged, apart, line, merged
 from tracks.association.options import PRESETS
 from tracks.export import export_mot
 from tracks.link import link_run

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.helpers.walks import Walks, walks, wanderers, without
-from tests.unit.tracks.offline.test_linker import partition
-from tests.unit.tracks.offline.test_merges import merged
+from tests.helpers.merging import merged
+from tests.helpers.walks import Walks, partition, walks, wanderers, without
 from tracks.offline import linker
 from tracks.offline.linker import _windows
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from tests.helpers.walks import Walks, walks, wanderers, without
-from tests.unit.tracks.offline.test_linker import partition
+from tests.helpers.walks import Walks, partition, walks, wanderers, without
 from tracks.association.options import PRESETS
 from tracks.offline.individuals import join_tracks
 from tracks.offline.solve import fitted_scores, solve

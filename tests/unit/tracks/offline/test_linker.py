@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from tests.helpers.walks import IMAGE, SIDE, shuffled, walks, wanderers, without
+from tests.helpers.walks import IMAGE, SIDE, partition, shuffled, walks, wanderers, without
 from tracks.association.linker import link
 from tracks.association.options import PRESETS, LinkOptions
 from tracks.offline import solve as module
 from tracks.offline.learn import BORDER_COST, MAX_INSIDE_COST, learn
 from tracks.offline.solve import fitted_scores, solve
-
-
-def partition(track: np.ndarray, who: np.ndarray) -> bool:
-    """Whether tracks and individuals are the same sets of detections."""
-    pairs = {(int(a), int(b)) for a, b in zip(track, who, strict=True)}
-    return len(pairs) == len(set(track.tolist())) == len(set(who.tolist()))
 
 
 @pytest.mark.parametrize("every", [1, 2, 5])
